@@ -1,0 +1,45 @@
+# Everything runs in .venv, which the first command sets up. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ROUNDS ?= 200
+WORKERS ?= 2
+
+.PHONY: demo test check lint types doctest crash soak bench wheel clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+demo: $(VENV)/.installed  ## the Iris demo, live
+	$(BIN)/headrace demo iris
+
+test: $(VENV)/.installed  ## the whole test suite
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+check: lint types test  ## what CI runs, and lint and types
+
+crash: $(VENV)/.installed  ## the crash tests, ROUNDS random kills
+	HEADRACE_CRASH_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/crash -n $(WORKERS) --timeout 7200
+
+soak: $(VENV)/.installed  ## memory over 10,000,000 rows, and one transaction of 5,000,000
+	$(BIN)/python -m benchmarks memory
+	$(BIN)/python -m benchmarks transaction
+
+bench: $(VENV)/.installed  ## every benchmark, as ratios against a reference measured in the same run
+	$(BIN)/python -m benchmarks all
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,228 @@
+"""A batch of change events: one Arrow record batch, columns by their names, then what the event was.
+
+The columns that Headrace adds begin with ``__`` (Debezium's prefix for added fields) and stand last:
+
+=============  ======================  ===================================================================
+column         type                    meaning
+=============  ======================  ===================================================================
+``__op``       uint8                   ASCII code of Debezium's op: c insert, u update, d delete, t truncate, r snapshot
+``__lsn``      uint64                  commit LSN of the transaction (0 where the source has none)
+``__index``    int64                   index of the event in its transaction
+``__ts``       timestamp[us, UTC]      commit time
+``__before``   struct of the columns   the old row of an update, where the replica identity gives it (optional)
+``__unchanged``list<string>            columns whose value the source did not send (unchanged TOAST; optional)
+=============  ======================  ===================================================================
+
+A delete's columns hold the old row (its key columns, or all under REPLICA IDENTITY FULL); a truncate's are null.
+The key's column names and the source's name travel in the schema's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.position import Position, format_positions
+
+OPS = {name: ord(name) for name in "cudtr"}
+META_FIELDS: tuple[pa.Field, ...] = (
+    pa.field("__op", pa.uint8(), nullable=False),
+    pa.field("__lsn", pa.uint64(), nullable=False),
+    pa.field("__index", pa.int64(), nullable=False),
+    pa.field("__ts", pa.timestamp("us", tz="UTC"), nullable=False),
+)
+_META_NAMES = frozenset(field.name for field in META_FIELDS) | {"__before", "__unchanged"}
+
+
+def is_meta(name: str) -> bool:
+    """Whether a column is one that Headrace adds to an event."""
+    return name in _META_NAMES
+
+
+class Batch:
+    """Change events of one topic, in commit order.
+
+    Wraps ``records``, an Arrow record batch laid out as this module's docstring says; slicing and reading
+    columns copy nothing.
+
+    >>> batch = Batch.of({"id": [1, 2]}, op="c", lsn=26421800, key=["id"])
+    >>> batch.num_rows, batch.column_names, batch.key_columns, str(batch.position(1))
+    (2, ['id'], ('id',), '0/1932A28:1')
+    """
+
+    __slots__ = ("records",)
+
+    def __init__(self, records: pa.RecordBatch) -> None:
+        self.records = records
+
+    @classmethod
+    def of(
+        cls,
+        columns: dict[str, Any] | pa.RecordBatch,
+        *,
+        op: str | npt.NDArray[np.uint8] = "c",
+        lsn: int | npt.NDArray[np.uint64] = 0,
+        index: npt.NDArray[np.int64] | None = None,
+        ts_us: int | npt.NDArray[np.int64] = 0,
+        key: Sequence[str] = (),
+        source: str = "",
+        before: pa.StructArray | None = None,
+        unchanged: pa.ListArray | None = None,
+    ) -> Batch:
+        """Build a batch from its columns; scalars for ``op``, ``lsn`` and ``ts_us`` hold for every row."""
+        rows = columns if isinstance(columns, pa.RecordBatch) else pa.RecordBatch.from_pydict(columns)
+        n = rows.num_rows
+        ops = np.full(n, OPS[op], np.uint8) if isinstance(op, str) else op
+        indexes = np.arange(n, dtype=np.int64) if index is None else index
+        arrays = [
+            *rows.columns,
+            pa.array(ops),
+            pa.array(np.broadcast_to(np.asarray(lsn, np.uint64), (n,))),
+            pa.array(indexes),
+            pa.array(np.broadcast_to(np.asarray(ts_us, np.int64), (n,))).view(META_FIELDS[3].type),
+        ]
+        fields = [*rows.schema, *META_FIELDS]
+        for name, extra in (("__before", before), ("__unchanged", unchanged)):
+            if extra is not None:
+                arrays.append(extra)
+                fields.append(pa.field(name, extra.type))
+        metadata = {b"headrace.key": json.dumps(list(key)).encode(), b"headrace.source": source.encode()}
+        return cls(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata)))
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.records.num_rows)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.records.schema
+
+    @property
+    def column_names(self) -> list[str]:
+        """The table's columns, without the ones that Headrace adds."""
+        return [name for name in self.records.schema.names if not is_meta(name)]
+
+    @property
+    def rows(self) -> pa.RecordBatch:
+        """The table's columns only."""
+        return self.records.select(self.column_names)
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Names of the columns that identify a row; empty where the table has no key."""
+        metadata = self.records.schema.metadata or {}
+        return tuple(json.loads(metadata.get(b"headrace.key", b"[]")))
+
+    @property
+    def source(self) -> str:
+        """Name (prefix) of the source the events came from."""
+        metadata = self.records.schema.metadata or {}
+        return bytes(metadata.get(b"headrace.source", b"")).decode()
+
+    def column(self, name: str) -> pa.Array:
+        return self.records.column(name)
+
+    @property
+    def op(self) -> npt.NDArray[np.uint8]:
+        return np.asarray(self.records.column("__op"))
+
+    @property
+    def lsn(self) -> npt.NDArray[np.uint64]:
+        return np.asarray(self.records.column("__lsn"))
+
+    @property
+    def index(self) -> npt.NDArray[np.int64]:
+        return np.asarray(self.records.column("__index"))
+
+    @property
+    def ts_us(self) -> npt.NDArray[np.int64]:
+        """Commit times in microseconds since 1970-01-01 UTC."""
+        return np.asarray(self.records.column("__ts").view(pa.int64()))
+
+    @property
+    def before(self) -> pa.StructArray | None:
+        return self.records.column("__before") if "__before" in self.records.schema.names else None
+
+    @property
+    def unchanged(self) -> pa.ListArray | None:
+        return self.records.column("__unchanged") if "__unchanged" in self.records.schema.names else None
+
+    def position(self, row: int) -> Position:
+        return Position(int(self.lsn[row]), int(self.index[row]))
+
+    def slice(self, offset: int, length: int | None = None) -> Batch:
+        return Batch(self.records.slice(offset, length))
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Batch:
+        return Batch(self.records.take(pa.array(indices)))
+
+    def filter(self, mask: npt.NDArray[np.bool_]) -> Batch:
+        return Batch(self.records.filter(pa.array(mask)))
+
+    def with_columns(self, columns: Iterable[tuple[str, pa.Array]]) -> Batch:
+        """The batch with columns added (or replaced, by name) before the ones that Headrace adds."""
+        new = dict(columns)
+        names = [name for name in self.column_names if name not in new]
+        fields = [self.records.schema.field(name) for name in names]
+        fields += [pa.field(name, array.type) for name, array in new.items()]
+        arrays = [self.records.column(name) for name in names] + list(new.values())
+        for field in self.records.schema:
+            if is_meta(field.name):
+                fields.append(field)
+                arrays.append(self.records.column(field.name))
+        schema = pa.schema(fields, metadata=self.records.schema.metadata)
+        return Batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+    def __repr__(self) -> str:
+        return f"Batch({self.num_rows} rows, {', '.join(self.column_names)})"
+
+
+def present(records: pa.RecordBatch | pa.Table) -> pa.Table:
+    """Events as people read them: the row's columns, then ``op``, ``position`` and ``ts`` in readable form.
+
+    A column of the table that has one of those names keeps it; the event's then stays under its ``__`` name.
+
+    >>> present(Batch.of({"id": [7]}, op="d", lsn=26421800).records).to_pylist()[0]["position"]
+    '0/1932A28:0'
+    """
+    table = pa.Table.from_batches([records]) if isinstance(records, pa.RecordBatch) else records
+    table = table.combine_chunks()
+    own = [name for name in table.column_names if not is_meta(name)]
+    columns = {name: table.column(name) for name in own}
+    if "__op" not in table.column_names:
+        return table
+    codes = np.asarray(table.column("__op"))
+    letters = pa.array([chr(code) for code in range(128)])
+    lsn, index = np.asarray(table.column("__lsn")), np.asarray(table.column("__index"))
+    for name, value in (
+        ("op", letters.take(pa.array(codes))),
+        ("position", format_positions(lsn, index)),
+        ("ts", table.column("__ts")),
+    ):
+        columns[name if name not in columns else f"__{name}"] = value
+    for name in ("__before", "__unchanged"):
+        if name in table.column_names:
+            columns[name] = table.column(name)
+    return pa.table(columns)
+
+
+def dead_letters(batch: Batch, reasons: Sequence[str], *, stage: str, rows: Sequence[str] | None = None) -> Batch:
+    """What goes to a dead-letter topic: reason, stage and the original row as JSON, at the row's own position.
+
+    Args:
+        batch: the rows that could not be handled.
+        reasons: why, one for each row.
+        stage: who refused them: ``capture``, ``learn`` or ``predict``.
+        rows: their JSON, where the values themselves cannot be in ``batch``.
+
+    >>> dead_letters(Batch.of({"id": [7]}), ["no such digit"], stage="learn").rows.to_pylist()
+    [{'reason': 'no such digit', 'stage': 'learn', 'row': '{"id": 7}'}]
+    """
+    texts = rows if rows is not None else [json.dumps(row, default=str) for row in batch.rows.to_pylist()]
+    columns = {"reason": list(reasons), "stage": [stage] * batch.num_rows, "row": list(texts)}
+    return Batch.of(columns, op=batch.op, lsn=batch.lsn, index=batch.index, ts_us=batch.ts_us, source=batch.source)

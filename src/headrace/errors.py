@@ -1,0 +1,137 @@
+"""Everything Headrace raises, in one tree.
+
+::
+
+    HeadraceError
+    ├── DeclarationError          the user's pipeline is wrong; nothing has run        (exit code 2)
+    │   └── FingerprintError      a model's declaration differs from the one in the log
+    ├── MissingExtra              an optional package is not installed                 (exit code 2)
+    ├── SourceError               the database or its replication slot
+    │   ├── SourceUnavailable     cannot be reached now; the only one that is retried
+    │   ├── SourceRefused         reached, but cannot be captured as it is (wal_level, rights, slot)
+    │   └── DecodeError           bytes from the replication stream that the protocol does not allow
+    ├── LogError                  the durable log
+    │   ├── LogLocked             another process writes this log
+    │   ├── LogVersionError       the file was written by a newer Headrace
+    │   ├── LogCorrupt            the file is torn, truncated or not a log
+    │   └── LogFull               no space left; nothing torn, goes on after space is back
+    ├── LearnError                what a learner refuses
+    │   └── BadRows               rows that cannot be learned; carries their indexes
+    └── WaitTimeout               `running.wait()` reached its deadline
+
+Every message says what happened, where (table, topic, offset, LSN) and what to do next. Errors of
+drivers (psycopg, ADBC, SQLite) are translated where they enter, with ``raise … from``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class HeadraceError(Exception):
+    """Root of the tree.
+
+    Args:
+        message: what happened and where.
+        advice: what to do next; shown after the message.
+
+    >>> print(HeadraceError("topic «x» is gone", advice="Create it again."))
+    topic «x» is gone
+      → Create it again.
+    """
+
+    exit_code = 1
+    retry = False
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.advice}" if self.advice else self.message
+
+
+class DeclarationError(HeadraceError):
+    """The declared pipeline is wrong; raised before anything runs."""
+
+    exit_code = 2
+
+
+class FingerprintError(DeclarationError):
+    """A model is declared differently from the one whose state the log holds."""
+
+
+class MissingExtra(HeadraceError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 2
+
+    def __init__(self, extra: str, what: str) -> None:
+        super().__init__(f"{what} needs the extra «{extra}»", advice=f"pip install 'headrace[{extra}]'")
+
+
+class SourceError(HeadraceError):
+    """The database, its connection or its replication slot."""
+
+
+class SourceUnavailable(SourceError):
+    """The database cannot be reached now. Retried with backoff while a pipeline runs."""
+
+    retry = True
+
+
+class SourceRefused(SourceError):
+    """The database was reached and cannot be captured as it stands."""
+
+    exit_code = 2
+
+
+class DecodeError(SourceError):
+    """A message of the replication stream that the protocol does not allow."""
+
+
+class LogError(HeadraceError):
+    """The durable log."""
+
+
+class LogLocked(LogError):
+    """Another process holds the writer's lock of this log."""
+
+
+class LogVersionError(LogError):
+    """The log was written in a newer format than this Headrace reads."""
+
+
+class LogCorrupt(LogError):
+    """The log's file is torn, truncated or not a Headrace log."""
+
+
+class LogFull(LogError):
+    """The disk is full. The failed transaction left nothing behind."""
+
+    retry = True
+
+
+class LearnError(HeadraceError):
+    """What a learner refuses."""
+
+
+class BadRows(LearnError):
+    """Rows that cannot be learned or predicted.
+
+    Args:
+        message: what is wrong with them.
+        rows: their indexes in the batch given.
+
+    >>> BadRows("a feature is NaN", rows=[3]).rows
+    (3,)
+    """
+
+    def __init__(self, message: str, *, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
+class WaitTimeout(HeadraceError):
+    """`running.wait()` reached its deadline; the message says what was still to do."""

@@ -1,0 +1,87 @@
+"""The contract of a learner: what an online model is to the rest of the house.
+
+The engine calls a learner from one thread at a time. It decides where batches are cut; what is done with a batch
+is the learner's. Arrays are C-contiguous, of the declared dtype; ``X`` has shape (n, d).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+State = dict[str, "npt.NDArray[Any] | int | float | str | bool | None"]
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """An online model.
+
+    Two optional pairs are offered by learners that can: ``unlearn(X, y)`` takes rows out of the model exactly;
+    ``partial(X, y)`` and ``merge(parts)`` learn from sufficient statistics computed elsewhere.
+
+    Attributes:
+        deterministic: False for a learner whose ``learn`` may give other bits when repeated; its state is then
+            stored with every commit that publishes predictions of it.
+    """
+
+    deterministic: bool
+
+    def learn(self, X: Array, y: Array | None = None) -> None:
+        """Learn one cut. ``X`` may be empty (a recorded tick on an idle stream).
+
+        Raises:
+            BadRows: NaN, infinite values, wrong width or type; nothing has been learned.
+        """
+        ...
+
+    def predict(self, X: Array) -> Array:
+        """One prediction a row. Changes nothing; calls are made in fixed padded blocks of rows.
+
+        Raises:
+            BadRows: as for ``learn``.
+        """
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``predict`` can answer: something was learned, or an initial state was given."""
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """The declared parameters as JSON values: part of the model's fingerprint."""
+        ...
+
+    def state(self) -> State:
+        """Everything that ``learn`` has changed, as NumPy arrays and plain values; copies, not views."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """The inverse of ``state``: afterwards the learner continues bit for bit."""
+        ...
+
+
+def as_features(X: Array, width: int | None, dtype: npt.DTypeLike = np.float64) -> Array:
+    """Check a feature matrix: two-dimensional, ``width`` columns, numeric, finite.
+
+    Raises:
+        BadRows: naming the first offending row.
+
+    >>> as_features(np.array([[1, 2]]), 2).dtype.name
+    'float64'
+    """
+    from headrace.errors import BadRows
+
+    array = np.asarray(X)
+    if array.dtype.kind not in "fiub":
+        raise BadRows(f"features must be numbers, got {array.dtype}", rows=range(len(array)))
+    if array.ndim != 2 or (width is not None and array.shape[1] != width):
+        expected = "2 dimensions" if width is None else f"shape (n, {width})"
+        raise BadRows(f"features must have {expected}, got {array.shape}", rows=range(len(array)))
+    array = np.ascontiguousarray(array, dtype)
+    if not np.isfinite(array).all():
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        raise BadRows(f"row {bad[0]} has a feature that is NaN or infinite", rows=bad.tolist())
+    return array

@@ -1,0 +1,148 @@
+"""The contract of a log: durable topics, and small named records, changed together in transactions.
+
+A topic is a sequence of rows with offsets 0, 1, 2, …; it is stored as entries, each one Arrow record batch.
+Rows of several topics that were appended together form a **slice**: slices are numbered in the order of their
+commits, and the rows inside one slice are ordered by their positions. What a source captured is appended so that
+slices follow the database's commit order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored record batch of one topic.
+
+    Attributes:
+        topic: its topic.
+        slice: number of the slice it belongs to; grows with every append, never reused.
+        offset: offset of its first row in the topic.
+        records: the rows, as `headrace.batch` lays them out.
+        complete: whether the slice ends where a transaction of the source ends. A large transaction is
+            appended as several slices, and only the last is complete.
+        ts_us: when it was appended (wall clock, microseconds), information only.
+    """
+
+    topic: str
+    slice: int
+    offset: int
+    records: pa.RecordBatch
+    complete: bool
+    ts_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """What a log knows of a topic: ``first`` is the oldest offset still held, ``end`` the next to be written."""
+
+    name: str
+    first: int
+    end: int
+    bytes: int
+    entries: int
+    first_ts_us: int
+    last_ts_us: int
+
+    @property
+    def rows(self) -> int:
+        """Rows still held."""
+        return self.end - self.first
+
+
+class Transaction(Protocol):
+    """All or nothing: what was written is durable when the ``with`` block ends without an error, else undone.
+
+    Used by the one writing thread only.
+    """
+
+    def append(self, topic: str, records: pa.RecordBatch, *, complete: bool = True) -> int:
+        """Add rows at the topic's end, in this transaction's current slice; returns the first row's offset."""
+        ...
+
+    def next_slice(self) -> None:
+        """What is appended from here on belongs to a new slice."""
+        ...
+
+    def stage(self, topic: str, records: pa.RecordBatch) -> None:
+        """Store rows durably but invisibly: part of a source's transaction whose commit has not been seen.
+
+        Each call's slice follows `next_slice` as for `append`. Staged rows are dropped when the log is opened
+        for writing, since the source sends an uncommitted transaction again from its start.
+        """
+        ...
+
+    def publish(self) -> None:
+        """Append everything staged, in the order of staging and in its slices; the last slice is complete."""
+        ...
+
+    def discard_staged(self) -> None:
+        """Forget everything staged."""
+        ...
+
+    def put(self, kind: str, name: str, value: bytes) -> None:
+        """Store a named record (a source's position, a consumer's positions, a checkpoint, a model version)."""
+        ...
+
+    def delete(self, kind: str, name: str) -> None:
+        """Remove a named record; nothing happens when there is none."""
+        ...
+
+
+class Log(Protocol):
+    """Durable topics. One process writes, any number of processes read.
+
+    Reading is repeatable and may happen from any thread; `transaction` only from one thread at a time, and only
+    on a log that was opened for writing (`LogLocked` otherwise).
+    """
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """A write transaction. Inside it, reads through the same log object see what it has appended."""
+        ...
+
+    def read(
+        self,
+        topics: Sequence[str] | None = None,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        limit: int = 65_536,
+    ) -> list[Entry]:
+        """Entries of ``topics`` (every topic when None) with ``after`` < slice ≤ ``until``, in slice order.
+
+        Whole slices: returns at least one slice where there is one, then more until ``limit`` rows are reached.
+        Inside a slice entries come in the order of their appends. A resume starts at the last slice read.
+
+        Raises:
+            LogCorrupt: an entry's checksum does not match; the message names topic and offset.
+        """
+        ...
+
+    def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> list[Entry]:
+        """Entries of one topic from the one that holds ``offset`` on, at least one, until ``limit`` rows are reached.
+
+        The first entry may start before ``offset``. An unknown topic has none.
+        """
+        ...
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """The visible topics, by name, sorted."""
+        ...
+
+    def records(self, kind: str, prefix: str = "") -> dict[str, bytes]:
+        """Named records of a kind whose names begin with ``prefix``, sorted by name."""
+        ...
+
+    def prune(self, topic: str, *, before_offset: int) -> int:
+        """Drop whole entries that lie wholly before the offset; returns the rows dropped."""
+        ...
+
+    def close(self) -> None:
+        """Release the writer's lock and the file. Calling it twice is harmless."""
+        ...
