@@ -1,0 +1,21 @@
+"""Machine learning on live database changes: rows commit, models learn from them and predict, exactly once.
+
+>>> import headrace as hr
+>>> app = hr.App("iris", log="memory://")
+>>> db = app.postgres("postgresql://localhost/shop", tables=r"public\\.iris_.*", prefix="flink")
+>>> species = app.model("species", hr.KMeans(k=3), features=["petal_length", "petal_width"])
+>>> species = species.learn(db["public.iris_train"], every=32)
+>>> species.predict(db["public.iris_test"]).to("iris_predictions")
+Stream(iris_predictions)
+"""
+
+from headrace import errors, testing
+from headrace.app import App
+from headrace.batch import Batch
+from headrace.learn.base import Learner
+from headrace.learn.kmeans import KMeans
+from headrace.transform.expressions import text
+
+__version__ = "0.1.0"
+
+__all__ = ["App", "Batch", "KMeans", "Learner", "errors", "testing", "text"]

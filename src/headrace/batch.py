@@ -36,7 +36,7 @@ META_FIELDS: tuple[pa.Field, ...] = (
     pa.field("__index", pa.int64(), nullable=False),
     pa.field("__ts", pa.timestamp("us", tz="UTC"), nullable=False),
 )
-_META_NAMES = frozenset(field.name for field in META_FIELDS) | {"__before", "__unchanged"}
+_META_NAMES = frozenset(field.name for field in META_FIELDS) | {"__before", "__unchanged", "__order"}
 
 
 def is_meta(name: str) -> bool:

@@ -1,0 +1,44 @@
+"""Durable topics: `open_log` gives the log that a location names; `headrace.log.base` is the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.clock import Clock
+from headrace.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from headrace.log.base import Log
+
+
+def open_log(location: str | Path, *, writer: bool, clock: Clock | None = None) -> Log:
+    """The log at a location, made there when it is missing and opened for writing.
+
+    Args:
+        location: a path (one SQLite file), or ``memory://`` for a log that lives as long as its object.
+        writer: whether to write; one process at a time may, any number may read.
+        clock: says when entries were appended; the machine's by default.
+
+    Raises:
+        DeclarationError: there is no such kind of log.
+        LogLocked: another process writes it.
+        LogError: it is not there or cannot be used, with the branches `LogCorrupt` and `LogVersionError`.
+
+    >>> log = open_log("memory://", writer=True)
+    >>> log.topics()
+    {}
+    """
+    text = str(location)
+    if text == "memory://":
+        from headrace.log.memory import MemoryLog
+
+        return MemoryLog(clock=clock)
+    if "://" in text:
+        raise DeclarationError(
+            f"no log can be kept at «{text}» in this version",
+            advice="Give a path, or memory://; kafka:// comes later.",
+        )
+    from headrace.log.sqlite import SqliteLog
+
+    return SqliteLog(location, writer=writer, clock=clock)

@@ -56,6 +56,16 @@ class TopicInfo:
         return self.end - self.first
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where one entry lies in its topic, without its rows."""
+
+    offset: int
+    rows: int
+    bytes: int
+    ts_us: int
+
+
 class Transaction(Protocol):
     """All or nothing: what was written is durable when the ``with`` block ends without an error, else undone.
 
@@ -63,7 +73,10 @@ class Transaction(Protocol):
     """
 
     def append(self, topic: str, records: pa.RecordBatch, *, complete: bool = True) -> int:
-        """Add rows at the topic's end, in this transaction's current slice; returns the first row's offset."""
+        """Add rows at the topic's end, in this transaction's current slice; returns the first row's offset.
+
+        Zero rows change nothing and make no topic. All appends to one slice say the same of ``complete``.
+        """
         ...
 
     def next_slice(self) -> None:
@@ -129,6 +142,10 @@ class Log(Protocol):
 
         The first entry may start before ``offset``. An unknown topic has none.
         """
+        ...
+
+    def extents(self, topic: str, *, offset: int = 0, limit: int = 10_000) -> list[Extent]:
+        """What `read_topic` would find, at most ``limit`` entries, without reading their rows."""
         ...
 
     def topics(self) -> dict[str, TopicInfo]:

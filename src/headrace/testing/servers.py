@@ -98,6 +98,13 @@ class PostgresServer:
                 raise HeadraceError(f"PostgreSQL {pid} survives SIGKILL")
             time.sleep(0.02)
 
+    def remove(self) -> None:
+        """Stop it, if it runs, and delete its directory."""
+        if (self.data / "postmaster.pid").exists():
+            with contextlib.suppress(HeadraceError):
+                self.stop("immediate")
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     @property
     def pid(self) -> int:
         return int((self.data / "postmaster.pid").read_text().split()[0])
@@ -147,13 +154,14 @@ def postgres(*, settings: dict[str, str] | None = None) -> Iterator[PostgresServ
     ...     server.execute("select 1")
     [(1,)]
     """
-    directory = Path(tempfile.mkdtemp(prefix="headrace-pg-"))
-    server = PostgresServer(directory, settings=settings)
+    server = PostgresServer(free_directory("headrace-pg-"), settings=settings)
     try:
         server.start()
         yield server
     finally:
-        if (server.data / "postmaster.pid").exists():
-            with contextlib.suppress(HeadraceError):
-                server.stop("immediate")
-        shutil.rmtree(directory, ignore_errors=True)
+        server.remove()
+
+
+def free_directory(prefix: str) -> Path:
+    """A new temporary directory, with a path short enough for a Unix socket."""
+    return Path(tempfile.mkdtemp(prefix=prefix))

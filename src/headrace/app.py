@@ -1,0 +1,440 @@
+"""The words a user writes. They build a `Plan`; nothing happens until the app runs.
+
+`App`, `Database`, `Stream` and `Model` only describe; `App.run` and `App.start` hand the plan to an engine.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from headrace.batch import Batch, present
+from headrace.errors import DeclarationError, LogError
+from headrace.learn.base import Learner
+from headrace.log import open_log
+from headrace.log.base import Log
+from headrace.plan import (
+    Cut,
+    ModelTask,
+    OutputPlan,
+    Plan,
+    PredictPlan,
+    SourcePlan,
+    StreamPlan,
+    StreamTask,
+    Task,
+    check_columns,
+    parse_cut,
+)
+from headrace.transform.expressions import Filter, Operation, Select, Transform, WithColumns, check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from headrace.engines.local.running import Running
+
+
+class App:
+    """A pipeline: sources, models, and a log that holds everything.
+
+    Args:
+        name: names the pipeline; its slot, publication and internal topics derive from it.
+        log: a path (default ``./NAME.headrace``) or ``memory://``.
+        keep: how long topics keep rows: ``"7 days"``, ``"500 MB"``, or None for ever. Rows that a model's recovery
+            still needs stay in any case.
+
+    Raises:
+        DeclarationError: what is declared cannot work; raised before anything runs.
+
+    >>> app = App("shop", log="memory://")
+    >>> print(app.plan())
+    shop   log: memory://
+    """
+
+    def __init__(self, name: str, log: str | Path | None = None, *, keep: str | timedelta | None = None) -> None:
+        if not name or "/" in name or name != name.strip():
+            raise DeclarationError(f"{name!r} cannot name an app", advice="Give a word such as «iris».")
+        self.name = name
+        self.log = str(log) if log is not None else f"{name}.headrace"
+        self.keep = keep
+        self._sources: list[SourcePlan] = []
+        self._models: list[Model] = []
+        self._streams: list[tuple[StreamPlan, OutputPlan]] = []
+        self._open: Log | None = None
+        self._running: Running | None = None
+
+    # -- declaring ------------------------------------------------------------------------------------------------
+
+    def postgres(
+        self,
+        dsn: str,
+        *,
+        tables: str | Sequence[str],
+        prefix: str | None = None,
+        slot: str | None = None,
+        publication: str | None = None,
+        snapshot: Literal["initial", "never"] = "initial",
+    ) -> Database:
+        """Capture tables of a PostgreSQL database from its write-ahead log.
+
+        Args:
+            dsn: a libpq connection string or URL.
+            tables: regular expressions that match the whole of ``schema.table`` (Debezium's ``table.include.list``).
+            prefix: first part of the topics' names; the app's name by default.
+            slot, publication: names of existing ones to use; made and named after the app by default.
+            snapshot: ``"initial"`` reads the rows that are there before streaming; ``"never"`` streams only.
+
+        >>> app = App("shop", log="memory://")
+        >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
+        Stream(shop.public.orders)
+        """
+        patterns = (tables,) if isinstance(tables, str) else tuple(tables)
+        if not patterns:
+            raise DeclarationError("tables=[] captures nothing", advice=r"Give a pattern such as r'public\.orders'.")
+        if snapshot not in ("initial", "never"):
+            raise DeclarationError(f"snapshot={snapshot!r}", advice='Give "initial" or "never".')
+        source = SourcePlan(prefix or self.name, dsn, patterns, slot, publication, snapshot)
+        _check_patterns(source)
+        if any(other.prefix == source.prefix for other in self._sources):
+            raise DeclarationError(
+                f"two sources have the prefix «{source.prefix}»", advice="Give each its own prefix=."
+            )
+        self._sources.append(source)
+        return Database(self, source)
+
+    def topic(self, name: str) -> Stream:
+        """A topic of the log, to read now or to use in the pipeline."""
+        return Stream(self, StreamPlan(name))
+
+    def model(
+        self,
+        name: str,
+        learner: Learner,
+        *,
+        features: Sequence[str] | Callable[[Batch], Any],
+        target: str | None = None,
+    ) -> Model:
+        """Declare a model.
+
+        Args:
+            name: its name in the registry.
+            learner: what learns and predicts; it is copied, never changed.
+            features: column names, or a function Batch -> array of shape (n, d).
+            target: the column to be predicted, for learners that need it.
+        """
+        if any(model.name == name for model in self._models):
+            raise DeclarationError(f"two models are named «{name}»", advice="Give each a name of its own.")
+        if not isinstance(learner, Learner):
+            raise DeclarationError(
+                f"«{name}»: {type(learner).__name__} is not a learner",
+                advice="A learner has learn, predict, ready, parameters, state and restore (headrace.Learner).",
+            )
+        if not callable(features):
+            features = check_columns(features, f"features of «{name}»")
+            if not features:
+                raise DeclarationError(f"the model «{name}» has no features", advice="Name columns in features=[…].")
+        model = Model(self, name, learner, features, target)
+        self._models.append(model)
+        return model
+
+    def plan(self) -> Plan:
+        """The pipeline as declared so far, as data; printing it draws it."""
+        tasks: list[Task] = [model._task() for model in self._models]
+        grouped: dict[StreamPlan, list[OutputPlan]] = {}
+        for stream, output in self._streams:
+            grouped.setdefault(stream, []).append(output)
+        tasks += [StreamTask(f"stream:{s.topic}→{o[0].topic}", s, tuple(o)) for s, o in grouped.items()]
+        return Plan(self.name, self.log, tuple(self._sources), tuple(tasks))
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def start(self) -> Running:
+        """Run in the background: ``with app.start() as running: …``.
+
+        Raises:
+            DeclarationError: the plan, or a model's fingerprint against the log.
+            SourceError: a database cannot be reached, or cannot be captured as it is.
+            LogError: the log is locked by another process, or damaged.
+        """
+        from headrace.engines.local.start import start
+
+        if self._running is not None and self._running.alive:
+            raise DeclarationError(f"the app «{self.name}» is running already", advice="Stop it first.")
+        self._running = start(self)
+        return self._running
+
+    def run(self, *, until: Literal["caught-up"] | None = None) -> None:
+        """Run until SIGINT or SIGTERM, or until everything committed before this call is dealt with.
+
+        Args:
+            until: ``"caught-up"`` returns when all that was committed before the call is captured, answered and,
+                in complete cuts, learned.
+        """
+        if until not in (None, "caught-up"):
+            raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
+        with _Signals() as signals, self.start() as running:
+            signals.stop = running.engine.stop
+            if until is None:
+                while not running.join(0.2):
+                    pass
+            else:
+                running.wait(None)
+
+    def tick(self, model: Model | str, *, timeout: float | None = 30.0) -> None:
+        """Close a model's cut now, as a recorded tick; where nothing is pending, an empty cut is learned."""
+        if self._running is None or not self._running.alive:
+            raise DeclarationError(f"the app «{self.name}» is not running", advice="Tick inside `with app.start()`.")
+        self._running.tick(model if isinstance(model, str) else model.name, timeout=timeout)
+
+    # -- the log, for streams that are read now ---------------------------------------------------------------------
+
+    def _reading(self) -> tuple[Log, bool]:
+        """A log to read from, and whether the caller closes it."""
+        if self._open is not None:
+            return self._open, False
+        return open_log(self.log, writer=False), True
+
+
+class Database:
+    """A captured database; ``db["schema.table"]`` is a table's stream of changes."""
+
+    def __init__(self, app: App, source: SourcePlan) -> None:
+        self._app = app
+        self._source = source
+
+    def __getitem__(self, table: str) -> Stream:
+        if "." not in table:
+            raise DeclarationError(
+                f"«{table}» names no schema", advice=f"Write schema.table, for example public.{table}."
+            )
+        if not self._source.matches(table):
+            raise DeclarationError(
+                f"no pattern of source «{self._source.prefix}» matches the table {table}: "
+                f"{', '.join(self._source.tables)}",
+                advice="Patterns match the whole of schema.table; widen tables=….",
+            )
+        return Stream(self._app, StreamPlan(f"{self._source.prefix}.{topic_name(table)}"))
+
+    def __repr__(self) -> str:
+        return f"Database({self._source.prefix}, {self._source.where})"
+
+
+class Stream:
+    """Rows of a topic, and what is to be done with them. Every method returns a new stream."""
+
+    def __init__(self, app: App, plan: StreamPlan, predicted: tuple[Model, int] | None = None) -> None:
+        self._app = app
+        self._plan = plan
+        self._predicted = predicted
+
+    def filter(self, expression: Any) -> Stream:
+        """Keep rows for which an expression (`pyarrow.compute`, or a function of a Batch) is true."""
+        check(expression, "filter")
+        return self._with(Filter(expression))
+
+    def select(self, *columns: str, **computed: Any) -> Stream:
+        """Keep the named columns, in order, and compute others: ``.select("id", note=hr.text("{id} is new"))``."""
+        for name, expression in computed.items():
+            check(expression, f"select({name}=…)")
+        return self._with(Select(check_columns(columns, "select"), computed))
+
+    def with_columns(self, **computed: Any) -> Stream:
+        """Add or replace columns."""
+        for name, expression in computed.items():
+            check(expression, f"with_columns({name}=…)")
+        return self._with(WithColumns(computed))
+
+    def transform(self, function: Callable[[Batch], Batch]) -> Stream:
+        """A function of your own, Batch -> Batch, which depends on each row alone."""
+        if not callable(function):
+            raise DeclarationError(f"transform({function!r}): not a function")
+        return self._with(Transform(function))
+
+    def to(self, topic: str) -> Stream:
+        """Write the rows to a topic; returns that topic's stream."""
+        if not topic or topic != topic.strip():
+            raise DeclarationError(f"{topic!r} cannot name a topic")
+        if self._predicted is not None:
+            model, number = self._predicted
+            model._predicts[number][1].append(OutputPlan(topic, self._plan.operations))
+        else:
+            self._app._streams.append((StreamPlan(self._plan.topic), OutputPlan(topic, self._plan.operations)))
+        return Stream(self._app, StreamPlan(topic))
+
+    def read(self) -> Rows:
+        """The rows that the log holds now, at once."""
+        if self._predicted is not None:
+            raise DeclarationError("predictions are read from their topic", advice='Read app.topic("…") instead.')
+        log, close = self._app._reading()
+        try:
+            return Rows(_read(log, self._plan))
+        finally:
+            if close:
+                log.close()
+
+    def _with(self, operation: Operation) -> Stream:
+        plan = StreamPlan(self._plan.topic, (*self._plan.operations, operation))
+        return Stream(self._app, plan, self._predicted)
+
+    def __repr__(self) -> str:
+        return f"Stream({self._plan})"
+
+
+class Rows:
+    """Rows read from a topic: a table in a notebook, Arrow or pandas on request."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def to_arrow(self) -> pa.Table:
+        """Columns by their names, then ``op``, ``position`` and ``ts``."""
+        return self._table
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a DataFrame (needs pandas)."""
+        return self._table.to_pandas()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __repr__(self) -> str:
+        from headrace.tables import text_table
+
+        return text_table(self._table)
+
+    def _repr_html_(self) -> str:
+        from headrace.tables import html_table
+
+        return html_table(self._table)
+
+
+class Model:
+    """A declared model."""
+
+    def __init__(
+        self, app: App, name: str, learner: Learner, features: tuple[str, ...] | Callable[..., Any], target: str | None
+    ) -> None:
+        self._app = app
+        self.name = name
+        self._learner = learner
+        self._features = features
+        self._target = target
+        self._cut: Cut | None = None
+        self._learns: list[StreamPlan] = []
+        self._predicts: list[tuple[StreamPlan, list[OutputPlan]]] = []
+
+    def learn(self, stream: Stream, *, every: str | int | timedelta = "transaction") -> Model:
+        """Learn from a stream.
+
+        Args:
+            stream: rows to learn, in commit order.
+            every: where learning is cut: ``"transaction"``, a row count, or a duration of commit time (``"1 s"``).
+        """
+        cut = parse_cut(every)
+        if self._cut is not None and self._cut != cut:
+            raise DeclarationError(
+                f"«{self.name}» is cut every {self._cut} and every {cut}", advice="Give all learn(…) the same every=."
+            )
+        self._cut = cut
+        self._learns.append(self._input(stream))
+        return self
+
+    def predict(self, stream: Stream) -> Stream:
+        """Answer every row of a stream; ``.to(topic)`` says where the answers go."""
+        plan = self._input(stream)
+        self._predicts.append((plan, []))
+        return Stream(self._app, StreamPlan(plan.topic), (self, len(self._predicts) - 1))
+
+    def _input(self, stream: Stream) -> StreamPlan:
+        if not isinstance(stream, Stream):
+            raise DeclarationError(
+                f"«{self.name}» wants a stream, got {type(stream).__name__}", advice='For example db["public.orders"].'
+            )
+        if stream._predicted is not None:
+            raise DeclarationError(
+                f"«{self.name}» reads predictions that go nowhere", advice="Write them to a topic first: .to(topic)."
+            )
+        return stream._plan
+
+    def _task(self) -> ModelTask:
+        return ModelTask(
+            name=self.name,
+            learner=self._learner,
+            features=self._features,
+            target=self._target,
+            cut=self._cut or Cut(transaction=True),
+            learn=tuple(self._learns),
+            predict=tuple(PredictPlan(stream, tuple(outputs)) for stream, outputs in self._predicts),
+        )
+
+    def __repr__(self) -> str:
+        return f"Model({self.name}, {self._learner!r})"
+
+
+class _Signals:
+    """SIGINT and SIGTERM stop the pipeline cleanly, where the main thread runs it."""
+
+    def __init__(self) -> None:
+        self.stop: Callable[[], None] | None = None
+        self._old: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._handle)
+        except ValueError:
+            # Not the main thread: whoever runs it there handles signals.
+            self._old = {}
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.stop is None:
+            raise KeyboardInterrupt
+        self.stop()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def topic_name(table: str) -> str:
+    """A table's part of its topic's name: other characters than Kafka allows become ``_`` (Debezium).
+
+    >>> topic_name("My Schema.täble")
+    'My_Schema.t_ble'
+    """
+    import re
+
+    return re.sub(r"[^A-Za-z0-9._-]", "_", table)
+
+
+def _check_patterns(source: SourcePlan) -> None:
+    import re
+
+    for pattern in source.tables:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise DeclarationError(f"tables={pattern!r} is not a regular expression: {error}") from error
+
+
+def _read(log: Log, plan: StreamPlan) -> pa.Table:
+    if plan.topic not in log.topics():
+        known = ", ".join(name for name in log.topics() if not name.startswith("__")) or "none"
+        raise LogError(f"the log has no topic «{plan.topic}»", advice=f"Its topics: {known}.")
+    tables: list[pa.Table] = []
+    offset = 0
+    while entries := log.read_topic(plan.topic, offset=offset):
+        for entry in entries:
+            records = entry.records
+            for operation in plan.operations:
+                records = operation.apply(Batch(records)).records
+            tables.append(present(records))
+        offset = entries[-1].offset + entries[-1].records.num_rows
+    return pa.concat_tables(tables, promote_options="permissive")

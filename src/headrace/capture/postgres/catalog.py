@@ -1,0 +1,202 @@
+"""What the server's catalog says of tables, slots and publications: queries only, nothing is changed.
+
+The system views are those of https://www.postgresql.org/docs/current/catalogs.html and
+https://www.postgresql.org/docs/current/views.html.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+
+from headrace.capture.postgres.types import arrow_field, binary_decodable
+
+SqlConnection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the stream sends it; ``output`` is the SQL name of its type's output function."""
+
+    name: str
+    type_oid: int
+    typmod: int
+    output: str
+
+    def field(self) -> pa.Field:
+        return arrow_field(self.name, self.type_oid, self.typmod)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table to capture.
+
+    Attributes:
+        key: its primary key, else the columns of its replica identity index, else nothing.
+        row_filter: the publication's WHERE, as SQL.
+        missing: rights that the role lacks: ``SELECT``, ``owner``.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    persistence: str
+    estimated_rows: int
+    columns: tuple[Column, ...] = ()
+    key: tuple[str, ...] = ()
+    row_filter: str | None = None
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def sql(self) -> str:
+        return f"{quote(self.schema)}.{quote(self.name)}"
+
+    def arrow_schema(self) -> pa.Schema:
+        return pa.schema([column.field() for column in self.columns])
+
+    @property
+    def binary(self) -> bool:
+        """Whether all of its columns are understood in their binary form."""
+        return all(binary_decodable(column.type_oid) for column in self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A row of pg_replication_slots; ``lost`` says why the server no longer keeps what it needs."""
+
+    name: str
+    plugin: str
+    database: str
+    active_pid: int | None
+    confirmed_flush: int
+    lost: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A publication with its tables: (schema, name) to (columns or None for all, row filter or None)."""
+
+    name: str
+    all_tables: bool
+    operations: frozenset[str]
+    tables: dict[tuple[str, str], tuple[tuple[str, ...] | None, str | None]]
+
+
+def quote(identifier: str) -> str:
+    """An identifier in double quotes.
+
+    >>> quote('a"b')
+    '"a""b"'
+    """
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def settings(connection: SqlConnection, *names: str) -> dict[str, str]:
+    """Server settings by name, in their base units; one that this version does not have is left out."""
+    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
+    return {str(name): str(setting) for name, setting in rows}
+
+
+_TABLES = """
+SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, greatest(c.reltuples, 0)::bigint,
+       ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+             WHERE i.indexrelid = coalesce(
+                 (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisprimary),
+                 (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisreplident))
+             ORDER BY array_position(i.indkey::int2[], a.attnum)),
+       has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
+"""
+
+_COLUMNS = """
+SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, quote_ident(n.nspname) || '.' || quote_ident(p.proname)
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_proc p ON p.oid = t.typoutput JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
+  AND (a.attgenerated = '' OR (a.attrelid::bigint || ' ' || a.attname) = ANY(%s))
+ORDER BY a.attrelid, a.attnum
+"""
+
+
+def all_tables(connection: SqlConnection) -> list[Table]:
+    """Tables of the database in name order, ordinary and partitioned, without their columns."""
+    found = []
+    for oid, schema, name, kind, persistence, rows, key, select, owner in connection.execute(_TABLES):
+        missing = tuple(right for right, has in (("SELECT", select), ("owner", owner)) if not has)
+        found.append(Table(oid, schema, name, kind, persistence, rows, (), tuple(key), None, missing))
+    return found
+
+
+def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:
+    """Tables of which one of the patterns matches the whole ``schema.table``, whatever the case."""
+    compiled = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
+    return [table for table in tables if any(pattern.fullmatch(str(table)) for pattern in compiled)]
+
+
+def near_misses(tables: Sequence[Table], patterns: Sequence[str]) -> list[str]:
+    """Up to five tables that the patterns may have meant."""
+    names = [str(table) for table in tables]
+    lowered = {name.lower(): name for name in names}
+    near: dict[str, None] = {}
+    for pattern in patterns:
+        plain = re.sub(r"[\\^$*+?()\[\]{}|]", "", pattern).lower()
+        for candidate in (plain, f"public.{plain}"):
+            near.update(dict.fromkeys(difflib.get_close_matches(candidate, lowered, n=5, cutoff=0.6)))
+    return ([lowered[name] for name in near] or names)[:5]
+
+
+def with_columns(connection: SqlConnection, tables: Sequence[Table], publication: Publication | None) -> list[Table]:
+    """The tables with the columns that the stream will send: the publication's, else all that are not generated."""
+    published = publication.tables if publication else {}
+    listed = {table.oid: published.get((table.schema, table.name), (None, None)) for table in tables}
+    names = [f"{oid} {column}" for oid, (columns, _) in listed.items() for column in columns or ()]
+    columns: dict[int, list[Column]] = {table.oid: [] for table in tables}
+    for oid, *rest in connection.execute(_COLUMNS, [list(columns), names]):
+        chosen = listed[oid][0]
+        if chosen is None or rest[0] in chosen:
+            columns[oid].append(Column(*rest))
+    return [
+        replace(table, columns=tuple(columns[table.oid]), row_filter=listed[table.oid][1]) for table in tables
+    ]
+
+
+def replication_slot(connection: SqlConnection, name: str) -> Slot | None:
+    """The slot of this name, of whatever kind and database."""
+    query = """SELECT coalesce(plugin, ''), coalesce(database, ''), active_pid,
+        coalesce(confirmed_flush_lsn - '0/0', 0)::bigint, coalesce(wal_status, ''),
+        coalesce(to_jsonb(s) ->> 'invalidation_reason', '') FROM pg_replication_slots s WHERE slot_name = %s"""
+    row = connection.execute(query, [name]).fetchone()
+    if row is None:
+        return None
+    plugin, database, active_pid, confirmed, wal_status, reason = row
+    lost = reason or ("wal_removed" if wal_status == "lost" else "")
+    return Slot(name, plugin, database, active_pid, confirmed, lost)
+
+
+def publication(connection: SqlConnection, name: str) -> Publication | None:
+    """The publication of this name with what it publishes."""
+    query = """SELECT puballtables, array_remove(ARRAY[CASE WHEN pubinsert THEN 'insert' END,
+        CASE WHEN pubupdate THEN 'update' END, CASE WHEN pubdelete THEN 'delete' END,
+        CASE WHEN pubtruncate THEN 'truncate' END], NULL) FROM pg_publication WHERE pubname = %s"""
+    row = connection.execute(query, [name]).fetchone()
+    if row is None:
+        return None
+    modern = connection.info.server_version >= 150000
+    extra = "attnames::text[], rowfilter" if modern else "NULL::text[], NULL::text"
+    tables = {}
+    listing = f"SELECT schemaname, tablename, {extra} FROM pg_publication_tables WHERE pubname = %s"
+    for schema, table, columns, row_filter in connection.execute(listing.encode(), [name]):
+        tables[schema, table] = (None if columns is None else tuple(columns), row_filter)
+    return Publication(name, row[0], frozenset(row[1]), tables)

@@ -1,0 +1,265 @@
+"""The two ways into a PostgreSQL server: a SQL connection, and a replication connection (a walsender).
+
+The protocol is that of https://www.postgresql.org/docs/current/protocol-replication.html; the replication connection
+uses libpq directly (`psycopg.pq`), because a message must cost no more than one call. Every error of the driver
+leaves this module as a `SourceError`; no message contains the password.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from headrace.errors import SourceError, SourceRefused, SourceUnavailable
+
+# Text forms must not depend on the role's or database's settings, nor time-outs interrupt a long read; row security
+# must refuse rather than hide rows.
+_SETTINGS = {
+    "datestyle": "ISO",
+    "timezone": "UTC",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "3",
+    "row_security": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+# What libpq says when trying again cannot help (a connection that fails has no SQLSTATE to read).
+_HOPELESS = re.compile(
+    r"authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects|no password supplied"
+    r"|(role|database) \".*\" does not exist|is not permitted to log in|permission denied"
+    r"|replication role|server does not support SSL|certificate verify failed"
+)
+_CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the database is and how to log in.
+
+    >>> server = Server("postgresql://app:secret@db.example/shop", "headrace iris")
+    >>> str(server), "secret" in repr(server)
+    ('db.example:5432/shop', False)
+    """
+
+    dsn: str
+    application: str = "headrace"
+
+    def parameters(self) -> dict[str, str]:
+        """The connection's parameters as libpq names them."""
+        try:
+            given = conninfo_to_dict(self.dsn)
+        except psycopg.Error:
+            # The driver's message repeats the string, and with it the password.
+            raise SourceRefused(
+                "the connection string of the database cannot be read",
+                advice="Write it as postgresql://USER@HOST:PORT/DATABASE or as host=… port=… dbname=…",
+            ) from None
+        parameters = {name: str(value) for name, value in given.items() if value is not None}
+        settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
+        parameters["options"] = f"{parameters.get('options', '')} {settings}".strip()
+        defaults = {
+            "application_name": self.application,
+            "connect_timeout": "10",
+            "keepalives_idle": "30",
+            "keepalives_interval": "10",
+            "keepalives_count": "3",
+        }
+        return {**defaults, **parameters, "client_encoding": "UTF8"}
+
+    def conninfo(self, **extra: str) -> str:
+        return make_conninfo("", **{**self.parameters(), **extra})
+
+    def __str__(self) -> str:
+        parameters = self.parameters()
+        host = parameters.get("host") or parameters.get("hostaddr") or "localhost"
+        return f"{host}:{parameters.get('port', '5432')}/{parameters.get('dbname', '')}"
+
+    def __repr__(self) -> str:
+        return f"Server({self})"
+
+    def sql(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """An ordinary connection in autocommit mode.
+
+        Raises:
+            SourceUnavailable: the server cannot be reached now; SourceRefused: it will not let us in.
+        """
+        try:
+            return psycopg.connect(self.conninfo(), autocommit=True)
+        except psycopg.Error as error:
+            raise self.failed_to_connect(str(error)) from error
+
+    def failed_to_connect(self, text: str) -> SourceError:
+        """The error for what libpq said when a connection could not be made."""
+        text = " ".join(text.split())
+        if _HOPELESS.search(text):
+            return SourceRefused(f"PostgreSQL at {self} refuses the connection: {text}", advice=_advice(text))
+        return SourceUnavailable(
+            f"PostgreSQL at {self} cannot be reached: {text}", advice="Is it running, and are host and port right?"
+        )
+
+    def lost(self, error: Exception) -> SourceUnavailable:
+        """The error for a connection that broke while it was used."""
+        return SourceUnavailable(f"the connection to PostgreSQL at {self} was lost: {' '.join(str(error).split())}")
+
+
+def _advice(text: str) -> str:
+    if "replication" in text or "WAL sender" in text:
+        return "Give the role the right: ALTER ROLE … REPLICATION; (and let pg_hba.conf admit it)."
+    return "Check user, password, database and the server's pg_hba.conf."
+
+
+def _never() -> bool:
+    return False
+
+
+class Connecting:
+    """A replication connection that is being made, in steps that never wait longer than they are told."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._deadline = time.monotonic() + _CONNECT_SECONDS
+        self._pgconn = pq.PGconn.connect_start(server.conninfo(replication="database").encode())
+        self._wanted = pq.PollingStatus.WRITING
+
+    def step(self, timeout: float, wake_fd: int = -1) -> Replication | None:
+        """Go on for ``timeout`` seconds, or until ``wake_fd`` is readable; None while it is not made.
+
+        Raises:
+            SourceUnavailable, SourceRefused: it failed; begin anew.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            if self._pgconn.status == pq.ConnStatus.BAD:
+                self._fail(self._pgconn.get_error_message("utf-8"))
+            self._wait(until, wake_fd)
+            status = self._pgconn.connect_poll() if self._ready else self._wanted
+            if status == pq.PollingStatus.OK:
+                return Replication(self._server, self._pgconn)
+            if status == pq.PollingStatus.FAILED:
+                self._fail(self._pgconn.get_error_message("utf-8"))
+            self._wanted = pq.PollingStatus(status)
+            now = time.monotonic()
+            if now > self._deadline:
+                self._fail(f"no answer within {_CONNECT_SECONDS:.0f} s")
+            if self._woken or now >= until:
+                return None
+
+    def _wait(self, until: float, wake_fd: int) -> None:
+        waiter = select.poll()
+        fd = self._pgconn.socket
+        waiter.register(fd, select.POLLIN if self._wanted == pq.PollingStatus.READING else select.POLLOUT)
+        if wake_fd >= 0:
+            waiter.register(wake_fd, select.POLLIN)
+        seconds = max(0.0, min(until, self._deadline) - time.monotonic())
+        events = [one for one, _ in waiter.poll(seconds * 1000)]
+        self._ready, self._woken = fd in events, wake_fd in events
+
+    def _fail(self, text: str) -> None:
+        self._pgconn.finish()
+        raise self._server.failed_to_connect(text)
+
+    def close(self) -> None:
+        self._pgconn.finish()
+
+
+class Replication:
+    """A connection in replication mode, bound to the database: it takes SQL and replication commands.
+
+    Used by one thread. Every method raises `SourceUnavailable` when the connection is lost.
+    """
+
+    def __init__(self, server: Server, pgconn: pq.abc.PGconn) -> None:
+        self.server = server
+        self.pgconn = pgconn
+
+    @classmethod
+    def open(cls, server: Server, *, cancelled: Callable[[], bool] = _never) -> Replication:
+        """Connect now.
+
+        Raises:
+            SourceUnavailable, SourceRefused: as `Server.sql`; also when ``cancelled`` says so.
+        """
+        connecting = Connecting(server)
+        while True:
+            made = connecting.step(0.2)
+            if made:
+                return made
+            if cancelled():
+                connecting.close()
+                raise SourceUnavailable(f"connecting to {server} was interrupted")
+
+    def command(self, text: str, *, cancelled: Callable[[], bool] = _never) -> list[dict[str, str | None]]:
+        """Run a command and give its rows, as text by column name.
+
+        Waits in Python, so that signals are handled: CREATE_REPLICATION_SLOT waits for the transactions that are
+        open when it is issued.
+
+        Raises:
+            CommandError: the server refused the command.
+        """
+        try:
+            self.pgconn.send_query(text.encode())
+            result = self._result(cancelled)
+        except psycopg.OperationalError as error:
+            raise self.server.lost(error) from error
+        if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.COPY_BOTH):
+            raise self._refusal(result, text)
+        names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
+        return [
+            {name: _text(result.get_value(row, column)) for column, name in enumerate(names)}
+            for row in range(result.ntuples)
+        ]
+
+    def _result(self, cancelled: Callable[[], bool]) -> pq.abc.PGresult:
+        waiter = select.poll()
+        waiter.register(self.pgconn.socket, select.POLLIN)
+        first = None
+        while True:
+            while self.pgconn.is_busy():
+                if waiter.poll(200):
+                    self.pgconn.consume_input()
+                if cancelled():
+                    self.close()
+                    raise SourceUnavailable(f"a command to {self.server} was interrupted")
+            result = self.pgconn.get_result()
+            if result is None:
+                break
+            first = first or result
+            if result.status == pq.ExecStatus.COPY_BOTH:
+                return result
+        if first is None:
+            raise psycopg.OperationalError("no answer")
+        return first
+
+    def _refusal(self, result: pq.abc.PGresult, text: str) -> SourceError:
+        message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
+        code = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+        if not message or self.pgconn.status == pq.ConnStatus.BAD or code.startswith(("57P", "08")):
+            return self.server.lost(psycopg.OperationalError(message or result.get_error_message("utf-8")))
+        return CommandError(f"PostgreSQL at {self.server} refuses «{text}»: {message}", code=code)
+
+    def close(self) -> None:
+        """Drop the connection; calling it twice is harmless."""
+        self.pgconn.finish()
+
+
+class CommandError(SourceRefused):
+    """The server answered a command with an error; ``code`` is its SQLSTATE."""
+
+    def __init__(self, message: str, *, code: str, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.code = code
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()

@@ -1,0 +1,350 @@
+"""PostgreSQL's logical replication stream (`pgoutput`) as Arrow batches: pure, no socket, no SQL.
+
+    messages ──▶ Frame ──▶ Transactions ──▶ rows by table ──▶ Cells ──▶ Arrow columns ──▶ Piece
+    (messages.py)          (transactions.py)  (here)          (cells.py) (values.py, text.py)  (table.py)
+
+Everything is done for all messages of a chunk at once; Python loops run over columns, tables and pieces only.
+
+Source: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html (proto_version 1, streaming
+off, binary true or false)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from headrace.batch import Batch
+from headrace.capture.postgres.messages import (
+    BEGIN,
+    COMMIT,
+    HEADER,
+    IS_ROW,
+    RELATION,
+    TRUNCATE,
+    Frame,
+    Ints,
+    Longs,
+    Relation,
+    relation,
+)
+from headrace.capture.postgres.table import Events, NeedsTextMode, Table, rows, table, truncates
+from headrace.capture.postgres.transactions import Transactions, Unfinished, transactions
+
+__all__ = ["Decoder", "NeedsTextMode", "Piece"]
+
+_History = list[tuple[int, Table]]
+MAX_ROWS = 65_536
+MAX_BYTES = 32 << 20
+# Offsets of Arrow strings have 31 bits: a larger transaction is cut wherever this is reached.
+_HARD_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a chunk of the stream said: whole transactions, or a part of one.
+
+    Attributes:
+        batches: (topic, rows); in commit order inside each topic, and by their first rows' positions across topics.
+        rejected: (topic + ``.dlq``, dead letters) of the rows whose values Arrow cannot hold.
+        rows: row events in ``batches`` and ``rejected``.
+        commits: transactions that end here, empty ones included.
+        continued: the first rows belong to a transaction begun in an earlier piece; there is nothing else in it.
+        open: its transaction goes on after this piece.
+        end_lsn: end LSN of the last COMMIT here, which is what the source acknowledges (0: no COMMIT).
+        commit_lsn, commit_ts_us: LSN and time of that COMMIT.
+    """
+
+    batches: tuple[tuple[str, Batch], ...]
+    rejected: tuple[tuple[str, Batch], ...]
+    rows: int
+    commits: int
+    continued: bool
+    open: bool
+    end_lsn: int
+    commit_lsn: int
+    commit_ts_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Consecutive events of one topic that make one batch."""
+
+    table: Table
+    rows: Ints
+    truncate: bool
+
+
+class Decoder:
+    """Turns XLogData messages into pieces, keeping the raw tail of a transaction that has not ended.
+
+    After a `DecodeError`, and whenever the connection is lost, call `reset` before feeding the new connection's
+    messages.
+
+    Args:
+        prefix: first part of topic names, and the source's name in batches.
+        keys: key columns by (schema, table); others take the columns of the replica identity.
+        skip_below: transactions whose commit LSN is below are stored already and are left out.
+        max_open_rows, max_open_bytes: an unfinished transaction beyond these is handed out as an open piece; complete
+            transactions are gathered in pieces of about this size.
+
+    >>> decoder = Decoder("shop")
+    >>> decoder.feed([])
+    []
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        keys: Mapping[tuple[str, str], Sequence[str]] | None = None,
+        skip_below: int = 0,
+        max_open_rows: int = MAX_ROWS,
+        max_open_bytes: int = MAX_BYTES,
+    ) -> None:
+        self.prefix = prefix
+        self.keys = dict(keys or {})
+        self.skip_below = skip_below
+        self.max_open_rows, self.max_open_bytes = max_open_rows, max_open_bytes
+        self._prepared: dict[Relation, Table] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget an unfinished transaction and the relations: the next message is a new connection's first."""
+        self._number = 0
+        self._tail: list[Frame] = []
+        self._tail_rows = self._tail_bytes = 0
+        self._unfinished: Unfinished | None = None
+        self._tables: dict[int, Table] = {}
+
+    def feed(self, messages: Sequence[bytes | memoryview]) -> list[Piece]:
+        """Decode whole transactions of what has come so far; see `Piece` for what is made of an unfinished one.
+
+        Raises:
+            DecodeError: the bytes are not what the protocol allows; nothing of this call was handed out.
+            NeedsTextMode: a type's binary form is not decoded.
+        """
+        if not messages:
+            return []
+        frame = Frame.of(messages, self._number)
+        self._number += len(messages)
+        commits = np.flatnonzero(frame.kind == COMMIT)
+        pieces: list[Piece] = []
+        if commits.size:
+            stop = int(commits[-1]) + 1
+            done = Frame.join([*self._tail, frame.part(0, stop)])
+            self._tail, self._tail_rows, self._tail_bytes = [], 0, 0
+            pieces = self._pieces(done)
+            frame = frame.part(stop, len(frame))
+        if len(frame):
+            self._tail.append(frame)
+            self._tail_rows += len(frame)
+            self._tail_bytes += frame.size
+            pieces += self._overflow()
+        return pieces
+
+    def _overflow(self) -> list[Piece]:
+        """Hand out the tail when it is too large, or when it is no transaction's."""
+        large = self._tail_rows > self.max_open_rows or self._tail_bytes > self.max_open_bytes
+        if not large and (self._unfinished or any((one.kind == BEGIN).any() for one in self._tail)):
+            return []
+        tail = Frame.join(self._tail)
+        self._tail, self._tail_rows, self._tail_bytes = [], 0, 0
+        return self._pieces(tail)
+
+    def _pieces(self, frame: Frame) -> list[Piece]:
+        made = (self._piece(frame.part(first, stop)) for first, stop in self._cuts(frame))
+        return [piece for piece in made if piece is not None]
+
+    def _cuts(self, frame: Frame) -> Iterator[tuple[int, int]]:
+        """Where to cut a frame: at the COMMIT of a transaction begun before, then at COMMITs about every MAX_ROWS."""
+        n = len(frame)
+        if not self._unfinished and n <= self.max_open_rows and frame.size <= self.max_open_bytes:
+            yield 0, n
+            return
+        commits = np.flatnonzero(frame.kind == COMMIT) + 1
+        rows_until = np.cumsum(IS_ROW[frame.kind])
+        first = 0
+        while first < n:
+            at = int(frame.start[first])
+            taken = int(rows_until[first - 1]) if first else 0
+            fits = min(
+                int(np.searchsorted(rows_until, taken + self.max_open_rows, "right")),
+                int(np.searchsorted(frame.end, at + self.max_open_bytes, "right")),
+            )
+            following = int(np.searchsorted(commits, first, "right"))
+            last = following if self._unfinished else max(int(np.searchsorted(commits, fits, "right")) - 1, following)
+            stop = int(commits[last]) if last < commits.size else n
+            if int(frame.end[stop - 1]) - at > _HARD_BYTES:
+                stop = max(first + 1, int(np.searchsorted(frame.end, at + _HARD_BYTES, "right")))
+            yield first, stop
+            first = stop
+
+    def _piece(self, frame: Frame) -> Piece | None:
+        """Decode one cut; None when there is nothing to say of it."""
+        before = self._unfinished
+        found = transactions(frame, before)
+        changes = self._relations(frame)
+        message, relation_ids = _row_messages(frame)
+        counts = found.of_rows(frame, message)
+        events = _events(found, message, counts)
+        self._unfinished = None
+        if len(found) > found.end_lsn.size:
+            last = len(found) - 1
+            next_index = int(found.base[last]) + int(counts[last])
+            self._unfinished = Unfinished(int(found.lsn[last]), int(found.ts_us[last]), next_index)
+        stored = found.lsn < self.skip_below
+        if stored.any():
+            if stored.all():
+                return None
+            kept = np.repeat(~stored, counts)
+            events, relation_ids = events.take(kept), relation_ids[kept]
+        commits = int((~stored[: found.end_lsn.size]).sum())
+        if not len(found):
+            return None
+        batches, rejected = self._batches(frame, events, relation_ids, changes)
+        closed = found.end_lsn.size - 1
+        return Piece(
+            batches=batches,
+            rejected=rejected,
+            rows=events.message.size,
+            commits=commits,
+            continued=before is not None,
+            open=self._unfinished is not None,
+            end_lsn=int(found.end_lsn[closed]) if commits else 0,
+            commit_lsn=int(found.lsn[closed]) if commits else 0,
+            commit_ts_us=int(found.ts_us[closed]) if commits else 0,
+        )
+
+    def _relations(self, frame: Frame) -> dict[int, _History]:
+        """For each relation that a Relation message changes here: its tables, and from which message on they hold."""
+        changes: dict[int, _History] = {}
+        for message in np.flatnonzero(frame.kind == RELATION).tolist():
+            new = self._prepare(relation(frame, message))
+            oid = new.relation.oid
+            old = self._tables.get(oid)
+            if old is not new:
+                changes.setdefault(oid, [(-1, old)] if old else []).append((message, new))
+                self._tables[oid] = new
+        return changes
+
+    def _prepare(self, described: Relation) -> Table:
+        known = self._prepared.get(described)
+        if known is None:
+            known = table(described, self.prefix, self.keys.get((described.schema, described.table)))
+            self._prepared[described] = known
+        return known
+
+    def _batches(
+        self, frame: Frame, events: Events, relation_ids: Longs, changes: dict[int, _History]
+    ) -> tuple[tuple[tuple[str, Batch], ...], tuple[tuple[str, Batch], ...]]:
+        batches, rejected = [], []
+        for segment in self._segments(frame, events.message, relation_ids, changes):
+            own = events if segment.rows.size == events.message.size else events.take(segment.rows)
+            if segment.truncate:
+                batches.append((segment.table.topic, truncates(segment.table, own)))
+                continue
+            batch, letters = rows(frame, segment.table, own)
+            if batch.num_rows:
+                batches.append((segment.table.topic, batch))
+            if letters is not None:
+                rejected.append((f"{segment.table.topic}.dlq", letters))
+        return tuple(batches), tuple(rejected)
+
+    def _segments(
+        self, frame: Frame, message: Ints, relation_ids: Longs, changes: dict[int, _History]
+    ) -> list[_Segment]:
+        """Events by topic, cut where the table's schema changes and around truncates; ordered by their first rows."""
+        found: list[_Segment] = []
+        for own in _by_relation(relation_ids):
+            oid = int(relation_ids[own[0]])
+            history = changes.get(oid) or ([(-1, self._tables[oid])] if oid in self._tables else [])
+            if not history or message[own[0]] < history[0][0]:
+                what = f"no Relation message came for relation {oid}"
+                raise frame.error(int(message[own[0]]), HEADER + 1, what)
+            since = [at for at, _ in history[1:]]
+            stops = [*np.searchsorted(message[own], since).tolist(), own.size] if since else [own.size]
+            first = 0
+            for (_, described), stop in zip(history, stops, strict=True):
+                found += _around_truncates(frame, message, described, own[first:stop])
+                first = stop
+        found.sort(key=lambda segment: int(segment.rows[0]))
+        return _untangled(found)
+
+
+def _row_messages(frame: Frame) -> tuple[Ints, Longs]:
+    """Message and relation id of every row event; a Truncate is one event for each of its relations."""
+    message = np.flatnonzero(IS_ROW[frame.kind])
+    ids = frame.gather(frame.start[message] + HEADER + 1, ">u4")
+    truncate = frame.kind[message] == TRUNCATE
+    if not truncate.any():
+        return message, ids
+    named = {int(at): _truncated(frame, int(message[at])) for at in np.flatnonzero(truncate)}
+    repeats = np.ones(message.size, np.int64)
+    repeats[list(named)] = [one.size for one in named.values()]
+    ids = np.repeat(ids, repeats)
+    message = np.repeat(message, repeats)
+    ids[frame.kind[message] == TRUNCATE] = np.concatenate(list(named.values()))
+    return message, ids
+
+
+def _truncated(frame: Frame, message: int) -> Longs:
+    """Relations of a Truncate message: int32 count, int8 options, int32 for each."""
+    start, end = int(frame.start[message]) + HEADER, int(frame.end[message])
+    count = int.from_bytes(frame.data[start + 1 : start + 5], "big")
+    if end - start != 6 + 4 * count:
+        raise frame.error(message, HEADER + 1, f"a Truncate of {count} relations in {end - start} bytes")
+    ids: Longs = np.frombuffer(frame.data, ">u4", count, start + 6).astype(np.uint32)
+    return ids
+
+
+def _events(found: Transactions, message: Ints, counts: Ints) -> Events:
+    first = np.cumsum(counts) - counts
+    index = np.arange(message.size) - np.repeat(first - found.base, counts)
+    return Events(message, np.repeat(found.lsn, counts), index, np.repeat(found.ts_us, counts))
+
+
+def _by_relation(relation_ids: Longs) -> Iterator[Ints]:
+    rest = np.arange(relation_ids.size)
+    while rest.size:
+        same = relation_ids[rest] == relation_ids[rest[0]]
+        if same.all():
+            yield rest
+            return
+        yield rest[same]
+        rest = rest[~same]
+
+
+def _around_truncates(frame: Frame, message: Ints, described: Table, own: Ints) -> Iterator[_Segment]:
+    truncate = frame.kind[message[own]] == TRUNCATE
+    if not truncate.any():
+        if own.size:
+            yield _Segment(described, own, False)
+        return
+    for part in np.split(own, np.flatnonzero(np.diff(truncate)) + 1):
+        yield _Segment(described, part, bool(frame.kind[message[part[0]]] == TRUNCATE))
+
+
+def _untangled(segments: list[_Segment]) -> list[_Segment]:
+    """Two tables can have one topic name («a b» and «a_b»): then cut, so that the topic stays in commit order."""
+    by_topic: dict[str, list[_Segment]] = {}
+    for segment in segments:
+        by_topic.setdefault(segment.table.topic, []).append(segment)
+    if len(by_topic) == len(segments):
+        return segments
+    result: list[_Segment] = []
+    for own in by_topic.values():
+        if all(one.rows[-1] < following.rows[0] for one, following in pairwise(own)):
+            result += own
+            continue
+        rows_of = np.concatenate([one.rows for one in own])
+        owner = np.repeat(np.arange(len(own)), [one.rows.size for one in own])
+        order = np.argsort(rows_of, kind="stable")
+        for run in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1):
+            whose = own[int(owner[run[0]])]
+            result.append(_Segment(whose.table, rows_of[run], whose.truncate))
+    result.sort(key=lambda segment: int(segment.rows[0]))
+    return result

@@ -1,0 +1,190 @@
+"""The one record that ties a log to a replication slot, and the checks that they still belong together.
+
+The log keeps it under (``source``, prefix). It is published in the log transaction that makes the snapshot's rows
+visible, and changed only by storing a new acknowledged LSN.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from headrace.capture.postgres.catalog import Publication, Slot
+from headrace.errors import LogCorrupt, SourceRefused
+from headrace.log.base import Log
+from headrace.position import format_lsn, parse_lsn
+
+KIND = "source"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which history of which cluster LSNs belong to, and the database in it."""
+
+    system_identifier: str
+    timeline: int
+    database: str
+
+    def __str__(self) -> str:
+        return f"system {self.system_identifier}, timeline {self.timeline}, database «{self.database}»"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """What a log knows of its source.
+
+    Attributes:
+        tables: the tables captured, as ``schema.table``.
+        consistent_point: where the snapshot ends and the stream begins.
+        acknowledged: everything committed before this LSN is in the log.
+    """
+
+    identity: Identity
+    slot: str
+    publication: str
+    tables: tuple[str, ...]
+    consistent_point: int
+    acknowledged: int
+
+    def to_json(self) -> bytes:
+        """The record as it is stored; ``acknowledged`` stands last.
+
+        >>> identity = Identity("7", 1, "shop")
+        >>> SourceRecord(identity, "s", "p", ("public.t",), 16, 32).to_json()[-64:]
+        b'"consistent_point": "0/10", "acknowledged": "0/20"}'
+        """
+        head, tail = self.around_acknowledged()
+        return head + format_lsn(self.acknowledged).encode() + tail
+
+    def around_acknowledged(self) -> tuple[bytes, bytes]:
+        """The stored form before and after the acknowledged LSN, the only part that changes from commit to commit."""
+        fields = {
+            **asdict(self.identity),
+            "slot": self.slot,
+            "publication": self.publication,
+            "tables": list(self.tables),
+            "consistent_point": format_lsn(self.consistent_point),
+        }
+        return json.dumps(fields, ensure_ascii=False)[:-1].encode() + b', "acknowledged": "', b'"}'
+
+    @classmethod
+    def load(cls, log: Log, prefix: str) -> SourceRecord | None:
+        """The log's record of the source of this name, or None.
+
+        Raises:
+            LogCorrupt: it is there and cannot be read.
+        """
+        stored = log.records(KIND, prefix).get(prefix)
+        if stored is None:
+            return None
+        try:
+            fields = json.loads(stored)
+            identity = Identity(fields["system_identifier"], int(fields["timeline"]), fields["database"])
+            points = parse_lsn(fields["consistent_point"]), parse_lsn(fields["acknowledged"])
+            return cls(identity, fields["slot"], fields["publication"], tuple(fields["tables"]), *points)
+        except (ValueError, KeyError, TypeError) as error:
+            raise LogCorrupt(f"the log's record of source «{prefix}» cannot be read: {stored!r}") from error
+
+    def with_acknowledged(self, lsn: int) -> SourceRecord:
+        return replace(self, acknowledged=lsn)
+
+
+def derived_name(app: str, prefix: str) -> str:
+    """Name of our own slot and publication: a PostgreSQL identifier of at most 63 characters.
+
+    >>> derived_name("iris", "iris"), derived_name("Iris demo", "flink")
+    ('headrace_iris', 'headrace_iris_demo_flink')
+    """
+    plain = app if app == prefix else f"{app}_{prefix}"
+    name = "headrace_" + re.sub(r"[^a-z0-9_]", "_", plain.lower())
+    if len(name) <= 63:
+        return name
+    return f"{name[:54]}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+
+
+_ANEW = "Capture into a new log (log=…): it begins with a new snapshot."
+
+
+def check_slot(record: SourceRecord, slot: Slot | None) -> None:
+    """Refuse to go on where the slot cannot give what follows the log.
+
+    Raises:
+        SourceRefused: it is missing, invalidated, another's, or ahead of the log.
+    """
+    where = f"slot «{record.slot}» of database «{record.identity.database}»"
+    stored = format_lsn(record.acknowledged)
+    if slot is None:
+        raise SourceRefused(
+            f"{where} is gone, and the log holds its rows up to {stored}: what was committed since may be lost",
+            advice=_ANEW,
+        )
+    check_foreign(slot, record.identity.database)
+    if slot.lost:
+        raise SourceRefused(
+            f"{where} was invalidated by the server ({slot.lost}): changes after {stored} are no longer kept",
+            advice=f"Raise max_slot_wal_keep_size (or idle_replication_slot_timeout), drop the slot. {_ANEW}",
+        )
+    if slot.confirmed_flush > record.acknowledged:
+        raise SourceRefused(
+            f"{where} stands at {format_lsn(slot.confirmed_flush)}, but the log ends at {stored}: the log is an old "
+            "copy, or another program reads this slot; what lies between will not come again",
+            advice=f"Use the newest copy of the log, or drop the slot: {_ANEW}",
+        )
+
+
+def check_foreign(slot: Slot, database: str) -> None:
+    """Refuse a slot of another plugin or database.
+
+    Raises:
+        SourceRefused: it is one.
+    """
+    kind = f"plugin «{slot.plugin}»" if slot.plugin else "no plugin: a physical slot"
+    if slot.plugin != "pgoutput" or slot.database != database:
+        raise SourceRefused(
+            f"slot «{slot.name}» is not ours: {kind}, database «{slot.database}», wanted pgoutput and «{database}»",
+            advice="Choose another name with slot=…, or drop it if nobody needs it.",
+        )
+
+
+def check_identity(record: SourceRecord, identity: Identity) -> None:
+    """Refuse another cluster, timeline or database than the log's.
+
+    Raises:
+        SourceRefused: naming both.
+    """
+    if record.identity != identity:
+        raise SourceRefused(
+            f"the log belongs to another database: it was captured from {record.identity}; this is {identity} "
+            "(after a restore, an upgrade or a failover positions no longer compare)",
+            advice=f"Connect to the database it was captured from. {_ANEW}",
+        )
+
+
+def check_tables(record: SourceRecord, names: Sequence[str], publication: Publication | None) -> None:
+    """Refuse a table set that the log has not had from its beginning.
+
+    Raises:
+        SourceRefused: a new table matches, a table was made anew, or the publication is gone.
+    """
+    new = sorted(set(names) - set(record.tables))
+    if new:
+        raise SourceRefused(
+            f"tables match that the log does not have: {', '.join(new)}; their earlier rows would never arrive",
+            advice=f"Narrow tables=… to those captured until now ({', '.join(record.tables)}). {_ANEW}",
+        )
+    if publication is None:
+        raise SourceRefused(
+            f"publication «{record.publication}» is gone; changes committed without it cannot be decoded",
+            advice=f"Drop the slot «{record.slot}». {_ANEW}",
+        )
+    published = {f"{schema}.{name}" for schema, name in publication.tables}
+    gone = sorted(set(names) - published)
+    if gone:
+        raise SourceRefused(
+            f"publication «{record.publication}» no longer has {', '.join(gone)} (dropped and created again, or "
+            "removed from it): changes have been missed",
+            advice=_ANEW,
+        )

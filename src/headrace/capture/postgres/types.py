@@ -1,0 +1,176 @@
+"""PostgreSQL column types as Arrow fields: one mapping for the snapshot and for the replication stream.
+
+=============================================  ========================================================
+PostgreSQL                                     Arrow
+=============================================  ========================================================
+boolean; smallint, integer, bigint; oid        bool; int16, int32, int64; int64
+real, double precision                         float32, float64
+numeric(p,s), p <= 38 and 0 <= s <= p          decimal128(p, s)
+any other numeric                              string: PostgreSQL's exact text (``1.500``, ``NaN``)
+date                                           date32
+timestamp; timestamp with time zone            timestamp[us]; timestamp[us, UTC]
+bytea                                          binary
+text, varchar, char(n), name, "char"           string (char(n) keeps its padding)
+uuid; json, jsonb                              string
+everything else                                string: its text form
+=============================================  ========================================================
+
+Every field is nullable and carries the type as ``format_type()`` spells it in its metadata ``postgres.type``.
+The OIDs are those of https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pyarrow as pa
+
+BOOL, BYTEA, CHAR, NAME, INT8, INT2, INT4, TEXT, OID = 16, 17, 18, 19, 20, 21, 23, 25, 26
+JSON, FLOAT4, FLOAT8, BPCHAR, VARCHAR, DATE = 114, 700, 701, 1042, 1043, 1082
+TIMESTAMP, TIMESTAMPTZ, NUMERIC, UUID, JSONB = 1114, 1184, 1700, 2950, 3802
+
+_ARROW: dict[int, pa.DataType] = {
+    BOOL: pa.bool_(),
+    BYTEA: pa.binary(),
+    INT2: pa.int16(),
+    INT4: pa.int32(),
+    INT8: pa.int64(),
+    OID: pa.int64(),
+    FLOAT4: pa.float32(),
+    FLOAT8: pa.float64(),
+    DATE: pa.date32(),
+    TIMESTAMP: pa.timestamp("us"),
+    TIMESTAMPTZ: pa.timestamp("us", tz="UTC"),
+}
+_TEXTS = frozenset({CHAR, NAME, TEXT, BPCHAR, VARCHAR, JSON, JSONB, UUID})
+_DECODABLE = frozenset(_ARROW) | _TEXTS | {NUMERIC}
+
+# name: (OID, OID of its array type)
+_NAMES: dict[str, tuple[int, int]] = {
+    "boolean": (BOOL, 1000),
+    "bytea": (BYTEA, 1001),
+    '"char"': (CHAR, 1002),
+    "name": (NAME, 1003),
+    "bigint": (INT8, 1016),
+    "smallint": (INT2, 1005),
+    "integer": (INT4, 1007),
+    "regproc": (24, 1008),
+    "text": (TEXT, 1009),
+    "oid": (OID, 1028),
+    "tid": (27, 1010),
+    "xid": (28, 1011),
+    "cid": (29, 1012),
+    "json": (JSON, 199),
+    "xml": (142, 143),
+    "point": (600, 1017),
+    "lseg": (601, 1018),
+    "path": (602, 1019),
+    "box": (603, 1020),
+    "polygon": (604, 1027),
+    "line": (628, 629),
+    "cidr": (650, 651),
+    "real": (FLOAT4, 1021),
+    "double precision": (FLOAT8, 1022),
+    "circle": (718, 719),
+    "macaddr8": (774, 775),
+    "money": (790, 791),
+    "macaddr": (829, 1040),
+    "inet": (869, 1041),
+    "aclitem": (1033, 1034),
+    "character": (BPCHAR, 1014),
+    "character varying": (VARCHAR, 1015),
+    "date": (DATE, 1182),
+    "time without time zone": (1083, 1183),
+    "timestamp without time zone": (TIMESTAMP, 1115),
+    "timestamp with time zone": (TIMESTAMPTZ, 1185),
+    "interval": (1186, 1187),
+    "time with time zone": (1266, 1270),
+    "bit": (1560, 1561),
+    "bit varying": (1562, 1563),
+    "numeric": (NUMERIC, 1231),
+    "regclass": (2205, 2210),
+    "regtype": (2206, 2211),
+    "uuid": (UUID, 2951),
+    "pg_lsn": (3220, 3221),
+    "tsvector": (3614, 3643),
+    "tsquery": (3615, 3645),
+    "jsonb": (JSONB, 3807),
+    "int4range": (3904, 3905),
+    "numrange": (3906, 3907),
+    "tsrange": (3908, 3909),
+    "tstzrange": (3910, 3911),
+    "daterange": (3912, 3913),
+    "int8range": (3926, 3927),
+    "jsonpath": (4072, 4073),
+    "int4multirange": (4451, 6150),
+    "nummultirange": (4532, 6151),
+    "tsmultirange": (4533, 6152),
+    "tstzmultirange": (4534, 6153),
+    "datemultirange": (4535, 6155),
+    "int8multirange": (4536, 6157),
+    "xid8": (5069, 271),
+}
+_BY_OID = {oid: name for name, (oid, _) in _NAMES.items()}
+_ELEMENTS = {array: oid for oid, array in _NAMES.values()}
+
+
+@lru_cache(maxsize=65_536)
+def arrow_field(name: str, type_oid: int, typmod: int) -> pa.Field:
+    """The Arrow field of one column, from ``pg_attribute``'s ``atttypid`` and ``atttypmod``.
+
+    >>> arrow_field("price", 1700, 655366).type, arrow_field("price", 1700, 655366).metadata
+    (Decimal128Type(decimal128(10, 2)), {b'postgres.type': b'numeric(10,2)'})
+    >>> arrow_field("tags", 1009, -1).type, arrow_field("tags", 1009, -1).metadata
+    (DataType(string), {b'postgres.type': b'text[]'})
+    """
+    metadata = {b"postgres.type": type_name(type_oid, typmod).encode()}
+    return pa.field(name, arrow_type(type_oid, typmod), nullable=True, metadata=metadata)
+
+
+def arrow_type(type_oid: int, typmod: int) -> pa.DataType:
+    """The Arrow type of one column.
+
+    >>> arrow_type(1184, -1), arrow_type(1700, -1)
+    (TimestampType(timestamp[us, tz=UTC]), DataType(string))
+    """
+    if type_oid == NUMERIC and typmod >= 4:
+        precision, scale = _precision_scale(typmod)
+        if 0 <= scale <= precision <= 38:
+            return pa.decimal128(precision, scale)
+    return _ARROW.get(type_oid, pa.string())
+
+
+def binary_decodable(type_oid: int) -> bool:
+    """Whether the stream's binary form of this type is understood; if not, the stream has to be in text mode.
+
+    >>> binary_decodable(1700), binary_decodable(1007)
+    (True, False)
+    """
+    return type_oid in _DECODABLE
+
+
+def type_name(type_oid: int, typmod: int) -> str:
+    """The type as ``format_type()`` spells it; ``oid 16390`` for a type that an extension or a user made.
+
+    >>> type_name(1043, 24), type_name(1231, 655366), type_name(1184, 3), type_name(16390, -1)
+    ('character varying(20)', 'numeric(10,2)[]', 'timestamp(3) with time zone', 'oid 16390')
+    """
+    if type_oid in _ELEMENTS:
+        return f"{type_name(_ELEMENTS[type_oid], typmod)}[]"
+    name = _BY_OID.get(type_oid, f"oid {type_oid}")
+    if typmod < 0:
+        return name
+    if type_oid == NUMERIC:
+        return "numeric({},{})".format(*_precision_scale(typmod))
+    if type_oid in (BPCHAR, VARCHAR):
+        return f"{name}({typmod - 4})"
+    if name.startswith("time"):
+        first, _, rest = name.partition(" ")
+        return f"{first}({typmod}) {rest}"
+    return f"{name}({typmod})" if name in ("bit", "bit varying") else name
+
+
+def _precision_scale(typmod: int) -> tuple[int, int]:
+    """Precision and scale of ``numeric``; the scale is an 11-bit signed integer since PostgreSQL 15."""
+    packed = typmod - 4
+    return packed >> 16, ((packed & 0x7FF) ^ 1024) - 1024

@@ -1,0 +1,512 @@
+"""The command line: parse, call, print. Data on standard output, talk on standard error.
+
+Exit codes: 0 done, 1 a failure while running, 2 a wrong declaration or wrong arguments, 3 (`verify`) not comparable.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from headrace.app import App
+from headrace.errors import DeclarationError, HeadraceError, LogError
+from headrace.log import open_log
+from headrace.log.base import Log, TopicInfo
+from headrace.messages import messages, rows, to_json
+from headrace.plan import INTERNAL
+from headrace.registry import models as registry
+from headrace.tables import cell
+
+app = typer.Typer(
+    help="Machine learning on live database changes.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
+topics = typer.Typer(help="Look at a log's topics.", no_args_is_help=True)
+models = typer.Typer(help="Look at a log's models, and reset them.", no_args_is_help=True)
+app.add_typer(demo, name="demo")
+app.add_typer(topics, name="topics")
+app.add_typer(models, name="models")
+
+talk = Console(stderr=True)
+
+LogOption = Annotated[
+    Path | None,
+    typer.Option("--log", envvar="HEADRACE_LOG", help="The log's file; the only *.headrace here if left out."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON on standard output.")]
+
+
+class Flavour(StrEnum):
+    """Whose k-means the demo reproduces."""
+
+    flink = "flink"
+    spark = "spark"
+
+
+class Start(StrEnum):
+    """Where a reset model begins."""
+
+    earliest = "earliest"
+    latest = "latest"
+
+
+def main() -> None:
+    """Run a command; an error of ours is printed as it is, without a traceback."""
+    try:
+        app()
+    except HeadraceError as error:
+        talk.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+@app.command()
+def run(
+    file: Annotated[str, typer.Argument(help="A Python file with one App in it, or FILE:NAME.")],
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when everything committed before now is dealt with.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the pipeline in a file until SIGINT or SIGTERM.
+
+    Example: headrace run iris.py --until-caught-up
+    """
+    pipeline = load_app(file)
+    if not as_json:
+        talk.print(str(pipeline.plan()), markup=False, highlight=False)
+    pipeline.run(until="caught-up" if until_caught_up else None)
+    with _reading(Path(pipeline.log)) as log:
+        summary = {"app": pipeline.name, "log": pipeline.log, "models": _model_rows(log)}
+    if as_json:
+        print(to_json(summary))
+    else:
+        for model in _rows_of(summary["models"]):
+            talk.print(_model_line(model), markup=False, highlight=False)
+
+
+@demo.command("iris")
+def demo_iris(
+    flavour: Annotated[Flavour, typer.Option(help="Flink ML's or Spark MLlib's published k-means.")] = Flavour.flink,
+    data: Annotated[Path | None, typer.Option(help="A directory with train1.csv, train2.csv and test.csv.")] = None,
+    postgres: Annotated[
+        str | None, typer.Option(help="An existing server's DSN; its iris tables are replaced.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option("--log", help="Where the log goes; a fresh one by default.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the PostgreSQL server running.")] = False,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
+    write_sql: Annotated[Path | None, typer.Option("--write-sql", help="Only write the SQL files there.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Iris rows are inserted, learned and classified while you watch: 5, then 7, then 9 of 11.
+
+    Example: headrace demo iris --flavour spark
+    """
+    from headrace.demos.iris import play
+
+    if write_sql is not None:
+        written = [str(path) for path in play.write_sql(write_sql, data)]
+        print(to_json(written) if as_json else "\n".join(written))
+        return
+    result = play.play(
+        play.Options(flavour.value, data, postgres, log, keep, pause), show=not as_json, console=Console()
+    )
+    if as_json:
+        print(to_json(result))
+
+
+@topics.command("list")
+def topics_list(
+    log: LogOption = None,
+    as_json: JsonOption = False,
+    internal: Annotated[bool, typer.Option("--internal", help="Headrace's own topics too.")] = False,
+) -> None:
+    """Rows, bytes, first and last offset and time of every topic.
+
+    Example: headrace topics list --log iris.headrace
+    """
+    with _reading(log) as held:
+        infos = [_topic_row(info) for info in held.topics().values() if internal or not info.name.startswith(INTERNAL)]
+    if as_json:
+        print(to_json(infos))
+    else:
+        _print_table(infos, title="topics")
+
+
+@topics.command("show")
+def topics_show(topic: Annotated[str, typer.Argument()], log: LogOption = None, as_json: JsonOption = False) -> None:
+    """One topic: its figures, its key and its columns.
+
+    Example: headrace topics show iris_predictions --log iris.headrace
+    """
+    from headrace.batch import Batch
+
+    with _reading(log) as held:
+        info = _topic(held, topic)
+        entries = held.read_topic(topic, offset=max(info.first, info.end - 1))
+        batch = Batch(entries[-1].records) if entries else None
+    columns = [] if batch is None else [{"column": f.name, "type": str(f.type)} for f in batch.schema]
+    about = {**_topic_row(info), "key": [] if batch is None else list(batch.key_columns), "columns": columns}
+    if as_json:
+        print(to_json(about))
+    else:
+        _print_table([{k: v for k, v in about.items() if k != "columns"}])
+        _print_table(columns, title="columns")
+
+
+@topics.command("cat")
+def topics_cat(
+    topic: Annotated[str | None, typer.Argument(help="The topic; or --all.")] = None,
+    log: LogOption = None,
+    start: Annotated[int | None, typer.Option("--from", min=0, help="First offset.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most so many rows.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as rows arrive.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With offset, ts, headers and key, as kcat -J.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every topic, in the order of the log.")] = False,
+) -> None:
+    """Rows as JSON, one a line, up to the last offset.
+
+    Example: headrace topics cat iris_predictions --log iris.headrace --limit 3
+    """
+    if (topic is None) == (not everything):
+        raise typer.BadParameter("name a topic, or give --all")
+    printed = 0
+    with _reading(log) as held:
+        if topic is not None:
+            _topic(held, topic)
+        for line in _lines(held, topic, start, follow, as_json):
+            if limit is not None and printed >= limit:
+                break
+            print(line, flush=follow)
+            printed += 1
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help='SQL (DuckDB); topics are tables: "flink.public.iris_train".')],
+    log: LogOption = None,
+    as_json: JsonOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+) -> None:
+    """SQL over the log's topics.
+
+    Example: headrace sql 'select prediction, count(*) from iris_predictions group by 1' --log iris.headrace
+    """
+    from headrace.query import query_topics
+
+    with _reading(log) as held:
+        table = query_topics(held, query)
+    if csv:
+        _print_csv(table)
+    elif as_json:
+        print(to_json(table.to_pylist()))
+    else:
+        _print_table(table.to_pylist(), columns=table.column_names, title=f"{table.num_rows} rows")
+
+
+@models.command("list")
+def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
+    """Version, position, rows learned, size and hash of every model.
+
+    Example: headrace models list --log iris.headrace
+    """
+    with _reading(log) as held:
+        found = _model_rows(held)
+    if as_json:
+        print(to_json(found))
+    else:
+        _print_table(found, title="models")
+
+
+@models.command("show")
+def models_show(name: Annotated[str, typer.Argument()], log: LogOption = None, as_json: JsonOption = False) -> None:
+    """One model: figures, declaration, versions, checkpoints.
+
+    Example: headrace models show species --log iris.headrace
+    """
+    with _reading(log) as held:
+        about = next((row for row in _model_rows(held) if row["model"] == name), None)
+        if about is None:
+            raise _no_model(held, name)
+        declared = registry.read_model(held, name) or {}
+        versions = [{k: v for k, v in one.items() if k != "fingerprint"} for one in registry.read_versions(held, name)]
+        checkpoints = registry.checkpoint_steps(held, name)
+    about |= {"declared": declared.get("fingerprint", {}), "versions": versions, "checkpoints": checkpoints}
+    if as_json:
+        print(to_json(about))
+    else:
+        _print_table([{"": key, "value": to_json(value)} for key, value in about.items()], title=name)
+
+
+@models.command("reset")
+def models_reset(
+    name: Annotated[str, typer.Argument()],
+    log: LogOption = None,
+    start: Annotated[
+        Start, typer.Option("--from", help="earliest: learn again from the log; latest: begin with new rows.")
+    ] = Start.earliest,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget what a model has learned: it begins a new version. Rows already answered are not answered again.
+
+    Example: headrace models reset species --log iris.headrace
+    """
+    held = open_log(str(_log_path(log)), writer=True)
+    try:
+        with held.transaction() as txn:
+            version = registry.reset(held, txn, name, relearn=start is Start.earliest, ts_us=time.time_ns() // 1000)
+    except KeyError:
+        raise _no_model(held, name) from None
+    finally:
+        held.close()
+    if as_json:
+        print(to_json({"model": name, "version": version, "from": start.value}))
+    else:
+        talk.print(f"{name}: version {version} begins from the {start.value} row")
+
+
+@app.command()
+def verify(
+    file: Annotated[str, typer.Argument(help="The pipeline's file, or FILE:NAME.")],
+    log: LogOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay the log and compare every model hash and every prediction. Needs no database.
+
+    Exit code 0: equal; 1: different; 3: not comparable (another machine, library or declaration).
+
+    Example: headrace verify iris.py
+    """
+    from headrace.engines.local.verify import verify as replay_and_compare
+
+    pipeline = load_app(file)
+    path = Path(log) if log is not None else Path(pipeline.log)
+    with _reading(path) as held:
+        report = replay_and_compare(pipeline.plan(), held, on_step=None if as_json else _progress())
+    if as_json:
+        print(json.dumps(report.to_dict(), ensure_ascii=False))
+    else:
+        for task in report.tasks:
+            talk.print(
+                f"{task.task}: {task.steps} steps from step {task.from_step}, {task.hashes} hashes, "
+                f"{task.checkpoints} checkpoints, {task.rows} rows written: {task.result}",
+                highlight=False,
+            )
+            for line in task.differences:
+                talk.print(f"    {line}", highlight=False)
+        print(f"{report.result}{f': {report.reason}' if report.reason else ''}")
+    raise typer.Exit(report.exit_code)
+
+
+# -- finding things ---------------------------------------------------------------------------------------------------
+
+
+def load_app(file: str) -> App:
+    """The one App in a Python file; ``file.py:name`` chooses among several.
+
+    Raises:
+        DeclarationError: no such file, no App, or several and none chosen.
+    """
+    path, _, name = file.partition(".py:")
+    source = Path(f"{path}.py" if name else file)
+    if not source.is_file():
+        raise DeclarationError(f"there is no file {source}")
+    spec = importlib.util.spec_from_file_location("__headrace_app__", source)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["__headrace_app__"] = module
+    sys.path.insert(0, str(source.resolve().parent))
+    spec.loader.exec_module(module)
+    apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
+    if name:
+        if name not in apps:
+            raise DeclarationError(
+                f"{source} has no App named «{name}»", advice=f"It has: {', '.join(apps) or 'none'}."
+            )
+        return apps[name]
+    distinct = {id(value): value for value in apps.values()}
+    if len(distinct) != 1:
+        raise DeclarationError(
+            f"{source} holds {len(distinct)} Apps", advice=f"Choose one as {source}:NAME ({', '.join(apps) or 'none'})."
+        )
+    return next(iter(distinct.values()))
+
+
+def _log_path(log: Path | None) -> Path:
+    if log is not None:
+        return log
+    here = sorted(Path.cwd().glob("*.headrace"))
+    if len(here) != 1:
+        found = ", ".join(path.name for path in here) or "none"
+        raise DeclarationError(f"which log? *.headrace in this directory: {found}", advice="Give --log PATH.")
+    return here[0]
+
+
+@contextmanager
+def _reading(log: Path | None) -> Iterator[Log]:
+    held = open_log(str(_log_path(log)), writer=False)
+    try:
+        yield held
+    finally:
+        held.close()
+
+
+def _topic(log: Log, name: str) -> TopicInfo:
+    infos = log.topics()
+    if name not in infos:
+        known = ", ".join(one for one in infos if not one.startswith(INTERNAL)) or "none"
+        raise LogError(f"the log has no topic «{name}»", advice=f"Its topics: {known}.")
+    return infos[name]
+
+
+def _no_model(log: Log, name: str) -> LogError:
+    known = ", ".join(log.records("model")) or "none"
+    return LogError(f"the log has no model «{name}»", advice=f"Its models: {known}.")
+
+
+def _lines(log: Log, topic: str | None, start: int | None, follow: bool, as_json: bool) -> Iterator[str]:
+    convert = messages if as_json else rows
+    source = _tail_topic(log, topic, start or 0) if topic is not None else _tail_all(log, start or 0)
+    while True:
+        advanced = False
+        for entry, first in source():
+            for row in convert(entry, first, entry.offset + entry.records.num_rows):
+                yield to_json(row if as_json or topic is not None else {"topic": entry.topic, **row})
+            advanced = True
+        if not advanced:
+            if not follow:
+                return
+            time.sleep(0.05)
+
+
+def _tail_topic(log: Log, topic: str, offset: int) -> Callable[[], Iterator[tuple[Any, int]]]:
+    at = offset
+
+    def more() -> Iterator[tuple[Any, int]]:
+        nonlocal at
+        for entry in log.read_topic(topic, offset=at, limit=8192):
+            end = entry.offset + entry.records.num_rows
+            if end > at:
+                first = max(at, entry.offset)
+                at = end
+                yield entry, first
+
+    return more
+
+
+def _tail_all(log: Log, offset: int) -> Callable[[], Iterator[tuple[Any, int]]]:
+    after = 0
+
+    def more() -> Iterator[tuple[Any, int]]:
+        nonlocal after
+        for entry in log.read(after=after, limit=8192):
+            after = entry.slice
+            end = entry.offset + entry.records.num_rows
+            if not entry.topic.startswith(INTERNAL) and end > offset:
+                yield entry, max(offset, entry.offset)
+
+    return more
+
+
+# -- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _topic_row(info: TopicInfo) -> dict[str, Any]:
+    return {
+        "topic": info.name,
+        "rows": info.rows,
+        "bytes": info.bytes,
+        "first_offset": info.first if info.rows else None,
+        "last_offset": info.end - 1 if info.rows else None,
+        "first_ts": _time(info.first_ts_us),
+        "last_ts": _time(info.last_ts_us),
+    }
+
+
+def _time(ts_us: int) -> str | None:
+    return datetime.fromtimestamp(ts_us / 1e6, UTC).isoformat(timespec="milliseconds") if ts_us else None
+
+
+def _model_rows(log: Log) -> list[dict[str, Any]]:
+    found = []
+    for name in log.records("model"):
+        progress = registry.read_progress(log, name) or registry.Progress()
+        found.append(
+            {
+                "model": name,
+                "version": progress.version,
+                "position": progress.position,
+                "rows": progress.counters.get("learned", 0),
+                "cuts": progress.counters.get("cuts", 0),
+                "pending": progress.pending,
+                "predicted": progress.counters.get("predicted", 0),
+                "rejected": progress.counters.get("rejected", 0),
+                "ignored": progress.counters.get("ignored", 0),
+                "size": progress.size,
+                "hash": progress.hash,
+            }
+        )
+    return found
+
+
+def _rows_of(value: Any) -> list[dict[str, Any]]:
+    return list(value)
+
+
+def _model_line(model: dict[str, Any]) -> str:
+    parts = [f"{model['model']} v{model['version']}", f"{model['rows']} rows learned in {model['cuts']} cuts"]
+    parts += [f"{model['pending']} pending", f"{model['predicted']} predicted"]
+    parts += [f"{model['rejected']} to dead letters"] if model["rejected"] else []
+    parts += [f"{model['ignored']} updates and deletes not learned"] if model["ignored"] else []
+    return ", ".join(parts)
+
+
+def _print_table(found: list[dict[str, Any]], *, columns: list[str] | None = None, title: str | None = None) -> None:
+    names = columns or (list(found[0]) if found else [])
+    if not names:
+        talk.print("nothing there")
+        return
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        numeric = bool(found) and all(isinstance(row[name], int | float) for row in found)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in found:
+        table.add_row(*(Text(cell(row[name])) for name in names))
+    Console().print(table)
+
+
+def _print_csv(table: pa.Table) -> None:
+    import pyarrow.csv
+
+    pyarrow.csv.write_csv(table, sys.stdout.buffer)
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    shown = Live(console=talk, transient=True, auto_refresh=False)
+
+    def on_step(task: str, step: int, last: int) -> None:
+        if talk.is_terminal and (step % 100 == 0 or step == last):
+            if not shown.is_started:
+                shown.start()
+            shown.update(Text(f"{task}: step {step} of {last}"), refresh=True)
+            if step == last:
+                shown.stop()
+
+    return on_step

@@ -1,0 +1,305 @@
+"""The Iris demo, live: rows are inserted into a real PostgreSQL, and the model is asked again after each insert."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pyarrow.csv
+from psycopg import sql
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from headrace.demos.iris import pipeline
+from headrace.engines.local.running import Running
+from headrace.errors import DeclarationError
+from headrace.testing.servers import PostgresServer, free_directory
+
+MEASURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+COLUMNS = (*MEASURES, "iris_class")
+SPECIES = {0: "setosa", 1: "versicolor", 2: "virginica"}
+ROUNDS = (("train1", "train1"), ("train2", "train2"), ("train2_again", "train2"))
+
+CREATE = (
+    "CREATE TABLE IF NOT EXISTS {} (id SERIAL NOT NULL PRIMARY KEY, sepal_length float, sepal_width float, "
+    "petal_length float, petal_width float, iris_class int)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The demo's options, as the command line names them."""
+
+    flavour: str = "flink"
+    data: Path | None = None
+    postgres: str | None = None
+    log: Path | None = None
+    keep: bool = False
+    pause: float = 0.0
+
+
+@dataclass(slots=True)
+class Show:
+    """What the audience sees."""
+
+    flavour: str
+    test: list[dict[str, Any]]
+    step: str = "starting PostgreSQL"
+    captured: int = 0
+    learned: int = 0
+    model: str = ""
+    rounds: list[tuple[str, list[int]]] = field(default_factory=list)
+
+    def __rich__(self) -> RenderableType:
+        return Group(self.table(dict.fromkeys(range(3))), Text(self.line(), style="dim"))
+
+    def line(self) -> str:
+        """Figures in one line."""
+        return f"{self.step} · {self.captured} rows captured · {self.learned} learned · {self.model}"
+
+    def table(self, names: dict[int, int | None]) -> Table:
+        """The growing table; ``names`` maps clusters to labels once they are known."""
+        table = Table(title=f"Iris, as in {self.flavour}", title_justify="left")
+        table.add_column("row of the test table")
+        table.add_column("true class")
+        for after, _ in self.rounds:
+            table.add_column(f"after {after}")
+        for i, row in enumerate(self.test):
+            measures = ", ".join(str(row[name]) for name in MEASURES)
+            cells = [_verdict(clusters[i], names.get(clusters[i]), row["iris_class"]) for _, clusters in self.rounds]
+            table.add_row(f"[{measures}]".replace("[", r"\["), _species(row["iris_class"]), *cells)
+        return table
+
+
+def _verdict(cluster: int, label: int | None, truth: int) -> str:
+    if label is None:
+        return str(cluster)
+    return f"[green]{_species(label)} ✓[/]" if label == truth else f"[red]{_species(label)} ✗[/]"
+
+
+def _species(label: int) -> str:
+    return f"{label} {SPECIES.get(label, '')}".strip()
+
+
+def play(options: Options, *, show: bool = True, console: Console | None = None) -> dict[str, Any]:
+    """Play the demo; returns its result as JSON values.
+
+    Args:
+        options: see `Options`.
+        show: print what happens; else nothing is printed.
+    """
+    console = console or Console()
+    started = time.monotonic()
+    data = read_data(options.data)
+    log = _log_path(options)
+    view = Show(options.flavour, data["test"])
+    with contextlib.ExitStack() as stack:
+        live = stack.enter_context(Live(view, console=console, transient=True)) if show else None
+        dsn = stack.enter_context(_server(options))
+        rounds = _rounds(options, dsn, log, data, view, console if show and not console.is_terminal else None)
+        if live is not None:
+            live.stop()
+    labels = [int(row["iris_class"]) for row in data["test"]]
+    names = match_clusters(rounds[-1][1], labels)
+    result = {
+        "flavour": options.flavour,
+        "rounds": [
+            {"after": after, "predictions": clusters, "labels": labels, "correct": _correct(clusters, labels, names)}
+            for after, clusters in rounds
+        ],
+        "log": str(log),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if show:
+        _print_end(console, view, names, result)
+    return result
+
+
+def _rounds(
+    options: Options, dsn: str, log: Path, data: dict[str, list[dict[str, Any]]], view: Show, console: Console | None
+) -> list[tuple[str, list[int]]]:
+    app = pipeline.spark(dsn, log) if options.flavour == "spark" else pipeline.flink(dsn, log)
+    with psycopg.connect(dsn, autocommit=True) as database:
+        _create_tables(database)
+        with app.start() as running:
+            for after, train in ROUNDS:
+                _say(view, console, f"inserting {train}: {len(data[train])} rows to learn")
+                _insert(database, "iris_train", data[train])
+                running.wait(60)
+                if options.flavour == "spark":
+                    # Spark runs a micro-batch on every interval, also when no row has come.
+                    app.tick("species")
+                _figures(view, running)
+                time.sleep(options.pause)
+                _say(view, console, f"inserting test: {len(data['test'])} rows to classify")
+                _insert(database, "iris_test", data["test"])
+                running.wait(60)
+                answers = app.topic("iris_predictions").read().to_arrow()
+                latest = answers.column("prediction").to_pylist()[-len(data["test"]) :]
+                view.rounds.append((after, latest))
+                _figures(view, running)
+                time.sleep(options.pause)
+        if options.postgres is not None:
+            _clean_up(database)
+    return view.rounds
+
+
+def _say(view: Show, console: Console | None, step: str) -> None:
+    view.step = step
+    if console is not None:
+        console.print(step, highlight=False)
+
+
+def _figures(view: Show, running: Running) -> None:
+    model = running["species"]
+    view.captured = sum(running.captured.values())
+    view.learned = model.learned
+    view.model = f"species version {model.version} at {model.position or 'its initial centres'}"
+
+
+def _print_end(console: Console, view: Show, names: dict[int, int | None], result: dict[str, Any]) -> None:
+    console.print(view.table(names))
+    for one in result["rounds"]:
+        right = f"{one['correct']} of {len(one['labels'])}"
+        console.print(f"after {one['after']:<13} [bold]{right}[/] right", highlight=False)
+    console.print(f"{view.line()} · {result['seconds']:.1f} s", highlight=False, style="dim", soft_wrap=True)
+    console.print(f"\nThe log stays at {result['log']}. Next:", highlight=False, soft_wrap=True)
+    for command in (
+        f"headrace topics list --log {result['log']}",
+        f"headrace topics cat iris_predictions --log {result['log']}",
+        f"headrace sql 'select iris_class, prediction, count(*) from iris_predictions group by all' "
+        f"--log {result['log']}",
+    ):
+        console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+
+
+# -- data ---------------------------------------------------------------------------------------------------------
+
+
+def read_data(directory: Path | None) -> dict[str, list[dict[str, Any]]]:
+    """The three files, as rows.
+
+    Raises:
+        DeclarationError: a file or a column is missing.
+    """
+    root = directory or Path(str(files("headrace.demos.iris") / "data"))
+    found = {}
+    for name in ("train1", "train2", "test"):
+        path = root / f"{name}.csv"
+        try:
+            table = pa.csv.read_csv(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DeclarationError(
+                f"{path} cannot be read: {error}", advice="Give train1, train2, test.csv."
+            ) from error
+        missing = [column for column in COLUMNS if column not in table.column_names]
+        if missing:
+            raise DeclarationError(f"{path} has no column {missing[0]}", advice=f"Its header: {','.join(COLUMNS)}")
+        found[name] = table.select(list(COLUMNS)).to_pylist()
+    return found
+
+
+def write_sql(directory: Path, data: Path | None) -> list[Path]:
+    """The seed's three SQL files: each creates its table and inserts its rows in one transaction."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, rows in read_data(data).items():
+        table = "iris_test" if name == "test" else "iris_train"
+        lines = [f"{CREATE.format(table)};", "BEGIN;"]
+        lines += [
+            f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({', '.join(str(row[c]) for c in COLUMNS)});"
+            for row in rows
+        ]
+        path = directory / f"{name}.sql"
+        path.write_text("\n".join([*lines, "COMMIT;", ""]))
+        written.append(path)
+    return written
+
+
+def match_clusters(clusters: Sequence[int], labels: Sequence[int]) -> dict[int, int | None]:
+    """Cluster -> label, by the permutation with the most rows right; the first one wins a tie.
+
+    >>> match_clusters([1, 1, 0, 2], [0, 0, 1, 2])
+    {0: 1, 1: 0, 2: 2}
+    """
+    kinds: list[int | None] = list(dict.fromkeys([*range(3), *sorted(set(labels))]))
+    numbers = sorted({*range(3), *clusters})
+    kinds += [None] * (len(numbers) - len(kinds))
+
+    def right(order: Sequence[int | None]) -> int:
+        names = dict(zip(numbers, order, strict=False))
+        return sum(names[cluster] == label for cluster, label in zip(clusters, labels, strict=True))
+
+    best = max(itertools.permutations(kinds, len(numbers)), key=right)
+    return dict(zip(numbers, best, strict=True))
+
+
+def _correct(clusters: Sequence[int], labels: Sequence[int], names: dict[int, int | None]) -> int:
+    return sum(names.get(cluster) == label for cluster, label in zip(clusters, labels, strict=True))
+
+
+def _log_path(options: Options) -> Path:
+    if options.log is None:
+        return Path(tempfile.mkdtemp(prefix="headrace-demo-")) / "iris.headrace"
+    if options.log.exists():
+        raise DeclarationError(
+            f"{options.log} is there already; the demo starts a log of its own", advice="Give another --log, or none."
+        )
+    return options.log.absolute()
+
+
+# -- the database --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _server(options: Options) -> Iterator[str]:
+    if options.postgres is not None:
+        yield options.postgres
+        return
+    server = PostgresServer(free_directory("headrace-demo-pg-"))
+    server.start()
+    try:
+        yield server.dsn
+    finally:
+        if options.keep:
+            Console(stderr=True).print(f"PostgreSQL goes on at {server.dsn} (pid {server.pid})", soft_wrap=True)
+        else:
+            server.remove()
+
+
+def _create_tables(database: psycopg.Connection[Any]) -> None:
+    for table in ("iris_train", "iris_test"):
+        name = sql.Identifier(table)
+        database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
+        database.execute(sql.SQL(CREATE).format(name))
+
+
+def _insert(database: psycopg.Connection[Any], table: str, rows: Sequence[dict[str, Any]]) -> None:
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, COLUMNS)),
+        sql.SQL(", ").join([sql.Placeholder()] * len(COLUMNS)),
+    )
+    with database.transaction(), database.cursor() as cursor:
+        cursor.executemany(statement, [[row[column] for column in COLUMNS] for row in rows])
+
+
+def _clean_up(database: psycopg.Connection[Any]) -> None:
+    """A slot that nobody reads keeps the server's WAL for ever: the demo takes its own away."""
+    found = database.execute("select slot_name from pg_replication_slots where slot_name like 'headrace\\_iris%'")
+    for (slot,) in found.fetchall():
+        database.execute("select pg_drop_replication_slot(%s)", [slot])
+    found = database.execute("select pubname from pg_publication where pubname like 'headrace\\_iris%'")
+    for (publication,) in found.fetchall():
+        database.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(publication)))

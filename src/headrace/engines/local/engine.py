@@ -1,0 +1,304 @@
+"""The local engine: one loop, one writing thread, one log transaction for everything that one round does.
+
+A round takes what the sources have received, appends it, lets every task step over what is new to it, and commits:
+captured rows, outputs, positions, records of the steps and due states become durable together. Only then are the
+sources told that the rows are safe.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from headrace.clock import Clock, SystemClock
+from headrace.engines.local.tasks import StepRecord, TaskRunner, steps_batch
+from headrace.errors import HeadraceError, LogFull
+from headrace.events import Tick
+from headrace.faults import fault
+from headrace.log.base import Log, Transaction
+from headrace.log.retention import Keep, apply_retention
+from headrace.plan import Plan
+
+IDLE_POLL = 0.2
+RETENTION_EVERY = 60.0
+FULL_DISK_WAIT = 1.0
+
+
+class CapturedPiece(Protocol):
+    """What a source hands out: rows of whole transactions, or of a part of a large one."""
+
+    @property
+    def batches(self) -> tuple[tuple[str, Any], ...]: ...
+    @property
+    def rejected(self) -> tuple[tuple[str, Any], ...]: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def continued(self) -> bool: ...
+    @property
+    def open(self) -> bool: ...
+    @property
+    def end_lsn(self) -> int: ...
+
+
+class Source(Protocol):
+    """What the engine asks of a captured database; see `headrace.capture.postgres.source`."""
+
+    name: str
+    rewound: bool
+    status: str
+
+    def poll(self, timeout: float) -> Sequence[CapturedPiece]: ...
+    def store(self, txn: Any, end_lsn: int) -> None: ...
+    def acknowledge(self) -> None: ...
+    def idle_lsn(self) -> int | None: ...
+    def received_lsn(self) -> int: ...
+    def current_lsn(self) -> int: ...
+    def request_progress(self) -> None: ...
+    def wake(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """What others may look at while the engine runs; replaced, never changed, by the engine's thread.
+
+    Attributes:
+        captured: rows appended since the start, by topic.
+        done: source -> LSN up to which everything committed is captured, answered and, in complete cuts, learned.
+        caught_up: whether every task has consumed what the log holds.
+        rounds: commits since the start.
+        status: one line for people.
+    """
+
+    captured: dict[str, int] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
+    caught_up: bool = False
+    rounds: int = 0
+    status: str = "starting"
+
+
+@dataclass(slots=True)
+class TickRequest:
+    """A model's explicit tick, asked for by another thread."""
+
+    model: str
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Engine:
+    """Runs a plan's tasks on a log. `run` belongs to one thread; the other methods may be called from any."""
+
+    def __init__(
+        self, plan: Plan, log: Log, sources: Sequence[Source], *, keep: Keep | None = None, clock: Clock | None = None
+    ) -> None:
+        self.plan = plan
+        self.log = log
+        self.sources = list(sources)
+        self.runners = [TaskRunner(plan, task, log) for task in plan.tasks]
+        self.clock = clock or SystemClock()
+        self.keep = keep
+        self.progress = Progress()
+        self.changed = threading.Condition()
+        self.error: BaseException | None = None
+        self.finished = threading.Event()
+        self.guard = threading.Lock()
+        self._stop = threading.Event()
+        self._ticks: deque[TickRequest] = deque()
+        self._caught_up = False
+        read = {topic for task in plan.tasks for topic in task.topics}
+        self._read_here = read & plan.written.keys()
+        self._pruned_at = self.clock.monotonic()
+
+    def recover(self) -> None:
+        """Bring every task to where the log says it is."""
+        for runner in self.runners:
+            runner.recover()
+
+    def run(self) -> None:
+        """Rounds until `stop`; the error that ended it otherwise is kept in ``error`` and raised."""
+        try:
+            while not self._stop.is_set():
+                self._round()
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """End after the current round."""
+        self._stop.set()
+        for source in self.sources:
+            source.wake()
+
+    def request_tick(self, model: str) -> TickRequest:
+        """Ask for a tick after everything that is there; the request's event tells when it is recorded."""
+        request = TickRequest(model)
+        self._ticks.append(request)
+        for source in self.sources:
+            source.wake()
+        return request
+
+    def wait_for(self, predicate: Callable[[Progress], bool], timeout: float | None) -> bool:
+        """Wait until the progress satisfies a predicate; raises the engine's error when it has died of one."""
+        with self.changed:
+            reached = self.changed.wait_for(
+                lambda: predicate(self.progress) or self.error is not None or self.finished.is_set(), timeout
+            )
+        if self.error is not None:
+            raise self.error
+        return reached and predicate(self.progress)
+
+    # -- one round ------------------------------------------------------------------------------------------------
+
+    def _round(self) -> None:
+        captured = self._poll()
+        received = {source.name: source.received_lsn() for source in self.sources}
+        if captured or not self._caught_up or self._ticks or self._ticks_due():
+            self._commit_until_done(captured)
+        else:
+            self._store_idle()
+        self._prune()
+        if self._caught_up:
+            self._tell(received)
+
+    def _poll(self) -> list[tuple[Source, Sequence[CapturedPiece]]]:
+        busy = not self._caught_up or bool(self._ticks)
+        timeout = 0.0 if busy else IDLE_POLL / max(1, len(self.sources))
+        if not self.sources and not busy:
+            self._stop.wait(IDLE_POLL)
+        polled = [(source, source.poll(timeout)) for source in self.sources]
+        return [(source, pieces) for source, pieces in polled if pieces or source.rewound]
+
+    def _commit_until_done(self, captured: list[tuple[Source, Sequence[CapturedPiece]]]) -> None:
+        """Commit; a full disk undoes the round, and it is tried again, with the same rows, until there is space."""
+        while True:
+            ticks = list(self._ticks)
+            try:
+                self._commit(captured)
+                return
+            except LogFull as error:
+                self._say(f"waiting for disk space: {error.message}")
+                if self._stop.wait(FULL_DISK_WAIT):
+                    raise
+                self.recover()
+                self._ticks.extendleft(reversed(ticks))
+
+    def _commit(self, captured: list[tuple[Source, Sequence[CapturedPiece]]]) -> None:
+        counts = dict(self.progress.captured)
+        ticks = [self._ticks.popleft() for _ in range(len(self._ticks))]
+        with self.guard, self.log.transaction() as txn:
+            for source, pieces in captured:
+                if source.rewound:
+                    txn.discard_staged()
+                for piece in pieces:
+                    self._append(txn, piece, counts)
+                end_lsn = max((piece.end_lsn for piece in pieces), default=0)
+                if end_lsn:
+                    source.store(txn, end_lsn)
+            fault("engine.captured")
+            more = self._step_all(txn, ticks)
+            fault("engine.stepped")
+        fault("engine.committed")
+        for source, _ in captured:
+            source.rewound = False
+            source.acknowledge()
+        fault("engine.acknowledged")
+        for request in ticks:
+            request.done.set()
+        self._caught_up = not more
+        old = self.progress
+        self.progress = Progress(counts, old.done, False, old.rounds + 1, self._status())
+
+    def _append(self, txn: Transaction, piece: CapturedPiece, counts: dict[str, int]) -> None:
+        txn.next_slice()
+        whole = not piece.open and not piece.continued
+        for topic, batch in (*piece.batches, *piece.rejected):
+            if whole:
+                txn.append(topic, batch.records)
+            else:
+                txn.stage(topic, batch.records)
+            counts[topic] = counts.get(topic, 0) + batch.num_rows
+        if piece.continued and not piece.open:
+            txn.publish()
+
+    def _step_all(self, txn: Transaction, requests: Sequence[TickRequest]) -> bool:
+        """Let every task step once, and tick where time has passed; whether there is more to do at once."""
+        stepped: list[tuple[TaskRunner, StepRecord]] = []
+        for runner in self.runners:
+            record = runner.advance(txn)
+            if record is not None:
+                stepped.append((runner, record))
+            stepped += [(runner, runner.tick(txn, tick)) for tick in self._ticks_for(runner, requests, record)]
+        if stepped:
+            txn.next_slice()
+            first = txn.append(self.plan.steps_topic, steps_batch([record for _, record in stepped]))
+            ends = {id(runner): first + i + 1 for i, (runner, _) in enumerate(stepped)}
+            for runner in dict.fromkeys(runner for runner, _ in stepped):
+                runner.save(txn, ends[id(runner)])
+        return any(runner.more or self._read_here & record.outputs.keys() for runner, record in stepped)
+
+    def _ticks_for(self, runner: TaskRunner, requests: Sequence[TickRequest], stepped: StepRecord | None) -> list[Tick]:
+        """Ticks that were asked for, and the one that closes an idle cut: only where no row has just come."""
+        now = self.clock.now_us()
+        ticks = [Tick(now, explicit=True) for request in requests if request.model == runner.task.name]
+        due = None if stepped else runner.due_tick(now)
+        return ticks or ([due] if due is not None else [])
+
+    def _ticks_due(self) -> bool:
+        now = self.clock.now_us()
+        return any(runner.due_tick(now) is not None for runner in self.runners)
+
+    def _store_idle(self) -> None:
+        """Let the slot move when only other tables are written: store the position, then acknowledge it."""
+        for source in self.sources:
+            lsn = source.idle_lsn()
+            if lsn is not None:
+                with self.log.transaction() as txn:
+                    source.store(txn, lsn)
+                source.acknowledge()
+
+    def _prune(self) -> None:
+        if self.keep is None or self.clock.monotonic() - self._pruned_at < RETENTION_EVERY:
+            return
+        self._pruned_at = self.clock.monotonic()
+        apply_retention(self.log, self.keep, self.needed(), self.clock.now_us())
+
+    def needed(self) -> Mapping[str, int]:
+        """Topic -> the oldest offset that a task's recovery still reads."""
+        needed: dict[str, int] = {}
+        for runner in self.runners:
+            for topic in (*runner.task.topics, self.plan.steps_topic):
+                offset = runner.progress.needed.get(topic, 0)
+                needed[topic] = min(needed.get(topic, offset), offset)
+        return needed
+
+    # -- telling others --------------------------------------------------------------------------------------------
+
+    def _tell(self, received: Mapping[str, int]) -> None:
+        old = self.progress
+        if not old.caught_up or any(old.done.get(name) != lsn for name, lsn in received.items()):
+            with self.changed:
+                self.progress = Progress(old.captured, {**old.done, **received}, True, old.rounds, self._status())
+                self.changed.notify_all()
+
+    def _say(self, status: str) -> None:
+        old = self.progress
+        self.progress = replace(old, status=status)
+
+    def _status(self) -> str:
+        return "; ".join(f"{source.name}: {source.status}" for source in self.sources) or "running"
+
+    def _end(self) -> None:
+        for source in self.sources:
+            try:
+                source.stop()
+            except HeadraceError as error:
+                self._say(f"{source.name}: {error.message}")
+        with self.changed:
+            self.finished.set()
+            self.changed.notify_all()

@@ -1,0 +1,212 @@
+"""A running pipeline, as its user holds it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.batch import Batch
+from headrace.engines.local.engine import Engine
+from headrace.engines.local.tasks import TaskRunner
+from headrace.errors import DeclarationError, HeadraceError, WaitTimeout
+from headrace.log.base import Log
+from headrace.plan import ModelTask
+from headrace.position import format_lsn, parse_lsn
+from headrace.step import answer
+
+
+class RunningModel:
+    """The model as it is now: predictions on rows of the caller's own, outside any topic."""
+
+    def __init__(self, engine: Engine, runner: TaskRunner, task: ModelTask) -> None:
+        self._engine = engine
+        self._runner = runner
+        self._task = task
+
+    def predict(self, rows: Any) -> npt.NDArray[Any]:
+        """Predictions, one a row, by the model that has learned every complete cut so far.
+
+        Args:
+            rows: a list of dicts, an Arrow table or record batch, a pandas DataFrame (columns by name), or an
+                array of shape (n, d) with columns in the order of ``features``.
+
+        Raises:
+            HeadraceError: the model has learned nothing yet, or a row cannot be predicted.
+        """
+        batch = Batch.of(_as_records(rows, self._task))
+        with self._engine.guard:
+            answers = answer(self._task, self._runner.state, batch)
+        bad = np.flatnonzero(np.asarray(answers.column("status")) != "ok")
+        if len(bad):
+            status = answers.column("status")[int(bad[0])].as_py()
+            raise HeadraceError(f"the model «{self._task.name}» cannot predict row {bad[0]}: {status}")
+        return np.asarray(answers.column("prediction").to_numpy(zero_copy_only=False))
+
+    @property
+    def version(self) -> int:
+        return self._runner.state.version
+
+    @property
+    def position(self) -> str | None:
+        """The position of the last row it has learned in a complete cut."""
+        return self._runner.progress.position
+
+    @property
+    def hash(self) -> str | None:
+        """Of the learner's state, after the last step at which it was taken."""
+        return self._runner.progress.hash
+
+    @property
+    def learned(self) -> int:
+        """Rows learned."""
+        return self._runner.state.counters.learned
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Rows learned, predicted, rejected, ignored, unlabelled, and cuts."""
+        return dict(self._runner.progress.counters)
+
+
+class Running:
+    """A pipeline that runs in the background; leave the ``with`` block, or call `stop`, to end it."""
+
+    def __init__(self, engine: Engine, log: Log, *, close_log: bool = True) -> None:
+        self.engine = engine
+        self.log = log
+        self._close_log = close_log
+        self._thread = threading.Thread(target=self._run, name=f"headrace-{engine.plan.app}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.engine.run()
+        except BaseException:
+            # Kept in engine.error and raised to whoever waits or stops.
+            return
+
+    def wait(self, timeout: float | None = 30.0, *, lsn: str | int | None = None) -> None:
+        """Wait until everything committed before now is captured, answered and, in complete cuts, learned.
+
+        Args:
+            timeout: seconds; None waits for ever.
+            lsn: wait for everything committed before this LSN (text or integer) instead.
+
+        Raises:
+            WaitTimeout: the deadline came first.
+            HeadraceError: the pipeline has failed.
+        """
+        given = parse_lsn(lsn) if isinstance(lsn, str) else lsn
+        targets = {source.name: given or source.current_lsn() for source in self.engine.sources}
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._reached(targets):
+            left = 0.05 if deadline is None else min(0.05, deadline - time.monotonic())
+            if left <= 0:
+                raise WaitTimeout(self._unfinished(targets, timeout))
+            for source in self.engine.sources:
+                source.request_progress()
+                source.wake()
+            self.engine.wait_for(lambda _: self._reached(targets), left)
+            if self.engine.finished.is_set() and not self._reached(targets):
+                raise HeadraceError("the pipeline was stopped before it had caught up")
+
+    def _reached(self, targets: dict[str, int]) -> bool:
+        progress = self.engine.progress
+        return progress.caught_up and all(progress.done.get(name, 0) >= lsn for name, lsn in targets.items())
+
+    def _unfinished(self, targets: dict[str, int], timeout: float | None) -> str:
+        done = self.engine.progress.done
+        behind = [
+            f"{name} at {format_lsn(done.get(name, 0))}, waiting for {format_lsn(lsn)}"
+            for name, lsn in targets.items()
+            if done.get(name, 0) < lsn
+        ]
+        return f"not caught up after {timeout} s: {'; '.join(behind)} ({self.engine.progress.status})"
+
+    def tick(self, model: str, *, timeout: float | None = 30.0) -> None:
+        """Close the model's cut after everything that has arrived, as a recorded tick; an empty cut counts."""
+        if model not in {task.name for task in self.engine.plan.models}:
+            raise DeclarationError(f"there is no model «{model}» in this app")
+        request = self.engine.request_tick(model)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not request.done.wait(0.05):
+            if self.engine.error is not None:
+                raise self.engine.error
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitTimeout(f"the tick for «{model}» was not recorded within {timeout} s")
+
+    def __getitem__(self, model: str) -> RunningModel:
+        for runner in self.engine.runners:
+            if runner.task.name == model and isinstance(runner.task, ModelTask):
+                return RunningModel(self.engine, runner, runner.task)
+        known = ", ".join(task.name for task in self.engine.plan.models)
+        raise KeyError(f"there is no model «{model}»; there are: {known}")
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def status(self) -> str:
+        """One line for people."""
+        return self.engine.progress.status
+
+    @property
+    def captured(self) -> dict[str, int]:
+        """Rows captured since the start, by topic."""
+        return dict(self.engine.progress.captured)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it ends by itself; False when the time-out came first. Raises what it died of."""
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return False
+        if self.engine.error is not None:
+            raise self.engine.error
+        return True
+
+    def stop(self) -> None:
+        """End after the current round and release the log; raises what the pipeline died of, if it did."""
+        self.engine.stop()
+        self._thread.join()
+        if self._close_log:
+            self.log.close()
+        if self.engine.error is not None:
+            raise self.engine.error
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        except BaseException:
+            if error is None:
+                raise
+
+
+def _as_records(rows: Any, task: ModelTask) -> pa.RecordBatch:
+    if isinstance(rows, pa.RecordBatch):
+        return rows
+    if isinstance(rows, pa.Table):
+        return rows.combine_chunks().to_batches()[0]
+    if hasattr(rows, "to_records") and hasattr(rows, "columns"):
+        return pa.RecordBatch.from_pandas(rows, preserve_index=False)
+    if isinstance(rows, dict):
+        return pa.RecordBatch.from_pylist([rows])
+    if isinstance(rows, list | tuple) and rows and isinstance(rows[0], dict):
+        return pa.RecordBatch.from_pylist(list(rows))
+    array = np.atleast_2d(np.asarray(rows, np.float64))
+    names = task.feature_names
+    if array.shape[1] != len(names):
+        raise DeclarationError(
+            f"«{task.name}» has {len(names)} features, got rows of {array.shape[1]}", advice=f"In order: {names}"
+        )
+    return pa.RecordBatch.from_arrays([np.ascontiguousarray(array[:, j]) for j in range(len(names))], list(names))

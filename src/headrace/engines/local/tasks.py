@@ -1,0 +1,338 @@
+"""One task on a log: read its next rows, step, write outputs, progress and, when due, the state; and recover all of it.
+
+A step's outputs, positions and record are written in one log transaction. The state joins it when the bytes read since
+the last checkpoint exceed a constant times the state's size: small states nearly always, large ones seldom.
+Recovery loads the newest checkpoint and repeats the recorded steps after it without writing anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.batch import Batch
+from headrace.errors import LogCorrupt
+from headrace.events import Event, Part, Rows, Tick
+from headrace.learn.state import dump_state as dump_values
+from headrace.learn.state import load_state as load_values
+from headrace.learn.state import state_hash
+from headrace.log.base import Entry, Log, Transaction
+from headrace.plan import ModelTask, Plan, Task
+from headrace.registry.models import (
+    Progress,
+    beginning,
+    checkpoint_steps,
+    newest_checkpoint,
+    read_progress,
+    write_checkpoint,
+    write_progress,
+)
+from headrace.state import State, dump_state, initial_state, load_state
+from headrace.step import Output, step
+
+CHECKPOINT_FACTOR = 4
+HASHED_EVERY_STEP = 65_536
+
+STEPS_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("step", pa.int64()),
+        ("after_slice", pa.int64()),
+        ("slice", pa.int64()),
+        ("inputs", pa.string()),
+        ("outputs", pa.string()),
+        ("tick_us", pa.int64()),
+        ("explicit", pa.bool_()),
+        ("hash", pa.string()),
+        ("position", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One row of the steps topic: what a step consumed, in which order, and what it wrote.
+
+    Attributes:
+        after_slice, slice: it consumed the slices after the one and up to the other.
+        inputs, outputs: topic -> [first offset, next offset].
+        tick_us, explicit: a tick, which consumed nothing.
+        hash: of the learner afterwards, where it was taken.
+    """
+
+    task: str
+    step: int
+    after_slice: int
+    slice: int
+    inputs: dict[str, list[int]]
+    outputs: dict[str, list[int]]
+    tick_us: int | None
+    explicit: bool
+    hash: str | None
+    position: str | None
+
+
+def steps_batch(records: Sequence[StepRecord]) -> pa.RecordBatch:
+    """Step records as rows of the steps topic."""
+    rows = [{**asdict(r), "inputs": json.dumps(r.inputs), "outputs": json.dumps(r.outputs)} for r in records]
+    return pa.RecordBatch.from_pylist(rows, schema=STEPS_SCHEMA)
+
+
+def read_steps(log: Log, topic: str, task: str, offset: int) -> Iterator[StepRecord]:
+    """A task's step records from an offset of the steps topic on."""
+    while entries := log.read_topic(topic, offset=offset):
+        for entry in entries:
+            skip = max(0, offset - entry.offset)
+            for row in entry.records.slice(skip).to_pylist():
+                if row["task"] == task:
+                    yield StepRecord(
+                        **{**row, "inputs": json.loads(row["inputs"]), "outputs": json.loads(row["outputs"])}
+                    )
+            offset = entry.offset + entry.records.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Rows read for one step, and where they came from."""
+
+    event: Rows
+    slice: int
+    inputs: dict[str, list[int]]
+    rows: int
+    bytes: int
+
+
+def load_rows(
+    log: Log, topics: Sequence[str], *, after: int, until: int | None = None, limit: int = 65_536
+) -> Load | None:
+    """The next slices of some topics as one event, None when there are none."""
+    entries = log.read(topics, after=after, until=until, limit=limit)
+    if not entries:
+        return None
+    parts: list[Part] = []
+    inputs: dict[str, list[int]] = {}
+    for topic in topics:
+        mine = [entry for entry in entries if entry.topic == topic]
+        if mine:
+            inputs[topic] = [mine[0].offset, mine[-1].offset + mine[-1].records.num_rows]
+            parts += _parts(mine)
+    complete = entries[-1].complete or _transaction_ends(log, topics, entries[-1])
+    rows, size = sum(e.records.num_rows for e in entries), sum(e.records.nbytes for e in entries)
+    return Load(Rows(tuple(parts), complete), entries[-1].slice, inputs, rows, size)
+
+
+def _parts(entries: list[Entry]) -> Iterator[Part]:
+    """Entries of one topic, joined where the schema stays the same."""
+    start = 0
+    for i in range(1, len(entries) + 1):
+        if i == len(entries) or not entries[i].records.schema.equals(
+            entries[start].records.schema, check_metadata=True
+        ):
+            run = entries[start:i]
+            records = run[0].records if len(run) == 1 else pa.concat_batches([entry.records for entry in run])
+            slices = np.repeat([entry.slice for entry in run], [entry.records.num_rows for entry in run])
+            yield Part(run[0].topic, _as_events(records), slices, run[0].offset)
+            start = i
+
+
+def _as_events(records: pa.RecordBatch) -> Batch:
+    """Rows of a topic that no source wrote have no position: they get one that keeps their order."""
+    return Batch(records) if "__op" in records.schema.names else Batch.of(records)
+
+
+def _transaction_ends(log: Log, topics: Sequence[str], last: Entry) -> bool:
+    """Whether the rows after an incomplete slice belong to another transaction.
+
+    The rest of a large transaction may lie in other topics only. What is visible is committed, so there is nothing
+    to wait for: the next entry decides.
+    """
+    following = log.read(topics, after=last.slice, limit=1)
+    if not following or "__lsn" not in last.records.schema.names:
+        return True
+    return bool(following[0].records.column("__lsn")[0] != last.records.column("__lsn")[-1])
+
+
+class TaskRunner:
+    """Runs one task of a plan on a log, from the writing thread only."""
+
+    def __init__(self, plan: Plan, task: Task, log: Log) -> None:
+        self.plan = plan
+        self.task = task
+        self.log = log
+        self.state = initial_state(task)
+        self.progress = Progress()
+        self.checkpoints: list[int] = []
+        self.more = False
+        self._hashed_at = -1
+
+    def recover(self) -> None:
+        """Come to where the log says this task is."""
+        name = self.task.name
+        progress = read_progress(self.log, name) or Progress()
+        self.checkpoints = checkpoint_steps(self.log, name)
+        self.state, start = restore(self.log, self.task, progress)
+        for _, _ in replay(self.log, self.plan, self.task, self.state, start, progress.step):
+            pass
+        self.progress = progress
+        self._hashed_at = -1
+
+    def advance(self, txn: Transaction, *, limit: int = 65_536) -> StepRecord | None:
+        """One step on the next rows, if there are any; its outputs are appended."""
+        load = load_rows(self.log, self.task.topics, after=self.progress.slice, limit=limit)
+        self.more = load is not None and (load.rows >= limit or not load.event.complete)
+        if load is None:
+            return None
+        outputs = step(self.task, self.state, load.event)
+        self.progress.bytes_since += load.bytes
+        before, self.progress.slice = self.progress.slice, load.slice
+        for topic, (_, end) in load.inputs.items():
+            self.progress.offsets[topic] = end
+        return self._record(txn, outputs, after=before, inputs=load.inputs)
+
+    def tick(self, txn: Transaction, tick: Tick) -> StepRecord:
+        """A step that consumes time only."""
+        outputs = step(self.task, self.state, tick)
+        self.progress.bytes_since += 1
+        return self._record(txn, outputs, after=self.progress.slice, inputs={}, tick=tick)
+
+    def due_tick(self, now_us: int) -> Tick | None:
+        """The tick that closes an idle duration cut, when its time has come."""
+        if not isinstance(self.task, ModelTask) or not self.task.cut.duration_us or not self.state.pending_rows:
+            return None
+        end = (self.state.window + 1) * self.task.cut.duration_us
+        return Tick(now_us) if now_us >= end else None
+
+    def save(self, txn: Transaction, steps_offset: int) -> None:
+        """Write the progress, and the state when it is due; ``steps_offset`` follows this step's own record."""
+        self.progress.steps_offset = steps_offset
+        if isinstance(self.task, ModelTask) and self._due():
+            self._checkpoint(txn)
+        elif not isinstance(self.task, ModelTask):
+            self.progress.needed = dict(self.progress.offsets)
+        write_progress(txn, self.task.name, self.progress)
+
+    def _due(self) -> bool:
+        learner = self.state.learner
+        never_again_the_same = learner is not None and not learner.deterministic
+        return never_again_the_same or self.progress.bytes_since > CHECKPOINT_FACTOR * self.progress.size
+
+    def _checkpoint(self, txn: Transaction) -> None:
+        progress = self.progress
+        progress.bytes_since = 0
+        progress.needed = {**progress.offsets, self.plan.steps_topic: progress.steps_offset}
+        values = {**dump_state(self.state), "progress": json.dumps(asdict(progress))}
+        data = dump_values(values)
+        progress.size = len(data)
+        self.checkpoints = write_checkpoint(txn, self.task.name, progress.step, data, self.checkpoints)
+
+    def _record(
+        self,
+        txn: Transaction,
+        outputs: Sequence[Output],
+        *,
+        after: int,
+        inputs: dict[str, list[int]],
+        tick: Tick | None = None,
+    ) -> StepRecord:
+        written = _append(txn, outputs)
+        state, progress = self.state, self.progress
+        progress.step += 1
+        progress.version = state.version
+        progress.position = str(state.position) if state.position else None
+        progress.pending = state.pending_rows
+        progress.counters = {name: getattr(state.counters, name) for name in type(state.counters).__slots__}
+        self._hash()
+        return StepRecord(
+            task=self.task.name,
+            step=progress.step,
+            after_slice=after,
+            slice=progress.slice,
+            inputs=inputs,
+            outputs=written,
+            tick_us=None if tick is None else tick.ts_us,
+            explicit=tick is not None and tick.explicit,
+            hash=progress.hash,
+            position=progress.position,
+        )
+
+    def _hash(self) -> None:
+        """Hash the learner where it changed and is small; a large one is hashed with its checkpoints."""
+        state, progress = self.state, self.progress
+        if state.learner is None or self._hashed_at == state.counters.learned + state.counters.cuts:
+            return
+        self._hashed_at = state.counters.learned + state.counters.cuts
+        progress.hash = None
+        if progress.size <= HASHED_EVERY_STEP or self._due():
+            progress.hash = state_hash(state.learner.state())
+
+
+def _append(txn: Transaction, outputs: Sequence[Output]) -> dict[str, list[int]]:
+    written: dict[str, list[int]] = {}
+    if outputs:
+        txn.next_slice()
+    for topic, batch in outputs:
+        offset = txn.append(topic, batch.records)
+        first = written.get(topic, [offset])[0]
+        written[topic] = [first, offset + batch.num_rows]
+    return written
+
+
+def restore(log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
+    """The newest checkpoint at or before where a task is, or where its life began."""
+    found = newest_checkpoint(log, task.name, progress.step)
+    if found is not None:
+        return restore_from(task, found[1])
+    start, emitted = beginning(progress)
+    state = initial_state(task, start.version)
+    state.emitted = emitted
+    return state, start
+
+
+def restore_from(task: Task, data: bytes) -> tuple[State, Progress]:
+    """State and progress of one checkpoint."""
+    values: dict[str, Any] = dict(load_values(data))
+    progress = Progress(**json.loads(values.pop("progress")))
+    return load_state(task, values), progress
+
+
+def replay(
+    log: Log, plan: Plan, task: Task, state: State, start: Progress, until_step: int
+) -> Iterator[tuple[StepRecord, list[Output]]]:
+    """Repeat recorded steps after a checkpoint, yielding each with the outputs it gives now; writes nothing.
+
+    Raises:
+        LogCorrupt: a recorded step, or the rows it consumed, are not in the log any more.
+    """
+    done = start.step
+    for record in read_steps(log, plan.steps_topic, task.name, start.steps_offset):
+        if record.step <= done:
+            continue
+        if record.step > until_step or done >= until_step:
+            break
+        if record.step != done + 1:
+            raise LogCorrupt(f"step {done + 1} of «{task.name}» is missing in {plan.steps_topic}")
+        yield record, step(task, state, _recorded_event(log, task, record))
+        done = record.step
+    if done < until_step:
+        raise LogCorrupt(
+            f"{plan.steps_topic} ends at step {done} of «{task.name}», its outputs at step {until_step}",
+            advice="The log lost rows. Restore it, or learn again: headrace models reset.",
+        )
+
+
+def _recorded_event(log: Log, task: Task, record: StepRecord) -> Event:
+    if record.tick_us is not None:
+        return Tick(record.tick_us, record.explicit)
+    load = load_rows(log, task.topics, after=record.after_slice, until=record.slice, limit=2**62)
+    if load is None or load.inputs != record.inputs:
+        raise LogCorrupt(
+            f"step {record.step} of «{task.name}» consumed {record.inputs}, the log holds "
+            f"{load.inputs if load else 'nothing'} there",
+            advice="Rows that a checkpoint needs were pruned or lost.",
+        )
+    return load.event

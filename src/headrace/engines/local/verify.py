@@ -1,0 +1,188 @@
+"""Replay a log and compare: the model's hash at every step and checkpoint, and every output row.
+
+Needs no database. A replay starts at the oldest checkpoint whose rows the log still holds, or at the beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.engines.local.machine import foreign_machines, machine_fingerprint
+from headrace.engines.local.tasks import StepRecord, replay, restore, restore_from
+from headrace.errors import HeadraceError
+from headrace.learn.state import state_hash
+from headrace.log.base import Log
+from headrace.plan import ModelTask, Plan, Task
+from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
+from headrace.state import State, initial_state
+from headrace.step import Output
+
+EQUAL, DIFFERENT, NOT_COMPARABLE = "equal", "different", "not comparable"
+
+
+@dataclass(slots=True)
+class TaskReport:
+    """What the replay of one task showed."""
+
+    task: str
+    from_step: int = 0
+    steps: int = 0
+    hashes: int = 0
+    checkpoints: int = 0
+    rows: int = 0
+    result: str = EQUAL
+    differences: list[str] = field(default_factory=list)
+
+    def differs(self, what: str) -> None:
+        self.result = DIFFERENT
+        if len(self.differences) < 10:
+            self.differences.append(what)
+
+
+@dataclass(slots=True)
+class Report:
+    """The verdict: ``equal``, ``different`` or ``not comparable``."""
+
+    app: str
+    result: str
+    tasks: list[TaskReport]
+    reason: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        return {EQUAL: 0, DIFFERENT: 1, NOT_COMPARABLE: 3}[self.result]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(plan: Plan, log: Log, *, on_step: Callable[[str, int, int], None] | None = None) -> Report:
+    """Replay every task of a plan that has run on the log.
+
+    Args:
+        on_step: called with (task, step, last step), for a progress bar.
+    """
+    foreign = foreign_machines(log, plan.app, machine_fingerprint())
+    if foreign:
+        changed = "; ".join(differences(foreign[0], machine_fingerprint()))
+        return Report(plan.app, NOT_COMPARABLE, [], f"the log was written under another machine or library: {changed}")
+    reports: list[TaskReport] = []
+    for task in plan.tasks:
+        reason = _not_comparable(task, log)
+        if reason:
+            return Report(plan.app, NOT_COMPARABLE, reports, reason)
+        reports.append(_verify_task(plan, task, log, on_step))
+    different = any(report.result == DIFFERENT for report in reports)
+    return Report(plan.app, DIFFERENT if different else EQUAL, reports)
+
+
+def _not_comparable(task: Task, log: Log) -> str:
+    if not isinstance(task, ModelTask):
+        return ""
+    known = read_model(log, task.name)
+    if known is None:
+        return f"the log has no model «{task.name}»"
+    if not known["fingerprint"]:
+        return ""
+    changed = differences(known["fingerprint"], task.fingerprint())
+    return f"«{task.name}» is declared differently: {'; '.join(changed)}" if changed else ""
+
+
+def _verify_task(plan: Plan, task: Task, log: Log, on_step: Callable[[str, int, int], None] | None) -> TaskReport:
+    report = TaskReport(task.name)
+    progress = read_progress(log, task.name)
+    if progress is None:
+        return report
+    state, start = _oldest(log, task, progress)
+    report.from_step = start.step
+    stored = set(checkpoint_steps(log, task.name))
+    try:
+        for record, outputs in replay(log, plan, task, state, start, progress.step):
+            report.steps += 1
+            _compare_hash(report, record, state)
+            if record.step in stored:
+                _compare_checkpoint(report, log, task, record.step, state)
+            _compare_outputs(report, log, record, outputs)
+            if on_step is not None:
+                on_step(task.name, record.step, progress.step)
+    except HeadraceError as error:
+        report.differs(error.message)
+    return report
+
+
+def _oldest(log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
+    """The earliest state from which the log still holds every row: the beginning, else the oldest checkpoint."""
+    topics = log.topics()
+
+    def held(offsets: dict[str, int]) -> bool:
+        return all(name not in topics or topics[name].first <= offsets.get(name, 0) for name in task.topics)
+
+    start, emitted = beginning(progress)
+    if held(start.offsets):
+        state = initial_state(task, start.version)
+        state.emitted = emitted
+        return state, start
+    for value in log.records("checkpoint", f"{task.name}/").values():
+        state, at = restore_from(task, value)
+        if held(at.offsets):
+            return state, at
+    return restore(log, task, progress)
+
+
+def _compare_hash(report: TaskReport, record: StepRecord, state: State) -> None:
+    if record.hash is None or state.learner is None:
+        return
+    report.hashes += 1
+    now = state_hash(state.learner.state())
+    if now != record.hash:
+        report.differs(f"step {record.step}: the model's hash is {now}, recorded was {record.hash}")
+
+
+def _compare_checkpoint(report: TaskReport, log: Log, task: Task, step: int, state: State) -> None:
+    name = f"{task.name}/{step:012d}"
+    stored, _ = restore_from(task, log.records("checkpoint", name)[name])
+    report.checkpoints += 1
+    if stored.learner is None or state.learner is None:
+        return
+    was, now = state_hash(stored.learner.state()), state_hash(state.learner.state())
+    if was != now:
+        report.differs(f"step {step}: the replayed model's hash is {now}, the checkpoint's {was}")
+
+
+def _compare_outputs(report: TaskReport, log: Log, record: StepRecord, outputs: Sequence[Output]) -> None:
+    for topic, (first, end) in record.outputs.items():
+        held = log.topics().get(topic)
+        if held is not None and held.first > first:
+            continue
+        stored = _rows(log, topic, first, end)
+        mine = [pa.Table.from_batches([batch.records]) for name, batch in outputs if name == topic]
+        now = pa.concat_tables(mine, promote_options="permissive") if mine else None
+        report.rows += end - first
+        if stored is None or now is None or not _same(stored, now):
+            report.differs(f"step {record.step}: rows {first} to {end - 1} of {topic} are not what the replay gives")
+    for topic in {name for name, _ in outputs} - record.outputs.keys():
+        report.differs(f"step {record.step}: the replay writes {topic}, the log did not")
+
+
+def _rows(log: Log, topic: str, first: int, end: int) -> pa.Table | None:
+    tables = []
+    for entry in log.read_topic(topic, offset=first, limit=end - first):
+        start, stop = max(first, entry.offset), min(end, entry.offset + entry.records.num_rows)
+        if start < stop:
+            tables.append(pa.Table.from_batches([entry.records.slice(start - entry.offset, stop - start)]))
+    return pa.concat_tables(tables, promote_options="permissive") if tables else None
+
+
+def _same(a: pa.Table, b: pa.Table) -> bool:
+    """Equal to the bit: NaN equals NaN here."""
+    if a.num_rows != b.num_rows or a.column_names != b.column_names:
+        return False
+    return all(
+        a.column(name).combine_chunks().equals(b.column(name).combine_chunks())
+        or str(a.column(name).to_pylist()) == str(b.column(name).to_pylist())
+        for name in a.column_names
+    )

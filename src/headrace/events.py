@@ -1,0 +1,122 @@
+"""Events of a task, and the one order of their rows: by position, whatever topic they came from."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.batch import OPS, Batch
+
+SNAPSHOT_CUT_ROWS = 100_000
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one topic, all of one schema: their slices in the log and the offset of the first."""
+
+    topic: str
+    batch: Batch
+    slices: Ints
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Consecutive slices of a task's topics.
+
+    Attributes:
+        parts: in the order of the task's topics; rows of a topic in the order of their offsets.
+        complete: whether the last row's transaction ends with these rows.
+    """
+
+    parts: tuple[Part, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed: closes a duration's idle cut, or (``explicit``) any cut, were it empty."""
+
+    ts_us: int
+    explicit: bool = False
+
+
+Event = Rows | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """All rows of an event in one order.
+
+    Attributes:
+        parts: the batches, each with a column ``__order``: its rows' places in the whole order.
+        transactions: for each place, the ordinal of its transaction: 0 continues the one left open before.
+        ts_us, lsn, index, offset: for each place.
+        last_key: key of the last transaction.
+    """
+
+    parts: tuple[Part, ...]
+    transactions: Ints
+    ts_us: Ints
+    lsn: npt.NDArray[np.uint64]
+    index: Ints
+    offset: Ints
+    last_key: tuple[int, int]
+
+    @property
+    def rows(self) -> int:
+        return len(self.transactions)
+
+    def after(self, transaction: int) -> int:
+        """The first place after a transaction."""
+        return int(np.searchsorted(self.transactions, transaction, "right"))
+
+
+def merge(event: Rows, open_key: tuple[int, int] | None) -> Merged:
+    parts = event.parts
+    lsn = np.concatenate([part.batch.lsn for part in parts])
+    index = np.concatenate([part.batch.index for part in parts])
+    slices = np.concatenate([part.slices for part in parts])
+    ts_us = np.concatenate([part.batch.ts_us for part in parts])
+    offset = np.concatenate([part.offset + np.arange(part.batch.num_rows) for part in parts])
+    snapshot = np.concatenate([_snapshot_keys(part) for part in parts])
+    order = np.lexsort((index, lsn, slices)) if len(parts) > 1 else np.arange(len(lsn))
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    lsn, index, slices, snapshot = lsn[order], index[order], slices[order], snapshot[order]
+    begins = np.ones(len(order), np.bool_)
+    begins[1:] = (lsn[1:] != lsn[:-1]) | (snapshot[1:] != snapshot[:-1])
+    begins[1:] |= (lsn[1:] == 0) & (slices[1:] != slices[:-1])
+    begins[0] = open_key != (int(lsn[0]), int(snapshot[0]))
+    starts = np.cumsum([0, *(part.batch.num_rows for part in parts)])
+    placed = tuple(
+        Part(part.topic, _with_order(part.batch, place[a:b]), part.slices, part.offset)
+        for part, a, b in zip(parts, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+    )
+    last_key = (int(lsn[-1]), int(snapshot[-1]))
+    return Merged(placed, np.cumsum(begins), ts_us[order], lsn, index, offset[order], last_key)
+
+
+def _snapshot_keys(part: Part) -> Ints:
+    """A snapshot is no transaction: it is cut at every 100,000 rows and between its tables."""
+    reads = part.batch.op == OPS["r"]
+    if not reads.any():
+        return np.zeros(part.batch.num_rows, np.int64)
+    table = zlib.crc32(part.topic.encode()) & 0x7FFFFFFF
+    return np.where(reads, (table << 20) + 1 + part.batch.index // SNAPSHOT_CUT_ROWS, 0)
+
+
+def _with_order(batch: Batch, place: Ints) -> Batch:
+    return Batch(batch.records.append_column("__order", pa.array(place)))
+
+
+def order_of(batch: Batch) -> Ints:
+    if "__order" not in batch.schema.names:
+        raise ValueError("a transform must keep the columns that begin with «__»: use Batch.with_columns or .filter")
+    return np.asarray(batch.column("__order"))

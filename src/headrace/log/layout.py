@@ -1,0 +1,226 @@
+"""How a log lies in its SQLite file: tables, settings, format version, migrations.
+
+==========  ==================================================================================================
+table       holds
+==========  ==================================================================================================
+head        one row: the writer's epoch, the last slice number given out
+topics      a topic's name and totals; a row stays when all its entries are pruned, so that offsets go on
+schemas     Arrow schemas as IPC bytes, each once, found by their SHA-256
+bodies      record batches as IPC messages; apart, so that publishing staged rows moves none of them
+entries     the visible entries in slice order, each with a CRC-32 of its body and place
+staged      entries whose source's transaction has not been seen to commit
+records     named records by kind
+==========  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import apsw
+
+from headrace.errors import LogCorrupt, LogError, LogFull, LogLocked, LogVersionError
+
+APPLICATION_ID = 0x48647263  # "Hdrc", shown by file(1)
+FORMAT = 1
+PAGE_BYTES = 8192
+CACHE_KIBIBYTES = 8192
+BUSY_MILLISECONDS = 10_000
+WAL_FILE_BYTES = 64 << 20
+OLDEST_SQLITE = (3, 51, 3)
+
+_PLACE = struct.Struct("<7q")
+
+_TABLES = """
+CREATE TABLE head (
+    only INTEGER PRIMARY KEY CHECK (only = 1), epoch INTEGER NOT NULL, slice INTEGER NOT NULL
+) STRICT;
+CREATE TABLE topics (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, first_offset INTEGER NOT NULL, end_offset INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, entries INTEGER NOT NULL, first_ts_us INTEGER NOT NULL, last_ts_us INTEGER NOT NULL
+) STRICT;
+CREATE TABLE schemas (id INTEGER PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE, ipc BLOB NOT NULL) STRICT;
+CREATE TABLE bodies (id INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE entries (
+    slice INTEGER NOT NULL, seq INTEGER NOT NULL, topic INTEGER NOT NULL, offset INTEGER NOT NULL,
+    rows INTEGER NOT NULL, complete INTEGER NOT NULL, ts_us INTEGER NOT NULL,
+    schema INTEGER NOT NULL, body INTEGER NOT NULL, crc32 INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    PRIMARY KEY (slice, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX entries_by_slice ON entries (topic, slice);
+CREATE INDEX entries_by_offset ON entries (topic, offset);
+CREATE TABLE staged (
+    id INTEGER PRIMARY KEY, slice INTEGER NOT NULL, topic TEXT NOT NULL, rows INTEGER NOT NULL,
+    schema INTEGER NOT NULL, body INTEGER NOT NULL, crc32 INTEGER NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (kind, name)
+) STRICT;
+INSERT INTO head VALUES (1, 0, 0);
+"""
+
+Migration = Callable[[apsw.Connection], None]
+
+MIGRATIONS: Mapping[int, Migration] = {}
+"""From each older format, what makes the next one of it; each runs inside the transaction that migrates the file."""
+
+
+def seal(crc32: int, topic: str, *place: int) -> int:
+    """The checksum of an entry: its body's CRC-32, continued over where it stands.
+
+    Args:
+        crc32: of the body.
+        topic: its topic.
+        place: slice, number in the slice, offset, rows, completeness, time, schema.
+    """
+    return zlib.crc32(topic.encode(), zlib.crc32(_PLACE.pack(*place), crc32))
+
+
+def connect_writer(path: Path) -> apsw.Connection:
+    """The writing connection; makes the log where there is none and migrates an older one.
+
+    Raises:
+        LogCorrupt: the file is something else.
+        LogVersionError: a newer Headrace wrote it.
+    """
+    connection = _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    with closed_on_error(connection, path):
+        version = format_version(connection, path)
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # heeded by an empty file only
+        if connection.execute("PRAGMA journal_mode=WAL").get != "wal":
+            raise LogError(f"the file system of {path} does not allow SQLite's WAL", advice="Use a local disk.")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_FILE_BYTES}").fetchall()
+        connection.transaction_mode = "IMMEDIATE"
+        migrate(connection, version)
+    return connection
+
+
+def connect_reader(path: Path) -> apsw.Connection:
+    """A connection that only reads, and never moves the writer's WAL into the file.
+
+    Raises:
+        LogError: nothing is there.
+        LogCorrupt, LogVersionError: as for `connect_writer`; an older format also needs a writer's opening first.
+    """
+    if not path.exists():
+        raise LogError(f"there is no log at {path}", advice="Check the path, or run the pipeline that writes it.")
+    connection = _connect(path, apsw.SQLITE_OPEN_READONLY)
+    with closed_on_error(connection, path):
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        version = format_version(connection, path)
+        if version is None:
+            raise LogError(f"the log {path} is empty", advice="Its writer has not finished making it: try again.")
+        if version < FORMAT:
+            raise LogVersionError(
+                f"the log {path} has the older format {version}, which can only be read once it is migrated",
+                advice="Open it for writing once (run its pipeline with this Headrace).",
+            )
+    return connection
+
+
+def _connect(path: Path, flags: int) -> apsw.Connection:
+    if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST_SQLITE:
+        raise LogError(
+            f"this apsw uses SQLite {apsw.sqlite_lib_version()}, which can damage a log that is read while it is written",
+            advice="pip install --upgrade --force-reinstall apsw, which brings its own SQLite.",
+        )
+    try:
+        connection = apsw.Connection(str(path), flags)
+    except apsw.Error as error:
+        raise translate(error, path) from error
+    with closed_on_error(connection, path):
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
+        connection.execute("PRAGMA cell_size_check=ON")
+    return connection
+
+
+@contextlib.contextmanager
+def closed_on_error(connection: apsw.Connection, path: Path) -> Iterator[None]:
+    """Close the connection when the block fails, and raise SQLite's errors as the log's."""
+    try:
+        yield
+    except apsw.Error as error:
+        failure = translate(error, path, connection.system_errno)
+        connection.close()
+        raise failure from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def format_version(connection: apsw.Connection, path: Path) -> int | None:
+    """The format of the log; None for a file in which nothing was ever written.
+
+    Raises:
+        LogCorrupt: the file is something else.
+        LogVersionError: a newer Headrace wrote it.
+    """
+    application = connection.execute("PRAGMA application_id").get
+    version = int(connection.execute("PRAGMA user_version").get)
+    if application == 0 and not connection.execute("SELECT count(*) FROM sqlite_schema").get:
+        return None
+    if application != APPLICATION_ID:
+        raise LogCorrupt(
+            f"{path} is an SQLite database, but not a Headrace log", advice="Name another path for the log."
+        )
+    if version > FORMAT:
+        raise LogVersionError(
+            f"the log {path} has format {version}; this Headrace reads up to {FORMAT}",
+            advice="Upgrade: pip install --upgrade headrace",
+        )
+    return version
+
+
+def migrate(
+    connection: apsw.Connection,
+    version: int | None,
+    *,
+    migrations: Mapping[int, Migration] = MIGRATIONS,
+    target: int = FORMAT,
+) -> None:
+    """Bring a file from ``version`` (None: empty) to the format ``target``, in one transaction."""
+    if version == target:
+        return
+    with connection:
+        if version is None:
+            connection.execute(_TABLES)
+        else:
+            for older in range(version, target):
+                migrations[older](connection)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={target}")
+
+
+def translate(error: apsw.Error, path: Path, system_errno: int = 0) -> LogError:
+    """What SQLite's error means for the log at ``path``; raise it ``from`` the original.
+
+    Args:
+        error: what apsw raised.
+        path: the log's file.
+        system_errno: the connection's last, which tells a full disk from a broken one.
+    """
+    broken = isinstance(error, (apsw.IOError, apsw.CantOpenError))
+    if isinstance(error, apsw.FullError) or (broken and system_errno in (errno.ENOSPC, errno.EDQUOT)):
+        return LogFull(
+            f"no space left for the log {path}; the transaction was undone",
+            advice="Free space on its disk, or prune topics (keep=…); writing goes on where it stopped.",
+        )
+    if isinstance(error, (apsw.NotADBError, apsw.CorruptError)):
+        return LogCorrupt(
+            f"{path} is damaged or not a log: {error}",
+            advice="Restore a copy, or move the file away to start anew: the source's snapshot is then taken again.",
+        )
+    if isinstance(error, apsw.BusyError):
+        return LogLocked(
+            f"the log {path} was locked by another program for {BUSY_MILLISECONDS // 1000} s",
+            advice="Close whatever has the file open for writing (an SQLite shell?).",
+        )
+    if isinstance(error, (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError)):
+        return LogError(f"cannot open the log {path}: {error}", advice="Check the path and the rights on its folder.")
+    return LogError(f"the log {path} failed: {error}", advice="Check the disk and the system's log.")

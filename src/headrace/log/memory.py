@@ -1,0 +1,308 @@
+"""A log in memory, for tests and for trying a pipeline: same contract, nothing survives the object.
+
+Rows are kept as the bytes of their messages, as the embedded log keeps them: nobody can change an array
+afterwards, and what is read has gone through the same encoding.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import heapq
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from headrace.clock import Clock, SystemClock
+from headrace.errors import LogError
+from headrace.log.base import Entry, Extent, TopicInfo
+from headrace.log.message import MessageFormat
+
+
+class _Stored(NamedTuple):
+    """An entry; sorts by its place."""
+
+    slice: int
+    seq: int
+    topic: str
+    offset: int
+    rows: int
+    complete: bool
+    ts_us: int
+    form: MessageFormat
+    body: bytes
+
+    def entry(self) -> Entry:
+        return Entry(self.topic, self.slice, self.offset, self.form.decode(self.body), self.complete, self.ts_us)
+
+
+class _Staged(NamedTuple):
+    group: int
+    topic: str
+    rows: int
+    form: MessageFormat
+    body: bytes
+
+
+@dataclass
+class _State:
+    """What one commit left behind.
+
+    A list of entries is shared by all states and may have grown since: the first ``topics[name].entries`` count.
+    """
+
+    slice: int = 0
+    topics: dict[str, TopicInfo] = field(default_factory=dict)
+    entries: dict[str, list[_Stored]] = field(default_factory=dict)
+    records: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    staged: list[_Staged] = field(default_factory=list)
+
+    def copy(self) -> _State:
+        return _State(self.slice, dict(self.topics), dict(self.entries), dict(self.records), list(self.staged))
+
+    def of(self, topic: str) -> tuple[list[_Stored], int]:
+        """A topic's entries, and how many of them count."""
+        info = self.topics.get(topic)
+        return (self.entries[topic], info.entries) if info else ([], 0)
+
+
+class MemoryTransaction:
+    """A `Transaction` on a copy of the log's state."""
+
+    def __init__(self, state: _State, clock: Clock) -> None:
+        self.state = state
+        self._clock = clock
+        self._seq = 0
+        self._slice_open = False
+        self._group_open = False
+        self._over = False
+
+    def append(self, topic: str, records: pa.RecordBatch, *, complete: bool = True) -> int:
+        """See `Transaction.append`."""
+        self._check()
+        if not records.num_rows:
+            info = self.state.topics.get(topic)
+            return info.end if info else 0
+        form = MessageFormat(records.schema)
+        return self._enter(topic, records.num_rows, form, form.encode(records).to_pybytes(), complete)
+
+    def next_slice(self) -> None:
+        """See `Transaction.next_slice`."""
+        self._check()
+        self._slice_open = self._group_open = False
+
+    def stage(self, topic: str, records: pa.RecordBatch) -> None:
+        """See `Transaction.stage`."""
+        self._check()
+        if not records.num_rows:
+            return
+        staged = self.state.staged
+        group = staged[-1].group if staged else 0
+        form = MessageFormat(records.schema)
+        body = form.encode(records).to_pybytes()
+        staged.append(_Staged(group if self._group_open else group + 1, topic, records.num_rows, form, body))
+        self._group_open = True
+
+    def publish(self) -> None:
+        """See `Transaction.publish`."""
+        self._check()
+        staged, self.state.staged = self.state.staged, []
+        group = None
+        for one in staged:
+            if one.group != group:
+                self.next_slice()
+                group = one.group
+            self._enter(one.topic, one.rows, one.form, one.body, one.group == staged[-1].group)
+        self.next_slice()
+
+    def discard_staged(self) -> None:
+        """See `Transaction.discard_staged`."""
+        self._check()
+        self.state.staged = []
+        self._group_open = False
+
+    def put(self, kind: str, name: str, value: bytes) -> None:
+        """See `Transaction.put`."""
+        self._check()
+        self.state.records[kind, name] = bytes(value)
+
+    def delete(self, kind: str, name: str) -> None:
+        """See `Transaction.delete`."""
+        self._check()
+        self.state.records.pop((kind, name), None)
+
+    def prune(self, topic: str, before_offset: int) -> int:
+        """Drop whole entries before the offset; returns their rows."""
+        self._check()
+        entries, count = self.state.of(topic)
+        keep = 0
+        while keep < count and entries[keep].offset + entries[keep].rows <= before_offset:
+            keep += 1
+        if not keep:
+            return 0
+        dropped, kept = entries[:keep], entries[keep:count]
+        info = self.state.topics[topic]
+        rows = sum(one.rows for one in dropped)
+        self.state.entries[topic] = kept
+        self.state.topics[topic] = replace(
+            info,
+            first=info.first + rows,
+            bytes=info.bytes - sum(len(one.body) for one in dropped),
+            entries=len(kept),
+            first_ts_us=kept[0].ts_us if kept else info.last_ts_us,
+        )
+        return rows
+
+    def end(self) -> None:
+        """Nothing more can be done in this transaction."""
+        self._over = True
+
+    def _check(self) -> None:
+        if self._over:
+            raise LogError("this log transaction is over", advice="Use it inside its with block.")
+
+    def _enter(self, topic: str, rows: int, form: MessageFormat, body: bytes, complete: bool) -> int:
+        if not self._slice_open:
+            self.state.slice += 1
+            self._seq = 0
+            self._slice_open = True
+        now_us = self._clock.now_us()
+        info = self.state.topics.get(topic) or TopicInfo(topic, 0, 0, 0, 0, now_us, now_us)
+        entries = self.state.entries.setdefault(topic, [])
+        entries.append(_Stored(self.state.slice, self._seq, topic, info.end, rows, complete, now_us, form, body))
+        self._seq += 1
+        self.state.topics[topic] = replace(
+            info,
+            end=info.end + rows,
+            bytes=info.bytes + len(body),
+            entries=info.entries + 1,
+            first_ts_us=info.first_ts_us if info.entries else now_us,
+            last_ts_us=now_us,
+        )
+        return info.end
+
+
+class MemoryLog:
+    """A `Log` in memory, of one process.
+
+    Args:
+        clock: says when an entry was appended.
+
+    >>> log = MemoryLog()
+    >>> with log.transaction() as transaction:
+    ...     transaction.append("iris", pa.RecordBatch.from_pydict({"id": [1, 2]}))
+    0
+    >>> log.topics()["iris"].rows
+    2
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._committed = _State()
+        self._current: MemoryTransaction | None = None
+        self._thread = 0
+        self._closed = False
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[MemoryTransaction]:
+        """See `Log.transaction`. A thread that asks while another one writes waits for it."""
+        if self._own is not None:
+            raise LogError("a log transaction is already open in this thread", advice="Use that one.")
+        with self._lock:
+            transaction = MemoryTransaction(self._state().copy(), self._clock)
+            self._current, self._thread = transaction, threading.get_ident()
+            try:
+                yield transaction
+                self._committed = transaction.state
+            finally:
+                transaction.end()
+                self._current, self._thread = None, 0
+                self._forget_uncommitted()
+
+    def read(
+        self,
+        topics: Sequence[str] | None = None,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        limit: int = 65_536,
+    ) -> list[Entry]:
+        """See `Log.read`."""
+        state = self._state()
+        names = state.topics if topics is None else dict.fromkeys(topics)
+        found = heapq.merge(*(_after_slice(*state.of(name), after) for name in names))
+        chosen: list[_Stored] = []
+        rows = 0
+        for stored in found:
+            if until is not None and stored.slice > until:
+                break
+            if chosen and rows >= limit and stored.slice != chosen[-1].slice:
+                break
+            chosen.append(stored)
+            rows += stored.rows
+        return [stored.entry() for stored in chosen]
+
+    def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> list[Entry]:
+        """See `Log.read_topic`."""
+        chosen = []
+        rows = 0
+        for stored in self._from_offset(topic, offset):
+            chosen.append(stored)
+            rows += stored.rows
+            if rows >= limit:
+                break
+        return [stored.entry() for stored in chosen]
+
+    def extents(self, topic: str, *, offset: int = 0, limit: int = 10_000) -> list[Extent]:
+        """See `Log.extents`."""
+        found = list(self._from_offset(topic, offset))[:limit]
+        return [Extent(one.offset, one.rows, len(one.body), one.ts_us) for one in found]
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """See `Log.topics`."""
+        return dict(sorted(self._state().topics.items()))
+
+    def records(self, kind: str, prefix: str = "") -> dict[str, bytes]:
+        """See `Log.records`."""
+        found = sorted(self._state().records.items())
+        return {name: value for (of, name), value in found if of == kind and name.startswith(prefix)}
+
+    def prune(self, topic: str, *, before_offset: int) -> int:
+        """See `Log.prune`."""
+        if self._own is not None:
+            return self._own.prune(topic, before_offset)
+        with self.transaction() as transaction:
+            return transaction.prune(topic, before_offset)
+
+    def close(self) -> None:
+        """See `Log.close`. What it held is gone."""
+        self._closed = True
+        self._committed = _State()
+
+    @property
+    def _own(self) -> MemoryTransaction | None:
+        return self._current if self._thread == threading.get_ident() else None
+
+    def _state(self) -> _State:
+        if self._closed:
+            raise LogError("the log is closed", advice="A memory log does not survive its closing.")
+        return self._own.state if self._own is not None else self._committed
+
+    def _from_offset(self, topic: str, offset: int) -> Iterable[_Stored]:
+        entries, count = self._state().of(topic)
+        start = bisect.bisect_right(entries, offset, hi=count, key=lambda one: one.offset + one.rows)
+        return (entries[index] for index in range(start, count))
+
+    def _forget_uncommitted(self) -> None:
+        """The lists are shared: what an undone transaction added to one would stand where the next one appends."""
+        for name, entries in self._committed.entries.items():
+            del entries[self._committed.topics[name].entries :]
+
+
+def _after_slice(entries: list[_Stored], count: int, after: int) -> Iterator[_Stored]:
+    start = bisect.bisect_right(entries, after, hi=count, key=lambda one: one.slice)
+    return (entries[index] for index in range(start, count))

@@ -1,0 +1,74 @@
+"""Rows of a topic as JSON: flat, or as `kcat -J` prints a message."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+from headrace.batch import Batch, present
+from headrace.log.base import Entry
+
+
+def to_json(value: Any) -> str:
+    """One JSON value in one line.
+
+    >>> to_json({"price": Decimal("1.10"), "raw": b"\\x00", "gone": float("nan")})
+    '{"price": 1.1, "raw": "AA==", "gone": "NaN"}'
+    """
+    return json.dumps(plain(value), ensure_ascii=False)
+
+
+def plain(value: Any) -> Any:
+    """A value in JSON's types: bytes as base64, times in ISO 8601, decimals as numbers where a double holds them."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        return _number(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _number(value: Decimal) -> int | float | str:
+    if value == value.to_integral_value() and value.as_tuple().exponent == 0:
+        return int(value)
+    return float(value) if Decimal(repr(float(value))) == value else str(value)
+
+
+def rows(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
+    """Rows of an entry, by offset, as flat JSON values."""
+    part = entry.records.slice(start - entry.offset, stop - start)
+    for row in present(part).to_pylist():
+        yield plain(row)
+
+
+def messages(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
+    """Rows of an entry, by offset, as `kcat -J` prints messages: ``ts`` in milliseconds, headers as a flat list."""
+    batch = Batch(entry.records.slice(start - entry.offset, stop - start))
+    keys = batch.key_columns
+    for offset, row in enumerate(rows(entry, start, stop), start):
+        meta = {name: row.get(name) for name in ("op", "position") if name in row}
+        ts = batch.ts_us[offset - start] // 1000 if "__ts" in batch.schema.names else entry.ts_us // 1000
+        yield {
+            "topic": entry.topic,
+            "partition": 0,
+            "offset": offset,
+            "tstype": "create",
+            "ts": int(ts),
+            "headers": [text for pair in meta.items() for text in pair],
+            "key": {name: row[name] for name in keys if name in row} or None,
+            "payload": row,
+        }

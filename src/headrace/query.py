@@ -1,0 +1,58 @@
+"""SQL over topics, by DuckDB: each topic that the query names becomes a table, its Arrow read in place."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from headrace.batch import present
+from headrace.errors import LogError
+from headrace.log.base import Log
+
+
+def query_topics(log: Log, query: str) -> pa.Table:
+    """Run a query on the rows that the log holds now.
+
+    A topic's table has the row's columns, then ``op``, ``position``, ``ts`` and ``offset``.
+
+    Raises:
+        LogError: the SQL is wrong, or names a topic that is not there.
+    """
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute("set enable_external_access = false")
+        connection.execute("set TimeZone = 'UTC'")
+        for name in sorted(connection.get_table_names(query, qualified=False)):
+            if name in log.topics():
+                connection.register(name, topic_table(log, name))
+        result: Any = connection.execute(query)
+        return result.to_arrow_table() if hasattr(result, "to_arrow_table") else result.fetch_arrow_table()
+    except duckdb.Error as error:
+        raise LogError(f"the query failed: {error}", advice=_advice(log, str(error))) from error
+    finally:
+        connection.close()
+
+
+def topic_table(log: Log, topic: str) -> pa.Table:
+    """A whole topic as people read it, with its offsets."""
+    tables: list[pa.Table] = []
+    offset = 0
+    while entries := log.read_topic(topic, offset=offset):
+        for entry in entries:
+            table = present(entry.records)
+            name = "offset" if "offset" not in table.column_names else "__offset"
+            numbers = pa.array(range(entry.offset, entry.offset + table.num_rows), pa.int64())
+            tables.append(table.append_column(name, numbers))
+        offset = entries[-1].offset + entries[-1].records.num_rows
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _advice(log: Log, message: str) -> str:
+    names = [name for name in log.topics() if not name.startswith("__")]
+    quoted = ", ".join(f'"{name}"' for name in names) or "none"
+    near = [name for name in names if any(difflib.get_close_matches(name, message.split(), n=1, cutoff=0.6))]
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    return f"Topics (quote names with dots): {quoted}.{hint}"

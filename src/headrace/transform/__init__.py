@@ -1,0 +1,1 @@
+"""Single-message transforms on whole batches."""

@@ -1,0 +1,199 @@
+"""Column expressions: what `select`, `with_columns` and `filter` accept.
+
+An expression is a column's name, a `pyarrow.compute.Expression`, a `Text` template, or a function of a `Batch`
+that returns one value a row. Every one of them is evaluated on whole batches.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.acero as acero
+import pyarrow.compute as pc
+
+from headrace.batch import Batch
+from headrace.errors import DeclarationError
+
+Expression = "str | pc.Expression | Text | Callable[[Batch], Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A sentence with columns in braces; ``{features}`` is the list of the model's feature columns.
+
+    >>> batch = Batch.of({"a": [5.4, 3.0], "b": [1, 2], "prediction": [0, 2]})
+    >>> Text("{features} is classified as {prediction}").evaluate(batch, features=("a", "b")).to_pylist()
+    ['[5.4, 1] is classified as 0', '[3.0, 2] is classified as 2']
+    """
+
+    template: str
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names in braces, in order."""
+        return tuple(field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None)
+
+    def evaluate(self, batch: Batch, *, features: Sequence[str] = ()) -> pa.Array:
+        parts: list[Any] = []
+        for literal, field, _, _ in string.Formatter().parse(self.template):
+            parts.append(pa.scalar(literal))
+            if field == "features" and field not in batch.column_names:
+                parts.append(_bracketed([_as_text(batch.column(name)) for name in features]))
+            elif field is not None:
+                parts.append(_as_text(batch.column(field)))
+        if not any(isinstance(part, pa.Array) for part in parts):
+            return pa.array([self.template] * batch.num_rows, pa.string())
+        return _join(parts, "")
+
+
+def text(template: str) -> Text:
+    """A sentence made of a row's columns, for `select` and `with_columns`.
+
+    Args:
+        template: text with column names in braces; ``{features}`` stands for the model's features as a list.
+
+    Raises:
+        DeclarationError: the braces do not match.
+
+    >>> text("{name} weighs {prediction} g").fields
+    ('name', 'prediction')
+    """
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise DeclarationError(f"text template {template!r}: {error}", advice="Write a literal brace as {{.") from error
+    if "" in fields:
+        raise DeclarationError(f"text template {template!r} has empty braces", advice="Name a column in them.")
+    return Text(template)
+
+
+def evaluate(expression: Any, batch: Batch, *, features: Sequence[str] = ()) -> pa.Array:
+    """One value a row.
+
+    Raises:
+        KeyError: the expression names a column that the batch does not have.
+    """
+    if isinstance(expression, str):
+        return batch.column(expression)
+    if isinstance(expression, Text):
+        return expression.evaluate(batch, features=features)
+    if isinstance(expression, pc.Expression):
+        return _project(batch, expression)
+    values = expression(batch)
+    array = values if isinstance(values, pa.Array) else pa.array(values)
+    if len(array) != batch.num_rows:
+        raise ValueError(f"{describe(expression)} gave {len(array)} values for {batch.num_rows} rows")
+    return array
+
+
+def check(expression: Any, where: str) -> None:
+    """Refuse what is not an expression, at declaration."""
+    if not isinstance(expression, str | Text | pc.Expression) and not callable(expression):
+        raise DeclarationError(
+            f"{where}: {expression!r} is not a column expression",
+            advice="Give a column's name, a pyarrow.compute expression, hr.text(…), or a function of a Batch.",
+        )
+
+
+def describe(expression: Any) -> str:
+    """The expression in one line, for plans and error messages."""
+    if isinstance(expression, Text):
+        return f'text("{expression.template}")'
+    if callable(expression) and not isinstance(expression, pc.Expression):
+        return f"{getattr(expression, '__qualname__', type(expression).__name__)}()"
+    return str(expression)
+
+
+def _project(batch: Batch, expression: pc.Expression) -> pa.Array:
+    source = acero.Declaration("table_source", acero.TableSourceNodeOptions(pa.Table.from_batches([batch.records])))
+    project = acero.Declaration("project", acero.ProjectNodeOptions([expression], ["value"]), inputs=[source])
+    column = project.to_table(use_threads=False).column(0)
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _as_text(array: pa.Array) -> pa.Array:
+    if pa.types.is_floating(array.type):
+        # NumPy writes the shortest digits that read back equal, and keeps the «.0» that says it is not an integer.
+        values = array.fill_null(0.0).to_numpy(zero_copy_only=False)
+        return pc.if_else(array.is_valid(), pa.array(values.astype(str)), pa.scalar("null"))
+    return pc.fill_null(array.cast(pa.string()), "null")
+
+
+def _bracketed(columns: Sequence[pa.Array]) -> pa.Array:
+    return _join([pa.scalar("["), _join(list(columns), ", "), pa.scalar("]")], "")
+
+
+def _join(parts: Sequence[Any], separator: str) -> pa.Array:
+    return pc.binary_join_element_wise(*parts, separator)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Keep the rows for which the expression is true."""
+
+    expression: Any
+
+    def apply(self, batch: Batch, *, features: Sequence[str] = ()) -> Batch:
+        mask = evaluate(self.expression, batch, features=features)
+        return batch.filter(np.asarray(pc.fill_null(mask, False)))
+
+    def __str__(self) -> str:
+        return f"filter {describe(self.expression)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Keep the named columns, in that order, and compute others."""
+
+    names: tuple[str, ...]
+    computed: Mapping[str, Any]
+
+    def apply(self, batch: Batch, *, features: Sequence[str] = ()) -> Batch:
+        new = {name: evaluate(one, batch, features=features) for name, one in self.computed.items()}
+        wanted = [(name, batch.column(name)) for name in self.names] + list(new.items())
+        fields = [batch.schema.field(name) for name in self.names]
+        fields += [pa.field(name, array.type) for name, array in new.items()]
+        meta = [field for field in batch.schema if field.name.startswith("__") and field.name not in self.names]
+        arrays = [array for _, array in wanted] + [batch.column(field.name) for field in meta]
+        schema = pa.schema([*fields, *meta], metadata=batch.schema.metadata)
+        return Batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+    def __str__(self) -> str:
+        return "select " + ", ".join([*self.names, *(f"{k}={describe(v)}" for k, v in self.computed.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class WithColumns:
+    """Add or replace columns."""
+
+    computed: Mapping[str, Any]
+
+    def apply(self, batch: Batch, *, features: Sequence[str] = ()) -> Batch:
+        return batch.with_columns([(n, evaluate(e, batch, features=features)) for n, e in self.computed.items()])
+
+    def __str__(self) -> str:
+        return "with " + ", ".join(f"{name}={describe(one)}" for name, one in self.computed.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A function of the user's own, Batch -> Batch. It must depend on its batch only, row by row."""
+
+    function: Callable[[Batch], Batch]
+
+    def apply(self, batch: Batch, *, features: Sequence[str] = ()) -> Batch:
+        result = self.function(batch)
+        if not isinstance(result, Batch):
+            raise TypeError(f"{describe(self.function)} returned {type(result).__name__}, expected a Batch")
+        return result
+
+    def __str__(self) -> str:
+        return f"transform {describe(self.function)}"
+
+
+Operation = Filter | Select | WithColumns | Transform
