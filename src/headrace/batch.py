@@ -211,18 +211,27 @@ def present(records: pa.RecordBatch | pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def dead_letters(batch: Batch, reasons: Sequence[str], *, stage: str, rows: Sequence[str] | None = None) -> Batch:
+def dead_letters(
+    batch: Batch, reasons: Sequence[str], *, stage: str, model: str | None = None, rows: Sequence[str] | None = None
+) -> Batch:
     """What goes to a dead-letter topic: reason, stage and the original row as JSON, at the row's own position.
 
     Args:
         batch: the rows that could not be handled.
         reasons: why, one for each row.
-        stage: who refused them: ``capture``, ``learn`` or ``predict``.
+        stage: who refused them: ``capture``, ``transform``, ``learn`` or ``predict``.
+        model: the model that did.
         rows: their JSON, where the values themselves cannot be in ``batch``.
 
     >>> dead_letters(Batch.of({"id": [7]}), ["no such digit"], stage="learn").rows.to_pylist()
-    [{'reason': 'no such digit', 'stage': 'learn', 'row': '{"id": 7}'}]
+    [{'reason': 'no such digit', 'stage': 'learn', 'model': None, 'row': '{"id": 7}'}]
     """
     texts = rows if rows is not None else [json.dumps(row, default=str) for row in batch.rows.to_pylist()]
-    columns = {"reason": list(reasons), "stage": [stage] * batch.num_rows, "row": list(texts)}
+    n = batch.num_rows
+    columns = {
+        "reason": pa.array(list(reasons), pa.string()),
+        "stage": pa.array([stage] * n, pa.string()),
+        "model": pa.array([model] * n, pa.string()),
+        "row": pa.array(list(texts), pa.string()),
+    }
     return Batch.of(columns, op=batch.op, lsn=batch.lsn, index=batch.index, ts_us=batch.ts_us, source=batch.source)

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -147,7 +148,7 @@ def topics_list(
     if as_json:
         print(to_json(infos))
     else:
-        _print_table(infos, title="topics")
+        _print_table([_short(info) for info in infos], title="topics")
 
 
 @topics.command("show")
@@ -440,6 +441,13 @@ def _topic_row(info: TopicInfo) -> dict[str, Any]:
     }
 
 
+def _short(info: dict[str, Any]) -> dict[str, Any]:
+    """A topic's row as it fits a terminal."""
+    times = {name: (info[f"{name}_ts"] or "")[:19].replace("T", " ") for name in ("first", "last")}
+    offsets = "" if info["last_offset"] is None else f"{info['first_offset']}–{info['last_offset']}"
+    return {"topic": info["topic"], "rows": info["rows"], "bytes": info["bytes"], "offsets": offsets, **times}
+
+
 def _time(ts_us: int) -> str | None:
     return datetime.fromtimestamp(ts_us / 1e6, UTC).isoformat(timespec="milliseconds") if ts_us else None
 
@@ -483,7 +491,7 @@ def _print_table(found: list[dict[str, Any]], *, columns: list[str] | None = Non
     if not names:
         talk.print("nothing there")
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in names:
         numeric = bool(found) and all(isinstance(row[name], int | float) for row in found)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -28,8 +27,8 @@ def query_topics(log: Log, query: str) -> pa.Table:
         for name in sorted(connection.get_table_names(query, qualified=False)):
             if name in log.topics():
                 connection.register(name, topic_table(log, name))
-        result: Any = connection.execute(query)
-        return result.to_arrow_table() if hasattr(result, "to_arrow_table") else result.fetch_arrow_table()
+        found = connection.sql(query)
+        return pa.table({}) if found is None else found.to_arrow_table()
     except duckdb.Error as error:
         raise LogError(f"the query failed: {error}", advice=_advice(log, str(error))) from error
     finally:

@@ -95,9 +95,9 @@ def _features(batch: Batch, task: ModelTask) -> Matrix:
     return Matrix(X, np.array([bool(one.valid[0]) for one in rows]), reasons)
 
 
-def _refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> Output:
+def _refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model: str | None = None) -> Output:
     rows = Batch(batch.records.drop_columns(["__order"])) if "__order" in batch.schema.names else batch
-    return f"{topic}.dlq", dead_letters(rows, reasons, stage=stage)
+    return f"{topic}.dlq", dead_letters(rows, reasons, stage=stage, model=model)
 
 
 def _copy(task: StreamTask, event: Event) -> list[Output]:
@@ -389,7 +389,7 @@ class _ModelStep:
             reasons = [reason for reason, one in zip(reasons, keep.tolist(), strict=True) if one]
             batch = batch.filter(keep)
         if batch.num_rows:
-            self.outputs.append(_refused(topic, batch, reasons, stage))
+            self.outputs.append(_refused(topic, batch, reasons, stage, self.task.name))
 
     def _emit(self, plan: PredictPlan, query: Query) -> None:
         self.state.counters.predicted += query.batch.num_rows

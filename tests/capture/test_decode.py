@@ -5,22 +5,20 @@ Every workload is read through two temporary slots at once, one in binary and on
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import select
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
 from psycopg import pq
 
-from headrace.batch import Batch, dead_letters
+from headrace.batch import Batch
 from headrace.capture.postgres.decode import Decoder, NeedsTextMode, Piece
 from headrace.errors import DecodeError
 from headrace.position import parse_lsn
@@ -71,99 +69,650 @@ class Database:
 
     def __init__(self, server: PostgresServer, name: str) -> None:
         self.server, self.name = server, name
+        server.execute(f"CREATE DATABASE {name}")
         self.connection = psycopg.connect(
-            host=str(server.directory), port=server.port, user="postgres", dbname=name, autocommit=True
+            host=str(server.directory),
+            port=server.port,
+            user="postgres",
+            dbname=name,
+            autocommit=True,
+            options="-c timezone=UTC",
         )
         self.execute("CREATE PUBLICATION p FOR ALL TABLES")
 
-    def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        cursor = self.connection.execute(sql.encode())
+    def execute(self, *statements: str) -> list[tuple[Any, ...]]:
+        for sql in statements:
+            cursor = self.connection.execute(sql.encode())
         return cursor.fetchall() if cursor.description else []
 
-    @contextlib.contextmanager
-    def captured(self) -> Iterator[dict[bool, list[bytes]]]:
-        """Messages of what is done inside, by binary or not; filled at the end."""
-        streams = {binary: Stream(self.server, self.name, f"s_{self.name}_{binary}".lower(), binary) for binary in (True, False)}
-        result: dict[bool, list[bytes]] = {}
-        yield result
-        lsn = parse_lsn(self.execute("SELECT pg_current_wal_flush_lsn()::text")[0][0])
-        for binary, stream in streams.items():
-            result[binary] = stream.until(lsn)
-            stream.connection.finish()
+    def captured(self, work: Callable[[], object]) -> dict[bool, list[bytes]]:
+        """Messages of what ``work`` does, by binary or not."""
+        modes = (True, False)
+        streams = {binary: Stream(self.server, self.name, f"{self.name}_{binary}".lower(), binary) for binary in modes}
+        try:
+            work()
+            lsn = parse_lsn(self.execute("SELECT pg_current_wal_flush_lsn()::text")[0][0])
+            return {binary: stream.until(lsn) for binary, stream in streams.items()}
+        finally:
+            for stream in streams.values():
+                stream.connection.finish()
+
+    def sql(self, *statements: str) -> dict[bool, list[bytes]]:
+        """Messages of these statements, each a transaction of its own."""
+        return self.captured(lambda: self.execute(*statements))
+
+
+_numbers = iter(range(1_000_000))
 
 
 @pytest.fixture
-def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Database]:
-    name = f"d{abs(hash(request.node.nodeid)) % 10**10}"
-    server.execute(f"CREATE DATABASE {name}")
-    one = Database(server, name)
+def database(server: PostgresServer) -> Iterator[Database]:
+    one = Database(server, f"decode{next(_numbers)}")
     yield one
     one.connection.close()
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def decode(messages: Sequence[bytes], **options: Any) -> list[Piece]:
     return Decoder("shop", **options).feed(messages)
 
 
-def by_topic(pieces: Sequence[Piece], *, rejected: bool = False) -> dict[str, list[pa.RecordBatch]]:
-    found: dict[str, list[pa.RecordBatch]] = {}
+def batches(pieces: Sequence[Piece], *, rejected: bool = False) -> dict[str, list[Batch]]:
+    """By topic; every array validated, positions in commit order and never twice."""
+    found: dict[str, list[Batch]] = {}
     for piece in pieces:
         for topic, batch in piece.rejected if rejected else piece.batches:
             batch.records.validate(full=True)
-            found.setdefault(topic, []).append(batch.records)
+            found.setdefault(topic, []).append(batch)
+    for own in found.values():
+        positions = [pair for one in own for pair in zip(one.lsn.tolist(), one.index.tolist(), strict=True)]
+        assert positions == sorted(set(positions))
     return found
 
 
-def rows(pieces: Sequence[Piece], topic: str) -> list[dict[str, Any]]:
-    """Rows of a topic as dicts without the event columns, commit order checked."""
-    batches = by_topic(pieces).get(topic, [])
-    positions = [pair for one in batches for pair in zip(Batch(one).lsn.tolist(), Batch(one).index.tolist(), strict=True)]
-    assert positions == sorted(positions) and len(set(positions)) == len(positions)
-    return [row for one in batches for row in Batch(one).rows.to_pylist()]
+def plain(array: pa.Array) -> list[Any]:
+    """Python values; days and microseconds since 1970 where Python's dates cannot hold them; NaN as text."""
+    if pa.types.is_date(array.type):
+        array = array.view(pa.int32())
+    if pa.types.is_timestamp(array.type):
+        array = array.view(pa.int64())
+    return ["NaN" if value != value else value for value in array.to_pylist()]
 
 
-def events(pieces: Sequence[Piece], topic: str) -> list[tuple[str, dict[str, Any]]]:
+def rows(pieces: Sequence[Piece], topic: str) -> list[tuple[Any, ...]]:
+    """The rows of a topic."""
+    return [row for one in batches(pieces)[topic] for row in zip(*map(plain, one.rows.columns), strict=True)]
+
+
+def events(pieces: Sequence[Piece], topic: str) -> list[tuple[str, tuple[Any, ...]]]:
     """(op, row) of a topic."""
-    batches = [Batch(one) for one in by_topic(pieces)[topic]]
-    return [(chr(op), row) for b in batches for op, row in zip(b.op.tolist(), b.rows.to_pylist(), strict=True)]
+    ops = [chr(op) for one in batches(pieces)[topic] for op in one.op.tolist()]
+    return list(zip(ops, rows(pieces, topic), strict=True))
 
 
-def same(first: Sequence[Piece], second: Sequence[Piece]) -> None:
-    """Both decoded to equal rows, schemas, events and dead letters, however they are cut."""
+def before(pieces: Sequence[Piece], topic: str) -> list[dict[str, Any] | None]:
+    return [row for b in batches(pieces)[topic] for row in (b.before.to_pylist() if b.before else [None] * b.num_rows)]
+
+
+def said(pieces: Sequence[Piece]) -> dict[str, list[str]]:
+    """Everything that pieces say of rows, as texts by topic, however they are cut."""
+    texts: dict[str, list[str]] = {}
     for rejected in (False, True):
-        one, two = by_topic(first, rejected=rejected), by_topic(second, rejected=rejected)
-        assert one.keys() == two.keys()
-        for topic in one:
-            assert _runs(one[topic]) == _runs(two[topic])
-    assert sum(p.rows for p in first) == sum(p.rows for p in second)
-    assert sum(p.commits for p in first) == sum(p.commits for p in second)
-
-
-def _runs(batches: list[pa.RecordBatch]) -> list[str]:
-    """Rows with their field types as text: optional columns may be there or not, NaN equals NaN."""
-    texts = []
-    for batch in batches:
-        types = [(f.name, str(f.type), f.metadata) for f in batch.schema if not f.name.startswith("__")]
-        plain = batch
-        for index, one in enumerate(batch.schema):
-            if pa.types.is_temporal(one.type):
-                plain = plain.set_column(index, one.name, batch.column(index).view(pa.int32() if pa.types.is_date(one.type) else pa.int64()))
-        for row in plain.to_pylist():
-            row["__unchanged"] = row.get("__unchanged") or []
-            row["__before"] = str(row.get("__before"))
-            texts.append(f"{types} {sorted(row.items())}")
+        for topic, own in batches(pieces, rejected=rejected).items():
+            for batch in own:
+                schema = [(one.name, str(one.type), one.metadata) for one in batch.rows.schema]
+                meta = [batch.op, batch.lsn, batch.index, batch.ts_us]
+                old = [plain(one) for one in batch.before.flatten()] if batch.before else []
+                unchanged = batch.unchanged.to_pylist() if batch.unchanged else [[]] * batch.num_rows
+                columns = [*map(plain, batch.rows.columns), *(one.tolist() for one in meta), unchanged]
+                olds = list(zip(*old, strict=True)) if old else [None] * batch.num_rows
+                has = batch.before.is_valid().to_pylist() if batch.before else olds
+                for row, one, there in zip(zip(*columns, strict=True), olds, has, strict=True):
+                    texts.setdefault(topic, []).append(f"{schema} {row} {one if there else None}")
     return texts
 
 
-# --- tests ---
+def same(first: Sequence[Piece], second: Sequence[Piece]) -> None:
+    """Both say the same of the same rows."""
+    assert said(first) == said(second)
+    for total in ("rows", "commits"):
+        assert sum(getattr(one, total) for one in first) == sum(getattr(one, total) for one in second)
+    assert max((one.end_lsn for one in first), default=0) == max((one.end_lsn for one in second), default=0)
 
 
-def test_types_quick(database: Database) -> None:
-    database.execute("CREATE TABLE t(id int primary key, f float8, s text, n numeric(10,2), m numeric, ts timestamptz, d date, b bool, u uuid, y bytea, j jsonb)")
-    with database.captured() as messages:
-        database.execute("INSERT INTO t SELECT i, i/3.0, 'x'||i, i*1.5, i/7.0, now(), current_date, i%2=0, gen_random_uuid(), decode(md5(i::text),'hex'), '{\"a\":1}' FROM generate_series(1,1000) i")
-        database.execute("INSERT INTO t(id) VALUES (0)")
+def both(messages: dict[bool, list[bytes]]) -> list[Piece]:
+    """The decoded binary stream, after checking that text gives the same."""
     pieces = decode(messages[True])
     same(pieces, decode(messages[False]))
-    print(pieces[0].batches[0][1].records.slice(0,2).to_pylist())
+    return pieces
+
+
+# --- values ---
+
+_EXTREMES: dict[str, tuple[str, list[str]]] = {
+    # type: (how SELECT shows what Arrow holds, literals)
+    "boolean": ("{}", ["true", "false"]),
+    "int2": ("{}", ["-32768", "32767", "0"]),
+    "int4": ("{}", ["-2147483648", "2147483647", "7"]),
+    "int8": ("{}", ["-9223372036854775808", "9223372036854775807", "0"]),
+    "oid": ("{}::int8", ["0", "4294967295"]),
+    "float4": ("{}", ["3.4028235e38", "-1e-45", "NaN", "Infinity", "-Infinity", "0.1", "-0"]),
+    "float8": ("{}", ["1.7976931348623157e308", "5e-324", "NaN", "-Infinity", "0.1", "-0", "1e23"]),
+    "numeric(10,2)": ("{}", ["0", "-0.01", "99999999.99", "-99999999.99", "12", "10000", "0.1"]),
+    "numeric(18,0)": ("{}", ["999999999999999999", "-999999999999999999", "10000"]),
+    "numeric(18,17)": ("{}", ["9.99999999999999999", "-0.00000000000000001", "0"]),
+    "numeric(5,5)": ("{}", ["0.99999", "-0.00001", "0"]),
+    "numeric(38,0)": ("{}", ["9" * 38, "-" + "9" * 38, "1", "0"]),
+    "numeric(38,38)": ("{}", ["0." + "9" * 38, "-0." + "0" * 37 + "1"]),
+    "numeric(38,20)": ("{}", ["9" * 18 + "." + "9" * 20, "-1.5", "100000000"]),
+    "numeric(39,0)": ("{}::text", ["9" * 39, "-1"]),
+    "numeric(3,-2)": ("{}::text", ["12300", "-100"]),
+    "numeric(2,4)": ("{}::text", ["0.0012", "-0.0099"]),
+    "numeric": (
+        "{}::text",
+        [
+            *["0", "0.000", "-0.5", "1e100", "1e-100", "1.500", "-12345678.00009", "10000", "0.0001", "100.0001"],
+            *["NaN", "Infinity", "-Infinity", "9" * 300 + "." + "1" * 200, "1e1000", "1e-1000", "0.1230"],
+        ],
+    ),
+    "text": ("{}", ["", "a", "naïve ☃ 𝄞", "line\nbreak\ttab", "x" * 3000, "\\N", "NULL"]),
+    "varchar(20)": ("{}", ["", "żółć"]),
+    "char(5)": ("rpad({}::text, 5)", ["ab", "", "äöüßx"]),
+    "name": ("{}", ["pg_class", ""]),
+    '"char"': ("{}::text", ["a", "", "\\377"]),
+    "date": (
+        "{} - date '1970-01-01'",
+        ["2024-02-29", "0001-01-01", "4713-11-24 BC", "5874897-12-31", "0001-12-31 BC", "10000-01-01", "9999-12-31"],
+    ),
+    "timestamp": (
+        "(extract(epoch from {}) * 1000000)::int8",
+        [
+            *["2024-02-29 12:34:56.789012", "4713-11-24 00:00:00 BC", "2024-01-01", "1999-12-31 23:59:59.999999"],
+            *["0044-03-15 12:00:00.5 BC", "294246-12-31 23:59:59.999999", "1970-01-01 00:00:00.1"],
+        ],
+    ),
+    "timestamptz": (
+        "(extract(epoch from {}) * 1000000)::int8",
+        ["2024-02-29 12:34:56.7+05:30", "0044-03-15 00:00:00+00 BC", "20000-01-01 00:00:00.000001+00"],
+    ),
+    "timestamp(3)": ("(extract(epoch from {}) * 1000000)::int8", ["2024-02-29 12:34:56.7891", "2024-02-29"]),
+    "bytea": ("{}", ["", "\\x00ff", "\\x" + "ab" * 3000, "\\x5c78"]),
+    "uuid": ("{}::text", ["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "00000000-0000-0000-0000-000000000000"]),
+    "json": ("{}::text", ['{"b": 1,   "a": [1, "é"]}', "null"]),
+    "jsonb": ("{}::text", ['{"b": 1, "a": [1, "é"]}', "null", '""']),
+}
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@pytest.mark.parametrize("block", [1, 200])
+def test_every_type_is_what_select_gives(database: Database, block: int) -> None:
+    """Extremes of every type among NULLs; few rows and many, so that both ways to find cells are used."""
+    columns = list(_EXTREMES)
+    names = [f"c{index}" for index in range(len(columns))]
+    declared = ", ".join(f"{name} {kind}" for name, kind in zip(names, columns, strict=True))
+    most = max(len(values) for _, values in _EXTREMES.values())
+    tuples = [
+        ", ".join(_literal(values[row]) if row < len(values) else "NULL" for _, values in _EXTREMES.values())
+        for row in range(most)
+    ]
+    database.execute(f"CREATE TABLE t(id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, {declared})")
+    insert = f"INSERT INTO t({', '.join(names)}) VALUES ({'), ('.join(tuples * block)})"
+    pieces = both(database.sql(*[f"INSERT INTO t({', '.join(names)}) VALUES ({one})" for one in tuples], insert))
+    shown = ", ".join(how.format(name) for name, (how, _) in zip(names, _EXTREMES.values(), strict=True))
+    expected = [
+        tuple("NaN" if value != value else value for value in row)
+        for row in database.execute(f"SELECT id, {shown} FROM t ORDER BY id")
+    ]
+    assert rows(pieces, "shop.public.t") == expected
+    assert not any(piece.rejected for piece in pieces)
+
+
+def test_other_types_need_text_mode_and_are_their_text(database: Database) -> None:
+    database.execute(
+        "CREATE TYPE mood AS ENUM ('sad', 'happy')",
+        "CREATE TABLE t(id int PRIMARY KEY, a int[], m mood, i interval, n inet, t time)",
+        "CREATE TABLE u(id int)",
+    )
+    messages = database.sql(
+        "INSERT INTO u VALUES (1)",
+        "INSERT INTO t(id) VALUES (1)",
+        "INSERT INTO t VALUES (2, '{1,NULL,3}', 'happy', '1 year 2 days', '10.0.0.1/8', '24:00')",
+    )
+    assert rows(decode(messages[False]), "shop.public.t")[1] == (
+        (2, "{1,NULL,3}", "happy", "1 year 2 days", "10.0.0.1/8", "24:00:00")
+    )
+    decoder = Decoder("shop")
+    with pytest.raises(NeedsTextMode, match=r"«a» has type integer\[\]"):
+        decoder.feed(messages[True])
+    decoder.reset()
+    same(decoder.feed(messages[False]), decode(messages[False]))
+
+
+def test_nulls_everywhere(database: Database) -> None:
+    """Random patterns of NULL, so that no two rows look alike."""
+    database.execute(
+        "CREATE TABLE t(id int PRIMARY KEY, a int, b text, c float8, d numeric(12,3), e timestamptz, f uuid, g bool)"
+    )
+    columns = ["i", "'t'||i", "i/3.0", "i/8.0", "now() - i*'1 s'::interval", "gen_random_uuid()", "i%3=0"]
+    values = ", ".join(f"CASE WHEN random() < 0.4 THEN NULL ELSE {one} END" for one in columns)
+    pieces = both(database.sql(f"INSERT INTO t SELECT i, {values} FROM generate_series(1, 3000) i"))
+    expected = database.execute(
+        "SELECT id, a, b, c, d, (extract(epoch FROM e)*1000000)::int8, f::text, g FROM t ORDER BY id"
+    )
+    assert rows(pieces, "shop.public.t") == expected
+
+
+def test_rows_that_arrow_cannot_hold_go_to_the_dead_letters(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE t(id int PRIMARY KEY, n numeric(10,2), d date, ts timestamp, tz timestamptz, s text)"
+    )
+    pieces = both(
+        database.sql(
+            """INSERT INTO t VALUES (1, 1.5, '2024-01-01', '2024-01-01', '2024-01-01', 'fine'),
+            (2, 'NaN', '2024-01-01', '2024-01-01 12:00:00.5', '0044-03-15 00:00:00+00 BC', 'é"'),
+            (3, 1, 'infinity', '-infinity', 'infinity', NULL),
+            (4, NULL, '-infinity', '294276-12-31 23:59:59.999999', NULL, 'late'), (5, 2, NULL, NULL, NULL, '')"""
+        )
+    )
+    assert [row[0] for row in rows(pieces, "shop.public.t")] == [1, 5]
+    (letters,) = batches(pieces, rejected=True)["shop.public.t.dlq"]
+    assert letters.index.tolist() == [1, 2, 3]
+    found = letters.rows.to_pylist()
+    assert json.loads(found[0]["row"]) == {
+        "id": 2,
+        "n": "NaN",
+        "d": "2024-01-01",
+        "ts": "2024-01-01 12:00:00.5",
+        "tz": "0044-03-15 00:00:00+00 BC",
+        "s": 'é"',
+    }
+    assert found[0]["reason"] == "column «n»: numeric(10,2) «NaN» does not fit decimal128(10, 2)"
+    assert json.loads(found[1]["row"])["ts"] == "-infinity" and "«tz»" in found[1]["reason"]
+    assert json.loads(found[2]["row"])["ts"] == "294276-12-31 23:59:59.999999"
+    assert pieces[0].rows == 5
+
+
+# --- events ---
+
+
+def test_replica_identities(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE pk(id int PRIMARY KEY, v text)",
+        "CREATE TABLE whole(id int, v text, n numeric(6,2))",
+        "ALTER TABLE whole REPLICA IDENTITY FULL",
+        "CREATE TABLE ix(id int PRIMARY KEY, code text NOT NULL UNIQUE)",
+        "ALTER TABLE ix REPLICA IDENTITY USING INDEX ix_code_key",
+    )
+    pieces = both(
+        database.sql(
+            "INSERT INTO pk VALUES (1, 'a'), (2, 'b')",
+            "UPDATE pk SET v = v || '!'",
+            "UPDATE pk SET id = 3 WHERE id = 1",
+            "DELETE FROM pk",
+            "INSERT INTO whole VALUES (1, 'a', 1.5), (1, NULL, NULL)",
+            "UPDATE whole SET v = 'z'",
+            "UPDATE whole SET n = 'NaN' WHERE n IS NOT NULL",
+            "UPDATE whole SET n = 2 WHERE n = 'NaN'",
+            "DELETE FROM whole",
+            "INSERT INTO ix VALUES (1, 'x')",
+            "UPDATE ix SET code = 'y'",
+            "DELETE FROM ix",
+        )
+    )
+    topic = "shop.public.pk"
+    assert events(pieces, topic) == [
+        *[("c", (1, "a")), ("c", (2, "b")), ("u", (1, "a!")), ("u", (2, "b!")), ("u", (3, "a!"))],
+        *[("d", (2, None)), ("d", (3, None))],
+    ]
+    assert before(pieces, topic) == [*[None] * 4, {"id": 1, "v": None}, None, None]
+    assert batches(pieces)[topic][0].key_columns == ("id",)
+    whole = events(pieces, "shop.public.whole")
+    assert [op for op, _ in whole] == list("ccuuudd")
+    assert before(pieces, "shop.public.whole")[2] == {"id": 1, "v": "a", "n": pytest.approx(1.5)}
+    # The row that became NaN is a dead letter; the update that mends it has no old row that could be shown.
+    assert before(pieces, "shop.public.whole")[3:5] == [{"id": 1, "v": None, "n": None}, None]
+    assert whole[4][1][:2] == (1, "z")
+    assert batches(pieces, rejected=True)["shop.public.whole.dlq"][0].num_rows == 1
+    assert events(pieces, "shop.public.ix") == [("c", (1, "x")), ("u", (1, "y")), ("d", (None, "y"))]
+    assert batches(pieces)["shop.public.ix"][0].key_columns == ("code",)
+
+
+def test_unchanged_toast(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE t(id int PRIMARY KEY, a text, b text, v int)",
+        "ALTER TABLE t ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL",
+        "CREATE TABLE f(id int PRIMARY KEY, a text, v int)",
+        "ALTER TABLE f ALTER a SET STORAGE EXTERNAL",
+        "ALTER TABLE f REPLICA IDENTITY FULL",
+    )
+    pieces = both(
+        database.sql(
+            "INSERT INTO t VALUES (1, repeat('a', 9000), repeat('b', 9000), 1), (2, 's', 's', 2)",
+            "UPDATE t SET v = v + 1",
+            "UPDATE t SET a = 'new'",
+            "INSERT INTO f VALUES (1, repeat('f', 9000), 1)",
+            "UPDATE f SET v = 2",
+        )
+    )
+    unchanged = [row for one in batches(pieces)["shop.public.t"] for row in one.unchanged.to_pylist()]
+    assert unchanged == [[], [], ["a", "b"], [], ["b"], []]
+    assert rows(pieces, "shop.public.t")[2:] == [
+        (1, None, None, 2),
+        (2, "s", "s", 3),
+        (1, "new", None, 2),
+        (2, "new", "s", 3),
+    ]
+    # With the full old row at hand the value is known.
+    assert rows(pieces, "shop.public.f")[1] == (1, "f" * 9000, 2)
+    assert batches(pieces)["shop.public.f"][0].unchanged is None
+
+
+def test_truncate(database: Database) -> None:
+    database.execute("CREATE TABLE a(id int PRIMARY KEY)", "CREATE TABLE b(id int, s text)")
+    pieces = both(
+        database.sql(
+            "BEGIN",
+            "INSERT INTO a VALUES (1)",
+            "TRUNCATE a, b",
+            "INSERT INTO b VALUES (2, 'x')",
+            "COMMIT",
+            "TRUNCATE a",
+        )
+    )
+    assert events(pieces, "shop.public.a") == [("c", (1,)), ("t", (None,)), ("t", (None,))]
+    assert events(pieces, "shop.public.b") == [("t", (None, None)), ("c", (2, "x"))]
+    assert sorted(i for own in batches(pieces).values() for one in own for i in one.index.tolist()) == [0, 0, 1, 2, 3]
+
+
+def test_schema_change_in_mid_stream(database: Database) -> None:
+    database.execute("CREATE TABLE t(id int PRIMARY KEY, a int, b text)")
+    pieces = both(
+        database.sql(
+            "INSERT INTO t VALUES (1, 1, 'x')",
+            "BEGIN",
+            "INSERT INTO t VALUES (2, 2, 'y')",
+            "ALTER TABLE t ADD c float8 DEFAULT 7",
+            "INSERT INTO t VALUES (3, 3, 'z', 0.5)",
+            "COMMIT",
+            "ALTER TABLE t DROP b",
+            "INSERT INTO t VALUES (4, 4, 1)",
+            "ALTER TABLE t ALTER a TYPE numeric(8,1)",
+            "INSERT INTO t VALUES (5, 5.5, 1)",
+            "ANALYZE t",
+            "INSERT INTO t VALUES (6, 6.5, 1)",
+            "ALTER TABLE t RENAME TO t2",
+            "INSERT INTO t2 VALUES (7, 7.5, 1)",
+        )
+    )
+    found = batches(pieces)["shop.public.t"]
+    assert [one.column_names for one in found] == [
+        ["id", "a", "b"],
+        ["id", "a", "b", "c"],
+        ["id", "a", "c"],
+        ["id", "a", "c"],
+    ]
+    assert [one.num_rows for one in found] == [2, 1, 1, 2]
+    assert found[3].column("a").type == pa.decimal128(8, 1)
+    assert len(batches(pieces)["shop.public.t2"]) == 1
+
+
+def test_interleaved_tables_share_one_index(database: Database) -> None:
+    database.execute("CREATE TABLE a(id int)", "CREATE TABLE b(id int, s text)", "CREATE TABLE c(id int)")
+    statements = [f"INSERT INTO {'abc'[i % 3]}(id) VALUES ({i})" for i in range(60)]
+    (piece,) = both(database.sql("BEGIN", *statements, "COMMIT", "BEGIN", "COMMIT"))
+    assert [topic for topic, _ in piece.batches] == ["shop.public.a", "shop.public.b", "shop.public.c"]
+    for offset, (_, batch) in enumerate(piece.batches):
+        assert batch.index.tolist() == batch.column("id").to_pylist() == list(range(offset, 60, 3))
+        assert set(batch.lsn.tolist()) == {piece.commit_lsn}
+        assert set(batch.ts_us.tolist()) == {piece.commit_ts_us}
+    now = database.execute("SELECT (extract(epoch FROM now())*1000000)::int8")[0][0]
+    assert now - 60_000_000 < piece.commit_ts_us <= now
+
+
+def test_many_small_transactions(database: Database) -> None:
+    database.execute("CREATE TABLE t(id int PRIMARY KEY, s text)")
+    pieces = both(database.sql(*[f"INSERT INTO t VALUES ({i}, repeat('x', {i % 7}))" for i in range(1000)]))
+    (piece,) = pieces
+    assert piece.rows == 1000 and piece.commits >= 1000
+    batch = piece.batches[0][1]
+    assert not batch.index.any() and len(set(batch.lsn.tolist())) == 1000
+    assert batch.rows.to_pylist() == [{"id": i, "s": "x" * (i % 7)} for i in range(1000)]
+
+
+def test_copy_shares_one_lsn(database: Database) -> None:
+    database.execute("CREATE TABLE t(id int, s text)")
+
+    def work() -> None:
+        with database.connection.cursor().copy("COPY t FROM STDIN") as copy:
+            for i in range(2500):
+                copy.write_row((i, f"row {i}" if i % 5 else None))
+
+    (piece,) = both(database.captured(work))
+    assert rows([piece], "shop.public.t") == [(i, f"row {i}" if i % 5 else None) for i in range(2500)]
+
+
+def test_names_keys_and_schema(database: Database) -> None:
+    database.execute(
+        'CREATE SCHEMA "My Schema"', 'CREATE TABLE "My Schema"."täble.x"("Id" int, b int)', 'CREATE TABLE "a b"(id int)'
+    )
+    database.execute('CREATE TABLE "a_b"(id int)')
+    statements = [f'INSERT INTO "{"a b" if i % 3 else "a_b"}" VALUES ({i})' for i in range(10)]
+    messages = database.sql('INSERT INTO "My Schema"."täble.x" VALUES (1, 2)', "BEGIN", *statements, "COMMIT")
+    pieces = decode(messages[True], keys={("My Schema", "täble.x"): ["b"]})
+    (batch,) = batches(pieces)["shop.My_Schema.t_ble.x"]
+    assert batch.key_columns == ("b",) and batch.source == "shop"
+    like = Batch.of(batch.rows, lsn=1, key=["b"], source="shop")
+    assert batch.schema.equals(like.schema, check_metadata=True)
+    # Two tables with one topic: commit order all the same.
+    assert [row for (row,) in rows(pieces, "shop.public.a_b")] == list(range(10))
+
+
+def test_origin_and_logical_messages(database: Database) -> None:
+    database.execute("CREATE TABLE t(id int)", "SELECT pg_replication_origin_create('elsewhere')")
+    pieces = both(
+        database.sql(
+            "SELECT pg_logical_emit_message(false, 'p', 'outside')",
+            "SELECT pg_replication_origin_session_setup('elsewhere')",
+            "BEGIN",
+            "SELECT pg_replication_origin_xact_setup('0/1234', now())",
+            "INSERT INTO t VALUES (1)",
+            "SELECT pg_logical_emit_message(true, 'p', 'inside')",
+            "INSERT INTO t VALUES (2)",
+            "COMMIT",
+            "SELECT pg_logical_emit_message(true, 'p', 'alone')",
+        )
+    )
+    assert rows(pieces, "shop.public.t") == [(1,), (2,)]
+    assert batches(pieces)["shop.public.t"][0].index.tolist() == [0, 1]
+    assert pieces[-1].commits >= 2
+
+
+# --- pieces ---
+
+
+@pytest.fixture(scope="module")
+def workload(server: PostgresServer) -> Iterator[dict[bool, list[bytes]]]:
+    """A bit of everything, with transactions of 0 to 300 rows."""
+    one = Database(server, f"decode{next(_numbers)}")
+    one.execute(
+        "CREATE TABLE a(id int PRIMARY KEY, s text, n numeric(8,2), t timestamptz)",
+        'CREATE TABLE b(id int PRIMARY KEY, f float8, j jsonb, m numeric, u uuid, y bytea, d date, c "char")',
+        "ALTER TABLE b REPLICA IDENTITY FULL",
+        "CREATE TABLE big(id int PRIMARY KEY, s text, v int)",
+        "ALTER TABLE big ALTER s SET STORAGE EXTERNAL",
+    )
+    statements = []
+    for i in range(0, 3000, 300):
+        statements += [
+            "BEGIN",
+            f"INSERT INTO a SELECT i, repeat('s', i%20), i/4.0, now() FROM generate_series({i}, {i + i // 10}) i",
+            "INSERT INTO b SELECT i, i/3.0, NULL, i/7.0, gen_random_uuid(), '\\xab', now(), 'c'"
+            f" FROM generate_series({i}, {i + 50}) i",
+            "UPDATE b SET j = '{}' WHERE id % 7 = 0",
+            "COMMIT",
+            f"INSERT INTO a VALUES ({i + 299}, NULL, {'NULL' if i % 600 else repr('NaN')}, 'infinity')",
+            f"INSERT INTO big VALUES ({i}, repeat('x', 3000), 1)",
+            f"UPDATE big SET v = 2 WHERE id = {i}",
+            f"DELETE FROM b WHERE id % 50 = {i // 300}",
+            "SELECT pg_logical_emit_message(true, 'p', 'q')",
+        ]
+    statements += ["ALTER TABLE a ADD z int", "INSERT INTO a(id, z) VALUES (-1, 1)", "TRUNCATE a, big"]
+    yield one.sql(*statements)
+    one.connection.close()
+
+
+def feed(decoder: Decoder, messages: Sequence[bytes], size: Callable[[], int]) -> list[Piece]:
+    pieces, at = [], 0
+    while at < len(messages):
+        step = size()
+        pieces += decoder.feed(messages[at : at + step])
+        at += step
+    return pieces
+
+
+def check_pieces(pieces: Sequence[Piece]) -> None:
+    """Open and continued alternate as promised, and only whole transactions move the end."""
+    is_open, end = False, 0
+    for piece in pieces:
+        assert piece.continued == is_open
+        if piece.open:
+            assert piece.commits == piece.end_lsn == piece.commit_lsn == piece.commit_ts_us == 0
+        else:
+            assert piece.commits == 1 if piece.continued else piece.commits >= 1
+            assert end < piece.commit_lsn < piece.end_lsn
+            end = piece.end_lsn
+        is_open = piece.open
+        counted = [batch.num_rows for _, batch in (*piece.batches, *piece.rejected)]
+        assert sum(counted) == piece.rows
+        firsts = [(int(b.lsn[0]), int(b.index[0])) for _, b in piece.batches]
+        assert firsts == sorted(firsts)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_chunks_make_no_difference(workload: dict[bool, list[bytes]], binary: bool) -> None:
+    expected = both(workload)
+    check_pieces(expected)
+    for seed in range(6):
+        chance = random.Random(seed)
+        most = [1, 3, 40, 2000][seed % 4]
+        views = [memoryview(one) for one in workload[binary]] if seed % 2 else workload[binary]
+        pieces = feed(Decoder("shop"), views, lambda chance=chance, most=most: chance.randint(1, most))
+        check_pieces(pieces)
+        assert not any(piece.open for piece in pieces)
+        same(pieces, expected)
+
+
+def test_long_transactions_come_in_open_pieces(workload: dict[bool, list[bytes]]) -> None:
+    expected = decode(workload[True])
+    for seed, limits in enumerate([{"max_open_rows": 10}, {"max_open_rows": 1}, {"max_open_bytes": 5000}]):
+        chance = random.Random(seed)
+        pieces = feed(Decoder("shop", **limits), workload[True], lambda chance=chance: chance.randint(1, 60))
+        assert any(piece.open for piece in pieces)
+        check_pieces(pieces)
+        same(pieces, expected)
+
+
+def test_pieces_are_bounded_at_commits(workload: dict[bool, list[bytes]]) -> None:
+    pieces = decode(workload[True], max_open_rows=100)
+    check_pieces(pieces)
+    assert not any(piece.open for piece in pieces) and len(pieces) > 10
+    assert all(piece.rows <= 100 or piece.commits == 1 for piece in pieces)
+    same(pieces, decode(workload[True]))
+
+
+def test_stored_transactions_are_skipped(workload: dict[bool, list[bytes]]) -> None:
+    whole = decode(workload[True], max_open_rows=100)
+    for cut in range(0, len(whole), 3):
+        lsn = whole[cut].commit_lsn + 1
+        for limit in (65_536, 20):
+            decoder = Decoder("shop", skip_below=lsn, max_open_rows=limit)
+            pieces = feed(decoder, workload[True], lambda: 37)
+            check_pieces(pieces)
+            same(pieces, whole[cut + 1 :])
+
+
+def test_reset_forgets_an_unfinished_transaction(workload: dict[bool, list[bytes]]) -> None:
+    messages = workload[True]
+    for limit in (65_536, 5):
+        decoder = Decoder("shop", max_open_rows=limit)
+        decoder.feed(messages[: len(messages) // 2])
+        decoder.reset()
+        same(decoder.feed(messages), decode(messages))
+
+
+def test_nothing_is_said_of_nothing() -> None:
+    decoder = Decoder("shop")
+    message = b"M" + b"\0" + bytes(8) + b"p\0" + struct.pack(">I", 1) + b"x"
+    for _ in range(3):
+        assert decoder.feed([b"w" + bytes(24) + message]) == []
+    assert decoder.feed([]) == []
+    assert not decoder._tail
+
+
+# --- damaged streams ---
+
+
+def test_damaged_messages_are_decode_errors(workload: dict[bool, list[bytes]]) -> None:
+    """Bytes cut off, changed, or messages left out: rows or a DecodeError, never anything else."""
+    chance = random.Random(11)
+    errors = 0
+    for binary in (True, False):
+        messages = workload[binary]
+        interesting = [i for i, one in enumerate(messages) if one[25:26] in b"RUDTBC"] + list(range(200))
+        for _ in range(1500):
+            at = chance.choice(interesting)
+            window = messages[:60] + messages[at : at + 3]
+            damaged = bytearray(window[-2])
+            how = chance.randrange(3)
+            if how == 0:
+                damaged = damaged[: chance.randrange(len(damaged))]
+            elif how == 1:
+                damaged[chance.randrange(25, min(len(damaged), 90))] = chance.choice(
+                    [0, 1, 127, 255, chance.randrange(256)]
+                )
+            else:
+                damaged = damaged + bytes(chance.randint(1, 4))
+            errors += _survives([*window[:-2], bytes(damaged), window[-1]])
+    assert errors > 500
+
+
+def _survives(messages: list[bytes]) -> bool:
+    try:
+        for piece in Decoder("shop", max_open_rows=len(messages) - 2).feed(messages):
+            for _, batch in piece.batches:
+                batch.records.validate()
+    except DecodeError as error:
+        assert "message" in str(error) or isinstance(error, NeedsTextMode) or "column" in str(error)
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: [m[0], b"k" + m[1][1:]], "message 1 .* byte 0: not an XLogData"),
+        (lambda m: [m[0], m[1][:20]], "message 1 .* byte 0: shorter than its header"),
+        (lambda m: [m[0], m[1][:25] + b"S" + m[1][26:]], "unknown message kind 'S'"),
+        (lambda m: [m[0], m[0]], "message 1 .*BEGIN inside a transaction"),
+        (lambda m: m[1:], "a row outside of a transaction|COMMIT without BEGIN"),
+        (lambda m: [m[0], *m[2:]], "no Relation message came for relation"),
+        (lambda m: [*m[:2], m[2][:-1], *m[3:]], r"message 2 \(kind 'I'\) at 0/[0-9A-F]+, byte \d+: "),
+        (lambda m: [*m[:-1], m[-1] + b"x"], "has not its 51 bytes"),
+        (lambda m: [m[0], m[1][:-2], *m[2:]], "malformed Relation message"),
+    ],
+)
+def test_errors_say_where(
+    workload: dict[bool, list[bytes]], change: Callable[[list[bytes]], list[bytes]], says: str
+) -> None:
+    messages = workload[True]
+    kinds = b"".join(one[25:26] for one in messages)
+    row = kinds.index(b"I")
+    begin = kinds.rindex(b"B", 0, row)
+    commit = kinds.index(b"C", row)
+    relation = kinds.index(b"R")
+    good = [messages[begin], messages[relation], messages[row], messages[commit]]
+    assert sum(piece.rows for piece in decode(good)) == 1
+    with pytest.raises(DecodeError, match=says):
+        decode([*change(good), messages[commit]] if says.startswith("message 1 .*BEGIN") else change(good))

@@ -463,14 +463,13 @@ def _decay(value: Any) -> float:
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not 0.0 <= value <= 1.0:
         raise DeclarationError(
-            f"decay is {value!r}", advice="decay lies between 0 (only the latest cut counts) and 1 (nothing is forgotten)."
+            f"decay is {value!r}",
+            advice="decay lies between 0 (only the latest cut counts) and 1 (nothing is forgotten).",
         )
     return float(value)
 
 
-def _initial(
-    k: int, centers: npt.ArrayLike | None, weights: npt.ArrayLike | None
-) -> tuple[Floats, Floats] | None:
+def _initial(k: int, centers: npt.ArrayLike | None, weights: npt.ArrayLike | None) -> tuple[Floats, Floats] | None:
     """The declared start, checked."""
     if centers is None:
         if weights is not None:
@@ -479,7 +478,8 @@ def _initial(
     places = _numbers("initial_centers", centers)
     if places.ndim != 2 or places.shape[0] != k or places.shape[1] == 0:
         raise DeclarationError(
-            f"initial_centers has shape {places.shape}", advice=f"One row for each of the {k} clusters: ({k}, features)."
+            f"initial_centers has shape {places.shape}",
+            advice=f"One row for each of the {k} clusters: ({k}, features).",
         )
     amounts = np.zeros(k) if weights is None else _numbers("initial_weights", weights)
     if amounts.shape != (k,) or (amounts < 0).any():
@@ -493,7 +493,9 @@ def _numbers(name: str, value: npt.ArrayLike) -> Floats:
     try:
         array = np.array(value, np.float64)
     except (TypeError, ValueError) as error:
-        raise DeclarationError(f"{name} is not an array of numbers: {error}", advice="Lists of equal length.") from error
+        raise DeclarationError(
+            f"{name} is not an array of numbers: {error}", advice="Lists of equal length."
+        ) from error
     if not np.isfinite(array).all():
         raise DeclarationError(f"{name} holds NaN or infinity", advice="Give finite numbers.")
     return array

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -88,17 +89,38 @@ def connect_writer(path: Path) -> apsw.Connection:
         LogCorrupt: the file is something else.
         LogVersionError: a newer Headrace wrote it.
     """
-    connection = _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    if not path.exists():
+        _make(path)
+    connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
     with closed_on_error(connection, path):
         version = format_version(connection, path)
-        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # heeded by an empty file only
         if connection.execute("PRAGMA journal_mode=WAL").get != "wal":
             raise LogError(f"the file system of {path} does not allow SQLite's WAL", advice="Use a local disk.")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA journal_size_limit={WAL_FILE_BYTES}").fetchall()
         connection.transaction_mode = "IMMEDIATE"
-        migrate(connection, version)
+        migrate(connection, version, migrations=MIGRATIONS, target=FORMAT)
     return connection
+
+
+def _make(path: Path) -> None:
+    """A new log, under another name until it is whole: an empty file at ``path`` was never one of ours."""
+    new, wal, shm = (path.with_name(path.name + suffix) for suffix in (".new", "-wal", "-shm"))
+    # A WAL left by a log whose file was removed by hand would be replayed into the new one.
+    for leftover in (new, wal, shm):
+        leftover.unlink(missing_ok=True)
+    connection = _connect(new, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    with closed_on_error(connection, path):
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        connection.execute(f"BEGIN IMMEDIATE; {_TABLES}; PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={FORMAT}; COMMIT")
+    connection.close()
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def connect_reader(path: Path) -> apsw.Connection:
@@ -108,14 +130,12 @@ def connect_reader(path: Path) -> apsw.Connection:
         LogError: nothing is there.
         LogCorrupt, LogVersionError: as for `connect_writer`; an older format also needs a writer's opening first.
     """
-    if not path.exists():
+    if not path.is_file():
         raise LogError(f"there is no log at {path}", advice="Check the path, or run the pipeline that writes it.")
     connection = _connect(path, apsw.SQLITE_OPEN_READONLY)
     with closed_on_error(connection, path):
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         version = format_version(connection, path)
-        if version is None:
-            raise LogError(f"the log {path} is empty", advice="Its writer has not finished making it: try again.")
         if version < FORMAT:
             raise LogVersionError(
                 f"the log {path} has the older format {version}, which can only be read once it is migrated",
@@ -127,7 +147,7 @@ def connect_reader(path: Path) -> apsw.Connection:
 def _connect(path: Path, flags: int) -> apsw.Connection:
     if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST_SQLITE:
         raise LogError(
-            f"this apsw uses SQLite {apsw.sqlite_lib_version()}, which can damage a log that is read while it is written",
+            f"this apsw uses SQLite {apsw.sqlite_lib_version()}, which can damage a log that is read while written",
             advice="pip install --upgrade --force-reinstall apsw, which brings its own SQLite.",
         )
     try:
@@ -155,8 +175,8 @@ def closed_on_error(connection: apsw.Connection, path: Path) -> Iterator[None]:
         raise
 
 
-def format_version(connection: apsw.Connection, path: Path) -> int | None:
-    """The format of the log; None for a file in which nothing was ever written.
+def format_version(connection: apsw.Connection, path: Path) -> int:
+    """The format of the log in an open file.
 
     Raises:
         LogCorrupt: the file is something else.
@@ -164,11 +184,11 @@ def format_version(connection: apsw.Connection, path: Path) -> int | None:
     """
     application = connection.execute("PRAGMA application_id").get
     version = int(connection.execute("PRAGMA user_version").get)
-    if application == 0 and not connection.execute("SELECT count(*) FROM sqlite_schema").get:
-        return None
     if application != APPLICATION_ID:
+        empty = not connection.execute("SELECT count(*) FROM sqlite_schema").get
         raise LogCorrupt(
-            f"{path} is an SQLite database, but not a Headrace log", advice="Name another path for the log."
+            f"{path} is empty" if empty else f"{path} is an SQLite database, but not a Headrace log",
+            advice="Name another path for the log" + (", or remove that file to start anew." if empty else "."),
         )
     if version > FORMAT:
         raise LogVersionError(
@@ -178,23 +198,14 @@ def format_version(connection: apsw.Connection, path: Path) -> int | None:
     return version
 
 
-def migrate(
-    connection: apsw.Connection,
-    version: int | None,
-    *,
-    migrations: Mapping[int, Migration] = MIGRATIONS,
-    target: int = FORMAT,
-) -> None:
-    """Bring a file from ``version`` (None: empty) to the format ``target``, in one transaction."""
+def migrate(connection: apsw.Connection, version: int, *, migrations: Mapping[int, Migration], target: int) -> None:
+    """Bring a file from the format ``version`` to the format ``target``, in one transaction."""
     if version == target:
         return
     with connection:
-        if version is None:
-            connection.execute(_TABLES)
-        else:
-            for older in range(version, target):
-                migrations[older](connection)
-        connection.execute(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={target}")
+        for older in range(version, target):
+            migrations[older](connection)
+        connection.execute(f"PRAGMA user_version={target}")
 
 
 def translate(error: apsw.Error, path: Path, system_errno: int = 0) -> LogError:

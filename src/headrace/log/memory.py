@@ -280,6 +280,8 @@ class MemoryLog:
 
     def close(self) -> None:
         """See `Log.close`. What it held is gone."""
+        if self._own is not None:
+            raise LogError("the log is inside a transaction", advice="Close it after the with block.")
         self._closed = True
         self._committed = _State()
 

@@ -163,7 +163,9 @@ class SqliteLog:
 
     def close(self) -> None:
         """See `Log.close`."""
-        self._readers.close()
+        if self._writer is not None and self._writer.current is not None:
+            raise LogError(f"the log {self.path} is inside a transaction", advice="Close it after the with block.")
+        self._readers.close()  # first: SQLite tidies up when its last connection goes, if that one may write
         if self._writer is not None:
             self._writer.close()
         if self._lease is not None:

@@ -109,9 +109,9 @@ class SqliteTransaction:
         """Drop the topic's oldest entries that lie wholly before the offset, at most ``most``; returns their rows."""
         query = """SELECT e.slice, e.seq, e.rows, e.body, e.bytes FROM topics t CROSS JOIN entries e
             INDEXED BY entries_by_offset ON e.topic = t.id
-            WHERE t.name = ? AND e.offset + e.rows <= ? ORDER BY e.offset LIMIT ?"""
+            WHERE t.name = ?1 AND e.offset < ?2 AND e.offset + e.rows <= ?2 ORDER BY e.offset LIMIT ?3"""
         rows = size = entries = 0
-        for slice_number, seq, count, body, length in self._run(query, (topic, before_offset, most)).fetchall():
+        for slice_number, seq, count, body, length in list(self._rows(query, (topic, before_offset, most))):
             self._run("DELETE FROM entries WHERE slice = ? AND seq = ?", (slice_number, seq))
             self._run("DELETE FROM bodies WHERE id = ?", (body,))
             rows, size, entries = rows + count, size + length, entries + 1
@@ -180,10 +180,10 @@ class SqliteTransaction:
         self._seq += 1
         return offset
 
-    def _rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, sql: str, bindings: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """A statement's rows, one by one; what is run meanwhile must leave its tables alone."""
         try:
-            yield from self._run(sql)
+            yield from self._run(sql, bindings)
         except apsw.Error as error:
             self._over = self._writer.translated(error)
             raise self._over from error
@@ -250,13 +250,16 @@ class SqliteWriter:
 
     def close(self) -> None:
         """Move the WAL into the file and let go of it. Calling it twice is harmless."""
-        if self.current is not None:
-            raise LogError(f"the log {self.path} is inside a transaction", advice="Close it after the with block.")
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self.connection.set_wal_hook(None)
-                self.connection.close()
+            if self._closed:
+                return
+            self._closed = True
+            self.connection.set_wal_hook(None)
+            # Not when a reader is in the way or the disk is full: what is in the WAL is as durable.
+            with contextlib.suppress(apsw.Error):
+                self.connection.set_busy_timeout(RESTART_MILLISECONDS)
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self.connection.close()
 
     def translated(self, error: apsw.Error) -> LogError:
         """What SQLite's error means for this log."""

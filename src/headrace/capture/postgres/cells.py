@@ -18,13 +18,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.capture.postgres.messages import DELETE, HEADER, INSERT, UPDATE, Bytes, Frame, Ints, Mask
+from headrace.capture.postgres.messages import (
+    DELETE,
+    HEADER,
+    INSERT,
+    UPDATE,
+    Bytes,
+    Frame,
+    Ints,
+    Mask,
+    gather,
+    strided,
+)
 
 NULL, UNCHANGED, TEXT, BINARY = b"nutb"
 _HAS_VALUE = np.isin(np.arange(256), list(b"tb"))
 _IS_KIND = np.isin(np.arange(256), list(b"nutb"))
 _TAG = HEADER + 5
-_FEW = 64
+_FEW = 64  # rows, checked in one gather
+_MANY = 64  # templates
+_WIDTHS = {1: np.dtype("u1"), 2: np.dtype(">u2"), 4: np.dtype(">u4")}
 
 
 class Cells:
@@ -41,7 +54,6 @@ class Cells:
         n: int,
         kind: int | Bytes,
         length: int | Ints,
-        *,
         start: Ints | None = None,
         base: int = 0,
         stride: int = 0,
@@ -52,23 +64,22 @@ class Cells:
     @property
     def start(self) -> Ints:
         if self._start is None:
-            self._start = np.arange(self.base, self.base + self.n * self.stride, self.stride or 1)[: self.n]
+            self._start = np.arange(self.n) * self.stride + self.base
         return self._start
 
     @property
     def lengths(self) -> Ints:
-        return np.broadcast_to(np.asarray(self.length, np.int64), (self.n,))
+        return np.full(self.n, self.length) if isinstance(self.length, int) else self.length
 
-    def numbers(self, dtype: str, offset: int = 0) -> npt.NDArray[Any]:
-        """The big-endian number ``offset`` bytes into every value, in native order."""
-        wire = np.dtype(dtype)
+    @property
+    def kinds(self) -> Bytes:
+        return np.full(self.n, self.kind, np.uint8) if isinstance(self.kind, int) else self.kind
+
+    def numbers(self, dtype: str) -> npt.NDArray[Any]:
+        """The big-endian number at the start of every value, in native order."""
         if self._start is None:
-            view: npt.NDArray[Any] = np.ndarray(
-                (self.n,), wire, self.buffer, offset=self.base + offset, strides=(self.stride,)
-            )
-            return view.astype(wire.newbyteorder("="))
-        view = np.ndarray((self.buffer.size - wire.itemsize + 1,), wire, self.buffer, strides=(1,))
-        return view[self._start + offset if offset else self._start].astype(wire.newbyteorder("="))
+            return strided(self.buffer, self.base, self.stride, self.n, dtype)
+        return gather(self.buffer, self._start, dtype)
 
     def of_kind(self, kind: int) -> Mask | bool:
         """Which cells have this kind; True or False when all or none."""
@@ -81,9 +92,8 @@ class Cells:
 
     def at(self, row: int) -> tuple[int, bytes]:
         """Kind and value of one cell."""
-        kind = self.kind if isinstance(self.kind, int) else int(self.kind[row])
         start, length = int(self.start[row]), int(self.lengths[row])
-        return kind, self.buffer[start : start + length].tobytes()
+        return int(self.kinds[row]), self.buffer[start : start + length].tobytes()
 
 
 @dataclass(slots=True)
@@ -95,66 +105,93 @@ class Tuples:
     old_rows: Ints | None
 
 
-def tuples(frame: Frame, messages: Ints, columns: int) -> Tuples:
-    """Find all cells of these Insert, Update and Delete messages of one relation with so many columns."""
-    return _uniform(frame, messages, columns) or _mixed(frame, messages, columns)
+_Places = list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Where the cells of one message are, as (offset, kind, length), and the bytes that put them there."""
+
+    size: int
+    new: _Places
+    old: _Places
+    fixed: tuple[tuple[int, int, int], ...]  # offset, width, value
+    where: Ints
+    bytes_there: bytes
+
+
+Templates = dict[int, Template]
+
+
+def tuples(frame: Frame, messages: Ints, columns: int, templates: Templates) -> Tuples:
+    """Find all cells of these Insert, Update and Delete messages of one relation with so many columns.
+
+    ``templates`` remembers the relation's usual shapes by their size.
+    """
+    return _uniform(frame, messages, columns, templates) or _mixed(frame, messages, columns)
 
 
 # --- rows that all look like the first one ---
 
 
-def _uniform(frame: Frame, messages: Ints, columns: int) -> Tuples | None:
+def _uniform(frame: Frame, messages: Ints, columns: int, templates: Templates) -> Tuples | None:
     start = frame.start[messages]
     length = frame.end[messages] - start
     size, n = int(length[0]), messages.size
     if n > 1 and not (length == size).all():
         return None
-    first = frame.data[int(start[0]) : int(start[0]) + size]
-    template = _template(first, columns)
-    if template is None:
-        return None
     buffer, base, stride = _matrix(frame, start, size)
-    old, new = template
-    if n > 1 and not _all_alike(buffer, base, stride, n, first, [*old, *new]):
-        return None
+    template = templates.get(size)
+    if template is None or not _all_alike(buffer, base, stride, n, template):
+        first = frame.data[int(start[0]) : int(start[0]) + size]
+        template = _template(first, columns)
+        if template is None or not _all_alike(buffer, base, stride, n, template):
+            return None
+        if len(templates) >= _MANY:
+            templates.clear()
+        templates[size] = template
+    new = [Cells(buffer, n, kind, length, None, base + at, stride) for at, kind, length in template.new]
+    old = [Cells(buffer, n, kind, length, None, base + at, stride) for at, kind, length in template.old]
+    return Tuples(new, old, np.arange(n) if old else None)
 
-    def cells(places: _Places) -> list[Cells]:
-        return [Cells(buffer, n, kind, length, base=base + at, stride=stride) for at, kind, length in places]
 
-    return Tuples(cells(new), cells(old), np.arange(n) if old else None)
-
-
-_Places = list[tuple[int, int, int]]
-
-
-def _template(message: bytes, columns: int) -> tuple[_Places, _Places] | None:
-    """(offset, kind, length) of the first message's cells, old tuple and new; None when it is not well-formed."""
+def _template(message: bytes, columns: int) -> Template | None:
+    """The template that a message makes; None when it is not well-formed."""
     kind, tag = message[HEADER], message[_TAG : _TAG + 1]
     old: _Places = []
+    fixed = [(HEADER, 1), (_TAG, 1)]
     try:
         at = _TAG + 1
         if kind == UPDATE and tag in (b"K", b"O"):
-            old, at = _template_tuple(message, at, columns)
+            old, at = _template_tuple(message, at, columns, fixed)
+            fixed.append((at, 1))
             tag, at = message[at : at + 1], at + 1
         elif kind == DELETE:
             tag = b"N" if tag in (b"K", b"O") else b""
-        new, at = _template_tuple(message, at, columns)
+        new, at = _template_tuple(message, at, columns, fixed)
     except (struct.error, IndexError, ValueError):
         return None
-    return (old, new) if tag == b"N" and at == len(message) and kind in (INSERT, UPDATE, DELETE) else None
+    if tag != b"N" or at != len(message) or kind not in (INSERT, UPDATE, DELETE):
+        return None
+    where = np.concatenate([np.arange(at, at + width) for at, width in fixed])
+    values = tuple((at, width, int.from_bytes(message[at : at + width], "big")) for at, width in fixed)
+    return Template(len(message), new, old, values, where, np.frombuffer(message, np.uint8)[where].tobytes())
 
 
-def _template_tuple(message: bytes, at: int, columns: int) -> tuple[_Places, int]:
+def _template_tuple(message: bytes, at: int, columns: int, fixed: list[tuple[int, int]]) -> tuple[_Places, int]:
     (count,) = struct.unpack_from(">H", message, at)
     if count != columns:
         raise ValueError(count)
+    fixed.append((at, 2))
     at += 2
     places = []
     for _ in range(count):
         kind, length = message[at], 0
+        fixed.append((at, 1))
         at += 1
         if kind in (TEXT, BINARY):
             (length,) = struct.unpack_from(">I", message, at)
+            fixed.append((at, 4))
             at += 4
         elif kind not in (NULL, UNCHANGED):
             raise ValueError(kind)
@@ -165,30 +202,25 @@ def _template_tuple(message: bytes, at: int, columns: int) -> tuple[_Places, int
 
 def _matrix(frame: Frame, start: Ints, size: int) -> tuple[Bytes, int, int]:
     """Buffer, first byte and stride of rows of one size: in place when evenly spaced, else copied together."""
-    first = int(start[0])
-    if start.size == 1:
+    n, first = start.size, int(start[0])
+    if n == 1:
         return frame.buffer, first, size
     stride = int(start[1]) - first
-    if int(start[-1]) - first == stride * (start.size - 1) and (np.diff(start) == stride).all():
+    if int(start[-1]) - first == stride * (n - 1) and (n == 2 or (start[1:] - start[:-1] == stride).all()):
         return frame.buffer, first, stride
     rows = np.ndarray((frame.buffer.size - size + 1,), np.dtype((np.void, size)), frame.data, strides=(1,))
     # The last row once more is the padding that reads past the end may need.
     return rows[np.append(start, start[-1])].view(np.uint8), 0, size
 
 
-def _all_alike(buffer: Bytes, base: int, stride: int, n: int, first: bytes, places: _Places) -> bool:
-    """Whether kinds and lengths stand in every row where they stand in the first."""
-    fixed = [(HEADER, 1), (_TAG, 1), (_TAG + 1, 2)]
-    for at, kind, _ in places:
-        fixed += [(at - 5, 1), (at - 4, 4)] if kind in (TEXT, BINARY) else [(at - 1, 1)]
+def _all_alike(buffer: Bytes, base: int, stride: int, n: int, template: Template) -> bool:
+    """Whether kinds and lengths stand in every row where they stand in the template."""
     if n <= _FEW:
-        where = np.concatenate([np.arange(at, at + width) for at, width in fixed])
-        matrix = np.ndarray((n, len(first)), np.uint8, buffer, offset=base, strides=(stride, 1))
-        return bool((matrix[:, where] == np.frombuffer(first, np.uint8)[where]).all())
-    for at, width in fixed:
-        dtype = f">u{width}"
-        view = np.ndarray((n,), dtype, buffer, offset=base + at, strides=(stride,))
-        if not (view == int.from_bytes(first[at : at + width], "big")).all():
+        matrix = np.ndarray((n, template.size), np.uint8, buffer, base, (stride, 1))
+        return matrix[:, template.where].tobytes() == template.bytes_there * n
+    for at, width, value in template.fixed:
+        view = np.ndarray((n,), _WIDTHS[width], buffer, base + at, (stride,))
+        if not (view == value).all():
             return False
     return True
 
@@ -256,8 +288,8 @@ def _step(frame: Frame, cursor: Ints) -> Cells:
     n = cursor.size
     if (kind == first).all():
         if not _HAS_VALUE[first]:
-            return Cells(frame.buffer, n, first, 0, start=cursor + 1)
-        return Cells(frame.buffer, n, first, (word >> 24) & 0xFFFFFFFF, start=cursor + 5)
+            return Cells(frame.buffer, n, first, 0, cursor + 1)
+        return Cells(frame.buffer, n, first, (word >> 24) & 0xFFFFFFFF, cursor + 5)
     has_value = _HAS_VALUE[kind]
     length = np.where(has_value, (word >> 24) & 0xFFFFFFFF, 0)
-    return Cells(frame.buffer, n, kind, length, start=cursor + np.where(has_value, 5, 1))
+    return Cells(frame.buffer, n, kind, length, cursor + np.where(has_value, 5, 1))

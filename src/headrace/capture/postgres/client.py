@@ -7,10 +7,11 @@ leaves this module as a `SourceError`; no message contains the password.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,23 @@ class Server:
         return SourceUnavailable(
             f"PostgreSQL at {self} cannot be reached: {text}", advice="Is it running, and are host and port right?"
         )
+
+    @contextlib.contextmanager
+    def translated(self, what: str) -> Iterator[None]:
+        """Errors of the driver inside the block become ours; ``what`` says what was being done.
+
+        Raises:
+            SourceUnavailable: the connection broke; SourceRefused: the server refused the statement.
+        """
+        try:
+            yield
+        except psycopg.OperationalError as error:
+            raise self.lost(error) from error
+        except psycopg.Error as error:
+            text = error.diag.message_primary or str(error)
+            raise SourceRefused(
+                f"PostgreSQL at {self} refuses {what}: {text}", advice=error.diag.message_hint or ""
+            ) from error
 
     def lost(self, error: Exception) -> SourceUnavailable:
         """The error for a connection that broke while it was used."""

@@ -19,7 +19,6 @@ import numpy as np
 
 from headrace.batch import Batch
 from headrace.capture.postgres.messages import (
-    BEGIN,
     COMMIT,
     HEADER,
     IS_ROW,
@@ -131,10 +130,9 @@ class Decoder:
             return []
         frame = Frame.of(messages, self._number)
         self._number += len(messages)
-        commits = np.flatnonzero(frame.kind == COMMIT)
+        stop = frame.kinds.rfind(b"C") + 1
         pieces: list[Piece] = []
-        if commits.size:
-            stop = int(commits[-1]) + 1
+        if stop:
             done = Frame.join([*self._tail, frame.part(0, stop)])
             self._tail, self._tail_rows, self._tail_bytes = [], 0, 0
             pieces = self._pieces(done)
@@ -149,7 +147,7 @@ class Decoder:
     def _overflow(self) -> list[Piece]:
         """Hand out the tail when it is too large, or when it is no transaction's."""
         large = self._tail_rows > self.max_open_rows or self._tail_bytes > self.max_open_bytes
-        if not large and (self._unfinished or any((one.kind == BEGIN).any() for one in self._tail)):
+        if not large and (self._unfinished or any(b"B" in one.kinds for one in self._tail)):
             return []
         tail = Frame.join(self._tail)
         self._tail, self._tail_rows, self._tail_bytes = [], 0, 0
@@ -196,33 +194,33 @@ class Decoder:
             last = len(found) - 1
             next_index = int(found.base[last]) + int(counts[last])
             self._unfinished = Unfinished(int(found.lsn[last]), int(found.ts_us[last]), next_index)
-        stored = found.lsn < self.skip_below
-        if stored.any():
-            if stored.all():
-                return None
-            kept = np.repeat(~stored, counts)
-            events, relation_ids = events.take(kept), relation_ids[kept]
-        commits = int((~stored[: found.end_lsn.size]).sum())
-        if not len(found):
+        stored = int(found.lsn.searchsorted(self.skip_below)) if self.skip_below else 0
+        if stored == len(found):
             return None
+        if stored:
+            first = int(counts[:stored].sum())
+            events, relation_ids = events.take(slice(first, None)), relation_ids[first:]
+        commits = found.end_lsn.size - stored
         batches, rejected = self._batches(frame, events, relation_ids, changes)
         closed = found.end_lsn.size - 1
         return Piece(
             batches=batches,
             rejected=rejected,
             rows=events.message.size,
-            commits=commits,
+            commits=max(commits, 0),
             continued=before is not None,
             open=self._unfinished is not None,
-            end_lsn=int(found.end_lsn[closed]) if commits else 0,
-            commit_lsn=int(found.lsn[closed]) if commits else 0,
-            commit_ts_us=int(found.ts_us[closed]) if commits else 0,
+            end_lsn=int(found.end_lsn[closed]) if commits > 0 else 0,
+            commit_lsn=int(found.lsn[closed]) if commits > 0 else 0,
+            commit_ts_us=int(found.ts_us[closed]) if commits > 0 else 0,
         )
 
     def _relations(self, frame: Frame) -> dict[int, _History]:
         """For each relation that a Relation message changes here: its tables, and from which message on they hold."""
         changes: dict[int, _History] = {}
-        for message in np.flatnonzero(frame.kind == RELATION).tolist():
+        if b"R" not in frame.kinds:
+            return changes
+        for message in (frame.kind == RELATION).nonzero()[0].tolist():
             new = self._prepare(relation(frame, message))
             oid = new.relation.oid
             old = self._tables.get(oid)
@@ -277,11 +275,11 @@ class Decoder:
 
 def _row_messages(frame: Frame) -> tuple[Ints, Longs]:
     """Message and relation id of every row event; a Truncate is one event for each of its relations."""
-    message = np.flatnonzero(IS_ROW[frame.kind])
-    ids = frame.gather(frame.start[message] + HEADER + 1, ">u4")
-    truncate = frame.kind[message] == TRUNCATE
-    if not truncate.any():
+    message = IS_ROW[frame.kind].nonzero()[0]
+    ids = frame.gather(frame.start[message] + (HEADER + 1), ">u4")
+    if b"T" not in frame.kinds:
         return message, ids
+    truncate = frame.kind[message] == TRUNCATE
     named = {int(at): _truncated(frame, int(message[at])) for at in np.flatnonzero(truncate)}
     repeats = np.ones(message.size, np.int64)
     repeats[list(named)] = [one.size for one in named.values()]
@@ -302,9 +300,9 @@ def _truncated(frame: Frame, message: int) -> Longs:
 
 
 def _events(found: Transactions, message: Ints, counts: Ints) -> Events:
-    first = np.cumsum(counts) - counts
-    index = np.arange(message.size) - np.repeat(first - found.base, counts)
-    return Events(message, np.repeat(found.lsn, counts), index, np.repeat(found.ts_us, counts))
+    first = counts.cumsum() - counts
+    index = np.arange(message.size) - (first - found.base).repeat(counts)
+    return Events(message, found.lsn.repeat(counts), index, found.ts_us.repeat(counts))
 
 
 def _by_relation(relation_ids: Longs) -> Iterator[Ints]:
@@ -319,17 +317,20 @@ def _by_relation(relation_ids: Longs) -> Iterator[Ints]:
 
 
 def _around_truncates(frame: Frame, message: Ints, described: Table, own: Ints) -> Iterator[_Segment]:
-    truncate = frame.kind[message[own]] == TRUNCATE
-    if not truncate.any():
-        if own.size:
-            yield _Segment(described, own, False)
+    if not own.size:
         return
+    if b"T" not in frame.kinds:
+        yield _Segment(described, own, False)
+        return
+    truncate = frame.kind[message[own]] == TRUNCATE
     for part in np.split(own, np.flatnonzero(np.diff(truncate)) + 1):
         yield _Segment(described, part, bool(frame.kind[message[part[0]]] == TRUNCATE))
 
 
 def _untangled(segments: list[_Segment]) -> list[_Segment]:
     """Two tables can have one topic name («a b» and «a_b»): then cut, so that the topic stays in commit order."""
+    if len(segments) <= 1:
+        return segments
     by_topic: dict[str, list[_Segment]] = {}
     for segment in segments:
         by_topic.setdefault(segment.table.topic, []).append(segment)

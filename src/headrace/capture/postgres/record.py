@@ -135,6 +135,28 @@ def check_slot(record: SourceRecord, slot: Slot | None) -> None:
         )
 
 
+def check_names(record: SourceRecord, slot: str, publication: str) -> None:
+    """Refuse to go on with another slot or publication than the log's.
+
+    Raises:
+        SourceRefused: naming both.
+    """
+    for kind, had, wanted in (("slot", record.slot, slot), ("publication", record.publication, publication)):
+        if had != wanted:
+            raise SourceRefused(
+                f"the log was captured through {kind} «{had}», not «{wanted}»",
+                advice=f"Name it with {kind}={had!r}. {_ANEW}",
+            )
+
+
+def named_slot(name: str) -> SourceRefused:
+    """The error for a slot that the user named, when the log has no rows yet and a snapshot is wanted."""
+    return SourceRefused(
+        f"slot «{name}» was named, but a snapshot can only be taken by the connection that makes the slot",
+        advice='Leave out slot=… and have one made, or say snapshot="never" to begin where the slot stands.',
+    )
+
+
 def check_foreign(slot: Slot, database: str) -> None:
     """Refuse a slot of another plugin or database.
 

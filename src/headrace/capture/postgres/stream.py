@@ -105,9 +105,7 @@ class ReplicationStream:
         while len(messages) < MOST_MESSAGES and self._bytes < MOST_BYTES:
             if self._bytes - before >= _POURING:
                 time.sleep(_NAP_S)
-            elif messages[-1][_MESSAGE_TYPE] == _COMMIT and len(messages) < _FEW:
-                return
-            elif not self._data.poll(_SETTLE_MS):
+            elif (messages[-1][_MESSAGE_TYPE] == _COMMIT and len(messages) < _FEW) or not self._data.poll(_SETTLE_MS):
                 return
             if time.monotonic() > until:
                 return

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from headrace.batch import META_FIELDS, Batch, dead_letters, is_meta
 from headrace.capture.postgres import arrays, rejects, text, values
-from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Tuples, tuples
+from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Templates, Tuples, tuples
 from headrace.capture.postgres.messages import Bytes, Frame, Ints, Longs, Mask, Relation
 from headrace.capture.postgres.types import arrow_field, binary_decodable
 from headrace.errors import DecodeError
@@ -21,6 +21,8 @@ from headrace.errors import DecodeError
 _OPS = np.zeros(256, np.uint8)
 for _kind, _op in zip("IUDT", "cudt", strict=True):
     _OPS[ord(_kind)] = ord(_op)
+_META_TYPES = [one.type for one in META_FIELDS]
+_BLOCK_ROWS, _BLOCK_BYTES = 4096, 2 << 20
 _LIST = pa.list_(pa.string())
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -51,6 +53,7 @@ class Table:
     key: tuple[str, ...]
     topic: str = field(init=False)
     fields: list[pa.Field] = field(init=False)
+    templates: Templates = field(init=False, default_factory=dict)
     _schemas: dict[tuple[bool, bool], pa.Schema] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,31 +98,74 @@ def truncates(table: Table, events: Events) -> Batch:
 
 
 def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | None]:
-    """Insert, Update and Delete events as a batch, and dead letters for those Arrow cannot hold."""
-    columns = table.relation.columns
-    found = tuples(frame, events.message, len(columns))
+    """Insert, Update and Delete events as a batch, and dead letters for those Arrow cannot hold.
+
+    Decoded in blocks of rows that stay in the processor's cache, which are then put together.
+    """
+    n = events.message.size
+    size = int(frame.end[events.message[-1]] - frame.start[events.message[0]])
+    step = max(_BLOCK_ROWS, _BLOCK_BYTES * n // size) if n > _BLOCK_ROWS else n
+    blocks = [_block(frame, table, events.message[at : at + step]) for at in range(0, n, step)]
+    block = blocks[0] if len(blocks) == 1 else _concatenated(table, blocks)
+    extra = [one for one in (block.before, block.unchanged) if one is not None]
+    schema = table.schema(block.before is not None, block.unchanged is not None)
+    arrays_of = [*block.columns, *_meta(_OPS[frame.kind[events.message]], events), *extra]
+    batch = Batch(pa.RecordBatch.from_arrays(arrays_of, schema=schema))
+    if block.lost is None:
+        return batch, None
+    letters = dead_letters(batch.filter(block.lost), block.reasons, stage="capture", rows=block.json)
+    return batch.filter(~block.lost), letters
+
+
+@dataclass(slots=True)
+class _Block:
+    """Decoded rows: columns, what the batch has besides, and which rows are refused, why, and their JSON."""
+
+    rows: int
+    columns: list[pa.Array]
+    before: pa.StructArray | None
+    unchanged: pa.ListArray | None
+    lost: Mask | None = None
+    reasons: list[str] = field(default_factory=list)
+    json: list[str] = field(default_factory=list)
+
+
+def _block(frame: Frame, table: Table, messages: Ints) -> _Block:
+    found = tuples(frame, messages, len(table.fields), table.templates)
+    before = None
     if found.old_rows is not None:
         _fill_unchanged(found)
-    decoded, bad = _decode(frame, table, found.new, events.message)
-    ops = _OPS[frame.kind[events.message]]
-    before = _before(frame, table, found, events) if found.old_rows is not None else None
-    unchanged = _unchanged(table, found.new)
-    extra = [one for one in (before, unchanged) if one is not None]
-    schema = table.schema(before is not None, unchanged is not None)
-    records = pa.RecordBatch.from_arrays([*decoded, *_meta(ops, events), *extra], schema=schema)
-    if not bad:
-        return Batch(records), None
-    lost = np.logical_or.reduce(list(bad.values()))
-    where = np.flatnonzero(lost).tolist()
-    why = rejects.reasons(table.fields, bad, found.new, where)
-    json_rows = [rejects.as_json(columns, decoded, bad, found.new, row) for row in where]
-    letters = dead_letters(Batch(records).filter(lost), why, stage="capture", rows=json_rows)
-    return Batch(records).filter(~lost), letters
+        before = _before(frame, table, found, messages)
+    columns, bad = _decode(frame, table, found.new, messages)
+    block = _Block(messages.size, columns, before, _unchanged(table, found.new))
+    if bad:
+        block.lost = np.logical_or.reduce(list(bad.values()))
+        where = block.lost.nonzero()[0].tolist()
+        block.reasons = rejects.reasons(table.fields, bad, found.new, where)
+        block.json = [rejects.as_json(table.relation.columns, columns, bad, found.new, row) for row in where]
+    return block
+
+
+def _concatenated(table: Table, blocks: Sequence[_Block]) -> _Block:
+    """One block of several; optional columns are there when one of them has them."""
+    columns = [pa.concat_arrays(parts) for parts in zip(*(one.columns for one in blocks), strict=True)]
+    before, unchanged, lost = None, None, None
+    if any(one.before is not None for one in blocks):
+        kind = pa.struct(table.fields)
+        before = pa.concat_arrays([pa.nulls(b.rows, kind) if b.before is None else b.before for b in blocks])
+    if any(one.unchanged is not None for one in blocks):
+        parts = [pa.array([[]] * b.rows, _LIST) if b.unchanged is None else b.unchanged for b in blocks]
+        unchanged = pa.concat_arrays(parts)
+    if any(one.lost is not None for one in blocks):
+        lost = np.concatenate([np.zeros(b.rows, bool) if b.lost is None else b.lost for b in blocks])
+    reasons = [reason for one in blocks for reason in one.reasons]
+    json_rows = [text for one in blocks for text in one.json]
+    return _Block(sum(one.rows for one in blocks), columns, before, unchanged, lost, reasons, json_rows)
 
 
 def _meta(ops: Bytes, events: Events) -> list[pa.Array]:
     columns = (ops, events.lsn, events.index, events.ts_us)
-    return [arrays.of_numbers(np.ascontiguousarray(c), f.type, None) for c, f in zip(columns, META_FIELDS, strict=True)]
+    return [arrays.of_numbers(values, kind, None) for values, kind in zip(columns, _META_TYPES, strict=True)]
 
 
 def _decode(
@@ -150,15 +196,15 @@ def _offset(frame: Frame, cell: Cells, row: int, message: int) -> int:
 def _column(cells: Cells, type_oid: int, arrow: pa.Field) -> values.Decoded:
     """One column; in one stream its cells are all binary or all text, but for nulls."""
     binary, textual = cells.of_kind(BINARY), cells.of_kind(TEXT)
-    if binary is not False and not binary_decodable(type_oid):
-        kind = arrow.metadata[b"postgres.type"].decode()
-        raise NeedsTextMode(f"column «{arrow.name}» has type {kind}, whose binary form is not decoded")
     if binary is False and textual is False:
         return pa.nulls(cells.n, arrow.type), None
-    if textual is False:
-        return values.binary(cells, _mask(binary), type_oid, arrow.type)
     if binary is False:
         return text.text(cells, _mask(textual), type_oid, arrow.type)
+    if not binary_decodable(type_oid):
+        kind = arrow.metadata[b"postgres.type"].decode()
+        raise NeedsTextMode(f"column «{arrow.name}» has type {kind}, whose binary form is not decoded")
+    if textual is False:
+        return values.binary(cells, _mask(binary), type_oid, arrow.type)
     first, first_bad = values.binary(cells, _mask(binary), type_oid, arrow.type)
     second, second_bad = text.text(cells, _mask(textual), type_oid, arrow.type)
     bad = first_bad if second_bad is None else second_bad if first_bad is None else first_bad | second_bad
@@ -175,25 +221,24 @@ def _fill_unchanged(found: Tuples) -> None:
     for index, (new, old) in enumerate(zip(found.new, found.old, strict=True)):
         if new.of_kind(UNCHANGED) is False:
             continue
-        kind = np.broadcast_to(np.asarray(new.kind, np.uint8), (new.n,)).copy()
-        start, length = new.start.copy(), new.lengths.copy()
-        old_kind = np.broadcast_to(np.asarray(old.kind, np.uint8), (old.n,))
+        kind, start, length = new.kinds.copy(), new.start.copy(), new.lengths.copy()
+        old_kind = old.kinds
         use = (kind[found.old_rows] == UNCHANGED) & ((old_kind == TEXT) | (old_kind == BINARY))
         where = found.old_rows[use]
         kind[where], start[where], length[where] = old_kind[use], old.start[use], old.lengths[use]
-        found.new[index] = Cells(new.buffer, new.n, kind, length, start=start)
+        found.new[index] = Cells(new.buffer, new.n, kind, length, start)
 
 
-def _before(frame: Frame, table: Table, found: Tuples, events: Events) -> pa.StructArray:
+def _before(frame: Frame, table: Table, found: Tuples, messages: Ints) -> pa.StructArray:
     """Old rows of updates; null where there is none, or where Arrow cannot hold it (it was a dead letter itself)."""
     assert found.old_rows is not None
-    decoded, bad = _decode(frame, table, found.old, events.message[found.old_rows])
+    decoded, bad = _decode(frame, table, found.old, messages[found.old_rows])
     kept = np.ones(found.old_rows.size, bool)
     for lost in bad.values():
         kept &= ~lost
-    where = np.zeros(events.message.size, np.int64)
+    where = np.zeros(messages.size, np.int64)
     where[found.old_rows] = np.arange(found.old_rows.size)
-    has = np.zeros(events.message.size, bool)
+    has = np.zeros(messages.size, bool)
     has[found.old_rows] = kept
     structs = pa.StructArray.from_arrays(decoded, fields=table.fields)
     return structs.take(pa.array(where, mask=~has))

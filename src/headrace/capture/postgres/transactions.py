@@ -6,12 +6,14 @@ end LSN, int64 commit time. (https://www.postgresql.org/docs/current/protocol-lo
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 
 from headrace.capture.postgres.messages import BEGIN, COMMIT, HEADER, UNIX_2000_US, Frame, Ints, Longs, Mask
 
+_BEGIN, _COMMIT = struct.Struct(">Qq"), struct.Struct(">QQ")
 _BEGIN_BYTES, _COMMIT_BYTES = HEADER + 21, HEADER + 26
 
 
@@ -44,9 +46,7 @@ class Transactions:
 
     def of_rows(self, frame: Frame, rows: Ints) -> Ints:
         """How many of these row messages each transaction has; a row outside of them is an error."""
-        starts = np.searchsorted(rows, self.first)
-        stops = np.searchsorted(rows, self.last)
-        counts: Ints = stops - starts
+        counts: Ints = rows.searchsorted(self.last) - rows.searchsorted(self.first)
         if int(counts.sum()) != rows.size:
             inside = np.zeros(len(frame), bool)
             for first, last in zip(self.first, self.last, strict=True):
@@ -57,8 +57,11 @@ class Transactions:
 
 def transactions(frame: Frame, unfinished: Unfinished | None) -> Transactions:
     """Read BEGIN and COMMIT of a frame that may go on with an unfinished transaction and end inside another."""
+    kinds = frame.kinds
+    if kinds.count(b"B") + (unfinished is not None) == 1 and kinds.count(b"C") <= 1:
+        return _one(frame, unfinished)
     kind = frame.kind
-    marks = np.flatnonzero((kind == BEGIN) | (kind == COMMIT))
+    marks = ((kind == BEGIN) | (kind == COMMIT)).nonzero()[0]
     begins = kind[marks] == BEGIN
     _check_order(frame, marks, begins, unfinished is not None)
     first, last = marks[begins], marks[~begins]
@@ -73,13 +76,36 @@ def transactions(frame: Frame, unfinished: Unfinished | None) -> Transactions:
         ts_us = np.concatenate([[unfinished.ts_us], ts_us])
         base = np.concatenate([[unfinished.next_index], base])
     ends = frame.start[last] + HEADER
-    differ = frame.gather(ends + 2, ">u8") != lsn[: last.size]
-    if differ.any():
-        raise frame.error(int(last[differ.argmax()]), HEADER + 2, "COMMIT's LSN is not the one of its BEGIN")
+    _check_commits(frame, last, frame.gather(ends + 2, ">u8") != lsn[: last.size])
     end_lsn = frame.gather(ends + 10, ">u8")
     if first.size > last.size:
         last = np.append(last, len(frame))
     return Transactions(first, last, lsn, ts_us, base, end_lsn)
+
+
+def _one(frame: Frame, unfinished: Unfinished | None) -> Transactions:
+    """The same for a frame with one transaction, without the overhead of vectors."""
+    begin, commit = frame.kinds.find(b"B"), frame.kinds.find(b"C")
+    if unfinished is None and -1 < commit < begin:
+        raise frame.error(commit, HEADER, "COMMIT without BEGIN")
+    if unfinished is None:
+        _check_length(frame, np.array([begin]), _BEGIN_BYTES)
+        lsn, micros = _BEGIN.unpack_from(frame.data, int(frame.start[begin]) + HEADER + 1)
+        unfinished = Unfinished(lsn, int((np.array([micros]) + UNIX_2000_US)[0]), 0)
+    ends = []
+    if commit >= 0:
+        _check_length(frame, np.array([commit]), _COMMIT_BYTES)
+        lsn, end_lsn = _COMMIT.unpack_from(frame.data, int(frame.start[commit]) + HEADER + 2)
+        ends = [end_lsn]
+        _check_commits(frame, np.array([commit]), np.array([lsn != unfinished.lsn]))
+    return Transactions(
+        np.array([begin]),
+        np.array([commit if ends else len(frame)]),
+        np.array([unfinished.lsn], np.uint64),
+        np.array([unfinished.ts_us]),
+        np.array([unfinished.next_index]),
+        np.array(ends, np.uint64),
+    )
 
 
 def _check_order(frame: Frame, marks: Ints, begins: Mask, inside: bool) -> None:
@@ -89,6 +115,11 @@ def _check_order(frame: Frame, marks: Ints, begins: Mask, inside: bool) -> None:
         row = int(wrong.argmax())
         what = "BEGIN inside a transaction" if begins[row] else "COMMIT without BEGIN"
         raise frame.error(int(marks[row]), HEADER, what)
+
+
+def _check_commits(frame: Frame, commits: Ints, differ: Mask) -> None:
+    if differ.any():
+        raise frame.error(int(commits[differ.argmax()]), HEADER + 2, "COMMIT's LSN is not the one of its BEGIN")
 
 
 def _check_length(frame: Frame, messages: Ints, length: int) -> None:

@@ -54,7 +54,7 @@ def check_length(cells: Cells, valid: Mask | None, width: int) -> None:
 
 
 def _fixed(dtype: str) -> _Decode:
-    width = np.dtype(dtype).itemsize
+    width = int(dtype[-1])
 
     def decode(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
         check_length(cells, valid, width)

@@ -16,6 +16,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.csv
 from psycopg import sql
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -70,11 +71,11 @@ class Show:
 
     def table(self, names: dict[int, int | None]) -> Table:
         """The growing table; ``names`` maps clusters to labels once they are known."""
-        table = Table(title=f"Iris, as in {self.flavour}", title_justify="left")
-        table.add_column("row of the test table")
-        table.add_column("true class")
+        table = Table(title=f"Iris, as in {self.flavour}: predicted classes", title_justify="left", box=SIMPLE_HEAD)
+        table.add_column("test row", no_wrap=True)
+        table.add_column("true class", no_wrap=True)
         for after, _ in self.rounds:
-            table.add_column(f"after {after}")
+            table.add_column(after.replace("_", " "), no_wrap=True)
         for i, row in enumerate(self.test):
             measures = ", ".join(str(row[name]) for name in MEASURES)
             cells = [_verdict(clusters[i], names.get(clusters[i]), row["iris_class"]) for _, clusters in self.rounds]
@@ -85,7 +86,7 @@ class Show:
 def _verdict(cluster: int, label: int | None, truth: int) -> str:
     if label is None:
         return str(cluster)
-    return f"[green]{_species(label)} ✓[/]" if label == truth else f"[red]{_species(label)} ✗[/]"
+    return f"[green]{label} ✓[/]" if label == truth else f"[red]{label} ✗[/]"
 
 
 def _species(label: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from headrace.engines.local.machine import foreign_machines, machine_fingerprint
-from headrace.engines.local.tasks import StepRecord, replay, restore, restore_from
+from headrace.engines.local.tasks import StepRecord, read_steps, replay, restore, restore_from
 from headrace.errors import HeadraceError
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
@@ -97,7 +97,7 @@ def _verify_task(plan: Plan, task: Task, log: Log, on_step: Callable[[str, int, 
     progress = read_progress(log, task.name)
     if progress is None:
         return report
-    state, start = _oldest(log, task, progress)
+    state, start = _oldest(plan, log, task, progress)
     report.from_step = start.step
     stored = set(checkpoint_steps(log, task.name))
     try:
@@ -114,7 +114,7 @@ def _verify_task(plan: Plan, task: Task, log: Log, on_step: Callable[[str, int, 
     return report
 
 
-def _oldest(log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
+def _oldest(plan: Plan, log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
     """The earliest state from which the log still holds every row: the beginning, else the oldest checkpoint."""
     topics = log.topics()
 
@@ -126,11 +126,22 @@ def _oldest(log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
         state = initial_state(task, start.version)
         state.emitted = emitted
         return state, start
+    if not isinstance(task, ModelTask):
+        return initial_state(task), _first_held(plan, log, task, progress)
     for value in log.records("checkpoint", f"{task.name}/").values():
         state, at = restore_from(task, value)
         if held(at.offsets):
             return state, at
     return restore(log, task, progress)
+
+
+def _first_held(plan: Plan, log: Log, task: Task, progress: Progress) -> Progress:
+    """A stream without a model has no state: its replay may begin at any step whose rows are there."""
+    topics = log.topics()
+    for record in read_steps(log, plan.steps_topic, task.name, 0):
+        if all(name in topics and topics[name].first <= first for name, (first, _) in record.inputs.items()):
+            return Progress(step=record.step - 1)
+    return progress
 
 
 def _compare_hash(report: TaskReport, record: StepRecord, state: State) -> None:

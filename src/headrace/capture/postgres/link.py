@@ -1,0 +1,151 @@
+"""A replication stream that comes back: lost connections are made again, with growing pauses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Callable
+
+from headrace.capture.postgres.client import Connecting, Replication, Server
+from headrace.capture.postgres.stream import ReplicationStream
+from headrace.clock import Clock
+from headrace.errors import SourceUnavailable
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+
+
+class Wake:
+    """A pipe that makes a waiting `poll` return: `set` may be called from any thread and from signal handlers."""
+
+    def __init__(self) -> None:
+        self.fd, self._writer = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._writer, False)
+
+    def set(self) -> None:
+        with contextlib.suppress(OSError):  # full: a wake-up is already on its way; closed: nobody waits
+            os.write(self._writer, b"w")
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+
+    def wait(self, seconds: float) -> None:
+        waiter = select.poll()
+        waiter.register(self.fd, select.POLLIN)
+        waiter.poll(max(0.0, seconds) * 1000)
+
+    def close(self) -> None:
+        """Release the pipe; later calls of `set` do nothing."""
+        reader, writer, self.fd, self._writer = self.fd, self._writer, -1, -1
+        for fd in (reader, writer):
+            if fd >= 0:
+                os.close(fd)
+
+
+class Link:
+    """Holds the stream, or makes it anew; used by one thread.
+
+    Args:
+        attach: checks a fresh connection and starts the stream on it; called at each connection. When it raises
+            `SourceUnavailable` it is tried again, any other error ends the link.
+
+    Attributes:
+        stream: the running stream, None while there is none.
+        lost: the connection has been lost since the last `read`; what was unfinished will come again.
+        status: what the link is doing, for people.
+    """
+
+    def __init__(
+        self, server: Server, wake: Wake, attach: Callable[[Replication], ReplicationStream], clock: Clock
+    ) -> None:
+        self.stream: ReplicationStream | None = None
+        self.lost = False
+        self.status = f"connecting to {server}"
+        self._server, self._wake, self._attach, self._clock = server, wake, attach, clock
+        self._connecting: Connecting | None = None
+        self._attempts = 0
+        self._retry_at = 0.0
+
+    def begin(self, replication: Replication) -> None:
+        """Start the stream on a first connection; a failure is not retried.
+
+        Raises:
+            SourceUnavailable, SourceRefused: whatever ``attach`` raises.
+        """
+        self.stream = self._attach(replication)
+        self.status = f"streaming from {self._server}"
+
+    def read(self, timeout: float) -> list[bytes]:
+        """What has come, waiting at most ``timeout`` seconds; nothing while the connection is being made.
+
+        Raises:
+            SourceRefused: the server is there again and will not go on.
+        """
+        try:
+            if self.stream is None:
+                self._connect(timeout)
+                return []
+            messages = self.stream.read(timeout)
+        except SourceUnavailable as error:
+            self.drop(error)
+            return []
+        finally:
+            self._wake.clear()
+        if messages:
+            self._attempts = 0
+        return messages
+
+    def send_status(self, *, received: int, flushed: int, ask: bool = False) -> bool:
+        """Standby status update; False when there is no connection to send it over."""
+        if self.stream is None:
+            return False
+        try:
+            self.stream.send_status(received=received, flushed=flushed, ask=ask)
+        except SourceUnavailable as error:
+            self.drop(error)
+            return False
+        return True
+
+    def drop(self, reason: Exception | str, *, at_once: bool = False) -> None:
+        """Close the connection and plan the next: ``at_once``, or after a pause that doubles from 0.1 s to 10 s."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+            self.lost = True
+        self._connecting = None
+        pause = 0.0 if at_once else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._attempts, 10))
+        self._attempts += not at_once
+        self._retry_at = self._clock.monotonic() + pause
+        text = reason.message if isinstance(reason, SourceUnavailable) else str(reason)
+        self.status = f"connecting to {self._server} again in {pause:.1f} s (attempt {self._attempts}): {text}"
+
+    def _connect(self, timeout: float) -> None:
+        if self._connecting is None:
+            left = self._retry_at - self._clock.monotonic()
+            if left > 0:
+                self._wake.wait(min(left, timeout))
+            if left > timeout:
+                return
+            self._connecting = Connecting(self._server)
+        replication = self._connecting.step(timeout, self._wake.fd)
+        if replication is None:
+            return
+        self._connecting = None
+        try:
+            self.begin(replication)
+        except BaseException:
+            replication.close()
+            raise
+
+    def close(self) -> None:
+        """End the stream in good order; calling it twice is harmless."""
+        if self._connecting is not None:
+            self._connecting.close()
+            self._connecting = None
+        if self.stream is not None:
+            self.stream.finish()
+            self.stream = None
+        self.status = "stopped"

@@ -1,0 +1,191 @@
+"""What happens before a source streams: everything is checked, then publication, slot and first snapshot are made."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from headrace.capture.postgres import catalog, provision, record
+from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
+from headrace.capture.postgres.client import Replication, Server
+from headrace.capture.postgres.record import Identity, SourceRecord
+from headrace.capture.postgres.snapshot import Progress, Snapshot, SnapshotStale, stage_snapshot
+from headrace.errors import SourceError
+from headrace.faults import fault
+from headrace.log.base import Log
+
+_SNAPSHOT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the user declared of a source; see `PostgresSource`.
+
+    Attributes:
+        own_slot, own_publication: the name is derived, not the user's: the object is ours to change.
+    """
+
+    server: Server
+    name: str
+    patterns: tuple[str, ...]
+    slot: str
+    own_slot: bool
+    publication: str
+    own_publication: bool
+    with_snapshot: bool
+    first_tables: tuple[str, ...]
+
+
+class Opening:
+    """The way from a declaration to a record in the log from which streaming goes on.
+
+    Attributes:
+        tables: what is captured, in snapshot order, with columns as the catalog has them.
+        doing: what takes time now, for people.
+    """
+
+    def __init__(self, declared: Declared, progress: Progress) -> None:
+        self.tables: list[Table] = []
+        self.doing = ""
+        self._declared = declared
+        self._progress = progress
+        self._identity = Identity("", 0, "")
+
+    def check(self, log: Log) -> None:
+        """See `PostgresSource.check`."""
+        declared, server = self._declared, self._declared.server
+        known = SourceRecord.load(log, declared.name)
+        with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
+            provision.check_server(connection, server)
+            with contextlib.closing(Replication.open(server)) as replication:
+                self._identity = provision.identify(replication)
+            if known is not None:
+                record.check_identity(known, self._identity)
+            chosen = provision.choose_tables(connection, server, declared.patterns)
+            publication = catalog.publication(connection, declared.publication)
+            self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
+            provision.check_columns(self.tables)
+            if known is not None:
+                self._check_known(connection, known, publication)
+            else:
+                self._check_new(connection, publication)
+            if publication and not declared.own_publication:
+                provision.check_publication(publication, self.tables, server)
+
+    def _check_known(self, connection: SqlConnection, known: SourceRecord, publication: Publication | None) -> None:
+        record.check_names(known, self._declared.slot, self._declared.publication)
+        record.check_slot(known, catalog.replication_slot(connection, known.slot))
+        record.check_tables(known, [str(table) for table in self.tables], publication)
+
+    def _check_new(self, connection: SqlConnection, publication: Publication | None) -> None:
+        declared, server = self._declared, self._declared.server
+        slot = catalog.replication_slot(connection, declared.slot)
+        if slot is not None:
+            record.check_foreign(slot, self._identity.database)
+        else:
+            provision.check_room(connection, server)
+        if not declared.own_slot and declared.with_snapshot:
+            raise record.named_slot(declared.slot)
+        mends = declared.own_publication and not (publication and provision.right_shape(publication, self.tables))
+        publishes = mends or publication is None
+        provision.check_rights(connection, server, self.tables, reads=declared.with_snapshot, publishes=publishes)
+
+    def _in_order(self, tables: Sequence[Table]) -> list[Table]:
+        """Tables that models learn from first, then the others, each in name order."""
+        first = {name.lower() for name in self._declared.first_tables}
+        return sorted(tables, key=lambda table: str(table).lower() not in first)
+
+    def open(self, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
+        """Make publication, slot and snapshot where the log has none; the log's record.
+
+        Raises:
+            SourceUnavailable, SourceRefused: as `PostgresSource.start`.
+        """
+        declared, server = self._declared, self._declared.server
+        if not self.tables:
+            self.check(log)
+        known = SourceRecord.load(log, declared.name)
+        with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
+            provision.ensure_publication(
+                connection, server, declared.publication, self.tables, own=declared.own_publication
+            )
+            known = self._resume(log, known) if known else self._begin(connection, log, cancelled)
+            self.doing = f"waiting for slot «{declared.slot}», which another connection still reads"
+            provision.wait_until_free(connection, declared.slot, cancelled)
+        self.doing = ""
+        return known
+
+    def _begin(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
+        """A slot, and the snapshot when it is wanted, published with the record."""
+        if not self._declared.own_slot:
+            slot = catalog.replication_slot(connection, self._declared.slot)
+            if slot is not None:
+                return self._put(log, self._new_record(slot.confirmed_flush))
+        attempt = 1
+        while True:
+            try:
+                return self._begin_anew(connection, log, cancelled)
+            except SnapshotStale:
+                if attempt == _SNAPSHOT_ATTEMPTS:
+                    raise
+            attempt += 1
+
+    def _begin_anew(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
+        """Our own slot without a record has lost its snapshot: drop it and make it anew."""
+        declared, server = self._declared, self._declared.server
+        self.doing = f"waiting for slot «{declared.slot}»"
+        if provision.wait_until_free(connection, declared.slot, cancelled) is not None:
+            provision.drop_slot(connection, server, declared.slot)
+        with contextlib.closing(Replication.open(server, cancelled=cancelled)) as replication:
+            self.doing = f"making slot «{declared.slot}», which waits for the transactions that are open now"
+            lsn, exported = provision.create_slot(replication, declared.slot, cancelled)
+            fault("snapshot.slot-created")
+            if not declared.with_snapshot:
+                return self._put(log, self._new_record(lsn))
+            with Snapshot(server, exported, self.tables, declared.publication) as snapshot:
+                replication.close()
+                self.tables = snapshot.tables
+                return self._store_snapshot(snapshot, log, lsn)
+
+    def _store_snapshot(self, snapshot: Snapshot, log: Log, lsn: int) -> SourceRecord:
+        self._discard_staged(log)
+        try:
+            stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, progress=self._report)
+        except SourceError:
+            self._discard_staged(log)
+            raise
+        fault("snapshot.before-publish")
+        new = self._put(log, self._new_record(lsn), publish=True)
+        fault("snapshot.after-publish")
+        return new
+
+    @staticmethod
+    def _discard_staged(log: Log) -> None:
+        with log.transaction() as transaction:
+            transaction.discard_staged()
+
+    def _report(self, table: str, rows: int, estimated: int) -> None:
+        self.doing = f"snapshot of {table}: {rows:,} of about {estimated:,} rows"
+        self._progress(table, rows, estimated)
+
+    def _new_record(self, lsn: int) -> SourceRecord:
+        declared = self._declared
+        return SourceRecord(self._identity, declared.slot, declared.publication, self._names(), lsn, lsn)
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(sorted(str(table) for table in self.tables))
+
+    def _put(self, log: Log, new: SourceRecord, *, publish: bool = False) -> SourceRecord:
+        with log.transaction() as transaction:
+            if publish:
+                transaction.publish()
+            transaction.put(record.KIND, self._declared.name, new.to_json())
+        return new
+
+    def _resume(self, log: Log, known: SourceRecord) -> SourceRecord:
+        """The record, with fewer tables where they have become fewer: to have them back they need a new snapshot."""
+        if self._names() == known.tables:
+            return known
+        return self._put(log, dataclasses.replace(known, tables=self._names()))

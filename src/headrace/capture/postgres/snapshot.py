@@ -1,0 +1,281 @@
+"""The rows that were there when the slot was made, read through ADBC in the slot's own exported snapshot.
+
+ADBC reads with COPY in binary and gives Arrow batches. Types that it would give in another form than the stream's are
+selected as their text (by the type's output function, which is what the stream sends) and cast in Arrow; the
+result has exactly the schema that the stream's batches have. Values that Arrow cannot hold make dead letters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi as adbc
+import numpy as np
+import pyarrow as pa
+
+from headrace.batch import META_FIELDS, Batch, dead_letters
+from headrace.capture.postgres import catalog, rejects, types
+from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
+from headrace.capture.postgres.client import Server
+from headrace.errors import SourceError, SourceRefused, SourceUnavailable
+from headrace.faults import fault
+from headrace.log.base import Log, Transaction
+
+PIECE_ROWS = 100_000
+Progress = Callable[[str, int, int], None]
+_BATCH_BYTES = 8 << 20
+_DEAD = "__dead"
+# Selected as they are; everything else by its output function. char(n) as such: a cast would strip its padding.
+_NATIVE = frozenset(
+    {types.BOOL, types.BYTEA, types.INT2, types.INT4, types.INT8, types.FLOAT4, types.FLOAT8}
+    | {types.TEXT, types.VARCHAR, types.BPCHAR, types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ}
+)
+# The last microsecond that 64 bits can count from 1970.
+_LAST = "294247-01-10 04:00:54.775807"
+
+
+class Snapshot:
+    """An imported snapshot: the tables as they were, and the rows in them. Use as a context manager.
+
+    Args:
+        name: what CREATE_REPLICATION_SLOT returned; its connection must stay idle until this object is made.
+        tables: what to read. They are locked in ACCESS SHARE mode, as pg_dump does, until the block ends.
+
+    Attributes:
+        tables: the same with their columns as of the snapshot.
+        ts_us: the server's time when it was imported.
+
+    Raises:
+        SnapshotStale: a table was rewritten between the slot's consistent point and the lock.
+    """
+
+    def __init__(self, server: Server, name: str, tables: Sequence[Table], publication: str) -> None:
+        self._server = server
+        self._name = name
+        self._stack = contextlib.ExitStack()
+        try:
+            connection = self._stack.enter_context(contextlib.closing(server.sql()))
+            with server.translated("to import the snapshot"):
+                self.tables, self.ts_us = self._lock(connection, tables, publication)
+            with self._translated():
+                self._reader = self._stack.enter_context(contextlib.closing(self._connect()))
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _lock(self, connection: SqlConnection, tables: Sequence[Table], publication: str) -> tuple[list[Table], int]:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
+        connection.execute(
+            f"LOCK TABLE ONLY {', ONLY '.join(table.sql for table in tables)} IN ACCESS SHARE MODE".encode()
+        )
+        # In the snapshot pg_class is as it was; the function looks at the present.
+        rewritten = """SELECT oid::regclass::text FROM pg_class
+            WHERE oid = ANY(%s) AND relfilenode <> pg_relation_filenode(oid)"""
+        changed = connection.execute(rewritten, [[table.oid for table in tables]]).fetchall()
+        if changed:
+            raise SnapshotStale(f"table {changed[0][0]} was rewritten while the snapshot began")
+        found = catalog.with_columns(connection, tables, catalog.publication(connection, publication))
+        (ts_us,) = connection.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone() or (0,)
+        return found, ts_us
+
+    def _connect(self) -> Any:
+        connection = adbc.connect(self._server.conninfo(), autocommit=True)
+        with contextlib.closing(connection.cursor()) as cursor:
+            cursor.execute("SET synchronize_seqscans = off")
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'")
+        return connection
+
+    def read(self, table: Table) -> Iterator[pa.RecordBatch]:
+        """The table's rows as the columns of `select` give them, in batches of about 8 MB."""
+        with self._translated(), contextlib.closing(self._reader.cursor()) as cursor:
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
+            cursor.execute(select(table))
+            yield from cursor.fetch_record_batch()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except adbc_driver_manager.Error as error:
+            raise _translate(self._server, error) from error
+        except pa.ArrowException as error:
+            raise SourceUnavailable(
+                f"the snapshot of {self._server} broke off: {' '.join(str(error).split())}"
+            ) from error
+
+
+class SnapshotStale(SourceUnavailable):
+    """A table was rewritten (TRUNCATE, ALTER TABLE) just after the snapshot: take a new one."""
+
+
+def _translate(server: Server, error: adbc_driver_manager.Error) -> SourceError:
+    text = " ".join(str(error).split())
+    if error.sqlstate and not error.sqlstate.startswith(("57P", "08", "53")):
+        return SourceRefused(f"the snapshot of {server} was refused: {text}")
+    return SourceUnavailable(f"the snapshot of {server} broke off: {text}")
+
+
+def select(table: Table) -> str:
+    """The query for a table's rows; a last column has the values that Arrow cannot hold, if there can be any."""
+    columns = [f"{_expression(column)} AS {quote(column.name)}" for column in table.columns]
+    refused = {column.name: test for column in table.columns if (test := _refusal(column))}
+    if refused:
+        outputs = {column.name: _output(column) for column in table.columns}
+        names = ", ".join(literal(name) for name in refused)
+        texts = ", ".join(f"CASE WHEN {test} THEN {outputs[name]} END" for name, test in refused.items())
+        tests = " OR ".join(refused.values())
+        columns.append(f"CASE WHEN {tests} THEN json_object(ARRAY[{names}], ARRAY[{texts}])::text END AS {_DEAD}")
+    where = f" WHERE {table.row_filter}" if table.row_filter else ""
+    return f"SELECT {', '.join(columns)} FROM ONLY {table.sql}{where}"
+
+
+def _expression(column: Column) -> str:
+    if column.type_oid == types.OID:
+        return f"{quote(column.name)}::int8"
+    return quote(column.name) if column.type_oid in _NATIVE else _output(column)
+
+
+def _output(column: Column) -> str:
+    return f"pg_catalog.textin({column.output}({quote(column.name)}))"
+
+
+def _refusal(column: Column) -> str | None:
+    """The SQL condition under which Arrow cannot hold the value."""
+    name = quote(column.name)
+    if column.type_oid == types.DATE:
+        return f"NOT isfinite({name})"
+    if column.type_oid == types.TIMESTAMP:
+        return f"({name} > '{_LAST}' OR {name} = '-infinity')"
+    if column.type_oid == types.TIMESTAMPTZ:
+        return f"({name} > '{_LAST}+00' OR {name} = '-infinity')"
+    if pa.types.is_decimal(types.arrow_type(column.type_oid, column.typmod)):
+        return f"{name} = 'NaN'"
+    return None
+
+
+def literal(text: str) -> str:
+    """An SQL string.
+
+    >>> print(literal("it's"))
+    'it''s'
+    """
+    escaped = text.replace("'", "''")
+    if "\\" not in text:
+        return f"'{escaped}'"
+    return "E'" + escaped.replace("\\", "\\\\") + "'"
+
+
+class Converter:
+    """Turns batches of one table into the stream's: cast, described, numbered."""
+
+    def __init__(self, table: Table, prefix: str, *, lsn: int, ts_us: int) -> None:
+        described = table.stream_table(prefix)
+        self.topic = described.topic
+        self._schema = described.schema(False, False)
+        self._fields = described.fields
+        self._lsn, self._ts_us = lsn, ts_us
+
+    def convert(self, records: pa.RecordBatch, index: int) -> tuple[pa.RecordBatch, Batch | None]:
+        """The rows from the snapshot's row ``index`` on, and dead letters for those that Arrow cannot hold."""
+        meta = self._meta(records.num_rows, index)
+        if records.num_columns == len(self._fields):
+            return self._rows(records, meta), None
+        dead = records.column(_DEAD)
+        records = records.drop_columns([_DEAD])
+        if dead.null_count == records.num_rows:
+            return self._rows(records, meta), None
+        lost = dead.is_valid()
+        letters = self._letters(records.filter(lost), dead.filter(lost), [one.filter(lost) for one in meta])
+        kept = dead.is_null()
+        return self._rows(records.filter(kept), [one.filter(kept) for one in meta]), letters
+
+    def _meta(self, n: int, index: int) -> list[pa.Array]:
+        ops = np.full(n, ord("r"), np.uint8)
+        lsn = np.full(n, self._lsn, np.uint64)
+        ts = np.full(n, self._ts_us, np.int64)
+        numbers = (ops, lsn, np.arange(index, index + n), ts)
+        return [pa.array(one).view(field.type) for one, field in zip(numbers, META_FIELDS, strict=True)]
+
+    def _rows(self, records: pa.RecordBatch, meta: list[pa.Array]) -> pa.RecordBatch:
+        columns = zip(records.columns, self._fields, strict=True)
+        cast = [column if column.type == field.type else column.cast(field.type) for column, field in columns]
+        return pa.RecordBatch.from_arrays([*cast, *meta], schema=self._schema)
+
+    def _letters(self, records: pa.RecordBatch, dead: pa.Array, meta: list[pa.Array]) -> Batch:
+        reasons, rows = [], []
+        for row, texts in enumerate(dead.to_pylist()):
+            refused = {name: text for name, text in json.loads(texts).items() if text is not None}
+            reasons.append("; ".join(self._reason(name, text) for name, text in refused.items()))
+            values = {name: rejects._plain(records.column(name)[row]) for name in records.schema.names}
+            rows.append(json.dumps({**values, **refused}))
+        schema = pa.schema([*records.schema, *META_FIELDS], metadata=self._schema.metadata)
+        batch = Batch(pa.RecordBatch.from_arrays([*records.columns, *meta], schema=schema))
+        return dead_letters(batch, reasons, stage="capture", rows=rows)
+
+    def _reason(self, name: str, text: str) -> str:
+        field = self._schema.field(name)
+        return f"column «{name}»: {field.metadata[b'postgres.type'].decode()} «{text}» does not fit {field.type}"
+
+
+def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, progress: Progress) -> int:
+    """Stage all rows into the log, in pieces of 100,000 rows of one table, each its own slice; how many there were.
+
+    What is staged becomes visible when the caller publishes it, in the same transaction as the source's record.
+    """
+    index = 0
+    for table in snapshot.tables:
+        converter = Converter(table, prefix, lsn=lsn, ts_us=snapshot.ts_us)
+        rows = 0
+        for piece in pieces(snapshot.read(table)):
+            with log.transaction() as transaction:
+                transaction.next_slice()
+                for records in piece:
+                    _stage(transaction, converter, records, index)
+                    index += records.num_rows
+                    rows += records.num_rows
+            fault("snapshot.piece-staged")
+            progress(str(table), rows, max(rows, table.estimated_rows))
+        if not rows:
+            progress(str(table), 0, 0)
+    return index
+
+
+def _stage(transaction: Transaction, converter: Converter, records: pa.RecordBatch, index: int) -> None:
+    rows, letters = converter.convert(records, index)
+    if rows.num_rows:
+        transaction.stage(converter.topic, rows)
+    if letters is not None:
+        transaction.stage(f"{converter.topic}.dlq", letters.records)
+
+
+def pieces(batches: Iterator[pa.RecordBatch], rows: int = PIECE_ROWS) -> Iterator[list[pa.RecordBatch]]:
+    """The batches regrouped into lists of exactly ``rows`` rows, but for the last.
+
+    >>> batch = pa.record_batch({"id": [1, 2, 3]})
+    >>> [[part.num_rows for part in piece] for piece in pieces(iter([batch, batch, batch]), rows=4)]
+    [[3, 1], [2, 2], [1]]
+    """
+    gathered: list[pa.RecordBatch] = []
+    free = rows
+    for batch in batches:
+        while batch.num_rows >= free:
+            yield [*gathered, batch.slice(0, free)]
+            batch = batch.slice(free)
+            gathered, free = [], rows
+        if batch.num_rows:
+            gathered.append(batch)
+            free -= batch.num_rows
+    if gathered:
+        yield gathered

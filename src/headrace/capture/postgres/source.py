@@ -1,0 +1,386 @@
+"""A PostgreSQL database as a source: check, snapshot once, then stream, resuming where the log ends.
+
+One record in the log ties it to a replication slot (`headrace.capture.postgres.record`). An LSN is acknowledged to
+the server only after the log holds everything committed before it, durably.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import psycopg
+import pyarrow as pa
+
+from headrace.capture.postgres import catalog, provision, record
+from headrace.capture.postgres.catalog import SqlConnection, Table
+from headrace.capture.postgres.client import CommandError, Replication, Server
+from headrace.capture.postgres.decode import Decoder, NeedsTextMode, Piece
+from headrace.capture.postgres.link import Link, Wake
+from headrace.capture.postgres.opening import Declared, Opening
+from headrace.capture.postgres.record import SourceRecord
+from headrace.capture.postgres.snapshot import Progress
+from headrace.capture.postgres.stream import ReplicationStream
+from headrace.clock import Clock, SystemClock
+from headrace.errors import SourceUnavailable
+from headrace.faults import fault
+from headrace.log.base import Log, Transaction
+from headrace.position import format_lsn, parse_lsn
+
+_ACKNOWLEDGE_S = 0.1  # status updates are sent no more often
+_ASK_S = 1.0  # the server is asked for a keepalive at least so often
+_ASK_AGAIN_S = 0.005  # while somebody waits for progress
+_IDLE_S = 1.0  # what only other tables wrote is acknowledged so often,
+_IDLE_BYTES = 16 << 20  # or when it is so much
+_IN_USE = "55006"  # SQLSTATE object_in_use
+
+
+def _never() -> bool:
+    return False
+
+
+def _silent(_table: str, _rows: int, _estimated: int) -> None:
+    """Reports no progress."""
+
+
+class PostgresSource:
+    """Captures the tables of one database into one log.
+
+    The engine calls `check`, then `start`, then in turns `poll`, `store` (in the transaction that appends the rows)
+    and `acknowledge` (after it), all from one thread; `wake`, `request_progress`, `received_lsn` and `current_lsn`
+    from any.
+
+    Args:
+        dsn: connection string; the role needs REPLICATION and, for the snapshot, SELECT.
+        app: the application's name; slot and publication are called ``headrace_<app>`` (and ``_<prefix>``).
+        prefix: first part of the topics' names, and this source's name.
+        tables: regular expressions of which one matches the whole of ``schema.table``, whatever the case.
+        slot, publication: names in place of the derived ones; a slot named so needs ``snapshot="never"``.
+        snapshot: whether a new log begins with the rows that are there already.
+        first_tables: tables (``schema.table``) that models learn from, read first in the snapshot.
+        max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
+        on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
+
+    Attributes:
+        name: the prefix.
+        rewound: the connection was lost, and what was staged of an unfinished transaction will come again: the
+            engine discards what it staged and sets it to False.
+        warnings: what the user should know about the tables, after `check`.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        app: str,
+        prefix: str,
+        tables: Sequence[str],
+        slot: str | None = None,
+        publication: str | None = None,
+        snapshot: Literal["initial", "never"] = "initial",
+        first_tables: Sequence[str] = (),
+        max_open_rows: int = 65_536,
+        on_progress: Progress = _silent,
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = prefix
+        self.rewound = False
+        self.warnings: list[str] = []
+        derived = record.derived_name(app, prefix)
+        self._declared = Declared(
+            server=Server(dsn, f"headrace {app}"),
+            name=prefix,
+            patterns=tuple(tables),
+            slot=slot or derived,
+            own_slot=slot is None,
+            publication=publication or derived,
+            own_publication=publication is None,
+            with_snapshot=snapshot == "initial",
+            first_tables=tuple(first_tables),
+        )
+        self._opening = Opening(self._declared, on_progress)
+        self._max_open_rows = max_open_rows
+        self._clock = clock or SystemClock()
+        self._wake = Wake()
+        self._link = Link(self._declared.server, self._wake, self._attach, self._clock)
+        self._record: SourceRecord | None = None
+        self._stored_form = (b"", b"")
+        self._topics: frozenset[str] = frozenset()
+        self._decoder = Decoder(prefix)
+        self._binary = True
+        self._open = False
+        self._handed = self._storing = self._stored = self._sent = self._received = 0
+        self._sent_at = self._asked_at = self._stored_at = 0.0
+        self._wanted, self._ask = 0, False
+        self._sql: SqlConnection | None = None
+        self._sql_lock = threading.Lock()
+
+    # --- before anything runs ---
+
+    def check(self, log: Log) -> None:
+        """See that the capture can begin, or go on where this log ends. Writes nothing.
+
+        Raises:
+            SourceUnavailable: the server cannot be reached.
+            SourceRefused: it cannot be captured as it stands, or slot and log do not belong together any more.
+        """
+        self._opening.check(log)
+        tables = self._opening.tables
+        self.warnings = [_keyless(table) for table in tables if not table.key and table.identity != "f"]
+
+    def tables(self) -> dict[str, pa.Schema]:
+        """Topic and schema of each table as the catalog had it at `check`."""
+        described = (table.stream_table(self.name) for table in self._opening.tables)
+        return {one.topic: one.schema(False, False) for one in described}
+
+    # --- start ---
+
+    def start(self, log: Log, *, cancelled: Callable[[], bool] = _never) -> None:
+        """Make publication and slot, take the snapshot when the log has none, and begin to stream.
+
+        Can be called again after `SourceUnavailable`. ``cancelled`` is asked while waiting.
+
+        Raises:
+            SourceUnavailable, SourceRefused: as `check`; also when the slot stays in use for 30 s.
+        """
+        known = self._opening.open(log, cancelled)
+        self._set_record(known)
+        tables = self._opening.tables
+        keys = {(table.schema, table.name): table.key for table in tables}
+        self._decoder = Decoder(self.name, keys=keys, skip_below=known.acknowledged, max_open_rows=self._max_open_rows)
+        self._binary = all(table.binary for table in tables)
+        self._connect(cancelled)
+
+    def _set_record(self, known: SourceRecord) -> None:
+        self._record = known
+        self._stored_form = known.around_acknowledged()
+        self._handed = self._storing = self._stored = self._sent = self._received = known.acknowledged
+        topics = self.tables()
+        self._topics = frozenset([*topics, *(f"{topic}.dlq" for topic in topics)])
+
+    def _connect(self, cancelled: Callable[[], bool]) -> None:
+        """Stream now, or say why not: at the start a server that is away is an error."""
+        with contextlib.ExitStack() as stack:
+            replication = Replication.open(self._declared.server, cancelled=cancelled)
+            stack.callback(replication.close)
+            self._link.begin(replication)
+            stack.pop_all()
+
+    def _attach(self, replication: Replication) -> ReplicationStream:
+        """Check that this is still our server and slot, then start the stream where the log ends."""
+        assert self._record is not None
+        known = self._record.with_acknowledged(self._stored)
+        record.check_identity(known, provision.identify(replication))
+        server = self._declared.server
+        with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
+            record.check_slot(known, catalog.replication_slot(connection, known.slot))
+        try:
+            return ReplicationStream.start(
+                replication,
+                slot=known.slot,
+                lsn=self._stored,
+                publication=known.publication,
+                binary=self._binary,
+                wake_fd=self._wake.fd,
+            )
+        except CommandError as error:
+            if error.code == _IN_USE:
+                raise SourceUnavailable(error.message) from error
+            raise
+
+    # --- while it runs ---
+
+    def poll(self, timeout: float) -> list[Piece]:
+        """What has been committed, waiting at most ``timeout`` seconds for the first of it.
+
+        Empty on time-out, on `wake`, and while a lost connection is being made again (`status` says so).
+
+        Raises:
+            SourceRefused: the server will not go on (slot gone or invalidated, another server).
+            DecodeError: what came cannot be understood.
+        """
+        self._send_due()
+        messages = self._link.read(min(timeout, self._until_due()) if self._link.stream else timeout)
+        if self._link.lost:
+            self._rewind()
+            return []
+        try:
+            pieces = self._decoder.feed(messages) if messages else []
+        except NeedsTextMode as error:
+            self._binary = False
+            self._link.drop(error.message, at_once=True)
+            self._rewind()
+            return []
+        pieces = [self._ours(piece) for piece in pieces]
+        self._note_received(pieces)
+        return pieces
+
+    def _rewind(self) -> None:
+        self._link.lost = False
+        self._decoder.reset()
+        self._open = False
+        self._handed = self._received = self._stored
+        self.rewound = True
+
+    def _ours(self, piece: Piece) -> Piece:
+        """Without the tables that a publication of the user's has and that are not wanted here."""
+        if all(topic in self._topics for topic, _ in piece.batches):
+            return piece
+        batches = tuple(one for one in piece.batches if one[0] in self._topics)
+        rejected = tuple(one for one in piece.rejected if one[0] in self._topics)
+        rows = sum(batch.num_rows for _, batch in [*batches, *rejected])
+        return dataclasses.replace(piece, batches=batches, rejected=rejected, rows=rows)
+
+    def _note_received(self, pieces: Sequence[Piece]) -> None:
+        if pieces:
+            self._open = pieces[-1].open
+            self._handed = max(self._handed, *(piece.end_lsn for piece in pieces))
+        wal_end = self._link.stream.wal_end if self._link.stream else 0
+        self._received = max(self._received, self._handed, wal_end)
+
+    def _until_due(self) -> float:
+        """Seconds until a status update has to be sent."""
+        due = self._sent_at + _ACKNOWLEDGE_S if self._stored > self._sent else self._asked_at + _ASK_S
+        if self._received < self._wanted:
+            due = min(due, self._asked_at + _ASK_AGAIN_S)
+        return max(0.0, due - self._clock.monotonic())
+
+    def _send_due(self) -> None:
+        stream, now = self._link.stream, self._clock.monotonic()
+        if stream is None:
+            return
+        wanted = self._received < self._wanted and now >= self._asked_at + _ASK_AGAIN_S
+        if wanted or self._ask or now >= self._asked_at + _ASK_S:
+            self._ask = False
+            self._send(now, ask=True)
+        elif stream.reply_wanted or (self._stored > self._sent and now >= self._sent_at + _ACKNOWLEDGE_S):
+            self._send(now)
+
+    def _send(self, now: float, *, ask: bool = False) -> None:
+        """Standby status update: the server learns what is stored."""
+        news = self._stored > self._sent
+        if news:
+            fault("source.before-acknowledge")
+        if ask:
+            self._asked_at = now
+        if self._link.send_status(received=self._received, flushed=self._stored, ask=ask):
+            self._sent, self._sent_at = self._stored, now
+            if news:
+                fault("source.after-acknowledge")
+
+    def store(self, txn: Transaction, end_lsn: int) -> None:
+        """Put the source's record into the transaction that appends everything committed before ``end_lsn``."""
+        head, tail = self._stored_form
+        txn.put(record.KIND, self.name, head + format_lsn(end_lsn).encode() + tail)
+        self._storing = end_lsn
+
+    def acknowledge(self) -> None:
+        """The transaction of the last `store` is durable: tell the server, at most ten times a second."""
+        self._stored = max(self._stored, self._storing)
+        self._stored_at = self._clock.monotonic()
+        self._send_due()
+
+    def idle_lsn(self) -> int | None:
+        """An LSN to `store` although nothing was captured: without it other tables' changes would pile up WAL.
+
+        None unless everything handed out is stored, no transaction is open, and a second or 16 MB have passed.
+        """
+        stream = self._link.stream
+        if stream is None or self._open or self._handed > self._stored or self._received <= self._stored:
+            return None
+        long_ago = self._clock.monotonic() - self._stored_at >= _IDLE_S
+        return self._received if long_ago or self._received - self._stored >= _IDLE_BYTES else None
+
+    # --- from any thread ---
+
+    def received_lsn(self) -> int:
+        """Everything committed before this LSN has been handed out by `poll`."""
+        return self._received
+
+    def request_progress(self, until: int | None = None) -> None:
+        """Have the server say now how far it has come, and again until `received_lsn` reaches ``until``."""
+        if until is None:
+            self._ask = True
+        else:
+            self._wanted = max(self._wanted, until)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Make `poll` return soon."""
+        self._wake.set()
+
+    def current_lsn(self) -> int:
+        """Everything committed until now is committed before this LSN, and `received_lsn` will reach it.
+
+        It is the insert position: asynchronous commits run ahead of what is written. When the last records are not
+        flushed, an empty logical message is committed, because nothing else might flush them on an idle server.
+
+        Raises:
+            SourceUnavailable, SourceRefused: the server cannot be asked.
+        """
+        with self._sql_lock:
+            for attempt in range(2):
+                if self._sql is None or self._sql.closed:
+                    self._sql = self._declared.server.sql()
+                try:
+                    return _insert_lsn(self._sql)
+                except psycopg.Error as error:
+                    self._sql.close()
+                    if attempt:
+                        raise self._declared.server.lost(error) from error
+        raise AssertionError("unreachable")
+
+    @property
+    def status(self) -> str:
+        """What the source is doing, for people."""
+        return self._opening.doing or self._link.status
+
+    # --- the end ---
+
+    def stop(self) -> None:
+        """Acknowledge what is stored and close everything; calling it twice is harmless."""
+        if self._link.stream is not None:
+            self._send(self._clock.monotonic())
+        self._link.close()
+        with self._sql_lock:
+            if self._sql is not None:
+                self._sql.close()
+        self._wake.close()
+
+
+def _keyless(table: Table) -> str:
+    return (
+        f"table {table} has no primary key: while it is captured PostgreSQL refuses UPDATE and DELETE on it; "
+        f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL; allows them"
+    )
+
+
+_FLUSH = "SELECT pg_logical_emit_message(true, 'headrace', '')"
+
+
+def _insert_lsn(connection: SqlConnection) -> int:
+    query = """SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text,
+        (SELECT setting::int FROM pg_settings WHERE name = 'wal_block_size'),
+        (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size')"""
+    insert, flush, block, segment = connection.execute(query).fetchone() or ("0/0", "0/0", 8192, 1 << 24)
+    lsn = before_page_header(parse_lsn(insert), block, segment)
+    if parse_lsn(flush) < lsn:
+        connection.execute("SET synchronous_commit = local")
+        connection.execute(_FLUSH)
+    return lsn
+
+
+def before_page_header(lsn: int, block: int, segment: int) -> int:
+    """An insert position just behind a page header as the page's start, which is where the last record's end is seen.
+
+    Page headers have 24 bytes, a segment's first 40
+    (https://github.com/postgres/postgres/blob/master/src/include/access/xlog_internal.h).
+
+    >>> [hex(before_page_header(lsn, 0x2000, 0x1000000)) for lsn in (0x3002018, 0x3000028, 0x3002028)]
+    ['0x3002000', '0x3000000', '0x3002028']
+    """
+    header = 40 if lsn % segment < block else 24
+    return lsn - header if lsn % block == header else lsn
