@@ -50,7 +50,9 @@ def run(rows: int) -> list[dict[str, Any]]:
     decoder.feed(tiny)
     chunk = tiny[:1] + tiny[2:]
     ours = _best(lambda: [decoder.feed(chunk) for _ in range(200)]) / 200 * 1e6
-    results.append(_result("feed() of 3 rows of 6 numbers", 300.0, ours, "us", "reference: the target; lower is better"))
+    results.append(
+        _result("feed() of 3 rows of 6 numbers", 300.0, ours, "us", "reference: the target; lower is better")
+    )
     return results
 
 

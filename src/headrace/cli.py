@@ -443,9 +443,9 @@ def _topic_row(info: TopicInfo) -> dict[str, Any]:
 
 def _short(info: dict[str, Any]) -> dict[str, Any]:
     """A topic's row as it fits a terminal."""
-    times = {name: (info[f"{name}_ts"] or "")[:19].replace("T", " ") for name in ("first", "last")}
+    last = (info["last_ts"] or "")[:19].replace("T", " ")
     offsets = "" if info["last_offset"] is None else f"{info['first_offset']}–{info['last_offset']}"
-    return {"topic": info["topic"], "rows": info["rows"], "bytes": info["bytes"], "offsets": offsets, **times}
+    return {"topic": info["topic"], "rows": info["rows"], "bytes": info["bytes"], "offsets": offsets, "last": last}
 
 
 def _time(ts_us: int) -> str | None:
@@ -494,7 +494,7 @@ def _print_table(found: list[dict[str, Any]], *, columns: list[str] | None = Non
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in names:
         numeric = bool(found) and all(isinstance(row[name], int | float) for row in found)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "topic", overflow="fold")
     for row in found:
         table.add_row(*(Text(cell(row[name])) for name in names))
     Console().print(table)

@@ -284,10 +284,10 @@ def _check_tasks(plan: Plan) -> None:
                 )
             seen[output.topic] = task.name
             _check_output(plan, output)
-    if not plan.tasks:
+    if not plan.tasks and not plan.sources:
         raise DeclarationError(
             f"the app «{plan.app}» declares nothing to do",
-            advice="Let a model learn or predict a stream, or write a stream with .to(topic).",
+            advice="Capture a database, let a model learn or predict a stream, or write a stream with .to(topic).",
         )
 
 

@@ -8,7 +8,7 @@ with every BLAS; a matrix product only *screens* (`nearest`), it never decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,8 +24,11 @@ Integers = npt.NDArray[np.int64]
 BLOCK_ROWS = 1024
 """Rows whose sum is one number: a batch's sum is the sum of its blocks' sums, in order."""
 
-_CACHED = 16_384  # differences held at once by the direct kernel: two such arrays fill half of a 512 kB cache
-_SCREEN_FROM = 64  # k * d from which a matrix product is cheaper than 3 * d passes over k rows
+_CACHED = 16_384  # differences held at once by the direct kernel: 128 kB
+_SCREEN_FROM = 64  # k * d above which a matrix product is cheaper than k * d differences a row
+_SCREENED = 32_640  # elements of a score matrix: in single precision just under 128 kB, which malloc keeps at hand
+_EPS = float(np.finfo(np.float64).eps)
+_ONE_THREAD = 262_144  # multiplications up to which OpenBLAS uses one thread
 _FARTHEST = 1e290  # squared distances of the k-means++ start saturate here, so that their sum stays finite
 
 
@@ -122,7 +125,7 @@ class KMeans:
         if self._centers is None:
             self._start(rows)
         else:
-            self._update(_statistics(rows, self._centers))
+            self._update(*_total(_statistics(rows, self._centers), self._centers.shape))
 
     def predict(self, X: Array) -> Integers:
         """Each row's cluster, shape (n,), from 0 to k - 1; among centres equally near, the first.
@@ -144,11 +147,11 @@ class KMeans:
         rows = self._rows(X)
         if self._centers is None:
             return {"rows": rows.copy()}
-        sums, counts = [], np.zeros(self.k, np.int64)
-        for block_sums, block_counts in _statistics(rows, self._centers):
-            sums.append(block_sums)
-            counts += block_counts
-        return {"sums": np.stack(sums) if sums else np.empty((0, *self._centers.shape)), "counts": counts}
+        blocks = list(_statistics(rows, self._centers))
+        return {
+            "sums": np.array([sums for sums, _ in blocks]).reshape(-1, *self._centers.shape),
+            "counts": np.array([counts for _, counts in blocks], np.int64).reshape(-1, self.k),
+        }
 
     def merge(self, parts: Sequence[State]) -> None:
         """One update from the parts of one batch, all made by `partial` of a learner in this learner's state.
@@ -166,12 +169,11 @@ class KMeans:
             return
         blocks: list[tuple[Floats, Integers]] = []
         for part in parts:
-            sums, counts = self._part_of(part, "sums", 3), self._part_of(part, "counts", 1)
-            if sums.shape[1:] != self._centers.shape or counts.shape != (self.k,):
+            sums, counts = self._part_of(part, "sums", 3), self._part_of(part, "counts", 2)
+            if sums.shape[1:] != self._centers.shape or counts.shape != (len(sums), self.k):
                 raise LearnError(f"a part holds sums of shape {sums.shape[1:]}, the centres {self._centers.shape}")
-            blocks += [(one, np.zeros_like(counts)) for one in sums]
-            blocks.append((np.zeros(self._centers.shape), counts))
-        self._update(iter(blocks))
+            blocks += zip(sums, counts, strict=True)
+        self._update(*_total(blocks, self._centers.shape))
 
     @property
     def ready(self) -> bool:
@@ -292,18 +294,11 @@ class KMeans:
         self._centers, self._weights = chosen, np.zeros(self.k)
         self._waiting = self._waiting_counts = None
         earlier = [] if kept is None or kept_counts is None else [_repeated(kept, kept_counts, chosen)]
-        self._update(iter([*earlier, *_statistics(rows, chosen)]))
+        self._update(*_total([*earlier, *_statistics(rows, chosen)], chosen.shape))
 
-    def _update(self, blocks: Iterator[tuple[Floats, Integers]]) -> None:
-        """The update rule, from sums and counts of blocks of rows, added in their order."""
+    def _update(self, sums: Floats, counts: Integers) -> None:
+        """The update rule, from the sum and the number of each cluster's new rows."""
         assert self._centers is not None and self._weights is not None
-        sums, counts = np.zeros(self._centers.shape), np.zeros(self.k, np.int64)
-        for block_sums, block_counts in blocks:
-            sums += block_sums
-            counts += block_counts
-        if not math.isfinite(sums.sum()):
-            # Finite rows must never make a centre infinite: sums beyond the largest double saturate.
-            sums = np.nan_to_num(sums)
         discount = self.decay if self.time_unit == "batches" else self.decay ** int(counts.sum())
         weights = self._weights * discount + counts
         share = counts / np.maximum(weights, 1e-16)
@@ -331,9 +326,9 @@ class KMeans:
 def nearest(X: Floats, centers: Floats) -> Integers:
     """The index of each row's nearest centre; the first among equals.
 
-    Distances are sums of squared differences, added column by column. For large ``k * d`` a matrix product
-    (|c|² - 2xc) first finds the nearest centre together with a bound of its rounding; rows whose two nearest
-    centres are closer than that are decided by the differences themselves. Labels are the same either way.
+    Distances are sums of squared differences, added column by column. For large ``k * d`` matrix products screen
+    the rows first: they settle all but those whose two nearest centres are too close to tell by them, in single
+    precision, then in double, and what is left is settled by the differences. Labels are the same either way.
 
     Args:
         X: shape (n, d), finite, C-contiguous.
@@ -347,14 +342,19 @@ def nearest(X: Floats, centers: Floats) -> Integers:
     """
     if len(centers) == 1 or not len(X):
         return np.zeros(len(X), np.int64)
-    label = _screened if centers.size > _SCREEN_FROM else _direct
-    if len(X) <= BLOCK_ROWS:
-        return label(X, centers)
-    return np.concatenate([label(X[at : at + BLOCK_ROWS], centers) for at in range(0, len(X), BLOCK_ROWS)])
+    if centers.size <= _SCREEN_FROM:
+        return _by_differences(X, centers)
+    labels, unclear = _by_products(X, centers, np.float32)
+    if len(unclear):
+        labels[unclear], still = _by_products(X[unclear], centers, np.float64)
+        unclear = unclear[still]
+    if len(unclear):
+        labels[unclear] = _by_differences(X[unclear], centers)
+    return labels
 
 
-def _direct(X: Floats, centers: Floats) -> Integers:
-    """Nearest centres by differences, in pieces that stay in the cache."""
+def _by_differences(X: Floats, centers: Floats) -> Integers:
+    """Nearest centres, in pieces of rows that stay in the cache."""
     piece = max(16, _CACHED // len(centers))
     if len(X) <= piece:
         return _squared_distances(X, centers).argmin(0)
@@ -366,40 +366,69 @@ def _squared_distances(X: Floats, centers: Floats) -> Floats:
     """Shape (k, n). Element by element, so that a value's bits depend on its row and its centre alone."""
     columns = np.ascontiguousarray(X.T)[:, None, :]
     targets = np.ascontiguousarray(centers.T)[:, :, None]
-    total = columns[0] - targets[0]
-    np.multiply(total, total, out=total)
-    square = np.empty_like(total)
-    for column, target in zip(columns[1:], targets[1:], strict=True):
-        np.subtract(column, target, out=square)
-        np.multiply(square, square, out=square)
-        np.add(total, square, out=total)
+    group = max(1, _CACHED // (len(X) * len(centers)))
+    total = None
+    for at in range(0, len(columns), group):
+        squares = columns[at : at + group] - targets[at : at + group]
+        np.multiply(squares, squares, out=squares)
+        for square in squares:
+            total = square if total is None else np.add(total, square, out=total)
+    assert total is not None
     return total
 
 
-def _screened(X: Floats, centers: Floats) -> Integers:
-    """Nearest centres by a matrix product where its rounding cannot matter, else by differences.
+def _by_products(X: Floats, centers: Floats, kind: type[np.floating[Any]]) -> tuple[Integers, Integers]:
+    """Nearest centres by the score |c|² - 2xc, and the indexes of the rows for which that proves nothing.
 
-    A score |c|² - 2xc is wrong by at most (d + 2) u (|x| + |c|)², u being half of eps, whatever the order of
-    summation and with or without fused multiply-adds; so is a squared distance summed by `_squared_distances`,
-    and moving the origin adds a few u more. Two centres whose scores differ by more than four such errors are
-    in the same order in both; the bound has room for twice that. NaN and infinity fail the test.
+    Summed in any order, with or without fused multiply-adds, a score is wrong by at most (d + 2) u (2|x||c| + |c|²),
+    u being half of ``kind``'s eps; rounding x and c to ``kind`` adds 4 u of the same. Moving the origin and
+    the sum of `_squared_distances` itself are wrong by at most (d + 6) u (|x| + |c|)² in double precision. Two
+    centres whose scores differ by more than twice all this are in the same order in both. NaN and infinity
+    prove nothing.
     """
-    origin = centers.mean(axis=0)  # keeps |x| small for data far from zero, such as times
-    rows, moved = X - origin, centers - origin
-    squares = np.einsum("kd,kd->k", moved, moved)
-    scores = rows @ (-2.0 * moved.T)
-    scores += squares
+    (n, d), k = X.shape, len(centers)
+    origin = centers.sum(axis=0) / k  # keeps |x| small for data far from zero, such as times
+    moved = centers - origin
+    factors = np.empty((d + 1, k), kind)
+    factors[:d] = -2.0 * moved.T
+    factors[d] = np.einsum("kd,kd->k", moved, moved)
+    farthest, limits = math.sqrt(factors[d].max()), np.finfo(kind)
+    piece = min(n, max(16, _SCREENED // max(k, d + 1)))
+    rows, first = np.ones((piece, d + 1), kind), np.arange(0, piece * k, k)
+    labels, unclear = np.empty(n, np.int64), []
+    for at in range(0, n, piece):
+        part = X[at : at + piece]
+        some = rows[: len(part)]
+        some[:, :d] = part - origin
+        label, gap = _two_best(_product(some, factors), first[: len(part)])
+        size = np.sqrt(np.einsum("nd,nd->n", some[:, :d], some[:, :d]))
+        bound = (d + 9) * (limits.eps * farthest * (2 * size + farthest) + _EPS * (size + farthest) ** 2)
+        labels[at : at + piece] = label
+        unclear.append(np.flatnonzero(~(gap > bound + limits.tiny)) + at)
+    return labels, np.concatenate(unclear)
+
+
+def _product(rows: Array, factors: Array) -> Array:
+    """``rows @ factors`` in products so small that BLAS leaves its threads asleep.
+
+    Woken, they spin for work beside the threads of capture: 20 times slower on two busy cores (measured).
+    """
+    size = max(8, _ONE_THREAD // factors.size)
+    whole = len(rows) // size * size
+    result = np.empty((len(rows), factors.shape[1]), rows.dtype)
+    np.matmul(rows[:whole].reshape(-1, size, rows.shape[1]), factors, out=result[:whole].reshape(-1, size, len(factors.T)))
+    np.matmul(rows[whole:], factors, out=result[whole:])
+    return result
+
+
+def _two_best(scores: Array, first: Integers) -> tuple[Integers, Array]:
+    """Each row's lowest score: where, and how far below the second lowest. Overwrites ``scores``."""
+    flat = scores.reshape(-1)
     labels = scores.argmin(axis=1)
-    flat, at = scores.reshape(-1), labels + np.arange(0, scores.size, len(centers))
-    best = flat[at]
-    flat[at] = np.inf
-    gap = scores.min(axis=1) - best
-    reach = math.sqrt(np.einsum("nd,nd->n", rows, rows).max()) + math.sqrt(squares.max())
-    bound = 4.0 * (X.shape[1] + 8) * np.finfo(np.float64).eps * reach * reach + np.finfo(np.float64).tiny
-    if not gap.min() > bound:
-        unclear = np.flatnonzero(~(gap > bound))
-        labels[unclear] = _direct(X[unclear], centers)
-    return labels
+    lowest = labels + first
+    best = flat[lowest]
+    flat[lowest] = np.inf
+    return labels, flat[scores.argmin(axis=1) + first] - best
 
 
 def _statistics(X: Floats, centers: Floats) -> Iterator[tuple[Floats, Integers]]:
@@ -410,13 +439,26 @@ def _statistics(X: Floats, centers: Floats) -> Iterator[tuple[Floats, Integers]]
         yield _sums(block, labels, len(centers)), np.bincount(labels, minlength=len(centers))
 
 
+@np.errstate(over="ignore", invalid="ignore")
+def _total(blocks: Iterable[tuple[Floats, Integers]], shape: tuple[int, ...]) -> tuple[Floats, Integers]:
+    """The blocks' statistics added in their order. Sums beyond the largest double saturate: no infinite centres."""
+    each = iter(blocks)
+    sums, counts = next(each, None) or (np.zeros(shape), np.zeros(shape[0], np.int64))
+    for more_sums, more_counts in each:
+        sums, counts = sums + more_sums, counts + more_counts
+    return (sums if math.isfinite(sums.sum()) else np.nan_to_num(sums)), counts
+
+
 def _sums(X: Floats, labels: Integers, k: int) -> Floats:
     """Sums of the rows of each label, shape (k, d): one addition a row in the order of the rows, so fixed bits."""
     d = X.shape[1]
-    if d <= 8:
-        return np.stack([np.bincount(labels, column, k) for column in X.T], axis=1)
-    cells = (labels * d)[:, None] + np.arange(d)
-    return np.bincount(cells.reshape(-1), X.reshape(-1), k * d).reshape(k, d)
+    if d > 8:
+        cells = np.arange(k * d).reshape(k, d)[labels]
+        return np.bincount(cells.reshape(-1), X.reshape(-1), k * d).reshape(k, d)
+    sums = np.empty((k, d))
+    for j in range(d):
+        sums[:, j] = np.bincount(labels, X[:, j], k)
+    return sums
 
 
 def _repeated(rows: Floats, counts: Integers, centers: Floats) -> tuple[Floats, Integers]:

@@ -26,6 +26,7 @@ from pathlib import Path
 import apsw
 
 from headrace.errors import LogCorrupt, LogError, LogFull, LogLocked, LogVersionError
+from headrace.faults import fault
 
 APPLICATION_ID = 0x48647263  # "Hdrc", shown by file(1)
 FORMAT = 1
@@ -90,7 +91,10 @@ def connect_writer(path: Path) -> apsw.Connection:
         LogVersionError: a newer Headrace wrote it.
     """
     if not path.exists():
-        _make(path)
+        try:
+            _make(path)
+        except OSError as error:
+            raise LogError(f"cannot make the log {path}: {error.strerror}", advice="Check the disk.") from error
     connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
     with closed_on_error(connection, path):
         version = format_version(connection, path)
@@ -105,16 +109,18 @@ def connect_writer(path: Path) -> apsw.Connection:
 
 def _make(path: Path) -> None:
     """A new log, under another name until it is whole: an empty file at ``path`` was never one of ours."""
-    new, wal, shm = (path.with_name(path.name + suffix) for suffix in (".new", "-wal", "-shm"))
-    # A WAL left by a log whose file was removed by hand would be replayed into the new one.
-    for leftover in (new, wal, shm):
-        leftover.unlink(missing_ok=True)
+    # Among them a WAL whose log was removed by hand: SQLite would replay it into the new one.
+    for leftover in (".new", ".new-journal", ".new-wal", ".new-shm", "-wal", "-shm"):
+        path.with_name(path.name + leftover).unlink(missing_ok=True)
+    new = path.with_name(path.name + ".new")
     connection = _connect(new, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     with closed_on_error(connection, path):
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         connection.execute(f"BEGIN IMMEDIATE; {_TABLES}; PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={FORMAT}; COMMIT")
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
     connection.close()
+    fault("log.before-made")
     new.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

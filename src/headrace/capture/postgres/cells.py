@@ -37,7 +37,7 @@ _IS_KIND = np.isin(np.arange(256), list(b"nutb"))
 _TAG = HEADER + 5
 _FEW = 64  # rows, checked in one gather
 _MANY = 64  # templates
-_WIDTHS = {1: np.dtype("u1"), 2: np.dtype(">u2"), 4: np.dtype(">u4")}
+_WIDTHS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype(">u2"), 4: np.dtype(">u4")}
 
 
 class Cells:

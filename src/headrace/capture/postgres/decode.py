@@ -232,6 +232,8 @@ class Decoder:
     def _prepare(self, described: Relation) -> Table:
         known = self._prepared.get(described)
         if known is None:
+            if len(self._prepared) > 2 * len(self._tables) + 64:
+                self._prepared = {one.relation: one for one in self._tables.values()}
             known = table(described, self.prefix, self.keys.get((described.schema, described.table)))
             self._prepared[described] = known
         return known

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 from collections.abc import Callable
 
 from headrace.capture.postgres.client import Connecting, Replication, Server
-from headrace.capture.postgres.stream import ReplicationStream
+from headrace.capture.postgres.receiver import Receiver
+from headrace.capture.postgres.wake import Wake
 from headrace.clock import Clock
 from headrace.errors import SourceUnavailable
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
-
-
-class Wake:
-    """A pipe that makes a waiting `poll` return: `set` may be called from any thread and from signal handlers."""
-
-    def __init__(self) -> None:
-        self.fd, self._writer = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(self._writer, False)
-
-    def set(self) -> None:
-        with contextlib.suppress(OSError):  # full: a wake-up is already on its way; closed: nobody waits
-            os.write(self._writer, b"w")
-
-    def clear(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 4096)
-
-    def wait(self, seconds: float) -> None:
-        waiter = select.poll()
-        waiter.register(self.fd, select.POLLIN)
-        waiter.poll(max(0.0, seconds) * 1000)
-
-    def close(self) -> None:
-        """Release the pipe; later calls of `set` do nothing."""
-        reader, writer, self.fd, self._writer = self.fd, self._writer, -1, -1
-        for fd in (reader, writer):
-            if fd >= 0:
-                os.close(fd)
 
 
 class Link:
@@ -58,10 +27,8 @@ class Link:
         status: what the link is doing, for people.
     """
 
-    def __init__(
-        self, server: Server, wake: Wake, attach: Callable[[Replication], ReplicationStream], clock: Clock
-    ) -> None:
-        self.stream: ReplicationStream | None = None
+    def __init__(self, server: Server, wake: Wake, attach: Callable[[Replication], Receiver], clock: Clock) -> None:
+        self.stream: Receiver | None = None
         self.lost = False
         self.status = f"connecting to {server}"
         self._server, self._wake, self._attach, self._clock = server, wake, attach, clock
@@ -87,13 +54,12 @@ class Link:
         try:
             if self.stream is None:
                 self._connect(timeout)
+                self._wake.clear()
                 return []
             messages = self.stream.read(timeout)
         except SourceUnavailable as error:
             self.drop(error)
             return []
-        finally:
-            self._wake.clear()
         if messages:
             self._attempts = 0
         return messages

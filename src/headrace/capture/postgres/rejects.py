@@ -90,7 +90,7 @@ def date_text(days: int) -> str:
     Source: https://howardhinnant.github.io/date_algorithms.html#civil_from_days
 
     >>> date_text(19782), date_text(-719529), date_text(4000000)
-    ('2024-02-29', '0001-12-31 BC', '12921-08-27')
+    ('2024-02-29', '0002-12-31 BC', '12921-08-18')
     """
     return "{}{}".format(*_date(days))
 

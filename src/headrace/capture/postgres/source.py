@@ -19,11 +19,13 @@ from headrace.capture.postgres import catalog, provision, record
 from headrace.capture.postgres.catalog import SqlConnection, Table
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.decode import Decoder, NeedsTextMode, Piece
-from headrace.capture.postgres.link import Link, Wake
+from headrace.capture.postgres.link import Link
 from headrace.capture.postgres.opening import Declared, Opening
+from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.record import SourceRecord
 from headrace.capture.postgres.snapshot import Progress
 from headrace.capture.postgres.stream import ReplicationStream
+from headrace.capture.postgres.wake import Wake
 from headrace.clock import Clock, SystemClock
 from headrace.errors import SourceUnavailable
 from headrace.faults import fault
@@ -169,7 +171,7 @@ class PostgresSource:
             self._link.begin(replication)
             stack.pop_all()
 
-    def _attach(self, replication: Replication) -> ReplicationStream:
+    def _attach(self, replication: Replication) -> Receiver:
         """Check that this is still our server and slot, then start the stream where the log ends."""
         assert self._record is not None
         known = self._record.with_acknowledged(self._stored)
@@ -178,18 +180,18 @@ class PostgresSource:
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             record.check_slot(known, catalog.replication_slot(connection, known.slot))
         try:
-            return ReplicationStream.start(
+            stream = ReplicationStream.start(
                 replication,
                 slot=known.slot,
                 lsn=self._stored,
                 publication=known.publication,
                 binary=self._binary,
-                wake_fd=self._wake.fd,
             )
         except CommandError as error:
             if error.code == _IN_USE:
                 raise SourceUnavailable(error.message) from error
             raise
+        return Receiver(stream, self._wake)
 
     # --- while it runs ---
 

@@ -11,59 +11,70 @@ is read at once.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import struct
+import threading
 import time
 
 import psycopg
+from psycopg import pq
 
 from headrace.capture.postgres.client import Replication, Server
-from headrace.errors import SourceUnavailable
+from headrace.capture.postgres.messages import UNIX_2000_US
+from headrace.capture.postgres.wake import Wake
+from headrace.errors import SourceError, SourceRefused
 from headrace.position import format_lsn
 
 MOST_MESSAGES = 65_536
 MOST_BYTES = 32 << 20
 _KEEPALIVE = struct.Struct(">cQqB")
 _STATUS = struct.Struct(">cQQQqB")
-_UNIX_2000_US = 946_684_800_000_000
+_LASTING = ("22", "42", "55")  # classes of SQLSTATE: bad data, no such object, object not in the right state
 _MESSAGE_TYPE = 25  # of the pgoutput message inside an XLogData
 _COMMIT = ord("C")
 
 # Measured with a server that makes 300,000 small messages a second on a Unix socket.
 _NAP_S = 150e-6  # while messages pour in: let them gather
-_POURING = 4096  # bytes gathered in one nap
+_POURING = 1024  # bytes gathered in one nap
+_FULL = 4096  # bytes in one read of libpq's buffer: there may be more
 _FEW = 48  # messages: no load
 _SETTLE_MS = 0.2  # in the middle of a transaction: the rest is on its way
-_LINGER_S = 0.02  # no longer than this in one read
+_LINGER_S = 0.005  # no longer than this in one read
 
 
 class ReplicationStream:
-    """A started stream; used by one thread.
+    """A started stream. One thread reads; `send_status` and `wake` may be called from another.
 
     Attributes:
         wal_end: everything committed before this LSN has been read (from keepalives).
         reply_wanted: the server has asked for a status update since the last one was sent.
-        last_keepalive: when the last keepalive came (`time.monotonic`).
+        size: bytes of the last read's messages.
+        pouring: the last read ended because there was so much, not because nothing more came.
     """
 
-    def __init__(self, replication: Replication, wake_fd: int) -> None:
+    def __init__(self, replication: Replication) -> None:
         self.wal_end = 0
         self.reply_wanted = False
-        self.last_keepalive = time.monotonic()
+        self.size = 0
+        self.pouring = False
         self._server: Server = replication.server
         self._replication = replication
         self._pgconn = replication.pgconn
-        self._fd = self._pgconn.socket
-        self._bytes = 0
+        self._wake = Wake()
+        # libpq's connections are not for two threads at a time.
+        self._lock = threading.Lock()
+        self._status = (0, 0)
+        self._status_at = time.monotonic()
         self._both = select.poll()
-        self._both.register(self._fd, select.POLLIN)
-        self._both.register(wake_fd, select.POLLIN)
+        self._both.register(self._pgconn.socket, select.POLLIN)
+        self._both.register(self._wake.fd, select.POLLIN)
         self._data = select.poll()
-        self._data.register(self._fd, select.POLLIN)
+        self._data.register(self._pgconn.socket, select.POLLIN)
 
     @classmethod
     def start(
-        cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool, wake_fd: int
+        cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool
     ) -> ReplicationStream:
         """START_REPLICATION: what committed at or after ``lsn``, as `pgoutput` protocol 1, whole transactions only.
 
@@ -73,24 +84,26 @@ class ReplicationStream:
         name = publication.replace('"', '""').replace("'", "''")
         options = f"proto_version '1', publication_names '\"{name}\"', binary '{str(binary).lower()}'"
         replication.command(f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(lsn)} ({options})')
-        return cls(replication, wake_fd)
+        return cls(replication)
 
     def read(self, timeout: float) -> list[bytes]:
         """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
 
-        A lone transaction is returned at once. While messages pour in, they are gathered for up to 20 ms, 65,536
+        A lone transaction is returned at once. While messages pour in, they are gathered for up to 5 ms, 65,536
         messages or 32 MB. Keepalives are noted and left out.
 
         Raises:
             SourceUnavailable: the connection is lost, or the server ended the stream.
+            SourceRefused: the server ended it with an error that will come again.
         """
         messages: list[bytes] = []
-        self._bytes = 0
+        self.size, self.pouring = 0, False
         try:
             self._take(messages)
             if not messages:
                 if not self._both.poll(max(0.0, timeout) * 1000):
                     return messages
+                self._wake.clear()
                 self._take(messages)
             if messages:
                 self._gather(messages)
@@ -98,51 +111,59 @@ class ReplicationStream:
             raise self._server.lost(error) from error
         return messages
 
+    def wake(self) -> None:
+        """Make a waiting `read` return."""
+        self._wake.set()
+
     def _gather(self, messages: list[bytes]) -> None:
         """Read on while more comes."""
         until = time.monotonic() + _LINGER_S
         before = 0
-        while len(messages) < MOST_MESSAGES and self._bytes < MOST_BYTES:
-            if self._bytes - before >= _POURING:
+        while len(messages) < MOST_MESSAGES and self.size < MOST_BYTES:
+            if self.size - before >= _POURING:
                 time.sleep(_NAP_S)
-            elif (messages[-1][_MESSAGE_TYPE] == _COMMIT and len(messages) < _FEW) or not self._data.poll(_SETTLE_MS):
+            elif (len(messages) < _FEW and messages[-1][_MESSAGE_TYPE] == _COMMIT) or not self._data.poll(_SETTLE_MS):
                 return
             if time.monotonic() > until:
-                return
-            before = self._bytes
+                break
+            before = self.size
             self._take(messages)
+        self.pouring = True
 
     def _take(self, messages: list[bytes]) -> None:
         """Move what the socket holds into ``messages``."""
         get, append, consume = self._pgconn.get_copy_data, messages.append, self._pgconn.consume_input
-        while len(messages) < MOST_MESSAGES and self._bytes < MOST_BYTES:
-            consume()
+        while len(messages) < MOST_MESSAGES and self.size < MOST_BYTES:
             first = len(messages)
-            while True:
-                size, data = get(1)
-                if size > _KEEPALIVE.size:
-                    append(bytes(data))  # a copy is cheaper than a view: the garbage collector tracks views
-                elif size > 0:
-                    self._keepalive(data)
-                else:
-                    break
-            if size < 0:
-                raise self._ended()
+            with self._lock:
+                consume()
+                while True:
+                    size, data = get(1)
+                    if size > _KEEPALIVE.size:
+                        append(bytes(data))  # a copy is cheaper than a view: the garbage collector tracks views
+                    elif size > 0:
+                        self._keepalive(data)
+                    else:
+                        break
+                if size < 0:
+                    raise self._ended()
             taken = sum(map(len, messages[first:]))
-            self._bytes += taken
-            if taken < _POURING:
+            self.size += taken
+            if taken < _FULL:
                 return  # libpq's buffer was not full: the socket is empty
 
     def _keepalive(self, data: memoryview) -> None:
         _, wal_end, _, reply = _KEEPALIVE.unpack(data)
         self.wal_end = max(self.wal_end, wal_end)
         self.reply_wanted |= bool(reply)
-        self.last_keepalive = time.monotonic()
 
-    def _ended(self) -> SourceUnavailable:
+    def _ended(self) -> SourceError:
         """The server has ended the COPY: what it said about it."""
         result = self._pgconn.get_result()
         text = result.get_error_message("utf-8") if result is not None and result.error_message else "stream ended"
+        code = result.error_field(pq.DiagnosticField.SQLSTATE) if result is not None else None
+        if code is not None and code.decode()[:2] in _LASTING:
+            return SourceRefused(f"PostgreSQL at {self._server} ended the stream: {' '.join(text.split())}")
         return self._server.lost(psycopg.OperationalError(text))
 
     def send_status(self, *, received: int, flushed: int, ask: bool = False) -> None:
@@ -153,31 +174,38 @@ class ReplicationStream:
             flushed: how far it is stored durably.
             ask: have the server answer with a keepalive at once.
         """
-        clock = time.time_ns() // 1000 - _UNIX_2000_US
+        clock = time.time_ns() // 1000 - UNIX_2000_US
         message = _STATUS.pack(b"r", max(received, flushed), flushed, flushed, clock, ask)
         try:
-            self._pgconn.put_copy_data(message)
-            self._pgconn.flush()
+            with self._lock:
+                self._pgconn.put_copy_data(message)
+                self._pgconn.flush()
         except psycopg.OperationalError as error:
             raise self._server.lost(error) from error
+        self._status, self._status_at = (received, flushed), time.monotonic()
         self.reply_wanted = False
 
+    def repeat_status(self, after: float) -> None:
+        """Send the last status once more when it is so many seconds old: a sign of life."""
+        if time.monotonic() - self._status_at >= after:
+            received, flushed = self._status
+            self.send_status(received=received, flushed=flushed)
+
     def close(self) -> None:
-        """Drop the connection; calling it twice is harmless."""
+        """Drop the connection; calling it twice is harmless. Nobody may be reading."""
         self._replication.close()
+        self._wake.close()
 
     def finish(self) -> None:
-        """End the stream in good order, so that the server frees the slot before this returns (2 s at most)."""
-        try:
+        """End the stream in good order, so that the server gets the last status; takes a second at most."""
+        with contextlib.suppress(psycopg.OperationalError):
             self._pgconn.put_copy_end()
             self._pgconn.flush()
-            until = time.monotonic() + 2.0
+            until = time.monotonic() + 1.0
             while time.monotonic() < until:
                 size, _ = self._pgconn.get_copy_data(1)
                 if size < 0:
                     break
                 if size == 0 and self._data.poll(100):
                     self._pgconn.consume_input()
-        except psycopg.OperationalError:
-            pass
         self.close()

@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -133,7 +135,7 @@ class _Block:
 def _block(frame: Frame, table: Table, messages: Ints) -> _Block:
     found = tuples(frame, messages, len(table.fields), table.templates)
     before = None
-    if found.old_rows is not None:
+    if found.old_rows is not None and table.fields:
         _fill_unchanged(found)
         before = _before(frame, table, found, messages)
     columns, bad = _decode(frame, table, found.new, messages)
@@ -164,7 +166,7 @@ def _concatenated(table: Table, blocks: Sequence[_Block]) -> _Block:
 
 
 def _meta(ops: Bytes, events: Events) -> list[pa.Array]:
-    columns = (ops, events.lsn, events.index, events.ts_us)
+    columns: tuple[npt.NDArray[Any], ...] = (ops, events.lsn, events.index, events.ts_us)
     return [arrays.of_numbers(values, kind, None) for values, kind in zip(columns, _META_TYPES, strict=True)]
 
 

@@ -159,7 +159,7 @@ def type_name(type_oid: int, typmod: int) -> str:
         return f"{type_name(_ELEMENTS[type_oid], typmod)}[]"
     name = _BY_OID.get(type_oid, f"oid {type_oid}")
     if typmod < 0:
-        return name
+        return "bpchar" if type_oid == BPCHAR else name
     if type_oid == NUMERIC:
         return "numeric({},{})".format(*_precision_scale(typmod))
     if type_oid in (BPCHAR, VARCHAR):

@@ -1,0 +1,142 @@
+"""A stream read by a thread of its own, so that the server goes on sending while rows are decoded and stored.
+
+A Unix socket holds about 280 small messages: without the thread the server would stand still whenever the engine
+works. The thread does nothing but read; what it has read waits in a bounded queue.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from headrace.capture.postgres.stream import MOST_BYTES, MOST_MESSAGES, ReplicationStream
+from headrace.capture.postgres.wake import Wake
+from headrace.errors import SourceUnavailable
+
+_MOST_WAITING = 2  # full reads
+_REPEAT_S = 5.0  # an engine that is busy for minutes must not make the server give up on us
+_LINGER_SHARE = 4.0  # how long to gather for what the engine's work on the last read took
+_LONGEST_LINGER_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    messages: list[bytes]
+    size: int
+    wal_end: int
+    pouring: bool
+
+
+class Receiver:
+    """Takes over a started stream. `read` and the like are called by one thread, the engine's.
+
+    Args:
+        stream: nobody else reads it from here on.
+        ready: set whenever there is something to read.
+
+    Attributes:
+        wal_end: everything committed before this LSN has been given out by `read` (from keepalives).
+    """
+
+    def __init__(self, stream: ReplicationStream, ready: Wake) -> None:
+        self.wal_end = 0
+        self._stream, self._ready = stream, ready
+        self._chunks: deque[_Chunk] = deque()
+        self._waiting = 0
+        self._space = threading.Condition()
+        self._error: BaseException | None = None
+        self._closed = False
+        self._returned_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="headrace-receive", daemon=True)
+        self._thread.start()
+
+    @property
+    def reply_wanted(self) -> bool:
+        """The server has asked for a status update since the last one was sent."""
+        return self._stream.reply_wanted
+
+    def read(self, timeout: float) -> list[bytes]:
+        """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
+
+        A lone transaction is returned at once. While messages pour in, they are gathered for four times as long as the
+        caller was away, so that costs of each round stay small beside it; for 0.2 s, 65,536 messages or 32 MB at most.
+
+        Raises:
+            SourceUnavailable, SourceRefused: as `ReplicationStream.read`; everything read before was given out.
+        """
+        now = time.monotonic()
+        until = now + min(_LONGEST_LINGER_S, _LINGER_SHARE * (now - self._returned_at))
+        if not self._chunks and self._error is None:
+            self._ready.wait(timeout)
+        messages: list[bytes] = []
+        while True:
+            self._ready.clear()
+            error = self._error  # before the queue: what came before the error is given out first
+            gather = self._take(messages) and error is None
+            left = until - time.monotonic()
+            if not gather or left <= 0:
+                break
+            self._ready.wait(left)
+        if not messages and error is not None:
+            raise error
+        self._returned_at = time.monotonic()
+        return messages
+
+    def _take(self, messages: list[bytes]) -> bool:
+        """Move what waits, up to a full read, into ``messages``; whether more is pouring in and has room."""
+        pouring, size = False, 0
+        while self._chunks and len(messages) < MOST_MESSAGES and size < MOST_BYTES:
+            chunk = self._chunks.popleft()
+            messages += chunk.messages
+            size += chunk.size
+            self.wal_end = max(self.wal_end, chunk.wal_end)
+            pouring = chunk.pouring
+            with self._space:
+                self._waiting -= chunk.size
+                self._space.notify()
+        return pouring and len(messages) < MOST_MESSAGES and size < MOST_BYTES
+
+    def send_status(self, *, received: int, flushed: int, ask: bool = False) -> None:
+        """See `ReplicationStream.send_status`."""
+        self._stream.send_status(received=received, flushed=flushed, ask=ask)
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                seen = self._stream.wal_end
+                messages = self._stream.read(_REPEAT_S)
+                if messages or self._stream.wal_end > seen:
+                    self._put(_Chunk(messages, self._stream.size, self._stream.wal_end, self._stream.pouring))
+                self._stream.repeat_status(_REPEAT_S)
+        except BaseException as error:
+            self._error = error
+        self._ready.set()
+
+    def _put(self, chunk: _Chunk) -> None:
+        with self._space:
+            while self._waiting > _MOST_WAITING * MOST_BYTES and not self._closed:
+                self._space.wait(_REPEAT_S)
+                self._stream.repeat_status(_REPEAT_S)
+            self._waiting += chunk.size
+        self._chunks.append(chunk)
+        self._ready.set()
+
+    def close(self) -> None:
+        """Drop the connection; calling it twice is harmless."""
+        self._end()
+        self._stream.close()
+
+    def finish(self) -> None:
+        """End the stream in good order; what still waits is forgotten."""
+        self._end()
+        self._stream.finish()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._stream.wake()
+        with self._space:
+            self._space.notify()
+        self._thread.join()
+        self._error = self._error or SourceUnavailable("the stream is closed")
