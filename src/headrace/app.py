@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -178,7 +179,8 @@ class App:
         """
         if until not in (None, "caught-up"):
             raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
-        with _Signals() as signals, self.start() as running:
+        # A signal that comes while the pipeline is still starting ends it there, as cleanly.
+        with contextlib.suppress(_Stopped), _Signals() as signals, self.start() as running:
             signals.stop = running.engine.stop
             if until is None:
                 while not running.join(0.2):
@@ -377,6 +379,10 @@ class Model:
         return f"Model({self.name}, {self._learner!r})"
 
 
+class _Stopped(BaseException):
+    """A signal came before there was anything to stop."""
+
+
 class _Signals:
     """SIGINT and SIGTERM stop the pipeline cleanly, where the main thread runs it."""
 
@@ -395,7 +401,7 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.stop is None:
-            raise KeyboardInterrupt
+            raise _Stopped
         self.stop()
 
     def __exit__(self, *_: object) -> None:

@@ -92,7 +92,7 @@ def run(
     """
     pipeline = load_app(file)
     if not as_json:
-        talk.print(str(pipeline.plan()), markup=False, highlight=False)
+        talk.print(str(pipeline.plan()), markup=False, highlight=False, soft_wrap=True)
     pipeline.run(until="caught-up" if until_caught_up else None)
     with _reading(Path(pipeline.log)) as log:
         summary = {"app": pipeline.name, "log": pipeline.log, "models": _model_rows(log)}
@@ -233,7 +233,7 @@ def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print(to_json(found))
     else:
-        _print_table(found, title="models")
+        _print_table([_short_model(row) for row in found], title="models")
 
 
 @models.command("show")
@@ -472,6 +472,12 @@ def _model_rows(log: Log) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _short_model(row: dict[str, Any]) -> dict[str, Any]:
+    """A model's row as it fits a terminal."""
+    names = ("model", "version", "position", "rows", "pending", "predicted", "rejected", "size")
+    return {**{name: row[name] for name in names}, "hash": (row["hash"] or "")[:8]}
 
 
 def _rows_of(value: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -63,12 +62,16 @@ class SourcePlan:
 
     @property
     def where(self) -> str:
-        """The database, without its password."""
+        """The database, without user and password."""
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
         try:
-            parts = urlsplit(self.dsn)
-            return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
-        except ValueError:
+            parts = conninfo_to_dict(self.dsn)
+        except ProgrammingError:
             return "postgresql"
+        host, port = parts.get("host") or "localhost", parts.get("port") or 5432
+        return f"{host}:{port}/{parts.get('dbname') or ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -622,6 +622,18 @@ def test_pieces_are_bounded_at_commits(workload: dict[bool, list[bytes]]) -> Non
     same(pieces, decode(workload[True]))
 
 
+def test_huge_transactions_are_cut_although_they_came_whole(
+    workload: dict[bool, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow's offsets have 31 bits."""
+    expected = decode(workload[True])
+    monkeypatch.setattr("headrace.capture.postgres.decode._HARD_BYTES", 5000)
+    pieces = decode(workload[True], max_open_bytes=2000)
+    check_pieces(pieces)
+    assert any(piece.open for piece in pieces)
+    same(pieces, expected)
+
+
 def test_stored_transactions_are_skipped(workload: dict[bool, list[bytes]]) -> None:
     whole = decode(workload[True], max_open_rows=100)
     for cut in range(0, len(whole), 3):

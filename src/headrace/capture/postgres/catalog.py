@@ -138,9 +138,9 @@ ORDER BY a.attrelid, a.attnum
 def all_tables(connection: SqlConnection) -> list[Table]:
     """Tables of the database in name order, ordinary and partitioned, without their columns."""
     found = []
-    for *described, key, select, owner in connection.execute(_TABLES):
+    for oid, schema, name, kind, persistence, identity, rows, key, select, owner in connection.execute(_TABLES):
         missing = tuple(right for right, has in (("SELECT", select), ("owner", owner)) if not has)
-        found.append(Table(*described, key=tuple(key), missing=missing))
+        found.append(Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing))
     return found
 
 

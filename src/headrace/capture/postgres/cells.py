@@ -32,8 +32,9 @@ from headrace.capture.postgres.messages import (
 )
 
 NULL, UNCHANGED, TEXT, BINARY = b"nutb"
-_HAS_VALUE = np.isin(np.arange(256), list(b"tb"))
-_IS_KIND = np.isin(np.arange(256), list(b"nutb"))
+_HEAD = np.full(256, 1 << 40)  # bytes before the value; a kind that is none leads beyond any message
+_HEAD[list(b"nu")], _HEAD[list(b"tb")] = 1, 5
+_LENGTH_BITS = np.where(_HEAD == 5, 0xFFFFFFFF, 0)
 _TAG = HEADER + 5
 _FEW = 64  # rows, checked in one gather
 _MANY = 64  # templates
@@ -269,8 +270,8 @@ def _walk(frame: Frame, messages: Ints, cursor: Ints, columns: int) -> tuple[lis
     for column in range(columns):
         cell = _step(frame, cursor)
         after = cell.start + cell.length
-        wrong = (after > end) if isinstance(cell.kind, int) else (after > end) | ~_IS_KIND[cell.kind]
-        if wrong.any() or (isinstance(cell.kind, int) and not _IS_KIND[cell.kind]):
+        wrong = after > end
+        if wrong.any():
             row = int(wrong.argmax())
             message = int(messages[row])
             at = int(cursor[row] - frame.start[message])
@@ -286,10 +287,9 @@ def _step(frame: Frame, cursor: Ints) -> Cells:
     kind = (word >> 56).astype(np.uint8)
     first = int(kind[0])
     n = cursor.size
+    word >>= 24
     if (kind == first).all():
-        if not _HAS_VALUE[first]:
-            return Cells(frame.buffer, n, first, 0, cursor + 1)
-        return Cells(frame.buffer, n, first, (word >> 24) & 0xFFFFFFFF, cursor + 5)
-    has_value = _HAS_VALUE[kind]
-    length = np.where(has_value, (word >> 24) & 0xFFFFFFFF, 0)
-    return Cells(frame.buffer, n, kind, length, cursor + np.where(has_value, 5, 1))
+        length = word & 0xFFFFFFFF if _LENGTH_BITS[first] else 0
+        return Cells(frame.buffer, n, first, length, cursor + _HEAD[first])
+    word &= _LENGTH_BITS.take(kind)
+    return Cells(frame.buffer, n, kind, word, cursor + _HEAD.take(kind))

@@ -88,7 +88,8 @@ class Decoder:
         keys: key columns by (schema, table); others take the columns of the replica identity.
         skip_below: transactions whose commit LSN is below are stored already and are left out.
         max_open_rows, max_open_bytes: an unfinished transaction beyond these is handed out as an open piece; complete
-            transactions are gathered in pieces of about this size.
+            transactions are gathered in pieces of about this size. (A larger one that has come whole is one piece,
+            up to 1 GB.)
 
     >>> decoder = Decoder("shop")
     >>> decoder.feed([])
@@ -158,7 +159,10 @@ class Decoder:
         return [piece for piece in made if piece is not None]
 
     def _cuts(self, frame: Frame) -> Iterator[tuple[int, int]]:
-        """Where to cut a frame: at the COMMIT of a transaction begun before, then at COMMITs about every MAX_ROWS."""
+        """Where to cut a frame: at the COMMIT of a transaction begun before, then at COMMITs, not too far apart.
+
+        Each cut is decoded before the next is asked for: whether a transaction is unfinished is known by then.
+        """
         n = len(frame)
         if not self._unfinished and n <= self.max_open_rows and frame.size <= self.max_open_bytes:
             yield 0, n
@@ -194,7 +198,7 @@ class Decoder:
             last = len(found) - 1
             next_index = int(found.base[last]) + int(counts[last])
             self._unfinished = Unfinished(int(found.lsn[last]), int(found.ts_us[last]), next_index)
-        stored = int(found.lsn.searchsorted(self.skip_below)) if self.skip_below else 0
+        stored = int(found.lsn.searchsorted(np.uint64(self.skip_below))) if self.skip_below else 0
         if stored == len(found):
             return None
         if stored:

@@ -16,7 +16,7 @@ from headrace.capture.postgres.wake import Wake
 from headrace.errors import SourceUnavailable
 
 _MOST_WAITING = 2  # full reads
-_REPEAT_S = 5.0  # an engine that is busy for minutes must not make the server give up on us
+_REPEAT_S = 1.0  # an engine that is busy for minutes must not make the server give up on us
 _LINGER_SHARE = 4.0  # how long to gather for what the engine's work on the last read took
 _LONGEST_LINGER_S = 0.2
 
@@ -51,11 +51,6 @@ class Receiver:
         self._returned_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="headrace-receive", daemon=True)
         self._thread.start()
-
-    @property
-    def reply_wanted(self) -> bool:
-        """The server has asked for a status update since the last one was sent."""
-        return self._stream.reply_wanted
 
     def read(self, timeout: float) -> list[bytes]:
         """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.

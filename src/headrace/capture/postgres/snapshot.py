@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from headrace.batch import META_FIELDS, Batch, dead_letters
 from headrace.capture.postgres import catalog, rejects, types
+from headrace.capture.postgres.ahead import read_ahead
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
 from headrace.capture.postgres.client import Server
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
@@ -238,7 +239,7 @@ def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, progr
     for table in snapshot.tables:
         converter = Converter(table, prefix, lsn=lsn, ts_us=snapshot.ts_us)
         rows = 0
-        for piece in pieces(snapshot.read(table)):
+        for piece in pieces(read_ahead(snapshot.read(table))):
             with log.transaction() as transaction:
                 transaction.next_slice()
                 for records in piece:

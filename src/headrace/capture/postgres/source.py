@@ -251,14 +251,14 @@ class PostgresSource:
         return max(0.0, due - self._clock.monotonic())
 
     def _send_due(self) -> None:
-        stream, now = self._link.stream, self._clock.monotonic()
-        if stream is None:
+        if self._link.stream is None:
             return
+        now = self._clock.monotonic()
         wanted = self._received < self._wanted and now >= self._asked_at + _ASK_AGAIN_S
         if wanted or self._ask or now >= self._asked_at + _ASK_S:
             self._ask = False
             self._send(now, ask=True)
-        elif stream.reply_wanted or (self._stored > self._sent and now >= self._sent_at + _ACKNOWLEDGE_S):
+        elif self._stored > self._sent and now >= self._sent_at + _ACKNOWLEDGE_S:
             self._send(now)
 
     def _send(self, now: float, *, ask: bool = False) -> None:

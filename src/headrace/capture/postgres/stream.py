@@ -53,7 +53,7 @@ class ReplicationStream:
         pouring: the last read ended because there was so much, not because nothing more came.
     """
 
-    def __init__(self, replication: Replication) -> None:
+    def __init__(self, replication: Replication, lsn: int) -> None:
         self.wal_end = 0
         self.reply_wanted = False
         self.size = 0
@@ -64,7 +64,7 @@ class ReplicationStream:
         self._wake = Wake()
         # libpq's connections are not for two threads at a time.
         self._lock = threading.Lock()
-        self._status = (0, 0)
+        self._status = (lsn, lsn)
         self._status_at = time.monotonic()
         self._both = select.poll()
         self._both.register(self._pgconn.socket, select.POLLIN)
@@ -84,7 +84,7 @@ class ReplicationStream:
         name = publication.replace('"', '""').replace("'", "''")
         options = f"proto_version '1', publication_names '\"{name}\"', binary '{str(binary).lower()}'"
         replication.command(f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(lsn)} ({options})')
-        return cls(replication)
+        return cls(replication, lsn)
 
     def read(self, timeout: float) -> list[bytes]:
         """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
@@ -174,22 +174,26 @@ class ReplicationStream:
             flushed: how far it is stored durably.
             ask: have the server answer with a keepalive at once.
         """
-        clock = time.time_ns() // 1000 - UNIX_2000_US
-        message = _STATUS.pack(b"r", max(received, flushed), flushed, flushed, clock, ask)
-        try:
-            with self._lock:
-                self._pgconn.put_copy_data(message)
-                self._pgconn.flush()
-        except psycopg.OperationalError as error:
-            raise self._server.lost(error) from error
-        self._status, self._status_at = (received, flushed), time.monotonic()
-        self.reply_wanted = False
+        with self._lock:
+            self._status = (received, flushed)
+            self._send(ask)
 
     def repeat_status(self, after: float) -> None:
-        """Send the last status once more when it is so many seconds old: a sign of life."""
-        if time.monotonic() - self._status_at >= after:
-            received, flushed = self._status
-            self.send_status(received=received, flushed=flushed)
+        """Send the last status once more when it is so many seconds old, or when the server wants one."""
+        with self._lock:
+            if self.reply_wanted or time.monotonic() - self._status_at >= after:
+                self._send(ask=False)
+
+    def _send(self, ask: bool) -> None:
+        received, flushed = self._status
+        clock = time.time_ns() // 1000 - UNIX_2000_US
+        message = _STATUS.pack(b"r", max(received, flushed), flushed, flushed, clock, ask)
+        self.reply_wanted, self._status_at = False, time.monotonic()
+        try:
+            self._pgconn.put_copy_data(message)
+            self._pgconn.flush()
+        except psycopg.OperationalError as error:
+            raise self._server.lost(error) from error
 
     def close(self) -> None:
         """Drop the connection; calling it twice is harmless. Nobody may be reading."""

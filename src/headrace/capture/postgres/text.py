@@ -39,7 +39,7 @@ def text(cells: Cells, valid: Mask | None, type_oid: int, arrow_type: pa.DataTyp
         return texts.cast(arrow_type), None
     except pa.ArrowInvalid:
         if pa.types.is_temporal(arrow_type):
-            return _dates_or_times(texts, arrow_type)
+            return _unusual_times(cells, texts, arrow_type)
         return _cast_what_can_be(texts, arrow_type)
 
 
@@ -106,6 +106,19 @@ def _halve(texts: pa.StringArray, arrow_type: pa.DataType, parts: list[pa.Array]
 def _lost(texts: pa.StringArray, array: pa.Array) -> Mask | None:
     bad = pc.and_(pc.is_valid(texts), pc.is_null(array)).to_numpy(zero_copy_only=False)
     return bad if bad.any() else None
+
+
+def _unusual_times(cells: Cells, texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
+    """Arrow casts years of four digits; `_dates_or_times` has the other years, and what is no time at all."""
+    last = cells.start + np.maximum(cells.lengths, 1) - 1
+    unusual = (cells.buffer[cells.start + 4] != ord("-")) | (cells.buffer[last] == ord("C"))
+    mask = pa.array(unusual)
+    try:
+        array = pc.if_else(mask, pa.scalar(None, pa.string()), texts).cast(arrow_type)
+    except pa.ArrowInvalid:
+        return _dates_or_times(texts, arrow_type)
+    array = pc.replace_with_mask(array, mask, _dates_or_times(texts.filter(mask), arrow_type)[0])
+    return array, _lost(texts, array)
 
 
 def _dates_or_times(texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:

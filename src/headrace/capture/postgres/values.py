@@ -125,21 +125,22 @@ def _char(cells: Cells, valid: Mask | None, _: pa.DataType) -> Decoded:
     return _CHARS.take(pa.array(codes, mask=None if valid is None else ~valid)), None
 
 
-_HEX = np.frombuffer(bytes(range(256)).hex().encode(), np.uint8).reshape(256, 2)
+_HEX = np.frombuffer(bytes(range(256)).hex().encode(), np.uint16)
+_UUID_GROUPS = ((8, 0, 0), (4, 8, 9), (4, 12, 14), (4, 16, 19), (12, 20, 24))  # width, from, to
 
 
 def _uuid(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
     check_length(cells, valid, 16)
     start = cells.start if valid is None else cells.start[valid]
-    digits = _HEX[cells.buffer[start[:, None] + np.arange(16)]].reshape(start.size, 32)
-    text = np.full((start.size, 36), ord("-"), np.uint8)
-    at = 0
-    for width in (8, 4, 4, 4, 12):
-        text[:, at : at + width] = digits[:, :width]
-        digits = digits[:, width:]
-        at += width + 1
+    n = start.size
+    values = np.ndarray((cells.buffer.size - 15,), "V16", cells.buffer, strides=(1,))[start].view(np.uint8)
+    digits = _HEX.take(values)
+    text = np.full(36 * n, ord("-"), np.uint8)
+    for width, source, target in _UUID_GROUPS:
+        into: npt.NDArray[np.void] = np.ndarray((n,), f"V{width}", text, target, (36,))
+        into[...] = np.ndarray((n,), f"V{width}", digits, source, (32,))
     length: Ints = np.full(cells.n, 36, np.int64) if valid is None else valid * np.int64(36)
-    return arrays.of_text(text.reshape(-1), length, arrow_type, valid), None
+    return arrays.of_text(text, length, arrow_type, valid), None
 
 
 def _numeric(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
