@@ -165,7 +165,7 @@ class App:
         """
         from headrace.engines.local.start import start
 
-        if self._running is not None and self._running.alive:
+        if self.running is not None:
             raise DeclarationError(f"the app «{self.name}» is running already", advice="Stop it first.")
         self._running = start(self)
         return self._running
@@ -190,9 +190,14 @@ class App:
 
     def tick(self, model: Model | str, *, timeout: float | None = 30.0) -> None:
         """Close a model's cut now, as a recorded tick; where nothing is pending, an empty cut is learned."""
-        if self._running is None or not self._running.alive:
+        if self.running is None:
             raise DeclarationError(f"the app «{self.name}» is not running", advice="Tick inside `with app.start()`.")
-        self._running.tick(model if isinstance(model, str) else model.name, timeout=timeout)
+        self.running.tick(model if isinstance(model, str) else model.name, timeout=timeout)
+
+    @property
+    def running(self) -> Running | None:
+        """The pipeline that `start` or `run` runs now."""
+        return self._running if self._running is not None and self._running.alive else None
 
     # -- the log, for streams that are read now ---------------------------------------------------------------------
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
+from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
@@ -68,6 +70,9 @@ class Start(StrEnum):
 
 def main() -> None:
     """Run a command; an error of ours is printed as it is, without a traceback."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=talk, show_path=False)]
+    )
     try:
         app()
     except HeadraceError as error:
@@ -93,7 +98,9 @@ def run(
     pipeline = load_app(file)
     if not as_json:
         talk.print(str(pipeline.plan()), markup=False, highlight=False, soft_wrap=True)
-    pipeline.run(until="caught-up" if until_caught_up else None)
+    live = Live(get_renderable=lambda: _running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
+    with live if talk.is_terminal and not as_json else nullcontext():
+        pipeline.run(until="caught-up" if until_caught_up else None)
     with _reading(Path(pipeline.log)) as log:
         summary = {"app": pipeline.name, "log": pipeline.log, "models": _model_rows(log)}
     if as_json:
@@ -482,6 +489,15 @@ def _short_model(row: dict[str, Any]) -> dict[str, Any]:
 
 def _rows_of(value: Any) -> list[dict[str, Any]]:
     return list(value)
+
+
+def _running_line(pipeline: App) -> Text:
+    running = pipeline.running
+    if running is None:
+        return Text("starting …", style="dim")
+    captured = sum(running.captured.values())
+    learned = sum(running[name].learned for name in running.models)
+    return Text(f"{captured:,} rows captured, {learned:,} learned · {running.status}", style="dim")
 
 
 def _model_line(model: dict[str, Any]) -> str:

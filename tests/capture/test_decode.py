@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy.typing as npt
 import psycopg
 import pyarrow as pa
 import pytest
@@ -160,7 +161,7 @@ def said(pieces: Sequence[Piece]) -> dict[str, list[str]]:
         for topic, own in batches(pieces, rejected=rejected).items():
             for batch in own:
                 schema = [(one.name, str(one.type), one.metadata) for one in batch.rows.schema]
-                meta = [batch.op, batch.lsn, batch.index, batch.ts_us]
+                meta: list[npt.NDArray[Any]] = [batch.op, batch.lsn, batch.index, batch.ts_us]
                 old = [plain(one) for one in batch.before.flatten()] if batch.before else []
                 unchanged = batch.unchanged.to_pylist() if batch.unchanged else [[]] * batch.num_rows
                 columns = [*map(plain, batch.rows.columns), *(one.tolist() for one in meta), unchanged]
@@ -396,7 +397,7 @@ def test_unchanged_toast(database: Database) -> None:
             "UPDATE f SET v = 2",
         )
     )
-    unchanged = [row for one in batches(pieces)["shop.public.t"] for row in one.unchanged.to_pylist()]
+    unchanged = [row for one in batches(pieces)["shop.public.t"] for row in one.column("__unchanged").to_pylist()]
     assert unchanged == [[], [], ["a", "b"], [], ["b"], []]
     assert rows(pieces, "shop.public.t")[2:] == [
         (1, None, None, 2),
@@ -563,10 +564,11 @@ def workload(server: PostgresServer) -> Iterator[dict[bool, list[bytes]]]:
     one.connection.close()
 
 
-def feed(decoder: Decoder, messages: Sequence[bytes], size: Callable[[], int]) -> list[Piece]:
-    pieces, at = [], 0
+def feed(decoder: Decoder, messages: Sequence[bytes | memoryview], most: int, seed: int) -> list[Piece]:
+    """Feed chunks of random sizes up to ``most``."""
+    pieces, at, chance = [], 0, random.Random(seed)
     while at < len(messages):
-        step = size()
+        step = chance.randint(1, most)
         pieces += decoder.feed(messages[at : at + step])
         at += step
     return pieces
@@ -595,10 +597,8 @@ def test_chunks_make_no_difference(workload: dict[bool, list[bytes]], binary: bo
     expected = both(workload)
     check_pieces(expected)
     for seed in range(6):
-        chance = random.Random(seed)
-        most = [1, 3, 40, 2000][seed % 4]
-        views = [memoryview(one) for one in workload[binary]] if seed % 2 else workload[binary]
-        pieces = feed(Decoder("shop"), views, lambda chance=chance, most=most: chance.randint(1, most))
+        messages = [memoryview(one) if seed % 2 else one for one in workload[binary]]
+        pieces = feed(Decoder("shop"), messages, [1, 3, 40, 2000][seed % 4], seed)
         check_pieces(pieces)
         assert not any(piece.open for piece in pieces)
         same(pieces, expected)
@@ -606,9 +606,9 @@ def test_chunks_make_no_difference(workload: dict[bool, list[bytes]], binary: bo
 
 def test_long_transactions_come_in_open_pieces(workload: dict[bool, list[bytes]]) -> None:
     expected = decode(workload[True])
-    for seed, limits in enumerate([{"max_open_rows": 10}, {"max_open_rows": 1}, {"max_open_bytes": 5000}]):
-        chance = random.Random(seed)
-        pieces = feed(Decoder("shop", **limits), workload[True], lambda chance=chance: chance.randint(1, 60))
+    for seed, (most_rows, most_bytes) in enumerate([(10, 1 << 20), (1, 1 << 20), (65_536, 5000)]):
+        decoder = Decoder("shop", max_open_rows=most_rows, max_open_bytes=most_bytes)
+        pieces = feed(decoder, workload[True], 60, seed)
         assert any(piece.open for piece in pieces)
         check_pieces(pieces)
         same(pieces, expected)
@@ -640,7 +640,7 @@ def test_stored_transactions_are_skipped(workload: dict[bool, list[bytes]]) -> N
         lsn = whole[cut].commit_lsn + 1
         for limit in (65_536, 20):
             decoder = Decoder("shop", skip_below=lsn, max_open_rows=limit)
-            pieces = feed(decoder, workload[True], lambda: 37)
+            pieces = feed(decoder, workload[True], 60, cut)
             check_pieces(pieces)
             same(pieces, whole[cut + 1 :])
 

@@ -431,7 +431,9 @@ def _product(rows: Array, factors: Array) -> Array:
     whole = len(rows) // size * size
     result = np.empty((len(rows), factors.shape[1]), rows.dtype)
     if whole:
-        np.matmul(rows[:whole].reshape(-1, size, len(factors)), factors, out=result[:whole].reshape(-1, size, len(factors.T)))
+        np.matmul(
+            rows[:whole].reshape(-1, size, len(factors)), factors, out=result[:whole].reshape(-1, size, len(factors.T))
+        )
     if whole < len(rows):
         np.matmul(rows[whole:], factors, out=result[whole:])
     return result

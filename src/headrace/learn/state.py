@@ -19,7 +19,7 @@ kind   value                                                  comes back as
 =====  =====================================================  =============================
 n      null                                                   None
 b      true or false                                          bool
-i      decimal digits, in a string                            int, of any size
+i      hexadecimal digits, in a string                        int, of any size
 f      the 8 bytes of the double, little-endian, as hex       float
 s      the text, in ASCII with JSON's escapes                 str
 a      [dtype such as "<f8", shape]                           NumPy array, writable
@@ -35,10 +35,11 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.errors import LearnError, LogCorrupt, LogVersionError
 from headrace.learn.base import State
@@ -51,8 +52,10 @@ LIMIT = 1 << 30
 _DIGEST = 16
 _DOUBLE, _LENGTH = struct.Struct("<d"), struct.Struct("<I")
 _HEADER_AT = len(MAGIC) + 1 + _DIGEST
+_BEGIN = MAGIC + bytes((VERSION,))
+_COPIED = 1 << 16  # bytes up to which a copy is cheaper than two views
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_DTYPES = "biufcSUmM"  # kinds whose bytes are their whole value
+_ITEM_BYTES = {"b": 1, "i": 8, "u": 8, "f": 8, "c": 16, "m": 8, "M": 8, "S": LIMIT, "U": LIMIT}  # largest, by kind
 
 
 def dump_state(state: State) -> bytes:
@@ -65,7 +68,7 @@ def dump_state(state: State) -> bytes:
     b'HRS\\x01'
     """
     body = _body(state)
-    return b"".join((MAGIC, bytes((VERSION,)), _digest(body), body))
+    return b"".join((_BEGIN, _digest(body), *body))
 
 
 def state_hash(state: State) -> str:
@@ -94,6 +97,7 @@ def load_state(data: bytes, *, limit: int = LIMIT) -> State:
     >>> load_state(dump_state({"weights": np.ones(3), "rows": 7}))
     {'rows': 7, 'weights': array([1., 1., 1.])}
     """
+    data = bytes(data)
     if len(data) > limit:
         raise LogCorrupt(f"a stored state has {len(data):,} bytes, more than the {limit:,} allowed")
     if data[: len(MAGIC)] != MAGIC or len(data) < _HEADER_AT + _LENGTH.size:
@@ -103,7 +107,7 @@ def load_state(data: bytes, *, limit: int = LIMIT) -> State:
             f"a stored state is in layout {data[len(MAGIC)]}, this Headrace reads {VERSION}",
             advice="Upgrade Headrace.",
         )
-    if _digest(memoryview(data)[_HEADER_AT:]) != data[len(MAGIC) + 1 : _HEADER_AT]:
+    if _digest([memoryview(data)[_HEADER_AT:]]) != data[len(MAGIC) + 1 : _HEADER_AT]:
         raise LogCorrupt("a stored state's digest does not match its bytes", advice="Restore an earlier checkpoint.")
     try:
         return _parse(data)
@@ -111,11 +115,15 @@ def load_state(data: bytes, *, limit: int = LIMIT) -> State:
         raise LogCorrupt(f"a stored state cannot be read: {error}") from error
 
 
-def _digest(body: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(body, digest_size=_DIGEST).digest()
+def _digest(body: Sequence[bytes | memoryview]) -> bytes:
+    digest = hashlib.blake2b(body[0], digest_size=_DIGEST)
+    for piece in body[1:]:
+        digest.update(piece)
+    return digest.digest()
 
 
-def _body(state: Mapping[str, Any]) -> bytes:
+def _body(state: Mapping[str, Any]) -> list[bytes | memoryview]:
+    """What follows the digest, in pieces."""
     if not all(isinstance(name, str) for name in state):
         raise LearnError(f"names in a learner's state must be text: {list(state)}")
     entries, arrays = [], []
@@ -125,28 +133,35 @@ def _body(state: Mapping[str, Any]) -> bytes:
         if array is not None:
             arrays.append(array)
     header = _encode(entries).encode()
-    return b"".join((_LENGTH.pack(len(header)), header, *arrays))
+    return [_LENGTH.pack(len(header)) + header, *arrays]
 
 
-def _entry(name: str, value: Any) -> tuple[str, Any, bytes | None]:
+def _entry(name: str, value: Any) -> tuple[str, Any, bytes | memoryview | None]:
     """Kind and value for the header, and an array's bytes."""
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
-        if array.dtype.kind not in _DTYPES or (array.dtype.kind in "fc" and array.dtype.itemsize > 16):
+        if not _storable(array.dtype):
             raise _refused(name, f"an array of {array.dtype}")
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        return "a", (array.dtype.str, array.shape), array.tobytes()
+        if array.dtype.str[0] == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        large = array.nbytes > _COPIED and array.flags.c_contiguous
+        return "a", (array.dtype.str, array.shape), array.reshape(-1).view(np.uint8).data if large else array.tobytes()
     if value is None:
         return "n", None, None
     if isinstance(value, bool):
         return "b", value, None
     if isinstance(value, int):
-        return "i", format(value, "d"), None
+        return "i", format(value, "x"), None
     if isinstance(value, float):
         return "f", _DOUBLE.pack(value).hex(), None
     if isinstance(value, str):
         return "s", value, None
     raise _refused(name, f"a {type(value).__name__}")
+
+
+def _storable(dtype: np.dtype[Any]) -> bool:
+    """Whether an item's bytes are its whole value: no objects, no fields, no padded long doubles."""
+    return 0 < dtype.itemsize <= _ITEM_BYTES.get(dtype.kind, 0)
 
 
 def _refused(name: str, what: str) -> LearnError:
@@ -174,12 +189,27 @@ def _parse(data: bytes) -> State:
     return state
 
 
-def _array(data: bytes, at: int, name: str, shape: list[int]) -> tuple[np.ndarray[Any, Any], int]:
+_SCALARS: dict[str, Callable[[Any], int | float | str | bool | None]] = {
+    "n": lambda value: _checked(value, type(None)),
+    "b": lambda value: _checked(value, bool),
+    "s": lambda value: _checked(value, str),
+    "i": lambda value: int(value, 16),
+    "f": lambda value: float(_DOUBLE.unpack(bytes.fromhex(value))[0]),
+}
+
+
+def _checked(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _array(data: bytes, at: int, name: str, shape: list[int]) -> tuple[npt.NDArray[Any], int]:
     dtype = np.dtype(name)
-    if dtype.kind not in _DTYPES or min(shape, default=0) < 0:
+    if not _storable(dtype) or min(shape, default=0) < 0:
         raise ValueError(f"an array of {name!r}, shape {shape}")
     count = math.prod(shape)
     end = at + count * dtype.itemsize
     if end > len(data):
         raise ValueError(f"{len(data)} bytes, an array ends at {end}")
-    return np.frombuffer(data[at:end], dtype).reshape(shape).copy(), end
+    return np.frombuffer(data, dtype, count, at).reshape(shape).copy(), end

@@ -33,6 +33,7 @@ _STATUS = struct.Struct(">cQQQqB")
 _LASTING = ("22", "42", "55")  # classes of SQLSTATE: bad data, no such object, object not in the right state
 _MESSAGE_TYPE = 25  # of the pgoutput message inside an XLogData
 _COMMIT = ord("C")
+_NOT_IN_STATE = b"55000"  # SQLSTATE object_not_in_prerequisite_state
 
 # Measured with a server that makes 300,000 small messages a second on a Unix socket.
 _NAP_S = 150e-6  # while messages pour in: let them gather
@@ -64,6 +65,8 @@ class ReplicationStream:
         self._wake = Wake()
         # libpq's connections are not for two threads at a time.
         self._lock = threading.Lock()
+        self._refusal: SourceRefused | None = None
+        self._pgconn.notice_handler = self._notice
         self._status = (lsn, lsn)
         self._status_at = time.monotonic()
         self._both = select.poll()
@@ -147,6 +150,8 @@ class ReplicationStream:
                         break
                 if size < 0:
                     raise self._ended()
+                if self._refusal is not None:
+                    raise self._refusal
             taken = sum(map(len, messages[first:]))
             self.size += taken
             if taken < _FULL:
@@ -156,6 +161,15 @@ class ReplicationStream:
         _, wal_end, _, reply = _KEEPALIVE.unpack(data)
         self.wal_end = max(self.wal_end, wal_end)
         self.reply_wanted |= bool(reply)
+
+    def _notice(self, result: pq.abc.PGresult) -> None:
+        """PostgreSQL 18 goes on without a publication that is gone, and only warns that it leaves its rows out."""
+        if result.error_field(pq.DiagnosticField.SQLSTATE) == _NOT_IN_STATE:
+            text = " ".join(result.get_error_message("utf-8").split())
+            self._refusal = SourceRefused(
+                f"PostgreSQL at {self._server} does not send all changes any more: {text}",
+                advice="Capture into a new log (log=…): it begins with a new snapshot.",
+            )
 
     def _ended(self) -> SourceError:
         """The server has ended the COPY: what it said about it."""

@@ -7,6 +7,7 @@ sources told that the rows are safe.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from headrace.faults import fault
 from headrace.log.base import Log, Transaction
 from headrace.log.retention import Keep, apply_retention
 from headrace.plan import Plan
+
+logger = logging.getLogger("headrace")
 
 IDLE_POLL = 0.2
 RETENTION_EVERY = 60.0
@@ -109,6 +112,7 @@ class Engine:
         self._stop = threading.Event()
         self._ticks: deque[TickRequest] = deque()
         self._caught_up = False
+        self._ignoring: set[str] = set()
         read = {topic for task in plan.tasks for topic in task.topics}
         self._read_here = read & plan.written.keys()
         self._pruned_at = self.clock.monotonic()
@@ -157,6 +161,7 @@ class Engine:
 
     def _round(self) -> None:
         captured = self._poll()
+        self._say(self._status())
         received = {source.name: source.received_lsn() for source in self.sources}
         if captured or not self._caught_up or self._ticks or self._ticks_due():
             self._commit_until_done(captured)
@@ -210,9 +215,10 @@ class Engine:
         fault("engine.acknowledged")
         for request in ticks:
             request.done.set()
+        self._say_ignored()
         self._caught_up = not more
         old = self.progress
-        self.progress = Progress(counts, old.done, False, old.rounds + 1, self._status())
+        self.progress = replace(old, captured=counts, caught_up=False, rounds=old.rounds + 1)
 
     def _append(self, txn: Transaction, piece: CapturedPiece, counts: dict[str, int]) -> None:
         txn.next_slice()
@@ -283,12 +289,28 @@ class Engine:
         old = self.progress
         if not old.caught_up or any(old.done.get(name) != lsn for name, lsn in received.items()):
             with self.changed:
-                self.progress = Progress(old.captured, {**old.done, **received}, True, old.rounds, self._status())
+                self.progress = replace(old, done={**old.done, **received}, caught_up=True)
                 self.changed.notify_all()
 
     def _say(self, status: str) -> None:
-        old = self.progress
-        self.progress = replace(old, status=status)
+        """One line for people, logged where it changes: a warning when something is being waited for."""
+        if status != self.progress.status:
+            waiting = "again" in status or "waiting" in status
+            logger.log(logging.WARNING if waiting else logging.INFO, "%s", status)
+            self.progress = replace(self.progress, status=status)
+
+    def _say_ignored(self) -> None:
+        """Say once for each model that updates and deletes of learned rows are not taken out of it."""
+        for runner in self.runners:
+            ignored = runner.state.counters.ignored
+            if ignored and runner.task.name not in self._ignoring:
+                self._ignoring.add(runner.task.name)
+                logger.warning(
+                    "the model «%s» cannot unlearn: updates, deletes and truncates of rows it learned are ignored, "
+                    "and counted (%d so far)",
+                    runner.task.name,
+                    ignored,
+                )
 
     def _status(self) -> str:
         return "; ".join(f"{source.name}: {source.status}" for source in self.sources) or "running"

@@ -130,7 +130,7 @@ class Running:
 
     def tick(self, model: str, *, timeout: float | None = 30.0) -> None:
         """Close the model's cut after everything that has arrived, as a recorded tick; an empty cut counts."""
-        if model not in {task.name for task in self.engine.plan.models}:
+        if model not in self.models:
             raise DeclarationError(f"there is no model «{model}» in this app")
         request = self.engine.request_tick(model)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -144,8 +144,12 @@ class Running:
         for runner in self.engine.runners:
             if runner.task.name == model and isinstance(runner.task, ModelTask):
                 return RunningModel(self.engine, runner, runner.task)
-        known = ", ".join(task.name for task in self.engine.plan.models)
-        raise KeyError(f"there is no model «{model}»; there are: {known}")
+        raise KeyError(f"there is no model «{model}»; there are: {', '.join(self.models)}")
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the app's models."""
+        return [task.name for task in self.engine.plan.models]
 
     @property
     def alive(self) -> bool:

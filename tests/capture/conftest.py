@@ -1,0 +1,177 @@
+"""A database of its own for each test, and an engine that does nothing but append."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from headrace.capture.postgres.decode import Piece
+from headrace.capture.postgres.source import PostgresSource
+from headrace.log.base import Log
+from headrace.log.memory import MemoryLog
+from headrace.testing.servers import PostgresServer
+
+_numbers = itertools.count()
+
+
+class Database:
+    """One database of the session's server; its slots go with it."""
+
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self.server, self.name = server, name
+        self.dsn = server.dsn.replace("@/postgres?", f"@/{name}?")
+        self.sources: list[PostgresSource] = []
+
+    def execute(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            cursor = connection.execute(sql.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def source(self, **options: Any) -> PostgresSource:
+        given = {"app": self.name, "prefix": self.name, "tables": [r"public\.t.*"], **options}
+        made = PostgresSource(given.pop("dsn", self.dsn), **given)
+        self.sources.append(made)
+        return made
+
+    def topic(self, table: str = "t") -> str:
+        return f"{self.name}.public.{table}"
+
+    def slot(self, name: str | None = None) -> dict[str, Any]:
+        query = """SELECT to_jsonb(s) FROM pg_replication_slots s WHERE slot_name = %s"""
+        rows = self.server.execute(query, name or f"headrace_{self.name}")
+        return dict(rows[0][0]) if rows else {}
+
+    def drop_slots(self) -> None:
+        for name, pid in self.server.execute(
+            "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s", self.name
+        ):
+            if pid is not None:
+                self.server.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+            self.server.execute("SELECT pg_drop_replication_slot(%s)", name)
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.stop()
+        with contextlib.suppress(psycopg.Error):
+            self.drop_slots()
+            self.server.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty database with a table ``t (id, x)``."""
+    plain = re.sub(r"\W", "_", request.node.originalname.removeprefix("test_"))[:30].lower()
+    made = Database(server, f"d{next(_numbers)}_{plain}")
+    server.execute(f"CREATE DATABASE {made.name}")
+    made.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Engine:
+    """Appends what a source captures, as the local engine does; nothing else."""
+
+    def __init__(self, source: PostgresSource, log: Log) -> None:
+        self.source, self.log = source, log
+        self.pieces: list[Piece] = []
+        self.rewinds = 0
+
+    def round(self, timeout: float = 0.05) -> int:
+        """One poll and what it brought; the rows."""
+        source = self.source
+        pieces = source.poll(timeout)
+        if pieces or source.rewound:
+            with self.log.transaction() as transaction:
+                if source.rewound:
+                    transaction.discard_staged()
+                for piece in pieces:
+                    self._append(transaction, piece)
+                end_lsn = max((piece.end_lsn for piece in pieces), default=0)
+                if end_lsn:
+                    source.store(transaction, end_lsn)
+            self.rewinds += source.rewound
+            source.rewound = False
+            source.acknowledge()
+            self.pieces += pieces
+        elif (lsn := source.idle_lsn()) is not None:
+            with self.log.transaction() as transaction:
+                source.store(transaction, lsn)
+            source.acknowledge()
+        return sum(piece.rows for piece in pieces)
+
+    @staticmethod
+    def _append(transaction: Any, piece: Piece) -> None:
+        transaction.next_slice()
+        whole = not piece.open and not piece.continued
+        for topic, batch in (*piece.batches, *piece.rejected):
+            (transaction.append if whole else transaction.stage)(topic, batch.records)
+        if piece.continued and not piece.open:
+            transaction.publish()
+
+    def until(self, done: Callable[[], bool], timeout: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not done():
+            assert time.monotonic() < deadline, f"still not: {self.source.status}"
+            self.round()
+
+    def catch_up(self, timeout: float = 20.0) -> float:
+        """Until everything committed before now is in the log; the seconds it took."""
+        begun = time.monotonic()
+        target = self.source.current_lsn()
+        self.source.request_progress(target)
+        self.until(lambda: self.source.received_lsn() >= target, timeout)
+        return time.monotonic() - begun
+
+    def ids(self, topic: str, column: str = "id") -> list[Any]:
+        entries = self.log.read_topic(topic, limit=10_000_000)
+        return [value for entry in entries for value in entry.records.column(column).to_pylist()]
+
+
+Capture = Callable[..., Engine]
+
+
+@pytest.fixture
+def capture(database: Database) -> Capture:
+    """Starts a capture of the database into a log: ``capture(log=…, **options of PostgresSource)``."""
+
+    def start(log: Log | None = None, **options: Any) -> Engine:
+        into = MemoryLog() if log is None else log
+        source = database.source(**options)
+        source.check(into)
+        source.start(into)
+        return Engine(source, into)
+
+    return start
+
+
+class Writer:
+    """Inserts ids 1, 2, 3, … into a table in a thread, one transaction each, until it is stopped."""
+
+    def __init__(self, database: Database, table: str = "t", first: int = 1) -> None:
+        self._database, self._table, self.last = database, table, first - 1
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        with psycopg.connect(self._database.dsn, autocommit=True) as connection:
+            while not self._stopped.is_set():
+                connection.execute(f"INSERT INTO {self._table} VALUES ({self.last + 1}, 0.5)".encode())
+                self.last += 1
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()

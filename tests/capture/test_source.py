@@ -1,0 +1,513 @@
+"""PostgresSource on a real server: snapshot then stream without a gap, positions, resuming, idle slots, text mode."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+
+from headrace.capture.postgres.record import SourceRecord
+from headrace.errors import SourceRefused
+from headrace.log.base import Log
+from headrace.log.memory import MemoryLog
+from headrace.log.sqlite import SqliteLog
+from headrace.position import Position, parse_lsn
+from headrace.testing.servers import postgres
+
+from .conftest import Capture, Database, Engine, Writer
+
+
+def positions(log: Log, topic: str) -> list[Position]:
+    found = []
+    for entry in log.read_topic(topic, limit=10_000_000):
+        pairs = zip(entry.records.column("__lsn").to_pylist(), entry.records.column("__index").to_pylist(), strict=True)
+        found += [Position(lsn, index) for lsn, index in pairs]
+    return found
+
+
+def record(log: Log, database: Database) -> SourceRecord:
+    found = SourceRecord.load(log, database.name)
+    assert found is not None
+    return found
+
+
+# --- snapshot and stream ---
+
+
+def test_every_row_once_while_others_write(database: Database, capture: Capture) -> None:
+    database.execute("INSERT INTO t SELECT g, 0.5 FROM generate_series(1, 1000) g")
+    with Writer(database, first=1001) as writer:
+        while writer.last < 1100:
+            time.sleep(0.01)
+        engine = capture()
+        while writer.last < 1500:
+            engine.round()
+    engine.catch_up()
+    ids = engine.ids(database.topic())
+    assert sorted(ids) == list(range(1, writer.last + 1))
+    ops = engine.ids(database.topic(), "__op")
+    snapshot_rows = ops.count(ord("r"))
+    assert 1100 <= snapshot_rows < 1500
+    assert ops == [ord("r")] * snapshot_rows + [ord("c")] * (writer.last - snapshot_rows)
+    where = positions(engine.log, database.topic())
+    assert where == sorted(set(where))
+
+
+def test_snapshot_rows_stand_at_the_consistent_point(database: Database, capture: Capture) -> None:
+    database.execute("CREATE TABLE ta (id int PRIMARY KEY); CREATE TABLE tz (id int PRIMARY KEY)")
+    for table in ("t", "ta", "tz"):
+        database.execute(f"INSERT INTO {table} (id) SELECT generate_series(1, 10)")
+    before = int(time.time() * 1e6)
+    engine = capture(first_tables=["public.tz"])
+    point = record(engine.log, database).consistent_point
+    tables = [entry.topic.rpartition(".")[2] for entry in engine.log.read()]
+    assert tables == ["tz", "t", "ta"]
+    found = [one for table in tables for one in positions(engine.log, database.topic(table))]
+    assert found == [Position(point, index) for index in range(30)]
+    (ts,) = set(engine.ids(database.topic(), "__ts"))
+    assert abs(ts.timestamp() * 1e6 - before) < 10e6
+    last = engine.log.read(limit=10**9)[-1]
+    assert last.complete
+
+
+def test_updates_deletes_and_truncates(database: Database, capture: Capture) -> None:
+    database.execute("INSERT INTO t VALUES (1, 1), (2, 2)")
+    engine = capture()
+    database.execute("UPDATE t SET x = 10 WHERE id = 1")
+    database.execute("DELETE FROM t WHERE id = 2")
+    database.execute("TRUNCATE t")
+    engine.catch_up()
+    assert [chr(op) for op in engine.ids(database.topic(), "__op")] == list("rrudt")
+    assert engine.ids(database.topic(), "x")[2] == 10.0
+    batch = engine.log.read_topic(database.topic())[0].records
+    assert batch.schema.metadata == {b"headrace.key": b'["id"]', b"headrace.source": database.name.encode()}
+
+
+def test_tables_says_the_schema_of_the_topics(database: Database, capture: Capture) -> None:
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine = capture()
+    (entry,) = engine.log.read_topic(database.topic())
+    assert engine.source.tables() == {database.topic(): entry.records.schema}
+
+
+def test_empty_tables_and_no_snapshot(database: Database, capture: Capture) -> None:
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine = capture(snapshot="never")
+    assert engine.log.topics() == {}
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [2]
+
+
+# --- resuming ---
+
+
+def test_resumes_where_the_log_ends(database: Database, capture: Capture, tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log", writer=True)
+    engine = capture(log)
+    database.execute("INSERT INTO t SELECT g FROM generate_series(1, 5) g")
+    engine.catch_up()
+    engine.source.stop()
+    log.close()
+    database.execute("INSERT INTO t SELECT g FROM generate_series(6, 9) g")
+    log = SqliteLog(tmp_path / "log", writer=True)
+    engine = capture(log)
+    engine.catch_up()
+    assert engine.ids(database.topic()) == list(range(1, 10))
+    log.close()
+
+
+def test_what_was_not_stored_comes_again(database: Database, capture: Capture) -> None:
+    engine = capture()
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    while not engine.source.poll(0.1):
+        pass  # received, and lost with the process
+    engine.source.stop()
+    engine = capture(engine.log)
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [1, 2]
+
+
+def test_what_was_stored_and_not_acknowledged_does_not(database: Database, capture: Capture) -> None:
+    engine = capture()
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    pieces = []
+    while not pieces:
+        pieces = engine.source.poll(0.1)
+    with engine.log.transaction() as transaction:
+        engine._append(transaction, pieces[0])
+        engine.source.store(transaction, pieces[0].end_lsn)
+    engine.source.stop()  # without acknowledge
+    assert parse_lsn(database.slot()["confirmed_flush_lsn"]) < pieces[0].end_lsn
+    engine = capture(engine.log)
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [1, 2]
+
+
+def test_the_server_never_knows_more_than_the_log(database: Database, capture: Capture) -> None:
+    engine = capture()
+    for number in range(30):
+        database.execute("INSERT INTO t VALUES (%s, 1)", number)
+        engine.round(0.2)
+        assert parse_lsn(database.slot()["confirmed_flush_lsn"]) <= record(engine.log, database).acknowledged
+    engine.catch_up()
+    engine.source.stop()
+    assert parse_lsn(database.slot()["confirmed_flush_lsn"]) == record(engine.log, database).acknowledged
+
+
+class Crash(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_crash_in_the_snapshot_starts_it_again(database: Database, capture: Capture, tmp_path: Path) -> None:
+    database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
+    database.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 250000) g")
+    database.execute("INSERT INTO t2 VALUES (1)")
+
+    def crash(_table: str, rows: int, _estimated: int) -> None:
+        if rows == 200_000:
+            raise Crash
+
+    log = SqliteLog(tmp_path / "log", writer=True)
+    with pytest.raises(Crash):
+        capture(log, on_progress=crash)
+    log.close()
+    first = database.slot()
+    database.execute("INSERT INTO t VALUES (250001, 1)")
+    log = SqliteLog(tmp_path / "log", writer=True)
+    assert log.topics() == {}
+    engine = capture(log)
+    assert parse_lsn(database.slot()["confirmed_flush_lsn"]) > parse_lsn(first["confirmed_flush_lsn"])
+    engine.catch_up()
+    assert engine.ids(database.topic()) == list(range(1, 250_002))
+    assert engine.ids(database.topic("t2")) == [1]
+    log.close()
+
+
+@pytest.mark.parametrize("point", ["snapshot.slot-created", "snapshot.piece-staged", "snapshot.before-publish"])
+def test_killed_in_the_snapshot(database: Database, capture: Capture, tmp_path: Path, point: str) -> None:
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    program = f"""
+from headrace.log.sqlite import SqliteLog
+from headrace.capture.postgres.source import PostgresSource
+log = SqliteLog({str(tmp_path / "log")!r}, writer=True)
+source = PostgresSource({database.dsn!r}, app={database.name!r}, prefix={database.name!r}, tables=[r"public\\.t"])
+source.check(log)
+source.start(log)
+"""
+    result = subprocess.run([sys.executable, "-c", program], env={"HEADRACE_FAULT": point}, check=False)
+    assert result.returncode == -9
+    log = SqliteLog(tmp_path / "log", writer=True)
+    engine = capture(log)
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [1, 2]
+    log.close()
+
+
+def test_waits_for_the_dead_reader_of_its_slot(database: Database, capture: Capture) -> None:
+    first = capture()
+    threading.Timer(0.5, first.source.stop).start()
+    second = capture(first.log)
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    second.catch_up()
+    assert second.ids(database.topic()) == [1]
+
+
+# --- a server that goes away ---
+
+
+def test_the_server_restarts(tmp_path: Path) -> None:
+    with postgres() as server:
+        database = Database(server, "postgres")
+        database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
+        log = MemoryLog()
+        engine = Engine(database.source(), log)
+        engine.source.check(log)
+        engine.source.start(log)
+        database.execute("INSERT INTO t VALUES (1, 1)")
+        engine.catch_up()
+        database.execute("INSERT INTO t SELECT g FROM generate_series(2, 2000) g")
+        server.stop("immediate")
+        while "streaming" in engine.source.status:
+            engine.round()
+        assert "again in" in engine.source.status
+        begun = time.monotonic()
+        assert engine.source.poll(0.05) == []
+        assert time.monotonic() - begun < 1.0
+        server.start()
+        database.execute("INSERT INTO t VALUES (2001, 1)")
+        engine.until(lambda: len(engine.ids(database.topic())) >= 2001)
+        engine.catch_up()
+        assert engine.ids(database.topic()) == list(range(1, 2002))
+        assert "streaming" in engine.source.status
+        engine.source.stop()
+
+
+def test_the_walsender_is_terminated(database: Database, capture: Capture) -> None:
+    engine = capture()
+    with Writer(database) as writer:
+        for _ in range(3):
+            aim = writer.last + 100
+            while writer.last < aim:
+                engine.round()
+            database.server.execute("SELECT pg_terminate_backend(%s)", database.slot()["active_pid"])
+            engine.until(lambda: engine.source.status.startswith("connecting"))
+            engine.until(lambda: engine.source.status.startswith("streaming"))
+    engine.catch_up()
+    assert engine.ids(database.topic()) == list(range(1, writer.last + 1))
+    assert engine.rewinds == 3
+
+
+def test_slot_dropped_while_it_runs(database: Database, capture: Capture) -> None:
+    engine = capture()
+    pid = database.slot()["active_pid"]
+    database.server.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+    database.server.execute("SELECT pg_drop_replication_slot(%s)", f"headrace_{database.name}")
+    with pytest.raises(SourceRefused, match="is gone"):
+        engine.until(lambda: False, 10)
+
+
+def test_publication_dropped_while_it_runs(database: Database, capture: Capture) -> None:
+    engine = capture()
+    database.execute(f"DROP PUBLICATION headrace_{database.name}")
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    with pytest.raises(SourceRefused, match="publication"):
+        engine.until(lambda: False, 10)
+
+
+# --- transactions ---
+
+
+def test_large_transaction_comes_in_pieces(database: Database, capture: Capture) -> None:
+    engine = capture(max_open_rows=1000)
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 20000) g")
+        connection.execute("INSERT INTO t VALUES (0, 1)")
+    database.execute("INSERT INTO t VALUES (20001, 1)")
+    engine.catch_up()
+    assert [piece.open for piece in engine.pieces].count(True) >= 1
+    assert any(piece.continued and not piece.open for piece in engine.pieces)
+    assert engine.ids(database.topic()) == [*range(1, 20001), 0, 20001]
+    where = positions(engine.log, database.topic())
+    assert [one.index for one in where] == [*range(20001), 0]
+    assert where == sorted(where)
+
+
+def test_connection_lost_in_a_large_transaction(database: Database, capture: Capture) -> None:
+    """Pieces already staged are discarded and come again; nothing is doubled."""
+    engine = capture(max_open_rows=500)
+    database.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 300000) g")
+    engine.until(lambda: bool(engine.pieces) and engine.pieces[-1].open)
+    pid = database.slot()["active_pid"]
+    assert pid is not None
+    database.server.execute("SELECT pg_terminate_backend(%s)", pid)
+    engine.catch_up(60)
+    assert np.array_equal(engine.ids(database.topic()), np.arange(1, 300_001))
+    assert engine.rewinds == 1
+
+
+def test_one_transaction_over_two_tables_is_one_slice(database: Database, capture: Capture) -> None:
+    database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
+    engine = capture()
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("INSERT INTO t VALUES (1, 1)")
+        connection.execute("INSERT INTO t2 VALUES (1)")
+    engine.catch_up()
+    assert len({entry.slice for entry in engine.log.read()}) == 1
+
+
+# --- progress ---
+
+
+def test_idle_slot_moves_when_only_other_tables_are_written(database: Database, capture: Capture) -> None:
+    database.execute("CREATE TABLE other (id int)")
+    engine = capture()
+    before = parse_lsn(database.slot()["confirmed_flush_lsn"])
+    database.execute("INSERT INTO other SELECT generate_series(1, 10000)")
+    written = parse_lsn(database.execute("SELECT pg_current_wal_lsn()::text")[0][0])
+    engine.until(lambda: parse_lsn(database.slot()["confirmed_flush_lsn"]) >= written, 10)
+    assert written > before + 100_000
+    assert record(engine.log, database).acknowledged >= written
+
+
+def test_idle_position_waits_for_what_is_not_stored(database: Database, capture: Capture) -> None:
+    engine = capture()
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    while not engine.source.poll(0.1):
+        pass
+    time.sleep(1.1)
+    engine.source.poll(0.1)
+    assert engine.source.idle_lsn() is None
+
+
+def test_waiting_ends_promptly(database: Database, capture: Capture) -> None:
+    engine = capture()
+    engine.catch_up()
+    assert max(engine.catch_up() for _ in range(5)) < 1.0
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    assert engine.catch_up() < 1.0
+    assert engine.ids(database.topic()) == [1]
+
+
+def test_waiting_covers_asynchronous_commits(database: Database, capture: Capture) -> None:
+    engine = capture()
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = off")
+        for number in range(1, 6):
+            connection.execute("INSERT INTO t VALUES (%s, 1)", [number])
+            assert engine.catch_up() < 1.0
+            assert engine.ids(database.topic()) == list(range(1, number + 1))
+
+
+def test_waiting_ends_after_a_switch_of_the_segment(database: Database, capture: Capture) -> None:
+    """The insert position then stands behind the new segment's header."""
+    engine = capture()
+    database.execute("SELECT pg_switch_wal()")
+    assert engine.catch_up() < 1.0
+
+
+def test_wake_ends_a_poll(database: Database, capture: Capture) -> None:
+    engine = capture()
+    engine.catch_up()
+    engine.source.poll(0)
+    threading.Timer(0.2, engine.source.wake).start()
+    begun = time.monotonic()
+    while engine.source.poll(10) == [] and time.monotonic() - begun < 0.2:
+        pass
+    assert time.monotonic() - begun < 1.0
+
+
+def test_a_lone_transaction_comes_at_once(database: Database, capture: Capture) -> None:
+    engine = capture()
+    engine.catch_up()
+    waits = []
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        for number in range(20):
+            connection.execute("INSERT INTO t VALUES (%s, 1)", [number])
+            begun = time.monotonic()
+            engine.until(lambda: len(engine.ids(database.topic())) > number)  # noqa: B023
+            waits.append(time.monotonic() - begun)
+    assert np.median(waits) < 0.1
+
+
+def test_a_busy_engine_does_not_lose_its_connection(tmp_path: Path) -> None:
+    """An engine that works for longer than wal_sender_timeout."""
+    with postgres(settings={"wal_sender_timeout": "1500ms"}) as server:
+        database = Database(server, "postgres")
+        database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
+        log = MemoryLog()
+        engine = Engine(database.source(), log)
+        engine.source.start(log)
+        time.sleep(4)
+        database.execute("INSERT INTO t VALUES (1, 1)")
+        engine.catch_up()
+        assert engine.ids(database.topic()) == [1]
+        assert engine.rewinds == 0
+        engine.source.stop()
+
+
+# --- types that are not decoded in binary ---
+
+
+def test_text_mode_for_a_table_with_another_type(database: Database, capture: Capture) -> None:
+    database.execute("CREATE TABLE ti (id int PRIMARY KEY, i interval, n int[], x float8)")
+    database.execute("INSERT INTO ti VALUES (1, '1 day 2 hours', '{1,NULL}', 0.1)")
+    engine = capture()
+    database.execute("INSERT INTO ti VALUES (2, '1 day 2 hours', '{1,NULL}', 0.1)")
+    engine.catch_up()
+    assert engine.ids(database.topic("ti"), "i") == ["1 day 02:00:00"] * 2
+    assert engine.ids(database.topic("ti"), "n") == ["{1,NULL}"] * 2
+    assert engine.ids(database.topic("ti"), "x") == [0.1] * 2
+    assert engine.rewinds == 0
+
+
+def test_text_mode_when_such_a_column_is_added(database: Database, capture: Capture) -> None:
+    engine = capture()
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    database.execute("ALTER TABLE t ADD COLUMN i interval")
+    database.execute("INSERT INTO t VALUES (2, 2, '1 hour'), (3, 3, NULL)")
+    engine.until(lambda: len(engine.ids(database.topic())) == 3)
+    assert engine.ids(database.topic()) == [1, 2, 3]
+    last = engine.log.read_topic(database.topic(), offset=1)[-1].records
+    assert last.column("i").to_pylist() == ["01:00:00", None]
+    assert engine.rewinds == 1
+
+
+# --- publications of the user's ---
+
+
+def test_named_publication_with_other_tables_and_a_filter(database: Database, capture: Capture) -> None:
+    database.execute("CREATE TABLE other (id int PRIMARY KEY)")
+    database.execute("CREATE PUBLICATION mine FOR TABLE t (id) WHERE (id > 10), TABLE other")
+    database.execute("INSERT INTO t VALUES (1, 1), (11, 1)")
+    engine = capture(publication="mine")
+    database.execute("INSERT INTO t VALUES (2, 2), (12, 2)")
+    database.execute("INSERT INTO other VALUES (7)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [11, 12]
+    assert list(engine.log.topics()) == [database.topic()]
+    schemas = {str(entry.records.schema) for entry in engine.log.read_topic(database.topic())}
+    assert len(schemas) == 1
+    assert "x:" not in schemas.pop()
+
+
+def test_own_publication_is_mended(database: Database, capture: Capture) -> None:
+    database.execute("CREATE TABLE other (id int PRIMARY KEY)")
+    database.execute(f"CREATE PUBLICATION headrace_{database.name} FOR TABLE other WITH (publish = 'insert')")
+    engine = capture()
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    database.execute("DELETE FROM t")
+    engine.catch_up()
+    assert [chr(op) for op in engine.ids(database.topic(), "__op")] == ["c", "d"]
+
+
+def test_fewer_tables_go_on(database: Database, capture: Capture) -> None:
+    database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
+    engine = capture()
+    engine.source.stop()
+    engine = capture(engine.log, tables=[r"public\.t"])
+    database.execute("INSERT INTO t2 VALUES (1)")
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    engine.catch_up()
+    assert list(engine.log.topics()) == [database.topic()]
+    assert record(engine.log, database).tables == ("public.t",)
+
+
+def test_warns_of_tables_without_a_key(database: Database) -> None:
+    database.execute("CREATE TABLE tk (id int)")
+    source = database.source()
+    source.check(MemoryLog())
+    assert [text.split(" has ")[0] for text in source.warnings] == ["table public.tk"]
+
+
+def test_stop_before_start_and_twice(database: Database) -> None:
+    source = database.source()
+    source.stop()
+    source.stop()
+
+
+def test_a_server_that_does_not_answer_is_left_in_time(database: Database, capture: Capture) -> None:
+    """Polling keeps its time-out while a connection attempt hangs."""
+    engine = capture()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        engine.source._link._server = type(engine.source._link._server)(f"postgresql://x@127.0.0.1:{port}/x")
+        engine.source._link.drop("test", at_once=True)
+        for _ in range(3):
+            begun = time.monotonic()
+            assert engine.source.poll(0.1) == []
+            assert time.monotonic() - begun < 0.5
