@@ -64,6 +64,7 @@ class App:
         self.name = name
         self.log = str(log) if log is not None else f"{name}.headrace"
         self.keep = keep
+        self.starting = "starting"
         self._sources: list[SourcePlan] = []
         self._models: list[Model] = []
         self._streams: list[tuple[StreamPlan, OutputPlan]] = []

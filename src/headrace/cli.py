@@ -494,7 +494,7 @@ def _rows_of(value: Any) -> list[dict[str, Any]]:
 def _running_line(pipeline: App) -> Text:
     running = pipeline.running
     if running is None:
-        return Text("starting …", style="dim")
+        return Text(f"{pipeline.starting} …", style="dim")
     captured = sum(running.captured.values())
     learned = sum(running[name].learned for name in running.models)
     return Text(f"{captured:,} rows captured, {learned:,} learned · {running.status}", style="dim")

@@ -105,8 +105,8 @@ class ScriptedSource:
     def current_lsn(self) -> int:
         return max((piece.end_lsn for piece in self._pieces), default=0)
 
-    def request_progress(self) -> None:
-        return None
+    def request_progress(self, until: int | None = None) -> None:
+        del until
 
     def wake(self) -> None:
         return None

@@ -109,8 +109,7 @@ class Running:
             if left <= 0:
                 raise WaitTimeout(self._unfinished(targets, timeout))
             for source in self.engine.sources:
-                source.request_progress()
-                source.wake()
+                source.request_progress(targets[source.name])
             self.engine.wait_for(lambda _: self._reached(targets), left)
             if self.engine.finished.is_set() and not self._reached(targets):
                 raise HeadraceError("the pipeline was stopped before it had caught up")

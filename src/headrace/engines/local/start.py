@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,15 @@ from headrace.registry.models import differences, read_model, read_progress, wri
 if TYPE_CHECKING:
     from headrace.app import App
 
+logger = logging.getLogger("headrace")
+
 
 def start(app: App) -> Running:
     """Start an app; raises before anything is written when its declaration cannot work."""
     plan = app.plan()
     plan.check()
     keep = Keep.parse(app.keep) if app.keep is not None else None
-    sources = [_source(plan, i) for i in range(len(plan.sources))]
+    sources = [_source(app, plan, i) for i in range(len(plan.sources))]
     fresh = app._open is None and not plan.log.startswith("memory:") and not Path(plan.log).exists()
     if fresh:
         # A declaration that is refused leaves no empty log behind.
@@ -36,6 +39,8 @@ def start(app: App) -> Running:
         _check(plan, sources, log)
         engine = Engine(plan, log, sources, keep=keep)
         _declare_models(plan, log)
+        for warning in [one for source in sources for one in source.warnings]:
+            logger.warning("%s", warning)
         for source in sources:
             source.start(log)
         engine.recover()
@@ -50,8 +55,12 @@ def start(app: App) -> Running:
     return Running(engine, log, close_log=app._open is None)
 
 
-def _source(plan: Plan, number: int) -> PostgresSource:
+def _source(app: App, plan: Plan, number: int) -> PostgresSource:
     declared = plan.sources[number]
+
+    def on_progress(table: str, rows: int, estimated: int) -> None:
+        app.starting = f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows"
+
     return PostgresSource(
         declared.dsn,
         app=plan.app,
@@ -61,6 +70,7 @@ def _source(plan: Plan, number: int) -> PostgresSource:
         publication=declared.publication,
         snapshot="never" if declared.snapshot == "never" else "initial",
         first_tables=plan.first_tables(declared.prefix),
+        on_progress=on_progress,
     )
 
 
