@@ -225,7 +225,7 @@ def test_read_ahead_raises_after_what_came_before() -> None:
     got = []
     with pytest.raises(KeyError):
         for item in read_ahead(items()):
-            got.append(item)  # noqa: PERF402
+            got.append(item)
     assert got == [1, 2]
 
 

@@ -107,7 +107,10 @@ class KMeans:
         self.seed = _whole("seed", seed, at_least=0)
         self._initial = _initial(self.k, initial_centers, initial_weights)
         # Arrays are replaced, never changed in place: copies of a learner may share them.
-        self._centers, self._weights = self._initial or (None, None)
+        self._centers: Floats | None = None
+        self._weights: Floats | None = None
+        if self._initial is not None:
+            self._centers, self._weights = self._initial
         self._waiting: Floats | None = None
         self._waiting_counts: Integers | None = None
 
@@ -164,7 +167,9 @@ class KMeans:
             LearnError: a part does not fit; nothing was learned.
         """
         if self._centers is None:
-            rows = [self._part_of(part, "rows", 2) for part in parts]
+            rows = [one for part in parts if len(one := self._part_of(part, "rows", 2))]
+            if len({one.shape[1] for one in rows}) > 1:
+                raise LearnError(f"parts hold rows of shapes {[one.shape for one in rows]}")
             self.learn(np.concatenate(rows) if rows else np.empty((0, 0)))
             return
         blocks: list[tuple[Floats, Integers]] = []
@@ -262,8 +267,8 @@ class KMeans:
     def _rows(self, X: Array) -> Floats:
         width = self.width
         if type(X) is np.ndarray and X.dtype == np.float64 and X.ndim == 2 and X.flags.c_contiguous:
-            if X.shape[1] == width and math.isfinite(X.sum()):
-                return X  # a finite sum has no NaN or infinity in it
+            if X.shape[1] == width and np.isfinite(X).all():
+                return X
             if X.shape == (0, 0):
                 return np.empty((0, width or 0))
         rows = as_features(X, width)
@@ -369,7 +374,7 @@ def _by_differences(X: Floats, centers: Floats) -> Integers:
 def _lowest(distances: Floats) -> Integers:
     """``distances.argmin(axis=0)``, which takes twice as long where there are few rows of distances."""
     if len(distances) > 4:
-        return distances.argmin(axis=0)
+        return np.asarray(distances.argmin(axis=0), np.int64)
     labels, best = np.zeros(distances.shape[1], np.int64), distances[0]
     for c in range(1, len(distances)):
         np.putmask(labels, distances[c] < best, c)
@@ -382,24 +387,24 @@ def _squared_distances(X: Floats, centers: Floats) -> Floats:
     columns = np.ascontiguousarray(X.T)[:, None, :]
     targets = np.ascontiguousarray(centers.T)[:, :, None]
     group = max(1, _CACHED // (len(X) * len(centers)))
-    total = None
+    total: Floats = np.zeros(0)
     for at in range(0, len(columns), group):
         squares = columns[at : at + group] - targets[at : at + group]
         np.multiply(squares, squares, out=squares)
-        for square in squares:
-            total = square if total is None else np.add(total, square, out=total)
-    assert total is not None
+        total = squares[0] if at == 0 else np.add(total, squares[0], out=total)
+        for square in squares[1:]:
+            np.add(total, square, out=total)
     return total
 
 
 def _by_products(X: Floats, centers: Floats, kind: type[np.floating[Any]]) -> tuple[Integers, Integers]:
     """Nearest centres by the score |c|² - 2xc, and the indexes of the rows for which that proves nothing.
 
-    Summed in any order, with or without fused multiply-adds, a score is wrong by at most (d + 2) u (2|x||c| + |c|²),
-    u being half of ``kind``'s eps; rounding x and c to ``kind`` adds 4 u of the same. Moving the origin and
-    the sum of `_squared_distances` itself are wrong by at most (d + 6) u (|x| + |c|)² in double precision. Two
-    centres whose scores differ by more than twice all this are in the same order in both. NaN and infinity
-    prove nothing.
+    To first order, summed in any order, with or without fused multiply-adds, a score is wrong by at most
+    (d + 4) u (2|x||c| + |c|²), u being half of ``kind``'s eps and x and c rounded to ``kind``. Moving the origin
+    and the sum of `_squared_distances` itself are wrong by at most (d + 4) u (|x| + |c|)² in double precision. Two
+    centres whose scores differ by more than twice all this are in the same order in both; a quarter is added for
+    the higher orders. NaN and infinity prove nothing.
     """
     (n, d), k = X.shape, len(centers)
     origin = centers.sum(axis=0) / k  # keeps |x| small for data far from zero, such as times
@@ -418,7 +423,9 @@ def _by_products(X: Floats, centers: Floats, kind: type[np.floating[Any]]) -> tu
         np.einsum("nd,nd->n", some[:, :d], some[:, :d], out=size[at : at + piece])
     np.sqrt(size, out=size)
     farthest, limits = math.sqrt(factors[d].max()), np.finfo(kind)
-    bound = (d + 9) * (limits.eps * farthest * (2 * size + farthest) + _EPS * (size + farthest) ** 2) + limits.tiny
+    bound = (
+        1.25 * (d + 8) * (limits.eps * farthest * (2 * size + farthest) + _EPS * (size + farthest) ** 2) + limits.tiny
+    )
     return labels, np.flatnonzero(~(gap > bound))
 
 
@@ -472,7 +479,7 @@ def _sums(X: Floats, labels: Integers, k: int) -> Floats:
     d = X.shape[1]
     if d > 8:
         cells = np.arange(k * d).reshape(k, d)[labels]
-        return np.bincount(cells.reshape(-1), X.reshape(-1), k * d).reshape(k, d)
+        return np.bincount(cells.reshape(-1), X.reshape(-1), k * d).reshape(k, d).astype(np.float64, copy=False)
     sums = np.empty((k, d))
     for j in range(d):
         sums[:, j] = np.bincount(labels, X[:, j], k)

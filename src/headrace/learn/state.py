@@ -26,7 +26,7 @@ a      [dtype such as "<f8", shape]                           NumPy array, writa
 =====  =====================================================  =============================
 
 A NumPy scalar comes back as an array without dimensions. There is no zip around it, as `numpy.savez` makes one:
-a small state is written with every commit, and this takes 15 µs where the zip takes 200.
+a small state is written with every commit, and this takes 10 µs where the zip takes 75.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _parse(data: bytes) -> State:
     start = _HEADER_AT + _LENGTH.size
     end = start + _LENGTH.unpack_from(data, _HEADER_AT)[0]
     entries = json.loads(data[start:end])
-    names = [name for name, _, _ in entries]
+    names = [_checked(name, str) for name, _, _ in _checked(entries, list)]
     if names != sorted(set(names)):
         raise ValueError("names are not sorted")
     state: State = {}

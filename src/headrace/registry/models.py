@@ -106,7 +106,7 @@ def reset(log: Reads, txn: Writes, name: str, *, relearn: bool, ts_us: int) -> i
     for step in checkpoint_steps(log, name):
         txn.delete("checkpoint", f"{name}/{step:012d}")
     reason = "reset: learns again from the log" if relearn else "reset: begins after what was consumed"
-    write_version(txn, name, version=version, fingerprint={}, reason=reason, ts_us=ts_us)
+    write_version(txn, name, version=version, fingerprint={}, reason=reason, ts_us=ts_us, app=model.get("app", ""))
     return version
 
 
@@ -128,11 +128,12 @@ def write_version(
     fingerprint: Mapping[str, Any],
     reason: str,
     ts_us: int,
+    app: str = "",
 ) -> None:
     """Declare a model's current version."""
     about = {"model": name, "version": version, "reason": reason, "ts_us": ts_us}
     txn.put("version", f"{name}/{version:06d}", json.dumps({**about, "fingerprint": fingerprint}).encode())
-    txn.put("model", name, json.dumps({"version": version, "fingerprint": fingerprint}).encode())
+    txn.put("model", name, json.dumps({"app": app, "version": version, "fingerprint": fingerprint}).encode())
 
 
 def read_versions(log: Reads, name: str) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.acero as acero
 import pyarrow.compute as pc
 
 from headrace.batch import Batch
@@ -110,6 +109,9 @@ def describe(expression: Any) -> str:
 
 
 def _project(batch: Batch, expression: pc.Expression) -> pa.Array:
+    # Imported here: it brings pyarrow.dataset and, where it is installed, pandas.
+    from pyarrow import acero
+
     source = acero.Declaration("table_source", acero.TableSourceNodeOptions(pa.Table.from_batches([batch.records])))
     project = acero.Declaration("project", acero.ProjectNodeOptions([expression], ["value"]), inputs=[source])
     column = project.to_table(use_threads=False).column(0)

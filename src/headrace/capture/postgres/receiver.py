@@ -11,11 +11,13 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from headrace.capture.postgres.stream import MOST_BYTES, MOST_MESSAGES, ReplicationStream
+from headrace.capture.postgres.stream import ReplicationStream
 from headrace.capture.postgres.wake import Wake
 from headrace.errors import SourceUnavailable
 
-_MOST_WAITING = 2  # full reads
+MOST_MESSAGES = 65_536  # given out at once
+MOST_BYTES = 32 << 20  # given out at once; waiting, with what Python needs for each message
+_MESSAGE_OVERHEAD = 64
 _REPEAT_S = 1.0  # an engine that is busy for minutes must not make the server give up on us
 _LINGER_SHARE = 4.0  # how long to gather for what the engine's work on the last read took
 _LONGEST_LINGER_S = 0.2
@@ -27,6 +29,10 @@ class _Chunk:
     size: int
     wal_end: int
     pouring: bool
+
+    @property
+    def memory(self) -> int:
+        return self.size + _MESSAGE_OVERHEAD * len(self.messages)
 
 
 class Receiver:
@@ -89,7 +95,7 @@ class Receiver:
             self.wal_end = max(self.wal_end, chunk.wal_end)
             pouring = chunk.pouring
             with self._space:
-                self._waiting -= chunk.size
+                self._waiting -= chunk.memory
                 self._space.notify()
         return pouring and len(messages) < MOST_MESSAGES and size < MOST_BYTES
 
@@ -111,10 +117,10 @@ class Receiver:
 
     def _put(self, chunk: _Chunk) -> None:
         with self._space:
-            while self._waiting > _MOST_WAITING * MOST_BYTES and not self._closed:
+            while self._waiting > MOST_BYTES and not self._closed:
                 self._space.wait(_REPEAT_S)
                 self._stream.repeat_status(_REPEAT_S)
-            self._waiting += chunk.size
+            self._waiting += chunk.memory
         self._chunks.append(chunk)
         self._ready.set()
 

@@ -53,7 +53,7 @@ class SourceRecord:
         """The record as it is stored; ``acknowledged`` stands last.
 
         >>> identity = Identity("7", 1, "shop")
-        >>> SourceRecord(identity, "s", "p", ("public.t",), 16, 32).to_json()[-64:]
+        >>> SourceRecord(identity, "s", "p", ("public.t",), 16, 32).to_json()[-51:]
         b'"consistent_point": "0/10", "acknowledged": "0/20"}'
         """
         head, tail = self.around_acknowledged()

@@ -26,8 +26,8 @@ from headrace.capture.postgres.wake import Wake
 from headrace.errors import SourceError, SourceRefused
 from headrace.position import format_lsn
 
-MOST_MESSAGES = 65_536
-MOST_BYTES = 32 << 20
+MOST_MESSAGES = 16_384
+MOST_BYTES = 8 << 20
 _KEEPALIVE = struct.Struct(">cQqB")
 _STATUS = struct.Struct(">cQQQqB")
 _LASTING = ("22", "42", "55")  # classes of SQLSTATE: bad data, no such object, object not in the right state
@@ -92,8 +92,8 @@ class ReplicationStream:
     def read(self, timeout: float) -> list[bytes]:
         """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
 
-        A lone transaction is returned at once. While messages pour in, they are gathered for up to 5 ms, 65,536
-        messages or 32 MB. Keepalives are noted and left out.
+        A lone transaction is returned at once. While messages pour in, they are gathered for up to 5 ms, 16,384
+        messages or 8 MB. Keepalives are noted and left out.
 
         Raises:
             SourceUnavailable: the connection is lost, or the server ended the stream.

@@ -11,7 +11,7 @@ from headrace.clock import SystemClock
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.machine import machine_fingerprint, record_machine
 from headrace.engines.local.running import Running
-from headrace.errors import FingerprintError
+from headrace.errors import DeclarationError, FingerprintError
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.retention import Keep
@@ -76,15 +76,20 @@ def _source(app: App, plan: Plan, number: int) -> PostgresSource:
 
 def _check(plan: Plan, sources: list[PostgresSource], log: Log) -> None:
     for model in plan.models:
-        _check_fingerprint(model, log)
+        _check_fingerprint(plan, model, log)
     for source in sources:
         source.check(log)
     tables = {topic: schema for source in sources for topic, schema in source.tables().items()}
     plan.check_topics(tables, log.topics())
 
 
-def _check_fingerprint(task: ModelTask, log: Log) -> None:
+def _check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:
     known = read_model(log, task.name)
+    if known is not None and known["app"] not in ("", plan.app):
+        raise DeclarationError(
+            f"the model «{task.name}» in this log belongs to the app «{known['app']}», not «{plan.app}»",
+            advice="Give the model another name, or the app a log of its own.",
+        )
     if known is None or not known["fingerprint"]:
         return
     changed = differences(known["fingerprint"], task.fingerprint())
@@ -107,6 +112,12 @@ def _declare_models(plan: Plan, log: Log) -> None:
                 progress = read_progress(log, task.name)
                 version = known["version"] if known else progress.version if progress else 1
                 reason = "declared" if known is None else "reset"
-                print_ = task.fingerprint()
-                now = clock.now_us()
-                write_version(txn, task.name, version=version, fingerprint=print_, reason=reason, ts_us=now)
+                write_version(
+                    txn,
+                    task.name,
+                    version=version,
+                    fingerprint=task.fingerprint(),
+                    reason=reason,
+                    ts_us=clock.now_us(),
+                    app=plan.app,
+                )
