@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.kmeans import BLOCK_ROWS, KMeans, nearest, plus_plus
+from headrace.learn.kmeans import BLOCK_ROWS, KMeans, plus_plus
+from headrace.learn.nearest import nearest
 
 IRIS = resources.files("headrace.demos.iris") / "data"
 FILES = ("train1.csv", "train2.csv", "test.csv", "expected.json")
@@ -180,7 +181,7 @@ def grids(k: int, d: int) -> dict[str, tuple[Any, Any]]:
     }
 
 
-@pytest.mark.parametrize(("k", "d"), [(2, 1), (3, 4), (7, 9), (9, 8), (30, 33), (1, 5), (64, 2)])
+@pytest.mark.parametrize(("k", "d"), [(2, 1), (3, 4), (8, 8), (20, 3), (7, 10), (9, 8), (30, 33), (1, 5), (64, 2)])
 @pytest.mark.parametrize("kind", grids(2, 1))
 def test_nearest_is_what_direct_differences_say(k: int, d: int, kind: str) -> None:
     X, centers = (np.ascontiguousarray(one) for one in grids(k, d)[kind])

@@ -100,7 +100,7 @@ def test_large_arrays_and_large_integers() -> None:
         b"x",
         1j,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_has_no_canonical_bytes_is_refused(value: Any) -> None:
     with pytest.raises(LearnError, match="«thing»"):
