@@ -91,7 +91,6 @@ def test_connecting_never_waits_longer_than_told() -> None:
         assert connecting.step(10, wake.fd) is None
         assert time.monotonic() - begun < 2
         connecting.close()
-        wake.close()
         with pytest.raises(SourceUnavailable, match="interrupted"):
             Replication.open(connecting._server, cancelled=lambda: True)
 
@@ -176,7 +175,6 @@ def test_receiver_gives_out_what_came_before_the_error(database: Database, repli
     assert len(messages) == 5003
     receiver.close()
     receiver.close()
-    ready.close()
 
 
 def test_receiver_stops_reading_when_nobody_takes(
@@ -195,7 +193,6 @@ def test_receiver_stops_reading_when_nobody_takes(
     while count < 20_003:
         count += len(receiver.read(5.0))
     receiver.close()
-    ready.close()
 
 
 def test_receiver_closes_while_it_is_full(
@@ -210,7 +207,6 @@ def test_receiver_closes_while_it_is_full(
     begun = time.monotonic()
     receiver.close()
     assert time.monotonic() - begun < 0.5
-    ready.close()
 
 
 # --- reading ahead ---

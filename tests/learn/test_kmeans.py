@@ -244,6 +244,21 @@ def test_waiting_takes_no_more_room_than_k_rows() -> None:
     assert model.state()["waiting_counts"].tolist() == [50_000]  # type: ignore[union-attr]
 
 
+def test_waiting_rows_weigh_in_the_start() -> None:
+    model = KMeans(3, decay=1)
+    model.learn(np.zeros((10_000, 1)))
+    model.learn(np.array([[1.0], [2.0], [3.0]]))
+    assert model.centers[0].tolist() == [0.0]
+    assert model.weights.tolist()[0] == 10_000.0
+
+
+def test_parts_before_the_start_are_copies_of_the_rows() -> None:
+    X = np.arange(6.0).reshape(3, 2)
+    part = KMeans(2).partial(X)
+    X[:] = 0
+    assert part["rows"].tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]  # type: ignore[union-attr]
+
+
 def test_the_start_finds_clusters_and_follows_its_seed() -> None:
     rng = np.random.default_rng(8)
     X = np.concatenate([rng.normal(size=(100, 2)) + place for place in ([0, 0], [50, 0], [0, 50])])

@@ -22,6 +22,10 @@ class Learner(Protocol):
     Two optional pairs are offered by learners that can: ``unlearn(X, y)`` takes rows out of the model exactly;
     ``partial(X, y)`` and ``merge(parts)`` learn from sufficient statistics computed elsewhere.
 
+    A learner may also say: ``splits`` (``"exact"`` where a batch learned in parts gives the same bits), ``part_rows``
+    (parts of so many rows merge bit for bit), ``accepts_nan``, ``prediction_type`` (the Arrow type of an answer, for
+    answers before the first), ``width`` (features it has seen). `headrace.testing.learners` checks all of it.
+
     Attributes:
         deterministic: False for a learner whose ``learn`` may give other bits when repeated; its state is then
             stored with every commit that publishes predictions of it.
@@ -74,7 +78,10 @@ def as_features(X: Array, width: int | None, dtype: npt.DTypeLike = np.float64) 
     """
     from headrace.errors import BadRows
 
-    array = np.asarray(X)
+    try:
+        array = np.atleast_1d(np.asarray(X))
+    except ValueError as error:
+        raise BadRows(f"features must be a matrix: {error}") from error
     if array.dtype.kind not in "fiub":
         raise BadRows(f"features must be numbers, got {array.dtype}", rows=range(len(array)))
     if array.ndim != 2 or (width is not None and array.shape[1] != width):

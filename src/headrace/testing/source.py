@@ -33,7 +33,7 @@ class ScriptedSource:
     """A database that commits what `commit` was given, in that order, and resumes after what was stored.
 
     >>> source = ScriptedSource("db")
-    >>> source.commit({"db.public.t": [{"id": 1}, {"id": 2}]})
+    >>> end_lsn = source.commit({"db.public.t": [{"id": 1}, {"id": 2}]})
     >>> [piece.rows for piece in source.poll(0)]
     [2]
     """

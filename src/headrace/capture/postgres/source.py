@@ -350,7 +350,6 @@ class PostgresSource:
         with self._sql_lock:
             if self._sql is not None:
                 self._sql.close()
-        self._wake.close()
 
 
 def _keyless(table: Table) -> str:

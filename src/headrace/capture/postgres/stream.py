@@ -212,7 +212,6 @@ class ReplicationStream:
     def close(self) -> None:
         """Drop the connection; calling it twice is harmless. Nobody may be reading."""
         self._replication.close()
-        self._wake.close()
 
     def finish(self) -> None:
         """End the stream in good order, so that the server gets the last status; takes a second at most."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import weakref
 
 
 class Wake:
     """`set` may be called from any thread and from signal handlers; the others from the thread that waits.
+
+    The pipe is closed when nobody holds the object any more: were it closed before, a late `set` could write into
+    whatever file has got its number by then.
 
     >>> wake = Wake()
     >>> wake.set()
@@ -21,6 +25,7 @@ class Wake:
 
     def __init__(self) -> None:
         self.fd, self._writer = os.pipe()
+        weakref.finalize(self, _close, self.fd, self._writer)
         os.set_blocking(self.fd, False)
         os.set_blocking(self._writer, False)
         self._poll = select.poll()
@@ -28,20 +33,18 @@ class Wake:
 
     def set(self) -> None:
         """Make the waiting thread return; before `wait`, make it return at once."""
-        with contextlib.suppress(OSError):  # full: a wake-up is already on its way; closed: nobody waits
+        with contextlib.suppress(BlockingIOError):  # full: a wake-up is already on its way
             os.write(self._writer, b"w")
 
     def clear(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 4096)
 
     def wait(self, seconds: float) -> bool:
         """Wait until `set` is called, or for so long; whether it was."""
         return bool(self._poll.poll(max(0.0, seconds) * 1000))
 
-    def close(self) -> None:
-        """Release the pipe; calling it twice is harmless, later calls of `set` do nothing."""
-        reader, writer, self.fd, self._writer = self.fd, self._writer, -1, -1
-        for fd in (reader, writer):
-            if fd >= 0:
-                os.close(fd)
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
