@@ -13,13 +13,16 @@ NUMBERS = "id bigint, a int, b float8, c float8, d float8, e float8"
 NUMBER_VALUES = "i, i % 1000, i * 0.5, sin(i), cos(i), i / 7.0::float8"
 MIXED = (
     "id bigint primary key, a int, b float8, c float8, d bool, t1 text, t2 text, t3 varchar(40), t4 text, "
-    "s1 timestamptz, s2 timestamp, s3 date, n1 int, n2 float8, n3 text, n4 timestamptz, e float8, f real, g smallint, h text"
+    "s1 timestamptz, s2 timestamp, s3 date, n1 int, n2 float8, n3 text, n4 timestamptz, e float8, "
+    "f real, g smallint, h text"
 )
 MIXED_VALUES = (
     "i, i % 1000, i * 0.5, sin(i), i % 2 = 0, 'name ' || i, repeat('x', i % 30), 'city ' || i % 100, 'ünïcode ' || i, "
     "timestamptz '2024-01-01' + i * interval '1 second', timestamp '2024-01-01' + i * interval '1 min', "
-    "date '2024-01-01' + i % 1000, case when i % 3 = 0 then null else i end, case when i % 5 = 0 then null else i * 0.1 end, "
-    "case when i % 2 = 0 then null else 'note' end, case when i % 7 = 0 then null else now() end, cos(i), 1.5::real, 7::smallint, 'tail'"
+    "date '2024-01-01' + i % 1000, case when i % 3 = 0 then null else i end, "
+    "case when i % 5 = 0 then null else i * 0.1 end, "
+    "case when i % 2 = 0 then null else 'note' end, case when i % 7 = 0 then null else now() end, cos(i), "
+    "1.5::real, 7::smallint, 'tail'"
 )
 
 

@@ -12,28 +12,36 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
-from rich.table import Table
 from rich.text import Text
 
 from headrace.app import App
+from headrace.console import (
+    model_line,
+    model_rows,
+    print_csv,
+    print_table,
+    replay_progress,
+    rows_of,
+    running_line,
+    short_model,
+    short_topic,
+    talk,
+    topic_row,
+)
 from headrace.errors import DeclarationError, HeadraceError, LogError
 from headrace.log import open_log
 from headrace.log.base import Log, TopicInfo
 from headrace.messages import messages, rows, to_json
 from headrace.plan import INTERNAL
 from headrace.registry import models as registry
-from headrace.tables import cell
 
 app = typer.Typer(
     help="Machine learning on live database changes.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -44,8 +52,6 @@ models = typer.Typer(help="Look at a log's models, and reset them.", no_args_is_
 app.add_typer(demo, name="demo")
 app.add_typer(topics, name="topics")
 app.add_typer(models, name="models")
-
-talk = Console(stderr=True)
 
 LogOption = Annotated[
     Path | None,
@@ -98,16 +104,16 @@ def run(
     pipeline = load_app(file)
     if not as_json:
         talk.print(str(pipeline.plan()), markup=False, highlight=False, soft_wrap=True)
-    live = Live(get_renderable=lambda: _running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
+    live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
     with live if talk.is_terminal and not as_json else nullcontext():
         pipeline.run(until="caught-up" if until_caught_up else None)
     with _reading(Path(pipeline.log)) as log:
-        summary = {"app": pipeline.name, "log": pipeline.log, "models": _model_rows(log)}
+        summary = {"app": pipeline.name, "log": pipeline.log, "models": model_rows(log)}
     if as_json:
         print(to_json(summary))
     else:
-        for model in _rows_of(summary["models"]):
-            talk.print(_model_line(model), markup=False, highlight=False)
+        for model in rows_of(summary["models"]):
+            talk.print(model_line(model), markup=False, highlight=False)
 
 
 @demo.command("iris")
@@ -151,11 +157,11 @@ def topics_list(
     Example: headrace topics list --log iris.headrace
     """
     with _reading(log) as held:
-        infos = [_topic_row(info) for info in held.topics().values() if internal or not info.name.startswith(INTERNAL)]
+        infos = [topic_row(info) for info in held.topics().values() if internal or not info.name.startswith(INTERNAL)]
     if as_json:
         print(to_json(infos))
     else:
-        _print_table([_short(info) for info in infos], title="topics")
+        print_table([short_topic(info) for info in infos], title="topics")
 
 
 @topics.command("show")
@@ -171,12 +177,12 @@ def topics_show(topic: Annotated[str, typer.Argument()], log: LogOption = None, 
         entries = held.read_topic(topic, offset=max(info.first, info.end - 1))
         batch = Batch(entries[-1].records) if entries else None
     columns = [] if batch is None else [{"column": f.name, "type": str(f.type)} for f in batch.schema]
-    about = {**_topic_row(info), "key": [] if batch is None else list(batch.key_columns), "columns": columns}
+    about = {**topic_row(info), "key": [] if batch is None else list(batch.key_columns), "columns": columns}
     if as_json:
         print(to_json(about))
     else:
-        _print_table([{k: v for k, v in about.items() if k != "columns"}])
-        _print_table(columns, title="columns")
+        print_table([{k: v for k, v in about.items() if k != "columns"}])
+        print_table(columns, title="columns")
 
 
 @topics.command("cat")
@@ -222,11 +228,11 @@ def sql(
     with _reading(log) as held:
         table = query_topics(held, query)
     if csv:
-        _print_csv(table)
+        print_csv(table)
     elif as_json:
         print(to_json(table.to_pylist()))
     else:
-        _print_table(table.to_pylist(), columns=table.column_names, title=f"{table.num_rows} rows")
+        print_table(table.to_pylist(), columns=table.column_names, title=f"{table.num_rows} rows")
 
 
 @models.command("list")
@@ -236,11 +242,11 @@ def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
     Example: headrace models list --log iris.headrace
     """
     with _reading(log) as held:
-        found = _model_rows(held)
+        found = model_rows(held)
     if as_json:
         print(to_json(found))
     else:
-        _print_table([_short_model(row) for row in found], title="models")
+        print_table([short_model(row) for row in found], title="models")
 
 
 @models.command("show")
@@ -250,7 +256,7 @@ def models_show(name: Annotated[str, typer.Argument()], log: LogOption = None, a
     Example: headrace models show species --log iris.headrace
     """
     with _reading(log) as held:
-        about = next((row for row in _model_rows(held) if row["model"] == name), None)
+        about = next((row for row in model_rows(held) if row["model"] == name), None)
         if about is None:
             raise _no_model(held, name)
         declared = registry.read_model(held, name) or {}
@@ -260,7 +266,7 @@ def models_show(name: Annotated[str, typer.Argument()], log: LogOption = None, a
     if as_json:
         print(to_json(about))
     else:
-        _print_table([{"": key, "value": to_json(value)} for key, value in about.items()], title=name)
+        print_table([{"": key, "value": to_json(value)} for key, value in about.items()], title=name)
 
 
 @models.command("reset")
@@ -307,7 +313,7 @@ def verify(
     pipeline = load_app(file)
     path = Path(log) if log is not None else Path(pipeline.log)
     with _reading(path) as held:
-        report = replay_and_compare(pipeline.plan(), held, on_step=None if as_json else _progress())
+        report = replay_and_compare(pipeline.plan(), held, on_step=None if as_json else replay_progress())
     if as_json:
         print(json.dumps(report.to_dict(), ensure_ascii=False))
     else:
@@ -431,112 +437,3 @@ def _tail_all(log: Log, offset: int) -> Callable[[], Iterator[tuple[Any, int]]]:
                 yield entry, max(offset, entry.offset)
 
     return more
-
-
-# -- printing ---------------------------------------------------------------------------------------------------------
-
-
-def _topic_row(info: TopicInfo) -> dict[str, Any]:
-    return {
-        "topic": info.name,
-        "rows": info.rows,
-        "bytes": info.bytes,
-        "first_offset": info.first if info.rows else None,
-        "last_offset": info.end - 1 if info.rows else None,
-        "first_ts": _time(info.first_ts_us),
-        "last_ts": _time(info.last_ts_us),
-    }
-
-
-def _short(info: dict[str, Any]) -> dict[str, Any]:
-    """A topic's row as it fits a terminal."""
-    last = (info["last_ts"] or "")[:19].replace("T", " ")
-    offsets = "" if info["last_offset"] is None else f"{info['first_offset']}–{info['last_offset']}"
-    return {"topic": info["topic"], "rows": info["rows"], "bytes": info["bytes"], "offsets": offsets, "last": last}
-
-
-def _time(ts_us: int) -> str | None:
-    return datetime.fromtimestamp(ts_us / 1e6, UTC).isoformat(timespec="milliseconds") if ts_us else None
-
-
-def _model_rows(log: Log) -> list[dict[str, Any]]:
-    found = []
-    for name in log.records("model"):
-        progress = registry.read_progress(log, name) or registry.Progress()
-        found.append(
-            {
-                "model": name,
-                "version": progress.version,
-                "position": progress.position,
-                "rows": progress.counters.get("learned", 0),
-                "cuts": progress.counters.get("cuts", 0),
-                "pending": progress.pending,
-                "predicted": progress.counters.get("predicted", 0),
-                "rejected": progress.counters.get("rejected", 0),
-                "ignored": progress.counters.get("ignored", 0),
-                "size": progress.size,
-                "hash": progress.hash,
-            }
-        )
-    return found
-
-
-def _short_model(row: dict[str, Any]) -> dict[str, Any]:
-    """A model's row as it fits a terminal."""
-    names = ("model", "version", "position", "rows", "pending", "predicted", "rejected", "size")
-    return {**{name: row[name] for name in names}, "hash": (row["hash"] or "")[:8]}
-
-
-def _rows_of(value: Any) -> list[dict[str, Any]]:
-    return list(value)
-
-
-def _running_line(pipeline: App) -> Text:
-    running = pipeline.running
-    if running is None:
-        return Text(f"{pipeline.starting} …", style="dim")
-    captured = sum(running.captured.values())
-    learned = sum(running[name].learned for name in running.models)
-    return Text(f"{captured:,} rows captured, {learned:,} learned · {running.status}", style="dim")
-
-
-def _model_line(model: dict[str, Any]) -> str:
-    parts = [f"{model['model']} v{model['version']}", f"{model['rows']} rows learned in {model['cuts']} cuts"]
-    parts += [f"{model['pending']} pending", f"{model['predicted']} predicted"]
-    parts += [f"{model['rejected']} to dead letters"] if model["rejected"] else []
-    parts += [f"{model['ignored']} updates and deletes not learned"] if model["ignored"] else []
-    return ", ".join(parts)
-
-
-def _print_table(found: list[dict[str, Any]], *, columns: list[str] | None = None, title: str | None = None) -> None:
-    names = columns or (list(found[0]) if found else [])
-    if not names:
-        talk.print("nothing there")
-        return
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for name in names:
-        numeric = bool(found) and all(isinstance(row[name], int | float) for row in found)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "topic", overflow="fold")
-    for row in found:
-        table.add_row(*(Text(cell(row[name])) for name in names))
-    Console().print(table)
-
-
-def _print_csv(table: pa.Table) -> None:
-    import pyarrow.csv
-
-    pyarrow.csv.write_csv(table, sys.stdout.buffer)
-
-
-def _progress() -> Callable[[str, int, int], None]:
-    shown = Live(console=talk, transient=True, auto_refresh=False)
-
-    def on_step(task: str, step: int, last: int) -> None:
-        if talk.is_terminal and (step % 100 == 0 or step == last):
-            if not shown.is_started:
-                shown.start()
-            shown.update(Text(f"{task}: step {step} of {last}"), refresh=True)
-            if step == last:
-                shown.stop()
-
-    return on_step

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,6 +219,47 @@ def test_a_reader_that_stays_is_outlasted(log: SqliteLog, monkeypatch: pytest.Mo
     assert wal_bytes(log.path) <= grown + (1 << 20)
     log.close()
     assert wal_bytes(log.path) == 0
+
+
+def test_readers_without_a_gap_cannot_make_the_wal_grow(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every moment some reader stands on an older state, so that no passive checkpoint can finish."""
+    monkeypatch.setattr(sqlite_writer, "RESTART_PAGES", 2 * sqlite_writer.CHECKPOINT_PAGES)
+    append(log, 0)
+    done = threading.Event()
+    reading = threading.Barrier(4)
+
+    def read_without_end() -> None:
+        connection = layout.connect_reader(log.path)
+        reading.wait()
+        while not done.is_set():
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM entries").fetchall()
+            time.sleep(0.02)
+            connection.execute("COMMIT")
+        connection.close()
+
+    threads = [threading.Thread(target=read_without_end) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    reading.wait()
+    large = pa.RecordBatch.from_pydict({"id": [5] * 65_536})
+    longest = 0
+    for _ in range(300):
+        with log.transaction() as txn:
+            txn.append("b", large)
+        longest = max(longest, wal_bytes(log.path))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert longest < 60 << 20
+
+
+def test_commits_are_flushed_to_the_disk(log: SqliteLog) -> None:
+    """SIGKILL cannot show it, only a power cut: FULL is 2."""
+    connection = log._writer.connection  # type: ignore[union-attr]
+    assert connection.execute("PRAGMA synchronous").get == 2
+    assert connection.execute("PRAGMA journal_mode").get == "wal"
+    assert connection.execute("PRAGMA page_size").get == layout.PAGE_BYTES
 
 
 # -- one writer ----------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def test_an_import_brings_no_engine_no_driver_and_no_model_library() -> None:
     assert not heavy, f"`import headrace` loads {', '.join(heavy)}"
 
 
-def test_an_import_does_nothing() -> None:
+def test_an_import_does_nothing(tmp_path: Path) -> None:
     """No thread is started, no file is made, nothing is printed, no signal handler is set."""
     code = (
         "import signal, threading, os, sys\n"
@@ -85,16 +85,9 @@ def test_an_import_does_nothing() -> None:
         "assert before == {s: signal.getsignal(s) for s in before}\n"
         "assert not os.listdir('.'), os.listdir('.')\n"
     )
-    done = run_in_an_empty_folder(code)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def run_in_an_empty_folder(code: str) -> subprocess.CompletedProcess[str]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", code]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_declaring_a_pipeline_brings_no_engine_either() -> None:

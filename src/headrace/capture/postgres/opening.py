@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from headrace.capture.base import Log
 from headrace.capture.postgres import catalog, provision, record
 from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
 from headrace.capture.postgres.client import Replication, Server
@@ -14,7 +15,6 @@ from headrace.capture.postgres.record import Identity, SourceRecord
 from headrace.capture.postgres.snapshot import Progress, Snapshot, SnapshotStale, stage_snapshot
 from headrace.errors import SourceError
 from headrace.faults import fault
-from headrace.log.base import Log
 
 _SNAPSHOT_ATTEMPTS = 3
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from headrace.capture.base import Log
 from headrace.capture.postgres.catalog import Publication, Slot
 from headrace.errors import LogCorrupt, SourceRefused
-from headrace.log.base import Log
 from headrace.position import format_lsn, parse_lsn
 
 KIND = "source"

@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.batch import META_FIELDS, Batch, dead_letters
+from headrace.capture.base import Log, Transaction
 from headrace.capture.postgres import catalog, rejects, types
 from headrace.capture.postgres.ahead import read_ahead
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
 from headrace.capture.postgres.client import Server
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
-from headrace.log.base import Log, Transaction
 
 PIECE_ROWS = 100_000
 Progress = Callable[[str, int, int], None]

@@ -15,6 +15,7 @@ from typing import Literal
 import psycopg
 import pyarrow as pa
 
+from headrace.capture.base import Log, Transaction
 from headrace.capture.postgres import catalog, provision, record
 from headrace.capture.postgres.catalog import SqlConnection, Table
 from headrace.capture.postgres.client import CommandError, Replication, Server
@@ -29,7 +30,6 @@ from headrace.capture.postgres.wake import Wake
 from headrace.clock import Clock, SystemClock
 from headrace.errors import SourceUnavailable
 from headrace.faults import fault
-from headrace.log.base import Log, Transaction
 from headrace.position import format_lsn, parse_lsn
 
 _ACKNOWLEDGE_S = 0.1  # status updates are sent no more often
@@ -229,7 +229,7 @@ class PostgresSource:
 
     def _ours(self, piece: Piece) -> Piece:
         """Without the tables that a publication of the user's has and that are not wanted here."""
-        if all(topic in self._topics for topic, _ in piece.batches):
+        if all(topic in self._topics for topic, _ in (*piece.batches, *piece.rejected)):
             return piece
         batches = tuple(one for one in piece.batches if one[0] in self._topics)
         rejected = tuple(one for one in piece.rejected if one[0] in self._topics)

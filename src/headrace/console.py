@@ -1,0 +1,128 @@
+"""What commands print: tables for a terminal, one-line summaries, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from headrace.app import App
+from headrace.log.base import Log, TopicInfo
+from headrace.registry import models as registry
+from headrace.tables import cell
+
+talk = Console(stderr=True)
+
+
+def topic_row(info: TopicInfo) -> dict[str, Any]:
+    return {
+        "topic": info.name,
+        "rows": info.rows,
+        "bytes": info.bytes,
+        "first_offset": info.first if info.rows else None,
+        "last_offset": info.end - 1 if info.rows else None,
+        "first_ts": time(info.first_ts_us),
+        "last_ts": time(info.last_ts_us),
+    }
+
+
+def short_topic(info: dict[str, Any]) -> dict[str, Any]:
+    """A topic's row as it fits a terminal."""
+    last = (info["last_ts"] or "")[:19].replace("T", " ")
+    offsets = "" if info["last_offset"] is None else f"{info['first_offset']}–{info['last_offset']}"
+    return {"topic": info["topic"], "rows": info["rows"], "bytes": info["bytes"], "offsets": offsets, "last": last}
+
+
+def time(ts_us: int) -> str | None:
+    return datetime.fromtimestamp(ts_us / 1e6, UTC).isoformat(timespec="milliseconds") if ts_us else None
+
+
+def model_rows(log: Log) -> list[dict[str, Any]]:
+    found = []
+    for name in log.records("model"):
+        progress = registry.read_progress(log, name) or registry.Progress()
+        found.append(
+            {
+                "model": name,
+                "version": progress.version,
+                "position": progress.position,
+                "rows": progress.counters.get("learned", 0),
+                "cuts": progress.counters.get("cuts", 0),
+                "pending": progress.pending,
+                "predicted": progress.counters.get("predicted", 0),
+                "rejected": progress.counters.get("rejected", 0),
+                "ignored": progress.counters.get("ignored", 0),
+                "size": progress.size,
+                "hash": progress.hash,
+            }
+        )
+    return found
+
+
+def short_model(row: dict[str, Any]) -> dict[str, Any]:
+    """A model's row as it fits a terminal."""
+    names = ("model", "version", "position", "rows", "pending", "predicted", "rejected", "size")
+    return {**{name: row[name] for name in names}, "hash": (row["hash"] or "")[:8]}
+
+
+def rows_of(value: Any) -> list[dict[str, Any]]:
+    return list(value)
+
+
+def running_line(pipeline: App) -> Text:
+    running = pipeline.running
+    if running is None:
+        return Text(f"{pipeline.starting} …", style="dim")
+    captured = sum(running.captured.values())
+    learned = sum(running[name].learned for name in running.models)
+    return Text(f"{captured:,} rows captured, {learned:,} learned · {running.status}", style="dim")
+
+
+def model_line(model: dict[str, Any]) -> str:
+    parts = [f"{model['model']} v{model['version']}", f"{model['rows']} rows learned in {model['cuts']} cuts"]
+    parts += [f"{model['pending']} pending", f"{model['predicted']} predicted"]
+    parts += [f"{model['rejected']} to dead letters"] if model["rejected"] else []
+    parts += [f"{model['ignored']} updates and deletes not learned"] if model["ignored"] else []
+    return ", ".join(parts)
+
+
+def print_table(found: list[dict[str, Any]], *, columns: list[str] | None = None, title: str | None = None) -> None:
+    names = columns or (list(found[0]) if found else [])
+    if not names:
+        talk.print("nothing there")
+        return
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in names:
+        numeric = bool(found) and all(isinstance(row[name], int | float) for row in found)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "topic", overflow="fold")
+    for row in found:
+        table.add_row(*(Text(cell(row[name])) for name in names))
+    Console().print(table)
+
+
+def print_csv(table: pa.Table) -> None:
+    import pyarrow.csv
+
+    pyarrow.csv.write_csv(table, sys.stdout.buffer)
+
+
+def replay_progress() -> Callable[[str, int, int], None]:
+    shown = Live(console=talk, transient=True, auto_refresh=False)
+
+    def on_step(task: str, step: int, last: int) -> None:
+        if talk.is_terminal and (step % 100 == 0 or step == last):
+            if not shown.is_started:
+                shown.start()
+            shown.update(Text(f"{task}: step {step} of {last}"), refresh=True)
+            if step == last:
+                shown.stop()
+
+    return on_step

@@ -1,0 +1,210 @@
+"""What the documents say is there: the README's example, its commands and options, links, names of files."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+import headrace as hr
+from headrace import cli
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *DECISIONS]
+COMMANDS = typer.main.get_command(cli.app)
+
+Group = Any  # typer brings a click of its own in newer versions
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def leaves(command: Group = COMMANDS, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that does something, with the words that call it."""
+    for name, child in getattr(command, "commands", {}).items():
+        yield from leaves(child, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+def find(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words name, and its arguments."""
+    command: Any = COMMANDS
+    while words and hasattr(command, "commands"):
+        assert words[0] in command.commands, f"headrace has no command «{words[0]}»"
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def parse(line: str) -> None:
+    """Parse a command line as `headrace` would, without running it; an unknown command or option fails."""
+    words = shlex.split(line, comments=True)
+    assert words[0] == "headrace"
+    command, arguments = find(words[1:])
+    if arguments != ["--help"]:
+        command.make_context(" ".join(words[:3]), arguments)
+
+
+def command_lines(path: Path) -> list[str]:
+    """The lines of a document's shell blocks, continuation lines joined."""
+    text = "\n".join([*blocks(path, "sh"), *blocks(path, "shell"), *blocks(path, "console")]).replace("\\\n", " ")
+    return [line.strip().removeprefix("$ ") for line in text.splitlines() if line.strip()]
+
+
+# -- the README's pipeline ------------------------------------------------------------------------------------------
+
+
+def execute(source: str, name: str) -> dict[str, Any]:
+    """Run a user's file as an import would: `app.run()` under its `__main__` guard is not called."""
+    space: dict[str, Any] = {"__name__": "iris", "__file__": name}
+    exec(compile(source, name, "exec"), space)
+    return space
+
+
+@pytest.mark.parametrize("path", [README, ROOT / "examples" / "iris.py"], ids=lambda path: path.name)
+def test_the_example_builds_a_plan(path: Path) -> None:
+    source = blocks(path, "python")[0] if path.suffix == ".md" else path.read_text()
+    plan = execute(source, str(path))["app"].plan()
+    plan.check()
+    (model,) = plan.models
+    assert (model.name, str(model.cut)) == ("species", "32 rows")
+    assert [stream.topic for stream in model.learn] == ["flink.public.iris_train"]
+    assert [one.stream.topic for one in model.predict] == ["flink.public.iris_test"]
+    assert [one.topic for one in model.outputs] == ["iris_predictions"]
+    assert "species" in str(plan)
+
+
+def test_the_example_is_ten_lines_and_a_guard() -> None:
+    source = blocks(README, "python")[0]
+    declared = source.partition("if __name__")[0]
+    words = [line for line in declared.splitlines() if line.strip() and line.strip() not in (")", "]")]
+    assert len(words) <= 14, "the README promises about ten lines"
+
+
+def test_the_readmes_other_python_blocks_compile() -> None:
+    for block in blocks(README, "python"):
+        compile(block, str(README), "exec")
+
+
+def test_the_architectures_example_is_the_demos_pipeline() -> None:
+    from headrace.demos.iris import pipeline
+
+    space = execute(blocks(README, "python")[0], str(README))
+    assert space["CENTERS"] == pipeline.CENTERS
+    mine = space["app"].plan().models[0].fingerprint()
+    theirs = pipeline.flink("postgresql://localhost/shop", "memory://").plan().models[0].fingerprint()
+    assert {key: mine[key] for key in ("learner", "features", "cut", "inputs")} == {
+        key: theirs[key] for key in ("learner", "features", "cut", "inputs")
+    }
+
+
+# -- commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), leaves(), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
+)
+def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...], command: Any) -> None:
+    done = CliRunner().invoke(cli.app, [*path, "--help"])
+    assert done.exit_code == 0, done.output
+    help_text = command.help or ""
+    examples = re.findall(r"^\s*Example: (.+)$", help_text, re.MULTILINE)
+    assert examples, f"headrace {' '.join(path)}: no «Example:» line"
+    for example in examples:
+        assert example.startswith(f"headrace {' '.join(path)}"), example
+        parse(example)
+    assert "--json" in {name for parameter in command.params for name in parameter.opts}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_commands_in_the_documents_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in command_lines(path):
+        first, *rest = shlex.split(line, comments=True) or [""]
+        if first == "headrace":
+            parse(line)
+        elif first == "make":
+            assert [word for word in rest if "=" not in word][0] in targets, line
+
+
+def test_the_commands_table_is_complete() -> None:
+    shown = set(re.findall(r"^\| `headrace ([a-z ]+)", README.read_text(), re.MULTILINE))
+    there = {" ".join(path) for path, _ in leaves()}
+    assert {line.strip() for line in shown} == there
+
+
+def test_the_demos_options_are_listed() -> None:
+    demo, _ = find(["demo", "iris"])
+    options = {name for parameter in demo.params for name in parameter.opts if name.startswith("--")}
+    section = README.read_text().partition("headrace demo iris` takes")[2].partition("\n#")[0]
+    listed = set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE))
+    assert listed == options
+
+
+# -- names and links ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|<img[^>]* src=\"([^\"]+)\"", path.read_text()):
+        place = next(filter(None, target))
+        if "://" not in place:
+            assert (path.parent / place).exists(), f"{path.name} links to {place}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path: Path) -> None:
+    """Every `a/b.py` or `a/` in code marks, looked for from the repository's root and from the package."""
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]*\.?[a-z]*)(?:::\w+)?`", path.read_text()):
+        assert any((root / name).exists() for root in (ROOT, ROOT / "src" / "headrace")), f"{path.name} names {name}"
+
+
+def test_the_tree_in_the_architecture_is_the_tree_on_disk() -> None:
+    tree = (ROOT / "ARCHITECTURE.md").read_text().partition("```text\nsrc/headrace/\n")[2].partition("```")[0]
+    drawn = set(re.findall(r"^  ([\w]+(?:\.py|/))", tree, re.MULTILINE))
+    package = ROOT / "src" / "headrace"
+    there = {f"{one.name}/" for one in package.iterdir() if one.is_dir() and one.name != "__pycache__"}
+    there |= {one.name for one in package.glob("*.py")}
+    assert drawn == there
+
+
+def test_the_picture_is_fresh() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "picture.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_changelog_has_an_unreleased_section() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    section = text.partition("## Unreleased\n")[2].partition("\n## ")[0]
+    assert section.strip()
+
+
+def test_a_decision_has_context_decision_and_consequences() -> None:
+    assert DECISIONS
+    for number, path in enumerate(DECISIONS, 1):
+        assert path.name.startswith(f"{number:04d}-")
+        headings = re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE)
+        assert headings == ["Context", "Decision", "Consequences"], path.name
+
+
+@pytest.mark.parametrize("name", [name for name in hr.__all__ if name not in ("errors", "testing")])
+def test_the_plan_prints(name: str) -> None:
+    """`help(headrace.NAME)` works: its signature and docstring can be shown."""
+    with redirect_stdout(io.StringIO()) as out:
+        help(getattr(hr, name))
+    assert name in out.getvalue()
