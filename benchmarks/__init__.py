@@ -1,1 +1,1 @@
-"""Benchmarks: each figure is a ratio against a reference measured in the same run. See `python -m benchmarks --help`."""
+"""Benchmarks: ratios against a reference measured in the same run. See `python -m benchmarks --help`."""

@@ -6,8 +6,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 import headrace as hr
-from headrace.log import open_log
 from headrace.testing.servers import PostgresServer, postgres
 
 RATE = 1000
@@ -34,13 +31,30 @@ with psycopg.connect(dsn, autocommit=True) as c:
         print(i, time.clock_gettime(time.CLOCK_MONOTONIC))
 """
 
+WATCHER = """
+import sys, time, numpy as np
+from headrace.log import open_log
+log, rows = open_log(sys.argv[1], writer=False), int(sys.argv[2])
+(first,) = log.read_topic("predicted")  # imports and opens what the first read needs
+readable, offset, deadline = np.full(rows, np.nan), first.records.num_rows, time.monotonic() + 600
+rows += offset
+print("ready", flush=True)
+while offset < rows and time.monotonic() < deadline:
+    for entry in log.read_topic("predicted", offset=offset):
+        readable[np.asarray(entry.records.column("id"))] = time.clock_gettime(time.CLOCK_MONOTONIC)
+        offset = entry.offset + entry.records.num_rows
+    time.sleep(0.001)
+sys.stdout.buffer.write(readable.tobytes())
+"""
+
 
 def run(rows: int) -> list[dict[str, Any]]:
     """Percentiles in milliseconds; the reference is the commit itself on this machine: the writer's own pace."""
     with postgres() as server, tempfile.TemporaryDirectory() as directory:
-        server.execute("create table l_test (id bigint, x float8, y float8)")
+        server.execute("create table l_test (id bigint primary key, x float8, y float8)")
         app = _app(server, Path(directory))
         with app.start() as running:
+            server.execute("insert into l_test values (-1, 0, 0)")
             running.wait(60)
             seen = _Watcher(Path(app.log), rows)
             committed = _write(server, rows)
@@ -73,30 +87,17 @@ def _write(server: PostgresServer, rows: int) -> npt.NDArray[np.float64]:
 
 
 class _Watcher:
-    """Reads the log as another reader would, and notes when each prediction is there."""
+    """A reader in a process of its own, which notes when each prediction is there for it."""
 
     def __init__(self, log: Path, rows: int) -> None:
-        self.readable = np.full(rows, np.nan)
-        self._log = log
-        self._rows = rows
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        log = open_log(self._log, writer=False)
-        offset, deadline = 0, time.monotonic() + 600
-        while offset < self._rows and time.monotonic() < deadline:
-            for entry in log.read_topic("predicted", offset=offset):
-                now = time.clock_gettime(time.CLOCK_MONOTONIC)
-                ids = np.asarray(entry.records.column("id"))
-                self.readable[ids] = now
-                offset = entry.offset + entry.records.num_rows
-            time.sleep(0.0005)
-        log.close()
+        command = [sys.executable, "-c", WATCHER, str(log), str(rows)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
 
     def finish(self) -> npt.NDArray[np.float64]:
-        self._thread.join()
-        return self.readable
+        out, _ = self._process.communicate(timeout=600)
+        return np.frombuffer(out, np.float64)
 
 
 def _histogram(delays: npt.NDArray[np.float64]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.batch import Batch
 from headrace.errors import BadRows, LearnError
@@ -61,30 +62,34 @@ class Query:
     def output(self) -> Batch:
         """The input rows with their answers beside them."""
         n = self.batch.num_rows
-        kinds = [one.type for one in self.predictions if not pa.types.is_null(one.type)]
-        kind = kinds[0] if kinds else getattr(self.task.learner, "prediction_type", pa.float64())
-        prediction = pa.concat_arrays([one.cast(kind) for one in self.predictions] or [pa.nulls(0, kind)])
-        status = np.full(n, 0)
-        positions: list[str | None] = []
-        versions = np.zeros(n, np.int64)
-        at = 0
-        counts = []
-        for count, position, version, ready in self.answered:
-            status[at : at + count] = 0 if ready else 1
-            versions[at : at + count] = version
-            positions.append(str(position) if position else None)
-            counts.append(count)
-            at += count
-        status[~self.features.valid] = 2
-        segment = np.repeat(np.arange(len(counts)), counts)
+        counts = [count for count, _, _, _ in self.answered]
         answers = {
-            "prediction": prediction,
-            "status": pa.array(["ok", "not_ready", "invalid"]).take(pa.array(status)),
-            "model": pa.repeat(pa.scalar(self.task.name), n),
-            "model_version": pa.array(versions),
-            "model_position": pa.array(positions, pa.string()).take(pa.array(segment)),
+            "prediction": self._column(),
+            "status": self._status(counts),
+            "model": pa.repeat(self.task.name, n),
+            "model_version": _spread([version for _, _, version, _ in self.answered], counts, pa.int64()),
+            "model_position": _spread([str(p) if p else None for _, p, _, _ in self.answered], counts, pa.string()),
         }
         return _beside(self.batch, answers)
+
+    def _column(self) -> pa.Array:
+        kinds = [one.type for one in self.predictions if not pa.types.is_null(one.type)]
+        kind = kinds[0] if kinds else getattr(self.task.learner, "prediction_type", pa.float64())
+        found = [one if one.type.equals(kind) else one.cast(kind) for one in self.predictions]
+        return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.nulls(0, kind)])
+
+    def _status(self, counts: list[int]) -> pa.Array:
+        status = _spread(["ok" if ready else "not_ready" for _, _, _, ready in self.answered], counts, pa.string())
+        if self.features.valid.all():
+            return status
+        return pc.if_else(pa.array(self.features.valid), status, "invalid")
+
+
+def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array:
+    """One value for each run of rows; usually there is one run."""
+    if len(counts) == 1:
+        return pa.repeat(pa.scalar(values[0], kind), counts[0])
+    return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
 
 
 def _beside(batch: Batch, answers: Mapping[str, pa.Array]) -> Batch:

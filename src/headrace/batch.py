@@ -167,16 +167,17 @@ class Batch:
     def with_columns(self, columns: Iterable[tuple[str, pa.Array]]) -> Batch:
         """The batch with columns added (or replaced, by name) before the ones that Headrace adds."""
         new = dict(columns)
-        names = [name for name in self.column_names if name not in new]
-        fields = [self.records.schema.field(name) for name in names]
-        fields += [pa.field(name, array.type) for name, array in new.items()]
-        arrays = [self.records.column(name) for name in names] + list(new.values())
-        for field in self.records.schema:
-            if is_meta(field.name):
-                fields.append(field)
-                arrays.append(self.records.column(field.name))
-        schema = pa.schema(fields, metadata=self.records.schema.metadata)
-        return Batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        schema = self.records.schema
+        own: list[tuple[pa.Field, pa.Array]] = []
+        meta: list[tuple[pa.Field, pa.Array]] = []
+        for field, array in zip(schema, self.records.columns, strict=True):
+            if field.name in _META_NAMES:
+                meta.append((field, array))
+            elif field.name not in new:
+                own.append((field, array))
+        added = [(pa.field(name, array.type), array) for name, array in new.items()]
+        fields, arrays = zip(*own, *added, *meta, strict=True)
+        return Batch(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=schema.metadata)))
 
     def __repr__(self) -> str:
         return f"Batch({self.num_rows} rows, {', '.join(self.column_names)})"

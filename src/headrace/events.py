@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,17 +81,21 @@ class Merged:
 
 def merge(event: Rows, open_key: tuple[int, int] | None) -> Merged:
     parts = event.parts
-    lsn = np.concatenate([part.batch.lsn for part in parts])
-    index = np.concatenate([part.batch.index for part in parts])
-    slices = np.concatenate([part.slices for part in parts])
-    ts_us = np.concatenate([part.batch.ts_us for part in parts])
-    offset = np.concatenate([part.offset + np.arange(part.batch.num_rows) for part in parts])
-    snapshot = np.concatenate([_snapshot_keys(part) for part in parts])
-    order = np.lexsort((index, lsn, slices)) if len(parts) > 1 else np.arange(len(lsn))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    lsn, index, slices, snapshot = lsn[order], index[order], slices[order], snapshot[order]
-    begins = np.ones(len(order), np.bool_)
+    lsn = _joined([part.batch.lsn for part in parts])
+    index = _joined([part.batch.index for part in parts])
+    slices = _joined([part.slices for part in parts])
+    ts_us = _joined([part.batch.ts_us for part in parts])
+    offset = _joined([part.offset + np.arange(part.batch.num_rows) for part in parts])
+    snapshot = _joined([_snapshot_keys(part) for part in parts])
+    if len(parts) == 1:
+        place = np.arange(len(lsn))
+    else:
+        order = np.lexsort((index, lsn, slices))
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        lsn, index, slices, snapshot = lsn[order], index[order], slices[order], snapshot[order]
+        ts_us, offset = ts_us[order], offset[order]
+    begins = np.ones(len(lsn), np.bool_)
     begins[1:] = (lsn[1:] != lsn[:-1]) | (snapshot[1:] != snapshot[:-1])
     begins[1:] |= (lsn[1:] == 0) & (slices[1:] != slices[:-1])
     begins[0] = open_key != (int(lsn[0]), int(snapshot[0]))
@@ -100,7 +105,12 @@ def merge(event: Rows, open_key: tuple[int, int] | None) -> Merged:
         for part, a, b in zip(parts, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     )
     last_key = (int(lsn[-1]), int(snapshot[-1]))
-    return Merged(placed, np.cumsum(begins), ts_us[order], lsn, index, offset[order], last_key)
+    return Merged(placed, np.cumsum(begins), ts_us, lsn, index, offset, last_key)
+
+
+def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """All of them as one; usually there is one."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _snapshot_keys(part: Part) -> Ints:

@@ -631,6 +631,11 @@ def test_other_locations_are_refused(location: str) -> None:
         open_log(location, writer=True)
 
 
+def test_a_log_that_nobody_made_cannot_be_read(location: str) -> None:
+    with pytest.raises(LogError, match="there is no log"):
+        open_log(location, writer=False)
+
+
 # -- any sequence of operations ------------------------------------------------------------------------------------
 
 TOPICS = st.sampled_from(["a", "b", "c"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.clock import Clock
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, LogError
 
 if TYPE_CHECKING:
     from headrace.log.base import Log
@@ -31,6 +31,8 @@ def open_log(location: str | Path, *, writer: bool, clock: Clock | None = None) 
     """
     text = str(location)
     if text == "memory://":
+        if not writer:
+            raise LogError("there is no log in memory to open", advice="Read through the object that writes it.")
         from headrace.log.memory import MemoryLog
 
         return MemoryLog(clock=clock)

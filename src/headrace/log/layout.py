@@ -3,7 +3,7 @@
 ==========  ==================================================================================================
 table       holds
 ==========  ==================================================================================================
-head        one row: the writer's epoch, the last slice number given out
+head        one row: the writer's epoch; the last slice number when entries were last pruned
 topics      a topic's name and totals; a row stays when all its entries are pruned, so that offsets go on
 schemas     Arrow schemas as IPC bytes, each once, found by their SHA-256
 bodies      record batches as IPC messages; apart, so that publishing staged rows moves none of them

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import heapq
+import os
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -230,6 +231,7 @@ class _Readers:
         self._path = path
         self._lock = threading.Lock()
         self._idle: list[apsw.Connection] = []
+        self._process = os.getpid()
         self._closed = False
 
     @contextlib.contextmanager
@@ -259,6 +261,8 @@ class _Readers:
         with self._lock:
             if self._closed:
                 raise LogError(f"the log {self._path} is closed", advice="Open it again.")
+            if self._process != os.getpid():
+                self._idle, self._process = [], os.getpid()  # SQLite's connections do not survive a fork
             if self._idle:
                 return self._idle.pop()
         return connect_reader(self._path)

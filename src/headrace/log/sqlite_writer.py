@@ -39,10 +39,10 @@ _DROP_STAGED = "DELETE FROM bodies WHERE id IN (SELECT body FROM staged); DELETE
 class SqliteTransaction:
     """A `Transaction` on the writer's connection. After an error nothing more can be done in it."""
 
-    def __init__(self, writer: SqliteWriter, slice_number: int) -> None:
+    def __init__(self, writer: SqliteWriter) -> None:
         self._writer = writer
         self._clock = writer.clock
-        self._last_slice = slice_number
+        self._last_slice = writer.last_slice
         self._seq = 0
         self._slice_open = False
         self._group: int | None = None
@@ -119,6 +119,7 @@ class SqliteTransaction:
                 break
         if entries:
             self._run(_LEAVE_TOPIC, (topic, rows, size, entries))
+            self._run("UPDATE head SET slice = ?", (self._last_slice,))  # the entries may no longer tell it
         return rows
 
     def finish(self) -> None:
@@ -127,7 +128,7 @@ class SqliteTransaction:
         Raises:
             LogError: also when a statement failed earlier and its error was swallowed inside the block.
         """
-        self._run("UPDATE head SET slice = ? WHERE slice < ?", (self._last_slice, self._last_slice))
+        self._writer.last_slice = self._last_slice  # first: an interrupt may follow the commit
         fault("log.before-commit")
         self._run("COMMIT")
         fault("log.after-commit")
@@ -222,7 +223,7 @@ class SqliteWriter:
         self.connection = connect_writer(path)
         self.connection.set_wal_hook(self._count_pages)
         with closed_on_error(self.connection, path):
-            self._epoch = self._take_epoch()
+            self._epoch, self.last_slice = self._take_epoch()
 
     @property
     def current(self) -> SqliteTransaction | None:
@@ -265,12 +266,17 @@ class SqliteWriter:
         """What SQLite's error means for this log."""
         return translate(error, self.path, self.connection.system_errno)
 
-    def _take_epoch(self) -> int:
-        """Shut out earlier writers, and drop what they staged: its source sends it again."""
+    def _take_epoch(self) -> tuple[int, int]:
+        """Shut out earlier writers, and drop what they staged: its source sends it again.
+
+        Returns the epoch and the last slice's number.
+        """
         with self.connection:
             self.connection.execute(_DROP_STAGED)
-            epoch = self.connection.execute("UPDATE head SET epoch = epoch + 1 RETURNING epoch").get
-        return int(epoch)
+            self.connection.execute("UPDATE head SET epoch = epoch + 1")
+            query = "SELECT epoch, max(slice, (SELECT coalesce(max(slice), 0) FROM entries)) FROM head"
+            ((epoch, last_slice),) = self.connection.execute(query)
+        return int(epoch), int(last_slice)
 
     def _begin(self) -> SqliteTransaction:
         if os.getpid() != self._process:
@@ -283,7 +289,7 @@ class SqliteWriter:
                 error, self._checkpoint_error = self._checkpoint_error, None
                 raise error
             self.connection.execute("BEGIN IMMEDIATE")
-            epoch, slice_number = self.connection.execute("SELECT epoch, slice FROM head").get
+            epoch = self.connection.execute("SELECT epoch FROM head").get
             if epoch != self._epoch:
                 raise LogLocked(
                     f"another process has opened the log {self.path} for writing",
@@ -294,7 +300,7 @@ class SqliteWriter:
             if isinstance(error, apsw.Error):
                 raise self.translated(error) from error
             raise
-        self._current = SqliteTransaction(self, slice_number)
+        self._current = SqliteTransaction(self)
         self._thread = threading.get_ident()
         return self._current
 
