@@ -1,6 +1,7 @@
 """The Iris pipeline of the README, on a database of your own.
 
-The server needs `wal_level = logical`. `headrace demo iris --write-sql sql` writes SQL files that make and fill the tables:
+The server needs `wal_level = logical`. `headrace demo iris --write-sql sql` writes SQL files that make the tables and
+fill them:
 
     psql -f sql/train1.sql && psql -f sql/test.sql
     IRIS_DSN=postgresql://localhost/shop python examples/iris.py

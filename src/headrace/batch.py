@@ -177,7 +177,7 @@ class Batch:
                 own.append((field, array))
         added = [(pa.field(name, array.type), array) for name, array in new.items()]
         fields, arrays = zip(*own, *added, *meta, strict=True)
-        return Batch(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=schema.metadata)))
+        return Batch(pa.RecordBatch.from_arrays(list(arrays), schema=pa.schema(fields, metadata=schema.metadata)))
 
     def __repr__(self) -> str:
         return f"Batch({self.num_rows} rows, {', '.join(self.column_names)})"
