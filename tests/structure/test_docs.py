@@ -100,7 +100,7 @@ def test_the_readmes_other_python_blocks_compile() -> None:
         compile(block, str(README), "exec")
 
 
-def test_the_architectures_example_is_the_demos_pipeline() -> None:
+def test_the_readmes_example_is_the_demos_pipeline() -> None:
     from headrace.demos.iris import pipeline
 
     space = execute(blocks(README, "python")[0], str(README))
@@ -116,7 +116,7 @@ def test_the_architectures_example_is_the_demos_pipeline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "command"), leaves(), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
+    ("path", "command"), list(leaves()), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
 )
 def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...], command: Any) -> None:
     done = CliRunner().invoke(cli.app, [*path, "--help"])
@@ -138,7 +138,7 @@ def test_the_commands_in_the_documents_exist(path: Path) -> None:
         if first == "headrace":
             parse(line)
         elif first == "make":
-            assert [word for word in rest if "=" not in word][0] in targets, line
+            assert next(word for word in rest if "=" not in word) in targets, line
 
 
 def test_the_commands_table_is_complete() -> None:
