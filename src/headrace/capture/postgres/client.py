@@ -8,6 +8,7 @@ leaves this module as a `SourceError`; no message contains the password.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import select
 import time
@@ -69,6 +70,8 @@ class Server:
         settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
         parameters["options"] = f"{parameters.get('options', '')} {settings}".strip()
         defaults = {
+            # Asked for only where the user does: what libpq encrypts, only libpq can read.
+            "gssencmode": os.environ.get("PGGSSENCMODE", "disable"),
             "application_name": self.application,
             "connect_timeout": "10",
             "keepalives_idle": "30",
@@ -215,6 +218,11 @@ class Replication:
             if cancelled():
                 connecting.close()
                 raise SourceUnavailable(f"connecting to {server} was interrupted")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the bytes on the socket are the protocol's own: neither TLS nor GSSAPI encryption."""
+        return not self.pgconn.ssl_in_use and self.server.parameters().get("gssencmode") == "disable"
 
     def command(self, text: str, *, cancelled: Callable[[], bool] = _never) -> list[dict[str, str | None]]:
         """Run a command and give its rows, as text by column name.

@@ -120,16 +120,17 @@ class Decoder:
         self._unfinished: Unfinished | None = None
         self._tables: dict[int, Table] = {}
 
-    def feed(self, messages: Sequence[bytes | memoryview]) -> list[Piece]:
+    def feed(self, messages: Sequence[bytes | memoryview] | Frame) -> list[Piece]:
         """Decode whole transactions of what has come so far; see `Piece` for what is made of an unfinished one.
 
         Raises:
             DecodeError: the bytes are not what the protocol allows; nothing of this call was handed out.
             NeedsTextMode: a type's binary form is not decoded.
         """
-        if not messages:
+        if not len(messages):
             return []
-        frame = Frame.of(messages, self._number)
+        frame = messages if isinstance(messages, Frame) else Frame.of(messages, self._number)
+        frame.number = self._number
         self._number += len(messages)
         stop = frame.kinds.rfind(b"C") + 1
         pieces: list[Piece] = []

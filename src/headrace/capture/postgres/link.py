@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headrace.capture.postgres.client import Connecting, Replication, Server
+from headrace.capture.postgres.messages import Frame
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.wake import Wake
 from headrace.clock import Clock
@@ -45,7 +46,7 @@ class Link:
         self.stream = self._attach(replication)
         self.status = f"streaming from {self._server}"
 
-    def read(self, timeout: float) -> list[bytes]:
+    def read(self, timeout: float) -> Frame | None:
         """What has come, waiting at most ``timeout`` seconds; nothing while the connection is being made.
 
         Raises:
@@ -55,14 +56,15 @@ class Link:
             if self.stream is None:
                 self._connect(timeout)
                 self._wake.clear()
-                return []
+                return None
             messages = self.stream.read(timeout)
+            frame = self.stream.frame(messages) if messages else None
         except SourceUnavailable as error:
             self.drop(error)
-            return []
+            return None
         if messages:
             self._attempts = 0
-        return messages
+        return frame
 
     def send_status(self, *, received: int, flushed: int, ask: bool = False) -> bool:
         """Standby status update; False when there is no connection to send it over."""

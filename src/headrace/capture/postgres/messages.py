@@ -59,17 +59,20 @@ class Frame:
     @classmethod
     def of(cls, messages: Sequence[bytes | memoryview], number: int = 0) -> Frame:
         """Lay out messages; ``number`` is the first one's in the connection, for error messages."""
-        n = len(messages)
-        length = np.fromiter(map(len, messages), np.int64, n)
+        length = np.fromiter(map(len, messages), np.int64, len(messages))
         end: Ints = length.cumsum()
-        start = end - length
-        data = b"".join([*messages, PAD])
+        return cls.at(b"".join([*messages, PAD]), end - length, end, number)
+
+    @classmethod
+    def at(cls, data: bytes, start: Ints, end: Ints, number: int = 0) -> Frame:
+        """Messages that lie in a padded buffer already, anywhere but in their order."""
         bytes_of = np.frombuffer(data, np.uint8)
         frame = cls(data, start, end, number, bytes_of[start + HEADER])
+        length = end - start
         if length.min() <= HEADER:
             raise frame.error(int(length.argmin()), 0, f"shorter than its header of {HEADER} bytes")
         first = bytes_of[start]
-        if first.tobytes().count(b"w") != n:
+        if first.tobytes().count(b"w") != len(frame):
             raise frame.error(int((first != ord("w")).argmax()), 0, "not an XLogData message ('w')")
         unknown = frame.kinds.translate(None, KINDS)
         if unknown:

@@ -11,8 +11,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from headrace.capture.postgres.messages import Frame
 from headrace.capture.postgres.stream import ReplicationStream
 from headrace.capture.postgres.wake import Wake
+from headrace.capture.postgres.wire import WireStream
 from headrace.errors import SourceUnavailable
 
 MOST_MESSAGES = 65_536  # given out at once
@@ -39,14 +41,14 @@ class Receiver:
     """Takes over a started stream. `read` and the like are called by one thread, the engine's.
 
     Args:
-        stream: nobody else reads it from here on.
+        stream: nobody else reads it from here on; it says what `read` gives, and what `frame` makes of it.
         ready: set whenever there is something to read.
 
     Attributes:
         wal_end: everything committed before this LSN has been given out by `read` (from keepalives).
     """
 
-    def __init__(self, stream: ReplicationStream, ready: Wake) -> None:
+    def __init__(self, stream: ReplicationStream | WireStream, ready: Wake) -> None:
         self.wal_end = 0
         self._stream, self._ready = stream, ready
         self._chunks: deque[_Chunk] = deque()
@@ -85,6 +87,17 @@ class Receiver:
         self._returned_at = time.monotonic()
         return messages
 
+    def frame(self, messages: list[bytes]) -> Frame | None:
+        """What `read` gave, laid out for the decoder; None when no message is whole.
+
+        Raises:
+            SourceUnavailable, SourceRefused: the server ended the stream.
+        """
+        frame = self._stream.frame(messages)
+        if isinstance(self._stream, WireStream):
+            self.wal_end = max(self.wal_end, self._stream.wal_end)
+        return frame
+
     def _take(self, messages: list[bytes]) -> bool:
         """Move what waits, up to a full read, into ``messages``; whether more is pouring in and has room."""
         pouring, size = False, 0
@@ -106,14 +119,18 @@ class Receiver:
     def _run(self) -> None:
         try:
             while not self._closed:
-                seen = self._stream.wal_end
+                seen = self._noted()
                 messages = self._stream.read(_REPEAT_S)
-                if messages or self._stream.wal_end > seen:
-                    self._put(_Chunk(messages, self._stream.size, self._stream.wal_end, self._stream.pouring))
+                if messages or self._noted() > seen:
+                    self._put(_Chunk(messages, self._stream.size, self._noted(), self._stream.pouring))
                 self._stream.repeat_status(_REPEAT_S)
         except BaseException as error:
             self._error = error
         self._ready.set()
+
+    def _noted(self) -> int:
+        """From keepalives that `read` has met; a wire stream's are met by `frame`."""
+        return 0 if isinstance(self._stream, WireStream) else self._stream.wal_end
 
     def _put(self, chunk: _Chunk) -> None:
         with self._space:

@@ -27,6 +27,7 @@ from headrace.capture.postgres.record import SourceRecord
 from headrace.capture.postgres.snapshot import Progress
 from headrace.capture.postgres.stream import ReplicationStream
 from headrace.capture.postgres.wake import Wake
+from headrace.capture.postgres.wire import WireStream
 from headrace.clock import Clock, SystemClock
 from headrace.errors import SourceUnavailable
 from headrace.faults import fault
@@ -180,7 +181,8 @@ class PostgresSource:
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             record.check_slot(known, catalog.replication_slot(connection, known.slot))
         try:
-            stream = ReplicationStream.start(
+            way = WireStream if replication.plain else ReplicationStream
+            stream = way.start(
                 replication,
                 slot=known.slot,
                 lsn=self._stored,
@@ -205,12 +207,12 @@ class PostgresSource:
             DecodeError: what came cannot be understood.
         """
         self._send_due()
-        messages = self._link.read(min(timeout, self._until_due()) if self._link.stream else timeout)
+        frame = self._link.read(min(timeout, self._until_due()) if self._link.stream else timeout)
         if self._link.lost:
             self._rewind()
             return []
         try:
-            pieces = self._decoder.feed(messages) if messages else []
+            pieces = self._decoder.feed(frame) if frame is not None else []
         except NeedsTextMode as error:
             self._binary = False
             self._link.drop(error.message, at_once=True)

@@ -21,27 +21,27 @@ import psycopg
 from psycopg import pq
 
 from headrace.capture.postgres.client import Replication, Server
-from headrace.capture.postgres.messages import UNIX_2000_US
+from headrace.capture.postgres.messages import UNIX_2000_US, Frame
 from headrace.capture.postgres.wake import Wake
 from headrace.errors import SourceError, SourceRefused
 from headrace.position import format_lsn
 
 MOST_MESSAGES = 16_384
 MOST_BYTES = 8 << 20
-_KEEPALIVE = struct.Struct(">cQqB")
+KEEPALIVE = struct.Struct(">cQqB")
 _STATUS = struct.Struct(">cQQQqB")
-_LASTING = ("22", "42", "55")  # classes of SQLSTATE: bad data, no such object, object not in the right state
+LASTING = ("22", "42", "55")  # classes of SQLSTATE: bad data, no such object, object not in the right state
 _MESSAGE_TYPE = 25  # of the pgoutput message inside an XLogData
 _COMMIT = ord("C")
 _NOT_IN_STATE = b"55000"  # SQLSTATE object_not_in_prerequisite_state
 
 # Measured with a server that makes 300,000 small messages a second on a Unix socket.
-_NAP_S = 150e-6  # while messages pour in: let them gather
+NAP_S = 150e-6  # while messages pour in: let them gather
 _POURING = 1024  # bytes gathered in one nap
 _FULL = 4096  # bytes in one read of libpq's buffer: there may be more
 _FEW = 48  # messages: no load
-_SETTLE_MS = 0.2  # in the middle of a transaction: the rest is on its way
-_LINGER_S = 0.005  # no longer than this in one read
+SETTLE_MS = 0.2  # in the middle of a transaction: the rest is on its way
+LINGER_S = 0.005  # no longer than this in one read
 
 
 class ReplicationStream:
@@ -84,9 +84,7 @@ class ReplicationStream:
         Raises:
             CommandError: the server refuses (slot gone, in use, invalidated; publication gone).
         """
-        name = publication.replace('"', '""').replace("'", "''")
-        options = f"proto_version '1', publication_names '\"{name}\"', binary '{str(binary).lower()}'"
-        replication.command(f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(lsn)} ({options})')
+        replication.command(start_replication(slot=slot, lsn=lsn, publication=publication, binary=binary))
         return cls(replication, lsn)
 
     def read(self, timeout: float) -> list[bytes]:
@@ -114,18 +112,22 @@ class ReplicationStream:
             raise self._server.lost(error) from error
         return messages
 
+    def frame(self, messages: list[bytes]) -> Frame | None:
+        """What `read` gave, laid out for the decoder."""
+        return Frame.of(messages) if messages else None
+
     def wake(self) -> None:
         """Make a waiting `read` return."""
         self._wake.set()
 
     def _gather(self, messages: list[bytes]) -> None:
         """Read on while more comes."""
-        until = time.monotonic() + _LINGER_S
+        until = time.monotonic() + LINGER_S
         before = 0
         while len(messages) < MOST_MESSAGES and self.size < MOST_BYTES:
             if self.size - before >= _POURING:
-                time.sleep(_NAP_S)
-            elif (len(messages) < _FEW and messages[-1][_MESSAGE_TYPE] == _COMMIT) or not self._data.poll(_SETTLE_MS):
+                time.sleep(NAP_S)
+            elif (len(messages) < _FEW and messages[-1][_MESSAGE_TYPE] == _COMMIT) or not self._data.poll(SETTLE_MS):
                 return
             if time.monotonic() > until:
                 break
@@ -142,7 +144,7 @@ class ReplicationStream:
                 consume()
                 while True:
                     size, data = get(1)
-                    if size > _KEEPALIVE.size:
+                    if size > KEEPALIVE.size:
                         append(bytes(data))  # a copy is cheaper than a view: the garbage collector tracks views
                     elif size > 0:
                         self._keepalive(data)
@@ -158,25 +160,21 @@ class ReplicationStream:
                 return  # libpq's buffer was not full: the socket is empty
 
     def _keepalive(self, data: memoryview) -> None:
-        _, wal_end, _, reply = _KEEPALIVE.unpack(data)
+        _, wal_end, _, reply = KEEPALIVE.unpack(data)
         self.wal_end = max(self.wal_end, wal_end)
         self.reply_wanted |= bool(reply)
 
     def _notice(self, result: pq.abc.PGresult) -> None:
         """PostgreSQL 18 goes on without a publication that is gone, and only warns that it leaves its rows out."""
         if result.error_field(pq.DiagnosticField.SQLSTATE) == _NOT_IN_STATE:
-            text = " ".join(result.get_error_message("utf-8").split())
-            self._refusal = SourceRefused(
-                f"PostgreSQL at {self._server} does not send all changes any more: {text}",
-                advice="Capture into a new log (log=…): it begins with a new snapshot.",
-            )
+            self._refusal = gone_publication(self._server, result.get_error_message("utf-8"))
 
     def _ended(self) -> SourceError:
         """The server has ended the COPY: what it said about it."""
         result = self._pgconn.get_result()
         text = result.get_error_message("utf-8") if result is not None and result.error_message else "stream ended"
         code = result.error_field(pq.DiagnosticField.SQLSTATE) if result is not None else None
-        if code is not None and code.decode()[:2] in _LASTING:
+        if code is not None and code.decode()[:2] in LASTING:
             return SourceRefused(f"PostgreSQL at {self._server} ended the stream: {' '.join(text.split())}")
         return self._server.lost(psycopg.OperationalError(text))
 
@@ -199,9 +197,7 @@ class ReplicationStream:
                 self._send(ask=False)
 
     def _send(self, ask: bool) -> None:
-        received, flushed = self._status
-        clock = time.time_ns() // 1000 - UNIX_2000_US
-        message = _STATUS.pack(b"r", max(received, flushed), flushed, flushed, clock, ask)
+        message = status_update(*self._status, ask=ask)
         self.reply_wanted, self._status_at = False, time.monotonic()
         try:
             self._pgconn.put_copy_data(message)
@@ -226,3 +222,24 @@ class ReplicationStream:
                 if size == 0 and self._data.poll(100):
                     self._pgconn.consume_input()
         self.close()
+
+
+def start_replication(*, slot: str, lsn: int, publication: str, binary: bool) -> str:
+    """The command that starts a stream of `pgoutput` protocol 1: whole transactions only."""
+    name = publication.replace('"', '""').replace("'", "''")
+    options = f"proto_version '1', publication_names '\"{name}\"', binary '{str(binary).lower()}'"
+    return f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(lsn)} ({options})'
+
+
+def status_update(received: int, flushed: int, *, ask: bool) -> bytes:
+    """The body of a standby status update."""
+    clock = time.time_ns() // 1000 - UNIX_2000_US
+    return _STATUS.pack(b"r", max(received, flushed), flushed, flushed, clock, ask)
+
+
+def gone_publication(server: Server, text: str) -> SourceRefused:
+    """PostgreSQL 18 goes on without a publication that is gone, and only warns that it leaves its rows out."""
+    return SourceRefused(
+        f"PostgreSQL at {server} does not send all changes any more: {' '.join(text.split())}",
+        advice="Capture into a new log (log=…): it begins with a new snapshot.",
+    )
