@@ -36,8 +36,7 @@ from headrace.capture.postgres.stream import (
 from headrace.capture.postgres.wake import Wake
 from headrace.errors import SourceError, SourceRefused
 
-_READ_BYTES = 1 << 18
-_POURING = 4096  # bytes gathered in one nap
+_READ_BYTES = 1 << 16  # more than a Unix socket holds; small enough for the allocator to keep
 _FEW = 8192  # bytes: no load
 _HEADER = 5
 _LENGTH = struct.Struct(">I")
@@ -160,18 +159,18 @@ class WireStream:
         self._wake.set()
 
     def _gather(self, chunks: list[bytes]) -> None:
-        """Read on while more comes."""
+        """Read on while more comes, after naps: who waits for each message is woken for each."""
         until = time.monotonic() + LINGER_S
-        before = 0
         while self.size < MOST_BYTES:
-            if self.size - before >= _POURING:
-                time.sleep(NAP_S)
-            elif (self.size < _FEW and _ends_with_commit(chunks[-1])) or not self._data.poll(SETTLE_MS):
+            if self.size < _FEW and _ends_with_commit(chunks[-1]):
                 return
             if time.monotonic() > until:
                 break
+            time.sleep(NAP_S)
             before = self.size
             self._take(chunks)
+            if self.size == before and not self._data.poll(SETTLE_MS):
+                return
         self.pouring = True
 
     def _take(self, chunks: list[bytes]) -> None:
