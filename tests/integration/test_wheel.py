@@ -37,7 +37,6 @@ def run(*command: str, cwd: Path) -> str:
 def outside() -> Iterator[Path]:
     """A directory outside the checkout; removed, since an environment takes half a gigabyte."""
     folder = Path(tempfile.mkdtemp(prefix="headrace-wheel-"))
-    folder.chmod(0o755)  # for root: PostgreSQL then runs as «nobody», who must be able to read its programs
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

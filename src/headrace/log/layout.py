@@ -68,6 +68,8 @@ INSERT INTO head VALUES (1, 0, 0);
 
 Migration = Callable[[apsw.Connection], None]
 
+_CRC = struct.Struct(">I")
+
 MIGRATIONS: Mapping[int, Migration] = {}
 """From each older format, what makes the next one of it; each runs inside the transaction that migrates the file."""
 
@@ -81,6 +83,27 @@ def seal(crc32: int, topic: str, *place: int) -> int:
         place: slice, number in the slice, offset, rows, completeness, time, schema.
     """
     return zlib.crc32(topic.encode(), zlib.crc32(_PLACE.pack(*place), crc32))
+
+
+def seal_record(kind: str, name: str, value: bytes) -> bytes:
+    """A named record as stored: four bytes of CRC-32 over kind, name and value, then the value.
+
+    >>> open_record("position", "m", seal_record("position", "m", b"{}"))
+    b'{}'
+    """
+    return _CRC.pack(zlib.crc32(value, zlib.crc32(f"{kind}/{name}".encode()))) + value
+
+
+def open_record(kind: str, name: str, stored: bytes) -> bytes:
+    """The inverse of `seal_record`.
+
+    Raises:
+        LogCorrupt: the bytes are not those that were stored.
+    """
+    value = stored[_CRC.size :]
+    if stored != seal_record(kind, name, value):
+        raise LogCorrupt(f"the record {kind} «{name}» is damaged", advice="Restore the log's file from a copy.")
+    return value
 
 
 def connect_writer(path: Path) -> apsw.Connection:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogCorrupt, LogError, LogLocked
 from headrace.log.base import Entry, Extent, TopicInfo
-from headrace.log.layout import connect_reader, seal, translate
+from headrace.log.layout import connect_reader, open_record, seal, translate
 from headrace.log.lease import Lease, refuse_network_filesystem
 from headrace.log.message import MessageFormat
 from headrace.log.sqlite_writer import SqliteTransaction, SqliteWriter
@@ -147,7 +147,7 @@ class SqliteLog:
             for name, value in connection.execute(query, (kind, prefix)):
                 if not name.startswith(prefix):
                     break
-                found[name] = value
+                found[name] = open_record(kind, name, value)
         return found
 
     def prune(self, topic: str, *, before_offset: int) -> int:

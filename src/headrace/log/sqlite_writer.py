@@ -17,7 +17,7 @@ import pyarrow as pa
 from headrace.clock import Clock
 from headrace.errors import LogError, LogLocked
 from headrace.faults import fault
-from headrace.log.layout import BUSY_MILLISECONDS, closed_on_error, connect_writer, seal, translate
+from headrace.log.layout import BUSY_MILLISECONDS, closed_on_error, connect_writer, seal, seal_record, translate
 from headrace.log.message import MessageFormat
 
 CHECKPOINT_PAGES = 2048
@@ -98,7 +98,7 @@ class SqliteTransaction:
         self._run(
             """INSERT INTO records (kind, name, value) VALUES (?, ?, ?)
             ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value""",
-            (kind, name, value),
+            (kind, name, seal_record(kind, name, value)),
         )
 
     def delete(self, kind: str, name: str) -> None:

@@ -80,6 +80,9 @@ class PostgresServer:
             if os.geteuid() == 0:
                 shutil.chown(self.directory, "nobody")
             self.directory.chmod(0o755)
+        if os.geteuid() == 0 and not _open_to_all(self.bin):
+            self.bin = _copied(self.bin, self.directory / "install")
+        if not self.data.exists():
             self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         options = [f"-h 127.0.0.1 -p {self.port} -k {self.directory}"]
         options += [f"-c {name}={value}" for name, value in self.settings.items()]
@@ -146,6 +149,23 @@ class PostgresServer:
             text = output.read().decode(errors="replace")
         if result.returncode:
             raise HeadraceError(f"{program} failed:\n{text}", advice=f"See {self.directory / 'server.log'}.")
+
+
+def _copied(binaries: Path, target: Path) -> Path:
+    """The embedded PostgreSQL (60 MB) where «nobody» can run it, who cannot enter a virtual environment below /root."""
+    package = binaries.parents[1]
+    if not target.exists():
+        # The programs find the wheel's libraries beside the package.
+        libraries = package.with_name(f"{package.name}.libs")
+        shutil.copytree(binaries.parent, target / package.name / binaries.parent.name, symlinks=True)
+        if libraries.exists():
+            shutil.copytree(libraries, target / libraries.name, symlinks=True)
+    return target / package.name / binaries.parent.name / binaries.name
+
+
+def _open_to_all(path: Path) -> bool:
+    """Whether every user may enter a directory: all of its parents let them through."""
+    return all(one.stat().st_mode & 0o001 for one in (path, *path.resolve().parents))
 
 
 @contextlib.contextmanager

@@ -41,8 +41,10 @@ _FEW = 8192  # bytes: no load
 _HEADER = 5
 _LENGTH = struct.Struct(">I")
 _DATA, _XLOG, _KEEP = b"dwk"
-_COMMIT_FRAME = struct.Struct(">cI")
-_COMMIT_BYTES = 56  # CopyData header, XLogData header, Commit
+_COMMIT_BYTES = 5 + 25 + 26  # CopyData header, XLogData header, Commit
+_COMMIT_FRAME = b"d" + _LENGTH.pack(_COMMIT_BYTES - 1) + b"w"
+_KEEP_BYTES = 5 + 18
+_KEEP_FRAME = b"d" + _LENGTH.pack(_KEEP_BYTES - 1) + b"k"
 
 
 class WireStream:
@@ -123,21 +125,21 @@ class WireStream:
             for number in np.flatnonzero(~rows).tolist():
                 self._note(data[int(at[number]) : int(end[number])])
             at, end = at[rows], end[rows]
-        if used + _HEADER <= size and data[used] != _DATA:
-            used = self._talk(data, used, size)
-            if used < size and data[used] == _DATA:
-                more_at, more_end, more = self._frames(data[used:])
-                return np.concatenate([at, more_at + used]), np.concatenate([end, more_end + used]), used + more
+        talked = False
+        while used + _HEADER <= size and data[used] != _DATA and (next_one := self._talk(data, used, size)) > used:
+            used, talked = next_one, True
+        if talked and used < size and data[used] == _DATA:
+            more_at, more_end, more = self._frames(data[used:])
+            return np.concatenate([at, more_at + used]), np.concatenate([end, more_end + used]), used + more
         return at, end, used
 
     def _note(self, payload: bytes) -> None:
-        _, wal_end, _, reply = KEEPALIVE.unpack(payload)
+        _, wal_end, _, _ = KEEPALIVE.unpack(payload)
         self.wal_end = max(self.wal_end, wal_end)
-        self.reply_wanted |= bool(reply)
 
     def _talk(self, data: bytes, at: int, size: int) -> int:
         """Deal with a frame that is no CopyData; where it ends, or ``at`` while the rest of it has not come."""
-        (length,) = _LENGTH.unpack_from(data, at + 1)
+        length: int = _LENGTH.unpack_from(data, at + 1)[0]
         kind, end = data[at : at + 1], at + 1 + length
         if end > size:
             return at
@@ -162,7 +164,7 @@ class WireStream:
         """Read on while more comes, after naps: who waits for each message is woken for each."""
         until = time.monotonic() + LINGER_S
         while self.size < MOST_BYTES:
-            if self.size < _FEW and _ends_with_commit(chunks[-1]):
+            if self.size < _FEW and at_rest(chunks[-1]):
                 return
             if time.monotonic() > until:
                 break
@@ -171,7 +173,7 @@ class WireStream:
             self._take(chunks)
             if self.size == before and not self._data.poll(SETTLE_MS):
                 return
-        self.pouring = True
+        self.pouring = self.size >= _FEW
 
     def _take(self, chunks: list[bytes]) -> None:
         """Move what the socket holds into ``chunks``."""
@@ -185,6 +187,8 @@ class WireStream:
             raise self._server.lost(psycopg.OperationalError("the server closed the connection"))
         chunks.append(data)
         self.size += len(data)
+        # Seen here, by the reading thread: an engine that works for long must not cost the connection.
+        self.reply_wanted |= data[-_KEEP_BYTES:].startswith(_KEEP_FRAME) and bool(data[-1])
 
     def _command(self, text: str) -> None:
         """Send a command and wait until the server turns to COPY."""
@@ -296,13 +300,18 @@ def _followed(data: bytes, size: int) -> Ints:
     return np.array(found, np.int64)
 
 
-def _ends_with_commit(chunk: bytes) -> bool:
-    """Whether the last frame is a Commit: a lone transaction is all there."""
-    return (
-        len(chunk) >= _COMMIT_BYTES
-        and _COMMIT_FRAME.unpack_from(chunk, len(chunk) - _COMMIT_BYTES) == (b"d", _COMMIT_BYTES - 1)
-        and chunk[-_COMMIT_BYTES + _HEADER + 25] == ord("C")
-    )
+def at_rest(chunk: bytes) -> bool:
+    """Whether nothing is on its way for sure: the last message is a Commit, or there are keepalives only.
+
+    A server that has nothing more to send says so with a keepalive after the Commit.
+    """
+    end = len(chunk)
+    while end >= _KEEP_BYTES and chunk[end - _KEEP_BYTES : end].startswith(_KEEP_FRAME):
+        end -= _KEEP_BYTES
+    if end < _COMMIT_BYTES:
+        return end == 0
+    commit = chunk[end - _COMMIT_BYTES : end]
+    return commit.startswith(_COMMIT_FRAME) and commit[_HEADER + 25] == ord("C")
 
 
 def _fields(body: bytes) -> dict[str, str]:
