@@ -189,11 +189,18 @@ class App:
             else:
                 running.wait(None)
 
-    def tick(self, model: Model | str, *, timeout: float | None = 30.0) -> None:
-        """Close a model's cut now, as a recorded tick; where nothing is pending, an empty cut is learned."""
+    def tick(self, model: Model | str | None = None, *, timeout: float | None = 30.0) -> None:
+        """Close a model's cut now, as a recorded tick; where nothing is pending, an empty cut is learned.
+
+        Args:
+            model: which one; every model that learns, when left out.
+            timeout: seconds to wait until it is recorded.
+        """
         if self.running is None:
             raise DeclarationError(f"the app «{self.name}» is not running", advice="Tick inside `with app.start()`.")
-        self.running.tick(model if isinstance(model, str) else model.name, timeout=timeout)
+        chosen = [one.name for one in self._models if one._learns] if model is None else [model]
+        for one in chosen:
+            self.running.tick(one if isinstance(one, str) else one.name, timeout=timeout)
 
     @property
     def running(self) -> Running | None:

@@ -108,6 +108,10 @@ def test_a_tick_from_the_users_side(tables: Database, tmp_path: Path) -> None:
         assert running["m"].learned == 0
         made.tick("m")
         assert running["m"].learned == 1
+        insert(tables, "f_train", (2, 1, 1, "b"))
+        running.wait(timeout=20)
+        made.tick()
+        assert running["m"].learned == 2
         with pytest.raises(DeclarationError, match="running already"):
             made.start()
 

@@ -3,7 +3,7 @@
 =================  =======================  ==========================================================
 kind               name                     value
 =================  =======================  ==========================================================
-``model``          NAME                     fingerprint, current version, machine fingerprint (JSON)
+``model``          NAME                     app, fingerprint, current version (JSON)
 ``version``        NAME/000001              why and where a version began (JSON)
 ``position``       NAME                     last step, last slice, offsets, counters, hash (JSON)
 ``checkpoint``     NAME/000000000012        the whole state after that step (`headrace.learn.state`)

@@ -111,6 +111,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
         rounds = _rounds(options, dsn, log, data, view, console if show and not console.is_terminal else None)
         if live is not None:
             live.stop()
+    view.step = "done"
     labels = [int(row["iris_class"]) for row in data["test"]]
     names = match_clusters(rounds[-1][1], labels)
     result = {
