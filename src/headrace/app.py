@@ -19,7 +19,7 @@ from headrace.batch import Batch, present
 from headrace.errors import DeclarationError, LogError
 from headrace.learn.base import Learner
 from headrace.log import open_log
-from headrace.log.base import Log
+from headrace.log.base import Log, walk
 from headrace.plan import (
     Cut,
     ModelTask,
@@ -448,12 +448,9 @@ def _read(log: Log, plan: StreamPlan) -> pa.Table:
         known = ", ".join(name for name in log.topics() if not name.startswith("__")) or "none"
         raise LogError(f"the log has no topic «{plan.topic}»", advice=f"Its topics: {known}.")
     tables: list[pa.Table] = []
-    offset = 0
-    while entries := log.read_topic(plan.topic, offset=offset):
-        for entry in entries:
-            records = entry.records
-            for operation in plan.operations:
-                records = operation.apply(Batch(records)).records
-            tables.append(present(records))
-        offset = entries[-1].offset + entries[-1].records.num_rows
+    for entry in walk(log, plan.topic):
+        records = entry.records
+        for operation in plan.operations:
+            records = operation.apply(Batch(records)).records
+        tables.append(present(records))
     return pa.concat_tables(tables, promote_options="permissive")

@@ -29,7 +29,6 @@ from headrace.console import (
     print_csv,
     print_table,
     replay_progress,
-    rows_of,
     running_line,
     short_model,
     short_topic,
@@ -108,11 +107,11 @@ def run(
     with live if talk.is_terminal and not as_json else nullcontext():
         pipeline.run(until="caught-up" if until_caught_up else None)
     with _reading(Path(pipeline.log)) as log:
-        summary = {"app": pipeline.name, "log": pipeline.log, "models": model_rows(log)}
+        models = model_rows(log)
     if as_json:
-        print(to_json(summary))
+        print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models}))
     else:
-        for model in rows_of(summary["models"]):
+        for model in models:
             talk.print(model_line(model), markup=False, highlight=False)
 
 

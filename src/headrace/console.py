@@ -73,10 +73,6 @@ def short_model(row: dict[str, Any]) -> dict[str, Any]:
     return {**{name: row[name] for name in names}, "hash": (row["hash"] or "")[:8]}
 
 
-def rows_of(value: Any) -> list[dict[str, Any]]:
-    return list(value)
-
-
 def running_line(pipeline: App) -> Text:
     running = pipeline.running
     if running is None:

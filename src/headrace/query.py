@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from headrace.batch import present
 from headrace.errors import LogError
-from headrace.log.base import Log
+from headrace.log.base import Log, walk
 
 
 def query_topics(log: Log, query: str) -> pa.Table:
@@ -39,14 +39,11 @@ def query_topics(log: Log, query: str) -> pa.Table:
 def topic_table(log: Log, topic: str) -> pa.Table:
     """A whole topic as people read it, with its offsets."""
     tables: list[pa.Table] = []
-    offset = 0
-    while entries := log.read_topic(topic, offset=offset):
-        for entry in entries:
-            table = present(entry.records)
-            name = "offset" if "offset" not in table.column_names else "__offset"
-            numbers = pa.array(range(entry.offset, entry.offset + table.num_rows), pa.int64())
-            tables.append(table.append_column(name, numbers))
-        offset = entries[-1].offset + entries[-1].records.num_rows
+    for entry in walk(log, topic):
+        table = present(entry.records)
+        name = "offset" if "offset" not in table.column_names else "__offset"
+        numbers = pa.array(range(entry.offset, entry.offset + table.num_rows), pa.int64())
+        tables.append(table.append_column(name, numbers))
     return pa.concat_tables(tables, promote_options="permissive")
 
 

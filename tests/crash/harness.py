@@ -15,6 +15,7 @@ import psycopg
 import pyarrow as pa
 
 from headrace.log import open_log
+from headrace.log.base import walk
 from headrace.registry.models import read_progress
 from headrace.testing.servers import PostgresServer
 
@@ -102,7 +103,7 @@ def contents(log: Path, *, positions: bool = True) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for topic in (*OUTPUTS, *(f"{one}.dlq" for one in OUTPUTS)):
             rows = []
-            for entry in _entries(held, topic):
+            for entry in walk(held, topic):
                 rows += pa.Table.from_batches([entry.records]).to_pylist()
             if topic.endswith(".dlq"):
                 # Two models refuse rows of one topic: each in order, the two in any.
@@ -116,13 +117,6 @@ def contents(log: Path, *, positions: bool = True) -> dict[str, Any]:
         return found
     finally:
         held.close()
-
-
-def _entries(held: Any, topic: str) -> Any:
-    offset = 0
-    while entries := held.read_topic(topic, offset=offset):
-        yield from entries
-        offset = entries[-1].offset + entries[-1].records.num_rows
 
 
 def _without_position(row: dict[str, Any]) -> dict[str, Any]:

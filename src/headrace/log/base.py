@@ -8,7 +8,7 @@ slices follow the database's commit order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -163,3 +163,10 @@ class Log(Protocol):
     def close(self) -> None:
         """Release the writer's lock and the file. Calling it twice is harmless."""
         ...
+
+
+def walk(log: Log, topic: str, offset: int = 0) -> Iterator[Entry]:
+    """All entries of a topic from an offset on, a chunk of the log at a time; the first may start before it."""
+    while entries := log.read_topic(topic, offset=offset):
+        yield from entries
+        offset = entries[-1].offset + entries[-1].records.num_rows

@@ -44,7 +44,52 @@ SETTLE_MS = 0.2  # in the middle of a transaction: the rest is on its way
 LINGER_S = 0.005  # no longer than this in one read
 
 
-class ReplicationStream:
+class Statuses:
+    """Standby status updates of one stream, sent from any thread.
+
+    Attributes:
+        reply_wanted: the server has asked for a status update since the last one was sent.
+    """
+
+    def __init__(self, lsn: int) -> None:
+        self.reply_wanted = False
+        # A connection is not for two threads at a time.
+        self._lock = threading.Lock()
+        self._status = (lsn, lsn)
+        self._status_at = time.monotonic()
+
+    def send_status(self, *, received: int, flushed: int, ask: bool = False) -> None:
+        """Standby status update: the slot may forget what committed before ``flushed``.
+
+        Args:
+            received: how far the stream has been read, for the server's statistics.
+            flushed: how far it is stored durably.
+            ask: have the server answer with a keepalive at once.
+        """
+        with self._lock:
+            self._status = (received, flushed)
+            self._send(ask)
+
+    def repeat_status(self, after: float) -> None:
+        """Send the last status once more when it is so many seconds old, or when the server wants one."""
+        with self._lock:
+            if self.reply_wanted or time.monotonic() - self._status_at >= after:
+                self._send(ask=False)
+
+    def _send(self, ask: bool) -> None:
+        self.reply_wanted, self._status_at = False, time.monotonic()
+        self._put(status_update(*self._status, ask=ask))
+
+    def _put(self, message: bytes) -> None:
+        """Send one CopyData payload.
+
+        Raises:
+            SourceUnavailable: the connection is lost.
+        """
+        raise NotImplementedError
+
+
+class ReplicationStream(Statuses):
     """A started stream. One thread reads; `send_status` and `wake` may be called from another.
 
     Attributes:
@@ -56,19 +101,15 @@ class ReplicationStream:
 
     def __init__(self, replication: Replication, lsn: int) -> None:
         self.wal_end = 0
-        self.reply_wanted = False
+        super().__init__(lsn)
         self.size = 0
         self.pouring = False
         self._server: Server = replication.server
         self._replication = replication
         self._pgconn = replication.pgconn
         self._wake = Wake()
-        # libpq's connections are not for two threads at a time.
-        self._lock = threading.Lock()
         self._refusal: SourceRefused | None = None
         self._pgconn.notice_handler = self._notice
-        self._status = (lsn, lsn)
-        self._status_at = time.monotonic()
         self._both = select.poll()
         self._both.register(self._pgconn.socket, select.POLLIN)
         self._both.register(self._wake.fd, select.POLLIN)
@@ -178,27 +219,7 @@ class ReplicationStream:
             return SourceRefused(f"PostgreSQL at {self._server} ended the stream: {' '.join(text.split())}")
         return self._server.lost(psycopg.OperationalError(text))
 
-    def send_status(self, *, received: int, flushed: int, ask: bool = False) -> None:
-        """Standby status update: the slot may forget what committed before ``flushed``.
-
-        Args:
-            received: how far the stream has been read, for the server's statistics.
-            flushed: how far it is stored durably.
-            ask: have the server answer with a keepalive at once.
-        """
-        with self._lock:
-            self._status = (received, flushed)
-            self._send(ask)
-
-    def repeat_status(self, after: float) -> None:
-        """Send the last status once more when it is so many seconds old, or when the server wants one."""
-        with self._lock:
-            if self.reply_wanted or time.monotonic() - self._status_at >= after:
-                self._send(ask=False)
-
-    def _send(self, ask: bool) -> None:
-        message = status_update(*self._status, ask=ask)
-        self.reply_wanted, self._status_at = False, time.monotonic()
+    def _put(self, message: bytes) -> None:
         try:
             self._pgconn.put_copy_data(message)
             self._pgconn.flush()

@@ -14,7 +14,6 @@ import contextlib
 import os
 import select
 import struct
-import threading
 import time
 
 import numpy as np
@@ -29,9 +28,9 @@ from headrace.capture.postgres.stream import (
     MOST_BYTES,
     NAP_S,
     SETTLE_MS,
+    Statuses,
     gone_publication,
     start_replication,
-    status_update,
 )
 from headrace.capture.postgres.wake import Wake
 from headrace.errors import SourceError, SourceRefused
@@ -47,7 +46,7 @@ _KEEP_BYTES = 5 + 18
 _KEEP_FRAME = b"d" + _LENGTH.pack(_KEEP_BYTES - 1) + b"k"
 
 
-class WireStream:
+class WireStream(Statuses):
     """A started stream, with the methods of `ReplicationStream`; what `read` gives are bytes, not messages.
 
     Attributes:
@@ -57,16 +56,13 @@ class WireStream:
 
     def __init__(self, replication: Replication, lsn: int) -> None:
         self.wal_end = 0
-        self.reply_wanted = False
+        super().__init__(lsn)
         self.size = 0
         self.pouring = False
         self._server: Server = replication.server
         self._replication = replication
         self._fd = replication.pgconn.socket
         self._wake = Wake()
-        self._lock = threading.Lock()
-        self._status = (lsn, lsn)
-        self._status_at = time.monotonic()
         self._rest = b""
         self._both = select.poll()
         self._both.register(self._fd, select.POLLIN)
@@ -214,21 +210,8 @@ class WireStream:
             return self._server.lost(psycopg.OperationalError(message))
         return CommandError(f"PostgreSQL at {self._server} refuses «{text}»: {message}", code=code)
 
-    def send_status(self, *, received: int, flushed: int, ask: bool = False) -> None:
-        """As `ReplicationStream.send_status`."""
-        with self._lock:
-            self._status = (received, flushed)
-            self._send(ask)
-
-    def repeat_status(self, after: float) -> None:
-        """As `ReplicationStream.repeat_status`."""
-        with self._lock:
-            if self.reply_wanted or time.monotonic() - self._status_at >= after:
-                self._send(ask=False)
-
-    def _send(self, ask: bool) -> None:
-        self.reply_wanted, self._status_at = False, time.monotonic()
-        self._write(b"d", status_update(*self._status, ask=ask))
+    def _put(self, message: bytes) -> None:
+        self._write(b"d", message)
 
     def _write(self, kind: bytes, body: bytes) -> None:
         data = kind + _LENGTH.pack(4 + len(body)) + body

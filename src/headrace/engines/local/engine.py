@@ -265,8 +265,13 @@ class Engine:
         for source in self.sources:
             lsn = source.idle_lsn()
             if lsn is not None:
-                with self.log.transaction() as txn:
-                    source.store(txn, lsn)
+                try:
+                    with self.log.transaction() as txn:
+                        source.store(txn, lsn)
+                except LogFull as error:
+                    # Nothing is lost: the next idle round tries again.
+                    self._say(f"waiting for disk space: {error.message}")
+                    return
                 source.acknowledge()
 
     def _prune(self) -> None:

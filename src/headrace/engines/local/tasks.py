@@ -22,7 +22,7 @@ from headrace.events import Event, Part, Rows, Tick
 from headrace.learn.state import dump_state as dump_values
 from headrace.learn.state import load_state as load_values
 from headrace.learn.state import state_hash
-from headrace.log.base import Entry, Log, Transaction
+from headrace.log.base import Entry, Log, Transaction, walk
 from headrace.plan import ModelTask, Plan, Task
 from headrace.registry.models import (
     Progress,
@@ -91,15 +91,10 @@ def steps_batch(records: Sequence[StepRecord]) -> pa.RecordBatch:
 
 def read_steps(log: Log, topic: str, task: str, offset: int) -> Iterator[StepRecord]:
     """A task's step records from an offset of the steps topic on."""
-    while entries := log.read_topic(topic, offset=offset):
-        for entry in entries:
-            skip = max(0, offset - entry.offset)
-            for row in entry.records.slice(skip).to_pylist():
-                if row["task"] == task:
-                    yield StepRecord(
-                        **{**row, "inputs": json.loads(row["inputs"]), "outputs": json.loads(row["outputs"])}
-                    )
-            offset = entry.offset + entry.records.num_rows
+    for entry in walk(log, topic, offset):
+        for row in entry.records.slice(max(0, offset - entry.offset)).to_pylist():
+            if row["task"] == task:
+                yield StepRecord(**{**row, "inputs": json.loads(row["inputs"]), "outputs": json.loads(row["outputs"])})
 
 
 _VALUES_OF_STEP = attrgetter(*STEPS_SCHEMA.names)
