@@ -14,7 +14,11 @@
     │   ├── LogLocked             another process writes this log
     │   ├── LogVersionError       the file was written by a newer Headrace
     │   ├── LogCorrupt            the file is torn, truncated or not a log
+    │   ├── LogTruncated          rows that somebody needs were deleted behind the log's back
+    │   ├── LogUnavailable        the broker cannot be reached now; retried
     │   └── LogFull               no space left; nothing torn, goes on after space is back
+    ├── FormatError               rows that a topic's format cannot hold, or a schema registry refuses
+    │   └── RegistryUnavailable   the schema registry cannot be reached now; retried
     ├── LearnError                what a learner refuses
     │   └── BadRows               rows that cannot be learned; carries their indexes
     └── WaitTimeout               `running.wait()` reached its deadline
@@ -107,8 +111,28 @@ class LogCorrupt(LogError):
     """The log's file is torn, truncated or not a Headrace log."""
 
 
+class LogTruncated(LogError):
+    """Rows that a position or a recovery needs were deleted or truncated by somebody else."""
+
+
+class LogUnavailable(LogError):
+    """The broker cannot be reached now, or has undone a transaction. Nothing was written; tried again."""
+
+    retry = True
+
+
 class LogFull(LogError):
     """The disk is full. The failed transaction left nothing behind."""
+
+    retry = True
+
+
+class FormatError(HeadraceError):
+    """Rows that a format cannot hold, or a schema that the registry refuses."""
+
+
+class RegistryUnavailable(FormatError):
+    """The schema registry cannot be reached now; what needs it waits."""
 
     retry = True
 

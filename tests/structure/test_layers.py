@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 PACKAGE = "headrace"
 
 # In this order: each may import those before it.
-GROUND = ("errors", "clock", "faults", "position", "batch")
+GROUND = ("errors", "clock", "faults", "position", "batch", "wire")
 STAGES = ("capture", "transform", "formats", "log", "learn", "grade", "registry", "sinks")
 # What happens to rows: composed of learners and transforms, with no I/O. Each may import those before it.
 PURE = ("events", "plan", "state", "answers", "step")

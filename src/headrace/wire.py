@@ -1,0 +1,92 @@
+"""Messages of a topic as a broker holds them: keys, values, headers, offsets, each as a column.
+
+They are what `headrace.formats` turns into batches and makes of them, and what a log on Kafka sends and fetches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Headers = Sequence[tuple[str, bytes | None]]
+Ints = npt.NDArray[np.int64]
+_T = TypeVar("_T")
+
+
+class WireMessages:
+    """Messages of one topic, in the order of their partitions' offsets.
+
+    Keys and headers are often not looked at, and fetching them costs a call for each message: they may be given as
+    functions, which are called once, when somebody asks.
+
+    Args:
+        topic: its name.
+        values: each message's bytes; None is a tombstone.
+        offsets: each one's offset in its partition.
+        partitions, ts_ms: likewise partition and timestamp (milliseconds since 1970, Kafka's unit); 0 by default.
+        keys, headers: likewise, as a list or a function that gives it; None where there are none.
+
+    >>> messages = WireMessages("t", [b"{}", None], offsets=np.array([4, 7]), keys=lambda: [b"a", b"b"])
+    >>> len(messages), messages.keys, messages.headers, messages.take([1]).keys
+    (2, [b'a', b'b'], [(), ()], [b'b'])
+    """
+
+    __slots__ = ("_headers", "_keys", "offsets", "partitions", "topic", "ts_ms", "values")
+
+    def __init__(
+        self,
+        topic: str,
+        values: Sequence[bytes | None],
+        *,
+        offsets: Ints,
+        partitions: Ints | None = None,
+        ts_ms: Ints | None = None,
+        keys: Sequence[bytes | None] | Callable[[], Sequence[bytes | None]] | None = None,
+        headers: Sequence[Headers] | Callable[[], Sequence[Headers]] | None = None,
+    ) -> None:
+        n = len(values)
+        self.topic = topic
+        self.values = values
+        self.offsets = offsets
+        self.partitions = np.zeros(n, np.int64) if partitions is None else partitions
+        self.ts_ms = np.zeros(n, np.int64) if ts_ms is None else ts_ms
+        self._keys = keys
+        self._headers = headers
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def keys(self) -> Sequence[bytes | None]:
+        """Each message's key, None where it has none."""
+        if callable(self._keys):
+            self._keys = self._keys()
+        return [None] * len(self.values) if self._keys is None else self._keys
+
+    @property
+    def headers(self) -> Sequence[Headers]:
+        """Each message's headers, an empty sequence where it has none."""
+        if callable(self._headers):
+            self._headers = self._headers()
+        return [()] * len(self.values) if self._headers is None else self._headers
+
+    def take(self, indices: Sequence[int] | Ints) -> WireMessages:
+        """Some of the messages, in the given order."""
+        at = np.asarray(indices, np.int64)
+        chosen = at.tolist()
+        return WireMessages(
+            self.topic,
+            _chosen(self.values, chosen),
+            offsets=self.offsets[at],
+            partitions=self.partitions[at],
+            ts_ms=self.ts_ms[at],
+            keys=None if self._keys is None else lambda: _chosen(self.keys, chosen),
+            headers=None if self._headers is None else lambda: _chosen(self.headers, chosen),
+        )
+
+
+def _chosen(column: Sequence[_T], indices: Sequence[int]) -> list[_T]:
+    return [column[i] for i in indices]
