@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,25 @@ class TickingClock:
         return self.us / 1e6
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+# A writer on Kafka remembers what it wrote last; the cold one reads everything from the broker.
+KAFKA = [pytest.param(name, marks=pytest.mark.xdist_group("kafka")) for name in ("kafka", "kafka-cold")]
+
+
+@pytest.fixture(params=["memory", "sqlite", *KAFKA])
+def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param.startswith("kafka"):
+        broker = request.getfixturevalue("broker")
+        if request.param == "kafka-cold":
+            monkeypatch.setattr("headrace.log.kafka.TAIL_ENTRIES", 0)
+        return f"kafka://{broker.bootstrap}/contract-{secrets.token_hex(6)}"
     return "memory://" if request.param == "memory" else str(tmp_path / "contract.headrace")
+
+
+def another(location: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A log of the same kind that is not there yet."""
+    if location.startswith("kafka://"):
+        return f"{location.rpartition('/')[0]}/contract-{secrets.token_hex(6)}"
+    return location if location == "memory://" else str(tmp_path_factory.mktemp("log") / "any.headrace")
 
 
 @pytest.fixture
@@ -625,7 +642,7 @@ def test_closing_inside_a_transaction_is_refused(log: Log) -> None:
     assert ids(log.read()) == [1]
 
 
-@pytest.mark.parametrize("location", ["kafka://localhost:9092", "http://x"], ids=str)
+@pytest.mark.parametrize("location", ["redis://localhost:6379", "http://x"], ids=str)
 def test_other_locations_are_refused(location: str) -> None:
     with pytest.raises(DeclarationError, match="no log can be kept"):
         open_log(location, writer=True)
@@ -713,13 +730,26 @@ class Model:
         self.entries = [one for one in self.entries if one[0] != topic or one[2] + len(one[3]) > before]
 
 
+@pytest.mark.parametrize("location", ["memory", "sqlite"], indirect=True)
 @given(TRANSACTIONS, st.integers(1, 9))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sequence_of_operations(
     location: str, tmp_path_factory: pytest.TempPathFactory, transactions: list[Any], limit: int
 ) -> None:
-    if location != "memory://":
-        location = str(tmp_path_factory.mktemp("log") / "any.headrace")
+    check_sequence(another(location, tmp_path_factory), transactions, limit)
+
+
+@pytest.mark.parametrize("location", KAFKA, indirect=True)
+@given(TRANSACTIONS, st.integers(1, 9))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_sequence_of_operations_on_kafka(
+    location: str, tmp_path_factory: pytest.TempPathFactory, transactions: list[Any], limit: int
+) -> None:
+    """Fewer: a commit costs a hundred times as much there."""
+    check_sequence(another(location, tmp_path_factory), transactions, limit)
+
+
+def check_sequence(location: str, transactions: list[Any], limit: int) -> None:
     log = open_log(location, writer=True)
     model, number = Model(), 0
     try:

@@ -10,15 +10,26 @@ from headrace.errors import DeclarationError, LogError
 
 if TYPE_CHECKING:
     from headrace.log.base import Log
+    from headrace.log.kafka_codec import Codec
 
 
-def open_log(location: str | Path, *, writer: bool, clock: Clock | None = None) -> Log:
+def open_log(
+    location: str | Path,
+    *,
+    writer: bool,
+    clock: Clock | None = None,
+    name: str = "",
+    codec: Codec | None = None,
+) -> Log:
     """The log at a location, made there when it is missing and opened for writing.
 
     Args:
-        location: a path (one SQLite file), or ``memory://`` for a log that lives as long as its object.
+        location: a path (one SQLite file), ``memory://`` for a log that lives as long as its object, or
+            ``kafka://host:port[,host:port][/NAME]`` for topics of a cluster.
         writer: whether to write; one process at a time may, any number may read.
         clock: says when entries were appended; the machine's by default.
+        name: the pipeline's, where the location does not say it; a cluster holds the logs of many.
+        codec: formats of the topics of a cluster; see `headrace.log.kafka_codec`.
 
     Raises:
         DeclarationError: there is no such kind of log.
@@ -36,10 +47,15 @@ def open_log(location: str | Path, *, writer: bool, clock: Clock | None = None) 
         from headrace.log.memory import MemoryLog
 
         return MemoryLog(clock=clock)
+    if text.startswith("kafka://"):
+        from headrace.log.kafka import KafkaLog
+        from headrace.log.kafka_settings import KafkaPlace
+
+        return KafkaLog(KafkaPlace.parse(text, name=name), writer=writer, codec=codec, clock=clock)
     if "://" in text:
         raise DeclarationError(
             f"no log can be kept at «{text}» in this version",
-            advice="Give a path, or memory://; kafka:// comes later.",
+            advice="Give a path, kafka://host:port, or memory://.",
         )
     from headrace.log.sqlite import SqliteLog
 

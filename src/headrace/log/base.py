@@ -79,6 +79,10 @@ class Transaction(Protocol):
         """
         ...
 
+    def oversized(self, topic: str, records: pa.RecordBatch) -> dict[int, str]:
+        """Rows that this log cannot hold in the topic, with the reasons; `append` would refuse the whole batch."""
+        ...
+
     def next_slice(self) -> None:
         """What is appended from here on belongs to a new slice."""
         ...
@@ -99,8 +103,11 @@ class Transaction(Protocol):
         """Forget everything staged."""
         ...
 
-    def put(self, kind: str, name: str, value: bytes) -> None:
-        """Store a named record (a source's position, a consumer's positions, a checkpoint, a model version)."""
+    def put(self, kind: str, name: str, value: bytes | Sequence[bytes]) -> None:
+        """Store a named record (a source's position, a consumer's positions, a checkpoint, a model version).
+
+        A large value may be given in pieces: a log may keep pieces that several records share only once.
+        """
         ...
 
     def delete(self, kind: str, name: str) -> None:

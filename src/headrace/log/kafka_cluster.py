@@ -1,0 +1,277 @@
+"""What a log asks of a Kafka cluster beside messages: topics, their limits and offsets; and its errors as ours."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
+from headrace.log.kafka_settings import KafkaPlace
+
+logger = logging.getLogger("headrace")
+
+_T = TypeVar("_T")
+REQUEST_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
+METADATA_SECONDS = 30.0
+FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+COMPACTED = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "segment.bytes": str(32 << 20)}
+
+
+class Cluster:
+    """One cluster. Any thread may use it; calls wait for a broker that is away, up to half a minute.
+
+    Args:
+        place: where it is.
+        patience: seconds to wait for a broker that is away.
+    """
+
+    def __init__(self, place: KafkaPlace, *, patience: float = PATIENCE_SECONDS) -> None:
+        from confluent_kafka.admin import AdminClient
+
+        self.place = place
+        self._patience = patience
+        self._admin = AdminClient(place.client(socket_timeout_ms=10_000))
+        self._partitions: dict[str, tuple[int, float]] = {}
+        self._limits: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def patiently(self, what: str, call: Callable[[], _T], *, patience: float | None = None) -> _T:
+        """Call again, with backoff, while the broker is away.
+
+        Raises:
+            LogUnavailable: it stayed away.
+            LogError: it refused.
+        """
+        from confluent_kafka import KafkaException
+
+        deadline = time.monotonic() + (self._patience if patience is None else patience)
+        wait = 0.05
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                failure = self.translate(error, what)
+                if not failure.retry or time.monotonic() >= deadline:
+                    raise failure from error
+                logger.info("%s: %s; trying again", self.place.location, failure.message)
+            time.sleep(wait)
+            wait = min(1.0, wait * 2)
+
+    def topics(self) -> dict[str, int]:
+        """Every topic of the cluster, with the number of its partitions."""
+        found = self.patiently("listing topics", lambda: self._admin.list_topics(timeout=REQUEST_SECONDS))
+        return {name: len(one.partitions) for name, one in sorted(found.topics.items()) if one.error is None}
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has, 0 when there is no such topic; asked again every half minute."""
+        known, until = self._partitions.get(topic, (0, 0.0))
+        if not known or time.monotonic() >= until:
+            found = self.patiently("asking for a topic", lambda: self._admin.list_topics(topic, REQUEST_SECONDS))
+            one = found.topics.get(topic)
+            known = 0 if one is None or one.error is not None else len(one.partitions)
+            self._partitions[topic] = (known, time.monotonic() + METADATA_SECONDS)
+        return known
+
+    def create(self, topic: str, *, partitions: int, config: Mapping[str, str]) -> None:
+        """Make a topic; nothing happens where there is one.
+
+        Raises:
+            LogError: the broker refused, with its reason.
+        """
+        from confluent_kafka import KafkaError, KafkaException
+        from confluent_kafka.admin import NewTopic
+
+        new = NewTopic(topic, partitions, self.place.replication, config=dict(config))
+
+        def ask() -> None:
+            try:
+                self._admin.create_topics([new], request_timeout=REQUEST_SECONDS)[topic].result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+
+        self.patiently(f"making the topic «{topic}»", ask)
+        self._wait(lambda: self._known_anew(topic) > 0, f"the new topic «{topic}» to be known")
+
+    def _known_anew(self, topic: str) -> int:
+        self._partitions.pop(topic, None)
+        return self.partitions(topic)
+
+    def _wait(self, reached: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + self._patience
+        while not reached():
+            if time.monotonic() >= deadline:
+                raise LogUnavailable(f"waited {self._patience:.0f} s for {what} on {self.place.location}")
+            time.sleep(0.02)
+
+    def identities(self, topics: Sequence[str]) -> dict[str, str]:
+        """The ids of topics, which change when one is deleted and made anew (KIP-516); without those not there."""
+        from confluent_kafka import KafkaException, TopicCollection
+
+        if not topics:
+            return {}
+
+        def ask() -> dict[str, str]:
+            found = {}
+            asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS)
+            for name, future in asked.items():
+                try:
+                    found[name] = str(future.result().topic_id)
+                except KafkaException as error:
+                    if not self._is_unknown(error):
+                        raise
+            return found
+
+        return self.patiently("describing topics", ask)
+
+    def largest_message(self, topic: str) -> int:
+        """A topic's ``max.message.bytes``."""
+        from confluent_kafka.admin import ConfigResource, ResourceType
+
+        if topic not in self._limits:
+            resource = ConfigResource(ResourceType.TOPIC, topic)
+
+            def ask() -> int:
+                future = self._admin.describe_configs([resource], request_timeout=REQUEST_SECONDS)[resource]
+                return int(future.result()["max.message.bytes"].value)
+
+            self._limits[topic] = self.patiently(f"asking for the limits of «{topic}»", ask)
+        return self._limits[topic]
+
+    def ends(self, topic: str, *, committed: bool = True, partitions: Iterable[int] | None = None) -> dict[int, int]:
+        """Each partition's next offset: of what is committed, or of all that was written."""
+        from confluent_kafka import IsolationLevel
+        from confluent_kafka.admin import OffsetSpec
+
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        return self._offsets(topic, OffsetSpec.latest(), level, partitions)
+
+    def beginnings(self, topic: str) -> dict[int, int]:
+        """Each partition's oldest offset."""
+        from confluent_kafka import IsolationLevel
+        from confluent_kafka.admin import OffsetSpec
+
+        return self._offsets(topic, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED, None)
+
+    def _offsets(self, topic: str, spec: Any, level: Any, partitions: Iterable[int] | None) -> dict[int, int]:
+        from confluent_kafka import TopicPartition
+
+        numbers = range(self.partitions(topic)) if partitions is None else partitions
+        asked = {TopicPartition(topic, number): spec for number in numbers}
+        if not asked:
+            return {}
+
+        def ask() -> dict[int, int]:
+            found = self._admin.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_SECONDS)
+            return {where.partition: int(future.result().offset) for where, future in found.items()}
+
+        return self.patiently(f"asking for the offsets of «{topic}»", ask)
+
+    def delete_before(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Let the broker forget messages below an offset of each partition."""
+        from confluent_kafka import TopicPartition
+
+        asked = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+
+        def ask() -> None:
+            for future in self._admin.delete_records(asked, request_timeout=REQUEST_SECONDS).values():
+                future.result()
+
+        if asked:
+            self.patiently(f"deleting old records of «{topic}»", ask)
+
+    def close(self) -> None:
+        """Nothing to do: librdkafka's admin client ends with its object."""
+
+    @staticmethod
+    def _is_unknown(error: Any) -> bool:
+        from confluent_kafka import KafkaError
+
+        return bool(error.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))
+
+    def translate(self, error: Any, what: str) -> LogError:
+        """What librdkafka's error means for the log; raise it ``from`` the original."""
+        return translate(error.args[0] if getattr(error, "args", None) else error, what, self.place.location)
+
+
+def translate(error: Any, what: str, where: str) -> LogError:
+    """A `KafkaError` as one of ours.
+
+    Args:
+        error: what librdkafka reported.
+        what: what was being done, as in "committing".
+        where: the log's location.
+    """
+    from confluent_kafka import KafkaError as Code
+
+    code, reason = error.code(), _without_secrets(error.str())
+    if code in (Code._FENCED, Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED, Code.INVALID_PRODUCER_ID_MAPPING):
+        return LogLocked(
+            f"another run of this pipeline has taken over the log {where} ({what})",
+            advice="One run of a pipeline writes at a time. What this one had not committed is undone.",
+        )
+    if code in (Code._AUTHENTICATION, Code.SASL_AUTHENTICATION_FAILED, Code._SSL):
+        return LogError(
+            f"{where} does not let us in ({what}): {reason}",
+            advice="Check security.protocol, sasl.* and ssl.* (HEADRACE_KAFKA_… or the file HEADRACE_KAFKA_CONFIG).",
+        )
+    if code in (Code.TOPIC_AUTHORIZATION_FAILED, Code.CLUSTER_AUTHORIZATION_FAILED, Code.GROUP_AUTHORIZATION_FAILED):
+        return LogError(f"no right for {what} on {where}: {reason}", advice="Ask for the ACL that the broker names.")
+    if code == Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+        return LogError(
+            f"no right to write in transactions on {where}: {reason}",
+            advice="Allow Write and Describe on transactional ids that begin with «headrace.».",
+        )
+    if code in (Code.OFFSET_OUT_OF_RANGE, Code._AUTO_OFFSET_RESET, Code.UNKNOWN_TOPIC_OR_PART, Code._UNKNOWN_TOPIC):
+        return LogTruncated(
+            f"{what}: {where} does not hold these messages any more ({reason})",
+            advice="They were deleted, by retention or by hand. Restore them, or begin a log with another app name.",
+        )
+    if code in (Code._STATE, Code.INVALID_TXN_STATE, Code.INVALID_CONFIG, Code.INVALID_REPLICATION_FACTOR):
+        return LogError(f"{what} failed on {where}: {reason}")
+    if error.retriable() or code in _AWAY or code < 0:
+        return LogUnavailable(f"{where} cannot be reached ({what}: {reason})", advice="It is tried again.")
+    return LogError(f"{what} failed on {where}: {reason}")
+
+
+def _codes() -> frozenset[int]:
+    from confluent_kafka import KafkaError as Code
+
+    return frozenset(
+        {
+            Code.BROKER_NOT_AVAILABLE,
+            Code.CONCURRENT_TRANSACTIONS,
+            Code.COORDINATOR_LOAD_IN_PROGRESS,
+            Code.COORDINATOR_NOT_AVAILABLE,
+            Code.LEADER_NOT_AVAILABLE,
+            Code.NETWORK_EXCEPTION,
+            Code.NOT_COORDINATOR,
+            Code.NOT_LEADER_FOR_PARTITION,
+            Code.REQUEST_TIMED_OUT,
+        }
+    )
+
+
+class _Away:
+    """The broker's own codes for «not now»; made when first asked, since librdkafka is imported late."""
+
+    def __init__(self) -> None:
+        self._known: frozenset[int] | None = None
+
+    def __contains__(self, code: object) -> bool:
+        if self._known is None:
+            self._known = _codes()
+        return code in self._known
+
+
+_AWAY = _Away()
+
+
+def _without_secrets(text: str) -> str:
+    """A reason as the broker or the library gives it, with nothing in it that looks like a credential."""
+    return re.sub(r"(?i)(password|secret|token)=\S+", r"\1=…", text)

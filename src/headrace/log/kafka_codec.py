@@ -1,0 +1,131 @@
+"""What a log on Kafka needs of a format, said as a protocol; and the form of its own internal topics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.errors import LogCorrupt
+from headrace.log.kafka_topics import Form
+from headrace.log.message import MessageFormat
+from headrace.wire import Headers, Ints, WireMessages
+
+INTERNAL_FORMAT = "headrace"
+INTERNAL_PREFIX = "__headrace"
+LARGEST = 600_000
+
+
+class Messages(Protocol):
+    """Messages that rows became; see `headrace.formats.base.Encoded`."""
+
+    @property
+    def keys(self) -> Sequence[bytes | None]: ...
+    @property
+    def values(self) -> Sequence[bytes | None]: ...
+    @property
+    def headers(self) -> Sequence[Headers]: ...
+    @property
+    def rows(self) -> Ints: ...
+
+
+class Codec(Protocol):
+    """Turns rows into the messages of a topic's format and back."""
+
+    def format_of(self, topic: str) -> str:
+        """The name of the format in which a topic is written."""
+        ...
+
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Messages:
+        """Messages for rows; several may come from one row, or one from several."""
+        ...
+
+    def decode(self, format_: str, messages: WireMessages, schema: pa.Schema) -> pa.RecordBatch:
+        """The rows of messages that `encode` made of records with this schema, to the bit.
+
+        Raises:
+            LogCorrupt: the messages are others.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """`Messages`, of our own."""
+
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Headers]
+    rows: Ints
+
+
+class InternalCodec:
+    """Batches as Arrow IPC messages without their schema, which the changelog holds: for nobody but us."""
+
+    def format_of(self, topic: str) -> str:
+        """See `Codec`."""
+        return INTERNAL_FORMAT
+
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Made:
+        """See `Codec`; a batch too large for one message becomes several."""
+        form = MessageFormat(records.schema)
+        bodies: list[tuple[int, bytes]] = []
+        waiting = [(0, records)]
+        while waiting:
+            first, some = waiting.pop()
+            body = form.encode(some).to_pybytes()
+            if len(body) > LARGEST and some.num_rows > 1:
+                half = some.num_rows // 2
+                waiting += [(first + half, some.slice(half)), (first, some.slice(0, half))]
+            else:
+                bodies.append((first, body))
+        n = len(bodies)
+        return Made([None] * n, [body for _, body in bodies], [()] * n, np.array([first for first, _ in bodies]))
+
+    def decode(self, format_: str, messages: WireMessages, schema: pa.Schema) -> pa.RecordBatch:
+        """See `Codec`."""
+        form = MessageFormat(schema)
+        try:
+            parts = [form.decode(value or b"") for value in messages.values]
+        except pa.ArrowException as error:
+            raise LogCorrupt(f"a message of «{messages.topic}» is damaged: {error}") from error
+        return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+
+
+class Codecs:
+    """The internal form for internal topics, the given codec for all others."""
+
+    def __init__(self, codec: Codec | None) -> None:
+        self._internal = InternalCodec()
+        self._codec: Codec = codec or self._internal
+
+    def format_of(self, topic: str) -> str:
+        """The format in which a topic is written."""
+        return INTERNAL_FORMAT if topic.startswith(INTERNAL_PREFIX) else self._codec.format_of(topic)
+
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Messages:
+        """See `Codec`."""
+        return self._of(format_).encode(topic, format_, records)
+
+    def decode(self, form: Form, messages: WireMessages) -> pa.RecordBatch:
+        """See `Codec`."""
+        return self._of(form.format).decode(form.format, messages, form.schema)
+
+    def _of(self, format_: str) -> Codec:
+        return self._internal if format_ == INTERNAL_FORMAT else self._codec
+
+
+def wire_messages(topic: str, fetched: Sequence[Any]) -> WireMessages:
+    """librdkafka's messages, column-wise; keys and headers when somebody asks for them."""
+    return WireMessages(
+        topic,
+        [message.value() for message in fetched],
+        offsets=np.fromiter((message.offset() for message in fetched), np.int64, len(fetched)),
+        partitions=np.fromiter((message.partition() for message in fetched), np.int64, len(fetched)),
+        ts_ms=np.fromiter((message.timestamp()[1] for message in fetched), np.int64, len(fetched)),
+        keys=lambda: [message.key() for message in fetched],
+        headers=lambda: [message.headers() or () for message in fetched],
+    )

@@ -1,0 +1,199 @@
+"""Fetching messages from given offsets on: one consumer, a few partitions at a time, never more than a bounded number.
+
+A consumer gets messages of all its partitions as they arrive. Here a caller says which messages it wants, by
+partition and offsets, and has them when the last of them is there: `Fetcher.fetch` waits until it is past all ranges,
+with the partitions that are ahead paused, so that one slow partition neither reorders nor piles up anything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from headrace.errors import LogTruncated, LogUnavailable
+from headrace.log.kafka_cluster import Cluster, translate
+from headrace.log.kafka_settings import KafkaPlace
+
+FETCH_SECONDS = 60.0
+AT_ONCE = 10_000
+SKIPPED = 1_000  # messages that are rather read and left than looked for anew
+
+Where = tuple[str, int]
+
+
+class Range(NamedTuple):
+    """Messages wanted: the visible ones of a partition from ``first`` to ``last``."""
+
+    topic: str
+    partition: int
+    first: int
+    last: int
+
+    @property
+    def where(self) -> Where:
+        return (self.topic, self.partition)
+
+
+def consumer_properties(place: KafkaPlace, **more: Any) -> dict[str, Any]:
+    """Properties of a consumer that reads committed messages from offsets of its own, fast.
+
+    librdkafka's own queue limits cap a reader at some 135,000 messages a second, measured on loopback.
+    """
+    return place.client(
+        group_id=f"headrace-{place.name or 'reader'}",
+        enable_auto_commit=False,
+        enable_auto_offset_store=False,
+        auto_offset_reset="error",
+        isolation_level="read_committed",
+        queued_min_messages=1_000_000,
+        queued_max_messages_kbytes=32_768,
+        fetch_queue_backoff_ms=5,
+        fetch_wait_max_ms=20,
+        fetch_message_max_bytes=4 << 20,
+        fetch_error_backoff_ms=50,
+        **more,
+    )
+
+
+class Fetcher:
+    """Reads ranges of messages. Any thread may call it; one is served at a time."""
+
+    def __init__(self, place: KafkaPlace, cluster: Cluster) -> None:
+        self._place = place
+        self._cluster = cluster
+        self._consumer: Any = None
+        self._next: dict[Where, int] = {}
+        self._ahead: dict[Where, deque[Any]] = {}
+        self._paused: set[Where] = set()
+        self._lock = threading.Lock()
+
+    def fetch(self, ranges: Sequence[Range], *, patience: float = FETCH_SECONDS) -> list[list[Any]]:
+        """The messages of each range, when all are there.
+
+        Args:
+            ranges: of one partition in the order of their offsets.
+            patience: seconds to wait without a message.
+
+        Raises:
+            LogTruncated: some were deleted.
+            LogUnavailable: the broker stayed away.
+        """
+        if not ranges:
+            return []
+        with self._lock:
+            wanted: dict[Where, deque[tuple[int, Range]]] = {}
+            for number, one in enumerate(ranges):
+                wanted.setdefault(one.where, deque()).append((number, one))
+            self._attend({where: waiting[0][1].first for where, waiting in wanted.items()})
+            found: list[list[Any]] = [[] for _ in ranges]
+            deadline = time.monotonic() + patience
+            while self._serve(wanted, found):
+                self._pause(wanted)
+                if self._receive(0.1):
+                    deadline = time.monotonic() + patience
+                elif time.monotonic() >= deadline:
+                    raise self._missing(wanted)
+                else:
+                    self._refuse_truncated(wanted)
+            return found
+
+    def _attend(self, firsts: dict[Where, int]) -> None:
+        """Go on where the consumer is, or have it assigned anew."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        if self._next.keys() == firsts.keys() and all(
+            0 <= first - self._next[where] <= SKIPPED for where, first in firsts.items()
+        ):
+            return
+        if self._consumer is None:
+            self._consumer = Consumer(consumer_properties(self._place))
+        self._consumer.assign([TopicPartition(*where, first) for where, first in firsts.items()])
+        self._next = dict(firsts)
+        self._ahead = {where: deque() for where in firsts}
+        self._paused = set()
+
+    def _serve(self, wanted: dict[Where, deque[tuple[int, Range]]], found: list[list[Any]]) -> bool:
+        """Hand out what has arrived; whether something is still missing."""
+        for where, waiting in wanted.items():
+            ahead = self._ahead[where]
+            while waiting and ahead:
+                number, one = waiting[0]
+                offset = ahead[0].offset()
+                if offset > one.last:
+                    self._next[where] = one.last + 1
+                    waiting.popleft()
+                    continue
+                message = ahead.popleft()
+                if offset >= one.first:
+                    found[number].append(message)
+                if offset == one.last:
+                    self._next[where] = one.last + 1
+                    waiting.popleft()
+        return any(wanted.values())
+
+    def _pause(self, wanted: dict[Where, deque[tuple[int, Range]]]) -> None:
+        """Only partitions that something is still wanted of go on."""
+        from confluent_kafka import TopicPartition
+
+        done = {where for where in self._next if not wanted.get(where)}
+        for change, some in ((self._consumer.pause, done - self._paused), (self._consumer.resume, self._paused - done)):
+            if some:
+                change([TopicPartition(*where) for where in some])
+        self._paused = done
+
+    def _receive(self, timeout: float) -> int:
+        messages = self._consumer.consume(AT_ONCE, timeout)
+        ahead = self._ahead
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._heed(error, message)
+            else:
+                ahead[message.topic(), message.partition()].append(message)
+        return len(messages)
+
+    def _heed(self, error: Any, message: Any) -> None:
+        what = f"reading «{message.topic()}» partition {message.partition()}" if message.topic() else "reading"
+        failure = translate(error, what, self._place.location)
+        if not failure.retry:
+            self._drop()
+            raise failure
+
+    def _refuse_truncated(self, wanted: dict[Where, deque[tuple[int, Range]]]) -> None:
+        for (topic, partition), waiting in wanted.items():
+            if not waiting:
+                continue
+            oldest = self._cluster.beginnings(topic).get(partition)
+            if oldest is None or oldest > waiting[0][1].first:
+                self._drop()
+                raise truncated(topic, partition, waiting[0][1].first, oldest, self._place.location)
+
+    def _missing(self, wanted: dict[Where, deque[tuple[int, Range]]]) -> LogUnavailable:
+        where, waiting = next((where, waiting) for where, waiting in wanted.items() if waiting)
+        self._drop()
+        return LogUnavailable(
+            f"«{where[0]}» partition {where[1]} does not give the messages up to offset {waiting[0][1].last}",
+            advice="It is tried again.",
+        )
+
+    def _drop(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+        self._consumer, self._next, self._ahead = None, {}, {}
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        with self._lock:
+            self._drop()
+
+
+def truncated(topic: str, partition: int, wanted: int, oldest: int | None, where: str) -> LogTruncated:
+    """The refusal when messages that a position needs are gone."""
+    held = "the topic is not there" if oldest is None else f"its oldest is {oldest}"
+    return LogTruncated(
+        f"«{topic}» partition {partition} on {where} does not hold offset {wanted} any more: {held}",
+        advice="Restore the topic, or learn again from what is there: headrace models reset NAME, or another app name.",
+    )

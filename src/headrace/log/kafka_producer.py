@@ -1,0 +1,273 @@
+"""The writing client of a log on Kafka: transactions, and where what was sent came to lie."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from headrace.errors import LogUnavailable
+from headrace.log.kafka_cluster import Cluster, translate
+from headrace.log.kafka_settings import KafkaPlace
+from headrace.log.partition import partitions_of
+from headrace.log.slices import Place, pack_spread
+from headrace.wire import Headers, Ints
+
+logger = logging.getLogger("headrace")
+
+TRANSACTION_MILLISECONDS = 300_000  # publishing a large source transaction takes a while
+DELIVERY_MILLISECONDS = 60_000
+
+
+class Sent:
+    """Messages of one topic on their way; `places` is known when they have been delivered."""
+
+    def __init__(self, topic: str, partitions: Ints) -> None:
+        self.topic = topic
+        self._partitions = partitions
+        self._first: dict[int, int] = {}
+        self._last: dict[int, int] = {}
+
+    def first(self, error: Any, message: Any) -> None:
+        """Delivery report of a partition's first message."""
+        if error is None:
+            self._first[message.partition()] = message.offset()
+
+    def last(self, error: Any, message: Any) -> None:
+        """Delivery report of a partition's last message."""
+        if error is None:
+            self._last[message.partition()] = message.offset()
+
+    def only(self, error: Any, message: Any) -> None:
+        """Delivery report of a partition's only message."""
+        self.first(error, message)
+        self.last(error, message)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where they lie.
+
+        Raises:
+            LogUnavailable: not all were delivered.
+        """
+        numbers, counts = np.unique(self._partitions, return_counts=True)
+        try:
+            return tuple(
+                Place(number, self._first[number], self._last[number], count)
+                for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+            )
+        except KeyError as error:
+            raise LogUnavailable(f"messages of «{self.topic}» were not delivered") from error
+
+    @property
+    def spread(self) -> bytes:
+        """The partition of each message, where there are several."""
+        several = len(self._partitions) > 0 and bool((self._partitions != self._partitions[0]).any())
+        return pack_spread(self._partitions) if several else b""
+
+
+class TransactionalProducer:
+    """An idempotent producer with a transactional id of its own: whoever has it last is the only one who commits.
+
+    Opening it ends every other run's transactions (KIP-98, "zombie fencing"). Used by the writing thread only.
+
+    Args:
+        place, cluster: the log's.
+        on_wait: called with a line for people while the broker is away, and with "" when it is back.
+
+    Raises:
+        LogUnavailable: the broker stays away.
+        LogError: it does not let us write.
+    """
+
+    def __init__(self, place: KafkaPlace, cluster: Cluster, on_wait: Callable[[str], None]) -> None:
+        from confluent_kafka import Producer
+
+        self._place = place
+        self._cluster = cluster
+        self._on_wait = on_wait
+        self._open = False
+        self._turn = 0
+        self.interrupted = threading.Event()
+        defaults = {"transaction.timeout.ms": TRANSACTION_MILLISECONDS, "compression.type": "lz4"}
+        self._producer = Producer(
+            {
+                **defaults,
+                **place.client(
+                    transactional_id=f"headrace.{place.name}",
+                    message_timeout_ms=DELIVERY_MILLISECONDS,
+                    message_max_bytes=1_000_000_000,
+                    queue_buffering_max_messages=200_000,
+                    queue_buffering_max_kbytes=262_144,
+                    linger_ms=2,
+                    batch_size=1 << 20,
+                ),
+            }
+        )
+        # The call that waits here also waits for an earlier run's transaction to be undone.
+        cluster.patiently("becoming the log's writer", lambda: self._producer.init_transactions(10.0))
+
+    @property
+    def open(self) -> bool:
+        """Whether a transaction has begun."""
+        return self._open
+
+    def send(
+        self,
+        topic: str,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        headers: Sequence[Headers],
+        *,
+        timestamp: int = 0,
+    ) -> Sent:
+        """Queue messages of a topic in the current transaction, which begins with the first.
+
+        Raises:
+            LogError: the client refuses.
+        """
+        self._begin()
+        count = self._cluster.partitions(topic)
+        self._turn += 1
+        partitions = partitions_of(keys, count, keyless=self._turn % max(1, count))
+        sent = Sent(topic, partitions)
+        reports = _reports(sent, partitions)
+        numbers = partitions.tolist()
+        start = 0
+        for at in [*sorted(reports), len(values)]:
+            for i in range(start, at):
+                self._produce(topic, values[i], keys[i], numbers[i], None, timestamp, headers[i])
+            if at < len(values):
+                self._produce(topic, values[at], keys[at], numbers[at], reports[at], timestamp, headers[at])
+            start = at + 1
+        self._producer.poll(0)
+        return sent
+
+    def _produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        report: Callable[[Any, Any], None] | None,
+        timestamp: int,
+        headers: Headers,
+    ) -> None:
+        from confluent_kafka import KafkaException
+
+        while True:
+            try:
+                self._producer.produce(topic, value, key, partition, report, None, timestamp, headers or None)
+                return
+            except BufferError:
+                # The queue is full: what was queued is being sent meanwhile.
+                self._producer.poll(0.05)
+                if self.interrupted.is_set():
+                    raise LogUnavailable("stopped while waiting for the broker") from None
+            except KafkaException as error:
+                raise self._cluster.translate(error, f"writing to «{topic}»") from error
+
+    def _begin(self) -> None:
+        if not self._open:
+            self._producer.begin_transaction()
+            self._open = True
+
+    def deliver(self) -> None:
+        """Wait until everything sent has its offset.
+
+        Raises:
+            LogUnavailable: `interrupted` was set meanwhile.
+        """
+        since = time.monotonic()
+        while self._producer.flush(0.5):
+            self._waiting(since, "delivering messages")
+        self._on_wait("")
+
+    def commit(self) -> None:
+        """Make the transaction durable and visible. Waits as long as the broker is away: the outcome is known then.
+
+        Raises:
+            LogUnavailable: the broker has undone it, or `interrupted` was set while nobody knows.
+            LogLocked: another run has taken over.
+        """
+        from confluent_kafka import KafkaException
+
+        since = time.monotonic()
+        while self._open:
+            try:
+                self._producer.commit_transaction(5.0)
+                self._open = False
+            except KafkaException as error:
+                self._after(error, "committing", since)
+        self._on_wait("")
+
+    def abort(self) -> None:
+        """Undo the transaction, if one has begun.
+
+        Raises:
+            LogError: as for `commit`.
+        """
+        from confluent_kafka import KafkaException
+
+        since = time.monotonic()
+        while self._open:
+            try:
+                self._producer.abort_transaction(5.0)
+                self._open = False
+            except KafkaException as error:
+                self._after(error, "undoing a transaction", since)
+        self._on_wait("")
+
+    def _after(self, exception: Any, what: str, since: float) -> None:
+        """An error of a commit or an abort: undone, fatal, or to be asked again."""
+        error = exception.args[0]
+        if error.fatal():
+            self._open = False
+            raise translate(error, what, self._place.location) from exception
+        if error.txn_requires_abort():
+            if what == "committing":
+                self.abort()
+                raise LogUnavailable(
+                    f"{self._place.location} has undone a transaction: {error.str()}", advice="It is tried again."
+                ) from exception
+            return
+        if not error.retriable():
+            raise translate(error, what, self._place.location) from exception
+        self._waiting(since, what)
+
+    def _waiting(self, since: float, what: str) -> None:
+        if self.interrupted.is_set():
+            raise LogUnavailable(f"stopped while {what}: {self._place.location} is away")
+        if time.monotonic() - since > 2:
+            self._on_wait(f"waiting for {self._place.location} ({what}); trying again")
+
+    def close(self) -> None:
+        """Leave the cluster; an open transaction is undone by whoever writes next."""
+        if self._open and not self.interrupted.is_set():
+            try:
+                self._producer.abort_transaction(2.0)
+            except Exception as error:  # librdkafka's own; the next writer's opening undoes it
+                logger.debug("%s", error)
+        self._producer.close()
+
+
+def _reports(sent: Sent, partitions: Ints) -> dict[int, Callable[[Any, Any], None]]:
+    """Which messages report their delivery: the first and the last of each partition."""
+    reports: dict[int, Callable[[Any, Any], None]] = {}
+    for number in np.unique(partitions).tolist():
+        at = np.flatnonzero(partitions == number)
+        first, last = int(at[0]), int(at[-1])
+        if first == last:
+            reports[first] = sent.only
+        else:
+            reports[first], reports[last] = sent.first, sent.last
+    return reports
+
+
+def too_large(size: int, limit: int, topic: str) -> str:
+    """The reason for a row that a topic does not take."""
+    return f"the message has {size:,} bytes, more than the {limit:,} that the topic «{topic}» takes (max.message.bytes)"
