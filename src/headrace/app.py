@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from headrace.batch import Batch, present
+from headrace.codec import checked_format, codec_for
 from headrace.errors import DeclarationError, LogError
 from headrace.learn.base import Learner
 from headrace.log import open_log
 from headrace.log.base import Log, walk
 from headrace.plan import (
     Cut,
+    Formats,
     ModelTask,
     OutputPlan,
     Plan,
@@ -30,6 +32,7 @@ from headrace.plan import (
     StreamPlan,
     StreamTask,
     Task,
+    TopicsPlan,
     check_columns,
     parse_cut,
 )
@@ -46,9 +49,12 @@ class App:
 
     Args:
         name: names the pipeline; its slot, publication and internal topics derive from it.
-        log: a path (default ``./NAME.headrace``) or ``memory://``.
+        log: a path (default ``./NAME.headrace``), ``kafka://host:port[,host:port]``, or ``memory://``.
         keep: how long topics keep rows: ``"7 days"``, ``"500 MB"``, or None for ever. Rows that a model's recovery
             still needs stay in any case.
+        format: how rows are written to a Kafka log where nothing else is said: ``"json"`` (one flattened object a row),
+            ``"json+schema"``, ``"json+envelope"``, ``"avro"``, ``"arrow"`` (one message a batch), and others.
+        registry: URL of the schema registry, for formats that need one (or ``HEADRACE_SCHEMA_REGISTRY_URL``).
 
     Raises:
         DeclarationError: what is declared cannot work; raised before anything runs.
@@ -58,13 +64,27 @@ class App:
     shop   log: memory://
     """
 
-    def __init__(self, name: str, log: str | Path | None = None, *, keep: str | timedelta | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: str | Path | None = None,
+        *,
+        keep: str | timedelta | None = None,
+        format: str = "json",
+        registry: str | None = None,
+    ) -> None:
         if not name or "/" in name or name != name.strip():
             raise DeclarationError(f"{name!r} cannot name an app", advice="Give a word such as «iris».")
         self.name = name
         self.log = str(log) if log is not None else f"{name}.headrace"
         self.keep = keep
         self.starting = "starting"
+        self._format = checked_format(format)
+        self._registry = registry
+        self._formats: dict[str, str] = {}
+        self._prefixes: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
+        self._topics: list[TopicsPlan] = []
         self._sources: list[SourcePlan] = []
         self._models: list[Model] = []
         self._streams: list[tuple[StreamPlan, OutputPlan]] = []
@@ -82,6 +102,7 @@ class App:
         slot: str | None = None,
         publication: str | None = None,
         snapshot: Literal["initial", "never"] = "initial",
+        format: str | None = None,
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -91,6 +112,7 @@ class App:
             prefix: first part of the topics' names; the app's name by default.
             slot, publication: names of existing ones to use; made and named after the app by default.
             snapshot: ``"initial"`` reads the rows that are there before streaming; ``"never"`` streams only.
+            format: how a Kafka log's topics of these tables are written; as the app says by default.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -102,16 +124,66 @@ class App:
         if snapshot not in ("initial", "never"):
             raise DeclarationError(f"snapshot={snapshot!r}", advice='Give "initial" or "never".')
         source = SourcePlan(prefix or self.name, dsn, patterns, slot, publication, snapshot)
-        _check_patterns(source)
+        check_patterns(source.tables)
         if any(other.prefix == source.prefix for other in self._sources):
             raise DeclarationError(
                 f"two sources have the prefix «{source.prefix}»", advice="Give each its own prefix=."
             )
         self._sources.append(source)
+        if format is not None:
+            self._prefixes[source.prefix] = checked_format(format)
         return Database(self, source)
 
-    def topic(self, name: str) -> Stream:
-        """A topic of the log, to read now or to use in the pipeline."""
+    def debezium(
+        self,
+        kafka: str | None = None,
+        *,
+        prefix: str,
+        tables: str | Sequence[str] = ".*",
+        transactions: bool | None = None,
+        format: str | None = None,
+    ) -> Topics:
+        """Read the topics that Debezium writes: envelopes or flattened, JSON or Avro, as they are.
+
+        Args:
+            kafka: ``kafka://host:port`` of the cluster; the log's own by default.
+            prefix: Debezium's ``topic.prefix``.
+            tables: regular expressions that match the whole of ``schema.table``; only topics that are used are read.
+            transactions: order rows by ``<prefix>.transaction`` (Debezium's ``provide.transaction.metadata``); None:
+                when that topic is there. Otherwise the order between topics is that of their arrival, once and for all.
+            format: the messages' format, where they do not show it themselves.
+
+        >>> app = App("iris", log="kafka://broker:9092")
+        >>> app.debezium(prefix="flink", tables=r"public\\.iris_.*")["public.iris_train"]
+        Stream(flink.public.iris_train)
+        """
+        patterns = (tables,) if isinstance(tables, str) else tuple(tables)
+        where = kafka or ""
+        if not where and not self.log.startswith("kafka://"):
+            raise DeclarationError(
+                "debezium() needs to know where Kafka is, since the log is elsewhere",
+                advice='Write app.debezium("kafka://host:port", prefix=…).',
+            )
+        plan = TopicsPlan(f"debezium:{prefix}", where, prefix, patterns, transactions)
+        check_patterns(patterns)
+        if any(other.prefix == prefix for other in self._topics) or any(s.prefix == prefix for s in self._sources):
+            raise DeclarationError(f"two sources have the prefix «{prefix}»", advice="Give each its own prefix=.")
+        self._topics.append(plan)
+        if format is not None:
+            self._prefixes[prefix] = checked_format(format)
+        return Topics(self, plan)
+
+    def topic(self, name: str, *, format: str | None = None) -> Stream:
+        """A topic of the log, to read now or to use in the pipeline.
+
+        On a Kafka log it may be anybody's topic of the cluster: its messages are taken in as they arrive.
+
+        Args:
+            name: the topic's.
+            format: its messages' format, where they do not show it themselves (``"csv"``, ``"string"``, ``"bytes"``).
+        """
+        if format is not None:
+            self._formats[name] = checked_format(format)
         return Stream(self, StreamPlan(name))
 
     def model(
@@ -152,7 +224,8 @@ class App:
         for stream, output in self._streams:
             grouped.setdefault(stream, []).append(output)
         tasks += [StreamTask(f"stream:{s.topic}→{o[0].topic}", s, tuple(o)) for s, o in grouped.items()]
-        return Plan(self.name, self.log, tuple(self._sources), tuple(tasks))
+        formats = Formats(self._format, dict(self._formats), dict(self._prefixes), dict(self._keys), self._registry)
+        return Plan(self.name, self.log, tuple(self._sources), tuple(tasks), tuple(self._topics), formats)
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -213,7 +286,9 @@ class App:
         """A log to read from, and whether the caller closes it."""
         if self._open is not None:
             return self._open, False
-        return open_log(self.log, writer=False), True
+        if self.running is not None:
+            return self.running.log, False
+        return open_log(self.log, writer=False, name=self.name, codec=codec_for(self.plan().formats)), True
 
 
 class Database:
@@ -238,6 +313,26 @@ class Database:
 
     def __repr__(self) -> str:
         return f"Database({self._source.prefix}, {self._source.where})"
+
+
+class Topics:
+    """Debezium's topics; ``topics["schema.table"]`` is a table's stream of changes."""
+
+    def __init__(self, app: App, plan: TopicsPlan) -> None:
+        self._app = app
+        self._plan = plan
+
+    def __getitem__(self, table: str) -> Stream:
+        topic = f"{self._plan.prefix}.{topic_name(table)}"
+        if not self._plan.matches(topic):
+            raise DeclarationError(
+                f"no pattern of «{self._plan.prefix}» matches {table}: {', '.join(self._plan.tables)}",
+                advice="Patterns match the whole of schema.table; widen tables=….",
+            )
+        return Stream(self._app, StreamPlan(topic))
+
+    def __repr__(self) -> str:
+        return f"Topics({self._plan.prefix})"
 
 
 class Stream:
@@ -271,10 +366,21 @@ class Stream:
             raise DeclarationError(f"transform({function!r}): not a function")
         return self._with(Transform(function))
 
-    def to(self, topic: str) -> Stream:
-        """Write the rows to a topic; returns that topic's stream."""
+    def to(self, topic: str, *, format: str | None = None, key_format: str | None = None) -> Stream:
+        """Write the rows to a topic; returns that topic's stream.
+
+        Args:
+            topic: its name.
+            format: how a Kafka log writes it (``"json"``, ``"json+schema"``, ``"avro"``, ``"arrow"``, …); as the app
+                says by default.
+            key_format: the keys' format, where it is not the values'.
+        """
         if not topic or topic != topic.strip():
             raise DeclarationError(f"{topic!r} cannot name a topic")
+        if format is not None:
+            self._app._formats[topic] = checked_format(format)
+        if key_format is not None:
+            self._app._keys[topic] = key_format
         if self._predicted is not None:
             model, number = self._predicted
             model._predicts[number][1].append(OutputPlan(topic, self._plan.operations))
@@ -433,10 +539,11 @@ def topic_name(table: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", table)
 
 
-def _check_patterns(source: SourcePlan) -> None:
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Refuse what is no regular expression."""
     import re
 
-    for pattern in source.tables:
+    for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:

@@ -11,6 +11,7 @@
     │   ├── SourceRefused         reached, but cannot be captured as it is (wal_level, rights, slot)
     │   └── DecodeError           bytes from the replication stream that the protocol does not allow
     ├── LogError                  the durable log
+    │   ├── LogMissing            there is none at this place
     │   ├── LogLocked             another process writes this log
     │   ├── LogVersionError       the file was written by a newer Headrace
     │   ├── LogCorrupt            the file is torn, truncated or not a log
@@ -97,6 +98,10 @@ class DecodeError(SourceError):
 
 class LogError(HeadraceError):
     """The durable log."""
+
+
+class LogMissing(LogError):
+    """There is no log at this place."""
 
 
 class LogLocked(LogError):

@@ -75,6 +75,46 @@ class SourcePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicsPlan:
+    """Topics that others write.
+
+    Attributes:
+        name: names the source in the log.
+        kafka: the cluster's location; the log's own where it is empty.
+        prefix, tables: of Debezium: first part of the topics' names, and patterns of ``schema.table``.
+        transactions: whether Debezium's transaction topic gives the order; None: where it is there.
+    """
+
+    name: str
+    kafka: str = ""
+    prefix: str = ""
+    tables: tuple[str, ...] = ()
+    transactions: bool | None = None
+
+    def matches(self, topic: str) -> bool:
+        """Whether a topic is one of these."""
+        table = topic.removeprefix(f"{self.prefix}.")
+        return table != topic and any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """How topics are written to a cluster, and read from it where they do not show it themselves.
+
+    Attributes:
+        default: of topics that are not named.
+        topics, prefixes, keys: by topic, by a source's prefix; of keys by topic.
+        registry: the schema registry's URL, which may hold a password.
+    """
+
+    default: str = "json"
+    topics: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    registry: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class StreamPlan:
     """A topic and what is done to its batches."""
 
@@ -169,6 +209,13 @@ class Plan:
     log: str
     sources: tuple[SourcePlan, ...] = ()
     tasks: tuple[Task, ...] = ()
+    topics: tuple[TopicsPlan, ...] = ()
+    formats: Formats = field(default_factory=Formats)
+
+    @property
+    def on_kafka(self) -> bool:
+        """Whether the log is on a cluster, where others may write topics too."""
+        return self.log.startswith("kafka:")
 
     @property
     def models(self) -> tuple[ModelTask, ...]:
@@ -228,6 +275,10 @@ class Plan:
                 {"prefix": s.prefix, "database": s.where, "tables": list(s.tables), "snapshot": s.snapshot}
                 for s in self.sources
             ],
+            "topics": [
+                {"prefix": t.prefix, "kafka": t.kafka or self.log, "tables": list(t.tables), "order": _order(t)}
+                for t in self.topics
+            ],
             "models": [
                 {
                     "name": m.name,
@@ -249,9 +300,20 @@ class Plan:
         lines = [f"{self.app}   log: {self.log}"]
         for source in self.sources:
             lines.append(f"├─ postgres «{source.prefix}»  {source.where}  {', '.join(source.tables)}")
+        for topics in self.topics:
+            where = topics.kafka or self.log
+            lines.append(f"├─ debezium «{topics.prefix}»  {where}  {', '.join(topics.tables)}; {_order(topics)}")
         for task in self.tasks:
             lines += _draw(task)
         return "\n".join(lines)
+
+
+def _order(topics: TopicsPlan) -> str:
+    """Which order of rows is possible, in words."""
+    if topics.transactions:
+        return "in commit order, by its transaction topic"
+    arrival = "each partition in its order, between them as they arrive (recorded, and replayed so)"
+    return arrival if topics.transactions is False else f"in commit order where a transaction topic is; else {arrival}"
 
 
 def _draw(task: Task) -> list[str]:
@@ -287,7 +349,7 @@ def _check_tasks(plan: Plan) -> None:
                 )
             seen[output.topic] = task.name
             _check_output(plan, output)
-    if not plan.tasks and not plan.sources:
+    if not plan.tasks and not plan.sources and not plan.topics:
         raise DeclarationError(
             f"the app «{plan.app}» declares nothing to do",
             advice="Capture a database, let a model learn or predict a stream, or write a stream with .to(topic).",

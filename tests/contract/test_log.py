@@ -741,7 +741,7 @@ def test_any_sequence_of_operations(
 
 @pytest.mark.parametrize("location", KAFKA, indirect=True)
 @given(TRANSACTIONS, st.integers(1, 9))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sequence_of_operations_on_kafka(
     location: str, tmp_path_factory: pytest.TempPathFactory, transactions: list[Any], limit: int
 ) -> None:

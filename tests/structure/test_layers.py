@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 PACKAGE = "headrace"
 
 # In this order: each may import those before it.
-GROUND = ("errors", "clock", "faults", "position", "batch", "wire")
+GROUND = ("errors", "clock", "faults", "position", "batch", "wire", "kafka")
 STAGES = ("capture", "transform", "formats", "log", "learn", "grade", "registry", "sinks")
 # What happens to rows: composed of learners and transforms, with no I/O. Each may import those before it.
 PURE = ("events", "plan", "state", "answers", "step")
@@ -192,7 +192,7 @@ def test_a_demos_pipeline_is_a_users_file() -> None:
 
 def test_every_room_is_known() -> None:
     """A new room is a decision: it belongs to one of the floors above."""
-    known = {"", *GROUND, *STAGES, *PURE, *FACES, "app", "engines", "testing", "messages", "query", "tables"}
+    known = {"", *GROUND, *STAGES, *PURE, *FACES, "app", "engines", "testing", "messages", "query", "tables", "codec"}
     new = sorted({room(module) for module in modules()} - known)
     assert not new, f"say in {Path(__file__).name} which floor they belong to: {', '.join(new)}"
 

@@ -48,8 +48,8 @@ def open_log(
 
         return MemoryLog(clock=clock)
     if text.startswith("kafka://"):
+        from headrace.kafka.settings import KafkaPlace
         from headrace.log.kafka import KafkaLog
-        from headrace.log.kafka_settings import KafkaPlace
 
         return KafkaLog(KafkaPlace.parse(text, name=name), writer=writer, codec=codec, clock=clock)
     if "://" in text:

@@ -24,16 +24,16 @@ from collections.abc import Generator, Iterator, Sequence
 import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
-from headrace.errors import DeclarationError, LogError, LogLocked, LogTruncated
+from headrace.errors import DeclarationError, LogError, LogLocked, LogMissing, LogTruncated
+from headrace.kafka.cluster import COMPACTED, FOR_EVER, Cluster
+from headrace.kafka.fetch import Fetcher
+from headrace.kafka.producer import TransactionalProducer
+from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import Entry, Extent, TopicInfo
 from headrace.log.changelog import Changelog
-from headrace.log.kafka_cluster import COMPACTED, FOR_EVER, Cluster
 from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec, Codecs
-from headrace.log.kafka_fetch import Fetcher
 from headrace.log.kafka_index import PartitionReader, SliceIndex
 from headrace.log.kafka_load import Loader
-from headrace.log.kafka_producer import TransactionalProducer
-from headrace.log.kafka_settings import KafkaPlace
 from headrace.log.kafka_topics import FORM, HEAD, TOPIC, Form, Head
 from headrace.log.kafka_writer import STAGED_IN_MEMORY, Cached, KafkaTransaction, Staged
 from headrace.log.slices import Stored
@@ -96,7 +96,7 @@ class KafkaLog:
     def _open(self, writer: bool) -> None:
         if not self.cluster.partitions(self.changelog_topic):
             if not writer:
-                raise LogError(
+                raise LogMissing(
                     f"there is no log of «{self.place.name}» on {self.place.bootstrap}",
                     advice="Check the name, or run the pipeline that writes it.",
                 )
@@ -342,7 +342,8 @@ class KafkaLog:
         wanted = self._evicted if names is None else {name: self._evicted.get(name, 0) for name in names}
         if self._producer is None or any(slice_ > after for slice_ in wanted.values()):
             first = live[0].stored.slice if live else self.last_slice + 1
-            with contextlib.closing(self._index.after(after)) as found:
+            through = self.last_slice if self._producer is None else max(wanted.values())
+            with contextlib.closing(self._index.after(after, through=through)) as found:
                 for stored in found:
                     if self._producer is not None and stored.slice >= first:
                         break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -116,16 +116,3 @@ class Codecs:
 
     def _of(self, format_: str) -> Codec:
         return self._internal if format_ == INTERNAL_FORMAT else self._codec
-
-
-def wire_messages(topic: str, fetched: Sequence[Any]) -> WireMessages:
-    """librdkafka's messages, column-wise; keys and headers when somebody asks for them."""
-    return WireMessages(
-        topic,
-        [message.value() for message in fetched],
-        offsets=np.fromiter((message.offset() for message in fetched), np.int64, len(fetched)),
-        partitions=np.fromiter((message.partition() for message in fetched), np.int64, len(fetched)),
-        ts_ms=np.fromiter((message.timestamp()[1] for message in fetched), np.int64, len(fetched)),
-        keys=lambda: [message.key() for message in fetched],
-        headers=lambda: [message.headers() or () for message in fetched],
-    )

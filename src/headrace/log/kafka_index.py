@@ -9,9 +9,9 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from headrace.errors import LogTruncated, LogUnavailable
-from headrace.log.kafka_cluster import REQUEST_SECONDS, Cluster, translate
-from headrace.log.kafka_fetch import AT_ONCE, consumer_properties
-from headrace.log.kafka_settings import KafkaPlace
+from headrace.kafka.cluster import REQUEST_SECONDS, Cluster, translate
+from headrace.kafka.fetch import consumer_properties, receive
+from headrace.kafka.settings import KafkaPlace
 from headrace.log.slices import Stored, load_slices
 
 PATIENCE_SECONDS = 60.0
@@ -48,13 +48,15 @@ class PartitionReader:
 
         if self._consumer is None:
             self.seek(self._cluster.beginnings(self.topic)[0])
+        # Asked first: what is committed between the two questions must not be passed over.
+        end = self._cluster.ends(self.topic)[0]
         where = [TopicPartition(self.topic, 0, ts)]
 
         def ask() -> int:
             return int(self._consumer.offsets_for_times(where, timeout=REQUEST_SECONDS)[0].offset)
 
         offset = self._cluster.patiently(f"looking for a time in «{self.topic}»", ask)
-        self.seek(offset if offset >= 0 else self._cluster.ends(self.topic)[0])
+        self.seek(offset if offset >= 0 else end)
 
     def new_messages(self) -> Iterator[list[Any]]:
         """What lies between the reader and the committed end, in chunks.
@@ -72,7 +74,7 @@ class PartitionReader:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self._end < end:
             chunk = []
-            for message in self._consumer.consume(AT_ONCE, 0.2):
+            for message in receive(self._consumer, 0.2):
                 if message.error() is None:
                     chunk.append(message)
                     self.next = message.offset() + 1
@@ -109,13 +111,34 @@ class SliceIndex:
         self._reader = PartitionReader(place, cluster, topic)
         self._lock = threading.RLock()
 
-    def after(self, slice_: int) -> Generator[Stored]:
-        """Committed entries of later slices, in order; close the iterator to let other threads have their turn."""
+    def after(self, slice_: int, *, through: int = 0) -> Generator[Stored]:
+        """Committed entries of later slices, in order; close the iterator to let other threads have their turn.
+
+        Args:
+            through: a slice that is known to be committed and is waited for: a broker says so a moment before it shows
+                what was committed.
+
+        Raises:
+            LogTruncated, LogUnavailable: as for `PartitionReader.new_messages`.
+        """
         with self._lock:
             self._reader.seek_time(slice_ + 1)
-            for chunk in self._reader.new_messages():
-                for message in chunk:
-                    yield from (one for one in load_slices(message.value()) if one.slice > slice_)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            last = slice_
+            while True:
+                for chunk in self._reader.new_messages():
+                    for message in chunk:
+                        entries = load_slices(message.value())
+                        last = entries[-1].slice
+                        yield from (one for one in entries if one.slice > slice_)
+                if last >= through:
+                    return
+                if time.monotonic() >= deadline:
+                    raise LogTruncated(
+                        f"«{self._reader.topic}» ends at slice {last}, the log knows of slice {through}",
+                        advice="The topic lost records: restore it, or begin a log with another app name.",
+                    )
+                time.sleep(0.002)
 
     def from_offset(self, topic: str, offset: int, first: int, last: int) -> Generator[Stored]:
         """A topic's entries from the one that holds an offset on.
@@ -124,7 +147,7 @@ class SliceIndex:
             first, last: slices between which the topic's entries lie.
         """
         start = self._bisect(topic, offset, first, last)
-        with contextlib.closing(self.after(start - 1)) as entries:
+        with contextlib.closing(self.after(start - 1, through=last)) as entries:
             yield from (one for one in entries if one.topic == topic and one.end > offset)
 
     def _bisect(self, topic: str, offset: int, first: int, last: int) -> int:
@@ -140,7 +163,7 @@ class SliceIndex:
 
     def _probe(self, topic: str, slice_: int) -> Stored | None:
         """The first entry of a topic in the slices from one on, if there is one soon."""
-        with contextlib.closing(self.after(slice_ - 1)) as entries:
+        with contextlib.closing(self.after(slice_ - 1, through=slice_)) as entries:
             for one in entries:
                 if one.topic == topic:
                     return one

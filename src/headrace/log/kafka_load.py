@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.errors import LogTruncated
+from headrace.kafka.fetch import Fetcher, Range, wire_messages
+from headrace.kafka.place import Place, unpack_spread
 from headrace.log.base import Entry
-from headrace.log.kafka_codec import Codecs, wire_messages
-from headrace.log.kafka_fetch import Fetcher, Range
+from headrace.log.kafka_codec import Codecs
 from headrace.log.kafka_topics import Form
 from headrace.log.kafka_writer import Cached
-from headrace.log.slices import Place, Stored, unpack_spread
+from headrace.log.slices import Stored
 
 OURS = "__position"
 

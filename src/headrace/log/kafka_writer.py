@@ -10,14 +10,15 @@ import pyarrow as pa
 
 from headrace.errors import LogError
 from headrace.faults import fault
+from headrace.kafka.cluster import FOR_EVER
+from headrace.kafka.fetch import Range
+from headrace.kafka.place import Place
+from headrace.kafka.producer import Sent, too_large
 from headrace.log.changelog import Value
-from headrace.log.kafka_cluster import FOR_EVER
 from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Messages
-from headrace.log.kafka_fetch import Range
-from headrace.log.kafka_producer import Sent, too_large
 from headrace.log.kafka_topics import FORM, HEAD, TOPIC, Form, Head
 from headrace.log.message import MessageFormat
-from headrace.log.slices import Place, Stored, dump_slices
+from headrace.log.slices import Stored, dump_slices
 
 if TYPE_CHECKING:
     from headrace.log.kafka import KafkaLog

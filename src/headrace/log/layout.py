@@ -25,7 +25,7 @@ from pathlib import Path
 
 import apsw
 
-from headrace.errors import LogCorrupt, LogError, LogFull, LogLocked, LogVersionError
+from headrace.errors import LogCorrupt, LogError, LogFull, LogLocked, LogMissing, LogVersionError
 from headrace.faults import fault
 
 APPLICATION_ID = 0x48647263  # "Hdrc", shown by file(1)
@@ -160,7 +160,7 @@ def connect_reader(path: Path) -> apsw.Connection:
         LogCorrupt, LogVersionError: as for `connect_writer`; an older format also needs a writer's opening first.
     """
     if not path.is_file():
-        raise LogError(f"there is no log at {path}", advice="Check the path, or run the pipeline that writes it.")
+        raise LogMissing(f"there is no log at {path}", advice="Check the path, or run the pipeline that writes it.")
     connection = _connect(path, apsw.SQLITE_OPEN_READONLY)
     with closed_on_error(connection, path):
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

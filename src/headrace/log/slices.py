@@ -15,28 +15,14 @@ from __future__ import annotations
 
 import base64
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
+from headrace.kafka.place import Place
 from headrace.log.base import Extent
 
-Ints = npt.NDArray[np.int64]
 Packed = bytes  # the name «bytes» is a field's here
 ENTRIES_IN_RECORD = 2_000
-
-
-class Place(NamedTuple):
-    """Messages of one partition: all visible ones from ``first`` to ``last``, ``messages`` of them ours."""
-
-    partition: int
-    first: int
-    last: int
-    messages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +58,6 @@ class Stored:
     @property
     def extent(self) -> Extent:
         return Extent(self.offset, self.rows, self.bytes, self.ts_us)
-
-
-def pack_spread(partitions: Ints) -> bytes:
-    """The partition of each message, compressed.
-
-    >>> unpack_spread(pack_spread(np.array([0, 2, 1]))).tolist()
-    [0, 2, 1]
-    """
-    return zlib.compress(partitions.astype("<u2").tobytes())
-
-
-def unpack_spread(packed: bytes) -> Ints:
-    """The inverse of `pack_spread`."""
-    return np.frombuffer(zlib.decompress(packed), "<u2").astype(np.int64)
 
 
 def dump_slices(entries: Sequence[Stored]) -> Iterator[tuple[int, bytes]]:

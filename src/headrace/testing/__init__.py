@@ -6,6 +6,9 @@
 `ScriptedSource`       a database that commits what the test says, and can lose its connection
 `fault`                named points at which a test kills the process (`headrace.faults`)
 `postgres`             a real PostgreSQL on loopback, gone at the end (`headrace.testing.servers`)
+`kafka_broker`         a real Kafka broker; needs Java 17, and Maven once
+`kafka_connect`        Kafka Connect with Debezium
+`schema_registry`      a schema registry with Confluent's interface
 `check_learner`        the conformance suite of learners (`headrace.testing.learners`)
 =====================  ==================================================================================
 
@@ -24,6 +27,12 @@ _HOMES = {
     "fault": "headrace.faults",
     "postgres": "headrace.testing.servers",
     "PostgresServer": "headrace.testing.servers",
+    "kafka_broker": "headrace.testing.servers",
+    "KafkaBroker": "headrace.testing.servers",
+    "kafka_connect": "headrace.testing.servers",
+    "KafkaConnect": "headrace.testing.servers",
+    "schema_registry": "headrace.testing.servers",
+    "SchemaRegistryServer": "headrace.testing.servers",
     "check_learner": "headrace.testing.learners",
 }
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from headrace.clock import Clock, SystemClock
-from headrace.engines.local.tasks import StepRecord, TaskRunner, steps_batch
-from headrace.errors import HeadraceError, LogFull
+from headrace.engines.local.tasks import StepRecord, TaskRunner, append_fitting, steps_batch
+from headrace.errors import HeadraceError, LogError, LogFull
 from headrace.events import Tick
 from headrace.faults import fault
 from headrace.log.base import Log, Transaction
@@ -59,9 +59,9 @@ class Source(Protocol):
     def store(self, txn: Any, end_lsn: int) -> None: ...
     def acknowledge(self) -> None: ...
     def idle_lsn(self) -> int | None: ...
-    def received_lsn(self) -> int: ...
-    def current_lsn(self) -> int: ...
-    def request_progress(self, until: int | None = None) -> None: ...
+    def received_lsn(self) -> Any: ...
+    def current_lsn(self) -> Any: ...
+    def request_progress(self, until: Any = None) -> None: ...
     def wake(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -72,14 +72,15 @@ class Progress:
 
     Attributes:
         captured: rows appended since the start, by topic.
-        done: source -> LSN up to which everything committed is captured, answered and, in complete cuts, learned.
+        done: source -> LSN (of topics: offsets) up to which everything committed is captured, answered and, in
+            complete cuts, learned.
         caught_up: whether every task has consumed what the log holds.
         rounds: commits since the start.
         status: one line for people.
     """
 
     captured: dict[str, int] = field(default_factory=dict)
-    done: dict[str, int] = field(default_factory=dict)
+    done: dict[str, Any] = field(default_factory=dict)
     caught_up: bool = False
     rounds: int = 0
     status: str = "starting"
@@ -116,6 +117,8 @@ class Engine:
         self._ignoring: set[str] = set()
         read = {topic for task in plan.tasks for topic in task.topics}
         self._read_here = read & plan.written.keys()
+        # On the same cluster a log takes in messages where they lie.
+        self._cluster = str(getattr(getattr(log, "place", None), "bootstrap", "no cluster"))
         self._pruned_at = self.clock.monotonic()
 
     def recover(self) -> None:
@@ -137,6 +140,9 @@ class Engine:
     def stop(self) -> None:
         """End after the current round."""
         self._stop.set()
+        interrupt = getattr(self.log, "interrupt", None)
+        if interrupt is not None:
+            interrupt()
         for source in self.sources:
             source.wake()
 
@@ -187,8 +193,10 @@ class Engine:
             try:
                 self._commit(captured)
                 return
-            except LogFull as error:
-                self._say(f"waiting for disk space: {error.message}")
+            except LogError as error:
+                if not error.retry:
+                    raise
+                self._say_waiting(error)
                 if self._stop.wait(FULL_DISK_WAIT):
                     raise
                 self.recover()
@@ -202,7 +210,7 @@ class Engine:
                 if source.rewound:
                     txn.discard_staged()
                 for piece in pieces:
-                    self._append(txn, piece, counts)
+                    self._append(txn, source, piece, counts)
                 end_lsn = max((piece.end_lsn for piece in pieces), default=0)
                 if end_lsn:
                     source.store(txn, end_lsn)
@@ -221,12 +229,15 @@ class Engine:
         old = self.progress
         self.progress = replace(old, captured=counts, caught_up=False, rounds=old.rounds + 1)
 
-    def _append(self, txn: Transaction, piece: CapturedPiece, counts: dict[str, int]) -> None:
+    def _append(self, txn: Transaction, source: Source, piece: CapturedPiece, counts: dict[str, int]) -> None:
         txn.next_slice()
         whole = not piece.open and not piece.continued
-        for topic, batch in (*piece.batches, *piece.rejected):
-            if whole:
-                txn.append(topic, batch.records)
+        placed = getattr(piece, "placed", ()) if getattr(source, "cluster", "") == self._cluster else ()
+        for i, (topic, batch) in enumerate((*piece.batches, *piece.rejected)):
+            if i < len(placed):
+                txn.adopt(topic, batch.records, placed[i].places, format_=placed[i].format)  # type: ignore[attr-defined]
+            elif whole:
+                append_fitting(txn, topic, batch, stage="capture")
             else:
                 txn.stage(topic, batch.records)
             counts[topic] = counts.get(topic, 0) + batch.num_rows
@@ -268,9 +279,11 @@ class Engine:
                 try:
                     with self.log.transaction() as txn:
                         source.store(txn, lsn)
-                except LogFull as error:
+                except LogError as error:
+                    if not error.retry:
+                        raise
                     # Nothing is lost: the next idle round tries again.
-                    self._say(f"waiting for disk space: {error.message}")
+                    self._say_waiting(error)
                     return
                 source.acknowledge()
 
@@ -291,7 +304,7 @@ class Engine:
 
     # -- telling others --------------------------------------------------------------------------------------------
 
-    def _tell(self, received: Mapping[str, int]) -> None:
+    def _tell(self, received: Mapping[str, Any]) -> None:
         old = self.progress
         if not old.caught_up or any(old.done.get(name) != lsn for name, lsn in received.items()):
             with self.changed:
@@ -304,6 +317,9 @@ class Engine:
             waiting = "again" in status or "waiting" in status
             logger.log(logging.WARNING if waiting else logging.INFO, "%s", status)
             self.progress = replace(self.progress, status=status)
+
+    def _say_waiting(self, error: LogError) -> None:
+        self._say(f"waiting for {'disk space' if isinstance(error, LogFull) else 'the log'}: {error.message}")
 
     def _say_ignored(self) -> None:
         """Say once for each model that updates and deletes of learned rows are not taken out of it."""

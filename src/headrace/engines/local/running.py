@@ -102,7 +102,10 @@ class Running:
             HeadraceError: the pipeline has failed.
         """
         given = parse_lsn(lsn) if isinstance(lsn, str) else lsn
-        targets = {source.name: given or source.current_lsn() for source in self.engine.sources}
+        targets = {source.name: source.current_lsn() for source in self.engine.sources}
+        if given is not None:
+            # Topics have no LSN: for them it is what they hold now.
+            targets = {name: given if isinstance(now, int) else now for name, now in targets.items()}
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._reached(targets):
             left = 0.05 if deadline is None else min(0.05, deadline - time.monotonic())
@@ -114,16 +117,16 @@ class Running:
             if self.engine.finished.is_set() and not self._reached(targets):
                 raise HeadraceError("the pipeline was stopped before it had caught up")
 
-    def _reached(self, targets: dict[str, int]) -> bool:
+    def _reached(self, targets: dict[str, Any]) -> bool:
         progress = self.engine.progress
         return progress.caught_up and all(progress.done.get(name, 0) >= lsn for name, lsn in targets.items())
 
-    def _unfinished(self, targets: dict[str, int], timeout: float | None) -> str:
+    def _unfinished(self, targets: dict[str, Any], timeout: float | None) -> str:
         done = self.engine.progress.done
         behind = [
-            f"{name} at {format_lsn(done.get(name, 0))}, waiting for {format_lsn(lsn)}"
+            f"{name} at {_shown(done.get(name, 0))}, waiting for {_shown(lsn)}"
             for name, lsn in targets.items()
-            if done.get(name, 0) < lsn
+            if not done.get(name, 0) >= lsn
         ]
         return f"not caught up after {timeout} s: {'; '.join(behind)} ({self.engine.progress.status})"
 
@@ -193,6 +196,10 @@ class Running:
         except BaseException:
             if error is None:
                 raise
+
+
+def _shown(position: Any) -> str:
+    return format_lsn(position) if isinstance(position, int) else str(position)
 
 
 def _as_records(rows: Any, task: ModelTask) -> pa.RecordBatch:

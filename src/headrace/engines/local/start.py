@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.capture.postgres.source import PostgresSource
 from headrace.clock import SystemClock
+from headrace.codec import TopicCodec, codec_for
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.machine import machine_fingerprint, record_machine
 from headrace.engines.local.running import Running
-from headrace.errors import DeclarationError, FingerprintError
+from headrace.engines.local.sources import Captured, databases, foreign_topics, topic_sources
+from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.retention import Keep
@@ -29,14 +33,20 @@ def start(app: App) -> Running:
     plan = app.plan()
     plan.check()
     keep = Keep.parse(app.keep) if app.keep is not None else None
-    sources = [_source(app, plan, i) for i in range(len(plan.sources))]
-    fresh = app._open is None and not plan.log.startswith("memory:") and not Path(plan.log).exists()
-    if fresh:
-        # A declaration that is refused leaves no empty log behind.
-        _check(plan, sources, open_log("memory://", writer=True))
-    log = app._open or open_log(plan.log, writer=True)
+
+    def on_progress(table: str, rows: int, estimated: int) -> None:
+        app.starting = f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows"
+
+    captured = databases(plan, on_progress)
+    codec = codec_for(plan.formats)
+    if app._open is None and (plan.on_kafka or not Path(plan.log).exists()):
+        # A declaration that is refused leaves no empty log behind, and stops nobody who writes this one.
+        with _as_it_stands(plan, codec) as held:
+            _check(plan, captured, held)
+    log = app._open or open_log(plan.log, writer=True, name=plan.app, codec=codec)
+    sources: list[Captured] = []
     try:
-        _check(plan, sources, log)
+        sources = _check(plan, captured, log)
         engine = Engine(plan, log, sources, keep=keep)
         _declare_models(plan, log)
         for warning in [one for source in sources for one in source.warnings]:
@@ -55,32 +65,33 @@ def start(app: App) -> Running:
     return Running(engine, log, close_log=app._open is None)
 
 
-def _source(app: App, plan: Plan, number: int) -> PostgresSource:
-    declared = plan.sources[number]
-
-    def on_progress(table: str, rows: int, estimated: int) -> None:
-        app.starting = f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows"
-
-    return PostgresSource(
-        declared.dsn,
-        app=plan.app,
-        prefix=declared.prefix,
-        tables=declared.tables,
-        slot=declared.slot,
-        publication=declared.publication,
-        snapshot="never" if declared.snapshot == "never" else "initial",
-        first_tables=plan.first_tables(declared.prefix),
-        on_progress=on_progress,
-    )
+@contextlib.contextmanager
+def _as_it_stands(plan: Plan, codec: TopicCodec) -> Iterator[Log]:
+    """The log that is there, to be looked at; an empty one where there is none."""
+    held: Log | None = None
+    if plan.on_kafka:
+        with contextlib.suppress(LogMissing):
+            held = open_log(plan.log, writer=False, name=plan.app, codec=codec)
+    held = held or open_log("memory://", writer=True)
+    try:
+        yield held
+    finally:
+        held.close()
 
 
-def _check(plan: Plan, sources: list[PostgresSource], log: Log) -> None:
+def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log) -> list[Captured]:
+    """Refuse what cannot run; the sources that will."""
     for model in plan.models:
         _check_fingerprint(plan, model, log)
-    for source in sources:
+    for source in captured:
         source.check(log)
-    tables = {topic: schema for source in sources for topic, schema in source.tables().items()}
-    plan.check_topics(tables, log.topics())
+    tables = {topic: schema for source in captured for topic, schema in source.tables().items()}
+    foreign = foreign_topics(plan, log, tables)
+    plan.check_topics(tables, [*log.topics(), *(topic for topics in foreign.values() for topic in topics)])
+    others = topic_sources(plan, foreign)
+    for other in others:
+        other.check(log)
+    return [*captured, *others]
 
 
 def _check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from headrace.batch import Batch
+from headrace.batch import Batch, dead_letters
 from headrace.errors import LogCorrupt
 from headrace.events import Event, Part, Rows, Tick
 from headrace.learn.state import dump_state as dump_values
@@ -281,10 +281,31 @@ def _append(txn: Transaction, outputs: Sequence[Output]) -> dict[str, list[int]]
     if outputs:
         txn.next_slice()
     for topic, batch in outputs:
-        offset = txn.append(topic, batch.records)
-        first = written.get(topic, [offset])[0]
-        written[topic] = [first, offset + batch.num_rows]
+        for name, offset, rows in append_fitting(txn, topic, batch, stage="log"):
+            first = written.get(name, [offset])[0]
+            written[name] = [first, offset + rows]
     return written
+
+
+def append_fitting(txn: Transaction, topic: str, batch: Batch, *, stage: str) -> list[tuple[str, int, int]]:
+    """Append rows; those that the log cannot hold go to the dead-letter topic, without the row that is too large.
+
+    Returns:
+        Topic, first offset and number of rows of each append.
+    """
+    refused = txn.oversized(topic, batch.records)
+    if not refused:
+        return [(topic, txn.append(topic, batch.records), batch.num_rows)]
+    rows = np.array(sorted(refused))
+    keep = np.ones(batch.num_rows, np.bool_)
+    keep[rows] = False
+    bad = batch.take(rows)
+    keys = pa.RecordBatch.from_pydict({name: bad.column(name) for name in bad.key_columns if name in bad.column_names})
+    texts = [json.dumps(row, default=str) for row in keys.to_pylist()] if keys.num_columns else ["{}"] * len(rows)
+    letters = dead_letters(bad, [refused[row] for row in rows.tolist()], stage=stage, rows=texts)
+    kept = batch.filter(keep)
+    done = [(topic, txn.append(topic, kept.records), kept.num_rows)] if kept.num_rows else []
+    return [*done, (f"{topic}.dlq", txn.append(f"{topic}.dlq", letters.records), letters.num_rows)]
 
 
 def restore(log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from headrace.errors import LogTruncated, LogUnavailable
-from headrace.log.kafka_cluster import Cluster, translate
-from headrace.log.kafka_settings import KafkaPlace
+from headrace.kafka.cluster import Cluster, translate
+from headrace.kafka.settings import KafkaPlace
+from headrace.wire import WireMessages
 
 FETCH_SECONDS = 60.0
 AT_ONCE = 10_000
@@ -35,6 +38,9 @@ class Range(NamedTuple):
     @property
     def where(self) -> Where:
         return (self.topic, self.partition)
+
+
+Wanted = dict[Where, deque[tuple[int, Range]]]
 
 
 def consumer_properties(place: KafkaPlace, **more: Any) -> dict[str, Any]:
@@ -58,6 +64,12 @@ def consumer_properties(place: KafkaPlace, **more: Any) -> dict[str, Any]:
     )
 
 
+def receive(consumer: Any, timeout: float) -> list[Any]:
+    """What has arrived, waiting for the first of it only: `consume` alone would wait until there is enough."""
+    first = consumer.poll(timeout)
+    return [] if first is None else [first, *consumer.consume(AT_ONCE, 0)]
+
+
 class Fetcher:
     """Reads ranges of messages. Any thread may call it; one is served at a time."""
 
@@ -67,7 +79,6 @@ class Fetcher:
         self._consumer: Any = None
         self._next: dict[Where, int] = {}
         self._ahead: dict[Where, deque[Any]] = {}
-        self._paused: set[Where] = set()
         self._lock = threading.Lock()
 
     def fetch(self, ranges: Sequence[Range], *, patience: float = FETCH_SECONDS) -> list[list[Any]]:
@@ -84,14 +95,14 @@ class Fetcher:
         if not ranges:
             return []
         with self._lock:
-            wanted: dict[Where, deque[tuple[int, Range]]] = {}
+            wanted: Wanted = {}
             for number, one in enumerate(ranges):
                 wanted.setdefault(one.where, deque()).append((number, one))
-            self._attend({where: waiting[0][1].first for where, waiting in wanted.items()})
+            self._attend(wanted)
             found: list[list[Any]] = [[] for _ in ranges]
             deadline = time.monotonic() + patience
             while self._serve(wanted, found):
-                self._pause(wanted)
+                self._leave(where for where, waiting in wanted.items() if not waiting)
                 if self._receive(0.1):
                     deadline = time.monotonic() + patience
                 elif time.monotonic() >= deadline:
@@ -100,58 +111,61 @@ class Fetcher:
                     self._refuse_truncated(wanted)
             return found
 
-    def _attend(self, firsts: dict[Where, int]) -> None:
-        """Go on where the consumer is, or have it assigned anew."""
+    def _attend(self, wanted: Wanted) -> None:
+        """Go on where the consumer is, or have it look elsewhere."""
         from confluent_kafka import Consumer, TopicPartition
 
-        if self._next.keys() == firsts.keys() and all(
-            0 <= first - self._next[where] <= SKIPPED for where, first in firsts.items()
-        ):
-            return
         if self._consumer is None:
             self._consumer = Consumer(consumer_properties(self._place))
-        self._consumer.assign([TopicPartition(*where, first) for where, first in firsts.items()])
-        self._next = dict(firsts)
-        self._ahead = {where: deque() for where in firsts}
-        self._paused = set()
+        firsts = {where: waiting[0][1].first for where, waiting in wanted.items()}
+        self._leave(
+            where
+            for where, next_ in self._next.items()
+            if where not in firsts or not 0 <= firsts[where] - next_ <= SKIPPED
+        )
+        new = {where: first for where, first in firsts.items() if where not in self._next}
+        if new:
+            self._consumer.incremental_assign([TopicPartition(*where, first) for where, first in new.items()])
+        self._next |= new
+        self._ahead |= {where: deque() for where in new}
 
-    def _serve(self, wanted: dict[Where, deque[tuple[int, Range]]], found: list[list[Any]]) -> bool:
+    def _leave(self, done: Iterable[Where]) -> None:
+        """Read some partitions no further: those that are ahead must not pile up while others are waited for.
+
+        They are not paused: librdkafka keeps a partition paused beyond its next assignment.
+        """
+        from confluent_kafka import TopicPartition
+
+        left = [where for where in done if where in self._next]
+        if left:
+            self._consumer.incremental_unassign([TopicPartition(*where) for where in left])
+        for where in left:
+            del self._next[where], self._ahead[where]
+
+    def _serve(self, wanted: Wanted, found: list[list[Any]]) -> bool:
         """Hand out what has arrived; whether something is still missing."""
         for where, waiting in wanted.items():
-            ahead = self._ahead[where]
+            ahead = self._ahead.get(where, ())
             while waiting and ahead:
                 number, one = waiting[0]
                 offset = ahead[0].offset()
-                if offset > one.last:
-                    self._next[where] = one.last + 1
-                    waiting.popleft()
-                    continue
-                message = ahead.popleft()
-                if offset >= one.first:
-                    found[number].append(message)
-                if offset == one.last:
+                if offset <= one.last:
+                    message = ahead.popleft()
+                    if offset >= one.first:
+                        found[number].append(message)
+                if offset >= one.last:
                     self._next[where] = one.last + 1
                     waiting.popleft()
         return any(wanted.values())
 
-    def _pause(self, wanted: dict[Where, deque[tuple[int, Range]]]) -> None:
-        """Only partitions that something is still wanted of go on."""
-        from confluent_kafka import TopicPartition
-
-        done = {where for where in self._next if not wanted.get(where)}
-        for change, some in ((self._consumer.pause, done - self._paused), (self._consumer.resume, self._paused - done)):
-            if some:
-                change([TopicPartition(*where) for where in some])
-        self._paused = done
-
     def _receive(self, timeout: float) -> int:
-        messages = self._consumer.consume(AT_ONCE, timeout)
+        messages = receive(self._consumer, timeout)
         ahead = self._ahead
         for message in messages:
             error = message.error()
             if error is not None:
                 self._heed(error, message)
-            else:
+            elif (message.topic(), message.partition()) in ahead:
                 ahead[message.topic(), message.partition()].append(message)
         return len(messages)
 
@@ -162,7 +176,7 @@ class Fetcher:
             self._drop()
             raise failure
 
-    def _refuse_truncated(self, wanted: dict[Where, deque[tuple[int, Range]]]) -> None:
+    def _refuse_truncated(self, wanted: Wanted) -> None:
         for (topic, partition), waiting in wanted.items():
             if not waiting:
                 continue
@@ -171,7 +185,7 @@ class Fetcher:
                 self._drop()
                 raise truncated(topic, partition, waiting[0][1].first, oldest, self._place.location)
 
-    def _missing(self, wanted: dict[Where, deque[tuple[int, Range]]]) -> LogUnavailable:
+    def _missing(self, wanted: Wanted) -> LogUnavailable:
         where, waiting = next((where, waiting) for where, waiting in wanted.items() if waiting)
         self._drop()
         return LogUnavailable(
@@ -196,4 +210,17 @@ def truncated(topic: str, partition: int, wanted: int, oldest: int | None, where
     return LogTruncated(
         f"«{topic}» partition {partition} on {where} does not hold offset {wanted} any more: {held}",
         advice="Restore the topic, or learn again from what is there: headrace models reset NAME, or another app name.",
+    )
+
+
+def wire_messages(topic: str, fetched: Sequence[Any]) -> WireMessages:
+    """librdkafka's messages, column-wise; keys and headers when somebody asks for them."""
+    return WireMessages(
+        topic,
+        [message.value() for message in fetched],
+        offsets=np.fromiter((message.offset() for message in fetched), np.int64, len(fetched)),
+        partitions=np.fromiter((message.partition() for message in fetched), np.int64, len(fetched)),
+        ts_ms=np.fromiter((message.timestamp()[1] for message in fetched), np.int64, len(fetched)),
+        keys=lambda: [message.key() for message in fetched],
+        headers=lambda: [message.headers() or () for message in fetched],
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
-from headrace.log.kafka_settings import KafkaPlace
+from headrace.kafka.settings import KafkaPlace
 
 logger = logging.getLogger("headrace")
 

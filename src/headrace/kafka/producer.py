@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import LogUnavailable
-from headrace.log.kafka_cluster import Cluster, translate
-from headrace.log.kafka_settings import KafkaPlace
-from headrace.log.partition import partitions_of
-from headrace.log.slices import Place, pack_spread
+from headrace.kafka.cluster import Cluster, translate
+from headrace.kafka.partition import partitions_of
+from headrace.kafka.place import Place, pack_spread
+from headrace.kafka.settings import KafkaPlace
 from headrace.wire import Headers, Ints
 
 logger = logging.getLogger("headrace")
 
 TRANSACTION_MILLISECONDS = 300_000  # publishing a large source transaction takes a while
 DELIVERY_MILLISECONDS = 60_000
+LAST_PATIENCE = 5.0  # seconds that a broker still has when the pipeline is stopped
 
 
 class Sent:
@@ -159,6 +160,7 @@ class TransactionalProducer:
     ) -> None:
         from confluent_kafka import KafkaException
 
+        since = time.monotonic()
         while True:
             try:
                 self._producer.produce(topic, value, key, partition, report, None, timestamp, headers or None)
@@ -166,8 +168,7 @@ class TransactionalProducer:
             except BufferError:
                 # The queue is full: what was queued is being sent meanwhile.
                 self._producer.poll(0.05)
-                if self.interrupted.is_set():
-                    raise LogUnavailable("stopped while waiting for the broker") from None
+                self._waiting(since, f"writing to «{topic}»")
             except KafkaException as error:
                 raise self._cluster.translate(error, f"writing to «{topic}»") from error
 
@@ -240,9 +241,10 @@ class TransactionalProducer:
         self._waiting(since, what)
 
     def _waiting(self, since: float, what: str) -> None:
-        if self.interrupted.is_set():
+        waited = time.monotonic() - since
+        if self.interrupted.is_set() and waited > LAST_PATIENCE:
             raise LogUnavailable(f"stopped while {what}: {self._place.location} is away")
-        if time.monotonic() - since > 2:
+        if waited > 2:
             self._on_wait(f"waiting for {self._place.location} ({what}); trying again")
 
     def close(self) -> None:

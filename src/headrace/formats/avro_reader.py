@@ -1,0 +1,285 @@
+"""Avro's binary form to Arrow: every field of all messages at once, in NumPy.
+
+A cursor stands in each message. A field is read for all of them together, which moves the cursors on; a union's
+branches, an array's items and so on are read for those messages that have them. A message that breaks the rules is
+marked with its reason and takes no part in the result, the others are not touched by it: what libraries that read a
+whole block (fastavro's container reader, polars) cannot do.
+
+Measured per message of six numeric columns, five of them nullable, to Arrow: this reader 0.22 microseconds; fastavro's
+`schemaless_reader` 4.5 and its container reader around the joined payloads 3.6, both with 0.6 more from dicts to
+Arrow; polars' container reader 0.14 (54 MB installed); pyruhvro 0.2.
+
+The encoding: https://avro.apache.org/docs/1.12.0/specification/#binary-encoding
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.formats.avro_schema import Node
+from headrace.wire import Ints
+
+_PADDING = 16  # a value read at the end of the last message stays inside the buffer
+_ITEMS_WITHOUT_BYTES = 100_000  # what an array of nulls may claim to hold
+_BAD_LENGTH = "a length that is negative or goes beyond the message"
+# A column of an Avro type as the Arrow type it stands for, and which values cannot be one (None: all can).
+Finish = Callable[[Node, pa.Array], tuple[pa.Array, npt.NDArray[np.bool_] | None]]
+
+
+class Reader:
+    """Cursors in the messages of one schema.
+
+    Args:
+        buffer: the messages one after the other.
+        starts, ends: where in it each message's Avro begins and ends; ascending.
+        finish: makes a column's Arrow type out of the array that its Avro type gives (dates out of days, …).
+
+    After `read`, `reasons` says of which messages nothing came, by their index, and why.
+    """
+
+    def __init__(self, buffer: bytes, starts: Ints, ends: Ints, *, finish: Finish) -> None:
+        self._raw = pa.py_buffer(buffer + bytes(_PADDING))
+        self._buffer = np.frombuffer(self._raw, np.uint8)
+        self._at = starts.astype(np.int64)
+        self._end = ends.astype(np.int64)
+        self._finish = finish
+        self.reasons: dict[int, str] = {}
+
+    def read(self, node: Node) -> pa.Array:
+        """One value for each message; what stands for a message named in ``reasons`` means nothing."""
+        values = self._value(node, np.arange(len(self._at)))
+        left = np.flatnonzero(self._at != self._end)
+        for row in left.tolist():
+            self.reasons.setdefault(row, f"{self._end[row] - self._at[row]} bytes left over behind the value")
+        return values
+
+    def _fail(self, rows: Ints, reason: str) -> None:
+        for row in rows.tolist():
+            self.reasons.setdefault(row, reason)
+        self._at[rows] = self._end[rows]
+
+    # Types
+
+    def _value(self, node: Node, rows: Ints) -> pa.Array:
+        reader: Callable[[Node, Ints], pa.Array] = getattr(self, f"_read_{node.kind}")
+        values, wrong = self._finish(node, reader(node, rows))
+        if wrong is not None and wrong.any():
+            what = node.attributes.get("connect.name") or node.attributes.get("logicalType") or node.kind
+            self._fail(rows[wrong], f"a value that is no {what}")
+        return values
+
+    def _read_null(self, node: Node, rows: Ints) -> pa.Array:
+        return pa.nulls(len(rows))
+
+    def _read_boolean(self, node: Node, rows: Ints) -> pa.Array:
+        values = self._numbers(rows, np.dtype(np.uint8))
+        if (values > 1).any():
+            self._fail(rows[values > 1], "a boolean that is neither 0 nor 1")
+        return pa.array(values == 1)
+
+    def _read_int(self, node: Node, rows: Ints) -> pa.Array:
+        values = self._varints(rows)
+        narrow = values.astype(np.int32)
+        if (narrow != values).any():
+            self._fail(rows[narrow != values], "an int of more than 32 bits")
+        return pa.array(narrow)
+
+    def _read_long(self, node: Node, rows: Ints) -> pa.Array:
+        return pa.array(self._varints(rows))
+
+    def _read_float(self, node: Node, rows: Ints) -> pa.Array:
+        return pa.array(self._numbers(rows, np.dtype("<f4")))
+
+    def _read_double(self, node: Node, rows: Ints) -> pa.Array:
+        return pa.array(self._numbers(rows, np.dtype("<f8")))
+
+    def _slices(self, rows: Ints, lengths: Ints | int) -> pa.Array:
+        """Bytes of the given lengths behind the cursors, as one native copy."""
+        starts = self._at[rows]
+        stops = starts + lengths
+        wrong = (stops > self._end[rows]) | (stops < starts)
+        if wrong.any():
+            self._fail(rows[wrong], _BAD_LENGTH)
+            starts, stops = self._at[rows], np.where(wrong, self._at[rows], stops)
+        self._at[rows] = stops
+        if not len(rows):
+            return pa.array([], pa.binary())
+        # What is wanted and what lies between alternate in the buffer: every second element is a value.
+        bounds = np.empty(2 * len(rows), np.int64)
+        bounds[0::2], bounds[1::2] = starts, stops
+        slices = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(bounds) - 1, [None, pa.py_buffer(bounds), self._raw]
+        )
+        return slices.take(pa.array(np.arange(0, len(bounds), 2))).cast(pa.binary())
+
+    def _read_bytes(self, node: Node, rows: Ints) -> pa.Array:
+        return self._slices(rows, self._varints(rows))
+
+    def _read_fixed(self, node: Node, rows: Ints) -> pa.Array:
+        return self._slices(rows, node.size)
+
+    def _read_string(self, node: Node, rows: Ints) -> pa.Array:
+        raw = self._read_bytes(node, rows)
+        try:
+            return raw.cast(pa.string())
+        except pa.ArrowInvalid:
+            texts = [_text(one) for one in raw.to_pylist()]
+            self._fail(rows[np.array([text is None for text in texts])], "a string that is not UTF-8")
+            return pa.array([text or "" for text in texts], pa.string())
+
+    def _read_enum(self, node: Node, rows: Ints) -> pa.Array:
+        indexes = self._varints(rows)
+        wrong = (indexes < 0) | (indexes >= len(node.names))
+        if wrong.any():
+            self._fail(rows[wrong], f"no such symbol in the enum «{node.name}»")
+        return pa.array(node.names, pa.string()).take(pa.array(np.where(wrong, 0, indexes)))
+
+    def _read_record(self, node: Node, rows: Ints) -> pa.Array:
+        columns = [self._value(child, rows) for child in node.children]
+        fields = [pa.field(name, column.type) for name, column in zip(node.names, columns, strict=True)]
+        if not fields:
+            return pa.array([{}] * len(rows), pa.struct([]))
+        return pa.StructArray.from_arrays(columns, fields=fields)
+
+    def _read_union(self, node: Node, rows: Ints) -> pa.Array:
+        branches = self._varints(rows)
+        wrong = (branches < 0) | (branches >= len(node.children))
+        if wrong.any():
+            self._fail(rows[wrong], "no such branch in a union")
+        if node.nullable:
+            chosen = (branches != node.null_branch) & ~wrong
+            return self._some(node.value, rows, chosen)
+        # Connect's AvroConverter makes a struct of such a union, a field for each branch, named for its type.
+        kinds = [(i, child) for i, child in enumerate(node.children) if child.kind != "null"]
+        if not kinds:
+            return pa.nulls(len(rows))
+        columns = [self._some(child, rows, (branches == i) & ~wrong) for i, child in kinds]
+        if len(columns) == 1:
+            return columns[0]
+        absent = branches == node.null_branch
+        return pa.StructArray.from_arrays(columns, names=[child.name for _, child in kinds], mask=pa.array(absent))
+
+    def _some(self, node: Node, rows: Ints, chosen: npt.NDArray[np.bool_]) -> pa.Array:
+        """A value for each row that has one, null for the others."""
+        if chosen.all():
+            return self._value(node, rows)
+        values = self._value(node, rows[chosen])
+        return values.take(pa.array(np.cumsum(chosen) - 1, mask=~chosen))
+
+    def _read_array(self, node: Node, rows: Ints) -> pa.Array:
+        item = node.children[0]
+        offsets, values = self._blocks(item, rows, lambda now: self._value(item, now))
+        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+
+    def _read_map(self, node: Node, rows: Ints) -> pa.Array:
+        entry = Node("record", name="entry", names=("key", "value"), children=(Node("string"), node.children[0]))
+        offsets, entries = self._blocks(entry, rows, lambda now: self._read_record(entry, now))
+        keys, values = entries.flatten()
+        return pa.MapArray.from_arrays(pa.array(offsets.astype(np.int32)), keys, values)
+
+    def _blocks(self, item: Node, rows: Ints, read: Callable[[Ints], pa.Array]) -> tuple[Ints, pa.Array]:
+        """Items of arrays or maps: the first of every message, then the second of those that have one, and so on."""
+        pieces: list[pa.Array] = []
+        owners: list[Ints] = []
+        open_ = np.arange(len(rows))
+        while len(open_):
+            counts = self._counts(item, rows[open_])
+            open_, counts = open_[counts > 0], counts[counts > 0]
+            for j in range(int(counts.max(initial=0))):
+                now = open_[counts > j]
+                if item.kind in ("float", "double") and j == 0:
+                    pieces.append(self._run(item, rows[now], counts))
+                    owners.append(np.repeat(now, counts))
+                    break
+                pieces.append(read(rows[now]))
+                owners.append(now)
+        if not pieces:
+            return np.zeros(len(rows) + 1, np.int64), read(np.empty(0, np.int64))
+        owner = np.concatenate(owners)
+        values = pa.concat_arrays(pieces).take(pa.array(np.argsort(owner, kind="stable")))
+        return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(rows)))]), values
+
+    def _counts(self, item: Node, rows: Ints) -> Ints:
+        """How many items the next block of each array has; 0 ends the array."""
+        counts = self._varints(rows)
+        sized = counts < 0
+        if sized.any():
+            self._varints(rows[sized])  # the block's size in bytes, for those who want to skip it
+            counts = np.abs(counts)
+        room = self._end[rows] - self._at[rows]
+        if item.kind in ("float", "double"):
+            room //= 4 if item.kind == "float" else 8
+        if item.kind in ("null", "record", "fixed"):
+            room = np.maximum(room, _ITEMS_WITHOUT_BYTES)
+        wrong = (counts > room) | (counts < 0)
+        if wrong.any():
+            self._fail(rows[wrong], _BAD_LENGTH)
+            counts = np.where(wrong, 0, counts)
+        return counts
+
+    def _run(self, item: Node, rows: Ints, counts: Ints) -> pa.Array:
+        """Whole arrays of floating-point numbers, which lie side by side."""
+        kind = np.dtype("<f4" if item.kind == "float" else "<f8")
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        at = np.repeat(self._at[rows], counts) + within * kind.itemsize
+        self._at[rows] += counts * kind.itemsize
+        return self._finish(item, pa.array(self._unaligned(kind)[at]))[0]
+
+    # Numbers
+
+    def _numbers(self, rows: Ints, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+        """A number of fixed size behind each cursor."""
+        at = self._at[rows]
+        beyond = at + kind.itemsize > self._end[rows]
+        if beyond.any():
+            self._fail(rows[beyond], "ends in the middle of a value")
+            at = np.where(beyond, 0, at)
+            self._at[rows[~beyond]] += kind.itemsize
+        else:
+            self._at[rows] = at + kind.itemsize
+        values = self._unaligned(kind)[at]
+        values[beyond] = 0
+        return values
+
+    def _unaligned(self, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+        """The buffer as numbers that begin at every byte."""
+        return np.ndarray((len(self._buffer) - kind.itemsize + 1,), kind, self._raw, strides=(1,))
+
+    def _varints(self, rows: Ints) -> Ints:
+        """A zig-zag varint behind each cursor; 0 where there is none."""
+        at = self._at[rows]
+        first = self._buffer[at]
+        at += 1
+        bits = (first & 0x7F).astype(np.uint64)
+        more = np.flatnonzero(first & 0x80)
+        shift = 7
+        while len(more) and shift < 70:
+            byte = self._buffer[at[more]]
+            at[more] += 1
+            bits[more] |= (byte & 0x7F).astype(np.uint64) << np.uint64(shift)
+            more = more[(byte & 0x80) != 0]
+            shift += 7
+        values = (bits >> np.uint64(1)).view(np.int64) ^ -(bits & np.uint64(1)).view(np.int64)
+        if len(more):
+            self._fail(rows[more], "a number of more than 64 bits")
+            at[more] = self._end[rows[more]]
+            values[more] = 0
+        beyond = at > self._end[rows]
+        if beyond.any():
+            self._fail(rows[beyond], "ends in the middle of a value")
+            at[beyond] = self._end[rows[beyond]]
+            values[beyond] = 0
+        self._at[rows] = at
+        return values
+
+
+def _text(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None

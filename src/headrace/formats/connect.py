@@ -1,0 +1,359 @@
+"""Schemas of Kafka Connect in JSON, as its JsonConverter writes them: from Arrow, and to Arrow.
+
+Types and semantic names are those of Debezium's connector for PostgreSQL
+(https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-data-types), and what they
+become here is what the native capture gives for the same column of the database, wherever the schema tells enough.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.errors import FormatError
+from headrace.formats import connect_values as values
+from headrace.formats.conform import POSTGRES_TYPE, Convert, Reading, to_type
+from headrace.formats.json_text import is_bytes, is_list, is_text
+
+Schema = dict[str, Any]
+
+DECIMAL = "org.apache.kafka.connect.data.Decimal"
+_UNIT_NAMES = {"s": "", "ms": "", "us": "Micro", "ns": "Nano"}
+
+# --- from Arrow ---
+
+
+def struct_schema(fields: Sequence[pa.Field], name: str | None, *, optional: bool = False) -> Schema:
+    """The Connect schema of a record of these columns.
+
+    >>> struct_schema([pa.field("id", pa.int32(), nullable=False)], "t.Key")["fields"]
+    [{'type': 'int32', 'optional': False, 'field': 'id'}]
+    """
+    schema: Schema = {"type": "struct", "fields": [field_schema(field) for field in fields], "optional": optional}
+    return schema if name is None else {**schema, "name": name}
+
+
+def field_schema(field: pa.Field) -> Schema:
+    """The Connect schema of one column.
+
+    Raises:
+        FormatError: Connect has no type for it.
+
+    >>> field_schema(pa.field("at", pa.timestamp("us", "UTC")))
+    {'type': 'string', 'optional': True, 'name': 'io.debezium.time.ZonedTimestamp', 'version': 1, 'field': 'at'}
+    """
+    schema = _of_type(field.type, (field.metadata or {}).get(POSTGRES_TYPE, b"").decode(), field.name)
+    return {"type": schema.pop("type"), "optional": field.nullable, **schema, "field": field.name}
+
+
+def _of_type(kind: pa.DataType, postgres: str, column: str) -> Schema:
+    for matches, schema in _TYPES:
+        if matches(kind):
+            return schema(kind, postgres, column)
+    raise FormatError(
+        f"column «{column}»: Kafka Connect has no type for {kind}", advice="Cast the column, or drop it before writing."
+    )
+
+
+def _plain(name: str) -> Callable[[pa.DataType, str, str], Schema]:
+    return lambda *_: {"type": name}
+
+
+def _named(kind: str, name: str, **more: Any) -> Schema:
+    return {"type": kind, "name": name, "version": 1, **more}
+
+
+_TEXTS = {"uuid": "Uuid", "json": "Json", "jsonb": "Json", "xml": "Xml", "ltree": "Ltree"}
+
+
+def _text(_: pa.DataType, postgres: str, __: str) -> Schema:
+    name = _TEXTS.get(postgres)
+    return _named("string", f"io.debezium.data.{name}") if name else {"type": "string"}
+
+
+def _time(kind: pa.DataType, _: str, __: str) -> Schema:
+    width = "int32" if kind.unit in ("s", "ms") else "int64"
+    return _named(width, f"io.debezium.time.{_UNIT_NAMES[kind.unit]}Time")
+
+
+def _timestamp(kind: pa.DataType, _: str, __: str) -> Schema:
+    if kind.tz:
+        return _named("string", "io.debezium.time.ZonedTimestamp")
+    return _named("int64", f"io.debezium.time.{_UNIT_NAMES[kind.unit]}Timestamp")
+
+
+def _duration(kind: pa.DataType, _: str, __: str) -> Schema:
+    prefix = _UNIT_NAMES[kind.unit]
+    return _named("int64", f"io.debezium.time.{prefix}Duration") if prefix else {"type": "int64"}
+
+
+def _decimal(kind: pa.DataType, _: str, __: str) -> Schema:
+    parameters = {"scale": str(kind.scale), "connect.decimal.precision": str(kind.precision)}
+    return {"type": "bytes", "name": DECIMAL, "version": 1, "parameters": parameters}
+
+
+def _array(kind: pa.DataType, _: str, column: str) -> Schema:
+    item = kind.value_field
+    return {"type": "array", "items": {**_of_type(item.type, "", column), "optional": item.nullable}}
+
+
+def _struct(kind: pa.DataType, _: str, column: str) -> Schema:
+    return {"type": "struct", "fields": [field_schema(field) for field in kind]}
+
+
+def _map(kind: pa.DataType, _: str, column: str) -> Schema:
+    keys = {**_of_type(kind.key_type, "", column), "optional": False}
+    return {"type": "map", "keys": keys, "values": {**_of_type(kind.item_type, "", column), "optional": True}}
+
+
+def _unsigned64(kind: pa.DataType, _: str, column: str) -> Schema:
+    # Connect has no unsigned types. Beyond 63 bits its reader would wrap silently.
+    raise FormatError(
+        f"column «{column}»: Kafka Connect has no type for {kind}", advice="Cast it to decimal128(20, 0)."
+    )
+
+
+_TYPES: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.DataType, str, str], Schema]], ...] = (
+    (pa.types.is_boolean, _plain("boolean")),
+    (pa.types.is_int8, _plain("int8")),
+    (lambda kind: pa.types.is_int16(kind) or pa.types.is_uint8(kind), _plain("int16")),
+    (lambda kind: pa.types.is_int32(kind) or pa.types.is_uint16(kind), _plain("int32")),
+    (lambda kind: pa.types.is_int64(kind) or pa.types.is_uint32(kind), _plain("int64")),
+    (pa.types.is_uint64, _unsigned64),
+    (lambda kind: pa.types.is_float16(kind) or pa.types.is_float32(kind), _plain("float")),
+    (pa.types.is_float64, _plain("double")),
+    (is_text, _text),
+    (is_bytes, _plain("bytes")),
+    (pa.types.is_decimal, _decimal),
+    (pa.types.is_date, lambda *_: _named("int32", "io.debezium.time.Date")),
+    (pa.types.is_time, _time),
+    (pa.types.is_timestamp, _timestamp),
+    (pa.types.is_duration, _duration),
+    (is_list, _array),
+    (pa.types.is_struct, _struct),
+    (pa.types.is_map, _map),
+    # A column that never had a value: null goes with any optional type.
+    (pa.types.is_null, _plain("string")),
+    (pa.types.is_dictionary, lambda kind, postgres, column: _of_type(kind.value_type, postgres, column)),
+    (pa.types.is_run_end_encoded, lambda kind, postgres, column: _of_type(kind.value_type, postgres, column)),
+    (
+        lambda kind: isinstance(kind, pa.BaseExtensionType),
+        lambda kind, postgres, column: _of_type(kind.storage_type, postgres, column),
+    ),
+)
+
+_SOURCE_FIELDS = (
+    ("version", "string", False),
+    ("connector", "string", False),
+    ("name", "string", False),
+    ("ts_ms", "int64", False),
+    ("snapshot", "snapshot", True),
+    ("db", "string", False),
+    ("sequence", "string", True),
+    ("ts_us", "int64", True),
+    ("ts_ns", "int64", True),
+    ("schema", "string", False),
+    ("table", "string", False),
+    ("txId", "int64", True),
+    ("lsn", "int64", True),
+    ("xmin", "int64", True),
+    ("origin", "string", True),
+    ("origin_lsn", "int64", True),
+)
+_SNAPSHOTS = "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"
+
+
+def envelope_schema(fields: Sequence[pa.Field], topic: str) -> Schema:
+    """The schema of Debezium's change event for a table of these columns.
+
+    >>> [field["field"] for field in envelope_schema([pa.field("id", pa.int32())], "t")["fields"]]
+    ['before', 'after', 'source', 'transaction', 'op', 'ts_ms', 'ts_us', 'ts_ns']
+    """
+    row = struct_schema(fields, f"{topic}.Value", optional=True)
+    block = [("id", "string", False), ("total_order", "int64", False), ("data_collection_order", "int64", False)]
+    transaction = {"type": "struct", "fields": [_simple(*one) for one in block], "optional": True}
+    times = [_simple(name, "int64", True) for name in ("ts_ms", "ts_us", "ts_ns")]
+    source = {"type": "struct", "fields": [_simple(*one) for one in _SOURCE_FIELDS], "optional": False}
+    return {
+        "type": "struct",
+        "fields": [
+            {**row, "field": "before"},
+            {**row, "field": "after"},
+            {**source, "name": "io.debezium.connector.postgresql.Source", "version": 1, "field": "source"},
+            {**transaction, "name": "event.block", "version": 1, "field": "transaction"},
+            _simple("op", "string", False),
+            *times,
+        ],
+        "optional": False,
+        "name": f"{topic}.Envelope",
+        "version": 2,
+    }
+
+
+def _simple(name: str, kind: str, optional: bool) -> Schema:
+    if kind != "snapshot":
+        return {"type": kind, "optional": optional, "field": name}
+    enum = _named("string", "io.debezium.data.Enum", parameters={"allowed": _SNAPSHOTS})
+    return {**enum, "optional": True, "default": "false", "field": name}
+
+
+# --- to Arrow ---
+
+
+def row_fields(schema: Schema) -> list[Schema] | None:
+    """The fields of the row in a value's schema: those of ``after`` where it is an envelope; None where it is no row.
+
+    >>> row_fields({"type": "struct", "fields": [{"type": "int32", "field": "id"}]})
+    [{'type': 'int32', 'field': 'id'}]
+    """
+    if schema.get("type") != "struct":
+        return None
+    fields: list[Schema] = schema.get("fields") or []
+    if is_envelope(schema):
+        inside = {field.get("field"): field for field in fields}
+        row = inside.get("after") or inside.get("before") or {}
+        return row.get("fields") or []
+    return fields
+
+
+def is_envelope(schema: Schema) -> bool:
+    """Whether a value's schema is that of Debezium's change events."""
+    names = {field.get("field") for field in schema.get("fields") or []}
+    return "op" in names and bool({"before", "after"} & names) and "source" in names
+
+
+def read_schema(text: bytes) -> Schema | None:
+    """A schema's text parsed; None where it is none. Texts repeat for thousands of messages and are remembered."""
+    return _read_schema(text)
+
+
+@lru_cache(maxsize=256)
+def _read_schema(text: bytes) -> Schema | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("type"), str) else None
+
+
+def reading_of(field: Schema) -> Reading:
+    """How a column is read whose schema came with the message.
+
+    >>> reading_of({"type": "int32", "name": "io.debezium.time.Date", "field": "d"}).field
+    pyarrow.Field<d: date32[day]>
+    """
+    wire, arrow, convert = _known(field)
+    return Reading(pa.field(str(field.get("field")), arrow), wire, convert)
+
+
+def _known(schema: Schema) -> tuple[pa.DataType | None, pa.DataType, Convert]:
+    name, kind = schema.get("name"), schema.get("type")
+    by_name = _BY_NAME.get(name) if isinstance(name, str) else None
+    if by_name is not None:
+        known = by_name(schema)
+        if known is not None:
+            return known
+    if kind == "array":
+        return _known_array(schema)
+    if kind == "map":
+        return _known_map(schema)
+    if kind == "struct":
+        return _known_struct(schema)
+    arrow = _BY_TYPE.get(str(kind))
+    if arrow is None:
+        return None, pa.string(), lambda array: to_type(array, pa.string())
+    wire = pa.string() if kind == "bytes" else arrow
+    return wire, arrow, lambda array: to_type(array, arrow)
+
+
+_BY_TYPE = {
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float": pa.float32(),
+    "float32": pa.float32(),
+    "double": pa.float64(),
+    "float64": pa.float64(),
+    "boolean": pa.bool_(),
+    "string": pa.string(),
+    "bytes": pa.binary(),
+}
+
+Known = tuple[pa.DataType | None, pa.DataType, Convert]
+
+
+def _known_array(schema: Schema) -> Known:
+    wire, arrow, convert = _known(schema.get("items") or {})
+    kind = pa.list_(arrow)
+    return None if wire is None else pa.list_(wire), kind, lambda array: values.each_item(array, kind, convert)
+
+
+def _known_map(schema: Schema) -> Known:
+    key, item = _known(schema.get("keys") or {}), _known(schema.get("values") or {})
+    kind = pa.map_(key[1], item[1])
+    return None, kind, lambda array: values.each_entry(array, kind, key[2], item[2])
+
+
+def _known_struct(schema: Schema) -> Known:
+    fields = [reading_of(field) for field in schema.get("fields") or []]
+    wires = [(one.field.name, one.wire) for one in fields]
+    kind = pa.struct([one.field for one in fields])
+    known = all(wire is not None for _, wire in wires)
+    return pa.struct(wires) if known else None, kind, lambda array: values.each_field(array, fields)
+
+
+def _as(wire: pa.DataType, arrow: pa.DataType, convert: Convert | None = None) -> Callable[[Schema], Known | None]:
+    return lambda _: (wire, arrow, convert or (lambda array: to_type(array, arrow)))
+
+
+def _known_decimal(schema: Schema) -> Known:
+    parameters = schema.get("parameters") or {}
+    scale, precision = int(parameters.get("scale", 0)), int(parameters.get("connect.decimal.precision", 0))
+    if 0 <= scale <= precision <= 38:
+        kind = pa.decimal128(precision, scale)
+        return pa.string(), kind, lambda array: values.decimal(array, scale, kind)
+    return pa.string(), pa.string(), lambda array: values.decimal(array, scale, pa.string())
+
+
+def _known_bits(schema: Schema) -> Known:
+    length = int((schema.get("parameters") or {}).get("length", values.UNBOUNDED))
+    return pa.string(), pa.string(), lambda array: values.bits(array, length)
+
+
+_VARIABLE = pa.struct([("scale", pa.int32()), ("value", pa.string())])
+_POINT = pa.struct([("x", pa.float64()), ("y", pa.float64()), ("wkb", pa.string()), ("srid", pa.int32())])
+_SPARSE = pa.struct([("dimensions", pa.int64()), ("vector", pa.list_(pa.list_(pa.float64())))])
+_CONNECT, _TIME, _DATA = "org.apache.kafka.connect.data.", "io.debezium.time.", "io.debezium.data."
+_US, _UTC = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
+
+_BY_NAME: dict[str, Callable[[Schema], Known | None]] = {
+    f"{_CONNECT}Decimal": _known_decimal,
+    f"{_CONNECT}Date": _as(pa.int32(), pa.date32()),
+    f"{_CONNECT}Time": _as(pa.int64(), pa.string(), values.time_in("ms")),
+    f"{_CONNECT}Timestamp": _as(pa.int64(), _US, values.timestamp_in("ms")),
+    f"{_TIME}Date": _as(pa.int32(), pa.date32()),
+    f"{_TIME}Time": _as(pa.int64(), pa.string(), values.time_in("ms")),
+    f"{_TIME}MicroTime": _as(pa.int64(), pa.string(), values.time_in("us")),
+    f"{_TIME}NanoTime": _as(pa.int64(), pa.string(), values.time_in("ns")),
+    f"{_TIME}Timestamp": _as(pa.int64(), _US, values.timestamp_in("ms")),
+    f"{_TIME}MicroTimestamp": _as(pa.int64(), _US),
+    f"{_TIME}NanoTimestamp": _as(pa.int64(), pa.timestamp("ns")),
+    f"{_TIME}ZonedTimestamp": _as(pa.string(), _UTC),
+    f"{_TIME}ZonedTime": _as(pa.string(), pa.string(), values.zoned_time),
+    f"{_TIME}MicroDuration": _as(pa.int64(), pa.duration("us")),
+    f"{_TIME}NanoDuration": _as(pa.int64(), pa.duration("ns")),
+    f"{_TIME}IsoDate": _as(pa.string(), pa.date32(), values.iso_date),
+    f"{_TIME}IsoTime": _as(pa.string(), pa.string(), values.iso_time),
+    f"{_TIME}IsoTimestamp": _as(pa.string(), _US),
+    f"{_TIME}Year": _as(pa.int32(), pa.int32()),
+    f"{_DATA}VariableScaleDecimal": _as(_VARIABLE, pa.string(), values.variable_scale),
+    f"{_DATA}Bits": _known_bits,
+    f"{_DATA}geometry.Point": _as(_POINT, pa.string(), values.point),
+    f"{_DATA}SparseDoubleVector": _as(_SPARSE, pa.string(), values.sparse_vector),
+    f"{_DATA}SparseVector": _as(_SPARSE, pa.string(), values.sparse_vector),
+}

@@ -1,0 +1,199 @@
+"""Values of Connect's and Debezium's named types in the forms that the native capture of PostgreSQL gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.formats import base64_columns, decimals, instants
+from headrace.formats.conform import (
+    Convert,
+    Reading,
+    plain_float_text,
+    struct_field,
+    to_type,
+    variable_scale_text,
+)
+from headrace.formats.json_text import is_list, is_text, joined
+
+UNBOUNDED = 2_147_483_647  # Debezium's length of a bit string that has none
+_US = pa.timestamp("us")
+_TO_US = {"ms": 1000, "us": 1, "ns": -1000}
+
+
+def _micros(array: pa.Array, unit: str) -> pa.Array:
+    numbers = array.cast(pa.int64())
+    factor = _TO_US[unit]
+    if factor > 0:
+        return pc.multiply_checked(numbers, factor)
+    values = np.asarray(pc.fill_null(numbers, 0))
+    if (values % -factor).any():
+        raise ValueError("has nanoseconds")
+    return pa.array(values // -factor, mask=np.asarray(numbers.is_null()))
+
+
+def timestamp_in(unit: str) -> Convert:
+    """From numbers of a unit since 1970-01-01 to timestamp[us].
+
+    >>> timestamp_in("ms")(pa.array([1])).cast(pa.int64()).to_pylist()
+    [1000]
+    """
+    return lambda array: _micros(array, unit).view(_US)
+
+
+def time_in(unit: str) -> Convert:
+    """From numbers of a unit since midnight to a time as PostgreSQL prints it."""
+    return lambda array: array if is_text(array.type) else instants.time_text(_micros(array, unit))
+
+
+def zoned_time(array: pa.Array) -> pa.Array:
+    """ISO times with a zone as PostgreSQL prints ``time with time zone`` in UTC.
+
+    >>> zoned_time(pa.array(["10:34:56.1Z"])).to_pylist()
+    ['10:34:56.1+00']
+    """
+    return pc.replace_substring_regex(_texts(array), r"Z$", "+00")
+
+
+def iso_date(array: pa.Array) -> pa.Array:
+    """``2024-02-29Z`` (time.precision.mode=isostring) as a date."""
+    return to_type(pc.utf8_rtrim(_texts(array), "Z"), pa.date32())
+
+
+def iso_time(array: pa.Array) -> pa.Array:
+    """``12:34:56Z`` as PostgreSQL prints a time."""
+    return pc.utf8_rtrim(_texts(array), "Z")
+
+
+def _texts(array: pa.Array) -> pa.Array:
+    if not is_text(array.type):
+        raise ValueError("is not text")
+    return array
+
+
+def decimal(array: pa.Array, scale: int, kind: pa.DataType) -> pa.Array:
+    """Connect's Decimal: base64 of the unscaled value, or a number where the converter says decimal.format=NUMERIC."""
+    if is_text(array.type):
+        texts = decimals.from_bytes(base64_columns.decode(array), scale)
+    else:
+        texts = to_type(array, pa.large_string())
+    return texts.cast(pa.string()) if is_text(kind) else decimals.from_text(texts, kind)
+
+
+def variable_scale(array: pa.Array) -> pa.Array:
+    """Debezium's VariableScaleDecimal as plain text."""
+    return variable_scale_text(array).cast(pa.string()) if pa.types.is_struct(array.type) else _texts(array)
+
+
+def bits(array: pa.Array, length: int) -> pa.Array:
+    """Bit strings from little-endian bytes, the first bit of the string being the highest.
+
+    Debezium cuts zero bytes off the end, and with them what says how long a ``bit varying`` was: without a length the
+    string begins at its first 1.
+
+    >>> bits(pa.array(["Fg==", ""]), 5).to_pylist(), bits(pa.array(["BQ==", ""]), UNBOUNDED).to_pylist()
+    (['10110', '00000'], ['101', ''])
+    """
+    data, start, size = base64_columns.spans(base64_columns.decode(_texts(array)))
+    width = length if length < UNBOUNDED else 8 * int(size.max(initial=0))
+    if width < 8 * int(size.max(initial=0)) - 7:
+        raise ValueError(f"has more than {width} bits")
+    room = np.zeros((size.size, (width + 7) // 8 or 1), np.uint8)
+    row = np.repeat(np.arange(size.size), size)
+    room[row, np.arange(data.size) - np.repeat(start, size)] = data
+    shown = np.unpackbits(room, axis=1, bitorder="little")[:, :width][:, ::-1]
+    kept = np.ones(shown.shape, bool)
+    if length >= UNBOUNDED:
+        kept = np.logical_or.accumulate(shown != 0, axis=1) if width else kept
+    valid = np.asarray(array.is_valid())
+    kept &= valid[:, None]
+    text = base64_columns.of_spans(shown[kept] + ord("0"), kept.sum(axis=1), pa.large_string(), array.is_valid())
+    return text.cast(pa.string())
+
+
+def point(array: pa.Array) -> pa.Array:
+    """Debezium's Point as PostgreSQL prints one.
+
+    >>> point(pa.array([{"x": 1.5, "y": -2.0}])).to_pylist()
+    ['(1.5,-2)']
+    """
+    x, y = (plain_float_text(to_type(struct_field(array, name), pa.float64())) for name in ("x", "y"))
+    return _where_valid(array, joined(["(", x, ",", y, ")"], len(array)))
+
+
+def sparse_vector(array: pa.Array) -> pa.Array:
+    """pgvector's text of a sparsevec, its indices in order.
+
+    >>> sparse_vector(pa.array([{"dimensions": 5, "vector": [[4, 2.0], [1, 1.5]]}])).to_pylist()
+    ['{1:1.5,4:2}/5']
+    """
+    texts: list[str | None] = []
+    for one in array.to_pylist():  # a map whose keys are numbers comes as pairs; seldom, and never long
+        if one is None:
+            texts.append(None)
+            continue
+        pairs = sorted((int(index), value) for index, value in one["vector"] or [])
+        values = plain_float_text(pa.array([float(value) for _, value in pairs], pa.float64())).to_pylist()
+        inside = ",".join(f"{index}:{value}" for (index, _), value in zip(pairs, values, strict=True))
+        texts.append(f"{{{inside}}}/{one['dimensions']}")
+    return pa.array(texts, pa.string())
+
+
+def _where_valid(array: pa.Array, texts: pa.Array) -> pa.Array:
+    return pc.if_else(array.is_valid(), texts, pa.scalar(None, texts.type)).cast(pa.string())
+
+
+def each_item(array: pa.Array, kind: pa.DataType, convert: Convert) -> pa.Array:
+    """A list with every item converted."""
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), kind)
+    if not is_list(array.type):
+        raise ValueError("is not an array")
+    sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
+    offsets = np.zeros(sizes.size + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    items = _converted(array.flatten(), kind.value_type, convert)
+    mask = array.is_null() if array.null_count else None
+    return pa.ListArray.from_arrays(pa.array(offsets).cast(pa.int32()), items, mask=mask)
+
+
+def each_entry(array: pa.Array, kind: pa.MapType, key: Convert, item: Convert) -> pa.Array:
+    """A map with every key and value converted."""
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), kind)
+    if not pa.types.is_map(array.type):
+        raise ValueError("is not an object of values")
+    keys = _converted(array.keys, kind.key_type, key)
+    items = _converted(array.items, kind.item_type, item)
+    offsets = np.asarray(array.offsets)
+    mask = pa.array(np.asarray(array.is_null())) if array.null_count else None
+    first, size = int(offsets[0]), int(offsets[-1] - offsets[0])
+    starts = pa.array(offsets - first, pa.int32())
+    return pa.MapArray.from_arrays(starts, keys.slice(first, size), items.slice(first, size), type=kind, mask=mask)
+
+
+def each_field(array: pa.Array, fields: Sequence[Reading]) -> pa.Array:
+    """A struct with every field converted."""
+    kind = pa.struct([one.field for one in fields])
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), kind)
+    if not pa.types.is_struct(array.type):
+        raise ValueError("is not an object")
+    given = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
+    children = [
+        _converted(given[one.field.name], one.field.type, one.convert)
+        if one.field.name in given
+        else pa.nulls(len(array), one.field.type)
+        for one in fields
+    ]
+    mask = array.is_null() if array.null_count else None
+    if not children:
+        return array
+    return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
+
+
+def _converted(array: pa.Array, kind: pa.DataType, convert: Convert) -> pa.Array:
+    return pa.nulls(len(array), kind) if pa.types.is_null(array.type) else convert(array)

@@ -1,0 +1,121 @@
+"""Columns of decimals as plain text or as the bytes of their unscaled values, and back."""
+
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.formats import base64_columns
+
+_TEXT = pa.large_string()
+PLAIN = r"^-?\d+(\.\d+)?([eE][+-]?\d+)?$"
+
+
+def to_text(array: pa.Array) -> pa.Array:
+    """Plain digits with as many decimals as the type's scale, never an exponent.
+
+    >>> to_text(pa.array(["0.00000001", "-1.50000000", None]).cast(pa.decimal128(20, 8))).to_pylist()
+    ['0.00000001', '-1.50000000', None]
+    >>> to_text(pa.array([1234500]).cast(pa.decimal128(38, 0)).cast(pa.decimal128(5, -2))).to_pylist()
+    ['1234500']
+    """
+    return scaled_text(unscaled(array).cast(_TEXT), array.type.scale)
+
+
+def scaled_text(digits: pa.Array, scale: int) -> pa.Array:
+    """Integers' texts as decimals of this scale.
+
+    >>> scaled_text(pa.array(["-5", "1234"]), 2).to_pylist()
+    ['-0.05', '12.34']
+    """
+    digits = digits.cast(_TEXT)
+    if scale == 0:
+        return digits
+    if scale < 0:
+        zeros = pc.binary_join_element_wise(digits, pa.scalar("0" * -scale, _TEXT), pa.scalar("", _TEXT))
+        return pc.if_else(pc.equal(digits, "0"), digits, zeros)
+    minus = pc.starts_with(digits, "-")
+    padded = pc.utf8_lpad(pc.utf8_ltrim(digits, "-"), scale + 1, "0")
+    sign = pc.if_else(minus, pa.scalar("-", _TEXT), pa.scalar("", _TEXT))
+    whole, rest = pc.utf8_slice_codeunits(padded, 0, -scale), pc.utf8_slice_codeunits(padded, -scale)
+    return pc.binary_join_element_wise(sign, whole, pa.scalar(".", _TEXT), rest, pa.scalar("", _TEXT))
+
+
+def unscaled(array: pa.Array) -> pa.Array:
+    """The integers without the decimal point, as decimals of scale 0."""
+    kind = array.type
+    if not (pa.types.is_decimal128(kind) or pa.types.is_decimal256(kind)):
+        array = array.cast(pa.decimal128(kind.precision, kind.scale))
+    wide = pa.decimal256(76, 0) if pa.types.is_decimal256(kind) else pa.decimal128(38, 0)
+    return array.view(wide)
+
+
+def to_bytes(array: pa.Array) -> pa.Array:
+    """Unscaled values as two's complement, big-endian, in as few bytes as hold them (Java's `toByteArray`).
+
+    >>> to_bytes(pa.array(["1.50", "-1.28", "0.00"]).cast(pa.decimal128(5, 2))).to_pylist()
+    [b'\\x00\\x96', b'\\x80', b'\\x00']
+    """
+    numbers = unscaled(array)
+    width = 32 if pa.types.is_decimal256(numbers.type) else 16
+    raw = np.frombuffer(numbers.buffers()[1], np.uint8)[
+        numbers.offset * width : (numbers.offset + len(numbers)) * width
+    ]
+    big = raw.reshape(-1, width)[:, ::-1]
+    sign = np.where(big[:, :1] >= 128, 255, 0).astype(np.uint8)
+    # A byte is needless when it and all before it repeat the sign, and the next byte shows the same sign.
+    same = np.logical_and.accumulate(big == sign, axis=1)
+    next_sign = (big[:, 1:] >= 128) == (sign >= 128)
+    needless = np.zeros(big.shape, bool)
+    needless[:, :-1] = same[:, :-1] & next_sign
+    valid = np.asarray(array.is_valid())
+    kept = ~needless & valid[:, None]
+    return base64_columns.of_spans(big[kept], kept.sum(axis=1), pa.large_binary(), array.is_valid())
+
+
+def from_bytes(array: pa.Array, scale: int) -> pa.Array:
+    """Texts of decimals from the bytes of their unscaled values.
+
+    >>> from_bytes(pa.array([b"\\x00\\x96", b"\\x80", None]), 2).to_pylist()
+    ['1.50', '-1.28', None]
+    """
+    return scaled_text(_integers(array), scale)
+
+
+def _integers(array: pa.Array) -> pa.Array:
+    data, start, length = base64_columns.spans(array)
+    if (length > 16).any():  # beyond Arrow's decimals. Python refuses to print very long ints, but not Decimals
+        values = [
+            None if one is None else str(Decimal(int.from_bytes(one, "big", signed=True))) for one in array.to_pylist()
+        ]
+        return pa.array(values, _TEXT)
+    first = data[np.minimum(start, max(data.size - 1, 0))] if data.size else np.zeros(len(array), np.uint8)
+    sign = np.where((length > 0) & (first >= 128), 255, 0).astype(np.uint8)
+    words = np.repeat(sign[:, None], 16, axis=1)
+    row = np.repeat(np.arange(len(array)), length)
+    inside = np.arange(data.size) - np.repeat(start, length)
+    words[row, np.repeat(length, length) - 1 - inside] = data
+    valid = None if not array.null_count else pa.array(np.asarray(array.is_valid())).buffers()[1]
+    buffers = [valid, pa.py_buffer(np.ascontiguousarray(words))]
+    numbers = pa.Array.from_buffers(pa.decimal128(38, 0), len(array), buffers)
+    return numbers.cast(_TEXT)
+
+
+def from_text(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Decimals of a type from plain texts, none rounded.
+
+    Raises:
+        ValueError, ArrowInvalid: a text is no decimal, or has more digits than the type.
+
+    >>> from_text(pa.array(["12300", None]), pa.decimal128(5, -2)).to_pylist()
+    [Decimal('1.23E+4'), None]
+    """
+    if kind.scale >= 0 and (pa.types.is_decimal128(kind) or pa.types.is_decimal256(kind)):
+        return texts.cast(pa.string()).cast(kind)
+    with localcontext() as context:
+        context.prec = 100
+        values = [None if one is None else Decimal(one) for one in texts.to_pylist()]
+        return pa.array(values, kind)

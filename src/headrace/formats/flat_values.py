@@ -1,0 +1,164 @@
+"""Rows of messages whose values have columns and nothing else: what an event was, headers and keys say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.batch import OPS, Batch
+from headrace.formats import assemble, debezium
+from headrace.formats.assemble import Rows
+from headrace.formats.base import Decoded, Encoded
+from headrace.formats.conform import fitting, reading
+from headrace.formats.headers import EventHeaders, event_headers, read_event_headers, topic_source
+from headrace.formats.json_keys import KeyReader, write_keys
+from headrace.wire import WireMessages
+
+Ints = npt.NDArray[np.int64]
+Bad = list[tuple[int, str]]
+Cells = Sequence[bytes | None]
+Part = tuple[dict[str, pa.Array], Ints]
+
+
+def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str) -> Encoded:
+    """A value for every row but deletes and truncates."""
+    op = batch.op
+    nulls = (op == OPS["d"]) | (op == OPS["t"])
+    values: list[bytes | None] = texts.cast(pa.large_binary()).to_pylist()
+    keys = write_keys(topic, batch, key)
+    for row in np.flatnonzero(nulls).tolist():
+        values[row] = None
+        if op[row] == OPS["t"]:
+            keys[row] = None
+    return Encoded(keys, values, event_headers(batch, topic=topic), np.arange(batch.num_rows))
+
+
+def utf8(values: Sequence[bytes]) -> tuple[list[tuple[int, str]], Bad]:
+    texts: list[tuple[int, str]] = []
+    bad: Bad = []
+    for i, value in enumerate(values):
+        try:
+            texts.append((i, value.decode()))
+        except UnicodeDecodeError as error:
+            bad.append((i, f"invalid UTF-8 at byte {error.start}"))
+    return texts, bad
+
+
+def decode_values(
+    messages: WireMessages,
+    schema: pa.Schema | None,
+    key: str | None,
+    parse: Callable[[Sequence[bytes]], tuple[list[Part], Bad]],
+    *,
+    single: pa.DataType | None = None,
+) -> Decoded:
+    """Rows of values that `parse` makes columns of, with what headers and keys say; ``single``: of one column."""
+    if not len(messages):
+        return Decoded()
+    told = read_event_headers(messages)
+    metadata = {} if schema is None else schema.metadata or {}
+    known = json.loads(metadata[b"headrace.key"]) if b"headrace.key" in metadata else None
+    keys = KeyReader(messages, known, key)
+    values: Cells = messages.values
+    valued = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
+    found: list[Rows] = []
+    bad: Bad = []
+    parts, wrong = parse([value for value in values if value is not None]) if valued.size else ([], [])
+    bad += [(int(valued[i]), why) for i, why in wrong]
+    for columns, where in parts:
+        rows = valued[where]
+        if single is not None:
+            columns = _with_key(columns, messages, rows, single, schema)
+        _finish(columns, rows, schema, told, messages, found, bad)
+    empty = np.setdiff1d(np.arange(len(values)), valued)
+    if empty.size:
+        _deletes(messages, empty, schema, told, keys, single, found, bad)
+    for one in found:
+        one.key = keys.names_of(one.events.rows, one.records.schema)
+        if single is not None and known is None and "key" in one.records.schema.names:
+            one.key = ("key",)
+    return Decoded(assemble.parts(found, messages.ts_ms * 1000), sorted(bad))
+
+
+def _with_key(
+    columns: dict[str, pa.Array], messages: WireMessages, rows: Ints, kind: pa.DataType, schema: pa.Schema | None
+) -> dict[str, pa.Array]:
+    """The column ``key``, where any message has one; as bytes where it is no text."""
+    if schema is not None and "key" not in schema.names:
+        return columns
+    keys = [messages.keys[i] for i in rows.tolist()]
+    if not any(one is not None for one in keys):
+        return columns
+    raw = pa.array(keys, pa.binary())
+    try:
+        return {"key": raw.cast(kind), **columns}
+    except pa.ArrowInvalid:
+        return {"key": raw, **columns}
+
+
+def _finish(
+    columns: dict[str, pa.Array],
+    rows: Ints,
+    schema: pa.Schema | None,
+    told: EventHeaders | None,
+    messages: WireMessages,
+    found: list[Rows],
+    bad: Bad,
+    op: str = "c",
+) -> None:
+    if not rows.size:
+        return
+    events = debezium.blank({}, rows, op)
+    events.source = topic_source(messages.topic)
+    if told is not None:
+        own = told.take(rows)
+        events.op = np.where(own.op > 0, own.op, events.op).astype(np.uint8)
+        events.lsn = np.where(own.ours, own.lsn, events.lsn)
+        events.order = np.where(own.ours, own.index, events.order)
+        events.ts_us = np.where(own.ts_us >= 0, own.ts_us, events.ts_us)
+        events.source = told.source if told.source is not None else events.source
+        if own.unchanged is not None:
+            events.unchanged = [None if one is None else json.loads(one) for one in own.unchanged]
+    fields = list(schema) if schema is not None else [pa.field(name, array.type) for name, array in columns.items()]
+    arrays = []
+    wrong: dict[int, str] = {}
+    for one in fields:
+        raw = columns.get(one.name)
+        array, misfits = (pa.nulls(rows.size, one.type), []) if raw is None else fitting(raw, reading(one))
+        arrays.append(array)
+        wrong.update(misfits)
+    if not arrays:
+        return
+    done = Rows(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), events)
+    if wrong:
+        bad += [(int(rows[row]), why) for row, why in wrong.items()]
+        done = assemble.take(done, np.setdiff1d(np.arange(rows.size), np.array(list(wrong))))
+    found.append(done)
+
+
+def _deletes(
+    messages: WireMessages,
+    rows: Ints,
+    schema: pa.Schema | None,
+    told: EventHeaders | None,
+    keys: KeyReader,
+    single: pa.DataType | None,
+    found: list[Rows],
+    bad: Bad,
+) -> None:
+    """Messages without a value: the columns that their keys name."""
+    if single is not None:
+        columns = _with_key({}, messages, rows, single, schema)
+        columns.setdefault("value", pa.nulls(rows.size, single))
+    else:
+        columns, rows, wrong = keys.columns_of(rows, schema)
+        bad += wrong
+    if schema is None and found:
+        like = found[0].records.schema
+        columns = {one.name: columns.get(one.name, pa.nulls(rows.size, one.type)) for one in like}
+        schema = like
+    _finish(columns, rows, schema, told, messages, found, bad, "d")

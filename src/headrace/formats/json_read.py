@@ -1,0 +1,416 @@
+"""JSON messages to rows: with and without schemas, with and without envelopes, all in one topic if need be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.batch import OPS
+from headrace.formats import assemble, connect, debezium, json_shapes
+from headrace.formats.assemble import Rows
+from headrace.formats.base import Decoded
+from headrace.formats.conform import Reading, fitting, is_array_text, reading, to_type
+from headrace.formats.debezium import Events
+from headrace.formats.headers import EventHeaders, read_event_headers, topic_source
+from headrace.formats.json_keys import KeyReader
+from headrace.formats.json_parse import Lines, parse
+from headrace.formats.json_text import is_list, is_text
+from headrace.wire import WireMessages
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Cells = Sequence[bytes | None]
+
+_ADDED = pa.schema(
+    [(name, pa.string()) for name in ("__deleted", "__op", "__sequence", "__source_sequence")]
+    + [
+        (name, pa.int64())
+        for name in ("__ts_ms", "__ts_us", "__source_ts_ms", "__source_ts_us", "__lsn", "__source_lsn", "__txId")
+    ]
+)
+_HEARTBEATS = "__debezium-heartbeat"
+
+
+@dataclass(slots=True)
+class Reader:
+    """Decodes the messages of one call; `formats.json.JsonFormat` says what the arguments mean."""
+
+    messages: WireMessages
+    schema: pa.Schema | None
+    envelope: bool
+    placeholder: str
+    keys: KeyReader
+    told: EventHeaders | None = None
+    found: list[Rows] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    nulls: list[Ints] = field(default_factory=list)  # messages without a value, beside those of the broker
+    enveloped: bool = False
+
+    def decode(self) -> Decoded:
+        """Rows of all messages."""
+        messages = self.messages
+        if not len(messages) or messages.topic.startswith(_HEARTBEATS):
+            return Decoded()
+        self.told = read_event_headers(messages)
+        values = self._values()
+        valued = np.arange(len(values))
+        if None in values:
+            valued = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
+        if valued.size:
+            chosen = values if valued.size == len(values) else [values[i] for i in valued.tolist()]
+            self._read(chosen, valued)  # type: ignore[arg-type]  # no None is left
+        self._tombstones(values)
+        for one in self.found:
+            one.key = self.keys.names_of(one.events.rows, one.records.schema)
+        parts = assemble.parts(self.found, messages.ts_ms * 1000)
+        return Decoded(parts, sorted(self.bad))
+
+    def _values(self) -> Cells:
+        """Values of the messages; of our deletes, the row that stands in a header."""
+        values = self.messages.values
+        if self.told is None or self.told.row is None:
+            return values
+        return [row if value is None else value for value, row in zip(values, self.told.row, strict=True)]
+
+    def _read(self, values: Sequence[bytes], rows: Ints) -> None:
+        lines = Lines(values)
+        codes = json_shapes.shapes(values, lines)
+        for start, end in json_shapes.runs(codes):
+            run, where, code = values[start:end], rows[start:end], codes[start]
+            if code == json_shapes.CONNECT:
+                self._with_schemas(run, where)
+                continue
+            joined = lines if end - start == len(values) else Lines(run)
+            if code == json_shapes.ENVELOPE:
+                self._envelopes(run, joined, where, None)
+            elif code == json_shapes.ROW:
+                self._rows(run, joined, where, None)
+
+    def _with_schemas(self, values: Sequence[bytes], rows: Ints) -> None:
+        for start, end, schema, found in json_shapes.payloads(values):
+            where = rows[start:end]
+            if isinstance(found, str):
+                self.bad += [(row, found) for row in where.tolist()]
+                continue
+            missing = np.array([payload == b"null" for payload in found])
+            if missing.any():
+                self.nulls.append(where[missing])
+                found, where = [one for one in found if one != b"null"], where[~missing]
+            if not found:
+                continue
+            if schema is None:
+                self._read(found, where)
+            elif str(schema.get("name")).startswith("io.debezium.connector."):
+                continue  # a logical message, a transaction, a heartbeat: no row
+            elif connect.is_envelope(schema):
+                self._envelopes(found, Lines(found), where, connect.row_fields(schema))
+            elif (fields := connect.row_fields(schema)) is None:
+                self.bad += [(row, f"a payload of type {schema.get('type')}, not a struct") for row in where.tolist()]
+            else:
+                self._rows(found, Lines(found), where, fields)
+
+    def _rows(self, values: Sequence[bytes], lines: Lines, rows: Ints, fields: list[connect.Schema] | None) -> None:
+        readings = self._readings(fields)
+        types, whole, by_row = _types(readings)
+        if types is not None and self.schema is not None and b"__" in lines.data:
+            names = set(types.names)
+            types = pa.schema([*types, *(one for one in _ADDED if one.name not in names)])
+        parts, bad = parse(values, types, whole=whole, by_row=by_row, lines=lines)
+        self.bad += [(int(rows[i]), why) for i, why in bad]
+        keep = frozenset() if self.schema is None else frozenset(self.schema.names)
+        for part in parts:
+            columns = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
+            events = debezium.flattened(columns, rows[part.rows], keep)
+            self._finish(events, readings, self._hidden(lines.data, readings))
+
+    def _envelopes(
+        self, values: Sequence[bytes], lines: Lines, rows: Ints, fields: list[connect.Schema] | None
+    ) -> None:
+        self.enveloped = True
+        readings = self._readings(fields)
+        row_types, whole, by_row = _types(readings)
+        row = None if row_types is None else pa.struct(list(row_types))
+        parts, bad = parse(
+            values, debezium.envelope_types(row), whole=whole and row is not None, by_row=by_row,
+            deep=() if whole and row is not None else ("before", "after"), lines=lines,
+        )  # fmt: skip
+        self.bad += [(int(rows[i]), why) for i, why in bad]
+        for part in parts:
+            for events in debezium.envelopes(part.columns, rows[part.rows]):
+                self.bad += events.bad
+                if events.rows.size:
+                    self._finish(events, readings, self._hidden(lines.data, readings))
+
+    def _hidden(self, data: bytes, readings: list[Reading] | None) -> bool:
+        """Whether some value may stand for one that the source did not send."""
+        if readings is not None and all(_is_number(one.wire) for one in readings):
+            return False
+        return any(mark in data for mark in debezium.placeholder_marks(self.placeholder))
+
+    def _readings(self, fields: list[connect.Schema] | None) -> list[Reading] | None:
+        """How each column is read: as the schema asked for says, else as the messages' schema says; else None."""
+        declared = None if fields is None else {str(one.get("field")): connect.reading_of(one) for one in fields}
+        if self.schema is None:
+            return None if declared is None else list(declared.values())
+        if declared is None:
+            return [reading(one) for one in self.schema]
+        asked = [_chained(declared[one.name], one) if one.name in declared else reading(one) for one in self.schema]
+        # What flattening added is read too.
+        names = set(self.schema.names)
+        return asked + [one for name, one in declared.items() if name not in names and name.startswith("__")]
+
+    def _finish(self, events: Events, readings: list[Reading] | None, hidden: bool) -> None:
+        """Raw columns to the final ones."""
+        told = None if self.told is None else self.told.take(events.rows)
+        if hidden and (told is None or not told.ours.all()):
+            events = debezium.mark_unchanged(events, self.placeholder)
+        if told is not None:
+            self._tell(events, told, readings)
+        if not events.source:
+            events.source = self._source()
+        if readings is not None:
+            names = None if self.schema is None else set(self.schema.names)
+            readings = [
+                one
+                for one in readings
+                if (names is not None and one.field.name in names)
+                or (names is None and (one.field.name in events.columns or events.enveloped))
+            ]
+        self._convert(events, readings)
+
+    def _source(self) -> str:
+        if self.told is not None and self.told.source is not None:
+            return self.told.source
+        return topic_source(self.messages.topic)
+
+    def _tell(self, events: Events, told: EventHeaders, readings: list[Reading] | None) -> None:
+        """What the headers say goes before what the values say."""
+        events.op = np.where(told.op > 0, told.op, events.op).astype(np.uint8)
+        events.lsn = np.where(told.ours, told.lsn, events.lsn)
+        events.order = np.where(told.ours, told.index, events.order)
+        events.ts_us = np.where(told.ts_us >= 0, told.ts_us, events.ts_us)
+        if told.source is not None:
+            events.source = told.source
+        if told.before is not None:
+            self._old_rows(events, told.before, readings)
+        if told.unchanged is not None:
+            lists = [None if one is None else json.loads(one) for one in told.unchanged]
+            events.unchanged = [
+                new or old for new, old in zip(lists, events.unchanged or [None] * len(lists), strict=True)
+            ]
+
+    def _old_rows(self, events: Events, before: Cells, readings: list[Reading] | None) -> None:
+        where = np.array([i for i, one in enumerate(before) if one is not None], np.int64)
+        types, whole, by_row = _types(readings)
+        parts, bad = parse([one for one in before if one is not None], types, whole=whole, by_row=by_row)
+        self.bad += [(int(events.rows[where[i]]), f"header «__before»: {why}") for i, why in bad]
+        if len(parts) != 1:
+            return
+        n = events.rows.size
+        at = np.zeros(n, np.int64)
+        has = np.zeros(n, bool)
+        rows = where[parts[0].rows]
+        at[rows], has[rows] = np.arange(rows.size), True
+        indices = pa.array(at, mask=~has)
+        columns = parts[0].columns
+        events.before = {name: array.take(indices) for name, array in zip(columns.schema.names, columns, strict=True)}
+        events.has_before = has
+
+    def _convert(self, events: Events, readings: list[Reading] | None) -> None:
+        n = events.rows.size
+        if readings is None:
+            records = _records(list(events.columns.items()), n)
+            self.found.append(Rows(records, events, _natural_before(events, records)))
+            return
+        columns: list[tuple[pa.Field, pa.Array]] = []
+        reasons: dict[int, str] = {}
+        for one in readings:
+            raw = events.columns.get(one.field.name)
+            array, bad = (pa.nulls(n, one.field.type), []) if raw is None else fitting(raw, one)
+            columns.append((one.field, array))
+            for row, why in bad:
+                reasons[row] = f"{reasons[row]}; {why}" if row in reasons else why
+        before = _before(events, readings, reasons)
+        if not reasons:
+            self.found.append(Rows(_of_fields(columns, n), events, before))
+            return
+        odd = np.array(sorted(reasons), np.int64)
+        if self.schema is not None:
+            self.bad += [(int(events.rows[row]), reasons[row]) for row in odd.tolist()]
+        else:
+            self._as_they_are(events.take(odd), readings)
+        if odd.size < n:
+            kept = np.setdiff1d(np.arange(n), odd)
+            self.found.append(assemble.take(Rows(_of_fields(columns, n), events, before), kept))
+
+    def _as_they_are(self, events: Events, readings: list[Reading]) -> None:
+        """Rows with a value that its declared type cannot hold, such as infinity: that column keeps what JSON said."""
+        columns = []
+        for one in readings:
+            raw = events.columns.get(one.field.name, pa.nulls(events.rows.size))
+            try:
+                columns.append(
+                    (one.field, one.convert(raw) if raw.null_count < len(raw) else pa.nulls(len(raw), one.field.type))
+                )
+            except (ValueError, TypeError, pa.ArrowException):
+                columns.append((pa.field(one.field.name, raw.type), raw))
+        self.found.append(Rows(_of_fields(columns, events.rows.size), events))
+
+    # --- messages without a value ---
+
+    def _tombstones(self, values: Cells) -> None:
+        silent = None if self.told is None else self.told.tombstone
+        empty = [np.array([i for i, value in enumerate(values) if value is None], np.int64), *self.nulls]
+        rows = np.sort(np.concatenate(empty))
+        if silent is not None:
+            rows = rows[~silent[rows]]
+        if not rows.size:
+            return
+        ours = np.zeros(rows.size, bool) if self.told is None else self.told.ours[rows]
+        foreign = rows[~ours]
+        foreign = foreign[:0] if self.envelope or self.enveloped else self._not_behind_deletes(foreign)
+        rows = np.sort(np.concatenate([rows[ours], foreign]))
+        for group, where in self._neighbours(rows):
+            self._deletes(where, group)
+
+    def _not_behind_deletes(self, rows: Ints) -> Ints:
+        """Those whose predecessor in their partition is not the delete of the same key."""
+        if not rows.size or not self.found:
+            return rows
+        n = len(self.messages)
+        deleted = np.zeros(n, bool)
+        for one in self.found:
+            deleted[one.events.rows[one.events.op == OPS["d"]]] = True
+        if not deleted.any():
+            return rows
+        order = np.argsort(self.messages.partitions, kind="stable")
+        previous = np.full(n, -1)
+        same = self.messages.partitions[order[1:]] == self.messages.partitions[order[:-1]]
+        previous[order[1:][same]] = order[:-1][same]
+        keys = self.messages.keys
+        candidates = (previous[rows] >= 0) & deleted[previous[rows]]
+        behind = np.array(
+            [bool(c) and keys[i] == keys[p] for i, p, c in zip(rows, previous[rows], candidates, strict=True)]
+        )
+        kept: Ints = rows[~behind]
+        return kept
+
+    def _neighbours(self, rows: Ints) -> list[tuple[Rows | None, Ints]]:
+        """The rows without a value by the group of rows before them, or else behind them, whose columns they share."""
+        groups = list(self.found)
+        if not groups or self.schema is not None:
+            return [(groups[0] if groups else None, rows)] if rows.size else []
+        message = np.concatenate([one.events.rows for one in groups])
+        group = np.repeat(np.arange(len(groups)), [one.events.rows.size for one in groups])
+        order = np.argsort(message, kind="stable")
+        at = np.maximum(np.searchsorted(message[order], rows) - 1, 0)
+        nearest = group[order][at]
+        return [(groups[int(one)], rows[nearest == one]) for one in np.unique(nearest)]
+
+    def _deletes(self, rows: Ints, like: Rows | None) -> None:
+        """Deletes (and our truncates) of which there is nothing but a key."""
+        columns, rows, bad = self.keys.columns_of(rows, self.schema)
+        self.bad += bad
+        if not rows.size:
+            return
+        events = debezium.blank(columns, rows, "d")
+        events.source = self._source() if like is None else like.events.source
+        if self.told is not None:
+            self._tell(events, self.told.take(rows), None)
+        events.before = events.has_before = None
+        schema = self.schema if self.schema is not None else None if like is None else like.records.schema
+        if schema is None:
+            self._convert(events, None)
+            return
+        arrays, wrong = [], {}
+        for one in schema:
+            raw = columns.get(one.name)
+            array, misfits = (pa.nulls(rows.size, one.type), []) if raw is None else fitting(raw, _key_reading(one))
+            arrays.append((one, array))
+            wrong.update({row: f"key: {why}" for row, why in misfits})
+        done = Rows(_of_fields(arrays, rows.size), events)
+        if wrong:
+            self.bad += [(int(rows[row]), why) for row, why in wrong.items()]
+            done = assemble.take(done, np.setdiff1d(np.arange(rows.size), np.array(list(wrong))))
+        self.found.append(done)
+
+
+def _key_reading(field: pa.Field) -> Reading:
+    return Reading(field, None, lambda array: to_type(array, field.type))
+
+
+def _types(readings: list[Reading] | None) -> tuple[pa.Schema | None, bool, bool]:
+    """What Arrow's reader is told: raw types, whether they are all there is, and whether it cannot read them at all."""
+    if readings is None:
+        return None, False, False
+    known = [(one.field.name, one.wire) for one in readings if one.wire is not None]
+    types = pa.schema(known)
+    by_row = any(_has_map(one.field.type) for one in readings)
+    if by_row:  # rows are read one by one, guided by the types that result
+        types = pa.schema([(one.field.name, one.wire or one.field.type) for one in readings])
+        return types, True, True
+    return types, len(known) == len(readings) or not readings, False
+
+
+def _is_number(wire: pa.DataType | None) -> bool:
+    return wire is not None and (pa.types.is_primitive(wire) or pa.types.is_decimal(wire))
+
+
+def _has_map(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _has_map(kind.value_type)
+    return pa.types.is_map(kind) or any(_has_map(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _chained(declared: Reading, asked: pa.Field) -> Reading:
+    """First what the messages' schema says, then the type asked for."""
+    array_text = is_array_text(asked) or (is_text(asked.type) and is_list(declared.field.type))
+    return Reading(
+        asked,
+        declared.wire,
+        lambda array: to_type(declared.convert(array), asked.type, as_array_text=array_text),
+    )
+
+
+def _records(columns: Sequence[tuple[str, pa.Array]], n: int) -> pa.RecordBatch:
+    return _of_fields([(pa.field(name, array.type), array) for name, array in columns], n)
+
+
+def _of_fields(columns: Sequence[tuple[pa.Field, pa.Array]], n: int) -> pa.RecordBatch:
+    if not columns:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
+    return pa.RecordBatch.from_arrays([array for _, array in columns], schema=pa.schema([one for one, _ in columns]))
+
+
+def _natural_before(events: Events, records: pa.RecordBatch) -> pa.StructArray | None:
+    if events.before is None or events.has_before is None or not records.num_columns:
+        return None
+    n = events.rows.size
+    children = []
+    for name, array in zip(records.schema.names, records.columns, strict=True):
+        old = events.before.get(name, pa.nulls(n))
+        children.append(pa.nulls(n, array.type) if pa.types.is_null(old.type) else old)
+    fields = [pa.field(name, child.type) for name, child in zip(records.schema.names, children, strict=True)]
+    return pa.StructArray.from_arrays(children, fields=fields, mask=pa.array(~events.has_before))
+
+
+def _before(events: Events, readings: list[Reading], reasons: dict[int, str]) -> pa.StructArray | None:
+    """Old rows of updates in the final types; one that does not fit makes its event odd."""
+    if events.before is None or events.has_before is None or not readings:
+        return None
+    n = events.rows.size
+    children = []
+    for one in readings:
+        raw = events.before.get(one.field.name)
+        array, bad = (pa.nulls(n, one.field.type), []) if raw is None else fitting(raw, one)
+        children.append(array)
+        for row, why in bad:
+            if events.has_before[row]:
+                reasons[row] = f"{reasons[row]}; before: {why}" if row in reasons else f"before: {why}"
+    fields = [one.field for one in readings]
+    return pa.StructArray.from_arrays(children, fields=fields, mask=pa.array(~events.has_before))

@@ -1,0 +1,258 @@
+"""Arrow columns as JSON text, a column at a time: what goes between the commas of every row at once.
+
+=============================  ==========================================================================
+Arrow                          JSON (the forms that Debezium gives the same values)
+=============================  ==========================================================================
+bool, integers                 as such
+float16, float32, float64      shortest number that reads back as the same; "NaN", "Infinity", "-Infinity"
+string, all widths and views   string
+binary, all widths and views   string, base64
+decimal                        string of plain digits (``decimals="base64"``: unscaled value, big-endian)
+date32, date64                 days since 1970-01-01
+time, timestamp without zone   integer in the type's unit (seconds as milliseconds)
+timestamp with time zone       string in UTC, ``2024-02-29T12:34:56.789012Z``, decimals as the unit has
+duration                       integer in the type's unit
+list, all kinds                array
+struct                         object
+map                            object; array of [key, value] where keys are no strings
+dictionary, run-end encoded    as their values
+null                           null
+=============================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.errors import FormatError
+from headrace.formats import base64_columns, decimals, instants
+
+TEXT = pa.large_string()
+_NONE = pa.scalar(None, TEXT)
+_MUST_ESCAPE = b'"\\' + bytes(range(32))
+_SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
+_NO_EXPONENT = 1e10  # Arrow prints a float from here on with an exponent
+
+
+def quoted(text: str) -> str:
+    """One text as a JSON string.
+
+    >>> quoted('é"')
+    '"é\\\\""'
+    """
+    return json.dumps(text, ensure_ascii=False)
+
+
+def fragments(array: pa.Array, *, binary_decimals: bool = False) -> pa.LargeStringArray:
+    """JSON of every value; null where the value is null.
+
+    Raises:
+        FormatError: JSON has no form for the type, or a value is too large for its form.
+
+    >>> fragments(pa.array([{"a": [1.0, None], "b": b"x"}, None])).to_pylist()
+    ['{"a":[1.0,null],"b":"eA=="}', None]
+    """
+    kind = array.type
+    for matches, write in _WRITERS:
+        if matches(kind):
+            return write(array)
+    if pa.types.is_decimal(kind):
+        if binary_decimals:
+            return _quote(base64_columns.encode(decimals.to_bytes(array)))
+        return _quote(decimals.to_text(array))
+    if is_list(kind):
+        return _list(array, binary_decimals)
+    if pa.types.is_struct(kind):
+        fields = [(field.name, child) for field, child in zip(kind, array.flatten(), strict=True)]
+        return _valid(array, objects(fields, len(array), binary_decimals=binary_decimals))
+    if pa.types.is_map(kind):
+        return _map(array, binary_decimals)
+    plain = unwrapped(array)
+    if plain is array:
+        raise FormatError(f"JSON has no form for {kind}", advice="Cast the column to a type that it has.")
+    return fragments(plain, binary_decimals=binary_decimals)
+
+
+def objects(columns: Sequence[tuple[str, pa.Array]], n: int, *, binary_decimals: bool = False) -> pa.LargeStringArray:
+    """Each row as a JSON object of ``columns``.
+
+    >>> objects([("a", pa.array([1, None])), ('"', pa.array(["x", "y"]))], 2).to_pylist()
+    ['{"a":1,"\\\\"":"x"}', '{"a":null,"\\\\"":"y"}']
+    """
+    parts: list[pa.Array | pa.Scalar | str] = []
+    for i, (name, array) in enumerate(columns):
+        parts.append(f"{',' if i else '{'}{quoted(name)}:")
+        try:
+            parts.append(fragments(array, binary_decimals=binary_decimals))
+        except FormatError as error:
+            raise FormatError(f"column «{name}»: {error.message}", advice=error.advice) from None
+    return joined([*parts, "}" if columns else "{}"], n)
+
+
+def joined(parts: Sequence[pa.Array | str], n: int) -> pa.LargeStringArray:
+    """Texts of every row one behind the other; a text is the same for all rows, a null is ``null``.
+
+    >>> joined(["<", pa.array(["a", None], pa.large_string()), ">"], 2).to_pylist()
+    ['<a>', '<null>']
+    """
+    if not any(isinstance(part, pa.Array) for part in parts):
+        return pa.repeat(pa.scalar("".join(str(part) for part in parts), TEXT), n)
+    arguments = [part if isinstance(part, pa.Array) else pa.scalar(part, TEXT) for part in parts]
+    return pc.binary_join_element_wise(
+        *arguments, pa.scalar("", TEXT), null_handling="replace", null_replacement="null"
+    )
+
+
+def unwrapped(array: pa.Array) -> pa.Array:
+    """Values of a dictionary, run-end encoded or extension array; any other array itself."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return array.dictionary_decode()
+    if pa.types.is_run_end_encoded(kind):
+        return pc.run_end_decode(array)
+    return array.storage if isinstance(kind, pa.BaseExtensionType) else array
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is a list of any kind."""
+    return bool(
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is a string of any width."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a type is binary of any width."""
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _valid(array: pa.Array, texts: pa.Array) -> pa.Array:
+    return pc.if_else(array.is_valid(), texts, _NONE) if array.null_count else texts
+
+
+def _quote(texts: pa.Array) -> pa.Array:
+    quote = pa.scalar('"', TEXT)
+    return pc.binary_join_element_wise(quote, texts.cast(TEXT), quote, pa.scalar("", TEXT))
+
+
+def _text(array: pa.Array) -> pa.Array:
+    return _quote(_escaped(array.cast(TEXT)))
+
+
+def _escaped(texts: pa.LargeStringArray) -> pa.LargeStringArray:
+    """Backslashes before what JSON wants escaped; nothing is touched where nothing is found."""
+    data, _, _ = base64_columns.spans(texts)
+    raw = data.tobytes()
+    if len(raw.translate(None, _MUST_ESCAPE)) == len(raw):
+        return texts
+    found = np.flatnonzero(np.bincount(data, minlength=128)[:128])
+    if ord("\\") in found:  # first, since the others bring backslashes of their own
+        texts = pc.replace_substring(texts, "\\", "\\\\")
+    for code in found.tolist():
+        if code < 32 or code == ord('"'):
+            texts = pc.replace_substring(
+                texts, chr(code), _SHORT.get(code) or ('\\"' if code > 31 else f"\\u{code:04x}")
+            )
+    return texts
+
+
+def _integer(array: pa.Array) -> pa.Array:
+    return array.cast(TEXT)
+
+
+def _float(array: pa.Array) -> pa.Array:
+    """Arrow prints the shortest text that reads back as the same; whole numbers get a decimal, to stay floats."""
+    if pa.types.is_float16(array.type):
+        array = array.cast(pa.float32())
+    texts = array.cast(TEXT)
+    numbers = np.asarray(array.fill_null(0.5) if array.null_count else array)
+    whole = (numbers == np.trunc(numbers)) & (np.abs(numbers) < _NO_EXPONENT)
+    if whole.any():
+        texts = pc.if_else(
+            pa.array(whole), pc.binary_join_element_wise(texts, pa.scalar(".0", TEXT), pa.scalar("", TEXT)), texts
+        )
+    odd = ~np.isfinite(numbers)
+    if odd.any():
+        names = np.where(np.isnan(numbers), '"NaN"', np.where(numbers > 0, '"Infinity"', '"-Infinity"'))
+        texts = pc.replace_with_mask(texts, pa.array(odd), pa.array(names[odd].tolist(), TEXT))
+    return texts
+
+
+def _date(array: pa.Array) -> pa.Array:
+    return array.cast(pa.date32()).view(pa.int32()).cast(TEXT)
+
+
+def _count(array: pa.Array) -> pa.Array:
+    """Times, durations and instants without a zone: a number of their units, milliseconds where those are seconds."""
+    kind = array.type
+    numbers = array.view(pa.int32() if pa.types.is_time32(kind) else pa.int64())
+    if kind.unit == "s" and not pa.types.is_duration(kind):
+        try:
+            numbers = pc.multiply_checked(numbers.cast(pa.int64()), 1000)
+        except pa.ArrowInvalid:
+            raise FormatError(
+                f"a value of {kind} is beyond what 64 bits of milliseconds hold", advice="Cast the column."
+            ) from None
+    return numbers.cast(TEXT)
+
+
+def _instant(array: pa.Array) -> pa.Array:
+    return _quote(instants.to_iso(array)) if array.type.tz else _count(array)
+
+
+def _list(array: pa.Array, binary_decimals: bool) -> pa.Array:
+    sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
+    items = fragments(array.flatten(), binary_decimals=binary_decimals).fill_null("null")
+    return _valid(array, _wrapped("[", items, sizes, "]"))
+
+
+def _wrapped(before: str, items: pa.Array, sizes: base64_columns.Ints, after: str) -> pa.Array:
+    offsets = np.zeros(sizes.size + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    inside = pc.binary_join(pa.LargeListArray.from_arrays(pa.array(offsets), items), pa.scalar(",", TEXT))
+    return pc.binary_join_element_wise(pa.scalar(before, TEXT), inside, pa.scalar(after, TEXT), pa.scalar("", TEXT))
+
+
+def _map(array: pa.MapArray, binary_decimals: bool) -> pa.Array:
+    entries = pa.ListArray.from_arrays(array.offsets, pa.StructArray.from_arrays([array.keys, array.items], ["k", "v"]))
+    if array.null_count:
+        entries = pc.if_else(array.is_valid(), entries, pa.scalar(None, entries.type))
+    sizes = np.asarray(pc.fill_null(pc.list_value_length(entries), 0)).astype(np.int64)
+    keys, values = entries.flatten().flatten()
+    named = is_text(unwrapped(keys).type)
+    pair = ["", ":", ""] if named else ["[", ",", "]"]
+    key, value = (fragments(one, binary_decimals=binary_decimals) for one in (keys, values))
+    items = joined([pair[0], key, pair[1], value, pair[2]], len(keys))
+    return _valid(array, _wrapped(*("{", items, sizes, "}") if named else ("[", items, sizes, "]")))
+
+
+_WRITERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], pa.Array]], ...] = (
+    (pa.types.is_boolean, _integer),
+    (pa.types.is_integer, _integer),
+    (pa.types.is_floating, _float),
+    (is_text, _text),
+    (is_bytes, lambda array: _quote(base64_columns.encode(array))),
+    (pa.types.is_date, _date),
+    (pa.types.is_timestamp, _instant),
+    (pa.types.is_time, _count),
+    (pa.types.is_duration, _count),
+    (pa.types.is_null, lambda array: pa.nulls(len(array), TEXT)),
+)

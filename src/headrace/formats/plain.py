@@ -1,0 +1,110 @@
+"""Values as they are: texts and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.batch import OPS, Batch
+from headrace.errors import FormatError
+from headrace.formats.base import Decoded, Encoded
+from headrace.formats.conform import plain_text
+from headrace.formats.flat_values import Bad, Part, decode_values, encode_texts, utf8
+from headrace.formats.json_keys import check_key_format
+from headrace.formats.json_text import is_bytes, is_text, unwrapped
+from headrace.wire import WireMessages
+
+
+@dataclass(frozen=True, slots=True)
+class BytesFormat:
+    """Values as they are: a column ``value`` of bytes, and ``key`` where messages have keys.
+
+    >>> told = WireMessages("t", [b"\\xff"], offsets=np.arange(1))
+    >>> BytesFormat().decode(told).parts[0][0].rows.to_pylist()
+    [{'value': b'\\xff'}]
+    """
+
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        check_key_format(self.key)
+
+    @property
+    def name(self) -> str:
+        return "bytes"
+
+    def encode(self, topic: str, batch: Batch) -> Encoded:
+        """The column ``value`` (or the only one beside the key) as it is."""
+        return _encode_value(topic, batch, self.key or "bytes", "bytes")
+
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+        """One row for each message; a null value is the delete of its key."""
+        kind = pa.binary()
+        return _decode_value(messages, schema, self.key or "bytes", kind)
+
+
+@dataclass(frozen=True, slots=True)
+class StringFormat:
+    """Values as UTF-8 text: a column ``value``, and ``key`` where messages have keys.
+
+    >>> told = WireMessages("t", [b"hello", b"\\xff"], offsets=np.arange(2))
+    >>> decoded = StringFormat().decode(told)
+    >>> decoded.parts[0][0].rows.to_pylist(), decoded.bad
+    ([{'value': 'hello'}], [(1, 'invalid UTF-8 at byte 0')])
+    """
+
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        check_key_format(self.key)
+
+    @property
+    def name(self) -> str:
+        return "string"
+
+    def encode(self, topic: str, batch: Batch) -> Encoded:
+        """The column ``value`` (or the only one beside the key) as text."""
+        return _encode_value(topic, batch, self.key or "string", "string")
+
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+        """One row for each message; a null value is the delete of its key."""
+        return _decode_value(messages, schema, self.key or "string", pa.string())
+
+
+def _encode_value(topic: str, batch: Batch, key: str, name: str) -> Encoded:
+    names = [one for one in batch.column_names if one == "value"]
+    names = names or [one for one in batch.column_names if one not in batch.key_columns]
+    if len(names) != 1:
+        raise FormatError(
+            f"topic «{topic}»: format «{name}» holds one column, and the rows have {', '.join(batch.column_names)}",
+            advice="Name one column «value», or choose «json».",
+        )
+    array = unwrapped(batch.column(names[0]))
+    as_it_is = is_text(array.type) or (name == "bytes" and is_bytes(array.type))
+    texts = array if as_it_is else plain_text(array)
+    if texts.null_count:
+        told = pc.and_(texts.is_null(), pa.array((batch.op != OPS["d"]) & (batch.op != OPS["t"])))
+        if pc.any(told).as_py():
+            raise FormatError(
+                f"topic «{topic}»: column «{names[0]}» is null, and format «{name}» has no null but a delete",
+                advice="Filter those rows, or choose «json».",
+            )
+    return encode_texts(topic, batch, texts, key)
+
+
+def _decode_value(messages: WireMessages, schema: pa.Schema | None, key: str, kind: pa.DataType) -> Decoded:
+    def parse(values: Sequence[bytes]) -> tuple[list[Part], Bad]:
+        if pa.types.is_binary(kind):
+            return [({"value": pa.array(values, kind)}, np.arange(len(values)))], []
+        try:
+            return [({"value": pa.array(values, pa.binary()).cast(kind)}, np.arange(len(values)))], []
+        except pa.ArrowInvalid:
+            texts, bad = utf8(values)
+            column = pa.array([text for _, text in texts], kind)
+            return [({"value": column}, np.array([i for i, _ in texts], np.int64))], bad
+
+    return decode_values(messages, schema, key, parse, single=kind)

@@ -1,0 +1,101 @@
+"""Formats whose schemas are in a registry, by the names users give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.batch import Batch
+from headrace.errors import DeclarationError
+from headrace.formats.avro import AvroDecoder, AvroFormat
+from headrace.formats.base import Decoded, Encoded, Format
+from headrace.formats.jsonschema import JsonSchemaDecoder, JsonSchemaFormat
+from headrace.formats.protobuf import ProtobufDecoder, ProtobufFormat
+from headrace.formats.registry import SchemaRegistry
+from headrace.formats.registry_events import Decoder, decode
+from headrace.formats.registry_framing import Wire
+from headrace.wire import WireMessages
+
+
+class RegistryFormat:
+    """Reads whatever the messages' schema ids say: Avro, JSON or Protobuf, also mixed in one topic.
+
+    Args:
+        registry: a client, or the registry's URL.
+        wire: see `headrace.formats.registry_framing`.
+
+    >>> RegistryFormat("http://127.0.0.1:8081").name
+    'registry'
+    """
+
+    def __init__(self, registry: SchemaRegistry | str, *, wire: Wire = "confluent") -> None:
+        self._registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
+        self._wire = wire
+        self._decoders: dict[str, Decoder] = {
+            "AVRO": AvroDecoder(),
+            "JSON": JsonSchemaDecoder(),
+            "PROTOBUF": ProtobufDecoder(),
+        }
+
+    @property
+    def name(self) -> str:
+        return "registry"
+
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+        """Rows of the messages; see `Format.decode`.
+
+        Raises:
+            RegistryUnavailable: a schema is not in memory and the registry does not answer; nothing was decoded.
+        """
+        return decode(messages, schema, self._registry, self._decoders, wire=self._wire)
+
+    def encode(self, topic: str, batch: Batch) -> Encoded:
+        """Not there: a registry does not say in which form to write.
+
+        Raises:
+            DeclarationError: always.
+        """
+        raise DeclarationError(f"topic «{topic}»: «registry» only reads", advice="Write it as avro or jsonschema.")
+
+
+_FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
+    "avro": (AvroFormat, {}, "avro"),
+    "avro+envelope": (AvroFormat, {"envelope": True}, "avro"),
+    "jsonschema": (JsonSchemaFormat, {}, "jsonschema"),
+    "jsonschema+envelope": (JsonSchemaFormat, {"envelope": True}, "jsonschema"),
+    "protobuf": (ProtobufFormat, {}, ""),
+    "registry": (RegistryFormat, {}, ""),
+}
+NAMES = tuple(_FORMATS)
+
+
+def registered_format(spec: str, *, registry: SchemaRegistry | str | None = None, key: str | None = None) -> Format:
+    """The format of this name.
+
+    Args:
+        spec: one of `NAMES`.
+        registry: a client or a URL; HEADRACE_SCHEMA_REGISTRY_URL where it is None.
+        key: ``none`` writes messages without keys; None (or the format's own name) keys in the values' format.
+
+    Raises:
+        DeclarationError: no such format, no registry, or a key it cannot have.
+
+    >>> registered_format("avro+envelope", registry="http://127.0.0.1:8081").name
+    'avro+envelope'
+    """
+    if spec not in _FORMATS:
+        raise DeclarationError(
+            f"no format of a schema registry is called «{spec}»", advice=f"One of {', '.join(NAMES)}."
+        )
+    make, options, own = _FORMATS[spec]
+    if key not in (None, "none", own or None):
+        raise DeclarationError(
+            f"{spec} cannot have keys in the format «{key}»", advice=f"key={own or 'none'!r} or None."
+        )
+    if own and key is not None:
+        options = {**options, "key": key}
+    client = registry if isinstance(registry, SchemaRegistry) else SchemaRegistry(registry)
+    made: Format = make(client, **options)
+    return made

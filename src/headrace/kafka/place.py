@@ -1,0 +1,51 @@
+"""Where messages lie: ranges of a partition's offsets, and how rows were spread over several partitions."""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from headrace.wire import Ints
+
+
+class Place(NamedTuple):
+    """Messages of one partition: all visible ones from ``first`` to ``last``, ``messages`` of them ours."""
+
+    partition: int
+    first: int
+    last: int
+    messages: int
+
+
+def pack_spread(partitions: Ints) -> bytes:
+    """The partition of each message, compressed.
+
+    >>> unpack_spread(pack_spread(np.array([0, 2, 1]))).tolist()
+    [0, 2, 1]
+    """
+    return zlib.compress(partitions.astype("<u2").tobytes())
+
+
+def unpack_spread(packed: bytes) -> Ints:
+    """The inverse of `pack_spread`."""
+    return np.frombuffer(zlib.decompress(packed), "<u2").astype(np.int64)
+
+
+def places_of(offsets: Ints, partition: int, chosen: Ints) -> tuple[Place, ...]:
+    """Some of a partition's messages as ranges without a hole.
+
+    Args:
+        offsets: of all messages that were visible, in order.
+        partition: theirs.
+        chosen: indexes of those that are meant, ascending.
+
+    >>> places_of(np.array([4, 5, 7, 9]), 0, np.array([0, 1, 3]))
+    (Place(partition=0, first=4, last=5, messages=2), Place(partition=0, first=9, last=9, messages=1))
+    """
+    if not len(chosen):
+        return ()
+    breaks = np.flatnonzero(np.diff(chosen) != 1) + 1
+    runs = np.split(chosen, breaks)
+    return tuple(Place(partition, int(offsets[run[0]]), int(offsets[run[-1]]), len(run)) for run in runs)

@@ -1,0 +1,258 @@
+"""Servers that run on Java: found, started, waited for by asking them, stopped by their own process id.
+
+A server dies with the process that started it, also when that one is killed: see `_Starter`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+from headrace.errors import HeadraceError
+from headrace.testing.servers.places import free_directory
+
+OLDEST_JAVA = 17
+START_SECONDS = 90.0
+STOP_SECONDS = 30.0
+# Half the start time and half the memory of the defaults: no second compiler, no collector threads.
+JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+LOG_TAIL = 40
+
+
+class JavaMissing(HeadraceError):
+    """A server cannot run on this machine: no Java, too old a Java, no Maven, or no way to get the jars."""
+
+
+class ServerFailed(HeadraceError):
+    """A server ended, or did not answer within its deadline; the message has the end of its log."""
+
+
+def java() -> Path:
+    """The `java` of JAVA_HOME, or the first one on PATH; 17 or newer.
+
+    Raises:
+        JavaMissing: there is none, or it is older.
+    """
+    home = os.environ.get("JAVA_HOME")
+    program = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
+    if program is None:
+        where = f"in JAVA_HOME={home}" if home else "on PATH"
+        raise JavaMissing(f"there is no Java {where}", advice="apt-get install openjdk-17-jre-headless")
+    version = _java_version(program)
+    if version < OLDEST_JAVA:
+        raise JavaMissing(f"{program} is Java {version}", advice=f"Java {OLDEST_JAVA} or newer is needed.")
+    return Path(program)
+
+
+def maven() -> Path:
+    """The `mvn` on PATH.
+
+    Raises:
+        JavaMissing: there is none.
+    """
+    program = shutil.which("mvn")
+    if program is None:
+        raise JavaMissing("there is no Maven (mvn) on PATH", advice="apt-get install maven")
+    return Path(program)
+
+
+@cache
+def _java_version(program: str) -> int:
+    """The feature release of a Java: 17 of «17.0.15», 8 of «1.8.0_402»."""
+    done = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r'version "(?:1\.)?(\d+)', done.stderr)
+    if done.returncode or found is None:
+        raise JavaMissing(f"{program} -version says nothing useful:\n{done.stderr.strip()}")
+    return int(found[1])
+
+
+class _Starter:
+    """Starts children that the kernel kills when this process dies.
+
+    Linux's PR_SET_PDEATHSIG sends the signal when the *thread* that forked ends. Children are therefore started by one
+    thread that lives as long as the process, whoever asks. The child sets it on itself, in a small Python that then
+    becomes the server: `preexec_fn` would run between fork and exec of a process with threads. Where there is no
+    `prctl` (macOS), an orphan stays.
+    """
+
+    WRAPPER = (
+        "import ctypes, os, sys\n"
+        "prctl = getattr(ctypes.CDLL(None), 'prctl', None)\n"
+        "if prctl: prctl(1, 9, 0, 0, 0)\n"
+        # The parent died before that: nobody would send the signal.
+        "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
+        "os.execv(sys.argv[2], sys.argv[2:])\n"
+    )
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "headrace-servers")
+
+    def start(self, command: list[str], *, directory: Path, log: Path) -> subprocess.Popen[bytes]:
+        return self._thread.submit(self._start, command, directory, log).result()
+
+    def _start(self, command: list[str], directory: Path, log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", self.WRAPPER, str(os.getpid()), *command],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in a terminal is for the test, which then stops its servers in order.
+                start_new_session=True,
+            )
+
+
+@cache
+def _starter(_process: int) -> _Starter:
+    """One for each process: a forked child has none of its parent's threads."""
+    return _Starter()
+
+
+class JavaServer(ABC):
+    """One JVM in a directory of its own.
+
+    Used as a context manager it is started, and removed at the end. It may be started again after `stop` and `kill`,
+    on the same ports and the same data.
+
+    Args:
+        directory: where its settings, data and log go; made when missing. A temporary one by default.
+        heap: the most that Java's heap may take, as `-Xmx` has it.
+
+    Raises:
+        JavaMissing: there is no Java.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, directory: Path | None = None, *, heap: str) -> None:
+        self.java = java()
+        self.directory = directory or free_directory(f"headrace-{self.name}-")
+        self.heap = heap
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the server has said, over all of its starts."""
+        return self.directory / "server.log"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        if self._process is None:
+            raise ServerFailed(f"{self.name} is not running")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it and wait until it answers; nothing happens when it runs.
+
+        Raises:
+            ServerFailed: it ended, or did not answer in time.
+            JavaMissing: its jars cannot be had.
+        """
+        if self.running:
+            return
+        (self.directory / "tmp").mkdir(parents=True, exist_ok=True)
+        self._prepare()
+        # Kafka's snappy and zstd unpack their native libraries there.
+        options = [*JVM, f"-Xmx{self.heap}", f"-Djava.io.tmpdir={self.directory / 'tmp'}"]
+        command = [str(self.java), *options, *self._arguments()]
+        self._process = _starter(os.getpid()).start(command, directory=self.directory, log=self.log)
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL when that is not enough; nothing happens when it does not run."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash of the machine's process looks like. Returns when it is gone."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def restart(self) -> None:
+        """Stop it, if it runs, and start it on the same ports and data."""
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """Kill it, if it runs, and delete its directory."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def tail(self, lines: int = LOG_TAIL) -> str:
+        """The end of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Write what it needs to start; called before each start."""
+
+    @abstractmethod
+    def _arguments(self) -> list[str]:
+        """What follows Java's own options: system properties, class path, main class, its arguments."""
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether it does its work; called again and again, returns within a second or so."""
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if not self.running:
+                code = self._process.returncode if self._process else None
+                raise ServerFailed(f"{self.name} ended with {code}; the end of {self.log}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{self.name} does not answer in {START_SECONDS:.0f} s; {self.log}:\n{self.tail()}")
+            time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    """Whether something on loopback accepts connections at a port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,80 @@
+"""A schema registry: Apicurio, which speaks Confluent's interface."""
+
+from __future__ import annotations
+
+import contextlib
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from headrace.testing.servers.jars import jars
+from headrace.testing.servers.java import JavaServer
+from headrace.testing.servers.places import free_port
+
+
+class SchemaRegistryServer(JavaServer):
+    """One Apicurio Registry on loopback.
+
+    Args:
+        directory: where its log and its database go. A temporary one by default.
+        keep: whether schemas outlive a restart, in an H2 file; otherwise they are in memory, which starts a little
+            sooner.
+        heap: the most that Java's heap may take.
+
+    Raises:
+        JavaMissing: there is no Java.
+
+    >>> with SchemaRegistryServer(keep=True) as registry:  # doctest: +SKIP
+    ...     registry.url
+    'http://127.0.0.1:40213/apis/ccompat/v7'
+    """
+
+    name: ClassVar[str] = "registry"
+
+    def __init__(self, directory: Path | None = None, *, keep: bool = False, heap: str = "256m") -> None:
+        super().__init__(directory, heap=heap)
+        self.port = free_port()
+        self.keep = keep
+
+    @property
+    def url(self) -> str:
+        """What Confluent's clients call `url`, or `schema.registry.url`."""
+        return f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
+
+    @property
+    def _database(self) -> str:
+        where = f"file:{self.directory / 'schemas'}" if self.keep else f"mem:registry{self.port}"
+        return f"jdbc:h2:{where};DB_CLOSE_DELAY=-1"
+
+    def _prepare(self) -> None:
+        jars("apicurio")
+
+    def _arguments(self) -> list[str]:
+        (runner,) = jars("apicurio").glob("*-runner.jar")
+        settings = {
+            "quarkus.http.host": "127.0.0.1",
+            "quarkus.http.port": str(self.port),
+            "quarkus.management.enabled": "false",
+            "quarkus.log.level": "WARN",
+            "quarkus.banner.enabled": "false",
+            "apicurio.storage.kind": "sql",
+            "apicurio.storage.sql.kind": "h2",
+            "apicurio.datasource.url": self._database,
+        }
+        return [*(f"-D{name}={value}" for name, value in settings.items()), "-jar", str(runner)]
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/subjects", timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+
+@contextlib.contextmanager
+def schema_registry(**options: Any) -> Iterator[str]:
+    """A schema registry in a temporary directory, removed at the end: its Confluent-compatible address.
+
+    Takes what `SchemaRegistryServer` takes; use that class itself to kill and restart it.
+    """
+    with SchemaRegistryServer(**options) as registry:
+        yield registry.url
