@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.batch import Batch
+from headrace.formats import selection
 from headrace.formats.debezium import UNKNOWN, Events
 
 Ints = npt.NDArray[np.int64]
@@ -103,10 +104,9 @@ def _sorted(one: Rows) -> Rows:
 
 def take(one: Rows, where: Ints) -> Rows:
     """Some of the rows."""
-    at = pa.array(where)
     one.events.columns = {}
-    before = None if one.before is None else one.before.take(at)
-    return Rows(one.records.take(at), one.events.take(where), before, one.key)
+    before = None if one.before is None else selection.take(one.before, where)
+    return Rows(selection.take_records(one.records, where), one.events.take(where), before, one.key)
 
 
 def _in_order(groups: list[Rows]) -> list[Rows]:

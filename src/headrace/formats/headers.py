@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 
 from headrace.batch import OPS, Batch
 from headrace.formats.json_text import fragments, objects
+from headrace.formats.selection import take, take_records
 from headrace.position import format_positions
 from headrace.wire import Headers, WireMessages
 
@@ -94,13 +95,13 @@ def _occasional(batch: Batch, nulls: Mask, before: bool) -> Iterator[tuple[str, 
     old, unchanged = batch.before, batch.unchanged
     if before and old is not None and old.null_count < len(old):
         rows = np.flatnonzero(np.asarray(old.is_valid()))
-        yield "__before", rows.tolist(), _texts(fragments(old.take(pa.array(rows))))
+        yield "__before", rows.tolist(), _texts(fragments(take(old, rows)))
     if unchanged is not None and unchanged.null_count < len(unchanged):
         rows = np.flatnonzero(np.asarray(unchanged.is_valid()))
-        yield "__unchanged", rows.tolist(), _texts(fragments(unchanged.take(pa.array(rows))))
+        yield "__unchanged", rows.tolist(), _texts(fragments(take(unchanged, rows)))
     if nulls.any():
         rows = np.flatnonzero(nulls)
-        columns = batch.rows.take(pa.array(rows))
+        columns = take_records(batch.rows, rows)
         texts = objects(list(zip(columns.schema.names, columns.columns, strict=True)), rows.size)
         yield "__row", rows.tolist(), _texts(texts)
 

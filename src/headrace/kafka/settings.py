@@ -92,7 +92,8 @@ class KafkaPlace:
         return {
             "bootstrap.servers": self.bootstrap,
             "client.id": f"headrace-{self.name}" if self.name else "headrace",
-            "log_level": 3,
+            # What goes wrong comes as errors and status lines; librdkafka itself would write to standard error.
+            "log_level": 0,
             "socket.keepalive.enable": True,
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 2000,

@@ -103,7 +103,7 @@ class Transaction(Protocol):
         """Forget everything staged."""
         ...
 
-    def put(self, kind: str, name: str, value: bytes | Sequence[bytes]) -> None:
+    def put(self, kind: str, name: str, value: bytes | Sequence[bytes | memoryview]) -> None:
         """Store a named record (a source's position, a consumer's positions, a checkpoint, a model version).
 
         A large value may be given in pieces: a log may keep pieces that several records share only once.

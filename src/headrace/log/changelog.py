@@ -24,7 +24,7 @@ from headrace.errors import LogCorrupt
 INLINE_BYTES = 65_536
 CHUNK_BYTES = 700_000  # below the broker's default limit of 1,048,588 bytes a message
 
-Value = bytes | Sequence[bytes]
+Value = bytes | Sequence[bytes | memoryview]
 Change = tuple[bytes, bytes | None]
 
 
@@ -105,7 +105,7 @@ class Changelog:
                 if at in self._small or at in self._large:
                     yield key, None
                 continue
-            pieces = [value] if isinstance(value, bytes) else list(value)
+            pieces = [value] if isinstance(value, bytes) else [bytes(piece) for piece in value]
             if sum(map(len, pieces)) <= INLINE_BYTES:
                 yield key, b"\x00" + b"".join(pieces)
                 continue

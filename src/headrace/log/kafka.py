@@ -19,7 +19,8 @@ import bisect
 import contextlib
 import itertools
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -289,6 +290,35 @@ class KafkaLog:
         with contextlib.closing(self._of_topic(topic, offset)) as found:
             yield from (one.stored for one in found)
 
+    def follow(self, topics: Collection[str], after: int, *, limit: int = 65_536) -> tuple[list[Followed], int]:
+        """Entries of later slices with the places of their messages, for whoever reads them in this log's order.
+
+        Whole slices; waits until it is past the last message of each.
+
+        Returns:
+            The entries, and the last slice looked at.
+        """
+        self._check_open()
+        chosen: list[Cached] = []
+        rows, last = 0, after
+        with contextlib.closing(self._index.after(after)) as found:
+            for stored in found:
+                if rows >= limit and stored.slice != last:
+                    break
+                last = stored.slice
+                if stored.topic in topics:
+                    chosen.append(Cached(stored))
+                    rows += stored.rows
+        self._current_heads()
+        entries = self._loader.load(chosen)
+        formats = [self.forms[one.stored.form].format for one in chosen]
+        return [Followed(e, c.stored, f) for e, c, f in zip(entries, chosen, formats, strict=True)], last
+
+    def newest_slice(self) -> int:
+        """The last slice that is committed now."""
+        self._current_heads()
+        return self.last_slice
+
     def topics(self) -> dict[str, TopicInfo]:
         """See `Log.topics`."""
         self._check_open()
@@ -396,6 +426,14 @@ class KafkaLog:
     def _check_open(self) -> None:
         if self._closed:
             raise LogError(f"the log {self.place.location} is closed", advice="Open it again.")
+
+
+class Followed(NamedTuple):
+    """An entry as `KafkaLog.follow` gives it: with where its messages lie and their format."""
+
+    entry: Entry
+    stored: Stored
+    format: str
 
 
 def _first(heads: dict[str, Head], topic: str) -> int:

@@ -103,7 +103,14 @@ class KafkaTransaction:
         return self._enter(topic, records.num_rows, size, form, complete, Cached(_NOWHERE, kept, staged, sent))
 
     def adopt(
-        self, topic: str, records: pa.RecordBatch, places: Sequence[Place], *, format_: str, complete: bool = True
+        self,
+        topic: str,
+        records: pa.RecordBatch,
+        places: Sequence[Place],
+        *,
+        format_: str,
+        spread: bytes = b"",
+        complete: bool = True,
     ) -> int:
         """Take rows that others wrote into the order of this log, where they are: nothing is copied.
 
@@ -111,6 +118,8 @@ class KafkaTransaction:
             records: what their messages mean.
             places: where the messages lie.
             format_: what `Codec.decode` needs to read them again.
+            spread: as in `Stored`.
+            complete: as for `append`.
         """
         self._check()
         if not records.num_rows:
@@ -119,7 +128,7 @@ class KafkaTransaction:
             identity = self._log.cluster.identities([topic]).get(topic, "")
             self.heads[topic] = replace(self.head(topic), identity=identity, foreign=True)
         form = self._form(Form(format_, records.schema))
-        stored = replace(_NOWHERE, places=tuple(places))
+        stored = replace(_NOWHERE, places=tuple(places), spread=spread)
         return self._enter(topic, records.num_rows, records.nbytes, form, complete, Cached(stored, _copied(records)))
 
     def _enter(self, topic: str, rows: int, size: int, form: int, complete: bool, cached: Cached) -> int:
@@ -130,7 +139,17 @@ class KafkaTransaction:
         now_us = self._log.clock.now_us()
         head = self.head(topic)
         cached.stored = Stored(
-            self.last_slice, self._seq, topic, head.end, rows, size, form, complete, now_us, cached.stored.places
+            self.last_slice,
+            self._seq,
+            topic,
+            head.end,
+            rows,
+            size,
+            form,
+            complete,
+            now_us,
+            cached.stored.places,
+            cached.stored.spread,
         )
         self._seq += 1
         self.entries.append(cached)
@@ -304,6 +323,7 @@ class KafkaTransaction:
             for one in self.staged:
                 if one.sent is not None:
                     one.place = one.sent.places[0]
+            fault("log.delivered")
             for last, record in dump_slices([cached.stored for cached in self.entries]):
                 producer.send(self._log.slices_topic, [None], [record], [()], timestamp=last)
             changes = list(self._log.changelog.changes(self._all_puts()))
@@ -313,6 +333,7 @@ class KafkaTransaction:
                 [value for _, value in changes],
                 [()] * len(changes),
             )
+            fault("log.sent")
             producer.commit()
             for key, value in changes:
                 self._log.changelog.apply(key, value)

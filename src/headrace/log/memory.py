@@ -129,7 +129,7 @@ class MemoryTransaction:
         self._check()
         return {}
 
-    def put(self, kind: str, name: str, value: bytes | Sequence[bytes]) -> None:
+    def put(self, kind: str, name: str, value: bytes | Sequence[bytes | memoryview]) -> None:
         """See `Transaction.put`."""
         self._check()
         self.state.records[kind, name] = bytes(value) if isinstance(value, bytes) else b"".join(value)

@@ -97,7 +97,7 @@ class SqliteTransaction:
         """See `Transaction.oversized`: a body holds up to 256 MB, and a row of that size is the disk's business."""
         return {}
 
-    def put(self, kind: str, name: str, value: bytes | Sequence[bytes]) -> None:
+    def put(self, kind: str, name: str, value: bytes | Sequence[bytes | memoryview]) -> None:
         """See `Transaction.put`."""
         value = value if isinstance(value, bytes) else b"".join(value)
         self._run(

@@ -15,7 +15,7 @@ A stream that is written without a model has a position only.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ SPARSE_STEPS = 10_000
 class Writes(Protocol):
     """The part of a log's transaction that the registry needs."""
 
-    def put(self, kind: str, name: str, value: bytes) -> None: ...
+    def put(self, kind: str, name: str, value: bytes | Sequence[bytes | memoryview]) -> None: ...
 
     def delete(self, kind: str, name: str) -> None: ...
 
@@ -162,8 +162,10 @@ def checkpoint_steps(log: Reads, task: str) -> list[int]:
     return [int(name.rpartition("/")[2]) for name in log.records("checkpoint", f"{task}/")]
 
 
-def write_checkpoint(txn: Writes, task: str, step: int, state: bytes, older: list[int]) -> list[int]:
-    """Store a state, and thin the older ones: the newest two stay, and one in 10,000 steps.
+def write_checkpoint(
+    txn: Writes, task: str, step: int, state: Sequence[bytes | memoryview], older: list[int]
+) -> list[int]:
+    """Store a state, given in pieces, and thin the older ones: the newest two stay, and one in 10,000 steps.
 
     Returns:
         The steps that have a checkpoint now.

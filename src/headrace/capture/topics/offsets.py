@@ -37,6 +37,10 @@ class Offsets:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def capped(self, limits: Mapping[Where, int]) -> Offsets:
+        """With some partitions no further than they may be."""
+        return Offsets({where: min(offset, limits.get(where, offset)) for where, offset in self._next.items()})
+
     def __str__(self) -> str:
         return ", ".join(f"{topic}/{number}:{offset}" for (topic, number), offset in sorted(self._next.items()))
 

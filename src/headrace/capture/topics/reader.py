@@ -42,6 +42,7 @@ class TopicsReader:
         self._read: dict[Where, int] = {}
         self._consumer: Any = None
         self._assigned: set[Where] = set()
+        self._held: set[Where] = set()
         self._look_at = 0.0
         self.missing: tuple[str, ...] = tuple(topics)
 
@@ -60,7 +61,7 @@ class TopicsReader:
             where = (message.topic(), message.partition())
             if message.error() is not None:
                 self._heed(message, where)
-            elif where in self._assigned:
+            elif where in self._assigned and message.offset() >= self._next[where]:
                 found.setdefault(where, []).append(message)
         for where, messages in found.items():
             self._next[where] = self._read[where] = messages[-1].offset() + 1
@@ -128,6 +129,17 @@ class TopicsReader:
             )
         self._consumer.incremental_assign(assigned)
         self._assigned |= set(new)
+
+    def hold(self, ahead: set[Where]) -> None:
+        """Read some partitions no further for now, and all others on."""
+        from confluent_kafka import TopicPartition
+
+        new, over = ahead - self._held, self._held - ahead
+        if new:
+            self._consumer.incremental_unassign([TopicPartition(*where) for where in new])
+        if over:
+            self._consumer.incremental_assign([TopicPartition(*where, self._next[where]) for where in over])
+        self._held = set(ahead)
 
     def positions(self) -> dict[Where, int]:
         """Next offset of every partition, as a start needs them."""

@@ -7,7 +7,7 @@ log gets copies of the rows. Either way the offsets reached are a record of the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,14 +27,16 @@ from headrace.wire import Ints, WireMessages
 
 KIND = "source"
 ROWS_AT_ONCE = 65_536
+AHEAD_ROWS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a batch's messages lie, and in which form they are to be read again."""
+    """Where a batch's messages lie (`headrace.kafka.place`), and in which form they are to be read again."""
 
     places: tuple[Place, ...]
     format: str
+    spread: bytes = b""
 
 
 class DecodedLike(Protocol):
@@ -55,12 +57,14 @@ class TopicPiece:
 
     Attributes:
         placed: for each of ``batches`` where it comes from.
+        complete: whether a transaction of the source ends with it.
     """
 
     batches: tuple[tuple[str, Batch], ...]
     placed: tuple[Placed, ...]
     rejected: tuple[tuple[str, Batch], ...] = ()
     end_lsn: int = 0
+    complete: bool = True
     continued: bool = False
     open: bool = False
 
@@ -69,8 +73,20 @@ class TopicPiece:
         return sum(batch.num_rows for _, batch in self.batches)
 
 
+class Order(Protocol):
+    """Holds arrived events back until their turn; see `headrace.capture.topics.transactions`."""
+
+    @property
+    def topic(self) -> str: ...
+    def take_ends(self, messages: WireMessages) -> None: ...
+    def take(self, where: Where, messages: WireMessages, format_: str, decoded: DecodedLike) -> None: ...
+    def pieces(self) -> Iterable[TopicPiece]: ...
+    def pending(self, where: Where) -> int: ...
+    def positions(self, read: Mapping[Where, int]) -> dict[Where, int]: ...
+
+
 class TopicSource:
-    """Reads topics in the order of their arrival, each partition in its own order.
+    """Reads topics in the order of their arrival, each partition in its own order; or in the order that a topic says.
 
     Called by the engine as a database's source is.
 
@@ -79,6 +95,7 @@ class TopicSource:
         name: names the source in the log.
         topics: what to read; those that are not there yet are waited for.
         decode: gives the format's name and the rows of messages.
+        order: what orders the events; None: arrival.
 
     Attributes:
         name: as given.
@@ -89,16 +106,18 @@ class TopicSource:
 
     rewound = False
 
-    def __init__(self, place: KafkaPlace, *, name: str, topics: Sequence[str], decode: Decode) -> None:
+    def __init__(
+        self, place: KafkaPlace, *, name: str, topics: Sequence[str], decode: Decode, order: Order | None = None
+    ) -> None:
         self.name = name
         self.cluster = place.bootstrap
         self.topics = tuple(topics)
         self.warnings: list[str] = []
         self._place = place
         self._decode = decode
+        self._order = order
         self._cluster = Cluster(place)
         self._reader: TopicsReader | None = None
-        self._storing = 0
         self._waiting: dict[Where, list[Any]] = {}
         self._status = ""
 
@@ -120,7 +139,8 @@ class TopicSource:
         record = log.records(KIND, self.name).get(self.name)
         known = json.loads(record) if record else {"offsets": {}, "topics": {}}
         positions = {(t, int(p)): o for t, some in known["offsets"].items() for p, o in some.items()}
-        self._reader = TopicsReader(self._place, self._cluster, self.topics, positions, known["topics"])
+        topics = self.topics if self._order is None else (*self.topics, self._order.topic)
+        self._reader = TopicsReader(self._place, self._cluster, topics, positions, known["topics"])
 
     def poll(self, timeout: float) -> list[TopicPiece]:
         """What has arrived, a piece for each partition; waits for the first of it.
@@ -137,7 +157,7 @@ class TopicSource:
             if not arrived:
                 break
             try:
-                new = [piece for where, messages in arrived.items() if (piece := self._piece(where, messages))]
+                new = self._arrived(arrived) if self._order is None else self._ordered(self._order, arrived)
             except RegistryUnavailable as error:
                 # The same messages are decoded when the registry is back.
                 self._status = f"waiting for the schema registry: {error.message}; trying again"
@@ -147,24 +167,47 @@ class TopicSource:
             rows += sum(map(len, arrived.values()))
         return pieces
 
-    def _piece(self, where: Where, messages: list[Any]) -> TopicPiece | None:
+    def _arrived(self, arrived: Mapping[Where, list[Any]]) -> list[TopicPiece]:
+        return [self._piece(where, messages) for where, messages in arrived.items()]
+
+    def _ordered(self, order: Order, arrived: Mapping[Where, list[Any]]) -> list[TopicPiece]:
+        """What is whole now; partitions that are far ahead are not read on."""
+        assert self._reader is not None
+        decoded = [
+            (where, wire, None if where[0] == order.topic else self._decode(wire))
+            for where, wire in ((where, wire_messages(where[0], messages)) for where, messages in arrived.items())
+        ]
+        for where, wire, found in decoded:
+            if found is None:
+                order.take_ends(wire)
+            else:
+                order.take(where, wire, *found)
+        pieces = list(order.pieces())
+        ahead = {where for where in self._reader.positions() if order.pending(where) > AHEAD_ROWS}
+        # The transaction that everything waits for may be larger than that: then all go on.
+        self._reader.hold(ahead if len(ahead) < len(self._reader.positions()) - 1 else set())
+        return pieces
+
+    def _piece(self, where: Where, messages: list[Any]) -> TopicPiece:
         topic, partition = where
         wire = wire_messages(topic, messages)
         format_, decoded = self._decode(wire)
-        self._storing += 1
         batches, placed = [], []
         for batch, rows in decoded.parts:
             batches.append((topic, batch))
             placed.append(Placed(places_of(wire.offsets, partition, np.unique(rows)), format_))
         rejected = ((f"{topic}.dlq", refused(wire, decoded.bad)),) if decoded.bad else ()
-        return TopicPiece(tuple(batches), tuple(placed), rejected, end_lsn=self._storing)
+        return TopicPiece(tuple(batches), tuple(placed), rejected, end_lsn=1)
 
     def store(self, txn: Transaction, end_lsn: int) -> None:
         """Put the offsets reached into the transaction that takes in the rows."""
         del end_lsn
         assert self._reader is not None
         offsets: dict[str, dict[str, int]] = {}
-        for (topic, number), offset in sorted(self._reader.positions().items()):
+        positions = self._reader.positions()
+        if self._order is not None:
+            positions = self._order.positions(positions)
+        for (topic, number), offset in sorted(positions.items()):
             offsets.setdefault(topic, {})[str(number)] = offset
         record = {"offsets": offsets, "topics": self._reader.identities}
         txn.put(KIND, self.name, json.dumps(record).encode())
@@ -178,7 +221,10 @@ class TopicSource:
 
     def received_lsn(self) -> Any:
         """How far the topics have been read, as `Offsets`."""
-        return self._reader.read() if self._reader is not None and not self._waiting else Offsets({})
+        if self._reader is None or self._waiting:
+            return Offsets({})
+        read = self._reader.read()
+        return read if self._order is None else read.capped(self._order.positions({}))
 
     def current_lsn(self) -> Any:
         """Where the topics end now, as `Offsets`."""

@@ -86,6 +86,11 @@ class Progress:
     status: str = "starting"
 
 
+def _adopt(txn: Any, topic: str, batch: Any, placed: Any, complete: bool) -> None:
+    """Take rows in where they lie; see `headrace.log.kafka_writer.KafkaTransaction.adopt`."""
+    txn.adopt(topic, batch.records, placed.places, format_=placed.format, spread=placed.spread, complete=complete)
+
+
 @dataclass(slots=True)
 class TickRequest:
     """A model's explicit tick, asked for by another thread."""
@@ -232,12 +237,13 @@ class Engine:
     def _append(self, txn: Transaction, source: Source, piece: CapturedPiece, counts: dict[str, int]) -> None:
         txn.next_slice()
         whole = not piece.open and not piece.continued
+        complete = bool(getattr(piece, "complete", True))
         placed = getattr(piece, "placed", ()) if getattr(source, "cluster", "") == self._cluster else ()
         for i, (topic, batch) in enumerate((*piece.batches, *piece.rejected)):
             if i < len(placed):
-                txn.adopt(topic, batch.records, placed[i].places, format_=placed[i].format)  # type: ignore[attr-defined]
+                _adopt(txn, topic, batch, placed[i], complete)
             elif whole:
-                append_fitting(txn, topic, batch, stage="capture")
+                append_fitting(txn, topic, batch, stage="capture", complete=complete)
             else:
                 txn.stage(topic, batch.records)
             counts[topic] = counts.get(topic, 0) + batch.num_rows

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.topics.source import TopicSource
+from headrace.capture.topics.transactions import TransactionOrder
 from headrace.codec import ForeignFormats, TopicCodec, codec_for
+from headrace.engines.local.followed import FollowedSource
+from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import Log
-from headrace.plan import Plan, TopicsPlan
+from headrace.log.kafka import KafkaLog
+from headrace.plan import INTERNAL, Plan, TopicsPlan
 
-Captured = PostgresSource | TopicSource
+Captured = PostgresSource | TopicSource | FollowedSource
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -59,18 +64,50 @@ def _heads(log: Log) -> dict[str, bool]:
     return {name: bool(getattr(heads.get(name), "foreign", False)) for name in log.topics()}
 
 
-def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> list[TopicSource]:
-    """A source for each cluster and prefix that foreign topics are read from."""
+def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> list[TopicSource | FollowedSource]:
+    """A source for each cluster and prefix that foreign topics are read from, and for each pipeline followed."""
     codec = codec_for(plan.formats)
-    return [
-        TopicSource(
-            KafkaPlace.parse(declared.kafka or plan.log, name=plan.app),
-            name=declared.name,
-            topics=names,
-            decode=ForeignFormats(codec, _named(codec, plan, names)),
-        )
-        for declared, names in topics.items()
-    ]
+    found: list[TopicSource | FollowedSource] = []
+    for declared, names in topics.items():
+        place = KafkaPlace.parse(declared.kafka or plan.log, name=plan.app)
+        followed = followed_sources(place, codec, names)
+        found += followed
+        names = [name for name in names if not any(name in one.topics for one in followed)]
+        if not names:
+            continue
+        order = TransactionOrder(declared.prefix, names) if _in_transactions(declared, place) else None
+        decode = ForeignFormats(codec, _named(codec, plan, names), numbered=order is None)
+        found.append(TopicSource(place, name=declared.name, topics=names, decode=decode, order=order))
+    return found
+
+
+def followed_sources(place: KafkaPlace, codec: TopicCodec, topics: Sequence[str]) -> list[FollowedSource]:
+    """Topics that another pipeline of ours writes on the cluster are read in the order of that pipeline's log."""
+    found = []
+    for name in pipelines(Cluster(place)):
+        if name == place.name:
+            continue
+        log = KafkaLog(replace(place, name=name), writer=False, codec=codec)
+        theirs = [topic for topic in topics if topic in log.heads and not log.heads[topic].foreign]
+        if theirs:
+            found.append(FollowedSource(log, theirs))
+        else:
+            log.close()
+    return found
+
+
+def pipelines(cluster: Cluster) -> list[str]:
+    """Names of the pipelines that have a log on a cluster."""
+    before, after = f"{INTERNAL}.", ".changelog"
+    names = [one for one in cluster.topics() if one.startswith(before) and one.endswith(after)]
+    return [one.removeprefix(before).removesuffix(after) for one in names]
+
+
+def _in_transactions(declared: TopicsPlan, place: KafkaPlace) -> bool:
+    """Whether Debezium's transaction topic orders these topics: as declared, or where it is there."""
+    if declared.transactions is not None or not declared.prefix:
+        return bool(declared.transactions)
+    return f"{declared.prefix}.transaction" in Cluster(place).topics()
 
 
 def _named(codec: TopicCodec, plan: Plan, topics: Sequence[str]) -> dict[str, str]:

@@ -19,9 +19,8 @@ import pyarrow as pa
 from headrace.batch import Batch, dead_letters
 from headrace.errors import LogCorrupt
 from headrace.events import Event, Part, Rows, Tick
-from headrace.learn.state import dump_state as dump_values
+from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
-from headrace.learn.state import state_hash
 from headrace.log.base import Entry, Log, Transaction, walk
 from headrace.plan import ModelTask, Plan, Task
 from headrace.registry.models import (
@@ -231,8 +230,8 @@ class TaskRunner:
         progress.bytes_since = 0
         progress.needed = {**progress.offsets, self.plan.steps_topic: progress.steps_offset}
         values = {**dump_state(self.state), "progress": progress.to_json()}
-        data = dump_values(values)
-        progress.size = len(data)
+        data = dump_pieces(values)
+        progress.size = sum(map(len, data))
         self.checkpoints = write_checkpoint(txn, self.task.name, progress.step, data, self.checkpoints)
 
     def _record(
@@ -287,7 +286,9 @@ def _append(txn: Transaction, outputs: Sequence[Output]) -> dict[str, list[int]]
     return written
 
 
-def append_fitting(txn: Transaction, topic: str, batch: Batch, *, stage: str) -> list[tuple[str, int, int]]:
+def append_fitting(
+    txn: Transaction, topic: str, batch: Batch, *, stage: str, complete: bool = True
+) -> list[tuple[str, int, int]]:
     """Append rows; those that the log cannot hold go to the dead-letter topic, without the row that is too large.
 
     Returns:
@@ -295,7 +296,7 @@ def append_fitting(txn: Transaction, topic: str, batch: Batch, *, stage: str) ->
     """
     refused = txn.oversized(topic, batch.records)
     if not refused:
-        return [(topic, txn.append(topic, batch.records), batch.num_rows)]
+        return [(topic, txn.append(topic, batch.records, complete=complete), batch.num_rows)]
     rows = np.array(sorted(refused))
     keep = np.ones(batch.num_rows, np.bool_)
     keep[rows] = False
@@ -304,8 +305,9 @@ def append_fitting(txn: Transaction, topic: str, batch: Batch, *, stage: str) ->
     texts = [json.dumps(row, default=str) for row in keys.to_pylist()] if keys.num_columns else ["{}"] * len(rows)
     letters = dead_letters(bad, [refused[row] for row in rows.tolist()], stage=stage, rows=texts)
     kept = batch.filter(keep)
-    done = [(topic, txn.append(topic, kept.records), kept.num_rows)] if kept.num_rows else []
-    return [*done, (f"{topic}.dlq", txn.append(f"{topic}.dlq", letters.records), letters.num_rows)]
+    done = [(topic, txn.append(topic, kept.records, complete=complete), kept.num_rows)] if kept.num_rows else []
+    offset = txn.append(f"{topic}.dlq", letters.records, complete=complete)
+    return [*done, (f"{topic}.dlq", offset, letters.num_rows)]
 
 
 def restore(log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:

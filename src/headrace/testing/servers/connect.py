@@ -218,6 +218,9 @@ def debezium_source(
         "slot.name": slot,
         "slot.drop.on.stop": "true",
         "publication.name": slot,
+        # The broker makes no topics by itself; with these two Connect does.
+        "topic.creation.default.replication.factor": "1",
+        "topic.creation.default.partitions": "1",
         "topic.prefix": prefix,
         "table.include.list": tables,
         **{name.replace("__", "."): str(value) for name, value in settings.items()},

@@ -1,0 +1,229 @@
+"""Debezium's topics in commit order, by its transaction topic.
+
+With ``provide.transaction.metadata=true`` Debezium writes to ``<prefix>.transaction`` when a transaction begins and
+ends, and at its end how many events each table got. The ENDs stand in commit order: a transaction is handed out when
+all its events have arrived, and none before its predecessors.
+
+https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-transaction-metadata
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from headrace.batch import OPS, Batch
+from headrace.capture.topics.offsets import Where
+from headrace.capture.topics.source import DecodedLike, Placed, TopicPiece, refused
+from headrace.errors import DecodeError
+from headrace.kafka.place import places_of
+from headrace.wire import Ints, WireMessages
+
+# In a JSON event the transaction's id is "txId:LSN of the event".
+_ID = re.compile(rb'"transaction"\s*:\s*\{\s*"id"\s*:\s*"([^":]*)')
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Events of one partition that are not handed out yet: rows, or one message that is none.
+
+    Attributes:
+        at: index of each row's message in ``wire``.
+        ids: each one's transaction, where the message shows it.
+    """
+
+    wire: WireMessages
+    partition: int
+    format: str
+    at: Ints
+    ids: list[str | None]
+    batch: Batch | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _End:
+    """A transaction that ended: its id, events by topic, and where the transaction topic says so."""
+
+    id: str
+    counts: dict[str, int]
+    offset: int
+
+
+@dataclass
+class TransactionOrder:
+    """Holds events back until their transaction is whole.
+
+    Args:
+        prefix: Debezium's ``topic.prefix``.
+        topics: those that are read.
+    """
+
+    prefix: str
+    topics: Sequence[str]
+    _waiting: dict[Where, deque[_Chunk]] = field(default_factory=dict)
+    _ends: deque[_End] = field(default_factory=deque)
+
+    @property
+    def topic(self) -> str:
+        """The transaction topic."""
+        return f"{self.prefix}.transaction"
+
+    def take_ends(self, messages: WireMessages) -> None:
+        """Take in messages of the transaction topic.
+
+        Raises:
+            DecodeError: one of them is none of Debezium's.
+        """
+        for i, value in enumerate(messages.values):
+            if value is None:
+                continue
+            try:
+                event = json.loads(value)
+                event = event.get("payload", event) if "status" not in event else event
+                if event["status"] == "END":
+                    self._ends.append(_End(_bare(event["id"]), self._counts(event), int(messages.offsets[i])))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DecodeError(
+                    f"«{messages.topic}» offset {messages.offsets[i]} is no transaction event of Debezium's: {error}",
+                    advice="Say transactions=False to take the topics as they arrive.",
+                ) from error
+
+    def _counts(self, event: Mapping[str, Any]) -> dict[str, int]:
+        found = {}
+        for one in event["data_collections"] or ():
+            topic = f"{self.prefix}.{re.sub(r'[^A-Za-z0-9._-]', '_', one['data_collection'])}"
+            if topic in self.topics:
+                found[topic] = int(one["event_count"])
+        return found
+
+    def take(self, where: Where, messages: WireMessages, format_: str, decoded: DecodedLike) -> None:
+        """Take in events of one partition."""
+        chunks = [
+            _Chunk(messages, where[1], format_, rows, [_id_of(messages.values[i]) for i in rows.tolist()], batch)
+            for batch, rows in decoded.parts
+        ]
+        for index, reason in decoded.bad:
+            ids = [_id_of(messages.values[index])]
+            chunks.append(_Chunk(messages, where[1], format_, np.array([index]), ids, None, reason))
+        # A message that cannot be read stands among the rows where it arrived.
+        self._waiting.setdefault(where, deque()).extend(_in_order(chunks))
+
+    def pieces(self) -> Iterator[TopicPiece]:
+        """What can be handed out now: snapshot rows, and whole transactions in the order of their ends."""
+        yield from self._snapshots()
+        while self._ends and (taken := self._whole(self._ends[0])) is not None:
+            self._ends.popleft()
+            if taken:
+                yield _piece(taken)
+            yield from self._snapshots()
+
+    def _snapshots(self) -> Iterator[TopicPiece]:
+        """Rows that were read before streaming began belong to no transaction; they stand first in each partition."""
+        for where, waiting in self._waiting.items():
+            while waiting and waiting[0].batch is not None:
+                reads = waiting[0].batch.op == OPS["r"]
+                count = len(reads) if reads.all() else int(np.argmin(reads))
+                if not count:
+                    break
+                yield _piece([(where[0], _split(waiting, count))])
+
+    def _whole(self, end: _End) -> list[tuple[str, _Chunk]] | None:
+        """A transaction's events, taken; None while some are missing."""
+        found: list[tuple[Where, int]] = []
+        for topic, count in end.counts.items():
+            heads = {
+                where: self._of(waiting, end.id, count) for where, waiting in self._waiting.items() if where[0] == topic
+            }
+            if sum(heads.values()) < count:
+                return None
+            found += [(where, some) for where, some in heads.items() if some]
+        taken = []
+        for where, some in found:
+            while some:
+                chunk = _split(self._waiting[where], some)
+                taken.append((where[0], chunk))
+                some -= len(chunk.at)
+        return taken
+
+    @staticmethod
+    def _of(waiting: deque[_Chunk], transaction: str, most: int) -> int:
+        """How many events at a partition's head belong to a transaction; those that do not show theirs do."""
+        count = 0
+        for chunk in waiting:
+            for one in chunk.ids:
+                if count >= most or (one is not None and one != transaction):
+                    return count
+                count += 1
+        return count
+
+    def pending(self, where: Where) -> int:
+        """Events of a partition that wait."""
+        return sum(len(chunk.at) for chunk in self._waiting.get(where, ()))
+
+    def positions(self, read: Mapping[Where, int]) -> dict[Where, int]:
+        """Where a start has to go on: at the first event that was not handed out."""
+        positions = dict(read)
+        for where, waiting in self._waiting.items():
+            if waiting:
+                positions[where] = int(waiting[0].wire.offsets[waiting[0].at[0]])
+        if self._ends:
+            positions[self.topic, 0] = self._ends[0].offset
+        return positions
+
+
+def _bare(identity: str) -> str:
+    """The transaction's number: what follows the colon differs from event to event."""
+    return identity.partition(":")[0]
+
+
+def _id_of(value: bytes | None) -> str | None:
+    found = _ID.search(value) if value else None
+    return found[1].decode() if found else None
+
+
+def _in_order(chunks: list[_Chunk]) -> list[_Chunk]:
+    """Chunks in the order of their messages, cut where another one's message lies between."""
+    alone = sorted(int(one.at[0]) for one in chunks if one.batch is None)
+    pieces: list[_Chunk] = []
+    for chunk in chunks:
+        if chunk.batch is None:
+            pieces.append(chunk)
+            continue
+        cuts = [0, *np.unique(np.searchsorted(chunk.at, alone)).tolist(), len(chunk.at)]
+        pieces += [_part(chunk, a, b) for a, b in itertools.pairwise(cuts) if b > a]
+    return sorted(pieces, key=lambda one: int(one.at[0]))
+
+
+def _part(chunk: _Chunk, start: int, stop: int) -> _Chunk:
+    batch = None if chunk.batch is None else chunk.batch.slice(start, stop - start)
+    return _Chunk(
+        chunk.wire, chunk.partition, chunk.format, chunk.at[start:stop], chunk.ids[start:stop], batch, chunk.reason
+    )
+
+
+def _split(waiting: deque[_Chunk], most: int) -> _Chunk:
+    """Take up to so many events of the first chunk."""
+    first = waiting.popleft()
+    if len(first.at) <= most:
+        return first
+    waiting.appendleft(_part(first, most, len(first.at)))
+    return _part(first, 0, most)
+
+
+def _piece(taken: Sequence[tuple[str, _Chunk]]) -> TopicPiece:
+    batches, placed, rejected = [], [], []
+    for topic, chunk in taken:
+        if chunk.batch is None:
+            rejected.append((f"{topic}.dlq", refused(chunk.wire, [(int(chunk.at[0]), chunk.reason)])))
+            continue
+        batches.append((topic, chunk.batch))
+        placed.append(Placed(places_of(chunk.wire.offsets, chunk.partition, np.unique(chunk.at)), chunk.format))
+    return TopicPiece(tuple(batches), tuple(placed), tuple(rejected), end_lsn=1)
