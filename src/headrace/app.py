@@ -6,21 +6,17 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-
-from headrace.batch import Batch, present
+from headrace.batch import Batch
 from headrace.codec import checked_format, codec_for
-from headrace.errors import DeclarationError, LogError
+from headrace.errors import DeclarationError
 from headrace.learn.base import Learner
 from headrace.log import open_log
-from headrace.log.base import Log, walk
+from headrace.log.base import Log
 from headrace.plan import (
     Cut,
     Formats,
@@ -36,11 +32,10 @@ from headrace.plan import (
     check_columns,
     parse_cut,
 )
+from headrace.rows import Rows, read_rows
 from headrace.transform.expressions import Filter, Operation, Select, Transform, WithColumns, check
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from headrace.engines.local.running import Running
 
 
@@ -254,7 +249,9 @@ class App:
         if until not in (None, "caught-up"):
             raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
         # A signal that comes while the pipeline is still starting ends it there, as cleanly.
-        with contextlib.suppress(_Stopped), _Signals() as signals, self.start() as running:
+        from headrace.engines.local.signals import Signals, Stopped
+
+        with contextlib.suppress(Stopped), Signals() as signals, self.start() as running:
             signals.stop = running.engine.stop
             if until is None:
                 while not running.join(0.2):
@@ -394,7 +391,7 @@ class Stream:
             raise DeclarationError("predictions are read from their topic", advice='Read app.topic("…") instead.')
         log, close = self._app._reading()
         try:
-            return Rows(_read(log, self._plan))
+            return read_rows(log, self._plan)
         finally:
             if close:
                 log.close()
@@ -405,34 +402,6 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({self._plan})"
-
-
-class Rows:
-    """Rows read from a topic: a table in a notebook, Arrow or pandas on request."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-
-    def to_arrow(self) -> pa.Table:
-        """Columns by their names, then ``op``, ``position`` and ``ts``."""
-        return self._table
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The same as a DataFrame (needs pandas)."""
-        return self._table.to_pandas()
-
-    def __len__(self) -> int:
-        return int(self._table.num_rows)
-
-    def __repr__(self) -> str:
-        from headrace.tables import text_table
-
-        return text_table(self._table)
-
-    def _repr_html_(self) -> str:
-        from headrace.tables import html_table
-
-        return html_table(self._table)
 
 
 class Model:
@@ -498,36 +467,6 @@ class Model:
         return f"Model({self.name}, {self._learner!r})"
 
 
-class _Stopped(BaseException):
-    """A signal came before there was anything to stop."""
-
-
-class _Signals:
-    """SIGINT and SIGTERM stop the pipeline cleanly, where the main thread runs it."""
-
-    def __init__(self) -> None:
-        self.stop: Callable[[], None] | None = None
-        self._old: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._handle)
-        except ValueError:
-            # Not the main thread: whoever runs it there handles signals.
-            self._old = {}
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.stop is None:
-            raise _Stopped
-        self.stop()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
 def topic_name(table: str) -> str:
     """A table's part of its topic's name: other characters than Kafka allows become ``_`` (Debezium).
 
@@ -548,16 +487,3 @@ def check_patterns(patterns: Sequence[str]) -> None:
             re.compile(pattern)
         except re.error as error:
             raise DeclarationError(f"tables={pattern!r} is not a regular expression: {error}") from error
-
-
-def _read(log: Log, plan: StreamPlan) -> pa.Table:
-    if plan.topic not in log.topics():
-        known = ", ".join(name for name in log.topics() if not name.startswith("__")) or "none"
-        raise LogError(f"the log has no topic «{plan.topic}»", advice=f"Its topics: {known}.")
-    tables: list[pa.Table] = []
-    for entry in walk(log, plan.topic):
-        records = entry.records
-        for operation in plan.operations:
-            records = operation.apply(Batch(records)).records
-        tables.append(present(records))
-    return pa.concat_tables(tables, promote_options="permissive")

@@ -14,8 +14,6 @@ import pyarrow as pa
 from headrace.batch import Batch, is_meta
 from headrace.errors import DeclarationError, LogCorrupt
 from headrace.formats.base import Decoded, Encoded, Format
-from headrace.formats.choose import KNOWN, REGISTERED, format_for
-from headrace.formats.detect import detect
 from headrace.wire import Ints, WireMessages
 
 FOREIGN = "~"  # before the name of a format: others wrote these messages; twice: and numbered their events
@@ -64,6 +62,8 @@ class TopicCodec:
         Raises:
             DeclarationError: there is none of this name, or it needs a registry and none is given.
         """
+        from headrace.formats.choose import format_for
+
         made = (name.lstrip(FOREIGN), self.keys.get(topic))
         with self._lock:
             if made not in self._made:
@@ -124,6 +124,10 @@ def checked_format(name: str) -> str:
     >>> checked_format("json+schema")
     'json+schema'
     """
+    if name == "json":
+        return name
+    from headrace.formats.choose import KNOWN, REGISTERED, format_for
+
     if name.split("+")[0] not in REGISTERED:
         format_for(name)
     elif name not in KNOWN:
@@ -161,6 +165,8 @@ class ForeignFormats:
 
     def _shown_by(self, messages: WireMessages) -> str:
         """What the first messages of a topic show, kept from then on: one odd message later changes nothing."""
+        from headrace.formats.detect import detect
+
         known = self._shown.get(messages.topic)
         if known is not None:
             return known

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +123,7 @@ def _halve(array: pa.Array, at: int, to: Reading, parts: list[pa.Array], bad: li
 
 
 def _why(array: pa.Array, kind: pa.DataType, error: Exception) -> str:
-    value = json_text.fragments(array)[0].as_py()
+    value = json_text.fragments(array)[0].as_py() or "null"
     shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     own = f" ({error})" if type(error) is ValueError else ""
     return f"{shown} does not fit {kind}{own}"
@@ -139,7 +140,7 @@ def to_type(array: pa.Array, kind: pa.DataType, *, as_array_text: bool = False) 
     """
     if array.type.equals(kind):
         return array
-    if pa.types.is_null(array.type):
+    if array.null_count == len(array):
         return pa.nulls(len(array), kind)
     if is_text(array.type) and (is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind)):
         array = _parsed(array, kind)
@@ -325,9 +326,19 @@ def _fixed_size_list(items: pa.Array, sizes: Ints, missing: npt.NDArray[np.bool_
     present = np.repeat(~missing, size)
     where = np.where(present, np.cumsum(present) - 1, 0)
     if not present.all():
-        items = items.take(pa.array(where, mask=~present)) if len(items) else pa.nulls(present.size, kind.value_type)
+        items = _spread(items, where, present)
     mask = pa.array(missing) if missing.any() else None
     return pa.FixedSizeListArray.from_arrays(items, type=kind, mask=mask)
+
+
+def _spread(items: pa.Array, where: Ints, present: npt.NDArray[np.bool_]) -> pa.Array:
+    """Items at their places, nulls between; a stretch of either is taken together."""
+    if not present.size:
+        return items
+    cuts = [0, *(np.flatnonzero(np.diff(present)) + 1).tolist(), present.size]
+    return pa.concat_arrays(
+        [items.slice(int(where[a]), b - a) if present[a] else pa.nulls(b - a, items.type) for a, b in pairwise(cuts)]
+    )
 
 
 def _struct(array: pa.Array, kind: pa.StructType) -> pa.Array:

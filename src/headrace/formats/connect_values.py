@@ -46,7 +46,7 @@ def timestamp_in(unit: str) -> Convert:
 
 def time_in(unit: str) -> Convert:
     """From numbers of a unit since midnight to a time as PostgreSQL prints it."""
-    return lambda array: array if is_text(array.type) else instants.time_text(_micros(array, unit))
+    return lambda array: array if is_text(array.type) else instants.time_text(array, unit)
 
 
 def zoned_time(array: pa.Array) -> pa.Array:

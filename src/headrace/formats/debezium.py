@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import OPS, is_meta
+from headrace.formats.conform import to_type
 from headrace.formats.json_text import is_list, is_text
 
 Ints = npt.NDArray[np.int64]
@@ -143,8 +144,11 @@ def is_no_row(value: dict[str, Any]) -> bool:
     return value.get("status") in ("BEGIN", "END") and {"id", "event_count", "data_collections"} <= names
 
 
-def envelopes(records: pa.RecordBatch, rows: Ints) -> list[Events]:
-    """The events of envelopes, in as many pieces as old and new rows have types."""
+def envelopes(records: pa.RecordBatch, rows: Ints, *, declared: bool = False) -> list[Events]:
+    """The events of envelopes, in as many pieces as old and new rows have types.
+
+    ``declared``: the columns' types are known, so that a number here and a text there may both become it.
+    """
     op, bad, keep = _ops(records, rows)
     if not keep.all():
         where = np.flatnonzero(keep)
@@ -160,7 +164,7 @@ def envelopes(records: pa.RecordBatch, rows: Ints) -> list[Events]:
         at = pa.array(kept)
         events, op = events.take(kept), op[kept]
         before, after = (({n: a.take(at) for n, a in one.items()}, valid[kept]) for one, valid in (before, after))
-    pieces = _merged(events, before, after)
+    pieces = _merged(events, before, after, declared)
     if pieces:
         pieces[0].bad = bad
         return pieces
@@ -241,25 +245,25 @@ def positions(columns: Columns, n: int, sequence: str, lsn: str) -> npt.NDArray[
     follows the order of writing, which is not that of the commits.
     """
     own, told = _numbers(columns, lsn, n)
-    numbers = np.where(told, own, 0)
+    numbers = np.where(told, own, 0).astype(np.uint64)
     texts = columns.get(sequence)
     if texts is not None and is_text(texts.type) and texts.null_count < len(texts):
         found = pc.extract_regex(texts, r'^\s*\[\s*"(?P<commit>\d{1,19})"')
         commits = found.field("commit")
         valid = np.asarray(found.is_valid())
-        numbers = np.where(valid, np.asarray(pc.if_else(pa.array(valid), commits, "0").cast(pa.int64())), numbers)
-    return numbers.astype(np.uint64)
+        numbers = np.where(valid, np.asarray(pc.if_else(pa.array(valid), commits, "0").cast(pa.uint64())), numbers)
+    return numbers
 
 
-def _merged(events: Events, before: tuple[Columns, Mask], after: tuple[Columns, Mask]) -> list[Events]:
+def _merged(events: Events, before: tuple[Columns, Mask], after: tuple[Columns, Mask], declared: bool) -> list[Events]:
     """Rows from ``after``, those of deletes from ``before``."""
     deletes = events.op == OPS["d"]
     updated = before[1] & (events.op == OPS["u"])
     if not deletes.any() and not updated.any():
         return [replace(events, columns=after[0])]
-    same = _alike(before[0], after[0])
+    same = _alike(before[0], after[0], declared)
     if same is None:
-        return _in_pieces(events, before, after, deletes | updated)
+        return _in_pieces(events, before, after, deletes | updated, declared)
     old, new = same
     mask = pa.array(deletes)
     events.columns = {name: pc.if_else(mask, old[name], new[name]) if deletes.any() else new[name] for name in new}
@@ -268,7 +272,9 @@ def _merged(events: Events, before: tuple[Columns, Mask], after: tuple[Columns, 
     return [events]
 
 
-def _in_pieces(events: Events, before: tuple[Columns, Mask], after: tuple[Columns, Mask], odd: Mask) -> list[Events]:
+def _in_pieces(
+    events: Events, before: tuple[Columns, Mask], after: tuple[Columns, Mask], odd: Mask, declared: bool
+) -> list[Events]:
     """Old and new rows of types that do not go together: each stretch of messages for itself."""
     n = odd.size
     if n == 1:
@@ -285,7 +291,7 @@ def _in_pieces(events: Events, before: tuple[Columns, Mask], after: tuple[Column
         halves = [
             ({name: _shown_type(a.take(at)) for name, a in one.items()}, valid[where]) for one, valid in (before, after)
         ]
-        pieces += _merged(events.take(where), halves[0], halves[1])
+        pieces += _merged(events.take(where), halves[0], halves[1], declared)
     return pieces
 
 
@@ -293,37 +299,59 @@ def _shown_type(array: pa.Array) -> pa.Array:
     return pa.nulls(len(array)) if array.null_count == len(array) else array
 
 
-def _alike(old: Columns, new: Columns) -> tuple[Columns, Columns] | None:
+def _alike(old: Columns, new: Columns, declared: bool) -> tuple[Columns, Columns] | None:
     """Both sides with the same columns of the same types; None where they contradict each other."""
     names = list(dict.fromkeys([*new, *old]))
     n = len(next(iter([*new.values(), *old.values()]), ()))
     left, right = {}, {}
     for name in names:
         one, other = old.get(name, pa.nulls(n)), new.get(name, pa.nulls(n))
-        kind = _common(one.type, other.type)
+        kind = _common(one.type, other.type, declared)
         if kind is None:
             return None
         left[name], right[name] = _cast(one, kind), _cast(other, kind)
     return left, right
 
 
-def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+def _common(one: pa.DataType, other: pa.DataType, declared: bool) -> pa.DataType | None:
+    """A type that holds the values of both."""
     if one.equals(other) or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):
         return other
-    numbers = (pa.types.is_integer(one) or pa.types.is_floating(one)) and (
-        pa.types.is_integer(other) or pa.types.is_floating(other)
-    )
-    if numbers:
-        return pa.float64() if pa.types.is_floating(one) or pa.types.is_floating(other) else pa.int64()
-    return None
+    if is_list(one) and is_list(other):
+        item = _common(one.value_type, other.value_type, declared)
+        return None if item is None else pa.large_list(item)
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        return _common_struct(one, other, declared)
+    if pa.types.is_map(one) and pa.types.is_map(other):
+        key = _common(one.key_type, other.key_type, declared)
+        item = _common(one.item_type, other.item_type, declared)
+        return None if key is None or item is None else pa.map_(key, item)
+    if _is_number(one) and _is_number(other):
+        return pa.int64() if pa.types.is_integer(one) and pa.types.is_integer(other) else pa.float64()
+    scalars = not (one.num_fields or other.num_fields)
+    return pa.large_string() if declared and scalars and (is_text(one) or is_text(other)) else None
+
+
+def _common_struct(one: pa.StructType, other: pa.StructType, declared: bool) -> pa.DataType | None:
+    names = list(dict.fromkeys([*(field.name for field in one), *(field.name for field in other)]))
+    fields = []
+    for name in names:
+        kinds = [kind.field(name).type if kind.get_field_index(name) >= 0 else pa.null() for kind in (one, other)]
+        kind = _common(kinds[0], kinds[1], declared)
+        if kind is None:
+            return None
+        fields.append(pa.field(name, kind))
+    return pa.struct(fields)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    if array.type.equals(kind):
-        return array
-    return pa.nulls(len(array), kind) if pa.types.is_null(array.type) else array.cast(kind, safe=False)
+    return array.cast(kind, safe=False) if _is_number(kind) and _is_number(array.type) else to_type(array, kind)
 
 
 # --- flattened rows ---

@@ -30,10 +30,12 @@ def to_iso(array: pa.Array) -> pa.LargeStringArray:
     ['1970-01-01T00:00:00.000000Z', '+10000-01-01T00:00:00.000000Z', '-0001-12-31T23:59:59.999999Z']
     """
     unit = array.type.unit
+    if unit == "ns":  # 64 bits of nanoseconds end in 2262
+        return _joined(array.view(pa.timestamp(unit)))
     numbers = array.view(pa.int64())
     per = PER_SECOND[unit]
     usual = pc.and_(pc.greater_equal(numbers, _YEAR_1 * per), pc.less(numbers, _YEAR_10000 * per))
-    if unit == "ns" or not usual.false_count:  # 64 bits of nanoseconds end in 2262
+    if not usual.false_count:
         return _joined(array.view(pa.timestamp(unit)))
     odd = [i for i, one in enumerate(usual.to_pylist()) if one is False]
     texts = _joined(pc.if_else(usual, numbers, pa.scalar(0, pa.int64())).view(pa.timestamp(unit)))
@@ -165,8 +167,8 @@ def _one_zone(zone: str) -> int:
     return -seconds if zone[0] == "-" else seconds
 
 
-def time_text(micros: pa.Array) -> pa.Array:
-    """Microseconds since midnight as PostgreSQL prints a time: decimals only as far as needed, 24:00:00 allowed.
+def time_text(numbers: pa.Array, unit: str = "us") -> pa.Array:
+    """Numbers of a unit since midnight as PostgreSQL prints a time: decimals only as far as needed, 24:00:00 allowed.
 
     Raises:
         ValueError: a number is no time of a day.
@@ -174,15 +176,17 @@ def time_text(micros: pa.Array) -> pa.Array:
     >>> time_text(pa.array([45296789012, 86400000000, 100000, None])).to_pylist()
     ['12:34:56.789012', '24:00:00', '00:00:00.1', None]
     """
-    numbers = np.asarray(pc.fill_null(micros, 0))
-    if (numbers < 0).any() or (numbers > 86_400_000_000).any():
+    values = np.asarray(pc.fill_null(numbers, 0).cast(pa.int64()))
+    per = PER_SECOND[unit]
+    if (values < 0).any() or (values > 86_400 * per).any():
         raise ValueError("is not a time of day")
-    full = numbers == 86_400_000_000
-    times = pa.array(np.where(full, 0, numbers)).cast(pa.time64("us")).cast(pa.string())
+    full = values == 86_400 * per
+    nanos = np.where(full, 0, values) * (PER_SECOND["ns"] // per)
+    times = pa.array(nanos).cast(pa.time64("ns")).cast(pa.string())
     if full.any():
-        times = pc.if_else(pa.array(full), "24:00:00.000000", times)
+        times = pc.if_else(pa.array(full), "24:00:00.000000000", times)
     short = pc.utf8_rtrim(pc.utf8_rtrim(times, "0"), ".")
     # Without decimals the zeros of whole seconds went too.
     whole = pc.utf8_slice_codeunits(times, 0, 8)
     texts = pc.if_else(pc.less(pc.utf8_length(short), 9), whole, short)
-    return pc.if_else(micros.is_valid(), texts, pa.scalar(None, pa.string()))
+    return pc.if_else(numbers.is_valid(), texts, pa.scalar(None, pa.string()))

@@ -141,7 +141,7 @@ class Reader:
         )  # fmt: skip
         self.bad += [(int(rows[i]), why) for i, why in bad]
         for part in parts:
-            for events in debezium.envelopes(part.columns, rows[part.rows]):
+            for events in debezium.envelopes(part.columns, rows[part.rows], declared=readings is not None):
                 self.bad += events.bad
                 if events.rows.size:
                     self._finish(events, readings, self._hidden(lines.data, readings))

@@ -90,7 +90,7 @@ _LETTERS = pa.array([chr(code) for code in range(128)], TEXT)
 def _source(topic: str, batch: Batch) -> list[str | pa.Array]:
     """Debezium's source block, as far as a batch knows it."""
     ts = batch.ts_us
-    lsn = pa.array(batch.lsn).cast(TEXT)
+    lsn = pa.array(batch.lsn.view(np.int64)).cast(TEXT)  # signed, as Java's
     snapshot = batch.op == OPS["r"]
     parts = topic.split(".")
     schema, table = (parts[-2], parts[-1]) if len(parts) > 1 else ("", parts[-1])

@@ -15,6 +15,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from headrace.errors import LogError
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -114,6 +116,18 @@ class Transaction(Protocol):
         """Remove a named record; nothing happens when there is none."""
         ...
 
+    def restore_slice(self, number: int) -> None:
+        """What is appended from here on belongs to a slice of another log, by its number there.
+
+        Numbers grow; a later `next_slice` goes on after the last one. For `headrace.log.copy` only: positions and the
+        records of steps name slices.
+        """
+        ...
+
+    def restore_topic(self, topic: str, *, offset: int) -> None:
+        """Let a topic that this log does not know begin at an offset above 0: what lay before it was pruned."""
+        ...
+
 
 class Log(Protocol):
     """Durable topics. One process writes, any number of processes read.
@@ -163,6 +177,10 @@ class Log(Protocol):
         """Named records of a kind whose names begin with ``prefix``, sorted by name."""
         ...
 
+    def kinds(self) -> list[str]:
+        """The kinds of named records that there are, sorted."""
+        ...
+
     def prune(self, topic: str, *, before_offset: int) -> int:
         """Drop whole entries that lie wholly before the offset; returns the rows dropped."""
         ...
@@ -177,3 +195,14 @@ def walk(log: Log, topic: str, offset: int = 0) -> Iterator[Entry]:
     while entries := log.read_topic(topic, offset=offset):
         yield from entries
         offset = entries[-1].offset + entries[-1].records.num_rows
+
+
+def checked_slice(number: int, last: int) -> int:
+    """A slice's number that `Transaction.restore_slice` may take.
+
+    Raises:
+        LogError: it does not follow the last one.
+    """
+    if number <= last:
+        raise LogError(f"slice {number} cannot follow slice {last}")
+    return number

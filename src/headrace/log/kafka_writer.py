@@ -14,6 +14,7 @@ from headrace.kafka.cluster import FOR_EVER
 from headrace.kafka.fetch import Range
 from headrace.kafka.place import Place
 from headrace.kafka.producer import Sent, too_large
+from headrace.log.base import checked_slice
 from headrace.log.changelog import Value
 from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Messages
 from headrace.log.kafka_topics import FORM, HEAD, TOPIC, Form, Head
@@ -270,6 +271,18 @@ class KafkaTransaction:
         """See `Transaction.delete`."""
         self._check()
         self.puts[kind, name] = None
+
+    def restore_slice(self, number: int) -> None:
+        """See `Transaction.restore_slice`."""
+        self._check()
+        self.last_slice, self._seq, self._slice_open = checked_slice(number, self.last_slice), 0, True
+
+    def restore_topic(self, topic: str, *, offset: int) -> None:
+        """See `Transaction.restore_topic`."""
+        self._check()
+        if self.head(topic).end:
+            raise LogError(f"the log has the topic «{topic}» already")
+        self.heads[topic] = replace(self.head(topic), first=offset, end=offset)
 
     def prune(self, topic: str, before_offset: int) -> int:
         """Forget whole entries before an offset; the broker deletes their messages after the commit."""

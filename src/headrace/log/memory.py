@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogError
-from headrace.log.base import Entry, Extent, TopicInfo
+from headrace.log.base import Entry, Extent, TopicInfo, checked_slice
 from headrace.log.message import MessageFormat
 
 
@@ -138,6 +138,20 @@ class MemoryTransaction:
         """See `Transaction.delete`."""
         self._check()
         self.state.records.pop((kind, name), None)
+
+    def restore_slice(self, number: int) -> None:
+        """See `Transaction.restore_slice`."""
+        self._check()
+        self.state.slice, self._seq, self._slice_open = checked_slice(number, self.state.slice), 0, True
+
+    def restore_topic(self, topic: str, *, offset: int) -> None:
+        """See `Transaction.restore_topic`."""
+        self._check()
+        if topic in self.state.topics:
+            raise LogError(f"the log has the topic «{topic}» already")
+        now_us = self._clock.now_us()
+        self.state.topics[topic] = TopicInfo(topic, offset, offset, 0, 0, now_us, now_us)
+        self.state.entries[topic] = []
 
     def prune(self, topic: str, before_offset: int) -> int:
         """Drop whole entries before the offset; returns their rows."""
@@ -275,6 +289,10 @@ class MemoryLog:
         """See `Log.records`."""
         found = sorted(self._state().records.items())
         return {name: value for (of, name), value in found if of == kind and name.startswith(prefix)}
+
+    def kinds(self) -> list[str]:
+        """See `Log.kinds`."""
+        return sorted({kind for kind, _ in self._state().records})
 
     def prune(self, topic: str, *, before_offset: int) -> int:
         """See `Log.prune`."""

@@ -150,6 +150,11 @@ class SqliteLog:
                 found[name] = open_record(kind, name, value)
         return found
 
+    def kinds(self) -> list[str]:
+        """See `Log.kinds`."""
+        with self._reading() as connection:
+            return [str(kind) for (kind,) in connection.execute("SELECT DISTINCT kind FROM records ORDER BY kind")]
+
     def prune(self, topic: str, *, before_offset: int) -> int:
         """See `Log.prune`. Outside a transaction it commits every thousand entries, so that the WAL stays small."""
         if self._writer is not None and self._writer.current is not None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from headrace.clock import Clock
 from headrace.errors import LogError, LogLocked
 from headrace.faults import fault
+from headrace.log.base import checked_slice
 from headrace.log.layout import BUSY_MILLISECONDS, closed_on_error, connect_writer, seal, seal_record, translate
 from headrace.log.message import MessageFormat
 
@@ -109,6 +110,15 @@ class SqliteTransaction:
     def delete(self, kind: str, name: str) -> None:
         """See `Transaction.delete`."""
         self._run("DELETE FROM records WHERE kind = ? AND name = ?", (kind, name))
+
+    def restore_slice(self, number: int) -> None:
+        """See `Transaction.restore_slice`."""
+        self._last_slice, self._seq, self._slice_open = checked_slice(number, self._last_slice), 0, True
+        self._run("UPDATE head SET slice = ?", (number,))
+
+    def restore_topic(self, topic: str, *, offset: int) -> None:
+        """See `Transaction.restore_topic`."""
+        self._run("INSERT INTO topics VALUES (NULL, ?1, ?2, ?2, 0, 0, ?3, ?3)", (topic, offset, self._clock.now_us()))
 
     def prune(self, topic: str, before_offset: int, *, most: int = -1) -> int:
         """Drop the topic's oldest entries that lie wholly before the offset, at most ``most``; returns their rows."""

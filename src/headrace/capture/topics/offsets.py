@@ -35,7 +35,7 @@ class Offsets:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Offsets) and self._next == other._next
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python itself says of a class with __eq__
 
     def capped(self, limits: Mapping[Where, int]) -> Offsets:
         """With some partitions no further than they may be."""

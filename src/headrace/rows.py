@@ -1,0 +1,61 @@
+"""Rows of a topic, read at once: a table in a notebook, Arrow or pandas on request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from headrace.batch import Batch, present
+from headrace.errors import LogError
+from headrace.log.base import Log, walk
+from headrace.plan import StreamPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Rows:
+    """Rows read from a topic: a table in a notebook, Arrow or pandas on request."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def to_arrow(self) -> pa.Table:
+        """Columns by their names, then ``op``, ``position`` and ``ts``."""
+        return self._table
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a DataFrame (needs pandas)."""
+        return self._table.to_pandas()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __repr__(self) -> str:
+        from headrace.tables import text_table
+
+        return text_table(self._table)
+
+    def _repr_html_(self) -> str:
+        from headrace.tables import html_table
+
+        return html_table(self._table)
+
+
+def read_rows(log: Log, plan: StreamPlan) -> Rows:
+    """A stream's rows, as the log holds them now.
+
+    Raises:
+        LogError: the log has no such topic.
+    """
+    if plan.topic not in log.topics():
+        known = ", ".join(name for name in log.topics() if not name.startswith("__")) or "none"
+        raise LogError(f"the log has no topic «{plan.topic}»", advice=f"Its topics: {known}.")
+    tables: list[pa.Table] = []
+    for entry in walk(log, plan.topic):
+        records = entry.records
+        for operation in plan.operations:
+            records = operation.apply(Batch(records)).records
+        tables.append(present(records))
+    return Rows(pa.concat_tables(tables, promote_options="permissive"))
