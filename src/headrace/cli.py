@@ -66,6 +66,13 @@ class Flavour(StrEnum):
     spark = "spark"
 
 
+class Source(StrEnum):
+    """Who captures the demo's tables."""
+
+    postgres = "postgres"
+    debezium = "debezium"
+
+
 class Start(StrEnum):
     """Where a reset model begins."""
 
@@ -122,8 +129,16 @@ def demo_iris(
     postgres: Annotated[
         str | None, typer.Option(help="An existing server's DSN; its iris tables are replaced.")
     ] = None,
-    log: Annotated[Path | None, typer.Option("--log", help="Where the log goes; a fresh one by default.")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the PostgreSQL server running.")] = False,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            "--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."
+        ),
+    ] = None,
+    source: Annotated[Source, typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")] = (
+        Source.postgres
+    ),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
     write_sql: Annotated[Path | None, typer.Option("--write-sql", help="Only write the SQL files there.")] = None,
     as_json: JsonOption = False,
@@ -139,7 +154,9 @@ def demo_iris(
         print(to_json(written) if as_json else "\n".join(written))
         return
     result = play.play(
-        play.Options(flavour.value, data, postgres, log, keep, pause), show=not as_json, console=Console()
+        play.Options(flavour.value, data, postgres, log, source.value, keep, pause),
+        show=not as_json,
+        console=Console(),
     )
     if as_json:
         print(to_json(result))

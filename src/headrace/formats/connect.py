@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from headrace.errors import FormatError
 from headrace.formats import connect_values as values
-from headrace.formats.conform import POSTGRES_TYPE, Convert, Reading, to_type
+from headrace.formats.conform import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to_type
 from headrace.formats.json_text import is_bytes, is_list, is_text
 
 Schema = dict[str, Any]
@@ -250,6 +250,57 @@ def reading_of(field: Schema) -> Reading:
     return Reading(pa.field(str(field.get("field")), arrow), wire, convert)
 
 
+def reading_as(field: Schema, asked: pa.Field, *, text_decimals: bool = False) -> Reading:
+    """How a column is read whose schema came with the message, into the type asked for.
+
+    Args:
+        field: the schema that came.
+        asked: the column that results.
+        text_decimals: decimals are plain texts all the same (in the headers of our own messages).
+
+    >>> day = reading_as({"type": "int32", "name": "io.debezium.time.Date"}, pa.field("d", pa.string()))
+    >>> day.convert(pa.array([19782])).to_pylist()
+    ['2024-02-29']
+    """
+    wire, convert = _asked(field, asked, text_decimals)
+    return Reading(asked, wire, convert)
+
+
+def _asked(schema: Schema, asked: pa.Field, text_decimals: bool) -> tuple[pa.DataType | None, Convert]:
+    """Straight to the type asked for where both sides have the same units; else by way of what the schema says."""
+    kind, target = schema.get("type"), asked.type
+    name = str(schema.get("name") or "")
+    wire, arrow, convert = _known(schema)
+    if (text_decimals and name == DECIMAL) or _same_units(name, target):
+        return wire, lambda array: to_type(array, target)
+    if kind == "array" and is_list(target):
+        inner = _asked(schema.get("items") or {}, target.value_field, text_decimals)[1]
+        raw = pa.list_(target.value_type)
+        return wire, lambda array: to_type(values.each_item(array, raw, inner), target)
+    if kind == "struct" and pa.types.is_struct(target) and name not in _BY_NAME:
+        told = {str(one.get("field")): one for one in schema.get("fields") or []}
+        fields = [
+            reading_as(told[one.name], one, text_decimals=text_decimals) if one.name in told else reading(one)
+            for one in target
+        ]
+        return wire, lambda array: values.each_field(array, fields)
+    if kind == "map" and pa.types.is_map(target):
+        keys = _asked(schema.get("keys") or {}, target.key_field, text_decimals)[1]
+        items = _asked(schema.get("values") or {}, target.item_field, text_decimals)[1]
+        return None, lambda array: values.each_entry(array, target, keys, items)
+    as_array_text = is_array_text(asked) or (is_text(target) and is_list(arrow))
+    return wire, lambda array: to_type(convert(array), target, as_array_text=as_array_text)
+
+
+def _same_units(name: str, kind: pa.DataType) -> bool:
+    """Whether a named type's numbers or texts are those that `to_type` expects for a type."""
+    if name in _ISO_NAMES:
+        return bool(pa.types.is_temporal(kind))
+    unit = _UNITS.get(name)
+    counted = pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind)
+    return unit is not None and counted and unit == ("ms" if kind.unit == "s" else kind.unit)
+
+
 def _known(schema: Schema) -> tuple[pa.DataType | None, pa.DataType, Convert]:
     name, kind = schema.get("name"), schema.get("type")
     by_name = _BY_NAME.get(name) if isinstance(name, str) else None
@@ -330,6 +381,17 @@ _POINT = pa.struct([("x", pa.float64()), ("y", pa.float64()), ("wkb", pa.string(
 _SPARSE = pa.struct([("dimensions", pa.int64()), ("vector", pa.list_(pa.list_(pa.float64())))])
 _CONNECT, _TIME, _DATA = "org.apache.kafka.connect.data.", "io.debezium.time.", "io.debezium.data."
 _US, _UTC = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
+
+_ISO_NAMES = frozenset(f"{_TIME}{name}" for name in ("ZonedTimestamp", "IsoTimestamp"))
+_UNITS = {
+    f"{prefix}{name}": unit
+    for prefix, name, unit in [
+        *((_TIME, f"{long}{kind}", unit) for kind in ("Time", "Timestamp", "Duration") for long, unit in
+          (("", "ms"), ("Micro", "us"), ("Nano", "ns"))),
+        (_CONNECT, "Time", "ms"),
+        (_CONNECT, "Timestamp", "ms"),
+    ]
+}  # fmt: skip
 
 _BY_NAME: dict[str, Callable[[Schema], Known | None]] = {
     f"{_CONNECT}Decimal": _known_decimal,

@@ -111,9 +111,14 @@ def _parsed(texts: pa.Array, unit: str) -> pa.Array:
         raise ValueError(f"has more decimals than timestamp[{unit}]")
     seconds = days * 86_400 + hour * 3600 + minute * 60 + second - _zone_seconds(parts.field("zone"))
     per = PER_SECOND[unit]
-    if (np.abs(seconds) > np.iinfo(np.int64).max // per - 1).any():
+    rest = fraction // scale
+    (top, top_rest), (low, low_rest) = divmod(2**63 - 1, per), divmod(-(2**63), per)
+    beyond = (seconds > top) | (seconds < low) | ((seconds == top) & (rest > top_rest))
+    beyond |= (seconds == low) & (rest < low_rest)
+    missing = np.asarray(texts.is_null())
+    if (beyond & ~missing).any():
         raise ValueError(f"is beyond what timestamp[{unit}] can hold")
-    return pa.array(seconds * per + fraction // scale, mask=np.asarray(texts.is_null()))
+    return pa.array(np.where(missing, 0, seconds) * per + rest, mask=missing)
 
 
 def _days(parts: pa.StructArray) -> Ints:

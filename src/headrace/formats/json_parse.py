@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.formats import json_rows
+from headrace.formats.json_numbers import read_numbers
 from headrace.formats.json_rows import Row
 
 Ints = npt.NDArray[np.int64]
@@ -38,7 +39,7 @@ class Lines:
     (True, True, True)
     """
 
-    __slots__ = ("_bytes", "_starts", "data", "longest", "single")
+    __slots__ = ("_bytes", "data", "longest", "single", "starts")
 
     def __init__(self, values: Sequence[bytes]) -> None:
         self.data = b"\n".join(values)
@@ -47,17 +48,17 @@ class Lines:
         breaks = np.flatnonzero(self._bytes == 10)
         self.single = breaks.size == len(values) - 1
         """Whether no message has a newline inside."""
-        self._starts = np.append(0, breaks + 1)
+        self.starts: Ints = np.append(0, breaks + 1)
 
     def begin_with(self, prefix: bytes) -> bool:
         """Whether all lines do."""
-        if not self.data.startswith(prefix) or int(self._starts[-1]) + len(prefix) > self._bytes.size:
+        if not self.data.startswith(prefix) or int(self.starts[-1]) + len(prefix) > self._bytes.size:
             return False
-        return all(bool((self._bytes[self._starts + i] == byte).all()) for i, byte in enumerate(prefix))
+        return all(bool((self._bytes[self.starts + i] == byte).all()) for i, byte in enumerate(prefix))
 
     def end_with(self, last: bytes) -> bool:
         """Whether all lines end with this byte."""
-        return self.data.endswith(last) and bool((self._bytes[self._starts[1:] - 2] == last[0]).all())
+        return self.data.endswith(last) and bool((self._bytes[self.starts[1:] - 2] == last[0]).all())
 
 
 @dataclass(slots=True)
@@ -128,8 +129,12 @@ def _no_columns(n: int) -> pa.RecordBatch:
 
 def _read(values: Sequence[bytes], lines: Lines, types: pa.Schema | None, whole: bool) -> pa.RecordBatch:
     """All values at once by Arrow's reader; raises where it cannot, or where its answer would not be exact."""
-    _check(values, lines)
     data = lines.data
+    if types is None and lines.single:
+        numbers = read_numbers(data, lines.starts)
+        if numbers is not None:
+            return numbers
+    _check(values, lines)
     # A block must hold the longest message; one that spans lines cannot be cut into blocks cheaply.
     block = max(_BLOCK, lines.longest + 1, min(len(data) // 8, 1 << 20)) if lines.single else len(data) + 1
     if types is not None and whole:
@@ -138,7 +143,7 @@ def _read(values: Sequence[bytes], lines: Lines, types: pa.Schema | None, whole:
         hints = _hints(values[0], types)
         table = _read_json(data, hints, block, lines.single, whole=False)
         plain = _without_guesses(table.schema)
-        if plain is not table.schema:
+        if not plain.equals(table.schema):
             table = _read_json(data, plain, block, lines.single, whole=False)
     if table.num_rows != len(values):
         raise ValueError("some message is not one object")

@@ -14,12 +14,11 @@ from headrace.batch import OPS
 from headrace.formats import assemble, connect, debezium, json_shapes
 from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded
-from headrace.formats.conform import Reading, fitting, is_array_text, reading, to_type
+from headrace.formats.conform import Reading, fitting, reading, to_type
 from headrace.formats.debezium import Events
 from headrace.formats.headers import EventHeaders, read_event_headers, topic_source
 from headrace.formats.json_keys import KeyReader
-from headrace.formats.json_parse import Lines, parse
-from headrace.formats.json_text import is_list, is_text
+from headrace.formats.json_parse import Lines, object_names, parse
 from headrace.wire import WireMessages
 
 Ints = npt.NDArray[np.int64]
@@ -50,6 +49,7 @@ class Reader:
     bad: list[tuple[int, str]] = field(default_factory=list)
     nulls: list[Ints] = field(default_factory=list)  # messages without a value, beside those of the broker
     enveloped: bool = False
+    schemas: list[list[connect.Schema]] = field(default_factory=list)  # of rows, as the messages have them
 
     def decode(self) -> Decoded:
         """Rows of all messages."""
@@ -80,11 +80,12 @@ class Reader:
     def _read(self, values: Sequence[bytes], rows: Ints) -> None:
         lines = Lines(values)
         codes = json_shapes.shapes(values, lines)
-        for start, end in json_shapes.runs(codes):
+        runs = list(json_shapes.runs(codes))
+        for start, end in runs:  # first: their schemas also say what rows in headers are
+            if codes[start] == json_shapes.CONNECT:
+                self._with_schemas(values[start:end], rows[start:end])
+        for start, end in runs:
             run, where, code = values[start:end], rows[start:end], codes[start]
-            if code == json_shapes.CONNECT:
-                self._with_schemas(run, where)
-                continue
             joined = lines if end - start == len(values) else Lines(run)
             if code == json_shapes.ENVELOPE:
                 self._envelopes(run, joined, where, None)
@@ -112,10 +113,12 @@ class Reader:
             elif (fields := connect.row_fields(schema)) is None:
                 self.bad += [(row, f"a payload of type {schema.get('type')}, not a struct") for row in where.tolist()]
             else:
+                self.schemas.append(fields)
                 self._rows(found, Lines(found), where, fields)
 
     def _rows(self, values: Sequence[bytes], lines: Lines, rows: Ints, fields: list[connect.Schema] | None) -> None:
-        readings = self._readings(fields)
+        in_headers = fields is None and self.told is not None and self._are_in_headers(rows)
+        readings = self._readings_in_headers(values[0]) if in_headers else self._readings(fields)
         types, whole, by_row = _types(readings)
         if types is not None and self.schema is not None and b"__" in lines.data:
             names = set(types.names)
@@ -127,6 +130,11 @@ class Reader:
             columns = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
             events = debezium.flattened(columns, rows[part.rows], keep)
             self._finish(events, readings, self._hidden(lines.data, readings))
+
+    def _are_in_headers(self, rows: Ints) -> bool:
+        """Whether the rows stand in headers: written without a schema, whatever the values have."""
+        values = self.messages.values
+        return all(values[row] is None for row in rows.tolist())
 
     def _envelopes(
         self, values: Sequence[bytes], lines: Lines, rows: Ints, fields: list[connect.Schema] | None
@@ -152,25 +160,40 @@ class Reader:
             return False
         return any(mark in data for mark in debezium.placeholder_marks(self.placeholder))
 
-    def _readings(self, fields: list[connect.Schema] | None) -> list[Reading] | None:
+    def _readings(self, fields: list[connect.Schema] | None, *, text_decimals: bool = False) -> list[Reading] | None:
         """How each column is read: as the schema asked for says, else as the messages' schema says; else None."""
-        declared = None if fields is None else {str(one.get("field")): connect.reading_of(one) for one in fields}
+        declared = {} if fields is None else {str(one.get("field")): one for one in fields}
         if self.schema is None:
-            return None if declared is None else list(declared.values())
-        if declared is None:
-            return [reading(one) for one in self.schema]
-        asked = [_chained(declared[one.name], one) if one.name in declared else reading(one) for one in self.schema]
+            if fields is None:
+                return None
+            found = [connect.reading_of(one) for one in declared.values()]
+            if not text_decimals:
+                return found
+            natural = zip(declared.values(), found, strict=True)
+            return [connect.reading_as(told, one.field, text_decimals=True) for told, one in natural]
+        asked = [
+            connect.reading_as(declared[one.name], one, text_decimals=text_decimals)
+            if one.name in declared
+            else reading(one)
+            for one in self.schema
+        ]
         # What flattening added is read too.
         names = set(self.schema.names)
-        return asked + [one for name, one in declared.items() if name not in names and name.startswith("__")]
+        added = [connect.reading_of(one) for name, one in declared.items() if name not in names and name[:2] == "__"]
+        return asked + added
+
+    def _readings_in_headers(self, row: bytes) -> list[Reading] | None:
+        """How rows in headers are read: those messages with a schema that have the same columns say it."""
+        names = object_names(row)
+        same = [one for one in self.schemas if [field.get("field") for field in one] == names]
+        return self._readings(same[-1] if same else None, text_decimals=True)
 
     def _finish(self, events: Events, readings: list[Reading] | None, hidden: bool) -> None:
         """Raw columns to the final ones."""
         told = None if self.told is None else self.told.take(events.rows)
         if hidden and (told is None or not told.ours.all()):
             events = debezium.mark_unchanged(events, self.placeholder)
-        if told is not None:
-            self._tell(events, told, readings)
+        old = self._tell(events, told) if told is not None else None
         if not events.source:
             events.source = self._source()
         if readings is not None:
@@ -181,36 +204,37 @@ class Reader:
                 if (names is not None and one.field.name in names)
                 or (names is None and (one.field.name in events.columns or events.enveloped))
             ]
-        self._convert(events, readings)
+        self._convert(events, readings, old if old is not None else readings)
 
     def _source(self) -> str:
         if self.told is not None and self.told.source is not None:
             return self.told.source
         return topic_source(self.messages.topic)
 
-    def _tell(self, events: Events, told: EventHeaders, readings: list[Reading] | None) -> None:
-        """What the headers say goes before what the values say."""
+    def _tell(self, events: Events, told: EventHeaders) -> list[Reading] | None:
+        """What the headers say goes before what the values say; how old rows in headers are read."""
         events.op = np.where(told.op > 0, told.op, events.op).astype(np.uint8)
         events.lsn = np.where(told.ours, told.lsn, events.lsn)
         events.order = np.where(told.ours, told.index, events.order)
         events.ts_us = np.where(told.ts_us >= 0, told.ts_us, events.ts_us)
         if told.source is not None:
             events.source = told.source
-        if told.before is not None:
-            self._old_rows(events, told.before, readings)
         if told.unchanged is not None:
             lists = [None if one is None else json.loads(one) for one in told.unchanged]
-            events.unchanged = [
-                new or old for new, old in zip(lists, events.unchanged or [None] * len(lists), strict=True)
-            ]
+            known = events.unchanged or [None] * len(lists)
+            events.unchanged = [new or old for new, old in zip(lists, known, strict=True)]
+        return None if told.before is None else self._old_rows(events, told.before)
 
-    def _old_rows(self, events: Events, before: Cells, readings: list[Reading] | None) -> None:
+    def _old_rows(self, events: Events, before: Cells) -> list[Reading] | None:
         where = np.array([i for i, one in enumerate(before) if one is not None], np.int64)
+        if not where.size:
+            return None
+        readings = self._readings_in_headers(next(one for one in before if one is not None))
         types, whole, by_row = _types(readings)
         parts, bad = parse([one for one in before if one is not None], types, whole=whole, by_row=by_row)
         self.bad += [(int(events.rows[where[i]]), f"header «__before»: {why}") for i, why in bad]
         if len(parts) != 1:
-            return
+            return None
         n = events.rows.size
         at = np.zeros(n, np.int64)
         has = np.zeros(n, bool)
@@ -220,8 +244,9 @@ class Reader:
         columns = parts[0].columns
         events.before = {name: array.take(indices) for name, array in zip(columns.schema.names, columns, strict=True)}
         events.has_before = has
+        return readings
 
-    def _convert(self, events: Events, readings: list[Reading] | None) -> None:
+    def _convert(self, events: Events, readings: list[Reading] | None, old: list[Reading] | None = None) -> None:
         n = events.rows.size
         if readings is None:
             records = _records(list(events.columns.items()), n)
@@ -235,7 +260,7 @@ class Reader:
             columns.append((one.field, array))
             for row, why in bad:
                 reasons[row] = f"{reasons[row]}; {why}" if row in reasons else why
-        before = _before(events, readings, reasons)
+        before = _before(events, readings if old is None else old, reasons)
         if not reasons:
             self.found.append(Rows(_of_fields(columns, n), events, before))
             return
@@ -321,7 +346,7 @@ class Reader:
         events = debezium.blank(columns, rows, "d")
         events.source = self._source() if like is None else like.events.source
         if self.told is not None:
-            self._tell(events, self.told.take(rows), None)
+            self._tell(events, self.told.take(rows))
         events.before = events.has_before = None
         schema = self.schema if self.schema is not None else None if like is None else like.records.schema
         if schema is None:
@@ -365,16 +390,6 @@ def _has_map(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _has_map(kind.value_type)
     return pa.types.is_map(kind) or any(_has_map(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def _chained(declared: Reading, asked: pa.Field) -> Reading:
-    """First what the messages' schema says, then the type asked for."""
-    array_text = is_array_text(asked) or (is_text(asked.type) and is_list(declared.field.type))
-    return Reading(
-        asked,
-        declared.wire,
-        lambda array: to_type(declared.convert(array), asked.type, as_array_text=array_text),
-    )
 
 
 def _records(columns: Sequence[tuple[str, pa.Array]], n: int) -> pa.RecordBatch:

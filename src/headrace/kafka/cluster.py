@@ -71,9 +71,7 @@ class Cluster:
         """How many partitions a topic has, 0 when there is no such topic; asked again every half minute."""
         known, until = self._partitions.get(topic, (0, 0.0))
         if not known or time.monotonic() >= until:
-            found = self.patiently("asking for a topic", lambda: self._admin.list_topics(topic, REQUEST_SECONDS))
-            one = found.topics.get(topic)
-            known = 0 if one is None or one.error is not None else len(one.partitions)
+            known = len(described.partitions) if (described := self._described([topic]).get(topic)) else 0
             self._partitions[topic] = (known, time.monotonic() + METADATA_SECONDS)
         return known
 
@@ -111,17 +109,24 @@ class Cluster:
 
     def identities(self, topics: Sequence[str]) -> dict[str, str]:
         """The ids of topics, which change when one is deleted and made anew (KIP-516); without those not there."""
+        return {name: str(one.topic_id) for name, one in self._described(topics).items()}
+
+    def _described(self, topics: Sequence[str]) -> dict[str, Any]:
+        """Topics as the broker describes them, without those not there.
+
+        `list_topics` must not be asked about one topic: a broker that makes topics on demand would make it.
+        """
         from confluent_kafka import KafkaException, TopicCollection
 
         if not topics:
             return {}
 
-        def ask() -> dict[str, str]:
+        def ask() -> dict[str, Any]:
             found = {}
             asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS)
             for name, future in asked.items():
                 try:
-                    found[name] = str(future.result().topic_id)
+                    found[name] = future.result()
                 except KafkaException as error:
                     if not self._is_unknown(error):
                         raise

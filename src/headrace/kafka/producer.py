@@ -109,6 +109,8 @@ class TransactionalProducer:
                 ),
             }
         )
+        # Before it knows a broker, librdkafka looks for the coordinator twice a second only.
+        cluster.patiently("looking for brokers", lambda: self._producer.list_topics(timeout=10.0))
         # The call that waits here also waits for an earlier run's transaction to be undone.
         cluster.patiently("becoming the log's writer", lambda: self._producer.init_transactions(10.0))
 

@@ -177,6 +177,10 @@ class Log(Protocol):
         """Named records of a kind whose names begin with ``prefix``, sorted by name."""
         ...
 
+    def newest_slice(self) -> int:
+        """The number of the last slice, also where retention has dropped its rows; 0 when there is none."""
+        ...
+
     def kinds(self) -> list[str]:
         """The kinds of named records that there are, sorted."""
         ...

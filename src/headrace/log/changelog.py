@@ -78,6 +78,10 @@ class Changelog:
         names = {n for k, n in (*self._small, *self._large) if k == kind and n.startswith(prefix)}
         return {name: self._value(kind, name) for name in sorted(names)}
 
+    def kinds(self) -> list[str]:
+        """The kinds of records that there are, sorted."""
+        return sorted({kind for kind, _ in (*self._small, *self._large)})
+
     def _value(self, kind: str, name: str) -> bytes:
         small = self._small.get((kind, name))
         if small is not None:

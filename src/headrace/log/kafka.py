@@ -35,7 +35,7 @@ from headrace.log.changelog import Changelog
 from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec, Codecs
 from headrace.log.kafka_index import PartitionReader, SliceIndex
 from headrace.log.kafka_load import Loader
-from headrace.log.kafka_topics import FORM, HEAD, TOPIC, Form, Head
+from headrace.log.kafka_topics import COPYING, FORM, HEAD, OURS, TOPIC, Form, Head
 from headrace.log.kafka_writer import STAGED_IN_MEMORY, Cached, KafkaTransaction, Staged
 from headrace.log.slices import Stored
 
@@ -51,6 +51,7 @@ class KafkaLog:
         writer: whether to write. A new writer takes over from an earlier one, whose next commit fails.
         codec: the formats of the topics; without one, batches go as Arrow messages.
         clock: says when an entry was appended.
+        half_copied: whether a log may be opened that a copy has begun and not ended.
 
     Raises:
         LogUnavailable: the cluster cannot be reached.
@@ -58,7 +59,13 @@ class KafkaLog:
     """
 
     def __init__(
-        self, place: KafkaPlace, *, writer: bool, codec: Codec | None = None, clock: Clock | None = None
+        self,
+        place: KafkaPlace,
+        *,
+        writer: bool,
+        codec: Codec | None = None,
+        clock: Clock | None = None,
+        half_copied: bool = False,
     ) -> None:
         if not place.name:
             raise DeclarationError(f"{place.location} names no pipeline", advice=f"Write {place.location}/NAME.")
@@ -90,6 +97,8 @@ class KafkaLog:
         self._loader = Loader(Fetcher(place, self.cluster), self.codecs, self.forms)
         try:
             self._open(writer)
+            if not half_copied:
+                self._refuse_half_copied()
         except BaseException:
             self.close()
             raise
@@ -107,8 +116,18 @@ class KafkaLog:
             self._producer = TransactionalProducer(self.place, self.cluster, self._say)
         self._records.seek(self.cluster.beginnings(self.changelog_topic)[0])
         self._follow()
+        if writer:
+            # From here on it knows what it writes; a consumer left there would fetch it all the same.
+            self._records.close()
         self._refuse_replaced()
         self._evicted = {topic: head.last_slice for topic, head in self.heads.items()}
+
+    def _refuse_half_copied(self) -> None:
+        for origin in self.changelog.records(COPYING).values():
+            raise LogError(
+                f"the log {self.place.location} is half of a copy of {origin.decode()}, which was broken off",
+                advice=f"Go on with it: headrace topics copy --from {origin.decode()} --to {self.place.location}",
+            )
 
     def _say(self, status: str) -> None:
         self.status = status
@@ -339,6 +358,11 @@ class KafkaLog:
                     found[name] = value if isinstance(value, bytes) else b"".join(value)
         return dict(sorted(found.items()))
 
+    def kinds(self) -> list[str]:
+        """See `Log.kinds`."""
+        self._current_heads()
+        return [kind for kind in self.changelog.kinds() if not kind.startswith(OURS)]
+
     def prune(self, topic: str, *, before_offset: int) -> int:
         """See `Log.prune`."""
         if self._own is not None:
@@ -391,10 +415,12 @@ class KafkaLog:
             return
         offset = max(offset, head.first)
         live = [one for one in self._live(own, 0) if one.stored.topic == topic]
-        if not live or live[0].stored.offset > offset:
-            first = live[0].stored.slice if live else head.last_slice + 1
-            last = head.last_slice
-            start = last if offset >= head.last_offset else head.first_slice
+        committed = self.heads.get(topic)
+        if committed is not None and (not live or live[0].stored.offset > offset):
+            # The index holds no slice of this thread's own transaction, and must not be asked to wait for one.
+            last = committed.last_slice
+            first = live[0].stored.slice if live else last + 1
+            start = last if offset >= committed.last_offset else committed.first_slice
             with contextlib.closing(self._index.from_offset(topic, offset, start, last)) as found:
                 for stored in found:
                     if stored.slice >= first:

@@ -13,6 +13,8 @@ from headrace.log.base import TopicInfo
 
 Json = bytes  # the name «bytes» is a field's here
 TOPIC, FORM, HEAD = "~topic", "~form", "~head"
+COPYING = "~copying"  # while `headrace.log.copy` fills a log
+OURS = "~"  # what a log's own kinds of records begin with
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,6 +290,10 @@ class MemoryLog:
         found = sorted(self._state().records.items())
         return {name: value for (of, name), value in found if of == kind and name.startswith(prefix)}
 
+    def newest_slice(self) -> int:
+        """See `Log.newest_slice`."""
+        return self._state().slice
+
     def kinds(self) -> list[str]:
         """See `Log.kinds`."""
         return sorted({kind for kind, _ in self._state().records})

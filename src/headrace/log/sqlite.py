@@ -150,6 +150,12 @@ class SqliteLog:
                 found[name] = open_record(kind, name, value)
         return found
 
+    def newest_slice(self) -> int:
+        """See `Log.newest_slice`."""
+        with self._reading() as connection:
+            query = "SELECT max(slice, (SELECT coalesce(max(slice), 0) FROM entries)) FROM head"
+            return int(connection.execute(query).get)
+
     def kinds(self) -> list[str]:
         """See `Log.kinds`."""
         with self._reading() as connection:

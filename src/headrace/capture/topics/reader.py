@@ -9,7 +9,7 @@ from typing import Any
 from headrace.capture.topics.offsets import Offsets, Where
 from headrace.errors import LogTruncated
 from headrace.kafka.cluster import Cluster, translate
-from headrace.kafka.fetch import consumer_properties, receive, truncated
+from headrace.kafka.fetch import consumer_properties, errors_among, receive, truncated
 from headrace.kafka.settings import KafkaPlace
 
 LOOK_FOR_TOPICS_S = 0.5
@@ -56,16 +56,37 @@ class TopicsReader:
         if self._consumer is None:
             time.sleep(min(timeout, 0.05))
             return {}
-        found: dict[Where, list[Any]] = {}
-        for message in receive(self._consumer, timeout):
-            where = (message.topic(), message.partition())
-            if message.error() is not None:
-                self._heed(message, where)
-            elif where in self._assigned and message.offset() >= self._next[where]:
-                found.setdefault(where, []).append(message)
-        for where, messages in found.items():
-            self._next[where] = self._read[where] = messages[-1].offset() + 1
+        messages = receive(self._consumer, timeout)
+        errors = errors_among(messages)
+        for message in errors:
+            self._heed(message, (message.topic(), message.partition()))
+        if errors:
+            messages = [message for message in messages if message.error() is None]
+        found = self._by_partition(messages)
+        found = {where: some for where, some in found.items() if some}
+        for where, some in found.items():
+            self._next[where] = self._read[where] = some[-1].offset() + 1
         return found
+
+    def _by_partition(self, messages: list[Any]) -> dict[Where, list[Any]]:
+        if not messages:
+            return {}
+        if len(self._assigned) == 1:
+            (where,) = self._assigned
+            found = {where: messages}
+        else:
+            found = {}
+            for message in messages:
+                found.setdefault((message.topic(), message.partition()), []).append(message)
+        # A partition that was taken up again may give some of what was had already.
+        return {
+            where: some if some[0].offset() >= self._next[where] else self._new(where, some)
+            for where, some in found.items()
+            if where in self._assigned
+        }
+
+    def _new(self, where: Where, messages: list[Any]) -> list[Any]:
+        return [message for message in messages if message.offset() >= self._next[where]]
 
     def _heed(self, message: Any, where: Where) -> None:
         from confluent_kafka import KafkaError

@@ -1,12 +1,14 @@
-"""The Iris demo, live: rows are inserted into a real PostgreSQL, and the model is asked again after each insert."""
+"""The Iris demo, live: rows are inserted into a real PostgreSQL, and the model is asked again after each insert.
+
+The servers are those of `headrace.demos.iris.scene`; the rows come through Headrace's own capture, or through Debezium.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -22,20 +24,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from headrace.app import App
 from headrace.demos.iris import pipeline
+from headrace.demos.iris.scene import CREATE, Scene, clean_up, scene
 from headrace.engines.local.running import Running
-from headrace.errors import DeclarationError
-from headrace.testing.servers import PostgresServer, free_directory
+from headrace.errors import DeclarationError, WaitTimeout
 
 MEASURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 COLUMNS = (*MEASURES, "iris_class")
 SPECIES = {0: "setosa", 1: "versicolor", 2: "virginica"}
+WAIT_SECONDS = 60.0
 ROUNDS = (("train1", "train1"), ("train2", "train2"), ("train2_again", "train2"))
-
-CREATE = (
-    "CREATE TABLE IF NOT EXISTS {} (id SERIAL NOT NULL PRIMARY KEY, sepal_length float, sepal_width float, "
-    "petal_length float, petal_width float, iris_class int)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,8 @@ class Options:
     flavour: str = "flink"
     data: Path | None = None
     postgres: str | None = None
-    log: Path | None = None
+    log: str | None = None
+    source: str = "postgres"
     keep: bool = False
     pause: float = 0.0
 
@@ -56,7 +56,7 @@ class Show:
 
     flavour: str
     test: list[dict[str, Any]]
-    step: str = "starting PostgreSQL"
+    step: str = "starting"
     captured: int = 0
     learned: int = 0
     model: str = ""
@@ -103,14 +103,23 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     console = console or Console()
     started = time.monotonic()
     data = read_data(options.data)
-    log = _log_path(options)
     view = Show(options.flavour, data["test"])
+    lines = console if show and not console.is_terminal else None
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(Live(view, console=console, transient=True)) if show else None
-        dsn = stack.enter_context(_server(options))
-        rounds = _rounds(options, dsn, log, data, view, console if show and not console.is_terminal else None)
-        if live is not None:
-            live.stop()
+        if show:
+            stack.enter_context(Live(view, console=console, transient=True))
+        found = stack.enter_context(
+            scene(
+                postgres=options.postgres,
+                log=options.log,
+                debezium=options.source == "debezium",
+                prefix=options.flavour,
+                keep=options.keep,
+                say=lambda step: _say(view, lines, step),
+            )
+        )
+        rounds = _rounds(options, found, data, view, lines)
+        _say(view, None, "stopping the servers")
     view.step = "done"
     labels = [int(row["iris_class"]) for row in data["test"]]
     names = match_clusters(rounds[-1][1], labels)
@@ -120,41 +129,75 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
             {"after": after, "predictions": clusters, "labels": labels, "correct": _correct(clusters, labels, names)}
             for after, clusters in rounds
         ],
-        "log": str(log),
+        "log": found.log,
         "seconds": round(time.monotonic() - started, 3),
     }
     if show:
-        _print_end(console, view, names, result)
+        _print_end(console, view, names, result, found)
+    if options.keep:
+        for line in found.kept:
+            Console(stderr=True).print(f"goes on: {line}", highlight=False, soft_wrap=True)
     return result
 
 
 def _rounds(
-    options: Options, dsn: str, log: Path, data: dict[str, list[dict[str, Any]]], view: Show, console: Console | None
+    options: Options, found: Scene, data: dict[str, list[dict[str, Any]]], view: Show, console: Console | None
 ) -> list[tuple[str, list[int]]]:
-    app = pipeline.spark(dsn, log) if options.flavour == "spark" else pipeline.flink(dsn, log)
-    with psycopg.connect(dsn, autocommit=True) as database:
-        _create_tables(database)
+    app = _app(options, found)
+    with psycopg.connect(found.dsn, autocommit=True) as database:
         with app.start() as running:
             for after, train in ROUNDS:
                 _say(view, console, f"inserting {train}: {len(data[train])} rows to learn")
                 _insert(database, "iris_train", data[train])
-                running.wait(60)
+                _wait(running, options, database, "iris_train")
                 if options.flavour == "spark":
-                    # Spark runs a micro-batch on every interval, also when no row has come.
-                    app.tick("species")
+                    _micro_batches(app, options)
                 _figures(view, running)
                 time.sleep(options.pause)
                 _say(view, console, f"inserting test: {len(data['test'])} rows to classify")
                 _insert(database, "iris_test", data["test"])
-                running.wait(60)
+                _wait(running, options, database, "iris_test")
                 answers = app.topic("iris_predictions").read().to_arrow()
                 latest = answers.column("prediction").to_pylist()[-len(data["test"]) :]
                 view.rounds.append((after, latest))
                 _figures(view, running)
                 time.sleep(options.pause)
-        if options.postgres is not None:
-            _clean_up(database)
+        if options.postgres is not None and options.source == "postgres":
+            clean_up(database)
     return view.rounds
+
+
+def _app(options: Options, found: Scene) -> App:
+    spark = options.flavour == "spark"
+    if options.source != "debezium":
+        return (pipeline.spark if spark else pipeline.flink)(found.dsn, found.log)
+    elsewhere = None if found.log.startswith("kafka://") else found.kafka
+    return (pipeline.spark_debezium if spark else pipeline.flink_debezium)(found.log, elsewhere)
+
+
+def _wait(running: Running, options: Options, database: psycopg.Connection[Any], table: str) -> None:
+    """Wait until every row of a table has been dealt with.
+
+    Headrace's own capture knows what the database has committed. Of what Debezium has not written to its topics yet,
+    nobody can know: the rows of the table are counted.
+    """
+    if options.source == "debezium":
+        topic = f"{options.flavour}.public.{table}"
+        count = database.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(table))).fetchone()
+        rows = int(count[0]) if count else 0
+        if not running.engine.wait_for(lambda progress: progress.captured.get(topic, 0) >= rows, WAIT_SECONDS):
+            raise WaitTimeout(
+                f"Debezium delivered {running.captured.get(topic, 0)} of {rows} rows of {table} in {WAIT_SECONDS:.0f} s"
+            )
+    running.wait(WAIT_SECONDS)
+
+
+def _micro_batches(app: App, options: Options) -> None:
+    """Spark runs a micro-batch on every interval, also when no row has come."""
+    if options.source == "debezium":
+        # Flattened messages do not show where transactions end: the interval's end closes the batch.
+        app.tick("species")
+    app.tick("species")
 
 
 def _say(view: Show, console: Console | None, step: str) -> None:
@@ -170,12 +213,21 @@ def _figures(view: Show, running: Running) -> None:
     view.model = f"species version {model.version} at {model.position or 'its initial centres'}"
 
 
-def _print_end(console: Console, view: Show, names: dict[int, int | None], result: dict[str, Any]) -> None:
+def _print_end(
+    console: Console, view: Show, names: dict[int, int | None], result: dict[str, Any], found: Scene
+) -> None:
     console.print(view.table(names))
     for one in result["rounds"]:
         right = f"{one['correct']} of {len(one['labels'])}"
         console.print(f"after {one['after']:<13} [bold]{right}[/] right", highlight=False)
     console.print(f"{view.line()} · {result['seconds']:.1f} s", highlight=False, style="dim", soft_wrap=True)
+    if found.stopped:
+        console.print(
+            "\nThe broker is stopped, and the log went with it. Give --keep to look at both, or --log kafka://host:port.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
     console.print(f"\nThe log stays at {result['log']}. Next:", highlight=False, soft_wrap=True)
     for command in (
         f"headrace topics list --log {result['log']}",
@@ -251,40 +303,7 @@ def _correct(clusters: Sequence[int], labels: Sequence[int], names: dict[int, in
     return sum(names.get(cluster) == label for cluster, label in zip(clusters, labels, strict=True))
 
 
-def _log_path(options: Options) -> Path:
-    if options.log is None:
-        return Path(tempfile.mkdtemp(prefix="headrace-demo-")) / "iris.headrace"
-    if options.log.exists():
-        raise DeclarationError(
-            f"{options.log} is there already; the demo starts a log of its own", advice="Give another --log, or none."
-        )
-    return options.log.absolute()
-
-
 # -- the database --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _server(options: Options) -> Iterator[str]:
-    if options.postgres is not None:
-        yield options.postgres
-        return
-    server = PostgresServer(free_directory("headrace-demo-pg-"))
-    server.start()
-    try:
-        yield server.dsn
-    finally:
-        if options.keep:
-            Console(stderr=True).print(f"PostgreSQL goes on at {server.dsn} (pid {server.pid})", soft_wrap=True)
-        else:
-            server.remove()
-
-
-def _create_tables(database: psycopg.Connection[Any]) -> None:
-    for table in ("iris_train", "iris_test"):
-        name = sql.Identifier(table)
-        database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
-        database.execute(sql.SQL(CREATE).format(name))
 
 
 def _insert(database: psycopg.Connection[Any], table: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -295,13 +314,3 @@ def _insert(database: psycopg.Connection[Any], table: str, rows: Sequence[dict[s
     )
     with database.transaction(), database.cursor() as cursor:
         cursor.executemany(statement, [[row[column] for column in COLUMNS] for row in rows])
-
-
-def _clean_up(database: psycopg.Connection[Any]) -> None:
-    """A slot that nobody reads keeps the server's WAL for ever: the demo takes its own away."""
-    found = database.execute("select slot_name from pg_replication_slots where slot_name like 'headrace\\_iris%'")
-    for (slot,) in found.fetchall():
-        database.execute("select pg_drop_replication_slot(%s)", [slot])
-    found = database.execute("select pubname from pg_publication where pubname like 'headrace\\_iris%'")
-    for (publication,) in found.fetchall():
-        database.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(publication)))

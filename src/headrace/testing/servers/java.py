@@ -90,22 +90,23 @@ class _Starter:
     WRAPPER = (
         "import ctypes, os, sys\n"
         "prctl = getattr(ctypes.CDLL(None), 'prctl', None)\n"
-        "if prctl: prctl(1, 9, 0, 0, 0)\n"
+        "if prctl and sys.argv[1] != '0': prctl(1, 9, 0, 0, 0)\n"
         # The parent died before that: nobody would send the signal.
-        "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
+        "if sys.argv[1] not in ('0', str(os.getppid())): sys.exit(1)\n"
         "os.execv(sys.argv[2], sys.argv[2:])\n"
     )
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "headrace-servers")
 
-    def start(self, command: list[str], *, directory: Path, log: Path) -> subprocess.Popen[bytes]:
-        return self._thread.submit(self._start, command, directory, log).result()
+    def start(self, command: list[str], *, directory: Path, log: Path, outlives: bool) -> subprocess.Popen[bytes]:
+        return self._thread.submit(self._start, command, directory, log, outlives).result()
 
-    def _start(self, command: list[str], directory: Path, log: Path) -> subprocess.Popen[bytes]:
+    def _start(self, command: list[str], directory: Path, log: Path, outlives: bool) -> subprocess.Popen[bytes]:
+        parent = "0" if outlives else str(os.getpid())
         with log.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", self.WRAPPER, str(os.getpid()), *command],
+                [sys.executable, "-I", "-S", "-c", self.WRAPPER, parent, *command],
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -141,6 +142,8 @@ class JavaServer(ABC):
         self.java = java()
         self.directory = directory or free_directory(f"headrace-{self.name}-")
         self.heap = heap
+        self.outlives = False
+        """Whether it goes on when the process that started it ends; set before `start`."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -174,7 +177,9 @@ class JavaServer(ABC):
         # Kafka's snappy and zstd unpack their native libraries there.
         options = [*JVM, f"-Xmx{self.heap}", f"-Djava.io.tmpdir={self.directory / 'tmp'}"]
         command = [str(self.java), *options, *self._arguments()]
-        self._process = _starter(os.getpid()).start(command, directory=self.directory, log=self.log)
+        self._process = _starter(os.getpid()).start(
+            command, directory=self.directory, log=self.log, outlives=self.outlives
+        )
         try:
             self._wait()
         except BaseException:

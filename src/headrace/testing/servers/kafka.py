@@ -45,6 +45,7 @@ class KafkaBroker(JavaServer):
         directory: where its data go. A temporary one by default.
         settings: further settings of a broker, over `SETTINGS` (https://kafka.apache.org/documentation/#brokerconfigs).
         heap: the most that Java's heap may take.
+        port: where it listens; a free one by default.
 
     Raises:
         JavaMissing: there is no Java.
@@ -58,10 +59,15 @@ class KafkaBroker(JavaServer):
     name: ClassVar[str] = "kafka"
 
     def __init__(
-        self, directory: Path | None = None, *, settings: Mapping[str, str] | None = None, heap: str = "512m"
+        self,
+        directory: Path | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        heap: str = "512m",
+        port: int | None = None,
     ) -> None:
         super().__init__(directory, heap=heap)
-        self.port = free_port()
+        self.port = port or free_port()
         self.settings = {**SETTINGS, **self._places(free_port()), **(settings or {})}
 
     @property

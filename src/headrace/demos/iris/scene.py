@@ -1,0 +1,246 @@
+"""The servers of the Iris demo: started where none is given, stopped at the end, or left running."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from headrace.errors import DeclarationError, HeadraceError
+from headrace.kafka.cluster import Cluster
+from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.testing.servers import KafkaBroker, KafkaConnect, PostgresServer, free_directory
+
+APP = "iris"
+CONNECTOR_NAME = "iris-connector"
+SLOT = "headrace_iris_debezium"
+# As the article has it, https://debezium.io/blog/2023/09/23/flink-spark-online-learning/
+CONNECTOR = {
+    "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+    "tasks.max": "1",
+    "database.hostname": "postgres",
+    "database.port": "5432",
+    "database.user": "postgres",
+    "database.password": "postgres",
+    "database.dbname": "postgres",
+    "topic.prefix": "flink",
+    "table.include.list": "public.iris_.*",
+    "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+    "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+    "transforms": "unwrap",
+    "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState",
+}
+STOP_SECONDS = 30.0
+CREATE = (
+    "CREATE TABLE IF NOT EXISTS {} (id SERIAL NOT NULL PRIMARY KEY, sepal_length float, sepal_width float, "
+    "petal_length float, petal_width float, iris_class int)"
+)
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Scene:
+    """What the demo plays on.
+
+    Attributes:
+        dsn: the database's.
+        log: the log's location.
+        kafka: the cluster that Debezium writes to, as a location; "" without Debezium.
+        stopped: whether the log ends with the demo, because its broker does.
+        kept: what goes on afterwards, a line each.
+    """
+
+    dsn: str = ""
+    log: str = ""
+    kafka: str = ""
+    stopped: bool = False
+    kept: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def scene(
+    *, postgres: str | None, log: str | None, debezium: bool, prefix: str, keep: bool, say: Say
+) -> Iterator[Scene]:
+    """Everything that the demo needs, running.
+
+    Args:
+        postgres: an existing server's DSN.
+        log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``.
+        debezium: whether Debezium captures the tables, in a Kafka Connect of the demo's own.
+        prefix: of the topics.
+
+    Raises:
+        DeclarationError: there is a log, or a topic of the demo's, already.
+        JavaMissing: a broker or Kafka Connect is needed, and there is no Java.
+    """
+    log = log or ("kafka" if debezium else None)
+    if log is not None and log != "kafka" and not log.startswith(SCHEME):
+        _refuse_file(Path(log))
+    found = Scene(log=_file(log))
+    with contextlib.ExitStack() as stack:
+        if log is not None and log.startswith(SCHEME):
+            _refuse_taken(log, prefix)
+            found.log = f"{SCHEME}{_place(log).bootstrap}/{_place(log).name}"
+        if log == "kafka" or (debezium and not found.log.startswith(SCHEME)):
+            broker = stack.enter_context(_broker(keep, found, say))
+            found.kafka = f"{SCHEME}{broker.bootstrap}" if debezium else ""
+            if log == "kafka":
+                found.log, found.stopped = f"{SCHEME}{broker.bootstrap}/{APP}", not keep
+        elif debezium:
+            found.kafka = f"{SCHEME}{_place(found.log).bootstrap}"
+        found.dsn = stack.enter_context(_postgres(postgres, keep, found, say))
+        with psycopg.connect(found.dsn, autocommit=True) as database:
+            create_tables(database)
+        if debezium:
+            own_broker = not (log or "").startswith(SCHEME)
+            stack.enter_context(_connect(found, prefix, own_broker, keep, say))
+        yield found
+
+
+def start_connector(found: Scene, connect: KafkaConnect, prefix: str, own_broker: bool) -> None:
+    """Register the article's connector, pointed at the demo's database."""
+    with psycopg.connect(found.dsn) as database:
+        info = database.info
+        host = "127.0.0.1" if info.host.startswith("/") else info.host
+        settings = {
+            "database.hostname": host,
+            "database.port": str(info.port),
+            "database.user": info.user,
+            "database.password": info.password or "postgres",
+            "database.dbname": info.dbname,
+        }
+    # The article's database has the plug-in that Debezium asks for by default; others have PostgreSQL's own.
+    settings |= {"plugin.name": "pgoutput", "slot.name": SLOT, "publication.name": SLOT, "topic.prefix": prefix}
+    if not own_broker:
+        # A broker need not make topics by itself.
+        settings |= {"topic.creation.default.replication.factor": "-1", "topic.creation.default.partitions": "1"}
+    connect.create(CONNECTOR_NAME, {**CONNECTOR, **settings})
+    connect.wait_running(CONNECTOR_NAME)
+
+
+def create_tables(database: psycopg.Connection[Any]) -> None:
+    """The two tables, empty."""
+    for table in ("iris_train", "iris_test"):
+        name = sql.Identifier(table)
+        database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
+        database.execute(sql.SQL(CREATE).format(name))
+
+
+def clean_up(database: psycopg.Connection[Any]) -> None:
+    """A slot that nobody reads keeps the server's WAL for ever: the demo takes its own away."""
+    found = database.execute("select slot_name from pg_replication_slots where slot_name like 'headrace\\_iris%'")
+    for (slot,) in found.fetchall():
+        database.execute("select pg_drop_replication_slot(%s)", [slot])
+    found = database.execute("select pubname from pg_publication where pubname like 'headrace\\_iris%'")
+    for (publication,) in found.fetchall():
+        database.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(publication)))
+
+
+def _place(log: str) -> KafkaPlace:
+    return KafkaPlace.parse(log, name=APP)
+
+
+def _file(log: str | None) -> str:
+    if log is None:
+        return str(Path(tempfile.mkdtemp(prefix="headrace-demo-")) / f"{APP}.headrace")
+    return log if log == "kafka" or log.startswith(SCHEME) else str(Path(log).absolute())
+
+
+def _refuse_file(path: Path) -> None:
+    if path.exists():
+        raise DeclarationError(
+            f"{path} is there already; the demo starts a log of its own", advice="Give another --log, or none."
+        )
+
+
+def _refuse_taken(log: str, prefix: str) -> None:
+    place = _place(log)
+    there = Cluster(place, patience=5).topics()
+    if f"__headrace.{place.name}.changelog" in there:
+        raise DeclarationError(
+            f"there is a log of «{place.name}» on {place.bootstrap} already; the demo starts one of its own",
+            advice="Give another cluster, or --log kafka for a broker of the demo's own.",
+        )
+    topics = (f"{prefix}.public.iris_train", f"{prefix}.public.iris_test", "iris_predictions", "iris_sentences")
+    taken = [topic for topic in topics if topic in there]
+    if taken:
+        raise DeclarationError(
+            f"{place.bootstrap} has the topic{'s' if len(taken) > 1 else ''} {', '.join(taken)} already",
+            advice="Give another cluster, or --log kafka for a broker of the demo's own.",
+        )
+
+
+@contextlib.contextmanager
+def _broker(keep: bool, found: Scene, say: Say) -> Iterator[KafkaBroker]:
+    say("starting Kafka")
+    # As the broker of Debezium's images: whoever writes to a topic makes it.
+    broker = KafkaBroker(settings={"auto.create.topics.enable": "true"})
+    broker.outlives = keep
+    with _stopped(broker, keep):
+        found.kept.append(f"Kafka at {broker.bootstrap} (pid {broker.pid})")
+        yield broker
+
+
+@contextlib.contextmanager
+def _stopped(server: KafkaBroker | KafkaConnect, keep: bool) -> Iterator[None]:
+    """Start a server, and remove it at the end: also when it is to be kept, but something went wrong."""
+    try:
+        server.start()
+        yield
+    except BaseException:
+        server.remove()
+        raise
+    if not keep:
+        server.remove()
+
+
+@contextlib.contextmanager
+def _postgres(dsn: str | None, keep: bool, found: Scene, say: Say) -> Iterator[str]:
+    if dsn is not None:
+        yield dsn
+        return
+    say("starting PostgreSQL")
+    server = PostgresServer(free_directory("headrace-demo-pg-"))
+    try:
+        server.start()
+        found.kept.append(f"PostgreSQL at {server.dsn} (pid {server.pid})")
+        yield server.dsn
+    except BaseException:
+        server.remove()
+        raise
+    if not keep:
+        server.remove()
+
+
+@contextlib.contextmanager
+def _connect(found: Scene, prefix: str, own_broker: bool, keep: bool, say: Say) -> Iterator[None]:
+    say("starting Kafka Connect with Debezium")
+    connect = KafkaConnect(_place(found.kafka).bootstrap, ("debezium-postgres",))
+    connect.outlives = keep
+    with _stopped(connect, keep):
+        start_connector(found, connect, prefix, own_broker)
+        found.kept.append(f"Kafka Connect at {connect.url} (pid {connect.pid})")
+        yield
+        if not keep:
+            _leave(found, connect)
+
+
+def _leave(found: Scene, connect: KafkaConnect) -> None:
+    """Take the connector away, and wait until it has let go of its slot."""
+    connect.delete(CONNECTOR_NAME)
+    deadline = time.monotonic() + STOP_SECONDS
+    query = "select count(*) from pg_replication_slots where slot_name = %s and active"
+    with psycopg.connect(found.dsn, autocommit=True) as database:
+        while database.execute(query, [SLOT]).fetchone() != (0,):
+            if time.monotonic() > deadline:
+                raise HeadraceError(f"Debezium still holds the slot {SLOT}")
+            time.sleep(0.05)
+        clean_up(database)
