@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ROUNDS ?= 200
 WORKERS ?= 2
 
-.PHONY: demo test check lint types doctest crash soak bench wheel clean
+.PHONY: demo test jars check lint types doctest crash soak bench wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,8 +16,11 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed  ## the Iris demo, live
 	$(BIN)/headrace demo iris
 
-test: $(VENV)/.installed  ## the whole test suite
+test: $(VENV)/.installed jars  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+jars: $(VENV)/.installed  ## what the tests with Kafka need, into a cache; without Java, Maven or a network they skip
+	@$(BIN)/python -m headrace.testing.servers.fetch || true
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

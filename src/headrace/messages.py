@@ -1,4 +1,4 @@
-"""Rows of a topic as JSON: flat, or as `kcat -J` prints a message."""
+"""Rows of a topic as JSON: flat, or as `kcat -J` prints a message. Of a cluster: the messages themselves."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from headrace.batch import Batch, present
 from headrace.log.base import Entry
+from headrace.wire import WireMessages
 
 
 def to_json(value: Any) -> str:
@@ -72,3 +73,43 @@ def messages(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
             "key": {name: row[name] for name in keys if name in row} or None,
             "payload": row,
         }
+
+
+def wire_lines(messages: WireMessages) -> Iterator[dict[str, Any]]:
+    """Messages as they lie on a broker, as `kcat -J` prints them; JSON in keys and values is not quoted once more.
+
+    What is neither JSON nor UTF-8 is base64, with ``"encoding": "base64"`` beside it.
+    """
+    columns = (messages.partitions.tolist(), messages.offsets.tolist(), messages.ts_ms.tolist())
+    for i, (partition, offset, ts) in enumerate(zip(*columns, strict=True)):
+        key, _ = _shown(messages.keys[i])
+        payload, readable = _shown(messages.values[i])
+        line = {
+            "topic": messages.topic,
+            "partition": partition,
+            "offset": offset,
+            "tstype": "create",
+            "ts": ts,
+            "headers": [part for name, value in messages.headers[i] for part in (name, _text(value))],
+            "key": key,
+            "payload": payload,
+        }
+        yield line if readable else {**line, "encoding": "base64"}
+
+
+def _shown(value: bytes | None) -> tuple[Any, bool]:
+    """Bytes as JSON, text or base64; and whether they could be read."""
+    if value is None:
+        return None, True
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode(), False
+    try:
+        return json.loads(text), True
+    except ValueError:
+        return text, True
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")

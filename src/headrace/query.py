@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -12,10 +14,21 @@ from headrace.errors import LogError
 from headrace.log.base import Log, walk
 
 
-def query_topics(log: Log, query: str) -> pa.Table:
-    """Run a query on the rows that the log holds now.
+class HasTopics(Protocol):
+    """What a query needs: names."""
 
-    A topic's table has the row's columns, then ``op``, ``position``, ``ts`` and ``offset``.
+    def topics(self) -> Mapping[str, object]: ...
+
+
+_L = TypeVar("_L", bound=HasTopics)
+
+
+def query_topics(log: _L, query: str, read: Callable[[_L, str], pa.Table]) -> pa.Table:
+    """Run a query on the rows that are there now.
+
+    Args:
+        log: a log, or a cluster.
+        read: gives a topic's table: `topic_table` of a log.
 
     Raises:
         LogError: the SQL is wrong, or names a topic that is not there.
@@ -27,7 +40,7 @@ def query_topics(log: Log, query: str) -> pa.Table:
         connection.execute("set TimeZone = 'UTC'")
         for name in sorted(connection.get_table_names(query, qualified=False)):
             if name in log.topics():
-                connection.register(name, topic_table(log, name))
+                connection.register(name, read(log, name))
         found = connection.sql(query)
         return pa.table({}) if found is None else found.to_arrow_table()
     except duckdb.Error as error:
@@ -37,17 +50,44 @@ def query_topics(log: Log, query: str) -> pa.Table:
 
 
 def topic_table(log: Log, topic: str) -> pa.Table:
-    """A whole topic as people read it, with its offsets."""
+    """A whole topic as people read it: the row's columns, then ``op``, ``position``, ``ts`` and ``offset``."""
     tables: list[pa.Table] = []
     for entry in walk(log, topic):
-        table = present(entry.records)
-        name = "offset" if "offset" not in table.column_names else "__offset"
-        numbers = pa.array(range(entry.offset, entry.offset + table.num_rows), pa.int64())
-        tables.append(table.append_column(name, numbers))
-    return pa.concat_tables(tables, promote_options="permissive")
+        numbers = range(entry.offset, entry.offset + entry.records.num_rows)
+        tables.append(with_numbers(present(entry.records), offset=pa.array(numbers, pa.int64())))
+    return joined(tables)
 
 
-def _advice(log: Log, message: str) -> str:
+def with_numbers(table: pa.Table, **columns: pa.Array) -> pa.Table:
+    """A table with further columns; where it has one of the name, the new one's begins with ``__``."""
+    for name, numbers in columns.items():
+        table = table.append_column(name if name not in table.column_names else f"__{name}", numbers)
+    return table
+
+
+def joined(tables: list[pa.Table]) -> pa.Table:
+    """Tables of one topic as one: missing columns are null, numbers as wide as needed, else text."""
+    if not tables:
+        return pa.table({"offset": pa.array([], pa.int64())})
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowTypeError:
+        kinds: dict[str, set[pa.DataType]] = {}
+        for table in tables:
+            for field in table.schema:
+                kinds.setdefault(field.name, set()).add(field.type)
+        return pa.concat_tables([_as_text(table, kinds) for table in tables], promote_options="permissive")
+
+
+def _as_text(table: pa.Table, kinds: Mapping[str, set[pa.DataType]]) -> pa.Table:
+    for i, field in enumerate(table.schema):
+        if len(kinds[field.name]) > 1:
+            texts = [None if one is None else str(one) for one in table.column(i).to_pylist()]
+            table = table.set_column(i, field.name, pa.array(texts, pa.string()))
+    return table
+
+
+def _advice(log: HasTopics, message: str) -> str:
     names = [name for name in log.topics() if not name.startswith("__")]
     quoted = ", ".join(f'"{name}"' for name in names) or "none"
     near = [name for name in names if any(difflib.get_close_matches(name, message.split(), n=1, cutoff=0.6))]

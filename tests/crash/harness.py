@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pyarrow as pa
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+import headrace as hr
+from headrace.codec import codec_for
+from headrace.engines.local.verify import verify as replayed
 from headrace.log import open_log
 from headrace.log.base import walk
 from headrace.registry.models import read_progress
 from headrace.testing.servers import PostgresServer
 
 PIPELINE = Path(__file__).parent / "pipeline.py"
+FOREIGN = Path(__file__).parent / "foreign.py"
+Location = str | Path
 OUTPUTS = ("counted_out", "each_out", "copied", "c.public.c_train", "c.public.c_test")
 
 
@@ -62,11 +70,19 @@ def transaction(connection: psycopg.Connection[Any], chance: random.Random) -> N
             raise psycopg.Rollback(current)
 
 
-def start(dsn: str, log: Path, *, fault: str = "", name: str = "") -> subprocess.Popen[bytes]:
-    """The pipeline in a child process."""
-    environment = {**os.environ, "HEADRACE_FAULT": fault}
-    command = [sys.executable, str(PIPELINE), dsn, str(log), *([name] if name else [])]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def start(
+    source: str,
+    log: Location,
+    *,
+    fault: str = "",
+    name: str = "",
+    program: Path = PIPELINE,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """A pipeline in a child process: the one on two tables of a database, or the one on topics of others."""
+    command = [sys.executable, str(program), source, str(log), *([name] if name else [])]
+    variables = {**os.environ, "HEADRACE_FAULT": fault, **(environment or {})}
+    return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def finish(child: subprocess.Popen[bytes], timeout: float = 120) -> int:
@@ -81,9 +97,57 @@ def finish(child: subprocess.Popen[bytes], timeout: float = 120) -> int:
     return child.returncode
 
 
-def run(dsn: str, log: Path, *, name: str = "") -> None:
-    """Run the pipeline until it has caught up."""
-    assert finish(start(dsn, log, name=name)) == 0
+def run(source: str, log: Location, *, name: str = "", program: Path = PIPELINE) -> None:
+    """Run a pipeline until it has caught up."""
+    assert finish(start(source, log, name=name, program=program)) == 0
+
+
+def verify(app: hr.App) -> None:
+    """Replay an app's log: every hash and every row must come out again."""
+    plan = app.plan()
+    held = open_log(plan.log, writer=False, name=plan.app, codec=codec_for(plan.formats))
+    try:
+        report = replayed(plan, held)
+    finally:
+        held.close()
+    assert report.result == "equal", report
+    assert sum(task.rows for task in report.tasks), "nothing was compared"
+
+
+def committed(bootstrap: str, topic: str, *, at: Any = None) -> list[Any]:
+    """What a consumer that has nothing to do with us sees of a topic, with ``read_committed``, partition by partition.
+
+    Args:
+        at: a function of each message; its value from JSON by default.
+    """
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "somebody-else",
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "log_level": 0,
+        }
+    )
+    try:
+        known = consumer.list_topics(topic, 10).topics[topic]
+        assert known.error is None, known.error
+        consumer.assign([TopicPartition(topic, number, 0) for number in known.partitions])
+        found: dict[int, list[Any]] = {number: [] for number in known.partitions}
+        ended: set[int] = set()
+        deadline = time.monotonic() + 60
+        while ended != set(found):
+            assert time.monotonic() < deadline, f"{topic} does not come to its end"
+            for message in consumer.consume(10_000, 0.1):
+                if message.error() is None:
+                    found[message.partition()].append(at(message) if at else json.loads(message.value()))
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    ended.add(message.partition())
+        return [one for number in sorted(found) for one in found[number]]
+    finally:
+        consumer.close()
 
 
 def kill_after(child: subprocess.Popen[bytes], seconds: float) -> None:
@@ -96,20 +160,27 @@ def kill_after(child: subprocess.Popen[bytes], seconds: float) -> None:
     finish(child)
 
 
-def contents(log: Path, *, positions: bool = True) -> dict[str, Any]:
+def contents(
+    log: Location,
+    *,
+    positions: bool = True,
+    name: str = "crash",
+    outputs: Sequence[str] = OUTPUTS,
+    models: Sequence[str] = ("counted", "each"),
+) -> dict[str, Any]:
     """Everything that two runs of one pipeline must agree on."""
-    held = open_log(log, writer=False)
+    held = open_log(log, writer=False, name=name, codec=codec_for())
     try:
         found: dict[str, Any] = {}
-        for topic in (*OUTPUTS, *(f"{one}.dlq" for one in OUTPUTS)):
+        for topic in (*outputs, *(f"{one}.dlq" for one in outputs)):
             rows = []
             for entry in walk(held, topic):
                 rows += pa.Table.from_batches([entry.records]).to_pylist()
             if topic.endswith(".dlq"):
                 # Two models refuse rows of one topic: each in order, the two in any.
-                rows.sort(key=lambda row: (row["model"], row["__lsn"], row["__index"]))
+                rows.sort(key=lambda row: (row["model"] or "", row["__lsn"] or 0, row["__index"]))
             found[topic] = rows if positions else [_without_position(row) for row in rows]
-        for model in ("counted", "each"):
+        for model in models:
             progress = read_progress(held, model)
             assert progress is not None
             found[model] = (progress.hash, progress.counters, progress.pending)

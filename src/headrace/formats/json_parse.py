@@ -151,6 +151,8 @@ def _read(values: Sequence[bytes], lines: Lines, types: pa.Schema | None, whole:
         data.decode()  # Arrow's reader does not check that texts are UTF-8
     if not table.num_columns:
         return _no_columns(len(values))
+    if any(_has_null_items(field.type) for field in table.schema):
+        raise ValueError("lists of nulls: Arrow's reader gives them a wrong length")
     records = table.combine_chunks().to_batches()[0]
     if types is None or not whole:
         _refuse_long_integers(records)
@@ -235,6 +237,13 @@ def _timeless(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(_timeless(kind.value_type))
     return pa.struct([(f.name, _timeless(f.type)) for f in kind]) if pa.types.is_struct(kind) else kind
+
+
+def _has_null_items(kind: pa.DataType, *, inside: bool = False) -> bool:
+    if pa.types.is_null(kind):
+        return inside
+    inside = inside or pa.types.is_list(kind)
+    return any(_has_null_items(kind.field(i).type, inside=inside) for i in range(kind.num_fields))
 
 
 def _refuse_long_integers(records: pa.RecordBatch) -> None:

@@ -63,7 +63,7 @@ class Loader:
         at = 0
         for stored in missing:
             places = stored.places
-            each.append(_in_order(stored, found[at : at + len(places)]))
+            each.append(in_order(stored, found[at : at + len(places)]))
             at += len(places)
         yield from self._decoded(missing, each)
 
@@ -93,7 +93,7 @@ def _together(one: Stored, other: Stored, messages: list[Any], others: list[Any]
     return same and len(messages) == one.rows and len(others) == other.rows
 
 
-def _in_order(stored: Stored, found: Sequence[list[Any]]) -> list[Any]:
+def in_order(stored: Stored, found: Sequence[list[Any]]) -> list[Any]:
     """An entry's messages in the order of its rows.
 
     Raises:

@@ -173,17 +173,14 @@ class TopicSource:
     def _ordered(self, order: Order, arrived: Mapping[Where, list[Any]]) -> list[TopicPiece]:
         """What is whole now; partitions that are far ahead are not read on."""
         assert self._reader is not None
-        decoded = [
-            (where, wire, None if where[0] == order.topic else self._decode(wire))
-            for where, wire in (
-                (where, wire_messages(where[0], messages, partition=where[1])) for where, messages in arrived.items()
-            )
-        ]
-        for where, wire, found in decoded:
-            if found is None:
-                order.take_ends(wire)
+        wires = {where: wire_messages(where[0], some, partition=where[1]) for where, some in arrived.items()}
+        # All are decoded before one is taken: what needs a registry that is away is decoded again.
+        decoded = {where: self._decode(wire) for where, wire in wires.items() if where[0] != order.topic}
+        for where, wire in wires.items():
+            if where in decoded:
+                order.take(where, wire, *decoded[where])
             else:
-                order.take(where, wire, *found)
+                order.take_ends(wire)
         pieces = list(order.pieces())
         ahead = {where for where in self._reader.positions() if order.pending(where) > AHEAD_ROWS}
         # The transaction that everything waits for may be larger than that: then all go on.

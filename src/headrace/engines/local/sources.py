@@ -14,7 +14,8 @@ from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
-from headrace.plan import INTERNAL, Plan, TopicsPlan
+from headrace.log.kafka_view import pipelines
+from headrace.plan import Plan, TopicsPlan
 
 Captured = PostgresSource | TopicSource | FollowedSource
 OnProgress = Callable[[str, int, int], None]
@@ -94,13 +95,6 @@ def followed_sources(place: KafkaPlace, codec: TopicCodec, topics: Sequence[str]
         else:
             log.close()
     return found
-
-
-def pipelines(cluster: Cluster) -> list[str]:
-    """Names of the pipelines that have a log on a cluster."""
-    before, after = f"{INTERNAL}.", ".changelog"
-    names = [one for one in cluster.topics() if one.startswith(before) and one.endswith(after)]
-    return [one.removeprefix(before).removesuffix(after) for one in names]
 
 
 def _in_transactions(declared: TopicsPlan, place: KafkaPlace) -> bool:

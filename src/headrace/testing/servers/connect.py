@@ -115,7 +115,7 @@ class KafkaConnect(JavaServer):
             time.sleep(0.05)
 
     def delete(self, name: str) -> None:
-        """Stop a connector and forget its settings; Connect keeps its offsets."""
+        """Forget a connector; Connect keeps its offsets. Its tasks end, and let go of their slot, a moment later."""
         self._ask("DELETE", f"connectors/{quote(name)}")
 
     def pause(self, name: str) -> None:

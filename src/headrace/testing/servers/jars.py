@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -96,10 +95,14 @@ def jars(name: str) -> Path:
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.parent / f".{folder.name}.lock"):
+    with _alone(folder.with_name(f".{folder.name}.lock")):
         if not folder.exists():
-            with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as work:
-                _filled(content, Path(work)).rename(folder)
+            work = folder.with_name(f".{folder.name}")
+            # Whoever was killed in here has left it.
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            _filled(content, work).rename(folder)
+            shutil.rmtree(work)
     return folder
 
 
@@ -191,13 +194,3 @@ def _maven(work: Path, *arguments: str) -> None:
         raise JavaMissing(
             f"Maven cannot get {arguments[1]}:\n{said}", advice="Run `make jars` with a connection to Maven Central."
         )
-
-
-def size(folder: Path) -> int:
-    """Bytes of the files below a folder."""
-    return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
-
-
-def forget(name: str) -> None:
-    """Delete a name's folder: the next `jars` fetches it again."""
-    shutil.rmtree(place(name), ignore_errors=True)

@@ -1,0 +1,275 @@
+"""A cluster, to be looked at: every topic on it, whoever writes it. Nothing is changed, nothing is written.
+
+What a pipeline of ours writes is read through its log, in the log's order and with its offsets. Everything else
+(Debezium's topics, anybody's) is read as it lies there, partition after partition, a page at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headrace.errors import DeclarationError, LogError, LogMissing
+from headrace.kafka.cluster import Cluster, translate
+from headrace.kafka.fetch import Fetcher, Range, consumer_properties, receive, wire_messages
+from headrace.kafka.settings import KafkaPlace
+from headrace.log.base import TopicInfo
+from headrace.log.kafka import KafkaLog
+from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec
+from headrace.log.kafka_load import in_order
+from headrace.log.slices import Stored
+from headrace.wire import Ints, WireMessages
+
+ROWS_AT_ONCE = 8_192
+LAST_MESSAGES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A topic as it lies on the cluster.
+
+    Attributes:
+        pipeline: whose log it belongs to, "" where others write it.
+        info: what that log knows of it; None where others write it.
+        first, end: by partition, the oldest offset and the next one.
+    """
+
+    topic: str
+    pipeline: str
+    info: TopicInfo | None
+    first: dict[int, int]
+    end: dict[int, int]
+
+    @property
+    def rows(self) -> int:
+        """Rows of a pipeline's topic; of another at most so many messages: ends of transactions take offsets too."""
+        if self.info is not None:
+            return self.info.rows
+        return sum(self.end[number] - first for number, first in self.first.items())
+
+
+class KafkaView:
+    """Looks at a cluster.
+
+    Args:
+        place: where; with a name, that pipeline is meant where one has to be.
+        codec: the formats of pipelines' topics.
+
+    Raises:
+        LogUnavailable: the cluster cannot be reached.
+        LogMissing: there is no pipeline of the name given.
+    """
+
+    def __init__(self, place: KafkaPlace, *, codec: Codec) -> None:
+        self.place = place
+        self._codec = codec
+        self._cluster = Cluster(place)
+        self._logs: dict[str, KafkaLog] = {}
+        self._fetcher = Fetcher(place, self._cluster)
+        self.warnings: list[str] = []
+        try:
+            for name in [place.name] if place.name else pipelines(self._cluster):
+                self._open(name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, name: str) -> None:
+        try:
+            self._logs[name] = KafkaLog(replace(self.place, name=name), writer=False, codec=self._codec)
+        except LogError as error:
+            if self.place.name or error.retry:
+                raise
+            # One that cannot be read does not hide the others; its topics are shown as they lie there.
+            self.warnings.append(f"the log of «{name}» is left out: {error.message}")
+
+    def __enter__(self) -> KafkaView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def log(self) -> KafkaLog:
+        """The log of the one pipeline that is meant.
+
+        Raises:
+            LogMissing: there is none.
+            DeclarationError: there are several.
+        """
+        if not self._logs:
+            raise LogMissing(
+                f"no pipeline has a log on {self.place.bootstrap}", advice="Run one with this --log, or check it."
+            )
+        if len(self._logs) > 1:
+            raise DeclarationError(
+                f"{len(self._logs)} pipelines have logs on {self.place.bootstrap}: {', '.join(self._logs)}",
+                advice=f"Say which: --log {self.place.location}/{next(iter(self._logs))}",
+            )
+        return next(iter(self._logs.values()))
+
+    def names(self, *, internal: bool = False) -> list[str]:
+        """Topics: every one of the cluster, or those that the named pipeline's log knows; ours and Kafka's own last."""
+        known = self._cluster.topics()
+        if self.place.name:
+            mine = self._logs[self.place.name]
+            kept = {*mine.topics(), mine.slices_topic, mine.changelog_topic, mine.staging}
+            known = {name: one for name, one in known.items() if name in kept}
+        shown = [name for name in known if not name.startswith("__")]
+        return shown + ([name for name in known if name.startswith("__")] if internal else [])
+
+    def topics(self) -> dict[str, None]:
+        """Names of every topic, ours and Kafka's own included."""
+        return dict.fromkeys(self._cluster.topics())
+
+    def owner(self, topic: str) -> KafkaLog | None:
+        """The log that a topic belongs to, None where others write it."""
+        for log in self._logs.values():
+            head = log.heads.get(topic)
+            if head is not None and not head.foreign:
+                return log
+        return None
+
+    def seen(self, topic: str) -> Seen:
+        """One topic.
+
+        Raises:
+            LogError: the cluster has none of this name.
+        """
+        if not self._cluster.partitions(topic):
+            known = ", ".join(self.names()) or "none"
+            raise LogError(f"{self.place.location} has no topic «{topic}»", advice=f"Its topics: {known}.")
+        log = self.owner(topic)
+        info = log.topics().get(topic) if log is not None else None
+        pipeline = log.place.name if log is not None else ""
+        return Seen(topic, pipeline, info, self._cluster.beginnings(topic), self._cluster.ends(topic))
+
+    # -- messages -------------------------------------------------------------------------------------------------
+
+    def messages(self, topic: str, *, offset: int = 0, follow: bool = False) -> Iterator[WireMessages]:
+        """A topic's messages as they lie there, a page at a time; an empty page while nothing new has come.
+
+        Args:
+            offset: the first row of a pipeline's topic; of another one the first offset in each partition.
+            follow: go on with what comes.
+        """
+        log = self.owner(topic)
+        if log is None:
+            return self._foreign(topic, offset, follow)
+        return self._owned(log, topic, offset, follow)
+
+    def last(self, topic: str) -> WireMessages:
+        """The newest messages of a topic's fullest partition, a few."""
+        seen = self.seen(topic)
+        number = max(seen.end, key=lambda one: seen.end[one] - seen.first[one])
+        first = max(seen.first[number], seen.end[number] - LAST_MESSAGES)
+        return next(self._partition(topic, number, first, seen.end[number]), _page(topic, []))
+
+    def format_of(self, topic: str) -> str:
+        """In which format a pipeline wrote the newest rows of its topic; "" of a topic of others."""
+        log = self.owner(topic)
+        if log is None:
+            return ""
+        newest = list(log.entries_of(topic, log.heads[topic].last_offset))
+        return log.forms[newest[-1].form].format if newest else ""
+
+    def _owned(self, log: KafkaLog, topic: str, offset: int, follow: bool) -> Iterator[WireMessages]:
+        while True:
+            with contextlib.closing(log.entries_of(topic, offset)) as entries:
+                chosen: list[Stored] = []
+                while sum(one.rows for one in chosen) < ROWS_AT_ONCE and (one := next(entries, None)) is not None:
+                    chosen.append(one)
+            found = self._fetched(chosen, offset)
+            if not chosen and not follow:
+                return
+            offset = chosen[-1].end if chosen else offset
+            yield _page(topic, found)
+
+    def _fetched(self, chosen: Sequence[Stored], offset: int) -> list[Any]:
+        ranges = [Range(one.topic, place.partition, place.first, place.last) for one in chosen for place in one.places]
+        fetched = iter(self._fetcher.fetch(ranges))
+        found: list[Any] = []
+        for one in chosen:
+            messages = in_order(one, [next(fetched) for _ in one.places])
+            skip = offset - one.offset if len(messages) == one.rows else 0
+            found += messages[max(0, skip) :]
+        return found
+
+    def _foreign(self, topic: str, offset: int, follow: bool) -> Iterator[WireMessages]:
+        ends = self._cluster.ends(topic)
+        for number, first in self._cluster.beginnings(topic).items():
+            yield from self._partition(topic, number, max(first, offset), ends[number])
+        if follow:
+            yield from self._following(topic, {number: max(end, offset) for number, end in ends.items()})
+
+    def _partition(self, topic: str, number: int, first: int, end: int) -> Iterator[WireMessages]:
+        """One partition from an offset to an end that is known."""
+        with self._consumer({(topic, number): first}, enable_partition_eof=True) as consumer:
+            at = first
+            while at < end:
+                messages, reached = self._received(consumer, topic)
+                at = max([at, reached, *(message.offset() + 1 for message in messages[-1:])])
+                messages = [message for message in messages if message.offset() < end]
+                if messages:
+                    yield _page(topic, messages)
+
+    def _following(self, topic: str, first: dict[int, int]) -> Iterator[WireMessages]:
+        with self._consumer({(topic, number): offset for number, offset in first.items()}) as consumer:
+            while True:
+                messages, _ = self._received(consumer, topic)
+                yield _page(topic, messages)
+
+    @contextlib.contextmanager
+    def _consumer(self, first: dict[tuple[str, int], int], **more: Any) -> Iterator[Any]:
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer(consumer_properties(self.place, **more))
+        try:
+            consumer.assign([TopicPartition(*where, offset) for where, offset in first.items()])
+            yield consumer
+        finally:
+            consumer.close()
+
+    def _received(self, consumer: Any, topic: str) -> tuple[list[Any], int]:
+        """Messages that have come, and the end that was reached, if one was."""
+        from confluent_kafka import KafkaError
+
+        messages, reached = [], -1
+        for message in receive(consumer, 0.2):
+            error = message.error()
+            if error is None:
+                messages.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                reached = max(reached, message.offset())
+            else:
+                failure = translate(error, f"reading «{topic}»", self.place.location)
+                if not failure.retry:
+                    raise failure
+        return messages, reached
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        for log in self._logs.values():
+            log.close()
+        self._fetcher.close()
+
+
+def pipelines(cluster: Cluster) -> list[str]:
+    """Names of the pipelines that have a log on a cluster."""
+    before, after = f"{INTERNAL_PREFIX}.", ".changelog"
+    names = [one for one in cluster.topics() if one.startswith(before) and one.endswith(after)]
+    return [one.removeprefix(before).removesuffix(after) for one in names]
+
+
+def _page(topic: str, messages: Sequence[Any]) -> WireMessages:
+    return wire_messages(topic, messages)
+
+
+def partitions_of(messages: WireMessages, rows: Ints) -> tuple[Ints, Ints]:
+    """Partition and offset of each row, by the message that it came from."""
+    at = np.asarray(rows, np.int64)
+    return messages.partitions[at], messages.offsets[at]

@@ -1,0 +1,256 @@
+"""SIGKILL at every edge of a commit, and at random, with Kafka as the log or as the source.
+
+What the killed runs leave is compared with one run that nobody killed, on another kind of log; it is read by our log, by
+a consumer that has nothing to do with us, and by a replay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+
+from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer
+
+from . import foreign, harness, pipeline
+
+LONG = "HEADRACE_CRASH_ROUNDS" in os.environ
+ROUNDS = int(os.environ.get("HEADRACE_CRASH_ROUNDS", "4"))
+LOG_EDGES = ("log.before-commit", "log.delivered", "log.sent", "log.after-commit")
+ENGINE_EDGES = ("engine.captured", "engine.stepped", "engine.committed", "engine.acknowledged")
+SOURCE_EDGES = ("source.before-acknowledge", "source.after-acknowledge")
+SNAPSHOT_EDGES = ("snapshot.piece-staged", "snapshot.before-publish", "snapshot.after-publish")
+
+
+def chains(*edges: str) -> list[Any]:
+    """All edges one after the other in one life of a pipeline; in the long form each also by itself."""
+    each = [pytest.param((edge,), id=edge) for edge in edges] if LONG else []
+    return [pytest.param(edges, id="all"), *each]
+
+
+pytestmark = pytest.mark.xdist_group("kafka")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[KafkaBroker]:
+    """A broker as others set it up: it makes topics on demand, of three partitions."""
+    try:
+        broker = KafkaBroker(settings={"auto.create.topics.enable": "true", "num.partitions": "3"})
+    except JavaMissing as error:
+        pytest.skip(str(error))
+    with broker:
+        yield broker
+
+
+def fresh(broker: KafkaBroker) -> KafkaBroker:
+    """The broker without the topics of the tests before."""
+    admin = broker.admin()
+    names = [name for name in admin.list_topics(timeout=10).topics if not name.startswith("__consumer")]
+    names = [name for name in names if not name.startswith("__transaction")]
+    for future in admin.delete_topics(names).values() if names else ():
+        future.result(30)
+    return broker
+
+
+@pytest.fixture
+def broker(cluster: KafkaBroker) -> KafkaBroker:
+    return fresh(cluster)
+
+
+@pytest.fixture
+def dsn(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"kafka_{abs(hash(request.node.name)) % 10**8}"
+    yield harness.database(server, name)
+    harness.drop(server, name)
+
+
+def write(dsn: str, seed: int, transactions: int) -> None:
+    chance = random.Random(seed)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for _ in range(transactions):
+            harness.transaction(connection, chance)
+
+
+def same(broker: KafkaBroker, log: str, reference: Path, *, positions: bool = True) -> None:
+    """The Kafka log holds what the reference holds; so says our log, somebody else's consumer, and a replay."""
+    killed = harness.contents(log, positions=positions)
+    whole = harness.contents(reference, positions=positions)
+    assert whole["counted_out"], "nothing was predicted"
+    for name in whole:
+        assert killed[name] == whole[name], name
+    for topic in harness.OUTPUTS:
+        rows = [row for row in whole[topic] if row["__op"] != "d"]
+        seen = [row for row in harness.committed(broker.bootstrap, topic, at=_json) if row and not _deleted(row)]
+        assert [_comparable(row) for row in seen] == [_comparable(row) for row in rows], topic
+    harness.verify(pipeline.build("postgresql://nowhere/none", log))
+
+
+def _json(message: Any) -> Any:
+    return json.loads(message.value() or b"null")
+
+
+def _deleted(row: dict[str, Any]) -> bool:
+    return row.get("__deleted") in (True, "true")
+
+
+def _comparable(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key in ("id", "x", "y", "prediction", "status", "note")}
+
+
+@pytest.mark.parametrize("edges", chains(*LOG_EDGES, *ENGINE_EDGES, *SOURCE_EDGES))
+def test_a_kill_at_an_edge_changes_nothing_on_a_kafka_log(
+    dsn: str, edges: tuple[str, ...], tmp_path: Path, broker: KafkaBroker
+) -> None:
+    log, whole = f"kafka://{broker.bootstrap}", tmp_path / "whole.headrace"
+    harness.run(dsn, log)
+    harness.run(dsn, whole, name="whole")
+    for number, edge in enumerate(edges):
+        write(dsn, seed=number, transactions=10)
+        # An earlier passage is the one of the declaration, or of an idle round.
+        fault = f"{edge}:{1 + number % 2}" if edge in LOG_EDGES else edge
+        assert harness.finish(harness.start(dsn, log, fault=fault)) == -signal.SIGKILL, f"no run passed {edge}"
+    write(dsn, seed=99, transactions=5)
+    harness.run(dsn, log)
+    harness.run(dsn, whole, name="whole")
+    same(broker, log, whole)
+
+
+@pytest.mark.parametrize("edges", chains(*SNAPSHOT_EDGES))
+def test_a_kill_in_the_snapshot_starts_it_again_on_a_kafka_log(
+    dsn: str, edges: tuple[str, ...], tmp_path: Path, broker: KafkaBroker
+) -> None:
+    log, whole = f"kafka://{broker.bootstrap}", tmp_path / "whole.headrace"
+    write(dsn, seed=1, transactions=40)
+    for edge in edges:
+        assert harness.finish(harness.start(dsn, log, fault=edge)) == -signal.SIGKILL
+    harness.run(dsn, log)
+    harness.run(dsn, whole, name="whole")
+    same(broker, log, whole, positions=False)
+
+
+def test_kills_at_random_while_a_writer_writes_to_a_kafka_log(dsn: str, tmp_path: Path, broker: KafkaBroker) -> None:
+    log, whole = f"kafka://{broker.bootstrap}?partitions=3", tmp_path / "whole.headrace"
+    harness.run(dsn, log)
+    harness.run(dsn, whole, name="whole")
+    chance = random.Random(int(os.environ.get("HEADRACE_CRASH_SEED", "7")))
+    done = threading.Event()
+
+    def keep_writing() -> None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            mine = random.Random(5)
+            while not done.wait(0.01):
+                harness.transaction(connection, mine)
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    try:
+        for _ in range(ROUNDS):
+            harness.kill_after(harness.start(dsn, log), chance.uniform(0.6, 2.5))
+    finally:
+        done.set()
+        writer.join()
+    harness.run(dsn, log)
+    harness.run(dsn, whole, name="whole")
+    killed, expected = harness.contents(log), harness.contents(whole)
+    assert killed["counted_out"], "the writer wrote nothing"
+    for name in expected:
+        assert killed[name] == expected[name], name
+    ids = sorted(row["id"] for row in harness.committed(broker.bootstrap, "counted_out"))
+    assert ids == sorted(row["id"] for row in expected["counted_out"])
+    harness.verify(pipeline.build("postgresql://nowhere/none", log))
+
+
+# -- topics of others ----------------------------------------------------------------------------------------------
+
+
+def produce(broker: KafkaBroker, seed: int, count: int, *, first: int = 0) -> None:
+    """Rows as Debezium writes them flattened: some values are missing, some messages have no value."""
+    chance = random.Random(seed)
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 1})
+    for i in range(first, first + count):
+        key = json.dumps({"id": i}).encode()
+        point = {"id": i, "x": chance.gauss(3, 4), "y": chance.choice((None, 1.5, chance.gauss(2, 2)))}
+        producer.produce("f.public.points", json.dumps(point).encode(), key)
+        producer.produce("f.public.names", json.dumps({"id": i, "name": "n" * chance.randint(0, 9)}).encode(), key)
+        if chance.random() < 0.1:
+            producer.produce("f.public.names", None, key)
+    assert producer.flush(30) == 0
+
+
+def foreign_locations(broker: KafkaBroker, kind: str, tmp_path: Path) -> str:
+    return f"kafka://{broker.bootstrap}" if kind == "kafka" else str(tmp_path / "killed.headrace")
+
+
+def same_foreign(broker: KafkaBroker, log: str, reference: Path) -> None:
+    """Topic by topic: between topics, arrival decides anew in each run."""
+    found, whole = (
+        harness.contents(one, name=name, outputs=foreign.OUTPUTS, models=("counted",))
+        for one, name in ((log, "foreign"), (reference, "whole"))
+    )
+    assert whole["answered"] and whole["copied"], "nothing was written"
+    for name in whole:
+        assert _topics_own(found[name]) == _topics_own(whole[name]), name
+    if log.startswith("kafka://"):
+        for topic in ("answered", "copied"):
+            seen = [row["id"] for row in harness.committed(broker.bootstrap, topic)]
+            assert seen == [row["id"] for row in whole[topic]], topic
+    harness.verify(foreign.build(f"kafka://{broker.bootstrap}", log))
+
+
+def _topics_own(rows: Any) -> Any:
+    return [harness._without_position(row) for row in rows] if isinstance(rows, list) else rows[:3]
+
+
+@pytest.mark.parametrize("kind", ["kafka", "sqlite"])
+@pytest.mark.parametrize("edges", chains(*LOG_EDGES, *ENGINE_EDGES))
+def test_a_kill_at_an_edge_changes_nothing_for_topics_of_others(
+    edges: tuple[str, ...], kind: str, tmp_path: Path, broker: KafkaBroker
+) -> None:
+    broker.create_topic("f.public.points")
+    broker.create_topic("f.public.names")
+    kafka, log = f"kafka://{broker.bootstrap}", foreign_locations(broker, kind, tmp_path)
+    passed = [edge for edge in edges if kind == "kafka" or edge not in ("log.delivered", "log.sent")]
+    for number, edge in enumerate(passed):
+        produce(broker, number, 50, first=100 * number)
+        child = harness.start(kafka, log, fault=f"{edge}:{1 + number % 2}", program=harness.FOREIGN)
+        produce(broker, number, 50, first=100 * number + 50)
+        assert harness.finish(child) in (-signal.SIGKILL, 0)
+    harness.run(kafka, log, program=harness.FOREIGN)
+    harness.run(kafka, tmp_path / "whole.headrace", name="whole", program=harness.FOREIGN)
+    same_foreign(broker, log, tmp_path / "whole.headrace")
+
+
+@pytest.mark.parametrize("kind", ["kafka", "sqlite"])
+def test_kills_at_random_while_others_write_their_topics(kind: str, tmp_path: Path, broker: KafkaBroker) -> None:
+    broker.create_topic("f.public.points")
+    broker.create_topic("f.public.names")
+    kafka, log = f"kafka://{broker.bootstrap}", foreign_locations(broker, kind, tmp_path)
+    chance = random.Random(int(os.environ.get("HEADRACE_CRASH_SEED", "7")))
+    done = threading.Event()
+
+    def keep_writing() -> None:
+        first = 0
+        while not done.wait(0.01):
+            produce(broker, first, 20, first=first)
+            first += 20
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    try:
+        for _ in range(ROUNDS):
+            harness.kill_after(harness.start(kafka, log, program=harness.FOREIGN), chance.uniform(0.6, 2.5))
+    finally:
+        done.set()
+        writer.join()
+    harness.run(kafka, log, program=harness.FOREIGN)
+    harness.run(kafka, tmp_path / "whole.headrace", name="whole", program=harness.FOREIGN)
+    same_foreign(broker, log, tmp_path / "whole.headrace")
