@@ -1,9 +1,13 @@
-"""Run benchmarks: `python -m benchmarks NAME [--rows N] [--json]`; NAME is one of the table below, or `all`."""
+"""Run benchmarks: `python -m benchmarks NAME [--rows N] [--json] [--profile]`.
+
+NAME is one of the table below; or `all`, those that need nothing but Python; or `kafka`, those that need Java too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import os
 import platform
@@ -21,8 +25,17 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "decode": (1_000_000, (None, None)),
     "memory": (10_000_000, (None,)),
     "transaction": (5_000_000, (None,)),
+    # These say their targets with their figures.
+    "kafka-read": (1_000_000, ()),
+    "kafka-capture": (500_000, ()),
+    "kafka-latency": (30_000, ()),
+    "kafka-transactions": (1_000_000, ()),
+    "kafka-memory": (10_000_000, ()),
 }
-IN_ALL = ("capture", "snapshot", "pipeline", "latency", "kmeans")
+GROUPS = {
+    "all": ("capture", "snapshot", "pipeline", "latency", "kmeans"),
+    "kafka": ("kafka-read", "kafka-capture", "kafka-latency", "kafka-transactions"),
+}
 
 
 def machine() -> dict[str, Any]:
@@ -32,40 +45,59 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what was measured."""
-    names = ("headrace", "numpy", "pyarrow", "psycopg", "apsw", "adbc-driver-postgresql")
+    names = ("headrace", "numpy", "pyarrow", "psycopg", "apsw", "adbc-driver-postgresql", "confluent-kafka", "fastavro")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def measure(name: str, rows: int | None) -> dict[str, Any]:
+def measure(name: str, rows: int | None, *, profile: bool = False) -> dict[str, Any]:
     """One benchmark's figures: the first one on top, the others under ``also``."""
     default, targets = BENCHMARKS[name]
-    found = importlib.import_module(f"benchmarks.{name}").run(rows or default)
+    run = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").run
+    if profile and "profile" not in inspect.signature(run).parameters:
+        raise SystemExit(f"{name} has no --profile; those of the group kafka have")
+    found = run(rows or default, profile=True) if profile else run(rows or default)
     for figure, target in zip(found, targets, strict=False):
         if target is not None:
             figure["target"] = target
     return {**found[0], "machine": machine(), "versions": versions(), "also": found[1:]}
 
 
+def verdict(figure: dict[str, Any]) -> str:
+    """Whether a figure's ratio is where it should be; "" where nothing is asked.
+
+    >>> verdict({"ratio": 0.5, "target": 0.4}), verdict({"ratio": 1.2, "at_most": 1.1}), verdict({"ratio": 1.0})
+    ('target 0.4 PASS', 'target <= 1.1 MISS', '')
+    """
+    if "at_most" in figure:
+        return f"target <= {figure['at_most']} {'PASS' if figure['ratio'] <= figure['at_most'] else 'MISS'}"
+    if "target" in figure:
+        return f"target {figure['target']} {'PASS' if figure['ratio'] >= figure['target'] else 'MISS'}"
+    return ""
+
+
 def show(result: dict[str, Any]) -> None:
     """A line for each figure."""
     for figure in (result, *result["also"]):
-        target = f" (target {figure['target']})" if "target" in figure else ""
         print(
-            f"{figure['name']:<16} ours {figure['ours']:>14,.1f}  reference {figure['reference']:>14,.1f} "
-            f"{figure['unit']:<7} ratio {figure['ratio']:.2f}{target}"
+            f"{figure['name']:<20} ours {figure['ours']:>14,.1f}  reference {figure['reference']:>14,.1f} "
+            f"{figure['unit']:<7} ratio {figure['ratio']:6.2f} {verdict(figure)}".rstrip()
         )
-        if "picture" in figure:
-            print(figure["picture"])
+        for part in ("picture", "profile"):
+            if figure.get(part):
+                print(figure[part])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=[*BENCHMARKS, "all"])
+    parser.add_argument("name", choices=[*BENCHMARKS, *GROUPS])
     parser.add_argument("--rows", type=int)
     parser.add_argument("--json", action="store_true", help="one JSON object a benchmark on standard output")
+    parser.add_argument("--profile", action="store_true", help="the busiest functions of our side (needs py-spy)")
     arguments = parser.parse_args()
-    for name in IN_ALL if arguments.name == "all" else (arguments.name,):
-        result = measure(name, arguments.rows)
+    for name in GROUPS.get(arguments.name, (arguments.name,)):
+        if not arguments.json:
+            print(f"{name}, {arguments.rows or BENCHMARKS[name][0]:,} rows", flush=True)
+        result = measure(name, arguments.rows, profile=arguments.profile)
         if arguments.json:
             print(json.dumps(result))
         else:

@@ -10,11 +10,10 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -22,7 +21,9 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
+from headrace import cli_topics
 from headrace.app import App
+from headrace.cli_log import JsonOption, LogOption, looking, reading, writing
 from headrace.console import (
     model_line,
     model_rows,
@@ -31,32 +32,22 @@ from headrace.console import (
     replay_progress,
     running_line,
     short_model,
-    short_topic,
     talk,
-    topic_row,
 )
 from headrace.errors import DeclarationError, HeadraceError, LogError
-from headrace.log import open_log
-from headrace.log.base import Log, TopicInfo
-from headrace.messages import messages, rows, to_json
-from headrace.plan import INTERNAL
+from headrace.log.base import Log
+from headrace.log.kafka_view import KafkaView
+from headrace.messages import to_json
 from headrace.registry import models as registry
 
 app = typer.Typer(
     help="Machine learning on live database changes.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
-topics = typer.Typer(help="Look at a log's topics.", no_args_is_help=True)
 models = typer.Typer(help="Look at a log's models, and reset them.", no_args_is_help=True)
 app.add_typer(demo, name="demo")
-app.add_typer(topics, name="topics")
+app.add_typer(cli_topics.topics, name="topics")
 app.add_typer(models, name="models")
-
-LogOption = Annotated[
-    Path | None,
-    typer.Option("--log", envvar="HEADRACE_LOG", help="The log's file; the only *.headrace here if left out."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON on standard output.")]
 
 
 class Flavour(StrEnum):
@@ -101,6 +92,9 @@ def run(
     until_caught_up: Annotated[
         bool, typer.Option("--until-caught-up", help="End when everything committed before now is dealt with.")
     ] = False,
+    log: Annotated[
+        str | None, typer.Option("--log", help="A path or kafka://host:port[/NAME], in place of the file's.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the pipeline in a file until SIGINT or SIGTERM.
@@ -108,13 +102,14 @@ def run(
     Example: headrace run iris.py --until-caught-up
     """
     pipeline = load_app(file)
+    pipeline.log = log or pipeline.log
     if not as_json:
         talk.print(str(pipeline.plan()), markup=False, highlight=False, soft_wrap=True)
     live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
     with live if talk.is_terminal and not as_json else nullcontext():
         pipeline.run(until="caught-up" if until_caught_up else None)
-    with _reading(Path(pipeline.log)) as log:
-        models = model_rows(log)
+    with reading(pipeline.log, name=pipeline.name, formats=pipeline.plan().formats) as held:
+        models = model_rows(held)
     if as_json:
         print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models}))
     else:
@@ -162,72 +157,6 @@ def demo_iris(
         print(to_json(result))
 
 
-@topics.command("list")
-def topics_list(
-    log: LogOption = None,
-    as_json: JsonOption = False,
-    internal: Annotated[bool, typer.Option("--internal", help="Headrace's own topics too.")] = False,
-) -> None:
-    """Rows, bytes, first and last offset and time of every topic.
-
-    Example: headrace topics list --log iris.headrace
-    """
-    with _reading(log) as held:
-        infos = [topic_row(info) for info in held.topics().values() if internal or not info.name.startswith(INTERNAL)]
-    if as_json:
-        print(to_json(infos))
-    else:
-        print_table([short_topic(info) for info in infos], title="topics")
-
-
-@topics.command("show")
-def topics_show(topic: Annotated[str, typer.Argument()], log: LogOption = None, as_json: JsonOption = False) -> None:
-    """One topic: its figures, its key and its columns.
-
-    Example: headrace topics show iris_predictions --log iris.headrace
-    """
-    from headrace.batch import Batch
-
-    with _reading(log) as held:
-        info = _topic(held, topic)
-        entries = held.read_topic(topic, offset=max(info.first, info.end - 1))
-        batch = Batch(entries[-1].records) if entries else None
-    columns = [] if batch is None else [{"column": f.name, "type": str(f.type)} for f in batch.schema]
-    about = {**topic_row(info), "key": [] if batch is None else list(batch.key_columns), "columns": columns}
-    if as_json:
-        print(to_json(about))
-    else:
-        print_table([{k: v for k, v in about.items() if k != "columns"}])
-        print_table(columns, title="columns")
-
-
-@topics.command("cat")
-def topics_cat(
-    topic: Annotated[str | None, typer.Argument(help="The topic; or --all.")] = None,
-    log: LogOption = None,
-    start: Annotated[int | None, typer.Option("--from", min=0, help="First offset.")] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="At most so many rows.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as rows arrive.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With offset, ts, headers and key, as kcat -J.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Every topic, in the order of the log.")] = False,
-) -> None:
-    """Rows as JSON, one a line, up to the last offset.
-
-    Example: headrace topics cat iris_predictions --log iris.headrace --limit 3
-    """
-    if (topic is None) == (not everything):
-        raise typer.BadParameter("name a topic, or give --all")
-    printed = 0
-    with _reading(log) as held:
-        if topic is not None:
-            _topic(held, topic)
-        for line in _lines(held, topic, start, follow, as_json):
-            if limit is not None and printed >= limit:
-                break
-            print(line, flush=follow)
-            printed += 1
-
-
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help='SQL (DuckDB); topics are tables: "flink.public.iris_train".')],
@@ -239,10 +168,13 @@ def sql(
 
     Example: headrace sql 'select prediction, count(*) from iris_predictions group by 1' --log iris.headrace
     """
-    from headrace.query import query_topics
+    from headrace.query import query_topics, topic_table
 
-    with _reading(log) as held:
-        table = query_topics(held, query)
+    with looking(log) as held:
+        if isinstance(held, KafkaView):
+            table = query_topics(held, query, cli_topics.view_table)
+        else:
+            table = query_topics(held, query, topic_table)
     if csv:
         print_csv(table)
     elif as_json:
@@ -257,7 +189,7 @@ def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
 
     Example: headrace models list --log iris.headrace
     """
-    with _reading(log) as held:
+    with reading(log) as held:
         found = model_rows(held)
     if as_json:
         print(to_json(found))
@@ -271,7 +203,7 @@ def models_show(name: Annotated[str, typer.Argument()], log: LogOption = None, a
 
     Example: headrace models show species --log iris.headrace
     """
-    with _reading(log) as held:
+    with reading(log) as held:
         about = next((row for row in model_rows(held) if row["model"] == name), None)
         if about is None:
             raise _no_model(held, name)
@@ -298,14 +230,12 @@ def models_reset(
 
     Example: headrace models reset species --log iris.headrace
     """
-    held = open_log(str(_log_path(log)), writer=True)
-    try:
-        with held.transaction() as txn:
-            version = registry.reset(held, txn, name, relearn=start is Start.earliest, ts_us=time.time_ns() // 1000)
-    except KeyError:
-        raise _no_model(held, name) from None
-    finally:
-        held.close()
+    with writing(log) as held:
+        try:
+            with held.transaction() as txn:
+                version = registry.reset(held, txn, name, relearn=start is Start.earliest, ts_us=time.time_ns() // 1000)
+        except KeyError:
+            raise _no_model(held, name) from None
     if as_json:
         print(to_json({"model": name, "version": version, "from": start.value}))
     else:
@@ -327,9 +257,9 @@ def verify(
     from headrace.engines.local.verify import verify as replay_and_compare
 
     pipeline = load_app(file)
-    path = Path(log) if log is not None else Path(pipeline.log)
-    with _reading(path) as held:
-        report = replay_and_compare(pipeline.plan(), held, on_step=None if as_json else replay_progress())
+    plan = pipeline.plan()
+    with reading(log or pipeline.log, name=pipeline.name, formats=plan.formats) as held:
+        report = replay_and_compare(plan, held, on_step=None if as_json else replay_progress())
     if as_json:
         print(json.dumps(report.to_dict(), ensure_ascii=False))
     else:
@@ -379,77 +309,6 @@ def load_app(file: str) -> App:
     return next(iter(distinct.values()))
 
 
-def _log_path(log: Path | None) -> Path:
-    if log is not None:
-        return log
-    here = sorted(Path.cwd().glob("*.headrace"))
-    if len(here) != 1:
-        found = ", ".join(path.name for path in here) or "none"
-        raise DeclarationError(f"which log? *.headrace in this directory: {found}", advice="Give --log PATH.")
-    return here[0]
-
-
-@contextmanager
-def _reading(log: Path | None) -> Iterator[Log]:
-    held = open_log(str(_log_path(log)), writer=False)
-    try:
-        yield held
-    finally:
-        held.close()
-
-
-def _topic(log: Log, name: str) -> TopicInfo:
-    infos = log.topics()
-    if name not in infos:
-        known = ", ".join(one for one in infos if not one.startswith(INTERNAL)) or "none"
-        raise LogError(f"the log has no topic «{name}»", advice=f"Its topics: {known}.")
-    return infos[name]
-
-
 def _no_model(log: Log, name: str) -> LogError:
     known = ", ".join(log.records("model")) or "none"
     return LogError(f"the log has no model «{name}»", advice=f"Its models: {known}.")
-
-
-def _lines(log: Log, topic: str | None, start: int | None, follow: bool, as_json: bool) -> Iterator[str]:
-    convert = messages if as_json else rows
-    source = _tail_topic(log, topic, start or 0) if topic is not None else _tail_all(log, start or 0)
-    while True:
-        advanced = False
-        for entry, first in source():
-            for row in convert(entry, first, entry.offset + entry.records.num_rows):
-                yield to_json(row if as_json or topic is not None else {"topic": entry.topic, **row})
-            advanced = True
-        if not advanced:
-            if not follow:
-                return
-            time.sleep(0.05)
-
-
-def _tail_topic(log: Log, topic: str, offset: int) -> Callable[[], Iterator[tuple[Any, int]]]:
-    at = offset
-
-    def more() -> Iterator[tuple[Any, int]]:
-        nonlocal at
-        for entry in log.read_topic(topic, offset=at, limit=8192):
-            end = entry.offset + entry.records.num_rows
-            if end > at:
-                first = max(at, entry.offset)
-                at = end
-                yield entry, first
-
-    return more
-
-
-def _tail_all(log: Log, offset: int) -> Callable[[], Iterator[tuple[Any, int]]]:
-    after = 0
-
-    def more() -> Iterator[tuple[Any, int]]:
-        nonlocal after
-        for entry in log.read(after=after, limit=8192):
-            after = entry.slice
-            end = entry.offset + entry.records.num_rows
-            if not entry.topic.startswith(INTERNAL) and end > offset:
-                yield entry, max(offset, entry.offset)
-
-    return more

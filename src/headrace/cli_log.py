@@ -16,6 +16,7 @@ from headrace.errors import DeclarationError
 from headrace.kafka.settings import SCHEME, KafkaPlace
 from headrace.log import open_log
 from headrace.log.base import Log
+from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import KafkaView
 from headrace.plan import Formats
 
@@ -86,11 +87,8 @@ def reading(log: str | None, *, name: str = "", formats: Formats | None = None) 
 def writing(log: str | None) -> Iterator[Log]:
     """One pipeline's log, to change records in it."""
     where = location(log)
-    name = ""
-    if where.startswith(SCHEME):
-        with reading(where) as held:
-            place = getattr(held, "place", None)
-            name = place.name if place is not None else ""
+    with reading(where) as held:  # first: opening to write would make one where there is none
+        name = held.place.name if isinstance(held, KafkaLog) else ""
     opened = open_log(where, writer=True, name=name, codec=codec_for())
     try:
         yield opened

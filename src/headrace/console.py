@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,11 +12,13 @@ import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from headrace.app import App
 from headrace.log.base import Log, TopicInfo
+from headrace.log.kafka_view import Seen
 from headrace.registry import models as registry
 from headrace.tables import cell
 
@@ -34,11 +37,33 @@ def topic_row(info: TopicInfo) -> dict[str, Any]:
     }
 
 
+def seen_row(seen: Seen, newest_us: int = 0) -> dict[str, Any]:
+    """A topic of a cluster: of a pipeline by its log, of others by the broker, who counts messages only."""
+    where = {"partitions": len(seen.end), "pipeline": seen.pipeline or None}
+    if seen.info is not None:
+        return {**topic_row(seen.info), **where}
+    one = len(seen.end) == 1 and seen.rows > 0
+    return {
+        "topic": seen.topic,
+        "rows": seen.rows,
+        "bytes": None,
+        "first_offset": seen.first[0] if one else None,
+        "last_offset": seen.end[0] - 1 if one else None,
+        "first_ts": None,
+        "last_ts": time(newest_us),
+        **where,
+    }
+
+
 def short_topic(info: dict[str, Any]) -> dict[str, Any]:
     """A topic's row as it fits a terminal."""
     last = (info["last_ts"] or "")[:19].replace("T", " ")
     offsets = "" if info["last_offset"] is None else f"{info['first_offset']}–{info['last_offset']}"
-    return {"topic": info["topic"], "rows": info["rows"], "bytes": info["bytes"], "offsets": offsets, "last": last}
+    size = "" if info["bytes"] is None else info["bytes"]
+    row = {"topic": info["topic"], "rows": info["rows"], "bytes": size, "offsets": offsets, "last": last}
+    if "pipeline" in info:
+        row = {**row, "last": last[5:], "by": info["pipeline"] or "others"}
+    return row
 
 
 def time(ts_us: int) -> str | None:
@@ -69,8 +94,9 @@ def model_rows(log: Log) -> list[dict[str, Any]]:
 
 def short_model(row: dict[str, Any]) -> dict[str, Any]:
     """A model's row as it fits a terminal."""
-    names = ("model", "version", "position", "rows", "pending", "predicted", "rejected", "size")
-    return {**{name: row[name] for name in names}, "hash": (row["hash"] or "")[:8]}
+    names = ("position", "rows", "pending", "predicted", "rejected")
+    short = {"model": row["model"], "v": row["version"], **{name: row[name] for name in names}}
+    return {**short, "hash": (row["hash"] or "")[:8]}
 
 
 def running_line(pipeline: App) -> Text:
@@ -98,7 +124,7 @@ def print_table(found: list[dict[str, Any]], *, columns: list[str] | None = None
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in names:
         numeric = bool(found) and all(isinstance(row[name], int | float) for row in found)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "topic", overflow="fold")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name in ("topic", "model", "last", "hash"), overflow="fold")
     for row in found:
         table.add_row(*(Text(cell(row[name])) for name in names))
     Console().print(table)
@@ -122,3 +148,12 @@ def replay_progress() -> Callable[[str, int, int], None]:
                 shown.stop()
 
     return on_step
+
+
+@contextmanager
+def copy_progress(*, show: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, where that is a terminal."""
+    columns = (TextColumn("copying"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
+    with Progress(*columns, console=talk, transient=True, disable=not (show and talk.is_terminal)) as bar:
+        task = bar.add_task("rows", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

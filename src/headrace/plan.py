@@ -22,6 +22,7 @@ from headrace.learn.base import Learner
 from headrace.transform.expressions import Operation, Text, WithColumns
 
 INTERNAL = "__headrace"
+ARRIVAL = "each partition in its order, between them as they arrive (recorded, and replayed so)"
 PREDICTION_COLUMNS = ("prediction", "status", "model", "model_version", "model_position")
 
 
@@ -231,6 +232,22 @@ class Plan:
         """Topic -> task that writes it."""
         return {output.topic: task.name for task in self.tasks for output in task.outputs}
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Topics of the log's cluster that nobody in this plan writes, as far as the plan alone can tell."""
+        if not self.on_kafka:
+            return ()
+        read = dict.fromkeys(topic for task in self.tasks for topic in task.topics)
+        prefixes = [source.prefix for source in self.sources]
+        return tuple(
+            topic
+            for topic in read
+            if topic not in self.written
+            and not topic.endswith(".dlq")
+            and not any(topic.startswith(f"{prefix}.") for prefix in prefixes)
+            and not any(one.matches(topic) for one in self.topics)
+        )
+
     def first_tables(self, prefix: str) -> tuple[str, ...]:
         """Tables (``schema.table``) of a source that models learn from: a snapshot reads them first."""
         topics = [stream.topic for model in self.models for stream in model.learn]
@@ -278,7 +295,8 @@ class Plan:
             "topics": [
                 {"prefix": t.prefix, "kafka": t.kafka or self.log, "tables": list(t.tables), "order": _order(t)}
                 for t in self.topics
-            ],
+            ]
+            + [{"topic": topic, "kafka": self.log, "order": ARRIVAL} for topic in self.foreign],
             "models": [
                 {
                     "name": m.name,
@@ -303,6 +321,8 @@ class Plan:
         for topics in self.topics:
             where = topics.kafka or self.log
             lines.append(f"├─ debezium «{topics.prefix}»  {where}  {', '.join(topics.tables)}; {_order(topics)}")
+        for topic in self.foreign:
+            lines.append(f"├─ topic {topic}: {ARRIVAL}; in its own order where another pipeline of ours writes it")
         for task in self.tasks:
             lines += _draw(task)
         return "\n".join(lines)
@@ -312,8 +332,7 @@ def _order(topics: TopicsPlan) -> str:
     """Which order of rows is possible, in words."""
     if topics.transactions:
         return "in commit order, by its transaction topic"
-    arrival = "each partition in its order, between them as they arrive (recorded, and replayed so)"
-    return arrival if topics.transactions is False else f"in commit order where a transaction topic is; else {arrival}"
+    return ARRIVAL if topics.transactions is False else f"in commit order where a transaction topic is; else {ARRIVAL}"
 
 
 def _draw(task: Task) -> list[str]:

@@ -118,7 +118,7 @@ def committed(bootstrap: str, topic: str, *, at: Any = None) -> list[Any]:
     """What a consumer that has nothing to do with us sees of a topic, with ``read_committed``, partition by partition.
 
     Args:
-        at: a function of each message; its value from JSON by default.
+        at: a function of each message; by default its value from JSON, None where there is none.
     """
     consumer = Consumer(
         {
@@ -142,7 +142,7 @@ def committed(bootstrap: str, topic: str, *, at: Any = None) -> list[Any]:
             assert time.monotonic() < deadline, f"{topic} does not come to its end"
             for message in consumer.consume(10_000, 0.1):
                 if message.error() is None:
-                    found[message.partition()].append(at(message) if at else json.loads(message.value()))
+                    found[message.partition()].append(at(message) if at else json.loads(message.value() or b"null"))
                 elif message.error().code() == KafkaError._PARTITION_EOF:
                     ended.add(message.partition())
         return [one for number in sorted(found) for one in found[number]]

@@ -1,7 +1,7 @@
 """SIGKILL at every edge of a commit, and at random, with Kafka as the log or as the source.
 
-What the killed runs leave is compared with one run that nobody killed, on another kind of log; it is read by our log, by
-a consumer that has nothing to do with us, and by a replay.
+What the killed runs leave is compared with one run that nobody killed, on another kind of log; our log reads it, and a
+consumer that has nothing to do with us, and a replay.
 """
 
 from __future__ import annotations
@@ -88,14 +88,10 @@ def same(broker: KafkaBroker, log: str, reference: Path, *, positions: bool = Tr
     for name in whole:
         assert killed[name] == whole[name], name
     for topic in harness.OUTPUTS:
-        rows = [row for row in whole[topic] if row["__op"] != "d"]
-        seen = [row for row in harness.committed(broker.bootstrap, topic, at=_json) if row and not _deleted(row)]
+        rows = [row for row in whole[topic] if row["__op"] != ord("d")]
+        seen = [row for row in harness.committed(broker.bootstrap, topic) if row and not _deleted(row)]
         assert [_comparable(row) for row in seen] == [_comparable(row) for row in rows], topic
     harness.verify(pipeline.build("postgresql://nowhere/none", log))
-
-
-def _json(message: Any) -> Any:
-    return json.loads(message.value() or b"null")
 
 
 def _deleted(row: dict[str, Any]) -> bool:
@@ -191,7 +187,9 @@ def foreign_locations(broker: KafkaBroker, kind: str, tmp_path: Path) -> str:
 
 
 def same_foreign(broker: KafkaBroker, log: str, reference: Path) -> None:
-    """Topic by topic: between topics, arrival decides anew in each run."""
+    """Each topic, and what was learned. What arrived together is one transaction, and arrival decides anew in each run:
+    which model answered a row is compared by the replay.
+    """
     found, whole = (
         harness.contents(one, name=name, outputs=foreign.OUTPUTS, models=("counted",))
         for one, name in ((log, "foreign"), (reference, "whole"))
@@ -201,13 +199,15 @@ def same_foreign(broker: KafkaBroker, log: str, reference: Path) -> None:
         assert _topics_own(found[name]) == _topics_own(whole[name]), name
     if log.startswith("kafka://"):
         for topic in ("answered", "copied"):
-            seen = [row["id"] for row in harness.committed(broker.bootstrap, topic)]
-            assert seen == [row["id"] for row in whole[topic]], topic
+            seen = [row["id"] for row in harness.committed(broker.bootstrap, topic) if row]
+            assert seen == [row["id"] for row in whole[topic] if row["__op"] != ord("d")], topic
     harness.verify(foreign.build(f"kafka://{broker.bootstrap}", log))
 
 
 def _topics_own(rows: Any) -> Any:
-    return [harness._without_position(row) for row in rows] if isinstance(rows, list) else rows[:3]
+    if not isinstance(rows, list):
+        return rows[:3]
+    return [{k: v for k, v in harness._without_position(row).items() if k != "prediction"} for row in rows]
 
 
 @pytest.mark.parametrize("kind", ["kafka", "sqlite"])

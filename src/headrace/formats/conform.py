@@ -272,16 +272,17 @@ def _time(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return _time_of_text(array, kind)
     if pa.types.is_time(array.type):
         return array.cast(kind)
-    numbers = _in_unit(array, kind.unit)
-    return numbers.cast(pa.int32()).view(kind) if pa.types.is_time32(kind) else numbers.view(kind)
+    return _checked_time(_in_unit(array, kind.unit), kind)
 
 
 def _time_of_text(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     dated = pc.binary_join_element_wise(pa.scalar("1970-01-01T", TEXT), texts.cast(TEXT), pa.scalar("", TEXT))
-    numbers = instants.from_iso(dated, kind.unit)
-    top = 86_400 * instants.PER_SECOND[kind.unit]
+    return _checked_time(instants.from_iso(dated, kind.unit), kind)
+
+
+def _checked_time(numbers: pa.Array, kind: pa.DataType) -> pa.Array:
     values = np.asarray(pc.fill_null(numbers, 0))
-    if (values < 0).any() or (values >= top).any():
+    if (values < 0).any() or (values >= 86_400 * instants.PER_SECOND[kind.unit]).any():
         raise ValueError("is not a time of day")
     return numbers.cast(pa.int32()).view(kind) if pa.types.is_time32(kind) else numbers.view(kind)
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.formats import json_rows
 from headrace.formats.json_numbers import read_numbers
@@ -108,9 +109,28 @@ def parse(
             pass
     if not good:
         return [], bad
+    parts: list[Parsed] = []
+    if types is not None and whole and not by_row:
+        parts, good = _all_but_special(values, good, types)
     # Duplicated names pass the quick reader.
     exact, doubled = json_rows.load_exactly([(i, values[i]) for i in good])
-    return (_from_rows(exact, types, whole, deep) if exact else []), sorted(bad + doubled)
+    if exact:
+        parts += _from_rows(exact, types, whole, deep)
+    return parts, sorted(bad + doubled)
+
+
+def _all_but_special(values: Sequence[bytes], good: list[int], types: pa.Schema) -> tuple[list[Parsed], list[int]]:
+    """Messages without "NaN" and "Infinity", which are mostly all that keeps Arrow's reader off; and the others."""
+    special = [i for i in good if b'"NaN"' in values[i] or b'Infinity"' in values[i]]
+    if not special or len(special) == len(good):
+        return [], good
+    found = set(special)
+    usual = [i for i in good if i not in found]
+    kept = [values[i] for i in usual]
+    try:
+        return [Parsed(_read(kept, Lines(kept), types, True), np.asarray(usual))], special
+    except (pa.ArrowException, ValueError):
+        return [], good
 
 
 def _from_rows(kept: list[Row], types: pa.Schema | None, whole: bool, deep: Sequence[str]) -> list[Parsed]:
@@ -151,7 +171,7 @@ def _read(values: Sequence[bytes], lines: Lines, types: pa.Schema | None, whole:
         data.decode()  # Arrow's reader does not check that texts are UTF-8
     if not table.num_columns:
         return _no_columns(len(values))
-    if any(_has_null_items(field.type) for field in table.schema):
+    if any(_has_null_items(column.type) and not _is_empty(column) for column in table.columns):
         raise ValueError("lists of nulls: Arrow's reader gives them a wrong length")
     records = table.combine_chunks().to_batches()[0]
     if types is None or not whole:
@@ -244,6 +264,11 @@ def _has_null_items(kind: pa.DataType, *, inside: bool = False) -> bool:
         return inside
     inside = inside or pa.types.is_list(kind)
     return any(_has_null_items(kind.field(i).type, inside=inside) for i in range(kind.num_fields))
+
+
+def _is_empty(column: pa.ChunkedArray) -> bool:
+    """Whether a list column has no items at all; columns of other types are said to have some."""
+    return pa.types.is_list(column.type) and not (pc.max(pc.list_value_length(column)).as_py() or 0)
 
 
 def _refuse_long_integers(records: pa.RecordBatch) -> None:

@@ -19,6 +19,7 @@ from headrace.formats.debezium import Events
 from headrace.formats.headers import EventHeaders, read_event_headers, topic_source
 from headrace.formats.json_keys import KeyReader
 from headrace.formats.json_parse import Lines, object_names, parse
+from headrace.formats.selection import take, take_records
 from headrace.wire import WireMessages
 
 Ints = npt.NDArray[np.int64]
@@ -233,18 +234,22 @@ class Reader:
         types, whole, by_row = _types(readings)
         parts, bad = parse([one for one in before if one is not None], types, whole=whole, by_row=by_row)
         self.bad += [(int(events.rows[where[i]]), f"header «__before»: {why}") for i, why in bad]
-        if len(parts) != 1:
+        if not parts:
             return None
+        found: list[tuple[pa.RecordBatch, Ints]] = []
+        for part in parts:
+            columns, kept, wrong = _in_final_types(part.columns, readings, found[0][0].schema if found else None)
+            self.bad += [(int(events.rows[where[part.rows[i]]]), f"header «__before»: {why}") for i, why in wrong]
+            found.append((columns, where[part.rows[kept]]))
+        rows = np.concatenate([at for _, at in found])
+        table = pa.Table.from_batches([columns for columns, _ in found]).combine_chunks()
         n = events.rows.size
         at = np.zeros(n, np.int64)
         has = np.zeros(n, bool)
-        rows = where[parts[0].rows]
         at[rows], has[rows] = np.arange(rows.size), True
-        indices = pa.array(at, mask=~has)
-        columns = parts[0].columns
-        events.before = {name: array.take(indices) for name, array in zip(columns.schema.names, columns, strict=True)}
+        events.before = {one.name: _spread(table.column(one.name), at, has) for one in table.schema}
         events.has_before = has
-        return readings
+        return None if readings is None else [Reading(one.field, None, lambda array: array) for one in readings]
 
     def _convert(self, events: Events, readings: list[Reading] | None, old: list[Reading] | None = None) -> None:
         n = events.rows.size
@@ -390,6 +395,33 @@ def _has_map(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _has_map(kind.value_type)
     return pa.types.is_map(kind) or any(_has_map(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _in_final_types(
+    raw: pa.RecordBatch, readings: list[Reading] | None, schema: pa.Schema | None
+) -> tuple[pa.RecordBatch, Ints, list[tuple[int, str]]]:
+    """Rows in their final types, or else in those of ``schema``; which rows fit, and why the others do not."""
+    if readings is None:
+        readings = [reading(one) for one in (raw.schema if schema is None else schema)]
+    reasons: dict[int, str] = {}
+    columns = []
+    for one in readings:
+        known = one.field.name in raw.schema.names
+        array, bad = fitting(raw.column(one.field.name), one) if known else (pa.nulls(len(raw), one.field.type), [])
+        columns.append((one.field, array))
+        reasons.update(bad)
+    kept = np.setdiff1d(np.arange(len(raw)), np.array(list(reasons), np.int64))
+    records = _of_fields(columns, len(raw))
+    return take_records(records, kept) if reasons else records, kept, list(reasons.items())
+
+
+def _spread(column: pa.ChunkedArray, at: Ints, has: Mask) -> pa.Array:
+    """Values at the rows that have one, nulls between."""
+    array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    pieces = []
+    for start, end in json_shapes.runs(has):
+        pieces.append(take(array, at[start:end]) if has[start] else pa.nulls(end - start, array.type))
+    return pa.concat_arrays(pieces)
 
 
 def _records(columns: Sequence[tuple[str, pa.Array]], n: int) -> pa.RecordBatch:

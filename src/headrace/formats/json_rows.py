@@ -93,7 +93,8 @@ def _exactly(value: bytes) -> tuple[dict[str, Any] | None, str]:
     try:
         text = value.decode()
         found = json.loads(text, parse_float=_float, parse_int=Number, parse_constant=Number, object_pairs_hook=_unique)
-        json.dumps(found, ensure_ascii=False).encode()
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         return None, f"invalid UTF-8 at byte {error.start}"
     except UnicodeEncodeError:

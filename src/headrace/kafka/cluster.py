@@ -62,9 +62,14 @@ class Cluster:
             time.sleep(wait)
             wait = min(1.0, wait * 2)
 
-    def topics(self) -> dict[str, int]:
-        """Every topic of the cluster, with the number of its partitions."""
-        found = self.patiently("listing topics", lambda: self._admin.list_topics(timeout=REQUEST_SECONDS))
+    def topics(self, *, patience: float | None = None) -> dict[str, int]:
+        """Every topic of the cluster, with the number of its partitions.
+
+        Args:
+            patience: seconds to wait for a broker that is away, other than the cluster's.
+        """
+        once = REQUEST_SECONDS if patience is None else min(REQUEST_SECONDS, max(1.0, patience))
+        found = self.patiently("listing topics", lambda: self._admin.list_topics(timeout=once), patience=patience)
         return {name: len(one.partitions) for name, one in sorted(found.topics.items()) if one.error is None}
 
     def partitions(self, topic: str) -> int:

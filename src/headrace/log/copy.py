@@ -24,6 +24,7 @@ from headrace.log import open_log
 from headrace.log.base import Entry, Log, Transaction
 from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec
 from headrace.log.kafka_topics import COPYING
+from headrace.log.kafka_view import pipelines
 
 ROWS_AT_ONCE = 32_768
 STEPS = ".steps"
@@ -76,6 +77,7 @@ def copy_log(
         LogLocked: somebody writes the original.
     """
     clock = _EntryClock()
+    source = _with_name(source)
     with contextlib.closing(_open_source(source, codec)) as held:
         target = _named(target, held)
         if target == source:
@@ -160,6 +162,22 @@ def _open_source(location: str, codec: Codec) -> Log:
     return open_log(location, writer=True)
 
 
+def _with_name(source: str) -> str:
+    """A pipeline on a cluster by its name: the only one there, where none is given."""
+    if not source.startswith(SCHEME):
+        return source
+    place = KafkaPlace.parse(source)
+    if place.name:
+        return source
+    names = pipelines(Cluster(place))
+    if len(names) != 1:
+        raise DeclarationError(
+            f"{len(names)} pipelines have logs on {place.bootstrap}: {', '.join(names) or 'none'}",
+            advice=f"Say which: --from {place.location}/NAME",
+        )
+    return f"{place.location}/{names[0]}"
+
+
 def _named(target: str, source: Log) -> str:
     """A target on a cluster with its name: the pipeline's, where none is given."""
     if not target.startswith(SCHEME):
@@ -238,7 +256,7 @@ def _begun(there: Log, origin: str, place: KafkaPlace) -> bool:
     if not marks and not there.topics() and not there.kinds():
         return False
     what = f"half of a copy of {marks[''].decode()}" if marks else "a log"
-    raise LogError(f"there is {what} at {place.location} already", advice=f"Give another name: --to {place.location}-2")
+    raise LogError(f"there is {what} at {place.location} already", advice="Copy to another cluster, or delete that log's topics first.")
 
 
 def _refuse_taken(cluster: Cluster, place: KafkaPlace, topics: list[str]) -> None:

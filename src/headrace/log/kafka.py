@@ -18,6 +18,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
+import logging
 import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import NamedTuple
@@ -38,6 +39,8 @@ from headrace.log.kafka_load import Loader
 from headrace.log.kafka_topics import COPYING, FORM, HEAD, OURS, TOPIC, Form, Head
 from headrace.log.kafka_writer import STAGED_IN_MEMORY, Cached, KafkaTransaction, Staged
 from headrace.log.slices import Stored
+
+logger = logging.getLogger("headrace")
 
 TAIL_BYTES = 128 << 20
 TAIL_ENTRIES = 100_000
@@ -130,6 +133,8 @@ class KafkaLog:
             )
 
     def _say(self, status: str) -> None:
+        if status and not self.status:
+            logger.warning("%s", status)
         self.status = status
 
     def _follow(self) -> None:

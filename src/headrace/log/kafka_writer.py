@@ -328,6 +328,14 @@ class KafkaTransaction:
         fault("log.before-commit")
         if self.changed:
             producer = self._log.producer
+            # On their way with the rows: a partition's first message in a transaction costs a question of the broker's.
+            changes = list(self._log.changelog.changes(self._all_puts()))
+            producer.send(
+                self._log.changelog_topic,
+                [key for key, _ in changes],
+                [value for _, value in changes],
+                [()] * len(changes),
+            )
             if self.entries or self.staged:
                 producer.deliver()
             for cached in self.entries:
@@ -337,21 +345,20 @@ class KafkaTransaction:
                 if one.sent is not None:
                     one.place = one.sent.places[0]
             fault("log.delivered")
-            for last, record in dump_slices([cached.stored for cached in self.entries]):
+            for last, record in dump_slices(self._slices()):
                 producer.send(self._log.slices_topic, [None], [record], [()], timestamp=last)
-            changes = list(self._log.changelog.changes(self._all_puts()))
-            producer.send(
-                self._log.changelog_topic,
-                [key for key, _ in changes],
-                [value for _, value in changes],
-                [()] * len(changes),
-            )
             fault("log.sent")
             producer.commit()
             for key, value in changes:
                 self._log.changelog.apply(key, value)
         fault("log.after-commit")
         self.end()
+
+    def _slices(self) -> list[Stored]:
+        """The entries; readers wait for the last slice, and so a restored one without any is an empty entry."""
+        stored = [cached.stored for cached in self.entries]
+        written = stored[-1].slice if stored else self._log.last_slice
+        return stored if self.last_slice <= written else [*stored, replace(_NOWHERE, slice=self.last_slice)]
 
     def _all_puts(self) -> Mapping[tuple[str, str], Value | None]:
         puts = dict(self.puts)

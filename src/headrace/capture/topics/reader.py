@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace.capture.topics.offsets import Offsets, Where
-from headrace.errors import LogTruncated
+from headrace.errors import LogTruncated, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
-from headrace.kafka.fetch import consumer_properties, errors_among, receive, truncated
+from headrace.kafka.fetch import consumer_properties, errors_among, make_known, receive, truncated
 from headrace.kafka.settings import KafkaPlace
 
 LOOK_FOR_TOPICS_S = 0.5
 LOOK_FOR_PARTITIONS_S = 5.0
+LOOK_FOR_BROKERS_S = 0.2
 
 
 class TopicsReader:
@@ -45,6 +46,7 @@ class TopicsReader:
         self._held: set[Where] = set()
         self._look_at = 0.0
         self.missing: tuple[str, ...] = tuple(topics)
+        self.away = ""
 
     def receive(self, timeout: float) -> dict[Where, list[Any]]:
         """Messages that have arrived, by partition, each in the order of its offsets; waits for the first.
@@ -100,15 +102,25 @@ class TopicsReader:
             oldest = self._cluster.beginnings(where[0]).get(where[1])
             raise truncated(*where, self._next[where], oldest, self._place.location)
         failure = translate(error, f"reading «{where[0]}»" if where[0] else "reading", self._place.location)
-        if not failure.retry:
+        if not failure.retry and not isinstance(failure, LogTruncated):
             raise failure
+        # The broker is away, or says that a topic is not there: see which of the two at the next look.
+        self._look_at = 0.0
 
     def _look(self) -> None:
-        """See whether topics or partitions have come since; now and then."""
-        now = time.monotonic()
-        if now < self._look_at:
+        """See whether topics or partitions have come since; now and then. A broker that is away is waited for."""
+        if time.monotonic() < self._look_at:
             return
-        there = self._cluster.topics()
+        try:
+            self._look_now()
+            self.away = ""
+        except LogUnavailable as error:
+            self.away = error.message
+            self._look_at = time.monotonic() + LOOK_FOR_BROKERS_S
+
+    def _look_now(self) -> None:
+        now = time.monotonic()
+        there = self._cluster.topics(patience=0.0)
         self._refuse_replaced(there)
         self.missing = tuple(topic for topic in self._topics if topic not in there)
         self._look_at = now + (LOOK_FOR_TOPICS_S if self.missing else LOOK_FOR_PARTITIONS_S)
@@ -148,6 +160,7 @@ class TopicsReader:
             self._consumer = Consumer(
                 consumer_properties(self._place, enable_partition_eof=True) | {"fetch.wait.max.ms": 100}
             )
+        make_known(self._consumer, oldest)
         self._consumer.incremental_assign(assigned)
         self._assigned |= set(new)
 
@@ -161,6 +174,16 @@ class TopicsReader:
         if over:
             self._consumer.incremental_assign([TopicPartition(*where, self._next[where]) for where in over])
         self._held = set(ahead)
+
+    def tell(self) -> None:
+        """Commit the offsets reached for the consumer group, without waiting: others see there how far we are."""
+        from confluent_kafka import TopicPartition
+
+        if self._consumer is not None:
+            offsets = [
+                TopicPartition(*where, offset) for where, offset in self._next.items() if where in self._assigned
+            ]
+            self._consumer.commit(offsets=offsets, asynchronous=True)
 
     def positions(self) -> dict[Where, int]:
         """Next offset of every partition, as a start needs them."""

@@ -7,6 +7,7 @@ log gets copies of the rows. Either way the offsets reached are a record of the 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from headrace.wire import Ints, WireMessages
 KIND = "source"
 ROWS_AT_ONCE = 65_536
 AHEAD_ROWS = 200_000
+TELL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class TopicSource:
         self._reader: TopicsReader | None = None
         self._waiting: dict[Where, list[Any]] = {}
         self._status = ""
+        self._told_at = 0.0
 
     def check(self, log: Log) -> None:
         """See that the cluster answers. Topics that are not there yet are waited for.
@@ -212,7 +215,11 @@ class TopicSource:
         txn.put(KIND, self.name, json.dumps(record).encode())
 
     def acknowledge(self) -> None:
-        """Nothing: whoever wrote the topics does not ask."""
+        """Tell the cluster now and then how far we are: information for its tools, never where a start goes on."""
+        now = time.monotonic()
+        if self._reader is not None and now - self._told_at >= TELL_S:
+            self._told_at = now
+            self._reader.tell()
 
     def idle_lsn(self) -> int | None:
         """None: nothing has to be stored while nothing comes."""
@@ -239,6 +246,8 @@ class TopicSource:
     @property
     def status(self) -> str:
         """What is waited for, for people."""
+        if self._reader is not None and self._reader.away:
+            return f"waiting for {self._place.location}: {self._reader.away}; trying again"
         missing = self._reader.missing if self._reader is not None else ()
         if self._status or not missing:
             return self._status or "reading"

@@ -192,20 +192,32 @@ class Engine:
         return [(source, pieces) for source, pieces in polled if pieces or source.rewound]
 
     def _commit_until_done(self, captured: list[tuple[Source, Sequence[CapturedPiece]]]) -> None:
-        """Commit; a full disk undoes the round, and it is tried again, with the same rows, until there is space."""
+        """Commit; what undoes a round for now (a full disk, a broker or a registry that is away) is waited for.
+
+        The round is tried again, with the same rows.
+        """
         while True:
             ticks = list(self._ticks)
             try:
                 self._commit(captured)
                 return
-            except LogError as error:
-                if not error.retry:
-                    raise
-                self._say_waiting(error)
-                if self._stop.wait(FULL_DISK_WAIT):
-                    raise
-                self.recover()
+            except HeadraceError as error:
+                self._wait_for(error)
                 self._ticks.extendleft(reversed(ticks))
+
+    def _wait_for(self, error: HeadraceError) -> None:
+        """Wait a little, and come to where the log says we are; until that works, or the pipeline is stopped."""
+        while True:
+            if not error.retry:
+                raise error
+            self._say_waiting(error)
+            if self._stop.wait(FULL_DISK_WAIT):
+                raise error
+            try:
+                self.recover()
+                return
+            except HeadraceError as another:
+                error = another
 
     def _commit(self, captured: list[tuple[Source, Sequence[CapturedPiece]]]) -> None:
         counts = dict(self.progress.captured)
@@ -285,7 +297,7 @@ class Engine:
                 try:
                     with self.log.transaction() as txn:
                         source.store(txn, lsn)
-                except LogError as error:
+                except HeadraceError as error:
                     if not error.retry:
                         raise
                     # Nothing is lost: the next idle round tries again.
@@ -324,8 +336,9 @@ class Engine:
             logger.log(logging.WARNING if waiting else logging.INFO, "%s", status)
             self.progress = replace(self.progress, status=status)
 
-    def _say_waiting(self, error: LogError) -> None:
-        self._say(f"waiting for {'disk space' if isinstance(error, LogFull) else 'the log'}: {error.message}")
+    def _say_waiting(self, error: HeadraceError) -> None:
+        what = "disk space" if isinstance(error, LogFull) else "the log" if isinstance(error, LogError) else "a server"
+        self._say(f"waiting for {what}: {error.message}; trying again")
 
     def _say_ignored(self) -> None:
         """Say once for each model that updates and deletes of learned rows are not taken out of it."""

@@ -159,8 +159,8 @@ class Running:
 
     @property
     def status(self) -> str:
-        """One line for people."""
-        return self.engine.progress.status
+        """One line for people. While a log waits for its broker in the middle of a round, it says so itself."""
+        return str(getattr(self.log, "status", "")) or self.engine.progress.status
 
     @property
     def captured(self) -> dict[str, int]:

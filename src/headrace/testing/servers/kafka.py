@@ -112,7 +112,7 @@ class KafkaBroker(JavaServer):
         command = [str(self.java), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *tool, "-c", "server.properties"]
         done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
-            raise ServerFailed(f"Kafka cannot format {self.directory / 'data'}:\n{done.stdout}{done.stderr}")
+            raise ServerFailed(f"{self.name} cannot format {self.directory / 'data'}:\n{done.stdout}{done.stderr}")
 
     def _arguments(self) -> list[str]:
         return ["-Dlog4j2.level=WARN", "-cp", f"{jars('kafka')}/*", "kafka.Kafka", "server.properties"]

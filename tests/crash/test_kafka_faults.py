@@ -1,0 +1,426 @@
+"""What else goes wrong beside a Kafka log and topics of others: brokers that die, zombies, poison, truncation."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import NewPartitions
+
+import headrace as hr
+from headrace.codec import codec_for
+from headrace.errors import LogLocked, LogTruncated
+from headrace.kafka import fetch
+from headrace.log import open_log
+from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer
+
+from . import foreign, harness, pipeline
+from .test_kafka_kill import fresh, produce, same_foreign, write
+
+pytestmark = pytest.mark.xdist_group("kafka")
+POINTS = "f.public.points"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[KafkaBroker]:
+    try:
+        broker = KafkaBroker()
+    except JavaMissing as error:
+        pytest.skip(str(error))
+    with broker:
+        yield broker
+
+
+@pytest.fixture
+def broker(cluster: KafkaBroker) -> KafkaBroker:
+    return fresh(cluster)
+
+
+@pytest.fixture
+def dsn(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"faults_{abs(hash(request.node.name)) % 10**8}"
+    yield harness.database(server, name)
+    harness.drop(server, name)
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> None:
+    """Wait for a condition; fail loudly at the deadline."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout} s"
+        time.sleep(0.02)
+
+
+def send(broker: KafkaBroker, topic: str, *values: bytes | None, partition: int = -1, key: bytes | None = None) -> None:
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 1})
+    for value in values:
+        producer.produce(topic, value, key, partition)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def points(first: int, count: int) -> list[bytes]:
+    return [json.dumps({"id": i, "x": float(i % 9), "y": float(i % 5)}).encode() for i in range(first, first + count)]
+
+
+def topics(broker: KafkaBroker, *names: str, partitions: int = 1) -> str:
+    for name in names or (POINTS, "f.public.names"):
+        broker.create_topic(name, partitions)
+    return f"kafka://{broker.bootstrap}"
+
+
+def ids(broker: KafkaBroker, topic: str) -> list[int]:
+    return [row["id"] for row in harness.committed(broker.bootstrap, topic) if row]
+
+
+def rows(log: str, topic: str, name: str = "foreign") -> list[dict[str, Any]]:
+    held = open_log(log, writer=False, name=name, codec=codec_for())
+    try:
+        found = [pa.Table.from_batches([e.records]) for e in held.read_topic(topic, limit=10**9)]
+        return [row for table in found for row in table.to_pylist()]
+    finally:
+        held.close()
+
+
+# -- a broker that dies --------------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_dies_under_the_log_comes_back(dsn: str, tmp_path: Path, broker: KafkaBroker) -> None:
+    log, whole = f"kafka://{broker.bootstrap}", tmp_path / "whole.headrace"
+    harness.run(dsn, whole, name="whole")
+    with pipeline.build(dsn, log).start() as running:
+        for seed in range(2):
+            write(dsn, seed, 30)
+            broker.kill()
+            write(dsn, seed + 10, 30)
+            until(lambda: "again" in running.status, "noticing that the broker is gone")
+            broker.start()
+            running.wait(60)
+            until(lambda: "again" not in running.status, "taking the status back")
+    harness.run(dsn, whole, name="whole")
+    assert harness.contents(log) == harness.contents(whole)
+    assert ids(broker, "counted_out") == [row["id"] for row in harness.contents(whole)["counted_out"]]
+    harness.verify(pipeline.build(dsn, log))
+
+
+def test_a_broker_that_is_away_for_longer_than_a_delivery_may_take(
+    dsn: str, tmp_path: Path, broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The messages' time is over, so the transaction is undone, and tried again as a new one."""
+    monkeypatch.setattr("headrace.kafka.producer.DELIVERY_MILLISECONDS", 1500)
+    log, whole = f"kafka://{broker.bootstrap}", tmp_path / "whole.headrace"
+    harness.run(dsn, whole, name="whole")
+    with pipeline.build(dsn, log).start() as running:
+        write(dsn, 1, 30)
+        running.wait(60)
+        broker.kill()
+        write(dsn, 2, 30)
+        until(lambda: "undoing" in running.status, "giving the transaction up")
+        broker.start()
+        running.wait(60)
+    harness.run(dsn, whole, name="whole")
+    assert harness.contents(log) == harness.contents(whole)
+    harness.verify(pipeline.build(dsn, log))
+
+
+@pytest.mark.parametrize("kind", ["kafka", "sqlite"])
+def test_a_broker_that_dies_under_topics_of_others_comes_back(kind: str, tmp_path: Path, broker: KafkaBroker) -> None:
+    kafka = topics(broker)
+    log = kafka if kind == "kafka" else str(tmp_path / "killed.headrace")
+    with foreign.build(kafka, log).start() as running:
+        for seed in range(2):
+            produce(broker, seed, 100, first=1000 * seed)
+            running.wait(60)
+            broker.kill()
+            until(lambda: "again" in running.status, "noticing that the broker is gone")
+            broker.start()
+            produce(broker, seed + 5, 100, first=1000 * seed + 500)
+            running.wait(60)
+    harness.run(kafka, tmp_path / "whole.headrace", name="whole", program=harness.FOREIGN)
+    same_foreign(broker, log, tmp_path / "whole.headrace")
+
+
+# -- transactions that others end ----------------------------------------------------------------------------------
+
+
+def test_a_zombie_is_fenced(dsn: str, tmp_path: Path, broker: KafkaBroker) -> None:
+    log, whole = f"kafka://{broker.bootstrap}", tmp_path / "whole.headrace"
+    harness.run(dsn, whole, name="whole")
+    kafka = topics(broker)
+    app = foreign.build(kafka, kafka)
+    with pytest.raises(LogLocked, match="taken over") as caught, app.start() as older:
+        produce(broker, 1, 50)
+        older.wait(60)
+        harness.run(kafka, kafka, program=harness.FOREIGN)
+        produce(broker, 2, 50, first=100)
+        assert older.join(60) is False
+    assert caught.value.exit_code == 1
+    harness.run(kafka, kafka, program=harness.FOREIGN)
+    harness.run(kafka, whole := tmp_path / "other.headrace", name="whole", program=harness.FOREIGN)
+    same_foreign(broker, log, whole)
+
+
+def test_a_process_that_was_stopped_for_longer_than_its_transaction_may_last(
+    tmp_path: Path, broker: KafkaBroker
+) -> None:
+    """The broker undoes what it had begun; it tries again or ends, and a restart is exact."""
+    kafka = topics(broker)
+    produce(broker, 1, 50)
+    harness.run(kafka, kafka, program=harness.FOREIGN)
+    chance = random.Random(3)
+    for number in range(3):
+        environment = {"HEADRACE_KAFKA_TRANSACTION_TIMEOUT_MS": "1000"}
+        child = harness.start(kafka, kafka, program=harness.FOREIGN, environment=environment)
+        produce(broker, number, 200, first=1000 * (number + 1))
+        deadline = time.monotonic() + chance.uniform(0.8, 1.6)
+        until(lambda at=deadline: time.monotonic() > at, "the moment to stop it")
+        if child.poll() is None:
+            os.kill(child.pid, signal.SIGSTOP)
+            deadline = time.monotonic() + 3
+            until(lambda at=deadline: time.monotonic() > at, "the transaction's end")
+            os.kill(child.pid, signal.SIGCONT)
+        _, words = child.communicate(timeout=60)
+        assert child.returncode == 0 or b"Log" in words, words.decode()
+    harness.run(kafka, kafka, program=harness.FOREIGN)
+    harness.run(kafka, tmp_path / "whole.headrace", name="whole", program=harness.FOREIGN)
+    same_foreign(broker, kafka, tmp_path / "whole.headrace")
+
+
+# -- partitions ----------------------------------------------------------------------------------------------------
+
+
+def test_partitions_are_added_in_the_middle(broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.capture.topics.reader.LOOK_FOR_PARTITIONS_S", 0.2)
+    monkeypatch.setattr("headrace.kafka.cluster.METADATA_SECONDS", 0.2)
+    kafka = topics(broker, POINTS, "f.public.names", partitions=2)
+    app = foreign.build(kafka, f"{kafka}?partitions=3")
+    with app.start() as running:
+        produce(broker, 1, 200)
+        running.wait(60)
+        more = [NewPartitions(POINTS, 5), NewPartitions("answered", 6)]
+        for future in broker.admin().create_partitions(more).values():
+            future.result(30)
+        until(lambda: len(broker.admin().list_topics(POINTS, 10).topics[POINTS].partitions) == 5, "the new partitions")
+        produce(broker, 2, 400, first=200)
+        until(lambda: len(app.topic(POINTS).read()) == 600, "reading all partitions")
+        running.wait(60)
+    assert sorted(row["id"] for row in rows(kafka, "answered")) == list(range(600))
+    assert sorted(ids(broker, "answered")) == list(range(600))
+    partitions = set(harness.committed(broker.bootstrap, "answered", at=lambda message: message.partition()))
+    assert len(partitions) > 3, "the new partitions of the output are not used"
+    harness.verify(app)
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+
+def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(broker: KafkaBroker) -> None:
+    kafka = topics(broker)
+    poison = [b"{not json", b"\xff\x00\x01", b'{"id": 1', b"[1, 2]"]
+    with foreign.build(kafka, kafka).start() as running:
+        send(broker, POINTS, *points(0, 20))
+        for value in poison:
+            send(broker, POINTS, value, *points(100, 5), key=b"k")
+        running.wait(60)
+    letters = rows(kafka, f"{POINTS}.dlq")
+    assert [row["value"] for row in letters] == poison
+    assert [(row["topic"], row["partition"], row["offset"], row["key"]) for row in letters] == [
+        (POINTS, 0, 20 + 6 * i, b"k") for i in range(4)
+    ]
+    assert all(row["reason"] for row in letters)
+    assert len(ids(broker, "answered")) == 40
+    harness.verify(foreign.build(kafka, kafka))
+
+
+def test_a_hundred_thousand_tombstones(broker: KafkaBroker) -> None:
+    kafka = topics(broker)
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "queue.buffering.max.messages": 300_000})
+    for i in range(100_000):
+        producer.produce(POINTS, None, json.dumps({"id": i}).encode())
+    assert producer.flush(60) == 0
+    send(broker, POINTS, *points(7, 3))
+    with foreign.build(kafka, kafka).start() as running:
+        running.wait(60)
+    assert ids(broker, "answered") == [7, 8, 9]
+    assert f"{POINTS}.dlq" not in broker.admin().list_topics(timeout=10).topics
+    harness.verify(foreign.build(kafka, kafka))
+
+
+def test_a_row_over_the_limit_of_a_message_is_a_dead_letter(dsn: str, broker: KafkaBroker) -> None:
+    log = f"kafka://{broker.bootstrap}"
+    app = pipeline.build(dsn, log)
+    with app.start() as running, psycopg.connect(dsn, autocommit=True) as connection:
+        for size in (1, 10 << 20, 1):
+            connection.execute("insert into c_train (x, y, note) values (1, 2, repeat('x', %s))", [size])
+        running.wait(60)
+    assert ids(broker, "c.public.c_train") == [1, 3]
+    (letter,) = rows(log, "c.public.c_train.dlq", "crash")
+    assert "max.message.bytes" in letter["reason"] and json.loads(letter["row"]) == {"id": 2}
+    harness.verify(app)
+
+
+def test_an_output_over_the_limit_of_a_message_is_a_dead_letter(broker: KafkaBroker) -> None:
+    kafka = topics(broker, "in")
+    app = hr.App("large", log=kafka)
+    long = pa.scalar(1_100_000)
+    app.topic("in").with_columns(text=lambda batch: _padded(batch, long)).to("out")
+    with app.start() as running:
+        send(broker, "in", *points(0, 3))
+        running.wait(60)
+    assert ids(broker, "out") == [0, 2]
+    assert len(rows(kafka, "out.dlq", "large")) == 1
+
+
+def _padded(batch: Any, length: pa.Scalar) -> pa.Array:
+    return pa.array(["x" * length.as_py() if one == 1 else "" for one in batch.column("id").to_pylist()])
+
+
+# -- topics that change behind our back -----------------------------------------------------------------------------
+
+
+def delete(broker: KafkaBroker, topic: str) -> None:
+    broker.admin().delete_topics([topic])[topic].result(30)
+    until(lambda: topic not in broker.admin().list_topics(timeout=10).topics, "the topic's end")
+
+
+def truncate(broker: KafkaBroker, topic: str, before: int) -> None:
+    admin = broker.admin()
+    for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
+        future.result(30)
+
+
+def remade(broker: KafkaBroker, topic: str) -> None:
+    delete(broker, topic)
+    broker.create_topic(topic)
+    send(broker, topic, *points(0, 500))
+
+
+CHANGES = {
+    "deleted": (delete, "is not there any more"),
+    "made anew": (remade, "was deleted and made anew"),
+    "truncated": (lambda broker, topic: truncate(broker, topic, -1), "does not hold"),
+}
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["at rest", "running"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_topic_of_others_that_changes_behind_our_back_is_refused(
+    change: str, running: bool, broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.capture.topics.reader.LOOK_FOR_PARTITIONS_S", 0.2)
+    kafka = topics(broker)
+    do, words = CHANGES[change]
+    send(broker, POINTS, *points(0, 50))
+    with foreign.build(kafka, kafka).start() as first:
+        first.wait(60)
+    if change == "truncated":
+        send(broker, POINTS, *points(50, 50))
+    if running and change == "truncated":
+        pytest.skip("what a running pipeline has read may be deleted")
+    app = foreign.build(kafka, kafka)
+    if not running:
+        do(broker, POINTS)
+        with pytest.raises(LogTruncated, match=words), app.start() as second:
+            second.wait(30)
+        return
+    with pytest.raises(LogTruncated, match=words), app.start() as second:
+        second.wait(30)
+        do(broker, POINTS)
+        until(lambda: not second.alive, "noticing it")
+
+
+@pytest.mark.parametrize("change", ["deleted", "made anew"])
+def test_a_topic_of_ours_that_changes_behind_our_back_is_refused(change: str, broker: KafkaBroker) -> None:
+    kafka = topics(broker)
+    send(broker, POINTS, *points(0, 50))
+    harness.run(kafka, kafka, program=harness.FOREIGN)
+    do, words = CHANGES[change]
+    do(broker, "answered")
+    with pytest.raises(LogTruncated, match=words), foreign.build(kafka, kafka).start():
+        pass
+    with pytest.raises(LogTruncated, match=words):
+        rows(kafka, "answered")
+
+
+def test_reading_what_was_deleted_from_a_topic_of_ours_is_refused(broker: KafkaBroker) -> None:
+    kafka = topics(broker)
+    send(broker, POINTS, *points(0, 50))
+    harness.run(kafka, kafka, program=harness.FOREIGN)
+    truncate(broker, "answered", 10)
+    with pytest.raises(LogTruncated, match="«answered»"):
+        rows(kafka, "answered")
+
+
+# -- order, and memory ---------------------------------------------------------------------------------------------
+
+
+def test_a_reader_sees_commit_order_however_fetches_interleave(
+    broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One partition's messages come late, again and again; rows of two topics are read in the order of their commits."""
+    location = f"kafka://{broker.bootstrap}/order"
+    log = open_log(location, writer=True, codec=codec_for())
+    number = 0
+    for _ in range(40):
+        with log.transaction() as txn:
+            for topic in ("slow", "fast"):
+                txn.append(topic, pa.RecordBatch.from_pydict({"id": [number, number + 1]}))
+                number += 2
+    log.close()
+    receive, late = fetch.receive, []
+
+    def delayed(consumer: Any, timeout: float) -> list[Any]:
+        found = receive(consumer, timeout)
+        ready, late[:] = late[:], [m for m in found if m.topic() == "slow"]
+        return [*ready, *(m for m in found if m.topic() != "slow")]
+
+    monkeypatch.setattr(fetch, "receive", delayed)
+    reader = open_log(location, writer=False, codec=codec_for())
+    try:
+        seen: list[int] = []
+        after = 0
+        while entries := reader.read(["slow", "fast"], after=after, limit=7):
+            seen += [one for entry in entries for one in entry.records.column("id").to_pylist()]
+            after = entries[-1].slice
+    finally:
+        reader.close()
+    assert seen == list(range(number))
+
+
+def test_reading_a_large_topic_in_pages_keeps_memory_flat(broker: KafkaBroker) -> None:
+    location = f"kafka://{broker.bootstrap}/large"
+    log = open_log(location, writer=True, codec=codec_for())
+    for part in range(6):
+        with log.transaction() as txn:
+            numbers = range(part * 50_000, (part + 1) * 50_000)
+            for at in range(0, 50_000, 10_000):
+                txn.append("many", pa.RecordBatch.from_pydict({"id": list(numbers[at : at + 10_000])}))
+    log.close()
+    reader = open_log(location, writer=False, codec=codec_for())
+    resident: list[float] = []
+    try:
+        offset = 0
+        while entries := reader.read_topic("many", offset=offset, limit=10_000):
+            assert entries[0].records.column("id")[0].as_py() == offset
+            offset = entries[-1].offset + entries[-1].records.num_rows
+            resident.append(_resident_mb())
+            del entries
+    finally:
+        reader.close()
+    assert offset == 300_000
+    assert max(resident) - resident[len(resident) // 6] < 60, resident
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
