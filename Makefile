@@ -38,8 +38,14 @@ soak: $(VENV)/.installed  ## memory over 10,000,000 rows, and one transaction of
 	$(BIN)/python -m benchmarks memory
 	$(BIN)/python -m benchmarks transaction
 
+soak-kafka: $(VENV)/.installed  ## memory over 10,000,000 messages of a Kafka topic; needs Java
+	$(BIN)/python -m benchmarks kafka-memory
+
 bench: $(VENV)/.installed  ## every benchmark, as ratios against a reference measured in the same run
 	$(BIN)/python -m benchmarks all
+
+bench-kafka: $(VENV)/.installed  ## the benchmarks on real Kafka, Debezium and Quix Streams; needs Java and Maven
+	$(BIN)/python -m benchmarks kafka
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m build --wheel --outdir dist .

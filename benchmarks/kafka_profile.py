@@ -15,18 +15,24 @@ from pathlib import Path
 
 RATE = 200
 SHOWN = 25
+SHARE = 0.05  # of all samples, below which a thread is left out
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>.+?)(:\d+)?\)$")
 
 
 class Sampler(contextlib.AbstractContextManager["Sampler"]):
     """Samples all threads that work, 200 times a second, while the block runs; does nothing unless ``wanted``.
 
+    Args:
+        wanted: whether to.
+        threads: what the names of the threads begin with that are shown: a pipeline's own by default.
+
     Attributes:
         text: after the block, the functions in which the time went: of their own, and with what they called.
     """
 
-    def __init__(self, *, wanted: bool) -> None:
+    def __init__(self, *, wanted: bool, threads: str = "headrace") -> None:
         self.text = ""
+        self._threads = threads
         self._wanted = wanted
 
     def __enter__(self) -> Sampler:
@@ -49,36 +55,50 @@ class Sampler(contextlib.AbstractContextManager["Sampler"]):
         self._process.send_signal(signal.SIGINT)
         _, complaint = self._process.communicate(timeout=60)
         text = self._file.read_text() if self._file.exists() else ""
-        self.text = report(text) or f"  py-spy found nothing: {complaint.decode(errors='replace')}"
+        self.text = report(text, self._threads) or f"  py-spy found nothing: {complaint.decode(errors='replace')}"
         self._folder.cleanup()
 
 
-def report(samples: str) -> str:
-    """py-spy's raw samples as a table.
+def report(samples: str, shown: str = "") -> str:
+    """py-spy's raw samples as a table for each thread that had a share worth naming, and whose name begins so.
 
-    >>> print(report("main (a.py);work (b.py) 3\\nmain (a.py) 1"))
+    >>> print(report("thread (7): MainThread;main (a.py);work (b.py) 3\\nthread (7): MainThread;main (a.py) 1"))
+      MainThread: 100 % of 4 samples
       own %   all %  function
        75.0    75.0  b.py work
        25.0   100.0  a.py main
     """
-    own: Counter[str] = Counter()
-    every: Counter[str] = Counter()
+    threads: dict[str, list[tuple[list[str], int]]] = {}
     for line in samples.splitlines():
         stack, _, number = line.rpartition(" ")
-        frames = [_shown(frame) for frame in stack.split(";") if not frame.startswith(("thread (", "process "))]
-        if not frames:
-            continue
-        own[frames[-1]] += int(number)
+        thread, *frames = stack.split(";")
+        # A pool's worker that waits for work is not idle to py-spy.
+        if frames and not frames[-1].startswith("_worker ("):
+            name = thread.rpartition("): ")[2]
+            if not name.startswith(shown):
+                continue
+            threads.setdefault(name, []).append(([_shown(frame) for frame in frames], int(number)))
+    sizes = {name: sum(number for _, number in stacks) for name, stacks in threads.items()}
+    total = sum(sizes.values())
+    lines = []
+    for name in sorted(sizes, key=lambda one: -sizes[one]):
+        if sizes[name] >= SHARE * total:
+            lines.append(f"  {name}: {100 * sizes[name] / total:.0f} % of {total} samples")
+            lines += _table(threads[name], sizes[name])
+    return "\n".join(lines)
+
+
+def _table(stacks: list[tuple[list[str], int]], total: int) -> list[str]:
+    """The functions that took most themselves, then those that took most with what they called."""
+    own: Counter[str] = Counter()
+    every: Counter[str] = Counter()
+    for frames, number in stacks:
+        own[frames[-1]] += number
         for frame in set(frames):
-            every[frame] += int(number)
-    total = sum(own.values())
-    if not total:
-        return ""
-    most = [*own.most_common(SHOWN), *((frame, own[frame]) for frame, _ in every.most_common(SHOWN))]
-    rows = [
-        f"{100 * self_ / total:7.1f} {100 * every[frame] / total:7.1f}  {frame}" for frame, self_ in dict(most).items()
-    ]
-    return "\n".join(["  own %   all %  function", *rows])
+            every[frame] += number
+    shown = dict.fromkeys(frame for frame, _ in (*own.most_common(SHOWN), *every.most_common(SHOWN)))
+    rows = [f"{100 * own[frame] / total:7.1f} {100 * every[frame] / total:7.1f}  {frame}" for frame in shown]
+    return ["  own %   all %  function", *rows]
 
 
 def _shown(frame: str) -> str:

@@ -42,8 +42,6 @@ def run(rows: int, *, profile: bool = False) -> list[dict[str, Any]]:
             results += case.measure(profile=profile)
             if kind == PLAIN:
                 results += case.against_quix(python, less, results[0]["ours"])
-            admin = broker.admin()  # held: its futures fail when it is collected
-            admin.delete_topics([case.topic])[case.topic].result(30)
     targets = {PLAIN: 0.4, AVRO: 0.3, ENVELOPE: 0.3}
     for result in results:
         if result["name"] in targets:

@@ -36,7 +36,7 @@ def run(rows: int, *, profile: bool = False) -> list[dict[str, Any]]:
             reference.append(_plainly(broker, f"plain{number}", messages, chunks))
             seconds, commits = _in_transactions(broker, f"transactions{number}", messages, chunks)
             ours.append(seconds)
-        with Sampler(wanted=profile) as sampler:
+        with Sampler(wanted=profile, threads="MainThread") as sampler:
             if profile:
                 _in_transactions(broker, "profiled", messages, chunks)
     details = {"rows": chunks * CHUNK, "reference": "the same producer without transactions"}

@@ -93,7 +93,7 @@ def run(
         bool, typer.Option("--until-caught-up", help="End when everything committed before now is dealt with.")
     ] = False,
     log: Annotated[
-        str | None, typer.Option("--log", help="A path or kafka://host:port[/NAME], in place of the file's.")
+        str | None, typer.Option("--log", help="A path or kafka://host:port/NAME, in place of the file's.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -25,7 +25,7 @@ LogOption = Annotated[
     typer.Option(
         "--log",
         envvar="HEADRACE_LOG",
-        help="The log's file, or kafka://host:port[/NAME]; the only *.headrace here if left out.",
+        help="The log's file, kafka://host:port or kafka://host:port/NAME; the only *.headrace here if left out.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON on standard output.")]

@@ -24,6 +24,7 @@ from headrace.wire import WireMessages
 
 topics = typer.Typer(help="Look at topics: a log's, or a Kafka cluster's.", no_args_is_help=True)
 FOLLOW_SECONDS = 0.05
+AWAIT_SECONDS = 0.2
 
 
 @topics.command("list")
@@ -84,19 +85,23 @@ def topics_cat(
     """
     if (topic is None) == (not everything):
         raise typer.BadParameter("name a topic, or give --all")
+    if limit == 0:
+        return
     printed = 0
     with looking(log) as held:
         for line in _lines(held, topic, start or 0, follow, as_json, checked_format(format_) if format_ else None):
-            if limit is not None and printed >= limit:
-                break
             print(line, flush=follow)
             printed += 1
+            if printed == limit:
+                break
 
 
 @topics.command("copy")
 def topics_copy(
     origin: Annotated[str, typer.Option("--from", help="The log: a path, or kafka://host:port/NAME.")],
-    target: Annotated[str, typer.Option("--to", help="Where none is: a path, or kafka://host:port[/NAME].")],
+    target: Annotated[
+        str, typer.Option("--to", help="Where none is: a path, kafka://host:port or kafka://host:port/NAME.")
+    ],
     format_: Annotated[str, typer.Option("--format", help="How rows are written to a cluster.")] = "json",
     as_json: JsonOption = False,
 ) -> None:
@@ -182,6 +187,8 @@ def _lines(
         return _log_lines(held, topic, start, follow, as_json)
     if topic is None:
         return _log_lines(held.log, None, start, follow, as_json)
+    if follow:
+        _await_topic(held, topic)
     held.seen(topic)  # refuses one that is not there
     log = held.owner(topic)
     if as_json:
@@ -192,6 +199,14 @@ def _lines(
         return _log_lines(log, topic, start, follow, as_json)
     decode = ForeignFormats(codec_for(), {topic: format_} if format_ else {})
     return (line for page in held.messages(topic, offset=start, follow=follow) for line in _decoded_lines(page, decode))
+
+
+def _await_topic(view: KafkaView, topic: str) -> None:
+    """Whoever follows a topic may be there before it is."""
+    if topic not in view.topics():
+        talk.print(f"waiting for the topic {topic}", highlight=False)
+    while topic not in view.topics():
+        time.sleep(AWAIT_SECONDS)
 
 
 def _decoded_lines(page: WireMessages, decode: ForeignFormats) -> Iterator[str]:

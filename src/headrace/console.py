@@ -124,7 +124,12 @@ def print_table(found: list[dict[str, Any]], *, columns: list[str] | None = None
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in names:
         numeric = bool(found) and all(isinstance(row[name], int | float) for row in found)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=name in ("topic", "model", "last", "hash"), overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if numeric else "left",
+            no_wrap=name in ("topic", "model", "last", "hash"),
+            overflow="fold",
+        )
     for row in found:
         table.add_row(*(Text(cell(row[name])) for name in names))
     Console().print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -20,19 +20,17 @@ class HasTopics(Protocol):
     def topics(self) -> Mapping[str, object]: ...
 
 
-_L = TypeVar("_L", bound=HasTopics)
-
-
-def query_topics(log: _L, query: str, read: Callable[[_L, str], pa.Table]) -> pa.Table:
+def query_topics(log: HasTopics, query: str, read: Callable[[Any, str], pa.Table] | None = None) -> pa.Table:
     """Run a query on the rows that are there now.
 
     Args:
         log: a log, or a cluster.
-        read: gives a topic's table: `topic_table` of a log.
+        read: gives a topic's table; `topic_table`, of a log, by default.
 
     Raises:
         LogError: the SQL is wrong, or names a topic that is not there.
     """
+    table_of: Callable[[Any, str], pa.Table] = read or topic_table
     connection = duckdb.connect(":memory:")
     try:
         # Nothing is fetched from anywhere: an extension that is not there is an error.
@@ -40,7 +38,7 @@ def query_topics(log: _L, query: str, read: Callable[[_L, str], pa.Table]) -> pa
         connection.execute("set TimeZone = 'UTC'")
         for name in sorted(connection.get_table_names(query, qualified=False)):
             if name in log.topics():
-                connection.register(name, read(log, name))
+                connection.register(name, table_of(log, name))
         found = connection.sql(query)
         return pa.table({}) if found is None else found.to_arrow_table()
     except duckdb.Error as error:

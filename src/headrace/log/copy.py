@@ -256,7 +256,10 @@ def _begun(there: Log, origin: str, place: KafkaPlace) -> bool:
     if not marks and not there.topics() and not there.kinds():
         return False
     what = f"half of a copy of {marks[''].decode()}" if marks else "a log"
-    raise LogError(f"there is {what} at {place.location} already", advice="Copy to another cluster, or delete that log's topics first.")
+    raise LogError(
+        f"there is {what} at {place.location} already",
+        advice="Copy to another cluster, or delete that log's topics first.",
+    )
 
 
 def _refuse_taken(cluster: Cluster, place: KafkaPlace, topics: list[str]) -> None:

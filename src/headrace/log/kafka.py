@@ -42,8 +42,8 @@ from headrace.log.slices import Stored
 
 logger = logging.getLogger("headrace")
 
-TAIL_BYTES = 128 << 20
-TAIL_ENTRIES = 100_000
+TAIL_BYTES = 32 << 20
+TAIL_ENTRIES = 20_000
 
 
 class KafkaLog:
@@ -153,12 +153,7 @@ class KafkaLog:
 
     def _learn_form(self, number: int, form: Form) -> None:
         self.forms[number] = form
-        self.form_numbers[self.form_key(form)] = number
-
-    @staticmethod
-    def form_key(form: Form) -> tuple[str, bytes]:
-        """Equal for equal forms."""
-        return form.format, form.schema.serialize().to_pybytes()
+        self.form_numbers[form.key] = number
 
     def _refuse_replaced(self) -> None:
         """A topic that was deleted, or deleted and made anew, is not the one whose offsets we know."""

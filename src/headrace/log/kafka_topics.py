@@ -84,6 +84,11 @@ class Form:
     format: str
     schema: pa.Schema
 
+    @property
+    def key(self) -> tuple[str, Json]:
+        """Equal for equal forms, metadata included."""
+        return self.format, self.schema.serialize().to_pybytes()
+
     def to_json(self) -> Json:
         ipc = base64.b64encode(self.schema.serialize()).decode()
         return json.dumps({"format": self.format, "schema": ipc}).encode()

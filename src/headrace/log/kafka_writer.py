@@ -200,9 +200,9 @@ class KafkaTransaction:
         self.heads[topic] = replace(self.head(topic), identity=cluster.identities([topic]).get(topic, "?"))
 
     def _form(self, form: Form) -> int:
-        key = self._log.form_key(form)
+        key = form.key
         for number, known in self.forms.items():
-            if self._log.form_key(known) == key:
+            if known.key == key:
                 return number
         known_number = self._log.form_numbers.get(key)
         if known_number is not None:

@@ -1,6 +1,7 @@
 """Real servers to try things with: ``python -m headrace.testing.servers kafka connect``.
 
-They run until Ctrl-C or SIGTERM and are removed with everything in them. Their addresses are printed, one a line.
+They run until Ctrl-C or SIGTERM and are removed with everything in them. Their addresses are
+printed as a shell's variables: POSTGRES, KAFKA, CONNECT, REGISTRY.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _start(stack: contextlib.ExitStack, names: set[str], port: int | None) -> No
 
 
 def _say(name: str, address: str) -> None:
-    print(f"{name:9}{address}", flush=True)
+    print(f"export {name.upper()}='{address}'", flush=True)
 
 
 if __name__ == "__main__":
