@@ -88,7 +88,7 @@ def _ours(server: PostgresServer, broker: KafkaBroker, table: str, rows: int, sa
         running.wait(60)
         with sampler:
             seconds = _captured(server, broker, topic, table, rows, start=WARM)
-    _drop_slots(server)
+    drop_slots(server)
     return seconds
 
 
@@ -97,7 +97,7 @@ def _debezium(server: PostgresServer, broker: KafkaBroker, connect: KafkaConnect
     config = debezium_source(server, prefix="debezium", tables=f"public.{table}", slot=name)
     connect.create(name, config | FLAT | NO_SCHEMAS | TUNED | {"snapshot.mode": "no_data"})
     connect.wait_running(name)
-    wait_until(lambda: _streams(server, name), f"Debezium's slot «{name}»")
+    wait_until(lambda: streams(server, name), f"Debezium's slot «{name}»")
     topic = f"debezium.public.{table}"
     start = WARM + rows
     workload.fill(server, table, workload.NUMBER_VALUES, WARM, start=start)
@@ -105,8 +105,8 @@ def _debezium(server: PostgresServer, broker: KafkaBroker, connect: KafkaConnect
     wait_until(lambda: _messages(broker, topic) >= WARM, "Debezium's first messages")
     seconds = _captured(server, broker, topic, table, rows, start=start + WARM)
     connect.delete(name)
-    wait_until(lambda: not _streams(server, name), f"the end of Debezium's slot «{name}»")
-    _drop_slots(server)
+    wait_until(lambda: not streams(server, name), f"the end of Debezium's slot «{name}»")
+    drop_slots(server)
     return seconds
 
 
@@ -128,12 +128,13 @@ def _messages(broker: KafkaBroker, topic: str) -> int:
         consumer.close()
 
 
-def _streams(server: PostgresServer, slot: str) -> bool:
+def streams(server: PostgresServer, slot: str) -> bool:
+    """Whether somebody reads a slot."""
     found = server.execute("select active from pg_replication_slots where slot_name = %s", slot)
     return bool(found and found[0][0])
 
 
-def _drop_slots(server: PostgresServer) -> None:
+def drop_slots(server: PostgresServer) -> None:
     """A slot that nobody reads holds the write-ahead log back."""
     for (slot,) in server.execute("select slot_name from pg_replication_slots where not active"):
         server.execute("select pg_drop_replication_slot(%s)", slot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -155,8 +156,6 @@ def first_message(bootstrap: str, topic: str, *, timeout: float = 90) -> Message
 
 def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = 60) -> None:
     """Ask until it is so."""
-    import time
-
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import headrace as hr
-from benchmarks.kafka_capture import _drop_slots, _streams
+from benchmarks.kafka_capture import drop_slots, streams
 from benchmarks.kafka_consumer import Reader, stamp
 from benchmarks.kafka_debezium import FLAT, NO_SCHEMAS, first_message, wait_until
 from benchmarks.kafka_profile import Sampler
@@ -69,7 +69,7 @@ def _ours(server: PostgresServer, broker: KafkaBroker, rows: int) -> Delays:
         running.wait(60)
         delays = _delays(server, broker, "predicted", rows)
         running.wait(60)
-    _drop_slots(server)
+    drop_slots(server)
     return delays
 
 
@@ -80,12 +80,12 @@ def _debezium(
     config = debezium_source(server, prefix=name, tables="public.l_test", slot=name)
     connect.create(name, config | FLAT | NO_SCHEMAS | {"snapshot.mode": "no_data"} | settings)
     connect.wait_running(name)
-    wait_until(lambda: _streams(server, name), f"Debezium's slot «{name}»")
+    wait_until(lambda: streams(server, name), f"Debezium's slot «{name}»")
     server.execute("insert into l_test values (-1, 0, 0)")
     first_message(broker.bootstrap, f"{name}.public.l_test")
     delays = _delays(server, broker, f"{name}.public.l_test", rows)
     connect.delete(name)
-    wait_until(lambda: not _streams(server, name), f"the end of Debezium's slot «{name}»")
+    wait_until(lambda: not streams(server, name), f"the end of Debezium's slot «{name}»")
     return delays
 
 

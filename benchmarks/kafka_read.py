@@ -127,7 +127,7 @@ def quix_environment() -> Path:
     home = Path(root).expanduser() / QUIX.replace("==", "-")
     python = home / "bin" / "python"
     home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_suffix(".lock").open("w") as lock:
+    with home.with_name(f".{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "complete").exists():
             venv.create(home, clear=True, with_pip=True)

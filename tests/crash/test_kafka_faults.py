@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import signal
+import struct
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import psycopg
 import pyarrow as pa
 import pytest
@@ -22,7 +26,7 @@ from headrace.codec import codec_for
 from headrace.errors import LogLocked, LogTruncated
 from headrace.kafka import fetch
 from headrace.log import open_log
-from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer
+from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer, SchemaRegistryServer
 
 from . import foreign, harness, pipeline
 from .test_kafka_kill import fresh, produce, same_foreign, write
@@ -286,6 +290,58 @@ def test_an_output_over_the_limit_of_a_message_is_a_dead_letter(broker: KafkaBro
 
 def _padded(batch: Any, length: pa.Scalar) -> pa.Array:
     return pa.array(["x" * length.as_py() if one == 1 else "" for one in batch.column("id").to_pylist()])
+
+
+# -- a schema registry that is away ---------------------------------------------------------------------------------
+
+POINT = {
+    "type": "record",
+    "name": "Point",
+    "fields": [{"name": "id", "type": "long"}, {"name": "x", "type": "double"}, {"name": "y", "type": "double"}],
+}
+
+
+def avro(registry: SchemaRegistryServer, topic: str, first: int, count: int, schema: dict[str, Any]) -> list[bytes]:
+    """Messages in Confluent's wire format, with a schema that was registered for them."""
+    body = json.dumps({"schema": json.dumps(schema)}).encode()
+    headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
+    request = urllib.request.Request(f"{registry.url}/subjects/{topic}-value/versions", body, headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        number = json.load(answer)["id"]
+    values = []
+    for i in range(first, first + count):
+        buffer = io.BytesIO(struct.pack(">bI", 0, number))
+        buffer.seek(0, io.SEEK_END)
+        row = {"id": i, "x": float(i % 9), "y": float(i % 5), "note": "n"}
+        fastavro.schemaless_writer(buffer, schema, row)
+        values.append(buffer.getvalue())
+    return values
+
+
+def test_a_schema_registry_that_is_away_is_waited_for(broker: KafkaBroker) -> None:
+    """At the start, and when a schema comes in mid-stream that nobody has seen; nothing becomes a dead letter."""
+    kafka = topics(broker)
+    app = foreign.build(kafka, kafka)
+    with SchemaRegistryServer(keep=True) as registry:
+        app._registry = registry.url
+        first = avro(registry, POINTS, 0, 20, POINT)
+        more = {**POINT, "fields": [*POINT["fields"], {"name": "note", "type": "string", "default": ""}]}
+        later = avro(registry, POINTS, 20, 20, more)
+        registry.stop()
+        send(broker, POINTS, *first)
+        with app.start() as running:
+            until(lambda: "registry" in running.status and "again" in running.status, "noticing that it is away")
+            registry.start()
+            running.wait(60)
+            assert ids(broker, "answered") == list(range(20))
+            registry.stop()
+            send(broker, POINTS, *later)
+            until(lambda: "registry" in running.status and "again" in running.status, "noticing that it is away")
+            registry.start()
+            running.wait(60)
+        assert ids(broker, "answered") == list(range(40))
+        assert f"{POINTS}.dlq" not in broker.admin().list_topics(timeout=10).topics
+        harness.verify(app)
 
 
 # -- topics that change behind our back -----------------------------------------------------------------------------

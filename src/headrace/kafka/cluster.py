@@ -18,6 +18,8 @@ _T = TypeVar("_T")
 REQUEST_SECONDS = 10.0
 PATIENCE_SECONDS = 30.0
 METADATA_SECONDS = 30.0
+LAST_PATIENCE = 5.0  # seconds that a broker still has when the pipeline is stopped
+GONE_SECONDS = 3.0
 FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 COMPACTED = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "segment.bytes": str(32 << 20)}
 
@@ -28,6 +30,10 @@ class Cluster:
     Args:
         place: where it is.
         patience: seconds to wait for a broker that is away.
+
+    Attributes:
+        on_wait: called with a line for people while the broker is away, and with "" afterwards.
+        interrupted: set when nobody wants to wait long any more.
     """
 
     def __init__(self, place: KafkaPlace, *, patience: float = PATIENCE_SECONDS) -> None:
@@ -35,6 +41,8 @@ class Cluster:
 
         self.place = place
         self._patience = patience
+        self.on_wait: Callable[[str], None] = lambda _: None
+        self.interrupted = threading.Event()
         self._admin = AdminClient(place.client(socket_timeout_ms=10_000))
         self._partitions: dict[str, tuple[int, float]] = {}
         self._limits: dict[str, int] = {}
@@ -49,18 +57,25 @@ class Cluster:
         """
         from confluent_kafka import KafkaException
 
-        deadline = time.monotonic() + (self._patience if patience is None else patience)
-        wait = 0.05
-        while True:
-            try:
-                return call()
-            except KafkaException as error:
-                failure = self.translate(error, what)
-                if not failure.retry or time.monotonic() >= deadline:
-                    raise failure from error
-                logger.info("%s: %s; trying again", self.place.location, failure.message)
-            time.sleep(wait)
-            wait = min(1.0, wait * 2)
+        since = time.monotonic()
+        patience = self._patience if patience is None else patience
+        wait = 0.0
+        try:
+            while True:
+                try:
+                    return call()
+                except KafkaException as error:
+                    failure = self.translate(error, what)
+                    most = min(patience, LAST_PATIENCE) if self.interrupted.is_set() else patience
+                    if not failure.retry or time.monotonic() - since >= most:
+                        raise failure from error
+                    logger.info("%s; trying again", failure.message)
+                    self.on_wait(f"waiting for {self.place.location} ({what}); trying again")
+                wait = min(1.0, wait * 2 or 0.05)
+                time.sleep(wait)
+        finally:
+            if wait:
+                self.on_wait("")
 
     def topics(self, *, patience: float | None = None) -> dict[str, int]:
         """Every topic of the cluster, with the number of its partitions.
@@ -138,6 +153,18 @@ class Cluster:
             return found
 
         return self.patiently("describing topics", ask)
+
+    def gone(self, topic: str) -> bool:
+        """Whether a topic of which a client says that it is unknown is not there.
+
+        A broker that has just started, and a client that has just come back to it, know no topics for a moment.
+        """
+        deadline = time.monotonic() + GONE_SECONDS
+        while not self._known_anew(topic):
+            if time.monotonic() >= deadline:
+                return True
+            time.sleep(0.1)
+        return False
 
     def largest_message(self, topic: str) -> int:
         """A topic's ``max.message.bytes``."""

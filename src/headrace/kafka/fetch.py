@@ -83,6 +83,13 @@ def make_known(consumer: Any, topics: Iterable[str]) -> None:
             consumer.list_topics(topic, timeout=1.0)
 
 
+def is_unknown(error: Any) -> bool:
+    """Whether a client says that there is no such topic; a broker that has just started says it of any."""
+    from confluent_kafka import KafkaError
+
+    return bool(error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))
+
+
 def errors_among(messages: list[Any]) -> list[Any]:
     """Events of the consumer among the messages it gave: ends of partitions, and what went wrong."""
     from confluent_kafka import Message
@@ -198,7 +205,7 @@ class Fetcher:
     def _heed(self, error: Any, message: Any) -> None:
         what = f"reading «{message.topic()}» partition {message.partition()}" if message.topic() else "reading"
         failure = translate(error, what, self._place.location)
-        if not failure.retry:
+        if not failure.retry and not (is_unknown(error) and not self._cluster.gone(message.topic())):
             self._drop()
             raise failure
 

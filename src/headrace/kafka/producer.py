@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from headrace.errors import LogUnavailable
-from headrace.kafka.cluster import Cluster, translate
+from headrace.errors import LogTruncated, LogUnavailable
+from headrace.kafka.cluster import LAST_PATIENCE, Cluster, translate
 from headrace.kafka.partition import partitions_of
 from headrace.kafka.place import Place, pack_spread
 from headrace.kafka.settings import KafkaPlace
@@ -21,7 +22,6 @@ logger = logging.getLogger("headrace")
 
 TRANSACTION_MILLISECONDS = 300_000  # publishing a large source transaction takes a while
 DELIVERY_MILLISECONDS = 60_000
-LAST_PATIENCE = 5.0  # seconds that a broker still has when the pipeline is stopped
 
 
 class Sent:
@@ -93,6 +93,7 @@ class TransactionalProducer:
         self._on_wait = on_wait
         self._open = False
         self._turn = 0
+        self._counts: dict[str, int] = {}
         self.interrupted = threading.Event()
         defaults = {"transaction.timeout.ms": TRANSACTION_MILLISECONDS, "compression.type": "lz4"}
         self._producer = Producer(
@@ -134,7 +135,7 @@ class TransactionalProducer:
             LogError: the client refuses.
         """
         self._begin()
-        count = self._cluster.partitions(topic)
+        count = self._partitions(topic)
         self._turn += 1
         partitions = partitions_of(keys, count, keyless=self._turn % max(1, count))
         sent = Sent(topic, partitions)
@@ -149,6 +150,14 @@ class TransactionalProducer:
             start = at + 1
         self._producer.poll(0)
         return sent
+
+    def _partitions(self, topic: str) -> int:
+        """How many there are. Of new ones the client itself learns only with its next look, half a minute later."""
+        count = self._cluster.partitions(topic)
+        if self._counts.setdefault(topic, count) != count:
+            self._cluster.patiently("asking for new partitions", lambda: self._producer.list_topics(topic, 5.0))
+            self._counts[topic] = count
+        return count
 
     def _produce(
         self,
@@ -172,7 +181,13 @@ class TransactionalProducer:
                 self._producer.poll(0.05)
                 self._waiting(since, f"writing to «{topic}»")
             except KafkaException as error:
-                raise self._cluster.translate(error, f"writing to «{topic}»") from error
+                failure = self._cluster.translate(error, f"writing to «{topic}»")
+                if isinstance(failure, LogTruncated) and not self._cluster.gone(topic):
+                    # The transaction is undone, and tried again with what the client knows by then.
+                    with contextlib.suppress(KafkaException):
+                        self._producer.list_topics(topic, 5.0)
+                    failure = LogUnavailable(f"{self._place.location} did not know «{topic}» for a moment")
+                raise failure from error
 
     def _begin(self) -> None:
         if not self._open:

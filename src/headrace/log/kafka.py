@@ -116,6 +116,7 @@ class KafkaLog:
             self.cluster.create(self.slices_topic, partitions=1, config=FOR_EVER)
             self.cluster.create(self.changelog_topic, partitions=1, config=COMPACTED)
         if writer:
+            self.cluster.on_wait = self._say
             self._producer = TransactionalProducer(self.place, self.cluster, self._say)
         self._records.seek(self.cluster.beginnings(self.changelog_topic)[0])
         self._follow()
@@ -432,6 +433,7 @@ class KafkaLog:
 
     def interrupt(self) -> None:
         """End waiting for a broker that is away; from any thread."""
+        self.cluster.interrupted.set()
         if self._producer is not None:
             self._producer.interrupted.set()
 

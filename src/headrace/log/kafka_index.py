@@ -10,7 +10,7 @@ from typing import Any
 
 from headrace.errors import LogTruncated, LogUnavailable
 from headrace.kafka.cluster import REQUEST_SECONDS, Cluster, translate
-from headrace.kafka.fetch import consumer_properties, receive
+from headrace.kafka.fetch import consumer_properties, is_unknown, receive
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.slices import Stored, load_slices
 
@@ -94,7 +94,7 @@ class PartitionReader:
             self._end = self.next = max(self._end, int(message.offset()))
             return
         failure = translate(error, f"reading «{self.topic}»", self._place.location)
-        if not failure.retry:
+        if not failure.retry and not (is_unknown(error) and not self._cluster.gone(self.topic)):
             raise failure
 
     def close(self) -> None:
