@@ -59,7 +59,19 @@ def reading(field: pa.Field) -> Reading:
     """How a column is read whose type is known and whose JSON says nothing of itself."""
     text_of_array = is_array_text(field)
     wire = None if text_of_array else wire_type(field.type)
-    return Reading(field, wire, lambda array: to_type(array, field.type, as_array_text=text_of_array))
+    return Reading(field, wire, lambda array: to_field(array, field, as_array_text=text_of_array))
+
+
+def to_field(array: pa.Array, field: pa.Field, *, as_array_text: bool = False) -> pa.Array:
+    """`to_type` for a column of PostgreSQL's, whose texts have PostgreSQL's form.
+
+    >>> to_field(pa.array([True]), pa.field("b", pa.string(), metadata={"postgres.type": "bit(1)"})).to_pylist()
+    ['1']
+    """
+    postgres = (field.metadata or {}).get(POSTGRES_TYPE, b"")
+    if postgres.startswith(b"bit") and is_text(field.type) and pa.types.is_boolean(array.type):
+        array = pc.if_else(array, "1", "0")  # Debezium makes booleans of bit(1)
+    return to_type(array, field.type, as_array_text=as_array_text or postgres.endswith(b"[]"))
 
 
 def is_array_text(field: pa.Field) -> bool:
@@ -438,12 +450,25 @@ def _element_text(items: pa.Array) -> pa.Array:
         return plain_float_text(items)
     if pa.types.is_timestamp(items.type):
         items = _postgres_instants(items)
+    elif is_bytes(items.type):
+        items = _hexadecimal(items)
     elif not is_text(items.type):
         return plain_text(items)
     bare = pc.and_(pc.match_substring_regex(items, _BARE), pc.invert(pc.match_substring_regex(items, "(?i)^null$")))
     escaped = pc.replace_substring(pc.replace_substring(items.cast(TEXT), "\\", "\\\\"), '"', '\\"')
     quote = pa.scalar('"', TEXT)
     return pc.if_else(bare, items.cast(TEXT), pc.binary_join_element_wise(quote, escaped, quote, pa.scalar("", TEXT)))
+
+
+def _hexadecimal(array: pa.Array) -> pa.Array:
+    """Bytes as PostgreSQL prints a bytea: ``\\x00ff``."""
+    data, _, length = base64_columns.spans(array)
+    pairs = np.stack([_HEX[data >> 4], _HEX[data & 15]], axis=1).reshape(-1)
+    digits = base64_columns.of_spans(pairs, length * 2, TEXT, array.is_valid())
+    return pc.binary_join_element_wise(pa.scalar("\\x", TEXT), digits, pa.scalar("", TEXT))
+
+
+_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
 def _postgres_instants(array: pa.Array) -> pa.Array:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from headrace.errors import FormatError
 from headrace.formats import connect_values as values
-from headrace.formats.conform import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to_type
+from headrace.formats.conform import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to_field, to_type
 from headrace.formats.json_text import is_bytes, is_list, is_text
 
 Schema = dict[str, Any]
@@ -289,7 +289,7 @@ def _asked(schema: Schema, asked: pa.Field, text_decimals: bool) -> tuple[pa.Dat
         items = _asked(schema.get("values") or {}, target.item_field, text_decimals)[1]
         return None, lambda array: values.each_entry(array, target, keys, items)
     as_array_text = is_array_text(asked) or (is_text(target) and is_list(arrow))
-    return wire, lambda array: to_type(convert(array), target, as_array_text=as_array_text)
+    return wire, lambda array: to_field(convert(array), asked, as_array_text=as_array_text)
 
 
 def _same_units(name: str, kind: pa.DataType) -> bool:

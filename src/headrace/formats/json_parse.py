@@ -76,6 +76,7 @@ def parse(
     *,
     whole: bool = True,
     by_row: bool = False,
+    full: pa.Schema | None = None,
     deep: Sequence[str] = (),
     lines: Lines | None = None,
 ) -> tuple[list[Parsed], Bad]:
@@ -87,6 +88,7 @@ def parse(
             back as what they are.
         whole: ``types`` has all columns of interest; others are left out.
         by_row: a column has a form that Arrow's reader does not know (maps).
+        full: ``types`` and what Arrow's reader is not told, for what is read row by row.
         lines: the values joined, where the caller has that already.
         deep: names of objects whose fields are columns (``before`` and ``after``).
 
@@ -115,7 +117,7 @@ def parse(
     # Duplicated names pass the quick reader.
     exact, doubled = json_rows.load_exactly([(i, values[i]) for i in good])
     if exact:
-        parts += _from_rows(exact, types, whole, deep)
+        parts += _from_rows(exact, types if full is None else full, whole or full is not None, deep)
     return parts, sorted(bad + doubled)
 
 

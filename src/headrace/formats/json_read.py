@@ -34,6 +34,7 @@ _ADDED = pa.schema(
     ]
 )
 _HEARTBEATS = "__debezium-heartbeat"
+NULL = b"null"
 
 
 @dataclass(slots=True)
@@ -72,8 +73,14 @@ class Reader:
         return Decoded(parts, sorted(self.bad))
 
     def _values(self) -> Cells:
-        """Values of the messages; of our deletes, the row that stands in a header."""
+        """Values of the messages; of our deletes, the row that stands in a header.
+
+        Connect's JsonConverter without schemas writes the text ``null`` for a record whose value is null and whose
+        schema is not: every delete of Debezium's flattening in its default mode.
+        """
         values = self.messages.values
+        if NULL in values:
+            values = [None if value == NULL else value for value in values]
         if self.told is None or self.told.row is None:
             return values
         return [row if value is None else value for value, row in zip(values, self.told.row, strict=True)]
@@ -99,10 +106,10 @@ class Reader:
             if isinstance(found, str):
                 self.bad += [(row, found) for row in where.tolist()]
                 continue
-            missing = np.array([payload == b"null" for payload in found])
+            missing = np.array([payload == NULL for payload in found])
             if missing.any():
                 self.nulls.append(where[missing])
-                found, where = [one for one in found if one != b"null"], where[~missing]
+                found, where = [one for one in found if one != NULL], where[~missing]
             if not found:
                 continue
             if schema is None:
@@ -144,8 +151,10 @@ class Reader:
         readings = self._readings(fields)
         row_types, whole, by_row = _types(readings)
         row = None if row_types is None else pa.struct(list(row_types))
+        full = None if readings is None else pa.struct([(one.field.name, one.wire or one.field.type) for one in readings])
         parts, bad = parse(
             values, debezium.envelope_types(row), whole=whole and row is not None, by_row=by_row,
+            full=None if full is None else debezium.envelope_types(full),
             deep=() if whole and row is not None else ("before", "after"), lines=lines,
         )  # fmt: skip
         self.bad += [(int(rows[i]), why) for i, why in bad]
@@ -295,7 +304,8 @@ class Reader:
 
     def _tombstones(self, values: Cells) -> None:
         silent = None if self.told is None else self.told.tombstone
-        empty = [np.array([i for i, value in enumerate(values) if value is None], np.int64), *self.nulls]
+        none = [i for i, value in enumerate(values) if value is None] if None in values else []
+        empty = [np.array(none, np.int64), *self.nulls]
         rows = np.sort(np.concatenate(empty))
         if silent is not None:
             rows = rows[~silent[rows]]

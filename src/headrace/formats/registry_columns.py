@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.formats import conform, decimals, instants, json_parse
-from headrace.formats.json_text import is_bytes, is_text
+from headrace.formats.json_text import is_bytes, is_list, is_text
 from headrace.wire import Ints
 
 # A group's payloads as structs of their columns, with the places in the group that each row came from; and the places
@@ -76,7 +76,7 @@ def conformed(records: pa.RecordBatch, schema: pa.Schema) -> tuple[pa.RecordBatc
         if field.name not in records.schema.names:
             arrays.append(pa.nulls(n, field.type))
             continue
-        array, wrong = _cast(records.column(field.name), field.type)
+        array, wrong = _cast(records.column(field.name), field)
         for place in wrong:
             value = records.column(field.name)[place].as_py()
             reasons.setdefault(place, f"column «{field.name}»: {value!r:.100} is no {field.type}")
@@ -84,19 +84,27 @@ def conformed(records: pa.RecordBatch, schema: pa.Schema) -> tuple[pa.RecordBatc
     return pa.RecordBatch.from_arrays(arrays, schema=schema), reasons
 
 
-def _cast(array: pa.Array, kind: pa.DataType, first: int = 0) -> tuple[pa.Array, list[int]]:
+def _cast(array: pa.Array, field: pa.Field, first: int = 0) -> tuple[pa.Array, list[int]]:
     """A cast that leaves out what it cannot do: halves the column around the values that fail."""
+    kind = field.type
     if array.type.equals(kind, check_metadata=True):
         return array, []
     try:
-        return _typed(array, kind), []
+        return _in_field(array, field), []
     except (pa.ArrowException, ValueError):
         if len(array) <= 1:
             return pa.nulls(len(array), kind), [first] * len(array)
     half = len(array) // 2
-    low, wrong = _cast(array[:half], kind, first)
-    high, more = _cast(array[half:], kind, first + half)
+    low, wrong = _cast(array[:half], field, first)
+    high, more = _cast(array[half:], field, first + half)
     return pa.concat_arrays([low, high]), wrong + more
+
+
+def _in_field(array: pa.Array, field: pa.Field) -> pa.Array:
+    """As `_typed`; what becomes text gets the form that the JSON formats give it."""
+    if not is_text(field.type) or is_text(array.type) or pa.types.is_null(array.type):
+        return _typed(array, field.type)
+    return conform.to_field(array, field, as_array_text=is_list(array.type))
 
 
 def _typed(array: pa.Array, kind: pa.DataType) -> pa.Array:

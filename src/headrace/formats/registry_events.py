@@ -200,8 +200,17 @@ def _without_value(task: _Task, empty: Ints, decoded: list[Rows], *, tombstones:
     keyed = empty[~ours]
     if not tombstones and len(keyed):
         keyed = keyed[[task.messages.keys[i] is not None for i in keyed.tolist()]]
-        parts += _from_keys(task, keyed)
+        parts += [_like(rows, decoded) for rows in _from_keys(task, keyed)]
     return parts
+
+
+def _like(rows: Rows, decoded: list[Rows]) -> Rows:
+    """Rows of which there is only a key, with the columns of the rows that came with them, null."""
+    fields = {one.name: one for one in _fields(decoded)}
+    if not set(rows.records.schema.names) <= set(fields):
+        return rows
+    records, wrong = conformed(rows.records, pa.schema(list(fields.values())))
+    return rows if wrong else replace(rows, records=records)
 
 
 def _fields(decoded: list[Rows]) -> list[pa.Field]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.settings import KafkaPlace
 from headrace.wire import WireMessages
 
+_MILLISECONDS = itemgetter(1)
 FETCH_SECONDS = 60.0
 AT_ONCE = 10_000
 SKIPPED = 1_000  # messages that are rather read and left than looked for anew
@@ -265,7 +267,7 @@ def wire_messages(topic: str, fetched: Sequence[Any], *, partition: int | None =
         list(map(Message.value, fetched)),
         offsets=np.fromiter(map(Message.offset, fetched), np.int64, n),
         partitions=partitions,
-        ts_ms=np.fromiter((ms for _, ms in map(Message.timestamp, fetched)), np.int64, n),
+        ts_ms=np.fromiter(map(_MILLISECONDS, map(Message.timestamp, fetched)), np.int64, n),
         keys=lambda: list(map(Message.key, fetched)),
         headers=lambda: _headers(list(map(Message.headers, fetched))),
     )
@@ -273,4 +275,4 @@ def wire_messages(topic: str, fetched: Sequence[Any], *, partition: int | None =
 
 def _headers(found: list[Any]) -> list[Any]:
     """Each message's headers; None, where librdkafka found none, is an empty sequence."""
-    return found if None not in found else [one or () for one in found]
+    return [one or () for one in found] if any(found) else [()] * len(found)

@@ -129,7 +129,7 @@ class SliceIndex:
                 for chunk in self._reader.new_messages():
                     for message in chunk:
                         entries = load_slices(message.value())
-                        last = entries[-1].slice
+                        last = entries[-1].slice if entries else last
                         yield from (one for one in entries if one.slice > slice_)
                 if last >= through:
                     return

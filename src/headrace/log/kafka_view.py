@@ -7,20 +7,23 @@ What a pipeline of ours writes is read through its log, in the log's order and w
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from headrace.errors import DeclarationError, LogError, LogMissing
+from headrace.errors import DeclarationError, LogError, LogMissing, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.fetch import Fetcher, Range, consumer_properties, receive, wire_messages
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import TopicInfo
+from headrace.log.changelog import Changelog
 from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec
 from headrace.log.kafka_load import in_order
+from headrace.log.kafka_topics import TOPIC, heads
 from headrace.log.slices import Stored
 from headrace.wire import Ints, WireMessages
 
@@ -263,6 +266,44 @@ def pipelines(cluster: Cluster) -> list[str]:
     before, after = f"{INTERNAL_PREFIX}.", ".changelog"
     names = [one for one in cluster.topics() if one.startswith(before) and one.endswith(after)]
     return [one.removeprefix(before).removesuffix(after) for one in names]
+
+
+def owners(
+    place: KafkaPlace, cluster: Cluster, topics: Sequence[str], *, patience: float = 30.0
+) -> dict[str, list[str]]:
+    """Pipelines that write some of these topics, and which; from all their changelogs, read side by side.
+
+    Raises:
+        LogUnavailable: the broker does not give them.
+    """
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+
+    logs = {f"{INTERNAL_PREFIX}.{name}.changelog": name for name in pipelines(cluster) if name != place.name}
+    if not logs:
+        return {}
+    found: dict[str, Changelog] = {topic: Changelog() for topic in logs}
+    unread = set(logs)
+    consumer = Consumer(consumer_properties(place, enable_partition_eof=True))
+    deadline = time.monotonic() + patience
+    try:
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in logs])
+        while unread:
+            for message in receive(consumer, 0.2):
+                if message.error() is None:
+                    found[message.topic()].apply(message.key(), message.value())
+                elif message.error().code() in (KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART):
+                    unread.discard(message.topic())
+            if time.monotonic() >= deadline:
+                raise LogUnavailable(f"{place.location} does not give {', '.join(sorted(unread))}")
+    finally:
+        consumer.close()
+    wanted = {}
+    for topic, changelog in found.items():
+        known = heads(changelog.records(TOPIC))
+        theirs = [one for one in topics if one in known and not known[one].foreign]
+        if theirs:
+            wanted[logs[topic]] = theirs
+    return wanted
 
 
 def _page(topic: str, messages: Sequence[Any]) -> WireMessages:

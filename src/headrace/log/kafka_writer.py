@@ -72,6 +72,7 @@ class KafkaTransaction:
         self._seq = 0
         self._slice_open = False
         self._group_open = False
+        self._announced = False
         self._prepared: tuple[pa.RecordBatch, str, Messages] | None = None
 
     # -- rows -----------------------------------------------------------------------------------------------------
@@ -99,6 +100,7 @@ class KafkaTransaction:
         if refused:
             raise LogError(f"«{topic}»: row {min(refused)}: {refused[min(refused)]}")
         form = self._form(Form(self._log.codecs.format_of(topic), records.schema))
+        self._announce()
         sent = self._log.producer.send(topic, messages.keys, messages.values, messages.headers)
         size = sum(map(len, filter(None, messages.values))) + sum(map(len, filter(None, messages.keys)))
         return self._enter(topic, records.num_rows, size, form, complete, Cached(_NOWHERE, kept, staged, sent))
@@ -131,6 +133,20 @@ class KafkaTransaction:
         form = self._form(Form(format_, records.schema))
         stored = replace(_NOWHERE, places=tuple(places), spread=spread)
         return self._enter(topic, records.num_rows, records.nbytes, form, complete, Cached(stored, _copied(records)))
+
+    def _announce(self) -> None:
+        """Have the transaction's partitions known to the broker while rows are on their way.
+
+        The first message to a partition in a transaction waits for the coordinator (KIP-98, AddPartitionsToTxn). The
+        slices record can be sent only when the rows have their offsets: an empty one before them spares that wait.
+        """
+        if self._announced:
+            return
+        self._announced = True
+        producer = self._log.producer
+        producer.send(self._log.slices_topic, [None], [b"[]"], [()], timestamp=self.last_slice + 1)
+        ((key, value),) = self._log.changelog.changes({(HEAD, ""): str(self.last_slice + 1).encode()})
+        producer.send(self._log.changelog_topic, [key], [value], [()])
 
     def _enter(self, topic: str, rows: int, size: int, form: int, complete: bool, cached: Cached) -> int:
         if not self._slice_open:

@@ -45,7 +45,7 @@ class TopicsReader:
         self._assigned: set[Where] = set()
         self._held: set[Where] = set()
         self._look_at = 0.0
-        self.missing: tuple[str, ...] = tuple(topics)
+        self.missing: tuple[str, ...] = ()
         self.away = ""
 
     def receive(self, timeout: float) -> dict[Where, list[Any]]:

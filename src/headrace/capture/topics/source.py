@@ -7,8 +7,9 @@ log gets copies of the rows. Either way the offsets reached are a record of the 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from headrace.batch import Batch
 from headrace.capture.base import Log, Transaction
+from headrace.capture.topics.ahead import Ahead
 from headrace.capture.topics.offsets import Offsets, Where
 from headrace.capture.topics.reader import TopicsReader
 from headrace.errors import RegistryUnavailable
@@ -30,6 +32,8 @@ KIND = "source"
 ROWS_AT_ONCE = 65_536
 AHEAD_ROWS = 200_000
 TELL_S = 5.0
+RECEIVE_S = 0.1
+REGISTRY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,20 @@ class TopicPiece:
     @property
     def rows(self) -> int:
         return sum(batch.num_rows for _, batch in self.batches)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What arrived together, decoded.
+
+    Attributes:
+        positions: where a start goes on after it.
+        read: how far the topics have been read with it, markers of transactions included.
+    """
+
+    pieces: list[TopicPiece]
+    positions: dict[Where, int]
+    read: Offsets
 
 
 class Order(Protocol):
@@ -120,7 +138,8 @@ class TopicSource:
         self._order = order
         self._cluster = Cluster(place)
         self._reader: TopicsReader | None = None
-        self._waiting: dict[Where, list[Any]] = {}
+        self._ahead: Ahead | None = None
+        self._loaded = Loaded([], {}, Offsets({}))
         self._status = ""
         self._told_at = 0.0
 
@@ -144,6 +163,8 @@ class TopicSource:
         positions = {(t, int(p)): o for t, some in known["offsets"].items() for p, o in some.items()}
         topics = self.topics if self._order is None else (*self.topics, self._order.topic)
         self._reader = TopicsReader(self._place, self._cluster, topics, positions, known["topics"])
+        self._loaded = Loaded([], positions, Offsets({}))
+        self._ahead = Ahead(self._load, f"headrace-{self.name}")
 
     def poll(self, timeout: float) -> list[TopicPiece]:
         """What has arrived, a piece for each partition; waits for the first of it.
@@ -151,24 +172,45 @@ class TopicSource:
         Raises:
             LogTruncated: what should be read next was deleted.
         """
-        assert self._reader is not None
+        assert self._ahead is not None
         pieces: list[TopicPiece] = []
-        rows = 0
-        while rows < ROWS_AT_ONCE:
-            arrived = self._waiting or self._reader.receive(timeout if not pieces else 0)
-            self._waiting = arrived
-            if not arrived:
+        while sum(piece.rows for piece in pieces) < ROWS_AT_ONCE:
+            loaded = self._ahead.take(timeout if not pieces else 0)
+            if loaded is None:
                 break
-            try:
-                new = self._arrived(arrived) if self._order is None else self._ordered(self._order, arrived)
-            except RegistryUnavailable as error:
-                # The same messages are decoded when the registry is back.
-                self._status = f"waiting for the schema registry: {error.message}; trying again"
+            pieces += loaded.pieces
+            self._loaded = loaded
+            if not loaded.pieces:
                 break
-            self._status, self._waiting = "", {}
-            pieces += new
-            rows += sum(map(len, arrived.values()))
         return pieces
+
+    def _load(self, waiting: threading.Event) -> Iterator[Loaded]:
+        """Receive and decode, in the thread that reads ahead."""
+        reader, order = self._reader, self._order
+        assert reader is not None
+        told = Offsets({})
+        while True:
+            arrived = reader.receive(RECEIVE_S)
+            while True:
+                try:
+                    pieces = self._arrived(arrived) if order is None else self._ordered(order, arrived)
+                    break
+                except RegistryUnavailable as error:
+                    # The same messages are decoded when the registry is back.
+                    self._status = f"waiting for the schema registry: {error.message}; trying again"
+                    if waiting.wait(REGISTRY_S):
+                        return
+            self._status = ""
+            positions = reader.positions()
+            read = reader.read()
+            if order is not None:
+                read = read.capped(order.positions({}))
+                positions = order.positions(positions)
+            if pieces or read != told:
+                told = read
+                yield Loaded(pieces, positions, read)
+            if waiting.is_set():
+                return
 
     def _arrived(self, arrived: Mapping[Where, list[Any]]) -> list[TopicPiece]:
         return [self._piece(where, messages) for where, messages in arrived.items()]
@@ -206,10 +248,7 @@ class TopicSource:
         del end_lsn
         assert self._reader is not None
         offsets: dict[str, dict[str, int]] = {}
-        positions = self._reader.positions()
-        if self._order is not None:
-            positions = self._order.positions(positions)
-        for (topic, number), offset in sorted(positions.items()):
+        for (topic, number), offset in sorted(self._loaded.positions.items()):
             offsets.setdefault(topic, {})[str(number)] = offset
         record = {"offsets": offsets, "topics": self._reader.identities}
         txn.put(KIND, self.name, json.dumps(record).encode())
@@ -227,10 +266,7 @@ class TopicSource:
 
     def received_lsn(self) -> Any:
         """How far the topics have been read, as `Offsets`."""
-        if self._reader is None or self._waiting:
-            return Offsets({})
-        read = self._reader.read()
-        return read if self._order is None else read.capped(self._order.positions({}))
+        return self._loaded.read
 
     def current_lsn(self) -> Any:
         """Where the topics end now, as `Offsets`."""
@@ -255,6 +291,9 @@ class TopicSource:
 
     def stop(self) -> None:
         """Leave the cluster; calling it twice is harmless."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
         if self._reader is not None:
             self._reader.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from types import TracebackType
@@ -84,6 +85,9 @@ class Running:
         self._thread.start()
 
     def _run(self) -> None:
+        # What was imported and declared stays: the collector need not look at it again with every batch.
+        gc.collect()
+        gc.freeze()
         try:
             self.engine.run()
         except BaseException:

@@ -14,7 +14,7 @@ from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
-from headrace.log.kafka_view import pipelines
+from headrace.log.kafka_view import owners
 from headrace.plan import Plan, TopicsPlan
 
 Captured = PostgresSource | TopicSource | FollowedSource
@@ -84,17 +84,10 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
 
 def followed_sources(place: KafkaPlace, codec: TopicCodec, topics: Sequence[str]) -> list[FollowedSource]:
     """Topics that another pipeline of ours writes on the cluster are read in the order of that pipeline's log."""
-    found = []
-    for name in pipelines(Cluster(place)):
-        if name == place.name:
-            continue
-        log = KafkaLog(replace(place, name=name), writer=False, codec=codec)
-        theirs = [topic for topic in topics if topic in log.heads and not log.heads[topic].foreign]
-        if theirs:
-            found.append(FollowedSource(log, theirs))
-        else:
-            log.close()
-    return found
+    return [
+        FollowedSource(KafkaLog(replace(place, name=name), writer=False, codec=codec), theirs)
+        for name, theirs in owners(place, Cluster(place), topics).items()
+    ]
 
 
 def _in_transactions(declared: TopicsPlan, place: KafkaPlace) -> bool:
