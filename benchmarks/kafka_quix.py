@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import time
 import uuid
 from typing import Any
@@ -56,12 +57,13 @@ class KMeans:
                 self.centers[k] += (mine.mean(axis=0) - self.centers[k]) * (len(mine) / self.weights[k])
 
 
-def main(bootstrap: str, topic: str, rows: int, cut: int) -> None:
+def main(bootstrap: str, topic: str, rows: int, cut: int, state: str) -> None:
     app = Application(
         bootstrap,
         consumer_group=f"quix-{uuid.uuid4()}",
         auto_offset_reset="earliest",
         auto_create_topics=False,
+        state_dir=state,
         loglevel=logging.WARNING,
         consumer_extra_config={"queued.min.messages": 1_000_000, "fetch.queue.backoff.ms": 5},
     )
@@ -74,4 +76,5 @@ def main(bootstrap: str, topic: str, rows: int, cut: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    with tempfile.TemporaryDirectory() as state:
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), state)

@@ -9,14 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.formats import base64_columns, decimals, instants
-from headrace.formats.conform import (
-    Convert,
-    Reading,
-    plain_float_text,
-    struct_field,
-    to_type,
-    variable_scale_text,
-)
+from headrace.formats.column_text import plain_float_text
+from headrace.formats.conform import Convert, Reading, struct_field, to_type, variable_scale_text
 from headrace.formats.json_text import is_list, is_text, joined
 
 UNBOUNDED = 2_147_483_647  # Debezium's length of a bit string that has none

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from headrace.batch import OPS, is_meta
 from headrace.formats.conform import to_type
-from headrace.formats.json_text import is_list, is_text
+from headrace.formats.json_text import is_bytes, is_list, is_text
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -443,6 +443,8 @@ def mark_unchanged(events: Events, placeholder: str) -> Events:
 def _is_placeholder(array: pa.Array, texts: list[str], placeholder: str) -> Mask:
     kind = array.type
     none = np.zeros(len(array), bool)
+    if is_bytes(kind):
+        return np.asarray(pc.fill_null(pc.equal(array, pa.scalar(placeholder.encode(), kind)), False))
     if is_text(kind):
         # A uuid column of its own is never out of line: only arrays have that form.
         return np.asarray(pc.fill_null(pc.is_in(array, pa.array(texts[:4], kind)), False))

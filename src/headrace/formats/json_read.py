@@ -151,7 +151,9 @@ class Reader:
         readings = self._readings(fields)
         row_types, whole, by_row = _types(readings)
         row = None if row_types is None else pa.struct(list(row_types))
-        full = None if readings is None else pa.struct([(one.field.name, one.wire or one.field.type) for one in readings])
+        full = (
+            None if readings is None else pa.struct([(one.field.name, one.wire or one.field.type) for one in readings])
+        )
         parts, bad = parse(
             values, debezium.envelope_types(row), whole=whole and row is not None, by_row=by_row,
             full=None if full is None else debezium.envelope_types(full),

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from headrace.batch import OPS, Batch
 from headrace.errors import FormatError
 from headrace.formats.base import Decoded, Encoded
-from headrace.formats.conform import plain_text
+from headrace.formats.column_text import plain_text
 from headrace.formats.flat_values import Bad, Part, decode_values, encode_texts, utf8
 from headrace.formats.json_keys import check_key_format
 from headrace.formats.json_text import is_bytes, is_text, unwrapped

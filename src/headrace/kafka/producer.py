@@ -22,6 +22,7 @@ logger = logging.getLogger("headrace")
 
 TRANSACTION_MILLISECONDS = 300_000  # publishing a large source transaction takes a while
 DELIVERY_MILLISECONDS = 60_000
+SETTLE_SECONDS = 1.0
 
 
 class Sent:
@@ -232,6 +233,9 @@ class TransactionalProducer:
         from confluent_kafka import KafkaException
 
         since = time.monotonic()
+        if self._open:
+            # Undone while it is being sent, one in fifty ends fatally: librdkafka issue 4849.
+            self._producer.flush(SETTLE_SECONDS)
         while self._open:
             try:
                 self._producer.abort_transaction(5.0)
@@ -268,6 +272,7 @@ class TransactionalProducer:
         """Leave the cluster; an open transaction is undone by whoever writes next."""
         if self._open and not self.interrupted.is_set():
             try:
+                self._producer.flush(SETTLE_SECONDS)
                 self._producer.abort_transaction(2.0)
             except Exception as error:  # librdkafka's own; the next writer's opening undoes it
                 logger.debug("%s", error)
