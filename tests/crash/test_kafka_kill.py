@@ -110,11 +110,13 @@ def test_a_kill_at_an_edge_changes_nothing_on_a_kafka_log(
     harness.run(dsn, log)
     harness.run(dsn, whole, name="whole")
     for number, edge in enumerate(edges):
-        write(dsn, seed=number, transactions=10)
-        # An earlier passage is the one of the declaration, or of an idle round.
-        passages = (2, 1) if edge in LOG_EDGES and number % 2 else (1,)
-        killed = (harness.finish(harness.start(dsn, log, fault=f"{edge}:{passage}")) for passage in passages)
-        assert -signal.SIGKILL in killed, f"no run passed {edge}"
+        # A run that takes everything in with one commit ends before it passes an edge for the second time.
+        for passage in (2, 1) if edge in LOG_EDGES and number % 2 else (1,):
+            write(dsn, seed=number, transactions=10)
+            if harness.finish(harness.start(dsn, log, fault=f"{edge}:{passage}")) == -signal.SIGKILL:
+                break
+        else:
+            pytest.fail(f"no run passed {edge}")
     write(dsn, seed=99, transactions=5)
     harness.run(dsn, log)
     harness.run(dsn, whole, name="whole")

@@ -149,7 +149,7 @@ class TransactionalProducer:
             if at < len(values):
                 self._produce(topic, values[at], keys[at], numbers[at], reports[at], timestamp, headers[at])
             start = at + 1
-        self._producer.poll(0)
+        self._serve(self._producer.poll, 0)
         return sent
 
     def _partitions(self, topic: str) -> int:
@@ -179,7 +179,7 @@ class TransactionalProducer:
                 return
             except BufferError:
                 # The queue is full: what was queued is being sent meanwhile.
-                self._producer.poll(0.05)
+                self._serve(self._producer.poll, 0.05)
                 self._waiting(since, f"writing to «{topic}»")
             except KafkaException as error:
                 failure = self._cluster.translate(error, f"writing to «{topic}»")
@@ -189,6 +189,19 @@ class TransactionalProducer:
                         self._producer.list_topics(topic, 5.0)
                     failure = LogUnavailable(f"{self._place.location} did not know «{topic}» for a moment")
                 raise failure from error
+
+    def _serve(self, call: Callable[[float], int], seconds: float) -> int:
+        """`poll` or `flush`. A fatal error also comes out of these, once: commit and abort say it again, with its cause.
+
+        Where a delivery report was due at the same moment, the client wraps it into a SystemError.
+        """
+        from confluent_kafka import KafkaException
+
+        try:
+            return call(seconds)
+        except (KafkaException, SystemError) as error:
+            logger.debug("%s", error)
+            return 1
 
     def _begin(self) -> None:
         if not self._open:
@@ -202,7 +215,7 @@ class TransactionalProducer:
             LogUnavailable: `interrupted` was set meanwhile.
         """
         since = time.monotonic()
-        while self._producer.flush(0.5):
+        while self._serve(self._producer.flush, 0.5):
             self._waiting(since, "delivering messages")
         self._on_wait("")
 
@@ -235,7 +248,7 @@ class TransactionalProducer:
         since = time.monotonic()
         if self._open:
             # Undone while it is being sent, one in fifty ends fatally: librdkafka issue 4849.
-            self._producer.flush(SETTLE_SECONDS)
+            self._serve(self._producer.flush, SETTLE_SECONDS)
         while self._open:
             try:
                 self._producer.abort_transaction(5.0)
@@ -272,7 +285,7 @@ class TransactionalProducer:
         """Leave the cluster; an open transaction is undone by whoever writes next."""
         if self._open and not self.interrupted.is_set():
             try:
-                self._producer.flush(SETTLE_SECONDS)
+                self._serve(self._producer.flush, SETTLE_SECONDS)
                 self._producer.abort_transaction(2.0)
             except Exception as error:  # librdkafka's own; the next writer's opening undoes it
                 logger.debug("%s", error)

@@ -18,7 +18,7 @@ LOOK_FOR_BROKERS_S = 0.2
 
 
 class TopicsReader:
-    """Reads the topics of one source. Used by the engine's thread; `ends` by any.
+    """Reads the topics of one source. Used by the thread that reads ahead; `ends` by any.
 
     Args:
         place, cluster: where.
@@ -175,14 +175,12 @@ class TopicsReader:
             self._consumer.incremental_assign([TopicPartition(*where, self._next[where]) for where in over])
         self._held = set(ahead)
 
-    def tell(self) -> None:
-        """Commit the offsets reached for the consumer group, without waiting: others see there how far we are."""
+    def tell(self, positions: Mapping[Where, int]) -> None:
+        """Commit offsets for the consumer group, without waiting: others see there how far we are."""
         from confluent_kafka import TopicPartition
 
-        if self._consumer is not None:
-            offsets = [
-                TopicPartition(*where, offset) for where, offset in self._next.items() if where in self._assigned
-            ]
+        offsets = [TopicPartition(*where, offset) for where, offset in positions.items() if where in self._assigned]
+        if self._consumer is not None and offsets:
             self._consumer.commit(offsets=offsets, asynchronous=True)
 
     def positions(self) -> dict[Where, int]:

@@ -142,6 +142,7 @@ class TopicSource:
         self._loaded = Loaded([], {}, Offsets({}))
         self._status = ""
         self._told_at = 0.0
+        self._to_tell: dict[Where, int] = {}
 
     def check(self, log: Log) -> None:
         """See that the cluster answers. Topics that are not there yet are waited for.
@@ -191,6 +192,9 @@ class TopicSource:
         told = Offsets({})
         while True:
             arrived = reader.receive(RECEIVE_S)
+            if self._to_tell:
+                reader.tell(self._to_tell)
+                self._to_tell = {}
             while True:
                 try:
                     pieces = self._arrived(arrived) if order is None else self._ordered(order, arrived)
@@ -256,9 +260,9 @@ class TopicSource:
     def acknowledge(self) -> None:
         """Tell the cluster now and then how far we are: information for its tools, never where a start goes on."""
         now = time.monotonic()
-        if self._reader is not None and now - self._told_at >= TELL_S:
-            self._told_at = now
-            self._reader.tell()
+        if now - self._told_at >= TELL_S:
+            # Said by the thread that reads: the client makes a second thread wait while the first one polls.
+            self._told_at, self._to_tell = now, self._loaded.positions
 
     def idle_lsn(self) -> int | None:
         """None: nothing has to be stored while nothing comes."""
