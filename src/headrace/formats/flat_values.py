@@ -16,6 +16,7 @@ from headrace.formats.base import Decoded, Encoded
 from headrace.formats.conform import fitting, reading
 from headrace.formats.headers import EventHeaders, event_headers, read_event_headers, topic_source
 from headrace.formats.json_keys import KeyReader, write_keys
+from headrace.formats.key_changes import with_old_keys
 from headrace.wire import WireMessages
 
 Ints = npt.NDArray[np.int64]
@@ -25,7 +26,7 @@ Part = tuple[dict[str, pa.Array], Ints]
 
 
 def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str) -> Encoded:
-    """A value for every row but deletes and truncates."""
+    """A value for every row but deletes and truncates; before a row whose key changed a null for the old one."""
     op = batch.op
     nulls = (op == OPS["d"]) | (op == OPS["t"])
     values: list[bytes | None] = texts.cast(pa.large_binary()).to_pylist()
@@ -34,7 +35,8 @@ def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str) -> Encoded
         values[row] = None
         if op[row] == OPS["t"]:
             keys[row] = None
-    return Encoded(keys, values, event_headers(batch, topic=topic), np.arange(batch.num_rows))
+    encoded = Encoded(keys, values, event_headers(batch, topic=topic), np.arange(batch.num_rows))
+    return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
 
 
 def utf8(values: Sequence[bytes]) -> tuple[list[tuple[int, str]], Bad]:
@@ -75,6 +77,8 @@ def decode_values(
             columns = _with_key(columns, messages, rows, single, schema)
         _finish(columns, rows, schema, told, messages, found, bad)
     empty = np.setdiff1d(np.arange(len(values)), valued)
+    if told is not None and told.tombstone is not None:
+        empty = empty[~told.tombstone[empty]]
     if empty.size:
         _deletes(messages, empty, schema, told, keys, single, found, bad)
     for one in found:

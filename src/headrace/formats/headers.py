@@ -7,11 +7,15 @@ header            value
 ``__position``    ``0/1932A28:3``: commit LSN and index in the transaction (`headrace.position`)
 ``__ts_us``       commit time, microseconds since 1970-01-01 UTC
 ``__source``      the source's name, where it is not what the topic's name begins with
-``__before``      the old row of an update as JSON, where the value does not have it
+``__before``      ``json:`` and the old row of an update as JSON, where the value does not have it
 ``__unchanged``   JSON array of the columns that the source did not send
-``__row``         the old row of a delete as JSON, where the value is null
-``__tombstone``   marks the null value that stands behind a delete which has a value: no event of its own
+``__row``         ``json:`` and the old row of a delete as JSON, where the value is null
+``__tombstone``   marks a null value that is no event of its own: behind a delete which has a value, or of the
+                  key that a row had before
 ================  =====================================================================================
+
+What begins with a brace is a map to Kafka Connect (its `SimpleHeaderConverter`, the default), one without a schema
+when its values are of several types, and Debezium's JDBC sink fails on that; behind ``json:`` it is a text.
 
 Debezium's flattening adds headers too (``add.headers=op,source.ts_ms``), under the names ``__op``,
 ``__source_ts_ms`` and so on: `read_event_headers` takes what they say. Its ``__debezium.newkey``, ``oldkey`` and
@@ -31,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import OPS, Batch
-from headrace.formats.json_text import fragments, objects
+from headrace.formats.json_text import fragments, joined, objects
 from headrace.formats.selection import take, take_records
 from headrace.position import format_positions
 from headrace.wire import Headers, WireMessages
@@ -42,6 +46,7 @@ Cells = Sequence[bytes | None]
 Header = tuple[str, bytes | None]
 
 _ALWAYS = ("__op", "__position", "__ts_us")
+_MARK = "json:"
 _OPS = dict(OPS)
 
 
@@ -95,7 +100,7 @@ def _occasional(batch: Batch, nulls: Mask, before: bool) -> Iterator[tuple[str, 
     old, unchanged = batch.before, batch.unchanged
     if before and old is not None and old.null_count < len(old):
         rows = np.flatnonzero(np.asarray(old.is_valid()))
-        yield "__before", rows.tolist(), _texts(fragments(take(old, rows)))
+        yield "__before", rows.tolist(), _marked(fragments(take(old, rows)))
     if unchanged is not None and unchanged.null_count < len(unchanged):
         rows = np.flatnonzero(np.asarray(unchanged.is_valid()))
         yield "__unchanged", rows.tolist(), _texts(fragments(take(unchanged, rows)))
@@ -103,7 +108,15 @@ def _occasional(batch: Batch, nulls: Mask, before: bool) -> Iterator[tuple[str, 
         rows = np.flatnonzero(nulls)
         columns = take_records(batch.rows, rows)
         texts = objects(list(zip(columns.schema.names, columns.columns, strict=True)), rows.size)
-        yield "__row", rows.tolist(), _texts(texts)
+        yield "__row", rows.tolist(), _marked(texts)
+
+
+def _marked(rows: pa.Array) -> list[bytes]:
+    return _texts(joined([_MARK, rows], len(rows)))
+
+
+def _unmarked(cell: bytes | None) -> bytes | None:
+    return None if cell is None else cell.removeprefix(_MARK.encode())
 
 
 def _texts(array: pa.Array) -> list[bytes]:
@@ -251,7 +264,7 @@ def _any(headers: Sequence[Headers]) -> EventHeaders | None:
             told.op[i] = _OPS.get(_text(one.get("__op")), 0)
             told.ts_us[i] = _time(one)
     for name in ("before", "unchanged", "row"):
-        cells = [one.get(f"__{name}") if told.ours[i] else None for i, one in enumerate(found)]
+        cells = [_unmarked(one.get(f"__{name}")) if told.ours[i] else None for i, one in enumerate(found)]
         if any(cell is not None for cell in cells):
             setattr(told, name, cells)
     tombstones = np.array([TOMBSTONE[0] in one for one in found])

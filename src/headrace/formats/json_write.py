@@ -17,13 +17,17 @@ from headrace.formats.base import Encoded
 from headrace.formats.headers import TOMBSTONE, Header, event_headers
 from headrace.formats.json_keys import write_keys
 from headrace.formats.json_text import TEXT, joined, objects, quoted
+from headrace.formats.key_changes import with_old_keys
 
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 
 def flattened(topic: str, batch: Batch, *, schemas: bool, key: str) -> Encoded:
-    """One message for each row: the columns as an object; deletes and truncates have no value."""
+    """One message for each row: the columns as an object; deletes and truncates have no value.
+
+    Before a row whose key changed goes a null for the old one (`key_changes`).
+    """
     rows = batch.rows
     columns = list(zip(rows.schema.names, rows.columns, strict=True))
     texts = objects(columns, batch.num_rows, binary_decimals=schemas)
@@ -35,11 +39,12 @@ def flattened(topic: str, batch: Batch, *, schemas: bool, key: str) -> Encoded:
         texts = pc.if_else(pa.array(nulls), pa.scalar(None, TEXT), texts)
     keys = _without(write_keys(topic, batch, key), op == OPS["t"])
     headers = event_headers(batch, topic=topic, null_values=nulls)
-    return Encoded(keys, _cells(texts), headers, np.arange(batch.num_rows))
+    encoded = Encoded(keys, _cells(texts), headers, np.arange(batch.num_rows))
+    return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
 
 
 def enveloped(topic: str, batch: Batch, *, schemas: bool, key: str, tombstones: bool) -> Encoded:
-    """One change event for each row, and behind each delete a tombstone where these are wanted."""
+    """One change event for each row; where tombstones are wanted, one behind each delete, one for each changed key."""
     rows, n, op = batch.rows, batch.num_rows, batch.op
     columns = list(zip(rows.schema.names, rows.columns, strict=True))
     row = objects(columns, n, binary_decimals=schemas)
@@ -58,9 +63,10 @@ def enveloped(topic: str, batch: Batch, *, schemas: bool, key: str, tombstones: 
     keys = _without(write_keys(topic, batch, key), truncated)
     headers = event_headers(batch, topic=topic, null_values=np.zeros(n, bool), before=False)
     values = _cells(texts)
-    if not (tombstones and deleted.any()):
+    if not tombstones:
         return Encoded(keys, values, headers, np.arange(n))
-    return _with_tombstones(keys, values, headers, deleted)
+    encoded = _with_tombstones(keys, values, headers, deleted)
+    return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
 
 
 def _old_rows(before: pa.StructArray, schemas: bool) -> pa.Array:

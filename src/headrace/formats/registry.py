@@ -91,7 +91,7 @@ class SchemaRegistry:
         *,
         auth: str | tuple[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        deadline: float = 10.0,
+        deadline: float = 2.0,
         timeout: float = 5.0,
     ) -> None:
         address = url or os.environ.get("HEADRACE_SCHEMA_REGISTRY_URL", "")

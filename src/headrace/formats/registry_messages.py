@@ -1,7 +1,8 @@
 """Events to messages whose schemas are in a registry: what Avro and JSON Schema have in common.
 
 Without an envelope a delete and a truncation are messages without a value; headers say which (`headers`). With one a
-delete is its envelope and then a tombstone, as Debezium sends it.
+delete is its envelope and then a tombstone, as Debezium sends it. Either way a null for the old key goes before a row
+whose key changed (`key_changes`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from headrace.batch import OPS, Batch
 from headrace.formats.base import Encoded
 from headrace.formats.headers import TOMBSTONE, event_headers, topic_source
+from headrace.formats.key_changes import with_old_keys
 from headrace.formats.registry_framing import Role
 from headrace.wire import Headers
 
@@ -75,7 +77,8 @@ def messages(topic: str, batch: Batch, write: Write, *, envelope: bool, keyed: b
             one += [*key_extra, *extra]
     behind: Headers = [TOMBSTONE, *key_extra]
     headers: list[Headers] = [behind if envelope and no else told[i] for i, no in zip(listed, empty, strict=True)]
-    return Encoded([keys[i] for i in listed], values, headers, rows)
+    encoded = Encoded([keys[i] for i in listed], values, headers, rows)
+    return with_old_keys(batch, encoded, lambda old: _keys(old, write)) if keyed else encoded
 
 
 def _keys(batch: Batch, write: Write) -> tuple[list[bytes | None], Extra]:

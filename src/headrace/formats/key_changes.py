@@ -1,0 +1,81 @@
+"""A row whose key changed: before its message goes a null for the key that it had, as Debezium sends it.
+
+Compaction, and every sink that knows a row by its message's key, would otherwise keep the row under both keys. To us
+that null is no event of its own (`headers.TOMBSTONE`): the row's own message says that it was an update, and of what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.batch import OPS, Batch
+from headrace.formats.base import Encoded
+from headrace.formats.headers import TOMBSTONE
+from headrace.formats.selection import take
+from headrace.wire import Headers, Ints
+
+Keys = Sequence[bytes | None]
+
+
+def with_old_keys(batch: Batch, encoded: Encoded, write: Callable[[Batch], tuple[Keys, Headers]]) -> Encoded:
+    """Messages with a null before each row whose key is not what it was.
+
+    Args:
+        batch: the rows.
+        encoded: their messages.
+        write: makes the keys of other rows of this topic, and the headers that go with each of them.
+
+    >>> old = pa.array([{"id": 1}, {"id": 8}])
+    >>> batch = Batch.of({"id": [1, 9]}, op="u", key=["id"], before=old)
+    >>> written = Encoded([b"1", b"9"], [b"{}", b"{}"], [[], []], np.arange(2))
+    >>> found = with_old_keys(batch, written, lambda rows: ([b"%d" % one for one in rows.column("id").to_pylist()], []))
+    >>> found.keys, found.values, found.rows.tolist()
+    ([b'1', b'8', b'9'], [b'{}', None, b'{}'], [0, 1, 1])
+    """
+    rows = _with_an_old_key(batch)
+    if not rows.size:
+        return encoded
+    old, extra = write(_old_keys(batch, rows))
+    first = np.searchsorted(encoded.rows, rows)
+    changed = np.array([i for i, at in enumerate(first.tolist()) if old[i] != encoded.keys[at]], np.int64)
+    if not changed.size:
+        return encoded
+    n = len(encoded.keys)
+    order = np.insert(np.arange(n), first[changed], n + np.arange(changed.size)).tolist()
+    keys = [*encoded.keys, *(old[i] for i in changed.tolist())]
+    values = [*encoded.values, *[None] * changed.size]
+    headers: list[Headers] = [*encoded.headers, *([TOMBSTONE, *extra] for _ in range(changed.size))]
+    return Encoded(
+        [keys[i] for i in order],
+        [values[i] for i in order],
+        [headers[i] for i in order],
+        np.insert(encoded.rows, first[changed], rows[changed]),
+    )
+
+
+def _with_an_old_key(batch: Batch) -> Ints:
+    """Updates whose old row has all of the key."""
+    before, names = batch.before, batch.key_columns
+    if before is None or not names or any(before.type.get_field_index(name) < 0 for name in names):
+        return np.zeros(0, np.int64)
+    told = (batch.op == OPS["u"]) & np.asarray(before.is_valid())
+    for name in names:
+        told &= np.asarray(pc.is_valid(before.field(name)))
+    return np.flatnonzero(told)
+
+
+def _old_keys(batch: Batch, rows: Ints) -> Batch:
+    names = batch.key_columns
+    fields = [batch.schema.field(name) for name in names]
+    columns = [take(batch.before.field(name), rows) for name in names]  # type: ignore[union-attr]  # rows has some
+    typed = [
+        column if column.type.equals(one.type) else column.cast(one.type)
+        for column, one in zip(columns, fields, strict=True)
+    ]
+    return Batch.of(
+        pa.RecordBatch.from_arrays(typed, schema=pa.schema(fields)), op="d", key=names, source=batch.source
+    )
