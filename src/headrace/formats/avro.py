@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
-from headrace.formats import avro_declare
+from headrace.formats import avro_declare, debezium
 from headrace.formats.avro_reader import Reader
 from headrace.formats.avro_schema import Node, parse
 from headrace.formats.avro_types import finished
@@ -44,11 +44,19 @@ class AvroDecoder:
         if isinstance(node, str):
             reason = f"{group.schema_id}: {node}"
             return [], dict.fromkeys(range(len(group.rows)), reason)
-        reader = Reader(group.buffer, group.starts, group.ends, finish=finished)
+        reader = Reader(group.buffer, group.starts, group.ends, finish=finished, unread=_unread(node))
         values = reader.read(node)
         if not pa.types.is_struct(values.type):
             values = pa.StructArray.from_arrays([values], names=["value"])
         return good_rows(values, reader.reasons)
+
+
+def _unread(node: Node) -> dict[str, frozenset[str]]:
+    """Of an envelope's source only what makes the event is read: most of it is the same text in every message."""
+    if node.kind != "record" or not debezium.is_envelope(node.names) or "source" not in node.names:
+        return {}
+    source = node.child("source").value
+    return {source.name: frozenset(source.names) - {one.name for one in debezium.SOURCE}}
 
 
 class AvroFormat:

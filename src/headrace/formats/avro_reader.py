@@ -14,7 +14,7 @@ The encoding: https://avro.apache.org/docs/1.12.0/specification/#binary-encoding
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,16 +38,27 @@ class Reader:
         buffer: the messages one after the other.
         starts, ends: where in it each message's Avro begins and ends; ascending.
         finish: makes a column's Arrow type out of the array that its Avro type gives (dates out of days, …).
+        unread: by a record's full name, fields of which only the bytes are skipped: they come out null.
 
     After `read`, `reasons` says of which messages nothing came, by their index, and why.
     """
 
-    def __init__(self, buffer: bytes, starts: Ints, ends: Ints, *, finish: Finish) -> None:
+    def __init__(
+        self,
+        buffer: bytes,
+        starts: Ints,
+        ends: Ints,
+        *,
+        finish: Finish,
+        unread: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
         self._raw = pa.py_buffer(buffer + bytes(_PADDING))
         self._buffer = np.frombuffer(self._raw, np.uint8)
         self._at = starts.astype(np.int64)
         self._end = ends.astype(np.int64)
         self._finish = finish
+        self._unread = unread or {}
+        self._skipping = False
         self.reasons: dict[int, str] = {}
 
     def read(self, node: Node) -> pa.Array:
@@ -62,6 +73,21 @@ class Reader:
         for row in rows.tolist():
             self.reasons.setdefault(row, reason)
         self._at[rows] = self._end[rows]
+
+    # A field that all messages have is the common case: then no cursor needs to be looked up.
+
+    def _cursors(self, rows: Ints) -> Ints:
+        """Copies of some messages' cursors."""
+        return self._at.copy() if len(rows) == len(self._at) else self._at[rows]
+
+    def _ends(self, rows: Ints) -> Ints:
+        return self._end if len(rows) == len(self._end) else self._end[rows]
+
+    def _move(self, rows: Ints, at: Ints) -> None:
+        if len(rows) == len(self._at):
+            self._at = at
+        else:
+            self._at[rows] = at
 
     # Types
 
@@ -100,15 +126,16 @@ class Reader:
 
     def _slices(self, rows: Ints, lengths: Ints | int) -> pa.Array:
         """Bytes of the given lengths behind the cursors, as one native copy."""
-        starts = self._at[rows]
+        starts = self._cursors(rows)
         stops = starts + lengths
-        wrong = (stops > self._end[rows]) | (stops < starts)
+        wrong = (stops > self._ends(rows)) | (stops < starts)
         if wrong.any():
             self._fail(rows[wrong], _BAD_LENGTH)
-            starts, stops = self._at[rows], np.where(wrong, self._at[rows], stops)
-        self._at[rows] = stops
-        if not len(rows):
-            return pa.array([], pa.binary())
+            starts = self._cursors(rows)
+            stops = np.where(wrong, starts, stops)
+        self._move(rows, stops)
+        if self._skipping or not len(rows):
+            return pa.nulls(len(rows), pa.binary())
         # What is wanted and what lies between alternate in the buffer: every second element is a value.
         bounds = np.empty(2 * len(rows), np.int64)
         bounds[0::2], bounds[1::2] = starts, stops
@@ -140,11 +167,21 @@ class Reader:
         return pa.array(node.names, pa.string()).take(pa.array(np.where(wrong, 0, indexes)))
 
     def _read_record(self, node: Node, rows: Ints) -> pa.Array:
-        columns = [self._value(child, rows) for child in node.children]
+        unread = self._unread.get(node.name, frozenset())
+        columns = [
+            self._skipped(child, rows) if name in unread else self._value(child, rows)
+            for name, child in zip(node.names, node.children, strict=True)
+        ]
         fields = [pa.field(name, column.type) for name, column in zip(node.names, columns, strict=True)]
         if not fields:
             return pa.array([{}] * len(rows), pa.struct([]))
         return pa.StructArray.from_arrays(columns, fields=fields)
+
+    def _skipped(self, node: Node, rows: Ints) -> pa.Array:
+        before, self._skipping = self._skipping, True
+        self._value(node, rows)
+        self._skipping = before
+        return pa.nulls(len(rows))
 
     def _read_union(self, node: Node, rows: Ints) -> pa.Array:
         branches = self._varints(rows)
@@ -234,15 +271,15 @@ class Reader:
 
     def _numbers(self, rows: Ints, kind: np.dtype[Any]) -> npt.NDArray[Any]:
         """A number of fixed size behind each cursor."""
-        at = self._at[rows]
-        beyond = at + kind.itemsize > self._end[rows]
-        if beyond.any():
-            self._fail(rows[beyond], "ends in the middle of a value")
-            at = np.where(beyond, 0, at)
-            self._at[rows[~beyond]] += kind.itemsize
-        else:
-            self._at[rows] = at + kind.itemsize
-        values = self._unaligned(kind)[at]
+        at = self._cursors(rows)
+        stops = at + kind.itemsize
+        beyond = stops > self._ends(rows)
+        if not beyond.any():
+            self._move(rows, stops)
+            return self._unaligned(kind)[at]
+        self._fail(rows[beyond], "ends in the middle of a value")
+        self._at[rows[~beyond]] += kind.itemsize
+        values = self._unaligned(kind)[np.where(beyond, 0, at)]
         values[beyond] = 0
         return values
 
@@ -252,11 +289,14 @@ class Reader:
 
     def _varints(self, rows: Ints) -> Ints:
         """A zig-zag varint behind each cursor; 0 where there is none."""
-        at = self._at[rows]
+        at = self._cursors(rows)
         first = self._buffer[at]
         at += 1
-        bits = (first & 0x7F).astype(np.uint64)
         more = np.flatnonzero(first & 0x80)
+        if not len(more):
+            short = (first >> 1).view(np.int8) ^ -(first & 1).view(np.int8)
+            return self._checked(rows, at, short.astype(np.int64))
+        bits = (first & 0x7F).astype(np.uint64)
         shift = 7
         while len(more) and shift < 70:
             byte = self._buffer[at[more]]
@@ -269,12 +309,16 @@ class Reader:
             self._fail(rows[more], "a number of more than 64 bits")
             at[more] = self._end[rows[more]]
             values[more] = 0
-        beyond = at > self._end[rows]
+        return self._checked(rows, at, values)
+
+    def _checked(self, rows: Ints, at: Ints, values: Ints) -> Ints:
+        """Numbers that end before ``at``, 0 where that is beyond the message; the cursors move there."""
+        beyond = at > self._ends(rows)
         if beyond.any():
             self._fail(rows[beyond], "ends in the middle of a value")
             at[beyond] = self._end[rows[beyond]]
             values[beyond] = 0
-        self._at[rows] = at
+        self._move(rows, at)
         return values
 
 

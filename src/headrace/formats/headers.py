@@ -8,14 +8,14 @@ header            value
 ``__ts_us``       commit time, microseconds since 1970-01-01 UTC
 ``__source``      the source's name, where it is not what the topic's name begins with
 ``__before``      ``json:`` and the old row of an update as JSON, where the value does not have it
-``__unchanged``   JSON array of the columns that the source did not send
+``__unchanged``   ``json:`` and a JSON array of the columns that the source did not send
 ``__row``         ``json:`` and the old row of a delete as JSON, where the value is null
 ``__tombstone``   marks a null value that is no event of its own: behind a delete which has a value, or of the
                   key that a row had before
 ================  =====================================================================================
 
-What begins with a brace is a map to Kafka Connect (its `SimpleHeaderConverter`, the default), one without a schema
-when its values are of several types, and Debezium's JDBC sink fails on that; behind ``json:`` it is a text.
+What begins with a brace or a bracket is a map or an array to Kafka Connect (its `SimpleHeaderConverter`, the default),
+mostly one without a schema, and Debezium's JDBC sink fails on that. Behind ``json:`` it is a text.
 
 Debezium's flattening adds headers too (``add.headers=op,source.ts_ms``), under the names ``__op``,
 ``__source_ts_ms`` and so on: `read_event_headers` takes what they say. Its ``__debezium.newkey``, ``oldkey`` and
@@ -103,7 +103,7 @@ def _occasional(batch: Batch, nulls: Mask, before: bool) -> Iterator[tuple[str, 
         yield "__before", rows.tolist(), _marked(fragments(take(old, rows)))
     if unchanged is not None and unchanged.null_count < len(unchanged):
         rows = np.flatnonzero(np.asarray(unchanged.is_valid()))
-        yield "__unchanged", rows.tolist(), _texts(fragments(take(unchanged, rows)))
+        yield "__unchanged", rows.tolist(), _marked(fragments(take(unchanged, rows)))
     if nulls.any():
         rows = np.flatnonzero(nulls)
         columns = take_records(batch.rows, rows)
@@ -111,17 +111,13 @@ def _occasional(batch: Batch, nulls: Mask, before: bool) -> Iterator[tuple[str, 
         yield "__row", rows.tolist(), _marked(texts)
 
 
-def _marked(rows: pa.Array) -> list[bytes]:
-    return _texts(joined([_MARK, rows], len(rows)))
+def _marked(texts: pa.Array) -> list[bytes]:
+    found: list[bytes] = joined([_MARK, texts], len(texts)).cast(pa.large_binary()).to_pylist()
+    return found
 
 
 def _unmarked(cell: bytes | None) -> bytes | None:
     return None if cell is None else cell.removeprefix(_MARK.encode())
-
-
-def _texts(array: pa.Array) -> list[bytes]:
-    found: list[bytes] = array.cast(pa.large_binary()).to_pylist()
-    return found
 
 
 TOMBSTONE: Header = ("__tombstone", b"1")

@@ -44,12 +44,12 @@ class Lines:
 
     def __init__(self, values: Sequence[bytes]) -> None:
         self.data = b"\n".join(values)
-        self.longest = max(map(len, values))
         self._bytes = np.frombuffer(self.data, np.uint8)
-        breaks = np.flatnonzero(self._bytes == 10)
-        self.single = breaks.size == len(values) - 1
+        self.single = self.data.count(b"\n") == len(values) - 1
         """Whether no message has a newline inside."""
-        self.starts: Ints = np.append(0, breaks + 1)
+        sizes = np.fromiter(map(len, values), np.int64, len(values))
+        self.longest = int(sizes.max())
+        self.starts: Ints = np.cumsum(sizes + 1) - sizes - 1
 
     def begin_with(self, prefix: bytes) -> bool:
         """Whether all lines do."""

@@ -86,6 +86,10 @@ class Reader:
         return [row if value is None else value for value, row in zip(values, self.told.row, strict=True)]
 
     def _read(self, values: Sequence[bytes], rows: Ints) -> None:
+        if json_shapes.share_a_schema(values):
+            # Most of such a message is its schema: it is compared where it lies, and never copied.
+            self._with_schemas(values, rows)
+            return
         lines = Lines(values)
         codes = json_shapes.shapes(values, lines)
         runs = list(json_shapes.runs(codes))
@@ -106,8 +110,8 @@ class Reader:
             if isinstance(found, str):
                 self.bad += [(row, found) for row in where.tolist()]
                 continue
-            missing = np.array([payload == NULL for payload in found])
-            if missing.any():
+            if NULL in found:
+                missing = np.array([payload == NULL for payload in found])
                 self.nulls.append(where[missing])
                 found, where = [one for one in found if one != NULL], where[~missing]
             if not found:

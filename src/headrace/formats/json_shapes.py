@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,21 @@ def runs(codes: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
     yield from pairwise(cuts)
 
 
+def share_a_schema(values: Sequence[bytes]) -> bool:
+    """Whether all messages begin with the same schema, written as Kafka Connect writes it.
+
+    >>> share_a_schema([b'{"schema":{"type":"int32"},"payload":1}'] * 2), share_a_schema([b'{"id":1}'])
+    (True, False)
+    """
+    prefix = _prefix(values[0])
+    return prefix is not None and all(map(bytes.startswith, values, repeat(prefix)))
+
+
 def payloads(values: Sequence[bytes]) -> Iterator[tuple[int, int, connect.Schema | None, list[bytes] | str]]:
     """Messages with a schema, in runs of one schema: (from, to, schema, payloads or what is wrong with them).
 
     The text of the schema is mostly the same for thousands of messages: it is compared, and parsed once.
     """
-    array = pa.array(values, pa.large_binary())
     at, n = 0, len(values)
     while at < n:
         prefix = _prefix(values[at])
@@ -100,11 +109,15 @@ def payloads(values: Sequence[bytes]) -> Iterator[tuple[int, int, connect.Schema
             yield at, at + 1, *_odd(values[at])
             at += 1
             continue
-        same = np.asarray(pc.starts_with(array.slice(at), prefix))
+        same = np.fromiter(map(bytes.startswith, islice(values, at, n), repeat(prefix)), bool, n - at)
         end = n if same.all() else at + int(same.argmin())
         size = len(prefix)
         schema = connect.read_schema(prefix[len(_SCHEMA) : -len(_PAYLOAD)])
-        found = [value[size:-1] if value[-1] == 125 else value[size:] for value in values[at:end]]
+        some = values[at:end]
+        if all(map(bytes.endswith, some, repeat(b"}"))):
+            found = [value[size:-1] for value in some]
+        else:
+            found = [value[size:-1] if value[-1] == 125 else value[size:] for value in some]
         if schema is None:
             yield at, end, None, "the schema is not one of Kafka Connect"
         else:

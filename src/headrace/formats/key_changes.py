@@ -76,6 +76,4 @@ def _old_keys(batch: Batch, rows: Ints) -> Batch:
         column if column.type.equals(one.type) else column.cast(one.type)
         for column, one in zip(columns, fields, strict=True)
     ]
-    return Batch.of(
-        pa.RecordBatch.from_arrays(typed, schema=pa.schema(fields)), op="d", key=names, source=batch.source
-    )
+    return Batch.of(pa.RecordBatch.from_arrays(typed, schema=pa.schema(fields)), op="d", key=names, source=batch.source)

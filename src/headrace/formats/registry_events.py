@@ -126,12 +126,18 @@ def _events(task: _Task, struct: pa.StructArray, at: Ints, *, op: str | None = N
     else:
         own = frozenset(task.schema.names) if task.schema is not None else frozenset[str]()
         pieces = [debezium.flattened(dict(zip(names, struct.flatten(), strict=True)), at, own)]
-    placeholder = debezium.PLACEHOLDER.encode()
-    if op is None and any(placeholder in (task.messages.values[i] or b"") for i in at.tolist()):
-        pieces = [debezium.mark_unchanged(piece, debezium.PLACEHOLDER) for piece in pieces]
+    if op is None and any(_may_hide(array.type) for piece in pieces for array in piece.columns.values()):
+        placeholder = debezium.PLACEHOLDER.encode()
+        if any(placeholder in (task.messages.values[i] or b"") for i in at.tolist()):
+            pieces = [debezium.mark_unchanged(piece, debezium.PLACEHOLDER) for piece in pieces]
     for piece in pieces:
         task.bad.extend(piece.bad)
     return [_rows(task, piece) for piece in pieces if len(piece.rows)]
+
+
+def _may_hide(kind: pa.DataType) -> bool:
+    """Whether values of a type may be Debezium's placeholder: not numbers, booleans, times."""
+    return not (pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind))
 
 
 def _rows(task: _Task, events: Events) -> Rows:

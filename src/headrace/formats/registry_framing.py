@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -70,12 +71,16 @@ def frame(
     >>> frames.empty.tolist(), frames.bad[0][0]
     ([1], 2)
     """
+    size = 9 if wire == "apicurio" else 5
+    if wire != "apicurio-headers" and not any(headers):
+        full = [value for value in values if value is not None]
+        if full and len(full) == len(values) and (alike := _alike(full, size)) is not None:
+            return alike
     lengths = np.fromiter((-1 if value is None else len(value) for value in values), np.int64, len(values))
     buffer = b"".join([value for value in values if value])
     ends = np.cumsum(np.maximum(lengths, 0))
     starts = ends - np.maximum(lengths, 0)
     schemes, numbers = _header_ids(headers, role)
-    size = 9 if wire == "apicurio" else 5
     prefixed = np.flatnonzero((schemes == 0) & (lengths >= size))
     if wire != "apicurio-headers" and len(prefixed):
         data = np.frombuffer(buffer, np.uint8)
@@ -95,6 +100,17 @@ def frame(
         found.append(Framed(schema_id, buffer, chosen, starts[chosen], ends[chosen]))
     lost = np.flatnonzero(present & (schemes == 0)).tolist()
     return Frames(found, np.flatnonzero(~present), [(i, _NO_ID) for i in lost])
+
+
+def _alike(values: Sequence[bytes], size: int) -> Frames | None:
+    """Messages that all begin with the same id in ``size`` bytes; None where they do not."""
+    head = values[0][:size]
+    if len(head) < size or head[0] or not all(map(bytes.startswith, values, repeat(head))):
+        return None
+    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))
+    starts = np.append(0, ends[:-1]) + size
+    schema_id = SchemaId("globalId" if size > 5 else "id", int.from_bytes(head[1:], "big"))
+    return Frames([Framed(schema_id, b"".join(values), np.arange(len(values)), starts, ends)])
 
 
 def known(

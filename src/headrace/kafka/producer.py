@@ -191,7 +191,7 @@ class TransactionalProducer:
                 raise failure from error
 
     def _serve(self, call: Callable[[float], int], seconds: float) -> int:
-        """`poll` or `flush`. A fatal error also comes out of these, once: commit and abort say it again, with its cause.
+        """`poll` or `flush`. A fatal error comes out of these too, once; commit and abort say it again, with its cause.
 
         Where a delivery report was due at the same moment, the client wraps it into a SystemError.
         """
