@@ -1,4 +1,4 @@
-"""Rows of numbers read as a matrix of bytes: as Arrow's reader, and nothing else."""
+"""Rows of numbers cut out where commas say: as Arrow's reader, and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def by_arrow(values: list[bytes]) -> pa.RecordBatch:
 NUMBERS = st.one_of(
     st.integers(-(10**15), 10**15).map(str),
     st.decimals(-(10**6), 10**6, places=4).map(lambda one: format(one, "f")),
-    st.sampled_from(["0", "-0", "-0.0", "0.1", "123456789012345", "0.00000000000001", "-7", "10"]),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.sampled_from(["0", "-0", "-0.0", "0.1", "123456789012345678", "0.00000000000001", "-7", "10", "null"]),
+    st.sampled_from(["1e5", "-1.5E-7", "1e+22", "0e0", "9223372036854775807", "-9223372036854775808", "0.1e1"]),
 )
 NAMES = st.lists(st.sampled_from(["id", "x", "a b", "ä", '"q"', "x.y"]), min_size=1, max_size=4, unique=True)
 
@@ -47,11 +49,13 @@ def test_it_is_what_arrow_reads(names: list[str], data: Any) -> None:
         assert found.schema.names == wanted.schema.names
         for mine, theirs in zip(found.columns, wanted.columns, strict=True):
             assert mine.type == theirs.type
-            assert mine.to_numpy().tobytes() == theirs.to_numpy().tobytes()
+            assert mine.is_valid().equals(theirs.is_valid())
+            assert mine.drop_null().to_numpy(False).tobytes() == theirs.drop_null().to_numpy(False).tobytes()
 
 
 def test_measurements_are_read() -> None:
-    values = [b'{"id":%d,"x":%.3f,"y":%.1f}' % (i, i / 7, -i / 3) for i in range(1000)]
+    values = [b'{"id":%d,"x":%.3f,"y":%r,"z":null}' % (i, i / 7, -i / 3) for i in range(1000)]
+    values[7] = b'{"id":7,"x":null,"y":1e-7,"z":1}'
     found = read(values)
     assert found is not None and found.equals(by_arrow(values))
 
@@ -61,10 +65,22 @@ def test_measurements_are_read() -> None:
     [
         [b'{"a":1}', b'{"b":1}'],
         [b'{"a":1}', b'{"a": 1}'],
-        [b'{"a":1}', b'{"a":null}'],
         [b'{"a":"1"}'],
-        [b'{"a":1e5}'],
         [b'{"a":01}'],
+        [b'{"a":-01}'],
+        [b'{"a":0x1F}'],
+        [b'{"a":1.e5}', b'{"a":1}'],
+        [b'{"a":1e}'],
+        [b'{"a":1e5.5}'],
+        [b'{"a":1 }'],
+        [b'{"a":1}', b'{"a":nan}'],
+        [b'{"a":1}', b'{"a":nulL}'],
+        [b'{"a":1}', b'{"a":null }'],
+        [b'{"a":1}', b'{"a":inf}'],
+        [b'{"a":1}', b'{"a":Infinity}'],
+        [b'{"a":1e999}'],
+        [b'{"a":9223372036854775808}'],
+        [b'{"a":0.5}', b'{"a":9223372036854775808}'],
         [b'{"a":00.5}'],
         [b'{"a":1.}'],
         [b'{"a":.5}'],
@@ -73,8 +89,6 @@ def test_measurements_are_read() -> None:
         [b'{"a":--1}'],
         [b'{"a":+1}'],
         [b'{"a":1-2}'],
-        [b'{"a":1.2345678901234567}'],
-        [b'{"a":1234567890123456789}'],
         [b'{"a":1,"a":2}'],
         [b'{"a":1,"b":2}', b'{"a":1}'],
         [b'{"a":1}', b'{"a":1,"b":2}'],

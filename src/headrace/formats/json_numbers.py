@@ -1,10 +1,9 @@
-"""Rows that are numbers only, all written in one shape: the matrix of their bytes, without a parser.
+"""Rows that are numbers only, all written in one shape: their values are cut out where commas say, without a parser.
 
 The commonest messages of a stream of measurements are ``{"id":7,"x":1.25,…}``, the same names in the same order,
-thousands of times. Then commas say where values are, and all values of a column are computed together, digit by digit,
-on one core in half the time that Arrow's reader takes on one. What is not exactly so is left to that: nulls, texts,
-exponents, spaces, and more digits than the 15 behind which a division by a power of ten is exact (Clinger 1990, *How to
-read floating point numbers accurately*).
+thousands of times. Then commas say where values are, and those of a column are cut out and converted together, by the
+kernel that also Arrow's JSON reader uses for one: a third of its time on one core for 17 digits, a quarter for few.
+What is not exactly so is left to that: texts, spaces, another order, integers of more than 64 bits.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ import pyarrow as pa
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
-_COMMA, _POINT, _MINUS, _ZERO = 44, 46, 45, 48
-_MOST_DIGITS = 15
-_WIDEST = 18
-_PAIR = re.compile(rb'[{,]("(?:[^"\\,]|\\.)*"):(-?[0-9.]+)')
-_POWERS = 10.0 ** np.arange(_MOST_DIGITS + 1)
+Words = npt.NDArray[np.unsignedinteger]
+
+_COMMA, _BRACE, _MINUS, _ZERO = b",}-0"
+_NULL = int.from_bytes(b"null", "little")
+_PAIR = re.compile(rb'[{,]("(?:[^"\\,]|\\.)*"):(-?[0-9][0-9.eE+-]*|null)')
+_AFTER_ZERO = np.isin(np.arange(256), list(b".eE"))
 
 
 def read_numbers(data: bytes, starts: Ints) -> pa.RecordBatch | None:
@@ -33,21 +33,21 @@ def read_numbers(data: bytes, starts: Ints) -> pa.RecordBatch | None:
         data: the messages, joined by newlines; none has one inside.
         starts: where each begins.
 
-    >>> read_numbers(b'{"a":1,"b":-0.5}\\n{"a":20,"b":3}', np.array([0, 17])).to_pydict()
-    {'a': [1, 20], 'b': [-0.5, 3.0]}
+    >>> read_numbers(b'{"a":1,"b":-0.5}\\n{"a":20,"b":null}', np.array([0, 17])).to_pydict()
+    {'a': [1, 20], 'b': [-0.5, None]}
     """
     shape = _shape(data[: int(starts[1]) - 1] if len(starts) > 1 else data)
     if shape is None:
         return None
     names, separators = shape
-    codes = np.frombuffer(data, np.uint8)
-    ends = np.append(starts[1:] - 1, codes.size) - 1
+    codes = np.frombuffer(data + bytes(4), np.uint8)
+    ends = np.append(starts[1:] - 1, len(data)) - 1
     places = _places(codes, starts, ends, separators)
     if places is None:
         return None
     arrays = []
     for begin, end in places:
-        array = _column(codes, begin, end)
+        array = _column(data, codes, begin, end)
         if array is None:
             return None
         arrays.append(array)
@@ -75,7 +75,7 @@ def _places(codes: Bytes, starts: Ints, ends: Ints, separators: list[bytes]) -> 
     """Where the values of each column begin and end; None where a message is of another shape."""
     n, k = len(starts), len(separators)
     commas = np.flatnonzero(codes == _COMMA)
-    if len(commas) != n * (k - 1) or not (codes[ends] == 125).all():
+    if len(commas) != n * (k - 1) or not (codes[ends] == _BRACE).all():
         return None
     # Column by column; a message with too few commas would take those of the next one, whose names do not fit then.
     marks = [starts, *commas.reshape(n, k - 1).T, ends]
@@ -84,44 +84,67 @@ def _places(codes: Bytes, starts: Ints, ends: Ints, separators: list[bytes]) -> 
         begin = marks[i] + len(separator)
         if (begin >= marks[i + 1]).any():
             return None
-        for j, byte in enumerate(separator):
-            if not (codes[marks[i] + j] == byte).all():
-                return None
+        if not _stand_there(codes, marks[i], separator):
+            return None
         places.append((begin, marks[i + 1]))
     return places
 
 
-def _column(codes: Bytes, begin: Ints, end: Ints) -> pa.Array | None:
-    """Numbers between two places of each message, None where one of them is written otherwise."""
-    negative = codes[begin] == _MINUS
-    begin = begin + negative
-    length = end - begin
-    width = int(length.max())
-    if int(length.min()) < 1 or width > _WIDEST:
+def _stand_there(codes: Bytes, at: Ints, text: bytes) -> bool:
+    """Whether the text stands at all these places; four bytes are compared at once."""
+    done = 0
+    while done < len(text):
+        size = next(size for size in (4, 2, 1) if done + size <= len(text))
+        wanted = int.from_bytes(text[done : done + size], "little")
+        if not (_words(codes, size)[at + done] == wanted).all():
+            return False
+        done += size
+    return True
+
+
+def _words(codes: Bytes, size: int) -> Words:
+    """The little-endian number of some bytes that begins at each byte."""
+    return np.ndarray((codes.size - size + 1,), f"<u{size}", codes.data, strides=(1,))
+
+
+def _column(data: bytes, codes: Bytes, begin: Ints, end: Ints) -> pa.Array | None:
+    """Numbers and nulls between two places of each message, None where something else stands there."""
+    start = _words(codes, 4)[begin]
+    missing = (start == _NULL) & (end - begin == 4)
+    some = bool(missing.any())
+    if not (missing | _may_be_numbers(start, codes[end - 1], end - begin)).all():
         return None
-    mantissa = np.zeros(len(begin), np.int64)
-    point = np.full(len(begin), -1)
-    last = codes.size - 1
-    for j in range(width):
-        code = codes[np.minimum(begin + j, last)].astype(np.int64)
-        inside = j < length
-        pointed = inside & (code == _POINT)
-        if pointed.any():
-            if (point[pointed] >= 0).any():
-                return None
-            point[pointed] = j
-        digit = inside & ~pointed
-        code -= _ZERO
-        if ((code < 0) | (code > 9))[digit].any():
-            return None
-        mantissa = np.where(digit, mantissa * 10 + code, mantissa)
-    with_point = point >= 0
-    if (codes[begin] == _ZERO)[(length > 1) & (point != 1)].any() or (point == 0).any() or (point == length - 1).any():
+    # Values and what stands between them alternate: every second element is a value.
+    bounds = np.empty(2 * len(begin), np.int64)
+    bounds[0::2], bounds[1::2] = begin, end
+    pieces = pa.LargeStringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(data))
+    texts = pieces.take(pa.array(np.arange(0, len(bounds), 2), mask=missing if some else None))
+    if texts.null_count == len(texts):
+        return pa.nulls(len(texts))
+    written = texts.buffers()[2].to_pybytes()
+    if (b"e" in written and b".e" in written) or (b"E" in written and b".E" in written):
         return None
-    if not with_point.any():
-        return pa.array(np.where(negative, -mantissa, mantissa))
-    digits = length - with_point
-    if int(digits.max()) > _MOST_DIGITS:
+    whole = not any(mark in written for mark in (b".", b"e", b"E"))
+    try:
+        numbers = texts.cast(pa.int64() if whole else pa.float64())
+    except pa.ArrowInvalid:
         return None
-    value = mantissa / _POWERS[np.where(with_point, length - 1 - point, 0)]
-    return pa.array(np.where(negative, -value, value))
+    if not whole and (np.abs(np.asarray(numbers.drop_null())) >= 2.0**63).any():
+        return None  # one of them may be an integer that has no place in 64 bits
+    return numbers
+
+
+def _may_be_numbers(start: Words, last: Bytes, length: Ints) -> npt.NDArray[np.bool_]:
+    """Whether JSON lets a number begin and end so; what the conversion takes beyond JSON's numbers begins otherwise.
+
+    Args:
+        start: the first four bytes of each text, what follows it included.
+        last: its last byte.
+    """
+    negative = (start & 0xFF) == _MINUS
+    start = np.where(negative, start >> 8, start)
+    lead, second = (start & 0xFF) - _ZERO, (start >> 8) & 0xFF
+    # Below zero they are unsigned and large. A zero is followed by no further digit.
+    zero = (lead != 0) | (length - negative == 1) | _AFTER_ZERO[second]
+    found: npt.NDArray[np.bool_] = (lead < 10) & (last - _ZERO < 10) & zero
+    return found
