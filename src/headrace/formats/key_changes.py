@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,7 +37,7 @@ def with_old_keys(batch: Batch, encoded: Encoded, write: Callable[[Batch], tuple
     >>> found.keys, found.values, found.rows.tolist()
     ([b'1', b'8', b'9'], [b'{}', None, b'{}'], [0, 1, 1])
     """
-    rows = _with_an_old_key(batch)
+    rows = _with_another_key(batch)
     if not rows.size:
         return encoded
     old, extra = write(_old_keys(batch, rows))
@@ -57,15 +58,26 @@ def with_old_keys(batch: Batch, encoded: Encoded, write: Callable[[Batch], tuple
     )
 
 
-def _with_an_old_key(batch: Batch) -> Ints:
-    """Updates whose old row has all of the key."""
+def _with_another_key(batch: Batch) -> Ints:
+    """Updates whose old row has all of the key, and possibly another one."""
     before, names = batch.before, batch.key_columns
     if before is None or not names or any(before.type.get_field_index(name) < 0 for name in names):
         return np.zeros(0, np.int64)
     told = (batch.op == OPS["u"]) & np.asarray(before.is_valid())
+    changed = np.zeros(batch.num_rows, bool)
     for name in names:
-        told &= np.asarray(pc.is_valid(before.field(name)))
-    return np.flatnonzero(told)
+        old = before.field(name)
+        told &= np.asarray(pc.is_valid(old))
+        changed |= _differs(old, batch.column(name))
+    return np.flatnonzero(told & changed)
+
+
+def _differs(old: pa.Array, new: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which values are not the same; all of them where Arrow cannot compare the type."""
+    try:
+        return np.asarray(pc.fill_null(pc.not_equal(old, new), True))
+    except pa.ArrowNotImplementedError:
+        return np.ones(len(old), bool)
 
 
 def _old_keys(batch: Batch, rows: Ints) -> Batch:
