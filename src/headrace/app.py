@@ -370,13 +370,15 @@ class Stream:
             topic: its name.
             format: how a Kafka log writes it (``"json"``, ``"json+schema"``, ``"avro"``, ``"arrow"``, …); as the app
                 says by default.
-            key_format: the keys' format, where it is not the values'.
+            key_format: the keys' format, where it is not the values': ``"json"``, ``"json+schema"``, ``"string"``,
+                ``"bytes"``, or ``"none"``.
         """
         if not topic or topic != topic.strip():
             raise DeclarationError(f"{topic!r} cannot name a topic")
         if format is not None:
             self._app._formats[topic] = checked_format(format)
         if key_format is not None:
+            checked_format(self._app._formats.get(topic, self._app._format), key=key_format)
             self._app._keys[topic] = key_format
         if self._predicted is not None:
             model, number = self._predicted

@@ -115,23 +115,30 @@ def codec_for(declared: Declared | None = None) -> TopicCodec:
     return TopicCodec(declared.default, declared.topics, declared.prefixes, declared.keys, registry)
 
 
-def checked_format(name: str) -> str:
+def checked_format(name: str, *, key: str | None = None) -> str:
     """A format's name, as a user gives it.
 
+    Args:
+        key: the format of the keys beside it.
+
     Raises:
-        DeclarationError: there is no such format.
+        DeclarationError: there is no such format, or it cannot have such a key.
 
     >>> checked_format("json+schema")
     'json+schema'
     """
-    if name == "json":
+    if name == "json" and key is None:
         return name
     from headrace.formats.choose import KNOWN, REGISTERED, format_for
 
     if name.split("+")[0] not in REGISTERED:
-        format_for(name)
+        format_for(name, key=key)
     elif name not in KNOWN:
         raise DeclarationError(f"there is no format «{name}»", advice=f"Known are {', '.join(KNOWN)}.")
+    elif key is not None:
+        from headrace.formats.registered import check_key
+
+        check_key(name, key)
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import pyarrow as pa
 import pytest
 
 from headrace.batch import Batch
+from headrace.codec import TopicCodec
 from headrace.errors import DeclarationError, FormatError
 from headrace.formats.arrow import ArrowFormat
 from headrace.formats.base import Encoded, Format
 from headrace.formats.choose import KNOWN, REGISTERED, format_for
 from headrace.formats.csv import CsvFormat
 from headrace.formats.detect import detect
+from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.plain import BytesFormat, StringFormat
 from headrace.wire import WireMessages
 
@@ -107,6 +110,30 @@ def test_csv_of_others(form: CsvFormat, values: list[bytes], rows: list[Any], ba
     decoded = form.decode(of(*values))
     assert decoded.bad == bad
     assert [row for part, _ in decoded.parts for row in part.rows.to_pylist()] == rows
+
+
+@pytest.mark.parametrize("key", KEY_FORMATS)
+@pytest.mark.parametrize("name", ["json", "json+schema", "json+envelope", "csv", "string", "bytes"])
+def test_what_we_wrote_comes_back_whole(name: str, key: str) -> None:
+    """As a log reads it, who knows the schema: old rows, deletes, and columns that the value does not have."""
+    row = {"id": pa.scalar(1, pa.int32()), "raw": pa.scalar(b"\0x"), "price": pa.scalar(Decimal("-1.50"))}
+    if name in ("string", "bytes"):
+        del row["price"]  # one column beside the key
+    schema = pa.schema([(column, value.type) for column, value in row.items()])
+    rows = [row, {**row, "id": 2}, {**row, "id": 3}, {**row, "id": 4}, dict.fromkeys(row)]
+    batch = Batch.of(
+        pa.RecordBatch.from_pylist(rows, schema=schema),
+        op=np.frombuffer(b"ruddt", np.uint8),
+        lsn=7,
+        index=np.arange(5),
+        ts_us=9,
+        key=["id"],
+        source="s",
+        before=pa.array([None, {**row, "raw": b""}, None, None, None], pa.struct(list(schema))),
+    )
+    codec = TopicCodec(keys={"s.p.t": key})
+    told = wire(codec.encode("s.p.t", name, batch.records))
+    assert codec.decode(name, told, batch.records.schema).equals(batch.records, check_metadata=True)
 
 
 @pytest.mark.parametrize("form", [BytesFormat(), StringFormat()])

@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
-import shutil
-import subprocess
-import tarfile
-import time
+import socket
+import socketserver
+import threading
 import urllib.request
 import uuid
-from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +23,7 @@ from headrace.formats.avro import AvroFormat
 from headrace.formats.base import Encoded, Format
 from headrace.formats.registered import registered_format
 from headrace.formats.registry import SchemaId, SchemaRegistry
-from headrace.testing.servers import free_port
+from headrace.testing import SchemaRegistryServer
 from headrace.wire import WireMessages
 
 pytest.importorskip("confluent_kafka.schema_registry", reason="confluent-kafka's registry client is not installed")
@@ -39,68 +35,18 @@ from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSe
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 UTC = datetime.UTC
-JARS = Path(os.environ.get("HEADRACE_JARS", "/tmp/jars"))
-
-
-class Apicurio:
-    """Apicurio Registry as a process, schemas in memory."""
-
-    def __init__(self, folder: Path) -> None:
-        archives = sorted(JARS.glob("archives/apicurio-registry-app-*-all.tar.gz"))
-        if not archives:
-            pytest.skip(f"no archive of Apicurio Registry below {JARS} (HEADRACE_JARS)")
-        if shutil.which("java") is None:
-            pytest.skip("no Java")
-        with tarfile.open(archives[-1]) as archive:
-            archive.extractall(folder, filter="data")
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
-        (jar,) = folder.glob("*-runner.jar")
-        options = {
-            "quarkus.http.host": "127.0.0.1",
-            "quarkus.http.port": self.port,
-            "quarkus.management.enabled": "false",
-            "apicurio.storage.kind": "sql",
-            "apicurio.storage.sql.kind": "h2",
-            "apicurio.datasource.url": f"jdbc:h2:mem:r{self.port};DB_CLOSE_DELAY=-1",
-        }
-        java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        command = [*java, *(f"-D{name}={value}" for name, value in options.items()), "-jar", str(jar)]
-        self.log = (folder / "log").open("wb")
-        self.process = subprocess.Popen(command, cwd=folder, stdout=self.log, stderr=subprocess.STDOUT)
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/subjects", timeout=2):
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"Apicurio does not answer; see {self.log.name}")
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
-        self.log.close()
-
-
-@pytest.fixture(scope="module")
-def apicurio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apicurio]:
-    server = Apicurio(tmp_path_factory.mktemp("apicurio"))
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
-def registry(apicurio: Apicurio) -> SchemaRegistry:
-    return SchemaRegistry(apicurio.url)
+def client(registry: SchemaRegistryServer) -> SchemaRegistry:
+    """Ours, of the session's registry."""
+    return SchemaRegistry(registry.url)
 
 
 @pytest.fixture
-def confluent(apicurio: Apicurio) -> SchemaRegistryClient:
-    return SchemaRegistryClient({"url": apicurio.url})
+def confluent(registry: SchemaRegistryServer) -> SchemaRegistryClient:
+    """Confluent's, of the same."""
+    return SchemaRegistryClient({"url": registry.url})
 
 
 @pytest.fixture
@@ -170,18 +116,30 @@ WIRES = ["confluent", "apicurio", "apicurio-headers"]
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("envelope", [False, True])
 @pytest.mark.parametrize("before", [False, True])
-def test_avro_comes_back_whole(registry: SchemaRegistry, topic: str, wire: Any, envelope: bool, before: bool) -> None:
-    form = AvroFormat(registry, envelope=envelope, wire=wire)
+def test_avro_comes_back_whole(client: SchemaRegistry, topic: str, wire: Any, envelope: bool, before: bool) -> None:
+    form = AvroFormat(client, envelope=envelope, wire=wire)
     comes_back_whole(form, topic, batch(before=before))
 
 
 @pytest.mark.parametrize("name", ["jsonschema", "jsonschema+envelope"])
 @pytest.mark.parametrize("before", [False, True])
-def test_json_comes_back_whole(registry: SchemaRegistry, topic: str, name: str, before: bool) -> None:
-    comes_back_whole(registered_format(name, registry=registry), topic, batch(before=before))
+def test_json_comes_back_whole(client: SchemaRegistry, topic: str, name: str, before: bool) -> None:
+    comes_back_whole(registered_format(name, registry=client), topic, batch(before=before))
 
 
-def comes_back_whole(form: Format, topic: str, events: Batch) -> None:
+@pytest.mark.parametrize("name", ["avro", "avro+envelope", "jsonschema", "jsonschema+envelope"])
+@pytest.mark.parametrize(("key", "expected"), [("json", b'{"id":1}'), ("string", b"1"), ("none", None)])
+def test_keys_in_another_format(
+    client: SchemaRegistry, topic: str, name: str, key: str, expected: bytes | None
+) -> None:
+    form = registered_format(name, registry=client, key=key)
+    events = batch(before=True)
+    assert form.encode(topic, events).keys[0] == expected
+    comes_back_whole(form, topic, events, key=("id",) if key == "json" else ())
+    assert client.versions(f"{topic}-key") == []
+
+
+def comes_back_whole(form: Format, topic: str, events: Batch, *, key: tuple[str, ...] = ("id",)) -> None:
     encoded = form.encode(topic, events)
     assert [encoded.rows.tolist().count(i) for i in range(5)] == [1, 1, 1, 2 if "envelope" in form.name else 1, 1]
     decoded = form.decode(sent(topic, encoded), COLUMNS)
@@ -192,25 +150,25 @@ def comes_back_whole(form: Format, topic: str, events: Batch) -> None:
     assert found.op.tolist() == events.op.tolist()
     assert (found.lsn.tolist(), found.index.tolist()) == (events.lsn.tolist(), events.index.tolist())
     assert found.ts_us.tolist() == events.ts_us.tolist()
-    assert (found.source, found.key_columns) == ("shop", ("id",))
+    assert (found.source, found.key_columns) == ("shop", key)
     if events.before is not None:
         assert found.before is not None and found.before.to_pylist() == events.before.to_pylist()
 
 
 @pytest.mark.parametrize("name", ["avro", "jsonschema", "avro+envelope", "jsonschema+envelope"])
-def test_types_are_in_the_schema(registry: SchemaRegistry, topic: str, name: str) -> None:
+def test_types_are_in_the_schema(client: SchemaRegistry, topic: str, name: str) -> None:
     """Nobody says the columns: the registry's schema does."""
     events = batch().slice(0, 3)
-    form = registered_format(name, registry=registry)
+    form = registered_format(name, registry=client)
     ((found, _),) = form.decode(sent(topic, form.encode(topic, events))).parts
     assert found.rows.schema.equals(COLUMNS)
     assert found.rows.to_pylist() == events.rows.to_pylist()
 
 
 def test_confluents_deserialiser_reads_our_avro(
-    registry: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
+    client: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
 ) -> None:
-    encoded = AvroFormat(registry).encode(topic, batch().slice(0, 3))
+    encoded = AvroFormat(client).encode(topic, batch().slice(0, 3))
     read = AvroDeserializer(confluent)
     values = [read(one, SerializationContext(topic, MessageField.VALUE)) for one in encoded.values]
     assert values[0] == {**ROW, "zoned": "2024-02-29T01:02:03.000456Z"}
@@ -220,9 +178,9 @@ def test_confluents_deserialiser_reads_our_avro(
 
 
 def test_confluents_deserialiser_reads_our_envelopes(
-    registry: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
+    client: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
 ) -> None:
-    encoded = AvroFormat(registry, envelope=True).encode(topic, batch(before=True))
+    encoded = AvroFormat(client, envelope=True).encode(topic, batch(before=True))
     read = AvroDeserializer(confluent)
     values = [read(one, SerializationContext(topic, MessageField.VALUE)) if one else None for one in encoded.values]
     told = [
@@ -234,9 +192,9 @@ def test_confluents_deserialiser_reads_our_envelopes(
 
 
 def test_confluents_deserialiser_reads_our_json(
-    registry: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
+    client: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
 ) -> None:
-    encoded = registered_format("jsonschema", registry=registry).encode(topic, batch().slice(0, 3))
+    encoded = registered_format("jsonschema", registry=client).encode(topic, batch().slice(0, 3))
     text = confluent.get_latest_version(f"{topic}-value").schema.schema_str
     read = JSONDeserializer(text, schema_registry_client=confluent)
     value = read(encoded.values[0], SerializationContext(topic, MessageField.VALUE))
@@ -244,7 +202,7 @@ def test_confluents_deserialiser_reads_our_json(
 
 
 def test_we_read_confluents_avro_and_its_evolution(
-    registry: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
+    client: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
 ) -> None:
     old = {"type": "record", "name": "V", "fields": [{"name": "id", "type": "int"}]}
     new = {**old, "fields": [*old["fields"], {"name": "n", "type": ["null", "string"], "default": None}]}  # type: ignore[misc]
@@ -252,18 +210,18 @@ def test_we_read_confluents_avro_and_its_evolution(
     first, second = (AvroSerializer(confluent, json.dumps(one)) for one in (old, new))
     values = [first({"id": 1}, context), second({"id": 2, "n": "x"}, context), first({"id": 3}, context), b"\0\0\0\0"]
     messages = WireMessages(topic, values, offsets=np.arange(4))
-    decoded = AvroFormat(registry).decode(messages)
+    decoded = AvroFormat(client).decode(messages)
     found = [(part.rows.to_pylist(), rows.tolist()) for part, rows in decoded.parts]
     assert found == [([{"id": 1}], [0]), ([{"id": 2, "n": "x"}], [1]), ([{"id": 3}], [2])]
     assert [row for row, _ in decoded.bad] == [3]
     schema = pa.schema([("n", pa.string()), ("id", pa.int64())])
-    ((part, rows),) = AvroFormat(registry).decode(messages, schema).parts
+    ((part, rows),) = AvroFormat(client).decode(messages, schema).parts
     assert part.rows.schema.equals(schema) and rows.tolist() == [0, 1, 2]
     assert part.rows.to_pydict() == {"n": [None, "x", None], "id": [1, 2, 3]}
 
 
 def test_avro_json_and_protobuf_in_one_topic(
-    registry: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
+    client: SchemaRegistry, confluent: SchemaRegistryClient, topic: str
 ) -> None:
     pytest.importorskip("ptars", reason="the extra «protobuf» is not installed")
     from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
@@ -283,16 +241,16 @@ def test_avro_json_and_protobuf_in_one_topic(
         write_json({"seconds": 2}, context),
         write_protobuf(timestamp_pb2.Timestamp(seconds=3), context),
     ]
-    form = registered_format("registry", registry=registry)
+    form = registered_format("registry", registry=client)
     decoded = form.decode(WireMessages(topic, values, offsets=np.arange(3)), pa.schema([("seconds", pa.int64())]))
     assert not decoded.bad
     ((part, rows),) = decoded.parts
     assert part.rows.to_pydict() == {"seconds": [1, 2, 3]} and rows.tolist() == [0, 1, 2]
-    only = AvroFormat(registry).decode(WireMessages(topic, values, offsets=np.arange(3)))
+    only = AvroFormat(client).decode(WireMessages(topic, values, offsets=np.arange(3)))
     assert [row for row, _ in only.bad] == [1, 2] and "is a JSON schema" in only.bad[0][1]
 
 
-def test_protobuf_text_with_references(registry: SchemaRegistry, confluent: SchemaRegistryClient, topic: str) -> None:
+def test_protobuf_text_with_references(client: SchemaRegistry, confluent: SchemaRegistryClient, topic: str) -> None:
     pytest.importorskip("ptars", reason="the extra «protobuf» is not installed")
     from confluent_kafka.schema_registry import SchemaReference
 
@@ -304,7 +262,7 @@ def test_protobuf_text_with_references(registry: SchemaRegistry, confluent: Sche
     payload = b"\0\x0a\x02\x08\x05\x12\x01a"
     values = [b"\0" + number.to_bytes(4, "big") + payload]
     expected = [{"i": {"x": 5}, "s": "a"}]
-    form = registered_format("protobuf", registry=registry)
+    form = registered_format("protobuf", registry=client)
     ((part, _),) = form.decode(WireMessages(topic, values, offsets=np.arange(1))).parts
     assert part.rows.to_pylist() == expected
     for scheme in ("globalId", "contentId"):
@@ -314,17 +272,15 @@ def test_protobuf_text_with_references(registry: SchemaRegistry, confluent: Sche
         assert part.rows.to_pylist() == expected, scheme
 
 
-def test_an_incompatible_change_is_refused_in_the_registrys_words(
-    apicurio: Apicurio, registry: SchemaRegistry, topic: str
-) -> None:
-    AvroFormat(registry).encode(topic, Batch.of({"a": pa.array([1])}))
-    put(f"{apicurio.url}/config/{topic}-value", b'{"compatibility":"FULL"}')
+def test_an_incompatible_change_is_refused_in_the_registrys_words(client: SchemaRegistry, topic: str) -> None:
+    AvroFormat(client).encode(topic, Batch.of({"a": pa.array([1])}))
+    put(f"{client.url}/config/{topic}-value", b'{"compatibility":"FULL"}')
     required = pa.RecordBatch.from_arrays(
         [pa.array(["x"])], schema=pa.schema([pa.field("b", pa.string(), nullable=False)])
     )
     with pytest.raises(FormatError, match=rf"topic «{topic}».*incompatible.*{topic}-value.*409"):
-        AvroFormat(registry).encode(topic, Batch.of(required))
-    assert registry.versions(f"{topic}-value") == [1]
+        AvroFormat(client).encode(topic, Batch.of(required))
+    assert client.versions(f"{topic}-value") == [1]
 
 
 def put(url: str, body: bytes) -> None:
@@ -337,37 +293,37 @@ def put(url: str, body: bytes) -> None:
     ("subject", "expected"),
     [("topic", "{t}-value"), ("record", "{t}.Value"), ("topic-record", "{t}-{t}.Value")],
 )
-def test_subjects(registry: SchemaRegistry, topic: str, subject: Any, expected: str) -> None:
-    AvroFormat(registry, subject=subject).encode(topic, Batch.of({"a": pa.array([1])}))
-    assert registry.versions(expected.format(t=topic)) == [1]
+def test_subjects(client: SchemaRegistry, topic: str, subject: Any, expected: str) -> None:
+    AvroFormat(client, subject=subject).encode(topic, Batch.of({"a": pa.array([1])}))
+    assert client.versions(expected.format(t=topic)) == [1]
 
 
-def test_without_leave_to_register_only_what_is_there_is_written(registry: SchemaRegistry, topic: str) -> None:
+def test_without_leave_to_register_only_what_is_there_is_written(client: SchemaRegistry, topic: str) -> None:
     events = Batch.of({"a": pa.array([1])})
     with pytest.raises(FormatError, match="does not have"):
-        AvroFormat(registry, register=False).encode(topic, events)
-    assert registry.versions(f"{topic}-value") == []
-    encoded = AvroFormat(registry).encode(topic, events)
-    fresh = SchemaRegistry(registry.url)
+        AvroFormat(client, register=False).encode(topic, events)
+    assert client.versions(f"{topic}-value") == []
+    encoded = AvroFormat(client).encode(topic, events)
+    fresh = SchemaRegistry(client.url)
     assert list(AvroFormat(fresh, register=False).encode(topic, events).values) == list(encoded.values)
 
 
-def test_tombstones_of_others_are_deletes_by_key(registry: SchemaRegistry, topic: str) -> None:
+def test_tombstones_of_others_are_deletes_by_key(client: SchemaRegistry, topic: str) -> None:
     """Debezium's flattening sends a delete as key and null, without our headers."""
-    encoded = AvroFormat(registry).encode(topic, batch().slice(0, 1))
+    encoded = AvroFormat(client).encode(topic, batch().slice(0, 1))
     messages = WireMessages(
         topic, [encoded.values[0], None, None], offsets=np.arange(3), keys=[*encoded.keys * 2, None]
     )
-    ((part, rows),) = AvroFormat(registry).decode(messages, COLUMNS).parts
+    ((part, rows),) = AvroFormat(client).decode(messages, COLUMNS).parts
     assert (part.op.tobytes(), rows.tolist()) == (b"cd", [0, 1])
     assert part.rows.to_pylist()[1] == {**dict.fromkeys(ROW), "id": 1}
-    ((part, rows),) = AvroFormat(registry, envelope=True).decode(messages, COLUMNS).parts
+    ((part, rows),) = AvroFormat(client, envelope=True).decode(messages, COLUMNS).parts
     assert rows.tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["avro", "jsonschema"])
-def test_poison_between_good_messages(registry: SchemaRegistry, topic: str, name: str) -> None:
-    form = registered_format(name, registry=registry)
+def test_poison_between_good_messages(client: SchemaRegistry, topic: str, name: str) -> None:
+    form = registered_format(name, registry=client)
     good = list(form.encode(topic, batch().slice(0, 3)).values)
     cut, unknown = good[0][:-3], b"\0\x7f\xff\xff\xff" + good[0][5:]  # type: ignore[index]
     values = [good[0], cut, good[1], unknown, b"plain", good[2]]
@@ -376,17 +332,48 @@ def test_poison_between_good_messages(registry: SchemaRegistry, topic: str, name
     assert part.rows.column("id").to_pylist() == [1, 2, 3]
 
 
-def test_the_registry_stops_in_the_middle(tmp_path: Path, topic: str) -> None:
-    server = Apicurio(tmp_path)
-    try:
-        server.wait()
-        registry = SchemaRegistry(server.url, deadline=0.3)
-        form = AvroFormat(registry)
+class Relay(socketserver.ThreadingTCPServer):
+    """Connections to another port of this machine, until it is closed: they are refused then."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Pump)
+        self.port = port
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Pump(socketserver.BaseRequestHandler):
+    """One connection, there and back."""
+
+    def handle(self) -> None:
+        assert isinstance(self.server, Relay)
+        with socket.create_connection(("127.0.0.1", self.server.port)) as other:
+            back = threading.Thread(target=pump, args=(other, self.request), daemon=True)
+            back.start()
+            pump(self.request, other)
+            back.join()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while some := source.recv(65_536):
+            target.sendall(some)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_the_registry_goes_away_in_the_middle(registry: SchemaRegistryServer, topic: str) -> None:
+    with Relay(registry.port) as relay:
+        url = registry.url.replace(str(registry.port), str(relay.server_address[1]))
+        client = SchemaRegistry(url, deadline=0.3)
+        form = AvroFormat(client)
         events = batch().slice(0, 3)
         messages = sent(topic, form.encode(topic, events))
         form.decode(messages)
-    finally:
-        server.stop()
     # What is known goes on, reading and writing; what is not waits.
     assert form.decode(messages).parts[0][0].rows.equals(events.rows)
     assert list(form.encode(topic, events).values) == list(messages.values)
@@ -397,4 +384,4 @@ def test_the_registry_stops_in_the_middle(tmp_path: Path, topic: str) -> None:
     with pytest.raises(RegistryUnavailable):
         form.decode(other)
     with pytest.raises(RegistryUnavailable):
-        registry.schema(SchemaId("contentId", 1))
+        client.schema(SchemaId("contentId", 1))

@@ -17,6 +17,7 @@ from headrace.formats.avro_schema import Node, parse
 from headrace.formats.avro_types import finished
 from headrace.formats.avro_writer import write
 from headrace.formats.base import Decoded, Encoded
+from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_columns import Columns, good_rows
 from headrace.formats.registry_events import decode
@@ -68,7 +69,7 @@ class AvroFormat:
             Reading takes either.
         subject: under which name schemas are registered: ``topic`` (``<topic>-value``), ``record`` (the record's
             full name) or ``topic-record`` (``<topic>-<full name>``).
-        key: ``avro``: the key columns as an Avro record; ``none``: no keys.
+        key: ``avro``: the key columns as an Avro record; or one of `json_keys.KEY_FORMATS`, ``none`` for no keys.
         wire: see `headrace.formats.registry_framing`.
         register: register schemas; False only takes those that the subject already has.
 
@@ -82,13 +83,13 @@ class AvroFormat:
         *,
         envelope: bool = False,
         subject: Subject = "topic",
-        key: Literal["avro", "none"] = "avro",
+        key: str = "avro",
         wire: Wire = "confluent",
         register: bool = True,
     ) -> None:
         for what, given, allowed in (
             ("subject", subject, ("topic", "record", "topic-record")),
-            ("key", key, ("avro", "none")),
+            ("key", key, ("avro", *KEY_FORMATS)),
             ("wire", wire, WIRES),
         ):
             if given not in allowed:
@@ -96,7 +97,7 @@ class AvroFormat:
         self._registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
         self._envelope = envelope
         self._subject = subject
-        self._key = key
+        self._key = None if key == "avro" else key
         self._wire = wire
         self._register = register
         self._decoder = AvroDecoder()
@@ -130,7 +131,7 @@ class AvroFormat:
         ) -> tuple[list[bytes], Extra]:
             return self._written(topic, role, name, rows, required)
 
-        return messages(topic, batch, write_rows, envelope=self._envelope, keyed=self._key == "avro")
+        return messages(topic, batch, write_rows, envelope=self._envelope, key=self._key)
 
     def _written(
         self, topic: str, role: Role, name: Record, rows: pa.StructArray, required: Sequence[str]

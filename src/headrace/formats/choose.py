@@ -25,6 +25,7 @@ KNOWN = (
     "avro",
     "avro+envelope",
     "jsonschema",
+    "jsonschema+envelope",
     "protobuf",
     "registry",
 )

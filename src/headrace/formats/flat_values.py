@@ -1,4 +1,8 @@
-"""Rows of messages whose values have columns and nothing else: what an event was, headers and keys say."""
+"""Rows of messages whose values have columns and nothing else: what an event was, headers and keys say.
+
+A header also has the row where the value does not say all of it (`headers`, ``__row``). It counts where it has the very
+columns that are asked for: what somebody else wrote is read the same with and without a schema.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,9 @@ from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded, Encoded
 from headrace.formats.conform import fitting, reading
 from headrace.formats.headers import EventHeaders, event_headers, read_event_headers, topic_source
-from headrace.formats.json_keys import KeyReader, write_keys
+from headrace.formats.json_keys import KeyReader, names_in, write_keys
 from headrace.formats.key_changes import with_old_keys
+from headrace.formats.registry_columns import json_columns
 from headrace.wire import WireMessages
 
 Ints = npt.NDArray[np.int64]
@@ -25,8 +30,12 @@ Cells = Sequence[bytes | None]
 Part = tuple[dict[str, pa.Array], Ints]
 
 
-def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str) -> Encoded:
-    """A value for every row but deletes and truncates; before a row whose key changed a null for the old one."""
+def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str, *, whole: bool = True) -> Encoded:
+    """A value for every row but deletes and truncates; before a row whose key changed a null for the old one.
+
+    Args:
+        whole: whether the texts say all of the rows; else headers have them too.
+    """
     op = batch.op
     nulls = (op == OPS["d"]) | (op == OPS["t"])
     values: list[bytes | None] = texts.cast(pa.large_binary()).to_pylist()
@@ -35,7 +44,8 @@ def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str) -> Encoded
         values[row] = None
         if op[row] == OPS["t"]:
             keys[row] = None
-    encoded = Encoded(keys, values, event_headers(batch, topic=topic), np.arange(batch.num_rows))
+    told = event_headers(batch, topic=topic, null_values=nulls if whole else np.ones(batch.num_rows, bool))
+    encoded = Encoded(keys, values, told, np.arange(batch.num_rows))
     return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
 
 
@@ -66,17 +76,19 @@ def decode_values(
     known = json.loads(metadata[b"headrace.key"]) if b"headrace.key" in metadata else None
     keys = KeyReader(messages, known, key)
     values: Cells = messages.values
-    valued = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
     found: list[Rows] = []
     bad: Bad = []
-    parts, wrong = parse([value for value in values if value is not None]) if valued.size else ([], [])
+    asked = pa.schema([("key", single), ("value", single)]) if schema is None and single is not None else schema
+    in_headers = _in_headers(messages, told, asked, found, bad)
+    valued = np.array([i for i, value in enumerate(values) if value is not None and i not in in_headers], np.int64)
+    parts, wrong = parse([values[i] or b"" for i in valued.tolist()]) if valued.size else ([], [])
     bad += [(int(valued[i]), why) for i, why in wrong]
     for columns, where in parts:
         rows = valued[where]
         if single is not None:
             columns = _with_key(columns, messages, rows, single, schema)
         _finish(columns, rows, schema, told, messages, found, bad)
-    empty = np.setdiff1d(np.arange(len(values)), valued)
+    empty = np.array([i for i, value in enumerate(values) if value is None and i not in in_headers], np.int64)
     if told is not None and told.tombstone is not None:
         empty = empty[~told.tombstone[empty]]
     if empty.size:
@@ -86,6 +98,24 @@ def decode_values(
         if single is not None and known is None and "key" in one.records.schema.names:
             one.key = ("key",)
     return Decoded(assemble.parts(found, messages.ts_ms * 1000), sorted(bad))
+
+
+def _in_headers(
+    messages: WireMessages, told: EventHeaders | None, asked: pa.Schema | None, found: list[Rows], bad: Bad
+) -> set[int]:
+    """Take the rows that headers have with the columns asked for; whose they are."""
+    cells = None if told is None else told.row
+    if cells is None or asked is None:
+        return set()
+    at = np.array([i for i, cell in enumerate(cells) if cell is not None], np.int64)
+    if set(names_in(cells[int(at[0])] or b"")) != set(asked.names):
+        return set()
+    structs, wrong = json_columns([cells[i] or b"" for i in at.tolist()], [reading(one) for one in asked], whole=True)
+    bad += [(int(at[place]), f"the header __row: {why}") for place, why in wrong.items()]
+    for struct, places in structs:
+        columns = dict(zip([one.name for one in struct.type], struct.flatten(), strict=True))
+        _finish(columns, at[places], asked, told, messages, found, bad)
+    return set(at.tolist())
 
 
 def _with_key(
@@ -132,16 +162,33 @@ def _finish(
     wrong: dict[int, str] = {}
     for one in fields:
         raw = columns.get(one.name)
-        array, misfits = (pa.nulls(rows.size, one.type), []) if raw is None else fitting(raw, reading(one))
+        if raw is None:
+            arrays.append(pa.nulls(rows.size, one.type))
+            continue
+        array, misfits = (raw, []) if raw.type.equals(one.type) else fitting(raw, reading(one))
         arrays.append(array)
         wrong.update(misfits)
     if not arrays:
         return
-    done = Rows(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), events)
+    before = None if told is None else _old_rows(told.take(rows).before, fields)
+    done = Rows(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), events, before)
     if wrong:
         bad += [(int(rows[row]), why) for row, why in wrong.items()]
         done = assemble.take(done, np.setdiff1d(np.arange(rows.size), np.array(list(wrong))))
     found.append(done)
+
+
+def _old_rows(cells: Cells | None, fields: Sequence[pa.Field]) -> pa.StructArray | None:
+    """Old rows that headers have, where they are rows of these columns."""
+    first = next((cell for cell in cells or () if cell is not None), None)
+    if cells is None or first is None or not set(names_in(first)) <= {one.name for one in fields}:
+        return None
+    structs, _ = json_columns([cell or b"{}" for cell in cells], [reading(one) for one in fields], whole=True)
+    if len(structs) != 1 or len(structs[0][1]) != len(cells):
+        return None
+    struct = structs[0][0]
+    mask = pa.array([cell is None for cell in cells])
+    return pa.StructArray.from_arrays(struct.flatten(), fields=list(struct.type), mask=mask)
 
 
 def _deletes(

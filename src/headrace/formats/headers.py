@@ -9,7 +9,8 @@ header            value
 ``__source``      the source's name, where it is not what the topic's name begins with
 ``__before``      ``json:`` and the old row of an update as JSON, where the value does not have it
 ``__unchanged``   ``json:`` and a JSON array of the columns that the source did not send
-``__row``         ``json:`` and the old row of a delete as JSON, where the value is null
+``__row``         ``json:`` and the row as JSON, where the value does not have all of it: the old row of a delete whose
+                  value is null, a row of several columns of which a text is one
 ``__tombstone``   marks a null value that is no event of its own: behind a delete which has a value, or of the
                   key that a row had before
 ================  =====================================================================================

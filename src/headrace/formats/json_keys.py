@@ -93,7 +93,7 @@ class KeyReader:
             return ()
         keys = self.messages.keys
         first = next((keys[i] for i in rows.tolist() if keys[i] is not None), None)
-        names = _names(first) if first is not None else ()
+        names = names_in(first) if first is not None else ()
         return names if set(names) <= set(schema.names) else ()
 
     def columns_of(self, rows: Ints, schema: pa.Schema | None) -> tuple[Columns, Ints, list[tuple[int, str]]]:
@@ -109,7 +109,7 @@ class KeyReader:
         if (
             self.known is not None
             and len(self.known) == 1
-            and (self.key in ("string", "bytes") or not _names(values[0]))
+            and (self.key in ("string", "bytes") or not names_in(values[0]))
         ):
             return self._plain(rows, values, schema)
         columns, kept, bad = _parsed([value for value in values if value is not None])
@@ -147,7 +147,12 @@ def _is_utf8(value: bytes | None) -> bool:
     return True
 
 
-def _names(key: bytes) -> tuple[str, ...]:
+def names_in(key: bytes) -> tuple[str, ...]:
+    """The columns that a key of JSON names, with or without a schema; none where it is no object.
+
+    >>> names_in(b'{"id":7}'), names_in(b"7")
+    (('id',), ())
+    """
     try:
         found: Any = json.loads(key)
     except (ValueError, RecursionError):

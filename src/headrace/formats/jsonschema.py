@@ -13,6 +13,7 @@ from headrace.batch import Batch
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
 from headrace.formats import conform, connect, json_text
 from headrace.formats.base import Decoded, Encoded
+from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.jsonschema_types import Schema, from_connect, to_connect
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_columns import Columns, json_columns
@@ -52,7 +53,7 @@ class JsonSchemaFormat:
         registry: a client, or the registry's URL.
         envelope: write Debezium's envelope. Reading takes either.
         subject: see `AvroFormat`; a record's name is the schema's ``title``.
-        key: ``jsonschema``: the key columns as an object; ``none``: no keys.
+        key: ``jsonschema``: the key columns as an object with a schema; or one of `json_keys.KEY_FORMATS`.
         wire: see `headrace.formats.registry_framing`.
 
     >>> JsonSchemaFormat("http://127.0.0.1:8081").name
@@ -65,12 +66,12 @@ class JsonSchemaFormat:
         *,
         envelope: bool = False,
         subject: Literal["topic", "record", "topic-record"] = "topic",
-        key: Literal["jsonschema", "none"] = "jsonschema",
+        key: str = "jsonschema",
         wire: Wire = "confluent",
     ) -> None:
         for what, given, allowed in (
             ("subject", subject, ("topic", "record", "topic-record")),
-            ("key", key, ("jsonschema", "none")),
+            ("key", key, ("jsonschema", *KEY_FORMATS)),
             ("wire", wire, WIRES),
         ):
             if given not in allowed:
@@ -78,7 +79,7 @@ class JsonSchemaFormat:
         self._registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
         self._envelope = envelope
         self._subject = subject
-        self._key = key
+        self._key = None if key == "jsonschema" else key
         self._wire = wire
         self._decoder = JsonSchemaDecoder()
         self._lock = threading.Lock()
@@ -121,7 +122,7 @@ class JsonSchemaFormat:
             payloads = [front + text for text in texts.cast(pa.large_binary()).to_pylist()]
             return payloads, id_headers(number, wire=self._wire, role=role)
 
-        return messages(topic, batch, write_rows, envelope=self._envelope, keyed=self._key == "jsonschema")
+        return messages(topic, batch, write_rows, envelope=self._envelope, key=self._key)
 
     def _number(self, topic: str, role: Role, name: Record, kind: pa.StructType, required: tuple[str, ...]) -> int:
         """The schema's id; made and registered once for each Arrow schema."""

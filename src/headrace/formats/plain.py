@@ -93,7 +93,18 @@ def _encode_value(topic: str, batch: Batch, key: str, name: str) -> Encoded:
                 f"topic «{topic}»: column «{names[0]}» is null, and format «{name}» has no null but a delete",
                 advice="Filter those rows, or choose «json».",
             )
-    return encode_texts(topic, batch, texts, key)
+    whole = as_it_is and _say_all(batch, key, name)
+    return encode_texts(topic, batch, texts, key, whole=whole)
+
+
+def _say_all(batch: Batch, key: str, name: str) -> bool:
+    """Whether key and value, as they are, have all of the rows."""
+    if batch.column_names == ["value"]:
+        return True
+    if set(batch.column_names) != {"key", "value"} or batch.key_columns != ("key",) or key != name:
+        return False
+    kind = unwrapped(batch.column("key")).type
+    return is_text(kind) or (name == "bytes" and is_bytes(kind))
 
 
 def _decode_value(messages: WireMessages, schema: pa.Schema | None, key: str, kind: pa.DataType) -> Decoded:

@@ -11,6 +11,7 @@ from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.formats.avro import AvroDecoder, AvroFormat
 from headrace.formats.base import Decoded, Encoded, Format
+from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.jsonschema import JsonSchemaDecoder, JsonSchemaFormat
 from headrace.formats.protobuf import ProtobufDecoder, ProtobufFormat
 from headrace.formats.registry import SchemaRegistry
@@ -77,7 +78,7 @@ def registered_format(spec: str, *, registry: SchemaRegistry | str | None = None
     Args:
         spec: one of `NAMES`.
         registry: a client or a URL; HEADRACE_SCHEMA_REGISTRY_URL where it is None.
-        key: ``none`` writes messages without keys; None (or the format's own name) keys in the values' format.
+        key: how keys are written, one of `json_keys.KEY_FORMATS`; None (or the format's own name): as the values.
 
     Raises:
         DeclarationError: no such format, no registry, or a key it cannot have.
@@ -85,17 +86,24 @@ def registered_format(spec: str, *, registry: SchemaRegistry | str | None = None
     >>> registered_format("avro+envelope", registry="http://127.0.0.1:8081").name
     'avro+envelope'
     """
-    if spec not in _FORMATS:
-        raise DeclarationError(
-            f"no format of a schema registry is called «{spec}»", advice=f"One of {', '.join(NAMES)}."
-        )
+    check_key(spec, key)
     make, options, own = _FORMATS[spec]
-    if key not in (None, "none", own or None):
-        raise DeclarationError(
-            f"{spec} cannot have keys in the format «{key}»", advice=f"key={own or 'none'!r} or None."
-        )
     if own and key is not None:
         options = {**options, "key": key}
     client = registry if isinstance(registry, SchemaRegistry) else SchemaRegistry(registry)
     made: Format = make(client, **options)
     return made
+
+
+def check_key(spec: str, key: str | None) -> None:
+    """Refuse a format that there is none of, or that cannot have such keys."""
+    if spec not in _FORMATS:
+        raise DeclarationError(
+            f"no format of a schema registry is called «{spec}»", advice=f"One of {', '.join(NAMES)}."
+        )
+    own = _FORMATS[spec][2]
+    allowed = (own, *KEY_FORMATS) if own else ("none",)
+    if key is not None and key not in allowed:
+        raise DeclarationError(
+            f"{spec} cannot have keys in the format «{key}»", advice=f"Choose one of {', '.join(allowed)}."
+        )

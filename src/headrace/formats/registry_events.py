@@ -24,6 +24,7 @@ from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded
 from headrace.formats.debezium import Events
 from headrace.formats.headers import EventHeaders, read_event_headers, topic_source, unchanged_lists
+from headrace.formats.json_keys import names_in
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_columns import Columns, conformed, json_columns
 from headrace.formats.registry_framing import Framed, Role, Wire, frame, known
@@ -78,14 +79,15 @@ def decode(
 
 
 def _key_names(task: _Task) -> tuple[str, ...]:
-    """The key's columns, as the first message with a key has them; none where its key is not in the registry."""
+    """The key's columns, as the first message with a key has them; none where it does not name any."""
     keys = task.messages.keys
     first = next((i for i, key in enumerate(keys) if key is not None), None)
     if first is None:
         return ()
     asked = replace(task, messages=task.messages.take([first]), bad=[])
     found, _ = _columns(asked, "key", asked.messages)
-    return tuple(one.name for struct, _ in found for one in struct.type)
+    # A key may be JSON beside a value with a schema in the registry.
+    return tuple(one.name for struct, _ in found for one in struct.type) or names_in(keys[first] or b"")
 
 
 def _columns(task: _Task, role: Role, messages: WireMessages) -> tuple[list[tuple[pa.StructArray, Ints]], Ints]:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from headrace.batch import OPS, Batch
 from headrace.formats.base import Encoded
 from headrace.formats.headers import TOMBSTONE, event_headers, topic_source
+from headrace.formats.json_keys import write_keys
 from headrace.formats.key_changes import with_old_keys
 from headrace.formats.registry_framing import Role
 from headrace.wire import Headers
@@ -46,15 +47,15 @@ SOURCE = pa.struct(
 )
 
 
-def messages(topic: str, batch: Batch, write: Write, *, envelope: bool, keyed: bool) -> Encoded:
+def messages(topic: str, batch: Batch, write: Write, *, envelope: bool, key: str | None) -> Encoded:
     """The messages of a batch.
 
     Args:
         write: makes payloads; its last argument names the columns that are never null.
         envelope: with Debezium's envelope or the row alone.
-        keyed: whether messages have keys.
+        key: None for keys whose schema is in the registry too; else as `json_keys.write_keys` takes it.
     """
-    keys, key_extra = _keys(batch, write) if keyed else ([None] * batch.num_rows, [])
+    keys, key_extra = _keys(topic, batch, write, key)
     is_delete = batch.op == OPS["d"]
     if envelope:
         payloads, extra = write("value", "Envelope", envelopes(topic, batch), ())
@@ -78,11 +79,15 @@ def messages(topic: str, batch: Batch, write: Write, *, envelope: bool, keyed: b
     behind: Headers = [TOMBSTONE, *key_extra]
     headers: list[Headers] = [behind if envelope and no else told[i] for i, no in zip(listed, empty, strict=True)]
     encoded = Encoded([keys[i] for i in listed], values, headers, rows)
-    return with_old_keys(batch, encoded, lambda old: _keys(old, write)) if keyed else encoded
+    return with_old_keys(batch, encoded, lambda old: _keys(topic, old, write, key))
 
 
-def _keys(batch: Batch, write: Write) -> tuple[list[bytes | None], Extra]:
+def _keys(topic: str, batch: Batch, write: Write, key: str | None) -> tuple[list[bytes | None], Extra]:
     """Keys of the rows; a truncation has none."""
+    if key is not None:
+        plain = write_keys(topic, batch, key)
+        truncated = (batch.op == OPS["t"]).tolist()
+        return [None if gone else one for one, gone in zip(plain, truncated, strict=True)], []
     names = [name for name in batch.key_columns if name in batch.column_names]
     at = np.flatnonzero(batch.op != OPS["t"])
     if not names or not len(at):

@@ -31,7 +31,7 @@ from headrace.wire import Ints, WireMessages
 KIND = "source"
 ROWS_AT_ONCE = 65_536
 AHEAD_ROWS = 200_000
-TELL_S = 5.0
+TELL_S = 1.0
 RECEIVE_S = 0.1
 REGISTRY_S = 0.2
 
@@ -142,7 +142,8 @@ class TopicSource:
         self._loaded = Loaded([], {}, Offsets({}))
         self._status = ""
         self._told_at = 0.0
-        self._to_tell: dict[Where, int] = {}
+        self._told: dict[Where, int] = {}
+        self._committed: dict[Where, int] = {}
 
     def check(self, log: Log) -> None:
         """See that the cluster answers. Topics that are not there yet are waited for.
@@ -192,9 +193,7 @@ class TopicSource:
         told = Offsets({})
         while True:
             arrived = reader.receive(RECEIVE_S)
-            if self._to_tell:
-                reader.tell(self._to_tell)
-                self._to_tell = {}
+            self._tell(reader)
             while True:
                 try:
                     pieces = self._arrived(arrived) if order is None else self._ordered(order, arrived)
@@ -215,6 +214,16 @@ class TopicSource:
                 yield Loaded(pieces, positions, read)
             if waiting.is_set():
                 return
+
+    def _tell(self, reader: TopicsReader) -> None:
+        """Tell the cluster now and then how far we are: information for its tools, never where a start goes on.
+
+        By the thread that reads: the client makes a second thread wait while the first one polls.
+        """
+        committed, now = self._committed, time.monotonic()
+        if committed and committed is not self._told and now - self._told_at >= TELL_S:
+            reader.tell(committed)
+            self._told, self._told_at = committed, now
 
     def _arrived(self, arrived: Mapping[Where, list[Any]]) -> list[TopicPiece]:
         return [self._piece(where, messages) for where, messages in arrived.items()]
@@ -258,11 +267,8 @@ class TopicSource:
         txn.put(KIND, self.name, json.dumps(record).encode())
 
     def acknowledge(self) -> None:
-        """Tell the cluster now and then how far we are: information for its tools, never where a start goes on."""
-        now = time.monotonic()
-        if now - self._told_at >= TELL_S:
-            # Said by the thread that reads: the client makes a second thread wait while the first one polls.
-            self._told_at, self._to_tell = now, self._loaded.positions
+        """What the log holds now; the cluster is told by the thread that reads."""
+        self._committed = self._loaded.positions
 
     def idle_lsn(self) -> int | None:
         """None: nothing has to be stored while nothing comes."""
