@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ class Batch:
     def key_columns(self) -> tuple[str, ...]:
         """Names of the columns that identify a row; empty where the table has no key."""
         metadata = self.records.schema.metadata or {}
-        return tuple(json.loads(metadata.get(b"headrace.key", b"[]")))
+        return _names(metadata.get(b"headrace.key", b"[]"))
 
     @property
     def source(self) -> str:
@@ -236,3 +237,8 @@ def dead_letters(
         "row": pa.array(list(texts), pa.string()),
     }
     return Batch.of(columns, op=batch.op, lsn=batch.lsn, index=batch.index, ts_us=batch.ts_us, source=batch.source)
+
+
+@lru_cache(maxsize=1024)
+def _names(text: bytes) -> tuple[str, ...]:
+    return tuple(json.loads(text))

@@ -16,7 +16,7 @@ from headrace.formats import connect, json_shapes
 from headrace.formats.column_text import plain_text
 from headrace.formats.conform import fitting
 from headrace.formats.json_parse import Lines, parse
-from headrace.formats.json_text import is_bytes, is_text, joined, objects, unwrapped
+from headrace.formats.json_text import Known, as_bytes, is_bytes, is_text, joined, objects, unwrapped
 from headrace.wire import WireMessages
 
 Ints = npt.NDArray[np.int64]
@@ -34,14 +34,14 @@ def check_key_format(key: str | None) -> None:
 # --- writing ---
 
 
-def write_keys(topic: str, batch: Batch, key: str, fragments: dict[str, pa.Array] | None = None) -> list[bytes | None]:
+def write_keys(topic: str, batch: Batch, key: str, *, known: Known | None = None) -> list[bytes | None]:
     """The keys of a batch's messages; None where the batch has no key columns, or not all of them.
 
     Args:
         topic: its name, which the key's schema bears.
         batch: the rows.
         key: one of KEY_FORMATS. «string» and «bytes» write one column as it is, several as their JSON.
-        fragments: JSON of columns that is there already.
+        known: JSON of columns that is there already, as `objects` takes it.
 
     >>> write_keys("t", Batch.of({"id": [7], "name": ["x"]}, key=["id"]), "json")
     [b'{"id":7}']
@@ -57,7 +57,7 @@ def write_keys(topic: str, batch: Batch, key: str, fragments: dict[str, pa.Array
             return _cells(array)
         return _cells(array if is_text(array.type) else plain_text(array))
     binary_decimals = key == "json+schema"
-    texts = objects(columns, batch.num_rows, binary_decimals=binary_decimals)
+    texts = objects(columns, batch.num_rows, binary_decimals=binary_decimals, known=known)
     if binary_decimals:
         fields = [batch.records.schema.field(name).with_nullable(False) for name in names]
         schema = json.dumps(connect.struct_schema(fields, f"{topic}.Key"), ensure_ascii=False, separators=(",", ":"))
@@ -66,7 +66,7 @@ def write_keys(topic: str, batch: Batch, key: str, fragments: dict[str, pa.Array
 
 
 def _cells(array: pa.Array) -> list[bytes | None]:
-    found: list[bytes | None] = array.cast(pa.large_binary()).to_pylist()
+    found: list[bytes | None] = as_bytes(array).to_pylist()
     return found
 
 

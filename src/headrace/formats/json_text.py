@@ -33,6 +33,7 @@ from headrace.errors import FormatError
 from headrace.formats import base64_columns, decimals, instants
 
 TEXT = pa.large_string()
+Known = dict[str, pa.Array]
 _NONE = pa.scalar(None, TEXT)
 _MUST_ESCAPE = b'"\\' + bytes(range(32))
 _SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
@@ -78,8 +79,16 @@ def fragments(array: pa.Array, *, binary_decimals: bool = False) -> pa.LargeStri
     return fragments(plain, binary_decimals=binary_decimals)
 
 
-def objects(columns: Sequence[tuple[str, pa.Array]], n: int, *, binary_decimals: bool = False) -> pa.LargeStringArray:
+def objects(
+    columns: Sequence[tuple[str, pa.Array]], n: int, *, binary_decimals: bool = False, known: Known | None = None
+) -> pa.LargeStringArray:
     """Each row as a JSON object of ``columns``.
+
+    Args:
+        columns: names and values.
+        n: how many rows there are.
+        binary_decimals: as for `fragments`.
+        known: JSON of columns by name that is there already; what is made is added.
 
     >>> objects([("a", pa.array([1, None])), ('"', pa.array(["x", "y"]))], 2).to_pylist()
     ['{"a":1,"\\\\"":"x"}', '{"a":null,"\\\\"":"y"}']
@@ -88,9 +97,12 @@ def objects(columns: Sequence[tuple[str, pa.Array]], n: int, *, binary_decimals:
     for i, (name, array) in enumerate(columns):
         parts.append(f"{',' if i else '{'}{quoted(name)}:")
         try:
-            parts.append(fragments(array, binary_decimals=binary_decimals))
+            cells = known.get(name) if known is not None else None
+            parts.append(fragments(array, binary_decimals=binary_decimals) if cells is None else cells)
         except FormatError as error:
             raise FormatError(f"column «{name}»: {error.message}", advice=error.advice) from None
+        if known is not None:
+            known[name] = parts[-1]
     return joined([*parts, "}" if columns else "{}"], n)
 
 
@@ -142,6 +154,11 @@ def is_bytes(kind: pa.DataType) -> bool:
         or pa.types.is_fixed_size_binary(kind)
         or pa.types.is_binary_view(kind)
     )
+
+
+def as_bytes(array: pa.Array) -> pa.Array:
+    """Texts or bytes of any width as `large_binary`; large ones without a copy."""
+    return array.view(pa.large_binary()) if pa.types.is_large_string(array.type) else array.cast(pa.large_binary())
 
 
 def _valid(array: pa.Array, texts: pa.Array) -> pa.Array:

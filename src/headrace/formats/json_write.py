@@ -16,7 +16,7 @@ from headrace.formats import connect
 from headrace.formats.base import Encoded
 from headrace.formats.headers import TOMBSTONE, Header, event_headers
 from headrace.formats.json_keys import write_keys
-from headrace.formats.json_text import TEXT, joined, objects, quoted
+from headrace.formats.json_text import TEXT, Known, as_bytes, joined, objects, quoted
 from headrace.formats.key_changes import with_old_keys
 
 Mask = npt.NDArray[np.bool_]
@@ -30,14 +30,15 @@ def flattened(topic: str, batch: Batch, *, schemas: bool, key: str) -> Encoded:
     """
     rows = batch.rows
     columns = list(zip(rows.schema.names, rows.columns, strict=True))
-    texts = objects(columns, batch.num_rows, binary_decimals=schemas)
+    known: Known | None = {} if schemas == (key == "json+schema") else None
+    texts = objects(columns, batch.num_rows, binary_decimals=schemas, known=known)
     if schemas:
         texts = joined([f'{{"schema":{row_schema(topic, rows.schema)},"payload":', texts, "}"], batch.num_rows)
     op = batch.op
     nulls = (op == OPS["d"]) | (op == OPS["t"])
     if nulls.any():
         texts = pc.if_else(pa.array(nulls), pa.scalar(None, TEXT), texts)
-    keys = _without(write_keys(topic, batch, key), op == OPS["t"])
+    keys = _without(write_keys(topic, batch, key, known=known), op == OPS["t"])
     headers = event_headers(batch, topic=topic, null_values=nulls)
     encoded = Encoded(keys, _cells(texts), headers, np.arange(batch.num_rows))
     return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
@@ -143,7 +144,7 @@ def _without(keys: list[bytes | None], nulls: Mask) -> list[bytes | None]:
 
 
 def _cells(array: pa.Array) -> list[bytes | None]:
-    found: list[bytes | None] = array.cast(pa.large_binary()).to_pylist()
+    found: list[bytes | None] = as_bytes(array).to_pylist()
     return found
 
 

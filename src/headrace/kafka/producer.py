@@ -295,6 +295,8 @@ class TransactionalProducer:
 def _reports(sent: Sent, partitions: Ints) -> dict[int, Callable[[Any, Any], None]]:
     """Which messages report their delivery: the first and the last of each partition."""
     reports: dict[int, Callable[[Any, Any], None]] = {}
+    if len(partitions) == 1:
+        return {0: sent.only}
     for number in np.unique(partitions).tolist():
         at = np.flatnonzero(partitions == number)
         first, last = int(at[0]), int(at[-1])
