@@ -31,26 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group(name): tests that one worker runs, one after another")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests with a JVM into one group, before xdist reads the groups into the tests' ids."""
     for item in items:
-        if JAVA_FIXTURES & set(getattr(item, "fixturenames", ())):
+        if JAVA_FIXTURES & set(getattr(item, "fixturenames", ())) and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group("kafka"))
-    yield
-    if getattr(config.option, "loadgroup", False):
-        for item in items:
-            _keep_group(item)
-
-
-def _keep_group(item: pytest.Item) -> None:
-    """With pytest 9.2 xdist 3.8 sets an attribute that nobody reads, and distributes as if there were no groups.
-
-    https://github.com/pytest-dev/pytest-xdist/issues/1386
-    """
-    written = getattr(item, "_nodeid", item.nodeid)
-    if written != item.nodeid:
-        item._id = type(item.id).parse(written)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -251,13 +250,18 @@ class App:
         # A signal that comes while the pipeline is still starting ends it there, as cleanly.
         from headrace.engines.local.signals import Signals, Stopped
 
-        with contextlib.suppress(Stopped), Signals() as signals, self.start() as running:
-            signals.stop = running.engine.stop
-            if until is None:
-                while not running.join(0.2):
-                    pass
-            else:
-                running.wait(None)
+        with Signals() as signals:
+            try:
+                with self.start() as running:
+                    signals.stop = running.engine.stop
+                    if until is None:
+                        while not running.join(0.2):
+                            pass
+                    else:
+                        running.wait(None)
+            except Stopped:
+                if self.running is not None:
+                    self.running.stop()
 
     def tick(self, model: Model | str | None = None, *, timeout: float | None = 30.0) -> None:
         """Close a model's cut now, as a recorded tick; where nothing is pending, an empty cut is learned.

@@ -31,8 +31,8 @@ from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer, S
 from . import foreign, harness, pipeline
 from .test_kafka_kill import fresh, produce, same_foreign, write
 
-pytestmark = pytest.mark.xdist_group("kafka")
-ROUNDS = int(os.environ.get("HEADRACE_CRASH_ROUNDS", "1"))
+pytestmark = pytest.mark.xdist_group("kafka-crash")
+ROUNDS = max(1, int(os.environ.get("HEADRACE_CRASH_ROUNDS", "1")) // 40)  # a broker takes ten seconds to come back
 POINTS = "f.public.points"
 
 

@@ -24,7 +24,7 @@ from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer
 from . import foreign, harness, pipeline
 
 LONG = "HEADRACE_CRASH_ROUNDS" in os.environ
-ROUNDS = int(os.environ.get("HEADRACE_CRASH_ROUNDS", "3"))
+ROUNDS = max(3, int(os.environ.get("HEADRACE_CRASH_ROUNDS", "3")) // 5)
 LOG_EDGES = ("log.before-commit", "log.delivered", "log.sent", "log.after-commit")
 ENGINE_EDGES = ("engine.captured", "engine.stepped", "engine.committed", "engine.acknowledged")
 SOURCE_EDGES = ("source.before-acknowledge", "source.after-acknowledge")
@@ -37,7 +37,7 @@ def chains(*edges: str) -> list[Any]:
     return [pytest.param(edges, id="all"), *each]
 
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = pytest.mark.xdist_group("kafka-crash")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
@@ -196,7 +197,7 @@ class Cluster:
         return self._offsets(topic, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED, None)
 
     def _offsets(self, topic: str, spec: Any, level: Any, partitions: Iterable[int] | None) -> dict[int, int]:
-        from confluent_kafka import TopicPartition
+        from confluent_kafka import KafkaException, TopicPartition
 
         numbers = range(self.partitions(topic)) if partitions is None else partitions
         asked = {TopicPartition(topic, number): spec for number in numbers}
@@ -205,7 +206,13 @@ class Cluster:
 
         def ask() -> dict[int, int]:
             found = self._admin.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_SECONDS)
-            return {where.partition: int(future.result().offset) for where, future in found.items()}
+            try:
+                return {where.partition: int(future.result().offset) for where, future in found.items()}
+            except KafkaException:
+                # A broker that has come back leads in a new epoch, which the client does not ask for by itself.
+                with contextlib.suppress(KafkaException):
+                    self._admin.list_topics(topic, timeout=1.0)
+                raise
 
         return self.patiently(f"asking for the offsets of «{topic}»", ask)
 
@@ -285,9 +292,11 @@ def _codes() -> frozenset[int]:
             Code.CONCURRENT_TRANSACTIONS,
             Code.COORDINATOR_LOAD_IN_PROGRESS,
             Code.COORDINATOR_NOT_AVAILABLE,
+            Code.FENCED_LEADER_EPOCH,
             Code.LEADER_NOT_AVAILABLE,
             Code.NETWORK_EXCEPTION,
             Code.NOT_COORDINATOR,
+            Code.UNKNOWN_LEADER_EPOCH,
             Code.NOT_LEADER_FOR_PARTITION,
             Code.REQUEST_TIMED_OUT,
         }

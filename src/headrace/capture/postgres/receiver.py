@@ -58,7 +58,11 @@ class Receiver:
         self._closed = False
         self._returned_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="headrace-receive", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # a signal, while this thread waits for the other one to have begun
+            self._end()
+            raise
 
     def read(self, timeout: float) -> list[bytes]:
         """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
@@ -156,5 +160,6 @@ class Receiver:
         self._stream.wake()
         with self._space:
             self._space.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._error = self._error or SourceUnavailable("the stream is closed")

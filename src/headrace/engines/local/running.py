@@ -82,7 +82,11 @@ class Running:
         self.log = log
         self._close_log = close_log
         self._thread = threading.Thread(target=self._run, name=f"headrace-{engine.plan.app}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # a signal, while this thread waits for the other one to have begun
+            self.stop()
+            raise
 
     def _run(self) -> None:
         # What was imported and declared stays: the collector need not look at it again with every batch.
@@ -183,7 +187,8 @@ class Running:
     def stop(self) -> None:
         """End after the current round and release the log; raises what the pipeline died of, if it did."""
         self.engine.stop()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         if self._close_log:
             self.log.close()
         if self.engine.error is not None:
