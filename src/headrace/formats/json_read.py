@@ -141,7 +141,8 @@ class Reader:
         for part in parts:
             columns = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
             events = debezium.flattened(columns, rows[part.rows], keep)
-            self._finish(events, readings, self._hidden(lines.data, readings))
+            plain = all(_is_number(one.type) for one in part.columns.schema)
+            self._finish(events, readings, not plain and self._hidden(lines.data, readings))
 
     def _are_in_headers(self, rows: Ints) -> bool:
         """Whether the rows stand in headers: written without a schema, whatever the values have."""
