@@ -28,13 +28,14 @@ class WireMessages:
         offsets: each one's offset in its partition.
         partitions, ts_ms: likewise partition and timestamp (milliseconds since 1970, Kafka's unit); 0 by default.
         keys, headers: likewise, as a list or a function that gives it; None where there are none.
+        key: gives one message's key, where ``keys`` is a function.
 
     >>> messages = WireMessages("t", [b"{}", None], offsets=np.array([4, 7]), keys=lambda: [b"a", b"b"])
     >>> len(messages), messages.keys, messages.headers, messages.take([1]).keys
     (2, [b'a', b'b'], [(), ()], [b'b'])
     """
 
-    __slots__ = ("_headers", "_keys", "offsets", "partitions", "topic", "ts_ms", "values")
+    __slots__ = ("_headers", "_key", "_keys", "offsets", "partitions", "topic", "ts_ms", "values")
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class WireMessages:
         partitions: Ints | None = None,
         ts_ms: Ints | None = None,
         keys: Sequence[bytes | None] | Callable[[], Sequence[bytes | None]] | None = None,
+        key: Callable[[int], bytes | None] | None = None,
         headers: Sequence[Headers] | Callable[[], Sequence[Headers]] | None = None,
     ) -> None:
         n = len(values)
@@ -54,6 +56,7 @@ class WireMessages:
         self.partitions = np.zeros(n, np.int64) if partitions is None else partitions
         self.ts_ms = np.zeros(n, np.int64) if ts_ms is None else ts_ms
         self._keys = keys
+        self._key = key
         self._headers = headers
 
     def __len__(self) -> int:
@@ -65,6 +68,10 @@ class WireMessages:
         if callable(self._keys):
             self._keys = self._keys()
         return [None] * len(self.values) if self._keys is None else self._keys
+
+    def key(self, i: int) -> bytes | None:
+        """One message's key; the others are not fetched for it."""
+        return self._key(i) if self._key is not None and callable(self._keys) else self.keys[i]
 
     @property
     def headers(self) -> Sequence[Headers]:
@@ -84,6 +91,7 @@ class WireMessages:
             partitions=self.partitions[at],
             ts_ms=self.ts_ms[at],
             keys=None if self._keys is None else lambda: _chosen(self.keys, chosen),
+            key=lambda i: self.key(chosen[i]),
             headers=None if self._headers is None else lambda: _chosen(self.headers, chosen),
         )
 

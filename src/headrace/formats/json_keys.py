@@ -91,8 +91,7 @@ class KeyReader:
             return tuple(self.known)
         if self.key in ("string", "bytes", "none"):
             return ()
-        keys = self.messages.keys
-        first = next((keys[i] for i in rows.tolist() if keys[i] is not None), None)
+        first = next((key for i in rows if (key := self.messages.key(int(i))) is not None), None)
         names = names_in(first) if first is not None else ()
         return names if set(names) <= set(schema.names) else ()
 

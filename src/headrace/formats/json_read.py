@@ -66,7 +66,8 @@ class Reader:
         if valued.size:
             chosen = values if valued.size == len(values) else [values[i] for i in valued.tolist()]
             self._read(chosen, valued)  # type: ignore[arg-type]  # no None is left
-        self._tombstones(values)
+        if valued.size < len(values) or self.nulls:
+            self._tombstones(values)
         for one in self.found:
             one.key = self.keys.names_of(one.events.rows, one.records.schema)
         parts = assemble.parts(self.found, messages.ts_ms * 1000)

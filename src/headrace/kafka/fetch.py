@@ -269,6 +269,7 @@ def wire_messages(topic: str, fetched: Sequence[Any], *, partition: int | None =
         partitions=partitions,
         ts_ms=np.fromiter(map(_MILLISECONDS, map(Message.timestamp, fetched)), np.int64, n),
         keys=lambda: list(map(Message.key, fetched)),
+        key=lambda i: fetched[i].key(),
         headers=lambda: _headers(list(map(Message.headers, fetched))),
     )
 

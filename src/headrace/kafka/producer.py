@@ -23,6 +23,9 @@ logger = logging.getLogger("headrace")
 TRANSACTION_MILLISECONDS = 300_000  # publishing a large source transaction takes a while
 DELIVERY_MILLISECONDS = 60_000
 SETTLE_SECONDS = 1.0
+# A transaction that follows the last one at once finds the broker still writing that one's markers, and librdkafka asks
+# again after 20 ms only.
+GAP_SECONDS = 0.006
 
 
 class Sent:
@@ -94,6 +97,7 @@ class TransactionalProducer:
         self._on_wait = on_wait
         self._open = False
         self._turn = 0
+        self._committed_at = 0.0
         self._counts: dict[str, int] = {}
         self.interrupted = threading.Event()
         defaults = {"transaction.timeout.ms": TRANSACTION_MILLISECONDS, "compression.type": "lz4"}
@@ -205,6 +209,9 @@ class TransactionalProducer:
 
     def _begin(self) -> None:
         if not self._open:
+            left = self._committed_at + GAP_SECONDS - time.monotonic()
+            if left > 0:
+                time.sleep(left)
             self._producer.begin_transaction()
             self._open = True
 
@@ -233,6 +240,7 @@ class TransactionalProducer:
             try:
                 self._producer.commit_transaction(5.0)
                 self._open = False
+                self._committed_at = time.monotonic()
             except KafkaException as error:
                 self._after(error, "committing", since)
         self._on_wait("")
