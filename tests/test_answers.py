@@ -31,10 +31,10 @@ class Blas:
 def test_any_grouping_gives_equal_bits(sizes: list[int]) -> None:
     kmeans = KMeans(k=5, initial_centers=CHANCE.normal(size=(5, 20)))
     for model in (Blas(), kmeans):
-        whole = predict_in_blocks(model, ROWS)  # type: ignore[arg-type]
+        whole = predict_in_blocks(model.predict, ROWS)
         at, parts = 0, []
         for size in sizes * 500:
-            parts.append(predict_in_blocks(model, ROWS[at : at + size]))  # type: ignore[arg-type]
+            parts.append(predict_in_blocks(model.predict, ROWS[at : at + size]))
             at += size
             if at >= len(ROWS):
                 break

@@ -13,9 +13,10 @@ from headrace import errors, testing
 from headrace.app import App
 from headrace.batch import Batch
 from headrace.learn.base import Learner
+from headrace.learn.images import image, vector
 from headrace.learn.kmeans import KMeans
 from headrace.transform.expressions import text
 
 __version__ = "0.1.0"
 
-__all__ = ["App", "Batch", "KMeans", "Learner", "errors", "testing", "text"]
+__all__ = ["App", "Batch", "KMeans", "Learner", "errors", "image", "testing", "text", "vector"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,24 +13,27 @@ import pyarrow.compute as pc
 from headrace.batch import Batch
 from headrace.errors import BadRows, LearnError
 from headrace.events import Ints
-from headrace.learn.base import Learner
+from headrace.learn.base import Classifier, Learner
 from headrace.learn.features import Matrix
 from headrace.plan import PREDICTION_COLUMNS, ModelTask
 from headrace.position import Position
 
 BLOCK_ROWS = 64
+Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 class Query:
     """Rows of one batch that are to be answered, as the timeline passes them."""
 
-    def __init__(self, batch: Batch, order: Ints, features: Matrix, task: ModelTask) -> None:
+    def __init__(self, batch: Batch, order: Ints, features: Matrix, task: ModelTask, *, proba: bool = False) -> None:
         self.batch = batch
         self.order = order
         self.features = features
         self.task = task
+        self.proba = proba
         self.done = 0
         self.predictions: list[pa.Array] = []
+        self.probabilities: list[pa.Array] = []
         self.answered: list[tuple[int, Position | None, int, bool]] = []
 
     def answer_until(self, place: int, learner: Learner, position: Position | None, version: int) -> None:
@@ -41,23 +44,31 @@ class Query:
         valid = self.features.valid[self.done : end]
         X = self.features.X[self.done : end]
         ready = learner.ready
-        if not ready or not valid.any():
-            self.predictions.append(pa.nulls(end - self.done))
-        else:
-            self.predictions.append(self._predict(learner, X, valid))
+        answers = ready and bool(valid.any())
+        self.predictions.append(self._predict(learner.predict, X, valid) if answers else pa.nulls(end - self.done))
+        if self.proba:
+            self.probabilities.append(self._chances(cast(Classifier, learner), X, valid, answers))
         self.answered.append((end - self.done, position, version, ready))
         self.done = end
 
-    def _predict(self, learner: Learner, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> pa.Array:
+    def _chances(
+        self, learner: Classifier, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], answers: bool
+    ) -> pa.Array:
+        if answers:
+            return self._predict(learner.predict_proba, X, valid)
+        return pa.nulls(len(X), pa.list_(pa.float64(), len(learner.classes)))
+
+    def _predict(self, predict: Predict, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> pa.Array:
         try:
-            values = predict_in_blocks(learner, X if valid.all() else X[valid])
+            values = predict_in_blocks(predict, X if valid.all() else X[valid])
         except BadRows as error:
             raise LearnError(f"the model «{self.task.name}» refuses a row it was to answer: {error}") from error
+        found = pa.array(values) if values.ndim == 1 else _lists(values)
         if valid.all():
-            return pa.array(values)
+            return found
         where = np.zeros(len(valid), np.int64)
         where[valid] = np.arange(int(valid.sum()))
-        return pa.array(values).take(pa.array(where, mask=~valid))
+        return found.take(pa.array(where, mask=~valid))
 
     def output(self) -> Batch:
         """The input rows with their answers beside them."""
@@ -70,6 +81,8 @@ class Query:
             "model_version": _spread([version for _, _, version, _ in self.answered], counts, pa.int64()),
             "model_position": _spread([str(p) if p else None for _, p, _, _ in self.answered], counts, pa.string()),
         }
+        if self.proba:
+            answers["probability"] = pa.concat_arrays(self.probabilities)
         return _beside(self.batch, answers)
 
     def _column(self) -> pa.Array:
@@ -97,15 +110,22 @@ def _beside(batch: Batch, answers: Mapping[str, pa.Array]) -> Batch:
     records = batch.records
     if "__order" in records.schema.names:
         records = records.drop_columns(["__order"])
-    if any(name in PREDICTION_COLUMNS for name in records.schema.names):
-        names = [f"{name}_input" if name in PREDICTION_COLUMNS else name for name in records.schema.names]
+    taken = {*PREDICTION_COLUMNS, *answers}
+    if any(name in taken for name in records.schema.names):
+        names = [f"{name}_input" if name in taken else name for name in records.schema.names]
         fields = [records.schema.field(i).with_name(name) for i, name in enumerate(names)]
         schema = pa.schema(fields, metadata=records.schema.metadata)
         records = pa.RecordBatch.from_arrays(records.columns, schema=schema)
     return Batch(records).with_columns(answers.items())
 
 
-def predict_in_blocks(learner: Learner, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _lists(values: npt.NDArray[Any]) -> pa.Array:
+    """Rows of a matrix as lists of one length."""
+    flat = pa.array(np.ascontiguousarray(values, np.float64).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def predict_in_blocks(predict: Predict, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Predictions in fixed padded blocks, so that a row's bits do not depend on its neighbours.
 
     BLAS chooses its kernels by shape: the same row alone and among 1,000 differs in its last bits. Blocks of one
@@ -119,7 +139,7 @@ def predict_in_blocks(learner: Learner, X: npt.NDArray[Any]) -> npt.NDArray[Any]
             padded = np.empty((BLOCK_ROWS, X.shape[1]), X.dtype)
             padded[: len(block)] = block
             padded[len(block) :] = block[0]
-            results.append(np.asarray(learner.predict(padded))[: len(block)])
+            results.append(np.asarray(predict(padded))[: len(block)])
         else:
-            results.append(np.asarray(learner.predict(np.ascontiguousarray(block))))
+            results.append(np.asarray(predict(np.ascontiguousarray(block))))
     return np.concatenate(results) if results else np.empty(0)

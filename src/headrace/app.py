@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,29 +13,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from headrace.batch import Batch
 from headrace.codec import checked_format, codec_for
 from headrace.errors import DeclarationError
-from headrace.learn.base import Learner
+from headrace.learn.adapters import adapted
 from headrace.log import open_log
 from headrace.log.base import Log
+from headrace.model import Model
 from headrace.plan import (
-    Cut,
     Formats,
-    ModelTask,
     OutputPlan,
     Plan,
-    PredictPlan,
     SourcePlan,
     StreamPlan,
     StreamTask,
     Task,
     TopicsPlan,
-    check_columns,
-    parse_cut,
+    check_features,
 )
-from headrace.rows import Rows, read_rows
-from headrace.transform.expressions import Filter, Operation, Select, Transform, WithColumns, check
+from headrace.streams import Database, Stream, Topics
 
 if TYPE_CHECKING:
     from headrace.engines.local.running import Running
+    from headrace.learn.features import Feature
 
 
 class App:
@@ -183,28 +180,30 @@ class App:
     def model(
         self,
         name: str,
-        learner: Learner,
+        learner: Any,
         *,
-        features: Sequence[str] | Callable[[Batch], Any],
+        features: Sequence[str | Feature] | Callable[[Batch], Any],
         target: str | None = None,
+        classes: Iterable[Any] | None = None,
     ) -> Model:
         """Declare a model.
 
         Args:
             name: its name in the registry.
-            learner: what learns and predicts; it is copied, never changed.
-            features: column names, or a function Batch -> array of shape (n, d).
+            learner: what learns and predicts: one of Headrace's, a class of your own with their methods, or an
+                estimator of scikit-learn with ``partial_fit``, pipelines of such included. It is copied, never changed.
+            features: column names, `headrace.image`, `headrace.vector`; or a function Batch -> array of shape (n, d).
             target: the column to be predicted, for learners that need it.
+            classes: every label there is, for a classifier of scikit-learn.
         """
         if any(model.name == name for model in self._models):
             raise DeclarationError(f"two models are named «{name}»", advice="Give each a name of its own.")
-        if not isinstance(learner, Learner):
-            raise DeclarationError(
-                f"«{name}»: {type(learner).__name__} is not a learner",
-                advice="A learner has learn, predict, ready, parameters, state and restore (headrace.Learner).",
-            )
+        try:
+            learner = adapted(learner, classes=classes)
+        except DeclarationError as error:
+            raise DeclarationError(f"«{name}»: {error.message}", advice=error.advice) from error
         if not callable(features):
-            features = check_columns(features, f"features of «{name}»")
+            features = check_features(features, f"features of «{name}»")
             if not features:
                 raise DeclarationError(f"the model «{name}» has no features", advice="Name columns in features=[…].")
         model = Model(self, name, learner, features, target)
@@ -290,198 +289,6 @@ class App:
         if self.running is not None:
             return self.running.log, False
         return open_log(self.log, writer=False, name=self.name, codec=codec_for(self.plan().formats)), True
-
-
-class Database:
-    """A captured database; ``db["schema.table"]`` is a table's stream of changes."""
-
-    def __init__(self, app: App, source: SourcePlan) -> None:
-        self._app = app
-        self._source = source
-
-    def __getitem__(self, table: str) -> Stream:
-        if "." not in table:
-            raise DeclarationError(
-                f"«{table}» names no schema", advice=f"Write schema.table, for example public.{table}."
-            )
-        if not self._source.matches(table):
-            raise DeclarationError(
-                f"no pattern of source «{self._source.prefix}» matches the table {table}: "
-                f"{', '.join(self._source.tables)}",
-                advice="Patterns match the whole of schema.table; widen tables=….",
-            )
-        return Stream(self._app, StreamPlan(f"{self._source.prefix}.{topic_name(table)}"))
-
-    def __repr__(self) -> str:
-        return f"Database({self._source.prefix}, {self._source.where})"
-
-
-class Topics:
-    """Debezium's topics; ``topics["schema.table"]`` is a table's stream of changes."""
-
-    def __init__(self, app: App, plan: TopicsPlan) -> None:
-        self._app = app
-        self._plan = plan
-
-    def __getitem__(self, table: str) -> Stream:
-        topic = f"{self._plan.prefix}.{topic_name(table)}"
-        if not self._plan.matches(topic):
-            raise DeclarationError(
-                f"no pattern of «{self._plan.prefix}» matches {table}: {', '.join(self._plan.tables)}",
-                advice="Patterns match the whole of schema.table; widen tables=….",
-            )
-        return Stream(self._app, StreamPlan(topic))
-
-    def __repr__(self) -> str:
-        return f"Topics({self._plan.prefix})"
-
-
-class Stream:
-    """Rows of a topic, and what is to be done with them. Every method returns a new stream."""
-
-    def __init__(self, app: App, plan: StreamPlan, predicted: tuple[Model, int] | None = None) -> None:
-        self._app = app
-        self._plan = plan
-        self._predicted = predicted
-
-    def filter(self, expression: Any) -> Stream:
-        """Keep rows for which an expression (`pyarrow.compute`, or a function of a Batch) is true."""
-        check(expression, "filter")
-        return self._with(Filter(expression))
-
-    def select(self, *columns: str, **computed: Any) -> Stream:
-        """Keep the named columns, in order, and compute others: ``.select("id", note=hr.text("{id} is new"))``."""
-        for name, expression in computed.items():
-            check(expression, f"select({name}=…)")
-        return self._with(Select(check_columns(columns, "select"), computed))
-
-    def with_columns(self, **computed: Any) -> Stream:
-        """Add or replace columns."""
-        for name, expression in computed.items():
-            check(expression, f"with_columns({name}=…)")
-        return self._with(WithColumns(computed))
-
-    def transform(self, function: Callable[[Batch], Batch]) -> Stream:
-        """A function of your own, Batch -> Batch, which depends on each row alone."""
-        if not callable(function):
-            raise DeclarationError(f"transform({function!r}): not a function")
-        return self._with(Transform(function))
-
-    def to(self, topic: str, *, format: str | None = None, key_format: str | None = None) -> Stream:
-        """Write the rows to a topic; returns that topic's stream.
-
-        Args:
-            topic: its name.
-            format: how a Kafka log writes it (``"json"``, ``"json+schema"``, ``"avro"``, ``"arrow"``, …); as the app
-                says by default.
-            key_format: the keys' format, where it is not the values': ``"json"``, ``"json+schema"``, ``"string"``,
-                ``"bytes"``, or ``"none"``.
-        """
-        if not topic or topic != topic.strip():
-            raise DeclarationError(f"{topic!r} cannot name a topic")
-        if format is not None:
-            self._app._formats[topic] = checked_format(format)
-        if key_format is not None:
-            checked_format(self._app._formats.get(topic, self._app._format), key=key_format)
-            self._app._keys[topic] = key_format
-        if self._predicted is not None:
-            model, number = self._predicted
-            model._predicts[number][1].append(OutputPlan(topic, self._plan.operations))
-        else:
-            self._app._streams.append((StreamPlan(self._plan.topic), OutputPlan(topic, self._plan.operations)))
-        return Stream(self._app, StreamPlan(topic))
-
-    def read(self) -> Rows:
-        """The rows that the log holds now, at once."""
-        if self._predicted is not None:
-            raise DeclarationError("predictions are read from their topic", advice='Read app.topic("…") instead.')
-        log, close = self._app._reading()
-        try:
-            return read_rows(log, self._plan)
-        finally:
-            if close:
-                log.close()
-
-    def _with(self, operation: Operation) -> Stream:
-        plan = StreamPlan(self._plan.topic, (*self._plan.operations, operation))
-        return Stream(self._app, plan, self._predicted)
-
-    def __repr__(self) -> str:
-        return f"Stream({self._plan})"
-
-
-class Model:
-    """A declared model."""
-
-    def __init__(
-        self, app: App, name: str, learner: Learner, features: tuple[str, ...] | Callable[..., Any], target: str | None
-    ) -> None:
-        self._app = app
-        self.name = name
-        self._learner = learner
-        self._features = features
-        self._target = target
-        self._cut: Cut | None = None
-        self._learns: list[StreamPlan] = []
-        self._predicts: list[tuple[StreamPlan, list[OutputPlan]]] = []
-
-    def learn(self, stream: Stream, *, every: str | int | timedelta = "transaction") -> Model:
-        """Learn from a stream.
-
-        Args:
-            stream: rows to learn, in commit order.
-            every: where learning is cut: ``"transaction"``, a row count, or a duration of commit time (``"1 s"``).
-        """
-        cut = parse_cut(every)
-        if self._cut is not None and self._cut != cut:
-            raise DeclarationError(
-                f"«{self.name}» is cut every {self._cut} and every {cut}", advice="Give all learn(…) the same every=."
-            )
-        self._cut = cut
-        self._learns.append(self._input(stream))
-        return self
-
-    def predict(self, stream: Stream) -> Stream:
-        """Answer every row of a stream; ``.to(topic)`` says where the answers go."""
-        plan = self._input(stream)
-        self._predicts.append((plan, []))
-        return Stream(self._app, StreamPlan(plan.topic), (self, len(self._predicts) - 1))
-
-    def _input(self, stream: Stream) -> StreamPlan:
-        if not isinstance(stream, Stream):
-            raise DeclarationError(
-                f"«{self.name}» wants a stream, got {type(stream).__name__}", advice='For example db["public.orders"].'
-            )
-        if stream._predicted is not None:
-            raise DeclarationError(
-                f"«{self.name}» reads predictions that go nowhere", advice="Write them to a topic first: .to(topic)."
-            )
-        return stream._plan
-
-    def _task(self) -> ModelTask:
-        return ModelTask(
-            name=self.name,
-            learner=self._learner,
-            features=self._features,
-            target=self._target,
-            cut=self._cut or Cut(transaction=True),
-            learn=tuple(self._learns),
-            predict=tuple(PredictPlan(stream, tuple(outputs)) for stream, outputs in self._predicts),
-        )
-
-    def __repr__(self) -> str:
-        return f"Model({self.name}, {self._learner!r})"
-
-
-def topic_name(table: str) -> str:
-    """A table's part of its topic's name: other characters than Kafka allows become ``_`` (Debezium).
-
-    >>> topic_name("My Schema.täble")
-    'My_Schema.t_ble'
-    """
-    import re
-
-    return re.sub(r"[^A-Za-z0-9._-]", "_", table)
 
 
 def check_patterns(patterns: Sequence[str]) -> None:

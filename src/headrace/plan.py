@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 from headrace.batch import is_meta
 from headrace.errors import DeclarationError
 from headrace.learn.base import Learner
+from headrace.learn.features import Feature, Features, column_of
 from headrace.transform.expressions import Operation, Text, WithColumns
 
 INTERNAL = "__headrace"
@@ -143,6 +144,7 @@ class PredictPlan:
 
     stream: StreamPlan
     outputs: tuple[OutputPlan, ...] = ()
+    proba: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class ModelTask:
 
     name: str
     learner: Learner
-    features: tuple[str, ...] | Callable[..., Any]
+    features: Features
     target: str | None = None
     cut: Cut = Cut(transaction=True)
     learn: tuple[StreamPlan, ...] = ()
@@ -169,8 +171,8 @@ class ModelTask:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the feature columns; empty where a function makes the features."""
-        return () if callable(self.features) else self.features
+        """The columns that features are made of; none where a function makes them."""
+        return () if callable(self.features) else tuple(map(column_of, self.features))
 
     def fingerprint(self) -> dict[str, Any]:
         """What the model's state depends on, as JSON values."""
@@ -179,7 +181,9 @@ class ModelTask:
         return {
             "learner": f"{learner.__module__}.{learner.__qualname__}",
             "parameters": json.loads(json.dumps(self.learner.parameters(), default=str)),
-            "features": getattr(features, "__qualname__", repr(features)) if callable(features) else list(features),
+            "features": getattr(features, "__qualname__", repr(features))
+            if callable(features)
+            else [one if isinstance(one, str) else one.describe() for one in features],
             "target": self.target,
             "cut": str(self.cut),
             "inputs": sorted(str(stream) for stream in self.learn),
@@ -475,3 +479,11 @@ def check_columns(names: Sequence[object], where: str) -> tuple[str, ...]:
     if doubled:
         raise DeclarationError(f"{where}: the column «{doubled[0]}» is named twice")
     return tuple(str(name) for name in names)
+
+
+def check_features(features: Sequence[object], where: str) -> tuple[str | Feature, ...]:
+    """Features as the user gave them: names of columns, or what makes features of one."""
+    if isinstance(features, str):
+        features = [features]
+    check_columns([one.column if isinstance(one, Feature) else one for one in features], where)
+    return tuple(features)  # type: ignore[arg-type]  # each is one or the other, it was checked

@@ -337,9 +337,16 @@ class _ModelStep:
             self._refuse(topic, batch.take(rows), [features.reasons[i] for i in rows.tolist()], "learn")
             batch = batch.filter(features.valid)
         X = features.X if features.valid.all() else features.X[features.valid]
-        y = None
-        if target is not None:
-            y = batch.column(target).to_numpy(zero_copy_only=False)
+        if target is None:
+            return order_of(batch), X, None
+        y = np.asarray(batch.column(target).to_numpy(zero_copy_only=False))
+        classes = getattr(self.state.learner, "classes", None)
+        known = np.ones(len(y), bool) if classes is None else np.isin(y, classes)
+        if not known.all():
+            rows = np.flatnonzero(~known)
+            reasons = [f"the target «{target}» is {y[i]}, none of the classes" for i in rows.tolist()]
+            self._refuse(topic, batch.take(rows), reasons, "learn")
+            batch, X, y = batch.filter(known), X[known], y[known]
         return order_of(batch), X, y
 
     def _queries(self, plan: PredictPlan) -> list[tuple[PredictPlan, Query]]:
@@ -351,7 +358,7 @@ class _ModelStep:
                 batch = batch.filter(self.merged.offset[order_of(batch)] >= offset)
             if batch.num_rows:
                 features = _features(batch, self.task)
-                queries.append((plan, Query(batch, order_of(batch), features, self.task)))
+                queries.append((plan, Query(batch, order_of(batch), features, self.task, proba=plan.proba)))
         return queries
 
     def _asks(self, batch: Batch) -> npt.NDArray[np.bool_]:

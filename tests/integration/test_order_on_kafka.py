@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 import headrace as hr
-from headrace.app import Stream
+from headrace.streams import Stream
 from headrace.codec import codec_for
 from headrace.engines.local.verify import verify
 from headrace.log import open_log

@@ -199,6 +199,8 @@ def test_every_room_is_known() -> None:
         *PURE,
         *FACES,
         "app",
+        "model",
+        "streams",
         "engines",
         "testing",
         "messages",

@@ -15,7 +15,7 @@ import headrace
 PACKAGE = Path(headrace.__file__).parent
 
 # A change here is a decision, written down in docs/decisions.
-PUBLIC = ("App", "Batch", "KMeans", "Learner", "errors", "testing", "text")
+PUBLIC = ("App", "Batch", "KMeans", "Learner", "errors", "image", "testing", "text", "vector")
 
 # What `import headrace` must not bring: engines, drivers, brokers, the command line, model libraries.
 LAZY = (

@@ -23,8 +23,10 @@ class Learner(Protocol):
     ``partial(X, y)`` and ``merge(parts)`` learn from sufficient statistics computed elsewhere.
 
     A learner may also say: ``splits`` (``"exact"`` where a batch learned in parts gives the same bits), ``part_rows``
-    (parts of so many rows merge bit for bit), ``accepts_nan``, ``prediction_type`` (the Arrow type of an answer, for
-    answers before the first), ``width`` (features it has seen). `headrace.testing.learners` checks all of it.
+    (parts of so many rows merge bit for bit), ``classes`` (every label there is; rows with another one are refused
+    before it sees them), ``predict_proba(X)`` (shape (n, classes)), ``accepts_nan``, ``prediction_type`` (the Arrow
+    type of an answer, for answers before the first), ``width`` (features it has seen). `headrace.testing.learners`
+    checks all of it.
 
     Attributes:
         deterministic: False for a learner whose ``learn`` may give other bits when repeated; its state is then
@@ -65,6 +67,24 @@ class Learner(Protocol):
     def restore(self, state: State) -> None:
         """The inverse of ``state``: afterwards the learner continues bit for bit."""
         ...
+
+
+class Classifier(Learner, Protocol):
+    """A learner that says how likely each label is."""
+
+    @property
+    def classes(self) -> Array:
+        """Every label, sorted."""
+        ...
+
+    def predict_proba(self, X: Array) -> Array:
+        """Shape (n, classes), in the order of ``classes``."""
+        ...
+
+
+def offers_probabilities(learner: Learner) -> bool:
+    """Whether it is a `Classifier`."""
+    return callable(getattr(learner, "predict_proba", None)) and getattr(learner, "classes", None) is not None
 
 
 def as_features(X: Array, width: int | None, dtype: npt.DTypeLike = np.float64) -> Array:

@@ -1,10 +1,13 @@
-"""From a batch's columns to the matrix a learner receives, and the reasons for rows that cannot be in it."""
+"""From a batch's columns to the matrix a learner receives, and the reasons for rows that cannot be in it.
+
+A feature is the name of a column of numbers, an `image`, a `vector` or a `category`; or one function makes them all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +16,36 @@ import pyarrow.compute as pc
 
 from headrace.batch import Batch
 
-Features = "tuple[str, ...] | Callable[[Batch], Any]"
+
+@runtime_checkable
+class Feature(Protocol):
+    """What makes some columns of the matrix out of a column of the table."""
+
+    @property
+    def column(self) -> str:
+        """The table's column."""
+        ...
+
+    @property
+    def dtype(self) -> type:
+        """``np.float32`` or ``np.float64``; a matrix all of whose features are float32 is one."""
+        ...
+
+    def block(self, array: pa.Array, valid: npt.NDArray[np.bool_], reasons: dict[int, str]) -> npt.NDArray[Any]:
+        """Shape (n, k); rows that cannot be made are marked."""
+        ...
+
+    def describe(self) -> Any:
+        """JSON values: part of the model's fingerprint."""
+        ...
+
+
+Features = tuple["str | Feature", ...] | Callable[[Batch], Any]
+
+
+def column_of(feature: str | Feature) -> str:
+    """The table's column that a feature reads."""
+    return feature if isinstance(feature, str) else feature.column
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +53,17 @@ class Matrix:
     """Features of a batch.
 
     Attributes:
-        X: shape (n, d), float64, C-contiguous; rows that are not valid hold anything.
+        X: shape (n, d), float64 or float32, C-contiguous; rows that are not valid hold anything.
         valid: shape (n,), which rows can be learned or predicted.
         reasons: row -> why it is not valid.
     """
 
-    X: npt.NDArray[np.float64]
+    X: npt.NDArray[Any]
     valid: npt.NDArray[np.bool_]
     reasons: dict[int, str]
 
 
-def matrix(batch: Batch, features: tuple[str, ...] | Callable[[Batch], Any], target: str | None = None) -> Matrix:
+def matrix(batch: Batch, features: Features, target: str | None = None) -> Matrix:
     """The feature matrix of a batch; a function never sees the target column.
 
     >>> m = matrix(Batch.of({"a": [1.5, None], "b": [2, 3]}), ("a", "b"))
@@ -40,11 +72,13 @@ def matrix(batch: Batch, features: tuple[str, ...] | Callable[[Batch], Any], tar
     """
     if callable(features):
         return _from_function(batch, features, target)
+    if not all(isinstance(one, str) for one in features):
+        return _of_blocks(batch, features)
     X = np.empty((batch.num_rows, len(features)))
     valid = np.ones(batch.num_rows, np.bool_)
     reasons: dict[int, str] = {}
     names = set(batch.schema.names)
-    for j, name in enumerate(features):
+    for j, name in enumerate(map(column_of, features)):
         if name not in names:
             _refuse(np.arange(batch.num_rows), f"there is no column «{name}»", valid, reasons)
             X[:, j] = 0.0
@@ -54,8 +88,30 @@ def matrix(batch: Batch, features: tuple[str, ...] | Callable[[Batch], Any], tar
             _refuse(np.flatnonzero(~null), f"the feature «{name}» is {wrong}, not a number", valid, reasons)
         if null.any():
             _refuse(np.flatnonzero(null), f"the feature «{name}» is NULL", valid, reasons)
-    _refuse_not_finite(X, features, valid, reasons)
+    _refuse_not_finite(X, [column_of(one) for one in features], valid, reasons)
     return Matrix(X, valid, reasons)
+
+
+def _of_blocks(batch: Batch, features: tuple[str | Feature, ...]) -> Matrix:
+    """Numbers and richer features side by side."""
+    valid = np.ones(batch.num_rows, np.bool_)
+    reasons: dict[int, str] = {}
+    blocks: list[npt.NDArray[Any]] = []
+    for one in features:
+        if isinstance(one, str):
+            plain = matrix(batch, (one,))
+            blocks.append(plain.X)
+            for row, reason in plain.reasons.items():
+                reasons.setdefault(row, reason)
+            valid &= plain.valid
+        elif one.column not in batch.schema.names:
+            _refuse(np.arange(batch.num_rows), f"there is no column «{one.column}»", valid, reasons)
+            blocks.append(one.block(pa.nulls(batch.num_rows, pa.null()), np.zeros(batch.num_rows, bool), {}))
+        else:
+            blocks.append(one.block(batch.column(one.column), valid, reasons))
+    if len(blocks) == 1:
+        return Matrix(np.ascontiguousarray(blocks[0]), valid, reasons)
+    return Matrix(np.ascontiguousarray(np.concatenate(blocks, axis=1)), valid, reasons)
 
 
 def numbers(array: pa.Array, field: pa.Field) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], str]:
@@ -86,7 +142,7 @@ def _filled(array: pa.Array) -> npt.NDArray[np.float64]:
 
 
 def _refuse_not_finite(
-    X: npt.NDArray[np.float64], names: Sequence[str], valid: npt.NDArray[np.bool_], reasons: dict[int, str]
+    X: npt.NDArray[Any], names: Sequence[str], valid: npt.NDArray[np.bool_], reasons: dict[int, str]
 ) -> None:
     finite = np.isfinite(X)
     if finite.all():

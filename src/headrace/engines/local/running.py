@@ -224,6 +224,10 @@ def _as_records(rows: Any, task: ModelTask) -> pa.RecordBatch:
         return pa.RecordBatch.from_pylist(list(rows))
     array = np.atleast_2d(np.asarray(rows, np.float64))
     names = task.feature_names
+    if any(not isinstance(one, str) for one in (() if callable(task.features) else task.features)):
+        raise DeclarationError(
+            f"«{task.name}» has features that are no numbers", advice=f"Give rows with the columns {names}."
+        )
     if array.shape[1] != len(names):
         raise DeclarationError(
             f"«{task.name}» has {len(names)} features, got rows of {array.shape[1]}", advice=f"In order: {names}"

@@ -1,0 +1,266 @@
+"""Estimators of scikit-learn with ``partial_fit``, and pipelines of them, as learners.
+
+`sklearn.pipeline.Pipeline` has no ``partial_fit``. Its steps are updated in their order here: a step learns, then
+transforms, then the next one learns what came out. Steps that need no fitting (`FunctionTransformer`, `Normalizer`)
+only transform.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.errors import BadRows, DeclarationError, LearnError
+from headrace.learn.adapters.skops_state import from_state, to_state, types_within
+from headrace.learn.adapters.threads import one_thread
+from headrace.learn.base import Array, State, as_features
+
+_OWN = "estimator."
+
+
+class SklearnLearner:
+    """One estimator, or one pipeline of estimators.
+
+    Its random states are pinned where the user left them open, and its calls run on one thread: then the same rows give
+    the same bits. Estimators that need several rows for their first update (`MiniBatchKMeans`) get them together.
+
+    Args:
+        estimator: copied, never changed; what it has learned already is kept.
+        classes: every label there is, for a classifier.
+
+    Raises:
+        DeclarationError: it cannot learn by and by, ``classes`` is missing, or it cannot be stored.
+
+    >>> from sklearn.linear_model import SGDClassifier
+    >>> learner = SklearnLearner(SGDClassifier(), classes=["no", "yes"])
+    >>> learner.learn(np.array([[0.0], [1.0]]), np.array(["no", "yes"]))
+    >>> learner.predict(np.array([[3.0]])).tolist()
+    ['yes']
+    """
+
+    deterministic = True
+    splits = "different"
+
+    def __init__(self, estimator: Any, *, classes: Iterable[Any] | None = None) -> None:
+        self._estimator = copy.deepcopy(estimator)
+        self._steps = _steps(self._estimator)
+        self.classes = _classes(self._steps[-1], classes)
+        _pin(self._estimator)
+        self._declared = _described(self._estimator)
+        try:
+            self._trusted = types_within(self._estimator)
+        except LearnError as error:
+            raise DeclarationError(error.message, advice=error.advice) from error
+        self._kind = _kind(self._steps[-1])
+        self._width = _width(self._steps)
+        self._learned = _is_fitted(self._steps[-1])
+        self._fewest = int(getattr(self._steps[-1], "n_clusters", None) or 1)
+        self._waiting: list[Array] = []
+
+    @property
+    def accepts_nan(self) -> bool:
+        """Whether NaN is a missing value to it."""
+        return all(step.__sklearn_tags__().input_tags.allow_nan for step in self._steps)
+
+    @property
+    def prediction_type(self) -> pa.DataType:
+        """Arrow type of its predictions."""
+        if self.classes is not None:
+            return pa.array(self.classes).type
+        return pa.float64() if self._kind == "regressor" else pa.int64()
+
+    @property
+    def _target_dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float64) if self.classes is None else self.classes.dtype
+
+    @property
+    def width(self) -> int | None:
+        """Features it has seen."""
+        return self._width
+
+    def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
+        """One ``partial_fit`` of each step; an empty batch changes nothing."""
+        X = self._checked(X)
+        if not len(X):
+            return
+        if self._kind in ("classifier", "regressor"):
+            y = self._targets(y, len(X))
+        self._width = X.shape[1]
+        if not self._learned and self._fewest > 1:
+            self._waiting.append(X.copy())
+            if sum(map(len, self._waiting)) < self._fewest:
+                return
+            X, self._waiting = np.concatenate(self._waiting), []
+        with one_thread():
+            self._partial_fit(X, y, sample_weight)
+        self._learned = True
+
+    def _partial_fit(self, X: Array, y: Array | None, sample_weight: Array | None) -> None:
+        *before, last = self._steps
+        for step in before:
+            if hasattr(step, "partial_fit"):
+                step.partial_fit(X, y)
+            X = step.transform(X)
+        more: dict[str, Any] = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if self._kind == "classifier":
+            more["classes"] = self.classes
+        last.partial_fit(X, y, **more)
+
+    def predict(self, X: Array) -> Array:
+        """One prediction a row."""
+        return self._answered("predict", X)
+
+    @property
+    def predict_proba(self) -> Callable[[Array], Array] | None:
+        """Probabilities of shape (n, classes), in the order of ``classes``, as the model gives them: uncalibrated.
+
+        None where the estimator has none.
+        """
+        if not hasattr(self._steps[-1], "predict_proba"):
+            return None
+        return lambda X: self._answered("predict_proba", X)
+
+    def _answered(self, how: str, X: Array) -> Array:
+        if not self.ready:
+            raise LearnError(f"{type(self._steps[-1]).__name__} has learned nothing yet")
+        X = self._checked(X)
+        if not len(X):
+            return np.empty(0, np.int64 if self._kind == "clusterer" else self._target_dtype)
+        with one_thread():
+            for step in self._steps[:-1]:
+                X = step.transform(X)
+            found = np.asarray(getattr(self._steps[-1], how)(X))
+        return found.astype(np.int64) if self._kind == "clusterer" else found
+
+    @property
+    def ready(self) -> bool:
+        return self._learned
+
+    def parameters(self) -> dict[str, Any]:
+        classes = None if self.classes is None else self.classes.tolist()
+        return {"estimator": self._declared, "classes": classes}
+
+    def state(self) -> State:
+        state: State = {f"{_OWN}{name}": value for name, value in to_state(self._estimator).items()}
+        state |= {f"waiting.{i:06d}": X for i, X in enumerate(self._waiting)}
+        return state | {"width": self._width, "learned": self._learned}
+
+    def restore(self, state: State) -> None:
+        own = {name.removeprefix(_OWN): value for name, value in state.items() if name.startswith(_OWN)}
+        self._estimator = from_state(own, self._trusted)
+        self._steps = _steps(self._estimator)
+        self._width = None if state["width"] is None else int(state["width"])
+        self._learned = bool(state["learned"])
+        names = sorted(name for name in state if name.startswith("waiting."))
+        self._waiting = [np.array(state[name]) for name in names]
+
+    # -- checks ---------------------------------------------------------------------------------------------------
+
+    def _checked(self, X: Array) -> Array:
+        if self.accepts_nan and np.asarray(X).dtype.kind == "f":
+            as_features(np.where(np.isnan(X), 0.0, X), self._seen(X))
+            return np.ascontiguousarray(X)
+        kind = np.float32 if getattr(X, "dtype", None) == np.float32 else np.float64
+        return as_features(X, self._seen(X), kind)
+
+    def _seen(self, X: Array) -> int | None:
+        return self._width if len(X) else None
+
+    def _targets(self, y: Array | None, n: int) -> Array:
+        if y is None or len(y) != n:
+            raise BadRows(f"{type(self._steps[-1]).__name__} learns from a target, and there is none")
+        y = np.asarray(y)
+        if self.classes is not None:
+            unknown = np.flatnonzero(~np.isin(y, self.classes))
+            if len(unknown):
+                raise BadRows(f"{y[unknown[0]]!r} is none of the classes", rows=unknown.tolist())
+        elif y.dtype.kind not in "fiub" or not np.isfinite(y).all():
+            raise BadRows("a target that is no finite number", rows=np.flatnonzero(~np.isfinite(y)).tolist())
+        return y
+
+
+def _steps(estimator: Any) -> list[Any]:
+    """The estimators that learn in turn."""
+    if not hasattr(estimator, "steps"):
+        chosen = [estimator]
+    else:
+        chosen = [step for _, step in estimator.steps if step is not None and step != "passthrough"]
+    for step in chosen:
+        stateless = step is not chosen[-1] and not step.__sklearn_tags__().requires_fit
+        if not hasattr(step, "partial_fit") and not stateless:
+            raise DeclarationError(
+                f"{type(step).__name__} has no partial_fit: it cannot learn as rows arrive",
+                advice="Train it anew on chosen rows (retrain), or take an estimator with partial_fit.",
+            )
+    if not hasattr(chosen[-1], "predict"):
+        raise DeclarationError(
+            f"{type(chosen[-1]).__name__} does not predict", advice="End with an estimator that does."
+        )
+    return chosen
+
+
+def _kind(step: Any) -> str:
+    return str(step.__sklearn_tags__().estimator_type or "")
+
+
+def _classes(step: Any, classes: Iterable[Any] | None) -> Array | None:
+    name = type(step).__name__
+    if _kind(step) != "classifier":
+        if classes is not None:
+            raise DeclarationError(f"{name} is no classifier, and classes= is given", advice="Leave it out.")
+        return None
+    if classes is None:
+        raise DeclarationError(
+            f"{name} must know all labels before the first row", advice="Say classes=[…] in app.model(…)."
+        )
+    found = np.unique(np.asarray(list(classes)))
+    if len(found) < 2:
+        raise DeclarationError(f"classes={found.tolist()}", advice="A classifier has two classes or more.")
+    return found
+
+
+def _pin(estimator: Any) -> None:
+    """An open random state would be another one in each run."""
+    open_ = {
+        name: 0
+        for name, value in estimator.get_params(deep=True).items()
+        if value is None and name.rpartition("__")[2] == "random_state"
+    }
+    if open_:
+        estimator.set_params(**open_)
+
+
+def _described(value: Any) -> Any:
+    """Parameters as JSON values, those of estimators inside included."""
+    if hasattr(value, "get_params"):
+        own = {name: _described(one) for name, one in sorted(value.get_params(deep=False).items())}
+        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **own}
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _described(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_described(one) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _is_fitted(step: Any) -> bool:
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(step)
+    except NotFittedError:
+        return False
+    return True
+
+
+def _width(steps: list[Any]) -> int | None:
+    width = getattr(steps[0], "n_features_in_", None)
+    return None if width is None else int(width)

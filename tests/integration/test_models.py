@@ -1,0 +1,95 @@
+"""Models of other libraries in a running pipeline: images from BYTEA, probabilities, labels nobody knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from sklearn.linear_model import SGDClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import headrace as hr
+from headrace.codec import codec_for
+from headrace.engines.local.verify import verify
+from headrace.errors import DeclarationError
+from headrace.log import open_log
+
+from .conftest import Database
+
+RNG = np.random.default_rng(3)
+
+
+def strokes(n: int) -> list[tuple[bytes, int]]:
+    """Images of 4 x 4, bright above (0) or below (1)."""
+    found = []
+    for i in range(n):
+        pixels = RNG.integers(0, 60, (4, 4))
+        pixels[2 * (i % 2) + RNG.integers(2)] += 150
+        found.append((pixels.astype(np.uint8).tobytes(), i % 2))
+    return found
+
+
+def build(dsn: str, log: Path, model: object) -> hr.App:
+    app = hr.App("strokes", log=log)
+    db = app.postgres(dsn, tables=r"public\.stroke.*", prefix="s")
+    image = hr.image("pixels", shape=(4, 4), scale=1 / 255)
+    learned = app.model("strokes", model, features=[image], target="label", classes=[0, 1])
+    learned.learn(db["public.strokes"], every=16)
+    learned.predict(db["public.strokes_asked"], proba=True).to("answered")
+    return app
+
+
+MODELS = {
+    "a network": lambda: MLPClassifier((16,), learning_rate_init=0.02),
+    "a pipeline": lambda: make_pipeline(StandardScaler(), SGDClassifier(loss="log_loss")),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_are_learned_and_answered_and_the_replay_is_equal(name: str, database: Database, tmp_path: Path) -> None:
+    log = tmp_path / "strokes.headrace"
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        for table in ("strokes", "strokes_asked"):
+            connection.execute(f"create table {table} (id serial primary key, pixels bytea, label smallint)")
+
+        def insert(table: str, rows: list[tuple[bytes, int]]) -> None:
+            with connection.cursor() as cursor:
+                cursor.executemany(f"insert into {table} (pixels, label) values (%s, %s)", rows)
+
+        insert("strokes", strokes(320))
+        insert("strokes", [(b"short", 1), (bytes(16), 7)])
+        with build(database.dsn, log, MODELS[name]()).start() as running:
+            running.wait(60)
+        # It goes on where it was.
+        app = build(database.dsn, log, MODELS[name]())
+        with app.start() as running:
+            insert("strokes", strokes(320))
+            asked = strokes(40)
+            insert("strokes_asked", asked)
+            running.wait(60)
+            assert running["strokes"].counters["learned"] == 640
+    answers = app.topic("answered").read().to_arrow().to_pylist()
+    assert [row["status"] for row in answers] == ["ok"] * 40
+    assert np.mean([row["prediction"] == row["label"] for row in answers]) > 0.9
+    for row in answers:
+        assert np.argmax(row["probability"]) == row["prediction"] and abs(sum(row["probability"]) - 1) < 1e-6
+    letters = app.topic("s.public.strokes.dlq").read().to_arrow().to_pylist()
+    assert [row["reason"] for row in letters] == [
+        "the image «pixels» has 5 bytes, not 16",
+        "the target «label» is 7, none of the classes",
+    ]
+    held = open_log(log, writer=False, codec=codec_for())
+    report = verify(app.plan(), held)
+    held.close()
+    assert report.result == "equal", report
+
+
+def test_probabilities_are_refused_where_there_are_none() -> None:
+    app = hr.App("x", log="memory://")
+    model = app.model("m", SGDClassifier(), features=["a"], target="b", classes=[0, 1])
+    with pytest.raises(DeclarationError, match="no probabilities"):
+        model.predict(app.topic("t"), proba=True)
