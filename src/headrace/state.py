@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from headrace.learn.base import Learner
@@ -40,6 +41,7 @@ class State:
             counts those of the pieces too, ``pending_position`` is the last one's.
         open_key: transaction of the last row, when it may go on.
         watermark_us: running maximum of commit times; ``window``: the pending rows' duration.
+        unlabelled: topic -> hashes of the keys of rows whose label has not come yet (`headrace.labels`).
         emitted: topic -> offset below which answers were already given (a model that learns again).
     """
 
@@ -55,6 +57,7 @@ class State:
     open_key: tuple[int, int] | None = None
     watermark_us: int = -(2**62)
     window: int = 0
+    unlabelled: dict[str, set[int]] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
 
@@ -81,6 +84,8 @@ def dump_state(state: State) -> dict[str, Any]:
         flat[f"pending.{i}.X"] = X
         if y is not None:
             flat[f"pending.{i}.y"] = y
+    waiting = {topic: keys for topic, keys in sorted(state.unlabelled.items()) if keys}
+    flat.update({f"unlabelled.{i}": np.sort(np.fromiter(keys, np.int64)) for i, keys in enumerate(waiting.values())})
     flat["meta"] = json.dumps(
         {
             "version": state.version,
@@ -93,6 +98,7 @@ def dump_state(state: State) -> dict[str, Any]:
             "open_key": state.open_key,
             "watermark_us": state.watermark_us,
             "window": state.window,
+            "unlabelled": list(waiting),
             "emitted": state.emitted,
             "counters": {name: getattr(state.counters, name) for name in Counters.__slots__},
         }
@@ -118,6 +124,9 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     state.pending_position = Position.parse(meta["pending_position"]) if meta["pending_position"] else None
     state.open_key = tuple(meta["open_key"]) if meta["open_key"] else None
     state.watermark_us, state.window = meta["watermark_us"], meta["window"]
+    state.unlabelled = {
+        topic: set(flat[f"unlabelled.{i}"].tolist()) for i, topic in enumerate(meta.get("unlabelled", ()))
+    }
     state.emitted = meta["emitted"]
     state.counters = Counters(**meta["counters"])
     return state

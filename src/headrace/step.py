@@ -25,6 +25,7 @@ from headrace.answers import Query
 from headrace.batch import OPS, Batch, dead_letters
 from headrace.errors import BadRows, HeadraceError, LearnError
 from headrace.events import Event, Ints, Rows, Tick, merge, order_of
+from headrace.labels import filled_in
 from headrace.learn.features import Matrix, matrix
 from headrace.plan import ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask, Task
 from headrace.position import Position
@@ -323,10 +324,12 @@ class _ModelStep:
         """The rows of a batch that can be learned; the others are counted or refused."""
         counters = self.state.counters
         fresh = (batch.op == OPS["c"]) | (batch.op == OPS["r"])
+        target = self.task.target
+        if target is not None and batch.num_rows and target in batch.schema.names:
+            fresh |= filled_in(batch, target, self.state.unlabelled.setdefault(topic, set()))
         counters.ignored += int((~fresh).sum())
         if not fresh.all():
             batch = batch.filter(fresh)
-        target = self.task.target
         if target is not None and batch.num_rows and target in batch.schema.names:
             labelled = np.asarray(batch.column(target).is_valid())
             counters.unlabelled += int((~labelled).sum())

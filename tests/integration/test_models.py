@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-from sklearn.linear_model import SGDClassifier
+from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -93,3 +93,43 @@ def test_probabilities_are_refused_where_there_are_none() -> None:
     model = app.model("m", SGDClassifier(), features=["a"], target="b", classes=[0, 1])
     with pytest.raises(DeclarationError, match="no probabilities"):
         model.predict(app.topic("t"), proba=True)
+
+
+@pytest.mark.parametrize("identity", ["default", "full", "nothing"])
+def test_a_label_that_comes_later_is_learned_once(identity: str, database: Database, tmp_path: Path) -> None:
+    """The first update that fills it; not a later one, not an update of a row that had its label from the start."""
+    log = tmp_path / "late.headrace"
+
+    def build() -> hr.App:
+        app = hr.App("late", log=log)
+        rows = app.postgres(database.dsn, tables=r"public\.late", prefix="l")["public.late"]
+        app.model("m", SGDRegressor(), features=["x"], target="y").learn(rows)
+        return app
+
+    database.execute("create table late (id int primary key, x float8, y float8)")
+    database.execute(f"alter table late replica identity {identity}")
+    # Without an identity PostgreSQL refuses the updates of a published table.
+    with build().start() as running:
+        database.execute("insert into late select i, i, case when i <= 4 then i end from generate_series(1, 8) i")
+        running.wait(30)
+        assert running["m"].counters["learned"] == 4 and running["m"].counters["unlabelled"] == 4
+    app = build()
+    with app.start() as running:
+        if identity == "nothing":
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+                database.execute("update late set y = 2 where id = 5")
+            return
+        database.execute("update late set y = 5 where id in (1, 5, 6)")
+        database.execute("update late set y = 7 where id in (1, 5)")
+        database.execute("delete from late where id = 7")
+        database.execute("insert into late values (7, 1, 1), (9, 9, null)")
+        database.execute("update late set x = 10 where id = 9")
+        database.execute("update late set y = 10 where id = 9")
+        running.wait(30)
+        # Rows 5, 6, 7 and 9; ignored are twice row 1, once row 5, the delete, and row 9 before it had a label.
+        assert running["m"].counters["learned"] == 8
+        assert running["m"].counters["ignored"] == 5
+    held = open_log(log, writer=False, codec=codec_for())
+    report = verify(app.plan(), held)
+    held.close()
+    assert report.result == "equal", report

@@ -21,7 +21,7 @@ PACKAGE = "headrace"
 GROUND = ("errors", "clock", "faults", "position", "batch", "wire", "kafka")
 STAGES = ("capture", "transform", "formats", "log", "learn", "grade", "registry", "sinks")
 # What happens to rows: composed of learners and transforms, with no I/O. Each may import those before it.
-PURE = ("events", "plan", "state", "answers", "step")
+PURE = ("events", "plan", "state", "answers", "labels", "step")
 PURE_STAGES = ("learn", "transform")
 # Imports that would give a pure module I/O, a clock of its own or a thread.
 IMPURE = frozenset(
@@ -30,7 +30,7 @@ IMPURE = frozenset(
 # A plan parses a database's address, to show it without its password; it opens nothing.
 PARSED = frozenset({("headrace.plan", "psycopg"), ("headrace.plan", "psycopg.conninfo")})
 # The faces: nothing below them knows them.
-FACES = ("cli", "cli_log", "cli_topics", "console", "demos", "serve", "dashboard")
+FACES = ("cli", "cli_log", "cli_produce", "cli_topics", "console", "demos", "serve", "dashboard")
 
 
 @dataclass(frozen=True)
