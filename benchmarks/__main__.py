@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "memory": (10_000_000, (None,)),
     "transaction": (5_000_000, (None,)),
     # These say their targets with their figures.
+    "adapters": (20_000, ()),
     "kafka-read": (1_000_000, ()),
     "kafka-capture": (500_000, ()),
     "kafka-latency": (30_000, ()),

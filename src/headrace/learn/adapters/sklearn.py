@@ -56,15 +56,11 @@ class SklearnLearner:
         except LearnError as error:
             raise DeclarationError(error.message, advice=error.advice) from error
         self._kind = _kind(self._steps[-1])
+        self.accepts_nan = all(step.__sklearn_tags__().input_tags.allow_nan for step in self._steps)
         self._width = _width(self._steps)
         self._learned = _is_fitted(self._steps[-1])
         self._fewest = int(getattr(self._steps[-1], "n_clusters", None) or 1)
         self._waiting: list[Array] = []
-
-    @property
-    def accepts_nan(self) -> bool:
-        """Whether NaN is a missing value to it."""
-        return all(step.__sklearn_tags__().input_tags.allow_nan for step in self._steps)
 
     @property
     def prediction_type(self) -> pa.DataType:

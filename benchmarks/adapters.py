@@ -1,0 +1,99 @@
+"""Learning and predicting through an adapter against calling the library itself with the same batches.
+
+Both on one thread, as the adapter pins it; rows a second, the median of pairs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.linear_model import SGDClassifier
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from headrace.answers import BLOCK_ROWS, predict_in_blocks
+from headrace.learn.adapters import adapted
+
+PAIRS = 5
+BATCH, WIDTH = 64, 784
+CLASSES = list(range(10))
+MODELS: dict[str, Callable[[], Any]] = {
+    "SGDClassifier": lambda: SGDClassifier(random_state=0),
+    "MLPClassifier": lambda: MLPClassifier((128,), random_state=0),
+    "MultinomialNB": MultinomialNB,
+    "MiniBatchKMeans": lambda: MiniBatchKMeans(10, random_state=0),
+    "StandardScaler, SGDClassifier": lambda: make_pipeline(StandardScaler(), SGDClassifier(random_state=0)),
+}
+
+
+def run(rows: int) -> list[dict[str, Any]]:
+    """Figures of each estimator: learning, then predicting."""
+    chance = np.random.default_rng(1)
+    batches = [
+        (chance.random((BATCH, WIDTH)).astype(np.float32), chance.integers(0, 10, BATCH))
+        for _ in range(max(2, rows // BATCH))
+    ]
+    found = []
+    with threadpool_limits(1):
+        for name, make in MODELS.items():
+            found += _measure(name, make, batches)
+    return found
+
+
+def _measure(name: str, make: Callable[[], Any], batches: list[Any]) -> list[dict[str, Any]]:
+    supervised = name != "MiniBatchKMeans"
+    times: dict[str, list[tuple[float, float]]] = {"learn": [], "predict": []}
+    for _ in range(PAIRS):
+        theirs, mine = make(), adapted(make(), classes=CLASSES if supervised else None)
+        times["learn"].append(
+            (
+                _seconds(lambda X, y, model=theirs: _direct(model, X, y, supervised), batches),
+                _seconds(lambda X, y, model=mine: model.learn(X, y if supervised else None), batches),
+            )
+        )
+        assert (theirs.predict(batches[0][0]) == mine.predict(batches[0][0])).all()
+        times["predict"].append(
+            (
+                _seconds(lambda X, _, model=theirs: model.predict(X), batches),
+                _seconds(lambda X, _, model=mine: predict_in_blocks(model.predict, X), batches),
+            )
+        )
+    n = BATCH * len(batches)
+    return [
+        {
+            "name": f"{name}: {what}",
+            "reference": n / statistics.median(reference for reference, _ in pairs),
+            "ours": n / statistics.median(ours for _, ours in pairs),
+            "ratio": statistics.median(reference / ours for reference, ours in pairs),
+            "unit": "rows/s",
+            "target": 0.8,
+            "details": {"batch": BATCH, "features": WIDTH, "block": BLOCK_ROWS},
+        }
+        for what, pairs in times.items()
+    ]
+
+
+def _direct(model: Any, X: Any, y: Any, supervised: bool) -> None:
+    if hasattr(model, "steps"):
+        for _, step in model.steps[:-1]:
+            X = step.partial_fit(X, y).transform(X)
+        model = model.steps[-1][1]
+    if supervised:
+        model.partial_fit(X, y, classes=CLASSES)
+    else:
+        model.partial_fit(X)
+
+
+def _seconds(call: Callable[[Any, Any], Any], batches: list[Any]) -> float:
+    began = time.perf_counter()
+    for X, y in batches:
+        call(X, y)
+    return time.perf_counter() - began
