@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
-from headrace import cli_topics
+from headrace import cli_produce, cli_topics
 from headrace.app import App
 from headrace.cli_log import JsonOption, LogOption, looking, reading, writing
 from headrace.console import (
@@ -48,6 +48,7 @@ models = typer.Typer(help="Look at a log's models, and reset them.", no_args_is_
 app.add_typer(demo, name="demo")
 app.add_typer(cli_topics.topics, name="topics")
 app.add_typer(models, name="models")
+app.command("produce")(cli_produce.produce)
 
 
 class Flavour(StrEnum):

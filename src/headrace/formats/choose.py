@@ -8,6 +8,7 @@ from headrace.errors import DeclarationError
 from headrace.formats.arrow import ArrowFormat
 from headrace.formats.base import Format
 from headrace.formats.csv import CsvFormat
+from headrace.formats.image_label import ImageLabelFormat
 from headrace.formats.json import JsonFormat
 from headrace.formats.json_keys import check_key_format
 from headrace.formats.plain import BytesFormat, StringFormat
@@ -22,6 +23,7 @@ KNOWN = (
     "csv",
     "string",
     "bytes",
+    "image+label",
     "avro",
     "avro+envelope",
     "jsonschema",
@@ -65,4 +67,6 @@ def format_for(spec: str, *, key: str | None = None, registry: Any = None) -> Fo
         return StringFormat(key=key)
     if not more and base == "bytes":
         return BytesFormat(key=key)
+    if spec in ("image+label", "label+image"):
+        return ImageLabelFormat(key=key)
     raise DeclarationError(f"there is no format «{spec}»", advice=f"Known are {', '.join(KNOWN)}.")

@@ -98,22 +98,24 @@ class KafkaView:
 
     @property
     def log(self) -> KafkaLog:
-        """The log of the one pipeline that is meant.
+        """The log of the one pipeline that is meant. Topics that `headrace produce` fills are nobody's pipeline.
 
         Raises:
             LogMissing: there is none.
             DeclarationError: there are several.
         """
-        if not self._logs:
+        named = self.place.name
+        logs = {name: log for name, log in self._logs.items() if name == named or not name.startswith(PRODUCERS)}
+        if not logs:
             raise LogMissing(
                 f"no pipeline has a log on {self.place.bootstrap}", advice="Run one with this --log, or check it."
             )
-        if len(self._logs) > 1:
+        if len(logs) > 1:
             raise DeclarationError(
-                f"{len(self._logs)} pipelines have logs on {self.place.bootstrap}: {', '.join(self._logs)}",
-                advice=f"Say which: --log {self.place.location}/{next(iter(self._logs))}",
+                f"{len(logs)} pipelines have logs on {self.place.bootstrap}: {', '.join(logs)}",
+                advice=f"Say which: --log {self.place.location}/{next(iter(logs))}",
             )
-        return next(iter(self._logs.values()))
+        return next(iter(logs.values()))
 
     def names(self, *, internal: bool = False) -> list[str]:
         """Topics: every one of the cluster, or those that the named pipeline's log knows; ours and Kafka's own last."""
@@ -259,6 +261,10 @@ class KafkaView:
         for log in self._logs.values():
             log.close()
         self._fetcher.close()
+
+
+PRODUCERS = "produce."
+"""What the name of a log begins with that `headrace produce` writes."""
 
 
 def pipelines(cluster: Cluster) -> list[str]:
