@@ -191,21 +191,25 @@ class App:
         Args:
             name: its name in the registry.
             learner: what learns and predicts: one of Headrace's, a class of your own with their methods, or an
-                estimator of scikit-learn with ``partial_fit``, pipelines of such included. It is copied, never changed.
+                estimator of scikit-learn with ``partial_fit`` or a model of River, pipelines of such included. It is
+                copied, never changed.
             features: column names, `headrace.image`, `headrace.vector`; or a function Batch -> array of shape (n, d).
             target: the column to be predicted, for learners that need it.
-            classes: every label there is, for a classifier of scikit-learn.
+            classes: every label there is, for a classifier of scikit-learn or River.
         """
         if any(model.name == name for model in self._models):
             raise DeclarationError(f"two models are named «{name}»", advice="Give each a name of its own.")
-        try:
-            learner = adapted(learner, classes=classes)
-        except DeclarationError as error:
-            raise DeclarationError(f"«{name}»: {error.message}", advice=error.advice) from error
+        names: list[str] | None = None
         if not callable(features):
             features = check_features(features, f"features of «{name}»")
             if not features:
                 raise DeclarationError(f"the model «{name}» has no features", advice="Name columns in features=[…].")
+            plain = [one for one in features if isinstance(one, str)]
+            names = plain if len(plain) == len(features) else None
+        try:
+            learner = adapted(learner, classes=classes, names=names)
+        except DeclarationError as error:
+            raise DeclarationError(f"«{name}»: {error.message}", advice=error.advice) from error
         model = Model(self, name, learner, features, target)
         self._models.append(model)
         return model

@@ -133,3 +133,33 @@ def test_a_label_that_comes_later_is_learned_once(identity: str, database: Datab
     report = verify(app.plan(), held)
     held.close()
     assert report.result == "equal", report
+
+
+def test_a_pipeline_of_river_knows_features_by_their_names(database: Database, tmp_path: Path) -> None:
+    """It drops a column by name, is stored signed, goes on where it was, and is replayed."""
+    from river import compose, linear_model, preprocessing
+
+    log = tmp_path / "river.headrace"
+    database.execute("create table points (id serial primary key, x float8, noise float8, label text)")
+
+    def build() -> hr.App:
+        app = hr.App("river", log=log)
+        points = app.postgres(database.dsn, tables=r"public\.points", prefix="p")["public.points"]
+        model = compose.Discard("noise") | preprocessing.StandardScaler() | linear_model.LogisticRegression()
+        learned = app.model("m", model, features=["x", "noise"], target="label", classes=["low", "high"])
+        learned.learn(points, every=10).predict(points, proba=True).to("answered")
+        return app
+
+    rows = "select i % 10, i * 1e6, case when i % 10 > 4 then 'high' else 'low' end from generate_series(1, 100) i"
+    for _ in range(2):
+        app = build()
+        with app.start() as running:
+            database.execute(f"insert into points (x, noise, label) {rows}")
+            running.wait(30)
+    answers = app.topic("answered").read().to_arrow().to_pylist()[100:]
+    assert len(answers) == 100 and np.mean([row["prediction"] == row["label"] for row in answers]) > 0.9
+    assert all(row["probability"][0 if row["prediction"] == "high" else 1] >= 0.5 for row in answers)
+    held = open_log(log, writer=False, codec=codec_for())
+    report = verify(app.plan(), held)
+    held.close()
+    assert report.result == "equal", report

@@ -78,7 +78,7 @@ def test_contract(check: Callable[[], None]) -> None:
         (make_pipeline(StandardScaler()), None, "does not predict"),
         (object(), None, "is not a learner"),
     ],
-    ids=lambda one: str(one)[:40],
+    ids=("no classes", "one class", "classes of a regressor", "a forest", "a step", "no predictor", "no model"),
 )
 def test_what_cannot_learn_is_refused_when_it_is_declared(estimator: Any, classes: Any, words: str) -> None:
     with pytest.raises(DeclarationError, match=words):

@@ -1,0 +1,318 @@
+"""River's models and pipelines as learners: each row is a dictionary, learned and answered by itself.
+
+``learn_many`` of River averages over a batch, so that what is learned would depend on where batches are cut; it is not
+used. Nothing but a pickle holds River's structures. Theirs is written canonically, so that equal models have equal
+states, and signed with the key of this installation: **a state from another installation is refused**, and hashes
+of states compare only between installations that share their key (`installation_key`).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.errors import BadRows, DeclarationError, LearnError
+from headrace.learn.adapters import canonical_pickle
+from headrace.learn.adapters.installation_key import is_ours, key_file, signature
+from headrace.learn.base import Array, State, as_features
+
+_PURPOSE = "headrace.river"
+_ANSWERS = {"clusterer": np.dtype(np.int64), "regressor": np.dtype(np.float64), "anomaly": np.dtype(np.float64)}
+
+
+class RiverLearner:
+    """One model of River, or one pipeline.
+
+    Open seeds become 0. A model that has no answer for a row (None) gives the first class, NaN, or -1 for a cluster;
+    probabilities are then equal. A model with two classes learns False and True, and labels that are text are learned
+    as their numbers in the order of ``classes``: the order of a set of texts differs between processes.
+
+    Args:
+        model: copied, never changed; what it has learned already is kept.
+        classes: every label there is, for a classifier.
+        names: of the features, in their order; without them "0", "1", ….
+
+    Raises:
+        DeclarationError: it is none that learns and answers, ``classes`` is missing, or it cannot be stored.
+
+    >>> from river.linear_model import LogisticRegression
+    >>> learner = RiverLearner(LogisticRegression(), classes=["no", "yes"])
+    >>> learner.learn(np.array([[-1.0], [1.0]]), np.array(["no", "yes"]))
+    >>> learner.predict(np.array([[3.0]])).tolist()
+    ['yes']
+    """
+
+    deterministic = True
+    splits = "exact"
+
+    def __init__(self, model: Any, *, classes: Iterable[Any] | None = None, names: Sequence[str] | None = None) -> None:
+        self._kind = _kind(model)
+        self.classes = _classes(model, self._kind, classes)
+        self._model, self._learned = _taken(model)
+        self._declared = _described(self._model)
+        self._names = None if names is None else _named(names)
+        self._width = None if names is None else len(names)
+        labels = [] if self.classes is None else self.classes.tolist()
+        if labels and not _last(model)._multiclass:
+            self._fed: list[Any] = [False, True]
+        else:
+            self._fed = list(range(len(labels))) if labels and isinstance(labels[0], str) else labels
+        self._label = dict(zip(labels, self._fed, strict=True))
+        self._number = {one: i for i, one in enumerate(self._fed)}
+
+    @property
+    def prediction_type(self) -> pa.DataType:
+        """Arrow type of its predictions."""
+        return pa.array(self.classes).type if self.classes is not None else pa.from_numpy_dtype(_ANSWERS[self._kind])
+
+    @property
+    def width(self) -> int | None:
+        """Features it has seen."""
+        return self._width
+
+    def learn(self, X: Array, y: Array | None = None) -> None:
+        """One ``learn_one`` a row; an empty batch changes nothing."""
+        X = self._checked(X)
+        if not len(X):
+            return
+        targets = self._targets(y, len(X)) if self._kind in ("classifier", "regressor") else None
+        self._width, self._learned = X.shape[1], True
+        learn_one = self._model.learn_one
+        if targets is None:
+            for row in self._rows(X):
+                learn_one(row)
+        else:
+            for row, target in zip(self._rows(X), targets, strict=True):
+                learn_one(row, target)
+
+    def predict(self, X: Array) -> Array:
+        """One label, number, cluster or anomaly score a row."""
+        found = self._answered("score_one" if self._kind == "anomaly" else "predict_one", X)
+        if self.classes is not None:
+            return np.asarray(self.classes[np.array([self._number.get(one, 0) for one in found], np.int64)])
+        if self._kind == "clusterer":
+            found = [-1 if one is None else one for one in found]
+        return np.array(found, _ANSWERS[self._kind])
+
+    @property
+    def predict_proba(self) -> Callable[[Array], Array] | None:
+        """Probabilities of shape (n, classes), in the order of ``classes``, as the model gives them: uncalibrated.
+
+        None where the model has none.
+        """
+        from river.base import Classifier
+
+        if self.classes is None or type(_last(self._model)).predict_proba_one is Classifier.predict_proba_one:
+            return None
+        return self._probabilities
+
+    def _probabilities(self, X: Array) -> Array:
+        found = self._answered("predict_proba_one", X)
+        equal = [1 / len(self._fed)] * len(self._fed)
+        listed = [[one.get(label, 0.0) for label in self._fed] if one else equal for one in found]
+        return np.array(listed, np.float64).reshape(len(found), len(self._fed))
+
+    def _answered(self, how: str, X: Array) -> list[Any]:
+        if not self.ready:
+            raise LearnError(f"{type(_last(self._model)).__name__} has learned nothing yet")
+        answer = getattr(self._model, how)
+        return [answer(row) for row in self._rows(self._checked(X))]
+
+    @property
+    def ready(self) -> bool:
+        return self._learned
+
+    def parameters(self) -> dict[str, Any]:
+        classes = None if self.classes is None else self.classes.tolist()
+        return {"model": self._declared, "classes": classes, "names": self._names}
+
+    def state(self) -> State:
+        data = canonical_pickle.dumps(self._model)
+        signed = signature(_PURPOSE, data)
+        return {
+            "pickle": np.frombuffer(data, np.uint8).copy(),
+            "signature": signed,
+            "width": self._width,
+            "learned": self._learned,
+        }
+
+    def restore(self, state: State) -> None:
+        """The inverse of ``state``.
+
+        Raises:
+            LearnError: this installation did not write it, nothing of it has been made then; or it is of another River.
+        """
+        data = np.asarray(state.get("pickle", ()), np.uint8).tobytes()
+        if not is_ours(_PURPOSE, data, str(state.get("signature"))):
+            raise LearnError(
+                f"a stored River model was not written by this installation (key {key_file()})",
+                advice="Loading it could run anything. Copy the key of the machine that wrote it, or learn it again.",
+            )
+        try:
+            model = pickle.loads(data)
+        except Exception as error:  # whatever another version's classes raise
+            raise LearnError(f"a stored River model cannot be read by this River: {error}") from error
+        if type(model) is not type(self._model):
+            raise LearnError(f"a stored model is a {type(model).__name__}, not a {type(self._model).__name__}")
+        self._model = model
+        width = state["width"]
+        self._width = None if width is None else int(width)
+        self._learned = bool(state["learned"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RiverLearner:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made._model = pickle.loads(canonical_pickle.dumps(self._model))
+        return made
+
+    # -- checks ---------------------------------------------------------------------------------------------------
+
+    def _checked(self, X: Array) -> Array:
+        return as_features(X, self._width if len(X) else None)
+
+    def _rows(self, X: Array) -> list[dict[str, float]]:
+        names = self._names or [str(i) for i in range(X.shape[1])]
+        return [dict(zip(names, row)) for row in X.tolist()]  # noqa: B905 (widths are checked; strict costs a tenth)
+
+    def _targets(self, y: Array | None, n: int) -> list[Any]:
+        if y is None or len(y) != n:
+            raise BadRows(f"{type(_last(self._model)).__name__} learns from a target, and there is none")
+        y = np.asarray(y)
+        if self.classes is not None:
+            listed = y.tolist()
+            unknown = [i for i, one in enumerate(listed) if one not in self._label]
+            if unknown:
+                raise BadRows(f"{listed[unknown[0]]!r} is none of the classes", rows=unknown)
+            return [self._label[one] for one in listed]
+        if y.dtype.kind not in "fiub":
+            raise BadRows(f"targets must be numbers, got {y.dtype}", rows=range(n))
+        y = y.astype(np.float64)
+        if not np.isfinite(y).all():
+            raise BadRows("a target that is no finite number", rows=np.flatnonzero(~np.isfinite(y)).tolist())
+        return list(y.tolist())
+
+
+def _last(model: Any) -> Any:
+    while hasattr(model, "steps"):
+        model = list(model.steps.values())[-1]
+    return model
+
+
+def _kind(model: Any) -> str:
+    from river import base
+
+    last = _last(model)
+    kinds = {"classifier": base.Classifier, "regressor": base.Regressor, "clusterer": base.Clusterer}
+    for kind, of in kinds.items():
+        if isinstance(last, of):
+            return kind
+    if hasattr(last, "score_one") and not last._supervised:
+        return "anomaly"
+    raise DeclarationError(
+        f"{type(last).__name__} answers no rows",
+        advice="Take a classifier, a regressor, a clusterer or an unsupervised anomaly detector, last in a pipeline.",
+    )
+
+
+def _classes(model: Any, kind: str, classes: Iterable[Any] | None) -> Array | None:
+    name = type(_last(model)).__name__
+    if kind != "classifier":
+        if classes is not None:
+            raise DeclarationError(f"{name} is no classifier, and classes= is given", advice="Leave it out.")
+        return None
+    if classes is None:
+        raise DeclarationError(
+            f"{name} must know all labels before the first row", advice="Say classes=[…] in app.model(…)."
+        )
+    labels = [one.item() if isinstance(one, np.generic) else one for one in classes]
+    if len({type(one) for one in labels}) > 1 or not all(isinstance(one, bool | int | str) for one in labels):
+        raise DeclarationError(f"classes={labels}", advice="Labels are all bool, all int or all text.")
+    found = np.unique(np.asarray(labels))
+    if len(found) < 2:
+        raise DeclarationError(f"classes={found.tolist()}", advice="A classifier has two classes or more.")
+    if len(found) > 2 and not _last(model)._multiclass:
+        raise DeclarationError(f"{name} tells two classes apart, not {len(found)}", advice="multiclass.OneVsRest(…)")
+    return found
+
+
+def _taken(model: Any) -> tuple[Any, bool]:
+    """A copy with every open seed 0, and whether it has learned something."""
+    try:
+        pinned = _pinned(model)
+        own = canonical_pickle.dumps(model)
+        fresh = canonical_pickle.dumps(pinned)
+        same = _unseeded(model) == _unseeded(model.clone())
+    except Exception as error:  # pickle and River have no common class for what they cannot write or clone
+        raise DeclarationError(
+            f"{type(model).__name__} cannot be stored: {error}",
+            advice="Use functions of a module, no lambdas, in a model.",
+        ) from error
+    if same or own == fresh:
+        return pickle.loads(fresh), False
+    if _described(model) != _described(pinned):
+        raise DeclarationError(
+            f"{type(model).__name__} has drawn numbers or learned, and its seed is open", advice="Say seed=…."
+        )
+    return pickle.loads(own), True
+
+
+def _unseeded(model: Any) -> bytes:
+    return canonical_pickle.dumps(model, but_random=True)
+
+
+def _pinned(value: Any) -> Any:
+    """A new model with the same parameters: an open seed would be another one in each run."""
+    from river.base import Base
+
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(_pinned(one) for one in value)
+    if type(value) is dict:
+        return {name: _pinned(one) for name, one in value.items()}
+    if not isinstance(value, Base):
+        return value
+    parts = _parts(value)
+    if parts is not None:
+        return type(value)(*[(name, _pinned(one)) for name, one in parts.items()])
+    return value.clone({n: 0 if n == "seed" and one is None else _pinned(one) for n, one in _own(value).items()})
+
+
+def _parts(model: Any) -> Any:
+    """Steps of a pipeline, transformers of a union."""
+    found = getattr(model, "steps", None) or getattr(model, "transformers", None)
+    return found if isinstance(found, dict) else None
+
+
+def _own(model: Any) -> dict[str, Any]:
+    """Parameters, with models inside as they are."""
+    return {name: getattr(model, name, one) for name, one in model._get_params().items()}
+
+
+def _named(names: Sequence[str]) -> list[str]:
+    listed = list(names)
+    if len(set(listed)) != len(listed) or not all(isinstance(name, str) for name in listed):
+        raise DeclarationError(f"names={listed}", advice="Each feature has a name of its own.")
+    return listed
+
+
+def _described(value: Any) -> Any:
+    """Parameters as JSON values, those of models inside included."""
+    if hasattr(value, "_get_params"):
+        parts = _parts(value)
+        own = sorted(_own(value).items()) if parts is None else [("steps", list(parts.items()))]
+        named = {name: _described(one) for name, one in own}
+        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **named}
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _described(one) for key, one in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_described(one) for one in value), key=repr)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_described(one) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
