@@ -28,6 +28,11 @@ from ..formats.debezium_cases import by_topic, lines
 
 pytestmark = pytest.mark.timeout(180)
 SENTINEL = "the very last row"
+# A slot is active as soon as it is being made: only what streams has taken its snapshot.
+STREAMING = """
+    SELECT count(*) FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid
+    WHERE s.database = current_database() AND r.state = 'streaming'
+"""
 
 # Values of a type as SQL; row i of the tables has the i-th of each, beginning again at the end.
 COLUMNS: dict[str, tuple[str, list[str]]] = {
@@ -402,8 +407,7 @@ def captured(
             more = {"database.dbname": run, "poll.interval.ms": "10", "publication.autocreate.mode": "filtered"}
             connect.create(f"{run}-{form.name}", source | more | form.settings(registry.url))
         with native.start() as running:
-            ready = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND active"
-            wait_until(lambda: _one(connection, ready) == len(FORMS) + 1, "all slots")
+            wait_until(lambda: _one(connection, STREAMING) == len(FORMS) + 1, "all slots")
             for transaction in stream_sql():
                 execute(connection, transaction)
             running.wait(60)
