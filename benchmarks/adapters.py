@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from river import anomaly, forest, linear_model, stream, tree
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.linear_model import SGDClassifier
 from sklearn.naive_bayes import MultinomialNB
@@ -21,10 +22,18 @@ from threadpoolctl import threadpool_limits
 
 from headrace.answers import BLOCK_ROWS, predict_in_blocks
 from headrace.learn.adapters import adapted
+from headrace.learn.base import Learner, pinned
 
 PAIRS = 5
 BATCH, WIDTH = 64, 784
 CLASSES = list(range(10))
+RIVER_WIDTH = 8
+RIVER: dict[str, Callable[[], Any]] = {
+    "LogisticRegression": linear_model.LogisticRegression,
+    "HoeffdingTreeClassifier": tree.HoeffdingTreeClassifier,
+    "ARFClassifier": lambda: forest.ARFClassifier(seed=1),
+    "HalfSpaceTrees": lambda: anomaly.HalfSpaceTrees(seed=1),
+}
 MODELS: dict[str, Callable[[], Any]] = {
     "SGDClassifier": lambda: SGDClassifier(random_state=0),
     "MLPClassifier": lambda: MLPClassifier((128,), random_state=0),
@@ -45,7 +54,45 @@ def run(rows: int) -> list[dict[str, Any]]:
     with threadpool_limits(1):
         for name, make in MODELS.items():
             found += _measure(name, make, batches)
+        for name, make in RIVER.items():
+            found += _measure_river(name, make, max(2, rows // BATCH // 8))
     return found
+
+
+def _measure_river(name: str, make: Callable[[], Any], count: int) -> list[dict[str, Any]]:
+    """Against River's own way through arrays, `river.stream.iter_array`."""
+    chance = np.random.default_rng(2)
+    batches = [(chance.random((BATCH, RIVER_WIDTH)), chance.integers(0, 2, BATCH).astype(bool)) for _ in range(count)]
+    supervised = name != "HalfSpaceTrees"
+    names = [f"x{i}" for i in range(RIVER_WIDTH)]
+
+    def learn(model: Any, X: Any, y: Any) -> None:
+        for row, label in stream.iter_array(X, y, feature_names=names):
+            if supervised:
+                model.learn_one(row, label)
+            else:
+                model.learn_one(row)
+
+    def predict(model: Any, X: Any) -> None:
+        answer = model.predict_one if supervised else model.score_one
+        np.array([answer(row) for row, _ in stream.iter_array(X, feature_names=names)])
+
+    times: dict[str, list[tuple[float, float]]] = {"learn": [], "predict": []}
+    for _ in range(PAIRS):
+        theirs, mine = make(), adapted(make(), classes=[False, True] if supervised else None, names=names)
+        times["learn"].append(
+            (
+                _seconds(lambda X, y, model=theirs: learn(model, X, y), batches),
+                _pinned(mine, lambda X, y, model=mine: model.learn(X, y if supervised else None), batches),
+            )
+        )
+        times["predict"].append(
+            (
+                _seconds(lambda X, _, model=theirs: predict(model, X), batches),
+                _pinned(mine, lambda X, _, model=mine: predict_in_blocks(model.predict, X), batches),
+            )
+        )
+    return _figures(f"River {name}", times, BATCH * count, RIVER_WIDTH)
 
 
 def _measure(name: str, make: Callable[[], Any], batches: list[Any]) -> list[dict[str, Any]]:
@@ -56,17 +103,20 @@ def _measure(name: str, make: Callable[[], Any], batches: list[Any]) -> list[dic
         times["learn"].append(
             (
                 _seconds(lambda X, y, model=theirs: _direct(model, X, y, supervised), batches),
-                _seconds(lambda X, y, model=mine: model.learn(X, y if supervised else None), batches),
+                _pinned(mine, lambda X, y, model=mine: model.learn(X, y if supervised else None), batches),
             )
         )
         assert (theirs.predict(batches[0][0]) == mine.predict(batches[0][0])).all()
         times["predict"].append(
             (
                 _seconds(lambda X, _, model=theirs: model.predict(X), batches),
-                _seconds(lambda X, _, model=mine: predict_in_blocks(model.predict, X), batches),
+                _pinned(mine, lambda X, _, model=mine: predict_in_blocks(model.predict, X), batches),
             )
         )
-    n = BATCH * len(batches)
+    return _figures(name, times, BATCH * len(batches), WIDTH)
+
+
+def _figures(name: str, times: dict[str, list[tuple[float, float]]], n: int, width: int) -> list[dict[str, Any]]:
     return [
         {
             "name": f"{name}: {what}",
@@ -75,7 +125,7 @@ def _measure(name: str, make: Callable[[], Any], batches: list[Any]) -> list[dic
             "ratio": statistics.median(reference / ours for reference, ours in pairs),
             "unit": "rows/s",
             "target": 0.8,
-            "details": {"batch": BATCH, "features": WIDTH, "block": BLOCK_ROWS},
+            "details": {"batch": BATCH, "features": width, "block": BLOCK_ROWS},
         }
         for what, pairs in times.items()
     ]
@@ -90,6 +140,12 @@ def _direct(model: Any, X: Any, y: Any, supervised: bool) -> None:
         model.partial_fit(X, y, classes=CLASSES)
     else:
         model.partial_fit(X)
+
+
+def _pinned(model: Learner, call: Callable[[Any, Any], Any], batches: list[Any]) -> float:
+    """As `headrace.step` calls a learner: many times inside one block."""
+    with pinned(model):
+        return _seconds(call, batches)
 
 
 def _seconds(call: Callable[[Any, Any], Any], batches: list[Any]) -> float:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from headrace.batch import Batch
 from headrace.events import Part, Rows, Tick
-from headrace.plan import Cut, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask
+from headrace.learning import PIECE_ROWS
 from headrace.position import Position
 from headrace.state import State, dump_state, initial_state, load_state
-from headrace.step import PIECE_ROWS, step
+from headrace.step import step
+from headrace.task import Cut, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask
 from headrace.transform.expressions import Filter, Select, Text
 
 

@@ -13,10 +13,11 @@ from headrace import errors, testing
 from headrace.app import App
 from headrace.batch import Batch
 from headrace.learn.base import Learner
+from headrace.learn.category import category
 from headrace.learn.images import image, vector
 from headrace.learn.kmeans import KMeans
 from headrace.transform.expressions import text
 
 __version__ = "0.1.0"
 
-__all__ = ["App", "Batch", "KMeans", "Learner", "errors", "image", "testing", "text", "vector"]
+__all__ = ["App", "Batch", "KMeans", "Learner", "category", "errors", "image", "testing", "text", "vector"]

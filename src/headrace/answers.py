@@ -13,43 +13,66 @@ import pyarrow.compute as pc
 from headrace.batch import Batch
 from headrace.errors import BadRows, LearnError
 from headrace.events import Ints
-from headrace.learn.base import Classifier, Learner
-from headrace.learn.features import Matrix
-from headrace.plan import PREDICTION_COLUMNS, ModelTask
-from headrace.position import Position
+from headrace.learn.base import Classifier
+from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
+from headrace.state import Answering
+from headrace.task import PREDICTION_COLUMNS, ModelTask
 
 BLOCK_ROWS = 64
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 class Query:
-    """Rows of one batch that are to be answered, as the timeline passes them."""
+    """Rows of one batch that are to be answered, as the timeline passes them.
 
-    def __init__(self, batch: Batch, order: Ints, features: Matrix, task: ModelTask, *, proba: bool = False) -> None:
+    Attributes:
+        predictions: for each run of rows, of which ``answered`` says the length and the model.
+        valid, reasons: which rows can be answered, and why the others cannot.
+    """
+
+    def __init__(self, batch: Batch, order: Ints, task: ModelTask, *, proba: bool = False) -> None:
         self.batch = batch
         self.order = order
-        self.features = features
         self.task = task
         self.proba = proba
         self.done = 0
         self.predictions: list[pa.Array] = []
         self.probabilities: list[pa.Array] = []
-        self.answered: list[tuple[int, Position | None, int, bool]] = []
+        self.answered: list[tuple[int, Answering, bool]] = []
+        self.valid = np.ones(batch.num_rows, np.bool_)
+        self.reasons: dict[int, str] = {}
+        self._varies = depend_on_the_log(task.features)
+        self._matrix: Matrix | None = None
 
-    def answer_until(self, place: int, learner: Learner, position: Position | None, version: int) -> None:
+    def answer_until(self, place: int, by: Answering) -> None:
         """Answer the rows before a place with this model."""
         end = int(np.searchsorted(self.order, place, "left"))
         if end == self.done:
             return
-        valid = self.features.valid[self.done : end]
-        X = self.features.X[self.done : end]
+        X, valid = self._features(end, by)
+        learner = by.learner
         ready = learner.ready
         answers = ready and bool(valid.any())
         self.predictions.append(self._predict(learner.predict, X, valid) if answers else pa.nulls(end - self.done))
         if self.proba:
             self.probabilities.append(self._chances(cast(Classifier, learner), X, valid, answers))
-        self.answered.append((end - self.done, position, version, ready))
+        self.answered.append((end - self.done, by, ready))
         self.done = end
+
+    def _features(self, end: int, by: Answering) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """The matrix of the next rows, and which of them can be answered."""
+        task = self.task
+        if self._varies:
+            # What this model knew when it had learned: words that came later have no column.
+            features = resolved(task.features, by.words, _sizes(task, by), refuse=False)
+            found = matrix(self.batch.slice(self.done, end - self.done), features, task.target, missing=task.missing)
+            self.valid[self.done : end] = found.valid
+            self.reasons.update({self.done + row: reason for row, reason in found.reasons.items()})
+            return found.X, found.valid
+        if self._matrix is None:
+            self._matrix = matrix(self.batch, task.features, task.target, missing=task.missing)
+            self.valid, self.reasons = self._matrix.valid, self._matrix.reasons
+        return self._matrix.X[self.done : end], self.valid[self.done : end]
 
     def _chances(
         self, learner: Classifier, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], answers: bool
@@ -73,29 +96,40 @@ class Query:
     def output(self) -> Batch:
         """The input rows with their answers beside them."""
         n = self.batch.num_rows
-        counts = [count for count, _, _, _ in self.answered]
+        counts = [count for count, _, _ in self.answered]
+        versions = [by.version for _, by, _ in self.answered]
+        positions = [str(by.position) if by.position else None for _, by, _ in self.answered]
         answers = {
-            "prediction": self._column(),
+            "prediction": self.column(),
             "status": self._status(counts),
             "model": pa.repeat(self.task.name, n),
-            "model_version": _spread([version for _, _, version, _ in self.answered], counts, pa.int64()),
-            "model_position": _spread([str(p) if p else None for _, p, _, _ in self.answered], counts, pa.string()),
+            "model_version": _spread(versions, counts, pa.int64()),
+            "model_position": _spread(positions, counts, pa.string()),
         }
         if self.proba:
             answers["probability"] = pa.concat_arrays(self.probabilities)
         return _beside(self.batch, answers)
 
-    def _column(self) -> pa.Array:
+    def column(self) -> pa.Array:
+        """The predictions of all rows; null where there is none."""
         kinds = [one.type for one in self.predictions if not pa.types.is_null(one.type)]
         kind = kinds[0] if kinds else getattr(self.task.learner, "prediction_type", pa.float64())
         found = [one if one.type.equals(kind) else one.cast(kind) for one in self.predictions]
         return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.nulls(0, kind)])
 
     def _status(self, counts: list[int]) -> pa.Array:
-        status = _spread(["ok" if ready else "not_ready" for _, _, _, ready in self.answered], counts, pa.string())
-        if self.features.valid.all():
+        status = _spread(["ok" if ready else "not_ready" for _, _, ready in self.answered], counts, pa.string())
+        if self.valid.all():
             return status
-        return pc.if_else(pa.array(self.features.valid), status, "invalid")
+        return pc.if_else(pa.array(self.valid), status, "invalid")
+
+
+def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
+    """Lengths of vectors; a model that was trained before the log began says its only one's."""
+    width = getattr(by.learner, "width", None)
+    if by.sizes or width is None or len(task.feature_names) != 1:
+        return by.sizes
+    return {task.feature_names[0]: width}
 
 
 def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array:

@@ -17,18 +17,9 @@ from headrace.learn.adapters import adapted
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.model import Model
-from headrace.plan import (
-    Formats,
-    OutputPlan,
-    Plan,
-    SourcePlan,
-    StreamPlan,
-    StreamTask,
-    Task,
-    TopicsPlan,
-    check_features,
-)
+from headrace.plan import Formats, Plan, SourcePlan, TopicsPlan
 from headrace.streams import Database, Stream, Topics
+from headrace.task import OutputPlan, StreamPlan, StreamTask, Task, Versions, check_features
 
 if TYPE_CHECKING:
     from headrace.engines.local.running import Running
@@ -76,6 +67,7 @@ class App:
         self._prefixes: dict[str, str] = {}
         self._keys: dict[str, str] = {}
         self._topics: list[TopicsPlan] = []
+        self._appended: list[str] = []
         self._sources: list[SourcePlan] = []
         self._models: list[Model] = []
         self._streams: list[tuple[StreamPlan, OutputPlan]] = []
@@ -164,7 +156,7 @@ class App:
             self._prefixes[prefix] = checked_format(format)
         return Topics(self, plan)
 
-    def topic(self, name: str, *, format: str | None = None) -> Stream:
+    def topic(self, name: str, *, format: str | None = None, append: bool = False) -> Stream:
         """A topic of the log, to read now or to use in the pipeline.
 
         On a Kafka log it may be anybody's topic of the cluster: its messages are taken in as they arrive.
@@ -172,7 +164,10 @@ class App:
         Args:
             name: the topic's.
             format: its messages' format, where they do not show it themselves (``"csv"``, ``"string"``, ``"bytes"``).
+            append: this program appends rows to it itself, by `Running.append`.
         """
+        if append and name not in self._appended:
+            self._appended.append(name)
         if format is not None:
             self._formats[name] = checked_format(format)
         return Stream(self, StreamPlan(name))
@@ -185,17 +180,26 @@ class App:
         features: Sequence[str | Feature] | Callable[[Batch], Any],
         target: str | None = None,
         classes: Iterable[Any] | None = None,
+        missing: Literal["reject", "pass"] = "reject",
+        versions: int | None = None,
+        keep_versions: int = 10,
     ) -> Model:
         """Declare a model.
 
         Args:
             name: its name in the registry.
-            learner: what learns and predicts: one of Headrace's, a class of your own with their methods, or an
-                estimator of scikit-learn with ``partial_fit`` or a model of River, pipelines of such included. It is
-                copied, never changed.
-            features: column names, `headrace.image`, `headrace.vector`; or a function Batch -> array of shape (n, d).
+            learner: what learns and predicts: one of Headrace's, a class of your own with their methods, an estimator
+                of scikit-learn with ``partial_fit`` or a model of River, pipelines of such included, or a compiled
+                Keras model; a PyTorch module as `headrace.adapters.torch` makes it. It is copied, never changed.
+            features: column names, `headrace.image`, `headrace.vector`, `headrace.category`; or a function Batch ->
+                array of shape (n, d).
             target: the column to be predicted, for learners that need it.
-            classes: every label there is, for a classifier of scikit-learn or River.
+            classes: every label there is, for a classifier.
+            missing: a row one of whose numbers is NULL or NaN is refused (``"reject"``: to the dead letters), or NaN
+                is given to a learner that takes it (``"pass"``).
+            versions: begin a new version with every so many learned rows, so that one can go back to it; else only a
+                reset, a rollback or a changed declaration begins one.
+            keep_versions: so many ended versions keep their state; those with a tag always do.
         """
         if any(model.name == name for model in self._models):
             raise DeclarationError(f"two models are named «{name}»", advice="Give each a name of its own.")
@@ -210,7 +214,18 @@ class App:
             learner = adapted(learner, classes=classes, names=names)
         except DeclarationError as error:
             raise DeclarationError(f"«{name}»: {error.message}", advice=error.advice) from error
-        model = Model(self, name, learner, features, target)
+        if missing not in ("reject", "pass"):
+            raise DeclarationError(f"missing={missing!r}", advice='Give "reject" or "pass".')
+        if missing == "pass" and not getattr(learner, "accepts_nan", False):
+            raise DeclarationError(
+                f"«{name}»: {type(learner).__name__} takes no NaN", advice='Leave missing="pass" out.'
+            )
+        if (versions is not None and versions < 1) or keep_versions < 1:
+            raise DeclarationError(
+                f"«{name}»: versions={versions}, keep_versions={keep_versions}: give positive numbers"
+            )
+        kept = Versions(versions or 0, keep_versions)
+        model = Model(self, name, learner, features, target, missing=missing, versions=kept)
         self._models.append(model)
         return model
 
@@ -222,7 +237,9 @@ class App:
             grouped.setdefault(stream, []).append(output)
         tasks += [StreamTask(f"stream:{s.topic}→{o[0].topic}", s, tuple(o)) for s, o in grouped.items()]
         formats = Formats(self._format, dict(self._formats), dict(self._prefixes), dict(self._keys), self._registry)
-        return Plan(self.name, self.log, tuple(self._sources), tuple(tasks), tuple(self._topics), formats)
+        return Plan(
+            self.name, self.log, tuple(self._sources), tuple(tasks), tuple(self._topics), formats, tuple(self._appended)
+        )
 
     # -- running --------------------------------------------------------------------------------------------------
 

@@ -239,6 +239,31 @@ def dead_letters(
     return Batch.of(columns, op=batch.op, lsn=batch.lsn, index=batch.index, ts_us=batch.ts_us, source=batch.source)
 
 
+def as_records(rows: Any) -> pa.RecordBatch:
+    """Rows of the user's own as a record batch: Arrow, a DataFrame, a dict, a list of dicts, or what has ``to_arrow``.
+
+    Raises:
+        TypeError: it is none of these.
+
+    >>> as_records([{"id": 1}, {"id": 2}]).num_rows
+    2
+    """
+    if hasattr(rows, "to_arrow"):
+        rows = rows.to_arrow()
+    if isinstance(rows, pa.RecordBatch):
+        return rows
+    if isinstance(rows, pa.Table):
+        found = rows.combine_chunks().to_batches()
+        return found[0] if found else pa.RecordBatch.from_pylist([], schema=rows.schema)
+    if hasattr(rows, "to_records") and hasattr(rows, "columns"):
+        return pa.RecordBatch.from_pandas(rows, preserve_index=False)
+    if isinstance(rows, dict):
+        return pa.RecordBatch.from_pylist([rows])
+    if isinstance(rows, list | tuple) and rows and isinstance(rows[0], dict):
+        return pa.RecordBatch.from_pylist(list(rows))
+    raise TypeError(f"{type(rows).__name__} holds no rows with named columns")
+
+
 @lru_cache(maxsize=1024)
 def _names(text: bytes) -> tuple[str, ...]:
     return tuple(json.loads(text))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.batch import OPS, Batch
+from headrace.position import Position
 
 SNAPSHOT_CUT_ROWS = 100_000
 
@@ -48,7 +50,24 @@ class Tick:
     explicit: bool = False
 
 
-Event = Rows | Tick
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Another version of the model takes over at the next place between two cuts: a rollback.
+
+    Attributes:
+        version: its new number; ``parent``: the version whose state it begins with.
+        state: that learner's state; ``position``, ``rows``, ``known``: what it had learned.
+    """
+
+    version: int
+    parent: int
+    state: Mapping[str, Any]
+    position: Position | None
+    rows: int
+    known: Mapping[str, int] = field(default_factory=dict)
+
+
+Event = Rows | Tick | Swap
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,13 @@
 """The frozen description of a pipeline: what the user declared, checked, with no I/O.
 
-A plan is a set of **tasks**. A task reads topics, runs one `headrace.step`, and writes topics; it has positions of
-its own in the log, so it can be stopped, moved and replayed by itself. A model is a task (what it learns, what it
-predicts, what is derived from its predictions); a stream written to a topic without a model is a task too.
+A plan is a set of tasks (`headrace.task`), with where their rows come from and where the log is.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,33 +15,11 @@ import pyarrow as pa
 
 from headrace.batch import is_meta
 from headrace.errors import DeclarationError
-from headrace.learn.base import Learner
-from headrace.learn.features import Feature, Features, column_of
-from headrace.transform.expressions import Operation, Text, WithColumns
+from headrace.task import ModelTask, OutputPlan, StreamTask, Task
+from headrace.transform.expressions import Text, WithColumns
 
 INTERNAL = "__headrace"
 ARRIVAL = "each partition in its order, between them as they arrive (recorded, and replayed so)"
-PREDICTION_COLUMNS = ("prediction", "status", "model", "model_version", "model_position")
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Where learning is cut: exactly one of the three is set, or none for `tick` only.
-
-    Attributes:
-        rows: after so many accepted rows.
-        duration_us: at multiples of a duration of commit time.
-        transaction: at each commit.
-    """
-
-    rows: int = 0
-    duration_us: int = 0
-    transaction: bool = False
-
-    def __str__(self) -> str:
-        if self.transaction:
-            return "transaction"
-        return f"{self.rows} rows" if self.rows else f"{self.duration_us / 1e6:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,96 +92,6 @@ class Formats:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamPlan:
-    """A topic and what is done to its batches."""
-
-    topic: str
-    operations: tuple[Operation, ...] = ()
-
-    def __str__(self) -> str:
-        return " │ ".join([self.topic, *(str(one) for one in self.operations)])
-
-
-@dataclass(frozen=True, slots=True)
-class OutputPlan:
-    """Rows that go to a topic, after some operations."""
-
-    topic: str
-    operations: tuple[Operation, ...] = ()
-
-    def __str__(self) -> str:
-        return " │ ".join([*(str(one) for one in self.operations), self.topic])
-
-
-@dataclass(frozen=True, slots=True)
-class PredictPlan:
-    """A stream that a model answers, and where the answers go."""
-
-    stream: StreamPlan
-    outputs: tuple[OutputPlan, ...] = ()
-    proba: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ModelTask:
-    """One model: what it learns from, what it answers."""
-
-    name: str
-    learner: Learner
-    features: Features
-    target: str | None = None
-    cut: Cut = Cut(transaction=True)
-    learn: tuple[StreamPlan, ...] = ()
-    predict: tuple[PredictPlan, ...] = ()
-
-    @property
-    def topics(self) -> tuple[str, ...]:
-        """The topics it reads, each once."""
-        streams = [*self.learn, *(one.stream for one in self.predict)]
-        return tuple(dict.fromkeys(stream.topic for stream in streams))
-
-    @property
-    def outputs(self) -> tuple[OutputPlan, ...]:
-        return tuple(output for one in self.predict for output in one.outputs)
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """The columns that features are made of; none where a function makes them."""
-        return () if callable(self.features) else tuple(map(column_of, self.features))
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What the model's state depends on, as JSON values."""
-        features = self.features
-        learner = type(self.learner)
-        return {
-            "learner": f"{learner.__module__}.{learner.__qualname__}",
-            "parameters": json.loads(json.dumps(self.learner.parameters(), default=str)),
-            "features": getattr(features, "__qualname__", repr(features))
-            if callable(features)
-            else [one if isinstance(one, str) else one.describe() for one in features],
-            "target": self.target,
-            "cut": str(self.cut),
-            "inputs": sorted(str(stream) for stream in self.learn),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class StreamTask:
-    """A stream written to topics without a model."""
-
-    name: str
-    stream: StreamPlan
-    outputs: tuple[OutputPlan, ...]
-
-    @property
-    def topics(self) -> tuple[str, ...]:
-        return (self.stream.topic,)
-
-
-Task = ModelTask | StreamTask
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """A whole pipeline. `check` refuses what can be refused without asking a database."""
 
@@ -216,6 +101,8 @@ class Plan:
     tasks: tuple[Task, ...] = ()
     topics: tuple[TopicsPlan, ...] = ()
     formats: Formats = field(default_factory=Formats)
+    appended: tuple[str, ...] = ()
+    """Topics that the program itself appends to."""
 
     @property
     def on_kafka(self) -> bool:
@@ -233,8 +120,9 @@ class Plan:
 
     @property
     def written(self) -> dict[str, str]:
-        """Topic -> task that writes it."""
-        return {output.topic: task.name for task in self.tasks for output in task.outputs}
+        """Topic -> task that writes it; «append» for those that the program itself appends to."""
+        own = dict.fromkeys(self.appended, "append")
+        return own | {output.topic: task.name for task in self.tasks for output in task.outputs}
 
     @property
     def foreign(self) -> tuple[str, ...]:
@@ -325,6 +213,7 @@ class Plan:
         for topics in self.topics:
             where = topics.kafka or self.log
             lines.append(f"├─ debezium «{topics.prefix}»  {where}  {', '.join(topics.tables)}; {_order(topics)}")
+        lines += [f"├─ topic {topic}: appended to by the program" for topic in self.appended]
         for topic in self.foreign:
             lines.append(f"├─ topic {topic}: {ARRIVAL}; in its own order where another pipeline of ours writes it")
         for task in self.tasks:
@@ -362,7 +251,9 @@ def _check_tasks(plan: Plan) -> None:
         names.add(task.name)
         if isinstance(task, ModelTask):
             _check_model(task)
-    seen: dict[str, str] = {}
+    seen = dict.fromkeys(plan.appended, "append")
+    for topic in plan.appended:
+        _check_output(plan, OutputPlan(topic))
     for task in plan.tasks:
         for output in task.outputs:
             if output.topic in seen:
@@ -372,7 +263,7 @@ def _check_tasks(plan: Plan) -> None:
                 )
             seen[output.topic] = task.name
             _check_output(plan, output)
-    if not plan.tasks and not plan.sources and not plan.topics:
+    if not (plan.tasks or plan.sources or plan.topics or plan.appended):
         raise DeclarationError(
             f"the app «{plan.app}» declares nothing to do",
             advice="Capture a database, let a model learn or predict a stream, or write a stream with .to(topic).",
@@ -395,7 +286,7 @@ def _check_output(plan: Plan, output: OutputPlan) -> None:
 def _check_model(task: ModelTask) -> None:
     if not callable(task.features) and not task.features:
         raise DeclarationError(f"the model «{task.name}» has no features", advice="Name columns in features=[…].")
-    if not task.learn and not task.predict:
+    if not task.learn and not task.predict and not task.evaluate:
         raise DeclarationError(
             f"the model «{task.name}» neither learns nor predicts",
             advice=f"Say {task.name}.learn(stream) or {task.name}.predict(stream).to(topic).",
@@ -426,12 +317,14 @@ def _check_texts(task: ModelTask) -> None:
 def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
     """Columns of captured tables are known before anything runs; those of other topics when rows arrive."""
     streams = [(stream, True) for stream in task.learn] + [(one.stream, False) for one in task.predict]
+    streams += [(one.stream, False) for one in task.evaluate if one.stream is not None]
     for stream, learning in streams:
         if stream.topic not in tables or any(not isinstance(one, WithColumns) for one in stream.operations):
             continue
         have = [name for name in tables[stream.topic].names if not is_meta(name)]
         added = [name for one in stream.operations if isinstance(one, WithColumns) for name in one.computed]
-        wanted = [*task.feature_names, *([task.target] if task.target and learning else [])]
+        own = [name for name in (task.target, task.sample_weight) if name]
+        wanted = [*task.feature_names, *(own if learning else [])]
         for name in wanted:
             if name not in have and name not in added:
                 raise DeclarationError(
@@ -439,51 +332,3 @@ def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
                     f"{_near(name, have)}",
                     advice=f"Its columns are: {', '.join(have)}.",
                 )
-
-
-def parse_cut(every: object) -> Cut:
-    """``every=`` as a `Cut`.
-
-    Raises:
-        DeclarationError: not ``"transaction"``, a positive row count, or a duration.
-
-    >>> str(parse_cut("transaction")), str(parse_cut(32)), str(parse_cut("1 min"))
-    ('transaction', '32 rows', '60 s')
-    """
-    from datetime import timedelta
-
-    from headrace.clock import duration_us
-
-    if every == "transaction":
-        return Cut(transaction=True)
-    if isinstance(every, int) and not isinstance(every, bool) and every > 0:
-        return Cut(rows=every)
-    if isinstance(every, str | timedelta):
-        try:
-            return Cut(duration_us=duration_us(every))
-        except ValueError as error:
-            raise DeclarationError(f"every={every!r}: {error}") from error
-    raise DeclarationError(
-        f"every={every!r} says nothing", advice='Give "transaction", a number of rows, or a duration such as "1 s".'
-    )
-
-
-def check_columns(names: Sequence[object], where: str) -> tuple[str, ...]:
-    """Column names as the user gave them."""
-    if isinstance(names, str):
-        names = [names]
-    wrong = [name for name in names if not isinstance(name, str)]
-    if wrong:
-        raise DeclarationError(f"{where}: {wrong[0]!r} is not a column's name")
-    doubled = [name for name in names if list(names).count(name) > 1]
-    if doubled:
-        raise DeclarationError(f"{where}: the column «{doubled[0]}» is named twice")
-    return tuple(str(name) for name in names)
-
-
-def check_features(features: Sequence[object], where: str) -> tuple[str | Feature, ...]:
-    """Features as the user gave them: names of columns, or what makes features of one."""
-    if isinstance(features, str):
-        features = [features]
-    check_columns([one.column if isinstance(one, Feature) else one for one in features], where)
-    return tuple(features)  # type: ignore[arg-type]  # each is one or the other, it was checked

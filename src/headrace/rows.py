@@ -9,7 +9,7 @@ import pyarrow as pa
 from headrace.batch import Batch, present
 from headrace.errors import LogError
 from headrace.log.base import Log, walk
-from headrace.plan import StreamPlan
+from headrace.task import StreamPlan
 
 if TYPE_CHECKING:
     import pandas as pd

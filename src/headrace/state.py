@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from headrace.learn.base import Learner
-from headrace.plan import ModelTask, Task
+from headrace.events import Swap
+from headrace.grade.scores import Scores
+from headrace.learn.base import Array, Learner
+from headrace.learn.features import growing
 from headrace.position import Position
+from headrace.task import ModelTask, Task
 
 
 @dataclass(slots=True)
@@ -28,6 +30,65 @@ class Counters:
     cuts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Rows of an incomplete cut: features of shape (n, d), and targets and weights of shape (n,) where there are."""
+
+    X: Array
+    y: Array | None
+    weight: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def slice(self, start: int, end: int) -> Kept:
+        y, weight = self.y, self.weight
+        return Kept(
+            self.X[start:end], None if y is None else y[start:end], None if weight is None else weight[start:end]
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Kept]) -> Kept:
+        """Several as one, C-contiguous."""
+        X = np.ascontiguousarray(np.concatenate([one.X for one in parts]))
+        ys = [one.y for one in parts if one.y is not None]
+        weights = [one.weight for one in parts if one.weight is not None]
+        return cls(X, np.concatenate(ys) if ys else None, np.concatenate(weights) if weights else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A version as it was when the next one began.
+
+    Attributes:
+        state: of its learner.
+        position: of the last row it learned; ``rows``: how many, those of the versions it goes back to included.
+        reach: topic -> offset after the last row it took.
+        metrics: what it was scored, where it was.
+        known: words of each category that it knew.
+    """
+
+    version: int
+    state: Mapping[str, Any]
+    position: Position | None
+    rows: int
+    reach: Mapping[str, int]
+    metrics: Mapping[str, Any]
+    known: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """The model that answers now, and what it has learned to; ``rows``: how many it has learned."""
+
+    learner: Learner
+    position: Position | None
+    version: int
+    rows: int
+    words: Mapping[str, Sequence[str]]
+    sizes: Mapping[str, int]
+
+
 @dataclass(slots=True)
 class State:
     """Everything a task knows between two events.
@@ -37,8 +98,15 @@ class State:
         at_cut: the model at the last complete cut, while ``learner`` is pieces ahead of it.
         shown: the model that answers while cuts of an open transaction are complete but not to be seen.
         position: of the last row of the last complete cut; ``shown_position`` likewise for ``shown``.
-        pending: rows of the incomplete cut that no piece has taken yet, as (X, y) blocks; ``pending_rows``
-            counts those of the pieces too, ``pending_position`` is the last one's.
+        pending: rows of the incomplete cut that no piece has taken yet; ``pending_rows`` counts those of the pieces
+            too, ``pending_position`` is the last one's.
+        lineage_rows: rows that the learner has learned, those of versions it goes back to included.
+        reach: topic -> offset after the last row of the last complete cut; ``pending_reach``: of the rows consumed.
+        words: category -> words in the order of their columns; ``known``: how many of them the learner knew at its
+            last complete cut; ``shown_known`` likewise for ``shown``. ``sizes``: vector -> its length.
+        swap: another version that waits for the end of the cut.
+        scores: what was scored so far (`headrace.scoring`).
+        ended: versions that ended in the last event, for whoever runs it to store; not part of the saved state.
         open_key: transaction of the last row, when it may go on.
         watermark_us: running maximum of commit times; ``window``: the pending rows' duration.
         unlabelled: topic -> hashes of the keys of rows whose label has not come yet (`headrace.labels`).
@@ -51,7 +119,10 @@ class State:
     shown: Learner | None = None
     position: Position | None = None
     shown_position: Position | None = None
-    pending: list[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]] = field(default_factory=list)
+    shown_version: int = 1
+    shown_rows: int = 0
+    shown_known: dict[str, int] = field(default_factory=dict)
+    pending: list[Kept] = field(default_factory=list)
     pending_rows: int = 0
     pending_position: Position | None = None
     open_key: tuple[int, int] | None = None
@@ -60,18 +131,42 @@ class State:
     unlabelled: dict[str, set[int]] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
+    lineage_rows: int = 0
+    reach: dict[str, int] = field(default_factory=dict)
+    pending_reach: dict[str, int] = field(default_factory=dict)
+    words: dict[str, list[str]] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    swap: Swap | None = None
+    scores: dict[str, Scores] = field(default_factory=dict)
+    ended: list[Ended] = field(default_factory=list)
 
     @property
-    def answering(self) -> tuple[Learner, Position | None]:
+    def answering(self) -> Answering:
         """The model that answers now, and what it has learned to."""
         learner = self.shown or self.at_cut or self.learner
         assert learner is not None
-        return learner, self.shown_position if self.shown is not None else self.position
+        shown = self.shown is not None
+        known = self.shown_known if shown else self.known
+        words = {column: found[: known.get(column, 0)] for column, found in self.words.items()}
+        if shown:
+            return Answering(learner, self.shown_position, self.shown_version, self.shown_rows, words, self.sizes)
+        return Answering(learner, self.position, self.version, self.cut_rows, words, self.sizes)
+
+    @property
+    def cut_rows(self) -> int:
+        """Rows learned in complete cuts, those of versions it goes back to included."""
+        return self.lineage_rows - (self.pending_rows - sum(map(len, self.pending)))
 
 
 def initial_state(task: Task, version: int = 1) -> State:
     """The state before the first event; the plan's own learner is never touched."""
-    return State(learner=copy.deepcopy(task.learner) if isinstance(task, ModelTask) else None, version=version)
+    if not isinstance(task, ModelTask):
+        return State(version=version)
+    scores = {one.spec.name: Scores(one.spec) for one in task.evaluate}
+    words = {one.column: list(one.words) for one in growing(task.features)}
+    known = {column: len(found) for column, found in words.items()}
+    return State(copy.deepcopy(task.learner), version, scores=scores, words=words, known=known)
 
 
 def dump_state(state: State) -> dict[str, Any]:
@@ -80,10 +175,13 @@ def dump_state(state: State) -> dict[str, Any]:
     for name, learner in (("learner", state.learner), ("at_cut", state.at_cut), ("shown", state.shown)):
         if learner is not None:
             flat.update({f"{name}.{key}": value for key, value in learner.state().items()})
-    for i, (X, y) in enumerate(state.pending):
-        flat[f"pending.{i}.X"] = X
-        if y is not None:
-            flat[f"pending.{i}.y"] = y
+    for i, rows in enumerate(state.pending):
+        named = {"X": rows.X, "y": rows.y, "weight": rows.weight}
+        flat.update({f"pending.{i}.{name}": one for name, one in named.items() if one is not None})
+    for i, scores in enumerate(state.scores.values()):
+        flat.update({f"scores.{i}.{key}": value for key, value in scores.state().items()})
+    if state.swap is not None:
+        flat.update({f"swap.{key}": value for key, value in state.swap.state.items()})
     waiting = {topic: keys for topic, keys in sorted(state.unlabelled.items()) if keys}
     flat.update({f"unlabelled.{i}": np.sort(np.fromiter(keys, np.int64)) for i, keys in enumerate(waiting.values())})
     flat["meta"] = json.dumps(
@@ -100,6 +198,17 @@ def dump_state(state: State) -> dict[str, Any]:
             "window": state.window,
             "unlabelled": list(waiting),
             "emitted": state.emitted,
+            "shown_version": state.shown_version,
+            "shown_rows": state.shown_rows,
+            "shown_known": state.shown_known,
+            "lineage_rows": state.lineage_rows,
+            "reach": state.reach,
+            "pending_reach": state.pending_reach,
+            "words": state.words,
+            "known": state.known,
+            "sizes": state.sizes,
+            "swap": None if state.swap is None else _swap_meta(state.swap),
+            "scores": list(state.scores),
             "counters": {name: getattr(state.counters, name) for name in Counters.__slots__},
         }
     )
@@ -119,7 +228,10 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
             setattr(state, name, ahead)
     state.position = Position.parse(meta["position"]) if meta["position"] else None
     state.shown_position = Position.parse(meta["shown_position"]) if meta["shown_position"] else None
-    state.pending = [(flat[f"pending.{i}.X"], flat.get(f"pending.{i}.y")) for i in range(meta["pending"])]
+    state.pending = [
+        Kept(flat[f"pending.{i}.X"], flat.get(f"pending.{i}.y"), flat.get(f"pending.{i}.weight"))
+        for i in range(meta["pending"])
+    ]
     state.pending_rows = meta["pending_rows"]
     state.pending_position = Position.parse(meta["pending_position"]) if meta["pending_position"] else None
     state.open_key = tuple(meta["open_key"]) if meta["open_key"] else None
@@ -129,7 +241,41 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     }
     state.emitted = meta["emitted"]
     state.counters = Counters(**meta["counters"])
+    for name in _SINCE_VERSIONS & meta.keys():
+        setattr(state, name, meta[name])
+    if "lineage_rows" not in meta:
+        state.lineage_rows = state.counters.learned
+    if meta.get("swap"):
+        state.swap = _swap(meta["swap"], _below("swap.", flat))
+    for i, name in enumerate(meta.get("scores", ())):
+        if name in state.scores:
+            state.scores[name].restore(_below(f"scores.{i}.", flat))
     return state
+
+
+# States written before there were versions have none of these.
+_SINCE_VERSIONS = {
+    "shown_version",
+    "shown_rows",
+    "shown_known",
+    "lineage_rows",
+    "reach",
+    "pending_reach",
+    "words",
+    "known",
+    "sizes",
+}
+
+
+def _swap_meta(swap: Swap) -> dict[str, Any]:
+    position = str(swap.position) if swap.position else None
+    about = {"version": swap.version, "parent": swap.parent, "rows": swap.rows, "known": dict(swap.known)}
+    return {**about, "position": position}
+
+
+def _swap(meta: Mapping[str, Any], state: Mapping[str, Any]) -> Swap:
+    position = Position.parse(meta["position"]) if meta["position"] else None
+    return Swap(meta["version"], meta["parent"], state, position, meta["rows"], meta["known"])
 
 
 def _below(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:

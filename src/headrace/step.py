@@ -12,9 +12,7 @@ how rows were grouped into events: the same rows and ticks give the same outputs
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,13 +24,16 @@ from headrace.batch import OPS, Batch, dead_letters
 from headrace.errors import BadRows, HeadraceError, LearnError
 from headrace.events import Event, Ints, Rows, Tick, merge, order_of
 from headrace.labels import filled_in
-from headrace.learn.features import Matrix, matrix
-from headrace.plan import ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask, Task
+from headrace.learn.base import pinned
+from headrace.learn.category import new_words
+from headrace.learn.features import depend_on_the_log, growing, matrix, resolved, unsized
+from headrace.learning import Examples, absorb, apply_swap, close_cut, joined, swap, tick
 from headrace.position import Position
+from headrace.scoring import Place, held_out, reused, scored
 from headrace.state import State
+from headrace.task import EvaluatePlan, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask, Task
 
-PIECE_ROWS = 100_000
-
+_NONE = np.empty(0, np.int64)
 Output = tuple[str, Batch]
 
 
@@ -40,17 +41,26 @@ def step(task: Task, state: State, event: Event) -> list[Output]:
     """Apply one event; returns (topic, rows) in the order they are to be appended."""
     if isinstance(task, StreamTask):
         return _copy(task, event)
+    state.ended = []
+    with pinned(state.learner):
+        return _step(task, state, event)
+
+
+def _step(task: ModelTask, state: State, event: Event) -> list[Output]:
+    if isinstance(event, Rows):
+        return _ModelStep(task, state, event).run()
+    cuts = state.counters.cuts
     if isinstance(event, Tick):
-        _tick(task, state, event)
-        return []
-    return _ModelStep(task, state, event).run()
+        tick(task, state, event)
+    else:
+        swap(task, state, event)
+    return _held_out(task, state) if state.counters.cuts > cuts else []
 
 
 def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
     """Rows that came from no topic, with the answers of the model that answers now; nothing is changed."""
-    learner, position = state.answering
-    query = Query(batch, np.arange(batch.num_rows), _features(batch, task), task)
-    query.answer_until(batch.num_rows, learner, position, state.version)
+    query = Query(batch, np.arange(batch.num_rows), task)
+    query.answer_until(batch.num_rows, state.answering)
     return query.output()
 
 
@@ -82,30 +92,14 @@ def _operate(
     return good, bad
 
 
-def _features(batch: Batch, task: ModelTask) -> Matrix:
-    """The matrix of a batch; a feature function that fails is asked again row by row."""
-    try:
-        return matrix(batch, task.features, task.target)
-    except Exception as error:
-        if batch.num_rows == 1:
-            return Matrix(np.zeros((1, 1)), np.zeros(1, np.bool_), {0: f"{type(error).__name__}: {error}"})
-    rows = [_features(batch.slice(i, 1), task) for i in range(batch.num_rows)]
-    width = max(one.X.shape[1] for one in rows)
-    X = np.concatenate([one.X if one.valid[0] else np.zeros((1, width)) for one in rows])
-    reasons = {i: one.reasons[0] for i, one in enumerate(rows) if one.reasons}
-    return Matrix(X, np.array([bool(one.valid[0]) for one in rows]), reasons)
-
-
 def _refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model: str | None = None) -> Output:
     rows = Batch(batch.records.drop_columns(["__order"])) if "__order" in batch.schema.names else batch
     return f"{topic}.dlq", dead_letters(rows, reasons, stage=stage, model=model)
 
 
 def _copy(task: StreamTask, event: Event) -> list[Output]:
-    if isinstance(event, Tick):
-        return []
     outputs: list[Output] = []
-    for part in event.parts:
+    for part in event.parts if isinstance(event, Rows) else ():
         good, bad = _operate(part.batch, task.stream.operations)
         outputs += [_refused(part.topic, batch, [reason], "transform") for batch, reason in bad]
         for batch in good:
@@ -122,77 +116,12 @@ def _emit(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) ->
     return outputs
 
 
-# -- learning ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Examples:
-    """Accepted rows to learn, in order."""
-
-    order: Ints
-    X: npt.NDArray[np.float64]
-    y: npt.NDArray[Any] | None
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-
-def _absorb(state: State, X: npt.NDArray[Any], y: npt.NDArray[Any] | None) -> None:
-    """Add rows to the incomplete cut; of a long one, whole pieces are learned ahead of what answers."""
-    at = 0
-    while len(X) - at > (room := PIECE_ROWS - sum(len(one) for one, _ in state.pending)):
-        _keep(state, X[at : at + room], None if y is None else y[at : at + room])
-        at += room
-        if state.at_cut is None:
-            state.at_cut = copy.deepcopy(state.learner)
-        _learn_pending(state)
-    _keep(state, X[at:], None if y is None else y[at:])
-
-
-def _keep(state: State, X: npt.NDArray[Any], y: npt.NDArray[Any] | None) -> None:
-    if len(X):
-        state.pending.append((X, y))
-        state.pending_rows += len(X)
-
-
-def _learn_pending(state: State) -> None:
-    """Give the kept rows to the learner, as one piece."""
-    assert state.learner is not None
-    if not state.pending:
-        return
-    X = np.concatenate([one for one, _ in state.pending])
-    ys = [one for _, one in state.pending if one is not None]
-    state.pending = []
-    state.learner.learn(np.ascontiguousarray(X), np.concatenate(ys) if ys else None)
-    state.counters.learned += len(X)
-
-
-def _close_cut(state: State, *, seen: bool) -> None:
-    """The incomplete cut is complete: learn what is left of it.
-
-    Args:
-        seen: whether its transaction is over; else the model before it goes on answering.
-    """
-    if not seen and state.shown is None:
-        state.shown = state.at_cut or copy.deepcopy(state.learner)
-        state.shown_position = state.position
-    _learn_pending(state)
-    state.at_cut = None
-    state.position = state.pending_position or state.position
-    state.pending_rows, state.pending_position = 0, None
-    state.counters.cuts += 1
-    if seen:
-        state.shown = state.shown_position = None
-
-
-def _tick(task: ModelTask, state: State, tick: Tick) -> None:
-    state.watermark_us = max(state.watermark_us, tick.ts_us)
-    if tick.explicit:
-        if state.pending_rows == 0 and state.learner is not None and task.feature_names:
-            state.learner.learn(np.empty((0, len(task.feature_names))))
-        _close_cut(state, seen=True)
-    elif task.cut.duration_us and state.pending_rows and state.watermark_us // task.cut.duration_us > state.window:
-        _close_cut(state, seen=True)
+def _held_out(task: ModelTask, state: State) -> list[Output]:
+    """What the fixed sets say of the model as it is now."""
+    position = state.position
+    place = Place(position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
+    found = [held_out(task, state, plan, place) for plan in task.evaluate if plan.rows is not None]
+    return [(task.metrics_topic, lines) for lines in found if lines.num_rows]
 
 
 # -- the model's step ---------------------------------------------------------------------------------------------
@@ -206,13 +135,16 @@ class _ModelStep:
         self.state = state
         self.complete = event.complete
         self.merged = merge(event, state.open_key)
+        # Category -> places of the rows that showed its new words.
+        self.births: dict[str, Ints] = {}
         self.outputs: list[Output] = []
 
     def run(self) -> list[Output]:
         state, merged = self.state, self.merged
         examples = self._examples()
         queries = [query for plan in self.task.predict for query in self._queries(plan)]
-        asked = [query for _, query in queries]
+        scored = [one for plan in self.task.evaluate if plan.stream for one in self._scored(plan, queries)]
+        asked = list(dict.fromkeys([query for _, query in queries] + [query for _, query in scored]))
         windows = self._windows()
         if state.shown is not None:
             self._end_open_transaction(asked)
@@ -223,12 +155,14 @@ class _ModelStep:
             seen = place < merged.rows or self.complete
             if seen:
                 self._answer(asked, place)
-            self._close(seen=seen)
+            self._close(examples, end, seen=seen)
         self._learn(examples, learned, len(examples))
         self._answer(asked, merged.rows)
         self._finish(examples, windows)
-        for plan, query in queries:
-            self._emit(plan, query)
+        for predict, query in queries:
+            self._emit(predict, query)
+        for evaluate, query in scored:
+            self._score(evaluate, query)
         return self.outputs
 
     def _end_open_transaction(self, asked: Sequence[Query]) -> None:
@@ -237,19 +171,39 @@ class _ModelStep:
         if place < self.merged.rows or self.complete:
             self._answer(asked, place)
             self.state.shown = self.state.shown_position = None
+            if not self.state.pending_rows:
+                apply_swap(self.task, self.state)
 
     # Rows are added to a cut before earlier places are answered: pieces learned ahead keep the model that answers.
-    def _learn(self, examples: _Examples, start: int, end: int) -> None:
+    def _learn(self, examples: Examples, start: int, end: int) -> None:
         if end > start:
-            y = None if examples.y is None else examples.y[start:end]
             with self._refusals():
-                _absorb(self.state, examples.X[start:end], y)
+                absorb(self.state, examples.rows(start, end))
             last = int(examples.order[end - 1])
             self.state.pending_position = Position(int(self.merged.lsn[last]), int(self.merged.index[last]))
 
-    def _close(self, *, seen: bool) -> None:
+    def _close(self, examples: Examples, end: int, *, seen: bool) -> None:
+        """Close a cut whose last row is the one before ``end``; none of these rows where that is 0."""
+        state = self.state
+        last = int(examples.order[end - 1]) if end else -1
+        known = {
+            column: len(words) - int((self.births.get(column, _NONE) > last).sum())
+            for column, words in state.words.items()
+        }
         with self._refusals():
-            _close_cut(self.state, seen=seen)
+            close_cut(self.task, state, seen=seen, known=known, reach=self._reach(last) if end else state.pending_reach)
+        if seen and any(plan.rows is not None for plan in self.task.evaluate):
+            self.outputs += _held_out(self.task, state)
+
+    def _reach(self, last: int) -> dict[str, int]:
+        """Topic -> offset after the last row up to a place, of the topics that are learned."""
+        reach = dict(self.state.pending_reach)
+        learned = {stream.topic for stream in self.task.learn}
+        for part in self.merged.parts:
+            taken = int(np.searchsorted(order_of(part.batch), last, "right"))
+            if taken and part.topic in learned:
+                reach[part.topic] = part.offset + taken
+        return reach
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -263,12 +217,13 @@ class _ModelStep:
             ) from error
 
     def _answer(self, asked: Sequence[Query], place: int) -> None:
-        learner, position = self.state.answering
+        by = self.state.answering
         for query in asked:
-            query.answer_until(place, learner, position, self.state.version)
+            query.answer_until(place, by)
 
-    def _finish(self, examples: _Examples, windows: Ints | None) -> None:
+    def _finish(self, examples: Examples, windows: Ints | None) -> None:
         state, merged = self.state, self.merged
+        state.pending_reach = self._reach(merged.rows)
         state.open_key = None if self.complete else merged.last_key
         state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
         if windows is not None and len(examples):
@@ -281,7 +236,7 @@ class _ModelStep:
         running = np.maximum.accumulate(np.concatenate([[self.state.watermark_us], self.merged.ts_us]))[1:]
         return np.asarray(running // self.task.cut.duration_us, np.int64)
 
-    def _cuts(self, examples: _Examples, windows: Ints | None) -> list[tuple[int, int]]:
+    def _cuts(self, examples: Examples, windows: Ints | None) -> list[tuple[int, int]]:
         """Complete cuts, as (number of examples before its end, first place that may see it)."""
         cut, merged, waiting = self.task.cut, self.merged, self.state.pending_rows
         if cut.rows:
@@ -301,56 +256,86 @@ class _ModelStep:
             closed[:] = True
         return list(zip(ends[closed].tolist(), places[closed].tolist(), strict=True))
 
-    def _examples(self) -> _Examples:
-        orders, Xs, ys = [], [], []
-        for stream in self.task.learn:
-            for batch in self._stream(stream, "learn"):
-                order, X, y = self._accept(stream.topic, batch)
-                orders.append(order)
-                Xs.append(X)
-                ys.append(y)
-        if not orders:
-            return _Examples(np.empty(0, np.int64), np.empty((0, 0)), None)
-        if len(orders) == 1:
-            return _Examples(orders[0], Xs[0], ys[0])
-        order = np.concatenate(orders)
-        by = np.argsort(order, kind="stable")
-        y = None if self.task.target is None else np.concatenate([one for one in ys if one is not None])[by]
-        width = max(one.shape[1] for one in Xs)
-        X = np.concatenate([one for one in Xs if one.shape[1] == width])
-        return _Examples(order[by], np.ascontiguousarray(X[by]), y)
+    def _examples(self) -> Examples:
+        fresh = [(stream.topic, batch) for stream in self.task.learn for batch in self._fresh(stream) if batch.num_rows]
+        if depend_on_the_log(self.task.features):
+            self._look(batch for _, batch in fresh)
+        return joined([self._accept(topic, batch) for topic, batch in fresh])
 
-    def _accept(self, topic: str, batch: Batch) -> tuple[Ints, npt.NDArray[np.float64], npt.NDArray[Any] | None]:
-        """The rows of a batch that can be learned; the others are counted or refused."""
-        counters = self.state.counters
-        fresh = (batch.op == OPS["c"]) | (batch.op == OPS["r"])
-        target = self.task.target
-        if target is not None and batch.num_rows and target in batch.schema.names:
-            fresh |= filled_in(batch, target, self.state.unlabelled.setdefault(topic, set()))
-        counters.ignored += int((~fresh).sum())
-        if not fresh.all():
-            batch = batch.filter(fresh)
-        if target is not None and batch.num_rows and target in batch.schema.names:
-            labelled = np.asarray(batch.column(target).is_valid())
-            counters.unlabelled += int((~labelled).sum())
-            batch = batch if labelled.all() else batch.filter(labelled)
-        features = _features(batch, self.task)
-        if not features.valid.all():
-            rows = np.flatnonzero(~features.valid)
-            self._refuse(topic, batch.take(rows), [features.reasons[i] for i in rows.tolist()], "learn")
-            batch = batch.filter(features.valid)
-        X = features.X if features.valid.all() else features.X[features.valid]
-        if target is None:
-            return order_of(batch), X, None
-        y = np.asarray(batch.column(target).to_numpy(zero_copy_only=False))
-        classes = getattr(self.state.learner, "classes", None)
-        known = np.ones(len(y), bool) if classes is None else np.isin(y, classes)
-        if not known.all():
-            rows = np.flatnonzero(~known)
-            reasons = [f"the target «{target}» is {y[i]}, none of the classes" for i in rows.tolist()]
-            self._refuse(topic, batch.take(rows), reasons, "learn")
-            batch, X, y = batch.filter(known), X[known], y[known]
-        return order_of(batch), X, y
+    def _fresh(self, stream: StreamPlan) -> Iterator[Batch]:
+        """New rows of a stream that have a label, if one is wanted; the others are counted."""
+        counters, target = self.state.counters, self.task.target
+        for batch in self._stream(stream, "learn"):
+            fresh = (batch.op == OPS["c"]) | (batch.op == OPS["r"])
+            there = target is not None and target in batch.schema.names
+            if target is not None and there and batch.num_rows:
+                fresh |= filled_in(batch, target, self.state.unlabelled.setdefault(stream.topic, set()))
+            counters.ignored += int((~fresh).sum())
+            if not fresh.all():
+                batch = batch.filter(fresh)
+            if target is not None and there and batch.num_rows:
+                labelled = np.asarray(batch.column(target).is_valid())
+                counters.unlabelled += int((~labelled).sum())
+                batch = batch if labelled.all() else batch.filter(labelled)
+            yield batch
+
+    def _look(self, batches: Iterable[Batch]) -> None:
+        """Words that rows to learn show for the first time get their columns, in the rows' order."""
+        state = self.state
+        first: dict[str, dict[str, int]] = {}
+        for batch in batches:
+            order = order_of(batch)
+            for one in unsized(self.task.features):
+                if one.column in batch.schema.names and one.column not in state.sizes:
+                    size = one.sized(batch.column(one.column), np.arange(batch.num_rows))
+                    if size:
+                        state.sizes[one.column] = size
+            for word in growing(self.task.features):
+                if word.column in batch.schema.names:
+                    seen = first.setdefault(word.column, {})
+                    for text, row in new_words(state.words[word.column], batch.column(word.column)):
+                        seen[text] = min(seen.get(text, int(order[row])), int(order[row]))
+        for word in growing(self.task.features):
+            table = state.words[word.column]
+            came = sorted(first.get(word.column, {}).items(), key=lambda one: one[1])[: word.width - len(table)]
+            table += [text for text, _ in came]
+            self.births[word.column] = np.array([place for _, place in came], np.int64)
+
+    def _accept(self, topic: str, batch: Batch) -> Examples:
+        """The rows of a batch that can be learned; the others are refused."""
+        task, state = self.task, self.state
+        features = resolved(task.features, state.words, state.sizes, refuse=True)
+        found = matrix(batch, features, task.target, missing=task.missing)
+        valid, reasons = found.valid.copy(), dict(found.reasons)
+        y = None if task.target is None else np.asarray(batch.column(task.target).to_numpy(zero_copy_only=False))
+        classes = getattr(state.learner, "classes", None)
+        if y is not None and classes is not None:
+            for row in np.flatnonzero(~np.isin(y, classes) & valid).tolist():
+                reasons[row] = f"the target «{task.target}» is {y[row]}, none of the classes"
+                valid[row] = False
+        weight = self._weights(batch, valid, reasons)
+        if not valid.all():
+            rows = np.flatnonzero(~valid)
+            self._refuse(topic, batch.take(rows), [reasons[i] for i in rows.tolist()], "learn")
+        if valid.all():
+            return Examples(order_of(batch), found.X, y, weight)
+        return Examples(
+            order_of(batch)[valid],
+            found.X[valid],
+            None if y is None else y[valid],
+            None if weight is None else weight[valid],
+        )
+
+    def _weights(self, batch: Batch, valid: npt.NDArray[np.bool_], reasons: dict[int, str]) -> npt.NDArray[Any] | None:
+        name = self.task.sample_weight
+        if name is None:
+            return None
+        found = matrix(batch, (name,))
+        weight = found.X[:, 0]
+        for row in np.flatnonzero(~found.valid | (weight < 0)).tolist():
+            reasons.setdefault(row, f"the weight «{name}» is {batch.column(name)[row].as_py()}")
+            valid[row] = False
+        return np.ascontiguousarray(weight)
 
     def _queries(self, plan: PredictPlan) -> list[tuple[PredictPlan, Query]]:
         queries = []
@@ -360,9 +345,28 @@ class _ModelStep:
             if offset:
                 batch = batch.filter(self.merged.offset[order_of(batch)] >= offset)
             if batch.num_rows:
-                features = _features(batch, self.task)
-                queries.append((plan, Query(batch, order_of(batch), features, self.task, proba=plan.proba)))
+                queries.append((plan, Query(batch, order_of(batch), self.task, proba=plan.proba)))
         return queries
+
+    def _scored(
+        self, plan: EvaluatePlan, queries: Sequence[tuple[PredictPlan, Query]]
+    ) -> list[tuple[EvaluatePlan, Query]]:
+        """The answers that are compared with the truth: those that are given anyway, where they are."""
+        assert plan.stream is not None
+        number = reused(plan, self.task)
+        if number is not None and not self.state.emitted:
+            return [(plan, query) for one, query in queries if one is self.task.predict[number]]
+        found = []
+        for batch in self._stream(plan.stream, None):
+            batch = batch.filter((batch.op == OPS["c"]) | (batch.op == OPS["r"]))
+            if batch.num_rows:
+                found.append((plan, Query(batch, order_of(batch), self.task)))
+        return found
+
+    def _score(self, plan: EvaluatePlan, query: Query) -> None:
+        lines = scored(self.task, self.state, plan, query, self.merged, open_end=not self.complete)
+        if lines.num_rows:
+            self.outputs.append((self.task.metrics_topic, lines))
 
     def _asks(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """Inserts and snapshot reads ask for an answer, and updates that change a feature or may have."""
@@ -381,14 +385,15 @@ class _ModelStep:
             same &= equal
         return np.asarray(asks & ~same)
 
-    def _stream(self, stream: StreamPlan, stage: str) -> list[Batch]:
+    def _stream(self, stream: StreamPlan, stage: str | None) -> list[Batch]:
+        """A stream's batches; rows that its operations fail on are refused, unless another stage does that."""
         batches: list[Batch] = []
         for part in self.merged.parts:
             if part.topic == stream.topic:
                 good, bad = _operate(part.batch, stream.operations)
                 batches += good
-                for batch, reason in bad:
-                    self._refuse(part.topic, batch, [reason], stage)
+                for batch, reason in bad if stage is not None else ():
+                    self._refuse(part.topic, batch, [reason], stage or "")
         return batches
 
     def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
@@ -403,8 +408,8 @@ class _ModelStep:
 
     def _emit(self, plan: PredictPlan, query: Query) -> None:
         self.state.counters.predicted += query.batch.num_rows
-        invalid = np.flatnonzero(~query.features.valid)
+        invalid = np.flatnonzero(~query.valid)
         if len(invalid):
-            reasons = [query.features.reasons[i] for i in invalid.tolist()]
+            reasons = [query.reasons[i] for i in invalid.tolist()]
             self._refuse(plan.stream.topic, query.batch.take(invalid), reasons, "predict")
         self.outputs += _emit(plan.outputs, query.output(), self.task.feature_names)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.batch import Batch
 from headrace.codec import checked_format
+from headrace.dataset import Dataset, Reading, shuffle_rows
 from headrace.errors import DeclarationError
-from headrace.plan import OutputPlan, SourcePlan, StreamPlan, TopicsPlan, check_columns
+from headrace.plan import SourcePlan, TopicsPlan
 from headrace.rows import Rows, read_rows
+from headrace.task import OutputPlan, StreamPlan, check_columns, check_features
 from headrace.transform.expressions import Filter, Operation, Select, Transform, WithColumns, check
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.learn.features import Feature
     from headrace.model import Model
 
 
@@ -127,6 +131,77 @@ class Stream:
         finally:
             if close:
                 log.close()
+
+    def dataset(
+        self,
+        batch_size: int = 64,
+        *,
+        features: Sequence[str | Feature] | Callable[[Batch], Any] | None = None,
+        target: str | None = None,
+        group: str | None = None,
+        wait: bool = False,
+        idle_timeout: str | float | timedelta | None = None,
+        start: Literal["earliest", "latest"] | int = "earliest",
+        epochs: int = 1,
+        shuffle: int | bool | None = None,
+        until: Literal["caught-up"] | None = None,
+        seed: int = 0,
+        drop_remainder: bool = False,
+    ) -> Dataset:
+        """The rows as batches, in constant memory: ``for X, y in …``, ``model.fit(….keras())``, ``….torch()``.
+
+        The rows are those that a model would learn: inserts and rows of a snapshot, and the update that gives a row its
+        label. By default they are the rows that exist when iterating begins; with ``wait`` or ``idle_timeout`` the data
+        set is live and goes on as rows arrive. The pipeline may be running, here or elsewhere, or not. On Kafka it may
+        be anybody's topic.
+
+        Args:
+            batch_size: rows of each batch; the last one of an epoch is smaller.
+            features: as for `App.model`. ``X`` has shape (n, d), or (n, *shape) where the only feature is an
+                `headrace.image`. Without features a batch is an Arrow record batch.
+            target: the column of ``y``; without one a batch is ``X`` alone.
+            group: keeps how far it has read under this name: the next data set of the group goes on there, another
+                group reads all again. A batch counts as consumed when the next one is asked for or the iteration ends
+                by itself: after ``break``, an error or a crash, the batch in hand is given again.
+            wait: wait for a topic that is not there yet; without, it is an error.
+            idle_timeout: ends a live data set after so long without rows (``"9 s"``, seconds, or a timedelta); also
+                the wait for the topic. Without one it goes on for ever.
+            start: ``"earliest"``, ``"latest"`` or an offset, where the group has no position. Offsets are the topic's,
+                whatever is filtered. A topic that was waited for is read from its first row.
+            epochs: how often the rows are given: each time from the same start to where the first epoch ended. A
+                group's position moves in the last one.
+            shuffle: rows shuffled together: so many, or 10,000 for True; a topic that is not longer is permuted as a
+                whole. A group's position then moves by whole buffers. Not for live data sets.
+            until: ``"caught-up"``: only the rows that exist when iterating begins (or when the topic is there).
+            seed: decides, with the epoch, how rows are shuffled.
+            drop_remainder: leave out the smaller batch at the end; a group keeps it for later.
+
+        Raises:
+            DeclarationError: the arguments make no sense together.
+
+        >>> import headrace as hr
+        >>> app = hr.App("digits", log="memory://")
+        >>> app.topic("digits").dataset(batch_size=2, features=["width"], target="label").batch_size
+        2
+        """
+        if self._predicted is not None:
+            raise DeclarationError("predictions are read from their topic", advice='Read app.topic("…") instead.')
+        if features is not None and not callable(features):
+            features = check_features(features, f"features of a data set of {self._plan.topic}")
+            if not features:
+                raise DeclarationError("a data set with features=[]", advice="Name columns, or leave features out.")
+        reading = Reading.of(group=group, wait=wait, idle_timeout=idle_timeout, start=start, epochs=epochs, until=until)
+        return Dataset(
+            self._app,
+            self._plan,
+            batch_size,
+            features,
+            target,
+            reading,
+            shuffle=shuffle_rows(shuffle),
+            seed=seed,
+            drop_remainder=drop_remainder,
+        )
 
     def _with(self, operation: Operation) -> Stream:
         plan = StreamPlan(self._plan.topic, (*self._plan.operations, operation))

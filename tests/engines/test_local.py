@@ -12,8 +12,9 @@ from headrace.engines.local.verify import verify
 from headrace.learn.kmeans import KMeans
 from headrace.log.memory import MemoryLog
 from headrace.log.retention import Keep, apply_retention
-from headrace.plan import Cut, ModelTask, OutputPlan, Plan, PredictPlan, StreamPlan, StreamTask
+from headrace.plan import Plan
 from headrace.registry import models as registry
+from headrace.task import Cut, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask
 from headrace.testing.clock import SettableClock
 from headrace.testing.source import ScriptedSource
 

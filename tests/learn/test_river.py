@@ -128,9 +128,9 @@ def test_a_state_that_others_wrote_is_refused_before_anything_of_it_is_made(tmp_
     assert touched.exists()  # it would work
     touched.unlink()
     theirs = hmac.digest(b"x" * 32, b"headrace.river\0" + evil, "sha256").hex()
-    for signed in (own["signature"], theirs, "", None, "é"):
+    for signed in (own["@signature"], theirs, "", None, "é"):
         with pytest.raises(LearnError, match="not written by this installation"):
-            learner.restore({**own, "pickle": np.frombuffer(evil, np.uint8), "signature": signed})
+            learner.restore({**own, "pickle": np.frombuffer(evil, np.uint8), "@signature": signed})
     assert not touched.exists()
     assert state_hash(learner.state()) == state_hash(own)
 

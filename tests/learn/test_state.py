@@ -36,7 +36,9 @@ def test_there_and_back(state: dict[str, Any]) -> None:
     loaded = load_state(data)
     assert list(loaded) == sorted(state)
     assert dump_state(loaded) == data
-    assert state_hash(loaded) == state_hash(state) == data[4:20].hex()
+    assert state_hash(loaded) == state_hash(state)
+    if not any(name.startswith("@") for name in state):
+        assert state_hash(state) == data[4:20].hex()
     for name, value in state.items():
         found: Any = loaded[name]
         assert type(found) is type(value)

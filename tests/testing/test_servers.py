@@ -282,8 +282,9 @@ def iris(server: PostgresServer) -> Iterator[PostgresServer]:
 
 
 def _slot_dropped(server: PostgresServer, slot: object) -> bool:
+    drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s"
     try:
-        server.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", slot)
+        server.execute(drop, slot)
     except psycopg.errors.ObjectInUse:
         return False
     return True

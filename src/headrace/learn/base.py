@@ -6,10 +6,13 @@ is the learner's. Arrays are C-contiguous, of the declared dtype; ``X`` has shap
 
 from __future__ import annotations
 
+import inspect
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 Array = npt.NDArray[Any]
 State = dict[str, "npt.NDArray[Any] | int | float | str | bool | None"]
@@ -24,9 +27,11 @@ class Learner(Protocol):
 
     A learner may also say: ``splits`` (``"exact"`` where a batch learned in parts gives the same bits), ``part_rows``
     (parts of so many rows merge bit for bit), ``classes`` (every label there is; rows with another one are refused
-    before it sees them), ``predict_proba(X)`` (shape (n, classes)), ``accepts_nan``, ``prediction_type`` (the Arrow
-    type of an answer, for answers before the first), ``width`` (features it has seen). `headrace.testing.learners`
-    checks all of it.
+    before it sees them), ``takes_sample_weight`` (its ``learn`` takes a third argument of that name, shape (n,)),
+    ``predict_proba(X)`` (shape (n, classes)), ``accepts_nan``, ``prediction_type`` (the Arrow type of an answer, for
+    answers before the first), ``width`` (features it has seen), ``pinned()`` (a context that is entered once around
+    many calls, where each of them would enter it), ``stores_beginning`` (its state before the first row is another one
+    in each process, and is stored before anything is learned). `headrace.testing.learners` checks it.
 
     Attributes:
         deterministic: False for a learner whose ``learn`` may give other bits when repeated; its state is then
@@ -85,6 +90,26 @@ class Classifier(Learner, Protocol):
 def offers_probabilities(learner: Learner) -> bool:
     """Whether it is a `Classifier`."""
     return callable(getattr(learner, "predict_proba", None)) and getattr(learner, "classes", None) is not None
+
+
+def takes_sample_weight(learner: Learner) -> bool:
+    """Whether ``learn`` takes ``sample_weight``; a learner may say so itself, in an attribute of this name."""
+    told = getattr(learner, "takes_sample_weight", None)
+    return "sample_weight" in inspect.signature(learner.learn).parameters if told is None else bool(told)
+
+
+def scored_as(learner: Learner) -> str:
+    """How its answers are compared with the truth: ``"classification"`` or ``"regression"``."""
+    if getattr(learner, "classes", None) is not None:
+        return "classification"
+    kind = getattr(learner, "prediction_type", None)
+    return "regression" if kind is None or pa.types.is_floating(kind) else "classification"
+
+
+def pinned(learner: Learner | None) -> AbstractContextManager[None]:
+    """What is entered around many calls of a learner."""
+    enter = getattr(learner, "pinned", None)
+    return nullcontext() if enter is None else enter()
 
 
 def as_features(X: Array, width: int | None, dtype: npt.DTypeLike = np.float64) -> Array:

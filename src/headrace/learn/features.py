@@ -5,8 +5,8 @@ A feature is the name of a column of numbers, an `image`, a `vector` or a `categ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import Batch
+from headrace.learn.category import Category
+from headrace.learn.images import Vector
 
 
 @runtime_checkable
@@ -48,6 +50,43 @@ def column_of(feature: str | Feature) -> str:
     return feature if isinstance(feature, str) else feature.column
 
 
+def depend_on_the_log(features: Features) -> bool:
+    """Whether rows that were learned decide what the columns of the matrix are."""
+    return bool(growing(features) or unsized(features))
+
+
+def growing(features: Features) -> list[Category]:
+    """Categories whose words the log decides."""
+    return [] if callable(features) else [one for one in features if isinstance(one, Category) and one.grows]
+
+
+def unsized(features: Features) -> list[Vector]:
+    """Vectors whose length the log decides."""
+    return [] if callable(features) else [one for one in features if isinstance(one, Vector) and one.size is None]
+
+
+def resolved(
+    features: Features, words: Mapping[str, Sequence[str]], sizes: Mapping[str, int], *, refuse: bool
+) -> Features:
+    """Features with what the log has decided so far.
+
+    Args:
+        words, sizes: by column.
+        refuse: whether a word that has no column is refused; else it has zeros.
+    """
+    if not depend_on_the_log(features) or callable(features):
+        return features
+    found: list[str | Feature] = []
+    for one in features:
+        if isinstance(one, Category) and one.grows:
+            found.append(one.knowing(words.get(one.column, one.words), refuse=refuse))
+        elif isinstance(one, Vector) and one.size is None:
+            found.append(replace(one, size=sizes.get(one.column)))
+        else:
+            found.append(one)
+    return tuple(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """Features of a batch.
@@ -63,17 +102,21 @@ class Matrix:
     reasons: dict[int, str]
 
 
-def matrix(batch: Batch, features: Features, target: str | None = None) -> Matrix:
+def matrix(batch: Batch, features: Features, target: str | None = None, *, missing: str = "reject") -> Matrix:
     """The feature matrix of a batch; a function never sees the target column.
+
+    Args:
+        missing: ``"pass"`` leaves NULL and NaN as NaN, where a number is missing; ``"reject"`` refuses the row.
 
     >>> m = matrix(Batch.of({"a": [1.5, None], "b": [2, 3]}), ("a", "b"))
     >>> m.X[m.valid].tolist(), m.reasons
     ([[1.5, 2.0]], {1: 'the feature «a» is NULL'})
     """
+    passing = missing == "pass"
     if callable(features):
-        return _from_function(batch, features, target)
+        return _asked(batch, features, target, passing)
     if not all(isinstance(one, str) for one in features):
-        return _of_blocks(batch, features)
+        return _of_blocks(batch, features, missing)
     X = np.empty((batch.num_rows, len(features)))
     valid = np.ones(batch.num_rows, np.bool_)
     reasons: dict[int, str] = {}
@@ -86,20 +129,22 @@ def matrix(batch: Batch, features: Features, target: str | None = None) -> Matri
         X[:, j], null, wrong = numbers(batch.column(name), batch.schema.field(name))
         if wrong:
             _refuse(np.flatnonzero(~null), f"the feature «{name}» is {wrong}, not a number", valid, reasons)
-        if null.any():
+        if null.any() and passing:
+            X[null, j] = np.nan
+        elif null.any():
             _refuse(np.flatnonzero(null), f"the feature «{name}» is NULL", valid, reasons)
-    _refuse_not_finite(X, [column_of(one) for one in features], valid, reasons)
+    _refuse_not_finite(X, [column_of(one) for one in features], valid, reasons, passing)
     return Matrix(X, valid, reasons)
 
 
-def _of_blocks(batch: Batch, features: tuple[str | Feature, ...]) -> Matrix:
+def _of_blocks(batch: Batch, features: tuple[str | Feature, ...], missing: str) -> Matrix:
     """Numbers and richer features side by side."""
     valid = np.ones(batch.num_rows, np.bool_)
     reasons: dict[int, str] = {}
     blocks: list[npt.NDArray[Any]] = []
     for one in features:
         if isinstance(one, str):
-            plain = matrix(batch, (one,))
+            plain = matrix(batch, (one,), missing=missing)
             blocks.append(plain.X)
             for row, reason in plain.reasons.items():
                 reasons.setdefault(row, reason)
@@ -142,9 +187,13 @@ def _filled(array: pa.Array) -> npt.NDArray[np.float64]:
 
 
 def _refuse_not_finite(
-    X: npt.NDArray[Any], names: Sequence[str], valid: npt.NDArray[np.bool_], reasons: dict[int, str]
+    X: npt.NDArray[Any],
+    names: Sequence[str],
+    valid: npt.NDArray[np.bool_],
+    reasons: dict[int, str],
+    passing: bool = False,
 ) -> None:
-    finite = np.isfinite(X)
+    finite = ~np.isinf(X) if passing else np.isfinite(X)
     if finite.all():
         return
     for row in np.flatnonzero(~finite.all(axis=1) & valid).tolist():
@@ -159,7 +208,21 @@ def _refuse(rows: npt.NDArray[np.int64], reason: str, valid: npt.NDArray[np.bool
     valid[rows] = False
 
 
-def _from_function(batch: Batch, function: Callable[[Batch], Any], target: str | None) -> Matrix:
+def _asked(batch: Batch, function: Callable[[Batch], Any], target: str | None, passing: bool) -> Matrix:
+    """What a function makes; one that fails is asked again row by row, so that only the rows at fault are refused."""
+    try:
+        return _from_function(batch, function, target, passing)
+    except Exception as error:
+        if batch.num_rows == 1:
+            return Matrix(np.zeros((1, 1)), np.zeros(1, np.bool_), {0: f"{type(error).__name__}: {error}"})
+    rows = [_asked(batch.slice(i, 1), function, target, passing) for i in range(batch.num_rows)]
+    width = max(one.X.shape[1] for one in rows)
+    X = np.concatenate([one.X if one.valid[0] else np.zeros((1, width)) for one in rows])
+    reasons = {i: one.reasons[0] for i, one in enumerate(rows) if one.reasons}
+    return Matrix(X, np.array([bool(one.valid[0]) for one in rows]), reasons)
+
+
+def _from_function(batch: Batch, function: Callable[[Batch], Any], target: str | None, passing: bool) -> Matrix:
     shown = batch
     if target is not None and target in batch.schema.names:
         shown = Batch(batch.records.drop_columns([target]))
@@ -170,5 +233,5 @@ def _from_function(batch: Batch, function: Callable[[Batch], Any], target: str |
         raise ValueError(f"the feature function gave shape {X.shape} for {batch.num_rows} rows")
     valid = np.ones(len(X), np.bool_)
     reasons: dict[int, str] = {}
-    _refuse_not_finite(X, [str(j) for j in range(X.shape[1])], valid, reasons)
+    _refuse_not_finite(X, [str(j) for j in range(X.shape[1])], valid, reasons, passing)
     return Matrix(X, valid, reasons)

@@ -61,12 +61,18 @@ class Vector:
     """See `vector`."""
 
     column: str
-    size: int
+    size: int | None
     dtype: type = np.float32
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
-        """Shape (n, size), float32."""
+        """Shape (n, size), float32; while no size is known, (n, 1) of zeros."""
         n = len(array)
+        array = _listed(array)
+        if self.size is None:
+            _mark(
+                np.flatnonzero(array.is_null().to_numpy(False)), f"the vector «{self.column}» is NULL", valid, reasons
+            )
+            return np.zeros((n, 1), np.float32)
         found = np.zeros((n, self.size), np.float32)
         if not (
             pa.types.is_list(array.type)
@@ -96,6 +102,11 @@ class Vector:
         _mark(odd, f"the vector «{self.column}» holds a number that is NULL, NaN or infinite", valid, reasons)
         return found
 
+    def sized(self, array: pa.Array, rows: npt.NDArray[np.int64]) -> int | None:
+        """How many numbers the first of some rows has, of those that have any."""
+        lengths = pc.drop_null(_lengths(_listed(array.take(pa.array(rows)))))
+        return int(lengths[0].as_py()) if len(lengths) and lengths[0].as_py() else None
+
     def describe(self) -> Any:
         return {"vector": self.column, "size": self.size}
 
@@ -120,20 +131,38 @@ def image(column: str, *, shape: Sequence[int], scale: float = 1.0) -> Image:
     return Image(column, sizes, float(scale))
 
 
-def vector(column: str, *, size: int) -> Vector:
-    """A column of arrays (or pgvector's) as features: ``X`` has a float32 column for each number.
+def vector(column: str, *, size: int | None = None) -> Vector:
+    """A column of arrays, or of pgvector's type, as features: ``X`` has a float32 column for each number.
 
     Args:
         column: an array of numbers.
-        size: how many numbers a row has; another row is refused.
+        size: how many numbers a row has; another row is refused. As many as the first learned row has, if left out.
 
     >>> import headrace as hr
     >>> hr.vector("embedding", size=384).size
     384
     """
-    if not column or size < 1:
+    if not column or (size is not None and size < 1):
         raise DeclarationError(f"a vector «{column}» of {size} numbers", advice="Give a column and a positive size.")
-    return Vector(column, int(size))
+    return Vector(column, None if size is None else int(size))
+
+
+def _listed(array: pa.Array) -> pa.Array:
+    """pgvector's text, such as ``[1,2.5]``, as a list; anything else as it is."""
+    if not pa.types.is_string(array.type):
+        return array
+    parts = pc.split_pattern(pc.utf8_trim(array, characters="[]{} "), ",")
+    try:
+        numbers = parts.flatten().cast(pa.float32())
+    except pa.ArrowInvalid:
+        return array
+    offsets = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(parts), 0).to_numpy(False))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers, mask=parts.is_null())
+
+
+def _lengths(array: pa.Array) -> pa.Array:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return pc.list_value_length(array) if any(is_one(array.type) for is_one in kinds) else pa.nulls(len(array))
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ after it was compared with the bytes that are there.
     offset  bytes
     0       3      "HRS"
     3       1      version of the layout: 1
-    4       16     digest of all that follows: BLAKE2b; also `state_hash`
+    4       16     digest of all that follows: BLAKE2b; also `state_hash`, where there is no seal
     20      4      length of the header, little-endian
     24      …      header: JSON, a list of [name, kind, value], sorted by name
     …       …      the arrays' bytes, one after the other, in the header's order
@@ -49,6 +49,8 @@ VERSION = 1
 LIMIT = 1 << 30
 """Bytes beyond which `load_state` refuses, unless told otherwise: 1 GiB."""
 
+SEAL = "@"
+
 _DIGEST = 16
 _DOUBLE, _LENGTH = struct.Struct("<d"), struct.Struct("<I")
 _HEADER_AT = len(MAGIC) + 1 + _DIGEST
@@ -86,13 +88,15 @@ def dump_pieces(state: State) -> list[bytes | memoryview]:
 def state_hash(state: State) -> str:
     """The digest of a state, 32 hexadecimal digits; equal exactly when `dump_state` gives equal bytes.
 
+    Seals are left out: what begins with ``@`` says who wrote a state, not what it is.
+
     Raises:
         LearnError: as for `dump_state`.
 
     >>> state_hash({"a": 1, "b": None}) == state_hash({"b": None, "a": 1}) != state_hash({"a": 1.0, "b": None})
     True
     """
-    return _digest(_body(state)).hex()
+    return _digest(_body({name: value for name, value in state.items() if not str(name).startswith(SEAL)})).hex()
 
 
 def load_state(data: bytes, *, limit: int = LIMIT) -> State:

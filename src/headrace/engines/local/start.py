@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from headrace.capture.postgres.source import PostgresSource
 from headrace.clock import SystemClock
 from headrace.codec import TopicCodec, codec_for
+from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.machine import machine_fingerprint, record_machine
 from headrace.engines.local.running import Running
@@ -19,8 +20,9 @@ from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.retention import Keep
-from headrace.plan import ModelTask, Plan
+from headrace.plan import Plan
 from headrace.registry.models import differences, read_model, read_progress, write_version
+from headrace.task import ModelTask
 
 if TYPE_CHECKING:
     from headrace.app import App
@@ -91,7 +93,7 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log) -> list[Cap
     others = topic_sources(plan, foreign)
     for other in others:
         other.check(log)
-    return [*captured, *others]
+    return [*captured, *others, *([AppendedSource(plan.appended)] if plan.appended else [])]
 
 
 def _check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:

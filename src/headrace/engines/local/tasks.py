@@ -22,7 +22,7 @@ from headrace.events import Event, Part, Rows, Tick
 from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
 from headrace.log.base import Entry, Log, Transaction, walk
-from headrace.plan import ModelTask, Plan, Task
+from headrace.plan import Plan
 from headrace.registry.models import (
     Progress,
     beginning,
@@ -34,6 +34,7 @@ from headrace.registry.models import (
 )
 from headrace.state import State, dump_state, initial_state, load_state
 from headrace.step import Output, step
+from headrace.task import ModelTask, Task
 
 CHECKPOINT_FACTOR = 4
 HASHED_EVERY_STEP = 65_536

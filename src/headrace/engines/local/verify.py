@@ -16,10 +16,11 @@ from headrace.engines.local.tasks import StepRecord, read_steps, replay, restore
 from headrace.errors import HeadraceError
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
-from headrace.plan import ModelTask, Plan, Task
+from headrace.plan import Plan
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
 from headrace.state import State, initial_state
 from headrace.step import Output
+from headrace.task import ModelTask, Task
 
 EQUAL, DIFFERENT, NOT_COMPARABLE = "equal", "different", "not comparable"
 

@@ -2,8 +2,8 @@
 
 ``learn_many`` of River averages over a batch, so that what is learned would depend on where batches are cut; it is not
 used. Nothing but a pickle holds River's structures. Theirs is written canonically, so that equal models have equal
-states, and signed with the key of this installation: **a state from another installation is refused**, and hashes
-of states compare only between installations that share their key (`installation_key`).
+states and equal hashes, and signed with the key of this installation: **a state from another installation is refused**,
+unless they share their key (`installation_key`).
 """
 
 from __future__ import annotations
@@ -81,13 +81,17 @@ class RiverLearner:
             return
         targets = self._targets(y, len(X)) if self._kind in ("classifier", "regressor") else None
         self._width, self._learned = X.shape[1], True
-        learn_one = self._model.learn_one
-        if targets is None:
-            for row in self._rows(X):
-                learn_one(row)
-        else:
-            for row, target in zip(self._rows(X), targets, strict=True):
-                learn_one(row, target)
+        learn_one, at = self._model.learn_one, 0
+        try:
+            if targets is None:
+                for at, row in enumerate(self._rows(X)):  # noqa: B007 (named in the error)
+                    learn_one(row)
+            else:
+                for at, (row, target) in enumerate(zip(self._rows(X), targets, strict=True)):  # noqa: B007
+                    learn_one(row, target)
+        except Exception as error:  # whatever a model of somebody's own raises
+            name = type(_last(self._model)).__name__
+            raise LearnError(f"{name} failed at row {at} of a cut: {type(error).__name__}: {error}") from error
 
     def predict(self, X: Array) -> Array:
         """One label, number, cluster or anomaly score a row."""
@@ -135,7 +139,7 @@ class RiverLearner:
         signed = signature(_PURPOSE, data)
         return {
             "pickle": np.frombuffer(data, np.uint8).copy(),
-            "signature": signed,
+            "@signature": signed,
             "width": self._width,
             "learned": self._learned,
         }
@@ -147,7 +151,7 @@ class RiverLearner:
             LearnError: this installation did not write it, nothing of it has been made then; or it is of another River.
         """
         data = np.asarray(state.get("pickle", ()), np.uint8).tobytes()
-        if not is_ours(_PURPOSE, data, str(state.get("signature"))):
+        if not is_ours(_PURPOSE, data, str(state.get("@signature"))):
             raise LearnError(
                 f"a stored River model was not written by this installation (key {key_file()})",
                 advice="Loading it could run anything. Copy the key of the machine that wrote it, or learn it again.",

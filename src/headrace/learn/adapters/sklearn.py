@@ -8,6 +8,7 @@ only transform.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ class SklearnLearner:
         self._width = _width(self._steps)
         self._learned = _is_fitted(self._steps[-1])
         self._fewest = int(getattr(self._steps[-1], "n_clusters", None) or 1)
-        self._waiting: list[Array] = []
+        self._waiting: list[tuple[Array, Array | None]] = []
 
     @property
     def prediction_type(self) -> pa.DataType:
@@ -68,6 +69,13 @@ class SklearnLearner:
         if self.classes is not None:
             return pa.array(self.classes).type
         return pa.float64() if self._kind == "regressor" else pa.int64()
+
+    pinned = staticmethod(one_thread)
+
+    @property
+    def takes_sample_weight(self) -> bool:
+        """Whether its last step does."""
+        return "sample_weight" in inspect.signature(self._steps[-1].partial_fit).parameters
 
     @property
     def _target_dtype(self) -> np.dtype[Any]:
@@ -87,10 +95,13 @@ class SklearnLearner:
             y = self._targets(y, len(X))
         self._width = X.shape[1]
         if not self._learned and self._fewest > 1:
-            self._waiting.append(X.copy())
-            if sum(map(len, self._waiting)) < self._fewest:
+            self._waiting.append((X.copy(), None if sample_weight is None else sample_weight.copy()))
+            if sum(len(one) for one, _ in self._waiting) < self._fewest:
                 return
-            X, self._waiting = np.concatenate(self._waiting), []
+            X = np.concatenate([one for one, _ in self._waiting])
+            weights = [one for _, one in self._waiting if one is not None]
+            sample_weight = np.concatenate(weights) if weights else None
+            self._waiting = []
         with one_thread():
             self._partial_fit(X, y, sample_weight)
         self._learned = True
@@ -142,7 +153,8 @@ class SklearnLearner:
 
     def state(self) -> State:
         state: State = {f"{_OWN}{name}": value for name, value in to_state(self._estimator).items()}
-        state |= {f"waiting.{i:06d}": X for i, X in enumerate(self._waiting)}
+        state |= {f"waiting.{i:06d}": X for i, (X, _) in enumerate(self._waiting)}
+        state |= {f"weight.{i:06d}": one for i, (_, one) in enumerate(self._waiting) if one is not None}
         return state | {"width": self._width, "learned": self._learned}
 
     def restore(self, state: State) -> None:
@@ -152,7 +164,11 @@ class SklearnLearner:
         self._width = None if state["width"] is None else int(state["width"])
         self._learned = bool(state["learned"])
         names = sorted(name for name in state if name.startswith("waiting."))
-        self._waiting = [np.array(state[name]) for name in names]
+        weights = [state.get(name.replace("waiting", "weight")) for name in names]
+        self._waiting = [
+            (np.array(state[name]), None if one is None else np.array(one))
+            for name, one in zip(names, weights, strict=True)
+        ]
 
     # -- checks ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -16,8 +17,24 @@ def _controller() -> Any:
     return ThreadpoolController()
 
 
+class _Held(threading.local):
+    """How many blocks this thread is in: limiting twelve libraries again would cost as much as a small update."""
+
+    depth = 0
+
+
+_held = _Held()
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """BLAS and OpenMP run on one thread inside."""
-    with _controller().limit(limits=1):
+    """BLAS and OpenMP run on one thread inside; a block inside another one costs nothing."""
+    if _held.depth:
         yield
+        return
+    with _controller().limit(limits=1):
+        _held.depth += 1
+        try:
+            yield
+        finally:
+            _held.depth -= 1

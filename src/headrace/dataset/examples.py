@@ -1,0 +1,262 @@
+"""From a chunk of a topic's rows to what is learned from them: arrays, or Arrow tables; and their cutting into batches.
+
+Which rows are examples is decided as for a model that learns the stream (`headrace.step`): inserts and rows of a
+snapshot, and the update that gives a row its label; never a row without a label, or whose features cannot be made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.batch import OPS, Batch, present
+from headrace.dataset.reading import Chunk, Place
+from headrace.errors import HeadraceError
+from headrace.labels import filled_in
+from headrace.learn.features import Features, matrix, numbers
+from headrace.learn.images import Image
+from headrace.transform.expressions import Operation
+
+logger = logging.getLogger("headrace")
+
+REASONS = 5
+Array = npt.NDArray[Any]
+Data = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some examples: columns of equal length (arrays, or one Arrow table), and the place behind each row."""
+
+    data: Data
+    rows: int
+    after: Callable[[int], Place]
+
+    def part(self, start: int, stop: int) -> Piece:
+        """Rows of it; nothing is copied."""
+        if start == 0 and stop == self.rows:
+            return self
+        after = self.after
+        return Piece(tuple(_part(one, start, stop) for one in self.data), stop - start, lambda row: after(start + row))
+
+
+def _part(column: Any, start: int, stop: int) -> Any:
+    return column.slice(start, stop - start) if isinstance(column, pa.Table) else column[start:stop]
+
+
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """Consecutive pieces as one; only its last row's place is asked for."""
+    if len(pieces) == 1:
+        return pieces[0]
+    rows = sum(one.rows for one in pieces)
+    last = pieces[-1]
+    return Piece(
+        tuple(_joined(columns) for columns in zip(*(one.data for one in pieces), strict=True)),
+        rows,
+        lambda row: last.after(row - rows + last.rows),
+    )
+
+
+def _joined(columns: Sequence[Any]) -> Any:
+    if not isinstance(columns[0], pa.Table):
+        return np.concatenate(columns)
+    try:
+        return pa.concat_tables(columns, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        # A column has changed its type meanwhile: DuckDB's module also knows how such tables are shown as one.
+        from headrace.query import joined as as_text
+
+        return as_text(list(columns))
+
+
+def recut(pieces: Iterable[Piece], size: int) -> Iterator[Piece]:
+    """The same rows in pieces of a size; the last one may be smaller.
+
+    >>> one = lambda *rows: Piece((np.array(rows),), len(rows), lambda row: {0: row})
+    >>> [piece.data[0].tolist() for piece in recut([one(1, 2, 3), one(4), one(5, 6, 7)], 2)]
+    [[1, 2], [3, 4], [5, 6], [7]]
+    """
+    kept: deque[Piece] = deque()
+    rows = 0
+    for piece in pieces:
+        start = 0
+        while rows + piece.rows - start >= size:
+            stop = start + size - rows
+            kept.append(piece.part(start, stop))
+            yield joined(list(kept))
+            kept.clear()
+            start, rows = stop, 0
+        if start < piece.rows:
+            kept.append(piece.part(start, piece.rows))
+            rows += piece.rows - start
+    if kept:
+        yield joined(list(kept))
+
+
+def shuffled(pieces: Iterable[Piece], size: int, generator: np.random.Generator, place: Place) -> Iterator[Piece]:
+    """The rows of each buffer of so many in another order. A buffer's place is its end, once its last row is consumed.
+
+    Args:
+        place: where the rows begin.
+    """
+    for buffer in recut(pieces, size):
+        order = generator.permutation(buffer.rows)
+        data = tuple(one.take(pa.array(order)) if isinstance(one, pa.Table) else one[order] for one in buffer.data)
+        end = buffer.after(buffer.rows - 1)
+        yield Piece(data, buffer.rows, _at_the_end(buffer.rows, place, end))
+        place = end
+
+
+def _at_the_end(rows: int, before: Place, end: Place) -> Callable[[int], Place]:
+    return lambda row: end if row == rows - 1 else before
+
+
+@dataclass
+class Examples:
+    """Makes pieces of chunks, and counts the rows that are none.
+
+    Args:
+        topic: for what is said of rows.
+        operations: of the stream, done first.
+        features: what `X` is made of; None gives Arrow tables of all rows that were inserted.
+        target: the column of `y`.
+        tell: whether rows that are skipped are spoken of.
+
+    Attributes:
+        skipped: rows that should be examples and cannot be.
+    """
+
+    topic: str
+    operations: Sequence[Operation]
+    features: Features | None
+    target: str | None
+    tell: bool = True
+    skipped: int = 0
+    _waiting: set[int] = field(default_factory=set)
+
+    def pieces(self, chunks: Iterable[Chunk]) -> Iterator[Piece]:
+        """The examples among the rows, in their order."""
+        for chunk in chunks:
+            for where, reason in chunk.bad:
+                self._skip(where, reason)
+            if chunk.batch.num_rows:
+                yield from self._of(chunk)
+
+    def _of(self, chunk: Chunk) -> Iterator[Piece]:
+        numbered = chunk.batch.records.append_column("__order", pa.array(np.arange(chunk.batch.num_rows)))
+        for batch in self._operated(chunk, Batch(numbered)):
+            if "__order" not in batch.schema.names:
+                raise ValueError("a transform must keep the columns that begin with «__»: use Batch.with_columns")
+            batch = self._fresh(batch)
+            if not batch.num_rows:
+                continue
+            made = self._table(batch) if self.features is None else self._arrays(chunk, batch, self.features)
+            if made is not None:
+                data, at = made
+                yield Piece(data, len(at), _places(chunk, at))
+
+    def _operated(self, chunk: Chunk, batch: Batch) -> Iterator[Batch]:
+        """The stream's operations; a row at which one fails is skipped alone."""
+        if not self.operations:
+            yield batch
+            return
+        try:
+            result = batch
+            for operation in self.operations:
+                result = operation.apply(result)
+        except HeadraceError:
+            raise
+        except Exception as error:
+            if batch.num_rows == 1:
+                self._skip_row(chunk, batch, f"{type(error).__name__}: {error}")
+                return
+            half = batch.num_rows // 2
+            yield from self._operated(chunk, batch.slice(0, half))
+            yield from self._operated(chunk, batch.slice(half))
+            return
+        yield result
+
+    def _fresh(self, batch: Batch) -> Batch:
+        op = batch.op
+        fresh = (op == OPS["c"]) | (op == OPS["r"])
+        if self.target is not None and self.target in batch.schema.names:
+            fresh |= filled_in(batch, self.target, self._waiting)
+        return batch if fresh.all() else batch.filter(fresh)
+
+    def _table(self, batch: Batch) -> tuple[Data, Array]:
+        at = np.asarray(batch.column("__order"))
+        return (present(batch.records.drop_columns(["__order"])),), at
+
+    def _arrays(self, chunk: Chunk, batch: Batch, features: Features) -> tuple[Data, Array] | None:
+        """``(X,)`` or ``(X, y)``, and which rows of the chunk they are."""
+        target = self.target
+        if target is not None:
+            batch = self._labelled(chunk, batch, target)
+            if not batch.num_rows:
+                return None
+        made = matrix(batch, features, target)
+        at = np.asarray(batch.column("__order"))
+        X = made.X
+        if not made.valid.all():
+            for row in np.flatnonzero(~made.valid).tolist():
+                self._skip(_where(self.topic, chunk, int(at[row])), made.reasons[row])
+            X, at, batch = X[made.valid], at[made.valid], batch.filter(made.valid)
+        if not len(at):
+            return None
+        if not callable(features) and len(features) == 1 and isinstance(features[0], Image):
+            X = X.reshape(len(X), *features[0].shape)
+        return ((X,) if target is None else (X, labels(batch, target))), at
+
+    def _labelled(self, chunk: Chunk, batch: Batch, target: str) -> Batch:
+        missing = target not in batch.schema.names
+        given = np.zeros(batch.num_rows, bool) if missing else np.asarray(batch.column(target).is_valid())
+        if given.all():
+            return batch
+        reason = f"there is no column «{target}»" if missing else f"the target «{target}» is NULL"
+        for row in np.asarray(batch.column("__order"))[~given].tolist():
+            self._skip(_where(self.topic, chunk, row), reason)
+        return batch.filter(given)
+
+    def _skip_row(self, chunk: Chunk, batch: Batch, reason: str) -> None:
+        self._skip(_where(self.topic, chunk, int(np.asarray(batch.column("__order"))[0])), reason)
+
+    def _skip(self, where: str, reason: str) -> None:
+        self.skipped += 1
+        if self.tell and self.skipped <= REASONS:
+            more = " (the rest is counted only)" if self.skipped == REASONS else ""
+            logger.warning("%s is no example and was skipped: %s%s", where, reason, more)
+
+
+def _places(chunk: Chunk, at: Array) -> Callable[[int], Place]:
+    return lambda row: chunk.after(int(at[row]))
+
+
+def _where(topic: str, chunk: Chunk, row: int) -> str:
+    """A row's place, for people.
+
+    >>> from headrace.dataset.reading import Chunk
+    >>> _where("t", Chunk(Batch.of({"id": [5, 6]}), {0: 10}, 0, np.array([10, 11])), 1)
+    '«t» offset 11'
+    """
+    partition = f" partition {chunk.partition}" if chunk.partition else ""
+    return f"«{topic}»{partition} offset {chunk.offsets[row]}"
+
+
+def labels(batch: Batch, target: str) -> Array:
+    """The target's values: numbers as they are, NUMERIC as float64, words as objects.
+
+    >>> from decimal import Decimal
+    >>> labels(Batch.of({"y": [Decimal("1.5"), Decimal("2.0")]}), "y").tolist()
+    [1.5, 2.0]
+    """
+    column = batch.column(target)
+    if pa.types.is_decimal(column.type):
+        return numbers(column, batch.schema.field(target))[0]
+    return np.asarray(column.to_numpy(zero_copy_only=False))

@@ -1,0 +1,235 @@
+"""How good a model's answers were: over all rows so far, and over the newest ones.
+
+Test, then train ("prequential", Dawid 1984, https://doi.org/10.2307/2981683; Gama, Sebastião and Rodrigues 2013,
+https://doi.org/10.1007/s10994-012-5320-9): each row is answered before it is learned, so its answer is a fair test.
+
+A classifier's counts are a confusion matrix, a regressor's are sums; none of them depends on how rows were grouped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.errors import DeclarationError
+
+Array = npt.NDArray[Any]
+WINDOW_ROWS = 1000
+CLASSIFICATION = ("accuracy", "macro_f1")
+REGRESSION = ("mae", "rmse", "r2")
+_FROM_SUMS: dict[str, Callable[[Array, float], float]] = {
+    "mae": lambda sums, n: sums[0] / n,
+    "mse": lambda sums, n: sums[1] / n,
+    "rmse": lambda sums, n: float(np.sqrt(sums[1] / n)),
+    "r2": lambda sums, n: 1 - sums[1] / spread if (spread := sums[3] - sums[2] ** 2 / n) > 0 else float("nan"),
+}
+_FROM_COUNTS: dict[str, Callable[[Array], float]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """What is scored.
+
+    Attributes:
+        name: of the rows, as the metrics topic names them.
+        kind: ``"classification"`` or ``"regression"``.
+        window: how many of the newest rows the windowed figures are made of.
+        metrics: names; ``functions``: those that are not ours, by their names.
+    """
+
+    name: str
+    kind: str
+    window: int = WINDOW_ROWS
+    metrics: tuple[str, ...] = CLASSIFICATION
+    functions: Mapping[str, Any] = field(default_factory=dict)
+
+
+def score_spec(name: str, kind: str, metrics: Sequence[Any] | None, window: int) -> ScoreSpec:
+    """Check what a user asks to be scored.
+
+    Args:
+        metrics: names; functions of scikit-learn that take (y_true, y_pred); metric objects of River.
+
+    Raises:
+        DeclarationError: no such metric for this kind of model.
+
+    >>> score_spec("test", "regression", ["mae"], 500).metrics
+    ('mae',)
+    """
+    classifies = kind == "classification"
+    if window < 1:
+        raise DeclarationError(f"window={window} rows", advice="Give a positive number of rows.")
+    names: list[str] = []
+    functions: dict[str, Any] = {}
+    for one in metrics if metrics is not None else (CLASSIFICATION if classifies else REGRESSION):
+        known = _FROM_COUNTS if classifies else _FROM_SUMS
+        label = one if isinstance(one, str) else _name_of(one)
+        if label not in known:
+            if isinstance(one, str):
+                raise DeclarationError(
+                    f"there is no metric «{one}» for a {kind} model",
+                    advice=f"Take {', '.join(known)}, or a function of sklearn.metrics.",
+                )
+            if not classifies and not callable(one):
+                raise DeclarationError(
+                    f"River's {label} cannot be kept in a log",
+                    advice=f"Take {', '.join(known)}, or a function of sklearn.metrics.",
+                )
+            functions[label] = one
+        names.append(label)
+    return ScoreSpec(name, kind, window, tuple(dict.fromkeys(names)), functions)
+
+
+def _name_of(metric: Any) -> str:
+    own = getattr(metric, "__name__", None) or type(metric).__name__
+    aliases = {"MAE": "mae", "MSE": "mse", "RMSE": "rmse", "R2": "r2", "Accuracy": "accuracy", "MacroF1": "macro_f1"}
+    found = {"accuracy_score": "accuracy", "mean_absolute_error": "mae", "mean_squared_error": "mse", "r2_score": "r2"}
+    return aliases.get(own) or found.get(own) or _snake(own)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+class Scores:
+    """Answers of one stream beside the truth.
+
+    >>> scores = Scores(ScoreSpec("test", "classification"))
+    >>> scores.add(np.array([3, 1, 3]), np.array([3, 3, 3]))
+    >>> scores.rows, round(scores.values()["accuracy"], 2)
+    (3, 0.67)
+    """
+
+    def __init__(self, spec: ScoreSpec) -> None:
+        self.spec = spec
+        self.rows = 0
+        self.labels: list[Any] = []
+        self.confusion = np.zeros((0, 0), np.int64)
+        self.newest: tuple[Array, Array] = (np.empty(0), np.empty(0))
+        self.told_at = 0
+        self._sums = np.zeros(4)
+
+    def add(self, truth: Array, answers: Array) -> None:
+        """Score rows, in order; both of shape (n,)."""
+        if not len(truth):
+            return
+        self.rows += len(truth)
+        if self.spec.kind == "classification":
+            truth, answers = self._codes(np.column_stack([truth, answers]).reshape(-1)).reshape(-1, 2).T
+            self._widen()
+            np.add.at(self.confusion, (truth, answers), 1)
+        else:
+            truth, answers = np.asarray(truth, np.float64), np.asarray(answers, np.float64)
+            error = answers - truth
+            each = np.column_stack([np.abs(error), error**2, truth, truth**2])
+            # One after the other from the last sum on: the same bits however rows come.
+            self._sums = np.add.accumulate(np.concatenate([self._sums[None], each]))[-1]
+        keep = self.spec.window
+        old_truth, old_answers = self.newest if len(self.newest[0]) else (truth[:0], answers[:0])
+        self.newest = np.concatenate([old_truth, truth])[-keep:], np.concatenate([old_answers, answers])[-keep:]
+
+    def _codes(self, values: Array) -> Array:
+        """Labels as their numbers in the order in which they came up."""
+        distinct, where = np.unique(values, return_inverse=True)
+        known = {label: i for i, label in enumerate(self.labels)}
+        first = {label: int(np.argmax(where == i)) for i, label in enumerate(distinct.tolist()) if label not in known}
+        for label in sorted(first, key=first.__getitem__):
+            known[label] = len(self.labels)
+            self.labels.append(label)
+        return np.array([known[label] for label in distinct.tolist()], np.int64)[where]
+
+    def _widen(self) -> None:
+        k, had = len(self.labels), len(self.confusion)
+        if k > had:
+            wide = np.zeros((k, k), np.int64)
+            wide[:had, :had] = self.confusion
+            self.confusion = wide
+
+    def values(self) -> dict[str, float]:
+        """Every metric over all rows, and over the newest as ``window_…``."""
+        if not self.rows:
+            return {}
+        found: dict[str, float] = {}
+        windowed = self._of_window()
+        for name in self.spec.metrics:
+            function = self.spec.functions.get(name)
+            if self.spec.kind == "classification":
+                for prefix, counts in (("", self.confusion), ("window_", windowed)):
+                    value = _FROM_COUNTS[name](counts) if function is None else self._ask(function, counts)
+                    found[prefix + name] = float(value)
+            elif function is None:
+                found[name] = float(_FROM_SUMS[name](self._sums, self.rows))
+                found[f"window_{name}"] = float(_FROM_SUMS[name](windowed, len(self.newest[0])))
+            else:
+                found[f"window_{name}"] = float(function(*self.newest))
+        return found
+
+    def _of_window(self) -> Array:
+        truth, answers = self.newest
+        if self.spec.kind == "classification":
+            k = len(self.labels)
+            return np.bincount(truth.astype(np.int64) * k + answers.astype(np.int64), minlength=k * k).reshape(k, k)
+        error = answers - truth
+        return np.array([np.abs(error).sum(), (error**2).sum(), truth.sum(), (truth**2).sum()])
+
+    def _ask(self, metric: Any, counts: Array) -> float:
+        """A metric of scikit-learn or River, from counts."""
+        truth, answers = np.nonzero(counts)
+        weights = counts[truth, answers]
+        if not hasattr(metric, "update"):
+            labels = np.array(self.labels)
+            return float(metric(labels[truth], labels[answers], sample_weight=weights))
+        fresh = metric.clone()
+        for i, j, weight in zip(truth.tolist(), answers.tolist(), weights.tolist(), strict=True):
+            fresh.update(self.labels[i], self.labels[j], weight)
+        return float(fresh.get())
+
+    # -- kept with the task's state ---------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that scoring has changed."""
+        about = {"rows": self.rows, "told_at": self.told_at, "labels": json.dumps(self.labels)}
+        arrays = {"confusion": self.confusion, "truth": self.newest[0], "answers": self.newest[1], "sums": self._sums}
+        return {**about, **arrays}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of ``state``."""
+        self.rows, self.told_at = int(state["rows"]), int(state["told_at"])
+        self.labels = json.loads(state["labels"])
+        self.confusion = np.array(state["confusion"])
+        self.newest = np.array(state["truth"]), np.array(state["answers"])
+        self._sums = np.array(state["sums"])
+
+
+def _accuracy(counts: Array) -> float:
+    return float(np.trace(counts) / counts.sum())
+
+
+def _recalls(counts: Array) -> Array:
+    rows = counts.sum(axis=1)
+    return np.asarray(np.diag(counts)[rows > 0] / rows[rows > 0])
+
+
+def _macro_f1(counts: Array) -> float:
+    both = counts.sum(axis=0) + counts.sum(axis=1)
+    used = both > 0
+    return float((2 * np.diag(counts)[used] / both[used]).mean())
+
+
+def _cohen_kappa(counts: Array) -> float:
+    total = counts.sum()
+    chance = float((counts.sum(axis=0) * counts.sum(axis=1)).sum()) / total**2
+    return float("nan") if chance == 1 else (_accuracy(counts) - chance) / (1 - chance)
+
+
+_FROM_COUNTS |= {
+    "accuracy": _accuracy,
+    "balanced_accuracy": lambda counts: float(_recalls(counts).mean()),
+    "macro_f1": _macro_f1,
+    "cohen_kappa": _cohen_kappa,
+}

@@ -1,0 +1,170 @@
+"""Learning in cuts: rows are kept until their cut is complete, then the learner gets them as one.
+
+What changes a task's state lies here; which rows are taken, and where cuts are, is said by `headrace.step`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace.events import Ints, Swap, Tick
+from headrace.learn.base import Array
+from headrace.state import Ended, Kept, State
+from headrace.task import ModelTask
+
+PIECE_ROWS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Accepted rows to learn, in order: their places, features, targets and weights."""
+
+    order: Ints
+    X: Array
+    y: Array | None
+    weight: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def rows(self, start: int, end: int) -> Kept:
+        """Some of them, as they are kept."""
+        y, weight = self.y, self.weight
+        return Kept(
+            self.X[start:end], None if y is None else y[start:end], None if weight is None else weight[start:end]
+        )
+
+
+def joined(parts: list[Examples]) -> Examples:
+    """Examples of several batches in one order."""
+    if not parts:
+        return Examples(np.empty(0, np.int64), np.empty((0, 0)), None)
+    if len(parts) == 1:
+        return parts[0]
+    order = np.concatenate([one.order for one in parts])
+    by = np.argsort(order, kind="stable")
+    width = max(one.X.shape[1] for one in parts)
+    X = np.concatenate([one.X for one in parts if one.X.shape[1] == width])
+    ys = [one.y for one in parts if one.y is not None]
+    weights = [one.weight for one in parts if one.weight is not None]
+    return Examples(
+        order[by],
+        np.ascontiguousarray(X[by]),
+        np.concatenate(ys)[by] if ys else None,
+        np.concatenate(weights)[by] if weights else None,
+    )
+
+
+def absorb(state: State, rows: Kept) -> None:
+    """Add rows to the incomplete cut; of a long one, whole pieces are learned ahead of what answers."""
+    at = 0
+    while len(rows) - at > (room := PIECE_ROWS - sum(map(len, state.pending))):
+        _keep(state, rows.slice(at, at + room))
+        at += room
+        if state.at_cut is None:
+            state.at_cut = copy.deepcopy(state.learner)
+        _learn_pending(state)
+    _keep(state, rows.slice(at, len(rows)))
+
+
+def _keep(state: State, rows: Kept) -> None:
+    if len(rows):
+        state.pending.append(rows)
+        state.pending_rows += len(rows)
+
+
+def _learn_pending(state: State) -> None:
+    """Give the kept rows to the learner, as one piece."""
+    assert state.learner is not None
+    if not state.pending:
+        return
+    rows = Kept.joined(state.pending)
+    state.pending = []
+    if rows.weight is None:
+        state.learner.learn(rows.X, rows.y)
+    else:
+        state.learner.learn(rows.X, rows.y, sample_weight=rows.weight)  # type: ignore[call-arg]  # it was checked
+    state.counters.learned += len(rows)
+    state.lineage_rows += len(rows)
+
+
+def close_cut(task: ModelTask, state: State, *, seen: bool, known: Mapping[str, int], reach: Mapping[str, int]) -> None:
+    """The incomplete cut is complete: learn what is left of it.
+
+    Args:
+        seen: whether its transaction is over; else the model before it goes on answering.
+        known: how many words of each category its rows have shown, and all before them.
+        reach: topic -> offset after the last row that it has taken.
+    """
+    if not seen and state.shown is None:
+        state.shown = state.at_cut or copy.deepcopy(state.learner)
+        state.shown_position, state.shown_version, state.shown_rows = state.position, state.version, state.cut_rows
+        state.shown_known = dict(state.known)
+    rows_before = state.cut_rows
+    _learn_pending(state)
+    state.at_cut = None
+    state.position = state.pending_position or state.position
+    state.known = dict(known)
+    state.reach = dict(reach)
+    state.pending_rows, state.pending_position = 0, None
+    state.counters.cuts += 1
+    if seen:
+        state.shown = state.shown_position = None
+        apply_swap(task, state)
+    every = task.versions.every
+    if every and state.lineage_rows // every > rows_before // every:
+        end_version(state)
+        state.version += 1
+
+
+def end_version(state: State) -> None:
+    """Remember what a version was when it ended; whoever runs the step stores it."""
+    assert state.learner is not None
+    state.ended.append(
+        Ended(
+            state.version,
+            state.learner.state(),
+            state.position,
+            state.lineage_rows,
+            dict(state.reach),
+            {name: {"rows": one.rows, **one.values()} for name, one in state.scores.items() if one.rows},
+            dict(state.known),
+        )
+    )
+
+
+def apply_swap(task: ModelTask, state: State) -> None:
+    """Another version takes the model's place, if one is waiting."""
+    if state.swap is None:
+        return
+    swap, state.swap = state.swap, None
+    end_version(state)
+    learner = copy.deepcopy(task.learner)
+    learner.restore(dict(swap.state))
+    state.learner = learner
+    state.version, state.position, state.lineage_rows = swap.version, swap.position, swap.rows
+    state.known = dict(swap.known)
+
+
+def swap(task: ModelTask, state: State, event: Swap) -> None:
+    """Take another version at the next place between two cuts; at once when this is one."""
+    state.swap = event
+    if not state.pending_rows and state.shown is None and state.at_cut is None and state.open_key is None:
+        apply_swap(task, state)
+
+
+def tick(task: ModelTask, state: State, event: Tick) -> None:
+    """Time passed: an idle duration's cut is complete, or any cut that a user closes."""
+    state.watermark_us = max(state.watermark_us, event.ts_us)
+    known = {column: len(words) for column, words in state.words.items()}
+    if event.explicit:
+        if state.pending_rows == 0 and state.learner is not None and task.feature_names:
+            width = getattr(state.learner, "width", None) or len(task.feature_names)
+            state.learner.learn(np.empty((0, width)))
+        close_cut(task, state, seen=True, known=known, reach=state.pending_reach)
+    elif task.cut.duration_us and state.pending_rows and state.watermark_us // task.cut.duration_us > state.window:
+        close_cut(task, state, seen=True, known=known, reach=state.pending_reach)
