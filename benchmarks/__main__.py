@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "transaction": (5_000_000, (None,)),
     # These say their targets with their figures.
     "adapters": (20_000, ()),
+    "evaluate": (60_000, ()),
     "kafka-read": (1_000_000, ()),
     "kafka-capture": (500_000, ()),
     "kafka-latency": (30_000, ()),
@@ -34,7 +35,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "kafka-memory": (10_000_000, ()),
 }
 GROUPS = {
-    "all": ("capture", "snapshot", "pipeline", "latency", "kmeans"),
+    "all": ("capture", "snapshot", "pipeline", "latency", "kmeans", "adapters", "evaluate"),
     "kafka": ("kafka-read", "kafka-capture", "kafka-latency", "kafka-transactions"),
 }
 

@@ -5,6 +5,7 @@ A line stands at the place of a row: it holds what was scored up to there, and i
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,13 @@ class Place:
     ts_us: int
 
 
-def scored(task: ModelTask, state: State, plan: EvaluatePlan, query: Query, merged: Merged, *, open_end: bool) -> Batch:
+Line = tuple[int, Place, dict[str, Any]]
+"""A row's place among those of the event and in the log, and the line that stands there."""
+
+
+def scored(
+    task: ModelTask, state: State, plan: EvaluatePlan, query: Query, merged: Merged, *, open_end: bool
+) -> list[Line]:
     """Compare a query's answers with the truth; the lines that are due.
 
     Args:
@@ -41,26 +48,27 @@ def scored(task: ModelTask, state: State, plan: EvaluatePlan, query: Query, merg
     scores = state.scores[plan.spec.name]
     rows = _scorable(query, task)
     if not len(rows):
-        return _lines([])
+        return []
     truth = query.batch.column(str(task.target)).take(pa.array(rows)).to_numpy(zero_copy_only=False)
     answers = query.column().take(pa.array(rows)).to_numpy(zero_copy_only=False)
+    truth, answers = scores.coded(truth, answers)
     transactions = merged.transactions[query.order[rows]]
     ends = np.flatnonzero(np.append(transactions[1:] != transactions[:-1], not open_end)) + 1
     by = np.repeat(np.arange(len(query.answered)), [count for count, _, _ in query.answered])[rows]
-    lines: list[Batch] = []
+    lines: list[Line] = []
     done, before = 0, scores.rows
     while done < len(rows):
         due = scores.told_at + (plan.every or _gap(scores.told_at)) - before
         following = ends[np.searchsorted(ends, max(due, done + 1)) :]
         end = int(following[0]) if len(following) else len(rows)
-        scores.add(truth[done:end], answers[done:end])
+        scores.add_coded(truth[done:end], answers[done:end])
         if len(following):
             scores.told_at = scores.rows
             at = int(query.order[rows[end - 1]])
             place = Place(int(merged.lsn[at]), int(merged.index[at]), int(merged.ts_us[at]))
-            lines.append(_line(task, scores, query.answered[int(by[end - 1])][1], place))
+            lines.append((at, place, _line(task, scores, query.answered[int(by[end - 1])][1])))
         done = end
-    return _lines(lines)
+    return lines
 
 
 def _gap(told_at: int) -> int:
@@ -82,20 +90,20 @@ def _scorable(query: Query, task: ModelTask) -> Ints:
     return np.flatnonzero(fit)
 
 
-def held_out(task: ModelTask, state: State, plan: EvaluatePlan, place: Place) -> Batch:
+def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: Place) -> list[Line]:
     """The fixed set, answered by the model as it is now, if a line is due."""
     scores = state.scores[plan.spec.name]
     learned = state.lineage_rows
     by = state.answering
     if not by.learner.ready or (plan.every and learned < scores.told_at + plan.every):
-        return _lines([])
+        return []
     X, truth = _fixed(task, plan, by)
     # Each line is about the whole set, not about more and more of it.
     fresh = Scores(plan.spec)
     fresh.add(truth, predict_in_blocks(by.learner.predict, X))
     fresh.told_at = learned
     state.scores[plan.spec.name] = fresh
-    return _lines([_line(task, fresh, by, place)])
+    return [(at, place, _line(task, fresh, by))]
 
 
 def _fixed(task: ModelTask, plan: EvaluatePlan, by: Answering) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -107,30 +115,46 @@ def _fixed(task: ModelTask, plan: EvaluatePlan, by: Answering) -> tuple[npt.NDAr
     return found.X[keep], truth
 
 
-def _line(task: ModelTask, scores: Scores, by: Answering, place: Place) -> Batch:
-    values = scores.values()
-    columns: dict[str, Any] = {
-        "stream": pa.array([scores.spec.name]),
-        "rows": pa.array([scores.rows], pa.int64()),
-        "learned": pa.array([by.rows], pa.int64()),
-        "window": pa.array([len(scores.newest[0])], pa.int64()),
-        **{name: pa.array([value], pa.float64()) for name, value in values.items()},
-        "model": pa.array([task.name]),
-        "model_version": pa.array([by.version], pa.int64()),
-        "model_position": pa.array([str(by.position) if by.position else None], pa.string()),
+def _line(task: ModelTask, scores: Scores, by: Answering) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "stream": scores.spec.name,
+        "rows": scores.rows,
+        "learned": by.rows,
+        "window": len(scores.newest[0]),
+        **scores.values(),
+        "model": task.name,
+        "model_version": by.version,
+        "model_position": str(by.position) if by.position else None,
     }
     if scores.spec.kind == "classification":
-        k = len(scores.labels)
-        columns["labels"] = pa.array([[str(one) for one in scores.labels]], pa.list_(pa.string()))
-        columns["confusion"] = pa.array([scores.confusion.reshape(k * k).tolist()], pa.list_(pa.int64()))
-    at = np.array([place.index], np.int64)
-    return Batch.of(columns, lsn=place.lsn, index=at, ts_us=place.ts_us)
+        line |= {"labels": list(map(str, scores.labels)), "confusion": scores.confusion.reshape(-1).tolist()}
+    return line
 
 
-def _lines(lines: list[Batch]) -> Batch:
-    if not lines:
-        return Batch.of({})
-    return Batch(pa.concat_batches([line.records for line in lines]))
+_TYPES = {
+    **dict.fromkeys(("stream", "model", "model_position"), pa.string()),
+    **dict.fromkeys(("rows", "learned", "window", "model_version"), pa.int64()),
+    "labels": pa.list_(pa.string()),
+    "confusion": pa.list_(pa.int64()),
+}
+
+
+def in_order(lines: list[Line]) -> list[Batch]:
+    """Lines in the order of their places; those with the same columns that follow each other as one batch."""
+    ordered = sorted(lines, key=lambda one: one[0])
+    return [_batch(list(run)) for _, run in itertools.groupby(ordered, key=lambda one: tuple(one[2]))]
+
+
+def _batch(lines: list[Line]) -> Batch:
+    names = list(lines[0][2])
+    columns = {name: pa.array([line[name] for *_, line in lines], _TYPES.get(name, pa.float64())) for name in names}
+    places = [place for _, place, _ in lines]
+    return Batch.of(
+        columns,
+        lsn=np.array([place.lsn for place in places], np.uint64),
+        index=np.array([place.index for place in places], np.int64),
+        ts_us=np.array([place.ts_us for place in places], np.int64),
+    )
 
 
 def reused(plan: EvaluatePlan, task: ModelTask) -> int | None:

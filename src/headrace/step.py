@@ -29,7 +29,7 @@ from headrace.learn.category import new_words
 from headrace.learn.features import depend_on_the_log, growing, matrix, resolved, unsized
 from headrace.learning import Examples, absorb, apply_swap, close_cut, joined, swap, tick
 from headrace.position import Position
-from headrace.scoring import Place, held_out, reused, scored
+from headrace.scoring import Line, Place, held_out, in_order, reused, scored
 from headrace.state import State
 from headrace.task import EvaluatePlan, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask, Task
 
@@ -54,7 +54,8 @@ def _step(task: ModelTask, state: State, event: Event) -> list[Output]:
         tick(task, state, event)
     else:
         swap(task, state, event)
-    return _held_out(task, state) if state.counters.cuts > cuts else []
+    lines = _held_out(task, state, 0) if state.counters.cuts > cuts else []
+    return [(task.metrics_topic, batch) for batch in in_order(lines)]
 
 
 def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
@@ -116,12 +117,11 @@ def _emit(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) ->
     return outputs
 
 
-def _held_out(task: ModelTask, state: State) -> list[Output]:
+def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
     """What the fixed sets say of the model as it is now."""
     position = state.position
     place = Place(position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
-    found = [held_out(task, state, plan, place) for plan in task.evaluate if plan.rows is not None]
-    return [(task.metrics_topic, lines) for lines in found if lines.num_rows]
+    return [line for plan in task.evaluate if plan.rows is not None for line in held_out(task, state, plan, at, place)]
 
 
 # -- the model's step ---------------------------------------------------------------------------------------------
@@ -138,13 +138,14 @@ class _ModelStep:
         # Category -> places of the rows that showed its new words.
         self.births: dict[str, Ints] = {}
         self.outputs: list[Output] = []
+        self.lines: list[Line] = []
 
     def run(self) -> list[Output]:
         state, merged = self.state, self.merged
         examples = self._examples()
         queries = [query for plan in self.task.predict for query in self._queries(plan)]
-        scored = [one for plan in self.task.evaluate if plan.stream for one in self._scored(plan, queries)]
-        asked = list(dict.fromkeys([query for _, query in queries] + [query for _, query in scored]))
+        compared = [one for plan in self.task.evaluate if plan.stream for one in self._scored(plan, queries)]
+        asked = list(dict.fromkeys([query for _, query in queries] + [query for _, query in compared]))
         windows = self._windows()
         if state.shown is not None:
             self._end_open_transaction(asked)
@@ -161,9 +162,9 @@ class _ModelStep:
         self._finish(examples, windows)
         for predict, query in queries:
             self._emit(predict, query)
-        for evaluate, query in scored:
-            self._score(evaluate, query)
-        return self.outputs
+        for evaluate, query in compared:
+            self.lines += scored(self.task, state, evaluate, query, merged, open_end=not self.complete)
+        return self.outputs + [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
 
     def _end_open_transaction(self, asked: Sequence[Query]) -> None:
         """The transaction left open by the last event ends here, or at the end of these rows, or later still."""
@@ -193,7 +194,7 @@ class _ModelStep:
         with self._refusals():
             close_cut(self.task, state, seen=seen, known=known, reach=self._reach(last) if end else state.pending_reach)
         if seen and any(plan.rows is not None for plan in self.task.evaluate):
-            self.outputs += _held_out(self.task, state)
+            self.lines += _held_out(self.task, state, max(last, 0))
 
     def _reach(self, last: int) -> dict[str, int]:
         """Topic -> offset after the last row up to a place, of the topics that are learned."""
@@ -362,11 +363,6 @@ class _ModelStep:
             if batch.num_rows:
                 found.append((plan, Query(batch, order_of(batch), self.task)))
         return found
-
-    def _score(self, plan: EvaluatePlan, query: Query) -> None:
-        lines = scored(self.task, self.state, plan, query, self.merged, open_end=not self.complete)
-        if lines.num_rows:
-            self.outputs.append((self.task.metrics_topic, lines))
 
     def _asks(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """Inserts and snapshot reads ask for an answer, and updates that change a feature or may have."""

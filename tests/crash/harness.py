@@ -28,7 +28,7 @@ from headrace.testing.servers import PostgresServer
 PIPELINE = Path(__file__).parent / "pipeline.py"
 FOREIGN = Path(__file__).parent / "foreign.py"
 Location = str | Path
-OUTPUTS = ("counted_out", "each_out", "copied", "c.public.c_train", "c.public.c_test")
+OUTPUTS = ("counted_out", "each_out", "scored_out", "scored-metrics", "copied", "c.public.c_train", "c.public.c_test")
 
 
 def database(server: PostgresServer, name: str) -> str:
@@ -166,7 +166,7 @@ def contents(
     positions: bool = True,
     name: str = "crash",
     outputs: Sequence[str] = OUTPUTS,
-    models: Sequence[str] = ("counted", "each"),
+    models: Sequence[str] = ("counted", "each", "scored"),
 ) -> dict[str, Any]:
     """Everything that two runs of one pipeline must agree on."""
     held = open_log(log, writer=False, name=name, codec=codec_for())

@@ -108,7 +108,7 @@ class Scores:
     def __init__(self, spec: ScoreSpec) -> None:
         self.spec = spec
         self.rows = 0
-        self.labels: list[Any] = []
+        self._labels: list[Any] = []
         self.confusion = np.zeros((0, 0), np.int64)
         self.newest: tuple[Array, Array] = (np.empty(0), np.empty(0))
         self.told_at = 0
@@ -116,39 +116,53 @@ class Scores:
 
     def add(self, truth: Array, answers: Array) -> None:
         """Score rows, in order; both of shape (n,)."""
+        self.add_coded(*self.coded(truth, answers))
+
+    def coded(self, truth: Array, answers: Array) -> tuple[Array, Array]:
+        """Rows as they are added: labels as their numbers in the order in which they come up, or numbers."""
+        if self.spec.kind != "classification":
+            return np.asarray(truth, np.float64), np.asarray(answers, np.float64)
+        both = np.column_stack([truth, answers]).reshape(-1)
+        distinct, first, where = np.unique(both, return_index=True, return_inverse=True)
+        values = distinct.tolist()
+        known = {label: i for i, label in enumerate(self._labels)}
+        for i in np.argsort(first).tolist():
+            if values[i] not in known:
+                known[values[i]] = len(self._labels)
+                self._labels.append(values[i])
+        codes = np.array([known[label] for label in values], np.int64)[where].reshape(-1, 2)
+        return codes[:, 0], codes[:, 1]
+
+    def add_coded(self, truth: Array, answers: Array) -> None:
+        """Score rows that `coded` gave."""
         if not len(truth):
             return
         self.rows += len(truth)
         if self.spec.kind == "classification":
-            truth, answers = self._codes(np.column_stack([truth, answers]).reshape(-1)).reshape(-1, 2).T
-            self._widen()
-            np.add.at(self.confusion, (truth, answers), 1)
+            had, k = len(self.confusion), max(len(self.confusion), int(truth.max()) + 1, int(answers.max()) + 1)
+            if k > had:
+                wide = np.zeros((k, k), np.int64)
+                wide[:had, :had] = self.confusion
+                self.confusion = wide
+            self.confusion += np.bincount(truth * k + answers, minlength=k * k).reshape(k, k)
         else:
-            truth, answers = np.asarray(truth, np.float64), np.asarray(answers, np.float64)
             error = answers - truth
             each = np.column_stack([np.abs(error), error**2, truth, truth**2])
             # One after the other from the last sum on: the same bits however rows come.
             self._sums = np.add.accumulate(np.concatenate([self._sums[None], each]))[-1]
         keep = self.spec.window
-        old_truth, old_answers = self.newest if len(self.newest[0]) else (truth[:0], answers[:0])
-        self.newest = np.concatenate([old_truth, truth])[-keep:], np.concatenate([old_answers, answers])[-keep:]
+        if len(truth) >= keep or not len(self.newest[0]):
+            self.newest = truth[-keep:], answers[-keep:]
+        else:
+            self.newest = (
+                np.concatenate([self.newest[0], truth])[-keep:],
+                np.concatenate([self.newest[1], answers])[-keep:],
+            )
 
-    def _codes(self, values: Array) -> Array:
-        """Labels as their numbers in the order in which they came up."""
-        distinct, where = np.unique(values, return_inverse=True)
-        known = {label: i for i, label in enumerate(self.labels)}
-        first = {label: int(np.argmax(where == i)) for i, label in enumerate(distinct.tolist()) if label not in known}
-        for label in sorted(first, key=first.__getitem__):
-            known[label] = len(self.labels)
-            self.labels.append(label)
-        return np.array([known[label] for label in distinct.tolist()], np.int64)[where]
-
-    def _widen(self) -> None:
-        k, had = len(self.labels), len(self.confusion)
-        if k > had:
-            wide = np.zeros((k, k), np.int64)
-            wide[:had, :had] = self.confusion
-            self.confusion = wide
+    @property
+    def labels(self) -> list[Any]:
+        """Labels in the order of the confusion matrix."""
+        return self._labels[: len(self.confusion)]
 
     def values(self) -> dict[str, float]:
         """Every metric over all rows, and over the newest as ``window_…``."""
@@ -172,8 +186,8 @@ class Scores:
     def _of_window(self) -> Array:
         truth, answers = self.newest
         if self.spec.kind == "classification":
-            k = len(self.labels)
-            return np.bincount(truth.astype(np.int64) * k + answers.astype(np.int64), minlength=k * k).reshape(k, k)
+            k = len(self.confusion)
+            return np.bincount(truth * k + answers, minlength=k * k).reshape(k, k)
         error = answers - truth
         return np.array([np.abs(error).sum(), (error**2).sum(), truth.sum(), (truth**2).sum()])
 
@@ -200,7 +214,7 @@ class Scores:
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of ``state``."""
         self.rows, self.told_at = int(state["rows"]), int(state["told_at"])
-        self.labels = json.loads(state["labels"])
+        self._labels = json.loads(state["labels"])
         self.confusion = np.array(state["confusion"])
         self.newest = np.array(state["truth"]), np.array(state["answers"])
         self._sums = np.array(state["sums"])
