@@ -163,3 +163,62 @@ def test_a_pipeline_of_river_knows_features_by_their_names(database: Database, t
     report = verify(app.plan(), held)
     held.close()
     assert report.result == "equal", report
+
+
+def catch(dsn: str, log: Path) -> hr.App:
+    app = hr.App("catch", log=log)
+    fish = app.postgres(dsn, tables=r"public\.fish", prefix="s")["public.fish"]
+    weight = app.model(
+        "weight",
+        SGDRegressor(learning_rate="constant", eta0=0.05),
+        features=[hr.category("species", coding="treatment"), hr.vector("shape"), "length"],
+        target="weight",
+        versions=50,
+    )
+    weight.learn(fish, every=10, sample_weight="trust")
+    weight.predict(fish).to("weights")
+    weight.evaluate(fish)
+    return app
+
+
+def test_words_vectors_of_pgvector_weights_and_scores(database: Database, tmp_path: Path) -> None:
+    log = tmp_path / "catch.headrace"
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("create extension if not exists vector")
+        connection.execute(
+            "create table fish (id serial primary key, species text, shape vector(3), length float8, trust real,"
+            " weight float8)"
+        )
+
+        def insert(n: int) -> None:
+            for i in range(n):
+                species = ("Bream", "Pike", "Roach")[i % 3]
+                shape = RNG.normal(size=3).round(3)
+                length = float(RNG.normal())
+                weight = 1.0 + i % 3 + shape[0] + 0.5 * length
+                connection.execute(
+                    "insert into fish (species, shape, length, trust, weight) values (%s, %s, %s, %s, %s)",
+                    [species, str(shape.tolist()), length, 1.0 + i % 2, weight],
+                )
+
+        insert(150)
+        with catch(database.dsn, log).start() as running:
+            running.wait(60)
+        app = catch(database.dsn, log)
+        with app.start() as running:
+            insert(150)
+            connection.execute("insert into fish (species, shape, length, weight) values ('Pike', '[1,2,3]', 1, 1)")
+            running.wait(60)
+            assert running["weight"].version == 7
+            told = running["weight"].predict({"species": "Bream", "shape": "[0,0,0]", "length": 0.0})
+    lines = app.topic("weight-metrics").read().to_arrow().to_pylist()
+    assert lines[-1]["window_mae"] < lines[20]["mae"] and lines[-1]["r2"] > 0.8
+    assert abs(told[0] - 1.0) < 0.3
+    letters = app.topic("s.public.fish.dlq").read().to_arrow().to_pylist()
+    assert [letter["reason"] for letter in letters] == ["the weight «trust» is None"]
+    plan = app.plan()
+    held = open_log(log, writer=False, name=plan.app, codec=codec_for(plan.formats))
+    try:
+        assert verify(plan, held).result == "equal"
+    finally:
+        held.close()
