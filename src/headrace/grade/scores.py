@@ -9,6 +9,7 @@ A classifier's counts are a confusion matrix, a regressor's are sums; none of th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,8 +165,11 @@ class Scores:
         """Labels in the order of the confusion matrix."""
         return self._labels[: len(self.confusion)]
 
-    def values(self) -> dict[str, float]:
-        """Every metric over all rows, and over the newest as ``window_…``."""
+    def values(self) -> dict[str, float | None]:
+        """Every metric over all rows, and over the newest as ``window_…``.
+
+        None where it is not defined, as R² of one row.
+        """
         if not self.rows:
             return {}
         found: dict[str, float] = {}
@@ -181,7 +185,7 @@ class Scores:
                 found[f"window_{name}"] = float(_FROM_SUMS[name](windowed, len(self.newest[0])))
             else:
                 found[f"window_{name}"] = float(function(*self.newest))
-        return found
+        return {name: None if math.isnan(value) else value for name, value in found.items()}
 
     def _of_window(self) -> Array:
         truth, answers = self.newest
