@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ROUNDS ?= 200
 WORKERS ?= 2
 
-.PHONY: demo test jars check lint types doctest crash soak bench wheel clean
+.PHONY: demo test test-torch jars check lint types doctest crash soak bench wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,16 @@ test: $(VENV)/.installed jars  ## the whole test suite
 
 jars: $(VENV)/.installed  ## what the tests with Kafka need, into a cache; without Java, Maven or a network they skip
 	@$(BIN)/python -m headrace.testing.servers.fetch || true
+
+.venv-torch/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --upgrade pip
+	.venv-torch/bin/python -m pip install --quiet --editable . --group dev --group torch
+	touch $@
+
+test-torch: .venv-torch/.installed  ## models of PyTorch, and of Keras on PyTorch; in an environment of its own: torch is 5 GB
+	.venv-torch/bin/python -m pytest tests/learn/test_torch.py
+	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest tests/learn/test_keras.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -51,4 +61,4 @@ wheel: $(VENV)/.installed
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-torch dist build .pytest_cache .mypy_cache .ruff_cache

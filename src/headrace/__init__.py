@@ -9,9 +9,10 @@
 Stream(iris_predictions)
 """
 
-from headrace import errors, testing
+from headrace import errors, plot, testing
 from headrace.app import App
 from headrace.batch import Batch
+from headrace.learn import adapters
 from headrace.learn.base import Learner
 from headrace.learn.category import category
 from headrace.learn.images import image, vector
@@ -20,4 +21,4 @@ from headrace.transform.expressions import text
 
 __version__ = "0.1.0"
 
-__all__ = ["App", "Batch", "KMeans", "Learner", "category", "errors", "image", "testing", "text", "vector"]
+__all__ = ["App", "Batch", "KMeans", "Learner", "adapters", "category", "errors", "image", "plot", "testing", "text", "vector"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from headrace.errors import DeclarationError
@@ -13,7 +14,8 @@ def adapted(model: Any, *, classes: Iterable[Any] | None = None, names: Sequence
     """A model as a learner; a learner is one already.
 
     Args:
-        model: a learner, an estimator of scikit-learn, or a model of River.
+        model: a learner, an estimator of scikit-learn, a model of River, a compiled model of Keras, or what `keras` or
+            `torch` gave.
         classes: every label, for classifiers.
         names: of the features, for models that know them by name.
 
@@ -24,6 +26,8 @@ def adapted(model: Any, *, classes: Iterable[Any] | None = None, names: Sequence
     >>> type(adapted(SGDRegressor())).__name__
     'SklearnLearner'
     """
+    if isinstance(model, WithOptions):
+        return model.learner(classes=classes)
     if isinstance(model, Learner):
         if classes is not None:
             raise DeclarationError(f"{type(model).__name__} takes no classes=", advice="Leave it out.")
@@ -36,8 +40,92 @@ def adapted(model: Any, *, classes: Iterable[Any] | None = None, names: Sequence
         from headrace.learn.adapters.river import RiverLearner
 
         return RiverLearner(model, classes=classes, names=names)
+    if _is_a("keras", "Model", model):
+        return keras(model).learner(classes=classes)
+    if _is_a("torch", "Module", model):
+        raise DeclarationError(
+            f"{type(model).__name__} does not say how it learns",
+            advice="hr.adapters.torch(module, optimizer=…, loss=…)",
+        )
     raise DeclarationError(
         f"{type(model).__name__} is not a learner",
-        advice="Take an estimator of scikit-learn with partial_fit, a model of River, or a class with learn, predict, "
-        "ready, parameters, state and restore (headrace.Learner).",
+        advice="Take an estimator of scikit-learn with partial_fit, a model of River, a compiled model of Keras, a "
+        "PyTorch module in hr.adapters.torch(…), or a class with learn, predict, ready, parameters, state and restore "
+        "(headrace.Learner).",
     )
+
+
+@dataclass(frozen=True)
+class WithOptions:
+    """A model and how it is to learn, for `App.model`."""
+
+    model: Any
+    make: Callable[..., Learner]
+    options: Mapping[str, Any]
+
+    def learner(self, *, classes: Iterable[Any] | None = None) -> Learner:
+        """The learner.
+
+        Raises:
+            DeclarationError: the model, or the options, cannot be taken.
+        """
+        return self.make(self.model, classes=classes, **self.options)
+
+
+def keras(
+    model: Any,
+    *,
+    shape: tuple[int, ...] | None = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    pretrained: bool = False,
+) -> WithOptions:
+    """A compiled model of Keras 3 with options; without any, the model itself does.
+
+    Args:
+        model: compiled and built.
+        shape: of one row, where the model does not say it, or leaves a size open.
+        batch_size: rows of one update; None: each cut is one update.
+        epochs: how often each cut is learned.
+        pretrained: it answers before it has learned here, as a model does whose weights were loaded.
+    """
+    from headrace.learn.adapters.keras_model import KerasLearner
+
+    options = {"shape": shape, "batch_size": batch_size, "epochs": epochs, "pretrained": pretrained}
+    return WithOptions(model, KerasLearner, options)
+
+
+def torch(
+    module: Any,
+    *,
+    optimizer: Any,
+    loss: Any,
+    shape: tuple[int, ...] | None = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    seed: int = 0,
+    pretrained: bool = False,
+) -> WithOptions:
+    """A `torch.nn.Module` with what it needs to learn.
+
+    Args:
+        module: the network.
+        optimizer: made of its parameters, or a function that makes one of parameters.
+        loss: as ``loss(outputs, targets)``.
+        shape: of one row, where the network does not begin with a `torch.nn.Linear`.
+        batch_size: rows of one update; None: each cut is one update.
+        epochs: how often each cut is learned.
+        seed: of the generator that Dropout draws from.
+        pretrained: it answers before it has learned here, as a module does whose weights were loaded.
+    """
+    from headrace.learn.adapters.torch_module import TorchLearner
+
+    options = {"optimizer": optimizer, "loss": loss, "shape": shape, "seed": seed}
+    more = {"batch_size": batch_size, "epochs": epochs, "pretrained": pretrained}
+    return WithOptions(module, TorchLearner, {**options, **more})
+
+
+def _is_a(library: str, name: str, model: Any) -> bool:
+    """Whether a class of this name of a library is among a model's; nothing is imported for the answer."""
+    kinds = type(model).__mro__
+    return any(kind.__name__ == name and kind.__module__.partition(".")[0] == library for kind in kinds)

@@ -150,16 +150,7 @@ class RiverLearner:
         Raises:
             LearnError: this installation did not write it, nothing of it has been made then; or it is of another River.
         """
-        data = np.asarray(state.get("pickle", ()), np.uint8).tobytes()
-        if not is_ours(_PURPOSE, data, str(state.get("@signature"))):
-            raise LearnError(
-                f"a stored River model was not written by this installation (key {key_file()})",
-                advice="Loading it could run anything. Copy the key of the machine that wrote it, or learn it again.",
-            )
-        try:
-            model = pickle.loads(data)
-        except Exception as error:  # whatever another version's classes raise
-            raise LearnError(f"a stored River model cannot be read by this River: {error}") from error
+        model = _loaded(state)
         if type(model) is not type(self._model):
             raise LearnError(f"a stored model is a {type(model).__name__}, not a {type(self._model).__name__}")
         self._model = model
@@ -198,6 +189,30 @@ class RiverLearner:
         if not np.isfinite(y).all():
             raise BadRows("a target that is no finite number", rows=np.flatnonzero(~np.isfinite(y)).tolist())
         return list(y.tolist())
+
+
+def made_again(state: State, *, classes: Iterable[Any] | None, names: Sequence[str] | None) -> RiverLearner:
+    """The learner whose state this is, as it was declared.
+
+    Raises:
+        LearnError: as for `RiverLearner.restore`.
+    """
+    return RiverLearner(_loaded(state), classes=classes, names=names)
+
+
+def _loaded(state: State) -> Any:
+    """The model in a state that this installation wrote; nothing of another one is read."""
+    data = np.asarray(state.get("pickle", ()), np.uint8).tobytes()
+    if not is_ours(_PURPOSE, data, str(state.get("@signature"))):
+        raise LearnError(
+            f"a stored River model was not written by this installation (key {key_file()})",
+            advice="Loading it could run anything. Copy the key of the machine that wrote it, or learn it again.",
+        )
+    try:
+        model = pickle.loads(data)
+    except Exception as error:  # whatever another version's classes raise
+        raise LearnError(f"a stored River model cannot be read by this River: {error}") from error
+    return model
 
 
 def _last(model: Any) -> Any:

@@ -147,6 +147,11 @@ class SklearnLearner:
     def ready(self) -> bool:
         return self._learned
 
+    @property
+    def estimator(self) -> Any:
+        """The estimator itself: not to be changed."""
+        return self._estimator
+
     def parameters(self) -> dict[str, Any]:
         classes = None if self.classes is None else self.classes.tolist()
         return {"estimator": self._declared, "classes": classes}
@@ -193,6 +198,15 @@ class SklearnLearner:
         elif y.dtype.kind not in "fiub" or not np.isfinite(y).all():
             raise BadRows("a target that is no finite number", rows=np.flatnonzero(~np.isfinite(y)).tolist())
         return y
+
+
+def stored_estimator(state: State) -> Any:
+    """The estimator in a stored state, made of scikit-learn's and NumPy's classes only.
+
+    Raises:
+        LearnError: it is none, or has other parts.
+    """
+    return from_state({name.removeprefix(_OWN): one for name, one in state.items() if name.startswith(_OWN)})
 
 
 def _steps(estimator: Any) -> list[Any]:

@@ -1,0 +1,262 @@
+"""Compiled models of Keras 3 as learners, on any of its back ends.
+
+Keras itself takes its back end from the environment before it is first imported: ``KERAS_BACKEND=jax``.
+
+Source: https://keras.io/api/models/model_training_apis/
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.errors import DeclarationError
+from headrace.learn.adapters.keras_described import described, described_loss, described_optimizer
+from headrace.learn.adapters.keras_programs import Program, program_of
+from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
+from headrace.learn.base import Array, State
+
+# What a loss makes of labels, and what makes probabilities of the outputs it judges (with from_logits).
+_LOSSES: dict[str, tuple[Coding, Scale | None]] = {
+    "sparse_categorical_crossentropy": ("integers", "softmax"),
+    "categorical_crossentropy": ("one_hot", "softmax"),
+    "categorical_focal_crossentropy": ("one_hot", "softmax"),
+    "kl_divergence": ("one_hot", "as they are"),
+    "categorical_hinge": ("one_hot", None),
+    "binary_crossentropy": ("binary", "sigmoid"),
+    "binary_focal_crossentropy": ("binary", "sigmoid"),
+    "hinge": ("binary", None),
+    "squared_hinge": ("binary", None),
+}
+
+
+class KerasLearner(Network):
+    """A compiled model with one input and one output.
+
+    Each cut is one update (``train_on_batch``), or one for every ``batch_size`` rows. JAX compiles anew for each
+    number of rows; there the rows of an update are padded to ``batch_size``, or to the next power of two, with rows
+    that count nothing, and the loss is reduced over the rows that count: up to rounding, and apart from the noise that
+    Dropout draws, what the update of the rows alone gives. Where rows may influence one another, or the loss depends
+    on more than a row at a time (`BatchNormalization`, activity regularizers, Lambda, layers and losses of one's own),
+    nothing is padded: every number of rows is compiled by itself, so that a cut by rows is advisable.
+
+    What is kept: weights, the optimizer's variables and the generators of Dropout and noise, whose open seeds become
+    0, 1, …; on PyTorch, where Keras' Dropout leaves its seed aside, each update begins at the seed of its number.
+    Metrics of ``compile`` are not computed. One process repeats another's bits on the same back end and CPU with the
+    same number of threads, which JAX and TensorFlow take from the machine; on a GPU sums may differ in their last bits
+    from run to run.
+
+    Args:
+        model: compiled and built; copied, never changed. One that was trained before answers at once.
+        classes: every label there is, for a classifier: where the loss is a cross-entropy or a hinge, and for other
+            losses with an output for each class.
+        shape: of one row, where the model does not say it, or leaves a size open.
+        batch_size: rows of one update.
+        epochs: how often each cut is learned.
+        pretrained: it answers before it has learned here, as a model does whose weights were loaded.
+
+    Raises:
+        DeclarationError: it is not compiled or not built, has several inputs or outputs, cannot be copied, or
+            ``classes`` do not fit.
+
+    >>> import os
+    >>> _ = os.environ.setdefault("KERAS_BACKEND", "jax")  # before the first import of Keras
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")])
+    >>> model.compile("sgd", "binary_crossentropy")
+    >>> learner = KerasLearner(model, classes=["no", "yes"])
+    >>> learner.learn(np.array([[-1.0], [1.0]]), np.array(["no", "yes"]))
+    >>> learner.predict(np.array([[3.0], [-2.0]])).tolist()
+    ['yes', 'no']
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        classes: Iterable[Any] | None = None,
+        shape: tuple[int, ...] | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        pretrained: bool = False,
+    ) -> None:
+        name = f"the Keras model «{type(model).__name__}»"
+        loss = _compiled_loss(model, name)
+        shape = _input_shape(model, shape, name)
+        outputs = _meaning(loss, classes, _output_size(model, shape, name), name)
+        trained = model.optimizer.built and int(model.optimizer.iterations) > 0
+        super().__init__(
+            name,
+            outputs,
+            shape,
+            _input_dtype(model),
+            batch_size=batch_size,
+            epochs=epochs,
+            learned=pretrained or trained,
+        )
+        self._program: Program = program_of(model, loss, shape, pin_seeds=not trained, rows=batch_size)
+        self._values = self._program.begin()
+        self._declared = {
+            "model": described(model),
+            "optimizer": described_optimizer(self._program.model.optimizer),
+            "loss": described_loss(loss),
+            "backend": self._program.backend,
+            "classes": None if outputs.classes is None else outputs.classes.tolist(),
+            "shape": list(shape),
+            "batch_size": batch_size,
+            "epochs": epochs,
+        }
+
+    def _update(self, X: Array, y: Array, weights: Array | None) -> None:
+        self._values = self._program.updated(self._values, X, y, weights)
+
+    def _forward(self, X: Array) -> Array:
+        outputs = self._program.outputs(self._values, X)
+        return outputs.reshape(len(X), -1)
+
+    def parameters(self) -> dict[str, Any]:
+        return copy.deepcopy(self._declared)
+
+    def state(self) -> State:
+        """Every variable under its number and name; bfloat16 as the bits of unsigned integers."""
+        named: State = dict(zip(self._program.names, map(_storable, self._program.arrays(self._values)), strict=True))
+        return named | {"learned": self._learned}
+
+    def restore(self, state: State) -> None:
+        """The inverse of ``state``.
+
+        Raises:
+            LearnError: it is one of another network.
+        """
+        own = self.state()
+        fitting = matching(state, own, self._name)
+        kinds = [one.dtype for one in self._program.arrays(self._values)]
+        arrays = [np.array(fitting[name]) for name in self._program.names]
+        self._values = self._program.holding([a.view(kind) for a, kind in zip(arrays, kinds, strict=True)])
+        self._learned = bool(fitting["learned"])
+
+    def plain(self) -> Any:
+        """A model of Keras with these weights, compiled as it was declared."""
+        return self._program.plain(self._values)
+
+    def save_to(self, directory: Path) -> list[str]:
+        """Write files that Keras loads without Headrace, and say their names.
+
+        ``model.keras`` for ``keras.saving.load_model`` (which wants ``safe_mode=False`` where there are Lambda layers):
+        architecture, weights, optimizer and loss, ready to be trained on. It does not keep where Dropout's generators
+        are; ``weights.npz`` does: every variable, by number and name, for ``numpy.load``.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self.plain().save(directory / "model.keras")
+        arrays = {name: value for name, value in self.state().items() if isinstance(value, np.ndarray)}
+        with (directory / "weights.npz").open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        return ["model.keras", "weights.npz"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KerasLearner:
+        """The program, which learning does not change, is shared: it need not be compiled again."""
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made._values = self._program.copied(self._values)
+        return made
+
+    def __repr__(self) -> str:
+        return f"KerasLearner({type(self._program.model).__name__}, {self._program.model.count_params():,} parameters)"
+
+
+def _compiled_loss(model: Any, name: str) -> Any:
+    """Its one loss, as Keras' function or object."""
+    import keras
+
+    if not getattr(model, "compiled", False) or getattr(model, "optimizer", None) is None:
+        raise DeclarationError(f"{name} is not compiled", advice="Call model.compile(optimizer=…, loss=…) before.")
+    loss = model.loss
+    if isinstance(loss, dict | list | tuple) and len(loss) == 1:
+        loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
+    if loss is None or isinstance(loss, dict | list | tuple):
+        raise DeclarationError(
+            f"{name} is compiled with {'no loss' if loss is None else 'several losses'}", advice="Give it one loss."
+        )
+    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+        raise DeclarationError(
+            f"{name} is compiled with loss={loss!r}", advice="Say which cross-entropy: sparse_categorical_crossentropy."
+        )
+    found = keras.losses.get(loss)
+    reduction = getattr(found, "reduction", "sum_over_batch_size")
+    if reduction in (None, "none"):
+        raise DeclarationError(f"the loss of {name} is not reduced to a number", advice='reduction="mean"')
+    return found
+
+
+def _input_shape(model: Any, shape: tuple[int, ...] | None, name: str) -> tuple[int, ...]:
+    inputs = getattr(model, "inputs", None)
+    if inputs is not None and len(inputs) > 1:
+        raise DeclarationError(f"{name} has {len(inputs)} inputs", advice="Take a model with one input.")
+    if not model.built or not model.weights:
+        raise DeclarationError(
+            f"{name} has no weights yet", advice="Begin it with keras.Input((…,)), or call it on a row."
+        )
+    if shape is not None:
+        return row_shape(shape, name)
+    if inputs:
+        return row_shape(inputs[0].shape[1:], name)
+    built = (model.get_build_config() or {}).get("input_shape")
+    if not isinstance(built, tuple | list) or not built or isinstance(built[0], tuple | list):
+        raise DeclarationError(
+            f"{name} does not say the shape of its input", advice="hr.adapters.keras(model, shape=(…))"
+        )
+    return row_shape(built[1:], name)
+
+
+def _input_dtype(model: Any) -> str:
+    """Rows are given in the type of the input; models of a smaller float type cast them themselves."""
+    inputs = getattr(model, "inputs", None)
+    dtype = str(inputs[0].dtype) if inputs else "float32"
+    return dtype if dtype.startswith(("int", "uint")) else "float32"
+
+
+def _output_size(model: Any, shape: tuple[int, ...], name: str) -> int:
+    import keras
+
+    outputs = getattr(model, "outputs", None)
+    if outputs is not None and len(outputs) > 1:
+        raise DeclarationError(f"{name} has {len(outputs)} outputs", advice="Take a model with one output.")
+    given = keras.KerasTensor((None, *shape), "float32")
+    found = getattr(outputs[0] if outputs else model.compute_output_spec(given), "shape", None)
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], int):
+        raise DeclarationError(
+            f"{name} gives {found}, and one vector a row is needed", advice="End with Flatten, pooling or Dense."
+        )
+    return found[1]
+
+
+def _meaning(loss: Any, classes: Iterable[Any] | None, outputs: int, name: str) -> Outputs:
+    """What the outputs mean, from the loss and the classes."""
+    kind = getattr(getattr(loss, "fn", loss), "__name__", type(loss).__name__)
+    known = _LOSSES.get(kind)
+    if classes is None:
+        if known is not None and kind != "kl_divergence":
+            raise DeclarationError(
+                f"the loss {kind} of {name} tells classes apart, and they are not named",
+                advice="Say classes=[…] in app.model(…).",
+            )
+        meaning = Outputs(None, "number")
+    else:
+        labels = sorted_classes(classes, name)
+        coding, scale = known or ("one_hot", None)
+        logits = bool(getattr(loss, "from_logits", False) or getattr(loss, "_fn_kwargs", {}).get("from_logits"))
+        if scale is not None and not logits:
+            scale = "as they are"
+        threshold = 0.5 if scale == "as they are" else 0.0
+        meaning = Outputs(labels, coding, scale, threshold)
+    meaning.check_number(outputs, name)
+    return meaning
+
+
+def _storable(array: Array) -> Array:
+    """NumPy's own types: bfloat16 and float8 become their bits."""
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array

@@ -1,0 +1,414 @@
+"""A compiled Keras model as something that is run on variables held elsewhere.
+
+On JAX a model is a function of its variables: copies of a learner share the compiled functions, and each has arrays of
+its own, which no update changes. Other back ends keep variables in the model; there one learner's are in it at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from headrace.errors import DeclarationError
+from headrace.learn.base import Array
+
+
+class Program(Protocol):
+    """A model that is run on values of its variables.
+
+    Attributes:
+        model: Headrace's own copy, compiled.
+        backend: of Keras.
+        names: of the variables, in the order of ``arrays``.
+    """
+
+    model: Any
+    backend: str
+    names: list[str]
+
+    def begin(self) -> Any:
+        """The values the model came with."""
+        ...
+
+    def copied(self, values: Any) -> Any:
+        """Values that change apart from these."""
+        ...
+
+    def holding(self, arrays: list[Array]) -> Any:
+        """Values equal to these arrays, which are copied."""
+        ...
+
+    def arrays(self, values: Any) -> list[Array]:
+        """Copies of the variables' values."""
+        ...
+
+    def updated(self, values: Any, X: Array, y: Array, weights: Array | None) -> Any:
+        """The values after one update; those given are not to be used any more."""
+        ...
+
+    def outputs(self, values: Any, X: Array) -> Array:
+        """The model's outputs for some rows."""
+        ...
+
+    def plain(self, values: Any) -> Any:
+        """A model with these values, compiled with the user's loss."""
+        ...
+
+
+def program_of(model: Any, loss: Any, shape: tuple[int, ...], *, pin_seeds: bool, rows: int | None) -> Program:
+    """A copy of a compiled model.
+
+    Args:
+        model: the user's, which stays as it is.
+        loss: its loss.
+        shape: of a row.
+        pin_seeds: give generators whose seed is open the seeds 0, 1, ….
+        rows: of an update, where all are alike.
+
+    Raises:
+        DeclarationError: it cannot be copied.
+    """
+    import keras
+
+    own = _copy(model, shape)
+    if pin_seeds:
+        _pin_seeds(own)
+    backend = keras.backend.backend()
+    padded = backend == "jax" and rows_are_apart(own, loss)
+    _compile(own, model, _counting(loss) if padded else loss)
+    if backend == "jax":
+        return JaxProgram(own, model.loss, shape, rows, padded=padded)
+    return HeldProgram(own, model.loss, shape, backend)
+
+
+class JaxProgram:
+    """Pure functions of lists of arrays; see `Program`.
+
+    The step that is compiled is the model's own ``train_step``: https://keras.io/guides/custom_train_step_in_jax/
+    """
+
+    backend = "jax"
+
+    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], rows: int | None, *, padded: bool = True) -> None:
+        import jax
+
+        self.model = model
+        self.names = _names(model)
+        self._loss, self._shape, self._rows, self._padded = loss, shape, rows, padded
+        self._metrics = [variable.value for variable in model.metrics_variables]
+        eager = bool(model.run_eagerly)
+        self._step = self._trained if eager else jax.jit(self._trained)
+        self._answer = self._answered if eager else jax.jit(self._answered)
+
+    def begin(self) -> Any:
+        model = self.model
+        return tuple([v.value for v in group] for group in _groups(model))
+
+    def copied(self, values: Any) -> Any:
+        return values
+
+    def holding(self, arrays: list[Array]) -> Any:
+        import jax.numpy as jnp
+
+        given, groups = iter(arrays), _groups(self.model)
+        return tuple([jnp.array(next(given), copy=True) for _ in group] for group in groups)
+
+    def arrays(self, values: Any) -> list[Array]:
+        return [np.array(one) for group in values for one in group]
+
+    def updated(self, values: Any, X: Array, y: Array, weights: Array | None) -> Any:
+        if self._padded:
+            X, y, weights = _padded(X, y, weights, self._rows or _power_of_two(len(X)))
+        found = self._step(values, X, y, weights)
+        for group in found:  # an update runs in the background: an error of it, and the caller's arrays, belong here
+            for one in group:
+                one.block_until_ready()
+        return found
+
+    def outputs(self, values: Any, X: Array) -> Array:
+        n = len(X)
+        size = _power_of_two(n)
+        if size > n:
+            X = np.concatenate([X, np.broadcast_to(X[:1], (size - n, *X.shape[1:]))])
+        return np.asarray(self._answer(values[0], values[1], X), np.float32)[:n]
+
+    def plain(self, values: Any) -> Any:
+        return _plain(self.model, self._loss, self._shape, self.arrays(values))
+
+    def _trained(self, values: Any, X: Any, y: Any, weights: Any) -> Any:
+        _, state = self.model.train_step((*values, self._metrics), (X, y, weights))
+        return tuple(list(group) for group in state[:3])
+
+    def _answered(self, trainable: Any, others: Any, X: Any) -> Any:
+        return self.model.predict_step((trainable, others), (X,))[0]
+
+
+class Held:
+    """Values of a `HeldProgram`: in the model, or aside."""
+
+    def __init__(self, arrays: list[Array] | None) -> None:
+        self.arrays = arrays
+
+
+class HeldProgram:
+    """A model that holds its variables (TensorFlow, PyTorch); see `Program`."""
+
+    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], backend: str) -> None:
+        self.model = model
+        self.backend = backend
+        self.names = _names(model)
+        self._loss, self._shape = loss, shape
+        self._variables = [variable for group in _groups(model) for variable in group]
+        self._inside = Held(None)
+        self._lock = threading.RLock()
+
+    def begin(self) -> Held:
+        return self._inside
+
+    def copied(self, values: Held) -> Held:
+        return Held(self.arrays(values))
+
+    def holding(self, arrays: list[Array]) -> Held:
+        return Held([np.array(one) for one in arrays])
+
+    def arrays(self, values: Held) -> list[Array]:
+        with self._lock:
+            if values.arrays is not None:
+                return [one.copy() for one in values.arrays]
+            return self._read()
+
+    def updated(self, values: Held, X: Array, y: Array, weights: Array | None) -> Held:
+        with self._having(values), self._draws():
+            self.model.train_on_batch(X, y, weights)
+        return values
+
+    def outputs(self, values: Held, X: Array) -> Array:
+        with self._having(values):
+            return np.asarray(self.model.predict_on_batch(X), np.float32)
+
+    def plain(self, values: Held) -> Any:
+        return _plain(self.model, self._loss, self._shape, self.arrays(values))
+
+    @contextlib.contextmanager
+    def _having(self, values: Held) -> Iterator[None]:
+        """These values are in the model inside; those that were are put aside."""
+        with self._lock, _threads(self.backend):
+            if values is not self._inside:
+                assert values.arrays is not None
+                self._inside.arrays = self._read()
+                for variable, array in zip(self._variables, values.arrays, strict=True):
+                    variable.assign(array)
+                self._inside, values.arrays = values, None
+            yield
+
+    def _draws(self) -> contextlib.AbstractContextManager[None]:
+        """On PyTorch Keras' Dropout leaves its seed aside: it draws from PyTorch's generator, here update by update."""
+        if self.backend != "torch":
+            return contextlib.nullcontext()
+        from headrace.learn.adapters.torch_module import drawing_from
+
+        return drawing_from(int(self.model.optimizer.iterations), self._variables[0].value.device)
+
+    def _read(self) -> list[Array]:
+        return [_array(variable) for variable in self._variables]
+
+
+def rows_are_apart(model: Any, loss: Any) -> bool:
+    """Whether rows that count nothing change nothing: no layer and no loss looks at several rows together."""
+    if not _is_layered(model) or not _is_kerases(type(model)) or not _is_kerases(type(loss), loss):
+        return False
+    return not any(
+        not _is_kerases(type(one))
+        or type(one).__name__ in ("Lambda", "Masking", "BatchNormalization", "ActivityRegularization")
+        or not hasattr(one, "weights")  # a function of keras.ops, over any axis
+        or getattr(one, "activity_regularizer", None) is not None
+        or getattr(one, "mask_zero", False)
+        or getattr(one, "stateful", False)
+        for one in _operations(model)
+    )
+
+
+def _is_layered(model: Any) -> bool:
+    """Whether Keras knows of what it is made: it is no class of the user's own."""
+    import keras
+
+    return isinstance(model, keras.Sequential) or hasattr(model, "operations")
+
+
+def _operations(model: Any) -> Iterator[Any]:
+    """Layers and functions of a model, those of models and wrappers within it included."""
+    inside = getattr(model, "operations", None) or getattr(model, "layers", None)
+    for one in model._flatten_layers(recursive=False, include_self=False) if inside is None else inside:
+        yield one
+        if hasattr(one, "_flatten_layers"):
+            yield from _operations(one)
+
+
+def _is_kerases(kind: type, value: Any = None) -> bool:
+    """Whether a class, or a function, is Keras' own."""
+    modules = {kind.__module__, getattr(getattr(value, "fn", value), "__module__", None) or "keras"}
+    return all(module.partition(".")[0] in ("keras", "builtins") for module in modules)
+
+
+def _counting(loss: Any) -> Any:
+    """A loss reduced over the rows that count, as Keras reduces it where there are no others.
+
+    A weight of -1 says that a row does not count. ``sum_over_batch_size`` divides by the number of those that do.
+    """
+    import keras
+    from keras import ops
+
+    inner = loss if isinstance(loss, keras.losses.Loss) else None
+    reduction = "sum_over_batch_size" if inner is None else inner.reduction
+
+    class Counting(keras.losses.Loss):  # type: ignore[misc]  # Keras declares no types
+        def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+            y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
+            values = self.call(y_true, y_pred)
+            given = ops.reshape(ops.cast(sample_weight, values.dtype), (-1,))
+            counts = ops.cast(given >= 0, values.dtype)
+            weights = given * counts
+            total = ops.sum(values * weights)
+            if reduction == "sum":
+                return total
+            return ops.divide_no_nan(total, ops.sum(weights if reduction == "mean_with_sample_weight" else counts))
+
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return loss(y_true, y_pred) if inner is None else inner.call(y_true, y_pred)
+
+    return Counting(name="counting", reduction=reduction, dtype=None if inner is None else inner.dtype)
+
+
+def _copy(model: Any, shape: tuple[int, ...]) -> Any:
+    """The same layers with the same values, in variables of its own."""
+    import keras
+
+    try:
+        if _is_layered(model):
+            made = _cloned(model)
+        else:
+            made = type(model).from_config(model.get_config())
+            made(keras.ops.zeros((1, *shape)))  # a class of the user's own has its layers' weights by being called
+    except Exception as error:  # what layers of one's own raise, too
+        raise _no_copy(model, str(error)) from error
+    _assign(model.variables, made.variables, model)
+    return made
+
+
+def _cloned(layer: Any) -> Any:
+    """A layer, or a model with all that is in it, not compiled: Keras' own copies must be able to name the loss."""
+    import keras
+
+    if isinstance(layer, keras.Sequential):
+        begin = keras.Input(batch_shape=layer.inputs[0].shape, dtype=layer.inputs[0].dtype)
+        return keras.Sequential([begin, *map(_cloned, layer.layers)], name=layer.name)
+    if hasattr(layer, "operations"):
+        again = type(layer)(layer.input, layer.output, name=layer.name)
+        return keras.models.clone_model(again, clone_function=_cloned)
+    if isinstance(layer, keras.layers.Lambda):  # the function is in this process already
+        return type(layer).from_config(layer.get_config(), safe_mode=False)
+    return type(layer).from_config(layer.get_config())
+
+
+def _assign(given: Any, own: Any, model: Any) -> None:
+    alike = len(given) == len(own) and all(a.shape == b.shape for a, b in zip(given, own, strict=True))
+    if not alike:
+        raise _no_copy(model, f"{len(given)} variables became {len(own)}, or others")
+    for a, b in zip(given, own, strict=True):
+        b.assign(_array(a))  # not JAX's array itself: Keras gives its memory away when the user's model trains on
+
+
+def _no_copy(model: Any, why: str) -> DeclarationError:
+    return DeclarationError(
+        f"the Keras model «{type(model).__name__}» cannot be copied: {why.splitlines()[0] if why else 'no reason'}",
+        advice="Give layers and models of your own get_config(), and let no two layers share a variable.",
+    )
+
+
+def _pin_seeds(model: Any) -> None:
+    """Generators with an open seed get the seeds 0, 1, ….: otherwise each process would draw another."""
+    import keras
+
+    for layer in model._flatten_layers():
+        for value in vars(layer).values():
+            if isinstance(value, keras.random.SeedGenerator) and value.get_config()["seed"] is None:
+                value.state.assign(np.array([_pinned(model, value), 0], value.state.dtype))
+
+
+def _pinned(model: Any, generator: Any) -> int:
+    states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
+    return next((i for i, one in enumerate(states) if one is generator.state), 0)
+
+
+def _compile(own: Any, model: Any, loss: Any) -> Any:
+    """As another is, without metrics: they take time and teach nothing."""
+    kept = model.optimizer
+    optimizer = type(kept).from_config(kept.get_config())
+    own.compile(
+        optimizer=optimizer,
+        loss=loss,
+        loss_weights=(model.get_compile_config() or {}).get("loss_weights"),
+        run_eagerly=model.run_eagerly,
+        jit_compile=model.jit_compile,
+        auto_scale_loss=False,  # the optimizer does it already, where it is to
+    )
+    optimizer.build(own.trainable_variables)
+    if kept.built:
+        _assign(kept.variables, optimizer.variables, model)
+    return own
+
+
+def _plain(model: Any, loss: Any, shape: tuple[int, ...], arrays: list[Array]) -> Any:
+    made = _compile(_copy(model, shape), model, loss)
+    variables = [variable for group in _groups(made) for variable in group]
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+    return made
+
+
+def _groups(model: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """Variables in the order of JAX's state: https://keras.io/guides/custom_train_step_in_jax/"""
+    return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
+
+
+def _names(model: Any) -> list[str]:
+    trainable, others, optimizer = _groups(model)
+    of_model = [f"variable.{i:03d}.{one.name}" for i, one in enumerate([*trainable, *others])]
+    return of_model + [f"optimizer.{i:03d}.{_last(one.name)}" for i, one in enumerate(optimizer)]
+
+
+def _last(name: str) -> str:
+    """Optimizers name their variables by the layers', which are numbered by the process' history."""
+    return name.rpartition("_")[2] if "_" in name and name not in ("learning_rate",) else name
+
+
+def _padded(X: Array, y: Array, weights: Array | None, rows: int) -> tuple[Array, Array, Array]:
+    n = len(X)
+    weights = np.ones(n, np.float32) if weights is None else weights
+    if n == rows:
+        return X, y, weights
+    X, y = (np.concatenate([one, np.broadcast_to(one[:1], (rows - n, *one.shape[1:]))]) for one in (X, y))
+    return X, y, np.concatenate([weights, np.full(rows - n, -1, np.float32)])
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _array(variable: Any) -> Array:
+    import keras
+
+    return np.array(keras.ops.convert_to_numpy(variable.value))  # a copy
+
+
+def _threads(backend: str) -> contextlib.AbstractContextManager[None]:
+    if backend != "torch":
+        return contextlib.nullcontext()
+    from headrace.learn.adapters.torch_module import one_torch_thread
+
+    return one_torch_thread()

@@ -1,0 +1,435 @@
+"""Modules of PyTorch as learners.
+
+Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.errors import DeclarationError, LearnError
+from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
+from headrace.learn.adapters.torch_state import from_state, to_array, to_state
+from headrace.learn.base import Array, State
+
+# What a loss takes for labels, and what makes probabilities of the outputs it judges; by class and by function.
+_LOSSES: dict[str, tuple[Coding, Scale | None]] = {
+    "CrossEntropyLoss": ("integers", "softmax"),
+    "cross_entropy": ("integers", "softmax"),
+    "NLLLoss": ("integers", "exp"),
+    "nll_loss": ("integers", "exp"),
+    "MultiMarginLoss": ("integers", None),
+    "multi_margin_loss": ("integers", None),
+    "BCEWithLogitsLoss": ("binary", "sigmoid"),
+    "binary_cross_entropy_with_logits": ("binary", "sigmoid"),
+    "BCELoss": ("binary", "as they are"),
+    "binary_cross_entropy": ("binary", "as they are"),
+}
+
+
+class TorchLearner(Network):
+    """A module with its optimizer and its loss.
+
+    Each cut is one step of the optimizer, or one for every ``batch_size`` rows. What is kept: parameters, buffers, the
+    optimizer's state, and the state of the generator that Dropout draws from, which is this learner's own. Learning and
+    predicting run on one thread: on the CPU one process repeats another's bits. On a GPU, deterministic algorithms are
+    asked for where there are any; sums of the others may differ in their last bits from run to run.
+
+    Args:
+        module: copied, never changed.
+        optimizer: made of the module's parameters and copied with them, or a function that makes one of parameters.
+        loss: a module or a function, as ``loss(outputs, targets)``; targets are int64 of shape (n,) for
+            `CrossEntropyLoss` and the like, else float of shape (n, 1).
+        classes: every label there is, for a classifier.
+        shape: of one row, such as (1, 28, 28); a network that begins with `torch.nn.Linear` says it.
+        batch_size: rows of one step.
+        epochs: how often each cut is learned.
+        seed: of the generator.
+        pretrained: it answers before it has learned here.
+
+    Raises:
+        DeclarationError: the optimizer has other parameters than the module, the outputs do not fit, or its state
+            cannot be kept.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        *,
+        optimizer: Any,
+        loss: Any,
+        classes: Iterable[Any] | None = None,
+        shape: tuple[int, ...] | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        seed: int = 0,
+        pretrained: bool = False,
+    ) -> None:
+        import torch
+
+        name = f"the PyTorch module «{type(module).__name__}»"
+        self._module, self._optimizer, self._loss = _copied(module, optimizer, loss, name)
+        first = next(self._module.parameters())
+        self._device = first.device
+        outputs = _meaning(self._loss, classes, name)
+        shape = row_shape(_first_width(self._module, name) if shape is None else shape, name)
+        dtype = to_array(first[..., :0]).dtype if first.dtype in (torch.float32, torch.float64) else np.float32
+        learned = pretrained or bool(self._optimizer.state)
+        super().__init__(name, outputs, shape, dtype, batch_size=batch_size, epochs=epochs, learned=learned)
+        self._float = first.dtype
+        self._generator = torch.Generator().manual_seed(seed).get_state()
+        self._cuda_generator = None
+        if self._device.type == "cuda":
+            self._cuda_generator = torch.Generator(self._device).manual_seed(seed).get_state()
+        outputs.check_number(self._tried(), name)
+        self._declared = {
+            **_described(self._module, self._optimizer, self._loss),
+            "classes": None if outputs.classes is None else outputs.classes.tolist(),
+            "shape": list(shape),
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "seed": seed,
+        }
+
+    def _tried(self) -> int:
+        """How many outputs two rows of zeros get, and whether the module writes into what it is given."""
+        import torch
+
+        rows = torch.zeros((2, *self._shape), dtype=self._float, device=self._device)
+        self._module.eval()
+        try:
+            with self._determined(kept=False), torch.no_grad():
+                found = self._module(rows)
+        except Exception as error:  # whatever a module raises on rows of another shape
+            raise DeclarationError(
+                f"{self._name} does not take rows of shape {self._shape}: {error}", advice="Say shape=(…)."
+            ) from error
+        if found.ndim > 2 or len(found) != 2:
+            raise DeclarationError(f"{self._name} gives {found.shape} for 2 rows", advice="One vector a row is needed.")
+        self._writes = rows._version > 0
+        return math.prod(found.shape[1:])
+
+    def _update(self, X: Array, y: Array, weights: Array | None) -> None:
+        import torch
+
+        kind = torch.int64 if self._outputs.coding == "integers" else self._float
+        rows = self._tensor(X, self._float)
+        targets = self._tensor(y, kind)
+        given = None if weights is None else self._tensor(weights, self._float)
+
+        def closure() -> Any:
+            self._optimizer.zero_grad()
+            outputs = self._module(rows)
+            if self._outputs.coding != "integers":
+                outputs = outputs.reshape(len(rows), 1)
+            loss = self._loss(outputs, targets) if given is None else _weighted(self._loss, outputs, targets, given)
+            loss.backward()
+            return loss
+
+        with self._determined(), torch.enable_grad():
+            self._module.train()
+            try:
+                self._optimizer.step(closure)
+            except (ValueError, RuntimeError) as error:
+                raise LearnError(f"{self._name} cannot learn {len(X)} rows: {error}") from error
+
+    def _forward(self, X: Array) -> Array:
+        import torch
+
+        if self._module.training:
+            self._module.eval()
+        with self._determined(kept=False), torch.inference_mode():
+            outputs = self._module(self._tensor(X, self._float, copied=self._writes))
+            return to_array(outputs.float()).reshape(len(X), -1)
+
+    def _tensor(self, array: Array, dtype: Any, *, copied: bool = True) -> Any:
+        """On the device. Copied, where a layer may write into its input (ReLU(inplace=True)), which is the caller's."""
+        import torch
+
+        if copied or not array.flags.writeable:
+            return torch.tensor(array, dtype=dtype, device=self._device)
+        return torch.from_numpy(array).to(self._device, dtype)
+
+    @contextlib.contextmanager
+    def _determined(self, *, kept: bool = True) -> Iterator[None]:
+        """One thread, and this learner's generator as PyTorch's; both are put back afterwards.
+
+        Args:
+            kept: what is drawn inside is drawn from this learner's generator for good.
+        """
+        import torch
+
+        threads, before = torch.get_num_threads(), torch.get_rng_state()
+        torch.set_num_threads(1)
+        torch.set_rng_state(self._generator)
+        try:
+            if self._cuda_generator is None:
+                yield
+            else:
+                with _generator(self._device), _deterministic():
+                    torch.cuda.set_rng_state(self._cuda_generator, self._device)
+                    yield
+                    if kept:
+                        self._cuda_generator = torch.cuda.get_rng_state(self._device)
+            if kept:
+                self._generator = torch.get_rng_state()
+        finally:
+            torch.set_rng_state(before)
+            torch.set_num_threads(threads)
+
+    @staticmethod
+    def pinned() -> contextlib.AbstractContextManager[None]:
+        """One thread of PyTorch, around many calls."""
+        return one_torch_thread()
+
+    def parameters(self) -> dict[str, Any]:
+        return copy.deepcopy(self._declared)
+
+    def state(self) -> State:
+        own: State = {"generator": np.array(self._generator.numpy()), "learned": self._learned}
+        if self._cuda_generator is not None:
+            own["cuda_generator"] = np.array(self._cuda_generator.numpy())
+        return {**own, **to_state(self._module, self._optimizer)}
+
+    def restore(self, state: State) -> None:
+        """The inverse of ``state``.
+
+        Raises:
+            LearnError: it is one of another network.
+        """
+        import torch
+
+        own = self.state()
+        fixed = {name: value for name, value in own.items() if not name.startswith("optimizer")}
+        given = {name: value for name, value in state.items() if not name.startswith("optimizer")}
+        matching(given, fixed, self._name)
+        from_state(state, self._module, self._optimizer, self._name)
+        self._generator = torch.from_numpy(np.array(state["generator"]))
+        if self._cuda_generator is not None:
+            self._cuda_generator = torch.from_numpy(np.array(state["cuda_generator"]))
+        self._learned = bool(state["learned"])
+
+    def save_to(self, directory: Path) -> list[str]:
+        """Write files that PyTorch loads without Headrace, and say their names.
+
+        ``state_dict.pt`` for ``torch.load(…, weights_only=True)``: {"module": …, "optimizer": …}, each for its
+        ``load_state_dict``. ``module.txt``: what the module was.
+        """
+        import torch
+
+        directory.mkdir(parents=True, exist_ok=True)
+        both = {"module": self._module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        torch.save(both, directory / "state_dict.pt")
+        (directory / "module.txt").write_text(f"{self._module!r}\n")
+        return ["state_dict.pt", "module.txt"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TorchLearner:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made._module, made._optimizer, made._loss = _together(self._module, self._optimizer, self._loss)
+        return made
+
+    def __repr__(self) -> str:
+        size = sum(one.numel() for one in self._module.parameters())
+        return f"TorchLearner({type(self._module).__name__}, {size:,} parameters)"
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """PyTorch computes on one thread inside: another number of threads gives other bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def drawing_from(seed: int, device: Any) -> Iterator[None]:
+    """PyTorch's own generators begin at a seed inside, and are as they were afterwards."""
+    import torch
+
+    with _generator(device):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """On a GPU algorithms are chosen that repeat their bits, where there are any; on a CPU one thread is enough."""
+    import torch
+
+    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
+
+
+@contextlib.contextmanager
+def _generator(device: Any) -> Iterator[None]:
+    """The process' generators are as they were, afterwards."""
+    import torch
+
+    before = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, device)
+
+
+def _copied(module: Any, optimizer: Any, loss: Any, name: str) -> tuple[Any, Any, Any]:
+    """Module, optimizer and loss of our own; the optimizer's parameters are the copied module's."""
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise DeclarationError(f"{type(module).__name__} is no torch.nn.Module", advice="Give the network itself.")
+    lazy = [key for key, one in module.named_parameters() if isinstance(one, torch.nn.UninitializedParameter)]
+    if lazy or next(module.parameters(), None) is None:
+        raise DeclarationError(f"{name} has no parameters yet", advice="Run one batch through lazy layers before.")
+    if not callable(loss):
+        raise DeclarationError(f"loss={loss!r} of {name}", advice="Give torch.nn.CrossEntropyLoss() or a function.")
+    try:
+        own, made, judged = _together(module, optimizer if _is_optimizer(optimizer) else None, loss)
+    except Exception as error:  # what modules of one's own raise, too
+        raise DeclarationError(f"{name} cannot be copied: {error}", advice="Let copy.deepcopy copy it.") from error
+    if made is None:
+        made = optimizer(own.parameters()) if callable(optimizer) else None
+        if not _is_optimizer(made):
+            raise DeclarationError(
+                f"optimizer={optimizer!r} of {name}", advice="optimizer=torch.optim.Adam(module.parameters(), 1e-3)"
+            )
+    held = {id(one) for one in own.parameters()}
+    if not all(id(one) in held for group in made.param_groups for one in group["params"]):
+        raise DeclarationError(
+            f"the optimizer of {name} has parameters that are not the module's",
+            advice="Make it of module.parameters(), after the module is complete.",
+        )
+    if hasattr(judged, "to"):
+        judged.to(next(own.parameters()).device)
+    return own, made, judged
+
+
+def _together(module: Any, optimizer: Any, loss: Any) -> tuple[Any, Any, Any]:
+    """Copies that belong together: the optimizer's parameters are the copied module's."""
+    memo: dict[int, Any] = {}
+    own, made, judged = copy.deepcopy((module, optimizer, loss), memo)
+    for key, value in () if made is None else vars(optimizer).items():  # PyTorch leaves out what LBFGS needs
+        if key not in vars(made):
+            setattr(made, key, copy.deepcopy(value, memo))
+    return own, made, judged
+
+
+def _is_optimizer(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.optim.Optimizer)
+
+
+def _first_width(module: Any, name: str) -> tuple[int, ...]:
+    import torch
+
+    for layer in module.modules():
+        if next(layer.parameters(recurse=False), None) is not None:
+            if isinstance(layer, torch.nn.Linear):
+                return (layer.in_features,)
+            break
+    raise DeclarationError(
+        f"{name} does not say the shape of its rows", advice="hr.adapters.torch(…, shape=(1, 28, 28))"
+    )
+
+
+def _meaning(loss: Any, classes: Iterable[Any] | None, name: str) -> Outputs:
+    """What the outputs mean, from the loss and the classes."""
+    kind = _called(loss)
+    known = _LOSSES.get(kind)
+    if getattr(loss, "reduction", "mean") == "none":
+        raise DeclarationError(f"the loss of {name} is not reduced to a number", advice='reduction="mean"')
+    if classes is None:
+        if known is not None:
+            raise DeclarationError(
+                f"the loss {kind} of {name} tells classes apart, and they are not named",
+                advice="Say classes=[…] in app.model(…).",
+            )
+        return Outputs(None, "number")
+    labels = sorted_classes(classes, name)
+    if known is None:
+        raise DeclarationError(
+            f"what the loss {kind} of {name} makes of labels is not known",
+            advice=f"Take one of {', '.join(one for one in _LOSSES if one[0].isupper())}.",
+        )
+    coding, scale = known
+    return Outputs(labels, coding, scale, 0.5 if scale == "as they are" else 0.0)
+
+
+def _called(loss: Any) -> str:
+    return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def _weighted(loss: Any, outputs: Any, targets: Any, weights: Any) -> Any:
+    """The loss with each row's share multiplied by its weight; without weights it is what ``loss`` gives."""
+    reduction = getattr(loss, "reduction", "mean")
+    of_class: Any = getattr(loss, "weight", None)
+    if hasattr(loss, "reduction"):
+        loss.reduction = "none"
+        try:
+            each = loss(outputs, targets)
+        finally:
+            loss.reduction = reduction
+    elif "reduction" in inspect.signature(loss).parameters:
+        each = loss(outputs, targets, reduction="none")
+    else:
+        raise LearnError(f"the loss {_called(loss)} takes no weights", advice="Give it a parameter reduction.")
+    total = (each.reshape(len(weights), -1).mean(dim=1) * weights).sum()
+    if reduction == "sum":
+        return total
+    by_class = of_class is not None and targets.ndim == 1
+    return total / (of_class[targets].sum() if by_class else len(weights))
+
+
+def _described(module: Any, optimizer: Any, loss: Any) -> dict[str, Any]:
+    """The declaration as JSON values, without weights; functions are named, not compared."""
+    sizes = {key: [list(one.shape), str(one.dtype), one.requires_grad] for key, one in module.named_parameters()}
+    places = {id(one): i for i, one in enumerate(module.parameters())}
+    groups = [
+        {key: [places[id(one)] for one in value] if key == "params" else _plain(value) for key, value in group.items()}
+        for group in optimizer.param_groups
+    ]
+    return {
+        "module": _text(module),
+        "parameters": sizes,
+        "optimizer": {"class": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}", "groups": groups},
+        "loss": _text(loss) if hasattr(loss, "reduction") else _called(loss),
+    }
+
+
+def _text(value: Any) -> str:
+    """What it prints as, without places in memory."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else _text(value)
