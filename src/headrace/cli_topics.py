@@ -1,9 +1,10 @@
-"""``headrace topics …``: list, show, cat and copy; of a file's log, or of everything on a cluster."""
+"""``headrace topics …``: list, show, cat, copy, create, delete; of a file's log, or of everything on a cluster."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,10 +12,13 @@ import pyarrow as pa
 import typer
 
 from headrace.batch import Batch, present
-from headrace.cli_log import JsonOption, LogOption, looking
+from headrace.cli_log import JsonOption, LogOption, location, looking
+from headrace.cli_topics_change import check_new, create_on_cluster, delete_in_file, delete_on_cluster
 from headrace.codec import ForeignFormats, TopicCodec, checked_format, codec_for
 from headrace.console import copy_progress, print_table, seen_row, short_topic, talk, topic_row
-from headrace.errors import LogError
+from headrace.errors import DeclarationError, LogError
+from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.log import open_log
 from headrace.log.base import Log, TopicInfo
 from headrace.log.kafka_view import KafkaView
 from headrace.messages import messages, plain, rows, to_json, wire_lines
@@ -22,7 +26,7 @@ from headrace.plan import INTERNAL
 from headrace.query import joined, topic_table, with_numbers
 from headrace.wire import WireMessages
 
-topics = typer.Typer(help="Look at topics: a log's, or a Kafka cluster's.", no_args_is_help=True)
+topics = typer.Typer(help="Look at topics, make and delete them: a log's, or a Kafka cluster's.", no_args_is_help=True)
 FOLLOW_SECONDS = 0.05
 AWAIT_SECONDS = 0.2
 
@@ -126,6 +130,60 @@ def topics_copy(
         soft_wrap=True,
     )
     talk.print(f"Run the pipeline with --log {done.location}; {origin} is as it was.", highlight=False, soft_wrap=True)
+
+
+@topics.command("create")
+def topics_create(
+    topic: Annotated[str, typer.Argument(help="Its name.")],
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of a topic on Kafka; 1 if left out.")] = None,
+    log: LogOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a topic without rows. Topics that rows are written to need not be made: they come with the first row.
+
+    Example: headrace topics create clicks --partitions 3 --log kafka://127.0.0.1:9092
+    """
+    where = location(log)
+    if where.startswith(SCHEME):
+        made = create_on_cluster(KafkaPlace.parse(where), topic, partitions)
+    else:
+        if partitions is not None:
+            raise DeclarationError("a topic of a file's log has no partitions", advice="Leave out --partitions.")
+        check_new(topic)
+        with closing(open_log(where, writer=True)) as held, held.transaction() as transaction:
+            transaction.create_topic(topic)
+        made = {"topic": topic, "log": where}
+    if as_json:
+        print(to_json(made))
+    else:
+        talk.print(f"the topic {topic} is made", highlight=False)
+
+
+@topics.command("delete")
+def topics_delete(
+    topic: Annotated[str, typer.Argument(help="Its name.")],
+    force: Annotated[bool, typer.Option("--force", help="Also one that a model or stream of a log uses.")] = False,
+    log: LogOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a topic with its rows. On Kafka its consumer groups' offsets go with it.
+
+    Refused where a model or a stream reads or writes the topic: without its rows, their past can be neither verified
+    nor repeated. Headrace's own topics and Kafka's are never deleted.
+
+    Example: headrace topics delete clicks --log shop.headrace
+    """
+    where = location(log)
+    if topic.startswith("__"):
+        raise DeclarationError(f"«{topic}» holds the state of others", advice="Its owner deletes it, nobody else.")
+    if where.startswith(SCHEME):
+        rows_gone = delete_on_cluster(KafkaPlace.parse(where), topic, force=force)
+    else:
+        rows_gone = delete_in_file(where, topic, force=force)
+    if as_json:
+        print(to_json({"topic": topic, "log": where, "rows": rows_gone}))
+    else:
+        talk.print(f"the topic {topic} and its {rows_gone} rows are deleted", highlight=False)
 
 
 # -- one topic --------------------------------------------------------------------------------------------------------

@@ -58,4 +58,4 @@ def read_rows(log: Log, plan: StreamPlan) -> Rows:
         for operation in plan.operations:
             records = operation.apply(Batch(records)).records
         tables.append(present(records))
-    return Rows(pa.concat_tables(tables, promote_options="permissive"))
+    return Rows(pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({}))

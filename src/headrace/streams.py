@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.batch import Batch
 from headrace.codec import checked_format
-from headrace.dataset import Dataset, Reading, shuffle_rows
 from headrace.errors import DeclarationError
 from headrace.plan import SourcePlan, TopicsPlan
 from headrace.rows import Rows, read_rows
@@ -18,6 +17,7 @@ from headrace.transform.expressions import Filter, Operation, Select, Transform,
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.dataset import Dataset
     from headrace.learn.features import Feature
     from headrace.model import Model
 
@@ -184,6 +184,9 @@ class Stream:
         >>> app.topic("digits").dataset(batch_size=2, features=["width"], target="label").batch_size
         2
         """
+        # What reads topics is not needed for declaring a pipeline.
+        from headrace.dataset import Dataset, Reading, shuffle_rows
+
         if self._predicted is not None:
             raise DeclarationError("predictions are read from their topic", advice='Read app.topic("…") instead.')
         if features is not None and not callable(features):

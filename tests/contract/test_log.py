@@ -335,6 +335,111 @@ def test_a_transaction_is_over_after_its_block(log: Log) -> None:
     assert log.topics() == {}
 
 
+# -- topics --------------------------------------------------------------------------------------------------------
+
+
+def create(log: Log, *topics: str) -> None:
+    with log.transaction() as txn:
+        for topic in topics:
+            txn.create_topic(topic)
+
+
+def drop(log: Log, *topics: str) -> None:
+    with log.transaction() as txn:
+        for topic in topics:
+            txn.drop_topic(topic)
+
+
+def test_a_topic_may_be_made_without_rows(log: Log, topic_prefix: str) -> None:
+    one, two = f"{topic_prefix}.one", f"{topic_prefix}.two"
+    create(log, one, two)
+    assert list(log.topics()) == [one, two]
+    info = log.topics()[one]
+    assert (info.first, info.end, info.rows, info.entries, info.bytes) == (0, 0, 0, 0, 0)
+    assert log.read() == log.read_topic(one) == log.extents(one) == []
+    append(log, (two, rows(1, 2)))
+    assert ids(log.read_topic(two)) == [1, 2] and log.topics()[two].end == 2
+    assert log.topics()[one].end == 0
+
+
+def test_a_topic_is_made_once(log: Log, topic_prefix: str) -> None:
+    create(log, topic_prefix)
+    append(log, (f"{topic_prefix}.rows", rows(1)))
+    for topic in (topic_prefix, f"{topic_prefix}.rows"):
+        with pytest.raises(LogError, match="has the topic"):
+            create(log, topic)
+    assert ids(log.read()) == [1]
+
+
+def test_a_dropped_topic_is_gone_and_the_others_stay(log: Log, topic_prefix: str) -> None:
+    one, two = f"{topic_prefix}.one", f"{topic_prefix}.two"
+    append(log, (one, rows(1, 2)), (two, rows(3)))
+    append(log, (one, rows(4)))
+    newest = log.newest_slice()
+    drop(log, one)
+    assert list(log.topics()) == [two]
+    assert ids(log.read()) == ids(log.read([one, two])) == [3]
+    assert log.read_topic(one) == log.extents(one) == log.read([one]) == []
+    assert log.newest_slice() == newest
+    append(log, (two, rows(5)))
+    assert [entry.slice for entry in log.read()][-1] > newest
+    for gone in (one, f"{topic_prefix}.never"):
+        with pytest.raises(LogError, match="no topic"):
+            drop(log, gone)
+
+
+def test_a_topic_of_a_dropped_ones_name_goes_on_where_it_ended(log: Log, topic_prefix: str) -> None:
+    one, two = f"{topic_prefix}.one", f"{topic_prefix}.two"
+    append(log, (one, rows(1, 2)), (two, rows(3, 4, 5)))
+    drop(log, one, two)
+    with log.transaction() as txn:
+        assert txn.append(one, rows(6, 7)) == 2
+    create(log, two)
+    assert (log.topics()[two].first, log.topics()[two].end) == (3, 3)
+    append(log, (two, rows(8)))
+    assert [(entry.topic, entry.offset, ids([entry])) for entry in log.read()] == [(one, 2, [6, 7]), (two, 3, [8])]
+    assert ids(log.read_topic(one)) == ids(log.read_topic(one, offset=2)) == [6, 7]
+    assert log.topics()[one].rows == 2
+    drop(log, one)
+    append(log, (one, rows(9)))
+    assert [(entry.offset, ids([entry])) for entry in log.read_topic(one)] == [(4, [9])]
+
+
+def test_making_and_dropping_are_undone(log: Log, topic_prefix: str) -> None:
+    one, two = f"{topic_prefix}.one", f"{topic_prefix}.two"
+    append(log, (one, rows(1, 2)))
+    with pytest.raises(Undo), log.transaction() as txn:
+        txn.create_topic(two)
+        txn.drop_topic(one)
+        assert list(log.topics()) == [two] and ids(log.read()) == []
+        raise Undo
+    assert list(log.topics()) == [one] and ids(log.read()) == ids(log.read_topic(one)) == [1, 2]
+    append(log, (one, rows(3)), (two, rows(4)))
+    assert ids(log.read()) == [1, 2, 3, 4] and log.topics()[two].first == 0
+
+
+def test_topics_made_and_dropped_are_seen_by_others_and_after_a_restart(
+    location: str, log: Log, topic_prefix: str
+) -> None:
+    if location == "memory://":
+        pytest.skip("nobody else sees a log in memory")
+    one, two = f"{topic_prefix}.one", f"{topic_prefix}.two"
+    append(log, (one, rows(1, 2)))
+    drop(log, one)
+    create(log, two)
+    log.close()
+    for writer in (False, True):
+        again = open_log(location, writer=writer)
+        assert list(again.topics()) == [two] and again.read() == []
+        if writer:
+            append(again, (one, rows(3)), (two, rows(4)))
+            assert places(again.read())[0][2] == 2 and ids(again.read()) == [3, 4]
+        again.close()
+    reader = open_log(location, writer=False)
+    assert ids(reader.read()) == [3, 4] and ids(reader.read_topic(one)) == [3]
+    reader.close()
+
+
 # -- staging -------------------------------------------------------------------------------------------------------
 
 

@@ -224,8 +224,10 @@ def test_every_room_is_known() -> None:
         "messages",
         "query",
         "tables",
+        "blueprint",
         "codec",
         "dataset",
+        "export",
         "plot",
         "rows",
     }

@@ -117,6 +117,25 @@ class Cluster:
         self.patiently(f"making the topic «{topic}»", ask)
         self._wait(lambda: self._known_anew(topic) > 0, f"the new topic «{topic}» to be known")
 
+    def delete(self, topic: str) -> None:
+        """Remove a topic; nothing happens where there is none.
+
+        Raises:
+            LogError: the broker refused, with its reason.
+        """
+        from confluent_kafka import KafkaException
+
+        def ask() -> None:
+            try:
+                self._admin.delete_topics([topic], request_timeout=REQUEST_SECONDS)[topic].result()
+            except KafkaException as error:
+                if not self._is_unknown(error):
+                    raise
+
+        self.patiently(f"deleting the topic «{topic}»", ask)
+        self._limits.pop(topic, None)
+        self._wait(lambda: not self._known_anew(topic), f"the topic «{topic}» to be gone")
+
     def _known_anew(self, topic: str) -> int:
         self._partitions.pop(topic, None)
         return self.partitions(topic)

@@ -128,6 +128,32 @@ class Transaction(Protocol):
         """Let a topic that this log does not know begin at an offset above 0: what lay before it was pruned."""
         ...
 
+    def create_topic(self, topic: str, *, partitions: int | None = None) -> None:
+        """Make a topic without rows; the first `append` makes one as well.
+
+        A topic of a name that was dropped goes on at the offset where the old one ended: no offset is given twice, and
+        no reader takes new rows for old ones. On a cluster its topic is made at once, and stays when the transaction is
+        undone: it is then nobody's, and the next one of this name.
+
+        Args:
+            partitions: of a cluster's topic, as the log's place says by default; other logs have none.
+
+        Raises:
+            LogError: there is one.
+        """
+        ...
+
+    def drop_topic(self, topic: str) -> None:
+        """Remove a topic and its rows; one of the same name may be made in a later transaction.
+
+        Whoever still needs its rows is the caller's business. On a cluster its topic is deleted after the commit, which
+        cannot be undone; a crash between the two leaves a topic that is nobody's.
+
+        Raises:
+            LogError: there is none, or others write it.
+        """
+        ...
+
 
 class Log(Protocol):
     """Durable topics. One process writes, any number of processes read.
@@ -199,6 +225,16 @@ def walk(log: Log, topic: str, offset: int = 0) -> Iterator[Entry]:
     while entries := log.read_topic(topic, offset=offset):
         yield from entries
         offset = entries[-1].offset + entries[-1].records.num_rows
+
+
+def topic_exists(topic: str, where: str = "the log") -> LogError:
+    """The refusal to make a topic twice."""
+    return LogError(f"{where} has the topic «{topic}» already", advice="Choose another name, or delete it first.")
+
+
+def no_such_topic(topic: str) -> LogError:
+    """The refusal to remove what is not there."""
+    return LogError(f"the log has no topic «{topic}»", advice="headrace topics list shows its topics.")
 
 
 def checked_slice(number: int, last: int) -> int:

@@ -36,7 +36,7 @@ from headrace.log.changelog import Changelog
 from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec, Codecs
 from headrace.log.kafka_index import PartitionReader, SliceIndex
 from headrace.log.kafka_load import Loader
-from headrace.log.kafka_topics import COPYING, FORM, HEAD, OURS, TOPIC, Form, Head
+from headrace.log.kafka_topics import COPYING, FORM, HEAD, OURS, TOPIC, Form, Head, heads
 from headrace.log.kafka_writer import STAGED_IN_MEMORY, Cached, KafkaTransaction, Staged
 from headrace.log.slices import Stored
 
@@ -146,7 +146,10 @@ class KafkaLog:
             for message in chunk:
                 self.changelog.apply(message.key(), message.value())
         if changed:
-            self.heads = {name: Head.from_json(one) for name, one in self.changelog.records(TOPIC).items()}
+            known, self.heads = self.heads, heads(self.changelog.records(TOPIC))
+            # A consumer that stands in a topic that is gone would complain of the next one of its name.
+            if any(head.born != known.get(name, head).born for name, head in self.heads.items()):
+                self._loader.close()
             for number, value in self.changelog.records(FORM).items():
                 if int(number) not in self.forms:
                     self._learn_form(int(number), Form.from_json(value))
@@ -222,7 +225,7 @@ class KafkaLog:
             transaction.deletions[self.staging] = {0: last + 1}
         with self._lock:
             self.staged = transaction.staged
-            self.heads = {**self.heads, **{name: head for name, head in transaction.heads.items() if head.end}}
+            self.heads = {**self.heads, **{name: head for name, head in transaction.heads.items() if head.known}}
             self.last_slice = transaction.last_slice
             for cached in transaction.entries:
                 cached.sent = cached.staged = None
@@ -246,7 +249,12 @@ class KafkaLog:
 
     def _delete(self, transaction: KafkaTransaction) -> None:
         for topic, offsets in transaction.deletions.items():
-            self.cluster.delete_before(topic, offsets)
+            if topic not in transaction.dropped:
+                self.cluster.delete_before(topic, offsets)
+        for topic in sorted(transaction.dropped):
+            self.cluster.delete(topic)
+        if transaction.dropped:
+            self._loader.close()
 
     def make_staging(self) -> None:
         """Make the topic where rows wait, once; what an earlier run left in it is nobody's."""
@@ -329,7 +337,8 @@ class KafkaLog:
                 if stored.topic in topics:
                     chosen.append(Cached(stored))
                     rows += stored.rows
-        self._current_heads()
+        known = self._current_heads()
+        chosen = [one for one in chosen if one.stored.end > known.get(one.stored.topic, _NO_HEAD).born]
         entries = self._loader.load(chosen)
         formats = [self.forms[one.stored.form].format for one in chosen]
         return [Followed(e, c.stored, f) for e, c, f in zip(entries, chosen, formats, strict=True)], last
@@ -344,7 +353,7 @@ class KafkaLog:
         self._check_open()
         own = self._own
         heads = {**self._current_heads(), **(own.heads if own is not None else {})}
-        return {name: head.info(name) for name, head in sorted(heads.items()) if head.end}
+        return {name: head.info(name) for name, head in sorted(heads.items()) if head.visible}
 
     def records(self, kind: str, prefix: str = "") -> dict[str, bytes]:
         """See `Log.records`."""
@@ -412,7 +421,7 @@ class KafkaLog:
         """A topic's entries from the one that holds an offset on."""
         own = self._own
         head = (own.heads.get(topic) if own is not None else None) or self._current_heads().get(topic)
-        if head is None or offset >= head.end:
+        if head is None or max(offset, head.first) >= head.end:
             return
         offset = max(offset, head.first)
         live = [one for one in self._live(own, 0) if one.stored.topic == topic]
@@ -462,6 +471,9 @@ class Followed(NamedTuple):
     entry: Entry
     stored: Stored
     format: str
+
+
+_NO_HEAD = Head()
 
 
 def _first(heads: dict[str, Head], topic: str) -> int:

@@ -84,7 +84,7 @@ class Loader:
             start = end
 
     def close(self) -> None:
-        """Leave the cluster."""
+        """Leave the cluster; `load` comes back to it."""
         self._fetcher.close()
 
 

@@ -13,6 +13,8 @@ from headrace.log.base import TopicInfo
 
 Json = bytes  # the name «bytes» is a field's here
 TOPIC, FORM, HEAD = "~topic", "~form", "~head"
+CREATED, DROPPED = "created", "dropped"
+_LATER = ("mark", "born")
 COPYING = "~copying"  # while `headrace.log.copy` fills a log
 OURS = "~"  # what a log's own kinds of records begin with
 
@@ -26,7 +28,9 @@ class Head:
         first_slice, last_slice: slices of its oldest and its newest entry.
         last_offset: the newest entry's offset.
         identity: the broker's id of the topic when we first wrote or read it.
-        foreign: others write it; we only wrote down in which order we read it.
+        foreign: others write it; we only wrote down in which order we read it. So does whoever comes after us.
+        mark: of a topic without entries "created", or "dropped" where only its end is remembered.
+        born: its first offset ever; rows before it were of a topic of the same name that was dropped.
     """
 
     first: int = 0
@@ -40,6 +44,18 @@ class Head:
     last_offset: int = 0
     identity: str = ""
     foreign: bool = False
+    mark: str = ""
+    born: int = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to remember: a topic that was made by the way and got no row is none of ours."""
+        return bool(self.end or self.mark)
+
+    @property
+    def visible(self) -> bool:
+        """Whether the log has this topic."""
+        return self.known and self.mark != DROPPED
 
     @property
     def rows(self) -> int:
@@ -58,14 +74,20 @@ class Head:
             first_slice=self.first_slice if self.entries else slice_,
             last_slice=slice_,
             last_offset=self.end,
+            mark="",
         )
+
+    def dropped(self) -> Head:
+        """What is left of a topic that is gone: where the next one of its name begins."""
+        return Head(self.end, self.end, last_slice=self.last_slice, foreign=True, mark=DROPPED, born=self.end)
 
     def info(self, topic: str) -> TopicInfo:
         """As others see it."""
         return TopicInfo(topic, self.first, self.end, self.bytes, self.entries, self.first_ts_us, self.last_ts_us)
 
     def to_json(self) -> Json:
-        return json.dumps(asdict(self)).encode()
+        # As before there were marks, where there is none: an older Headrace reads it.
+        return json.dumps({name: one for name, one in asdict(self).items() if one or name not in _LATER}).encode()
 
     @classmethod
     def from_json(cls, value: Json) -> Head:

@@ -117,6 +117,11 @@ class KafkaView:
             )
         return next(iter(logs.values()))
 
+    @property
+    def logs(self) -> dict[str, KafkaLog]:
+        """The logs that it reads, by their pipelines' names."""
+        return dict(self._logs)
+
     def names(self, *, internal: bool = False) -> list[str]:
         """Topics: every one of the cluster, or those that the named pipeline's log knows; ours and Kafka's own last."""
         known = self._cluster.topics()

@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from headrace.errors import LogError
 from headrace.faults import fault
-from headrace.kafka.cluster import FOR_EVER
 from headrace.kafka.fetch import Range
 from headrace.kafka.place import Place
 from headrace.kafka.producer import Sent, too_large
 from headrace.log.base import checked_slice
 from headrace.log.changelog import Value
-from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Messages
-from headrace.log.kafka_topics import FORM, HEAD, TOPIC, Form, Head
+from headrace.log.kafka_codec import INTERNAL_FORMAT, Messages
+from headrace.log.kafka_heads import TransactionTopics
+from headrace.log.kafka_topics import FORM, HEAD, TOPIC, Form
 from headrace.log.message import MessageFormat
 from headrace.log.slices import Stored, dump_slices
 
@@ -56,13 +56,11 @@ class Staged:
     place: Place | None = None
 
 
-class KafkaTransaction:
+class KafkaTransaction(TransactionTopics):
     """A `Transaction` of a `KafkaLog`. After an error nothing more can be done in it."""
 
     def __init__(self, log: KafkaLog) -> None:
-        self._log = log
-        self._over = False
-        self.heads: dict[str, Head] = {}
+        super().__init__(log)
         self.forms: dict[int, Form] = {}
         self.entries: list[Cached] = []
         self.staged: list[Staged] = list(log.staged)
@@ -205,16 +203,6 @@ class KafkaTransaction:
         self._prepared = (records, topic, messages)
         return messages
 
-    def _make_topic(self, topic: str) -> None:
-        """Make it where it is missing; remember which one it is, so that another of its name is noticed."""
-        if self.head(topic).identity:
-            return
-        cluster, place = self._log.cluster, self._log.place
-        if not cluster.partitions(topic):
-            partitions = 1 if topic.startswith(INTERNAL_PREFIX) else place.partitions
-            cluster.create(topic, partitions=partitions, config=FOR_EVER)
-        self.heads[topic] = replace(self.head(topic), identity=cluster.identities([topic]).get(topic, "?"))
-
     def _form(self, form: Form) -> int:
         key = form.key
         for number, known in self.forms.items():
@@ -226,10 +214,6 @@ class KafkaTransaction:
         number = max([*self._log.forms, *self.forms], default=0) + 1
         self.forms[number] = form
         return number
-
-    def head(self, topic: str) -> Head:
-        """A topic as this transaction sees it."""
-        return self.heads.get(topic) or self._log.heads.get(topic) or Head()
 
     def next_slice(self) -> None:
         """See `Transaction.next_slice`."""
@@ -292,13 +276,6 @@ class KafkaTransaction:
         """See `Transaction.restore_slice`."""
         self._check()
         self.last_slice, self._seq, self._slice_open = checked_slice(number, self.last_slice), 0, True
-
-    def restore_topic(self, topic: str, *, offset: int) -> None:
-        """See `Transaction.restore_topic`."""
-        self._check()
-        if self.head(topic).end:
-            raise LogError(f"the log has the topic «{topic}» already")
-        self.heads[topic] = replace(self.head(topic), first=offset, end=offset)
 
     def prune(self, topic: str, before_offset: int) -> int:
         """Forget whole entries before an offset; the broker deletes their messages after the commit."""
@@ -379,8 +356,7 @@ class KafkaTransaction:
     def _all_puts(self) -> Mapping[tuple[str, str], Value | None]:
         puts = dict(self.puts)
         for topic, head in self.heads.items():
-            # A topic that was made and got no row is none of ours yet.
-            if head.end:
+            if head.known:
                 puts[TOPIC, topic] = head.to_json()
         for number, form in self.forms.items():
             puts[FORM, f"{number:06d}"] = form.to_json()
@@ -391,10 +367,6 @@ class KafkaTransaction:
     def end(self) -> None:
         """Nothing more can be done in this transaction."""
         self._over = True
-
-    def _check(self) -> None:
-        if self._over:
-            raise LogError("this log transaction is over", advice="Use it inside its with block.")
 
 
 def _copied(records: pa.RecordBatch) -> pa.RecordBatch:

@@ -4,7 +4,8 @@
 table       holds
 ==========  ==================================================================================================
 head        one row: the writer's epoch; the last slice number when entries were last pruned
-topics      a topic's name and totals; a row stays when all its entries are pruned, so that offsets go on
+topics      a topic's name and totals; a row stays when all its entries are pruned, so that offsets go on, and when
+            the topic is dropped: its times are then -1
 schemas     Arrow schemas as IPC bytes, each once, found by their SHA-256
 bodies      record batches as IPC messages; apart, so that publishing staged rows moves none of them
 entries     the visible entries in slice order, each with a CRC-32 of its body and place
@@ -34,6 +35,7 @@ PAGE_BYTES = 8192
 CACHE_KIBIBYTES = 8192
 BUSY_MILLISECONDS = 10_000
 WAL_FILE_BYTES = 64 << 20
+DROPPED = -1
 OLDEST_SQLITE = (3, 51, 3)
 
 _PLACE = struct.Struct("<7q")
@@ -132,8 +134,10 @@ def connect_writer(path: Path) -> apsw.Connection:
 
 def _make(path: Path) -> None:
     """A new log, under another name until it is whole: an empty file at ``path`` was never one of ours."""
-    # Among them a WAL whose log was removed by hand: SQLite would replay it into the new one.
-    for leftover in (".new", ".new-journal", ".new-wal", ".new-shm", "-wal", "-shm"):
+    # Among them a WAL whose log was removed by hand: SQLite would replay it into the new one. And how far groups had
+    # read the rows of that log (`headrace.dataset.groups`).
+    groups = (".groups", ".groups-wal", ".groups-shm")
+    for leftover in (".new", ".new-journal", ".new-wal", ".new-shm", "-wal", "-shm", *groups):
         path.with_name(path.name + leftover).unlink(missing_ok=True)
     new = path.with_name(path.name + ".new")
     connection = _connect(new, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogError
-from headrace.log.base import Entry, Extent, TopicInfo, checked_slice
+from headrace.log.base import Entry, Extent, TopicInfo, checked_slice, no_such_topic, topic_exists
 from headrace.log.message import MessageFormat
 
 
@@ -59,9 +59,11 @@ class _State:
     entries: dict[str, list[_Stored]] = field(default_factory=dict)
     records: dict[tuple[str, str], bytes] = field(default_factory=dict)
     staged: list[_Staged] = field(default_factory=list)
+    ends: dict[str, int] = field(default_factory=dict)  # of topics that were dropped
 
     def copy(self) -> _State:
-        return _State(self.slice, dict(self.topics), dict(self.entries), dict(self.records), list(self.staged))
+        topics, entries, records = dict(self.topics), dict(self.entries), dict(self.records)
+        return _State(self.slice, topics, entries, records, list(self.staged), dict(self.ends))
 
     def of(self, topic: str) -> tuple[list[_Stored], int]:
         """A topic's entries, and how many of them count."""
@@ -85,7 +87,7 @@ class MemoryTransaction:
         self._check()
         if not records.num_rows:
             info = self.state.topics.get(topic)
-            return info.end if info else 0
+            return info.end if info else self.state.ends.get(topic, 0)
         form = MessageFormat(records.schema)
         return self._enter(topic, records.num_rows, form, form.encode(records).to_pybytes(), complete)
 
@@ -149,9 +151,28 @@ class MemoryTransaction:
         self._check()
         if topic in self.state.topics:
             raise LogError(f"the log has the topic «{topic}» already")
+        self._make(topic, offset)
+
+    def create_topic(self, topic: str, *, partitions: int | None = None) -> None:
+        """See `Transaction.create_topic`."""
+        self._check()
+        if topic in self.state.topics:
+            raise topic_exists(topic)
+        self._make(topic, self.state.ends.get(topic, 0))
+
+    def _make(self, topic: str, offset: int) -> None:
         now_us = self._clock.now_us()
         self.state.topics[topic] = TopicInfo(topic, offset, offset, 0, 0, now_us, now_us)
         self.state.entries[topic] = []
+
+    def drop_topic(self, topic: str) -> None:
+        """See `Transaction.drop_topic`."""
+        self._check()
+        if topic not in self.state.topics:
+            raise no_such_topic(topic)
+        self.state.ends[topic] = self.state.topics.pop(topic).end
+        # The list itself is shared with the state before.
+        self.state.entries.pop(topic)
 
     def prune(self, topic: str, before_offset: int) -> int:
         """Drop whole entries before the offset; returns their rows."""
@@ -189,8 +210,9 @@ class MemoryTransaction:
             self._seq = 0
             self._slice_open = True
         now_us = self._clock.now_us()
-        info = self.state.topics.get(topic) or TopicInfo(topic, 0, 0, 0, 0, now_us, now_us)
-        entries = self.state.entries.setdefault(topic, [])
+        if topic not in self.state.topics:
+            self._make(topic, self.state.ends.get(topic, 0))
+        info, entries = self.state.topics[topic], self.state.entries[topic]
         entries.append(_Stored(self.state.slice, self._seq, topic, info.end, rows, complete, now_us, form, body))
         self._seq += 1
         self.state.topics[topic] = replace(

@@ -23,7 +23,7 @@ import pyarrow as pa
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogCorrupt, LogError, LogLocked
 from headrace.log.base import Entry, Extent, TopicInfo
-from headrace.log.layout import connect_reader, open_record, seal, translate
+from headrace.log.layout import DROPPED, connect_reader, open_record, seal, translate
 from headrace.log.lease import Lease, refuse_network_filesystem
 from headrace.log.message import MessageFormat
 from headrace.log.sqlite_writer import SqliteTransaction, SqliteWriter
@@ -135,7 +135,8 @@ class SqliteLog:
         with self._reading() as connection:
             found = connection.execute(
                 """SELECT name, first_offset, end_offset, bytes, entries, first_ts_us, last_ts_us
-                FROM topics ORDER BY name"""
+                FROM topics WHERE last_ts_us != ? ORDER BY name""",
+                (DROPPED,),
             )
             return {str(row[0]): TopicInfo(*row) for row in found}
 

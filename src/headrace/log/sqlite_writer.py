@@ -17,8 +17,16 @@ import pyarrow as pa
 from headrace.clock import Clock
 from headrace.errors import LogError, LogLocked
 from headrace.faults import fault
-from headrace.log.base import checked_slice
-from headrace.log.layout import BUSY_MILLISECONDS, closed_on_error, connect_writer, seal, seal_record, translate
+from headrace.log.base import checked_slice, no_such_topic, topic_exists
+from headrace.log.layout import (
+    BUSY_MILLISECONDS,
+    DROPPED,
+    closed_on_error,
+    connect_writer,
+    seal,
+    seal_record,
+    translate,
+)
 from headrace.log.message import MessageFormat
 
 CHECKPOINT_PAGES = 2048
@@ -34,6 +42,9 @@ _ENTER_TOPIC = """INSERT INTO topics (name, first_offset, end_offset, bytes, ent
 _LEAVE_TOPIC = """UPDATE topics SET
     first_offset = first_offset + ?2, bytes = bytes - ?3, entries = entries - ?4, first_ts_us = coalesce(
         (SELECT ts_us FROM entries WHERE topic = topics.id ORDER BY offset LIMIT 1), last_ts_us) WHERE name = ?1"""
+_CREATE_TOPIC = f"""INSERT INTO topics (name, first_offset, end_offset, bytes, entries, first_ts_us, last_ts_us)
+    VALUES (?1, 0, 0, 0, 0, ?2, ?2) ON CONFLICT (name) DO UPDATE SET first_ts_us = ?2, last_ts_us = ?2
+    WHERE last_ts_us = {DROPPED} RETURNING id"""
 _DROP_STAGED = "DELETE FROM bodies WHERE id IN (SELECT body FROM staged); DELETE FROM staged"
 
 
@@ -119,6 +130,19 @@ class SqliteTransaction:
     def restore_topic(self, topic: str, *, offset: int) -> None:
         """See `Transaction.restore_topic`."""
         self._run("INSERT INTO topics VALUES (NULL, ?1, ?2, ?2, 0, 0, ?3, ?3)", (topic, offset, self._clock.now_us()))
+
+    def create_topic(self, topic: str, *, partitions: int | None = None) -> None:
+        """See `Transaction.create_topic`."""
+        if self._run(_CREATE_TOPIC, (topic, self._clock.now_us())).get is None:
+            raise topic_exists(topic)
+
+    def drop_topic(self, topic: str) -> None:
+        """See `Transaction.drop_topic`. A large one is pruned first, piece by piece: this is one transaction."""
+        known = self._run("SELECT end_offset, last_ts_us FROM topics WHERE name = ?", (topic,)).get
+        if known is None or known[1] == DROPPED:
+            raise no_such_topic(topic)
+        self.prune(topic, int(known[0]))
+        self._run("UPDATE topics SET first_ts_us = ?2, last_ts_us = ?2 WHERE name = ?1", (topic, DROPPED))
 
     def prune(self, topic: str, before_offset: int, *, most: int = -1) -> int:
         """Drop the topic's oldest entries that lie wholly before the offset, at most ``most``; returns their rows."""

@@ -1,0 +1,62 @@
+"""A network is killed at the edges of a commit: weights, moments and Dropout go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.testing.servers import PostgresServer
+
+from . import harness
+from .test_kill import write
+
+pytest.importorskip("keras")
+pytest.importorskip("jax")
+PROGRAM = Path(__file__).parent / "network.py"
+EDGES = ("engine.captured", "engine.stepped", "log.before-commit", "log.after-commit")
+
+
+@pytest.fixture
+def dsn(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"network_{abs(hash(request.node.name)) % 10**8}"
+    yield harness.database(server, name)
+    harness.drop(server, name)
+
+
+def contents(log: Path) -> object:
+    return harness.contents(log, outputs=("network_out", "c.public.c_train"), models=("network",))
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_a_network_killed_goes_on_as_one_that_was_not(
+    dsn: str, edge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_NETWORK_SEED", "3")
+    killed, whole = tmp_path / "killed.headrace", tmp_path / "whole.headrace"
+    write(dsn, seed=1, transactions=6)
+    harness.run(dsn, killed, program=PROGRAM)
+    harness.run(dsn, whole, name="whole", program=PROGRAM)
+    write(dsn, seed=len(edge), transactions=12)
+    assert harness.finish(harness.start(dsn, killed, fault=f"{edge}:1", program=PROGRAM)) == -signal.SIGKILL
+    write(dsn, seed=2, transactions=6)
+    harness.run(dsn, killed, program=PROGRAM)
+    harness.run(dsn, whole, name="whole", program=PROGRAM)
+    assert contents(killed) == contents(whole)
+
+
+def test_weights_that_no_other_process_has_are_in_the_log(dsn: str, tmp_path: Path) -> None:
+    """The first weights are stored before the first row is learned: a replay in a process with others is equal."""
+    log = tmp_path / "network.headrace"
+    write(dsn, seed=1, transactions=6)
+    assert harness.finish(harness.start(dsn, log, fault="log.after-commit:3", program=PROGRAM)) == -signal.SIGKILL
+    harness.run(dsn, log, program=PROGRAM)
+    write(dsn, seed=2, transactions=6)
+    harness.run(dsn, log, program=PROGRAM)
+    sys.modules.pop("network", None)
+    from .network import build
+
+    harness.verify(build(dsn, log))
