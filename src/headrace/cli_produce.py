@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from headrace.batch import Batch, is_meta
 from headrace.cli_log import JsonOption, LogOption, location
 from headrace.codec import TopicCodec, checked_format, codec_for
 from headrace.console import talk
+from headrace.engines.local.appended import KIND, fingerprint, last_of
 from headrace.engines.local.signals import Signals
 from headrace.errors import DeclarationError, FormatError, HeadraceError, LogError, LogLocked, LogMissing
 from headrace.kafka.settings import SCHEME, KafkaPlace
@@ -37,12 +37,10 @@ from headrace.log.kafka_view import PRODUCERS, owners
 from headrace.messages import to_json
 from headrace.plan import INTERNAL
 
-KIND = "producer"
 MOST_ROWS = 8192
 MOST_BYTES = 8 << 20
 COMMIT_SECONDS = 0.1
 LOOK_SECONDS = 0.1
-REMEMBERED = 16
 RETRY_SECONDS = 5.0
 _RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(s|sec|second|min|minute|h|hour))?\s*")
 _UNIT_SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
@@ -351,30 +349,7 @@ class Appender:
     def _remember(self, rows: pa.RecordBatch) -> None:
         if not self._name:
             return
-        last = [*self._last, rows.slice(max(0, rows.num_rows - REMEMBERED))]
-        while len(last) > 1 and sum(one.num_rows for one in last[1:]) >= REMEMBERED:
-            last.pop(0)
-        self._last = last
-
-
-def fingerprint(batches: list[pa.RecordBatch]) -> str:
-    """A hash of the last 16 rows: the same however they were cut, and whether a column was still narrower or missing.
-
-    >>> fingerprint([pa.RecordBatch.from_pylist([{"a": 1}])]) == fingerprint(
-    ...     [pa.RecordBatch.from_pylist([{"a": 1.0, "b": None}])]
-    ... )
-    True
-    """
-    rows = [row for batch in batches for row in batch.to_pylist()][-REMEMBERED:]
-    return hashlib.sha256(to_json([_settled(row) for row in rows]).encode()).hexdigest()
-
-
-def _settled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _settled(value[name]) for name in sorted(value) if value[name] is not None}
-    if isinstance(value, list):
-        return [_settled(one) for one in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        self._last = last_of([*self._last, rows])
 
 
 # -- the loop ---------------------------------------------------------------------------------------------------------

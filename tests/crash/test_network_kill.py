@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from headrace.testing.servers import PostgresServer
 from . import harness
 from .test_kill import write
 
+os.environ.setdefault("KERAS_BACKEND", "jax")
 pytest.importorskip("keras")
 pytest.importorskip("jax")
 PROGRAM = Path(__file__).parent / "network.py"

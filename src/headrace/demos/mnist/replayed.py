@@ -1,0 +1,171 @@
+"""The batch mode: rows are captured and learned by replay; then others are answered while they are inserted.
+
+It follows https://debezium.io/blog/2023/05/02/tensorflow-mnist-classification/: the model is trained on the rows that
+are there, evaluation begins on a topic that does not exist, and counts up while rows arrive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import psycopg
+import pyarrow as pa
+from rich.console import Console
+from rich.live import Live
+from threadpoolctl import threadpool_limits
+
+import headrace as hr
+from headrace.demos.mnist import digits, pipeline
+from headrace.demos.mnist.options import Options
+from headrace.demos.mnist.recipes import CLASSES, SEED, Recipe, recipe
+from headrace.demos.mnist.scene import Scene, clean_up, create_tables, scene
+from headrace.demos.mnist.show import Show, draw_curve, draw_digit, half_blocks, share_right
+from headrace.engines.local.running import Running
+
+TRAIN, TEST = "tf.public.mnist_train", "tf.public.mnist_test"
+WAIT_SECONDS = 120.0
+TRANSACTIONS = 20
+
+
+def play(options: Options, *, show: bool = True, console: Console | None = None) -> dict[str, Any]:
+    """Play the batch mode; returns its result as JSON values."""
+    started = time.monotonic()
+    name = options.model or "mlp"
+    chosen = recipe(name)
+    model = chosen.make()  # before any server: a missing library is said at once
+    data = digits.read_data(options.idx)
+    view = Show(f"MNIST from PostgreSQL: {name}", console or Console(), show)
+    with contextlib.ExitStack() as stack:
+        if view.live:
+            stack.enter_context(Live(view, console=view.console, transient=True))
+        found = stack.enter_context(scene(log=options.log, keep=options.keep, postgres=options.postgres, say=view.say))
+        learned = _learn(chosen, model, options, found, data, view)
+        answer = _evaluate(chosen, model, options, found, data, view)
+        view.say("stopping the servers")
+    folder = options.png or found.pictures
+    pictures = [
+        draw_digit(folder / "digit3.png", data.three, answer),
+        draw_curve(folder / "accuracy.png", view.curve, f"{name}: test rows as they arrive"),
+    ]
+    result = {
+        "mode": "batch",
+        "model": name,
+        "train_rows": learned,
+        "test_rows": view.curve[-1][0],
+        "accuracy": view.curve[-1][1],
+        "accuracy_curve": [list(one) for one in view.curve],
+        "digit3": answer,
+        "log": found.log,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if show:
+        _print_end(view.console, result, data, pictures, found)
+    if options.keep:
+        for line in found.kept:
+            Console(stderr=True).print(f"goes on: {line}", highlight=False, soft_wrap=True)
+    return result
+
+
+# -- the first half: rows that are there are learned ------------------------------------------------------------------
+
+
+def _learn(chosen: Recipe, model: Any, options: Options, found: Scene, data: digits.Digits, view: Show) -> int:
+    """Capture the training rows, and learn them from the log; returns how many there are."""
+    with psycopg.connect(found.dsn, autocommit=True) as database:
+        create_tables(database)
+        view.say(f"loading {len(data.train):,} digits into mnist_train")
+        _copy(database, "mnist_train", digits.rows(data.train))
+    app, train = pipeline.capture(found.dsn, found.log)
+    view.say("capturing mnist_train")
+    with app.start() as running:
+        running.wait(WAIT_SECONDS)
+        rows = running.log.topics()[TRAIN].rows
+    epochs = options.epochs or chosen.epochs
+    view.say(f"learning the topic {TRAIN} {epochs} times", total=epochs * rows)
+    # Threads of BLAS wait for each other by spinning: on shared cores that takes ten times as long.
+    with threadpool_limits(1):
+        chosen.train(model, _batches(train, chosen, epochs), lambda n: setattr(view, "done", view.done + n))
+    return rows
+
+
+def _batches(stream: Any, chosen: Recipe, epochs: int) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Features and labels of the topic, as often as there are epochs, each time in another order."""
+    yield from stream.dataset(
+        chosen.batch_size, features=chosen.features, target="labels", epochs=epochs, shuffle=True, seed=SEED
+    )
+
+
+# -- the second half: rows that come are answered ---------------------------------------------------------------------
+
+
+def _evaluate(chosen: Recipe, model: Any, options: Options, found: Scene, data: digits.Digits, view: Show) -> int:
+    """Answer the test rows while they are inserted; returns the answer to the 3 drawn by hand."""
+    classes = None if isinstance(model, hr.Learner) else CLASSES
+    app = pipeline.classify(found.dsn, found.log, model, chosen.features, classes)
+    with app.start() as running, psycopg.connect(found.dsn, autocommit=True) as database:
+        there = TEST in running.log.topics()
+        view.say(f"waiting for {TEST}{'' if there else ', which does not exist yet'}", total=len(data.test))
+        time.sleep(options.pause)
+        rows = digits.rows(data.test)
+        step = -(-rows.num_rows // TRANSACTIONS)
+        for start in range(0, rows.num_rows, step):
+            _copy(database, "mnist_test", rows.slice(start, step))
+            running.wait(WAIT_SECONDS)
+            _count(app, running, view)
+            time.sleep(options.pause)
+        answer = int(running["digits"].predict([{"pixels": data.three}])[0])
+    if options.postgres is not None:
+        with psycopg.connect(found.dsn, autocommit=True) as database:
+            clean_up(database)
+    return answer
+
+
+def _count(app: hr.App, running: Running, view: Show) -> None:
+    """Another point of the curve: of all that is answered by now."""
+    answers = app.topic(pipeline.PREDICTIONS).select("prediction", "labels").read().to_arrow()
+    predicted, labels = (answers.column(name).to_numpy() for name in ("prediction", "labels"))
+    view.done = len(labels)
+    view.point(len(labels), share_right(predicted, labels))
+
+
+def _copy(database: psycopg.Connection[Any], table: str, rows: pa.RecordBatch) -> None:
+    """Insert rows, in one transaction."""
+    with database.cursor() as cursor, cursor.copy(f"COPY {table} (pixels, labels) FROM STDIN".encode()) as copy:
+        for row in rows.to_pylist():
+            copy.write_row((row["pixels"], row["labels"]))
+
+
+def _print_end(
+    console: Console, result: dict[str, Any], data: digits.Digits, pictures: list[Path | None], found: Scene
+) -> None:
+    console.print(half_blocks(data.three), highlight=False, markup=False)
+    console.print(f"The 3 drawn by hand is a [bold]{result['digit3']}[/]", highlight=False)
+    console.print(
+        f"[bold]{result['accuracy']:.2%}[/] of {result['test_rows']:,} test rows are right, "
+        f"after {result['train_rows']:,} rows were learned · {result['seconds']:.1f} s",
+        highlight=False,
+    )
+    say_pictures(console, pictures)
+    say_next(console, found, f"headrace topics cat {pipeline.PREDICTIONS} --limit 1")
+
+
+def say_pictures(console: Console, pictures: list[Path | None]) -> None:
+    """Where the pictures are, or what is missing for them."""
+    drawn = [str(path) for path in pictures if path is not None]
+    text = f"Pictures: {', '.join(drawn)}" if drawn else "No pictures: pip install 'headrace\\[plot]'"
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def say_next(console: Console, found: Scene, *commands: str) -> None:
+    """What to try with the log."""
+    if found.stopped:
+        console.print("The broker is stopped, and the log went with it. Give --keep to look at both.", highlight=False)
+        return
+    console.print(f"\nThe log stays at {found.log}. Next:", highlight=False, soft_wrap=True)
+    for command in ("headrace topics list", *commands):
+        console.print(f"  {command} --log {found.log}", highlight=False, soft_wrap=True, markup=False)

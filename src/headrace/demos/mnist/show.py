@@ -1,0 +1,133 @@
+"""What the audience of the MNIST demo sees: figures that go up, a digit in the terminal, pictures in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from headrace import plot
+from headrace.demos.mnist.digits import SIDE
+from headrace.errors import MissingExtra
+
+INK = 96
+HALVES = " ▄▀█"
+SHOWN_POINTS = 8
+
+
+@dataclass(slots=True)
+class Show:
+    """Figures of the demo, drawn live where there is a terminal, else printed as they change.
+
+    Attributes:
+        title: the first line.
+        total: rows that there will be of what is counted.
+        curve: pairs (rows, accuracy).
+    """
+
+    title: str
+    console: Console
+    shown: bool = True
+    step: str = "starting"
+    total: int = 0
+    done: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+    def __rich__(self) -> RenderableType:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(max(1, self.total), self.done, width=40), f"{self.done:,} of {self.total:,} rows")
+        return Group(Text(self.title, style="bold"), Text(self.step, style="dim"), bar, self._points())
+
+    def _points(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for rows, accuracy in self.curve[-SHOWN_POINTS:]:
+            table.add_row(
+                Text(f"{rows:>7,} rows"), ProgressBar(1.0, accuracy, width=40), Text(f"{accuracy:7.2%} right")
+            )
+        return table
+
+    @property
+    def live(self) -> bool:
+        """Whether figures are drawn anew, in place."""
+        return self.shown and self.console.is_terminal
+
+    def say(self, step: str, *, total: int = 0) -> None:
+        """A new step begins."""
+        self.step, self.total, self.done = step, total, 0
+        self.told(step)
+
+    def point(self, rows: int, accuracy: float) -> None:
+        """Another point of the curve."""
+        self.curve.append((rows, accuracy))
+        self.told(f"{rows:>7,} rows: {accuracy:.2%} right")
+
+    def told(self, text: str) -> None:
+        """A line, where figures are not drawn anew."""
+        if self.shown and not self.live:
+            self.console.print(text, highlight=False, markup=False)
+
+
+def half_blocks(pixels: bytes, side: int = SIDE) -> str:
+    """An image as text: each character is two pixels, one above the other.
+
+    >>> print(half_blocks(bytes([255, 0, 0, 255]), 2))
+    ▀▄
+    """
+    ink = (np.frombuffer(pixels, np.uint8).reshape(-1, 2, side) >= INK).astype(int)
+    return "\n".join("".join(HALVES[code] for code in line) for line in (2 * ink[:, 0] + ink[:, 1]).tolist())
+
+
+def draw_digit(path: Path, pixels: bytes, answer: object) -> Path | None:
+    """A PNG of an image with its answer; None where there is no matplotlib."""
+
+    def draw(ax: Any) -> None:
+        plot.digit(pixels, ax=ax, title=answer)
+
+    return _save(path, draw, (3, 3))
+
+
+def draw_curve(path: Path, curve: Sequence[tuple[int, float]], title: str) -> Path | None:
+    """A PNG of an accuracy's curve; None where there is no matplotlib."""
+
+    def draw(ax: Any) -> None:
+        plot.accuracy(curve, ax=ax)
+        ax.set_title(title)
+
+    return _save(path, draw, (6.4, 4))
+
+
+def _save(path: Path, draw: Any, size: tuple[float, float]) -> Path | None:
+    try:
+        figure = new_figure(size)
+    except MissingExtra:
+        return None
+    draw(figure.add_subplot())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    return path
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """A figure that belongs to no window: it can be made anywhere."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("plot", "a picture") from error
+    return Figure(figsize=size)
+
+
+def share_right(predicted: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+    """The share of rows that are answered as labelled.
+
+    >>> share_right(np.array([1, 2, 3]), np.array([1, 2, 4]))
+    0.6667
+    """
+    return round(float((predicted.astype(np.int64) == labels.astype(np.int64)).mean()), 4)
