@@ -39,10 +39,9 @@ def test_a_network_killed_goes_on_as_one_that_was_not(
 ) -> None:
     monkeypatch.setenv("HEADRACE_NETWORK_SEED", "3")
     killed, whole = tmp_path / "killed.headrace", tmp_path / "whole.headrace"
-    write(dsn, seed=1, transactions=6)
     harness.run(dsn, killed, program=PROGRAM)
     harness.run(dsn, whole, name="whole", program=PROGRAM)
-    write(dsn, seed=len(edge), transactions=12)
+    write(dsn, seed=len(edge), transactions=18)
     assert harness.finish(harness.start(dsn, killed, fault=f"{edge}:1", program=PROGRAM)) == -signal.SIGKILL
     write(dsn, seed=2, transactions=6)
     harness.run(dsn, killed, program=PROGRAM)
