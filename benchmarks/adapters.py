@@ -5,6 +5,9 @@ Both on one thread, as the adapter pins it; rows a second, the median of pairs.
 
 from __future__ import annotations
 
+import copy
+import importlib.util
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from headrace.answers import BLOCK_ROWS, predict_in_blocks
+from headrace.learn import adapters
 from headrace.learn.adapters import adapted
 from headrace.learn.base import Learner, pinned
 
@@ -56,7 +60,68 @@ def run(rows: int) -> list[dict[str, Any]]:
             found += _measure(name, make, batches)
         for name, make in RIVER.items():
             found += _measure_river(name, make, max(2, rows // BATCH // 8))
+        found += [figure for name in NETWORKS for figure in _measure_network(name, batches)]
     return found
+
+
+NETWORKS = ("keras", "torch")
+
+
+def _measure_network(library: str, batches: list[Any]) -> list[dict[str, Any]]:
+    """A dense network with 128 hidden units and Adam; nothing where the library is not installed."""
+    if importlib.util.find_spec(library) is None:
+        return []
+    times: dict[str, list[tuple[float, float]]] = {"learn": [], "predict": []}
+    for _ in range(PAIRS):
+        learner, learn, predict = (_keras if library == "keras" else _torch)()
+        learn(*batches[0])  # compiled, as ours is by its first batch
+        predict(batches[0][0])
+        learner.learn(*batches[0])
+        learner.predict(batches[0][0])
+        times["learn"].append((_seconds(learn, batches), _pinned(learner, learner.learn, batches)))
+        times["predict"].append(
+            (
+                _seconds(lambda X, _, call=predict: call(X), batches),
+                _pinned(learner, lambda X, _, model=learner: predict_in_blocks(model.predict, X), batches),
+            )
+        )
+    return _figures(f"{library} 784-128-10", times, BATCH * len(batches), WIDTH)
+
+
+def _keras() -> tuple[Learner, Callable[..., Any], Callable[[Any], Any]]:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    model = keras.Sequential(
+        [keras.Input((WIDTH,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(10, "softmax")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    learner = adapted(model, classes=CLASSES)
+    return learner, model.train_on_batch, lambda X: np.asarray(model.predict_on_batch(X)).argmax(axis=1)
+
+
+def _torch() -> tuple[Learner, Callable[..., Any], Callable[[Any], Any]]:
+    import torch
+
+    torch.set_num_threads(1)
+    module = torch.nn.Sequential(torch.nn.Linear(WIDTH, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
+    loss, theirs = torch.nn.CrossEntropyLoss(), copy.deepcopy(module)
+    optimizer = torch.optim.Adam(theirs.parameters())
+
+    def learn(X: Any, y: Any) -> None:
+        optimizer.zero_grad()
+        loss(theirs(torch.from_numpy(X)), torch.from_numpy(y)).backward()
+        optimizer.step()
+
+    def predict(X: Any) -> Any:
+        theirs.eval()
+        with torch.no_grad():
+            found = theirs(torch.from_numpy(X)).argmax(1).numpy()
+        theirs.train()
+        return found
+
+    own = adapters.torch(module, optimizer=torch.optim.Adam(module.parameters()), loss=loss)
+    return adapted(own, classes=CLASSES), learn, predict
 
 
 def _measure_river(name: str, make: Callable[[], Any], count: int) -> list[dict[str, Any]]:
