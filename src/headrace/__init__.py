@@ -21,4 +21,17 @@ from headrace.transform.expressions import text
 
 __version__ = "0.1.0"
 
-__all__ = ["App", "Batch", "KMeans", "Learner", "adapters", "category", "errors", "image", "plot", "testing", "text", "vector"]
+__all__ = [
+    "App",
+    "Batch",
+    "KMeans",
+    "Learner",
+    "adapters",
+    "category",
+    "errors",
+    "image",
+    "plot",
+    "testing",
+    "text",
+    "vector",
+]

@@ -5,25 +5,20 @@ Exit codes: 0 done, 1 a failure while running, 2 a wrong declaration or wrong ar
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import sys
-import time
 from contextlib import nullcontext
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
-from headrace import cli_produce, cli_topics
-from headrace.app import App
-from headrace.cli_log import JsonOption, LogOption, looking, reading, writing
+from headrace import cli_demo, cli_models, cli_produce, cli_topics
+from headrace.cli_file import load_app
+from headrace.cli_log import JsonOption, LogOption, looking, reading
 from headrace.console import (
     model_line,
     model_rows,
@@ -31,45 +26,20 @@ from headrace.console import (
     print_table,
     replay_progress,
     running_line,
-    short_model,
     talk,
 )
-from headrace.errors import DeclarationError, HeadraceError, LogError
-from headrace.log.base import Log
+from headrace.errors import HeadraceError
 from headrace.log.kafka_view import KafkaView
 from headrace.messages import to_json
-from headrace.registry import models as registry
 
 app = typer.Typer(
     help="Machine learning on live database changes.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
-models = typer.Typer(help="Look at a log's models, and reset them.", no_args_is_help=True)
-app.add_typer(demo, name="demo")
+app.add_typer(cli_demo.demo, name="demo")
 app.add_typer(cli_topics.topics, name="topics")
-app.add_typer(models, name="models")
+app.add_typer(cli_models.models, name="models")
 app.command("produce")(cli_produce.produce)
-
-
-class Flavour(StrEnum):
-    """Whose k-means the demo reproduces."""
-
-    flink = "flink"
-    spark = "spark"
-
-
-class Source(StrEnum):
-    """Who captures the demo's tables."""
-
-    postgres = "postgres"
-    debezium = "debezium"
-
-
-class Start(StrEnum):
-    """Where a reset model begins."""
-
-    earliest = "earliest"
-    latest = "latest"
+app.command("explain")(cli_models.explain)
 
 
 def main() -> None:
@@ -118,46 +88,6 @@ def run(
             talk.print(model_line(model), markup=False, highlight=False)
 
 
-@demo.command("iris")
-def demo_iris(
-    flavour: Annotated[Flavour, typer.Option(help="Flink ML's or Spark MLlib's published k-means.")] = Flavour.flink,
-    data: Annotated[Path | None, typer.Option(help="A directory with train1.csv, train2.csv and test.csv.")] = None,
-    postgres: Annotated[
-        str | None, typer.Option(help="An existing server's DSN; its iris tables are replaced.")
-    ] = None,
-    log: Annotated[
-        str | None,
-        typer.Option(
-            "--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."
-        ),
-    ] = None,
-    source: Annotated[Source, typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")] = (
-        Source.postgres
-    ),
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
-    pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
-    write_sql: Annotated[Path | None, typer.Option("--write-sql", help="Only write the SQL files there.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Iris rows are inserted, learned and classified while you watch: 5, then 7, then 9 of 11.
-
-    Example: headrace demo iris --flavour spark
-    """
-    from headrace.demos.iris import play
-
-    if write_sql is not None:
-        written = [str(path) for path in play.write_sql(write_sql, data)]
-        print(to_json(written) if as_json else "\n".join(written))
-        return
-    result = play.play(
-        play.Options(flavour.value, data, postgres, log, source.value, keep, pause),
-        show=not as_json,
-        console=Console(),
-    )
-    if as_json:
-        print(to_json(result))
-
-
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help='SQL (DuckDB); topics are tables: "flink.public.iris_train".')],
@@ -182,65 +112,6 @@ def sql(
         print(to_json(table.to_pylist()))
     else:
         print_table(table.to_pylist(), columns=table.column_names, title=f"{table.num_rows} rows")
-
-
-@models.command("list")
-def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
-    """Version, position, rows learned, size and hash of every model.
-
-    Example: headrace models list --log iris.headrace
-    """
-    with reading(log) as held:
-        found = model_rows(held)
-    if as_json:
-        print(to_json(found))
-    else:
-        print_table([short_model(row) for row in found], title="models")
-
-
-@models.command("show")
-def models_show(name: Annotated[str, typer.Argument()], log: LogOption = None, as_json: JsonOption = False) -> None:
-    """One model: figures, declaration, versions, checkpoints.
-
-    Example: headrace models show species --log iris.headrace
-    """
-    with reading(log) as held:
-        about = next((row for row in model_rows(held) if row["model"] == name), None)
-        if about is None:
-            raise _no_model(held, name)
-        declared = registry.read_model(held, name) or {}
-        versions = [{k: v for k, v in one.items() if k != "fingerprint"} for one in registry.read_versions(held, name)]
-        checkpoints = registry.checkpoint_steps(held, name)
-    about |= {"declared": declared.get("fingerprint", {}), "versions": versions, "checkpoints": checkpoints}
-    if as_json:
-        print(to_json(about))
-    else:
-        print_table([{"": key, "value": to_json(value)} for key, value in about.items()], title=name)
-
-
-@models.command("reset")
-def models_reset(
-    name: Annotated[str, typer.Argument()],
-    log: LogOption = None,
-    start: Annotated[
-        Start, typer.Option("--from", help="earliest: learn again from the log; latest: begin with new rows.")
-    ] = Start.earliest,
-    as_json: JsonOption = False,
-) -> None:
-    """Forget what a model has learned: it begins a new version. Rows already answered are not answered again.
-
-    Example: headrace models reset species --log iris.headrace
-    """
-    with writing(log) as held:
-        try:
-            with held.transaction() as txn:
-                version = registry.reset(held, txn, name, relearn=start is Start.earliest, ts_us=time.time_ns() // 1000)
-        except KeyError:
-            raise _no_model(held, name) from None
-    if as_json:
-        print(to_json({"model": name, "version": version, "from": start.value}))
-    else:
-        talk.print(f"{name}: version {version} begins from the {start.value} row")
 
 
 @app.command()
@@ -274,42 +145,3 @@ def verify(
                 talk.print(f"    {line}", highlight=False)
         print(f"{report.result}{f': {report.reason}' if report.reason else ''}")
     raise typer.Exit(report.exit_code)
-
-
-# -- finding things ---------------------------------------------------------------------------------------------------
-
-
-def load_app(file: str) -> App:
-    """The one App in a Python file; ``file.py:name`` chooses among several.
-
-    Raises:
-        DeclarationError: no such file, no App, or several and none chosen.
-    """
-    path, _, name = file.partition(".py:")
-    source = Path(f"{path}.py" if name else file)
-    if not source.is_file():
-        raise DeclarationError(f"there is no file {source}")
-    spec = importlib.util.spec_from_file_location("__headrace_app__", source)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["__headrace_app__"] = module
-    sys.path.insert(0, str(source.resolve().parent))
-    spec.loader.exec_module(module)
-    apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
-    if name:
-        if name not in apps:
-            raise DeclarationError(
-                f"{source} has no App named «{name}»", advice=f"It has: {', '.join(apps) or 'none'}."
-            )
-        return apps[name]
-    distinct = {id(value): value for value in apps.values()}
-    if len(distinct) != 1:
-        raise DeclarationError(
-            f"{source} holds {len(distinct)} Apps", advice=f"Choose one as {source}:NAME ({', '.join(apps) or 'none'})."
-        )
-    return next(iter(distinct.values()))
-
-
-def _no_model(log: Log, name: str) -> LogError:
-    known = ", ".join(log.records("model")) or "none"
-    return LogError(f"the log has no model «{name}»", advice=f"Its models: {known}.")

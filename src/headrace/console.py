@@ -20,6 +20,7 @@ from headrace.app import App
 from headrace.log.base import Log, TopicInfo
 from headrace.log.kafka_view import Seen
 from headrace.registry import models as registry
+from headrace.registry.versions import Shelf
 from headrace.tables import cell
 
 talk = Console(stderr=True)
@@ -74,12 +75,13 @@ def model_rows(log: Log) -> list[dict[str, Any]]:
     found = []
     for name in log.records("model"):
         progress = registry.read_progress(log, name) or registry.Progress()
+        shelf = Shelf.read(log, name)
         found.append(
             {
                 "model": name,
                 "version": progress.version,
                 "position": progress.position,
-                "rows": progress.counters.get("learned", 0),
+                "rows": progress.model_rows,
                 "cuts": progress.counters.get("cuts", 0),
                 "pending": progress.pending,
                 "predicted": progress.counters.get("predicted", 0),
@@ -87,6 +89,8 @@ def model_rows(log: Log) -> list[dict[str, Any]]:
                 "ignored": progress.counters.get("ignored", 0),
                 "size": progress.size,
                 "hash": progress.hash,
+                "versions": len(shelf),
+                "tags": shelf.tags,
             }
         )
     return found
@@ -97,6 +101,14 @@ def short_model(row: dict[str, Any]) -> dict[str, Any]:
     names = ("position", "rows", "pending", "predicted", "rejected")
     short = {"model": row["model"], "v": row["version"], **{name: row[name] for name in names}}
     return {**short, "hash": (row["hash"] or "")[:8]}
+
+
+def short_version(about: dict[str, Any]) -> dict[str, Any]:
+    """A version's row as it fits a terminal."""
+    kept = "now" if about["current"] else "yes" if about["kept"] else "no"
+    row = {"v": about["version"], "from": about["parent"] or "", "rows": about["rows"], "position": about["position"]}
+    row |= {"hash": (about["hash"] or "")[:8], "kept": kept, "tags": ", ".join(about["tags"])}
+    return {**row, "began": f"{(time(about['ts_us']) or '')[:19]} {about['reason']} ({about['by']})"}
 
 
 def running_line(pipeline: App) -> Text:

@@ -57,6 +57,7 @@ class Swap:
     Attributes:
         version: its new number; ``parent``: the version whose state it begins with.
         state: that learner's state; ``position``, ``rows``, ``known``: what it had learned.
+        artifact, by: where the state is stored, and who asks.
     """
 
     version: int
@@ -65,6 +66,8 @@ class Swap:
     position: Position | None
     rows: int
     known: Mapping[str, int] = field(default_factory=dict)
+    artifact: str = ""
+    by: str = ""
 
 
 Event = Rows | Tick | Swap

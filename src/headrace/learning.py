@@ -112,16 +112,19 @@ def close_cut(task: ModelTask, state: State, *, seen: bool, known: Mapping[str, 
     state.reach = dict(reach)
     state.pending_rows, state.pending_position = 0, None
     state.counters.cuts += 1
+    every = task.versions.every
+    due = every and state.lineage_rows // every > rows_before // every
     if seen:
         state.shown = state.shown_position = None
-        apply_swap(task, state)
-    every = task.versions.every
-    if every and state.lineage_rows // every > rows_before // every:
+        if state.swap is not None:
+            apply_swap(task, state)
+            return
+    if due:
         end_version(state)
         state.version += 1
 
 
-def end_version(state: State) -> None:
+def end_version(state: State, by: Swap | None = None) -> None:
     """Remember what a version was when it ended; whoever runs the step stores it."""
     assert state.learner is not None
     state.ended.append(
@@ -133,6 +136,7 @@ def end_version(state: State) -> None:
             dict(state.reach),
             {name: {"rows": one.rows, **one.values()} for name, one in state.scores.items() if one.rows},
             dict(state.known),
+            by,
         )
     )
 
@@ -142,11 +146,13 @@ def apply_swap(task: ModelTask, state: State) -> None:
     if state.swap is None:
         return
     swap, state.swap = state.swap, None
-    end_version(state)
+    end_version(state, swap)
     learner = copy.deepcopy(task.learner)
     learner.restore(dict(swap.state))
     state.learner = learner
-    state.version, state.position, state.lineage_rows = swap.version, swap.position, swap.rows
+    # While it waited, versions may have begun by themselves: numbers are never given twice.
+    state.version = max(swap.version, state.version + 1)
+    state.position, state.lineage_rows = swap.position, swap.rows
     state.known = dict(swap.known)
 
 

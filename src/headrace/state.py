@@ -66,6 +66,7 @@ class Ended:
         reach: topic -> offset after the last row it took.
         metrics: what it was scored, where it was.
         known: words of each category that it knew.
+        swap: what took its place; None where the next version goes on from it.
     """
 
     version: int
@@ -75,6 +76,7 @@ class Ended:
     reach: Mapping[str, int]
     metrics: Mapping[str, Any]
     known: Mapping[str, int]
+    swap: Swap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +272,13 @@ _SINCE_VERSIONS = {
 def _swap_meta(swap: Swap) -> dict[str, Any]:
     position = str(swap.position) if swap.position else None
     about = {"version": swap.version, "parent": swap.parent, "rows": swap.rows, "known": dict(swap.known)}
-    return {**about, "position": position}
+    return {**about, "position": position, "artifact": swap.artifact, "by": swap.by}
 
 
 def _swap(meta: Mapping[str, Any], state: Mapping[str, Any]) -> Swap:
     position = Position.parse(meta["position"]) if meta["position"] else None
-    return Swap(meta["version"], meta["parent"], state, position, meta["rows"], meta["known"])
+    about = (meta["version"], meta["parent"], state, position, meta["rows"], meta["known"])
+    return Swap(*about, meta.get("artifact", ""), meta.get("by", ""))
 
 
 def _below(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:

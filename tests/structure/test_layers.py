@@ -38,7 +38,7 @@ KEPT = frozenset(
 WRITTEN = frozenset((f"headrace.learn.adapters.{one}", "pathlib") for one in ("keras_model", "torch_module"))
 # The faces: nothing below them knows them.
 COMMANDS = ("cli", "cli_demo", "cli_file", "cli_log", "cli_models", "cli_produce", "cli_topics", "cli_topics_change")
-FACES = (*COMMANDS, "console", "demos", "serve", "dashboard")
+FACES = (*COMMANDS, "console", "scoreboard", "demos", "serve", "dashboard")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ head        one row: the writer's epoch; the last slice number when entries were
 topics      a topic's name and totals; a row stays when all its entries are pruned, so that offsets go on, and when
             the topic is dropped: its times are then -1
 schemas     Arrow schemas as IPC bytes, each once, found by their SHA-256
-bodies      record batches as IPC messages; apart, so that publishing staged rows moves none of them
+bodies      record batches as IPC messages, and pieces of records; apart, so that publishing staged rows, and counting
+            another use of a piece, moves none of them
 entries     the visible entries in slice order, each with a CRC-32 of its body and place
 staged      entries whose source's transaction has not been seen to commit
-records     named records by kind
+records     named records by kind; of a large one, the hashes of its pieces
+pieces      pieces of large records by their hashes, each once, and how many records use it
 ==========  ==================================================================================================
 """
 
@@ -30,7 +32,7 @@ from headrace.errors import LogCorrupt, LogError, LogFull, LogLocked, LogMissing
 from headrace.faults import fault
 
 APPLICATION_ID = 0x48647263  # "Hdrc", shown by file(1)
-FORMAT = 1
+FORMAT = 2
 PAGE_BYTES = 8192
 CACHE_KIBIBYTES = 8192
 BUSY_MILLISECONDS = 10_000
@@ -63,16 +65,29 @@ CREATE TABLE staged (
     schema INTEGER NOT NULL, body INTEGER NOT NULL, crc32 INTEGER NOT NULL, bytes INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE records (
-    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (kind, name)
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL,
+    pieces INTEGER NOT NULL DEFAULT 0, UNIQUE (kind, name)
 ) STRICT;
 INSERT INTO head VALUES (1, 0, 0);
+"""
+_PIECES = """
+CREATE TABLE pieces (
+    id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, uses INTEGER NOT NULL, body INTEGER NOT NULL
+) STRICT;
 """
 
 Migration = Callable[[apsw.Connection], None]
 
 _CRC = struct.Struct(">I")
 
-MIGRATIONS: Mapping[int, Migration] = {}
+
+def _add_pieces(connection: apsw.Connection) -> None:
+    """Format 2: large records are kept in pieces. Those that are there stay as they are until they are written anew."""
+    connection.execute("ALTER TABLE records ADD COLUMN pieces INTEGER NOT NULL DEFAULT 0")
+    connection.execute(_PIECES)
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: _add_pieces}
 """From each older format, what makes the next one of it; each runs inside the transaction that migrates the file."""
 
 
@@ -143,7 +158,7 @@ def _make(path: Path) -> None:
     connection = _connect(new, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     with closed_on_error(connection, path):
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
-        connection.execute(f"BEGIN IMMEDIATE; {_TABLES}; PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"BEGIN IMMEDIATE; {_TABLES}; {_PIECES}; PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={FORMAT}; COMMIT")
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
     connection.close()

@@ -23,9 +23,10 @@ import pyarrow as pa
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogCorrupt, LogError, LogLocked
 from headrace.log.base import Entry, Extent, TopicInfo
-from headrace.log.layout import DROPPED, connect_reader, open_record, seal, translate
+from headrace.log.layout import DROPPED, connect_reader, seal, translate
 from headrace.log.lease import Lease, refuse_network_filesystem
 from headrace.log.message import MessageFormat
+from headrace.log.sqlite_records import read_records
 from headrace.log.sqlite_writer import SqliteTransaction, SqliteWriter
 
 _ENDLESS = 2**63 - 1
@@ -142,14 +143,8 @@ class SqliteLog:
 
     def records(self, kind: str, prefix: str = "") -> dict[str, bytes]:
         """See `Log.records`."""
-        found = {}
         with self._reading() as connection:
-            query = "SELECT name, value FROM records WHERE kind = ? AND name >= ? ORDER BY name"
-            for name, value in connection.execute(query, (kind, prefix)):
-                if not name.startswith(prefix):
-                    break
-                found[name] = open_record(kind, name, value)
-        return found
+            return read_records(connection, kind, prefix)
 
     def newest_slice(self) -> int:
         """See `Log.newest_slice`."""

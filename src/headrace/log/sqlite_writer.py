@@ -24,10 +24,10 @@ from headrace.log.layout import (
     closed_on_error,
     connect_writer,
     seal,
-    seal_record,
     translate,
 )
 from headrace.log.message import MessageFormat
+from headrace.log.sqlite_records import delete_record, put_record
 
 CHECKPOINT_PAGES = 2048
 RESTART_PAGES = 32768
@@ -111,16 +111,11 @@ class SqliteTransaction:
 
     def put(self, kind: str, name: str, value: bytes | Sequence[bytes | memoryview]) -> None:
         """See `Transaction.put`."""
-        value = value if isinstance(value, bytes) else b"".join(value)
-        self._run(
-            """INSERT INTO records (kind, name, value) VALUES (?, ?, ?)
-            ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value""",
-            (kind, name, seal_record(kind, name, value)),
-        )
+        put_record(self._run, kind, name, value)
 
     def delete(self, kind: str, name: str) -> None:
         """See `Transaction.delete`."""
-        self._run("DELETE FROM records WHERE kind = ? AND name = ?", (kind, name))
+        delete_record(self._run, kind, name)
 
     def restore_slice(self, number: int) -> None:
         """See `Transaction.restore_slice`."""

@@ -3,8 +3,8 @@
 =================  =======================  ==========================================================
 kind               name                     value
 =================  =======================  ==========================================================
-``model``          NAME                     app, fingerprint, current version (JSON)
-``version``        NAME/000001              why and where a version began (JSON)
+``model``          NAME                     app, fingerprint, current version, blueprint (JSON)
+``version``        NAME/000001              a version (`headrace.registry.versions`)
 ``position``       NAME                     last step, last slice, offsets, counters, hash (JSON)
 ``checkpoint``     NAME/000000000012        the whole state after that step (`headrace.learn.state`)
 =================  =======================  ==========================================================
@@ -15,26 +15,15 @@ A stream that is written without a model has a position only.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+
+from headrace.registry.records import Pieces, Reads, Writes
+from headrace.registry.versions import PIPELINE, Shelf, Version, put_version
 
 KEPT_CHECKPOINTS = 2
 SPARSE_STEPS = 10_000
-
-
-class Writes(Protocol):
-    """The part of a log's transaction that the registry needs."""
-
-    def put(self, kind: str, name: str, value: bytes | Sequence[bytes | memoryview]) -> None: ...
-
-    def delete(self, kind: str, name: str) -> None: ...
-
-
-class Reads(Protocol):
-    """The part of a log that the registry needs."""
-
-    def records(self, kind: str, prefix: str = "") -> dict[str, bytes]: ...
 
 
 @dataclass(slots=True)
@@ -48,6 +37,7 @@ class Progress:
         bytes_since: bytes of rows consumed since the newest checkpoint.
         needed: what that checkpoint still needs: topic -> offset of the first row after it.
         origin: where the model began: all zero, or where `headrace models reset` left it.
+        rows, learned: of its model: rows that it has learned, and topic -> offset after the last of them.
     """
 
     step: int = 0
@@ -63,6 +53,13 @@ class Progress:
     bytes_since: int = 0
     needed: dict[str, int] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
+    rows: int | None = None
+    learned: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def model_rows(self) -> int:
+        """Rows that the model has learned, those of versions that it goes back to included."""
+        return self.counters.get("learned", 0) if self.rows is None else self.rows
 
     def to_json(self) -> str:
         """As stored, in every commit: `dataclasses.asdict`, which copies deeply, would take ten times as long."""
@@ -87,12 +84,23 @@ def beginning(progress: Progress) -> tuple[Progress, dict[str, int]]:
     return Progress(**origin, origin=progress.origin), emitted
 
 
-def reset(log: Reads, txn: Writes, name: str, *, relearn: bool, ts_us: int) -> int:
+def reset(
+    log: Reads,
+    txn: Writes,
+    name: str,
+    *,
+    relearn: bool,
+    ts_us: int,
+    by: str = PIPELINE,
+    state: Pieces | None = None,
+) -> int:
     """Forget what a model has learned; it begins a new version.
 
     Args:
         relearn: learn again from the log's beginning (rows already answered are not answered again);
             otherwise begin after the rows consumed so far.
+        by: who asks for it.
+        state: of its learner as it is now, in pieces, so that one can go back to it; None where it is not known.
 
     Returns:
         The new version.
@@ -104,6 +112,7 @@ def reset(log: Reads, txn: Writes, name: str, *, relearn: bool, ts_us: int) -> i
     if model is None:
         raise KeyError(name)
     old = read_progress(log, name) or Progress()
+    _end_current(Shelf.read(log, name), txn, old, state, ts_us)
     version = int(model["version"]) + 1
     origin: dict[str, Any] = {"step": old.step, "steps_offset": old.steps_offset, "version": version}
     if relearn:
@@ -115,8 +124,26 @@ def reset(log: Reads, txn: Writes, name: str, *, relearn: bool, ts_us: int) -> i
     for step in checkpoint_steps(log, name):
         txn.delete("checkpoint", f"{name}/{step:012d}")
     reason = "reset: learns again from the log" if relearn else "reset: begins after what was consumed"
-    write_version(txn, name, version=version, fingerprint={}, reason=reason, ts_us=ts_us, app=model.get("app", ""))
+    app = model.get("app", "")
+    began = {"position": None, "rows": 0, "offsets": {} if relearn else dict(old.offsets), "artifact": None}
+    write_version(txn, name, version=version, fingerprint={}, reason=reason, ts_us=ts_us, app=app, by=by, began=began)
     return version
+
+
+def _end_current(shelf: Shelf, txn: Writes, progress: Progress, state: Pieces | None, ts_us: int) -> None:
+    current = shelf.current
+    if current is not None:
+        shelf.end(
+            txn,
+            current.version,
+            state,
+            ended_us=ts_us,
+            position=progress.position,
+            learned=progress.learned,
+            rows=progress.model_rows,
+            hash=progress.hash,
+            size=sum(map(len, state)) if state else 0,
+        )
 
 
 def write_progress(txn: Writes, task: str, progress: Progress) -> None:
@@ -138,16 +165,60 @@ def write_version(
     reason: str,
     ts_us: int,
     app: str = "",
+    by: str = PIPELINE,
+    began: Mapping[str, Any] | None = None,
+    blueprint: Mapping[str, Any] | None = None,
 ) -> None:
-    """Declare a model's current version."""
-    about = {"model": name, "version": version, "reason": reason, "ts_us": ts_us}
-    txn.put("version", f"{name}/{version:06d}", json.dumps({**about, "fingerprint": fingerprint}).encode())
-    txn.put("model", name, json.dumps({"app": app, "version": version, "fingerprint": fingerprint}).encode())
+    """Declare a model's current version, one that goes on from no other.
+
+    Args:
+        blueprint: what the model can be made of again, where it can be.
+    """
+    declared = dict(fingerprint)
+    one = Version(name, version, None, reason, ts_us, by, str(declared.get("cut", "")), version, declared)
+    one.began = dict(began or {"position": None, "rows": 0, "offsets": {}, "artifact": None})
+    Shelf(name, []).begin(txn, one)
+    about = {"app": app, "version": version, "fingerprint": declared, "blueprint": blueprint}
+    txn.put("model", name, json.dumps(about).encode())
 
 
-def read_versions(log: Reads, name: str) -> list[dict[str, Any]]:
-    """All versions of a model, oldest first."""
-    return [json.loads(value) for value in log.records("version", f"{name}/").values()]
+def declare(
+    log: Reads,
+    txn: Writes,
+    name: str,
+    fingerprint: Mapping[str, Any],
+    ts_us: int,
+    app: str,
+    blueprint: Mapping[str, Any] | None,
+) -> None:
+    """Note how a model is declared, where the log does not know it: a first version, or one that a reset has begun."""
+    known, current = read_model(log, name), Shelf.read(log, name).current
+    if known is None or current is None:
+        progress = read_progress(log, name)
+        version = progress.version if progress else 1
+        write_version(
+            txn,
+            name,
+            version=version,
+            fingerprint=fingerprint,
+            reason="declared",
+            ts_us=ts_us,
+            app=app,
+            blueprint=blueprint,
+        )
+        return
+    if not known["fingerprint"]:
+        current.fingerprint, current.declared, current.cut = dict(fingerprint), current.version, str(fingerprint["cut"])
+        put_version(txn, current)
+    about = {"app": app, "version": current.version, "fingerprint": dict(fingerprint), "blueprint": blueprint}
+    txn.put("model", name, json.dumps(about).encode())
+
+
+def move_on(log: Reads, txn: Writes, name: str, version: int) -> None:
+    """Say in a model's declaration which version is the current one."""
+    about = read_model(log, name)
+    if about is not None:
+        txn.put("model", name, json.dumps({**about, "version": version}).encode())
 
 
 def newest_checkpoint(log: Reads, task: str, until_step: int) -> tuple[int, bytes] | None:
@@ -163,20 +234,23 @@ def checkpoint_steps(log: Reads, task: str) -> list[int]:
 
 
 def write_checkpoint(
-    txn: Writes, task: str, step: int, state: Sequence[bytes | memoryview], older: list[int]
+    txn: Writes, task: str, step: int, state: Pieces, older: list[int], *, keep: Collection[int] = ()
 ) -> list[int]:
     """Store a state, given in pieces, and thin the older ones: the newest two stay, and one in 10,000 steps.
+
+    Args:
+        keep: others that stay.
 
     Returns:
         The steps that have a checkpoint now.
     """
     txn.put("checkpoint", f"{task}/{step:012d}", state)
     steps = [*older, step]
-    keep = set(steps[-KEPT_CHECKPOINTS:]) | {one for one in steps if one % SPARSE_STEPS == 0}
+    kept = set(steps[-KEPT_CHECKPOINTS:]) | {one for one in steps if one % SPARSE_STEPS == 0 or one in keep}
     for one in steps:
-        if one not in keep:
+        if one not in kept:
             txn.delete("checkpoint", f"{task}/{one:012d}")
-    return sorted(keep)
+    return sorted(kept)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from headrace.clock import Clock, SystemClock
+from headrace.engines.local.asked import Asked, Requests, apply
 from headrace.engines.local.tasks import StepRecord, TaskRunner, append_fitting, steps_batch
 from headrace.errors import HeadraceError, LogError, LogFull
 from headrace.events import Tick
@@ -22,6 +23,7 @@ from headrace.faults import fault
 from headrace.log.base import Log, Transaction
 from headrace.log.retention import Keep, apply_retention
 from headrace.plan import Plan
+from headrace.registry.requests import Request
 
 logger = logging.getLogger("headrace")
 
@@ -108,8 +110,8 @@ class Engine:
         self.plan = plan
         self.log = log
         self.sources = list(sources)
-        self.runners = [TaskRunner(plan, task, log) for task in plan.tasks]
         self.clock = clock or SystemClock()
+        self.runners = [TaskRunner(plan, task, log, self.clock) for task in plan.tasks]
         self.keep = keep
         self.progress = Progress()
         self.changed = threading.Condition()
@@ -118,6 +120,7 @@ class Engine:
         self.guard = threading.Lock()
         self._stop = threading.Event()
         self._ticks: deque[TickRequest] = deque()
+        self._requests = Requests(log, [model.name for model in plan.models])
         self._caught_up = False
         self._ignoring: set[str] = set()
         read = {topic for task in plan.tasks for topic in task.topics}
@@ -130,6 +133,12 @@ class Engine:
         """Bring every task to where the log says it is."""
         for runner in self.runners:
             runner.recover()
+        self._requests.recover()
+        fresh = [runner for runner in self.runners if runner.lacks_beginning]
+        if fresh:
+            with self.log.transaction() as txn:
+                for runner in fresh:
+                    runner.store_beginning(txn)
 
     def run(self) -> None:
         """Rounds until `stop`; the error that ended it otherwise is kept in ``error`` and raised."""
@@ -159,6 +168,14 @@ class Engine:
             source.wake()
         return request
 
+    def request(self, request: Request) -> Asked:
+        """Ask for another version, or a tag; the answer's event tells when it is recorded or refused."""
+        asked = Asked(request)
+        self._requests.add(asked)
+        for source in self.sources:
+            source.wake()
+        return asked
+
     def wait_for(self, predicate: Callable[[Progress], bool], timeout: float | None) -> bool:
         """Wait until the progress satisfies a predicate; raises the engine's error when it has died of one."""
         with self.changed:
@@ -175,7 +192,7 @@ class Engine:
         captured = self._poll()
         self._say(self._status())
         received = {source.name: source.received_lsn() for source in self.sources}
-        if captured or not self._caught_up or self._ticks or self._ticks_due():
+        if captured or not self._caught_up or self._ticks or self._requests or self._ticks_due():
             self._commit_until_done(captured)
         else:
             self._store_idle()
@@ -184,7 +201,8 @@ class Engine:
             self._tell(received)
 
     def _poll(self) -> list[tuple[Source, Sequence[CapturedPiece]]]:
-        busy = not self._caught_up or bool(self._ticks)
+        self._requests.look(self.clock)
+        busy = not self._caught_up or bool(self._ticks) or bool(self._requests)
         timeout = 0.0 if busy else IDLE_POLL / max(1, len(self.sources))
         if not self.sources and not busy:
             self._stop.wait(IDLE_POLL)
@@ -197,11 +215,12 @@ class Engine:
         The round is tried again, with the same rows.
         """
         while True:
-            ticks = list(self._ticks)
+            ticks, asked = list(self._ticks), self._requests.take()
             try:
-                self._commit(captured)
+                self._commit(captured, asked)
                 return
             except HeadraceError as error:
+                self._requests.give_back(asked)
                 self._wait_for(error)
                 self._ticks.extendleft(reversed(ticks))
 
@@ -219,7 +238,7 @@ class Engine:
             except HeadraceError as another:
                 error = another
 
-    def _commit(self, captured: list[tuple[Source, Sequence[CapturedPiece]]]) -> None:
+    def _commit(self, captured: list[tuple[Source, Sequence[CapturedPiece]]], asked: Sequence[Asked]) -> None:
         counts = dict(self.progress.captured)
         ticks = [self._ticks.popleft() for _ in range(len(self._ticks))]
         with self.guard, self.log.transaction() as txn:
@@ -232,7 +251,7 @@ class Engine:
                 if end_lsn:
                     source.store(txn, end_lsn)
             fault("engine.captured")
-            more = self._step_all(txn, ticks)
+            more = self._step_all(txn, ticks, asked)
             fault("engine.stepped")
         fault("engine.committed")
         for source, _ in captured:
@@ -241,6 +260,8 @@ class Engine:
         fault("engine.acknowledged")
         for request in ticks:
             request.done.set()
+        for one in asked:
+            one.finish()
         self._say_ignored()
         self._caught_up = not more
         old = self.progress
@@ -262,10 +283,15 @@ class Engine:
         if piece.continued and not piece.open:
             txn.publish()
 
-    def _step_all(self, txn: Transaction, requests: Sequence[TickRequest]) -> bool:
-        """Let every task step once, and tick where time has passed; whether there is more to do at once."""
+    def _step_all(self, txn: Transaction, requests: Sequence[TickRequest], asked: Sequence[Asked] = ()) -> bool:
+        """Let every task step once, and tick where time has passed; whether there is more to do at once.
+
+        Other versions that were asked for come first: rows that have come meanwhile are theirs, where no cut is open.
+        """
         stepped: list[tuple[TaskRunner, StepRecord]] = []
         for runner in self.runners:
+            wanted = [apply(txn, runner, one) for one in asked if one.request.model == runner.task.name]
+            stepped += [(runner, swapped) for swapped in wanted if swapped is not None]
             record = runner.advance(txn)
             if record is not None:
                 stepped.append((runner, record))
@@ -357,6 +383,7 @@ class Engine:
         return "; ".join(f"{source.name}: {source.status}" for source in self.sources) or "running"
 
     def _end(self) -> None:
+        self._requests.end()
         for source in self.sources:
             try:
                 source.stop()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.registry.models import Reads, Writes
+from headrace.registry.records import Reads, Writes
 
 LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "river", "keras", "jax", "torch")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -26,6 +26,25 @@ def machine_fingerprint() -> dict[str, Any]:
         "threads": {name: os.environ.get(name, "default") for name in THREADS} | {"cpus": os.cpu_count()},
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
     }
+
+
+def libraries_of(learner: object) -> dict[str, str]:
+    """Versions of Python and of the libraries that a learner is made of.
+
+    >>> sorted(libraries_of(object()))
+    ['numpy', 'python']
+    """
+    made_of = {one.__module__.rpartition(".")[2] for one in type(learner).__mro__}
+    names = ["numpy", *(name for part, found in _OF_ADAPTERS.items() if part in made_of for name in found)]
+    return {"python": platform.python_version()} | {name: one for name in names if (one := _version(name))}
+
+
+_OF_ADAPTERS = {
+    "sklearn": ("scikit-learn", "skops"),
+    "river": ("river",),
+    "keras_model": ("keras", "jax", "tensorflow"),
+    "torch_module": ("torch",),
+}
 
 
 def record_machine(log: Reads, txn: Writes, app: str, fingerprint: dict[str, Any]) -> None:

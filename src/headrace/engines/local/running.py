@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.batch import Batch
+from headrace.batch import Batch, as_records
+from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import DeclarationError, HeadraceError, WaitTimeout
 from headrace.log.base import Log
-from headrace.plan import ModelTask
 from headrace.position import format_lsn, parse_lsn
+from headrace.registry.requests import Request, whoami
 from headrace.step import answer
+from headrace.task import ModelTask
 
 
 class RunningModel:
@@ -97,6 +100,8 @@ class Running:
         except BaseException:
             # Kept in engine.error and raised to whoever waits or stops.
             return
+        finally:
+            gc.unfreeze()
 
     def wait(self, timeout: float | None = 30.0, *, lsn: str | int | None = None) -> None:
         """Wait until everything committed before now is captured, answered and, in complete cuts, learned.
@@ -138,6 +143,65 @@ class Running:
         ]
         return f"not caught up after {timeout} s: {'; '.join(behind)} ({self.engine.progress.status})"
 
+    def append(
+        self,
+        topic: str,
+        rows: Any,
+        *,
+        key: Sequence[str] = (),
+        producer_id: str | None = None,
+        sequence: int | None = None,
+        timeout: float | None = 30.0,
+    ) -> int:
+        """Append rows to a topic that was declared with ``append=True``; returns when they are durable.
+
+        The rows of one call are one transaction: they are written together, and in the same transaction of the log
+        models learn and answer them. May be called from any thread but the engine's.
+
+        Args:
+            topic: its name.
+            rows: Arrow, a list of dicts, a dict, or a DataFrame.
+            key: columns that identify a row.
+            producer_id: under this name the log keeps how many rows this producer has appended to the topic
+                (`appended`), in the transaction that writes them; ``headrace produce --producer-id`` knows it too.
+            sequence: how many rows of the producer come before these. Rows that are there already are skipped: after a
+                crash the same calls can be made again, and each row is there once.
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            How many rows were new.
+
+        Raises:
+            DeclarationError: the topic is not declared so, or the rows have no columns.
+            LogError: rows before these are missing, or other rows are given again than those that were written.
+            WaitTimeout: they are not durable yet, and stay queued.
+        """
+        try:
+            records = as_records(rows)
+        except TypeError as error:
+            raise DeclarationError(f"append: {error}", advice="Give Arrow, dicts, or a DataFrame.") from error
+        queue = self._appending(topic)
+        new, number = queue.append(topic, records, key=key, producer_id=producer_id, sequence=sequence)
+        for source in self.engine.sources:
+            source.wake()
+        try:
+            queue.wait(number, timeout)
+        except HeadraceError as error:
+            raise self.engine.error or error from None
+        return new
+
+    def appended(self, topic: str, producer_id: str) -> int:
+        """Rows that a producer has appended to a topic, those of earlier runs and of ``headrace produce`` included."""
+        return self._appending(topic).position(topic, producer_id)
+
+    def _appending(self, topic: str) -> AppendedSource:
+        for source in self.engine.sources:
+            if isinstance(source, AppendedSource):
+                return source
+        raise DeclarationError(
+            f"«{topic}» is not declared to be appended to", advice=f'Declare app.topic("{topic}", append=True).'
+        )
+
     def tick(self, model: str, *, timeout: float | None = 30.0) -> None:
         """Close the model's cut after everything that has arrived, as a recorded tick; an empty cut counts."""
         if model not in self.models:
@@ -149,6 +213,37 @@ class Running:
                 raise self.engine.error
             if deadline is not None and time.monotonic() > deadline:
                 raise WaitTimeout(f"the tick for «{model}» was not recorded within {timeout} s")
+
+    def rollback(self, model: str, version: int | str, *, timeout: float | None = 30.0) -> int:
+        """Let a model go on from an earlier version, as a recorded step; returns when that is durable.
+
+        It begins a new version with that one's state: at once where no cut is open, else when the open cut is complete.
+        Rows are learned from there on; those that were learned between the two are not learned again.
+
+        Args:
+            model: its name.
+            version: its number, or a tag.
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            The new version's number.
+
+        Raises:
+            HeadraceError: there is no such version, its state is not kept, or it is the current one.
+            WaitTimeout: it is not recorded yet, and stays asked for.
+        """
+        if model not in self.models:
+            raise DeclarationError(f"there is no model «{model}» in this app")
+        asked = self.engine.request(Request("rollback", model, version, whoami()))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not asked.done.wait(0.05):
+            if self.engine.error is not None:
+                raise self.engine.error
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitTimeout(f"the rollback of «{model}» was not recorded within {timeout} s")
+        if asked.error is not None:
+            raise asked.error
+        return int(asked.result["version"])
 
     def __getitem__(self, model: str) -> RunningModel:
         for runner in self.engine.runners:
@@ -212,16 +307,10 @@ def _shown(position: Any) -> str:
 
 
 def _as_records(rows: Any, task: ModelTask) -> pa.RecordBatch:
-    if isinstance(rows, pa.RecordBatch):
-        return rows
-    if isinstance(rows, pa.Table):
-        return rows.combine_chunks().to_batches()[0]
-    if hasattr(rows, "to_records") and hasattr(rows, "columns"):
-        return pa.RecordBatch.from_pandas(rows, preserve_index=False)
-    if isinstance(rows, dict):
-        return pa.RecordBatch.from_pylist([rows])
-    if isinstance(rows, list | tuple) and rows and isinstance(rows[0], dict):
-        return pa.RecordBatch.from_pylist(list(rows))
+    try:
+        return as_records(rows)
+    except TypeError:
+        pass
     array = np.atleast_2d(np.asarray(rows, np.float64))
     names = task.feature_names
     if any(not isinstance(one, str) for one in (() if callable(task.features) else task.features)):

@@ -9,6 +9,7 @@ from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.topics.source import TopicSource
 from headrace.capture.topics.transactions import TransactionOrder
 from headrace.codec import ForeignFormats, TopicCodec, codec_for
+from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.followed import FollowedSource
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaPlace
@@ -17,7 +18,7 @@ from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import owners
 from headrace.plan import Plan, TopicsPlan
 
-Captured = PostgresSource | TopicSource | FollowedSource
+Captured = PostgresSource | TopicSource | FollowedSource | AppendedSource
 OnProgress = Callable[[str, int, int], None]
 
 

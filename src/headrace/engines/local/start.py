@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace.blueprint import blueprint
 from headrace.capture.postgres.source import PostgresSource
 from headrace.clock import SystemClock
 from headrace.codec import TopicCodec, codec_for
@@ -21,7 +22,7 @@ from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.retention import Keep
 from headrace.plan import Plan
-from headrace.registry.models import differences, read_model, read_progress, write_version
+from headrace.registry.models import declare, differences, read_model
 from headrace.task import ModelTask
 
 if TYPE_CHECKING:
@@ -120,17 +121,6 @@ def _declare_models(plan: Plan, log: Log) -> None:
     with log.transaction() as txn:
         record_machine(log, txn, plan.app, machine_fingerprint())
         for task in plan.models:
-            known = read_model(log, task.name)
-            if known is None or not known["fingerprint"]:
-                progress = read_progress(log, task.name)
-                version = known["version"] if known else progress.version if progress else 1
-                reason = "declared" if known is None else "reset"
-                write_version(
-                    txn,
-                    task.name,
-                    version=version,
-                    fingerprint=task.fingerprint(),
-                    reason=reason,
-                    ts_us=clock.now_us(),
-                    app=plan.app,
-                )
+            known, made_of = read_model(log, task.name), blueprint(task)
+            if known is None or not known["fingerprint"] or known.get("blueprint", {}) != made_of:
+                declare(log, txn, task.name, task.fingerprint(), clock.now_us(), plan.app, made_of)

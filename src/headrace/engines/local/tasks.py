@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.batch import Batch, dead_letters
+from headrace.clock import Clock, SystemClock
+from headrace.engines.local.lineage import Lineage, recorded_swap, swap_event
 from headrace.errors import LogCorrupt
-from headrace.events import Event, Part, Rows, Tick
+from headrace.events import Event, Part, Rows, Swap, Tick
 from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
 from headrace.log.base import Entry, Log, Transaction, walk
@@ -38,6 +40,7 @@ from headrace.task import ModelTask, Task
 
 CHECKPOINT_FACTOR = 4
 HASHED_EVERY_STEP = 65_536
+_NEVER = (-1, -1, -1)
 
 STEPS_SCHEMA = pa.schema(
     [
@@ -51,6 +54,7 @@ STEPS_SCHEMA = pa.schema(
         ("explicit", pa.bool_()),
         ("hash", pa.string()),
         ("position", pa.string()),
+        ("event", pa.string()),
     ]
 )
 
@@ -64,6 +68,7 @@ class StepRecord:
         inputs, outputs: topic -> [first offset, next offset].
         tick_us, explicit: a tick, which consumed nothing.
         hash: of the learner afterwards, where it was taken.
+        event: ``{"swap": …}`` of a step in which another version was asked for (`headrace.engines.local.lineage`).
     """
 
     task: str
@@ -76,6 +81,7 @@ class StepRecord:
     explicit: bool
     hash: str | None
     position: str | None
+    event: dict[str, Any] | None = None
 
 
 def steps_batch(records: Sequence[StepRecord]) -> pa.RecordBatch:
@@ -94,7 +100,9 @@ def read_steps(log: Log, topic: str, task: str, offset: int) -> Iterator[StepRec
     for entry in walk(log, topic, offset):
         for row in entry.records.slice(max(0, offset - entry.offset)).to_pylist():
             if row["task"] == task:
-                yield StepRecord(**{**row, "inputs": json.loads(row["inputs"]), "outputs": json.loads(row["outputs"])})
+                for name in ("inputs", "outputs", "event"):
+                    row[name] = json.loads(row[name]) if row.get(name) else None  # older logs record no events
+                yield StepRecord(**row)
 
 
 _VALUES_OF_STEP = attrgetter(*STEPS_SCHEMA.names)
@@ -164,15 +172,18 @@ def _transaction_ends(log: Log, topics: Sequence[str], last: Entry) -> bool:
 class TaskRunner:
     """Runs one task of a plan on a log, from the writing thread only."""
 
-    def __init__(self, plan: Plan, task: Task, log: Log) -> None:
+    def __init__(self, plan: Plan, task: Task, log: Log, clock: Clock | None = None) -> None:
         self.plan = plan
         self.task = task
         self.log = log
+        self.clock = clock or SystemClock()
+        self.lineage = Lineage(task, log) if isinstance(task, ModelTask) else None
         self.state = initial_state(task)
         self.progress = Progress()
         self.checkpoints: list[int] = []
         self.more = False
-        self._hashed_at = -1
+        self._hashed_at = _NEVER
+        self._saves = False
 
     def recover(self) -> None:
         """Come to where the log says this task is."""
@@ -184,7 +195,26 @@ class TaskRunner:
         for _, _ in () if stateless else replay(self.log, self.plan, self.task, self.state, start, progress.step):
             pass
         self.progress = progress
-        self._hashed_at = -1
+        self._hashed_at = _NEVER
+        self._saves = False
+        if self.lineage is not None:
+            self.lineage.read()
+
+    @property
+    def lacks_beginning(self) -> bool:
+        """Whether the state that it begins with would be another one in the next process, and is not stored."""
+        stores = getattr(self.state.learner, "stores_beginning", False)
+        return bool(stores) and not self.checkpoints and self.progress.step == self._beginning
+
+    @property
+    def _beginning(self) -> int:
+        return int(self.progress.origin.get("step", 0))
+
+    def store_beginning(self, txn: Transaction) -> None:
+        """Store the state before the first step: recovery and `verify` begin with it."""
+        start, _ = beginning(self.progress)
+        values = {**dump_state(self.state), "progress": start.to_json()}
+        self.checkpoints = write_checkpoint(txn, self.task.name, start.step, dump_pieces(values), [])
 
     def advance(self, txn: Transaction, *, limit: int = 65_536) -> StepRecord | None:
         """One step on the next rows, if there are any; its outputs are appended."""
@@ -205,6 +235,13 @@ class TaskRunner:
         self.progress.bytes_since += 1
         return self._record(txn, outputs, after=self.progress.slice, inputs={}, tick=tick)
 
+    def swap(self, txn: Transaction, swap: Swap) -> StepRecord:
+        """A step in which another version is asked for; its checkpoint follows."""
+        outputs = step(self.task, self.state, swap)
+        self._saves = True
+        event = swap_event(swap, self.clock.now_us())
+        return self._record(txn, outputs, after=self.progress.slice, inputs={}, event=event)
+
     def due_tick(self, now_us: int) -> Tick | None:
         """The tick that closes an idle duration cut, when its time has come."""
         if not isinstance(self.task, ModelTask) or not self.task.cut.duration_us or not self.state.pending_rows:
@@ -224,16 +261,18 @@ class TaskRunner:
     def _due(self) -> bool:
         learner = self.state.learner
         never_again_the_same = learner is not None and not learner.deterministic
-        return never_again_the_same or self.progress.bytes_since > CHECKPOINT_FACTOR * self.progress.size
+        return self._saves or never_again_the_same or self.progress.bytes_since > CHECKPOINT_FACTOR * self.progress.size
 
     def _checkpoint(self, txn: Transaction) -> None:
         progress = self.progress
+        self._saves = False
         progress.bytes_since = 0
         progress.needed = {**progress.offsets, self.plan.steps_topic: progress.steps_offset}
         values = {**dump_state(self.state), "progress": progress.to_json()}
         data = dump_pieces(values)
         progress.size = sum(map(len, data))
-        self.checkpoints = write_checkpoint(txn, self.task.name, progress.step, data, self.checkpoints)
+        stays = [self._beginning] if getattr(self.state.learner, "stores_beginning", False) else []
+        self.checkpoints = write_checkpoint(txn, self.task.name, progress.step, data, self.checkpoints, keep=stays)
 
     def _record(
         self,
@@ -243,11 +282,14 @@ class TaskRunner:
         after: int,
         inputs: dict[str, list[int]],
         tick: Tick | None = None,
+        event: dict[str, Any] | None = None,
     ) -> StepRecord:
         written = _append(txn, outputs)
         state, progress = self.state, self.progress
+        if self.lineage is not None:
+            self.lineage.store(txn, state, outputs, self.clock.now_us())
         progress.step += 1
-        progress.version = state.version
+        progress.version, progress.rows, progress.learned = state.version, state.lineage_rows, state.reach
         progress.position = str(state.position) if state.position else None
         progress.pending = state.pending_rows
         progress.counters = {name: getattr(state.counters, name) for name in type(state.counters).__slots__}
@@ -263,14 +305,16 @@ class TaskRunner:
             explicit=tick is not None and tick.explicit,
             hash=progress.hash,
             position=progress.position,
+            event=event,
         )
 
     def _hash(self) -> None:
         """Hash the learner where it changed and is small; a large one is hashed with its checkpoints."""
         state, progress = self.state, self.progress
-        if state.learner is None or self._hashed_at == state.counters.learned + state.counters.cuts:
+        now = (state.counters.learned, state.counters.cuts, state.version)
+        if state.learner is None or self._hashed_at == now:
             return
-        self._hashed_at = state.counters.learned + state.counters.cuts
+        self._hashed_at = now
         progress.hash = None
         if progress.size <= HASHED_EVERY_STEP or self._due():
             progress.hash = state_hash(state.learner.state())
@@ -345,7 +389,7 @@ def replay(
             break
         if record.step != done + 1:
             raise LogCorrupt(f"step {done + 1} of «{task.name}» is missing in {plan.steps_topic}")
-        yield record, step(task, state, _recorded_event(log, task, record))
+        yield record, step(task, state, recorded_event(log, task, record))
         done = record.step
     if done < until_step:
         raise LogCorrupt(
@@ -354,9 +398,11 @@ def replay(
         )
 
 
-def _recorded_event(log: Log, task: Task, record: StepRecord) -> Event:
+def recorded_event(log: Log, task: Task, record: StepRecord) -> Event:
     if record.tick_us is not None:
         return Tick(record.tick_us, record.explicit)
+    if record.event is not None:
+        return recorded_swap(log, task.name, record.event)
     load = load_rows(log, task.topics, after=record.after_slice, until=record.slice, limit=2**62)
     if load is None or load.inputs != record.inputs:
         raise LogCorrupt(

@@ -123,7 +123,8 @@ def _oldest(plan: Plan, log: Log, task: Task, progress: Progress) -> tuple[State
         return all(name not in topics or topics[name].first <= offsets.get(name, 0) for name in task.topics)
 
     start, emitted = beginning(progress)
-    if held(start.offsets):
+    drawn = isinstance(task, ModelTask) and getattr(task.learner, "stores_beginning", False)
+    if held(start.offsets) and not drawn:
         state = initial_state(task, start.version)
         state.emitted = emitted
         return state, start

@@ -1,0 +1,102 @@
+"""Finding rows of a topic by their positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.log.base import Entry, Log
+from headrace.position import Position
+
+
+def find_row(log: Log, topic: str, position: Position) -> int | None:
+    """The offset of the row at a position; None where the topic has none.
+
+    Rows of a table, and those that a program appends, are in the order of their positions: then it takes a few reads.
+    Others are searched one after the other.
+    """
+    info = log.topics().get(topic)
+    if info is None or not info.rows:
+        return None
+    low, high = info.first, info.end
+    while low < high:
+        entry = _entry(log, topic, (low + high) // 2)
+        if entry is None:
+            return None
+        found = _within(entry.records, position)
+        if found is not None:
+            return entry.offset + found
+        if _key(entry.records, 0) > (position.lsn, position.index):
+            high = entry.offset
+        else:
+            low = entry.offset + entry.records.num_rows
+    for entry in _entries(log, topic, info.first):
+        found = _within(entry.records, position)
+        if found is not None:
+            return entry.offset + found
+    return None
+
+
+def last_row(log: Log, topic: str, end: int) -> Position | None:
+    """The position of the row before an offset; None where it is not held any more."""
+    entry = _entry(log, topic, end - 1)
+    if entry is None or entry.offset > end - 1:
+        return None
+    return Position(*_key(entry.records, end - 1 - entry.offset))
+
+
+def reach_of(log: Log, topic: str, at: Entry, position: Position) -> int:
+    """The offset after a topic's last row that comes before, or is at, a position in an entry's slice."""
+    info = log.topics().get(topic)
+    if info is None:
+        return 0
+    end = None
+    for entry in log.read([topic], after=at.slice - 1, until=at.slice, limit=2**62):
+        records = entry.records
+        lsn, index = _columns(records)
+        upto = (lsn < position.lsn) | ((lsn == position.lsn) & (index <= position.index))
+        end = entry.offset + (int(upto.sum()) if upto.any() else 0)
+        if not upto.all():
+            break
+    if end is not None:
+        return end
+    following = log.read([topic], after=at.slice, limit=1)
+    return following[0].offset if following else info.end
+
+
+def entry_of(log: Log, topic: str, offset: int) -> Entry | None:
+    """The entry that holds an offset."""
+    return _entry(log, topic, offset)
+
+
+def _entry(log: Log, topic: str, offset: int) -> Entry | None:
+    found = log.read_topic(topic, offset=offset, limit=1)
+    return found[0] if found else None
+
+
+def _entries(log: Log, topic: str, offset: int) -> Iterator[Entry]:
+    while entries := log.read_topic(topic, offset=offset):
+        yield from entries
+        offset = entries[-1].offset + entries[-1].records.num_rows
+
+
+def _columns(
+    records: pa.RecordBatch,
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    if "__lsn" not in records.schema.names:
+        # Rows that no source wrote get positions that keep their order (`Batch.of`).
+        return np.zeros(records.num_rows, np.uint64), np.arange(records.num_rows)
+    return np.asarray(records.column("__lsn"), np.uint64), np.asarray(records.column("__index"), np.int64)
+
+
+def _key(records: pa.RecordBatch, row: int) -> tuple[int, int]:
+    lsn, index = _columns(records)
+    return int(lsn[row]), int(index[row])
+
+
+def _within(records: pa.RecordBatch, position: Position) -> int | None:
+    lsn, index = _columns(records)
+    found = np.flatnonzero((lsn == np.uint64(position.lsn)) & (index == position.index))
+    return int(found[0]) if len(found) else None

@@ -1,0 +1,247 @@
+"""Versions of a model: what each was, where it came from, and the states of those that ended.
+
+A version is the number that predictions carry. It spans from where it began to where the next one began. The current
+one moves; one that has ended is fixed. Its state is kept as an *artifact*, so that one can go back to it, as long as
+`Shelf.prune` leaves it.
+
+=================  ===========================  =============================================================
+kind               name                         value
+=================  ===========================  =============================================================
+``version``        NAME/000001                  `Version` (JSON)
+``artifact``       NAME/000001                  the learner's state when it ended (`headrace.learn.state`)
+``artifact``       NAME/000001@0/1932A28:3      its state at a position, which another version began with
+=================  ===========================  =============================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from headrace.errors import LogError
+from headrace.registry.records import Pieces, Reads, Writes
+
+PIPELINE = "pipeline"
+
+
+@dataclass(slots=True)
+class Version:
+    """One version.
+
+    Attributes:
+        parent: the version that it goes on from; None for a first one, and after a reset.
+        reason, by, ts_us: why it began, who asked for it, when.
+        fingerprint: of the declaration; empty where it is that of version ``declared``.
+        cut: the cut rule.
+        began: ``position`` and ``rows`` that it began with, ``offsets`` of the topics it learns from there on, and
+            ``artifact``, the stored state that it was given (None where it goes on with its parent's).
+        ended_us: when it ended; None for the current one, of which all that follows is not known here.
+        position, rows, hash, size, metrics, known: of its state then; ``rows`` counts those of its parents too.
+        learned: topic -> offset after the last row that it took.
+        libraries: under which it learned.
+        tags: names that it was given.
+        kept: whether its state is in the log.
+    """
+
+    model: str
+    version: int
+    parent: int | None = None
+    reason: str = ""
+    ts_us: int = 0
+    by: str = PIPELINE
+    cut: str = ""
+    declared: int = 0
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    began: dict[str, Any] = field(default_factory=dict)
+    ended_us: int | None = None
+    position: str | None = None
+    learned: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    hash: str | None = None
+    size: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+    kept: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Version:
+        """The inverse of `to_dict`; what an older record lacks is as if nothing was known."""
+        return cls(**{name: value for name, value in values.items() if name in _NAMES})
+
+    @property
+    def artifact(self) -> str:
+        """The name of its state."""
+        return artifact_name(self.model, self.version)
+
+
+_NAMES = tuple(one.name for one in fields(Version))
+
+
+def artifact_name(model: str, version: int, position: str = "") -> str:
+    """The record of a version's last state, or of its state at a position.
+
+    >>> artifact_name("m", 3), artifact_name("m", 3, "0/A:1")
+    ('m/000003', 'm/000003@0/A:1')
+    """
+    return f"{model}/{version:06d}" + (f"@{position}" if position else "")
+
+
+def put_version(txn: Writes, version: Version) -> None:
+    txn.put("version", f"{version.model}/{version.version:06d}", json.dumps(version.to_dict()).encode())
+
+
+def read_artifact(log: Reads, name: str) -> bytes | None:
+    """A stored state, None where it is not kept."""
+    return log.records("artifact", name).get(name)
+
+
+class Shelf:
+    """All versions of one model, as its log has them; changes go through a transaction.
+
+    Args:
+        model: its name.
+        versions: of it.
+    """
+
+    def __init__(self, model: str, versions: Iterable[Version]) -> None:
+        self.model = model
+        self.versions = {one.version: one for one in versions}
+
+    @classmethod
+    def read(cls, log: Reads, model: str) -> Shelf:
+        """The versions in a log; none of a model that it does not know."""
+        found = log.records("version", f"{model}/").values()
+        return cls(model, [Version.from_dict(json.loads(one)) for one in found])
+
+    def __iter__(self) -> Any:
+        return iter(sorted(self.versions.values(), key=lambda one: one.version))
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    @property
+    def current(self) -> Version | None:
+        """The newest one."""
+        return self.versions[max(self.versions)] if self.versions else None
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """Tag -> version."""
+        return {tag: one.version for one in self for tag in one.tags}
+
+    def find(self, wanted: int | str) -> Version:
+        """A version by its number or a tag.
+
+        Raises:
+            LogError: there is none; the message lists what there is.
+        """
+        text = str(wanted)
+        number = int(text) if text.isdecimal() else self.tags.get(text)
+        if number is not None and number in self.versions:
+            return self.versions[number]
+        tags = "".join(f", {tag} (version {one})" for tag, one in sorted(self.tags.items()))
+        raise LogError(
+            f"the model «{self.model}» has no version «{text}»", advice=f"It has: {_ranges(self.versions)}{tags}."
+        )
+
+    def fingerprint(self, version: Version) -> dict[str, Any]:
+        """The declaration that a version learned under."""
+        declared = self.versions.get(version.declared)
+        return version.fingerprint or (declared.fingerprint if declared is not None else {})
+
+    def lineage(self, version: Version) -> list[Version]:
+        """A version and those that it goes on from, oldest first."""
+        chain = [version]
+        while chain[0].parent is not None and chain[0].parent in self.versions:
+            chain.insert(0, self.versions[chain[0].parent])
+        return chain
+
+    # -- changes --------------------------------------------------------------------------------------------------
+
+    def begin(self, txn: Writes, version: Version) -> None:
+        """Note a new version."""
+        before = self.versions.get(version.parent or 0)
+        if before is not None and not version.fingerprint:
+            version.declared = before.version if before.fingerprint else before.declared
+        self.versions[version.version] = version
+        put_version(txn, version)
+
+    def end(self, txn: Writes, number: int, state: Pieces | None, **what: Any) -> None:
+        """A version has ended: what it was is noted, and its state kept.
+
+        Args:
+            state: of its learner, in pieces; None where it is not known.
+            what: fields of `Version`.
+        """
+        version = self.versions.setdefault(number, Version(self.model, number))
+        for name, value in what.items():
+            setattr(version, name, value)
+        version.kept = state is not None
+        put_version(txn, version)
+        if state is not None:
+            txn.put("artifact", version.artifact, state)
+
+    def tag(self, txn: Writes, version: Version, tag: str) -> None:
+        """Give a version a tag; another one that has it loses it."""
+        if not tag or tag.isdecimal() or tag != tag.strip():
+            raise LogError(f"{tag!r} cannot be a tag", advice="Take a word; numbers are versions.")
+        for other in self:
+            if tag in other.tags and other is not version:
+                self.untag(txn, other, tag)
+        if tag not in version.tags:
+            version.tags = sorted([*version.tags, tag])
+            put_version(txn, version)
+
+    def untag(self, txn: Writes, version: Version, tag: str) -> None:
+        """Take a tag away.
+
+        Raises:
+            LogError: the version does not have it.
+        """
+        if tag not in version.tags:
+            raise LogError(
+                f"version {version.version} of «{self.model}» has no tag «{tag}»",
+                advice=f"Its tags: {', '.join(version.tags) or 'none'}.",
+            )
+        version.tags = [one for one in version.tags if one != tag]
+        put_version(txn, version)
+
+    def prune(self, txn: Writes, last: int) -> list[int]:
+        """Drop the states of ended versions but the newest ``last``, those with tags, and those others began with.
+
+        Returns:
+            The versions whose states were dropped.
+        """
+        used = {one.began.get("artifact") for one in self.versions.values()}
+        ended = [one for one in self if one.ended_us is not None]
+        dropped = []
+        for one in ended[: max(0, len(ended) - last)]:
+            if one.kept and not one.tags and one.artifact not in used:
+                one.kept = False
+                put_version(txn, one)
+                txn.delete("artifact", one.artifact)
+                dropped.append(one.version)
+        return dropped
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Numbers for people.
+
+    >>> _ranges([1, 2, 3, 5])
+    '1 to 3, 5'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return ", ".join(" to ".join(map(str, run)) for run in runs) or "none"

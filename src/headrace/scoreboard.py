@@ -1,0 +1,74 @@
+"""A model's newest scores, and its confusion matrix as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from headrace.log.base import Log
+
+LOOKED_AT = 10_000
+_OWN = ("stream", "model", "model_version", "model_position", "learned", "rows", "window", "labels", "confusion")
+
+
+def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
+    """The last line of each stream or fixed set in the model's metrics topic, by its name."""
+    topic = f"{model}-metrics"
+    info = log.topics().get(topic)
+    if info is None:
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for entry in log.read_topic(topic, offset=max(info.first, info.end - LOOKED_AT), limit=LOOKED_AT):
+        records = entry.records.select([name for name in entry.records.schema.names if not name.startswith("__")])
+        for line in records.to_pylist():
+            found[line["stream"]] = line
+    return [found[name] for name in sorted(found)]
+
+
+def metrics_of(line: dict[str, Any]) -> dict[str, float | None]:
+    """The metrics of a line, without what it says of itself."""
+    return {name: value for name, value in line.items() if name not in _OWN}
+
+
+def print_scores(lines: list[dict[str, Any]]) -> None:
+    """Every metric over all rows and over the newest, then the confusion matrix of each."""
+    for line in lines:
+        console = Console()
+        figures = metrics_of(line)
+        table = Table(title=f"{line['stream']}: {line['rows']:,} rows scored", title_justify="left", box=SIMPLE_HEAD)
+        for name in ("metric", "all rows", f"newest {line['window']:,}"):
+            table.add_column(name, justify="left" if name == "metric" else "right")
+        for name in dict.fromkeys(name.removeprefix("window_") for name in figures):
+            table.add_row(name, _shown(figures.get(name)), _shown(figures.get(f"window_{name}")))
+        console.print(table)
+        if line.get("confusion"):
+            console.print(confusion_table(line["labels"], line["confusion"]))
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def confusion_table(labels: list[str], counts: list[int]) -> Table:
+    """Rows are the truth, columns the answers; labels in their own order, right answers stand out.
+
+    >>> table = confusion_table(["b", "a"], [3, 1, 0, 4])
+    >>> [column.header for column in table.columns]
+    ['truth', 'a', 'b', 'right']
+    """
+    k = len(labels)
+    numbers = all(label.lstrip("-").isdigit() for label in labels)
+    order = sorted(range(k), key=lambda i: int(labels[i]) if numbers else labels[i])
+    table = Table(title="confusion: rows are the truth, columns the answers", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("truth")
+    for j in order:
+        table.add_column(labels[j], justify="right")
+    table.add_column("right", justify="right")
+    for i in order:
+        row = counts[i * k : (i + 1) * k]
+        cells = [f"[bold green]{row[j]}[/]" if j == i else f"[red]{row[j]}[/]" if row[j] else "·" for j in order]
+        table.add_row(labels[i], *cells, f"{row[i] / sum(row):.0%}" if sum(row) else "")
+    return table
