@@ -102,9 +102,11 @@ def _learner(learner: Learner) -> dict[str, Any] | None:
     if kind == "headrace.learn.kmeans.KMeans":
         return {"kind": "kmeans", "parameters": parameters}
     if kind == "headrace.learn.adapters.sklearn.SklearnLearner":
-        return {"kind": "scikit-learn", "classes": parameters["classes"], "state": _text(learner)}
+        more = {"classes": parameters["classes"], "stores_beginning": getattr(learner, "stores_beginning", False)}
+        return {"kind": "scikit-learn", **more, "state": _text(learner)}
     if kind == "headrace.learn.adapters.river.RiverLearner":
         more = {"classes": parameters["classes"], "names": parameters["names"]}
+        more["stores_beginning"] = getattr(learner, "stores_beginning", False)
         return {"kind": "river", **more, "state": _text(learner)}
     if kind == "headrace.learn.adapters.keras_model.KerasLearner":
         return _keras(learner, parameters)
@@ -117,17 +119,23 @@ def _made_learner(made: Mapping[str, Any]) -> Learner:
     if made["kind"] == "keras":
         return _made_keras(made)
     state = load_state(base64.b64decode(made["state"]), limit=LARGEST)
+    learner: Any
     if made["kind"] == "river":
         from headrace.learn.adapters.river import made_again
 
-        return made_again(state, classes=made["classes"], names=made["names"])
-    from headrace.learn.adapters.sklearn import SklearnLearner, stored_estimator
+        learner = made_again(state, classes=made["classes"], names=made["names"])
+    else:
+        from headrace.learn.adapters.sklearn import SklearnLearner, stored_estimator
 
-    return SklearnLearner(stored_estimator(state), classes=made["classes"])
+        learner = SklearnLearner(stored_estimator(state), classes=made["classes"])
+    # What it had learned before the log began is in the log's first checkpoint, not here.
+    learner.stores_beginning = bool(made.get("stores_beginning"))
+    return learner  # type: ignore[no-any-return]  # one of the two
 
 
-def _text(learner: Learner) -> str:
-    return base64.b64encode(dump_state(learner.state())).decode()
+def _text(learner: Any) -> str:
+    """The declaration alone: what was learned before the log began is in its first checkpoint."""
+    return base64.b64encode(dump_state(learner.unlearned().state())).decode()
 
 
 def _keras(learner: Any, parameters: Mapping[str, Any]) -> dict[str, Any] | None:

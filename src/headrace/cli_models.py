@@ -32,7 +32,7 @@ from headrace.registry import models as registry
 from headrace.registry.records import Pieces
 from headrace.registry.requests import Request, ask, folder_of, put_request, whoami
 from headrace.registry.versions import Shelf, Version, artifact_name
-from headrace.scoreboard import newest_scores, print_scores
+from headrace.scoreboard import print_scores
 from headrace.task import ModelTask
 
 models = typer.Typer(help="A log's models and their versions.", no_args_is_help=True)
@@ -89,7 +89,7 @@ def models_show(name: NameArgument, log: LogOption = None, as_json: JsonOption =
         shelf = Shelf.read(held, name)
         versions = [kept.about(held, shelf, one) for one in shelf]
         checkpoints = registry.checkpoint_steps(held, name)
-        scores = newest_scores(held, name)
+        scores = kept.newest_scores(held, name)
     about |= {"declared": declared.get("fingerprint", {}), "versions": versions, "checkpoints": checkpoints}
     about["scores"] = scores
     if as_json:

@@ -56,6 +56,11 @@ class Model:
             sample_weight: a column that says how much a row counts, for learners that take weights. A row whose weight
                 is NULL, negative or no finite number is refused.
         """
+        if cannot := getattr(self._learner, "cannot_learn", ""):
+            raise DeclarationError(
+                f"«{self.name}»: {cannot}",
+                advice="Train it anew on chosen rows (retrain), or take an estimator with partial_fit.",
+            )
         if sample_weight is not None and not takes_sample_weight(self._learner):
             raise DeclarationError(
                 f"«{self.name}»: its learner takes no sample_weight", advice="Leave it out, or take one that does."

@@ -8,24 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from headrace.log.base import Log
-
-LOOKED_AT = 10_000
 _OWN = ("stream", "model", "model_version", "model_position", "learned", "rows", "window", "labels", "confusion")
-
-
-def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
-    """The last line of each stream or fixed set in the model's metrics topic, by its name."""
-    topic = f"{model}-metrics"
-    info = log.topics().get(topic)
-    if info is None:
-        return []
-    found: dict[str, dict[str, Any]] = {}
-    for entry in log.read_topic(topic, offset=max(info.first, info.end - LOOKED_AT), limit=LOOKED_AT):
-        records = entry.records.select([name for name in entry.records.schema.names if not name.startswith("__")])
-        for line in records.to_pylist():
-            found[line["stream"]] = line
-    return [found[name] for name in sorted(found)]
 
 
 def metrics_of(line: dict[str, Any]) -> dict[str, float | None]:

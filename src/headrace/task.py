@@ -149,8 +149,10 @@ class ModelTask:
         """What the model's state depends on, as JSON values."""
         features = self.features
         learner = type(self.learner)
-        more = {"sample_weight": self.sample_weight} if self.sample_weight else {}
+        more: dict[str, Any] = {"sample_weight": self.sample_weight} if self.sample_weight else {}
         more |= {"missing": self.missing} if self.missing != "reject" else {}
+        # Recorded steps are repeated with it: another number would begin versions elsewhere than the answers say.
+        more |= {"versions": self.versions.every} if self.versions.every else {}
         return {
             **more,
             "learner": f"{learner.__module__}.{learner.__qualname__}",

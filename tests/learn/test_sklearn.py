@@ -73,16 +73,40 @@ def test_contract(check: Callable[[], None]) -> None:
         (SGDClassifier(), None, "must know all labels"),
         (SGDClassifier(), [1], "two classes or more"),
         (SGDRegressor(), [0, 1], "no classifier"),
-        (RandomForestClassifier(), [0, 1], "no partial_fit"),
-        (make_pipeline(PCA(2), SGDClassifier()), [0, 1], "PCA has no partial_fit"),
         (make_pipeline(StandardScaler()), None, "does not predict"),
         (object(), None, "is not a learner"),
     ],
-    ids=("no classes", "one class", "classes of a regressor", "a forest", "a step", "no predictor", "no model"),
+    ids=("no classes", "one class", "classes of a regressor", "no predictor", "no model"),
 )
 def test_what_cannot_learn_is_refused_when_it_is_declared(estimator: Any, classes: Any, words: str) -> None:
     with pytest.raises(DeclarationError, match=words):
         hr.App("x", log="memory://").model("m", estimator, features=["a"], classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "words"),
+    [
+        (RandomForestClassifier(), "RandomForestClassifier has no partial_fit"),
+        (make_pipeline(PCA(2), SGDClassifier()), "PCA has no partial_fit"),
+    ],
+    ids=("a forest", "a step"),
+)
+def test_who_cannot_learn_as_rows_arrive_is_not_asked_to(estimator: Any, words: str) -> None:
+    app = hr.App("x", log="memory://")
+    model = app.model("m", estimator, features=["a", "b"], target="y", classes=[0, 1])
+    with pytest.raises(DeclarationError, match=words) as caught:
+        model.learn(app.topic("t"))
+    assert "retrain" in str(caught.value)
+
+
+def test_who_was_trained_before_answers() -> None:
+    trained = RandomForestClassifier(5, random_state=1).fit(X, LABELS)
+    learner = adapted(trained)
+    assert learner.ready and learner.stores_beginning
+    fresh = adapted(trained)
+    fresh.restore(learner.state())
+    assert (fresh.predict(X) == trained.predict(X)).all()
+    assert not adapted(RandomForestClassifier(5), classes=range(3)).ready
 
 
 def test_a_learner_equals_the_library_called_directly() -> None:

@@ -168,15 +168,18 @@ def write_version(
     by: str = PIPELINE,
     began: Mapping[str, Any] | None = None,
     blueprint: Mapping[str, Any] | None = None,
+    libraries: Mapping[str, str] | None = None,
 ) -> None:
     """Declare a model's current version, one that goes on from no other.
 
     Args:
         blueprint: what the model can be made of again, where it can be.
+        libraries: under which it learns.
     """
     declared = dict(fingerprint)
     one = Version(name, version, None, reason, ts_us, by, str(declared.get("cut", "")), version, declared)
     one.began = dict(began or {"position": None, "rows": 0, "offsets": {}, "artifact": None})
+    one.libraries = dict(libraries or {})
     Shelf(name, []).begin(txn, one)
     about = {"app": app, "version": version, "fingerprint": declared, "blueprint": blueprint}
     txn.put("model", name, json.dumps(about).encode())
@@ -190,6 +193,7 @@ def declare(
     ts_us: int,
     app: str,
     blueprint: Mapping[str, Any] | None,
+    libraries: Mapping[str, str] | None = None,
 ) -> None:
     """Note how a model is declared, where the log does not know it: a first version, or one that a reset has begun."""
     known, current = read_model(log, name), Shelf.read(log, name).current
@@ -205,10 +209,12 @@ def declare(
             ts_us=ts_us,
             app=app,
             blueprint=blueprint,
+            libraries=libraries,
         )
         return
     if not known["fingerprint"]:
         current.fingerprint, current.declared, current.cut = dict(fingerprint), current.version, str(fingerprint["cut"])
+        current.libraries = dict(libraries or {})
         put_version(txn, current)
     about = {"app": app, "version": current.version, "fingerprint": dict(fingerprint), "blueprint": blueprint}
     txn.put("model", name, json.dumps(about).encode())

@@ -15,6 +15,7 @@ from headrace.log.base import Log
 from headrace.registry.models import Progress, differences, newest_checkpoint, read_progress
 from headrace.registry.versions import Shelf, Version
 
+LOOKED_AT = 10_000
 Rebuild = Callable[[Place], Rebuilt]
 
 
@@ -51,17 +52,21 @@ def about(log: Log, shelf: Shelf, version: Version) -> dict[str, Any]:
         progress = read_progress(log, version.model) or Progress()
         found |= {"position": progress.position, "rows": progress.model_rows, "hash": progress.hash}
         found |= {"learned": progress.learned, "size": progress.size}
-        found["metrics"] = newest_metrics(log, version.model)
+        found["metrics"] = metrics_in(newest_scores(log, version.model))
     return found | {"current": version is shelf.current}
 
 
-def newest_metrics(log: Log, model: str) -> dict[str, Any]:
-    """The last line of each evaluation, from the metrics topic."""
+def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
+    """The last line of each stream or fixed set in the model's metrics topic, by its name."""
     info = log.topics().get(f"{model}-metrics")
-    if info is None or not info.rows:
-        return {}
-    entries = log.read_topic(info.name, offset=max(info.first, info.end - 200))
-    return metrics_in([row for entry in entries for row in entry.records.to_pylist()])
+    if info is None:
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for entry in log.read_topic(info.name, offset=max(info.first, info.end - LOOKED_AT), limit=LOOKED_AT):
+        records = entry.records.select([name for name in entry.records.schema.names if not name.startswith("__")])
+        for line in records.to_pylist():
+            found[line["stream"]] = line
+    return [found[name] for name in sorted(found)]
 
 
 def diff(log: Log, shelf: Shelf, a: Version, b: Version, rebuild: Rebuild) -> dict[str, Any]:

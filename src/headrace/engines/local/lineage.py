@@ -24,7 +24,7 @@ from headrace.step import Output
 from headrace.task import ModelTask
 
 # Of a fingerprint: what a learner's state does not depend on.
-_ELSEWHERE = ("cut", "inputs", "sample_weight")
+_ELSEWHERE = ("cut", "inputs", "sample_weight", "versions")
 
 
 class Lineage:
@@ -90,7 +90,8 @@ class Lineage:
         by = PIPELINE if swap is None else swap.by
         parent = ended.version if swap is None else swap.parent
         cut = str(self._task.cut)
-        return Version(self._task.name, number, parent, reason, now_us, by, cut, began=began)
+        libraries = libraries_of(self._task.learner)
+        return Version(self._task.name, number, parent, reason, now_us, by, cut, began=began, libraries=libraries)
 
     # -- what is asked for ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from headrace.clock import SystemClock
 from headrace.codec import TopicCodec, codec_for
 from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.engine import Engine
-from headrace.engines.local.machine import machine_fingerprint, record_machine
+from headrace.engines.local.machine import libraries_of, machine_fingerprint, record_machine
 from headrace.engines.local.running import Running
 from headrace.engines.local.sources import Captured, databases, foreign_topics, topic_sources
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
@@ -123,4 +123,5 @@ def _declare_models(plan: Plan, log: Log) -> None:
         for task in plan.models:
             known, made_of = read_model(log, task.name), blueprint(task)
             if known is None or not known["fingerprint"] or known.get("blueprint", {}) != made_of:
-                declare(log, txn, task.name, task.fingerprint(), clock.now_us(), plan.app, made_of)
+                libraries = libraries_of(task.learner)
+                declare(log, txn, task.name, task.fingerprint(), clock.now_us(), plan.app, made_of, libraries)

@@ -53,6 +53,8 @@ class RiverLearner:
         self._kind = _kind(model)
         self.classes = _classes(model, self._kind, classes)
         self._model, self._learned = _taken(model)
+        # One that was trained elsewhere may be another one in the next process.
+        self.stores_beginning = self._learned
         self._declared = _described(self._model)
         self._names = None if names is None else _named(names)
         self._width = None if names is None else len(names)
@@ -63,6 +65,10 @@ class RiverLearner:
             self._fed = list(range(len(labels))) if labels and isinstance(labels[0], str) else labels
         self._label = dict(zip(labels, self._fed, strict=True))
         self._number = {one: i for i, one in enumerate(self._fed)}
+
+    def unlearned(self) -> RiverLearner:
+        """The same declaration without what it has learned."""
+        return RiverLearner(_pinned(self._model), classes=self.classes, names=self._names)
 
     @property
     def prediction_type(self) -> pa.DataType:

@@ -24,7 +24,7 @@ _OWN = "estimator."
 
 
 class SklearnLearner:
-    """One estimator, or one pipeline of estimators.
+    """One estimator, or one pipeline of estimators. One without ``partial_fit`` answers with what it learned before.
 
     Its random states are pinned where the user left them open, and its calls run on one thread: then the same rows give
     the same bits. Estimators that need several rows for their first update (`MiniBatchKMeans`) get them together.
@@ -34,7 +34,7 @@ class SklearnLearner:
         classes: every label there is, for a classifier.
 
     Raises:
-        DeclarationError: it cannot learn by and by, ``classes`` is missing, or it cannot be stored.
+        DeclarationError: it does not predict, ``classes`` is missing, or it cannot be stored.
 
     >>> from sklearn.linear_model import SGDClassifier
     >>> learner = SklearnLearner(SGDClassifier(), classes=["no", "yes"])
@@ -49,6 +49,7 @@ class SklearnLearner:
     def __init__(self, estimator: Any, *, classes: Iterable[Any] | None = None) -> None:
         self._estimator = copy.deepcopy(estimator)
         self._steps = _steps(self._estimator)
+        self.cannot_learn = _cannot_learn(self._steps)
         self.classes = _classes(self._steps[-1], classes)
         _pin(self._estimator)
         self._declared = _described(self._estimator)
@@ -60,6 +61,8 @@ class SklearnLearner:
         self.accepts_nan = all(step.__sklearn_tags__().input_tags.allow_nan for step in self._steps)
         self._width = _width(self._steps)
         self._learned = _is_fitted(self._steps[-1])
+        # One that was trained elsewhere may be another one in the next process.
+        self.stores_beginning = self._learned
         self._fewest = int(getattr(self._steps[-1], "n_clusters", None) or 1)
         self._waiting: list[tuple[Array, Array | None]] = []
 
@@ -72,10 +75,17 @@ class SklearnLearner:
 
     pinned = staticmethod(one_thread)
 
+    def unlearned(self) -> SklearnLearner:
+        """The same declaration without what it has learned."""
+        from sklearn.base import clone
+
+        return SklearnLearner(clone(self._estimator), classes=self.classes)
+
     @property
     def takes_sample_weight(self) -> bool:
         """Whether its last step does."""
-        return "sample_weight" in inspect.signature(self._steps[-1].partial_fit).parameters
+        update = getattr(self._steps[-1], "partial_fit", None)
+        return update is not None and "sample_weight" in inspect.signature(update).parameters
 
     @property
     def _target_dtype(self) -> np.dtype[Any]:
@@ -87,7 +97,13 @@ class SklearnLearner:
         return self._width
 
     def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
-        """One ``partial_fit`` of each step; an empty batch changes nothing."""
+        """One ``partial_fit`` of each step; an empty batch changes nothing.
+
+        Raises:
+            LearnError: a step has no ``partial_fit``.
+        """
+        if self.cannot_learn:
+            raise LearnError(self.cannot_learn)
         X = self._checked(X)
         if not len(X):
             return
@@ -216,17 +232,21 @@ def _steps(estimator: Any) -> list[Any]:
     else:
         chosen = [step for _, step in estimator.steps if step is not None and step != "passthrough"]
     for step in chosen:
-        stateless = step is not chosen[-1] and not step.__sklearn_tags__().requires_fit
-        if not hasattr(step, "partial_fit") and not stateless:
-            raise DeclarationError(
-                f"{type(step).__name__} has no partial_fit: it cannot learn as rows arrive",
-                advice="Train it anew on chosen rows (retrain), or take an estimator with partial_fit.",
-            )
+        if hasattr(step, "steps"):
+            raise DeclarationError("a pipeline within a pipeline", advice="Name all steps in one make_pipeline(…).")
     if not hasattr(chosen[-1], "predict"):
         raise DeclarationError(
             f"{type(chosen[-1]).__name__} does not predict", advice="End with an estimator that does."
         )
     return chosen
+
+
+def _cannot_learn(steps: list[Any]) -> str:
+    for step in steps:
+        stateless = step is not steps[-1] and not step.__sklearn_tags__().requires_fit
+        if not hasattr(step, "partial_fit") and not stateless:
+            return f"{type(step).__name__} has no partial_fit: it cannot learn as rows arrive"
+    return ""
 
 
 def _kind(step: Any) -> str:
@@ -239,6 +259,7 @@ def _classes(step: Any, classes: Iterable[Any] | None) -> Array | None:
         if classes is not None:
             raise DeclarationError(f"{name} is no classifier, and classes= is given", advice="Leave it out.")
         return None
+    classes = getattr(step, "classes_", None) if classes is None else classes
     if classes is None:
         raise DeclarationError(
             f"{name} must know all labels before the first row", advice="Say classes=[…] in app.model(…)."
