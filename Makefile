@@ -17,7 +17,7 @@ demo: $(VENV)/.installed  ## the Iris demo, live
 	$(BIN)/headrace demo iris
 
 test: $(VENV)/.installed jars  ## the whole test suite
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 15
 
 jars: $(VENV)/.installed  ## what the tests with Kafka need, into a cache; without Java, Maven or a network they skip
 	@$(BIN)/python -m headrace.testing.servers.fetch || true

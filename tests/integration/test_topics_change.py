@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import headrace as hr
 from headrace.testing.servers import KafkaBroker
@@ -84,9 +87,16 @@ def test_what_a_pipeline_uses_is_refused(database: Database, tmp_path: Path) -> 
     assert (about["rows"], about["first_offset"], about["last_offset"]) == (1, 6, 6)
 
 
-def test_on_a_cluster(broker: KafkaBroker, database: Database, tmp_path: Path) -> None:
+@pytest.fixture
+def alone(broker: KafkaBroker) -> Iterator[KafkaBroker]:
+    """A broker without the logs of other tests: whoever deletes a topic looks at every pipeline of the cluster."""
+    with KafkaBroker() as own:
+        yield own
+
+
+def test_on_a_cluster(alone: KafkaBroker, database: Database, tmp_path: Path) -> None:
     name = f"shop{secrets.token_hex(4)}"
-    log = f"kafka://{broker.bootstrap}"
+    log = f"kafka://{alone.bootstrap}"
     topic = f"{name}.clicks"
     made = json.loads(headrace("topics", "create", topic, "--partitions", "3", "--json", "--log", log, cwd=tmp_path))
     assert made == {"topic": topic, "log": log, "partitions": 3}

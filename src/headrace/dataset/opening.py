@@ -35,6 +35,7 @@ class Finder:
         self._topic = topic
         self._plan: Plan = app.plan()
         self._log: Log | None = None
+        self._on_cluster: ClusterFinder | None = None
         self._close: Callable[[], None] = lambda: None
 
     def find(self, *, wait: bool) -> Reader | None:
@@ -47,7 +48,9 @@ class Finder:
             LogError: the log is there and cannot be read.
         """
         if self._plan.log.startswith(SCHEME):
-            return ClusterFinder(self._plan, self._topic).find(wait=wait)
+            if self._on_cluster is None:
+                self._on_cluster = ClusterFinder(self._plan, self._topic)
+            return self._on_cluster.find(wait=wait)
         if self._log is None:
             self._open()
         if self._log is None or self._topic not in self._log.topics():
@@ -85,7 +88,7 @@ class Finder:
 
 
 class ClusterFinder:
-    """Looks for a topic on a cluster once: in the app's own log, then in those of other pipelines, then as it lies."""
+    """Looks for a topic on a cluster: in the app's own log, then in those of other pipelines, then as it lies."""
 
     def __init__(self, plan: Plan, topic: str) -> None:
         declared = next((one for one in plan.topics if one.matches(topic) and one.kafka), None)
@@ -94,6 +97,7 @@ class ClusterFinder:
         self._codec: TopicCodec = codec_for(plan.formats)
         prefixes = any(topic.startswith(f"{one}.") for one in plan.formats.prefixes)
         named = topic in plan.formats.topics or prefixes
+        self._cluster: Cluster | None = None
         self._named = {topic: self._codec.format_of(topic)} if named else {}
 
     def find(self, *, wait: bool) -> Reader | None:
@@ -101,7 +105,8 @@ class ClusterFinder:
         from headrace.kafka.cluster import Cluster
         from headrace.log.kafka_view import owners
 
-        cluster = Cluster(self._place)
+        # One client for as long as is waited: making one costs threads and connections.
+        cluster = self._cluster = self._cluster or Cluster(self._place)
         if not cluster.partitions(self._topic):
             return None
         reader = self._in_log_of(self._place.name)

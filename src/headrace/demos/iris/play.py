@@ -26,7 +26,8 @@ from rich.text import Text
 
 from headrace.app import App
 from headrace.demos.iris import pipeline
-from headrace.demos.iris.scene import CREATE, Scene, clean_up, scene
+from headrace.demos.iris.scene import APP, CREATE, Scene, scene
+from headrace.demos.servers import clean_up
 from headrace.engines.local.running import Running
 from headrace.errors import DeclarationError, WaitTimeout
 
@@ -163,7 +164,7 @@ def _rounds(
                 _figures(view, running)
                 time.sleep(options.pause)
         if options.postgres is not None and options.source == "postgres":
-            clean_up(database)
+            clean_up(database, APP)
     return view.rounds
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from headrace.demos.servers import Say, broker, clean_up, log_file, stopped
+from headrace.demos.servers import postgres as database_of
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import SCHEME, KafkaPlace
-from headrace.testing.servers import KafkaBroker, KafkaConnect, PostgresServer, free_directory
+from headrace.testing.servers import KafkaConnect
 
 APP = "iris"
 CONNECTOR_NAME = "iris-connector"
@@ -42,8 +42,6 @@ CREATE = (
     "CREATE TABLE IF NOT EXISTS {} (id SERIAL NOT NULL PRIMARY KEY, sepal_length float, sepal_width float, "
     "petal_length float, petal_width float, iris_class int)"
 )
-
-Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -82,21 +80,22 @@ def scene(
         JavaMissing: a broker or Kafka Connect is needed, and there is no Java.
     """
     log = log or ("kafka" if debezium else None)
-    if log is not None and log != "kafka" and not log.startswith(SCHEME):
-        _refuse_file(Path(log))
-    found = Scene(log=_file(log))
+    on_kafka = log is not None and (log == "kafka" or log.startswith(SCHEME))
+    found = Scene(log=str(log) if on_kafka else log_file(log, APP))
     with contextlib.ExitStack() as stack:
         if log is not None and log.startswith(SCHEME):
             _refuse_taken(log, prefix)
             found.log = f"{SCHEME}{_place(log).bootstrap}/{_place(log).name}"
         if log == "kafka" or (debezium and not found.log.startswith(SCHEME)):
-            broker = stack.enter_context(_broker(keep, found, say))
-            found.kafka = f"{SCHEME}{broker.bootstrap}" if debezium else ""
+            # As the broker of Debezium's images: whoever writes to a topic makes it.
+            makes = {"auto.create.topics.enable": "true"}
+            server = stack.enter_context(broker(keep, found.kept, say, settings=makes))
+            found.kafka = f"{SCHEME}{server.bootstrap}" if debezium else ""
             if log == "kafka":
-                found.log, found.stopped = f"{SCHEME}{broker.bootstrap}/{APP}", not keep
+                found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{APP}", not keep
         elif debezium:
             found.kafka = f"{SCHEME}{_place(found.log).bootstrap}"
-        found.dsn = stack.enter_context(_postgres(postgres, keep, found, say))
+        found.dsn = stack.enter_context(database_of(postgres, keep, found.kept, say))
         with psycopg.connect(found.dsn, autocommit=True) as database:
             create_tables(database)
         if debezium:
@@ -134,31 +133,8 @@ def create_tables(database: psycopg.Connection[Any]) -> None:
         database.execute(sql.SQL(CREATE).format(name))
 
 
-def clean_up(database: psycopg.Connection[Any]) -> None:
-    """A slot that nobody reads keeps the server's WAL for ever: the demo takes its own away."""
-    found = database.execute("select slot_name from pg_replication_slots where slot_name like 'headrace\\_iris%'")
-    for (slot,) in found.fetchall():
-        database.execute("select pg_drop_replication_slot(%s)", [slot])
-    found = database.execute("select pubname from pg_publication where pubname like 'headrace\\_iris%'")
-    for (publication,) in found.fetchall():
-        database.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(publication)))
-
-
 def _place(log: str) -> KafkaPlace:
     return KafkaPlace.parse(log, name=APP)
-
-
-def _file(log: str | None) -> str:
-    if log is None:
-        return str(Path(tempfile.mkdtemp(prefix="headrace-demo-")) / f"{APP}.headrace")
-    return log if log == "kafka" or log.startswith(SCHEME) else str(Path(log).absolute())
-
-
-def _refuse_file(path: Path) -> None:
-    if path.exists():
-        raise DeclarationError(
-            f"{path} is there already; the demo starts a log of its own", advice="Give another --log, or none."
-        )
 
 
 def _refuse_taken(log: str, prefix: str) -> None:
@@ -179,53 +155,11 @@ def _refuse_taken(log: str, prefix: str) -> None:
 
 
 @contextlib.contextmanager
-def _broker(keep: bool, found: Scene, say: Say) -> Iterator[KafkaBroker]:
-    say("starting Kafka")
-    # As the broker of Debezium's images: whoever writes to a topic makes it.
-    broker = KafkaBroker(settings={"auto.create.topics.enable": "true"})
-    broker.outlives = keep
-    with _stopped(broker, keep):
-        found.kept.append(f"Kafka at {broker.bootstrap} (pid {broker.pid})")
-        yield broker
-
-
-@contextlib.contextmanager
-def _stopped(server: KafkaBroker | KafkaConnect, keep: bool) -> Iterator[None]:
-    """Start a server, and remove it at the end: also when it is to be kept, but something went wrong."""
-    try:
-        server.start()
-        yield
-    except BaseException:
-        server.remove()
-        raise
-    if not keep:
-        server.remove()
-
-
-@contextlib.contextmanager
-def _postgres(dsn: str | None, keep: bool, found: Scene, say: Say) -> Iterator[str]:
-    if dsn is not None:
-        yield dsn
-        return
-    say("starting PostgreSQL")
-    server = PostgresServer(free_directory("headrace-demo-pg-"))
-    try:
-        server.start()
-        found.kept.append(f"PostgreSQL at {server.dsn} (pid {server.pid})")
-        yield server.dsn
-    except BaseException:
-        server.remove()
-        raise
-    if not keep:
-        server.remove()
-
-
-@contextlib.contextmanager
 def _connect(found: Scene, prefix: str, own_broker: bool, keep: bool, say: Say) -> Iterator[None]:
     say("starting Kafka Connect with Debezium")
     connect = KafkaConnect(_place(found.kafka).bootstrap, ("debezium-postgres",))
     connect.outlives = keep
-    with _stopped(connect, keep):
+    with stopped(connect, keep):
         start_connector(found, connect, prefix, own_broker)
         found.kept.append(f"Kafka Connect at {connect.url} (pid {connect.pid})")
         yield
@@ -243,4 +177,4 @@ def _leave(found: Scene, connect: KafkaConnect) -> None:
             if time.monotonic() > deadline:
                 raise HeadraceError(f"Debezium still holds the slot {SLOT}")
             time.sleep(0.05)
-        clean_up(database)
+        clean_up(database, APP)

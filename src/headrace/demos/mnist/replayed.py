@@ -23,8 +23,9 @@ import headrace as hr
 from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, SEED, Recipe, recipe
-from headrace.demos.mnist.scene import Scene, clean_up, create_tables, scene
+from headrace.demos.mnist.scene import APP, Scene, create_tables, scene
 from headrace.demos.mnist.show import Show, draw_curve, draw_digit, half_blocks, share_right
+from headrace.demos.servers import clean_up
 from headrace.engines.local.running import Running
 
 TRAIN, TEST = "tf.public.mnist_train", "tf.public.mnist_test"
@@ -121,7 +122,7 @@ def _evaluate(chosen: Recipe, model: Any, options: Options, found: Scene, data: 
         answer = int(running["digits"].predict([{"pixels": data.three}])[0])
     if options.postgres is not None:
         with psycopg.connect(found.dsn, autocommit=True) as database:
-            clean_up(database)
+            clean_up(database, APP)
     return answer
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ import psycopg
 from psycopg import sql
 
 from headrace.demos.mnist.digits import CREATE
+from headrace.demos.servers import Say, broker, log_file
+from headrace.demos.servers import postgres as database_of
 from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import SCHEME, KafkaPlace
-from headrace.testing.servers import KafkaBroker, PostgresServer, free_directory
 
 APP = "mnist"
 TABLES = ("mnist_train", "mnist_test")
-
-Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -63,18 +61,18 @@ def scene(
     found = Scene()
     with contextlib.ExitStack() as stack:
         if log == "kafka":
-            broker = stack.enter_context(_broker(keep, found, say))
-            found.log, found.stopped = f"{SCHEME}{broker.bootstrap}/{APP}", not keep
+            server = stack.enter_context(broker(keep, found.kept, say))
+            found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{APP}", not keep
         elif log is not None and log.startswith(SCHEME):
             place = KafkaPlace.parse(log, name=APP)
             found.log = f"{SCHEME}{place.bootstrap}/{place.name}"
             if not resumes:
                 _refuse_taken(place)
         else:
-            found.log = _file(log, resumes=resumes)
+            found.log = log_file(log, APP, resumes=resumes)
             found.pictures = Path(found.log).parent
         if database:
-            found.dsn = stack.enter_context(_postgres(postgres, keep, found, say))
+            found.dsn = stack.enter_context(database_of(postgres, keep, found.kept, say))
         yield found
 
 
@@ -90,27 +88,6 @@ def create_tables(database: psycopg.Connection[Any]) -> None:
         database.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(name))
 
 
-def clean_up(database: psycopg.Connection[Any]) -> None:
-    """A slot that nobody reads keeps the server's WAL for ever: the demo takes its own away."""
-    found = database.execute("select slot_name from pg_replication_slots where slot_name like 'headrace\\_mnist%'")
-    for (slot,) in found.fetchall():
-        database.execute("select pg_drop_replication_slot(%s)", [slot])
-    found = database.execute("select pubname from pg_publication where pubname like 'headrace\\_mnist%'")
-    for (publication,) in found.fetchall():
-        database.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(publication)))
-
-
-def _file(log: str | None, *, resumes: bool) -> str:
-    if log is None:
-        return str(Path(tempfile.mkdtemp(prefix="headrace-demo-")) / f"{APP}.headrace")
-    path = Path(log).absolute()
-    if path.exists() and not resumes:
-        raise DeclarationError(
-            f"{path} is there already; the demo starts a log of its own", advice="Give another --log, or none."
-        )
-    return str(path)
-
-
 def _refuse_taken(place: KafkaPlace) -> None:
     there = Cluster(place, patience=5).topics()
     taken = [
@@ -124,38 +101,3 @@ def _refuse_taken(place: KafkaPlace) -> None:
             "starts a log of its own",
             advice="Give another cluster, or --log kafka for a broker of the demo's own.",
         )
-
-
-@contextlib.contextmanager
-def _broker(keep: bool, found: Scene, say: Say) -> Iterator[KafkaBroker]:
-    say("starting Kafka")
-    broker = KafkaBroker()
-    broker.outlives = keep
-    with _stopped(broker, keep):
-        found.kept.append(f"Kafka at {broker.bootstrap} (pid {broker.pid})")
-        yield broker
-
-
-@contextlib.contextmanager
-def _postgres(dsn: str | None, keep: bool, found: Scene, say: Say) -> Iterator[str]:
-    if dsn is not None:
-        yield dsn
-        return
-    say("starting PostgreSQL")
-    server = PostgresServer(free_directory("headrace-demo-pg-"))
-    with _stopped(server, keep):
-        found.kept.append(f"PostgreSQL at {server.dsn} (pid {server.pid})")
-        yield server.dsn
-
-
-@contextlib.contextmanager
-def _stopped(server: KafkaBroker | PostgresServer, keep: bool) -> Iterator[None]:
-    """Start a server, and remove it at the end: also when it is to be kept, but something went wrong."""
-    try:
-        server.start()
-        yield
-    except BaseException:
-        server.remove()
-        raise
-    if not keep:
-        server.remove()

@@ -1,0 +1,83 @@
+"""What the demos have in common: a database and a broker of their own, and a log in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from headrace.errors import DeclarationError
+from headrace.testing.servers import KafkaBroker, KafkaConnect, PostgresServer, free_directory
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def stopped(server: KafkaBroker | KafkaConnect | PostgresServer, keep: bool) -> Iterator[None]:
+    """Start a server, and remove it at the end: also when it is to be kept, but something went wrong."""
+    try:
+        server.start()
+        yield
+    except BaseException:
+        server.remove()
+        raise
+    if not keep:
+        server.remove()
+
+
+@contextlib.contextmanager
+def broker(
+    keep: bool, kept: list[str], say: Say, *, settings: Mapping[str, str] | None = None
+) -> Iterator[KafkaBroker]:
+    """A broker of the demo's own; a line in ``kept`` says where it is."""
+    say("starting Kafka")
+    server = KafkaBroker(settings=dict(settings or {}))
+    server.outlives = keep
+    with stopped(server, keep):
+        kept.append(f"Kafka at {server.bootstrap} (pid {server.pid})")
+        yield server
+
+
+@contextlib.contextmanager
+def postgres(dsn: str | None, keep: bool, kept: list[str], say: Say) -> Iterator[str]:
+    """The DSN of the server that is given, else of one of the demo's own."""
+    if dsn is not None:
+        yield dsn
+        return
+    say("starting PostgreSQL")
+    server = PostgresServer(free_directory("headrace-demo-pg-"))
+    with stopped(server, keep):
+        kept.append(f"PostgreSQL at {server.dsn} (pid {server.pid})")
+        yield server.dsn
+
+
+def log_file(log: str | None, app: str, *, resumes: bool = False) -> str:
+    """The log's path; one in a directory of its own where none is given.
+
+    Raises:
+        DeclarationError: it is there already, and is not to be gone on with.
+    """
+    if log is None:
+        return str(Path(tempfile.mkdtemp(prefix="headrace-demo-")) / f"{app}.headrace")
+    path = Path(log).absolute()
+    if path.exists() and not resumes:
+        raise DeclarationError(
+            f"{path} is there already; the demo starts a log of its own", advice="Give another --log, or none."
+        )
+    return str(path)
+
+
+def clean_up(database: psycopg.Connection[Any], app: str) -> None:
+    """A slot that nobody reads keeps the server's WAL for ever: the demo takes its own away."""
+    mine = [f"headrace\\_{app}%"]
+    found = database.execute("select slot_name from pg_replication_slots where slot_name like %s", mine)
+    for (slot,) in found.fetchall():
+        database.execute("select pg_drop_replication_slot(%s)", [slot])
+    found = database.execute("select pubname from pg_publication where pubname like %s", mine)
+    for (publication,) in found.fetchall():
+        database.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(publication)))
