@@ -6,7 +6,7 @@ What changes a task's state lies here; which rows are taken, and where cuts are,
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,13 +92,15 @@ def _learn_pending(state: State) -> None:
     state.lineage_rows += len(rows)
 
 
-def close_cut(task: ModelTask, state: State, *, seen: bool, known: Mapping[str, int], reach: Mapping[str, int]) -> None:
+def close_cut(
+    task: ModelTask, state: State, *, seen: bool, known: Mapping[str, int], reach: Callable[[], Mapping[str, int]]
+) -> None:
     """The incomplete cut is complete: learn what is left of it.
 
     Args:
         seen: whether its transaction is over; else the model before it goes on answering.
         known: how many words of each category its rows have shown, and all before them.
-        reach: topic -> offset after the last row that it has taken.
+        reach: gives topic -> offset after the last row that it has taken; asked where a version ends, which is seldom.
     """
     if not seen and state.shown is None:
         state.shown = state.at_cut or copy.deepcopy(state.learner)
@@ -109,11 +111,12 @@ def close_cut(task: ModelTask, state: State, *, seen: bool, known: Mapping[str, 
     state.at_cut = None
     state.position = state.pending_position or state.position
     state.known = dict(known)
-    state.reach = dict(reach)
     state.pending_rows, state.pending_position = 0, None
     state.counters.cuts += 1
     every = task.versions.every
     due = every and state.lineage_rows // every > rows_before // every
+    if due or state.swap is not None:
+        state.reach = dict(reach())
     if seen:
         state.shown = state.shown_position = None
         if state.swap is not None:
@@ -171,6 +174,8 @@ def tick(task: ModelTask, state: State, event: Tick) -> None:
         if state.pending_rows == 0 and state.learner is not None and task.feature_names:
             width = getattr(state.learner, "width", None) or len(task.feature_names)
             state.learner.learn(np.empty((0, width)))
-        close_cut(task, state, seen=True, known=known, reach=state.pending_reach)
+        close_cut(task, state, seen=True, known=known, reach=lambda: state.pending_reach)
+        state.reach = dict(state.pending_reach)
     elif task.cut.duration_us and state.pending_rows and state.watermark_us // task.cut.duration_us > state.window:
-        close_cut(task, state, seen=True, known=known, reach=state.pending_reach)
+        close_cut(task, state, seen=True, known=known, reach=lambda: state.pending_reach)
+        state.reach = dict(state.pending_reach)

@@ -135,7 +135,8 @@ class _ModelStep:
         self.state = state
         self.complete = event.complete
         self.merged = merge(event, state.open_key)
-        # Category -> places of the rows that showed its new words.
+        # Place of the last row of the last complete cut; category -> places of the rows that showed its new words.
+        self.closed: int | None = None
         self.births: dict[str, Ints] = {}
         self.outputs: list[Output] = []
         self.lines: list[Line] = []
@@ -191,13 +192,14 @@ class _ModelStep:
             column: len(words) - int((self.births.get(column, _NONE) > last).sum())
             for column, words in state.words.items()
         }
+        self.closed = last
         with self._refusals():
-            close_cut(self.task, state, seen=seen, known=known, reach=self._reach(last) if end else state.pending_reach)
+            close_cut(self.task, state, seen=seen, known=known, reach=lambda: self._reach(last))
         if seen and any(plan.rows is not None for plan in self.task.evaluate):
             self.lines += _held_out(self.task, state, max(last, 0))
 
     def _reach(self, last: int) -> dict[str, int]:
-        """Topic -> offset after the last row up to a place, of the topics that are learned."""
+        """Topic -> offset after the last row up to a place, of the topics that are learned; -1: of earlier events."""
         reach = dict(self.state.pending_reach)
         learned = {stream.topic for stream in self.task.learn}
         for part in self.merged.parts:
@@ -224,6 +226,8 @@ class _ModelStep:
 
     def _finish(self, examples: Examples, windows: Ints | None) -> None:
         state, merged = self.state, self.merged
+        if self.closed is not None:
+            state.reach = self._reach(self.closed)
         state.pending_reach = self._reach(merged.rows)
         state.open_key = None if self.complete else merged.last_key
         state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
