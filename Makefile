@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ROUNDS ?= 200
 WORKERS ?= 2
 
-.PHONY: demo test test-torch jars check lint types doctest crash soak bench wheel clean
+.PHONY: demo test test-long test-torch jars check lint types doctest crash soak bench wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ demo: $(VENV)/.installed  ## the Iris demo, live
 
 test: $(VENV)/.installed jars  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 15
+
+test-long: $(VENV)/.installed  ## what takes minutes by itself: the convolutional network's accuracies
+	$(BIN)/python -m pytest -m slow
 
 jars: $(VENV)/.installed  ## what the tests with Kafka need, into a cache; without Java, Maven or a network they skip
 	@$(BIN)/python -m headrace.testing.servers.fetch || true

@@ -224,8 +224,12 @@ class Scores:
         self._sums = np.array(state["sums"])
 
 
+# Of a few labels: plain numbers take a fifth of the time that NumPy's calls do.
+
+
 def _accuracy(counts: Array) -> float:
-    return float(np.trace(counts) / counts.sum())
+    rows = counts.tolist()
+    return float(sum(row[i] for i, row in enumerate(rows)) / sum(map(sum, rows)))
 
 
 def _recalls(counts: Array) -> Array:
@@ -234,9 +238,10 @@ def _recalls(counts: Array) -> Array:
 
 
 def _macro_f1(counts: Array) -> float:
-    both = counts.sum(axis=0) + counts.sum(axis=1)
-    used = both > 0
-    return float((2 * np.diag(counts)[used] / both[used]).mean())
+    rows = counts.tolist()
+    both = [sum(row) + sum(column) for row, column in zip(rows, zip(*rows, strict=True), strict=True)]
+    scores = [2 * rows[i][i] / n for i, n in enumerate(both) if n]
+    return float(sum(scores) / len(scores))
 
 
 def _cohen_kappa(counts: Array) -> float:
