@@ -48,7 +48,7 @@ class KerasLearner(Network):
     0, 1, …; on PyTorch, where Keras' Dropout leaves its seed aside, each update begins at the seed of its number.
     Metrics of ``compile`` are not computed. One process repeats another's bits on the same back end and CPU with the
     same number of threads, which JAX and TensorFlow take from the machine; on a GPU sums may differ in their last bits
-    from run to run.
+    from run to run, and on TensorFlow's CPU those of `BatchNormalization` did between processes (2.21).
 
     Args:
         model: compiled and built; copied, never changed. One that was trained before answers at once.
