@@ -106,14 +106,14 @@ def close_cut(
         state.shown = state.at_cut or copy.deepcopy(state.learner)
         state.shown_position, state.shown_version, state.shown_rows = state.position, state.version, state.cut_rows
         state.shown_known = dict(state.known)
-    rows_before = state.cut_rows
+    every = task.versions.every
+    rows_before = state.cut_rows if every else 0
     _learn_pending(state)
     state.at_cut = None
     state.position = state.pending_position or state.position
     state.known = dict(known)
     state.pending_rows, state.pending_position = 0, None
     state.counters.cuts += 1
-    every = task.versions.every
     due = every and state.lineage_rows // every > rows_before // every
     if due or state.swap is not None:
         state.reach = dict(reach())

@@ -150,7 +150,7 @@ class State:
         assert learner is not None
         shown = self.shown is not None
         known = self.shown_known if shown else self.known
-        words = {column: found[: known.get(column, 0)] for column, found in self.words.items()}
+        words = {column: found[: known.get(column, 0)] for column, found in self.words.items()} if self.words else {}
         if shown:
             return Answering(learner, self.shown_position, self.shown_version, self.shown_rows, words, self.sizes)
         return Answering(learner, self.position, self.version, self.cut_rows, words, self.sizes)
@@ -158,6 +158,8 @@ class State:
     @property
     def cut_rows(self) -> int:
         """Rows learned in complete cuts, those of versions it goes back to included."""
+        if self.at_cut is None:
+            return self.lineage_rows
         return self.lineage_rows - (self.pending_rows - sum(map(len, self.pending)))
 
 

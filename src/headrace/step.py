@@ -190,22 +190,24 @@ class _ModelStep:
         last = int(examples.order[end - 1]) if end else -1
         known = {
             column: len(words) - int((self.births.get(column, _NONE) > last).sum())
-            for column, words in state.words.items()
+            for column, words in (state.words.items() if state.words else ())
         }
         self.closed = last
         with self._refusals():
             close_cut(self.task, state, seen=seen, known=known, reach=lambda: self._reach(last))
-        if seen and any(plan.rows is not None for plan in self.task.evaluate):
+        if seen and self.task.evaluate:
             self.lines += _held_out(self.task, state, max(last, 0))
 
-    def _reach(self, last: int) -> dict[str, int]:
-        """Topic -> offset after the last row up to a place, of the topics that are learned; -1: of earlier events."""
+    def _reach(self, last: int | None = None) -> dict[str, int]:
+        """Topic -> offset after the last row up to a place, of the topics that are learned; all rows without one."""
         reach = dict(self.state.pending_reach)
         learned = {stream.topic for stream in self.task.learn}
         for part in self.merged.parts:
-            taken = int(np.searchsorted(order_of(part.batch), last, "right"))
-            if taken and part.topic in learned:
-                reach[part.topic] = part.offset + taken
+            if part.topic in learned:
+                rows = part.batch.num_rows
+                taken = rows if last is None else int(np.searchsorted(order_of(part.batch), last, "right"))
+                if taken:
+                    reach[part.topic] = part.offset + taken
         return reach
 
     @contextlib.contextmanager
@@ -227,8 +229,9 @@ class _ModelStep:
     def _finish(self, examples: Examples, windows: Ints | None) -> None:
         state, merged = self.state, self.merged
         if self.closed is not None:
-            state.reach = self._reach(self.closed)
-        state.pending_reach = self._reach(merged.rows)
+            everything = not state.pending_rows and self.closed == merged.rows - 1
+            state.reach = self._reach(None if everything else self.closed)
+        state.pending_reach = self._reach()
         state.open_key = None if self.complete else merged.last_key
         state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
         if windows is not None and len(examples):
