@@ -184,6 +184,16 @@ class Batch:
         return f"Batch({self.num_rows} rows, {', '.join(self.column_names)})"
 
 
+def inserted(batch: Batch) -> npt.NDArray[np.bool_]:
+    """Which events bring a row: inserts, and rows that a snapshot read.
+
+    >>> inserted(Batch.of({"id": [1, 2]}, op=np.array([OPS["c"], OPS["u"]], np.uint8))).tolist()
+    [True, False]
+    """
+    op = batch.op
+    return np.asarray((op == OPS["c"]) | (op == OPS["r"]))
+
+
 def present(records: pa.RecordBatch | pa.Table) -> pa.Table:
     """Events as people read them: the row's columns, then ``op``, ``position`` and ``ts`` in readable form.
 

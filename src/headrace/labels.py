@@ -14,9 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.batch import OPS, Batch
+from headrace.batch import OPS, Batch, inserted
 
 Mask = npt.NDArray[np.bool_]
+
+
+def new_examples(batch: Batch, target: str | None, waiting: set[int]) -> Mask:
+    """Which events bring a row to be learned: inserts, rows of a snapshot, updates that give a row its label.
+
+    Args:
+        target: the label's column, where one is wanted.
+        waiting: as for `filled_in`.
+    """
+    if target is None or target not in batch.schema.names or not batch.num_rows:
+        return inserted(batch)
+    return inserted(batch) | filled_in(batch, target, waiting)
 
 
 def filled_in(batch: Batch, target: str, waiting: set[int]) -> Mask:
@@ -35,8 +47,7 @@ def filled_in(batch: Batch, target: str, waiting: set[int]) -> Mask:
     ([True, False], 0)
     """
     none = np.zeros(batch.num_rows, bool)
-    op = batch.op
-    fresh = (op == OPS["c"]) | (op == OPS["r"])
+    op, fresh = batch.op, inserted(batch)
     labelled = np.asarray(batch.column(target).is_valid())
     if (fresh & labelled).all():
         return none

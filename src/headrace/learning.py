@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.events import Ints, Swap, Tick
-from headrace.learn.base import Array
 from headrace.state import Ended, Kept, State
 from headrace.task import ModelTask
 
@@ -21,42 +20,27 @@ PIECE_ROWS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Accepted rows to learn, in order: their places, features, targets and weights."""
+    """Accepted rows to learn, and their places, in order."""
 
     order: Ints
-    X: Array
-    y: Array | None
-    weight: Array | None = None
+    rows: Kept
 
     def __len__(self) -> int:
         return len(self.order)
-
-    def rows(self, start: int, end: int) -> Kept:
-        """Some of them, as they are kept."""
-        y, weight = self.y, self.weight
-        return Kept(
-            self.X[start:end], None if y is None else y[start:end], None if weight is None else weight[start:end]
-        )
 
 
 def joined(parts: list[Examples]) -> Examples:
     """Examples of several batches in one order."""
     if not parts:
-        return Examples(np.empty(0, np.int64), np.empty((0, 0)), None)
+        return Examples(np.empty(0, np.int64), Kept(np.empty((0, 0)), None))
     if len(parts) == 1:
         return parts[0]
     order = np.concatenate([one.order for one in parts])
     by = np.argsort(order, kind="stable")
-    width = max(one.X.shape[1] for one in parts)
-    X = np.concatenate([one.X for one in parts if one.X.shape[1] == width])
-    ys = [one.y for one in parts if one.y is not None]
-    weights = [one.weight for one in parts if one.weight is not None]
-    return Examples(
-        order[by],
-        np.ascontiguousarray(X[by]),
-        np.concatenate(ys)[by] if ys else None,
-        np.concatenate(weights)[by] if weights else None,
-    )
+    # Empty batches of a feature function have a width of their own.
+    width = max(one.rows.X.shape[1] for one in parts)
+    rows = Kept.joined([one.rows for one in parts if one.rows.X.shape[1] == width])
+    return Examples(order[by], rows.taken(by))
 
 
 def absorb(state: State, rows: Kept) -> None:
@@ -169,13 +153,12 @@ def swap(task: ModelTask, state: State, event: Swap) -> None:
 def tick(task: ModelTask, state: State, event: Tick) -> None:
     """Time passed: an idle duration's cut is complete, or any cut that a user closes."""
     state.watermark_us = max(state.watermark_us, event.ts_us)
+    duration = task.cut.duration_us
+    if not (event.explicit or (duration and state.pending_rows and state.watermark_us // duration > state.window)):
+        return
+    if state.pending_rows == 0 and state.learner is not None and task.feature_names:
+        width = getattr(state.learner, "width", None) or len(task.feature_names)
+        state.learner.learn(np.empty((0, width)))
     known = {column: len(words) for column, words in state.words.items()}
-    if event.explicit:
-        if state.pending_rows == 0 and state.learner is not None and task.feature_names:
-            width = getattr(state.learner, "width", None) or len(task.feature_names)
-            state.learner.learn(np.empty((0, width)))
-        close_cut(task, state, seen=True, known=known, reach=lambda: state.pending_reach)
-        state.reach = dict(state.pending_reach)
-    elif task.cut.duration_us and state.pending_rows and state.watermark_us // task.cut.duration_us > state.window:
-        close_cut(task, state, seen=True, known=known, reach=lambda: state.pending_reach)
-        state.reach = dict(state.pending_reach)
+    close_cut(task, state, seen=True, known=known, reach=lambda: state.pending_reach)
+    state.reach = dict(state.pending_reach)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.answers import Query, predict_in_blocks
-from headrace.batch import OPS, Batch
+from headrace.batch import Batch, inserted
 from headrace.events import Ints, Merged
 from headrace.grade.scores import Scores
 from headrace.learn.features import matrix, resolved
@@ -80,14 +80,8 @@ def _scorable(query: Query, task: ModelTask) -> Ints:
     """Rows that are new, have a label and an answer."""
     if task.target not in query.batch.schema.names or not query.batch.num_rows:
         return np.empty(0, np.int64)
-    op = query.batch.op
-    fit = (op == OPS["c"]) | (op == OPS["r"])
-    fit &= (
-        np.asarray(query.batch.column(str(task.target)).is_valid())
-        & np.asarray(query.column().is_valid())
-        & query.valid
-    )
-    return np.flatnonzero(fit)
+    labelled = np.asarray(query.batch.column(str(task.target)).is_valid())
+    return np.flatnonzero(inserted(query.batch) & labelled & np.asarray(query.column().is_valid()) & query.valid)
 
 
 def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: Place) -> list[Line]:

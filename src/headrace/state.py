@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.events import Swap
 from headrace.grade.scores import Scores
@@ -46,6 +47,11 @@ class Kept:
         return Kept(
             self.X[start:end], None if y is None else y[start:end], None if weight is None else weight[start:end]
         )
+
+    def taken(self, by: npt.NDArray[Any]) -> Kept:
+        """Rows by their numbers, or by a mask; C-contiguous."""
+        y, weight = self.y, self.weight
+        return Kept(self.X[by], None if y is None else y[by], None if weight is None else weight[by])
 
     @classmethod
     def joined(cls, parts: Sequence[Kept]) -> Kept:

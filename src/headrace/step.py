@@ -20,18 +20,19 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from headrace.answers import Query
-from headrace.batch import OPS, Batch, dead_letters
-from headrace.errors import BadRows, HeadraceError, LearnError
+from headrace.batch import OPS, Batch, dead_letters, inserted
+from headrace.errors import BadRows, LearnError
 from headrace.events import Event, Ints, Rows, Tick, merge, order_of
-from headrace.labels import filled_in
+from headrace.labels import new_examples
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
 from headrace.learn.features import depend_on_the_log, growing, matrix, resolved, unsized
 from headrace.learning import Examples, absorb, apply_swap, close_cut, joined, swap, tick
 from headrace.position import Position
 from headrace.scoring import Line, Place, held_out, in_order, reused, scored
-from headrace.state import State
+from headrace.state import Kept, State
 from headrace.task import EvaluatePlan, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask, Task
+from headrace.transform.expressions import operate
 
 _NONE = np.empty(0, np.int64)
 Output = tuple[str, Batch]
@@ -65,32 +66,7 @@ def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
     return query.output()
 
 
-# -- operations, and rows they fail on ---------------------------------------------------------------------------
-
-
-def _operate(
-    batch: Batch, operations: Sequence[Any], features: Sequence[str] = ()
-) -> tuple[list[Batch], list[tuple[Batch, str]]]:
-    """Apply operations; when they fail, row by row, so that only the rows at fault are refused."""
-    if not operations:
-        return [batch], []
-    try:
-        result = batch
-        for operation in operations:
-            result = operation.apply(result, features=features)
-        return [result], []
-    except HeadraceError:
-        raise
-    except Exception as error:
-        if batch.num_rows <= 1:
-            return [], [(batch, f"{type(error).__name__}: {error}")]
-    good: list[Batch] = []
-    bad: list[tuple[Batch, str]] = []
-    for row in range(batch.num_rows):
-        done, refused = _operate(batch.slice(row, 1), operations, features)
-        good += done
-        bad += refused
-    return good, bad
+# -- rows that operations fail on --------------------------------------------------------------------------------
 
 
 def _refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model: str | None = None) -> Output:
@@ -101,7 +77,7 @@ def _refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model
 def _copy(task: StreamTask, event: Event) -> list[Output]:
     outputs: list[Output] = []
     for part in event.parts if isinstance(event, Rows) else ():
-        good, bad = _operate(part.batch, task.stream.operations)
+        good, bad = operate(part.batch, task.stream.operations)
         outputs += [_refused(part.topic, batch, [reason], "transform") for batch, reason in bad]
         for batch in good:
             outputs += _emit(task.outputs, batch, ())
@@ -111,7 +87,7 @@ def _copy(task: StreamTask, event: Event) -> list[Output]:
 def _emit(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) -> list[Output]:
     outputs: list[Output] = []
     for plan in plans:
-        good, bad = _operate(batch, plan.operations, features)
+        good, bad = operate(batch, plan.operations, features)
         outputs += [_refused(plan.topic, one, [reason], "transform") for one, reason in bad]
         outputs += [(plan.topic, one) for one in good if one.num_rows]
     return outputs
@@ -180,7 +156,7 @@ class _ModelStep:
     def _learn(self, examples: Examples, start: int, end: int) -> None:
         if end > start:
             with self._refusals():
-                absorb(self.state, examples.rows(start, end))
+                absorb(self.state, examples.rows.slice(start, end))
             last = int(examples.order[end - 1])
             self.state.pending_position = Position(int(self.merged.lsn[last]), int(self.merged.index[last]))
 
@@ -274,14 +250,12 @@ class _ModelStep:
         """New rows of a stream that have a label, if one is wanted; the others are counted."""
         counters, target = self.state.counters, self.task.target
         for batch in self._stream(stream, "learn"):
-            fresh = (batch.op == OPS["c"]) | (batch.op == OPS["r"])
-            there = target is not None and target in batch.schema.names
-            if target is not None and there and batch.num_rows:
-                fresh |= filled_in(batch, target, self.state.unlabelled.setdefault(stream.topic, set()))
+            waiting = self.state.unlabelled.setdefault(stream.topic, set())
+            fresh = new_examples(batch, target, waiting)
             counters.ignored += int((~fresh).sum())
             if not fresh.all():
                 batch = batch.filter(fresh)
-            if target is not None and there and batch.num_rows:
+            if target is not None and target in batch.schema.names and batch.num_rows:
                 labelled = np.asarray(batch.column(target).is_valid())
                 counters.unlabelled += int((~labelled).sum())
                 batch = batch if labelled.all() else batch.filter(labelled)
@@ -323,16 +297,10 @@ class _ModelStep:
                 valid[row] = False
         weight = self._weights(batch, valid, reasons)
         if not valid.all():
-            rows = np.flatnonzero(~valid)
-            self._refuse(topic, batch.take(rows), [reasons[i] for i in rows.tolist()], "learn")
-        if valid.all():
-            return Examples(order_of(batch), found.X, y, weight)
-        return Examples(
-            order_of(batch)[valid],
-            found.X[valid],
-            None if y is None else y[valid],
-            None if weight is None else weight[valid],
-        )
+            bad = np.flatnonzero(~valid)
+            self._refuse(topic, batch.take(bad), [reasons[i] for i in bad.tolist()], "learn")
+        rows = Kept(found.X, y, weight)
+        return Examples(order_of(batch), rows) if valid.all() else Examples(order_of(batch)[valid], rows.taken(valid))
 
     def _weights(self, batch: Batch, valid: npt.NDArray[np.bool_], reasons: dict[int, str]) -> npt.NDArray[Any] | None:
         name = self.task.sample_weight
@@ -366,14 +334,14 @@ class _ModelStep:
             return [(plan, query) for one, query in queries if one is self.task.predict[number]]
         found = []
         for batch in self._stream(plan.stream, None):
-            batch = batch.filter((batch.op == OPS["c"]) | (batch.op == OPS["r"]))
+            batch = batch.filter(inserted(batch))
             if batch.num_rows:
                 found.append((plan, Query(batch, order_of(batch), self.task)))
         return found
 
     def _asks(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """Inserts and snapshot reads ask for an answer, and updates that change a feature or may have."""
-        asks = (batch.op == OPS["c"]) | (batch.op == OPS["r"]) | (batch.op == OPS["u"])
+        asks = inserted(batch) | (batch.op == OPS["u"])
         before, names = batch.before, self.task.feature_names
         if before is None or not names:
             return np.asarray(asks)
@@ -393,7 +361,7 @@ class _ModelStep:
         batches: list[Batch] = []
         for part in self.merged.parts:
             if part.topic == stream.topic:
-                good, bad = _operate(part.batch, stream.operations)
+                good, bad = operate(part.batch, stream.operations)
                 batches += good
                 for batch, reason in bad if stage is not None else ():
                     self._refuse(part.topic, batch, [reason], stage or "")

@@ -244,14 +244,17 @@ def test_readers_without_a_gap_cannot_make_the_wal_grow(log: SqliteLog, monkeypa
     reading.wait()
     large = pa.RecordBatch.from_pydict({"id": [5] * 65_536})
     longest = 0
-    for _ in range(400):
+    written = 0
+    for _ in range(600):
         with log.transaction() as txn:
             txn.append("b", large)
+        written += large.nbytes
         longest = max(longest, wal_bytes(log.path))
     done.set()
     for thread in threads:
         thread.join()
-    assert longest < 120 << 20
+    # On a busy machine an attempt to begin anew can find a reader that was not scheduled; the next one is far off.
+    assert longest < written * 0.6
 
 
 def test_commits_are_flushed_to_the_disk(log: SqliteLog) -> None:

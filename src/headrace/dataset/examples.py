@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.batch import OPS, Batch, present
+from headrace.batch import Batch, present
 from headrace.dataset.reading import Chunk, Place
-from headrace.errors import HeadraceError
-from headrace.labels import filled_in
+from headrace.labels import new_examples
 from headrace.learn.features import Features, matrix, numbers
 from headrace.learn.images import Image
-from headrace.transform.expressions import Operation
+from headrace.transform.expressions import Operation, operate
 
 logger = logging.getLogger("headrace")
 
@@ -151,44 +150,20 @@ class Examples:
 
     def _of(self, chunk: Chunk) -> Iterator[Piece]:
         numbered = chunk.batch.records.append_column("__order", pa.array(np.arange(chunk.batch.num_rows)))
-        for batch in self._operated(chunk, Batch(numbered)):
+        good, bad = operate(Batch(numbered), self.operations)
+        for row, reason in bad:
+            self._skip(_where(self.topic, chunk, int(row.column("__order")[0].as_py())), reason)
+        for batch in good:
             if "__order" not in batch.schema.names:
                 raise ValueError("a transform must keep the columns that begin with «__»: use Batch.with_columns")
-            batch = self._fresh(batch)
+            fresh = new_examples(batch, self.target, self._waiting)
+            batch = batch if fresh.all() else batch.filter(fresh)
             if not batch.num_rows:
                 continue
             made = self._table(batch) if self.features is None else self._arrays(chunk, batch, self.features)
             if made is not None:
                 data, at = made
                 yield Piece(data, len(at), _places(chunk, at))
-
-    def _operated(self, chunk: Chunk, batch: Batch) -> Iterator[Batch]:
-        """The stream's operations; a row at which one fails is skipped alone."""
-        if not self.operations:
-            yield batch
-            return
-        try:
-            result = batch
-            for operation in self.operations:
-                result = operation.apply(result)
-        except HeadraceError:
-            raise
-        except Exception as error:
-            if batch.num_rows == 1:
-                self._skip_row(chunk, batch, f"{type(error).__name__}: {error}")
-                return
-            half = batch.num_rows // 2
-            yield from self._operated(chunk, batch.slice(0, half))
-            yield from self._operated(chunk, batch.slice(half))
-            return
-        yield result
-
-    def _fresh(self, batch: Batch) -> Batch:
-        op = batch.op
-        fresh = (op == OPS["c"]) | (op == OPS["r"])
-        if self.target is not None and self.target in batch.schema.names:
-            fresh |= filled_in(batch, self.target, self._waiting)
-        return batch if fresh.all() else batch.filter(fresh)
 
     def _table(self, batch: Batch) -> tuple[Data, Array]:
         at = np.asarray(batch.column("__order"))
@@ -223,9 +198,6 @@ class Examples:
         for row in np.asarray(batch.column("__order"))[~given].tolist():
             self._skip(_where(self.topic, chunk, row), reason)
         return batch.filter(given)
-
-    def _skip_row(self, chunk: Chunk, batch: Batch, reason: str) -> None:
-        self._skip(_where(self.topic, chunk, int(np.asarray(batch.column("__order"))[0])), reason)
 
     def _skip(self, where: str, reason: str) -> None:
         self.skipped += 1

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import Batch
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, HeadraceError
 
 Expression = "str | pc.Expression | Text | Callable[[Batch], Any]"
 
@@ -199,3 +199,29 @@ class Transform:
 
 
 Operation = Filter | Select | WithColumns | Transform
+
+
+def operate(
+    batch: Batch, operations: Sequence[Operation], features: Sequence[str] = ()
+) -> tuple[list[Batch], list[tuple[Batch, str]]]:
+    """Apply operations; where they fail, to each half by itself, so that only the rows at fault are refused.
+
+    Returns:
+        What came of the others, and each refused row with the reason; both in the rows' order.
+    """
+    if not operations:
+        return [batch], []
+    try:
+        result = batch
+        for operation in operations:
+            result = operation.apply(result, features=features)
+        return [result], []
+    except HeadraceError:
+        raise
+    except Exception as error:
+        if batch.num_rows <= 1:
+            return [], [(batch, f"{type(error).__name__}: {error}")]
+    half = batch.num_rows // 2
+    good, bad = operate(batch.slice(0, half), operations, features)
+    more, worse = operate(batch.slice(half), operations, features)
+    return [*good, *more], [*bad, *worse]

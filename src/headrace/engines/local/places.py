@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 
-from headrace.log.base import Entry, Log
+from headrace.log.base import Entry, Log, walk
 from headrace.position import Position
 
 
@@ -22,7 +20,7 @@ def find_row(log: Log, topic: str, position: Position) -> int | None:
         return None
     low, high = info.first, info.end
     while low < high:
-        entry = _entry(log, topic, (low + high) // 2)
+        entry = entry_of(log, topic, (low + high) // 2)
         if entry is None:
             return None
         found = _within(entry.records, position)
@@ -32,7 +30,7 @@ def find_row(log: Log, topic: str, position: Position) -> int | None:
             high = entry.offset
         else:
             low = entry.offset + entry.records.num_rows
-    for entry in _entries(log, topic, info.first):
+    for entry in walk(log, topic, info.first):
         found = _within(entry.records, position)
         if found is not None:
             return entry.offset + found
@@ -41,7 +39,7 @@ def find_row(log: Log, topic: str, position: Position) -> int | None:
 
 def last_row(log: Log, topic: str, end: int) -> Position | None:
     """The position of the row before an offset; None where it is not held any more."""
-    entry = _entry(log, topic, end - 1)
+    entry = entry_of(log, topic, end - 1)
     if entry is None or entry.offset > end - 1:
         return None
     return Position(*_key(entry.records, end - 1 - entry.offset))
@@ -68,18 +66,8 @@ def reach_of(log: Log, topic: str, at: Entry, position: Position) -> int:
 
 def entry_of(log: Log, topic: str, offset: int) -> Entry | None:
     """The entry that holds an offset."""
-    return _entry(log, topic, offset)
-
-
-def _entry(log: Log, topic: str, offset: int) -> Entry | None:
     found = log.read_topic(topic, offset=offset, limit=1)
     return found[0] if found else None
-
-
-def _entries(log: Log, topic: str, offset: int) -> Iterator[Entry]:
-    while entries := log.read_topic(topic, offset=offset):
-        yield from entries
-        offset = entries[-1].offset + entries[-1].records.num_rows
 
 
 def _columns(
