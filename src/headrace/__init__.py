@@ -12,11 +12,14 @@ Stream(iris_predictions)
 from headrace import errors, plot, testing
 from headrace.app import App
 from headrace.batch import Batch
+from headrace.grade import metrics
 from headrace.learn import adapters
 from headrace.learn.base import Learner
 from headrace.learn.category import category
 from headrace.learn.images import image, vector
 from headrace.learn.kmeans import KMeans
+from headrace.learn.linear import LinearRegression
+from headrace.learn.rows_file import csv
 from headrace.transform.expressions import text
 
 __version__ = "0.1.0"
@@ -26,10 +29,13 @@ __all__ = [
     "Batch",
     "KMeans",
     "Learner",
+    "LinearRegression",
     "adapters",
     "category",
+    "csv",
     "errors",
     "image",
+    "metrics",
     "plot",
     "testing",
     "text",

@@ -16,7 +16,7 @@ from headrace.events import Ints
 from headrace.learn.base import Classifier
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.state import Answering
-from headrace.task import PREDICTION_COLUMNS, ModelTask
+from headrace.task import PREDICTION_COLUMNS, ModelTask, StreamPlan
 
 BLOCK_ROWS = 64
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
@@ -30,8 +30,11 @@ class Query:
         valid, reasons: which rows can be answered, and why the others cannot.
     """
 
-    def __init__(self, batch: Batch, order: Ints, task: ModelTask, *, proba: bool = False) -> None:
+    def __init__(
+        self, batch: Batch, order: Ints, task: ModelTask, *, proba: bool = False, stream: StreamPlan | None = None
+    ) -> None:
         self.batch = batch
+        self.stream = stream
         self.order = order
         self.task = task
         self.proba = proba
@@ -93,9 +96,24 @@ class Query:
         where[valid] = np.arange(int(valid.sum()))
         return found.take(pa.array(where, mask=~valid))
 
+    def forget(self, place: int) -> None:
+        """Take back the answers to rows from a place on: another model answers them."""
+        end = int(np.searchsorted(self.order, place, "left"))
+        while self.done > end:
+            count, by, ready = self.answered.pop()
+            kept = max(0, count - (self.done - end))
+            columns = [self.predictions, self.probabilities] if self.proba else [self.predictions]
+            for column in columns:
+                last = column.pop()
+                if kept:
+                    column.append(last.slice(0, kept))
+            if kept:
+                self.answered.append((kept, by, ready))
+            self.done -= count - kept
+
     def output(self) -> Batch:
-        """The input rows with their answers beside them."""
-        n = self.batch.num_rows
+        """The input rows that were answered so far, with their answers beside them."""
+        n = self.done
         counts = [count for count, _, _ in self.answered]
         versions = [by.version for _, by, _ in self.answered]
         positions = [str(by.position) if by.position else None for _, by, _ in self.answered]
@@ -107,8 +125,10 @@ class Query:
             "model_position": _spread(positions, counts, pa.string()),
         }
         if self.proba:
-            answers["probability"] = pa.concat_arrays(self.probabilities)
-        return _beside(self.batch, answers)
+            width = len(cast(Classifier, self.task.learner).classes)
+            none = pa.nulls(0, pa.list_(pa.float64(), width))
+            answers["probability"] = pa.concat_arrays(self.probabilities or [none])
+        return _beside(self.batch if n == self.batch.num_rows else self.batch.slice(0, n), answers)
 
     def column(self) -> pa.Array:
         """The predictions of all rows; null where there is none."""
@@ -119,9 +139,8 @@ class Query:
 
     def _status(self, counts: list[int]) -> pa.Array:
         status = _spread(["ok" if ready else "not_ready" for _, _, ready in self.answered], counts, pa.string())
-        if self.valid.all():
-            return status
-        return pc.if_else(pa.array(self.valid), status, "invalid")
+        valid = self.valid[: self.done]
+        return status if valid.all() else pc.if_else(pa.array(valid), status, "invalid")
 
 
 def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
@@ -134,6 +153,8 @@ def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
 
 def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array:
     """One value for each run of rows; usually there is one run."""
+    if not counts:
+        return pa.nulls(0, kind)
     if len(counts) == 1:
         return pa.repeat(pa.scalar(values[0], kind), counts[0])
     return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(counts)), counts)))

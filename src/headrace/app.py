@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from headrace.batch import Batch
 from headrace.codec import checked_format, codec_for
 from headrace.errors import DeclarationError
+from headrace.initial import initial_of
 from headrace.learn.adapters import adapted
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.model import Model
 from headrace.plan import Formats, Plan, SourcePlan, TopicsPlan
-from headrace.streams import Database, Stream, Topics
+from headrace.sink_plan import SinkPlan
+from headrace.streams import Database, Flow, Stream, Topics
 from headrace.task import OutputPlan, StreamPlan, StreamTask, Task, Versions, check_features
 
 if TYPE_CHECKING:
     from headrace.engines.local.running import Running
     from headrace.learn.features import Feature
+    from headrace.serve.settings import ServeSettings
 
 
 class App:
@@ -71,6 +74,8 @@ class App:
         self._sources: list[SourcePlan] = []
         self._models: list[Model] = []
         self._streams: list[tuple[StreamPlan, OutputPlan]] = []
+        self._flows: list[Flow] = []
+        self._sinks: list[SinkPlan] = []
         self._open: Log | None = None
         self._running: Running | None = None
 
@@ -183,6 +188,7 @@ class App:
         missing: Literal["reject", "pass"] = "reject",
         versions: int | None = None,
         keep_versions: int = 10,
+        initial: Any = None,
     ) -> Model:
         """Declare a model.
 
@@ -200,6 +206,9 @@ class App:
             versions: begin a new version with every so many learned rows, so that one can go back to it; else only a
                 reset, a rollback or a changed declaration begins one.
             keep_versions: so many ended versions keep their state; those with a tag always do.
+            initial: what it is trained on before its first row: `headrace.csv`, a table's stream, SQL over topics; or
+                what it then is: ``(name, version)`` of a model in this log, or a fitted estimator. Part of the
+                fingerprint.
         """
         if any(model.name == name for model in self._models):
             raise DeclarationError(f"two models are named «{name}»", advice="Give each a name of its own.")
@@ -225,7 +234,8 @@ class App:
                 f"«{name}»: versions={versions}, keep_versions={keep_versions}: give positive numbers"
             )
         kept = Versions(versions or 0, keep_versions)
-        model = Model(self, name, learner, features, target, missing=missing, versions=kept)
+        begins = None if initial is None else initial_of(initial, learner, classes=classes, names=names)
+        model = Model(self, name, learner, features, target, missing=missing, versions=kept, initial=begins)
         self._models.append(model)
         return model
 
@@ -235,16 +245,28 @@ class App:
         grouped: dict[StreamPlan, list[OutputPlan]] = {}
         for stream, output in self._streams:
             grouped.setdefault(stream, []).append(output)
+        tasks += [flow.task() for flow in self._flows]
         tasks += [StreamTask(f"stream:{s.topic}→{o[0].topic}", s, tuple(o)) for s, o in grouped.items()]
         formats = Formats(self._format, dict(self._formats), dict(self._prefixes), dict(self._keys), self._registry)
         return Plan(
-            self.name, self.log, tuple(self._sources), tuple(tasks), tuple(self._topics), formats, tuple(self._appended)
-        )
+            self.name, self.log, tuple(self._sources), tuple(tasks), tuple(self._topics), formats,
+            tuple(self._appended), tuple(self._sinks),
+        )  # fmt: skip
+
+    def _flow(self, topic: str) -> Flow:
+        """What is derived from a topic without a model has a task of its own."""
+        alike = sum(one.name.split("#")[0] == f"flow:{topic}" for one in self._flows)
+        flow = Flow(self, f"flow:{topic}" + (f"#{alike + 1}" if alike else ""))
+        self._flows.append(flow)
+        return flow
 
     # -- running --------------------------------------------------------------------------------------------------
 
-    def start(self) -> Running:
+    def start(self, *, serve: bool | ServeSettings = False) -> Running:
         """Run in the background: ``with app.start() as running: …``.
+
+        Args:
+            serve: answer over HTTP too, as `headrace.serve.settings.ServeSettings` says, or the environment.
 
         Raises:
             DeclarationError: the plan, or a model's fingerprint against the log.
@@ -255,15 +277,16 @@ class App:
 
         if self.running is not None:
             raise DeclarationError(f"the app «{self.name}» is running already", advice="Stop it first.")
-        self._running = start(self)
+        self._running = start(self, serve=serve)
         return self._running
 
-    def run(self, *, until: Literal["caught-up"] | None = None) -> None:
+    def run(self, *, until: Literal["caught-up"] | None = None, serve: bool | ServeSettings = False) -> None:
         """Run until SIGINT or SIGTERM, or until everything committed before this call is dealt with.
 
         Args:
             until: ``"caught-up"`` returns when all that was committed before the call is captured, answered and,
                 in complete cuts, learned.
+            serve: answer over HTTP too; see `start`.
         """
         if until not in (None, "caught-up"):
             raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
@@ -272,7 +295,7 @@ class App:
 
         with Signals() as signals:
             try:
-                with self.start() as running:
+                with self.start(serve=serve) as running:
                     signals.stop = running.engine.stop
                     if until is None:
                         while not running.join(0.2):

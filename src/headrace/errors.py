@@ -20,6 +20,8 @@
     │   └── LogFull               no space left; nothing torn, goes on after space is back
     ├── FormatError               rows that a topic's format cannot hold, or a schema registry refuses
     │   └── RegistryUnavailable   the schema registry cannot be reached now; retried
+    ├── SinkError                 where results go: a destination refuses what the sink asks for
+    │   └── SinkUnavailable       the destination cannot be reached now; retried
     ├── LearnError                what a learner refuses
     │   └── BadRows               rows that cannot be learned; carries their indexes
     └── WaitTimeout               `running.wait()` reached its deadline
@@ -138,6 +140,16 @@ class FormatError(HeadraceError):
 
 class RegistryUnavailable(FormatError):
     """The schema registry cannot be reached now; what needs it waits."""
+
+    retry = True
+
+
+class SinkError(HeadraceError):
+    """A destination of results refuses what its sink asks for; that sink waits, the pipeline goes on."""
+
+
+class SinkUnavailable(SinkError):
+    """The destination cannot be reached now. Its sink tries again with backoff."""
 
     retry = True
 

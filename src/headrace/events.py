@@ -21,12 +21,17 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one topic, all of one schema: their slices in the log and the offset of the first."""
+    """Rows of one topic, all of one schema: their slices in the log and the offset of the first.
+
+    Attributes:
+        arrived_us: when the log took each row in; None where nobody asked.
+    """
 
     topic: str
     batch: Batch
     slices: Ints
     offset: int
+    arrived_us: Ints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,24 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed: closes a duration's idle cut, or (``explicit``) any cut, were it empty."""
+    """Time passed: closes a duration's idle cut, or (``explicit``) any cut, were it empty.
+
+    Attributes:
+        idle_us: topic -> how long no row of it has come, of topics whose silence moves the time of what is derived.
+    """
 
     ts_us: int
     explicit: bool = False
+    idle_us: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Somebody asks for a training now; ``until`` is the last slice whose rows it may take."""
+
+    ts_us: int
+    until: int
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +77,8 @@ class Swap:
         version: its new number; ``parent``: the version whose state it begins with.
         state: that learner's state; ``position``, ``rows``, ``known``: what it had learned.
         artifact, by: where the state is stored, and who asks.
+        training: of a version that was trained anew: on what; its rows are then not the parent's.
+        refused: of a training that came to nothing: why; nothing is swapped then.
     """
 
     version: int
@@ -68,9 +89,11 @@ class Swap:
     known: Mapping[str, int] = field(default_factory=dict)
     artifact: str = ""
     by: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    refused: str = ""
 
 
-Event = Rows | Tick | Swap
+Event = Rows | Tick | Swap | Train
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +103,7 @@ class Merged:
     Attributes:
         parts: the batches, each with a column ``__order``: its rows' places in the whole order.
         transactions: for each place, the ordinal of its transaction: 0 continues the one left open before.
-        ts_us, lsn, index, offset: for each place.
+        ts_us, lsn, index, offset, slices: for each place.
         last_key: key of the last transaction.
     """
 
@@ -90,6 +113,7 @@ class Merged:
     lsn: npt.NDArray[np.uint64]
     index: Ints
     offset: Ints
+    slices: Ints
     last_key: tuple[int, int]
 
     @property
@@ -123,11 +147,11 @@ def merge(event: Rows, open_key: tuple[int, int] | None) -> Merged:
     begins[0] = open_key != (int(lsn[0]), int(snapshot[0]))
     starts = np.cumsum([0, *(part.batch.num_rows for part in parts)])
     placed = tuple(
-        Part(part.topic, _with_order(part.batch, place[a:b]), part.slices, part.offset)
+        Part(part.topic, _with_order(part.batch, place[a:b]), part.slices, part.offset, part.arrived_us)
         for part, a, b in zip(parts, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     )
     last_key = (int(lsn[-1]), int(snapshot[-1]))
-    return Merged(placed, np.cumsum(begins), ts_us, lsn, index, offset, last_key)
+    return Merged(placed, np.cumsum(begins), ts_us, lsn, index, offset, slices, last_key)
 
 
 def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from headrace.batch import is_meta
 from headrace.errors import DeclarationError
-from headrace.task import ModelTask, OutputPlan, StreamTask, Task
+from headrace.flow import Grade, Node, Read
+from headrace.sink_plan import SinkPlan, check_sink_columns, check_sinks
+from headrace.task import FlowTask, ModelTask, OutputPlan, StreamTask, Task
 from headrace.transform.expressions import Text, WithColumns
 
 INTERNAL = "__headrace"
@@ -103,6 +105,7 @@ class Plan:
     formats: Formats = field(default_factory=Formats)
     appended: tuple[str, ...] = ()
     """Topics that the program itself appends to."""
+    sinks: tuple[SinkPlan, ...] = ()
 
     @property
     def on_kafka(self) -> bool:
@@ -121,15 +124,21 @@ class Plan:
     @property
     def written(self) -> dict[str, str]:
         """Topic -> task that writes it; «append» for those that the program itself appends to."""
-        own = dict.fromkeys(self.appended, "append")
+        own = {topic: sink.name for sink in self.sinks for topic in sink.target.writes}
+        own |= dict.fromkeys(self.appended, "append")
         return own | {output.topic: task.name for task in self.tasks for output in task.outputs}
+
+    @property
+    def delivered(self) -> tuple[str, ...]:
+        """Topics that sinks read."""
+        return tuple(dict.fromkeys(sink.stream.topic for sink in self.sinks))
 
     @property
     def foreign(self) -> tuple[str, ...]:
         """Topics of the log's cluster that nobody in this plan writes, as far as the plan alone can tell."""
         if not self.on_kafka:
             return ()
-        read = dict.fromkeys(topic for task in self.tasks for topic in task.topics)
+        read = dict.fromkeys([*(topic for task in self.tasks for topic in task.topics), *self.delivered])
         prefixes = [source.prefix for source in self.sources]
         return tuple(
             topic
@@ -151,6 +160,11 @@ class Plan:
         for task in self.tasks:
             for topic in task.topics:
                 self._check_captured(topic, task.name)
+        check_sinks(self.sinks, replace(self, sinks=()).written)
+        for sink in self.sinks:
+            self._check_captured(sink.stream.topic, sink.name)
+            for topic in sink.target.writes:
+                _check_output(self, OutputPlan(topic))
 
     def check_topics(self, tables: Mapping[str, pa.Schema], existing: Iterable[str]) -> None:
         """With what the sources and the log know: every topic read is written by somebody, every column exists."""
@@ -164,6 +178,14 @@ class Plan:
                     )
             if isinstance(task, ModelTask):
                 _check_columns(task, tables)
+        for sink in self.sinks:
+            if sink.stream.topic not in known and not sink.stream.topic.endswith(".dlq"):
+                raise DeclarationError(
+                    f"«{sink.name}» delivers the topic «{sink.stream.topic}», which nobody writes"
+                    f"{_near(sink.stream.topic, known)}",
+                    advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
+                )
+        check_sink_columns(self.sinks, {topic: schema.names for topic, schema in tables.items()})
 
     def _check_captured(self, topic: str, reader: str) -> None:
         for source in self.sources:
@@ -204,6 +226,7 @@ class Plan:
                 for t in self.tasks
                 if isinstance(t, StreamTask)
             ],
+            "sinks": [sink.to_dict() for sink in self.sinks],
         }
 
     def __str__(self) -> str:
@@ -218,6 +241,7 @@ class Plan:
             lines.append(f"├─ topic {topic}: {ARRIVAL}; in its own order where another pipeline of ours writes it")
         for task in self.tasks:
             lines += _draw(task)
+        lines += [f"├─ {sink}" for sink in self.sinks]
         return "\n".join(lines)
 
 
@@ -231,11 +255,36 @@ def _order(topics: TopicsPlan) -> str:
 def _draw(task: Task) -> list[str]:
     if isinstance(task, StreamTask):
         return [f"├─ {task.stream} ──▶ {output}" for output in task.outputs]
+    if isinstance(task, FlowTask):
+        return [f"├─ {task.name}", *_draw_nodes(task.nodes)]
     lines = [f"├─ model «{task.name}»  {task.learner!r}"]
     lines += [f"│    {stream} ──learn, cut every {task.cut}──▶ «{task.name}»" for stream in task.learn]
     for one in task.predict:
         lines += [f"│    {one.stream} ──predict──▶ «{task.name}» ──▶ {output}" for output in one.outputs]
+    lines += _draw_nodes(task.nodes)
+    if task.retrain is not None:
+        on = "when asked" if task.retrain.on is None else f"on each row of {_named(task.nodes, task.retrain.on)}"
+        lines.append(f"│    «{task.name}» ◀──trained anew on {task.retrain.rows}, {on}")
     return lines
+
+
+def _draw_nodes(nodes: Sequence[Node]) -> list[str]:
+    """What is derived, each with what it takes its rows from."""
+    lines = []
+    for i, node in enumerate(nodes):
+        if node.source is not None:
+            kind = next(iter(node.what.describe()))
+            beside = f" with {node.what.truth}" if isinstance(node.what, Grade) else ""
+            outputs = ", ".join(str(output) for output in node.outputs)
+            lines.append(f"│    {_named(nodes, node.source)}{beside} ──{kind}──▶ {outputs or _named(nodes, i)}")
+    return lines
+
+
+def _named(nodes: Sequence[Node], i: int) -> str:
+    node = nodes[i]
+    if node.outputs:
+        return node.outputs[0].topic
+    return str(node.what.stream) if isinstance(node.what, Read) else f"{next(iter(node.what.describe()))} {i}"
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -251,6 +300,8 @@ def _check_tasks(plan: Plan) -> None:
         names.add(task.name)
         if isinstance(task, ModelTask):
             _check_model(task)
+        if not isinstance(task, StreamTask):
+            _check_nodes(task)
     seen = dict.fromkeys(plan.appended, "append")
     for topic in plan.appended:
         _check_output(plan, OutputPlan(topic))
@@ -263,7 +314,7 @@ def _check_tasks(plan: Plan) -> None:
                 )
             seen[output.topic] = task.name
             _check_output(plan, output)
-    if not (plan.tasks or plan.sources or plan.topics or plan.appended):
+    if not (plan.tasks or plan.sources or plan.topics or plan.appended or plan.sinks):
         raise DeclarationError(
             f"the app «{plan.app}» declares nothing to do",
             advice="Capture a database, let a model learn or predict a stream, or write a stream with .to(topic).",
@@ -299,6 +350,19 @@ def _check_model(task: ModelTask) -> None:
                 f"the predictions of «{task.name}» on {one.stream.topic} go nowhere", advice="Add .to(topic)."
             )
     _check_texts(task)
+
+
+def _check_nodes(task: ModelTask | FlowTask) -> None:
+    """What is derived is written, or something is made of it."""
+    used = {node.source for node in task.nodes}
+    if isinstance(task, ModelTask):
+        used |= {number for number, _ in task.learn_nodes}
+        used |= {task.retrain.on, task.retrain.rows.node} if task.retrain is not None else set()
+    for number, node in enumerate(task.nodes):
+        if not node.outputs and number not in used and node.source is not None:
+            raise DeclarationError(
+                f"«{task.name}»: rows of a {next(iter(node.what.describe()))} go nowhere", advice="Add .to(topic)."
+            )
 
 
 def _check_texts(task: ModelTask) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.batch import Batch
 from headrace.events import Swap
+from headrace.flow_state import FlowState, as_bytes, dump_flow, from_bytes, initial_flow, load_flow
 from headrace.grade.scores import Scores
 from headrace.learn.base import Array, Learner
 from headrace.learn.features import growing
 from headrace.position import Position
-from headrace.task import ModelTask, Task
+from headrace.task import FlowTask, ModelTask, StreamTask, Task
 
 
 @dataclass(slots=True)
@@ -97,6 +99,24 @@ class Answering:
     sizes: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A training that was begun and has not ended, while the old model goes on answering.
+
+    Attributes:
+        rows: to train on; ``about``: how they were chosen.
+        position: of the row that set it off; ``at_us``: its event time.
+        by: who asked, where somebody did; ``cause``: the row, as JSON.
+    """
+
+    rows: Batch
+    about: dict[str, Any]
+    position: Position
+    at_us: int
+    by: str = ""
+    cause: str = ""
+
+
 @dataclass(slots=True)
 class State:
     """Everything a task knows between two events.
@@ -119,6 +139,11 @@ class State:
         watermark_us: running maximum of commit times; ``window``: the pending rows' duration.
         unlabelled: topic -> hashes of the keys of rows whose label has not come yet (`headrace.labels`).
         emitted: topic -> offset below which answers were already given (a model that learns again).
+        flow: what is derived from its rows (`headrace.flow_state`).
+        trained_on: hash of the rows of the last training; ``training``: one that runs; ``shadow``: a trained model that
+            answers beside the one that counts, with ``shadow_errors``, both models' errors since.
+        written: topic -> offset after the last row that the task has written to it.
+        began_with: what it was trained on before its first row; not part of the saved state.
     """
 
     learner: Learner | None = None
@@ -148,6 +173,13 @@ class State:
     swap: Swap | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
+    flow: FlowState | None = None
+    trained_on: str = ""
+    training: Asked | None = None
+    shadow: Swap | None = None
+    shadow_errors: list[list[float]] = field(default_factory=list)
+    written: dict[str, int] = field(default_factory=dict)
+    began_with: dict[str, Any] = field(default_factory=dict)
 
     @property
     def answering(self) -> Answering:
@@ -171,12 +203,15 @@ class State:
 
 def initial_state(task: Task, version: int = 1) -> State:
     """The state before the first event; the plan's own learner is never touched."""
-    if not isinstance(task, ModelTask):
+    if isinstance(task, StreamTask):
         return State(version=version)
+    if isinstance(task, FlowTask):
+        return State(version=version, flow=initial_flow(task.nodes))
+    flow = initial_flow(task.nodes, task.retrain.rows if task.retrain else None) if task.nodes or task.retrain else None
     scores = {one.spec.name: Scores(one.spec) for one in task.evaluate}
     words = {one.column: list(one.words) for one in growing(task.features)}
     known = {column: len(found) for column, found in words.items()}
-    return State(copy.deepcopy(task.learner), version, scores=scores, words=words, known=known)
+    return State(copy.deepcopy(task.learner), version, scores=scores, words=words, known=known, flow=flow)
 
 
 def dump_state(state: State) -> dict[str, Any]:
@@ -192,6 +227,12 @@ def dump_state(state: State) -> dict[str, Any]:
         flat.update({f"scores.{i}.{key}": value for key, value in scores.state().items()})
     if state.swap is not None:
         flat.update({f"swap.{key}": value for key, value in state.swap.state.items()})
+    if state.flow is not None:
+        flat.update({f"flow.{key}": value for key, value in dump_flow(state.flow).items()})
+    if state.training is not None:
+        flat["training.rows"] = as_bytes(state.training.rows.records)
+    if state.shadow is not None:
+        flat.update({f"shadowed.{key}": value for key, value in state.shadow.state.items()})
     waiting = {topic: keys for topic, keys in sorted(state.unlabelled.items()) if keys}
     flat.update({f"unlabelled.{i}": np.sort(np.fromiter(keys, np.int64)) for i, keys in enumerate(waiting.values())})
     flat["meta"] = json.dumps(
@@ -219,6 +260,11 @@ def dump_state(state: State) -> dict[str, Any]:
             "sizes": state.sizes,
             "swap": None if state.swap is None else _swap_meta(state.swap),
             "scores": list(state.scores),
+            "trained_on": state.trained_on,
+            "training": None if state.training is None else _asked_meta(state.training),
+            "shadow_swap": None if state.shadow is None else _swap_meta(state.shadow),
+            "shadow_errors": state.shadow_errors,
+            "written": state.written,
             "counters": {name: getattr(state.counters, name) for name in Counters.__slots__},
         }
     )
@@ -257,6 +303,13 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
         state.lineage_rows = state.counters.learned
     if meta.get("swap"):
         state.swap = _swap(meta["swap"], _below("swap.", flat))
+    if meta.get("shadow_swap"):
+        state.shadow = _swap(meta["shadow_swap"], _below("shadowed.", flat))
+    if meta.get("training"):
+        state.training = _asked(meta["training"], Batch(from_bytes(np.asarray(flat["training.rows"], np.uint8))))
+    if state.flow is not None and "flow.meta" in flat:
+        rows = task.retrain.rows if isinstance(task, ModelTask) and task.retrain else None
+        state.flow = load_flow(getattr(task, "nodes", ()), rows, _below("flow.", flat))
     for i, name in enumerate(meta.get("scores", ())):
         if name in state.scores:
             state.scores[name].restore(_below(f"scores.{i}.", flat))
@@ -274,19 +327,33 @@ _SINCE_VERSIONS = {
     "words",
     "known",
     "sizes",
+    "trained_on",
+    "shadow_errors",
+    "written",
 }
 
 
 def _swap_meta(swap: Swap) -> dict[str, Any]:
     position = str(swap.position) if swap.position else None
     about = {"version": swap.version, "parent": swap.parent, "rows": swap.rows, "known": dict(swap.known)}
-    return {**about, "position": position, "artifact": swap.artifact, "by": swap.by}
+    more = {"training": dict(swap.training)} if swap.training else {}
+    return {**about, "position": position, "artifact": swap.artifact, "by": swap.by, **more}
 
 
 def _swap(meta: Mapping[str, Any], state: Mapping[str, Any]) -> Swap:
     position = Position.parse(meta["position"]) if meta["position"] else None
     about = (meta["version"], meta["parent"], state, position, meta["rows"], meta["known"])
-    return Swap(*about, meta.get("artifact", ""), meta.get("by", ""))
+    return Swap(*about, meta.get("artifact", ""), meta.get("by", ""), meta.get("training", {}))
+
+
+def _asked_meta(asked: Asked) -> dict[str, Any]:
+    about = {"about": asked.about, "position": str(asked.position), "at_us": asked.at_us}
+    return {**about, "by": asked.by, "cause": asked.cause}
+
+
+def _asked(meta: Mapping[str, Any], rows: Batch) -> Asked:
+    position = Position.parse(meta["position"])
+    return Asked(rows, meta["about"], position, meta["at_us"], meta["by"], meta["cause"])
 
 
 def _below(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:

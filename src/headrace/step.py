@@ -12,7 +12,8 @@ how rows were grouped into events: the same rows and ticks give the same outputs
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,42 +22,105 @@ import pyarrow.compute as pc
 
 from headrace.answers import Query
 from headrace.batch import OPS, Batch, dead_letters, inserted
+from headrace.derive import Derive
 from headrace.errors import BadRows, LearnError
-from headrace.events import Event, Ints, Rows, Tick, merge, order_of
+from headrace.events import Event, Ints, Merged, Rows, Tick, Train, merge, order_of
+from headrace.idle import idle
 from headrace.labels import new_examples
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
 from headrace.learn.features import depend_on_the_log, growing, matrix, resolved, unsized
 from headrace.learning import Examples, absorb, apply_swap, close_cut, joined, swap, tick
 from headrace.position import Position
+from headrace.retraining import answer_training, ask_now, retrain
 from headrace.scoring import Line, Place, held_out, in_order, reused, scored
 from headrace.state import Kept, State
-from headrace.task import EvaluatePlan, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask, Task
+from headrace.task import EvaluatePlan, FlowTask, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask, Task
+from headrace.training import Reader, told
 from headrace.transform.expressions import operate
 
 _NONE = np.empty(0, np.int64)
 Output = tuple[str, Batch]
 
 
-def step(task: Task, state: State, event: Event) -> list[Output]:
-    """Apply one event; returns (topic, rows) in the order they are to be appended."""
+def step(task: Task, state: State, event: Event, reader: Reader | None = None) -> list[Output]:
+    """Apply one event; returns (topic, rows) in the order they are to be appended.
+
+    Args:
+        reader: gives rows of the log to a training that wants some.
+    """
     if isinstance(task, StreamTask):
         return _copy(task, event)
     state.ended = []
+    if isinstance(task, FlowTask):
+        return _flow(task, state, event)
     with pinned(state.learner):
-        return _step(task, state, event)
+        return _step(task, state, event, reader)
 
 
-def _step(task: ModelTask, state: State, event: Event) -> list[Output]:
+def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) -> list[Output]:
     if isinstance(event, Rows):
-        return _ModelStep(task, state, event).run()
+        return _ModelStep(task, state, event, reader).run()
     cuts = state.counters.cuts
-    if isinstance(event, Tick):
+    outputs: list[Output] = []
+    lines: list[dict[str, Any]] = []
+    if isinstance(event, Train):
+        lines = ask_now(task, state, event, reader)
+    elif isinstance(event, Tick):
         tick(task, state, event)
+        outputs, lines = _idle(task, state, event, reader)
+    elif event.training or event.refused:
+        lines = answer_training(task, state, event)
     else:
         swap(task, state, event)
-    lines = _held_out(task, state, 0) if state.counters.cuts > cuts else []
-    return [(task.metrics_topic, batch) for batch in in_order(lines)]
+    held = _held_out(task, state, 0) if state.counters.cuts > cuts else []
+    outputs += [(task.metrics_topic, batch) for batch in in_order(held)]
+    return outputs + ([(task.training_topic, told(lines))] if lines else [])
+
+
+def _idle(
+    task: ModelTask, state: State, event: Tick, reader: Reader | None
+) -> tuple[list[Output], list[dict[str, Any]]]:
+    """What time alone brings about: labels that will not come any more, windows that close, alarms."""
+    if not event.idle_us or state.flow is None:
+        return [], []
+    letters: list[Output] = []
+
+    def refuse(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
+        letters.append(_refused(topic, batch, reasons, stage, task.name))
+
+    topics = [one.stream.topic for one in task.predict]
+    derive, raised = idle(task.nodes, state.flow, event, topics, refuse, **_kept_and_stopped(task))
+    fresh = functools.partial(_made, task, derive, ())
+    lines = [] if raised is None else retrain(task, state, raised, derive.merged, reader, fresh)
+    return letters + _derived(task, derive), lines
+
+
+def _flow(task: FlowTask, state: State, event: Event) -> list[Output]:
+    """Rows derived from topics without a model."""
+    assert state.flow is not None
+    letters: list[Output] = []
+
+    def refuse(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
+        state.counters.rejected += batch.num_rows
+        letters.append(_refused(topic, batch, reasons, stage))
+
+    if isinstance(event, Tick) and event.idle_us:
+        derive, _ = idle(task.nodes, state.flow, event, [], refuse)
+        return letters + _derived(task, derive)
+    if not isinstance(event, Rows):
+        return []
+    merged = merge(event, state.open_key)
+
+    def streams(stream: StreamPlan, stage: str) -> list[Batch]:
+        return _batches(merged, stream, lambda topic, batch, reason: refuse(topic, batch, [reason], stage))
+
+    derive = Derive(task.nodes, state.flow, merged, streams=streams, refuse=refuse)
+    derive.advance(merged.rows)
+    derive.finish()
+    state.open_key = None if event.complete else merged.last_key
+    state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
+    return letters + _derived(task, derive)
 
 
 def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
@@ -64,6 +128,51 @@ def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
     query = Query(batch, np.arange(batch.num_rows), task)
     query.answer_until(batch.num_rows, state.answering)
     return query.output()
+
+
+def _kept_and_stopped(task: ModelTask) -> dict[str, Any]:
+    """Rows that are kept for a training, and those that begin one."""
+    plan = task.retrain
+    if plan is None:
+        return {}
+    keep = None if plan.rows.node is None else (plan.rows.node, plan.rows.operations)
+    return {"keep": keep, "stop": None if plan.on is None else (plan.on, plan.operations)}
+
+
+def _derived(task: ModelTask | FlowTask, derive: Derive) -> list[Output]:
+    """Rows of the nodes, to their topics."""
+    features = task.feature_names if isinstance(task, ModelTask) else ()
+    outputs: list[Output] = []
+    for node, batches in zip(task.nodes, derive.out, strict=True):
+        for batch in batches if node.outputs else ():
+            outputs += _emit(node.outputs, Batch(batch.records.drop_columns(["__order"])), features)
+    return outputs
+
+
+def _made(task: ModelTask, derive: Derive, asked: Sequence[Query], last: int = 0) -> dict[str, list[Batch]]:
+    """What a step has made for its topics, up to a place."""
+    found: dict[str, list[Batch]] = {}
+    for topic, batch in _derived(task, derive):
+        found.setdefault(topic, []).append(batch)
+    for query in asked:
+        for plan in task.predict:
+            if query.stream == plan.stream:
+                rows = query.output().slice(0, int(np.searchsorted(query.order, last, "right")))
+                for topic, batch in _emit(plan.outputs, rows, task.feature_names):
+                    found.setdefault(topic, []).append(batch)
+    return found
+
+
+def _batches(merged: Merged, stream: StreamPlan, refuse: Callable[[str, Batch, str], None]) -> list[Batch]:
+    """A stream's batches; rows that its operations fail on are refused."""
+    batches: list[Batch] = []
+    for part in merged.parts:
+        if part.topic == stream.topic:
+            good, bad = operate(part.batch, stream.operations)
+            batches += good
+            for batch, reason in bad:
+                refuse(part.topic, batch, reason)
+    return batches
 
 
 # -- rows that operations fail on --------------------------------------------------------------------------------
@@ -106,9 +215,10 @@ def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
 class _ModelStep:
     """One event of one model, taken apart: merge, extract, cut, then walk the cuts in order."""
 
-    def __init__(self, task: ModelTask, state: State, event: Rows) -> None:
+    def __init__(self, task: ModelTask, state: State, event: Rows, reader: Reader | None = None) -> None:
         self.task = task
         self.state = state
+        self.reader = reader
         self.complete = event.complete
         self.merged = merge(event, state.open_key)
         # Place of the last row of the last complete cut; category -> places of the rows that showed its new words.
@@ -116,11 +226,15 @@ class _ModelStep:
         self.births: dict[str, Ints] = {}
         self.outputs: list[Output] = []
         self.lines: list[Line] = []
+        self.derive: Derive | None = None
+        self.told: list[dict[str, Any]] = []
 
     def run(self) -> list[Output]:
         state, merged = self.state, self.merged
-        examples = self._examples()
         queries = [query for plan in self.task.predict for query in self._queries(plan)]
+        if self.task.nodes and state.flow is not None:
+            self.derive = self._deriving(queries)
+        examples = self._examples()
         compared = [one for plan in self.task.evaluate if plan.stream for one in self._scored(plan, queries)]
         asked = list(dict.fromkeys([query for _, query in queries] + [query for _, query in compared]))
         windows = self._windows()
@@ -139,9 +253,22 @@ class _ModelStep:
         self._finish(examples, windows)
         for predict, query in queries:
             self._emit(predict, query)
+        if self.derive is not None:
+            self.derive.finish()
+            self.outputs += _derived(self.task, self.derive)
         for evaluate, query in compared:
             self.lines += scored(self.task, state, evaluate, query, merged, open_end=not self.complete)
-        return self.outputs + [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
+        self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
+        return self.outputs + ([(self.task.training_topic, told(self.told))] if self.told else [])
+
+    def _deriving(self, queries: Sequence[tuple[PredictPlan, Query]]) -> Derive:
+        assert self.state.flow is not None
+        by_number = {
+            number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
+        }
+        more = _kept_and_stopped(self.task)
+        nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
+        return Derive(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
 
     def _end_open_transaction(self, asked: Sequence[Query]) -> None:
         """The transaction left open by the last event ends here, or at the end of these rows, or later still."""
@@ -201,6 +328,18 @@ class _ModelStep:
         by = self.state.answering
         for query in asked:
             query.answer_until(place, by)
+        # What is derived is looked at where it may change who answers next, else once for all rows.
+        if self.derive is None or (self.task.retrain is None and place < self.merged.rows):
+            return
+        while (raised := self.derive.advance(place)) is not None:
+            version = self.state.version
+            fresh = functools.partial(_made, self.task, self.derive, asked, raised[0])
+            self.told += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
+            if self.state.version != version:
+                by = self.state.answering
+                for query in asked:
+                    query.forget(raised[0] + 1)
+                    query.answer_until(place, by)
 
     def _finish(self, examples: Examples, windows: Ints | None) -> None:
         state, merged = self.state, self.merged
@@ -242,9 +381,20 @@ class _ModelStep:
 
     def _examples(self) -> Examples:
         fresh = [(stream.topic, batch) for stream in self.task.learn for batch in self._fresh(stream) if batch.num_rows]
+        if self.derive is not None:
+            fresh += [("graded", batch) for batch in self._graded(self.derive)]
         if depend_on_the_log(self.task.features):
             self._look(batch for _, batch in fresh)
         return joined([self._accept(topic, batch) for topic, batch in fresh])
+
+    def _graded(self, derive: Derive) -> Iterator[Batch]:
+        """Rows that were predicted, where their labels are known."""
+        for number, operations in self.task.learn_nodes:
+            for batch in derive.graded_examples(number):
+                good, bad = operate(batch, operations)
+                for one, reason in bad:
+                    self._refuse("graded", one, [reason], "transform")
+                yield from (one for one in good if one.num_rows)
 
     def _fresh(self, stream: StreamPlan) -> Iterator[Batch]:
         """New rows of a stream that have a label, if one is wanted; the others are counted."""
@@ -321,7 +471,7 @@ class _ModelStep:
             if offset:
                 batch = batch.filter(self.merged.offset[order_of(batch)] >= offset)
             if batch.num_rows:
-                queries.append((plan, Query(batch, order_of(batch), self.task, proba=plan.proba)))
+                queries.append((plan, Query(batch, order_of(batch), self.task, proba=plan.proba, stream=plan.stream)))
         return queries
 
     def _scored(
@@ -358,14 +508,12 @@ class _ModelStep:
 
     def _stream(self, stream: StreamPlan, stage: str | None) -> list[Batch]:
         """A stream's batches; rows that its operations fail on are refused, unless another stage does that."""
-        batches: list[Batch] = []
-        for part in self.merged.parts:
-            if part.topic == stream.topic:
-                good, bad = operate(part.batch, stream.operations)
-                batches += good
-                for batch, reason in bad if stage is not None else ():
-                    self._refuse(part.topic, batch, [reason], stage or "")
-        return batches
+
+        def refuse(topic: str, batch: Batch, reason: str) -> None:
+            if stage is not None:
+                self._refuse(topic, batch, [reason], stage)
+
+        return _batches(self.merged, stream, refuse)
 
     def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
         self.state.counters.rejected += batch.num_rows

@@ -14,6 +14,9 @@ from typing import Any
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
+from headrace.flow import Initial, Node, RetrainPlan, topics_of
+from headrace.flow import OutputPlan as OutputPlan
+from headrace.flow import StreamPlan as StreamPlan
 from headrace.grade.scores import ScoreSpec
 from headrace.learn.base import Learner
 from headrace.learn.features import Feature, Features, column_of
@@ -40,28 +43,6 @@ class Cut:
         if self.transaction:
             return "transaction"
         return f"{self.rows} rows" if self.rows else f"{self.duration_us / 1e6:g} s"
-
-
-@dataclass(frozen=True, slots=True)
-class StreamPlan:
-    """A topic and what is done to its batches."""
-
-    topic: str
-    operations: tuple[Operation, ...] = ()
-
-    def __str__(self) -> str:
-        return " │ ".join([self.topic, *(str(one) for one in self.operations)])
-
-
-@dataclass(frozen=True, slots=True)
-class OutputPlan:
-    """Rows that go to a topic, after some operations."""
-
-    topic: str
-    operations: tuple[Operation, ...] = ()
-
-    def __str__(self) -> str:
-        return " │ ".join([*(str(one) for one in self.operations), self.topic])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +90,8 @@ class ModelTask:
     Attributes:
         sample_weight: the column that says how much a learned row counts.
         missing: ``"pass"`` gives NaN to the learner where a number is missing, ``"reject"`` refuses the row.
+        nodes: what is derived from its answers; ``learn_nodes``: nodes whose rows it learns, and what is done to them.
+        retrain: when it is trained anew; ``initial``: what it is before its first event.
     """
 
     name: str
@@ -122,18 +105,30 @@ class ModelTask:
     sample_weight: str | None = None
     missing: str = "reject"
     versions: Versions = Versions()
+    nodes: tuple[Node, ...] = ()
+    learn_nodes: tuple[tuple[int, tuple[Operation, ...]], ...] = ()
+    retrain: RetrainPlan | None = None
+    initial: Initial | None = None
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics it reads, each once."""
         streams = [*self.learn, *(one.stream for one in self.predict)]
         streams += [one.stream for one in self.evaluate if one.stream is not None]
-        return tuple(dict.fromkeys(stream.topic for stream in streams))
+        return tuple(dict.fromkeys([*(stream.topic for stream in streams), *topics_of(self.nodes)]))
 
     @property
     def outputs(self) -> tuple[OutputPlan, ...]:
-        found = tuple(output for one in self.predict for output in one.outputs)
-        return (*found, OutputPlan(self.metrics_topic)) if self.evaluate else found
+        found = [output for one in self.predict for output in one.outputs]
+        found += [output for node in self.nodes for output in node.outputs]
+        found += [OutputPlan(self.metrics_topic)] if self.evaluate else []
+        found += [OutputPlan(self.training_topic)] if self.retrain else []
+        return tuple(found)
+
+    @property
+    def training_topic(self) -> str:
+        """Where each training is told of: what came of it, and why."""
+        return f"{self.name}-training"
 
     @property
     def metrics_topic(self) -> str:
@@ -153,6 +148,11 @@ class ModelTask:
         more |= {"missing": self.missing} if self.missing != "reject" else {}
         # Recorded steps are repeated with it: another number would begin versions elsewhere than the answers say.
         more |= {"versions": self.versions.every} if self.versions.every else {}
+        more |= {"derived": [node.describe() for node in self.nodes]} if self.nodes else {}
+        more |= {"retrain": self.retrain.describe()} if self.retrain else {}
+        more |= {"initial": self.initial.text} if self.initial else {}
+        if self.learn_nodes:
+            more["learns_derived"] = [[number, [str(one) for one in after]] for number, after in self.learn_nodes]
         return {
             **more,
             "learner": f"{learner.__module__}.{learner.__qualname__}",
@@ -164,6 +164,26 @@ class ModelTask:
             "cut": str(self.cut),
             "inputs": sorted(str(stream) for stream in self.learn),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class FlowTask:
+    """Rows derived from topics without a model of this pipeline."""
+
+    name: str
+    nodes: tuple[Node, ...]
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return topics_of(self.nodes)
+
+    @property
+    def outputs(self) -> tuple[OutputPlan, ...]:
+        return tuple(output for node in self.nodes for output in node.outputs)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What its state depends on, as JSON values."""
+        return {"derived": [node.describe() for node in self.nodes]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +199,7 @@ class StreamTask:
         return (self.stream.topic,)
 
 
-Task = ModelTask | StreamTask
+Task = ModelTask | FlowTask | StreamTask
 
 
 def parse_cut(every: object) -> Cut:

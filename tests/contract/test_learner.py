@@ -11,12 +11,14 @@ import pytest
 
 from headrace.errors import BadRows
 from headrace.learn.kmeans import KMeans
+from headrace.learn.linear import LinearRegression
 from headrace.testing.learners import check_learner, learner_checks
 
 RNG = np.random.default_rng(20)
 FLOWERS = RNG.normal(size=(150, 4)) + RNG.integers(0, 3, size=(150, 1)) * 3.0
 WIDE = RNG.normal(size=(300, 64)) + 1e9  # far from zero, and wide enough for matrix products
 CENTERS = [[6, 3, 1, 0], [6, 3, 2, 1], [6, 3, 3, 2]]
+WEIGHTS = FLOWERS @ [0.5, -1.0, 2.0, 0.0] + RNG.normal(size=150)
 
 CASES: dict[str, tuple[Callable[[], Any], Any, Any]] = {
     "kmeans as Flink ML": (partial(KMeans, 3, initial_centers=CENTERS), FLOWERS, None),
@@ -26,6 +28,10 @@ CASES: dict[str, tuple[Callable[[], Any], Any, Any]] = {
     "kmeans++, waiting": (partial(KMeans, 70, decay=0.5), FLOWERS, None),
     "kmeans, one cluster": (partial(KMeans, 1, decay=1), FLOWERS, None),
     "kmeans, wide": (partial(KMeans, 16, decay=1), WIDE, None),
+    "linear regression": (LinearRegression, FLOWERS, WEIGHTS),
+    "linear regression, no intercept": (partial(LinearRegression, intercept=False), FLOWERS, WEIGHTS),
+    "linear regression, aliased": (LinearRegression, np.hstack([FLOWERS, FLOWERS[:, 1:] > 3.0]), WEIGHTS),
+    "linear regression, far": (partial(LinearRegression, tolerance=1e-12), WIDE[:, :6] + 1e12, WIDE[:, 7] - 1e9),
 }
 
 

@@ -16,8 +16,8 @@ PACKAGE = Path(headrace.__file__).parent
 
 # A change here is a decision, written down in docs/decisions.
 PUBLIC = (
-    *("App", "Batch", "KMeans", "Learner", "adapters", "category", "errors", "image"),
-    *("plot", "testing", "text", "vector"),
+    *("App", "Batch", "KMeans", "Learner", "LinearRegression", "adapters", "category", "csv", "errors", "image"),
+    *("metrics", "plot", "testing", "text", "vector"),
 )
 
 # What `import headrace` must not bring: engines, drivers, brokers, the command line, model libraries.

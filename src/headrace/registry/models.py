@@ -38,6 +38,7 @@ class Progress:
         needed: what that checkpoint still needs: topic -> offset of the first row after it.
         origin: where the model began: all zero, or where `headrace models reset` left it.
         rows, learned: of its model: rows that it has learned, and topic -> offset after the last of them.
+        declared: of what is derived without a model: how.
     """
 
     step: int = 0
@@ -55,6 +56,7 @@ class Progress:
     origin: dict[str, Any] = field(default_factory=dict)
     rows: int | None = None
     learned: dict[str, int] = field(default_factory=dict)
+    declared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def model_rows(self) -> int:

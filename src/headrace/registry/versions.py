@@ -43,6 +43,7 @@ class Version:
         libraries: under which it learned.
         tags: names that it was given.
         kept: whether its state is in the log.
+        training: of a version that was trained anew: the rows it was trained on; it has learned none of its parent's.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Version:
     libraries: dict[str, str] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     kept: bool = False
+    training: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

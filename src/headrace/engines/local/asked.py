@@ -12,7 +12,7 @@ from typing import Any
 
 from headrace.clock import Clock
 from headrace.engines.local.tasks import StepRecord, TaskRunner
-from headrace.errors import HeadraceError, LogError
+from headrace.errors import HeadraceError, LearnError, LogError
 from headrace.log.base import Log, Transaction
 from headrace.registry.requests import KIND, Inbox, Request, folder_of, read_requests
 
@@ -118,6 +118,9 @@ def apply(txn: Transaction, runner: TaskRunner, asked: Asked) -> StepRecord | No
         if request.action == "tag":
             version = runner.lineage.tag(txn, request)
             asked.result = {"model": version.model, "version": version.version, "tags": version.tags}
+        elif request.action == "retrain":
+            refuse_training(runner)
+            record, asked.result = runner.train(txn, request.by)
         else:
             swap = runner.lineage.asked(txn, request, runner.state, asked.state)
             record = runner.swap(txn, swap)
@@ -131,3 +134,16 @@ def apply(txn: Transaction, runner: TaskRunner, asked: Asked) -> StepRecord | No
     if asked.stored:
         txn.delete(KIND, request.model)
     return record
+
+
+def refuse_training(runner: TaskRunner) -> None:
+    """A model that is not declared so cannot be trained anew.
+
+    Raises:
+        LearnError: it is not, or a training runs.
+    """
+    name, plan = runner.task.name, getattr(runner.task, "retrain", None)
+    if plan is None:
+        raise LearnError(f"«{name}» is never trained anew", advice="Declare model.retrain(rows=…).")
+    if runner.state.training is not None:
+        raise LearnError(f"«{name}» is being trained", advice="Ask again when that has ended.")

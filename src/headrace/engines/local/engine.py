@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.asked import Asked, Requests, apply
+from headrace.engines.local.outbox import Note, Outbox
 from headrace.engines.local.tasks import StepRecord, TaskRunner, append_fitting, steps_batch
 from headrace.errors import HeadraceError, LogError, LogFull
 from headrace.events import Tick
@@ -118,9 +120,13 @@ class Engine:
         self.error: BaseException | None = None
         self.finished = threading.Event()
         self.guard = threading.Lock()
+        # Called by the engine's thread after each commit, and with True in each idle round.
+        self.after_commit: list[Callable[[bool], None]] = []
         self._stop = threading.Event()
         self._ticks: deque[TickRequest] = deque()
         self._requests = Requests(log, [model.name for model in plan.models])
+        self._outbox = Outbox()
+        self.holders: list[Callable[[], Mapping[str, int]]] = []
         self._caught_up = False
         self._ignoring: set[str] = set()
         read = {topic for task in plan.tasks for topic in task.topics}
@@ -176,6 +182,16 @@ class Engine:
             source.wake()
         return asked
 
+    def put_soon(self, topics: Sequence[tuple[str, Batch]], records: Sequence[tuple[str, str, bytes]]) -> Note:
+        """Have rows and records (kind, name, value) written in the next round, in its transaction.
+
+        The note's event tells when they are durable, or that the engine has ended before. Any thread may call it.
+        """
+        note = self._outbox.add(topics, records)
+        for source in self.sources:
+            source.wake()
+        return note
+
     def wait_for(self, predicate: Callable[[Progress], bool], timeout: float | None) -> bool:
         """Wait until the progress satisfies a predicate; raises the engine's error when it has died of one."""
         with self.changed:
@@ -192,22 +208,33 @@ class Engine:
         captured = self._poll()
         self._say(self._status())
         received = {source.name: source.received_lsn() for source in self.sources}
-        if captured or not self._caught_up or self._ticks or self._requests or self._ticks_due():
+        if captured or not self._caught_up or self._asked or self._ticks_due() or self._trained():
             self._commit_until_done(captured)
         else:
             self._store_idle()
+            for told in self.after_commit:
+                told(True)
         self._prune()
         if self._caught_up:
             self._tell(received)
 
     def _poll(self) -> list[tuple[Source, Sequence[CapturedPiece]]]:
         self._requests.look(self.clock)
-        busy = not self._caught_up or bool(self._ticks) or bool(self._requests)
+        busy = not self._caught_up or self._asked
         timeout = 0.0 if busy else IDLE_POLL / max(1, len(self.sources))
         if not self.sources and not busy:
             self._stop.wait(IDLE_POLL)
         polled = [(source, source.poll(timeout)) for source in self.sources]
         return [(source, pieces) for source, pieces in polled if pieces or source.rewound]
+
+    @property
+    def _asked(self) -> bool:
+        return bool(self._ticks) or bool(self._requests) or bool(self._outbox)
+
+    def _trained(self) -> bool:
+        # Each is asked: that is what begins a training.
+        ended = [runner.trained for runner in self.runners]
+        return any(ended)
 
     def _commit_until_done(self, captured: list[tuple[Source, Sequence[CapturedPiece]]]) -> None:
         """Commit; what undoes a round for now (a full disk, a broker or a registry that is away) is waited for.
@@ -221,6 +248,7 @@ class Engine:
                 return
             except HeadraceError as error:
                 self._requests.give_back(asked)
+                self._outbox.give_back()
                 self._wait_for(error)
                 self._ticks.extendleft(reversed(ticks))
 
@@ -250,14 +278,18 @@ class Engine:
                 end_lsn = max((piece.end_lsn for piece in pieces), default=0)
                 if end_lsn:
                     source.store(txn, end_lsn)
+            self._outbox.write(txn)
             fault("engine.captured")
             more = self._step_all(txn, ticks, asked)
             fault("engine.stepped")
         fault("engine.committed")
+        for told in self.after_commit:
+            told(False)
         for source, _ in captured:
             source.rewound = False
             source.acknowledge()
         fault("engine.acknowledged")
+        self._outbox.finish()
         for request in ticks:
             request.done.set()
         for one in asked:
@@ -292,6 +324,8 @@ class Engine:
         for runner in self.runners:
             wanted = [apply(txn, runner, one) for one in asked if one.request.model == runner.task.name]
             stepped += [(runner, swapped) for swapped in wanted if swapped is not None]
+            if runner.trained:
+                stepped.append((runner, runner.take_trained(txn)))
             record = runner.advance(txn)
             if record is not None:
                 stepped.append((runner, record))
@@ -338,11 +372,14 @@ class Engine:
         apply_retention(self.log, self.keep, self.needed(), self.clock.now_us())
 
     def needed(self) -> Mapping[str, int]:
-        """Topic -> the oldest offset that a task's recovery still reads."""
+        """Topic -> the oldest offset that a task's recovery still reads, or a sink has not delivered."""
         needed: dict[str, int] = {}
         for runner in self.runners:
             for topic in (*runner.task.topics, self.plan.steps_topic):
                 offset = runner.progress.needed.get(topic, 0)
+                needed[topic] = min(needed.get(topic, offset), offset)
+        for holder in self.holders:
+            for topic, offset in holder().items():
                 needed[topic] = min(needed.get(topic, offset), offset)
         return needed
 
@@ -384,6 +421,7 @@ class Engine:
 
     def _end(self) -> None:
         self._requests.end()
+        self._outbox.end()
         for source in self.sources:
             try:
                 source.stop()

@@ -18,7 +18,7 @@ from headrace.log.base import Log, Transaction
 from headrace.position import Position
 from headrace.registry.models import differences, move_on
 from headrace.registry.requests import Request
-from headrace.registry.versions import PIPELINE, Shelf, Version, artifact_name, read_artifact
+from headrace.registry.versions import PIPELINE, Shelf, Version, artifact_name, put_version, read_artifact
 from headrace.state import Ended, State
 from headrace.step import Output
 from headrace.task import ModelTask
@@ -43,6 +43,15 @@ class Lineage:
     def read(self) -> None:
         """Come to where the log is."""
         self.shelf = Shelf.read(self._log, self._task.name)
+
+    def began_with(self, txn: Transaction, state: State) -> None:
+        """Note what the version that is there now was trained on before its first row."""
+        current = self.shelf.current
+        if current is None:
+            return
+        current.training = dict(state.began_with)
+        current.began = {**current.began, "rows": state.lineage_rows}
+        put_version(txn, current)
 
     # -- versions that end ----------------------------------------------------------------------------------------
 
@@ -83,7 +92,7 @@ class Lineage:
             "position": str(position) if position else None,
             "rows": rows,
             "offsets": dict(ended.reach),
-            "artifact": None if swap is None else swap.artifact,
+            "artifact": None if swap is None else swap.artifact or None,
         }
         every = self._task.versions.every
         reason = f"every {every} rows" if swap is None else _reason(swap)
@@ -91,7 +100,9 @@ class Lineage:
         parent = ended.version if swap is None else swap.parent
         cut = str(self._task.cut)
         libraries = libraries_of(self._task.learner)
-        return Version(self._task.name, number, parent, reason, now_us, by, cut, began=began, libraries=libraries)
+        following = Version(self._task.name, number, parent, reason, now_us, by, cut, began=began, libraries=libraries)
+        following.training = {} if swap is None else dict(swap.training)
+        return following
 
     # -- what is asked for ----------------------------------------------------------------------------------------
 
@@ -207,6 +218,8 @@ def _of_state(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(swap: Swap) -> str:
+    if swap.training:
+        return f"trained on {swap.training['selection']} ({swap.rows} rows)"
     at = f" at {swap.position}" if "@" in swap.artifact else ""
     return f"rollback to version {swap.parent}{at}"
 
@@ -225,6 +238,7 @@ def swap_of(
     position: str | None,
     rows: int,
     known: Mapping[str, int],
+    training: Mapping[str, Any] | None = None,
 ) -> Swap:
     """A swap with its state.
 
@@ -232,13 +246,15 @@ def swap_of(
         LogCorrupt: the bytes are no state.
     """
     place = Position.parse(position) if position else None
-    return Swap(version, parent, load_values(data), place, rows, dict(known), artifact, by)
+    return Swap(version, parent, load_values(data), place, rows, dict(known), artifact, by, training or {})
 
 
 def swap_event(swap: Swap, ts_us: int) -> dict[str, Any]:
     """A swap for the record of its step."""
     about: dict[str, Any] = {"version": swap.version, "parent": swap.parent, "artifact": swap.artifact, "by": swap.by}
     about |= {"position": str(swap.position) if swap.position else None, "rows": swap.rows, "known": dict(swap.known)}
+    about |= {"training": dict(swap.training)} if swap.training else {}
+    about |= {"refused": swap.refused} if swap.refused else {}
     return {"swap": {**about, "ts_us": ts_us}}
 
 
@@ -249,6 +265,8 @@ def recorded_swap(log: Log, model: str, event: Mapping[str, Any]) -> Swap:
         LogCorrupt: the state is not there.
     """
     about = {name: value for name, value in event["swap"].items() if name != "ts_us"}
+    if not about["artifact"]:  # a training that came to nothing
+        return Swap(**{**about, "state": {}, "position": None})
     data = read_artifact(log, about["artifact"])
     if data is None:
         raise LogCorrupt(

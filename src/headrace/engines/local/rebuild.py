@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from headrace.engines.local.places import find_row, last_row
-from headrace.engines.local.tasks import StepRecord, read_steps, recorded_event, restore_from
+from headrace.engines.local.selected import LogReader
+from headrace.engines.local.tasks import StepRecord, note_written, read_steps, recorded_event, restore_from
 from headrace.errors import DeclarationError, LearnError, LogError
-from headrace.events import Event, Merged, Part, Rows, Swap, Tick, merge, order_of
+from headrace.events import Event, Merged, Part, Rows, Swap, Tick, Train, merge, order_of
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.plan import Plan
@@ -129,7 +130,7 @@ def rebuild(
     if progress is None:
         raise LogError(f"the model «{task.name}» has not run on this log yet")
     state, start = _nearest(task, log, place, progress)
-    walk = _Walk(task, state, place)
+    walk = _Walk(task, state, place, LogReader(log, task, state))
     walk.look()
     if walk.arrived:
         walk.check(start.hash)
@@ -212,8 +213,9 @@ def _before(log: Log, state: State, at: Progress, place: Place, rows: Sequence[t
 class _Walk:
     """Repeats events until a place is reached."""
 
-    def __init__(self, task: ModelTask, state: State, place: Place) -> None:
+    def __init__(self, task: ModelTask, state: State, place: Place, reader: LogReader) -> None:
         self._task = task
+        self._reader = reader
         self._place = place
         self._waiting: list[Event] = []
         self._there: tuple[State, dict[str, int]] | None = None
@@ -240,6 +242,7 @@ class _Walk:
         self._waiting = []
         if end is None or end == merged.rows:
             self._step(event)
+            note_written(self._task, self.state, record.outputs)
             self.check(record.hash)
         else:
             self._step(_between(event, merged, 0, end))
@@ -248,8 +251,8 @@ class _Walk:
             self._reached(event, merged, end)
         return 1
 
-    def _take_moment(self, record: StepRecord, event: Tick | Swap) -> int:
-        at = event.ts_us if isinstance(event, Tick) else int((record.event or {})["swap"]["ts_us"])
+    def _take_moment(self, record: StepRecord, event: Tick | Swap | Train) -> int:
+        at = int((record.event or {})["swap"]["ts_us"]) if isinstance(event, Swap) else event.ts_us
         if self._place.ts_us is not None and at > self._place.ts_us:
             self.arrived = True
             return 0
@@ -328,7 +331,7 @@ class _Walk:
             self.verified = None
 
     def _step(self, event: Event) -> None:
-        step(self._task, self.state, event)
+        step(self._task, self.state, event, self._reader)
         if self.state.shown is None:
             self.learned = dict(self.state.reach)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,17 @@ import pyarrow as pa
 from headrace.batch import Batch, as_records
 from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.engine import Engine
+from headrace.engines.local.sinking import Sinking, SinkStatus
 from headrace.engines.local.tasks import TaskRunner
-from headrace.errors import DeclarationError, HeadraceError, WaitTimeout
+from headrace.errors import DeclarationError, HeadraceError, LearnError, WaitTimeout
 from headrace.log.base import Log
 from headrace.position import format_lsn, parse_lsn
 from headrace.registry.requests import Request, whoami
 from headrace.step import answer
 from headrace.task import ModelTask
+
+if TYPE_CHECKING:
+    from headrace.serve.server import Server
 
 
 class RunningModel:
@@ -80,13 +84,17 @@ class RunningModel:
 class Running:
     """A pipeline that runs in the background; leave the ``with`` block, or call `stop`, to end it."""
 
-    def __init__(self, engine: Engine, log: Log, *, close_log: bool = True) -> None:
+    def __init__(self, engine: Engine, log: Log, *, close_log: bool = True, sinking: Sinking | None = None) -> None:
         self.engine = engine
         self.log = log
         self._close_log = close_log
+        self.server: Server | None = None
+        self.closing: list[Callable[[], None]] = []
+        self._sinking = sinking or Sinking((), engine, log, lambda: (log, False))
         self._thread = threading.Thread(target=self._run, name=f"headrace-{engine.plan.app}", daemon=True)
         try:
             self._thread.start()
+            self._sinking.start()
         except BaseException:  # a signal, while this thread waits for the other one to have begun
             self.stop()
             raise
@@ -103,12 +111,15 @@ class Running:
         finally:
             gc.unfreeze()
 
-    def wait(self, timeout: float | None = 30.0, *, lsn: str | int | None = None) -> None:
+    def wait(self, timeout: float | None = 30.0, *, lsn: str | int | None = None, sinks: bool = True) -> None:
         """Wait until everything committed before now is captured, answered and, in complete cuts, learned.
+
+        What came of it is then delivered too, where the app has sinks.
 
         Args:
             timeout: seconds; None waits for ever.
             lsn: wait for everything committed before this LSN (text or integer) instead.
+            sinks: whether to wait for the sinks, whose destinations may be away.
 
         Raises:
             WaitTimeout: the deadline came first.
@@ -129,6 +140,14 @@ class Running:
             self.engine.wait_for(lambda _: self._reached(targets), left)
             if self.engine.finished.is_set() and not self._reached(targets):
                 raise HeadraceError("the pipeline was stopped before it had caught up")
+        if sinks:
+            self._sinking.wait(self.log, deadline, self._failed)
+
+    def _failed(self) -> bool:
+        """Whether it has ended; raises what it died of."""
+        if self.engine.error is not None:
+            raise self.engine.error
+        return self.engine.finished.is_set()
 
     def _reached(self, targets: dict[str, Any]) -> bool:
         progress = self.engine.progress
@@ -232,18 +251,42 @@ class Running:
             HeadraceError: there is no such version, its state is not kept, or it is the current one.
             WaitTimeout: it is not recorded yet, and stays asked for.
         """
-        if model not in self.models:
-            raise DeclarationError(f"there is no model «{model}» in this app")
-        asked = self.engine.request(Request("rollback", model, version, whoami()))
+        return int(self._ask(Request("rollback", model, version, whoami()), timeout)["version"])
+
+    def retrain(self, model: str, *, timeout: float | None = 300.0) -> dict[str, Any]:
+        """Train a model anew now, as a recorded step; returns when that is durable.
+
+        Args:
+            model: its name; it was declared with `Model.retrain`.
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            ``status`` (``trained``; ``started`` with ``swap="when_ready"``), the new ``version``, ``rows`` and how they
+            were chosen.
+
+        Raises:
+            LearnError: nothing came of it, and why; or another training runs.
+            WaitTimeout: it is not recorded yet, and stays asked for.
+        """
+        told = self._ask(Request("retrain", model, 0, whoami()), timeout)
+        if told["status"] not in ("trained", "started", "shadow"):
+            raise LearnError(f"the training of «{model}» came to nothing ({told['status']}): {told.get('reason')}")
+        return told
+
+    def _ask(self, request: Request, timeout: float | None) -> dict[str, Any]:
+        """Ask the engine, and wait until what it did is durable."""
+        if request.model not in self.models:
+            raise DeclarationError(f"there is no model «{request.model}» in this app")
+        asked = self.engine.request(request)
         deadline = None if timeout is None else time.monotonic() + timeout
         while not asked.done.wait(0.05):
             if self.engine.error is not None:
                 raise self.engine.error
             if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimeout(f"the rollback of «{model}» was not recorded within {timeout} s")
+                raise WaitTimeout(f"the {request.action} of «{request.model}» was not recorded within {timeout} s")
         if asked.error is not None:
             raise asked.error
-        return int(asked.result["version"])
+        return asked.result
 
     def __getitem__(self, model: str) -> RunningModel:
         for runner in self.engine.runners:
@@ -266,6 +309,11 @@ class Running:
         return str(getattr(self.log, "status", "")) or self.engine.progress.status
 
     @property
+    def sinks(self) -> dict[str, SinkStatus]:
+        """Of each sink, by its name: status, position, rows delivered and refused since the start."""
+        return self._sinking.status
+
+    @property
     def captured(self) -> dict[str, int]:
         """Rows captured since the start, by topic."""
         return dict(self.engine.progress.captured)
@@ -281,6 +329,10 @@ class Running:
 
     def stop(self) -> None:
         """End after the current round and release the log; raises what the pipeline died of, if it did."""
+        while self.closing:
+            self.closing.pop()()
+        # First: what they have refused or answered is written by the engine.
+        self._sinking.stop()
         self.engine.stop()
         if self._thread.ident is not None:
             self._thread.join()

@@ -46,7 +46,7 @@ def foreign_topics(plan: Plan, log: Log, tables: Mapping[str, object]) -> dict[T
     Args:
         tables: topics that the plan's databases write.
     """
-    read = dict.fromkeys(topic for task in plan.tasks for topic in task.topics)
+    read = dict.fromkeys([*(topic for task in plan.tasks for topic in task.topics), *plan.delivered])
     ours = {topic for topic, head in _heads(log).items() if not head}
     found: dict[TopicsPlan, list[str]] = {}
     for topic in read:

@@ -16,6 +16,8 @@ from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.machine import libraries_of, machine_fingerprint, record_machine
 from headrace.engines.local.running import Running
+from headrace.engines.local.serving import InProcess, Place, serve_running
+from headrace.engines.local.sinking import Sinking
 from headrace.engines.local.sources import Captured, databases, foreign_topics, topic_sources
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.log import open_log
@@ -27,14 +29,16 @@ from headrace.task import ModelTask
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.serve.settings import ServeSettings
 
 logger = logging.getLogger("headrace")
 
 
-def start(app: App) -> Running:
+def start(app: App, *, serve: bool | ServeSettings = False) -> Running:
     """Start an app; raises before anything is written when its declaration cannot work."""
     plan = app.plan()
     plan.check()
+    place = Place.of(app, serve) if serve else None
     keep = Keep.parse(app.keep) if app.keep is not None else None
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
@@ -57,7 +61,12 @@ def start(app: App) -> Running:
         for source in sources:
             source.start(log)
         engine.recover()
+        sinking = Sinking(plan.sinks, engine, log, lambda: _reader(plan, log, codec))
+        engine.holders.append(sinking.needed)
+        models = InProcess(engine) if place else None
     except BaseException:
+        if place:
+            place.close()
         for source in sources:
             source.stop()
         if app._open is None:
@@ -65,7 +74,15 @@ def start(app: App) -> Running:
         raise
     if plan.log.startswith("memory:"):
         app._open = log
-    return Running(engine, log, close_log=app._open is None)
+    running = Running(engine, log, close_log=app._open is None, sinking=sinking)
+    return serve_running(running, models, place) if models and place else running
+
+
+def _reader(plan: Plan, log: Log, codec: TopicCodec) -> tuple[Log, bool]:
+    """A log to read from beside the engine, and whether whoever reads closes it."""
+    if plan.log.startswith("memory:"):
+        return log, False
+    return open_log(plan.log, writer=False, name=plan.app, codec=codec), True
 
 
 @contextlib.contextmanager
@@ -85,7 +102,7 @@ def _as_it_stands(plan: Plan, codec: TopicCodec) -> Iterator[Log]:
 def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log) -> list[Captured]:
     """Refuse what cannot run; the sources that will."""
     for model in plan.models:
-        _check_fingerprint(plan, model, log)
+        check_fingerprint(plan, model, log)
     for source in captured:
         source.check(log)
     tables = {topic: schema for source in captured for topic, schema in source.tables().items()}
@@ -97,7 +114,8 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log) -> list[Cap
     return [*captured, *others, *([AppendedSource(plan.appended)] if plan.appended else [])]
 
 
-def _check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:
+def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:
+    """Refuse a model that is declared differently from the one in the log."""
     known = read_model(log, task.name)
     if known is not None and known["app"] not in ("", plan.app):
         raise DeclarationError(

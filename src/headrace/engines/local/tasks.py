@@ -8,7 +8,7 @@ Recovery loads the newest checkpoint and repeats the recorded steps after it wit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -18,9 +18,13 @@ import pyarrow as pa
 
 from headrace.batch import Batch, dead_letters
 from headrace.clock import Clock, SystemClock
+from headrace.engines.local.beginning import begin
 from headrace.engines.local.lineage import Lineage, recorded_swap, swap_event
-from headrace.errors import LogCorrupt
-from headrace.events import Event, Part, Rows, Swap, Tick
+from headrace.engines.local.selected import LogReader
+from headrace.engines.local.trainer import Trainer
+from headrace.errors import FingerprintError, LogCorrupt
+from headrace.events import Event, Part, Rows, Swap, Tick, Train
+from headrace.idle import due, watched
 from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
 from headrace.log.base import Entry, Log, Transaction, walk
@@ -36,7 +40,7 @@ from headrace.registry.models import (
 )
 from headrace.state import State, dump_state, initial_state, load_state
 from headrace.step import Output, step
-from headrace.task import ModelTask, Task
+from headrace.task import FlowTask, ModelTask, StreamTask, Task
 
 CHECKPOINT_FACTOR = 4
 HASHED_EVERY_STEP = 65_536
@@ -68,7 +72,8 @@ class StepRecord:
         inputs, outputs: topic -> [first offset, next offset].
         tick_us, explicit: a tick, which consumed nothing.
         hash: of the learner afterwards, where it was taken.
-        event: ``{"swap": …}`` of a step in which another version was asked for (`headrace.engines.local.lineage`).
+        event: ``{"swap": …}`` of a step in which another version was asked for (`headrace.engines.local.lineage`),
+            ``{"train": …}`` of one in which a training was, ``{"idle": …}`` of a tick.
     """
 
     task: str
@@ -120,9 +125,19 @@ class Load:
 
 
 def load_rows(
-    log: Log, topics: Sequence[str], *, after: int, until: int | None = None, limit: int = 65_536
+    log: Log,
+    topics: Sequence[str],
+    *,
+    after: int,
+    until: int | None = None,
+    limit: int = 65_536,
+    arrivals: bool = False,
 ) -> Load | None:
-    """The next slices of some topics as one event, None when there are none."""
+    """The next slices of some topics as one event, None when there are none.
+
+    Args:
+        arrivals: whether it is wanted when each row was taken in.
+    """
     entries = log.read(topics, after=after, until=until, limit=limit)
     if not entries:
         return None
@@ -132,13 +147,13 @@ def load_rows(
         mine = [entry for entry in entries if entry.topic == topic]
         if mine:
             inputs[topic] = [mine[0].offset, mine[-1].offset + mine[-1].records.num_rows]
-            parts += _parts(mine)
+            parts += _parts(mine, arrivals)
     complete = entries[-1].complete or _transaction_ends(log, topics, entries[-1])
     rows, size = sum(e.records.num_rows for e in entries), sum(e.records.nbytes for e in entries)
     return Load(Rows(tuple(parts), complete), entries[-1].slice, inputs, rows, size)
 
 
-def _parts(entries: list[Entry]) -> Iterator[Part]:
+def _parts(entries: list[Entry], arrivals: bool) -> Iterator[Part]:
     """Entries of one topic, joined where the schema stays the same."""
     start = 0
     for i in range(1, len(entries) + 1):
@@ -148,7 +163,10 @@ def _parts(entries: list[Entry]) -> Iterator[Part]:
             run = entries[start:i]
             records = run[0].records if len(run) == 1 else pa.concat_batches([entry.records for entry in run])
             slices = np.repeat([entry.slice for entry in run], [entry.records.num_rows for entry in run])
-            yield Part(run[0].topic, _as_events(records), slices, run[0].offset)
+            arrived = None
+            if arrivals:
+                arrived = np.repeat([entry.ts_us for entry in run], [entry.records.num_rows for entry in run])
+            yield Part(run[0].topic, _as_events(records), slices, run[0].offset, arrived)
             start = i
 
 
@@ -184,27 +202,47 @@ class TaskRunner:
         self.more = False
         self._hashed_at = _NEVER
         self._saves = False
+        self._reader = LogReader(log, task, self.state) if isinstance(task, ModelTask) else None
+        self._predicted = [one.stream.topic for one in task.predict] if isinstance(task, ModelTask) else []
+        self._nodes = getattr(task, "nodes", ())
+        self._watched = watched(self._nodes, self._predicted)
+        # When rows of each topic came last, or all were dealt with for the first time.
+        self._came: dict[str, float] = {}
+        self._trainer: Trainer | None = None
 
     def recover(self) -> None:
         """Come to where the log says this task is."""
         name = self.task.name
         progress = read_progress(self.log, name) or Progress()
         self.checkpoints = checkpoint_steps(self.log, name)
+        if isinstance(self.task, FlowTask):
+            _refuse_changed(self.task, progress)
         self.state, start = restore(self.log, self.task, progress)
-        stateless = not isinstance(self.task, ModelTask)
+        stateless = isinstance(self.task, StreamTask)
         for _, _ in () if stateless else replay(self.log, self.plan, self.task, self.state, start, progress.step):
             pass
         self.progress = progress
         self._hashed_at = _NEVER
         self._saves = False
+        self._came = {}
+        self._trainer = None
+        if isinstance(self.task, ModelTask):
+            self._reader = LogReader(self.log, self.task, self.state)
+            if self.task.initial is not None and self.lacks_beginning:
+                begin(self.plan, self.task, self.log, self.state)
         if self.lineage is not None:
             self.lineage.read()
 
     @property
     def lacks_beginning(self) -> bool:
         """Whether the state that it begins with would be another one in the next process, and is not stored."""
-        stores = getattr(self.state.learner, "stores_beginning", False)
-        return bool(stores) and not self.checkpoints and self.progress.step == self._beginning
+        return self._stores_beginning and not self.checkpoints and self.progress.step == self._beginning
+
+    @property
+    def _stores_beginning(self) -> bool:
+        if isinstance(self.task, ModelTask) and self.task.initial is not None:
+            return True
+        return bool(getattr(self.state.learner, "stores_beginning", False))
 
     @property
     def _beginning(self) -> int:
@@ -215,14 +253,19 @@ class TaskRunner:
         start, _ = beginning(self.progress)
         values = {**dump_state(self.state), "progress": start.to_json()}
         self.checkpoints = write_checkpoint(txn, self.task.name, start.step, dump_pieces(values), [])
+        if self.lineage is not None and isinstance(self.task, ModelTask) and self.task.initial is not None:
+            self.lineage.began_with(txn, self.state)
 
     def advance(self, txn: Transaction, *, limit: int = 65_536) -> StepRecord | None:
         """One step on the next rows, if there are any; its outputs are appended."""
-        load = load_rows(self.log, self.task.topics, after=self.progress.slice, limit=limit)
+        topics, arrivals = self.task.topics, bool(self._nodes)
+        load = load_rows(self.log, topics, after=self.progress.slice, limit=limit, arrivals=arrivals)
         self.more = load is not None and (load.rows >= limit or not load.event.complete)
         if load is None:
             return None
-        outputs = step(self.task, self.state, load.event)
+        outputs = step(self.task, self.state, load.event, self._reader)
+        if self._watched:
+            self._came.update(dict.fromkeys(load.inputs.keys() & set(self._watched), self.clock.monotonic()))
         self.progress.bytes_since += load.bytes
         before, self.progress.slice = self.progress.slice, load.slice
         for topic, (_, end) in load.inputs.items():
@@ -231,31 +274,70 @@ class TaskRunner:
 
     def tick(self, txn: Transaction, tick: Tick) -> StepRecord:
         """A step that consumes time only."""
-        outputs = step(self.task, self.state, tick)
+        outputs = step(self.task, self.state, tick, self._reader)
         self.progress.bytes_since += 1
-        return self._record(txn, outputs, after=self.progress.slice, inputs={}, tick=tick)
+        event = {"idle": dict(tick.idle_us)} if tick.idle_us else None
+        return self._record(txn, outputs, after=self.progress.slice, inputs={}, tick=tick, event=event)
+
+    def train(self, txn: Transaction, by: str) -> tuple[StepRecord, dict[str, Any]]:
+        """A step in which somebody asks for a training; what came of it."""
+        event = Train(self.clock.now_us(), self.progress.slice, by)
+        outputs = step(self.task, self.state, event, self._reader)
+        self._saves = True
+        about = {"train": {"until": event.until, "by": by, "ts_us": event.ts_us}}
+        record = self._record(txn, outputs, after=self.progress.slice, inputs={}, event=about)
+        told = {name: one for name, one in outputs[-1][1].rows.to_pylist()[0].items() if one is not None}
+        return record, told
+
+    @property
+    def trained(self) -> bool:
+        """Whether a training that runs beside the pipeline has ended; begins the one that is waited for."""
+        if not isinstance(self.task, ModelTask) or self.state.training is None:
+            self._trainer = None
+            return False
+        if self._trainer is None:
+            self._trainer = Trainer(self.task, self.state)
+        return self._trainer.done
+
+    def take_trained(self, txn: Transaction) -> StepRecord:
+        """A step in which the model trained beside the pipeline takes over, or it is told why not."""
+        assert self._trainer is not None
+        swap, pieces = self._trainer.result(self.progress.step)
+        if pieces is not None:
+            txn.put("artifact", swap.artifact, pieces)
+        return self.swap(txn, swap)
 
     def swap(self, txn: Transaction, swap: Swap) -> StepRecord:
         """A step in which another version is asked for; its checkpoint follows."""
-        outputs = step(self.task, self.state, swap)
+        outputs = step(self.task, self.state, swap, self._reader)
         self._saves = True
         event = swap_event(swap, self.clock.now_us())
         return self._record(txn, outputs, after=self.progress.slice, inputs={}, event=event)
 
     def due_tick(self, now_us: int) -> Tick | None:
-        """The tick that closes an idle duration cut, when its time has come."""
+        """The tick that closes an idle duration cut, or what is derived, when its time has come."""
+        idle_us = self._idle()
+        if idle_us and self.state.flow is not None and due(self._nodes, self.state.flow, self._predicted, idle_us):
+            return Tick(now_us, idle_us=idle_us)
         if not isinstance(self.task, ModelTask) or not self.task.cut.duration_us or not self.state.pending_rows:
             return None
         end = (self.state.window + 1) * self.task.cut.duration_us
         return Tick(now_us) if now_us >= end else None
 
+    def _idle(self) -> dict[str, int]:
+        """Topic -> microseconds since its last row came, while this process had dealt with all there was."""
+        if not self._watched:
+            return {}
+        now = self.clock.monotonic()
+        return {topic: int((now - self._came.setdefault(topic, now)) * 1e6) for topic in self._watched}
+
     def save(self, txn: Transaction, steps_offset: int) -> None:
         """Write the progress, and the state when it is due; ``steps_offset`` follows this step's own record."""
         self.progress.steps_offset = steps_offset
-        if isinstance(self.task, ModelTask) and self._due():
-            self._checkpoint(txn)
-        elif not isinstance(self.task, ModelTask):
+        if isinstance(self.task, StreamTask):
             self.progress.needed = dict(self.progress.offsets)
+        elif self._due():
+            self._checkpoint(txn)
         write_progress(txn, self.task.name, self.progress)
 
     def _due(self) -> bool:
@@ -271,7 +353,7 @@ class TaskRunner:
         values = {**dump_state(self.state), "progress": progress.to_json()}
         data = dump_pieces(values)
         progress.size = sum(map(len, data))
-        stays = [self._beginning] if getattr(self.state.learner, "stores_beginning", False) else []
+        stays = [self._beginning] if self._stores_beginning else []
         self.checkpoints = write_checkpoint(txn, self.task.name, progress.step, data, self.checkpoints, keep=stays)
 
     def _record(
@@ -286,6 +368,9 @@ class TaskRunner:
     ) -> StepRecord:
         written = _append(txn, outputs)
         state, progress = self.state, self.progress
+        note_written(self.task, state, written)
+        # A training is not done twice where its result can be kept.
+        self._saves = self._saves or any(one.swap is not None and one.swap.training for one in state.ended)
         if self.lineage is not None:
             self.lineage.store(txn, state, outputs, self.clock.now_us())
         progress.step += 1
@@ -318,6 +403,23 @@ class TaskRunner:
         progress.hash = None
         if progress.size <= HASHED_EVERY_STEP or self._due():
             progress.hash = state_hash(state.learner.state())
+
+
+def note_written(task: Task, state: State, outputs: Mapping[str, Sequence[int]]) -> None:
+    """Remember how far a model has written its topics, where a training may read them."""
+    if isinstance(task, ModelTask) and task.retrain is not None and task.retrain.rows.kind in ("all", "query"):
+        state.written.update({topic: end for topic, (_, end) in outputs.items()})
+
+
+def _refuse_changed(task: FlowTask, progress: Progress) -> None:
+    """What is derived is declared otherwise than what the log holds."""
+    declared = json.loads(json.dumps(task.fingerprint()))
+    if progress.step and progress.declared and progress.declared != declared:
+        raise FingerprintError(
+            f"«{task.name}» is declared differently from what this log holds",
+            advice="Undo the change, or derive it under another topic's name in a new log.",
+        )
+    progress.declared = declared
 
 
 def _append(txn: Transaction, outputs: Sequence[Output]) -> dict[str, list[int]]:
@@ -382,6 +484,7 @@ def replay(
         LogCorrupt: a recorded step, or the rows it consumed, are not in the log any more.
     """
     done = start.step
+    reader = LogReader(log, task, state) if isinstance(task, ModelTask) else None
     for record in read_steps(log, plan.steps_topic, task.name, start.steps_offset):
         if record.step <= done:
             continue
@@ -389,7 +492,8 @@ def replay(
             break
         if record.step != done + 1:
             raise LogCorrupt(f"step {done + 1} of «{task.name}» is missing in {plan.steps_topic}")
-        yield record, step(task, state, recorded_event(log, task, record))
+        yield record, step(task, state, recorded_event(log, task, record), reader)
+        note_written(task, state, record.outputs)
         done = record.step
     if done < until_step:
         raise LogCorrupt(
@@ -400,10 +504,13 @@ def replay(
 
 def recorded_event(log: Log, task: Task, record: StepRecord) -> Event:
     if record.tick_us is not None:
-        return Tick(record.tick_us, record.explicit)
+        return Tick(record.tick_us, record.explicit, (record.event or {}).get("idle", {}))
+    if record.event is not None and "train" in record.event:
+        return Train(**record.event["train"])
     if record.event is not None:
         return recorded_swap(log, task.name, record.event)
-    load = load_rows(log, task.topics, after=record.after_slice, until=record.slice, limit=2**62)
+    arrivals = bool(getattr(task, "nodes", ()))
+    load = load_rows(log, task.topics, after=record.after_slice, until=record.slice, limit=2**62, arrivals=arrivals)
     if load is None or load.inputs != record.inputs:
         raise LogCorrupt(
             f"step {record.step} of «{task.name}» consumed {record.inputs}, the log holds "

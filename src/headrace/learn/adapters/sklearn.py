@@ -133,6 +133,15 @@ class SklearnLearner:
             more["classes"] = self.classes
         last.partial_fit(X, y, **more)
 
+    def fit(self, X: Array, y: Array | None = None) -> None:
+        """Train anew on these rows alone, as the estimator's own ``fit`` does."""
+        X = self._checked(X)
+        if self._kind in ("classifier", "regressor"):
+            y = self._targets(y, len(X))
+        with one_thread():
+            self._estimator.fit(X, y)
+        self._width, self._learned, self._waiting = X.shape[1], True, []
+
     def predict(self, X: Array) -> Array:
         """One prediction a row."""
         return self._answered("predict", X)
@@ -157,7 +166,15 @@ class SklearnLearner:
             for step in self._steps[:-1]:
                 X = step.transform(X)
             found = np.asarray(getattr(self._steps[-1], how)(X))
+        if how == "predict_proba" and self.classes is not None and found.shape[1] != len(self.classes):
+            found = self._spread(found, self.classes)
         return found.astype(np.int64) if self._kind == "clusterer" else found
+
+    def _spread(self, found: Array, classes: Array) -> Array:
+        """Probabilities of an estimator that was fitted on rows of some of the classes only."""
+        whole = np.zeros((len(found), len(classes)))
+        whole[:, np.searchsorted(classes, self._steps[-1].classes_)] = found
+        return whole
 
     @property
     def ready(self) -> bool:

@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 
-@lru_cache(maxsize=1)
-def _controller() -> Any:
+@lru_cache(maxsize=2)
+def _controller(api: str) -> Any:
     # Finding the libraries takes a millisecond, limiting them a few microseconds.
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api=api)
 
 
 class _Held(threading.local):
@@ -24,6 +24,11 @@ class _Held(threading.local):
 
 
 _held = _Held()
+# OpenMP's limit is each thread's own; that of a BLAS is the process's: the first thread to come in sets it, the last one
+# to leave takes it away. Were each to restore what it had found, one that predicts would lift the limit of another one
+# that is learning.
+_changing = threading.Lock()
+_inside: list[Any] = []
 
 
 @contextlib.contextmanager
@@ -32,9 +37,18 @@ def one_thread() -> Iterator[None]:
     if _held.depth:
         yield
         return
-    with _controller().limit(limits=1):
-        _held.depth += 1
-        try:
-            yield
-        finally:
-            _held.depth -= 1
+    with _changing:
+        _inside.append(None if _inside else _controller("blas").limit(limits=1))
+    try:
+        with _controller("openmp").limit(limits=1):
+            _held.depth += 1
+            try:
+                yield
+            finally:
+                _held.depth -= 1
+    finally:
+        with _changing:
+            limit = _inside[0]
+            _inside.pop()
+            if not _inside:
+                limit.restore_original_limits()

@@ -1,7 +1,7 @@
 """Real servers to try things with: ``python -m headrace.testing.servers kafka connect``.
 
 They run until Ctrl-C or SIGTERM and are removed with everything in them. Their addresses are
-printed as a shell's variables: POSTGRES, KAFKA, CONNECT, REGISTRY.
+printed as a shell's variables: POSTGRES, KAFKA, CONNECT, REGISTRY, MONGO.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import threading
 from typing import TypeVar
 
 from headrace.errors import HeadraceError
-from headrace.testing.servers import KafkaBroker, KafkaConnect, SchemaRegistryServer, postgres
+from headrace.testing.servers import KafkaBroker, KafkaConnect, MongoDbServer, SchemaRegistryServer, postgres
 
-SERVERS = ("postgres", "kafka", "connect", "registry")
+SERVERS = ("postgres", "kafka", "connect", "registry", "mongo")
 _T = TypeVar("_T")
 
 
@@ -47,6 +47,8 @@ def _start(stack: contextlib.ExitStack, names: set[str], port: int | None) -> No
         _say("connect", stack.enter_context(KafkaConnect(broker.bootstrap)).url)
     if "registry" in names:
         _say("registry", stack.enter_context(SchemaRegistryServer()).url)
+    if "mongo" in names:
+        _say("mongo", stack.enter_context(MongoDbServer()).uri)
 
 
 def _say(name: str, address: str) -> None:

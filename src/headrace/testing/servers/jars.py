@@ -72,6 +72,7 @@ PINNED: dict[str, Libraries | Archive] = {
         ("connect-api", "connect-json", "kafka-clients", "slf4j-api"),
         {"org.apache.kafka.connect.storage.Converter": "io.apicurio.registry.utils.converter.AvroConverter"},
     ),
+    "mongo": Libraries(("de.bwaldvogel:mongo-java-server:1.47.0",)),
     # 3.3 needs Java 21.
     "apicurio": Archive("io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all"),
 }

@@ -1,0 +1,1 @@
+"""The fish factory: predict now, learn the truth later, notice, retrain, serve."""

@@ -1,0 +1,102 @@
+"""The log of the fish demo and its servers: started where none is given, stopped at the end, or left running."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+
+from headrace.demos.fish.events import FIELDS, TIME, FishData
+from headrace.demos.fish.pipeline import MEASUREMENT, TABLES, WEIGHT
+from headrace.demos.mnist.scene import Scene
+from headrace.demos.servers import Say, broker, log_file
+from headrace.demos.servers import postgres as database_of
+from headrace.errors import DeclarationError
+from headrace.kafka.cluster import Cluster
+from headrace.kafka.settings import SCHEME, KafkaPlace
+
+APP = "fish"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TABLE = dict(zip((MEASUREMENT, WEIGHT), TABLES, strict=True))
+
+
+@contextlib.contextmanager
+def scene(*, log: str | None, keep: bool, say: Say, database: bool, postgres: str | None) -> Iterator[Scene]:
+    """Everything that the demo needs, running.
+
+    Args:
+        log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``. One that is there
+            already is gone on with where rows come from topics; where they come from tables, it is refused.
+        keep: leave the servers running.
+        database: whether rows come from tables.
+        postgres: an existing server's DSN.
+
+    Raises:
+        DeclarationError: there is a log already.
+        JavaMissing: a broker is needed, and there is no Java.
+    """
+    found = Scene()
+    with contextlib.ExitStack() as stack:
+        if log == "kafka":
+            server = stack.enter_context(broker(keep, found.kept, say))
+            found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{APP}", not keep
+        elif log is not None and log.startswith(SCHEME):
+            place = KafkaPlace.parse(log, name=APP)
+            found.log = f"{SCHEME}{place.bootstrap}/{place.name}"
+            if database:
+                _refuse_taken(place)
+        else:
+            found.log = log_file(log, APP, resumes=not database)
+            found.pictures = Path(found.log).parent
+        if database:
+            found.dsn = stack.enter_context(database_of(postgres, keep, found.kept, say))
+        yield found
+
+
+def _refuse_taken(place: KafkaPlace) -> None:
+    if f"__headrace.{place.name}.changelog" in Cluster(place, patience=5).topics():
+        raise DeclarationError(
+            f"there is a log of «{place.name}» on {place.bootstrap} already; from tables the demo starts one of its own",
+            advice="Give another cluster, or --log kafka for a broker of the demo's own.",
+        )
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def create_tables(database: psycopg.Connection[Any], data: FishData) -> None:
+    """The two tables, empty: a table that is made later is not captured before a restart."""
+    for machine, table in TABLE.items():
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), sql.SQL(_type(name, data.sent[machine].rows)))
+            for name in (*FIELDS[machine], TIME)
+        )
+        database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
+        database.execute(sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(table), columns))
+
+
+def _type(name: str, rows: pa.RecordBatch) -> str:
+    if name == TIME:
+        return "timestamptz"
+    kind = rows.schema.field(name).type
+    return "bigint" if pa.types.is_integer(kind) else "double precision" if pa.types.is_floating(kind) else "text"
+
+
+def insert(database: psycopg.Connection[Any], data: FishData, machine: str, row: int) -> None:
+    """One row, in a transaction of its own."""
+    sent, names = data.sent[machine], FIELDS[machine]
+    values = [sent.rows.column(name)[row].as_py() for name in names]
+    # PostgreSQL would read a time without a zone in the session's; here it is UTC.
+    when = EPOCH + timedelta(microseconds=int(sent.times_us[row]))
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        sql.Identifier(TABLE[machine]),
+        sql.SQL(", ").join(map(sql.Identifier, (*names, TIME))),
+        sql.SQL(", ").join([sql.Placeholder()] * (len(names) + 1)),
+    )
+    database.execute(statement, [*values, when])

@@ -1,0 +1,240 @@
+"""Rows of outcomes: the prediction, the truth beside it, the error, and what became of both.
+
+Columns, in order: the prediction's, with the truth where its target is (after them where it has none); the label's
+others, with ``_right`` where the name is taken; then `TAIL`. Of the columns of ours (``__…``) none stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.errors import HeadraceError
+from headrace.grade.metrics import Metric
+from headrace.grade.outcomes import STATUSES, Found
+from headrace.position import format_positions
+from headrace.wire import Ints
+
+TAIL = (
+    "error",
+    "status",
+    "reason",
+    "label_delay",
+    "prediction_position",
+    "label_position",
+    "grade",
+    "supersedes",
+)
+Columns = dict[str, pa.Array]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSpec:
+    """What is compared, and how.
+
+    Attributes:
+        target: column of the truth, as it is called in the label.
+        on_left, on_right: columns of the key, in the prediction and in the label.
+        metric: gives the error.
+        round: decimal places of the error, halves upwards as ksqlDB's ROUND; None for none.
+        prediction: column of the prediction.
+    """
+
+    target: str
+    on_left: tuple[str, ...]
+    on_right: tuple[str, ...]
+    metric: Metric
+    round: int | None = field(default=None, kw_only=True)
+    prediction: str = field(default="prediction", kw_only=True)
+
+
+def graded_rows(
+    found: Found, left: pa.Table, right: pa.Table, spec: CompareSpec, *, schema: pa.Schema | None = None
+) -> pa.RecordBatch:
+    """One row for each outcome.
+
+    Args:
+        found: the outcomes, n of them.
+        left: their predictions, n rows; one of nulls where there is none.
+        right: likewise their labels.
+        schema: of rows made before. These then have its columns, in its order and of its types; what they have
+            besides follows.
+
+    Returns:
+        The rows. ``error`` is null unless both values are there; ``label_delay`` is in seconds, positive where the
+        label is the later one; ``grade`` is the outcome's number.
+
+    Raises:
+        HeadraceError: the metric cannot be computed, or a column has another type than ``schema`` says.
+    """
+    n = len(found)
+    lefts, rights = _columns(left), _columns(right)
+    truth = rights.get(spec.target, pa.nulls(n))
+    columns = _of_predictions(found, lefts, rights, truth, spec)
+    taken = {*columns, *TAIL}
+    for name, values in rights.items():
+        if name.startswith("__") or name == spec.target or name in spec.on_right:
+            continue
+        while name in taken:
+            name += "_right"
+        taken.add(name)
+        columns[name] = values
+    columns["error"] = _error(lefts.get(spec.prediction, pa.nulls(n)), truth, spec, schema)
+    columns.update(_tail(found, lefts, rights))
+    records = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    return records if schema is None else _conformed(records, schema)
+
+
+def _columns(table: pa.Table) -> Columns:
+    return {name: _one(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _of_predictions(found: Found, lefts: Columns, rights: Columns, truth: pa.Array, spec: CompareSpec) -> Columns:
+    """The prediction's columns; its key is the label's where there is no prediction."""
+    columns = {}
+    for name, values in lefts.items():
+        if name.startswith("__") or name == "status":
+            continue
+        # Its features may have any name; those of the outcome are ours.
+        columns[f"{name}_left" if name in TAIL else name] = values
+    absent = found.left < 0
+    for mine, theirs in zip(spec.on_left, spec.on_right, strict=True):
+        if theirs not in rights:
+            continue
+        if mine not in columns:
+            columns[mine] = rights[theirs]
+        elif absent.any():
+            columns[mine] = pc.if_else(pa.array(absent), _cast(rights[theirs], columns[mine].type), columns[mine])
+    columns[spec.target] = truth
+    return columns
+
+
+def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A key in the type of the other side's; null where it cannot be (its row's position is there in any case)."""
+    try:
+        return values.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return pa.nulls(len(values), kind)
+
+
+def _error(prediction: pa.Array, truth: pa.Array, spec: CompareSpec, schema: pa.Schema | None) -> pa.Array:
+    n = len(truth)
+    kind = schema.field("error").type if schema is not None and "error" in schema.names else pa.float64()
+    both = np.asarray(prediction.is_valid()) & np.asarray(truth.is_valid())
+    if not both.any():
+        return pa.nulls(n, kind)
+    if not both.all():
+        prediction, truth = (one.filter(pa.array(both)) for one in (prediction, truth))
+    values = spec.metric(_numpy(prediction), _numpy(truth))
+    if spec.round is not None and values.dtype.kind == "f":
+        values = rounded(values, spec.round)
+    errors = pa.array(values)
+    if pa.types.is_floating(errors.type):
+        errors = errors.cast(pa.float64())
+    if both.all():
+        return errors
+    where = np.zeros(n, np.int64)
+    where[both] = np.arange(len(errors))
+    return errors.take(pa.array(where, mask=~both))
+
+
+def _numpy(values: pa.Array) -> npt.NDArray[Any]:
+    """An array without nulls: lists of one length as a matrix, decimals as floats."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return _numpy(values.dictionary_decode())
+    if pa.types.is_decimal(kind):
+        values = values.cast(pa.float64())
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        flat = values.flatten()
+        if (
+            len(flat) % len(values) == 0
+            and pc.all(pc.equal(pc.list_value_length(values), len(flat) // len(values))).as_py()
+        ):
+            return _numpy(flat).reshape(len(values), -1) if len(flat) else np.empty((len(values), 0))
+    found: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)
+    return found
+
+
+def rounded(values: npt.NDArray[Any], places: int) -> npt.NDArray[Any]:
+    """Values with so many decimal places, halves upwards, of the decimal form that a number is written in.
+
+    That is ksqlDB's ROUND (https://docs.ksqldb.io/en/latest/developer-guide/ksqldb-reference/scalar-functions/#round):
+    0.0005 is 0.001 with three places, though the float is a little less than it.
+
+    >>> rounded(np.array([0.0005, 0.12345, -0.0005, np.inf]), 3).tolist()
+    [0.001, 0.123, 0.0, inf]
+    """
+    scale = 10.0**places
+    scaled = values * scale
+    with np.errstate(invalid="ignore"):
+        found = np.floor(scaled + 0.5) / scale
+        # Floats as large as these have no decimal places to round.
+        plain = ~(np.abs(scaled) < 2**52)
+        near = ~plain & (np.abs(scaled - np.floor(scaled) - 0.5) < 1e-6 * (1 + np.abs(scaled)))
+    found[plain] = values[plain]
+    for i in np.flatnonzero(near).tolist():
+        found[i] = _rounded(float(values[i]), places)
+    return found + 0.0
+
+
+def _rounded(value: float, places: int) -> float:
+    step = Decimal(1).scaleb(-places)
+    halves_up = (Decimal(repr(value)) / step + Decimal("0.5")).to_integral_value(ROUND_FLOOR)
+    return float(halves_up * step)
+
+
+def _tail(found: Found, lefts: Columns, rights: Columns) -> Columns:
+    left, right = found.left >= 0, found.right >= 0
+    reasons = pa.array([one or None for one in found.reasons], pa.string())
+    return {
+        "status": pa.array(STATUSES).take(pa.array(found.status)),
+        "reason": reasons.take(pa.array(found.reason)),
+        "label_delay": pa.array(found.delay_us / 1e6, mask=~(left & right)),
+        "prediction_position": _positions(lefts, left),
+        "label_position": _positions(rights, right),
+        "grade": pa.array(found.number),
+        "supersedes": pa.array(found.supersedes, mask=found.supersedes < 0),
+    }
+
+
+def _positions(columns: Columns, there: npt.NDArray[np.bool_]) -> pa.Array:
+    """Positions of the rows that are there and know theirs."""
+    if "__lsn" not in columns or "__index" not in columns:
+        return pa.nulls(len(there), pa.string())
+    lsn, index = columns["__lsn"], columns["__index"]
+    there = there & np.asarray(lsn.is_valid()) & np.asarray(index.is_valid())
+    if there.all():
+        return format_positions(lsn.to_numpy(), index.to_numpy())
+    rows = np.flatnonzero(there)
+    texts = format_positions(lsn.take(pa.array(rows)).to_numpy(), index.take(pa.array(rows)).to_numpy())
+    where: Ints = np.zeros(len(there), np.int64)
+    where[rows] = np.arange(len(rows))
+    return texts.take(pa.array(where, mask=~there)) if len(rows) else pa.nulls(len(there), pa.string())
+
+
+def _conformed(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The rows with a schema's columns, and what they have besides."""
+    names = records.schema.names
+    columns: Columns = {}
+    for one in schema:
+        values = records.column(one.name) if one.name in names else pa.nulls(records.num_rows)
+        try:
+            columns[one.name] = values.cast(one.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise HeadraceError(
+                f"graded rows had «{one.name}» as {one.type}, and now it is {values.type}: {error}",
+                advice="Give the column one type before it is graded: .with_columns(…).",
+            ) from error
+    columns.update({name: records.column(name) for name in names if name not in columns})
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))

@@ -1,0 +1,266 @@
+"""The rows that wait: what a prediction or a label holds, kept until its outcome is known.
+
+Rows are known by consecutive numbers. They lie in chunks of Arrow record batches: chunks of few rows are merged as
+they come (each row is copied about three times, whatever the size of the events), and a chunk of which half has left
+is rewritten without it. A row that stays for long therefore holds back only itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.errors import HeadraceError
+from headrace.wire import Ints
+
+Mask = npt.NDArray[np.bool_]
+# Chunks below a size are merged once there are MERGED of them at the end.
+SIZES = (64, 2_048, 65_536)
+MERGED = 32
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Rows with ascending numbers; ``seqs`` is None where they are ``first``, ``first + 1``, …"""
+
+    first: int
+    records: pa.RecordBatch
+    seqs: Ints | None
+    gone: Mask | None
+    live: int
+
+    @property
+    def size(self) -> int:
+        return int(self.records.num_rows)
+
+    def numbers(self) -> Ints:
+        return np.arange(self.first, self.first + self.size) if self.seqs is None else self.seqs
+
+    def where(self, seqs: Ints) -> Ints:
+        """Places of rows in the chunk.
+
+        Raises:
+            KeyError: one is not there.
+        """
+        at = seqs - self.first if self.seqs is None else np.searchsorted(self.seqs, seqs)
+        inside = at < self.size
+        if not inside.all() or (self.seqs is not None and (self.seqs[at] != seqs).any()):
+            raise KeyError("a row that is asked for has left")
+        if self.gone is not None and self.gone[at].any():
+            raise KeyError("a row that is asked for has left")
+        return at
+
+
+class Waiting:
+    """Rows by their numbers.
+
+    >>> rows = Waiting()
+    >>> rows.add(pa.record_batch({"id": [7, 8]})), rows.add(pa.record_batch({"id": [9.5]}))
+    (0, 2)
+    >>> rows.drop(np.array([0]))
+    >>> rows.take(np.array([2, -1, 1])).column("id").to_pylist(), len(rows)
+    ([9.5, None, 8.0], 2)
+    """
+
+    __slots__ = ("_chunks", "_firsts", "next", "schema")
+
+    def __init__(self) -> None:
+        self._chunks: list[_Chunk] = []
+        self._firsts: list[int] = []
+        self.next = 0
+        self.schema = pa.schema([])
+
+    def __len__(self) -> int:
+        return sum(chunk.live for chunk in self._chunks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the chunks hold, those of rows that have left and are not given back yet included."""
+        return sum(chunk.records.nbytes for chunk in self._chunks)
+
+    def add(self, records: pa.RecordBatch) -> int:
+        """Keep rows. Returns the number of the first; the others follow it.
+
+        Raises:
+            HeadraceError: a column has a type that cannot be one with what it had before; nothing was kept.
+        """
+        self._widen(records.schema)
+        first = self.next
+        n = records.num_rows
+        if n:
+            self._chunks.append(_Chunk(first, _own(records), None, None, n))
+            self._firsts.append(first)
+            self.next += n
+            self._merge_tail(n)
+        return first
+
+    def _widen(self, schema: pa.Schema) -> None:
+        """Take new columns and wider types into the common schema: it depends on the rows, not on their chunks."""
+        if schema.equals(self.schema):
+            return
+        # A row that is not there is a row of nulls.
+        fields = [pa.field(field.name, field.type) for field in schema]
+        try:
+            self.schema = pa.unify_schemas([self.schema, pa.schema(fields)], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise HeadraceError(
+                f"rows that wait to be graded changed the type of a column: {error}",
+                advice="Give the column one type: .with_columns(…) before .grade(…).",
+            ) from error
+
+    def _merge_tail(self, size: int) -> None:
+        for most in (one for one in SIZES if one > size):
+            count = 0
+            while count < len(self._chunks) and self._chunks[-1 - count].size < most:
+                count += 1
+            if count < MERGED:
+                return
+            self._replace(len(self._chunks) - count, len(self._chunks))
+
+    def _replace(self, start: int, stop: int) -> None:
+        """Make one chunk of some neighbours, without the rows that have left."""
+        merged = self._merged(self._chunks[start:stop])
+        self._chunks[start:stop] = merged
+        self._firsts[start:stop] = [chunk.first for chunk in merged]
+
+    def _merged(self, chunks: list[_Chunk]) -> list[_Chunk]:
+        parts, numbers = [], []
+        for chunk in chunks:
+            kept = None if chunk.gone is None else ~chunk.gone
+            records = chunk.records if kept is None else chunk.records.filter(pa.array(kept))
+            parts.append(self._conformed(records))
+            numbers.append(chunk.numbers() if kept is None else chunk.numbers()[kept])
+        seqs = np.concatenate(numbers)
+        if not len(seqs):
+            return []
+        records = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+        first, last = int(seqs[0]), int(seqs[-1])
+        dense = last - first + 1 == len(seqs)
+        return [_Chunk(first, records, None if dense else seqs, None, len(seqs))]
+
+    def _conformed(self, records: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows under the common schema: columns that are not theirs are null."""
+        if records.schema.equals(self.schema):
+            return records
+        names = set(records.schema.names)
+        columns = [
+            records.column(field.name).cast(field.type, safe=False)
+            if field.name in names
+            else pa.nulls(records.num_rows, field.type)
+            for field in self.schema
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema) if columns else records
+
+    def take(self, seqs: Ints) -> pa.Table:
+        """Rows by their numbers, in that order, under one schema; -1 gives a row of nulls.
+
+        Raises:
+            KeyError: a row was dropped, or never there.
+        """
+        seqs = np.asarray(seqs, np.int64)
+        absent = seqs < 0
+        if absent.all():
+            return self._nulls(len(seqs))
+        some = bool(absent.any())
+        of = np.searchsorted(np.array(self._firsts), seqs, "right") - 1
+        if ((of < 0) & ~absent).any():
+            raise KeyError("a row that is asked for has left")
+        wanted = np.unique(of[~absent] if some else of)
+        if len(wanted) == 1 and not some:
+            chunk = self._chunks[wanted[0]]
+            return self._table(chunk.records.take(pa.array(chunk.where(seqs))))
+        at = np.zeros(len(seqs), np.int64)
+        parts, begin = [], 0
+        for one in wanted:
+            rows = np.flatnonzero((of == one) & ~absent)
+            chunk = self._chunks[one]
+            parts.append(self._conformed(chunk.records.take(pa.array(chunk.where(seqs[rows])))))
+            at[rows] = np.arange(begin, begin + len(rows))
+            begin += len(rows)
+        joined = pa.concat_batches(parts)
+        if len(parts) > 1 or some:
+            joined = joined.take(pa.array(at, mask=absent) if some else pa.array(at))
+        return self._table(joined)
+
+    def _table(self, records: pa.RecordBatch) -> pa.Table:
+        return pa.Table.from_batches([self._conformed(records)], schema=self.schema)
+
+    def _nulls(self, n: int) -> pa.Table:
+        return pa.table([pa.nulls(n, field.type) for field in self.schema], schema=self.schema)
+
+    def drop(self, seqs: Ints) -> None:
+        """Let rows go; each at most once.
+
+        Raises:
+            KeyError: a row was dropped before, or never there.
+        """
+        if len(seqs) == 1:
+            self._drop_from(bisect_right(self._firsts, int(seqs[0])) - 1, seqs)
+            return
+        seqs = np.sort(seqs)
+        # From the end: a chunk that disappears moves those behind it.
+        bounds = np.searchsorted(seqs, np.array([*self._firsts, np.iinfo(np.int64).max]))
+        for i in np.flatnonzero(np.diff(bounds))[::-1].tolist():
+            self._drop_from(i, seqs[bounds[i] : bounds[i + 1]])
+
+    def _drop_from(self, i: int, seqs: Ints) -> None:
+        if i < 0:
+            raise KeyError("a row that is to leave has left")
+        chunk = self._chunks[i]
+        if len(seqs) == chunk.live == chunk.size:
+            chunk.where(seqs)
+            self._chunks.pop(i)
+            self._firsts.pop(i)
+            return
+        at = chunk.where(seqs)
+        if chunk.gone is None:
+            chunk.gone = np.zeros(chunk.size, np.bool_)
+        chunk.gone[at] = True
+        chunk.live -= len(seqs)
+        if 2 * chunk.live > chunk.size:
+            return
+        before = self._chunks[i - 1] if i else None
+        # What few rows are left of neighbours lie together, else a few that stay long would be as many chunks.
+        both = before is not None and before.live <= 4 * chunk.size and before.live + chunk.live <= SIZES[-1] // 2
+        self._replace(i - both, i + 1)
+
+    def state(self) -> dict[str, npt.NDArray[Any] | int | str]:
+        """All rows as they are stored: their numbers, and an Arrow IPC stream of them."""
+        merged = self._merged(self._chunks) if self._chunks else []
+        table = pa.Table.from_batches([chunk.records for chunk in merged], schema=self.schema)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.schema) as writer:
+            writer.write_table(table)
+        seqs = merged[0].numbers() if merged else np.empty(0, np.int64)
+        return {"next": self.next, "seqs": seqs, "rows": np.frombuffer(sink.getvalue(), np.uint8)}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any] | int | str]) -> None:
+        """Become what `state` was taken of."""
+        reader = pa.ipc.open_stream(pa.py_buffer(np.ascontiguousarray(state["rows"], np.uint8)))
+        self.schema = reader.schema
+        self.next = int(state["next"])
+        seqs = np.asarray(state["seqs"], np.int64)
+        self._chunks, begin = [], 0
+        for whole in reader:
+            for start in range(0, whole.num_rows, SIZES[-1]):
+                records = whole.slice(start, SIZES[-1])
+                numbers = seqs[begin : begin + records.num_rows]
+                begin += records.num_rows
+                dense = int(numbers[-1]) - int(numbers[0]) + 1 == len(numbers)
+                own = None if dense else numbers.copy()
+                self._chunks.append(_Chunk(int(numbers[0]), _own(records), own, None, len(numbers)))
+        self._firsts = [chunk.first for chunk in self._chunks]
+
+
+def _own(records: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows in memory of their own, where they are a small piece of something larger, without its metadata."""
+    records = records.replace_schema_metadata(None)
+    if records.num_columns and records.get_total_buffer_size() > 2 * records.nbytes + 4_096:
+        return records.take(pa.array(np.arange(records.num_rows)))
+    return records

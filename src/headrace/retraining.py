@@ -1,0 +1,112 @@
+"""A training within a model's step: the swap at the row that set it off, and what is told of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from headrace.batch import Batch
+from headrace.errors import HeadraceError
+from headrace.events import Merged, Swap, Train
+from headrace.learning import end_version
+from headrace.position import Position
+from headrace.state import Asked, State
+from headrace.task import ModelTask
+from headrace.training import Chosen, Fresh, Moment, Reader, Trained, choose, train
+
+Line = dict[str, Any]
+
+
+def retrain(
+    task: ModelTask,
+    state: State,
+    raised: tuple[int, Batch],
+    merged: Merged,
+    reader: Reader | None,
+    fresh: Callable[[], Fresh],
+) -> list[Line]:
+    """Train because of a row; rows after it are the new model's, or the old one's until the new one is ready."""
+    place, row = raised
+    position = Position(int(merged.lsn[place]), int(merged.index[place]))
+    cause = json.dumps(row.rows.slice(0, 1).to_pylist()[0], default=str)
+    moment = Moment(int(row.ts_us[0]), int(merged.slices[place]), reader, fresh)
+    return _begin(task, state, position, moment, cause=cause)
+
+
+def ask_now(task: ModelTask, state: State, event: Train, reader: Reader | None) -> list[Line]:
+    """Train because somebody asks."""
+    flow = state.flow
+    position = state.position or Position(0, 0)
+    if flow is not None and flow.at != (0, 0):
+        position = Position(*flow.at)
+    kept = None if flow is None else flow.kept
+    at_us = kept.newest_us if kept is not None and len(kept) else event.ts_us
+    return _begin(task, state, position, Moment(at_us, event.until, reader, dict), by=event.by)
+
+
+def _begin(
+    task: ModelTask, state: State, position: Position, moment: Moment, *, by: str = "", cause: str = ""
+) -> list[Line]:
+    plan = task.retrain
+    assert plan is not None
+    line: Line = {"by": by or None, "cause": cause or None, "place": (position.lsn, position.index, moment.at_us)}
+    if state.training is not None:
+        return [_told(task, state, line, {"status": "skipped", "reason": "another training has not ended yet"})]
+    try:
+        chosen = choose(plan, state, moment)
+    except HeadraceError as error:
+        return [_told(task, state, line, {"status": "failed", "reason": error.message})]
+    if plan.swap == "when_ready":
+        state.training = Asked(chosen.rows, chosen.about, position, moment.at_us, by, cause)
+        return [_told(task, state, line, {"status": "started", **chosen.about})]
+    return [_taken(task, state, train(task, state, chosen, plan=plan), position, line)]
+
+
+def trained_beside(task: ModelTask, state: State) -> Trained:
+    """Do the training that a state waits for. Called outside the step, on a copy of what it needs."""
+    assert state.training is not None
+    return train(task, state, Chosen(state.training.rows, state.training.about), plan=task.retrain)
+
+
+def answer_training(task: ModelTask, state: State, event: Swap) -> list[Line]:
+    """A training that ran beside the pipeline has ended: its model takes over here, or it is told why not."""
+    asked, state.training = state.training, None
+    if asked is None:
+        return []
+    at = state.flow.at if state.flow is not None else (asked.position.lsn, asked.position.index)
+    line: Line = {"by": asked.by or None, "cause": asked.cause or None, "place": (*at, asked.at_us)}
+    about = dict(event.training)
+    if event.refused:
+        return [_told(task, state, line, {"status": "failed", "reason": event.refused, **about})]
+    learner = None
+    if about.get("status") == "trained":
+        learner = copy.deepcopy(task.learner)
+        learner.restore(dict(event.state))
+    trained = Trained(learner, about.pop("words", {}), about.pop("sizes", {}), about)
+    return [_taken(task, state, trained, Position(*at), line)]
+
+
+def _taken(task: ModelTask, state: State, trained: Trained, position: Position, line: Line) -> Line:
+    """The trained model takes the old one's place."""
+    about = dict(trained.about)
+    previous = state.version
+    if trained.learner is not None:
+        assert task.retrain is not None
+        state.trained_on = str(about["hash"])
+        known = {column: len(found) for column, found in trained.words.items()}
+        rows = int(about.get("learned", about["rows"]))
+        state.words.update({column: list(found) for column, found in trained.words.items()})
+        state.sizes.update(trained.sizes)
+        swap = Swap(previous + 1, previous, {}, position, rows, known, by=line["by"] or "pipeline", training=about)
+        end_version(state, swap)
+        state.learner, state.at_cut, state.shown = trained.learner, None, None
+        state.version, state.position, state.lineage_rows, state.known = swap.version, position, rows, known
+        state.counters.learned += rows
+        about["version"] = swap.version
+    return _told(task, state, line, {**about, "previous": previous})
+
+
+def _told(task: ModelTask, state: State, line: Line, about: Mapping[str, Any]) -> Line:
+    return {"model": task.name, "previous": state.version, **line, **about}

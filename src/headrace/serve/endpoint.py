@@ -1,0 +1,163 @@
+"""The paths that models declare (`Model.serve`), and ``POST /train``: the API of the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from headrace.errors import HeadraceError, WaitTimeout
+from headrace.serve.asking import Asking, reach_wanted
+from headrace.serve.declared import AT_LEAST, DEADLINE, Endpoint, Parameter
+from headrace.serve.exchange import JSON, Call, Problem, Reply, json_reply, wrong
+from headrace.serve.models import Busy, Made, NoModel, RowRefused
+
+_EXTRA = "Extra inputs are not permitted"
+_ARROW = {"number": pa.float64(), "integer": pa.int64(), "text": pa.string()}
+
+
+class Prediction:
+    """``GET /prediction?length=…``: one row, one answer.
+
+    Args:
+        columns: of the model's features, in order.
+    """
+
+    def __init__(self, asking: Asking, endpoint: Endpoint) -> None:
+        description = asking.models.descriptions[endpoint.model]
+        self._asking = asking
+        self._endpoint = endpoint
+        self._parameters = {one.name: one for one in endpoint.parameters}
+        columns = [one.name for one in description.columns]
+        place = {column: i for i, column in enumerate(columns)}
+        self._width = len(columns)
+        self._places = {one.name: place[one.column] for one in endpoint.parameters if one.column in place}
+        self._others = [one for one in endpoint.parameters if one.column not in place]
+        self._features = [one for one in endpoint.parameters if one.column in place]
+        self._type = description.answers
+
+    async def __call__(self, call: Call) -> Reply:
+        """Answer a request."""
+        query = self._read(call)
+        endpoint = self._endpoint
+        if AT_LEAST in query or DEADLINE in query or call.header(b"headrace-at-least") is not None:
+            await reach_wanted(self._asking, endpoint.model, call, query)
+        values = self._values(query)
+        row: list[Any] = [None] * self._width
+        for name, place in self._places.items():
+            row[place] = values[name]
+        (value,), made = await self._asking.values(endpoint.model, [row])
+        if isinstance(value, RowRefused):
+            raise Problem(422, [self._refusal(value, query)], headers=made.headers)
+        if endpoint.log_to:
+            await self._asking.record(endpoint.log_to, self._logged(values, value, made))
+        if endpoint.digits is not None and isinstance(value, float):
+            value = round(value, endpoint.digits)
+        answer = {endpoint.output: value}
+        if endpoint.model_time:
+            answer["ModelTime"] = made.model_time
+        return Reply(orjson.dumps(answer), 200, [JSON, *made.headers])
+
+    def _read(self, call: Call) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name, value in call.query():
+            if name in found:
+                raise Problem(422, [wrong("query", name, msg="Field given twice", given=value)])
+            found[name] = value
+        return found
+
+    def _values(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Values by parameter.
+
+        Raises:
+            Problem: 422 with every field that is wrong, and why.
+        """
+        values: dict[str, Any] = {}
+        problems = []
+        for name, parameter in self._parameters.items():
+            text = query.get(name)
+            if text is None:
+                values[name] = None
+                if not parameter.optional:
+                    problems.append(wrong("query", name, msg="Field required", kind="missing"))
+                continue
+            try:
+                values[name] = parameter.parse(text)
+            except ValueError as error:
+                problems.append(wrong("query", name, msg=str(error), kind=f"{parameter.type}_parsing", given=text))
+        unknown = [name for name in query if name not in self._parameters and name not in (AT_LEAST, DEADLINE)]
+        problems += [
+            wrong("query", one, msg="Extra inputs are not permitted", kind="extra_forbidden") for one in unknown
+        ]
+        if problems:
+            raise Problem(422, problems)
+        return values
+
+    def _refusal(self, refused: RowRefused, query: Mapping[str, str]) -> dict[str, Any]:
+        named = [one.name for one in self._features if one.column == refused.column]
+        given = query.get(named[0]) if named else None
+        return wrong("query", *named, msg=refused.message, given=given)
+
+    def _logged(self, values: Mapping[str, Any], value: Any, made: Made) -> pa.RecordBatch:
+        """The row as the model's topic of predictions has it."""
+        columns: dict[str, pa.Array] = {}
+        for one in (*self._others, *self._features):
+            columns[_beside(one)] = pa.array([values[one.name]], _ARROW[one.type])
+        columns["prediction"] = pa.array([value], self._type)
+        columns["status"] = pa.array(["ok"])
+        columns["model"] = pa.array([made.model])
+        columns["model_version"] = pa.array([made.version], pa.int64())
+        columns["model_position"] = pa.array([made.position], pa.string())
+        return pa.RecordBatch.from_pydict(columns)
+
+
+def _beside(one: Parameter) -> str:
+    """A column's name; one that an answer's column has gets ``_input``, as in topics of predictions."""
+    taken = {"prediction", "status", "model", "model_version", "model_position"}
+    return f"{one.column}_input" if one.column in taken else one.column
+
+
+class Training:
+    """``POST /train``: a new version now."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+
+    async def __call__(self, call: Call) -> Reply:
+        """Train, and return the new version."""
+        await call.body()
+        model = self._chosen(dict(call.query()))
+        models, timeout = self._asking.models, self._asking.settings.train_timeout
+        try:
+            done = await self._asking.blocking(lambda: models.train(model, timeout))
+        except Busy as busy:
+            raise Problem(409, busy.message, model=model, **self._now(model)) from None
+        except (NoModel, WaitTimeout):
+            raise
+        except HeadraceError as error:
+            text = f"{error.message}. {error.advice}" if error.advice else error.message
+            raise Problem(503 if error.retry else 409, text, model=model, **self._now(model)) from None
+        made = self._asking.models.current(model).made
+        headers = made.headers if made.version == done.get("version") else ()
+        time = made.model_time if made.version == done.get("version") else None
+        return json_reply({"model": model, **done, "ModelTime": time}, 200, headers)
+
+    def _now(self, model: str) -> dict[str, Any]:
+        made = self._asking.models.current(model).made
+        return {"version": made.version, "position": made.position}
+
+    def _chosen(self, query: dict[str, str]) -> str:
+        names = list(self._asking.models.descriptions)
+        extra = [name for name in query if name != "model"]
+        if extra:
+            raise Problem(422, [wrong("query", extra[0], msg=_EXTRA, kind="extra_forbidden")])
+        if "model" not in query:
+            if len(names) != 1:
+                msg = f"Field required: there are {', '.join(names)}"
+                raise Problem(422, [wrong("query", "model", msg=msg, kind="missing")])
+            return names[0]
+        if query["model"] not in names:
+            raise NoModel(f"there is no model «{query['model']}»", advice=f"There are: {', '.join(names)}.")
+        return query["model"]

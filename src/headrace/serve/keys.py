@@ -1,0 +1,151 @@
+"""API keys: a file that holds their hashes, made and read for its owner only.
+
+A key is ``hr_ID_SECRET``. The secret has 256 random bits, so that one SHA-256 keeps it at rest: nobody guesses it, and
+a slow hash, made for what people choose, would only slow each request down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from headrace.errors import DeclarationError, HeadraceError
+
+SCOPES = ("predict", "train", "admin")
+LOOK_SECONDS = 1.0
+_NOBODY = hashlib.sha256(b"nobody").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key, without its secret.
+
+    Attributes:
+        id: names it, in the key too; ``name``: what people call it.
+        sha256: of the secret.
+        created: ISO 8601.
+    """
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    sha256: str
+    created: str
+
+
+def keys_beside(log: str) -> Path | None:
+    """The file of keys beside a log; None where the log is no file.
+
+    >>> str(keys_beside("fish.headrace")), keys_beside("memory://")
+    ('fish.headrace.keys', None)
+    """
+    return None if "://" in log else Path(f"{log}.keys")
+
+
+class KeyFile:
+    """The keys in a file, read again when it changes.
+
+    Raises:
+        DeclarationError: it is no file of keys, or others may read it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int] | None = None
+        self._looked_at = 0.0
+        self._keys: dict[str, Key] = {}
+        self._load()
+
+    def some(self) -> bool:
+        """Whether there is a key."""
+        self._look()
+        return bool(self._keys)
+
+    def all(self) -> list[Key]:
+        """Every key."""
+        return list(self._keys.values())
+
+    def find(self, text: str) -> Key | None:
+        """The key that a request brought, if it is one of these. Takes as long whichever part of it is wrong."""
+        self._look()
+        prefix, _, rest = text.partition("_")
+        number, _, secret = rest.partition("_")
+        key = self._keys.get(number)
+        given = hashlib.sha256(secret.encode()).hexdigest()
+        same = hmac.compare_digest(given, key.sha256 if key is not None else _NOBODY)
+        return key if same and prefix == "hr" else None
+
+    def create(self, name: str, scopes: Iterable[str]) -> tuple[Key, str]:
+        """Make a key; returns it, and its text, which is nowhere else.
+
+        Raises:
+            DeclarationError: there is no such scope.
+        """
+        wanted = tuple(dict.fromkeys(scopes))
+        if not wanted or set(wanted) - set(SCOPES):
+            raise DeclarationError(f"--scope {' '.join(wanted) or '(none)'}", advice=f"There are {', '.join(SCOPES)}.")
+        number, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        key = Key(number, name, wanted, hashlib.sha256(secret.encode()).hexdigest(), when)
+        self._keys[number] = key
+        self._store()
+        return key, f"hr_{number}_{secret}"
+
+    def revoke(self, number: str) -> Key:
+        """Take a key away; servers that run know it within a second.
+
+        Raises:
+            HeadraceError: there is none of this id.
+        """
+        if number not in self._keys:
+            raise HeadraceError(f"there is no key {number} in {self.path}", advice="headrace keys list shows them.")
+        key = self._keys.pop(number)
+        self._store()
+        return key
+
+    def _store(self) -> None:
+        draft = self.path.with_name(f"{self.path.name}.draft")
+        draft.unlink(missing_ok=True)
+        content = json.dumps({"keys": [asdict(one) for one in self._keys.values()]}, indent=1)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+        self._load()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            try:
+                found = self.path.stat()
+                changed = (found.st_mtime_ns, found.st_ino) != self._seen
+            except FileNotFoundError:
+                changed = self._seen is not None
+            if changed:
+                self._load()
+
+    def _load(self) -> None:
+        try:
+            found = self.path.stat()
+            text = self.path.read_text()
+        except FileNotFoundError:
+            self._seen, self._keys = None, {}
+            return
+        if found.st_mode & 0o077:
+            raise DeclarationError(f"others may read {self.path}, which holds keys", advice=f"chmod 600 {self.path}")
+        try:
+            keys = [Key(**{**one, "scopes": tuple(one["scopes"])}) for one in json.loads(text)["keys"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DeclarationError(f"{self.path} is no file of keys: {error}") from error
+        self._seen = (found.st_mtime_ns, found.st_ino)
+        self._keys = {one.id: one for one in keys}

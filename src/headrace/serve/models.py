@@ -1,0 +1,249 @@
+"""The contract: what the HTTP side asks of whoever has the models.
+
+A `Snapshot` is one model as it was after one commit. It never changes: a request takes one and answers everything from
+it, so that no answer mixes two versions, whatever is swapped meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+from headrace.errors import HeadraceError
+
+Kind = Literal["number", "text", "bytes", "numbers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column that a model wants.
+
+    Attributes:
+        kind: numbers, words, bytes, lists of numbers.
+        size: of a list of numbers, where it is fixed.
+        words: the only ones that are taken; None: any.
+        nullable: whether a missing value is answered too.
+    """
+
+    name: str
+    kind: Kind
+    size: int | None = None
+    words: tuple[str, ...] | None = None
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A model as it is declared.
+
+    Attributes:
+        columns: those it wants, in order; none where a function of the user's makes the features.
+        answers: the Arrow type of its predictions.
+        classes: labels of its probabilities; None where it gives none.
+    """
+
+    name: str
+    learner: str
+    columns: tuple[Column, ...]
+    target: str | None
+    answers: pa.DataType
+    classes: tuple[Any, ...] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether its features are numbers only, so that a matrix says it all."""
+        return bool(self.columns) and all(one.kind == "number" for one in self.columns)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Which model answered.
+
+    Attributes:
+        position: of the last row it has learned; None where it has learned none.
+        ts_us: when the version was made.
+        headers: the same for every HTTP answer.
+        model_time: ``ts_us`` as the seed writes it (UTC).
+
+    >>> Made("weight", 2, "0/A:1", 1622620132000000).model_time
+    '2021-06-02 07:48:52'
+    """
+
+    model: str
+    version: int
+    position: str | None
+    ts_us: int = 0
+    headers: tuple[tuple[bytes, bytes], ...] = field(init=False, repr=False, compare=False)
+    model_time: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        pairs = [(b"headrace-model", _latin(self.model)), (b"headrace-version", str(self.version).encode())]
+        if self.position is not None:
+            pairs.append((b"headrace-position", self.position.encode()))
+        object.__setattr__(self, "headers", tuple(pairs))
+        when = datetime.fromtimestamp(self.ts_us / 1e6, UTC)
+        object.__setattr__(self, "model_time", when.strftime("%Y-%m-%d %H:%M:%S"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"model": self.model, "version": self.version, "position": self.position, "model_time": self.model_time}
+
+
+def _latin(text: str) -> bytes:
+    """A name as a header's value: other characters than Latin-1 prints are escaped as in URLs."""
+    from urllib.parse import quote
+
+    return quote(text, safe=" !#$&'()*+,/:;=?@[]").encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answers to the rows of a batch, by one model.
+
+    Attributes:
+        batch: the rows with ``prediction``, ``status``, ``model``, ``model_version``, ``model_position`` beside them,
+            and ``probability`` where it was asked for.
+        reasons: row -> why it has no answer.
+    """
+
+    batch: pa.RecordBatch
+    made: Made
+    reasons: Mapping[int, str]
+
+
+class Snapshot(Protocol):
+    """One model after one commit. Its methods may be called from any thread, one at a time or not."""
+
+    @property
+    def made(self) -> Made: ...
+
+    def some(self, rows: Sequence[Sequence[Any]], *, wait: bool = False) -> list[Any]:
+        """The predictions for at most 64 rows: values of `Description.columns`, in order; the bits that `answer` gives.
+
+        Args:
+            wait: whether the caller may be held up; else `TooSlow` says that it would be.
+
+        Returns:
+            For each row its prediction, or the `RowRefused` that says why there is none.
+
+        Raises:
+            NotReady: the model has learned nothing yet.
+            TooSlow: ask again from a thread, with ``wait``.
+        """
+        ...
+
+    def answer(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> Answer:
+        """Answers to many rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How far a model must have learned; one of the two is set.
+
+    Attributes:
+        lsn: everything committed to the databases up to there.
+        topic, offset: the row of a topic at an offset.
+    """
+
+    lsn: int | None = None
+    topic: str = ""
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A number about the pipeline, for `GET /metrics`."""
+
+    name: str
+    help: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Models(Protocol):
+    """Whoever has the models: a pipeline in this process, or what follows the log of another one.
+
+    ``current`` is called by the server's loop for every request and returns at once. `train` and `record` wait, and are
+    called in threads of their own. The others may read the log.
+    """
+
+    descriptions: Mapping[str, Description]
+
+    def ready(self, model: str | None = None) -> bool:
+        """Whether a model, or every one, can answer."""
+        ...
+
+    def current(self, model: str) -> Snapshot:
+        """The model that answers now.
+
+        Raises:
+            NoModel: there is none of this name.
+        """
+        ...
+
+    def version(self, model: str, version: str) -> Snapshot:
+        """A version, by its number or a tag; may read the log.
+
+        Raises:
+            NoModel: there is no such model or version, or its state is not kept.
+        """
+        ...
+
+    def versions(self, model: str) -> list[str]:
+        """Numbers of the versions that can be asked for; reads the log."""
+        ...
+
+    def reached(self, model: str, wanted: Wanted) -> Snapshot | None:
+        """The model that answers now, when it has learned that far; None: not yet, ask again."""
+        ...
+
+    def train(self, model: str, timeout: float) -> dict[str, Any]:
+        """Train a new version now; returns ``version`` and ``rows``.
+
+        Raises:
+            Busy: it is being trained.
+            HeadraceError: it cannot be.
+        """
+        ...
+
+    def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
+        """Append answers that were given to a topic; returns when they are durable."""
+        ...
+
+    def gauges(self) -> list[Gauge]:
+        """Numbers about the pipeline."""
+        ...
+
+
+class NoModel(HeadraceError):
+    """There is no such model, or no such version of it."""
+
+
+class NotReady(HeadraceError):
+    """The model has learned nothing yet."""
+
+
+class Busy(HeadraceError):
+    """What was asked for is going on already."""
+
+
+class TooSlow(HeadraceError):
+    """This model takes long to answer, or is answering: ask it in a thread."""
+
+
+class RowRefused(HeadraceError):
+    """A row that cannot be answered.
+
+    Args:
+        message: why.
+        column: whose value is wrong; empty where that is not known.
+    """
+
+    def __init__(self, message: str, *, column: str = "") -> None:
+        super().__init__(message)
+        self.column = column

@@ -1,0 +1,160 @@
+"""Who asks, what they may do, and how often.
+
+A request brings ``Authorization: Bearer KEY-OR-TOKEN`` or ``X-API-Key: KEY``. Where no key and no token is configured,
+only this machine can ask, and only under a name of its own: a web page elsewhere cannot use a browser here to train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from headrace.serve.exchange import Call, Problem
+from headrace.serve.keys import SCOPES, KeyFile
+from headrace.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+    from limits.strategies import RateLimiter
+
+FAILURES = "20/minute"
+_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a name for limits and logs, and what they may do."""
+
+    name: str
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        """Whether a scope is theirs; ``admin`` has every one."""
+        return not scope or scope in self.scopes or "admin" in self.scopes
+
+
+_ANYBODY_HERE = frozenset(SCOPES)
+
+
+class Gate:
+    """Lets requests in, or refuses them. Used by the server's loop.
+
+    Args:
+        keys: API keys; None where there is no file of them.
+    """
+
+    def __init__(self, settings: ServeSettings, keys: KeyFile | None) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._open = not settings.tokens
+        self._verify = _verifier(settings) if settings.tokens else None
+        self._rate = _limiter(settings.rate) if settings.rate else None
+        self._failing, self._failures = _limiter(FAILURES)
+
+    def admit(self, call: Call, scope: str) -> Caller:
+        """Who asks, when they may.
+
+        Args:
+            scope: what the route needs; empty: nothing.
+
+        Raises:
+            Problem: 401, 403, 429; 421 or 403 for a page that asks through a browser of this machine.
+        """
+        address = (call.scope.get("client") or ("?", 0))[0]
+        if self._open and self._keys is not None and self._keys.some():
+            self._open = False  # a first key was made while it runs: from now on it counts, whatever becomes of it
+        if self._open:
+            self._refuse_pages(call, scope)
+            caller = Caller(address, _ANYBODY_HERE)
+        elif scope:
+            caller = self._authenticated(call, address)
+            if not caller.may(scope):
+                raise Problem(403, f"this key or token may not {scope}; it may {', '.join(sorted(caller.scopes))}")
+        else:
+            caller = Caller(address, frozenset())
+        if self._rate is not None and scope and not self._rate[0].hit(self._rate[1], caller.name):
+            raise _too_many(*self._rate, caller.name)
+        return caller
+
+    def _authenticated(self, call: Call, address: str) -> Caller:
+        if not self._failing.test(self._failures, address):
+            raise _too_many(self._failing, self._failures, address)
+        text = call.header(b"x-api-key")
+        if text is None:
+            kind, _, text = (call.header(b"authorization") or "").partition(" ")
+            text = text.strip() if kind.lower() == "bearer" else ""
+        caller = self._known(text) if text else None
+        if caller is None:
+            if text:
+                self._failing.hit(self._failures, address)
+            raise Problem(
+                401,
+                "no such key or token"
+                if text
+                else "a key or token is needed: Authorization: Bearer …, or X-API-Key: …",
+                headers=[(b"www-authenticate", b'Bearer realm="headrace"')],
+            )
+        return caller
+
+    def _known(self, text: str) -> Caller | None:
+        if self._keys is not None and text.startswith("hr_"):
+            key = self._keys.find(text)
+            return None if key is None else Caller(f"key {key.id}", frozenset(key.scopes))
+        return None if self._verify is None else self._verify(text)
+
+    def _refuse_pages(self, call: Call, scope: str) -> None:
+        host = call.header(b"host") or ""
+        name = host if host.endswith("]") else host.rpartition(":")[0] if ":" in host else host
+        if name.lower() not in _OWN_NAMES and name != self._settings.host:
+            raise Problem(421, "without keys this server answers only to localhost")
+        origin = call.header(b"origin")
+        if origin is not None and scope and origin.partition("://")[2] != host:
+            raise Problem(403, "without keys this server takes no requests from pages of other sites")
+
+
+def _verifier(settings: ServeSettings) -> Any:
+    """What checks a JSON web token: signature, expiry, audience, issuer; gives the caller, or None."""
+    import jwt
+
+    if settings.jwt_secret is not None:
+        key: Any = settings.jwt_secret.get_secret_value()
+        algorithms: Sequence[str] = settings.jwt_algorithms or ("HS256",)
+    else:
+        assert settings.jwt_public_key is not None
+        key = settings.jwt_public_key.read_text()
+        algorithms = settings.jwt_algorithms or ("RS256", "ES256")
+    wanted = ["exp", *(["aud"] if settings.jwt_audience else []), *(["iss"] if settings.jwt_issuer else [])]
+
+    def verify(text: str) -> Caller | None:
+        try:
+            claims = jwt.decode(
+                text,
+                key,
+                algorithms=list(algorithms),
+                audience=settings.jwt_audience,
+                issuer=settings.jwt_issuer,
+                options={"require": wanted, "verify_aud": settings.jwt_audience is not None},
+            )
+        except (jwt.PyJWTError, ValueError):  # the reason would help whoever guesses
+            return None
+        given = claims.get("scope", claims.get("scopes", ()))
+        scopes = given.split() if isinstance(given, str) else [one for one in given if isinstance(one, str)]
+        return Caller(f"token {claims.get('sub', '')}", frozenset(scopes) & set(SCOPES))
+
+    return verify
+
+
+def _limiter(rate: str) -> tuple[RateLimiter, RateLimitItem]:
+    from limits import parse
+    from limits.storage import MemoryStorage
+    from limits.strategies import SlidingWindowCounterRateLimiter
+
+    return SlidingWindowCounterRateLimiter(MemoryStorage()), parse(rate)
+
+
+def _too_many(limiter: Any, rate: Any, name: str) -> Problem:
+    import time
+
+    wait = max(1, round(limiter.get_window_stats(rate, name).reset_time - time.time()))
+    return Problem(429, f"too many requests: {rate}", headers=[(b"retry-after", str(wait).encode())])

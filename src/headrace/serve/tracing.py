@@ -1,0 +1,85 @@
+"""Spans for OpenTelemetry, where it is configured: ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set and the SDK is installed.
+
+A request is one span; what the model takes is one inside it. Traces go to the endpoint in the background.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+from headrace.serve.exchange import Call
+
+logger = logging.getLogger("headrace")
+
+ENDPOINT = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+Span = Callable[..., AbstractContextManager[Any]]
+
+
+@lru_cache(maxsize=1)
+def _provider() -> Any:
+    """The process's provider of tracers; None where nothing is configured."""
+    if not any(os.environ.get(name) for name in ENDPOINT):
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        logger.warning("traces are asked for (%s), but not installed: pip install 'headrace[otel]'", ENDPOINT[0])
+        return None
+    name = os.environ.get("OTEL_SERVICE_NAME", "headrace")
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def tracer() -> Any:
+    """The process's tracer; None where nothing is configured."""
+    provider = _provider()
+    return None if provider is None else provider.get_tracer("headrace")
+
+
+def flush() -> None:
+    """Send what is held back; nothing where nothing is configured."""
+    provider = _provider()
+    if provider is not None:
+        provider.force_flush()
+
+
+def request_span(traced: Any, call: Call, route: str) -> AbstractContextManager[Any]:
+    """The span of a request, inside the caller's own where its headers name one; nothing without a tracer."""
+    return nullcontext() if traced is None else _span(traced, call, route)
+
+
+@contextmanager
+def _span(traced: Any, call: Call, route: str) -> Iterator[Any]:
+    from opentelemetry.propagate import extract
+    from opentelemetry.trace import SpanKind
+
+    carrier = {name: found for name in ("traceparent", "tracestate") if (found := call.header(name.encode()))}
+    method = call.scope["method"]
+    with traced.start_as_current_span(f"{method} {route}", context=extract(carrier), kind=SpanKind.SERVER) as span:
+        span.set_attribute("http.request.method", method)
+        span.set_attribute("http.route", route)
+        yield span
+
+
+def annotate(span: Any, status: int, headers: Any) -> None:
+    """Say on a request's span what came of it, and which model answered."""
+    if span is None:
+        return
+    span.set_attribute("http.response.status_code", status)
+    for name, value in headers:
+        if name.startswith(b"headrace-"):
+            span.set_attribute(name.decode().replace("-", "."), value.decode())
+
+
+def round_span(traced: Any, rows: int) -> AbstractContextManager[Any]:
+    """The span of one round of an engine, from what was captured to what is committed."""
+    return traced.start_as_current_span("round", attributes={"headrace.rows": rows})  # type: ignore[no-any-return]  # typed Any

@@ -1,0 +1,103 @@
+"""Results on standard output: tables for people in a terminal, one JSON object a line for programs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TextIO
+
+from headrace.batch import Batch
+from headrace.errors import DeclarationError, SinkUnavailable
+from headrace.faults import fault
+from headrace.sinks.delivery import Journal, Part
+from headrace.sinks.json_row import as_json
+
+FORMATS = ("table", "lines")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleTarget:
+    """Standard output, as declared.
+
+    Attributes:
+        format: ``"table"``, ``"lines"``, or None: as suits what standard output is.
+    """
+
+    format: str | None = None
+    kind = "console"
+    key: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    where = "standard output"
+    writes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.format not in (None, *FORMATS):
+            raise DeclarationError(f"to_console: format={self.format!r}", advice='Give "table" or "lines".')
+
+    def sink(self, journal: Journal) -> ConsoleSink:
+        """See `Target.sink`."""
+        return ConsoleSink(self, journal)
+
+
+class ConsoleSink:
+    """Standard output; see `headrace.sinks.delivery.Sink`. A row is printed again after a crash at the wrong moment."""
+
+    rows = 1_000
+    linger = 0.0
+
+    def __init__(self, target: ConsoleTarget, journal: Journal, *, file: TextIO | None = None) -> None:
+        self.target = target
+        self.journal = journal
+        self._file = file
+
+    def open(self) -> int:
+        """See `Sink.open`."""
+        return self.journal.position
+
+    def deliver(self, part: Part) -> None:
+        """See `Sink.deliver`."""
+        if part.batch.num_rows:
+            file = self._file or sys.stdout
+            try:
+                self._print(part, file)
+                file.flush()
+            except (OSError, ValueError) as error:
+                raise SinkUnavailable(f"standard output cannot be written: {error}") from error
+        fault("sink.written")
+        self.journal.keep(part.end)
+        fault("sink.committed")
+
+    def _print(self, part: Part, file: TextIO) -> None:
+        people = file.isatty() if self.target.format is None else self.target.format == "table"
+        if people:
+            _print_table(part.topic, part.batch, file)
+            return
+        for row in part.batch.rows.to_pylist():
+            file.write(as_json(row).decode() + "\n")
+
+    def cancel(self) -> None:
+        """Nothing can be done about a reader that does not read."""
+
+    def close(self) -> None:
+        """Standard output stays open."""
+
+
+def _print_table(title: str, batch: Batch, file: TextIO) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Texts, so that no value is taken for markup.
+    table = Table(title=Text(title), box=SIMPLE_HEAD, title_justify="left")
+    for name in batch.column_names:
+        table.add_column(Text(name))
+    for row in batch.rows.to_pylist():
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    Console(file=file).print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,259 @@
+"""The contract of a sink: parts of a topic come in order, at least once, and their effect is there exactly once.
+
+A sink follows one topic of the log from a position of its own. Where the destination can hold that position, it lies
+there, together with the rows; where it cannot (HTTP, a terminal), it is a record of the log, which the engine writes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.batch import Batch
+from headrace.errors import DeclarationError, SinkError
+
+ORDER = "__order"
+Reason = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one topic that are delivered together.
+
+    Attributes:
+        topic: where they come from.
+        first, end: the offsets covered; the position afterwards is ``end``.
+        batch: the rows, all of one schema; some or none of those covered, where operations dropped rows.
+        offsets: each row's offset in its topic, ascending.
+    """
+
+    topic: str
+    first: int
+    end: int
+    batch: Batch
+    offsets: npt.NDArray[np.int64]
+
+    def ids(self, app: str) -> list[str]:
+        """A name for each row that is the same at every delivery: ``<app>/<topic>/<offset>``.
+
+        Where one row of the topic became several, those after the first have their number behind a dot.
+
+        >>> part = Part("t", 0, 3, Batch.of({"a": [1, 2, 3]}), np.array([0, 2, 2]))
+        >>> part.ids("shop")
+        ['shop/t/0', 'shop/t/2', 'shop/t/2.1']
+        """
+        nth = np.arange(self.offsets.size) - np.searchsorted(self.offsets, self.offsets)
+        pairs = zip(self.offsets.tolist(), nth.tolist(), strict=True)
+        return [f"{app}/{self.topic}/{offset}" + (f".{again}" if again else "") for offset, again in pairs]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Part:
+        """The same part with some of its rows."""
+        return Part(self.topic, self.first, self.end, self.batch.take(rows), self.offsets[rows])
+
+
+class Stopped(Exception):
+    """The pipeline is being stopped: what a sink was doing is done again at the next start."""
+
+
+class Journal(Protocol):
+    """What the log keeps for one sink. Given to it by the engine; used by the sink's own thread only.
+
+    `refuse` and `keep` return when it is durable; they and `pause` raise `Stopped` when the pipeline ends before that.
+    """
+
+    app: str
+    sink: str
+    topic: str
+    log_id: str
+    """Of the log: a position that was stored for another log means nothing in this one."""
+
+    @property
+    def position(self) -> int:
+        """The position that `keep` has stored; 0 at first."""
+        ...
+
+    def refuse(self, part: Part, reasons: Sequence[Reason]) -> None:
+        """Write rows of a part (by their indexes) to the dead-letter topic, each once however often it is refused.
+
+        To be called before the position moves past them.
+        """
+        ...
+
+    def keep(
+        self,
+        position: int,
+        *,
+        outputs: Iterable[tuple[str, Batch]] = (),
+        refused: tuple[Part, Sequence[Reason]] | None = None,
+    ) -> None:
+        """Store the position, with rows for topics of the log and dead letters, in one transaction of the log."""
+        ...
+
+    def pause(self, seconds: float, why: str) -> None:
+        """Wait, saying why in the sink's status."""
+        ...
+
+
+class Sink(Protocol):
+    """One destination, open. Used by one thread; `cancel` may be called by any other."""
+
+    rows: int
+    """At most so many rows of the topic make a part."""
+    linger: float
+    """Seconds to wait for that many; 0: what is there is delivered at once."""
+
+    def open(self) -> int:
+        """Connect, make what is missing, and return the position: the offset of the first row to deliver.
+
+        Raises:
+            SinkUnavailable: the destination cannot be reached now.
+            SinkError: it refuses what was asked for, or holds the results of another log.
+        """
+        ...
+
+    def deliver(self, part: Part) -> None:
+        """Deliver a part and move the position to its end; the part may be given again after an error.
+
+        A row that the destination refuses for what it holds goes to `Journal.refuse`, the others are delivered.
+
+        Raises:
+            SinkUnavailable, SinkError: as `open`. Afterwards the sink is closed, and another one opened.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """End a call that waits for the destination, from another thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the destination; calling it twice is harmless."""
+        ...
+
+
+class Target(Protocol):
+    """A destination as declared: a frozen description whose secrets are in no repr."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Columns that the destination identifies rows by; none where it does not."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that must be there, the key's included."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The place in words, without user, password and tokens."""
+        ...
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Topics of the log that it writes to, dead letters left out."""
+        ...
+
+    def sink(self, journal: Journal) -> Sink:
+        """A sink, not yet open."""
+        ...
+
+
+class Backoff:
+    """Waiting times that double from ``first`` to ``most`` seconds, each shortened by up to a third at random.
+
+    >>> backoff = Backoff(first=1, most=4)
+    >>> [0.6 < one / wanted <= 1 for one, wanted in zip([backoff.next() for _ in range(4)], [1, 2, 4, 4])]
+    [True, True, True, True]
+    """
+
+    def __init__(self, *, first: float = 0.1, most: float = 15.0) -> None:
+        self.first = first
+        self.most = most
+        self._next = first
+
+    def next(self) -> float:
+        """The next waiting time."""
+        wanted, self._next = self._next, min(self.most, self._next * 2)
+        # Many sinks of one destination shall not all come back at once.
+        return wanted * random.uniform(2 / 3, 1)
+
+    def reset(self) -> None:
+        """Begin at the shortest again."""
+        self._next = self.first
+
+
+def settle(count: int, attempt: Callable[[int, int], str | None]) -> list[Reason]:
+    """Deliver rows 0 to ``count``, halving what is refused until only the rows at fault are left out.
+
+    Args:
+        attempt: delivers rows from one index to another (exclusive), all or none; None, or why not.
+
+    Returns:
+        Index and reason of each refused row, in order. The others were delivered in order.
+
+    >>> delivered = []
+    >>> def attempt(a, b):
+    ...     if a <= 2 < b:
+    ...         return "no 2"
+    ...     delivered.extend(range(a, b))
+    >>> settle(5, attempt), delivered
+    ([(2, 'no 2')], [0, 1, 3, 4])
+    """
+    refused: list[Reason] = []
+    waiting = [(0, count)] if count else []
+    while waiting:
+        start, stop = waiting.pop()
+        reason = attempt(start, stop)
+        if reason is None:
+            continue
+        if stop - start == 1:
+            refused.append((start, reason))
+            continue
+        middle = (start + stop) // 2
+        waiting += [(middle, stop), (start, middle)]
+    return refused
+
+
+def other_log(where: str, journal: Journal, *, advice: str) -> SinkError:
+    """The refusal to add rows of a new log to those of another one, which cannot be told apart."""
+    return SinkError(
+        f"{where} holds results that the sink «{journal.sink}» has written from another log of «{journal.app}»",
+        advice=advice,
+    )
+
+
+def check_names(names: Iterable[object], what: str) -> tuple[str, ...]:
+    """Columns as the user gave them: one name or several.
+
+    Raises:
+        DeclarationError: there is none, one is no name, or one is given twice.
+
+    >>> check_names("id", "key"), check_names(["a", "b"], "key")
+    (('id',), ('a', 'b'))
+    """
+    found = [names] if isinstance(names, str) else list(names)
+    if not found:
+        raise DeclarationError(f"{what}=[] names no column", advice=f"Name one, or leave {what}= out.")
+    for name in found:
+        if not isinstance(name, str) or not name.strip():
+            raise DeclarationError(f"{what}={name!r} is not a column's name")
+        if found.count(name) > 1:
+            raise DeclarationError(f"{what}: the column «{name}» is named twice")
+    return tuple(str(one) for one in found)
+
+
+def pieces(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of at most ``size``.
+
+    >>> list(pieces(5, 2))
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    for start in range(0, count, size):
+        yield start, min(count, start + size)

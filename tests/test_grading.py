@@ -1,0 +1,381 @@
+"""Predictions and the truth that comes later, as tables of times; windows, alarms and trainings that follow from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import headrace as hr
+from headrace.batch import Batch
+from headrace.events import Part, Rows, Tick
+from headrace.state import State, dump_state, initial_state, load_state
+from headrace.step import step
+from headrace.task import ModelTask, Task
+
+SECOND = 1_000_000
+
+
+class Echo:
+    """Answers with the feature plus what it was fitted to: the mean of the truth less the feature."""
+
+    deterministic = True
+    ready = True
+
+    def __init__(self) -> None:
+        self.bias = 0.0
+        self.rows = 0
+
+    def learn(self, X: npt.NDArray[Any], y: npt.NDArray[Any] | None = None) -> None:
+        assert y is not None
+        for x, truth in zip(X[:, 0], y, strict=True):
+            self.rows += 1
+            self.bias += (float(truth) - float(x) - self.bias) / self.rows
+
+    def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.asarray(X[:, 0] + self.bias)
+
+    def parameters(self) -> dict[str, Any]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {"bias": self.bias, "rows": self.rows}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.bias, self.rows = float(state["bias"]), int(state["rows"])
+
+
+Row = tuple[str, int, str, float | None, str]
+
+
+def table(text: str) -> list[Row]:
+    """Lines «seconds measured|weighed key value [op]»."""
+    found = []
+    for line in text.strip().splitlines():
+        at, side, key, value, *op = line.split()
+        found.append((side, int(float(at) * SECOND), key, None if value == "-" else float(value), *(op or ["c"])))
+    return found
+
+
+def events(rows: list[Row], sizes: list[int] | None = None) -> list[Rows]:
+    """Rows in slices of their own, so many to an event."""
+    placed = list(enumerate(rows))
+    found = []
+    offsets = {"measured": 0, "weighed": 0}
+    for size in sizes or [1] * len(rows):
+        taken, placed = placed[:size], placed[size:]
+        parts = []
+        for topic in ("measured", "weighed"):
+            mine = [(number, row) for number, row in taken if row[0] == topic]
+            if mine:
+                name = "x" if topic == "measured" else "y"
+                batch = Batch.of(
+                    {
+                        "id": [row[2] if row[2] != "NULL" else None for _, row in mine],
+                        name: pa.array([row[3] for _, row in mine], pa.float64()),
+                        "note": [f"{topic} {row[2]}" for _, row in mine],
+                    },
+                    op=np.array([ord(row[4]) for _, row in mine], np.uint8),
+                    lsn=np.array([100 + number for number, _ in mine], np.uint64),
+                    index=np.zeros(len(mine), np.int64),
+                    ts_us=np.array([row[1] for _, row in mine]),
+                    key=["id"],
+                )
+                parts.append(Part(topic, batch, np.array([number + 1 for number, _ in mine]), offsets[topic]))
+                offsets[topic] += len(mine)
+        found.append(Rows(tuple(parts), True))
+    return found
+
+
+def declared(**retrain: Any) -> tuple[hr.App, Any, Any]:
+    app = hr.App("fish", log="memory://")
+    model = app.model("m", Echo(), features=["x"], target="y")
+    measured, weighed = app.topic("measured", append=True), app.topic("weighed", append=True)
+    predicted = model.predict(measured).to("predictions")
+    return app, model, predicted.grade(weighed, on="id", within="60 s", metric=hr.metrics.absolute_error, **retrain)
+
+
+def run(task: Task, state: State, given: list[Any]) -> dict[str, list[dict[str, Any]]]:
+    """What goes to each topic; an event that is a number of seconds is a tick after so long a silence."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for event in given:
+        if isinstance(event, int | float):
+            event = Tick(0, idle_us=dict.fromkeys(("measured", "weighed"), int(event * SECOND)))
+        for topic, batch in step(task, state, event):
+            found.setdefault(topic, []).extend(batch.records.to_pylist())
+    return found
+
+
+def told(rows: list[dict[str, Any]]) -> list[str]:
+    """Grades as lines «seconds key status prediction truth»."""
+    return [
+        f"{row['__ts'].timestamp():g} {row['id']} {row['status']} {_short(row['prediction'])} {_short(row['y'])}"
+        for row in rows
+    ]
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+CASES = {
+    "the label comes later": (
+        """
+        0  measured a 1
+        10 weighed  a 3
+        """,
+        ["10 a graded 1 3"],
+    ),
+    "the label is there first": (
+        """
+        0  weighed  a 3
+        10 measured a 1
+        """,
+        ["10 a graded 1 3"],
+    ),
+    "within is inclusive": (
+        """
+        0  measured a 1
+        60 weighed  a 3
+        """,
+        ["60 a graded 1 3"],
+    ),
+    "too late, and given up": (
+        """
+        0  measured a 1
+        61 measured b 1
+        61 weighed  a 3
+        """,
+        ["0 a expired 1 -", "61 a late - 3"],
+    ),
+    "no label ever": (
+        """
+        0  measured a 1
+        70 measured b 1
+        70 weighed  b 2
+        """,
+        ["0 a expired 1 -", "70 b graded 1 2"],
+    ),
+    "a label that nothing was predicted for": (
+        """
+        0  weighed  a 3
+        70 measured b 1
+        70 weighed  b 2
+        """,
+        ["0 a orphan - 3", "70 b graded 1 2"],
+    ),
+    "the label is corrected": (
+        """
+        0  measured a 1
+        10 weighed  a 3
+        20 weighed  a 5 u
+        """,
+        ["10 a graded 1 3", "20 a corrected 1 5"],
+    ),
+    "the label comes twice": (
+        """
+        0  measured a 1
+        10 weighed  a 3
+        20 weighed  a 3
+        """,
+        ["10 a graded 1 3", "20 a orphan - 3"],
+    ),
+    "an unlabelled row is no label until it is filled in": (
+        """
+        0  measured a 1
+        10 weighed  a -
+        20 weighed  a 3 u
+        """,
+        ["20 a graded 1 3"],
+    ),
+    "no key": (
+        """
+        0  measured NULL 1
+        0  weighed  NULL 1
+        """,
+        ["0 None expired 1 -", "0 None orphan - 1"],
+    ),
+    "two predictions of a key have a grade each": (
+        """
+        0  measured a 1
+        5  measured a 2
+        10 weighed  a 3
+        """,
+        ["10 a graded 1 3", "10 a graded 2 3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_outcome_of_a_label(name: str) -> None:
+    text, expected = CASES[name]
+    app, _, graded = declared()
+    graded.to("grades")
+    (task,) = app.plan().models
+    rows = table(text)
+    assert sorted(told(run(task, initial_state(task), events(rows))["grades"])) == sorted(expected)
+    together = run(task, initial_state(task), events(rows, [len(rows)]))
+    assert sorted(told(together["grades"])) == sorted(expected)
+
+
+def test_a_grade_says_what_made_it() -> None:
+    app, _, graded = declared()
+    graded.to("grades")
+    (task,) = app.plan().models
+    (row,) = run(task, initial_state(task), events(table("0 measured a 1\n10 weighed a 3.5")))["grades"]
+    assert row["error"] == 2.5 and row["label_delay"] == 10.0 and row["grade"] == 0 and row["supersedes"] is None
+    assert (row["model"], row["model_version"]) == ("m", 1)
+    assert (row["prediction_position"], row["label_position"]) == ("0/64:0", "0/65:0")
+    assert (row["note"], row["note_right"]) == ("measured a", "weighed a")
+    assert (row["__lsn"], row["__index"]) == (101, 0)
+
+
+def test_silence_gives_up_what_waits_and_closes_the_last_window() -> None:
+    app, _, graded = declared()
+    graded = graded.to("grades")
+    graded.window("1 min").mean("error").to("windows")
+    (task,) = app.plan().models
+    rows = table("0 measured a 1\n1 measured b 1\n10 weighed a 3")
+    found = run(task, initial_state(task), [*events(rows), 45])
+    assert "windows" not in found
+    found = run(task, initial_state(task), [*events(rows), 45, 90])
+    assert told(found["grades"]) == ["10 a graded 1 3", "1 b expired 1 -"]
+    (window,) = found["windows"]
+    assert (window["error"], window["rows"], window["window_start"].timestamp()) == (2.0, 1, 0.0)
+
+
+# -- trainings ----------------------------------------------------------------------------------------------------
+
+
+def fish(n: int, change: int) -> list[Row]:
+    """Measured each 2 s, weighed 10 s later; from ``change`` on everything weighs 5 more."""
+    rows: list[Row] = []
+    for i in range(n):
+        rows.append(("measured", 2 * i * SECOND, f"f{i}", float(i % 7), "c"))
+        rows.append(("weighed", (2 * i + 10) * SECOND, f"f{i}", float(i % 7) + (5.0 if i >= change else 0.0), "c"))
+    return sorted(rows, key=lambda row: row[1])
+
+
+def factory(**more: Any) -> ModelTask:
+    app, model, graded = declared()
+    graded = graded.to("grades")
+    alarm = (
+        graded.window("1 min")
+        .agg(ErrorAvg=hr.metrics.mean("error"), first=hr.metrics.first("id"), ids=hr.metrics.unique("id"))
+        .above(1.0, column="ErrorAvg")
+        .to("alarms")
+    )
+    model.retrain(on=alarm, **({"rows": graded.last(20)} | more))
+    (task,) = app.plan().models
+    return task
+
+
+def test_an_alarm_trains_and_the_next_row_is_the_new_versions() -> None:
+    task = factory()
+    found = run(task, initial_state(task), events(fish(120, 60)))
+    (alarm,) = found["alarms"]
+    assert alarm["window_start"].timestamp() == 120.0
+    assert alarm["first"] == "f55"
+    (line,) = found["m-training"]
+    assert (line["status"], line["version"], line["rows"], line["previous"]) == ("trained", 2, 20, 1)
+    at = alarm["__lsn"]
+    assert all((row["model_version"] == 2) == (row["__lsn"] > at) for row in found["predictions"])
+    last = [row["id"] for row in found["grades"] if row["__lsn"] <= at][-20:]
+    assert last[-1] == "f85" and len(last) == 20
+    # Two of three of the last twenty are heavier.
+    first_new = next(row for row in found["predictions"] if row["model_version"] == 2)
+    assert first_new["prediction"] - first_new["x"] == pytest.approx(5.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 5))
+def test_nothing_depends_on_how_rows_come_in_events(sizes: list[int], saved: int) -> None:
+    task = factory()
+    rows = fish(120, 60)
+    whole = run(task, initial_state(task), events(rows))
+    sizes = [*sizes, *[len(rows)]]
+    state, found = initial_state(task), {}
+    for number, event in enumerate(one for one in events(rows, sizes) if one.parts):
+        if number % 6 == saved:
+            state = load_state(task, {**dump_state(state)})
+        for topic, batch in step(task, state, event):
+            found.setdefault(topic, []).extend(batch.records.to_pylist())
+    assert found == whole
+
+
+def test_a_training_that_fails_leaves_the_old_model_and_is_told() -> None:
+    class Fails(Echo):
+        def learn(self, X: npt.NDArray[Any], y: npt.NDArray[Any] | None = None) -> None:
+            raise ValueError("singular")
+
+    import dataclasses
+
+    task = dataclasses.replace(factory(), learner=Fails())
+    found = run(task, initial_state(task), events(fish(120, 60)))
+    assert {row["model_version"] for row in found["predictions"]} == {1}
+    assert [(row["status"], row["reason"]) for row in found["m-training"]][0] == ("failed", "ValueError: singular")
+
+
+def test_the_same_rows_are_not_learned_twice() -> None:
+    from headrace.events import Train
+
+    task = factory()
+    state = initial_state(task)
+    run(task, state, events(fish(120, 60)))
+    version = state.version
+    first = run(task, state, [Train(0, 2**62, "me")])["m-training"][0]
+    second = run(task, state, [Train(0, 2**62, "me")])["m-training"][0]
+    assert (first["status"], first["by"], second["status"]) == ("trained", "me", "skipped")
+    assert state.version == version + 1
+
+
+def passing(n: int) -> list[Row]:
+    """As `fish`, but what is heavier is so from the 60th to the 80th only."""
+    return [
+        (side, at, key, x - 5.0 if side == "weighed" and int(key[1:]) >= 80 else x, op)
+        for side, at, key, x, op in fish(n, 60)
+        if x is not None
+    ]
+
+
+def test_a_gate_keeps_a_worse_model_out() -> None:
+    app, model, graded = declared()
+    graded = graded.to("grades")
+    alarm = graded.window("1 min").mean("error").above(1.0).to("alarms")
+    model.retrain(on=alarm, rows=graded.last(40), gate=hr.metrics.absolute_error, holdout=0.25)
+    (task,) = app.plan().models
+    found = run(task, initial_state(task), events(passing(110)))
+    (line,) = found["m-training"]
+    assert (line["status"], line["holdout"], line["version"]) == ("worse", 10, None)
+    assert line["old_score"] == pytest.approx(2.0) and line["new_score"] > 2.0
+    assert {row["model_version"] for row in found["predictions"]} == {1}
+
+
+def test_what_was_graded_can_be_learned_instead() -> None:
+    app, model, graded = declared()
+    graded = graded.to("grades")
+    model.learn(graded)
+    (task,) = app.plan().models
+    state = initial_state(task)
+    found = run(task, state, events(fish(60, 0)))
+    assert state.counters.learned == 60
+    assert [row["prediction"] - row["x"] for row in found["predictions"]][-1] == pytest.approx(5.0)
+
+
+def test_mistakes_are_refused_when_declared() -> None:
+    app, model, graded = declared()
+    with pytest.raises(hr.errors.DeclarationError, match="go nowhere"):
+        app.plan().check()
+    with pytest.raises(hr.errors.DeclarationError, match="no topic"):
+        graded.read()
+    written = graded.to("grades")
+    model.retrain(rows=written.last(5))
+    with pytest.raises(hr.errors.DeclarationError, match="retrained twice"):
+        model.retrain(rows=written.last(5))
+    with pytest.raises(hr.errors.DeclarationError, match="both learns a stream and is retrained"):
+        model.learn(written)
