@@ -32,7 +32,7 @@ def blueprint(task: ModelTask) -> dict[str, Any] | None:
     >>> task_from("m", blueprint(task)).fingerprint() == task.fingerprint()
     True
     """
-    if any(stream.operations for stream in task.learn):
+    if any(stream.operations for stream in task.learn) or task.nodes or task.retrain or task.initial:
         return None
     features, learner = _features(task), _learner(task.learner)
     if features is None or learner is None:

@@ -29,6 +29,13 @@ class Source(StrEnum):
     debezium = "debezium"
 
 
+class Machines(StrEnum):
+    """Where the machines of the fish factory send their rows."""
+
+    topics = "topics"
+    postgres = "postgres"
+
+
 class DigitModel(StrEnum):
     """What recognises digits."""
 
@@ -133,6 +140,54 @@ def demo_mnist(
     else:
         from headrace.demos.mnist.replayed import play
     options = Options(model.value if model else None, idx, log, postgres, keep, epochs, every, delay_ms, png, pause)
+    result = play(options, show=not as_json, console=Console())
+    if as_json:
+        print(to_json(result))
+
+
+@demo.command("fish")
+def demo_fish(
+    source: Annotated[Machines, typer.Option(help="Where the machines send their rows.")] = Machines.topics,
+    data: Annotated[
+        Path | None, typer.Option(help="A directory with training.csv, measurement.jsonl and weight.jsonl.")
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds of event time in a second; 60 with a live view, else 0: as fast as it can."),
+    ] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="As --speed 1.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="A second model beside it, which learns every fish that is weighed.")
+    ] = False,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            "--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."
+        ),
+    ] = None,
+    postgres: Annotated[
+        str | None,
+        typer.Option(help="An existing server's DSN, for --source postgres; its machine tables are replaced."),
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="The directory for the picture; beside the log.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fish are measured, their weights predicted, and weighed later: a new species comes, and the model is retrained.
+
+    From topics, given the same --log again, it goes on where it was.
+
+    Example: headrace demo fish --online
+    """
+    from headrace.demos.fish.options import Options
+    from headrace.demos.fish.play import play
+
+    if realtime and speed is not None:
+        raise typer.BadParameter("--realtime is --speed 1: give one of them")
+    if postgres is not None and source is not Machines.postgres:
+        raise typer.BadParameter("--postgres is for --source postgres")
+    pace = 1.0 if realtime else speed
+    options = Options(source.value, data, log, postgres, pace, online, png, keep)
     result = play(options, show=not as_json, console=Console())
     if as_json:
         print(to_json(result))

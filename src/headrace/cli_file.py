@@ -21,7 +21,8 @@ def load_app(file: str) -> App:
     if not source.is_file():
         raise DeclarationError(f"there is no file {source}")
     spec = importlib.util.spec_from_file_location("__headrace_app__", source)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise DeclarationError(f"{source} is no Python file", advice="Name the file that declares the app.")
     module = importlib.util.module_from_spec(spec)
     sys.modules["__headrace_app__"] = module
     sys.path.insert(0, str(source.resolve().parent))

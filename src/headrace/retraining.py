@@ -55,7 +55,7 @@ def _begin(
     if state.training is not None:
         return [_told(task, state, line, {"status": "skipped", "reason": "another training has not ended yet"})]
     try:
-        chosen = choose(plan, state, moment)
+        chosen = choose(task, state, moment)
     except HeadraceError as error:
         return [_told(task, state, line, {"status": "failed", "reason": error.message})]
     if plan.swap == "when_ready":

@@ -136,6 +136,11 @@ class ModelTask:
         return f"{self.name}-metrics"
 
     @property
+    def stores_beginning(self) -> bool:
+        """Whether the state before its first event is stored: another process would not make the same one."""
+        return self.initial is not None or bool(getattr(self.learner, "stores_beginning", False))
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """The columns that features are made of; none where a function makes them."""
         return () if callable(self.features) else tuple(map(column_of, self.features))

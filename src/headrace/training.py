@@ -87,13 +87,17 @@ class Chosen:
     about: dict[str, Any]
 
 
-def choose(plan: RetrainPlan, state: State, moment: Moment) -> Chosen:
+def choose(task: ModelTask, state: State, moment: Moment) -> Chosen:
     """The rows that a training takes now."""
-    selection = plan.rows
+    assert task.retrain is not None
+    selection = task.retrain.rows
     rows = _selected(selection, state, moment)
     about: dict[str, Any] = {"selection": str(selection), "rows": rows.num_rows}
     if "grade" in rows.schema.names:
         about["grades"] = _ranges(rows.column("grade").to_pylist())
+    outputs = task.nodes[selection.node].outputs if selection.node is not None else ()
+    if outputs:
+        about["topic"] = outputs[0].topic
     return Chosen(rows, about)
 
 
@@ -176,6 +180,8 @@ def _train(
     state: State,
 ) -> Learner | None:
     target = str(task.target)
+    if not rows.num_rows:
+        raise HeadraceError("no rows to train on")
     if task.target is not None and rows.num_rows and target not in rows.schema.names:
         raise HeadraceError(f"the rows to train on have no column «{target}»")
     if task.target is not None and rows.num_rows:

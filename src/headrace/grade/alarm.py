@@ -148,7 +148,7 @@ class Alarm:
                 raised.append(hit)
                 streak, cool = 0, at + 1 + self.spec.cooldown_rows
                 if self.spec.cooldown_us:
-                    until = max(until, time + self.spec.cooldown_us)
+                    until = time + self.spec.cooldown_us
         return _Group(streak if newest == size - 1 else 0, max(cool - size, 0), until)
 
     def copy(self) -> Alarm:

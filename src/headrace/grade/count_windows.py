@@ -85,8 +85,8 @@ class CountWindows:
         by = rows.columns[: self.layout.by]
         codes, first = group_codes(by, len(rows))
         keys = group_keys(by, first)
-        if len(keys) == 1:
-            return [(keys[0], np.arange(len(rows)))]
+        if len(keys) <= 1:
+            return [(key, np.arange(len(rows))) for key in keys]
         order = np.argsort(codes, kind="stable")
         bounds = runs(codes[order])
         return list(zip(keys, np.split(order, bounds[1:-1]), strict=True))

@@ -172,7 +172,7 @@ class Drift:
                 seen.append(_Seen(int(rows[i]), since, before, after))
                 since, total, count = 0, kept * (after or 0.0), kept
                 cool = i + 1 + self.spec.cooldown_rows
-                until = max(until, time + self.spec.cooldown_us) if self.spec.cooldown_us else until
+                until = time + self.spec.cooldown_us if self.spec.cooldown_us else until
         self._groups[key] = _Group(detector, since, total, count, max(cool - len(values), 0), until)
         self._own.add(key)
 

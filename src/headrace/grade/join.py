@@ -208,7 +208,7 @@ class Join:
             return self._pairing.found(Together(self._pairing, left, right, updates, truths).match())
         out = Rows(self._pairing.number)
         match_one_by_one(self._pairing, left, (*right, updates.tolist(), truths), out)
-        return self._pairing.found(out.columns())
+        return self._pairing.found_one_by_one(out)
 
     def advance(self, left_us: int, right_us: int) -> Found:
         """Time has passed without rows: a tick says how far each side is. The outcomes' place is 0."""
@@ -218,7 +218,7 @@ class Join:
         out = Rows(pairing.number)
         pairing.expire(out, 0, pairing.watermark - pairing.within)
         pairing.remembered.forget(pairing.watermark)
-        return pairing.found(out.columns())
+        return pairing.found_one_by_one(out)
 
     def settle(self) -> None:
         """Drop what rows hold that have left; called when the outcomes were made into rows."""
@@ -262,7 +262,7 @@ def _check(rows: Arrivals, end: int) -> None:
     place = rows.place
     if not len(rows) == len(place) == len(rows.time_us):
         raise ValueError("a row has a key, an event time and a place")
-    if len(place) and (place[0] < 0 or place[-1] >= end or (place[1:] <= place[:-1]).any()):
+    if len(place) and (place[0] < 0 or place[-1] >= end or (len(place) > 1 and (place[1:] <= place[:-1]).any())):
         raise ValueError(f"the places of an event's rows are ascending, from 0 to {end - 1}")
 
 

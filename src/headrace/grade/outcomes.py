@@ -78,12 +78,12 @@ class Found:
     @classmethod
     def of(cls, columns: dict[str, Any], reasons: tuple[str, ...]) -> Found:
         """Outcomes of columns of any integer type."""
-        kinds = {"status": np.int8, "reason": np.int8}
-        arrays: dict[str, Any] = {name: np.asarray(columns[name], kinds.get(name, np.int64)) for name in COLUMNS}
+        arrays: dict[str, Any] = {name: np.array(columns[name], kind) for name, kind in _KINDS.items()}
         return cls(**arrays, reasons=reasons)
 
 
 COLUMNS = tuple(one.name for one in fields(Found) if one.name != "reasons")
+_KINDS = {name: np.int8 if name in ("status", "reason") else np.int64 for name in COLUMNS}
 
 
 def reasons(limit: int) -> tuple[str, ...]:

@@ -86,6 +86,11 @@ class Rows:
         none = [np.empty(0, np.int64)]
         return {name: np.concatenate([one[name] for one in self._parts] or none) for name in ROW_COLUMNS}
 
+    @property
+    def few(self) -> bool:
+        """Whether all outcomes came one at a time, and are few."""
+        return not self._parts and len(self.rows) < 64
+
     @staticmethod
     def row_of(tokens: Ints) -> Ints:
         """Which rows tokens mean that were given for later."""
@@ -102,6 +107,7 @@ class Pairing:
         self.number = 0
         self.counts = dict.fromkeys((*STATUSES, "duplicate"), 0)
         self.reasons = reasons(limit)
+        self._nothing = Found.of(dict.fromkeys(COLUMNS, ()), self.reasons)
 
     @property
     def watermark(self) -> int:
@@ -255,6 +261,20 @@ class Pairing:
         side.take_out(keys, slots, surely=True)
         side.release(slots)
         side.live -= len(slots)
+
+    def found_one_by_one(self, out: Rows) -> Found:
+        """Outcomes in the order in which they came; quickly, where they are few."""
+        if not out.few:
+            return self.found(out.columns())
+        if not out.rows:
+            return self._nothing
+        first, self.number = self.number, self.number + len(out.rows)
+        for row in out.rows:
+            self.counts[STATUSES[row[1]]] += 1
+            self.counts["duplicate"] += row[7] == AGAIN
+        columns: dict[str, Any] = dict(zip(ROW_COLUMNS, zip(*out.rows, strict=True), strict=True))
+        columns["number"] = range(first, self.number)
+        return Found.of(columns, self.reasons)
 
     def found(self, columns: dict[str, npt.NDArray[Any]]) -> Found:
         """Outcomes in their order, numbered and counted."""

@@ -114,11 +114,10 @@ class Remembered:
                 if at.get(key) == first + i:
                     del at[key]
             return
-        stands = np.fromiter(map(at.get, keys, repeat(-1)), np.int64, len(keys))
-        mine = stands == np.arange(first, first + len(keys))
-        gone = keys if mine.all() else [key for key, one in zip(keys, mine.tolist(), strict=True) if one]
-        for _ in map(at.__delitem__, gone):
-            pass
+        held = np.fromiter(map(at.pop, keys, repeat(-1)), np.int64, len(keys))
+        for i in np.flatnonzero(held >= first + len(keys)).tolist():
+            # Remembered again since; the key was taken out by its older entry.
+            at[keys[i]] = int(held[i])
 
     def entries(self) -> tuple[list[Any], Ints, Ints]:
         """Keys, ordinals and times of what is remembered, in order."""

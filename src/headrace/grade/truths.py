@@ -19,6 +19,7 @@ _NULL = np.int64(0x7FF8_0000_0000_0001)
 _NAN = np.int64(0x7FF8_0000_0000_0000)
 # Whole numbers beyond this are not all floats.
 _EXACT = 2**53
+_FEW = 16
 
 
 def truth_codes(truth: pa.Array) -> Ints:
@@ -31,9 +32,20 @@ def truth_codes(truth: pa.Array) -> Ints:
     if isinstance(truth, pa.ChunkedArray):
         truth = truth.combine_chunks()
     kind = truth.type
+    if pa.types.is_float64(kind) and len(truth) < _FEW and not truth.null_count:
+        return _few(truth)
     if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return _numbers(truth)
     return _hashes(truth)
+
+
+def _few(truth: pa.Array) -> Ints:
+    values = truth.to_pylist()
+    floats = np.array(values) + 0.0
+    codes: Ints = floats.view(np.int64)
+    if any(one != one for one in values):
+        codes[np.isnan(floats)] = _NAN
+    return codes
 
 
 def _numbers(truth: pa.Array) -> Ints:

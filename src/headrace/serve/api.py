@@ -66,7 +66,9 @@ def application(
     asking = Asking(models, settings)
     metrics = Metrics(models.gauges)
     routes = _routes(asking, endpoints, settings, metrics)
-    app: FastAPI = FastAPIOffline(title=f"Headrace: {title}", version="2", docs_url="/docs", redoc_url=None)
+    app: FastAPI = FastAPIOffline(
+        title=f"Headrace: {title}", version="2", docs_url="/docs", redoc_url=None, redirect_slashes=False
+    )
     for route in routes:
         _add(app, route, settings.body_limit)
     front = Front(app, routes=routes, gate=Gate(settings, keys), metrics=metrics, body_limit=settings.body_limit)

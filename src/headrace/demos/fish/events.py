@@ -165,13 +165,13 @@ def _is_number(value: Any) -> bool:
 def _check_times(rows: Mapping[str, Sequence[dict[str, Any]]], root: Path) -> None:
     """Either every row says when it was sent, or none."""
     said = {machine: sum(one.get(TIME) is not None for one in found) for machine, found in rows.items()}
-    if any(said.values()):
-        for machine, count in said.items():
-            if count < len(rows[machine]):
-                raise DeclarationError(
-                    f"{root / FILES[machine]}: {len(rows[machine]) - count} of {len(rows[machine])} rows have no {TIME}",
-                    advice=f"Give every row of {' and '.join(FILES.values())} one, or none.",
-                )
+    for machine, count in said.items():
+        every = len(rows[machine])
+        if any(said.values()) and count < every:
+            raise DeclarationError(
+                f"{root / FILES[machine]}: {every - count} of {every} rows have no {TIME}",
+                advice=f"Give every row of {' and '.join(FILES.values())} one, or none.",
+            )
 
 
 def _add_times(rows: Mapping[str, list[dict[str, Any]]]) -> None:

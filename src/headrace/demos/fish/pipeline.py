@@ -70,6 +70,4 @@ def _model(app: hr.App, name: str, training: Path) -> Model:
 
 
 def _graded(predicted: Stream, weighed: Stream) -> Stream:
-    return predicted.grade(
-        weighed, on="Fish_Id", within="1 min", metric=hr.metrics.relative_error, time="Timestamp"
-    )
+    return predicted.grade(weighed, on="Fish_Id", within="1 min", metric=hr.metrics.relative_error, time="Timestamp")

@@ -62,7 +62,7 @@ def scene(*, log: str | None, keep: bool, say: Say, database: bool, postgres: st
 def _refuse_taken(place: KafkaPlace) -> None:
     if f"__headrace.{place.name}.changelog" in Cluster(place, patience=5).topics():
         raise DeclarationError(
-            f"there is a log of «{place.name}» on {place.bootstrap} already; from tables the demo starts one of its own",
+            f"there is a log of «{place.name}» on {place.bootstrap} already; from tables the demo starts its own",
             advice="Give another cluster, or --log kafka for a broker of the demo's own.",
         )
 

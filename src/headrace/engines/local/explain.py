@@ -118,6 +118,8 @@ class _Finder:
 
     def learned(self, version: Version, at: Position | None) -> list[dict[str, Any]]:
         """Ranges of offsets, those of the versions it goes back to before its own."""
+        if version.training:
+            return _trained(version)
         parts = [] if version.parent is None else self._of_parent(version)
         for topic in self._topics(version):
             first = int(version.began.get("offsets", {}).get(topic, 0))
@@ -154,10 +156,20 @@ class _Finder:
         )
 
 
+def _trained(version: Version) -> list[dict[str, Any]]:
+    """Rows that a version was trained on: of grades their numbers, of others how they were chosen."""
+    training = version.training
+    about = {"version": version.version, "topic": training.get("topic"), "selection": training.get("selection")}
+    if "grades" not in training:
+        return [{**about, "count": training.get("rows"), "hash": training.get("hash")}]
+    return [{**about, "first": first, "last": last, "count": last - first + 1} for first, last in training["grades"]]
+
+
 def range_text(parts: list[dict[str, Any]]) -> Iterator[str]:
     """Ranges for people; those of versions that follow each other are joined."""
     joined: list[dict[str, Any]] = []
-    for one in parts:
+    yield from (f"{one['selection']} ({one['count']} rows), version {one['version']}" for one in parts if _whole(one))
+    for one in (one for one in parts if not _whole(one)):
         last = next((part for part in reversed(joined) if part["topic"] == one["topic"]), None)
         if last is not None and last["last"] + 1 == one["first"]:
             last |= {"last": one["last"], "count": last["count"] + one["count"], "to": one["version"]}
@@ -166,3 +178,7 @@ def range_text(parts: list[dict[str, Any]]) -> Iterator[str]:
     for one in joined:
         versions = f"version {one['version']}" + (f" to {one['to']}" if one["to"] != one["version"] else "")
         yield f"{one['topic']}: offsets {one['first']} to {one['last']} ({one['count']} rows), {versions}"
+
+
+def _whole(part: dict[str, Any]) -> bool:
+    return "first" not in part

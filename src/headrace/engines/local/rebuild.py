@@ -171,7 +171,7 @@ def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tup
             f"{place.position} lies before the last reset of «{task.name}», which learns nothing from there",
             advice="Versions that ended with a reset keep their last state: headrace models show.",
         )
-    if getattr(task.learner, "stores_beginning", False):
+    if task.stores_beginning:
         raise LogError(f"the state that «{task.name}» began with is not in the log")
     state = initial_state(task, start.version)
     state.emitted = emitted

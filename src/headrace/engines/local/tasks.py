@@ -240,9 +240,7 @@ class TaskRunner:
 
     @property
     def _stores_beginning(self) -> bool:
-        if isinstance(self.task, ModelTask) and self.task.initial is not None:
-            return True
-        return bool(getattr(self.state.learner, "stores_beginning", False))
+        return isinstance(self.task, ModelTask) and self.task.stores_beginning
 
     @property
     def _beginning(self) -> int:

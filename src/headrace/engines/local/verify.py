@@ -20,7 +20,7 @@ from headrace.plan import Plan
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
 from headrace.state import State, initial_state
 from headrace.step import Output
-from headrace.task import ModelTask, Task
+from headrace.task import ModelTask, StreamTask, Task
 
 EQUAL, DIFFERENT, NOT_COMPARABLE = "equal", "different", "not comparable"
 
@@ -123,12 +123,12 @@ def _oldest(plan: Plan, log: Log, task: Task, progress: Progress) -> tuple[State
         return all(name not in topics or topics[name].first <= offsets.get(name, 0) for name in task.topics)
 
     start, emitted = beginning(progress)
-    drawn = isinstance(task, ModelTask) and getattr(task.learner, "stores_beginning", False)
+    drawn = isinstance(task, ModelTask) and task.stores_beginning
     if held(start.offsets) and not drawn:
         state = initial_state(task, start.version)
         state.emitted = emitted
         return state, start
-    if not isinstance(task, ModelTask):
+    if isinstance(task, StreamTask):
         return initial_state(task), _first_held(plan, log, task, progress)
     for value in log.records("checkpoint", f"{task.name}/").values():
         state, at = restore_from(task, value)

@@ -1,0 +1,199 @@
+"""What came of a run, read from its log: graded fish, alarms, versions that were trained, mean errors."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from headrace.app import App
+from headrace.engines.local.lineage import kept_state
+from headrace.engines.local.rebuild import Place, rebuild
+from headrace.learn.category import Category
+from headrace.learn.linear import LinearRegression
+from headrace.learn.state import load_state
+from headrace.log.base import Log
+from headrace.registry.versions import Shelf, Version
+from headrace.task import ModelTask
+
+MODEL, ONLINE = "weight", "weight-online"
+SHOWN = {
+    "Fish_Id": "Fish_Id",
+    "Species": "Species",
+    "PredictedWeight": "prediction",
+    "ActualWeight": "Weight",
+    "Error": "error",
+    "model_version": "model_version",
+}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A version that took over, and what it was trained on.
+
+    Attributes:
+        grades: numbers of those rows of ``weight-diff``.
+        ts_us: when it was made.
+    """
+
+    version: int
+    rows: int
+    species: list[str]
+    coefficients: dict[str, float | None]
+    grades: frozenset[int]
+    ts_us: int
+
+    def to_dict(self) -> Row:
+        """As the demo says it in JSON."""
+        names = ("version", "rows", "species", "coefficients")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        graded: rows of ``weight-diff`` that compare a fish with its weight, as they are there.
+        alarms: as the demo says them in JSON.
+        trainings: by version.
+        online: `graded` of the model that learns every fish; None where there is none.
+    """
+
+    graded: list[Row]
+    alarms: list[Row]
+    trainings: list[Training]
+    online: list[Row] | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """Graded fish as the demo says them in JSON."""
+        return shown(self.graded)
+
+
+def read_outcome(app: App, log: Log) -> Outcome:
+    """Read the log of an app that runs, when nothing is on its way any more."""
+    graded = _graded(app, log, "weight-diff")
+    online = "weight-online-diff"
+    learned = any(task.name == ONLINE for task in app.plan().models)
+    alarms = [
+        {
+            "window_start": iso(row["window_start"]),
+            "window_end": iso(row["window_end"]),
+            **{name: row[name] for name in ("ErrorAvg", "Fish_Id_Start", "Fish_Id_End", "Species")},
+        }
+        for row in _rows(app, log, "weight-retrain")
+    ]
+    return Outcome(graded, alarms, _trainings(app, log, graded), _graded(app, log, online) if learned else None)
+
+
+def shown(graded: Sequence[Row]) -> list[Row]:
+    """Graded rows with the seed's names."""
+    return [{name: row[column] for name, column in SHOWN.items()} for row in graded]
+
+
+def iso(when: datetime) -> str:
+    """A time in UTC, ending in Z.
+
+    >>> from datetime import UTC
+    >>> iso(datetime(2021, 6, 10, 0, 2, tzinfo=UTC))
+    '2021-06-10T00:02:00Z'
+    """
+    return when.isoformat().replace("+00:00", "Z")
+
+
+def _graded(app: App, log: Log, topic: str) -> list[Row]:
+    """A fish that was weighed again counts once, as it was weighed last."""
+    rows = {row["grade"]: row for row in _rows(app, log, topic) if row["error"] is not None}
+    for row in list(rows.values()):
+        rows.pop(row["supersedes"], None)
+    return list(rows.values())
+
+
+def _rows(app: App, log: Log, topic: str) -> list[Row]:
+    rows: list[Row] = app.topic(topic).read().to_arrow().to_pylist() if topic in log.topics() else []
+    return rows
+
+
+# -- mean errors ---------------------------------------------------------------------------------------------------
+
+
+def mean_errors(
+    rows: Sequence[Mapping[str, Any]], species: Sequence[str], versions: Sequence[int] | None = None
+) -> dict[str, float | None]:
+    """Mean errors of each species, predicted by version 1 and by later ones; None where there is no such fish.
+
+    Args:
+        rows: with ``Species``, ``Error`` and ``model_version``.
+        species: in the order in which they came; afterwards they are named the other way round.
+        versions: to be taken instead of the rows' own.
+
+    >>> rows = [{"Species": "salmon", "Error": 0.5, "model_version": 1}]
+    >>> mean_errors(rows, ["salmon"])
+    {'salmon_before': 0.5, 'salmon_after': None}
+    """
+    by = [row["model_version"] for row in rows] if versions is None else versions
+
+    def mean(name: str, chosen: Callable[[int], bool]) -> float | None:
+        errors = [
+            row["Error"] for row, version in zip(rows, by, strict=True) if row["Species"] == name and chosen(version)
+        ]
+        return math.fsum(errors) / len(errors) if errors else None
+
+    before = {f"{name}_before": mean(name, lambda version: version == 1) for name in species}
+    return before | {f"{name}_after": mean(name, lambda version: version > 1) for name in reversed(species)}
+
+
+# -- versions ------------------------------------------------------------------------------------------------------
+
+
+def _trainings(app: App, log: Log, graded: Sequence[Row]) -> list[Training]:
+    """Versions that were trained while rows came, each with its coefficients as R's ``lm`` names them."""
+    shelf = Shelf.read(log, MODEL)
+    trained = [one for one in shelf if one.parent is not None and one.training.get("status") == "trained"]
+    if not trained:
+        return []
+    plan = app.plan()
+    task = next(one for one in plan.models if one.name == MODEL)
+    now = rebuild(plan, task, log, Place(end=True)).by
+    found = []
+    for one in trained:
+        grades = frozenset(n for first, last in one.training["grades"] for n in range(first, last + 1))
+        species = sorted({row["Species"] for row in graded if row["grade"] in grades})
+        if one.version == now.version:
+            learner = now.learner
+        else:
+            learner = copy.deepcopy(task.learner)
+            learner.restore(load_state(kept_state(log, one)))
+        assert isinstance(learner, LinearRegression)
+        named = learner.coefficients(column_names(task, now.words, known=_known(one, now.version)))
+        found.append(Training(one.version, one.training["rows"], species, named, grades, one.ts_us))
+    return found
+
+
+def _known(version: Version, current: int) -> Mapping[str, int] | None:
+    return None if version.version == current else version.known
+
+
+def column_names(
+    task: ModelTask, words: Mapping[str, Sequence[str]], *, known: Mapping[str, int] | None = None
+) -> list[str | tuple[str, str | None]]:
+    """The columns of a model's X: of a category (column, word), and (column, None) where none has come yet.
+
+    Args:
+        words: of each category, in the order in which they came.
+        known: how many of them; all by default.
+    """
+    assert not callable(task.features)
+    names: list[str | tuple[str, str | None]] = []
+    for one in task.features:
+        if not isinstance(one, Category):
+            names.append(one if isinstance(one, str) else one.column)
+            continue
+        there = list(words.get(one.column, one.words))[: None if known is None else known.get(one.column, 0)]
+        names += [(one.column, word) for word in there] + [(one.column, None)] * (one.width - len(there))
+    return names
