@@ -379,3 +379,30 @@ def test_mistakes_are_refused_when_declared() -> None:
         model.retrain(rows=written.last(5))
     with pytest.raises(hr.errors.DeclarationError, match="both learns a stream and is retrained"):
         model.learn(written)
+
+
+def test_a_shadow_answers_beside_and_takes_over_when_it_was_no_worse() -> None:
+    task = factory(shadow=True, promote=10)
+    rows = fish(160, 60)
+    found = run(task, initial_state(task), events(rows))
+    assert [row["status"] for row in found["m-training"]][:2] == ["shadow", "promoted"]
+    tried = [row for row in found["predictions"] if row.get("shadow_version") == 2]
+    assert {row["model_version"] for row in tried} == {1}
+    assert all(row["shadow_prediction"] - row["x"] == pytest.approx(5.0) for row in tried)
+    compared = [row for row in found["grades"] if row.get("shadow_error") is not None]
+    assert {round(row["shadow_error"], 6) for row in compared} == {0.0}
+    promoted = found["m-training"][1]
+    assert (promoted["version"], promoted["old_score"], promoted["new_score"]) == (2, 5.0, pytest.approx(0.0))
+    later = [row for row in found["predictions"] if row["__lsn"] > promoted["__lsn"]]
+    assert {row["model_version"] for row in later} == {2}
+    together = run(task, initial_state(task), events(rows, [len(rows)]))
+    assert [row["model_version"] for row in together["predictions"]] == [
+        row["model_version"] for row in found["predictions"]
+    ]
+
+
+def test_a_shadow_that_is_worse_is_let_go() -> None:
+    task = factory(shadow=True, promote=10)
+    found = run(task, initial_state(task), events(passing(160)))
+    assert [row["status"] for row in found["m-training"]] == ["shadow", "worse"]
+    assert {row["model_version"] for row in found["predictions"]} == {1}

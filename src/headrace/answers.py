@@ -42,13 +42,16 @@ class Query:
         self.predictions: list[pa.Array] = []
         self.probabilities: list[pa.Array] = []
         self.answered: list[tuple[int, Answering, bool]] = []
+        # What a model that is tried out answers beside, and its version; None where there is none.
+        self.shadows: list[pa.Array] = []
+        self.shadow_versions: list[int | None] = []
         self.valid = np.ones(batch.num_rows, np.bool_)
         self.reasons: dict[int, str] = {}
         self._varies = depend_on_the_log(task.features)
         self._matrix: Matrix | None = None
 
-    def answer_until(self, place: int, by: Answering) -> None:
-        """Answer the rows before a place with this model."""
+    def answer_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
+        """Answer the rows before a place with this model; ``shadow`` answers beside it."""
         end = int(np.searchsorted(self.order, place, "left"))
         if end == self.done:
             return
@@ -57,10 +60,20 @@ class Query:
         ready = learner.ready
         answers = ready and bool(valid.any())
         self.predictions.append(self._predict(learner.predict, X, valid) if answers else pa.nulls(end - self.done))
+        self._answer_beside(end, shadow)
         if self.proba:
             self.probabilities.append(self._chances(cast(Classifier, learner), X, valid, answers))
         self.answered.append((end - self.done, by, ready))
         self.done = end
+
+    def _answer_beside(self, end: int, shadow: Answering | None) -> None:
+        self.shadow_versions.append(None if shadow is None else shadow.version)
+        if shadow is None:
+            self.shadows.append(pa.nulls(end - self.done))
+            return
+        X, valid = self._features(end, shadow)
+        answers = self._predict(shadow.learner.predict, X, valid) if valid.any() else pa.nulls(end - self.done)
+        self.shadows.append(answers)
 
     def _features(self, end: int, by: Answering) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """The matrix of the next rows, and which of them can be answered."""
@@ -102,13 +115,15 @@ class Query:
         while self.done > end:
             count, by, ready = self.answered.pop()
             kept = max(0, count - (self.done - end))
-            columns = [self.predictions, self.probabilities] if self.proba else [self.predictions]
+            columns = [self.predictions, self.shadows, *([self.probabilities] if self.proba else [])]
+            version = self.shadow_versions.pop()
             for column in columns:
                 last = column.pop()
                 if kept:
                     column.append(last.slice(0, kept))
             if kept:
                 self.answered.append((kept, by, ready))
+                self.shadow_versions.append(version)
             self.done -= count - kept
 
     def output(self) -> Batch:
@@ -128,13 +143,19 @@ class Query:
             width = len(cast(Classifier, self.task.learner).classes)
             none = pa.nulls(0, pa.list_(pa.float64(), width))
             answers["probability"] = pa.concat_arrays(self.probabilities or [none])
+        if any(version is not None for version in self.shadow_versions):
+            answers["shadow_prediction"] = self._joined(self.shadows)
+            answers["shadow_version"] = _spread(self.shadow_versions, counts, pa.int64())
         return _beside(self.batch if n == self.batch.num_rows else self.batch.slice(0, n), answers)
 
     def column(self) -> pa.Array:
         """The predictions of all rows; null where there is none."""
-        kinds = [one.type for one in self.predictions if not pa.types.is_null(one.type)]
+        return self._joined(self.predictions)
+
+    def _joined(self, parts: list[pa.Array]) -> pa.Array:
+        kinds = [one.type for one in parts if not pa.types.is_null(one.type)]
         kind = kinds[0] if kinds else getattr(self.task.learner, "prediction_type", pa.float64())
-        found = [one if one.type.equals(kind) else one.cast(kind) for one in self.predictions]
+        found = [one if one.type.equals(kind) else one.cast(kind) for one in parts]
         return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.nulls(0, kind)])
 
     def _status(self, counts: list[int]) -> pa.Array:

@@ -33,6 +33,7 @@ from headrace.transform.expressions import Operation, operate
 
 Streams = Callable[[StreamPlan, str], list[Batch]]
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
+Raised = tuple[int, Batch | None]
 NO_ROWS = np.empty(0, np.int64)
 
 
@@ -59,6 +60,34 @@ class Compared:
     queries: list[Query]
 
 
+@dataclass(slots=True)
+class Trial:
+    """A model that answers beside the current one.
+
+    Attributes:
+        errors: of both, for each graded row, the current one's first.
+        decided: the place of the row with which there are enough.
+    """
+
+    version: int
+    needed: int
+    errors: list[list[float]]
+    decided: int | None = None
+
+    def take(self, columns: Mapping[str, pa.Array], place: Ints) -> None:
+        """Grades, in order."""
+        self.decided = None
+        mine = pc.equal(columns["shadow_version"], self.version).fill_null(False)
+        mine = pc.and_(mine, pc.and_(columns["error"].is_valid(), columns["shadow_error"].is_valid()))
+        mine = pc.and_(mine, pc.equal(columns["status"], "graded"))
+        rows = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
+        room = self.needed - len(self.errors)
+        for row in rows[: max(room, 0)].tolist():
+            self.errors.append([float(columns["error"][row].as_py()), float(columns["shadow_error"][row].as_py())])
+        if 0 < room <= len(rows):
+            self.decided = int(place[rows[room - 1]])
+
+
 class Derive:
     """One event's rows on their way.
 
@@ -70,6 +99,8 @@ class Derive:
         queries: of each `Predicted` number, its rows and, as far as they are given, their answers.
         keep: the node whose rows are kept for a training, and what is done to them.
         stop: the node whose rows begin a training at once, and what is done to them.
+        trial: of a model that answers beside the current one: its version, after how many grades it is decided, and
+            the errors of both so far.
     """
 
     def __init__(
@@ -83,13 +114,14 @@ class Derive:
         queries: Mapping[int, list[Query]] | None = None,
         keep: tuple[int, tuple[Operation, ...]] | None = None,
         stop: tuple[int, tuple[Operation, ...]] | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self.nodes = nodes
         self.flow = flow
         self.merged = merged
         self._streams, self._refuse = streams, refuse
         self._queries = dict(queries or {})
-        self._keep, self._stop = keep, stop
+        self._keep, self._stop, self.trial = keep, stop, trial
         self._done = 0
         self.rows: list[list[Batch]] = [[] for _ in nodes]
         self.out: list[list[Batch]] = [[] for _ in nodes]
@@ -262,18 +294,20 @@ class Derive:
 
     # -- in the order of places -------------------------------------------------------------------------------------
 
-    def advance(self, place: int) -> tuple[int, Batch] | None:
-        """Take the rows before a place, which are answered; stop at the first one that begins a training.
+    def advance(self, place: int) -> Raised | None:
+        """Take the rows before a place, which are answered; stop at the first one that may change who answers.
 
         Returns:
-            The place of that row, and what raised it; nothing after it was taken. None where all were.
+            The place of that row, and what raised it, or None where it is to be decided between two models; nothing
+            after it was taken. None where all were.
         """
         if place <= self._done:
             return None
-        if self._stop is None:
+        if self._stop is None and self.trial is None:
             self._run(place)
             return None
         begun, running = self._done, self._copies()
+        errors = None if self.trial is None else list(self.trial.errors)
         kept = None if self.flow.kept is None else self.flow.kept.copy()
         lengths = [len(one) for one in self.out]
         self._run(place)
@@ -285,13 +319,23 @@ class Derive:
             for i, one in running.items():
                 self.flow.running[i] = one
             self.flow.kept, self._done = kept, begun
+            if self.trial is not None:
+                self.trial.errors = errors or []
             for i, length in enumerate(lengths):
                 del self.out[i][length:]
             self._run(at + 1)
         return at, rows
 
-    def _raised(self) -> tuple[int, Batch] | None:
-        assert self._stop is not None
+    def _raised(self) -> Raised | None:
+        """The first row that begins a training, or at which it is decided between two models."""
+        alarm, decided = self._alarmed(), None if self.trial is None else self.trial.decided
+        if decided is not None and (alarm is None or decided <= alarm[0]):
+            return decided, None
+        return alarm
+
+    def _alarmed(self) -> tuple[int, Batch] | None:
+        if self._stop is None:
+            return None
         number, operations = self._stop
         rows = self._after(operations, self.rows[number], self.nodes[number])
         if not rows:
@@ -342,6 +386,10 @@ class Derive:
             self._refuse(_named(self.nodes[i]), refused, [error.message] * len(part), "grade")
             return []
         columns = {name: rows.column(name) for name in rows.schema.names}
+        if "shadow_prediction" in columns:
+            columns["shadow_error"] = errors_of(columns, "shadow_prediction", what)
+            if self.trial is not None:
+                self.trial.take(columns, part.place // 2)
         return [self._events(columns, part.place // 2, part.time_us, key=what.compare.on_left)]
 
     def _graded_as_before(self, i: int, what: Grade, part: Found, left: pa.Table, right: pa.Table) -> pa.RecordBatch:
@@ -405,6 +453,18 @@ class Derive:
             for one in records:
                 join.left_rows.add(one)
             join.settle()
+
+
+def errors_of(columns: Mapping[str, pa.Array], prediction: str, what: Grade) -> pa.Array:
+    """The metric of another column of predictions; NULL where one of the two values is."""
+    answers, truth = columns[prediction], columns[what.compare.target]
+    both = pc.and_(answers.is_valid(), truth.is_valid()).to_numpy(zero_copy_only=False)
+    found = np.full(len(both), np.nan)
+    if both.any():
+        chosen = pa.array(np.flatnonzero(both))
+        values = (one.take(chosen).to_numpy(zero_copy_only=False) for one in (answers, truth))
+        found[both] = np.asarray(what.compare.metric(*values), np.float64)
+    return pa.array(found, mask=~both)
 
 
 def _filled(table: pa.Table, n: int) -> pa.Table:

@@ -62,11 +62,16 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Somebody asks for a training now; ``until`` is the last slice whose rows it may take."""
+    """Somebody asks for a training now; ``until`` is the last slice whose rows it may take.
+
+    Attributes:
+        promote: asks that the model that is tried out takes over instead.
+    """
 
     ts_us: int
     until: int
     by: str = ""
+    promote: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.batch import Batch
-from headrace.derive import Derive, Refuse
+from headrace.derive import Derive, Raised, Refuse
 from headrace.events import Merged, Tick
 from headrace.flow import Grade, Node, Predicted, Read, Windows
 from headrace.flow_state import NEVER, FlowState
@@ -43,7 +42,7 @@ def due(nodes: Sequence[Node], flow: FlowState, predicted: Sequence[str], idle_u
 
 def idle(
     nodes: Sequence[Node], flow: FlowState, tick: Tick, predicted: Sequence[str], refuse: Refuse, **more: Any
-) -> tuple[Derive, tuple[int, Batch] | None]:
+) -> tuple[Derive, Raised | None]:
     """Let a tick bring about what is due.
 
     Args:

@@ -143,6 +143,7 @@ class State:
         trained_on: hash of the rows of the last training; ``training``: one that runs; ``shadow``: a trained model that
             answers beside the one that counts, with ``shadow_errors``, both models' errors since.
         written: topic -> offset after the last row that the task has written to it.
+        shadowing: the learner of ``shadow``.
         began_with: what it was trained on before its first row; not part of the saved state.
     """
 
@@ -180,6 +181,17 @@ class State:
     shadow_errors: list[list[float]] = field(default_factory=list)
     written: dict[str, int] = field(default_factory=dict)
     began_with: dict[str, Any] = field(default_factory=dict)
+
+    shadowing: Learner | None = None
+
+    @property
+    def beside(self) -> Answering | None:
+        """The model that is tried out, where one is."""
+        if self.shadow is None or self.shadowing is None:
+            return None
+        swap = self.shadow
+        words = {column: found[: swap.known.get(column, 0)] for column, found in self.words.items()}
+        return Answering(self.shadowing, swap.position, swap.version, swap.rows, words, self.sizes)
 
     @property
     def answering(self) -> Answering:
@@ -305,6 +317,9 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
         state.swap = _swap(meta["swap"], _below("swap.", flat))
     if meta.get("shadow_swap"):
         state.shadow = _swap(meta["shadow_swap"], _below("shadowed.", flat))
+        assert isinstance(task, ModelTask)
+        state.shadowing = copy.deepcopy(task.learner)
+        state.shadowing.restore(dict(state.shadow.state))
     if meta.get("training"):
         state.training = _asked(meta["training"], Batch(from_bytes(np.asarray(flat["training.rows"], np.uint8))))
     if state.flow is not None and "flow.meta" in flat:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from headrace.answers import Query
 from headrace.batch import OPS, Batch, dead_letters, inserted
-from headrace.derive import Derive
+from headrace.derive import Derive, Trial
 from headrace.errors import BadRows, LearnError
 from headrace.events import Event, Ints, Merged, Rows, Tick, Train, merge, order_of
 from headrace.idle import idle
@@ -137,6 +137,13 @@ def _kept_and_stopped(task: ModelTask) -> dict[str, Any]:
         return {}
     keep = None if plan.rows.node is None else (plan.rows.node, plan.rows.operations)
     return {"keep": keep, "stop": None if plan.on is None else (plan.on, plan.operations)}
+
+
+def _trial(task: ModelTask, state: State) -> Trial | None:
+    """A model that answers beside the current one, where there is one."""
+    if task.retrain is None or state.shadow is None:
+        return None
+    return Trial(state.shadow.version, task.retrain.promote, list(state.shadow_errors))
 
 
 def _derived(task: ModelTask | FlowTask, derive: Derive) -> list[Output]:
@@ -266,7 +273,7 @@ class _ModelStep:
         by_number = {
             number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
         }
-        more = _kept_and_stopped(self.task)
+        more = _kept_and_stopped(self.task) | {"trial": _trial(self.task, self.state)}
         nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
         return Derive(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
 
@@ -325,21 +332,29 @@ class _ModelStep:
             ) from error
 
     def _answer(self, asked: Sequence[Query], place: int) -> None:
-        by = self.state.answering
+        by, beside = self.state.answering, self.state.beside
         for query in asked:
-            query.answer_until(place, by)
+            query.answer_until(place, by, beside)
         # What is derived is looked at where it may change who answers next, else once for all rows.
         if self.derive is None or (self.task.retrain is None and place < self.merged.rows):
             return
         while (raised := self.derive.advance(place)) is not None:
-            version = self.state.version
+            before = (self.state.version, self.state.shadow)
+            self._note_trial()
             fresh = functools.partial(_made, self.task, self.derive, asked, raised[0])
             self.told += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
-            if self.state.version != version:
-                by = self.state.answering
+            self.derive.trial = _trial(self.task, self.state)
+            if (self.state.version, self.state.shadow) != before:
+                by, beside = self.state.answering, self.state.beside
                 for query in asked:
                     query.forget(raised[0] + 1)
-                    query.answer_until(place, by)
+                    query.answer_until(place, by, beside)
+        self._note_trial()
+
+    def _note_trial(self) -> None:
+        assert self.derive is not None
+        if self.derive.trial is not None:
+            self.state.shadow_errors = self.derive.trial.errors
 
     def _finish(self, examples: Examples, windows: Ints | None) -> None:
         state, merged = self.state, self.merged

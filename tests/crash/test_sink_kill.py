@@ -178,7 +178,7 @@ def test_a_kill_around_a_delivery_changes_nothing(
     for log in logs:
         fill(log, deletes=kind in ("table", "mongo", "parquet"))
     kills = 0
-    for passage in (1, 2, 4):
+    for passage in (1, 3):
         kills += harness.finish(start(killed.where, logs[0], fault=f"{edge}:{passage}")) == -signal.SIGKILL
     assert kills, f"no run passed the fault point {edge}"
     for destination, log in zip((killed, whole), logs, strict=True):
@@ -187,8 +187,7 @@ def test_a_kill_around_a_delivery_changes_nothing(
     assert whole.contents(), "nothing was delivered"
     for topic in ("in.dlq", "answers"):
         assert written(logs[0], topic) == written(logs[1], topic)
-    if kind != "parquet":
-        assert written(logs[0], "in.dlq" if kind != "mongo" else "in")
+    assert bool(written(logs[0], "in.dlq")) == (kind in ("table", "rows", "http")), "who refuses what changed"
 
 
 @pytest.mark.parametrize("kind", ["table", "rows", "parquet", "http"])
@@ -198,7 +197,7 @@ def test_kills_at_random_while_rows_come(kind: str, make: Callable[[str], Destin
     for _ in range(max(3, ROUNDS // 5)):
         harness.kill_after(start(destination.where, log, str(rows)), chance.uniform(0.6, 1.6))
     assert harness.finish(start(destination.where, log, str(rows))) == 0
-    ids = [number for number in range(rows) for _ in [0]]
+    ids = list(range(rows))
     found = destination.contents()
     if kind in ("table", "rows"):
         assert [row["id"] for (row,) in found[1:]] == ids

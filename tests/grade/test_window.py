@@ -380,6 +380,25 @@ def test_corrections_take_the_earlier_row_out(case: str, pieces: str) -> None:
     assert shown(Lines.joined(parts), columns) == grid(expected)
 
 
+def test_rows_taken_out_one_by_one_stay_out_and_copies_keep_theirs() -> None:
+    def corrected(window: Window, time: int, number: int, supersedes: int) -> Lines:
+        more = {"number": np.array([number]), "supersedes": np.array([supersedes])}
+        return window.push(pa.record_batch({"x": [0.0]}), np.array([time]), np.array([5]), **more)
+
+    window = Window(WindowSpec(size_us=100, aggregates=(("sum", Aggregate("sum", "x")),)))
+    rows = pa.record_batch({"x": 2.0 ** np.arange(8)})
+    window.push(rows, np.arange(8), np.arange(8), number=np.arange(8))
+    corrected(window, 10, 8, 0)
+    before = window.copy()
+    corrected(window, 11, 9, 1)
+    again = window.copy()
+    columns = ["rows", "sum"]
+    assert shown(before.advance(100), columns) == [["0", "8", "254"]]
+    assert shown(again.advance(100), columns) == [["0", "8", "252"]]
+    # The row that closes the window names one that is out already: it does not come back for that.
+    assert shown(corrected(window, 100, 10, 0), columns) == [["5", "8", "252"]]
+
+
 def test_ticks_close_the_last_window_without_rows() -> None:
     window = Window(WindowSpec(size_us=10_000_000, lateness_us=2_000_000, aggregates=MEAN))
     assert window.deadline_us is None and window.time_us == -(2**62)

@@ -10,6 +10,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.wire import Ints
@@ -19,7 +20,6 @@ _NULL = np.int64(0x7FF8_0000_0000_0001)
 _NAN = np.int64(0x7FF8_0000_0000_0000)
 # Whole numbers beyond this are not all floats.
 _EXACT = 2**53
-_FEW = 16
 
 
 def truth_codes(truth: pa.Array) -> Ints:
@@ -32,19 +32,19 @@ def truth_codes(truth: pa.Array) -> Ints:
     if isinstance(truth, pa.ChunkedArray):
         truth = truth.combine_chunks()
     kind = truth.type
-    if pa.types.is_float64(kind) and len(truth) < _FEW and not truth.null_count:
-        return _few(truth)
+    if pa.types.is_float64(kind) and not truth.null_count:
+        return _floats(truth.to_numpy())
     if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return _numbers(truth)
     return _hashes(truth)
 
 
-def _few(truth: pa.Array) -> Ints:
-    values = truth.to_pylist()
-    floats = np.array(values) + 0.0
+def _floats(values: npt.NDArray[np.float64]) -> Ints:
+    floats = values + 0.0  # -0.0 is 0.0
     codes: Ints = floats.view(np.int64)
-    if any(one != one for one in values):
-        codes[np.isnan(floats)] = _NAN
+    nan = floats != floats
+    if nan.any():
+        codes[nan] = _NAN
     return codes
 
 
@@ -52,9 +52,8 @@ def _numbers(truth: pa.Array) -> Ints:
     none = np.asarray(truth.is_null()) if truth.null_count else None
     filled = truth.fill_null(False if pa.types.is_boolean(truth.type) else 0) if none is not None else truth
     values = filled.to_numpy(zero_copy_only=False)
-    floats = values.astype(np.float64) + 0.0  # -0.0 is 0.0
-    codes: Ints = floats.view(np.int64)
-    codes[np.isnan(floats)] = _NAN
+    floats = values.astype(np.float64)
+    codes = _floats(floats)
     if pa.types.is_integer(truth.type):
         for i in np.flatnonzero(np.abs(floats) >= _EXACT).tolist():
             whole = int(values[i])

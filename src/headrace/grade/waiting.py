@@ -23,6 +23,8 @@ Mask = npt.NDArray[np.bool_]
 # Chunks below a size are merged once there are MERGED of them at the end.
 SIZES = (64, 2_048, 65_536)
 MERGED = 32
+# Bytes that a piece of something larger may keep from being given back, until it is merged.
+PINNED = 16_384
 
 
 @dataclass(slots=True)
@@ -164,6 +166,8 @@ class Waiting:
             KeyError: a row was dropped, or never there.
         """
         seqs = np.asarray(seqs, np.int64)
+        if len(seqs) == 1 and seqs[0] >= 0:
+            return self._one(seqs)
         absent = seqs < 0
         if absent.all():
             return self._nulls(len(seqs))
@@ -187,6 +191,14 @@ class Waiting:
         if len(parts) > 1 or some:
             joined = joined.take(pa.array(at, mask=absent) if some else pa.array(at))
         return self._table(joined)
+
+    def _one(self, seqs: Ints) -> pa.Table:
+        """One row, as a piece of its chunk."""
+        i = bisect_right(self._firsts, int(seqs[0])) - 1
+        if i < 0:
+            raise KeyError("a row that is asked for has left")
+        chunk = self._chunks[i]
+        return self._table(chunk.records.slice(int(chunk.where(seqs)[0]), 1))
 
     def _table(self, records: pa.RecordBatch) -> pa.Table:
         return pa.Table.from_batches([self._conformed(records)], schema=self.schema)
@@ -261,6 +273,7 @@ class Waiting:
 def _own(records: pa.RecordBatch) -> pa.RecordBatch:
     """The rows in memory of their own, where they are a small piece of something larger, without its metadata."""
     records = records.replace_schema_metadata(None)
-    if records.num_columns and records.get_total_buffer_size() > 2 * records.nbytes + 4_096:
+    held = records.get_total_buffer_size()
+    if held > PINNED and held > 2 * records.nbytes:
         return records.take(pa.array(np.arange(records.num_rows)))
     return records

@@ -45,7 +45,7 @@ class Request:
         rebuilt: of a version at a position: ``position``, ``rows`` and ``known`` of the state that goes with it.
     """
 
-    action: Literal["rollback", "tag", "retrain"]
+    action: Literal["rollback", "tag", "retrain", "promote"]
     model: str
     version: int | str
     by: str

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from headrace.errors import HeadraceError, WaitTimeout
 from headrace.position import parse_lsn
+from headrace.serve import tracing
 from headrace.serve.batching import Batcher
 from headrace.serve.declared import AT_LEAST, DEADLINE
 from headrace.serve.exchange import Call, Problem, wrong
@@ -34,6 +35,7 @@ class Asking:
         self._waiting = ThreadPoolExecutor(16, "headrace-serve")
         window = settings.batch_window_ms / 1000
         self._batchers = {name: Batcher(models, name, self._predicting, window) for name in models.descriptions}
+        self._tracer = tracing.tracer()
         self._recorders: dict[str, Recorder] = {}
 
     def close(self) -> None:
@@ -47,11 +49,16 @@ class Asking:
         if batcher is None:
             self.models.current(model)  # says that there is none
             raise NoModel(f"there is no model «{model}»")
-        return await batcher.ask(rows)
+        with tracing.predict_span(self._tracer, model, len(rows)) as span:
+            values, made = await batcher.ask(rows)
+            tracing.made_by(span, made)
+        return values, made
 
     async def answer(self, snapshot: Snapshot, rows: pa.RecordBatch, *, probabilities: bool = False) -> Answer:
         """Answers to many rows, in a thread."""
-        return await self._run(self._predicting, lambda: snapshot.answer(rows, probabilities=probabilities))
+        with tracing.predict_span(self._tracer, snapshot.made.model, rows.num_rows) as span:
+            tracing.made_by(span, snapshot.made)
+            return await self._run(self._predicting, lambda: snapshot.answer(rows, probabilities=probabilities))
 
     async def version(self, model: str, version: str) -> Snapshot:
         """A version; reading it from the log takes a thread."""

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from headrace.serve.exchange import Call
+from headrace.serve.models import Made
 
 logger = logging.getLogger("headrace")
 
 ENDPOINT = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-Span = Callable[..., AbstractContextManager[Any]]
 
 
 @lru_cache(maxsize=1)
@@ -80,6 +80,22 @@ def annotate(span: Any, status: int, headers: Any) -> None:
             span.set_attribute(name.decode().replace("-", "."), value.decode())
 
 
-def round_span(traced: Any, rows: int) -> AbstractContextManager[Any]:
-    """The span of one round of an engine, from what was captured to what is committed."""
-    return traced.start_as_current_span("round", attributes={"headrace.rows": rows})  # type: ignore[no-any-return]  # typed Any
+def predict_span(traced: Any, model: str, rows: int) -> AbstractContextManager[Any]:
+    """The span of what a model takes, inside a request's; nothing without a tracer."""
+    if traced is None:
+        return nullcontext()
+    about = {"headrace.model": model, "headrace.rows": rows}
+    return cast(AbstractContextManager[Any], traced.start_as_current_span("predict", attributes=about))
+
+
+def made_by(span: Any, made: Made) -> None:
+    """Say on a prediction's span which model answered."""
+    if span is not None:
+        span.set_attribute("headrace.version", made.version)
+        span.set_attribute("headrace.position", made.position or "")
+
+
+def past_span(traced: Any, name: str, start_us: int, end_us: int, about: Mapping[str, Any]) -> None:
+    """A span that is over, with its times in microseconds since 1970."""
+    span = traced.start_span(name, start_time=start_us * 1000, attributes=dict(about))
+    span.end(end_time=max(start_us, end_us) * 1000)

@@ -8,7 +8,7 @@ partitioned.
 ::
 
     DIR/.headrace/SINK/manifest.json     {"log", "next", "moves": [[from, to], …]}
-    DIR/.headrace/SINK/0.tmp, 1.tmp, …   files that are being written
+    DIR/.headrace/SINK/FIRST-0.tmp, …    files that are being written
 """
 
 from __future__ import annotations
@@ -145,8 +145,10 @@ class ParquetSink:
             self.journal.refuse(part, [(row, reason) for row in range(part.batch.num_rows)])
             part = part.take(np.empty(0, np.int64))
         with self._translated():
+            # Named for the part: an older manifest, whose moves a restart repeats, names none of these.
             moves = [
-                [self._written(number, rows), str(place)] for number, (place, rows) in enumerate(self._files(part))
+                [self._written(f"{part.first}-{number}.tmp", rows), str(place)]
+                for number, (place, rows) in enumerate(self._files(part))
             ]
             fault("sink.written")
             self._commit(part.end, moves)
@@ -164,13 +166,13 @@ class ParquetSink:
         for folder, rows in _partitions(table, self.target.partition_by):
             yield folder / name, rows
 
-    def _written(self, number: int, rows: pa.Table) -> str:
-        temporary = self._hidden / f"{number}.tmp"
+    def _written(self, name: str, rows: pa.Table) -> str:
+        temporary = self._hidden / name
         with temporary.open("wb") as file:
             pq.write_table(rows, file)
             file.flush()
             os.fsync(file.fileno())
-        return temporary.name
+        return name
 
     def _commit(self, position: int, moves: list[list[str]]) -> None:
         draft = self._hidden / "manifest.draft"

@@ -91,7 +91,7 @@ def draw(path: Path, curve: Curve) -> Path | None:
         ax.plot(range(1, len(curve.online) + 1), curve.online, color="0.45", lw=1, label="learned online")
     ax.axhline(THRESHOLD, color="0.2", ls="--", lw=1, label=f"threshold {THRESHOLD:.0%}")
     ax.set(xlabel="fish, in the order in which they were weighed", ylabel="relative error of the predicted weight")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.12 * max([2 * THRESHOLD, *curve.errors, *curve.online]))
     ax.set_title("The fish factory: errors over events")
     ax.legend(loc="upper right", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,12 +101,13 @@ def draw(path: Path, curve: Curve) -> Path | None:
 
 def _draw_periods(ax: Any, curve: Curve) -> None:
     """Bands for what raised alarms and what was trained on; a line where a new model begins to predict."""
-    for name, color, spans in (
-        ("trigger period", "#c9c9c9", curve.triggers),
-        ("retraining data", "#bcd7f0", curve.trained),
+    for name, color, alpha, (low, high), spans in (
+        ("trigger period", "#f3cdc8", 0.6, (0.0, 1.0), curve.triggers),
+        ("retraining data", "#2f7fd0", 0.35, (0.94, 0.98), curve.trained),
     ):
         for i, (first, last) in enumerate(spans):
-            ax.axvspan(first + 0.5, last + 1.5, color=color, alpha=0.55, lw=0, label=name if i == 0 else None)
+            label = name if i == 0 else None
+            ax.axvspan(first + 0.5, last + 1.5, ymin=low, ymax=high, color=color, alpha=alpha, lw=0, label=label)
     for at, version in curve.models:
         ax.axvline(at + 0.5, color="#b3261e", lw=1.2, label=f"new model (version {version})")
 

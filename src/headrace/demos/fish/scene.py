@@ -71,7 +71,10 @@ def _refuse_taken(place: KafkaPlace) -> None:
 
 
 def create_tables(database: psycopg.Connection[Any], data: FishData) -> None:
-    """The two tables, empty: a table that is made later is not captured before a restart."""
+    """The two tables, empty: a table that is made later is not captured before a restart.
+
+    They have no key, since files may weigh a fish again; with the old rows in the WAL a weight can be corrected, too.
+    """
     for machine, table in TABLE.items():
         columns = sql.SQL(", ").join(
             sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), sql.SQL(_type(name, data.sent[machine].rows)))
@@ -79,6 +82,7 @@ def create_tables(database: psycopg.Connection[Any], data: FishData) -> None:
         )
         database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
         database.execute(sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(table), columns))
+        database.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(sql.Identifier(table)))
 
 
 def _type(name: str, rows: pa.RecordBatch) -> str:

@@ -18,6 +18,8 @@ from headrace.demos.fish.pipeline import THRESHOLD
 
 SHOWN_ROWS = 8
 SHOWN_WINDOWS = 6
+SHOWN_TOLD = 4
+OTHER_LINES = 23
 
 
 @dataclass(slots=True)
@@ -45,13 +47,15 @@ class Show:
         bar.add_row(ProgressBar(max(1, self.total), self.done, width=40), f"{self.done:,} of {self.total:,} messages")
         title = Text("The fish factory: weights predicted, weighed ten seconds later", style="bold")
         model = Text(self.model, style="cyan")
-        return Group(title, Text(self.step, style="dim"), bar, model, self._fish(), self._errors(), *self.told)
+        step = Text(self.step, style="dim")
+        return Group(title, step, bar, model, *self.told[-SHOWN_TOLD:], self._fish(), self._errors())
 
     def _fish(self) -> Table:
         table = Table(title="weight-diff", title_justify="left", box=SIMPLE_HEAD)
         for name in ("Fish_Id", "Species", "PredictedWeight", "ActualWeight", "Error", "model", "weighed at"):
             table.add_column(name, justify="left" if name == "Species" else "right", no_wrap=True)
-        for row in self.graded:
+        shown = max(3, min(SHOWN_ROWS, self.console.height - OTHER_LINES))
+        for row in list(self.graded)[-shown:]:
             table.add_row(
                 str(row["Fish_Id"]),
                 row["Species"],
@@ -136,7 +140,7 @@ def error_table(errors: dict[str, float | None], online: dict[str, float | None]
         table.add_column(name, justify="right")
     lines: list[tuple[str, Any, str]] = [("version 1", errors, "before"), ("later versions", errors, "after")]
     if online is not None:
-        lines += [("learned online, the same fish", online, "before"), ("", online, "after")]
+        lines += [("learned online, fish of version 1", online, "before"), ("… of later versions", online, "after")]
     for title, of, when in lines:
         cells = [of[f"{name}_{when}"] for name in names]
         table.add_row(title, *(Text("–" if one is None else f"{one:.4f}", style=_style(one)) for one in cells))

@@ -118,9 +118,9 @@ def apply(txn: Transaction, runner: TaskRunner, asked: Asked) -> StepRecord | No
         if request.action == "tag":
             version = runner.lineage.tag(txn, request)
             asked.result = {"model": version.model, "version": version.version, "tags": version.tags}
-        elif request.action == "retrain":
+        elif request.action in ("retrain", "promote"):
             refuse_training(runner)
-            record, asked.result = runner.train(txn, request.by)
+            record, asked.result = runner.train(txn, request.by, promote=request.action == "promote")
         else:
             swap = runner.lineage.asked(txn, request, runner.state, asked.state)
             record = runner.swap(txn, swap)

@@ -268,10 +268,16 @@ class Running:
             LearnError: nothing came of it, and why; or another training runs.
             WaitTimeout: it is not recorded yet, and stays asked for.
         """
-        told = self._ask(Request("retrain", model, 0, whoami()), timeout)
-        if told["status"] not in ("trained", "started", "shadow"):
-            raise LearnError(f"the training of «{model}» came to nothing ({told['status']}): {told.get('reason')}")
-        return told
+        return trained(model, self._ask(Request("retrain", model, 0, whoami()), timeout))
+
+    def promote(self, model: str, *, timeout: float | None = 30.0) -> dict[str, Any]:
+        """Let the model that answers beside the current one (``retrain(…, shadow=True)``) take over now.
+
+        Raises:
+            LearnError: there is none.
+            WaitTimeout: it is not recorded yet, and stays asked for.
+        """
+        return trained(model, self._ask(Request("promote", model, 0, whoami()), timeout))
 
     def _ask(self, request: Request, timeout: float | None) -> dict[str, Any]:
         """Ask the engine, and wait until what it did is durable."""
@@ -352,6 +358,17 @@ class Running:
         except BaseException:
             if error is None:
                 raise
+
+
+def trained(model: str, told: dict[str, Any]) -> dict[str, Any]:
+    """What came of a training, where something did.
+
+    Raises:
+        LearnError: nothing came of it, and why.
+    """
+    if told["status"] not in ("trained", "started", "shadow", "promoted"):
+        raise LearnError(f"the training of «{model}» came to nothing ({told['status']}): {told.get('reason')}")
+    return told
 
 
 def _shown(position: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from headrace.state import Answering, State
 from headrace.task import ModelTask
 
 SLOW_SECONDS = 0.002
+COSTLY_SECONDS = 0.02
 Coder = Callable[[npt.NDArray[Any], int, Sequence[Any]], None]
 Outcome = Any
 
@@ -57,14 +59,19 @@ def _column(feature: Any, missing: str) -> Column:
 
 
 class Pace:
-    """How long a model takes for a block, by its last ones. Whatever the thread, the newest time counts."""
+    """How long a model takes for a block: the shortest of its last few, since a busy machine makes any of them longer."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self._last: deque[float] = deque(maxlen=4)
 
     def took(self, seconds: float) -> None:
-        """One block took so long."""
-        self.seconds = seconds if not self.seconds else 0.8 * self.seconds + 0.2 * seconds
+        """One block took so long. Called from any thread."""
+        self._last.append(seconds)
+
+    @property
+    def seconds(self) -> float:
+        """For a block; 0 while none is known."""
+        return min(tuple(self._last), default=0.0)
 
     @property
     def slow(self) -> bool:
@@ -166,10 +173,7 @@ class Frozen:
             raise HeadraceError(f"the rows have a column «{name}», a name of Headrace's own", advice="Rename it.")
         query = Query(Batch.of(rows), np.arange(rows.num_rows), self._task, proba=probabilities)
         with self._asking:
-            started = time.perf_counter()
             query.answer_until(rows.num_rows, self.by)
-            if rows.num_rows:
-                self._pace.took((time.perf_counter() - started) / -(-rows.num_rows // BLOCK_ROWS))
         if not rows.num_rows:
             return Answer(_nothing(rows, self._task, probabilities), self._made, {})
         return Answer(query.output().rows, self._made, query.reasons)
@@ -254,8 +258,9 @@ def _number(name: str, value: Any, missing: float | None) -> float:
 class Published:
     """The newest snapshot of one model. `publish` is called by the one thread that changes the state.
 
-    A copy that takes long is not made with every commit: at most a tenth of the time goes into copies, unless somebody
-    waits for one (`wanted`), or another version has begun.
+    A copy is made with every commit that changed the model, so that a request after a commit sees it. Only where copies
+    take longer than 20 ms is at most a tenth of the time spent on them, unless somebody waits for one (`wanted`), another
+    version has begun, or there is nothing else to do.
     """
 
     def __init__(self, task: ModelTask, made_at: Callable[[int], int]) -> None:
@@ -267,7 +272,7 @@ class Published:
         self.wanted = False
         self._made_at = made_at
         self._key: tuple[Any, ...] | None = None
-        self._cost = 0.0
+        self._costs: deque[float] = deque([0.0], maxlen=4)
         self._copied_at = 0.0
 
     def publish(self, state: State, *, idle: bool = False) -> None:
@@ -282,14 +287,16 @@ class Published:
             return
         now = time.monotonic()
         new_version = self._key is None or self._key[0] != by.version
-        if not (idle or self.wanted or new_version) and now - self._copied_at < 10 * self._cost:
+        cost = min(self._costs)  # of the last few: a busy machine makes any of them look expensive
+        costly = cost > COSTLY_SECONDS and now - self._copied_at < 10 * cost
+        if costly and not (idle or self.wanted or new_version):
             self.behind = True
             return
         self.words = {column: tuple(found) for column, found in state.words.items()}
         self.newest = self.freeze(by)
         self._key, self.behind, self.wanted = key, False, False
         self._copied_at = time.monotonic()
-        self._cost = self._copied_at - now
+        self._costs.append(self._copied_at - now)
 
     def freeze(self, by: Answering, learner: Any = None) -> Frozen:
         """A snapshot of a model; the learner is copied where none is given."""

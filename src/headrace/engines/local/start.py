@@ -19,6 +19,7 @@ from headrace.engines.local.running import Running
 from headrace.engines.local.serving import InProcess, Place, serve_running
 from headrace.engines.local.sinking import Sinking
 from headrace.engines.local.sources import Captured, databases, foreign_topics, topic_sources
+from headrace.engines.local.traced import trace_rounds
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.log import open_log
 from headrace.log.base import Log
@@ -64,6 +65,7 @@ def start(app: App, *, serve: bool | ServeSettings = False) -> Running:
         sinking = Sinking(plan.sinks, engine, log, lambda: _reader(plan, log, codec))
         engine.holders.append(sinking.needed)
         models = InProcess(engine) if place else None
+        trace_rounds(engine)
     except BaseException:
         if place:
             place.close()

@@ -277,12 +277,12 @@ class TaskRunner:
         event = {"idle": dict(tick.idle_us)} if tick.idle_us else None
         return self._record(txn, outputs, after=self.progress.slice, inputs={}, tick=tick, event=event)
 
-    def train(self, txn: Transaction, by: str) -> tuple[StepRecord, dict[str, Any]]:
-        """A step in which somebody asks for a training; what came of it."""
-        event = Train(self.clock.now_us(), self.progress.slice, by)
+    def train(self, txn: Transaction, by: str, *, promote: bool = False) -> tuple[StepRecord, dict[str, Any]]:
+        """A step in which somebody asks for a training, or for the model that is tried out; what came of it."""
+        event = Train(self.clock.now_us(), self.progress.slice, by, promote)
         outputs = step(self.task, self.state, event, self._reader)
         self._saves = True
-        about = {"train": {"until": event.until, "by": by, "ts_us": event.ts_us}}
+        about = {"train": {"until": event.until, "by": by, "ts_us": event.ts_us, "promote": promote}}
         record = self._record(txn, outputs, after=self.progress.slice, inputs={}, event=about)
         told = {name: one for name, one in outputs[-1][1].rows.to_pylist()[0].items() if one is not None}
         return record, told

@@ -1,0 +1,112 @@
+"""Numbers for Prometheus, and traces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from .asked import FISH, SEEDS, fish, serving
+
+
+def numbers(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for one in family.samples:
+            found[one.name, frozenset(one.labels.items())] = one.value
+    return found
+
+
+def test_requests_are_counted_and_models_described(tmp_path: Path) -> None:
+    with serving(fish(tmp_path / "fish.headrace"), FISH) as (_, client):
+        for _ in range(3):
+            client.get("/prediction", **SEEDS)
+        client.get("/prediction", length="x")
+        client.get("/v2/models/weight")
+        client.get("/secret-path")
+        got = client.get("/metrics")
+    assert got.headers["content-type"].startswith("text/plain")
+    assert "secret-path" not in got.body.decode()
+    found = numbers(got.body.decode())
+
+    def number(name: str, **labels: str) -> float:
+        return found[f"headrace_{name}", frozenset(labels.items())]
+
+    assert number("requests_total", route="/prediction", status="200") == 3
+    assert number("requests_total", route="/prediction", status="422") == 1
+    assert number("requests_total", route="/v2/models/{model}", status="200") == 1
+    assert number("requests_total", route="other", status="404") == 1
+    assert number("request_seconds_count", route="/prediction") == 4
+    assert number("model_version", model="weight") == 1
+    assert number("model_learned_rows", model="weight") == 6
+    assert number("model_offset", model="weight", topic="measured") == 6
+    assert number("model_lag_rows", model="weight", topic="measured") == 0
+
+
+def test_dead_letters_are_counted(tmp_path: Path) -> None:
+    rows = [*FISH, {**FISH[0], "Species": "pike"}]
+    with serving(fish(tmp_path / "fish.headrace"), rows) as (_, client):
+        found = numbers(client.get("/metrics").body.decode())
+    assert found["headrace_dead_letters", frozenset({("topic", "measured.dlq")})] == 1
+    assert found["headrace_model_rejected_rows", frozenset({("model", "weight")})] == 1
+
+
+TRACED = """
+import sys
+sys.path.insert(0, {tests!r})
+from serve.asked import FISH, SEEDS, fish, serving
+app = fish({log!r})
+parent = {{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
+with serving(app, FISH) as (_, client):
+    assert client.get("/prediction", parent, **SEEDS).status == 200
+"""
+
+
+def test_traces_go_to_the_collector(tmp_path: Path) -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    received: list[Any] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                import gzip
+
+                body = gzip.decompress(body)
+            received.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    collector = HTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=collector.serve_forever, daemon=True).start()
+    try:
+        script = TRACED.format(tests=str(Path(__file__).parents[1]), log=str(tmp_path / "fish.headrace"))
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}", "PATH": ""}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+    finally:
+        collector.shutdown()
+        collector.server_close()
+    spans = [span for one in received for r in one.resource_spans for s in r.scope_spans for span in s.spans]
+    assert Counter(one.name for one in spans) == {"GET /prediction": 1, "predict": 1, "commit to prediction": 6}
+    request = next(one for one in spans if one.name == "GET /prediction")
+    predict = next(one for one in spans if one.name == "predict")
+    assert request.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
+    assert request.parent_span_id.hex() == "b7ad6b7169203331"
+    assert predict.parent_span_id == request.span_id
+    about = {one.key: one.value for one in predict.attributes}
+    assert about["headrace.version"].int_value == 1
+    rounds = [one for one in spans if one.name == "commit to prediction"]
+    assert all(one.start_time_unix_nano <= one.end_time_unix_nano for one in rounds)
