@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
-from headrace import cli_demo, cli_models, cli_produce, cli_serve, cli_topics
+from headrace import cli_demo, cli_models, cli_produce, cli_serve, cli_topics, cli_training
 from headrace.cli_file import load_app
 from headrace.cli_log import JsonOption, LogOption, looking, reading
 from headrace.console import (
@@ -37,6 +37,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_demo.demo, name="demo")
 app.add_typer(cli_topics.topics, name="topics")
+cli_models.models.command("retrain")(cli_training.models_retrain)
+cli_models.models.command("promote")(cli_training.models_promote)
 app.add_typer(cli_models.models, name="models")
 app.add_typer(cli_serve.keys, name="keys")
 app.command("serve")(cli_serve.serve)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from headrace.blueprint import task_from
+from headrace.cli_asked import StoppedOption, asked
 from headrace.cli_file import load_app
-from headrace.cli_log import JsonOption, LogOption, location, reading, writing
+from headrace.cli_log import JsonOption, LogOption, reading, writing
 from headrace.console import model_rows, print_table, replay_progress, short_model, short_version, talk
 from headrace.engines.local import held as kept
 from headrace.engines.local.explain import explain as explained
@@ -21,16 +21,14 @@ from headrace.engines.local.explain import range_text
 from headrace.engines.local.lineage import kept_state, refuse_current, tag_version
 from headrace.engines.local.rebuild import Place, Rebuilt
 from headrace.engines.local.rebuild import rebuild as rebuilt_at
-from headrace.errors import DeclarationError, HeadraceError, LogError, LogLocked
+from headrace.errors import DeclarationError, HeadraceError, LogError
 from headrace.export import Exported, export
-from headrace.kafka.settings import SCHEME
 from headrace.learn.state import dump_pieces
 from headrace.log.base import Log
 from headrace.messages import to_json
 from headrace.plan import Plan
 from headrace.registry import models as registry
-from headrace.registry.records import Pieces
-from headrace.registry.requests import Request, ask, folder_of, put_request, whoami
+from headrace.registry.requests import Request, put_request, whoami
 from headrace.registry.versions import Shelf, Version, artifact_name
 from headrace.scoreboard import print_scores
 from headrace.task import ModelTask
@@ -45,9 +43,6 @@ AtOption = Annotated[
 ]
 FileOption = Annotated[
     str | None, typer.Option("--file", help="The pipeline's file, where the log alone does not say how to make it.")
-]
-StoppedOption = Annotated[
-    bool, typer.Option("--stopped", help="On Kafka: the pipeline does not run. One that does would be stopped by this.")
 ]
 
 
@@ -241,7 +236,7 @@ def models_rollback(
         position = about["position"] if about else one.position
         return {"model": name, "parent": one.version, "position": position, "begun": False}
 
-    result = _asked(log, request, state, store, stopped=stopped)
+    result = asked(log, request, state, store, stopped=stopped)
     if as_json:
         print(to_json(result))
     elif "version" not in result:
@@ -273,7 +268,7 @@ def models_tag(
             one = tag_version(shelf, txn, request)
         return {"model": name, "version": one.version, "tags": one.tags}
 
-    result = _asked(log, request, None, store, stopped=stopped)
+    result = asked(log, request, None, store, stopped=stopped)
     if as_json:
         print(to_json(result))
     else:
@@ -412,45 +407,3 @@ def _exported(log: Log, shelf: Shelf, version: Version, state: dict[str, Any], f
         return _declared(log, version.model, file)[1].learner
 
     return Exported(version, shelf.fingerprint(version), shelf.lineage(version), state, learner)
-
-
-# -- asking -----------------------------------------------------------------------------------------------------------
-
-
-def _asked(
-    log: str | None,
-    request: Request,
-    state: Pieces | None,
-    store: Callable[[Log], dict[str, Any]],
-    *,
-    stopped: bool,
-) -> dict[str, Any]:
-    """Change the log of a pipeline that is stopped, or ask the one that runs."""
-    where = location(log)
-    if where.startswith(SCHEME) and not stopped:
-        raise LogLocked(
-            f"writing to {where} would stop the pipeline that writes it, if one runs",
-            advice="Stop the pipeline, then say so: --stopped. (In Python: running.rollback(…), while it runs.)",
-        )
-    try:
-        with _writing(where) as held:
-            return store(held)
-    except _Busy:
-        return ask(folder_of(Path(where).resolve()), request, state)
-
-
-class _Busy(Exception):
-    """Another process writes the log."""
-
-
-@contextmanager
-def _writing(where: str) -> Iterator[Log]:
-    opened = writing(where)
-    try:
-        held = opened.__enter__()
-    except LogLocked as error:
-        raise _Busy from error
-    try:
-        yield held
-    finally:
-        opened.__exit__(None, None, None)

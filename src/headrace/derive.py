@@ -21,7 +21,8 @@ from headrace.batch import OPS, Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
 from headrace.events import Ints, Merged, order_of
-from headrace.flow import ARRIVAL, GRADED, Grade, Node, Predicted, Read, StreamPlan, Windows
+from headrace.faults import fault
+from headrace.flow import ARRIVAL, GRADED, Alarms, Drifts, Grade, Node, Predicted, Read, StreamPlan, Windows
 from headrace.flow_state import NEVER, FlowState, KeptRows
 from headrace.grade.alarm import Alarm
 from headrace.grade.compare import graded_rows
@@ -34,6 +35,13 @@ from headrace.transform.expressions import Operation, operate
 Streams = Callable[[StreamPlan, str], list[Batch]]
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
 Raised = tuple[int, Batch | None]
+_EDGES = {
+    Read: "derive.read",
+    Grade: "derive.joined",
+    Windows: "derive.windowed",
+    Alarms: "derive.alarmed",
+    Drifts: "derive.drifted",
+}
 NO_ROWS = np.empty(0, np.int64)
 
 
@@ -360,6 +368,7 @@ class Derive:
             else:
                 self.rows[i] = self._derived(i, node)
             self.out[i] += self.rows[i]
+            fault(_EDGES[type(what)])
         if self._keep is not None and self.flow.kept is not None:
             number, operations = self._keep
             keep_rows(self.flow.kept, self._after(operations, self.rows[number], self.nodes[number]))
@@ -412,14 +421,26 @@ class Derive:
         found = []
         for batch in self._after(node.operations, _counted(source, rows), source):
             order = order_of(batch)
-            lines = _push(self.flow.running[i], node, batch, order)
-            if lines.records.num_rows:
+            lines = self._pushed(i, node, batch, order)
+            if lines is not None and lines.records.num_rows:
                 found.append(self._lines(lines))
         running = self.flow.running[i]
         if i in self.close_at and isinstance(running, Window):
             lines = running.advance(self.close_at[i])
             found += [self._lines(lines)] if lines.records.num_rows else []
         return found
+
+    def _pushed(self, i: int, node: Node, batch: Batch, order: Ints) -> Lines | None:
+        """What comes of rows; those that cannot be taken are refused, and change nothing."""
+        running = self.flow.running[i]
+        assert isinstance(running, Window | Alarm | Drift)
+        before = running.copy()
+        try:
+            return _push(running, node, batch, order)
+        except HeadraceError as error:
+            self.flow.running[i] = before
+            self._refuse(_named(node), batch, [error.message] * batch.num_rows, "derive")
+            return None
 
     def _lines(self, lines: Lines) -> Batch:
         columns = {name: lines.records.column(name) for name in lines.records.schema.names}

@@ -12,6 +12,7 @@ from typing import Any
 from headrace.derive import Raised
 from headrace.errors import HeadraceError
 from headrace.events import Merged, Swap, Train
+from headrace.faults import fault
 from headrace.flow import Grade
 from headrace.grade.metrics import Metric
 from headrace.learn.base import Learner
@@ -111,7 +112,11 @@ def _begin(
     if plan.swap == "when_ready":
         state.training = Asked(chosen.rows, chosen.about, position, moment.at_us, by, cause)
         return [_told(task, state, line, {"status": "started", **chosen.about})]
-    return [_taken(task, state, train(task, state, chosen, plan=plan), position, line)]
+    trained = train(task, state, chosen, plan=plan)
+    fault("train.trained")
+    told = _taken(task, state, trained, position, line)
+    fault("train.swapped")
+    return [told]
 
 
 def trained_beside(task: ModelTask, state: State) -> Trained:

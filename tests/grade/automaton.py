@@ -25,7 +25,7 @@ class Row:
 
 @dataclass
 class Automaton:
-    """Handles one row after another; outcomes are (place, status, left, right, time, delay, number, supersedes, reason)."""
+    """One row after another; outcomes: place, status, left, right, time, delay, number, supersedes, reason."""
 
     within: int
     lateness: int

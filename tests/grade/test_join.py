@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.grade import join as module
+from headrace.grade import remembered
 from headrace.grade.join import STATUSES, Arrivals, Found, Join
-from headrace.grade.truths import truth_codes
 
 from .automaton import Automaton, Row
 
@@ -24,6 +24,8 @@ ROWS = "one by one", "together"
 def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to handle rows, whatever the size of the event."""
     monkeypatch.setattr(module, "FEW", 0 if request.param == "together" else 10**9)
+    # Generations of keys that scenarios of a few rows fill too.
+    monkeypatch.setattr(remembered, "_LEAST", 3)
     return str(request.param)
 
 
@@ -268,7 +270,9 @@ def test_every_status_as_a_table(name: str, few: str) -> None:
     for _, status, left, right, time, delay, _, supersedes, reason in told(join.match(*event(rows), end=len(rows))):
         key = keys["prediction"][left] if left >= 0 else keys["label"][right]
         said = f"supersedes {supersedes}" if supersedes >= 0 else reason
-        lines.append(f"{status} {key or '-'}{time} " + (f"delay {delay}" if left >= 0 <= right and supersedes < 0 else said))
+        lines.append(
+            f"{status} {key or '-'}{time} " + (f"delay {delay}" if left >= 0 <= right and supersedes < 0 else said)
+        )
     assert lines == [" ".join(line.split()) for line in expected.strip().splitlines()]
 
 
@@ -312,7 +316,9 @@ def test_rows_leave_the_store_when_they_are_settled(few: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "end"), [([1, 0], 2), ([0, 0], 2), ([0, 2], 2), ([-1, 0], 2)], ids=["falling", "twice", "beyond", "before"]
+    ("places", "end"),
+    [([1, 0], 2), ([0, 0], 2), ([0, 2], 2), ([-1, 0], 2)],
+    ids=["falling", "twice", "beyond", "before"],
 )
 def test_wrong_places_are_refused(places: list[int], end: int) -> None:
     rows = Arrivals(["a", "b"], np.array([0, 0]), np.array(places))

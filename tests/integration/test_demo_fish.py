@@ -47,6 +47,7 @@ TOPICS = {
     "weight-training": 1,
 }
 FILES = ("training.csv", "measurement.jsonl", "weight.jsonl")
+CAME = ["salmon", "walleye", "bream"]
 Result = dict[str, Any]
 
 
@@ -77,7 +78,11 @@ def told(found: Result) -> Result:
 
 
 def design(rows: list[Result], words: list[str]) -> Any:
-    return np.array([[1.0, r["Length"], r["Height"], *(float(r["Species"] == w) for w in words[1:])] for r in rows])
+    """R's treatment coding; a species that is not among the words is taken for the one of them that came last."""
+    last = max(words, key=CAME.index)
+    kinds = [row["Species"] if row["Species"] in words else last for row in rows]
+    measures = zip(rows, kinds, strict=True)
+    return np.array([[1.0, r["Length"], r["Height"], *(float(kind == w) for w in words[1:])] for r, kind in measures])
 
 
 def fit(rows: list[Result]) -> tuple[list[str], Any]:
@@ -132,7 +137,7 @@ def simulated(folder: Path) -> Result:
         "rows": [simulated_row(one) for one in graded],
         "alarms": alarms,
         "versions": versions,
-        "mean_error": {key: pytest.approx(value) for key, value in simulated_means(graded).items()},
+        "mean_error": {key: value and pytest.approx(value) for key, value in simulated_means(graded).items()},
     }
 
 
@@ -166,11 +171,12 @@ def simulated_row(one: Result) -> Result:
     }
 
 
-def simulated_means(graded: list[Result]) -> dict[str, float]:
+def simulated_means(graded: list[Result]) -> dict[str, float | None]:
     species = list(dict.fromkeys(one["Species"] for one in graded))
 
-    def mean(name: str, chosen: Callable[[int], bool]) -> float:
-        return float(np.mean([one["error"] for one in graded if one["Species"] == name and chosen(one["version"])]))
+    def mean(name: str, chosen: Callable[[int], bool]) -> float | None:
+        errors = [one["error"] for one in graded if one["Species"] == name and chosen(one["version"])]
+        return float(np.mean(errors)) if errors else None
 
     before = {f"{name}_before": mean(name, lambda version: version == 1) for name in species}
     return before | {f"{name}_after": mean(name, lambda version: version > 1) for name in reversed(species)}
@@ -263,9 +269,8 @@ def test_online_a_second_model_learns_every_fish(shipped: Result, tmp_path: Path
     weights = [json.loads(line)["Weight"] for line in (SHIPPED / "weight.jsonl").read_text().splitlines()]
     for i in (0, 5, 6, 70, 100, 179):
         words, coefficients = fit([*known, *({**measured[j], "Weight": weights[j]} for j in range(max(0, i - 5)))])
-        if measured[i]["Species"] in words:
-            expected = float((design([measured[i]], words) @ coefficients)[0])
-            assert online["rows"][i]["PredictedWeight"] == pytest.approx(expected, rel=1e-9), i
+        expected = float((design([measured[i]], words) @ coefficients)[0])
+        assert online["rows"][i]["PredictedWeight"] == pytest.approx(expected, rel=1e-9), i
     assert online["mean_error"]["walleye_before"] < found["mean_error"]["walleye_before"] / 3
     assert (tmp_path / "pictures" / "fish.png").stat().st_size > 10_000
 
@@ -335,6 +340,15 @@ def test_numbers_of_fish_stay_numbers(tmp_path: Path) -> None:
     assert times == ["2021-06-10T00:00:10Z", "2021-06-10T00:00:12Z"]
 
 
+def test_fish_that_are_weighed_twice_never_or_unmeasured_are_no_grades(tmp_path: Path) -> None:
+    write(tmp_path, [("a", 18), ("b", 19)], [("a", 4.5), ("a", 5.5), ("c", 4)])
+    found = result("--data", ".", "--log", "fish.headrace", cwd=tmp_path)
+    assert [(row["Fish_Id"], row["ActualWeight"]) for row in found["rows"]] == [("a", 4.5)]
+    assert (found["alarms"], found["versions"]) == ([], [])
+    lines = [json.loads(line) for line in cat("weight-diff", tmp_path)]
+    assert [(line["Fish_Id"], line["status"]) for line in lines] == [("a", "graded"), ("a", "orphan")]
+
+
 def cat(topic: str, folder: Path) -> list[str]:
     return headrace("topics", "cat", topic, "--log", "fish.headrace", cwd=folder).splitlines()
 
@@ -402,7 +416,7 @@ def test_wrong_files_are_refused_with_the_place(wrong: str, tmp_path: Path) -> N
 REFUSED = {
     "data": (["--data", "nowhere"], "nowhere/training.csv» cannot be read"),
     "speeds": (["--speed", "5", "--realtime"], "--realtime is --speed 1"),
-    "backwards": (["--speed", "-1"], "-1"),
+    "backwards": (["--speed", "-1"], "greater than or equal to 0"),
     "postgres": (["--postgres", "x"], "--postgres is for --source postgres"),
     "source": (["--source", "mongo"], "mongo"),
 }
@@ -524,7 +538,7 @@ def test_in_a_terminal_it_is_drawn_anew_while_six_minutes_run(tmp_path: Path) ->
     text = out.decode()
     for words in ("at 60 times the time", "weight-diff", "learned online", "ALARM", "RETRAINED", "version 2, made at"):
         assert words in text
-    assert text.index("version 1, made at") < text.index("ALARM") < text.index("version 2, made at")
+    assert text.index("version 1, made at") < text.index("version 2, made at")
     assert text.count("weighed ten seconds later") > 10
 
 

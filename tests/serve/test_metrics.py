@@ -10,7 +10,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sklearn.linear_model import LinearRegression
+
+import headrace as hr
 
 from .asked import FISH, SEEDS, fish, serving
 
@@ -44,7 +48,7 @@ def test_requests_are_counted_and_models_described(tmp_path: Path) -> None:
     assert number("requests_total", route="other", status="404") == 1
     assert number("request_seconds_count", route="/prediction") == 4
     assert number("model_version", model="weight") == 1
-    assert number("model_learned_rows", model="weight") == 6
+    assert number("model_learned", model="weight") == 6
     assert number("model_offset", model="weight", topic="measured") == 6
     assert number("model_lag_rows", model="weight", topic="measured") == 0
 
@@ -54,7 +58,33 @@ def test_dead_letters_are_counted(tmp_path: Path) -> None:
     with serving(fish(tmp_path / "fish.headrace"), rows) as (_, client):
         found = numbers(client.get("/metrics").body.decode())
     assert found["headrace_dead_letters", frozenset({("topic", "measured.dlq")})] == 1
-    assert found["headrace_model_rejected_rows", frozenset({("model", "weight")})] == 1
+    assert found["headrace_model_rejected", frozenset({("model", "weight")})] == 1
+
+
+def test_grades_errors_and_alarms_are_told(tmp_path: Path) -> None:
+    app = hr.App("fish", log=tmp_path / "fish.headrace")
+    measured, weighed = app.topic("measured", append=True), app.topic("weighed", append=True)
+    estimator = LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0])
+    model = app.model("weight", estimator, features=["Length"], target="Weight")
+    predicted = model.predict(measured).to("predicted")
+    metric = hr.metrics.relative_error
+    graded = predicted.grade(weighed, on="Fish_Id", within="1 min", metric=metric).to("graded")
+    windows = graded.window(2).agg(mean=hr.metrics.mean("error")).to("windows")
+    windows.above(0.15, column="mean").to("alarms")
+    with serving(app) as (running, client):
+        for i in range(5):
+            running.append("measured", [{"Fish_Id": i, "Length": 4.0}])
+            if i < 4:
+                running.append("weighed", [{"Fish_Id": i, "Weight": 5.0}])
+        running.wait()
+        found = numbers(client.get("/metrics").body.decode())
+    of = {name: value for (name, labels), value in found.items() if not dict(labels).get("status")}
+    assert of["headrace_windowed_error"] == pytest.approx(0.2)
+    assert of["headrace_window_value"] == pytest.approx(0.2)
+    assert of["headrace_alarms"] >= 1
+    # All five stay until their time is over: a label may be corrected.
+    assert of["headrace_pending_labels"] == 5
+    assert [value for (name, labels), value in found.items() if dict(labels).get("status") == "graded"] == [4]
 
 
 TRACED = """

@@ -28,75 +28,19 @@ NOT_YET = -1
 Entries = tuple[Ints, Ints, Ints]
 
 
-class Side:
-    """Predictions, or labels.
+class KeySlots:
+    """The slots of keys.
 
     Attributes:
-        at: the slot of each key's row, or `MANY`; ``many``: the slots of such a key, in order of their numbers.
-        seq, time, truth, grade, key: of each slot; the seq of a free slot is -1. A prediction's grade is the number of
-            its newest grade, and its truth the code of that label's; a label's grade says whether it was of use.
-        live: how many rows wait.
-        next_seq: number of the next row, whether it will wait or not.
-        time_us: the largest event time so far.
-        rows: what the rows hold.
+        at: the slot of each key's row, or `MANY`.
+        many: the slots of such a key, in order of their numbers.
     """
+
+    __slots__ = ("at", "many")
 
     def __init__(self) -> None:
         self.at: dict[Any, int] = {}
         self.many: dict[Any, list[int]] = {}
-        self.order = Deadlines()
-        self.rows = Waiting()
-        self.live = 0
-        self.next_seq = 0
-        self.time_us = NEVER
-        self.left_few: list[int] = []  # numbers of rows that have left since the last `settle`
-        self.left_many: list[Ints] = []
-        self._stale = 0
-        self._oldest: list[tuple[int, int]] = []
-        self._arrays(0)
-
-    def _arrays(self, capacity: int) -> None:
-        self.seq = np.full(capacity, -1, np.int64)
-        self.time = np.empty(capacity, np.int64)
-        self.truth = np.zeros(capacity, np.int64)
-        self.grade = np.full(capacity, NOT_YET, np.int64)
-        self.key: npt.NDArray[Any] = np.empty(capacity, object)
-        self._free = np.arange(capacity)[::-1].copy()
-        self._free_count = capacity
-
-    @property
-    def capacity(self) -> int:
-        return len(self.seq)
-
-    def allocate(self, count: int) -> Ints:
-        """Free slots for so many rows."""
-        if count > self._free_count:
-            self._grow(count - self._free_count)
-        self._free_count -= count
-        return self._free[self._free_count : self._free_count + count][::-1].copy()
-
-    def _grow(self, missing: int) -> None:
-        old = self.capacity
-        new = max(64, old * 5 // 4, old + missing)
-        for name, fill in (("seq", -1), ("time", 0), ("truth", 0), ("grade", NOT_YET), ("key", None)):
-            array = getattr(self, name)
-            grown = np.full(new, fill, array.dtype)
-            grown[:old] = array
-            setattr(self, name, grown)
-        free = np.empty(new, np.int64)
-        free[: new - old] = np.arange(old, new)[::-1]
-        free[new - old : new - old + self._free_count] = self._free[: self._free_count]
-        self._free = free
-        self._free_count += new - old
-
-    def release(self, slots: Ints) -> None:
-        """Give slots back; their rows have left, and their keys were taken out."""
-        self.left_many.append(self.seq[slots])
-        self.seq[slots] = -1
-        self.key[slots] = None
-        self.grade[slots] = NOT_YET
-        self._free[self._free_count : self._free_count + len(slots)] = slots
-        self._free_count += len(slots)
 
     def find(self, keys: list[Any]) -> Ints:
         """The slot of each key's row, `MANY` or `NONE`."""
@@ -153,6 +97,76 @@ class Side:
                 self.at[key] = chain[0]
                 del self.many[key]
 
+
+class Side:
+    """Predictions, or labels.
+
+    Attributes:
+        by_key: the slots of keys; ``order``: those of event times.
+        seq, time, truth, grade, key: of each slot; the seq of a free slot is -1. A prediction's grade is the number of
+            its newest grade, and its truth the code of that label's; a label's grade says whether it was of use.
+        live: how many rows wait.
+        next_seq: number of the next row, whether it will wait or not.
+        time_us: the largest event time so far.
+        rows: what the rows hold.
+    """
+
+    def __init__(self) -> None:
+        self.by_key = KeySlots()
+        self.order = Deadlines()
+        self.rows = Waiting()
+        self.live = 0
+        self.next_seq = 0
+        self.time_us = NEVER
+        self.left_few: list[int] = []  # numbers of rows that have left since the last `settle`
+        self.left_many: list[Ints] = []
+        self._stale = 0
+        self._oldest: list[tuple[int, int]] = []
+        self._arrays(0)
+
+    def _arrays(self, capacity: int) -> None:
+        self.seq = np.full(capacity, -1, np.int64)
+        self.time = np.empty(capacity, np.int64)
+        self.truth = np.zeros(capacity, np.int64)
+        self.grade = np.full(capacity, NOT_YET, np.int64)
+        self.key: npt.NDArray[Any] = np.empty(capacity, object)
+        self._free = np.arange(capacity)[::-1].copy()
+        self._free_count = capacity
+
+    @property
+    def capacity(self) -> int:
+        return len(self.seq)
+
+    def allocate(self, count: int) -> Ints:
+        """Free slots for so many rows."""
+        if count > self._free_count:
+            self._grow(count - self._free_count)
+        self._free_count -= count
+        return self._free[self._free_count : self._free_count + count][::-1].copy()
+
+    def _grow(self, missing: int) -> None:
+        old = self.capacity
+        new = max(64, old * 5 // 4, old + missing)
+        for name, fill in (("seq", -1), ("time", 0), ("truth", 0), ("grade", NOT_YET), ("key", None)):
+            array = getattr(self, name)
+            grown = np.full(new, fill, array.dtype)
+            grown[:old] = array
+            setattr(self, name, grown)
+        free = np.empty(new, np.int64)
+        free[: new - old] = np.arange(old, new)[::-1]
+        free[new - old : new - old + self._free_count] = self._free[: self._free_count]
+        self._free = free
+        self._free_count += new - old
+
+    def release(self, slots: Ints) -> None:
+        """Give slots back; their rows have left, and their keys were taken out."""
+        self.left_many.append(self.seq[slots])
+        self.seq[slots] = -1
+        self.key[slots] = None
+        self.grade[slots] = NOT_YET
+        self._free[self._free_count : self._free_count + len(slots)] = slots
+        self._free_count += len(slots)
+
     def store(self, key: Any, time: int, seq: int, truth: int, grade: int) -> None:
         """Let one row wait."""
         if not self._free_count:
@@ -161,13 +175,13 @@ class Side:
         slot = int(self._free[self._free_count])
         self.seq[slot], self.time[slot], self.truth[slot], self.grade[slot] = seq, time, truth, grade
         self.key[slot] = key
-        self.link(key, slot)
+        self.by_key.link(key, slot)
         self.order.add(time, seq, slot)
         self.live += 1
 
     def remove(self, slot: int) -> None:
         """Let one row leave."""
-        self.unlink(self.key[slot], slot)
+        self.by_key.unlink(self.key[slot], slot)
         self.left_few.append(int(self.seq[slot]))
         self.seq[slot] = -1
         self.key[slot] = None
@@ -253,9 +267,9 @@ class Side:
         for name in ("time", "truth", "grade"):
             getattr(self, name)[slots] = state[name]
         self.key[slots] = object_array(keys)
-        held = self.enter(keys, slots)
+        held = self.by_key.enter(keys, slots)
         for i in np.flatnonzero(held != slots).tolist():
-            self.link(keys[i], int(slots[i]))
+            self.by_key.link(keys[i], int(slots[i]))
         self.order.add_many(np.asarray(state["time"], np.int64), seqs, slots)
         self.live = n
         self.left_many = [np.asarray(state["gone"], np.int64)]

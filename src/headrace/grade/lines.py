@@ -22,6 +22,8 @@ FINAL, CHANGES = "final", "changes"
 START = -(2**62)  # the time before the first row
 _WHO = "a window"
 _OWN = ("window_start", "window_end", "rows", FINAL)
+_OF_NUMBERS = frozenset({"mean", "median", "quantile", "sum", "std"})
+_OF_PLAIN = frozenset({"min", "max", "unique"})
 _AS_COLUMN = frozenset({"min", "max", "first", "last"})
 
 
@@ -187,6 +189,9 @@ class Layout:
             return
         for name, kind in zip(self.spec.by, types, strict=False):
             refuse_nested(name, kind, _WHO)
+        for _, one in self.spec.aggregates:
+            if one.column is not None:
+                _refuse_impossible(one.kind, one.column, types[self.names.index(one.column)])
         met = [wider(*one, _WHO) for one in zip(self.names, self.types, types, strict=True)]
         self.types = tuple(met)
         self._retype()
@@ -239,6 +244,15 @@ def _answers(aggregate: Any, over: pa.Array, spans: Sequence[tuple[int, int]], f
             f"«{field.name}» of a window does not fit {field.type}: {error}",
             advice="Cast the column before.",
         ) from error
+
+
+def _refuse_impossible(kind: str, name: str, column: pa.DataType) -> None:
+    """Refuse an aggregate before rows are held that it could not take."""
+    number = pa.types.is_floating(column) or pa.types.is_integer(column) or pa.types.is_decimal(column)
+    if kind in _OF_NUMBERS and not (number or pa.types.is_boolean(column) or pa.types.is_null(column)):
+        raise DeclarationError(f"the {kind} of «{name}» of a window is one of numbers, and the column is {column}")
+    if kind in _OF_PLAIN and pa.types.is_nested(column):
+        raise DeclarationError(f"the {kind} of «{name}» of a window is one of plain values, and the column is {column}")
 
 
 def _answer_type(kind: str, column: pa.DataType) -> pa.DataType:

@@ -121,7 +121,7 @@ class Pairing:
         It is to wait unless its time is over.
         """
         right = self.right
-        for label in reversed(right.slots_of(key)):
+        for label in reversed(right.by_key.slots_of(key)):
             label_time = int(right.time[label])
             if label_time + self.within < watermark:
                 continue
@@ -151,7 +151,7 @@ class Pairing:
         """What a label meets when it comes. Returns whether it is to stay, unless its time is over, and its use."""
         left, within = self.left, self.within
         met, told, too_old, late_by = False, False, -1, 0
-        for slot in left.slots_of(key):
+        for slot in left.by_key.slots_of(key):
             of = int(left.time[slot])
             delay = time - of
             if of + within < watermark or delay < -within:
@@ -248,7 +248,7 @@ class Pairing:
         times, _, slots = entries
         if len(slots):
             keys = self.left.key[slots].tolist()
-            self.remembered.publish(self.remembered.append(keys, times))
+            self.remembered.publish(keys, self.remembered.append(times))
             self._go(self.left, keys, slots)
 
     def let_labels_go(self, entries: Entries) -> None:
@@ -258,7 +258,7 @@ class Pairing:
             self._go(self.right, self.right.key[slots].tolist(), slots)
 
     def _go(self, side: Side, keys: list[Any], slots: Ints) -> None:
-        side.take_out(keys, slots, surely=True)
+        side.by_key.take_out(keys, slots, surely=True)
         side.release(slots)
         side.live -= len(slots)
 

@@ -2,10 +2,15 @@
 
 Of each key the prediction that left last is remembered. A key is forgotten when its time is over, and when as many
 predictions as may be remembered have left after it; both depend on the rows alone, not on when memory is given back.
+
+Keys lie in generations, each at least a quarter of all: they are put into the newest, which is small and stays in the
+processor's cache, and a generation is given back as a whole when all of it is forgotten. There are few: about five
+while as many come as go, and their number grows only with the logarithm of what is remembered.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
@@ -13,11 +18,21 @@ import numpy as np
 
 from headrace.wire import Ints
 
-_BLOCK = 65_536
+_LEAST = 4_096
+_NEVER = -(2**62)
+
+
+@dataclass(slots=True)
+class _Generation:
+    """Ordinals of keys; the first ordinal that it may hold, and the newest time of all."""
+
+    first: int
+    newest: int = _NEVER
+    at: dict[Any, int] = field(default_factory=dict)
 
 
 class Remembered:
-    """Keys, and the event times of their predictions.
+    """Keys, and the event times of their predictions. A prediction that leaves has an ordinal: 0, 1, 2, …
 
     Args:
         keep_us: how long after a prediction's time it is remembered, in event time.
@@ -29,48 +44,62 @@ class Remembered:
     [True, False, False]
     """
 
-    __slots__ = ("_head", "_keys", "_times", "at", "departed", "keep_us", "limit")
+    __slots__ = ("_base", "_generations", "_times", "_young", "departed", "keep_us", "limit")
 
     def __init__(self, *, keep_us: int, limit: int) -> None:
         self.keep_us, self.limit = keep_us, limit
-        self.at: dict[Any, int] = {}
         self.departed = 0  # how many have left since the beginning; the next one's ordinal
-        self._keys: list[Any] = []
+        self._young = _Generation(0)
+        self._generations = [self._young]
+        self._base = 0  # ordinal of the first time that is kept
         self._times = np.empty(64, np.int64)
-        self._head = 0  # entries of the lists that are forgotten
 
-    @property
-    def _base(self) -> int:
-        """Ordinal of the lists' first entry."""
-        return self.departed - len(self._keys)
+    def __len__(self) -> int:
+        return sum(len(one.at) for one in self._generations)
 
     def add(self, key: Any, time: int) -> None:
         """A prediction has left."""
         self._room(1)
-        self._times[len(self._keys)] = time
-        self._keys.append(key)
-        self.at[key] = self.departed
+        self._times[self.departed - self._base] = time
         self.departed += 1
+        self._rotate(self.departed - 1)
+        self._young.newest = max(self._young.newest, time)
+        self._young.at[key] = self.departed - 1
 
-    def append(self, keys: list[Any], times: Ints) -> int:
-        """Predictions leave, in this order; they are not to be seen before `publish`. Returns the first's ordinal."""
-        self._room(len(keys))
-        begin = len(self._keys)
-        self._times[begin : begin + len(keys)] = times
-        self._keys.extend(keys)
-        self.departed += len(keys)
-        return self.departed - len(keys)
+    def append(self, times: Ints) -> int:
+        """Predictions leave, in this order; they are not seen before `publish`. Returns the first's ordinal."""
+        self._room(len(times))
+        first = self.departed
+        self._times[first - self._base : first - self._base + len(times)] = times
+        self.departed += len(times)
+        return first
 
-    def publish(self, first: int) -> None:
-        """Show what was appended with ordinals from this one on."""
-        keys = self._keys[first - self._base :]
-        self.at.update(zip(keys, range(first, self.departed), strict=True))
+    def publish(self, keys: list[Any], first: int) -> None:
+        """Show predictions that were appended; ``first`` is the ordinal of the first of them."""
+        if not keys:
+            return
+        self._rotate(first)
+        times = self._times[first - self._base : first - self._base + len(keys)]
+        self._young.newest = max(self._young.newest, int(times.max()))
+        self._young.at.update(zip(keys, range(first, first + len(keys)), strict=True))
+
+    def show(self, key: Any, ordinal: int) -> None:
+        """Show one of them before the others."""
+        self._young.at[key] = ordinal
+        self._young.newest = max(self._young.newest, int(self._times[ordinal - self._base]))
+
+    def _rotate(self, first: int) -> None:
+        """Begin a generation with this ordinal, if the newest is large enough."""
+        size = first - self._young.first
+        if size >= _LEAST and 4 * size >= first - self._generations[0].first:
+            self._young = _Generation(first)
+            self._generations.append(self._young)
 
     def _room(self, count: int) -> None:
-        need = len(self._keys) + count
-        if need > len(self._times):
-            grown = np.empty(max(need, len(self._times) * 3 // 2), np.int64)
-            grown[: len(self._keys)] = self._times[: len(self._keys)]
+        used = self.departed - self._base
+        if used + count > len(self._times):
+            grown = np.empty(max(used + count, len(self._times) * 3 // 2), np.int64)
+            grown[:used] = self._times[:used]
             self._times = grown
 
     def older(self, key: Any, time: int, watermark: int, departed: int) -> bool:
@@ -79,61 +108,64 @@ class Remembered:
         Args:
             watermark, departed: as they are when it is asked.
         """
-        ordinal = self.at.get(key)
-        if ordinal is None or ordinal < departed - self.limit:
-            return False
-        of = int(self._times[ordinal - self._base])
-        return of <= time and watermark <= of + self.keep_us
+        for generation in reversed(self._generations):
+            ordinal = generation.at.get(key)
+            if ordinal is not None:
+                of = int(self._times[ordinal - self._base])
+                return ordinal >= departed - self.limit and of <= time and watermark <= of + self.keep_us
+        return False
+
+    def ordinals(self, keys: list[Any]) -> Ints:
+        """The ordinal of each key's last prediction, -1 where none is known; some may be forgotten already."""
+        found = np.full(len(keys), -1)
+        missing = np.arange(len(keys))
+        for generation in reversed(self._generations):
+            asked = keys if len(missing) == len(keys) else [keys[i] for i in missing.tolist()]
+            if generation.at and asked:
+                found[missing] = np.fromiter(map(generation.at.get, asked, repeat(-1)), np.int64, len(asked))
+                missing = missing[found[missing] < 0]
+        return found
 
     def times(self, ordinals: Ints) -> Ints:
-        """Event times of predictions that are remembered."""
+        """Event times of predictions that are known."""
         found: Ints = self._times[ordinals - self._base]
         return found
 
     def forget(self, watermark: int) -> None:
-        """Give back the memory of keys that are forgotten: the oldest, up to the first whose time is not over."""
-        size = len(self._keys)
-        head = max(self._head, size - self.limit)
-        while head < size and self._times[head] + self.keep_us < watermark:
-            over = self._times[head : head + _BLOCK] + self.keep_us < watermark
-            head += len(over) if over.all() else int(over.argmin())
-        if head == self._head:
+        """Give back the memory of generations that are forgotten."""
+        ends = [*(one.first for one in self._generations[1:]), self.departed]
+        oldest = self.departed - self.limit
+        kept = [
+            one
+            for one, end in zip(self._generations, ends, strict=True)
+            if one.at and end > oldest and one.newest + self.keep_us >= watermark
+        ]
+        if len(kept) == len(self._generations):
             return
-        self._delete(self._keys[self._head : head], self._base + self._head)
-        self._head = head
-        if 2 * head > size:
-            del self._keys[:head]
-            self._times = self._times[head:size].copy()
-            self._head = 0
-
-    def _delete(self, keys: list[Any], first: int) -> None:
-        """Take keys out, except those that were remembered again since."""
-        at = self.at
-        if len(keys) < 16:
-            for i, key in enumerate(keys):
-                if at.get(key) == first + i:
-                    del at[key]
-            return
-        held = np.fromiter(map(at.pop, keys, repeat(-1)), np.int64, len(keys))
-        for i in np.flatnonzero(held >= first + len(keys)).tolist():
-            # Remembered again since; the key was taken out by its older entry.
-            at[keys[i]] = int(held[i])
+        if not kept or kept[-1] is not self._young:
+            self._young = _Generation(self.departed)
+            kept.append(self._young)
+        self._generations = kept
+        gone, used = kept[0].first - self._base, self.departed - self._base
+        if 2 * gone > used:
+            self._times = self._times[gone:used].copy()
+            self._base += gone
 
     def entries(self) -> tuple[list[Any], Ints, Ints]:
-        """Keys, ordinals and times of what is remembered, in order."""
-        ordinals = np.sort(np.fromiter(self.at.values(), np.int64, len(self.at)))
-        keys = [self._keys[i] for i in (ordinals - self._base).tolist()]
+        """Keys, ordinals and times of what is known, in order."""
+        at: dict[Any, int] = {}
+        for generation in self._generations:
+            at.update(generation.at)
+        keys = sorted(at, key=at.__getitem__)
+        ordinals = np.fromiter(map(at.__getitem__, keys), np.int64, len(keys))
         return keys, ordinals, self.times(ordinals)
 
     def restore(self, keys: list[Any], ordinals: Ints, times: Ints, departed: int) -> None:
         """Become what `entries` was taken of."""
-        base = int(ordinals[0]) if len(keys) else departed
         self.departed = departed
-        self._head = 0
-        self._keys = [None] * (departed - base)
-        self._times = np.full(departed - base, np.iinfo(np.int64).min // 4)
-        at = ordinals - base
-        self._times[at] = times
-        for i, key in zip(at.tolist(), keys, strict=True):
-            self._keys[i] = key
-        self.at = dict(zip(keys, ordinals.tolist(), strict=True))
+        self._base = int(ordinals[0]) if len(keys) else departed
+        self._times = np.zeros(max(64, departed - self._base), np.int64)
+        self._times[ordinals - self._base] = times
+        newest = int(times.max()) if len(keys) else _NEVER
+        self._young = _Generation(self._base, newest, dict(zip(keys, ordinals.tolist(), strict=True)))
+        self._generations = [self._young]

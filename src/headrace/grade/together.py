@@ -8,7 +8,6 @@ by one, in order. Then all outcomes are put in order and numbered.
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -126,15 +125,19 @@ class Together:
         left, right = self.left, self.right
         left.enter(lefts, self.watermarks, self.within, None)
         right.enter(rights, self.watermarks, self.within, self.truths)
-        self.labels_before = rights.find(left.keys)
-        held_left = lefts.enter(left.keys, left.slots)
-        self.predictions = lefts.find(right.keys)
-        held_right = rights.enter(right.keys, right.slots)
+        self.labels_before = rights.by_key.find(left.keys)
+        held_left = lefts.by_key.enter(left.keys, left.slots)
+        self.predictions = lefts.by_key.find(right.keys)
+        shared = np.flatnonzero(self.predictions >= 0)
+        # One object for the key of both: a key that is found is in the processor's cache, and takes memory once.
+        rights.key[right.slots[shared]] = lefts.key[self.predictions[shared]]
+        right.keys = rights.key[right.slots].tolist()
+        held_right = rights.by_key.enter(right.keys, right.slots)
         several_left = (held_left != left.slots) | (self.labels_before == MANY)
         several_right = (held_right != right.slots) | (self.predictions == MANY)
         slow = {left.keys[i] for i in np.flatnonzero(several_left).tolist()}
         slow |= {right.keys[i] for i in np.flatnonzero(several_right).tolist()}
-        if None in lefts.at or None in rights.at:
+        if None in lefts.by_key.at or None in rights.by_key.at:
             slow.add(None)
         self.slow = slow
         for side, rows in ((lefts, left), (rights, right)):
@@ -142,8 +145,8 @@ class Together:
                 rows.slow = np.fromiter(map(slow.__contains__, rows.keys), np.bool_, len(rows))
             for key in slow:
                 # These rows are entered in their turn.
-                if (held := side.at.get(key, NONE)) >= 0 and side.seq[held] >= rows.first:
-                    del side.at[key]
+                if (held := side.by_key.at.get(key, NONE)) >= 0 and side.seq[held] >= rows.first:
+                    del side.by_key.at[key]
 
     def _foresee(self) -> None:
         """Which predictions leave in this event, in order; the keys they leave are remembered, but not shown yet."""
@@ -170,7 +173,7 @@ class Together:
         self.leaving_keys = side.key[slots].tolist()
         self.leaving_rank = order >> 1
         self.departed_before = self.pairing.remembered.departed
-        self.pairing.remembered.append(self.leaving_keys, times)
+        self.pairing.remembered.append(times)
         self.ordinal = np.empty(side.capacity, np.int64)
         self.ordinal[slots] = np.arange(self.departed_before, self.departed_before + len(slots))
 
@@ -221,9 +224,9 @@ class Together:
         remembered, rows = self.pairing.remembered, self.right
         ordinals = np.full(len(j), -1)
         asked = np.flatnonzero(rest & ~left_now)
-        if len(asked) and remembered.at:
+        if len(asked):
             keys = rows.keys if len(asked) == len(rows) else [rows.keys[i] for i in j[asked].tolist()]
-            ordinals[asked] = np.fromiter(map(remembered.at.get, keys, repeat(-1)), np.int64, len(asked))
+            ordinals[asked] = remembered.ordinals(keys)
         now = rest & left_now
         ordinals[now] = self.ordinal[slot[now]]
         known = np.flatnonzero(ordinals >= 0)
@@ -343,9 +346,9 @@ class Together:
         grade, truth = self.pairing.on_prediction(self.one_by_one, rank, key, time, seq, watermark, slot)
         side.grade[slot], side.truth[slot] = grade, truth
         if rows.over[i]:
-            self.pairing.remembered.at[key] = int(self.ordinal[slot])
+            self.pairing.remembered.show(key, int(self.ordinal[slot]))
         else:
-            side.link(key, slot)
+            side.by_key.link(key, slot)
 
     def _slow_label(self, rank: int, j: int) -> None:
         rows, side = self.right, self.pairing.right
@@ -371,16 +374,16 @@ class Together:
         side.grade[slot] = use
         self.label_stays[j] = stays and not rows.over[j]
         if self.label_stays[j]:
-            side.link(key, slot)
+            side.by_key.link(key, slot)
 
     def _unlink_left(self, key: Any, watermark: int) -> None:
         """Take the key's predictions out that have left since its last row; the last of them is remembered."""
         side = self.pairing.left
-        gone = [slot for slot in side.slots_of(key) if side.time[slot] + self.within < watermark]
+        gone = [slot for slot in side.by_key.slots_of(key) if side.time[slot] + self.within < watermark]
         for slot in gone:
-            side.unlink(key, slot)
+            side.by_key.unlink(key, slot)
         if gone:
-            self.pairing.remembered.at[key] = max(int(self.ordinal[slot]) for slot in gone)
+            self.pairing.remembered.show(key, max(int(self.ordinal[slot]) for slot in gone))
 
     def _leaving_labels(self) -> tuple[Entries, Ints]:
         """Labels whose time is over in this event, in order; the slots of those that do not stay at all."""
@@ -432,10 +435,10 @@ class Together:
         pairing, left, right = self.pairing, self.left, self.right
         lefts, labels = pairing.left, pairing.right
         surely = not self.slow
-        lefts.take_out(self.leaving_keys, self.leaving, surely=surely)
+        lefts.by_key.take_out(self.leaving_keys, self.leaving, surely=surely)
         gone = np.concatenate([rights[2], refused])
-        labels.take_out(labels.key[gone].tolist(), gone, surely=surely)
-        pairing.remembered.publish(self.departed_before)
+        labels.by_key.take_out(labels.key[gone].tolist(), gone, surely=surely)
+        pairing.remembered.publish(self.leaving_keys, self.departed_before)
         lefts.release(self.leaving)
         if None in self.slow:
             lefts.release(left.slots[[key is None for key in left.keys]])

@@ -28,7 +28,6 @@ from headrace.serve.metrics import Metrics, Scrape
 from headrace.serve.models import Models
 from headrace.serve.security import Gate
 from headrace.serve.settings import ServeSettings
-from headrace.serve.tensors import datatype_of
 
 logger = logging.getLogger("headrace")
 
@@ -76,18 +75,24 @@ def application(
 
 
 def _routes(asking: Asking, endpoints: Sequence[Endpoint], settings: ServeSettings, metrics: Metrics) -> list[Route]:
-    longest = settings.longest_deadline
+    longest, descriptions = settings.longest_deadline, asking.models.descriptions
     found = []
     for one in endpoints:
-        kind = _json_type(datatype_of(asking.models.descriptions[one.model].answers))
-        about = described.prediction(one, kind, longest)
+        about = described.prediction(one, descriptions[one.model], longest)
         found.append(Route("GET", one.path, "predict", Prediction(asking, one), about, hot=True))
     batches = Batches(asking)
+    about = described.batches(descriptions.values(), longest)
     return [
         *found,
         Route("POST", "/train", "train", Training(asking), described.training()),
         Route("GET", "/models", "predict", batches.models, described.models()),
-        Route("POST", "/models/{model}/predict", "predict", batches.predict, described.batches(longest)),
+        Route(
+            "POST",
+            "/models/{model}/predict",
+            "predict",
+            batches.predict,
+            described.batches(descriptions.values(), longest),
+        ),
         Route("GET", "/metrics", "admin", Scrape(metrics, asking.blocking), described.metrics()),
         *_protocol_routes(Inference(asking)),
     ]
@@ -109,14 +114,6 @@ def _protocol_routes(inference: Inference) -> list[Route]:
             Route("POST", f"{base}/infer", "predict", protocol(inference.infer), asked | named, hot=True),
         ]
     return found
-
-
-def _json_type(datatype: str) -> dict[str, Any]:
-    if datatype == "BYTES":
-        return {"type": "string"}
-    if datatype == "BOOL":
-        return {"type": "boolean"}
-    return {"type": "integer"} if "INT" in datatype else {"anyOf": [{"type": "number"}, {"type": "null"}]}
 
 
 def _add(app: FastAPI, route: Route, body_limit: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from headrace.serve.arrow import STREAM
 from headrace.serve.declared import Endpoint, Parameter
-from headrace.serve.tensors import DATATYPES
+from headrace.serve.models import Description
+from headrace.serve.tensors import DATATYPES, datatype_of
 
 _TEXT = {"type": "string"}
 _POSITION = {"anyOf": [{"type": "string"}, {"type": "null"}]}
@@ -80,13 +82,23 @@ def in_path(name: str, text: str) -> dict[str, Any]:
 
 MODEL = in_path("model", "Its name.")
 VERSION = in_path("version", "A number, or a tag.")
-AT_LEAST = {
-    "name": "at_least",
-    "in": "query",
-    "required": False,
-    "description": "Answer with a model that has learned at least up to here: an LSN, or TOPIC:OFFSET.",
-    "schema": {**_TEXT, "pattern": "^([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}|.+:[0-9]{1,18})$"},
-}
+_LSN = "[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}"
+
+
+def at_least(topics: Iterable[str], *, databases: bool) -> dict[str, Any]:
+    """The parameter of that name.
+
+    Args:
+        topics: that can be named; ``databases``: whether an LSN can be.
+    """
+    named = [f"({'|'.join(map(re.escape, topics))}):[0-9]{{1,18}}"] if topics else []
+    return {
+        "name": "at_least",
+        "in": "query",
+        "required": False,
+        "description": "Answer with a model that has learned at least up to here: an LSN, or TOPIC:OFFSET.",
+        "schema": {**_TEXT, "pattern": f"^({'|'.join([_LSN] * databases + named)})$"},
+    }
 
 
 def deadline(longest: float) -> dict[str, Any]:
@@ -100,17 +112,27 @@ def deadline(longest: float) -> dict[str, Any]:
     }
 
 
-def prediction(endpoint: Endpoint, answers: Mapping[str, Any], longest: float) -> dict[str, Any]:
+def prediction(endpoint: Endpoint, description: Description, longest: float) -> dict[str, Any]:
     """``GET`` of a declared path."""
+    answers = _json_type(datatype_of(description.answers))
+    reach = at_least(description.topics, databases=description.databases)
     properties: dict[str, Any] = {endpoint.output: dict(answers)}
     if endpoint.model_time:
         properties["ModelTime"] = {"type": "string", "description": "When the model's version was made (UTC)."}
     ok = {"type": "object", "properties": properties, "required": list(properties)}
     return {
         "summary": f"Ask the model «{endpoint.model}»",
-        "parameters": [*(_parameter(one) for one in endpoint.parameters), AT_LEAST, deadline(longest)],
+        "parameters": [*(_parameter(one) for one in endpoint.parameters), reach, deadline(longest)],
         "responses": responses(ok, 404, 422, 503, 504),
     }
+
+
+def _json_type(datatype: str) -> dict[str, Any]:
+    if datatype == "BYTES":
+        return {"type": "string"}
+    if datatype == "BOOL":
+        return {"type": "boolean"}
+    return {"type": "integer"} if "INT" in datatype else {"anyOf": [{"type": "number"}, {"type": "null"}]}
 
 
 def _parameter(one: Parameter) -> dict[str, Any]:
@@ -124,10 +146,16 @@ def training() -> dict[str, Any]:
     """``POST /train``."""
     properties = {"model": _TEXT, "version": {"type": "integer"}, "rows": {"type": "integer"}}
     model = {"name": "model", "in": "query", "required": False, "description": "Which, where there are several."}
+    ok = {"type": "object", "properties": properties}
+    found = responses(ok, 404, 409, 413, 415, 422, 503, 504)
+    found["202"] = {
+        "description": "Begun; the current version goes on answering",
+        "content": {"application/json": {"schema": ok}},
+    }
     return {
         "summary": "Train a new version now",
         "parameters": [{**model, "schema": _TEXT}],
-        "responses": responses({"type": "object", "properties": properties}, 404, 409, 413, 415, 422, 503, 504),
+        "responses": found,
     }
 
 
@@ -139,8 +167,11 @@ def models() -> dict[str, Any]:
     return {"summary": "The models, as they are now", "responses": responses(ok)}
 
 
-def batches(longest: float) -> dict[str, Any]:
+def batches(descriptions: Iterable[Description], longest: float) -> dict[str, Any]:
     """``POST /models/{model}/predict``."""
+    known = list(descriptions)
+    topics = dict.fromkeys(topic for one in known for topic in one.topics)
+    reach = at_least(topics, databases=any(one.databases for one in known))
     binary = {"type": "string", "format": "binary"}
     return {
         "summary": "Ask for many rows, as an Arrow stream",
@@ -148,7 +179,7 @@ def batches(longest: float) -> dict[str, Any]:
             MODEL,
             {"name": "version", "in": "query", "required": False, "schema": {**_TEXT, "minLength": 1}},
             {"name": "probabilities", "in": "query", "required": False, "schema": {"type": "boolean"}},
-            AT_LEAST,
+            reach,
             deadline(longest),
         ],
         "requestBody": {"required": True, "content": {STREAM: {"schema": binary}}},

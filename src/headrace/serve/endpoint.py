@@ -140,9 +140,10 @@ class Training:
             text = f"{error.message}. {error.advice}" if error.advice else error.message
             raise Problem(503 if error.retry else 409, text, model=model, **self._now(model)) from None
         made = self._asking.models.current(model).made
-        headers = made.headers if made.version == done.get("version") else ()
-        time = made.model_time if made.version == done.get("version") else None
-        return json_reply({"model": model, **done, "ModelTime": time}, 200, headers)
+        if done.get("version") != made.version:
+            # It runs beside the pipeline, or answers beside the current one: that one has not changed yet.
+            return json_reply({"model": model, **done}, 202)
+        return json_reply({"model": model, **done, "ModelTime": made.model_time}, 200, made.headers)
 
     def _now(self, model: str) -> dict[str, Any]:
         made = self._asking.models.current(model).made

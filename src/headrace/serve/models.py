@@ -44,6 +44,7 @@ class Description:
         columns: those it wants, in order; none where a function of the user's makes the features.
         answers: the Arrow type of its predictions.
         classes: labels of its probabilities; None where it gives none.
+        topics: those it reads; ``databases``: whether the pipeline captures any, so that an LSN says something.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Description:
     target: str | None
     answers: pa.DataType
     classes: tuple[Any, ...] | None = None
+    topics: tuple[str, ...] = ()
+    databases: bool = False
 
     @property
     def plain(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from headrace.demos.fish.outcome import MODEL, Row
+from headrace.demos.fish.outcome import MODEL, Row, is_graded
 from headrace.demos.fish.show import Show
 from headrace.engines.local.running import Running
 from headrace.registry.versions import Shelf
@@ -33,9 +33,9 @@ class Follower:
             return
         view, topics = self._view, self._log.topics()
         if "weight-diff" in topics:
-            view.graded.extend(row for row in self._rows("weight-diff") if row["error"] is not None)
+            view.graded.extend(row for row in self._rows("weight-diff") if is_graded(row))
         if "weight-online-diff" in topics:
-            view.online.extend(row["error"] for row in self._rows("weight-online-diff") if row["error"] is not None)
+            view.online.extend(row["error"] for row in self._rows("weight-online-diff") if is_graded(row))
         for topic, take in (
             ("weight-error", view.window),
             ("weight-retrain", view.alarm),

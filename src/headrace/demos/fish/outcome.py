@@ -96,6 +96,11 @@ def shown(graded: Sequence[Row]) -> list[Row]:
     return [{name: row[column] for name, column in SHOWN.items()} for row in graded]
 
 
+def is_graded(row: Row) -> bool:
+    """Whether a row of ``weight-diff`` compares a fish with its weight, which came in time."""
+    return row["status"] in ("graded", "corrected") and row["error"] is not None
+
+
 def iso(when: datetime) -> str:
     """A time in UTC, ending in Z.
 
@@ -107,8 +112,8 @@ def iso(when: datetime) -> str:
 
 
 def _graded(app: App, log: Log, topic: str) -> list[Row]:
-    """A fish that was weighed again counts once, as it was weighed last."""
-    rows = {row["grade"]: row for row in _rows(app, log, topic) if row["error"] is not None}
+    """A fish whose weight was corrected counts once, with the weight that it has now."""
+    rows = {row["grade"]: row for row in _rows(app, log, topic) if is_graded(row)}
     for row in list(rows.values()):
         rows.pop(row["supersedes"], None)
     return list(rows.values())

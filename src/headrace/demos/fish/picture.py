@@ -5,8 +5,9 @@ Once as PNG (matplotlib), once in letters for the terminal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ class Curve:
         return cls(
             [row["error"] for row in rows],
             [row["Species"] for row in rows],
-            [_trigger(alarm, rows) for alarm in outcome.alarms],
-            [_span([i for i, row in enumerate(rows) if row["grade"] in one.grades]) for one in outcome.trainings],
+            _spans([i for i, row in enumerate(rows) if _within(row, alarm)] for alarm in outcome.alarms),
+            _spans([i for i, row in enumerate(rows) if row["grade"] in one.grades] for one in outcome.trainings),
             [(i, version) for version, i in models.items() if version > 1],
             [row["error"] for row in outcome.online or []],
         )
@@ -64,13 +65,14 @@ class Curve:
         return list(dict.fromkeys(self.species))
 
 
-def _trigger(alarm: Row, rows: Sequence[Row]) -> Span:
-    ids = [row["Fish_Id"] for row in rows]
-    return ids.index(alarm["Fish_Id_Start"]), ids.index(alarm["Fish_Id_End"])
+def _within(row: Row, alarm: Row) -> bool:
+    return bool(
+        datetime.fromisoformat(alarm["window_start"]) <= row["ts"] < datetime.fromisoformat(alarm["window_end"])
+    )
 
 
-def _span(places: Sequence[int]) -> Span:
-    return places[0], places[-1]
+def _spans(places: Iterable[Sequence[int]]) -> list[Span]:
+    return [(some[0], some[-1]) for some in places if some]
 
 
 # -- as a file ------------------------------------------------------------------------------------------------------

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import headrace as hr
-from headrace.model import Model
-from headrace.streams import Stream
 
 MEASUREMENT, WEIGHT = "machine-measurement", "machine-weight"
 TABLES = ("machine_measurement", "machine_weight")
@@ -30,7 +29,7 @@ def from_tables(dsn: str, log: str | Path, training: Path, *, online: bool = Fal
     return _factory(app, measured, weighed, training, online)
 
 
-def _factory(app: hr.App, measured: Stream, weighed: Stream, training: Path, online: bool) -> hr.App:
+def _factory(app: hr.App, measured: Any, weighed: Any, training: Path, online: bool) -> hr.App:
     weight = _model(app, "weight", training)
     predicted = weight.predict(measured).to("weight-prediction")
     graded = _graded(predicted, weighed).to("weight-diff")
@@ -51,14 +50,14 @@ def _factory(app: hr.App, measured: Stream, weighed: Stream, training: Path, onl
     return app
 
 
-def _learned_online(app: hr.App, measured: Stream, weighed: Stream, training: Path) -> None:
+def _learned_online(app: hr.App, measured: Any, weighed: Any, training: Path) -> None:
     """The same model beside it, which learns every fish as soon as it is weighed."""
     weight = _model(app, "weight-online", training)
     predicted = weight.predict(measured).to("weight-online-prediction")
     weight.learn(_graded(predicted, weighed).to("weight-online-diff"))
 
 
-def _model(app: hr.App, name: str, training: Path) -> Model:
+def _model(app: hr.App, name: str, training: Path) -> Any:
     return app.model(
         name,
         hr.LinearRegression(),
@@ -69,5 +68,5 @@ def _model(app: hr.App, name: str, training: Path) -> Model:
     )
 
 
-def _graded(predicted: Stream, weighed: Stream) -> Stream:
+def _graded(predicted: Any, weighed: Any) -> Any:
     return predicted.grade(weighed, on="Fish_Id", within="1 min", metric=hr.metrics.relative_error, time="Timestamp")

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from headrace.codec import codec_for
+from headrace.engines.local.gauges import of_flow, of_model, of_topics
 from headrace.engines.local.handed import HandingOver
-from headrace.engines.local.serving import Providing, lags, of_task
+from headrace.engines.local.running import trained
+from headrace.engines.local.serving import Providing
 from headrace.engines.local.snapshots import Frozen, Published
 from headrace.engines.local.start import check_fingerprint
 from headrace.engines.local.tasks import replay, restore
@@ -179,9 +181,10 @@ class Follower(Providing):
         """Have the process that writes the log train a new version."""
         lock = self._train_alone(model)
         try:
-            return ask(self._folder(), Request("retrain", model, 0, whoami()), timeout=timeout)
+            told = ask(self._folder(), Request("retrain", model, 0, whoami()), timeout=timeout)
         finally:
             lock.release()
+        return trained(model, told)
 
     def _folder(self) -> Any:
         path = getattr(self.log, "path", None)
@@ -195,6 +198,7 @@ class Follower(Providing):
 
     def gauges(self) -> list[Gauge]:
         """Numbers about the pipeline."""
-        found = [one for name, it in self._tasks.items() for one in of_task(it.progress, it.state, name)]
-        ends = {name: info.end for name, info in self.log.topics().items()}
-        return [*found, *lags(self._offsets, ends, self.plan.models)]
+        found: list[Gauge] = []
+        for name, one in self._tasks.items():
+            found += [*of_model(one.progress, one.state, name), *of_flow(self.log, one.task, one.state)]
+        return [*found, *of_topics(self.log, self.plan.models, self._offsets)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.engine import Engine
+from headrace.engines.local.gauges import of_flow, of_model, of_topics
 from headrace.engines.local.handed import HandedRows, folder_of
 from headrace.engines.local.lineage import kept_state
 from headrace.engines.local.running import Running
@@ -26,11 +27,10 @@ from headrace.learn.state import load_state as load_values
 from headrace.log.base import Log
 from headrace.plan import Plan
 from headrace.position import Position
-from headrace.registry.models import Progress
 from headrace.registry.versions import Shelf, Version
 from headrace.serve.declared import Endpoint
 from headrace.serve.models import Busy, Description, Gauge, NoModel, Wanted
-from headrace.state import Answering, State
+from headrace.state import Answering
 from headrace.task import ModelTask
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ class Providing:
     def __init__(self, plan: Plan, log: Log, published: Mapping[str, Published]) -> None:
         self.plan = plan
         self.log = log
-        self.descriptions: Mapping[str, Description] = {task.name: describe(task) for task in plan.models}
+        self.descriptions: Mapping[str, Description] = {
+            task.name: describe(task, databases=bool(plan.sources)) for task in plan.models
+        }
         self.published = published
         self._shelves = Shelves(log)
         self._training: dict[str, threading.Lock] = {name: threading.Lock() for name in published}
@@ -200,12 +202,10 @@ class InProcess(Providing):
 
     def train(self, model: str, timeout: float) -> dict[str, Any]:
         """Train a new version now."""
-        retrain = getattr(self.running, "retrain", None)
-        if retrain is None:
-            raise HeadraceError(f"the model «{model}» cannot be trained here", advice="Declare what it is trained on.")
+        assert self.running is not None
         lock = self._train_alone(model)
         try:
-            return dict(retrain(model, timeout=timeout))
+            return self.running.retrain(model, timeout=timeout)
         finally:
             lock.release()
 
@@ -216,9 +216,10 @@ class InProcess(Providing):
 
     def gauges(self) -> list[Gauge]:
         """Numbers about the pipeline."""
-        found = [one for name, runner in self._runners.items() for one in of_task(runner.progress, runner.state, name)]
-        ends = {name: info.end for name, info in self.log.topics().items()}
-        return [*found, *lags(self._offsets, ends, self.plan.models)]
+        found = [one for name, runner in self._runners.items() for one in of_model(runner.progress, runner.state, name)]
+        for runner in self.engine.runners:
+            found += of_flow(self.log, runner.task, runner.state)
+        return [*found, *of_topics(self.log, self.plan.models, self._offsets)]
 
 
 def _published(runner: TaskRunner) -> Published:
@@ -229,54 +230,6 @@ def _published(runner: TaskRunner) -> Published:
         return found.ts_us if found is not None else 0
 
     return Published(runner.task, made_at)
-
-
-# -- numbers ----------------------------------------------------------------------------------------------------------
-
-
-_COUNTERS = {
-    "learned": "Rows learned",
-    "predicted": "Rows of topics answered",
-    "rejected": "Rows refused to dead letters",
-    "ignored": "Updates and deletes not learned",
-    "unlabelled": "Rows that came without a label",
-    "cuts": "Cuts learned",
-}
-
-
-def of_task(progress: Progress, state: State, model: str) -> list[Gauge]:
-    """Numbers about one model."""
-    labels = {"model": model}
-    found = [Gauge("model_version", "The model's current version", state.version, labels)]
-    position = state.position
-    if position is not None:
-        found.append(Gauge("model_position_lsn", "LSN of the last row learned, as a number", position.lsn, labels))
-    waiting = sum(len(keys) for keys in state.unlabelled.values())
-    found.append(Gauge("model_pending_rows", "Rows that wait for their cut to be complete", progress.pending, labels))
-    found.append(Gauge("model_unlabelled_keys", "Rows whose label has not come yet", waiting, labels))
-    for name, text in _COUNTERS.items():
-        found.append(Gauge(f"model_{name}_rows", text, progress.counters.get(name, 0), labels))
-    for stream, scores in list(state.scores.items()):
-        for metric, value in scores.values().items():
-            if isinstance(value, int | float):
-                about = {**labels, "stream": stream, "metric": metric}
-                found.append(Gauge("model_score", "What the model was scored", float(value), about))
-    return found
-
-
-def lags(offsets: Mapping[str, Mapping[str, int]], ends: Mapping[str, int], tasks: Sequence[ModelTask]) -> list[Gauge]:
-    """How far each model has come in the topics that it reads, and how many rows are before it."""
-    found: list[Gauge] = []
-    for task in tasks:
-        for topic in task.topics:
-            labels, at = {"model": task.name, "topic": topic}, offsets.get(task.name, {}).get(topic, 0)
-            found.append(Gauge("model_offset", "Next offset of the topic that the model reads", at, labels))
-            behind = max(0, ends.get(topic, 0) - at)
-            found.append(Gauge("model_lag_rows", "Rows in the topic that the model has not read", behind, labels))
-    for topic, end in ends.items():
-        if topic.endswith(".dlq"):
-            found.append(Gauge("dead_letters", "Rows in a dead-letter topic since it began", end, {"topic": topic}))
-    return found
 
 
 # -- a server for a pipeline ------------------------------------------------------------------------------------------

@@ -249,14 +249,16 @@ class SinkRunner:
                     continue
                 if stopping:
                     return
-                seen = rounds
-                if self._since is not None:
+                # On a cluster a reader sees a commit a little later than its writer.
+                seen = rounds if self._end(self._engine.log) <= position else -1
+                if seen < 0 or self._since is not None:
                     self._wake.wait(LOOK_S)
                     self._wake.clear()
 
     def _check(self, reader: Log, position: int) -> None:
+        # What a reader does not see yet, the writer knows.
+        end = max(self._end(reader), self._end(self._engine.log))
         info = reader.topics().get(self.plan.stream.topic)
-        end = 0 if info is None else info.end
         if position > end:
             raise SinkError(
                 f"{self.plan.target.where} has rows up to offset {position} of {self.plan.stream.topic}, which in this "
@@ -269,11 +271,14 @@ class SinkRunner:
                 self.plan.name, position, info.name, info.first,
             )  # fmt: skip
 
+    def _end(self, log: Log) -> int:
+        info = log.topics().get(self.plan.stream.topic)
+        return 0 if info is None else info.end
+
     def _due(self, sink: Sink, reader: Log, position: int) -> list[Entry]:
         """Entries to deliver now; none where there are none, or where a larger part is waited for."""
         if sink.linger:
-            info = reader.topics().get(self.plan.stream.topic)
-            pending = (0 if info is None else info.end) - position
+            pending = self._end(reader) - position
             if pending <= 0:
                 self._since = None
                 return []

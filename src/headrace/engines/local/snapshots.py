@@ -34,8 +34,12 @@ Coder = Callable[[npt.NDArray[Any], int, Sequence[Any]], None]
 Outcome = Any
 
 
-def describe(task: ModelTask) -> Description:
-    """A model for those who ask it over HTTP."""
+def describe(task: ModelTask, *, databases: bool = False) -> Description:
+    """A model for those who ask it over HTTP.
+
+    Args:
+        databases: whether its pipeline captures any.
+    """
     learner = task.learner
     classes = getattr(learner, "classes", None)
     return Description(
@@ -45,6 +49,8 @@ def describe(task: ModelTask) -> Description:
         task.target,
         getattr(learner, "prediction_type", None) or pa.float64(),
         tuple(np.asarray(classes).tolist()) if classes is not None and offers_probabilities(learner) else None,
+        task.topics,
+        databases,
     )
 
 
@@ -59,7 +65,7 @@ def _column(feature: Any, missing: str) -> Column:
 
 
 class Pace:
-    """How long a model takes for a block: the shortest of its last few, since a busy machine makes any of them longer."""
+    """How long a model takes for a block: the shortest of its last few; a busy machine makes any of them longer."""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=4)
@@ -259,8 +265,8 @@ class Published:
     """The newest snapshot of one model. `publish` is called by the one thread that changes the state.
 
     A copy is made with every commit that changed the model, so that a request after a commit sees it. Only where copies
-    take longer than 20 ms is at most a tenth of the time spent on them, unless somebody waits for one (`wanted`), another
-    version has begun, or there is nothing else to do.
+    take longer than 20 ms is at most a tenth of the time spent on them, unless somebody waits for one (`wanted`),
+    another version has begun, or there is nothing else to do.
     """
 
     def __init__(self, task: ModelTask, made_at: Callable[[int], int]) -> None:

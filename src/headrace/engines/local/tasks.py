@@ -44,6 +44,8 @@ from headrace.task import FlowTask, ModelTask, StreamTask, Task
 
 CHECKPOINT_FACTOR = 4
 HASHED_EVERY_STEP = 65_536
+# Between two rows of a stream that flows no time passes but theirs.
+SILENCE_S = 2.0
 _NEVER = (-1, -1, -1)
 
 STEPS_SCHEMA = pa.schema(
@@ -327,7 +329,8 @@ class TaskRunner:
         if not self._watched:
             return {}
         now = self.clock.monotonic()
-        return {topic: int((now - self._came.setdefault(topic, now)) * 1e6) for topic in self._watched}
+        silent = {topic: now - self._came.setdefault(topic, now) for topic in self._watched}
+        return {topic: int(for_s * 1e6) for topic, for_s in silent.items() if for_s >= SILENCE_S}
 
     def save(self, txn: Transaction, steps_offset: int) -> None:
         """Write the progress, and the state when it is due; ``steps_offset`` follows this step's own record."""

@@ -1,0 +1,303 @@
+"""Other processes that answer: followers of a log, the command, workers on one port."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import headrace as hr
+from headrace.engines.local.following import Follower
+from headrace.engines.local.handed import HandingOver
+from headrace.errors import FingerprintError, HeadraceError, LogMissing
+from headrace.learn.state import state_hash
+from headrace.serve.models import Wanted
+from headrace.serve.settings import ServeSettings
+
+from .asked import FISH, SEEDS, Client, fish, wait_until
+from .test_endpoint import retrained
+
+COMMAND = [sys.executable, "-c", "from headrace.cli import main; main()"]
+FILE = """
+import sys
+sys.path.insert(0, {tests!r})
+from serve.asked import fish
+from serve.test_endpoint import retrained
+app = {app}
+"""
+
+
+@contextlib.contextmanager
+def following(app: hr.App) -> Iterator[Follower]:
+    follower = Follower.of(app)
+    follower.start()
+    try:
+        yield follower
+    finally:
+        follower.stop()
+
+
+def hash_of(follower: Follower) -> str:
+    return state_hash(follower.current("weight").by.learner.state())
+
+
+def test_a_follower_is_where_the_pipeline_is_to_the_bit(tmp_path: Path) -> None:
+    log = tmp_path / "fish.headrace"
+    rng = np.random.default_rng(3)
+    with fish(log).start() as running:
+        running.append("measured", FISH)
+        with following(fish(log)) as follower:
+            for n in (1, 7, 300, 2):
+                rows = [{**FISH[i % 6], "Length": float(rng.normal(70, 9))} for i in range(n)]
+                running.append("measured", rows)
+                position = running["weight"].position
+                wait_until(lambda position=position: follower.current("weight").made.position == position)
+                assert hash_of(follower) == running["weight"].hash
+        # It was away for a while.
+        running.append("measured", FISH)
+        with following(fish(log)) as follower:
+            assert hash_of(follower) == running["weight"].hash
+
+
+def test_a_follower_takes_part_in_versions(tmp_path: Path) -> None:
+    log = tmp_path / "fish.headrace"
+    with retrained(log).start() as running:
+        running.append("measured", FISH)
+        with following(retrained(log)) as follower:
+            assert not follower.ready()
+            assert follower.train("weight", 20)["version"] == 2
+            wait_until(lambda: follower.current("weight").made.version == 2)
+            assert hash_of(follower) == running["weight"].hash
+            running.append("measured", FISH[:2])
+            running.retrain("weight")
+            wait_until(lambda: follower.current("weight").made.version == 3)
+            before = follower.version("weight", "2").some([[86.37, 18.74, "salmon"]], wait=True)
+            running.rollback("weight", 2)
+            wait_until(lambda: follower.current("weight").made.version == 4)
+            assert follower.current("weight").some([[86.37, 18.74, "salmon"]], wait=True) == before
+            with pytest.raises(HeadraceError, match="came to nothing"):
+                follower.train("weight", 20)
+
+
+def test_a_follower_says_how_far_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "fish.headrace"
+    with fish(log).start() as running:
+        running.append("measured", FISH[:3])
+        with following(fish(log)) as follower:
+            assert follower.reached("weight", Wanted(topic="measured", offset=2)) is not None
+            assert follower.reached("weight", Wanted(topic="measured", offset=3)) is None
+            running.append("measured", FISH[3:4])
+            found = wait_until(lambda: follower.reached("weight", Wanted(topic="measured", offset=3)))
+            assert found.made.position == running["weight"].position
+            assert {one.name for one in follower.gauges()} >= {"model_version", "model_lag_rows", "model_learned"}
+
+
+def test_a_reset_model_is_followed(tmp_path: Path) -> None:
+    log = tmp_path / "fish.headrace"
+    with fish(log).start() as running:
+        running.append("measured", FISH)
+    with following(fish(log)) as follower:
+        assert follower.ready()
+        done = subprocess.run(
+            [*COMMAND, "models", "reset", "weight", "--log", str(log), "--from", "latest"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: follower.current("weight").made.version == 2)
+        assert not follower.ready()
+
+
+def test_what_cannot_be_followed(tmp_path: Path) -> None:
+    with pytest.raises(LogMissing):
+        Follower.of(fish(tmp_path / "none.headrace"))
+    log = tmp_path / "fish.headrace"
+    with fish(log).start() as running:
+        running.append("measured", FISH)
+    with pytest.raises(FingerprintError, match="declared differently"):
+        Follower.of(retrained(log))
+
+
+def test_rows_are_handed_over_once_whatever_dies(tmp_path: Path) -> None:
+    """Files that a writer has taken in and not removed when it died are found again, and skipped."""
+    log = tmp_path / "fish.headrace"
+    rows = pa.RecordBatch.from_pylist([{"prediction": 1.5}, {"prediction": 2.5}])
+    app = fish(log, log_to="answered.by-http")
+    with app.start(serve=ServeSettings(port=0)), following(fish(log, log_to="answered.by-http")) as follower:
+        follower.record("answered.by-http", rows, 20)
+        assert len(app.topic("answered.by-http").read()) == 2
+        other = HandingOver(follower.log)
+        other.append("answered.by-http", rows, 20)
+        folder = tmp_path / "fish.headrace.handed"
+        assert list(folder.iterdir()) == []
+        # As if the file had not been removed: the same name, the same rows.
+        name = f"{other._producer}-{0:012d}-answered%2Eby-http"
+        with pa.OSFile(str(folder / f"{name}.draft"), "wb") as sink, pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_batch(rows)
+        (folder / f"{name}.draft").replace(folder / f"{name}.arrow")
+        wait_until(lambda: not list(folder.iterdir()))
+        assert len(app.topic("answered.by-http").read()) == 4
+        with pytest.raises(HeadraceError, match="not declared to be appended to"):
+            follower.record("other", rows, 20)
+    with (
+        following(fish(log, log_to="answered.by-http")) as follower,
+        pytest.raises(HeadraceError, match="took no rows"),
+    ):
+        follower.record("answered.by-http", rows, 0.05)
+    assert list(folder.iterdir()) == []
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def write_file(tmp_path: Path, app: str) -> Path:
+    file = tmp_path / "pipeline.py"
+    file.write_text(FILE.format(tests=str(Path(__file__).parents[1]), app=app))
+    return file
+
+
+@contextlib.contextmanager
+def command(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``headrace serve``, and where it answers."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HEADRACE_SERVE_PORT": "0", "COLUMNS": "200", **environment},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline() if "--json" in arguments else process.stderr.readline()
+        while line and "http" not in line:
+            line = process.stderr.readline()
+        assert line, process.stderr.read()
+        yield process, json.loads(line)["url"] if "--json" in arguments else line.split()[2]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, out + err
+
+
+def test_the_command_runs_and_serves_and_others_follow(tmp_path: Path) -> None:
+    log = tmp_path / "fish.headrace"
+    with fish(log).start() as running:
+        running.append("measured", FISH)
+    file = str(write_file(tmp_path, f"fish({str(log)!r}, log_to='answered')"))
+    with command(file, "--json") as (_, url), command(file, "--json") as (_, other), clients_of(url, other) as clients:
+        found = [client.get("/prediction", **SEEDS) for client in clients]
+        assert [one.status for one in found] == [200, 200]
+        assert found[0].body == found[1].body
+        assert found[0].headers["headrace-position"] == found[1].headers["headrace-position"]
+        answered = fish(log, log_to="answered").topic("answered").read().to_arrow()
+        assert answered.column("prediction").to_pylist() == [answered.column("prediction")[0].as_py()] * 2
+
+
+@contextlib.contextmanager
+def clients_of(*urls: str) -> Iterator[list[Client]]:
+    clients = [Client(url) for url in urls]
+    yield clients
+    for one in clients:
+        one.close()
+
+
+def test_workers_on_one_port(tmp_path: Path) -> None:
+    log = tmp_path / "fish.headrace"
+    file = str(write_file(tmp_path, f"retrained({str(log)!r})"))
+    with retrained(log).start() as running:
+        running.append("measured", FISH)
+    with command(file, "--workers", "2") as (process, url):
+        assert Client(url).post("/train").json["version"] == 2
+        children = wait_until(lambda: children_of(process.pid))
+        assert len(children) == 2
+
+        def versions() -> set[str]:
+            found = set()
+            for _ in range(20):
+                with clients_of(url) as (client,):
+                    found.add(client.get("/prediction", **SEEDS).headers["headrace-version"])
+            return found
+
+        wait_until(lambda: versions() == {"2"})
+        # What any of them counted is in what each of them says.
+        with clients_of(url) as (client,):
+            text = client.get("/metrics").body.decode()
+        line = next(one for one in text.splitlines() if 'route="/prediction",status="200"' in one)
+        assert float(line.rsplit(" ", 1)[1]) >= 20
+        # One that dies is begun again; meanwhile the other one answers.
+        os.kill(children[0], signal.SIGKILL)
+        wait_until(lambda: len(set(children_of(process.pid)) - set(children)) == 1)
+        wait_until(lambda: versions() == {"2"})
+    assert not [one for one in children if Path(f"/proc/{one}").exists()]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    file = str(write_file(tmp_path, f"fish({str(tmp_path / 'fish.headrace')!r})"))
+    process = subprocess.Popen(
+        [*COMMAND, "serve", file, "--workers", "2", "--port", "0"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert "serving at" in process.stderr.readline()
+    children = children_of(process.pid)
+    assert len(children) == 2
+    process.kill()
+    process.communicate(timeout=20)
+    wait_until(lambda: not [one for one in children if running_process(one)])
+
+
+def running_process(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "open to others": (["--host", "0.0.0.0"], "would let anybody ask"),
+    "a port that is none": (["--port", "70000"], "port"),
+    "nothing to follow": (["--no-run"], "there is no log"),
+    "a rate that is none": (["--rate", "often"], "rate"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_the_command_refuses(tmp_path: Path, case: str) -> None:
+    options, told = REFUSED[case]
+    file = str(write_file(tmp_path, f"fish({str(tmp_path / 'fish.headrace')!r})"))
+    done = subprocess.run([*COMMAND, "serve", file, *options], capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_log_in_memory_has_no_workers(tmp_path: Path) -> None:
+    file = str(write_file(tmp_path, "fish('memory://')"))
+    done = subprocess.run(
+        [*COMMAND, "serve", file, "--workers", "2", "--port", "0"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, "one process" in done.stderr) == (2, True)
+
+
+def test_a_server_ends_with_its_pipeline(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with fish(tmp_path / "fish.headrace").start(serve=ServeSettings(port=0)) as running:
+        assert running.server is not None
+        port = running.server.port
+    with pytest.raises(ConnectionRefusedError):
+        Client(f"http://127.0.0.1:{port}").get("/v2")
+    wait_until(lambda: threading.active_count() <= threads + 1)
