@@ -406,3 +406,16 @@ def test_a_shadow_that_is_worse_is_let_go() -> None:
     found = run(task, initial_state(task), events(passing(160)))
     assert [row["status"] for row in found["m-training"]] == ["shadow", "worse"]
     assert {row["model_version"] for row in found["predictions"]} == {1}
+
+
+def test_a_column_that_changes_its_type_stops_nothing() -> None:
+    app, _, graded = declared()
+    graded.to("grades")
+    (task,) = app.plan().models
+    given = events(table("0 measured a 1\n5 measured b 2\n10 weighed a 3\n11 weighed b 4"))
+    part = given[1].parts[0]
+    numbers = part.batch.with_columns([("note", pa.array([7]))])
+    given[1] = Rows((Part(part.topic, numbers, part.slices, part.offset),), True)
+    rows = run(task, initial_state(task), given)["grades"]
+    assert told(rows) == ["10 a graded 1 3", "11 b graded 2 4"]
+    assert [row["note"] for row in rows] == ["measured a", None]

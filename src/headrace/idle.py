@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from headrace.derive import Derive, Raised, Refuse
+from headrace.comparison import Refuse
+from headrace.derive import Derive, Raised
 from headrace.events import Merged, Tick
 from headrace.flow import Grade, Node, Predicted, Read, Windows
 from headrace.flow_state import NEVER, FlowState

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from headrace.derivable import Rowset
 from headrace.errors import DeclarationError
 from headrace.flow import Initial
 from headrace.learn.adapters import adapted
 from headrace.learn.base import Learner
 from headrace.learn.rows_file import CsvRows
 from headrace.learn.state import state_hash
-from headrace.streams import Rowset, Stream
+from headrace.streams import Stream
 
 
 def initial_of(given: Any, learner: Learner, *, classes: Iterable[Any] | None, names: list[str] | None) -> Initial:

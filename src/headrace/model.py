@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.batch import Batch, as_records
 from headrace.declared import Declared, Host
+from headrace.derivable import Rowset
 from headrace.errors import DeclarationError
 from headrace.flow import Grade, Initial, Node, Predicted, Read, RetrainPlan, Selection
 from headrace.grade.metrics import Metric, as_metric
@@ -15,7 +16,7 @@ from headrace.grade.scores import WINDOW_ROWS, score_spec
 from headrace.learn.base import Learner, offers_probabilities, scored_as, takes_sample_weight
 from headrace.learn.category import Category
 from headrace.serve.declared import Endpoint, declare
-from headrace.streams import Rowset, Stream
+from headrace.streams import Stream
 from headrace.task import Cut, EvaluatePlan, ModelTask, OutputPlan, PredictPlan, StreamPlan, Versions, parse_cut
 from headrace.transform.expressions import Operation
 

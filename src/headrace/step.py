@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 
 from headrace.answers import Query
 from headrace.batch import OPS, Batch, dead_letters, inserted
-from headrace.derive import Derive, Trial
+from headrace.comparison import Trial
+from headrace.derive import Derive
 from headrace.errors import BadRows, LearnError
 from headrace.events import Event, Ints, Merged, Rows, Tick, Train, merge, order_of
 from headrace.idle import idle

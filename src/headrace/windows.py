@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +37,14 @@ class Windowed:
     A window's line has ``window_start``, ``window_end``, the columns it is grouped by, ``rows``, and what was asked.
     """
 
-    def __init__(self, root: Root, spec: WindowSpec, time: str | None) -> None:
+    def __init__(self, root: Root, spec: WindowSpec, time: str | None, stream_of: Callable[[Declared], Stream]) -> None:
         self._root = root
+        self._stream_of = stream_of
         self._spec = spec
         self._time = time
 
     def agg(self, **aggregates: Aggregate) -> Stream:
         """Several aggregates by the names of their columns: ``agg(ErrorAvg=hr.metrics.mean("error"))``."""
-        from dataclasses import replace
-
-        from headrace.streams import Stream, app_of
-
         if not aggregates:
             raise DeclarationError("window(…).agg() makes nothing", advice="Name at least one aggregate.")
         for name, one in aggregates.items():
@@ -65,7 +63,7 @@ class Windowed:
         declared.by, declared.span_us = spec.by, spec.size_us
         declared.span_rows = -(-spec.rows // spec.every_rows) if spec.rows else 0
         source.host.add(declared)
-        return Stream._derived(app_of(source), declared)
+        return self._stream_of(declared)
 
     def mean(self, column: str) -> Stream:
         """The mean of a column, under its own name."""

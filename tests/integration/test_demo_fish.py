@@ -340,13 +340,17 @@ def test_numbers_of_fish_stay_numbers(tmp_path: Path) -> None:
     assert times == ["2021-06-10T00:00:10Z", "2021-06-10T00:00:12Z"]
 
 
-def test_fish_that_are_weighed_twice_never_or_unmeasured_are_no_grades(tmp_path: Path) -> None:
-    write(tmp_path, [("a", 18), ("b", 19)], [("a", 4.5), ("a", 5.5), ("c", 4)])
+def test_a_fish_weighed_again_counts_once_and_others_wait(tmp_path: Path) -> None:
+    write(tmp_path, [("a", 18), ("b", 19)], [("a", 4.5), ("a", 5.5), ("a", 5.5), ("c", 4)])
     found = result("--data", ".", "--log", "fish.headrace", cwd=tmp_path)
-    assert [(row["Fish_Id"], row["ActualWeight"]) for row in found["rows"]] == [("a", 4.5)]
+    assert [(row["Fish_Id"], row["ActualWeight"]) for row in found["rows"]] == [("a", 5.5)]
     assert (found["alarms"], found["versions"]) == ([], [])
     lines = [json.loads(line) for line in cat("weight-diff", tmp_path)]
-    assert [(line["Fish_Id"], line["status"]) for line in lines] == [("a", "graded"), ("a", "orphan")]
+    assert [(line["status"], line["Weight"]) for line in lines] == [
+        ("graded", 4.5),
+        ("corrected", 5.5),
+        ("orphan", 5.5),
+    ]
 
 
 def cat(topic: str, folder: Path) -> list[str]:

@@ -102,6 +102,14 @@ class Waiting:
             self._merge_tail(n)
         return first
 
+    def takes(self, field: pa.Field) -> bool:
+        """Whether values of a column can be kept beside those that were."""
+        try:
+            pa.unify_schemas([self.schema, pa.schema([field.remove_metadata()])], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return False
+        return True
+
     def _widen(self, schema: pa.Schema) -> None:
         """Take new columns and wider types into the common schema: it depends on the rows, not on their chunks."""
         if schema.equals(self.schema):

@@ -1,0 +1,374 @@
+"""One comparison of predictions with the truth, in one event: who meets whom, and the rows that come of it.
+
+Whom a prediction meets depends on keys and times alone, so it is known before anything is predicted; what comes of it is
+made when the predictions are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.answers import Query
+from headrace.batch import OPS, Batch
+from headrace.errors import HeadraceError
+from headrace.event_time import event_times
+from headrace.events import Ints, Merged, order_of
+from headrace.flow import ARRIVAL, Grade
+from headrace.flow_state import NEVER, FlowState
+from headrace.grade.compare import graded_rows
+from headrace.grade.join import Arrivals, Found, Join
+from headrace.grade.waiting import Waiting
+from headrace.labels import new_examples
+
+Refuse = Callable[[str, Batch, Sequence[str], str], None]
+NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(slots=True)
+class Side:
+    """Rows of one side of a comparison, in order.
+
+    Attributes:
+        batches: with their places; ``order`` of all of them.
+        first: sequence number of the first.
+    """
+
+    batches: list[Batch] = field(default_factory=list)
+    order: Ints = field(default_factory=lambda: NO_ROWS)
+    first: int = 0
+
+
+@dataclass(slots=True)
+class Trial:
+    """A model that answers beside the current one.
+
+    Attributes:
+        errors: of both, for each graded row, the current one's first.
+        decided: the place of the row with which there are enough.
+    """
+
+    version: int
+    needed: int
+    errors: list[list[float]]
+    decided: int | None = None
+
+    def take(self, columns: Mapping[str, pa.Array], place: Ints) -> None:
+        """Grades, in order."""
+        self.decided = None
+        mine = pc.equal(columns["shadow_version"], self.version).fill_null(False)
+        mine = pc.and_(mine, pc.and_(columns["error"].is_valid(), columns["shadow_error"].is_valid()))
+        mine = pc.and_(mine, pc.equal(columns["status"], "graded"))
+        rows = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
+        room = self.needed - len(self.errors)
+        for row in rows[: max(room, 0)].tolist():
+            self.errors.append([float(columns["error"][row].as_py()), float(columns["shadow_error"][row].as_py())])
+        if 0 < room <= len(rows):
+            self.decided = int(place[rows[room - 1]])
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """What a comparison takes in one event.
+
+    Attributes:
+        predictions: with their places; ``queries``: where the task's own model makes them, as far as it has.
+        labels: batches of the truth's stream.
+        topic: of the predictions, where those that cannot take part are told of; ``output``: of the grades.
+    """
+
+    predictions: list[Batch]
+    queries: list[Query]
+    labels: list[Batch]
+    topic: str
+    output: str
+
+
+class Comparison:
+    """One comparison in one event.
+
+    Args:
+        number: of its node; ``flow``: what the task's nodes know, changed in place.
+        merged: the event's rows in order.
+        refuse: takes rows that cannot be handled, with their reasons.
+    """
+
+    def __init__(
+        self, number: int, what: Grade, flow: FlowState, merged: Merged, entering: Entering, refuse: Refuse
+    ) -> None:
+        self.number, self.what, self.flow, self.merged = number, what, flow, merged
+        self._entering, self._refuse = entering, refuse
+        join = self.join
+        on, time = what.compare, what.time
+        self.left, arrivals = self._side(entering.predictions, on.on_left, time[0], 0, entering.topic)
+        self.left.first = join.next_left
+        labelled, topic = self._labels(entering.labels), what.truth.topic
+        right, labels = self._side(labelled, on.on_right, time[1], 1, topic)
+        for batch in right.batches:
+            _put(join.right_rows, plain(batch))
+        self.found = join.match(arrivals, labels, end=2 * merged.rows)
+
+    @property
+    def join(self) -> Join:
+        join = self.flow.running[self.number]
+        assert isinstance(join, Join)
+        return join
+
+    def _labels(self, batches: list[Batch]) -> list[Batch]:
+        """Rows that bring a label, or another one."""
+        what, target = self.what, self.what.compare.target
+        waiting = self.flow.labels.setdefault(self.number, set())
+        found = []
+        for batch in batches:
+            if target not in batch.schema.names:
+                if batch.num_rows:
+                    reason = f"there is no column «{target}» to compare predictions with"
+                    self._refuse(what.truth.topic, batch, [reason] * batch.num_rows, "grade")
+                continue
+            fresh = new_examples(batch, target, waiting)
+            brings = (fresh | _changed(batch, target)) & np.asarray(batch.column(target).is_valid())
+            self.flow.count("ignored", int((~brings).sum()))
+            batch = batch.with_columns([("__update", pa.array(~fresh))])
+            found.append(batch if brings.all() else batch.filter(brings))
+        return [batch for batch in found if batch.num_rows]
+
+    def _side(
+        self,
+        batches: list[Batch],
+        on: tuple[str, ...],
+        time: str | None,
+        side: int,
+        topic: str,
+    ) -> tuple[Side, Arrivals]:
+        """Keys, times and places of one side; rows that lack one of them are refused."""
+        kept: list[Batch] = []
+        keys: list[Any] = []
+        times: list[Ints] = []
+        for batch in batches:
+            found, valid, reasons = self._times(batch, on, time)
+            if not valid.all():
+                bad = np.flatnonzero(~valid)
+                self._refuse(topic, batch.take(bad), [reasons[row] for row in bad.tolist()], "grade")
+                batch, found = batch.filter(valid), found[valid]
+            if batch.num_rows:
+                kept.append(batch)
+                keys += keys_of(batch, on)
+                times.append(found)
+        order = np.concatenate([order_of(one) for one in kept]) if kept else NO_ROWS
+        when = np.concatenate(times) if times else NO_ROWS
+        seen = self.flow.seen.setdefault(self.number, [NEVER, NEVER])
+        if len(when):
+            seen[side] = max(seen[side], int(when.max()))
+        update = truth = None
+        if side:
+            update = np.concatenate([np.asarray(one.column("__update")) for one in kept]) if kept else None
+            truth = _as_one([one.column(self.what.compare.target) for one in kept])
+        # A row of one topic may be on both sides: as a prediction it comes first.
+        return Side(kept, order), Arrivals(keys, when, 2 * order + side, update, truth)
+
+    def _times(
+        self, batch: Batch, on: tuple[str, ...], time: str | None
+    ) -> tuple[Ints, npt.NDArray[np.bool_], dict[int, str]]:
+        n = batch.num_rows
+        missing = [name for name in on if name not in batch.schema.names]
+        if missing:
+            reason = f"there is no column «{missing[0]}» to find the label by"
+            return np.zeros(n, np.int64), np.zeros(n, np.bool_), dict.fromkeys(range(n), reason)
+        if time == ARRIVAL:
+            return self._arrived(batch), np.ones(n, np.bool_), {}
+        return event_times(batch, time)
+
+    def _arrived(self, batch: Batch) -> Ints:
+        order = order_of(batch)
+        for part in self.merged.parts:
+            if part.arrived_us is not None and np.isin(order, order_of(part.batch)).all():
+                return part.arrived_us[np.searchsorted(order_of(part.batch), order)]
+        return batch.ts_us
+
+    # -- examples that a model learns from what it is graded on ----------------------------------------------------
+
+    def examples(self) -> list[Batch]:
+        """Rows of a comparison's predictions with the label beside them, at the places where the label is known."""
+        found = self.found
+        chosen = np.flatnonzero(found.status == 0)
+        if not len(chosen):
+            return []
+        left = self._rows_of(found.left[chosen], answered=False)
+        right = self.join.right_rows.take(found.right[chosen])
+        target = self.what.compare.target
+        names = [name for name in left.column_names if not name.startswith("__") and name != target]
+        columns = {name: whole(left.column(name)) for name in names}
+        columns[target] = whole(right.column(target))
+        place = found.place[chosen] // 2
+        return [events(self.merged, columns, place, found.time_us[chosen])]
+
+    def _rows_of(self, sequence: Ints, *, answered: bool) -> pa.Table:
+        """Rows of predictions by their numbers: of earlier events, and of this one as far as they are answered."""
+        join = self.join
+        now = self._left_table(answered=answered) if self.left.batches else None
+        fresh = sequence >= self.left.first
+        old = (sequence >= 0) & ~fresh
+        if now is None or not now.num_columns:
+            return _filled(join.left_rows.take(sequence), len(sequence))
+        at = sequence - self.left.first
+        if not old.any():
+            return now.take(pa.array(at, mask=~fresh))
+        stored = join.left_rows.take(sequence[old])
+        both = pa.concat_tables([stored, now], promote_options="permissive")
+        where = np.where(fresh, at + stored.num_rows, 0)
+        where[old] = np.arange(stored.num_rows)
+        return both.take(pa.array(where, mask=sequence < 0))
+
+    def _left_table(self, *, answered: bool) -> pa.Table:
+        if not self._entering.queries or not answered:
+            tables = [plain(batch) for batch in self.left.batches]
+        else:
+            tables = self._answered()
+        return pa.concat_tables([pa.Table.from_batches([one]) for one in tables], promote_options="permissive")
+
+    def _answered(self) -> list[pa.RecordBatch]:
+        """Answered rows that take part: those that lack a key or a time do not."""
+        found = []
+        for query in self._entering.queries:
+            records = query.output().records
+            if self._all_take_part:
+                found.append(records)
+            else:
+                found.append(records.filter(pa.array(np.isin(query.order[: query.done], self.left.order))))
+        return found
+
+    @property
+    def _all_take_part(self) -> bool:
+        return len(self.left.order) == sum(len(query.order) for query in self._entering.queries)
+
+    # -- outcomes ---------------------------------------------------------------------------------------------------
+
+    def grades(self, begin: int, place: int, trial: Trial | None) -> list[Batch]:
+        """The outcomes at places from one to another, whose predictions are there."""
+        found, what = self.found, self.what
+        start, end = np.searchsorted(found.place, [2 * begin, 2 * place])
+        if start == end:
+            return []
+        part = found.take(slice(int(start), int(end)))
+        left = self._rows_of(part.left, answered=True)
+        right = _filled(self.join.right_rows.take(part.right), len(part))
+        try:
+            rows = self._as_before(part, left, right)
+        except HeadraceError as error:
+            names = [name for name in left.column_names if not name.startswith("__")]
+            known = {name: whole(left.column(name)) for name in names}
+            refused = events(self.merged, known, part.place // 2, part.time_us)
+            self._refuse(self._entering.output, refused, [error.message] * len(part), "grade")
+            return []
+        columns = {name: rows.column(name) for name in rows.schema.names}
+        if "shadow_prediction" in columns:
+            columns["shadow_error"] = errors_of(columns, "shadow_prediction", what)
+            if trial is not None:
+                trial.take(columns, part.place // 2)
+        return [events(self.merged, columns, part.place // 2, part.time_us, key=what.compare.on_left)]
+
+    def _as_before(self, part: Found, left: pa.Table, right: pa.Table) -> pa.RecordBatch:
+        """Grades with the columns that earlier ones had; where a column's type has changed, as they are."""
+        what, schema = self.what, self.flow.schemas.get(self.number)
+        known = None if schema is None else pa.schema([one for one in schema if not pa.types.is_null(one.type)])
+        try:
+            rows = graded_rows(part, left, right, what.compare, schema=known)
+        except HeadraceError:
+            if known is None:
+                raise
+            rows = graded_rows(part, left, right, what.compare)
+        self.flow.schemas[self.number] = rows.schema
+        return rows
+
+    def finish(self) -> None:
+        """Keep what waits, with its answers, and let go of what does not."""
+        records = self._answered() if self._entering.queries else [plain(one) for one in self.left.batches]
+        for one in records:
+            _put(self.join.left_rows, one)
+        self.join.settle()
+
+
+def events(merged: Merged, columns: dict[str, Any], place: Ints, time_us: Ints, *, key: Sequence[str] = ()) -> Batch:
+    """Rows at the places, and with the positions, of those that brought them about."""
+    rows = Batch.of(columns, lsn=merged.lsn[place], index=merged.index[place], ts_us=time_us, key=key)
+    return placed(rows, place)
+
+
+def _put(rows: Waiting, records: pa.RecordBatch) -> None:
+    """Keep rows; values of a column whose type is another one than before cannot be kept beside them."""
+    try:
+        rows.add(records)
+    except HeadraceError:
+        names = [
+            name for name in records.schema.names if name.startswith("__") or rows.takes(records.schema.field(name))
+        ]
+        rows.add(records.select(names))
+
+
+def errors_of(columns: Mapping[str, pa.Array], prediction: str, what: Grade) -> pa.Array:
+    """The metric of another column of predictions; NULL where one of the two values is."""
+    answers, truth = columns[prediction], columns[what.compare.target]
+    both = pc.and_(answers.is_valid(), truth.is_valid()).to_numpy(zero_copy_only=False)
+    found = np.full(len(both), np.nan)
+    if both.any():
+        chosen = pa.array(np.flatnonzero(both))
+        values = (one.take(chosen).to_numpy(zero_copy_only=False) for one in (answers, truth))
+        found[both] = np.asarray(what.compare.metric(*values), np.float64)
+    return pa.array(found, mask=~both)
+
+
+def _filled(table: pa.Table, n: int) -> pa.Table:
+    """A table of so many rows, even if it has no columns: one of NULLs then."""
+    return table if table.num_columns else pa.table({"__op": pa.nulls(n, pa.uint8())})
+
+
+def keys_of(batch: Batch, on: Sequence[str]) -> list[Any]:
+    """The values that a prediction and its label share, as Python has them; None where one is NULL."""
+    columns = [batch.column(name).to_pylist() for name in on]
+    if len(columns) == 1:
+        return list(columns[0])
+    return [None if None in key else key for key in zip(*columns, strict=True)]
+
+
+def _changed(batch: Batch, target: str) -> npt.NDArray[np.bool_]:
+    """Updates that give a row another label, as far as they tell."""
+    updates: npt.NDArray[np.bool_] = batch.op == OPS["u"]
+    before = batch.before
+    if before is None or not updates.any() or before.type.get_field_index(target) < 0:
+        return updates
+    told = np.asarray(before.is_valid())
+    same = pc.equal(before.field(target), batch.column(target)).fill_null(False).to_numpy(zero_copy_only=False)
+    return np.asarray(updates & ~(told & same))
+
+
+def placed(batch: Batch, order: Ints) -> Batch:
+    """Rows with their places."""
+    if "__order" in batch.schema.names:
+        return batch
+    return Batch(batch.records.append_column("__order", pa.array(order)))
+
+
+def plain(batch: Batch) -> pa.RecordBatch:
+    """Its records without the columns that only an event has."""
+    own = [name for name in ("__order", "__update") if name in batch.schema.names]
+    return batch.records.drop_columns(own) if own else batch.records
+
+
+def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column in one piece."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _as_one(arrays: list[pa.Array]) -> pa.Array | None:
+    if not arrays:
+        return None
+    if any(not one.type.equals(arrays[0].type) for one in arrays):
+        table = pa.concat_tables([pa.table({"": one}) for one in arrays], promote_options="permissive")
+        return whole(table.column(0))
+    return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
