@@ -1,7 +1,7 @@
 """One comparison of predictions with the truth, in one event: who meets whom, and the rows that come of it.
 
-Whom a prediction meets depends on keys and times alone, so it is known before anything is predicted; what comes of it is
-made when the predictions are there.
+Whom a prediction meets depends on keys and times alone, so it is known before anything is predicted; what comes of it
+is made when the predictions are there.
 """
 
 from __future__ import annotations

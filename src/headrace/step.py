@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,27 +21,27 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from headrace.answers import Query
-from headrace.batch import OPS, Batch, dead_letters, inserted
+from headrace.batch import OPS, Batch, inserted
 from headrace.comparison import Trial
 from headrace.derive import Derive
 from headrace.errors import BadRows, LearnError
-from headrace.events import Event, Ints, Merged, Rows, Tick, Train, merge, order_of
+from headrace.events import Event, Ints, Rows, Tick, Train, merge, order_of
 from headrace.idle import idle
 from headrace.labels import new_examples
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
 from headrace.learn.features import depend_on_the_log, growing, matrix, resolved, unsized
 from headrace.learning import Examples, absorb, apply_swap, close_cut, joined, swap, tick
+from headrace.outputs import Output, batches_of, derived, emitted, made, refused
 from headrace.position import Position
 from headrace.retraining import answer_training, ask_now, retrain
 from headrace.scoring import Line, Place, held_out, in_order, reused, scored
 from headrace.state import Kept, State
-from headrace.task import EvaluatePlan, FlowTask, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask, Task
+from headrace.task import EvaluatePlan, FlowTask, ModelTask, PredictPlan, StreamPlan, StreamTask, Task
 from headrace.training import Reader, told
 from headrace.transform.expressions import operate
 
 _NONE = np.empty(0, np.int64)
-Output = tuple[str, Batch]
 
 
 def step(task: Task, state: State, event: Event, reader: Reader | None = None) -> list[Output]:
@@ -88,13 +88,13 @@ def _idle(
     letters: list[Output] = []
 
     def refuse(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
-        letters.append(_refused(topic, batch, reasons, stage, task.name))
+        letters.append(refused(topic, batch, reasons, stage, task.name))
 
     topics = [one.stream.topic for one in task.predict]
     derive, raised = idle(task.nodes, state.flow, event, topics, refuse, **_kept_and_stopped(task))
-    fresh = functools.partial(_made, task, derive, ())
+    fresh = functools.partial(made, task, derive, ())
     lines = [] if raised is None else retrain(task, state, raised, derive.merged, reader, fresh)
-    return letters + _derived(task, derive), lines
+    return letters + derived(task, derive), lines
 
 
 def _flow(task: FlowTask, state: State, event: Event) -> list[Output]:
@@ -104,24 +104,24 @@ def _flow(task: FlowTask, state: State, event: Event) -> list[Output]:
 
     def refuse(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
         state.counters.rejected += batch.num_rows
-        letters.append(_refused(topic, batch, reasons, stage))
+        letters.append(refused(topic, batch, reasons, stage))
 
     if isinstance(event, Tick) and event.idle_us:
         derive, _ = idle(task.nodes, state.flow, event, [], refuse)
-        return letters + _derived(task, derive)
+        return letters + derived(task, derive)
     if not isinstance(event, Rows):
         return []
     merged = merge(event, state.open_key)
 
     def streams(stream: StreamPlan, stage: str) -> list[Batch]:
-        return _batches(merged, stream, lambda topic, batch, reason: refuse(topic, batch, [reason], stage))
+        return batches_of(merged, stream, lambda topic, batch, reason: refuse(topic, batch, [reason], stage))
 
     derive = Derive(task.nodes, state.flow, merged, streams=streams, refuse=refuse)
     derive.advance(merged.rows)
     derive.finish()
     state.open_key = None if event.complete else merged.last_key
     state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
-    return letters + _derived(task, derive)
+    return letters + derived(task, derive)
 
 
 def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
@@ -147,66 +147,16 @@ def _trial(task: ModelTask, state: State) -> Trial | None:
     return Trial(state.shadow.version, task.retrain.promote, list(state.shadow_errors))
 
 
-def _derived(task: ModelTask | FlowTask, derive: Derive) -> list[Output]:
-    """Rows of the nodes, to their topics."""
-    features = task.feature_names if isinstance(task, ModelTask) else ()
-    outputs: list[Output] = []
-    for node, batches in zip(task.nodes, derive.out, strict=True):
-        for batch in batches if node.outputs else ():
-            outputs += _emit(node.outputs, Batch(batch.records.drop_columns(["__order"])), features)
-    return outputs
-
-
-def _made(task: ModelTask, derive: Derive, asked: Sequence[Query], last: int = 0) -> dict[str, list[Batch]]:
-    """What a step has made for its topics, up to a place."""
-    found: dict[str, list[Batch]] = {}
-    for topic, batch in _derived(task, derive):
-        found.setdefault(topic, []).append(batch)
-    for query in asked:
-        for plan in task.predict:
-            if query.stream == plan.stream:
-                rows = query.output().slice(0, int(np.searchsorted(query.order, last, "right")))
-                for topic, batch in _emit(plan.outputs, rows, task.feature_names):
-                    found.setdefault(topic, []).append(batch)
-    return found
-
-
-def _batches(merged: Merged, stream: StreamPlan, refuse: Callable[[str, Batch, str], None]) -> list[Batch]:
-    """A stream's batches; rows that its operations fail on are refused."""
-    batches: list[Batch] = []
-    for part in merged.parts:
-        if part.topic == stream.topic:
-            good, bad = operate(part.batch, stream.operations)
-            batches += good
-            for batch, reason in bad:
-                refuse(part.topic, batch, reason)
-    return batches
-
-
 # -- rows that operations fail on --------------------------------------------------------------------------------
-
-
-def _refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model: str | None = None) -> Output:
-    rows = Batch(batch.records.drop_columns(["__order"])) if "__order" in batch.schema.names else batch
-    return f"{topic}.dlq", dead_letters(rows, reasons, stage=stage, model=model)
 
 
 def _copy(task: StreamTask, event: Event) -> list[Output]:
     outputs: list[Output] = []
     for part in event.parts if isinstance(event, Rows) else ():
         good, bad = operate(part.batch, task.stream.operations)
-        outputs += [_refused(part.topic, batch, [reason], "transform") for batch, reason in bad]
+        outputs += [refused(part.topic, batch, [reason], "transform") for batch, reason in bad]
         for batch in good:
-            outputs += _emit(task.outputs, batch, ())
-    return outputs
-
-
-def _emit(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) -> list[Output]:
-    outputs: list[Output] = []
-    for plan in plans:
-        good, bad = operate(batch, plan.operations, features)
-        outputs += [_refused(plan.topic, one, [reason], "transform") for one, reason in bad]
-        outputs += [(plan.topic, one) for one in good if one.num_rows]
+            outputs += emitted(task.outputs, batch, ())
     return outputs
 
 
@@ -263,7 +213,7 @@ class _ModelStep:
             self._emit(predict, query)
         if self.derive is not None:
             self.derive.finish()
-            self.outputs += _derived(self.task, self.derive)
+            self.outputs += derived(self.task, self.derive)
         for evaluate, query in compared:
             self.lines += scored(self.task, state, evaluate, query, merged, open_end=not self.complete)
         self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
@@ -342,7 +292,7 @@ class _ModelStep:
         while (raised := self.derive.advance(place)) is not None:
             before = (self.state.version, self.state.shadow)
             self._note_trial()
-            fresh = functools.partial(_made, self.task, self.derive, asked, raised[0])
+            fresh = functools.partial(made, self.task, self.derive, asked, raised[0])
             self.told += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
             self.derive.trial = _trial(self.task, self.state)
             if (self.state.version, self.state.shadow) != before:
@@ -529,7 +479,7 @@ class _ModelStep:
             if stage is not None:
                 self._refuse(topic, batch, [reason], stage)
 
-        return _batches(self.merged, stream, refuse)
+        return batches_of(self.merged, stream, refuse)
 
     def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
         self.state.counters.rejected += batch.num_rows
@@ -539,7 +489,7 @@ class _ModelStep:
             reasons = [reason for reason, one in zip(reasons, keep.tolist(), strict=True) if one]
             batch = batch.filter(keep)
         if batch.num_rows:
-            self.outputs.append(_refused(topic, batch, reasons, stage, self.task.name))
+            self.outputs.append(refused(topic, batch, reasons, stage, self.task.name))
 
     def _emit(self, plan: PredictPlan, query: Query) -> None:
         self.state.counters.predicted += query.batch.num_rows
@@ -547,4 +497,4 @@ class _ModelStep:
         if len(invalid):
             reasons = [query.reasons[i] for i in invalid.tolist()]
             self._refuse(plan.stream.topic, query.batch.take(invalid), reasons, "predict")
-        self.outputs += _emit(plan.outputs, query.output(), self.task.feature_names)
+        self.outputs += emitted(plan.outputs, query.output(), self.task.feature_names)

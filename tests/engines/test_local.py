@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headrace.engines.local.engine import Engine
-from headrace.engines.local.tasks import load_rows
+from headrace.engines.local.steps import load_rows
 from headrace.engines.local.verify import verify
 from headrace.learn.kmeans import KMeans
 from headrace.log.memory import MemoryLog

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.batch import Batch
 from headrace.engines.local.rebuild import Place, rebuild
-from headrace.engines.local.tasks import read_steps
+from headrace.engines.local.steps import read_steps
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.learn.state import state_hash
 from headrace.position import Position

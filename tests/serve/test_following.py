@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -196,7 +197,12 @@ def test_the_command_runs_and_serves_and_others_follow(tmp_path: Path) -> None:
     with fish(log).start() as running:
         running.append("measured", FISH)
     file = str(write_file(tmp_path, f"fish({str(log)!r}, log_to='answered')"))
-    with command(file, "--json") as (_, url), command(file, "--json") as (_, other), clients_of(url, other) as clients:
+    # The port that the second one wants is free again when it turns from running to following.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    first, second = command(file, "--json"), command(file, "--json", "--port", port)
+    with first as (_, url), second as (_, other), clients_of(url, other) as clients:
         found = [client.get("/prediction", **SEEDS) for client in clients]
         assert [one.status for one in found] == [200, 200]
         assert found[0].body == found[1].body
@@ -291,6 +297,13 @@ def test_a_log_in_memory_has_no_workers(tmp_path: Path) -> None:
         [*COMMAND, "serve", file, "--workers", "2", "--port", "0"], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, "one process" in done.stderr) == (2, True)
+
+
+def test_the_environment_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SERVE_PORT", "0")
+    with fish(tmp_path / "fish.headrace").start(serve=True) as running:
+        assert running.server is not None
+        assert Client(running.server.url).get("/v2").status == 200
 
 
 def test_a_server_ends_with_its_pipeline(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def parse_wanted(text: str) -> Wanted:
         ValueError: neither an LSN nor TOPIC:OFFSET.
 
     >>> parse_wanted("0/1932A28").lsn, parse_wanted("machine-weight:41")
-    (26421672, Wanted(lsn=None, topic='machine-weight', offset=41))
+    (26421800, Wanted(lsn=None, topic='machine-weight', offset=41))
     """
     topic, _, offset = text.rpartition(":")
     if topic and offset.isascii() and offset.isdecimal() and int(offset) < 2**63:

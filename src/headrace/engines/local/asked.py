@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.clock import Clock
-from headrace.engines.local.tasks import StepRecord, TaskRunner
+from headrace.engines.local.steps import StepRecord
+from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import HeadraceError, LearnError, LogError
 from headrace.log.base import Log, Transaction
 from headrace.registry.requests import KIND, Inbox, Request, folder_of, read_requests

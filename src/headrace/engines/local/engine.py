@@ -18,7 +18,8 @@ from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.asked import Asked, Requests, apply
 from headrace.engines.local.outbox import Note, Outbox
-from headrace.engines.local.tasks import StepRecord, TaskRunner, append_fitting, steps_batch
+from headrace.engines.local.steps import StepRecord, append_fitting, steps_batch
+from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import HeadraceError, LogError, LogFull
 from headrace.events import Tick
 from headrace.faults import fault

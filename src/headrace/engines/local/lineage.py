@@ -15,12 +15,12 @@ from headrace.events import Swap
 from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
 from headrace.log.base import Log, Transaction
+from headrace.outputs import Output
 from headrace.position import Position
 from headrace.registry.models import differences, move_on
 from headrace.registry.requests import Request
 from headrace.registry.versions import PIPELINE, Shelf, Version, artifact_name, put_version, read_artifact
 from headrace.state import Ended, State
-from headrace.step import Output
 from headrace.task import ModelTask
 
 # Of a fingerprint: what a learner's state does not depend on.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headrace.batch import Batch
-from headrace.engines.local.tasks import append_fitting
+from headrace.engines.local.steps import append_fitting
 from headrace.log.base import Transaction
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from headrace.engines.local.places import find_row, last_row
 from headrace.engines.local.selected import LogReader
-from headrace.engines.local.tasks import StepRecord, note_written, read_steps, recorded_event, restore_from
+from headrace.engines.local.steps import StepRecord, read_steps
+from headrace.engines.local.tasks import note_written, recorded_event, restore_from
 from headrace.errors import DeclarationError, LearnError, LogError
 from headrace.events import Event, Merged, Part, Rows, Swap, Tick, Train, merge, order_of
 from headrace.learn.state import state_hash

@@ -287,7 +287,6 @@ def serve_running(running: Running, models: InProcess, place: Place) -> Running:
         running.closing.append(running.server.stop)
         running.server.start()
     except BaseException:
-        place.close()
         running.stop()
         raise
     return running

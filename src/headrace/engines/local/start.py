@@ -37,9 +37,18 @@ logger = logging.getLogger("headrace")
 
 def start(app: App, *, serve: bool | ServeSettings = False) -> Running:
     """Start an app; raises before anything is written when its declaration cannot work."""
-    plan = app.plan()
-    plan.check()
+    app.plan().check()
     place = Place.of(app, serve) if serve else None
+    try:
+        return _start(app, place)
+    except BaseException:
+        if place is not None:
+            place.close()
+        raise
+
+
+def _start(app: App, place: Place | None) -> Running:
+    plan = app.plan()
     keep = Keep.parse(app.keep) if app.keep is not None else None
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
@@ -67,8 +76,6 @@ def start(app: App, *, serve: bool | ServeSettings = False) -> Running:
         models = InProcess(engine) if place else None
         trace_rounds(engine)
     except BaseException:
-        if place:
-            place.close()
         for source in sources:
             source.stop()
         if app._open is None:

@@ -12,14 +12,15 @@ from typing import Any
 import pyarrow as pa
 
 from headrace.engines.local.machine import foreign_machines, machine_fingerprint
-from headrace.engines.local.tasks import StepRecord, read_steps, replay, restore, restore_from
+from headrace.engines.local.steps import StepRecord, read_steps
+from headrace.engines.local.tasks import replay, restore, restore_from
 from headrace.errors import HeadraceError
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
+from headrace.outputs import Output
 from headrace.plan import Plan
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
 from headrace.state import State, initial_state
-from headrace.step import Output
 from headrace.task import ModelTask, StreamTask, Task
 
 EQUAL, DIFFERENT, NOT_COMPARABLE = "equal", "different", "not comparable"

@@ -1,0 +1,41 @@
+"""One thread for BLAS and OpenMP, whatever other threads do meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import sklearn.linear_model  # loads the libraries that are limited
+from threadpoolctl import ThreadpoolController
+
+from headrace.learn.adapters.threads import one_thread
+
+
+def limits(api: str) -> set[int]:
+    return {one["num_threads"] for one in ThreadpoolController().select(user_api=api).info()}
+
+
+def test_who_leaves_first_does_not_lift_the_limit_of_the_other() -> None:
+    """One thread learns while another one predicts: neither may give the other its threads back."""
+    np.ones((4, 4)) @ np.ones((4, 4))
+    sklearn.linear_model.LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0])
+    before = limits("blas")
+    inside, leave = threading.Event(), threading.Event()
+    seen: list[set[int]] = []
+
+    def learn() -> None:
+        with one_thread():
+            inside.set()
+            assert leave.wait(10)
+            seen.extend([limits("blas"), limits("openmp")])
+
+    learning = threading.Thread(target=learn)
+    with one_thread(), one_thread():
+        learning.start()
+        assert inside.wait(10)
+        assert limits("blas") == {1}
+    assert limits("blas") == {1}
+    leave.set()
+    learning.join(10)
+    assert all(one <= {1} for one in seen)
+    assert limits("blas") == before
