@@ -1,4 +1,4 @@
-"""Predictions and the truth that comes later, as tables of times; windows, alarms and trainings that follow from them."""
+"""Predictions and the truth that comes later, as tables of times; windows, alarms and trainings that follow."""
 
 from __future__ import annotations
 
@@ -318,7 +318,8 @@ def test_a_training_that_fails_leaves_the_old_model_and_is_told() -> None:
     task = dataclasses.replace(factory(), learner=Fails())
     found = run(task, initial_state(task), events(fish(120, 60)))
     assert {row["model_version"] for row in found["predictions"]} == {1}
-    assert [(row["status"], row["reason"]) for row in found["m-training"]][0] == ("failed", "ValueError: singular")
+    first = found["m-training"][0]
+    assert (first["status"], first["reason"]) == ("failed", "ValueError: singular")
 
 
 def test_the_same_rows_are_not_learned_twice() -> None:

@@ -24,7 +24,7 @@ from headrace.flow import ARRIVAL, Grade
 from headrace.flow_state import NEVER, FlowState
 from headrace.grade.compare import graded_rows
 from headrace.grade.join import Arrivals, Found, Join
-from headrace.grade.waiting import Waiting
+from headrace.grade.pairs.waiting import Waiting
 from headrace.labels import new_examples
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]

@@ -98,5 +98,3 @@ def test_a_training_beside_the_pipeline_survives(fault: str, tmp_path: Path) -> 
         assert verify(fish.build(str(log), "when_ready").plan(), held).result == "equal"
     finally:
         held.close()
-
-

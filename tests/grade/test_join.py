@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.grade import join as module
-from headrace.grade import remembered
 from headrace.grade.join import STATUSES, Arrivals, Found, Join
+from headrace.grade.pairs import remembered
 
 from .automaton import Automaton, Row
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import HeadraceError
-from headrace.grade.deadlines import Deadlines
-from headrace.grade.keys import pack_keys, unpack_keys
-from headrace.grade.truths import truth_codes
-from headrace.grade.waiting import Waiting
+from headrace.grade.pairs.deadlines import Deadlines
+from headrace.grade.pairs.keys import pack_keys, unpack_keys
+from headrace.grade.pairs.truths import truth_codes
+from headrace.grade.pairs.waiting import Waiting
 
 
 def rows(first: int, count: int) -> pa.RecordBatch:

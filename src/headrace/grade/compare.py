@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from headrace.errors import HeadraceError
 from headrace.grade.metrics import Metric
-from headrace.grade.outcomes import STATUSES, Found
+from headrace.grade.pairs.outcomes import STATUSES, Found
 from headrace.position import format_positions
 from headrace.wire import Ints
 

@@ -30,13 +30,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.grade.keys import pack_keys, unpack_keys
-from headrace.grade.one_by_one import match_one_by_one
-from headrace.grade.outcomes import COLUMNS, REASONS, STATUSES, Found
-from headrace.grade.pairing import Pairing, Rows
-from headrace.grade.together import Together
-from headrace.grade.truths import truth_codes
-from headrace.grade.waiting import Waiting
+from headrace.grade.pairs.keys import pack_keys, unpack_keys
+from headrace.grade.pairs.one_by_one import match_one_by_one
+from headrace.grade.pairs.outcomes import COLUMNS, REASONS, STATUSES, Found
+from headrace.grade.pairs.pairing import Pairing, Rows
+from headrace.grade.pairs.together import Together
+from headrace.grade.pairs.truths import truth_codes
+from headrace.grade.pairs.waiting import Waiting
 from headrace.wire import Ints
 
 __all__ = ["REASONS", "STATUSES", "Arrivals", "Found", "Join"]

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.errors import BadRows
-from headrace.grade.chunks import NO_NUMBER, Chunk
-from headrace.grade.columns import from_bytes, to_bytes
-from headrace.grade.count_windows import CountWindows
-from headrace.grade.lines import Layout, Lines, WindowSpec
-from headrace.grade.time_windows import TimeWindows
+from headrace.grade.spans.chunks import NO_NUMBER, Chunk
+from headrace.grade.spans.columns import from_bytes, to_bytes
+from headrace.grade.spans.count_windows import CountWindows
+from headrace.grade.spans.lines import Layout, Lines, WindowSpec
+from headrace.grade.spans.time_windows import TimeWindows
 from headrace.wire import Ints
 
 __all__ = ["Lines", "Window", "WindowSpec"]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.grade.keyed import MANY, NONE, NOT_YET, Entries, Side, object_array
-from headrace.grade.outcomes import (
+from headrace.grade.pairs.keyed import MANY, NONE, NOT_YET, Entries, Side, object_array
+from headrace.grade.pairs.outcomes import (
     AGAIN,
     CHANGED,
     CORRECTED,
@@ -27,7 +27,7 @@ from headrace.grade.outcomes import (
     OVER,
     TOO_LATE,
 )
-from headrace.grade.pairing import ROW_COLUMNS, USED, Pairing, Rows
+from headrace.grade.pairs.pairing import ROW_COLUMNS, USED, Pairing, Rows
 from headrace.wire import Ints
 
 Mask = npt.NDArray[np.bool_]

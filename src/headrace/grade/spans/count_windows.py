@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headrace.grade.chunks import Chunk, joined
-from headrace.grade.groups import Key, group_codes, group_keys, runs
-from headrace.grade.lines import START, Cut, Layout, Lines
+from headrace.grade.spans.chunks import Chunk, joined
+from headrace.grade.spans.groups import Key, group_codes, group_keys, runs
+from headrace.grade.spans.lines import START, Cut, Layout, Lines
 from headrace.wire import Ints
 
 _PIECES = 64  # small pushes that are joined at once

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.grade.chunks import Chunk, Held, joined
-from headrace.grade.groups import group_codes, runs
-from headrace.grade.lines import CHANGES, START, Cut, Layout, Lines
+from headrace.grade.spans.chunks import Chunk, Held, joined
+from headrace.grade.spans.groups import group_codes, runs
+from headrace.grade.spans.lines import CHANGES, START, Cut, Layout, Lines
 from headrace.wire import Ints
 
 _TAIL = 256  # small pushes that are merged at once

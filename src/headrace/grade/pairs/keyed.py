@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.grade.deadlines import Deadlines
-from headrace.grade.keys import pack_keys, unpack_keys
-from headrace.grade.waiting import Waiting
+from headrace.grade.pairs.deadlines import Deadlines
+from headrace.grade.pairs.keys import pack_keys, unpack_keys
+from headrace.grade.pairs.waiting import Waiting
 from headrace.wire import Ints
 
 NEVER = -(2**62)

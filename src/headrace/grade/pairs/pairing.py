@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.grade.keyed import NOT_YET, Entries, Side
-from headrace.grade.outcomes import (
+from headrace.grade.pairs.keyed import NOT_YET, Entries, Side
+from headrace.grade.pairs.outcomes import (
     AGAIN,
     CHANGED,
     COLUMNS,
@@ -27,7 +27,7 @@ from headrace.grade.outcomes import (
     Found,
     reasons,
 )
-from headrace.grade.remembered import Remembered
+from headrace.grade.pairs.remembered import Remembered
 from headrace.wire import Ints
 
 USED = 1

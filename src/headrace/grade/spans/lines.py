@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.errors import DeclarationError
-from headrace.grade.chunks import Chunk, joined
-from headrace.grade.columns import column_index, plain, refuse_nested, wider
+from headrace.grade.spans.chunks import Chunk, joined
+from headrace.grade.spans.columns import column_index, plain, refuse_nested, wider
 from headrace.wire import Ints
 
 if TYPE_CHECKING:

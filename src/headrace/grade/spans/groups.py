@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.grade.columns import from_bytes, to_bytes, wider
+from headrace.grade.spans.columns import from_bytes, to_bytes, wider
 from headrace.wire import Ints
 
 Key = tuple[Hashable, ...]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from headrace.grade.outcomes import EXPIRED, NULL_KEY, ORPHAN
-from headrace.grade.pairing import Pairing, Rows
+from headrace.grade.pairs.outcomes import EXPIRED, NULL_KEY, ORPHAN
+from headrace.grade.pairs.pairing import Pairing, Rows
 from headrace.wire import Ints
 
 

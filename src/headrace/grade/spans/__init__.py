@@ -1,0 +1,1 @@
+"""Rows of open windows, and the lines that come of them."""
