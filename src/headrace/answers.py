@@ -164,6 +164,24 @@ class Query:
         return status if valid.all() else pc.if_else(pa.array(valid), status, "invalid")
 
 
+class Given(Query):
+    """Rows that were answered already, elsewhere, by a model of this task."""
+
+    def answer_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
+        """They keep the answers that they have."""
+        self.done = max(self.done, int(np.searchsorted(self.order, place, "left")))
+
+    def forget(self, place: int) -> None:
+        """They are taken later."""
+        self.done = min(self.done, int(np.searchsorted(self.order, place, "left")))
+
+    def output(self) -> Batch:
+        """The rows so far."""
+        records = self.batch.records
+        own = [name for name in ("__order",) if name in records.schema.names]
+        return Batch((records.drop_columns(own) if own else records).slice(0, self.done))
+
+
 def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
     """Lengths of vectors; a model that was trained before the log began says its only one's."""
     width = getattr(by.learner, "width", None)

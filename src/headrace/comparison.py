@@ -162,6 +162,10 @@ class Comparison:
                 times.append(found)
         order = np.concatenate([order_of(one) for one in kept]) if kept else NO_ROWS
         when = np.concatenate(times) if times else NO_ROWS
+        if not _ascends(order):
+            # Predictions of several topics: those that were asked for elsewhere come between the others.
+            by = np.argsort(order)
+            order, when, keys = order[by], when[by], [keys[row] for row in by.tolist()]
         seen = self.flow.seen.setdefault(self.number, [NEVER, NEVER])
         if len(when):
             seen[side] = max(seen[side], int(when.max()))
@@ -226,22 +230,17 @@ class Comparison:
         return both.take(pa.array(where, mask=sequence < 0))
 
     def _left_table(self, *, answered: bool) -> pa.Table:
-        if not self._entering.queries or not answered:
-            tables = [plain(batch) for batch in self.left.batches]
+        """Rows of this event's predictions in order, all of them or those that are answered so far."""
+        if answered and self._entering.queries:
+            found = [(query.output().records, query.order[: query.done]) for query in self._entering.queries]
+            if not self._all_take_part:
+                found = [_those_in(records, order, self.left.order) for records, order in found]
         else:
-            tables = self._answered()
-        return pa.concat_tables([pa.Table.from_batches([one]) for one in tables], promote_options="permissive")
-
-    def _answered(self) -> list[pa.RecordBatch]:
-        """Answered rows that take part: those that lack a key or a time do not."""
-        found = []
-        for query in self._entering.queries:
-            records = query.output().records
-            if self._all_take_part:
-                found.append(records)
-            else:
-                found.append(records.filter(pa.array(np.isin(query.order[: query.done], self.left.order))))
-        return found
+            found = [(plain(batch), order_of(batch)) for batch in self.left.batches]
+        tables = [pa.Table.from_batches([records]) for records, _ in found]
+        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+        order = np.concatenate([order for _, order in found])
+        return table if _ascends(order) else table.take(pa.array(np.argsort(order)))
 
     @property
     def _all_take_part(self) -> bool:
@@ -288,10 +287,20 @@ class Comparison:
 
     def finish(self) -> None:
         """Keep what waits, with its answers, and let go of what does not."""
-        records = self._answered() if self._entering.queries else [plain(one) for one in self.left.batches]
-        for one in records:
-            _put(self.join.left_rows, one)
+        if self.left.batches:
+            for one in self._left_table(answered=True).combine_chunks().to_batches():
+                _put(self.join.left_rows, one)
         self.join.settle()
+
+
+def _ascends(order: Ints) -> bool:
+    return bool((order[1:] > order[:-1]).all())
+
+
+def _those_in(records: pa.RecordBatch, order: Ints, wanted: Ints) -> tuple[pa.RecordBatch, Ints]:
+    """Rows at some of the places."""
+    takes = np.isin(order, wanted)
+    return records.filter(pa.array(takes)), order[takes]
 
 
 def events(merged: Merged, columns: dict[str, Any], place: Ints, time_us: Ints, *, key: Sequence[str] = ()) -> Batch:

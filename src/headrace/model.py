@@ -15,6 +15,7 @@ from headrace.grade.metrics import Metric, as_metric
 from headrace.grade.scores import WINDOW_ROWS, score_spec
 from headrace.learn.base import Learner, offers_probabilities, scored_as, takes_sample_weight
 from headrace.learn.category import Category
+from headrace.plan import served_topic
 from headrace.serve.declared import Endpoint, declare
 from headrace.streams import Stream
 from headrace.task import Cut, EvaluatePlan, ModelTask, OutputPlan, PredictPlan, StreamPlan, Versions, parse_cut
@@ -347,7 +348,7 @@ class Model:
             target=self._target,
             cut=self._cut or Cut(transaction=True),
             learn=tuple(self._learns),
-            predict=tuple(PredictPlan(stream, tuple(outputs), proba) for stream, outputs, proba in self._predicts),
+            predict=tuple(self._predict_plan(*one) for one in self._predicts),
             evaluate=tuple(self._evaluates),
             sample_weight=self._weight,
             missing=self._missing,
@@ -357,6 +358,12 @@ class Model:
             retrain=self._retrain,
             initial=self._initial,
         )
+
+    def _predict_plan(self, stream: StreamPlan, outputs: list[OutputPlan], proba: bool) -> PredictPlan:
+        topics = {output.topic for output in outputs}
+        served = topics & {endpoint.log_to for endpoint in self._served}
+        plan = StreamPlan(served_topic(self._app.name, served.pop())) if served else None
+        return PredictPlan(stream, tuple(outputs), proba, plan)
 
     def __repr__(self) -> str:
         return f"Model({self.name}, {self._learner!r})"

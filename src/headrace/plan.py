@@ -21,6 +21,17 @@ from headrace.task import FlowTask, ModelTask, OutputPlan, StreamTask, Task
 from headrace.transform.expressions import Text, WithColumns
 
 INTERNAL = "__headrace"
+
+
+def served_topic(app: str, topic: str) -> str:
+    """Where answers given over HTTP wait for the task that writes their topic.
+
+    >>> served_topic("fish", "weight-prediction")
+    '__headrace.fish.served.weight-prediction'
+    """
+    return f"{INTERNAL}.{app}.served.{topic}"
+
+
 ARRIVAL = "each partition in its order, between them as they arrive (recorded, and replayed so)"
 
 
@@ -122,10 +133,27 @@ class Plan:
         return f"{INTERNAL}.{self.app}.steps"
 
     @property
+    def served(self) -> dict[str, str]:
+        """Topic -> where answers given over HTTP wait for the model's task, which writes the topic itself."""
+        plans = [one for model in self.models for one in model.predict if one.served is not None]
+        return {
+            output.topic: one.served.topic
+            for one in plans
+            for output in one.outputs
+            if one.served is not None and one.served.topic == served_topic(self.app, output.topic)
+        }
+
+    @property
+    def appending(self) -> tuple[str, ...]:
+        """Topics that the program appends to, as they are called in the log."""
+        served = self.served
+        return tuple(dict.fromkeys(served.get(topic, topic) for topic in self.appended))
+
+    @property
     def written(self) -> dict[str, str]:
         """Topic -> task that writes it; «append» for those that the program itself appends to."""
         own = {topic: sink.name for sink in self.sinks for topic in sink.target.writes}
-        own |= dict.fromkeys(self.appended, "append")
+        own |= dict.fromkeys(self.appending, "append")
         return own | {output.topic: task.name for task in self.tasks for output in task.outputs}
 
     @property
@@ -302,9 +330,10 @@ def _check_tasks(plan: Plan) -> None:
             _check_model(task)
         if not isinstance(task, StreamTask):
             _check_nodes(task)
-    seen = dict.fromkeys(plan.appended, "append")
-    for topic in plan.appended:
-        _check_output(plan, OutputPlan(topic))
+    seen = dict.fromkeys(plan.appending, "append")
+    for topic in plan.appending:
+        if topic not in plan.served.values():
+            _check_output(plan, OutputPlan(topic))
     for task in plan.tasks:
         for output in task.outputs:
             if output.topic in seen:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from headrace.answers import Query
+from headrace.answers import Given, Query
 from headrace.batch import OPS, Batch, inserted
 from headrace.comparison import Trial
 from headrace.derive import Derive
@@ -430,7 +430,7 @@ class _ModelStep:
         return np.ascontiguousarray(weight)
 
     def _queries(self, plan: PredictPlan) -> list[tuple[PredictPlan, Query]]:
-        queries = []
+        queries: list[tuple[PredictPlan, Query]] = []
         for batch in self._stream(plan.stream, "predict"):
             batch = batch.filter(self._asks(batch)) if not (batch.op == OPS["c"]).all() else batch
             offset = self.state.emitted.get(plan.stream.topic, 0)
@@ -438,6 +438,8 @@ class _ModelStep:
                 batch = batch.filter(self.merged.offset[order_of(batch)] >= offset)
             if batch.num_rows:
                 queries.append((plan, Query(batch, order_of(batch), self.task, proba=plan.proba, stream=plan.stream)))
+        for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
+            queries.append((plan, Given(batch, order_of(batch), self.task, stream=plan.stream)))
         return queries
 
     def _scored(
@@ -447,7 +449,8 @@ class _ModelStep:
         assert plan.stream is not None
         number = reused(plan, self.task)
         if number is not None and not self.state.emitted:
-            return [(plan, query) for one, query in queries if one is self.task.predict[number]]
+            predicted = self.task.predict[number]
+            return [(plan, query) for one, query in queries if one is predicted and not isinstance(query, Given)]
         found = []
         for batch in self._stream(plan.stream, None):
             batch = batch.filter(inserted(batch))

@@ -47,11 +47,16 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class PredictPlan:
-    """A stream that a model answers, and where the answers go."""
+    """A stream that a model answers, and where the answers go.
+
+    Attributes:
+        served: a topic of answers that were given elsewhere, over HTTP: they go where these answers go.
+    """
 
     stream: StreamPlan
     outputs: tuple[OutputPlan, ...] = ()
     proba: bool = False
+    served: StreamPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ class ModelTask:
         """The topics it reads, each once."""
         streams = [*self.learn, *(one.stream for one in self.predict)]
         streams += [one.stream for one in self.evaluate if one.stream is not None]
+        streams += [one.served for one in self.predict if one.served is not None]
         return tuple(dict.fromkeys([*(stream.topic for stream in streams), *topics_of(self.nodes)]))
 
     @property

@@ -107,14 +107,16 @@ class AppendedSource:
 
     Args:
         topics: those that may be appended to.
+        served: topic -> the one that is appended to instead.
     """
 
     name = NAME
     rewound = False
     status = "appending"
 
-    def __init__(self, topics: Sequence[str]) -> None:
+    def __init__(self, topics: Sequence[str], served: Mapping[str, str] | None = None) -> None:
         self.topics = tuple(topics)
+        self._served = dict(served or {})
         self.warnings: list[str] = []
         self._changed = threading.Condition()
         self._queue: deque[AppendedPiece] = deque()
@@ -143,6 +145,7 @@ class AppendedSource:
                 Headrace's own; or ``sequence`` is given without ``producer_id``.
             LogError: rows before these are missing, or those that are there are others.
         """
+        topic = self._served.get(topic, topic)
         self._check(topic, rows, key, producer_id, sequence)
         with self._changed:
             if self._ended:
@@ -181,7 +184,7 @@ class AppendedSource:
     def position(self, topic: str, producer_id: str) -> int:
         """Rows of a producer that are in the log or queued."""
         with self._changed:
-            return self._producer(topic, producer_id).rows
+            return self._producer(self._served.get(topic, topic), producer_id).rows
 
     def _check(
         self, topic: str, rows: pa.RecordBatch, key: Sequence[str], producer_id: str | None, sequence: int | None

@@ -120,7 +120,7 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log) -> list[Cap
     others = topic_sources(plan, foreign)
     for other in others:
         other.check(log)
-    return [*captured, *others, *([AppendedSource(plan.appended)] if plan.appended else [])]
+    return [*captured, *others, *([AppendedSource(plan.appending, plan.served)] if plan.appended else [])]
 
 
 def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:

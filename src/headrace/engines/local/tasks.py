@@ -137,7 +137,7 @@ class TaskRunner:
 
     def train(self, txn: Transaction, by: str, *, promote: bool = False) -> tuple[StepRecord, dict[str, Any]]:
         """A step in which somebody asks for a training, or for the model that is tried out; what came of it."""
-        event = Train(self.clock.now_us(), self.progress.slice, by, promote)
+        event = Train(self.clock.now_us(), max(self.progress.slice, self.log.newest_slice()), by, promote)
         outputs = step(self.task, self.state, event, self._reader)
         self._saves = True
         about = {"train": {"until": event.until, "by": by, "ts_us": event.ts_us, "promote": promote}}

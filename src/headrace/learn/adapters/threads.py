@@ -25,8 +25,8 @@ class _Held(threading.local):
 
 _held = _Held()
 # OpenMP's limit is each thread's own; that of a BLAS is the process's: the first thread to come in sets it, the last
-# one to leave takes it away. Were each to restore what it had found, one that predicts would lift the limit of another one
-# that is learning.
+# one to leave takes it away. Were each to restore what it had found, one that predicts would lift the limit of another
+# one that is learning.
 _changing = threading.Lock()
 _inside: list[Any] = []
 
