@@ -420,3 +420,47 @@ def test_a_column_that_changes_its_type_stops_nothing() -> None:
     rows = run(task, initial_state(task), given)["grades"]
     assert told(rows) == ["10 a graded 1 3", "11 b graded 2 4"]
     assert [row["note"] for row in rows] == ["measured a", None]
+
+
+def changes(rows: list[tuple[int, str, int, float, float | None]]) -> list[Rows]:
+    """Changes of one table «seconds, op, id, x, y», whose updates carry the old row (REPLICA IDENTITY FULL)."""
+    found: list[Rows] = []
+    before: dict[int, tuple[float, float | None]] = {}
+    kind = pa.struct([("id", pa.int64()), ("x", pa.float64()), ("y", pa.float64())])
+    for number, (at, op, key, x, y) in enumerate(rows):
+        old = {"id": key, "x": before[key][0], "y": before[key][1]} if op == "u" else None
+        before[key] = (x, y)
+        columns = {"id": [key], "x": [x], "y": pa.array([y], pa.float64())}
+        batch = Batch.of(columns, op=op, lsn=100 + number, ts_us=at * SECOND, key=["id"], before=pa.array([old], kind))
+        found.append(Rows((Part("fish", batch, np.array([number + 1]), number),), True))
+    return found
+
+
+def test_one_table_whose_label_is_filled_in_later() -> None:
+    """The row is predicted when it is inserted; the update that brings its label grades it, the next corrects it."""
+    app = hr.App("fish", log="memory://")
+    model = app.model("m", Echo(), features=["x"], target="y")
+    fish_table = app.topic("fish", append=True)
+    model.predict(fish_table).to("predictions").grade(fish_table, on="id", within="60 s").to("grades")
+    (task,) = app.plan().models
+    rows = [(0, "c", 1, 1.0, None), (10, "u", 1, 1.0, 3.0), (20, "u", 1, 1.0, 3.0), (30, "u", 1, 1.0, 4.0)]
+    found = run(task, initial_state(task), list(changes(rows)))
+    assert len(found["predictions"]) == 1
+    assert told(found["grades"]) == ["10 1 graded 1 3", "30 1 corrected 1 4"]
+    assert found["grades"][1]["supersedes"] == 0
+
+
+def test_a_correction_takes_the_place_of_what_it_supersedes_in_a_window_and_in_a_training() -> None:
+    app, model, graded = declared()
+    graded = graded.to("grades")
+    graded.window("1 min").mean("error").to("windows")
+    model.retrain(rows=graded.last(5))
+    (task,) = app.plan().models
+    state = initial_state(task)
+    rows = "0 measured a 0\n10 weighed a 9\n20 weighed a 3 u\n70 measured b 0\n70 weighed b 1"
+    found = run(task, state, events(table(rows)))
+    assert [(row["error"], row["rows"]) for row in found["windows"]] == [(3.0, 1)]
+    from headrace.events import Train
+
+    (line,) = run(task, state, [Train(0, 2**62, "me")])["m-training"]
+    assert (line["rows"], state.learner.state()["bias"]) == (2, 2.0)

@@ -18,6 +18,7 @@ from headrace.learn.category import Category
 from headrace.learn.features import Feature
 from headrace.learn.images import Image, Vector
 from headrace.learn.kmeans import KMeans
+from headrace.learn.linear import LinearRegression
 from headrace.learn.state import dump_state, load_state
 from headrace.task import Cut, ModelTask, PredictPlan, StreamPlan, Versions
 
@@ -32,13 +33,13 @@ def blueprint(task: ModelTask) -> dict[str, Any] | None:
     >>> task_from("m", blueprint(task)).fingerprint() == task.fingerprint()
     True
     """
-    if any(stream.operations for stream in task.learn) or task.nodes or task.retrain or task.initial:
+    if any(stream.operations for stream in task.learn):
         return None
     features, learner = _features(task), _learner(task.learner)
     if features is None or learner is None:
         return None
     learned = [stream.topic for stream in task.learn]
-    made = {
+    made: dict[str, Any] = {
         "learner": learner,
         "features": features,
         "target": task.target,
@@ -49,6 +50,9 @@ def blueprint(task: ModelTask) -> dict[str, Any] | None:
         "missing": task.missing,
         "versions": asdict(task.versions),
     }
+    if task.nodes or task.retrain or task.initial:
+        # Enough for reading its versions, not for repeating its steps.
+        made["derived"] = True
     return dict(json.loads(text)) if len(text := json.dumps(made, default=str)) <= LARGEST else None
 
 
@@ -101,6 +105,8 @@ def _learner(learner: Learner) -> dict[str, Any] | None:
     parameters = learner.parameters()
     if kind == "headrace.learn.kmeans.KMeans":
         return {"kind": "kmeans", "parameters": parameters}
+    if kind == "headrace.learn.linear.LinearRegression":
+        return {"kind": "linear", "parameters": parameters}
     if kind == "headrace.learn.adapters.sklearn.SklearnLearner":
         more = {"classes": parameters["classes"], "stores_beginning": getattr(learner, "stores_beginning", False)}
         return {"kind": "scikit-learn", **more, "state": _text(learner)}
@@ -116,6 +122,8 @@ def _learner(learner: Learner) -> dict[str, Any] | None:
 def _made_learner(made: Mapping[str, Any]) -> Learner:
     if made["kind"] == "kmeans":
         return KMeans(**made["parameters"])
+    if made["kind"] == "linear":
+        return LinearRegression(**made["parameters"])
     if made["kind"] == "keras":
         return _made_keras(made)
     state = load_state(base64.b64decode(made["state"]), limit=LARGEST)

@@ -347,8 +347,11 @@ def _shelf(log: Log, name: str) -> Shelf:
     return shelf
 
 
-def _declared(log: Log, name: str, file: str | None) -> tuple[Plan, ModelTask]:
+def _declared(log: Log, name: str, file: str | None, *, repeats: bool = True) -> tuple[Plan, ModelTask]:
     """The model's plan: of the pipeline's file, else of what the log keeps of the declaration.
+
+    Args:
+        repeats: whether its steps are to be repeated, for which the log does not know enough of one that is graded.
 
     Raises:
         DeclarationError: neither says it, or the file declares another one.
@@ -366,13 +369,16 @@ def _declared(log: Log, name: str, file: str | None) -> tuple[Plan, ModelTask]:
         return plan, task
     made = model.get("blueprint")
     reason = "it is made of what is not kept in a log (functions, classes of your own, transformed streams)"
-    if made:
+    if made and made.get("derived") and repeats:
+        reason = "it is graded or trained anew, which only its file says how"
+    elif made:
         try:
             task = task_from(name, made)
         except HeadraceError as error:
             reason = error.message
         else:
-            if not registry.differences(fingerprint, task.fingerprint()):
+            own = task.fingerprint()
+            if not registry.differences({key: one for key, one in fingerprint.items() if key in own}, own):
                 return Plan(app, "", tasks=(task,)), task
             reason = "what the log keeps of it makes another one with these libraries"
     raise DeclarationError(
@@ -404,6 +410,6 @@ def _as_rebuilt(shelf: Shelf, found: Rebuilt, result: dict[str, Any]) -> Version
 
 def _exported(log: Log, shelf: Shelf, version: Version, state: dict[str, Any], file: str | None) -> Exported:
     def learner() -> Any:
-        return _declared(log, version.model, file)[1].learner
+        return _declared(log, version.model, file, repeats=False)[1].learner
 
     return Exported(version, shelf.fingerprint(version), shelf.lineage(version), state, learner)

@@ -8,6 +8,7 @@ model.json          the version as the registry has it
 state.npz           the arrays of its state (no pickle)
 model.skops         scikit-learn: the estimator; ``model.onnx`` too, where skl2onnx is installed and knows it
 centers.npz         k-means: centres and weights, with ``kmeans.json``
+plane.npz           linear regression: the plane; ``linear.json``: R's coefficients and their standard errors
 model.keras         Keras; with ``weights.npz``
 state_dict.pt       PyTorch
 model.pickle        River, which has no other form: opening it runs what is in it
@@ -149,6 +150,53 @@ def _kmeans(directory: Path, what: Exported) -> Written:
     return ["centers.npz", "kmeans.json"], Notes(load)
 
 
+def _linear(directory: Path, what: Exported) -> Written:
+    """The plane, and the coefficients as R's ``lm`` has them."""
+    learner = what.learner()
+    learner.restore(what.state)
+    intercept, coefficients = learner.plane
+    with (directory / "plane.npz").open("wb") as file:
+        np.savez(file, allow_pickle=False, intercept=np.float64(intercept), coefficients=coefficients)
+    names = _columns_of(what)
+    about = {"rows": learner.rows, "r_squared": learner.r_squared, "columns": [_label(one) for one in names]}
+    if len(names) == len(coefficients):
+        about |= {"coefficients": learner.coefficients(names), "standard_errors": learner.standard_errors(names)}
+    (directory / "linear.json").write_text(json.dumps(_json(about), indent=2, ensure_ascii=False) + "\n")
+    load = [
+        "import numpy as np",
+        'plane = np.load("plane.npz")',
+        "def model(X):",
+        '    return X @ plane["coefficients"] + plane["intercept"]',
+    ]
+    limits = ["The columns of X are in `linear.json`; a category has one column of zeros and ones for each word."]
+    return ["plane.npz", "linear.json"], Notes(load, limits)
+
+
+def _columns_of(what: Exported) -> list[Any]:
+    """Names of the columns of X: of a category (column, word), the word None where none has the column."""
+    words = what.version.training.get("words", {})
+    names: list[Any] = []
+    for feature in what.fingerprint.get("features", ()):
+        if isinstance(feature, str):
+            names.append(feature)
+        elif isinstance(feature, dict) and "category" in feature:
+            known = list(feature.get("known") or words.get(feature["category"], []))
+            known += [None] * (int(feature["columns"]) - len(known))
+            names += [(feature["category"], word) for word in known[1 if feature["coding"] == "treatment" else 0 :]]
+    return names
+
+
+def _label(name: Any) -> str | None:
+    return name if isinstance(name, str) else None if name[1] is None else f"{name[0]}={name[1]}"
+
+
+def _json(value: Any) -> Any:
+    """NaN, which JSON does not know, as null."""
+    if isinstance(value, dict):
+        return {key: _json(one) for key, one in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
 def _saved(load: Sequence[str], limits: Sequence[str]) -> Callable[[Path, Exported], Written]:
     def write(directory: Path, what: Exported) -> Written:
         learner = what.learner()
@@ -189,6 +237,7 @@ _TORCH = [
 _WRITERS: dict[str, Callable[[Path, Exported], Written]] = {
     "SklearnLearner": _scikit_learn,
     "KMeans": _kmeans,
+    "LinearRegression": _linear,
     "KerasLearner": _saved(_KERAS, ["Where generators of Dropout stood is in `weights.npz` only."]),
     "TorchLearner": _saved(_TORCH, ["PyTorch keeps no architecture: `module.txt` says what the module was."]),
     "RiverLearner": _river,

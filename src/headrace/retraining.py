@@ -154,6 +154,8 @@ def _taken(task: ModelTask, state: State, trained: Trained, position: Position, 
         rows = int(about.get("learned", about["rows"]))
         state.words.update({column: list(found) for column, found in trained.words.items()})
         state.sizes.update(trained.sizes)
+        if trained.words:
+            about["words"] = {column: list(found) for column, found in trained.words.items()}
         swap = Swap(previous + 1, previous, {}, position, rows, known, by=line["by"] or "pipeline", training=about)
         about["version"] = swap.version
         if task.retrain.shadow:

@@ -188,3 +188,46 @@ def test_a_beginning_that_cannot_be_is_told(tmp_path: Path) -> None:
     model.predict(app.topic("asked", append=True)).to("answers")
     with pytest.raises(hr.errors.LearnError, match=r"cannot begin with wrong.csv.*«y»"):
         app.start()
+
+
+def test_one_goes_back_to_the_version_before_a_training(tmp_path: Path) -> None:
+    log = str(tmp_path / "t.headrace")
+    app, _ = declare(tmp_path, log)
+    with app.start() as running:
+        feed(running, 0, 4, 5.0)
+        running.wait()
+        assert running["m"].version == 2
+        assert running.rollback("m", 1) == 3
+        feed(running, 4, 1, 1.0)
+        running.wait()
+        answers = read(app, "answers")
+    assert [row["model_version"] for row in answers] == [1] * 4 + [3]
+    assert answers[-1]["prediction"] == 1.0
+    with contextlib.closing(open_log(log, writer=False)) as held:
+        assert verify(app.plan(), held).result == "equal"
+
+
+def test_a_linear_model_is_exported_as_r_would_print_it(tmp_path: Path) -> None:
+    import json
+
+    from typer.testing import CliRunner
+
+    from headrace.cli import app as cli
+
+    path = tmp_path / "first.csv"
+    path.write_text("Length,Species,y\n1,a,1\n2,a,2\n1,b,4\n2,b,5\n")
+    app = hr.App("linear", log=str(tmp_path / "t.headrace"))
+    features = ["Length", hr.category("Species")]
+    model = app.model("m", hr.LinearRegression(), features=features, target="y", initial=hr.csv(path))
+    model.predict(app.topic("asked", append=True)).to("answers")
+    with app.start() as running:
+        running.append("asked", {"Length": 3.0, "Species": "b"})
+        running.wait()
+    done = CliRunner().invoke(cli, ["models", "export", "m", "--to", str(tmp_path / "out"), "--log", app.log])
+    assert done.exit_code == 0, done.output
+    about = json.loads((tmp_path / "out" / "linear.json").read_text())
+    assert about["coefficients"] == {"(Intercept)": 0.0, "Length": 1.0, "Speciesb": 3.0}
+    plane = np.load(tmp_path / "out" / "plane.npz")
+    row = np.zeros(len(about["columns"]))
+    row[0], row[about["columns"].index("Species=b")] = 3.0, 1.0
+    assert row @ plane["coefficients"] + plane["intercept"] == pytest.approx(6.0)

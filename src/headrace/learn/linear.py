@@ -199,6 +199,16 @@ class LinearRegression:
         """
         return self._found.residual_standard_error
 
+    @property
+    def plane(self) -> tuple[float, Floats]:
+        """Intercept, and a coefficient for each column of X, shape (d,): 0 where it is aliased.
+
+        Raises:
+            LearnError: no row was learned.
+        """
+        found = self._found
+        return found.intercept, np.where(found.aliased, 0.0, found.coefficients)
+
     def coefficients(self, names: Sequence[Name]) -> dict[str, float | None]:
         """The coefficients as R's ``lm`` names, codes and orders them; None where R says ``NA``.
 

@@ -51,6 +51,8 @@ def begin(plan: Plan, task: ModelTask, log: Log, state: State) -> None:
     state.known = {column: len(words) for column, words in trained.words.items()}
     state.lineage_rows = state.counters.learned = int(trained.about["rows"])
     state.began_with = {name: one for name, one in trained.about.items() if name not in ("status", "reason")}
+    if trained.words:
+        state.began_with["words"] = {column: list(words) for column, words in trained.words.items()}
 
 
 def _named(initial: Initial) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from headrace.engines.local.lineage import kept_state, metrics_in
 from headrace.engines.local.rebuild import Place, Rebuilt
 from headrace.learn.state import load_state as load_values
+from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.registry.models import Progress, differences, newest_checkpoint, read_progress
 from headrace.registry.versions import Shelf, Version
@@ -38,11 +39,15 @@ def newest_state(log: Log, model: str) -> dict[str, Any] | None:
     """The learner's state of a model as it is now, None where the newest checkpoint is older."""
     progress = read_progress(log, model)
     found = None if progress is None else newest_checkpoint(log, model, progress.step)
-    if progress is None or found is None or found[0] != progress.step:
+    if progress is None or found is None:
         return None
     values = load_values(found[1])
     of = "at_cut" if "at_cut" in json.loads(str(values["meta"]))["copies"] else "learner"
-    return {key.removeprefix(f"{of}."): one for key, one in values.items() if key.startswith(f"{of}.")}
+    state = {key.removeprefix(f"{of}."): one for key, one in values.items() if key.startswith(f"{of}.")}
+    # A model that is trained now and then is the same for many steps after its checkpoint.
+    if found[0] != progress.step and state_hash(state) != progress.hash:
+        return None
+    return state
 
 
 def about(log: Log, shelf: Shelf, version: Version) -> dict[str, Any]:

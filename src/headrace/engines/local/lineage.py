@@ -219,7 +219,7 @@ def _of_state(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reason(swap: Swap) -> str:
     if swap.training:
-        return f"trained on {swap.training['selection']} ({swap.rows} rows)"
+        return f"trained on {swap.training['selection']}"
     at = f" at {swap.position}" if "@" in swap.artifact else ""
     return f"rollback to version {swap.parent}{at}"
 

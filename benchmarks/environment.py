@@ -1,0 +1,31 @@
+"""Environments of their own for what is measured beside Headrace, made at the first use and kept."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import venv
+from pathlib import Path
+
+
+def environment(name: str, *packages: str) -> Path:
+    """The interpreter of an environment with these packages, made when it is not there.
+
+    It lies in ``$HEADRACE_CACHE``, or in ``headrace`` in the user's cache directory.
+
+    Raises:
+        subprocess.CalledProcessError: they cannot be installed; what pip said is in its ``stderr``.
+    """
+    root = os.environ.get("HEADRACE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headrace"
+    home = Path(root).expanduser() / name
+    python = home / "bin" / "python"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_name(f".{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "complete").exists():
+            venv.create(home, clear=True, with_pip=True)
+            install = [python, "-m", "pip", "install", "--quiet", *packages]
+            subprocess.run(install, check=True, capture_output=True, text=True)
+            (home / "complete").touch()
+    return python
