@@ -223,9 +223,12 @@ def predict_in_blocks(predict: Predict, X: npt.NDArray[Any]) -> npt.NDArray[Any]
     """Predictions in fixed padded blocks, so that a row's bits do not depend on its neighbours.
 
     BLAS chooses its kernels by shape: the same row alone and among 1,000 differs in its last bits. Blocks of one
-    shape, padded with the first row, take the shape out of it.
+    shape, padded with the first row, take the shape out of it. A learner that computes each row by itself, whatever the
+    others are (``rowwise``), needs none.
     """
     n = len(X)
+    if n and getattr(getattr(predict, "__self__", None), "rowwise", False):
+        return np.asarray(predict(np.ascontiguousarray(X)))
     results = []
     for start in range(0, n, BLOCK_ROWS):
         block = X[start : start + BLOCK_ROWS]

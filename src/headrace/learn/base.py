@@ -29,9 +29,10 @@ class Learner(Protocol):
     (parts of so many rows merge bit for bit), ``classes`` (every label there is; rows with another one are refused
     before it sees them), ``takes_sample_weight`` (its ``learn`` takes a third argument of that name, shape (n,)),
     ``cannot_learn`` (why not, in words, where it only answers), ``predict_proba(X)`` (shape (n, classes)),
-    ``accepts_nan``, ``prediction_type`` (the Arrow type of an answer, for answers before the first), ``width``
-    (features it has seen), ``pinned()`` (a context that is entered once around many calls, where each of them would
-    enter it), ``stores_beginning`` (its state before the first row is another one in each process, and is stored
+    ``accepts_nan``, ``rowwise`` (a row's prediction has the same bits whatever rows are beside it), ``fit(X, y)``
+    (trains anew, on these rows alone), ``prediction_type`` (the Arrow type of an answer, for answers before the first),
+    ``width`` (features it has seen), ``pinned()`` (a context that is entered once around many calls, where each of them
+    would enter it), ``stores_beginning`` (its state before the first row is another one in each process, and is stored
     before anything is learned). `headrace.testing.learners` checks it.
 
     Attributes:

@@ -63,6 +63,7 @@ class LinearRegression:
     """
 
     deterministic = True
+    rowwise = True
     splits: Literal["exact", "different"] = "exact"
     part_rows = 1
     takes_sample_weight = True
