@@ -22,7 +22,7 @@ test: $(VENV)/.installed jars  ## the whole test suite
 test-long: $(VENV)/.installed  ## what takes minutes by itself: the convolutional network's accuracies
 	$(BIN)/python -m pytest -m slow
 
-jars: $(VENV)/.installed  ## what the tests with Kafka need, into a cache; without Java, Maven or a network they skip
+jars: $(VENV)/.installed  ## what the tests with Kafka and MongoDB need, into a cache; without Java, Maven or a network they skip
 	@$(BIN)/python -m headrace.testing.servers.fetch || true
 
 .venv-torch/.installed: pyproject.toml

@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "adapters": (20_000, ()),
     "evaluate": (60_000, ()),
     "sinks": (1_000_000, ()),
+    "grade": (500_000, ()),
     "kafka-read": (1_000_000, ()),
     "kafka-capture": (500_000, ()),
     "kafka-latency": (30_000, ()),

@@ -4,153 +4,110 @@ A row each millisecond of event time has four features; its label comes ten seco
 of 4,096 rows that alternate; a prediction waits for a minute. The windows are tumbling, of a minute, and give the mean
 of the absolute error. What is counted are pairs of a prediction and its label a second.
 
-The pipeline's rows are in its log before it starts; it predicts, and writes predictions, grades and windows. Beside the
-others it does what they do: all are given predictions, so that no model takes part, and write windows only (of ours
-those are written durably). Each is given its rows in the way that suits it best, which its script says. Those that
-cannot be installed are left out, and said.
+The pipeline's rows are in its log before it starts; it predicts, and writes predictions, grades and windows durably.
+
+Beside the others all do the same: predictions are given, no model takes part, and only windows come out. Bytewax has
+its rows in memory and keeps nothing: beside it stand our steps on rows in memory. Pathway reads files, and Quix Streams
+a broker's topics: beside them stands our pipeline on its log. What each does and how is said in its script. One that
+cannot be installed is left out, and said.
+
+A million predictions that wait: what the resident set grows by, and the speed of steps against that with 10,000.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-import pyarrow as pa
 
 import headrace as hr
 from benchmarks.environment import environment
+from benchmarks.grade_load import FEATURES, SLICE, Load, fill_broker, fill_files, fill_log, first_rows
 from benchmarks.kafka_profile import Sampler
-from headrace.batch import Batch
 from headrace.engines.local.beginning import begin
-from headrace.events import Part, Rows
 from headrace.log import open_log
 from headrace.state import State, initial_state
 from headrace.step import step
 from headrace.task import ModelTask
+from headrace.testing.servers import KafkaBroker
+from headrace.testing.servers.java import JavaMissing
 
 REPEATS = 3
-SLICE = 4_096
 # Rows of both topics in an event: the most that the engine takes into a step, and one slice of each.
 LARGE, SMALL = 65_536, 2 * SLICE
-MINUTE_US = 60_000_000
-FEATURES = ("a", "b", "c", "d")
 TARGET = 200_000.0
 TIMES = 5.0
-PENDING_MB = 500.0
 FEW, MANY = 10_000, 1_000_000
-HERE = Path(__file__).parent
+PENDING_MB = 500.0
+FLAT = 0.8
+PATIENCE_S = 300
+QUIX, BYTEWAX, PATHWAY = "quixstreams==3.28.1", "bytewax==0.21.1", "pathway==0.33.0"
+Figure = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Predictions and their labels.
-
-    Attributes:
-        pairs: how many; ``step_us``: event time between two.
-        delay: so many rows later comes a row's label.
-    """
-
-    pairs: int
-    step_us: int = 1_000
-    delay: int = 10_000
-
-    @property
-    def last_us(self) -> int:
-        """The last label's event time."""
-        return (self.pairs - 1 + self.delay) * self.step_us
-
-    def slices(self) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """Topics and rows, in the order of event time: predictions, then the labels of that time."""
-        labelled = 0
-        for start in range(0, self.pairs + self.delay, SLICE):
-            end = start + SLICE
-            if start < self.pairs:
-                yield "measured", self.measured(start, min(end, self.pairs))
-            known = min(max(0, end - self.delay), self.pairs)
-            if known > labelled:
-                yield "weighed", self.weighed(labelled, known)
-                labelled = known
-
-    def measured(self, start: int, end: int) -> pa.RecordBatch:
-        """Rows to be predicted; ``prediction`` is what others, who have no model, are given."""
-        ids = np.arange(start, end)
-        X = np.random.default_rng(start).normal(size=(len(ids), len(FEATURES)))
-        columns = {"id": ids, **{name: X[:, i] for i, name in enumerate(FEATURES)}, "prediction": X.sum(axis=1)}
-        return pa.RecordBatch.from_pydict({**columns, "at": self._times(ids)})
-
-    def weighed(self, start: int, end: int) -> pa.RecordBatch:
-        """Labels."""
-        ids = np.arange(start, end)
-        return pa.RecordBatch.from_pydict({"id": ids, "y": np.sin(ids), "at": self._times(ids + self.delay)})
-
-    def _times(self, rows: np.ndarray) -> pa.Array:
-        return pa.array(rows * self.step_us).view(pa.timestamp("us", tz="UTC"))
-
-    def events(self, rows: int) -> Iterator[Rows]:
-        """Events of about so many rows, as an engine makes them of the slices."""
-        offsets = {"measured": 0, "weighed": 0}
-        waiting: dict[str, list[tuple[int, pa.RecordBatch]]] = {"measured": [], "weighed": []}
-        count = 0
-        for number, (topic, records) in enumerate(self.slices(), 1):
-            waiting[topic].append((number, records))
-            count += records.num_rows
-            if count >= rows:
-                yield _event(waiting, offsets)
-                count = 0
-        if count:
-            yield _event(waiting, offsets)
+def run(rows: int, *, profile: bool = False) -> list[Figure]:
+    """Pairs a second of ours against the figure to beat, and against others; and what a million that wait cost."""
+    load, less = Load(rows), Load(max(SLICE, rows // 5))
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        first = first_rows(folder)
+        found = [
+            _beats(f"step of {size:,}", load, [stepped(first, load, size) for _ in range(REPEATS)])
+            for size in (LARGE, SMALL)
+        ]
+        found.append(_pipeline(fill_log(folder / "log.headrace", load), first, load, profile=profile))
+        found += _beside_others(folder, less)
+        return [*found, *_many_waiting(first, rows)]
 
 
-def _event(waiting: dict[str, list[tuple[int, pa.RecordBatch]]], offsets: dict[str, int]) -> Rows:
-    parts = []
-    for topic, slices in waiting.items():
-        if slices:
-            numbers = np.repeat([number for number, _ in slices], [one.num_rows for _, one in slices])
-            index = np.concatenate([np.arange(one.num_rows) for _, one in slices])
-            records = pa.concat_batches([one for _, one in slices])
-            batch = Batch.of(records, lsn=numbers.astype(np.uint64), index=index)
-            parts.append(Part(topic, batch, numbers, offsets[topic]))
-            offsets[topic] += len(numbers)
-            slices.clear()
-    return Rows(tuple(parts), True)
+def _beats(name: str, load: Load, seconds: list[float]) -> Figure:
+    """Against the figure to beat."""
+    ours = load.pairs / statistics.median(seconds)
+    figure = {"name": name, "ours": ours, "reference": TARGET, "unit": "pairs/s", "ratio": ours / TARGET, "target": 1.0}
+    return {**figure, "details": {"pairs": load.pairs, "reference": "the figure to beat", "seconds": seconds}}
 
 
-# -- steps alone ------------------------------------------------------------------------------------------------------
+def _pipeline(log: Path, first: Path, load: Load, *, profile: bool) -> Figure:
+    apps = (declared(f"pipeline{number}", log, first) for number in count())
+    figure = _beats("pipeline", load, [caught_up(next(apps), load) for _ in range(REPEATS)])
+    with Sampler(wanted=profile) as sampler:
+        if profile:
+            caught_up(next(apps), load)
+    return {**figure, "profile": sampler.text}
+
+
+# -- ours -------------------------------------------------------------------------------------------------------------
 
 
 def declared(name: str, log: Path | str, first: Path) -> hr.App:
-    """A model, its grades, and their windows, with topics of their own."""
+    """A model, its grades and their windows; the model and what is written bear the app's name."""
     app = hr.App(name, log=log)
-    measured, weighed = app.topic("measured"), app.topic("weighed")
     model = app.model(name, hr.LinearRegression(), features=FEATURES, target="y", initial=hr.csv(first))
-    predicted = model.predict(measured).to(f"{name}-predictions")
-    graded = predicted.grade(
-        weighed, on="id", within="1 min", metric=hr.metrics.absolute_error, time="at"
-    ).to(f"{name}-grades")
-    graded.window("1 min").mean("error").to(f"{name}-windows")
+    return _graded(app, model.predict(app.topic("measured")).to(f"{name}-predictions"), f"{name}-grades")
+
+
+def given(name: str, log: Path | str) -> hr.App:
+    """The same without a model: the topic has predictions; only windows are written."""
+    app = hr.App(name, log=log)
+    return _graded(app, app.topic("measured"), None)
+
+
+def _graded(app: hr.App, predicted: Any, grades: str | None) -> hr.App:
+    metric, labels = hr.metrics.absolute_error, app.topic("weighed")
+    graded = predicted.grade(labels, on="id", within="1 min", metric=metric, time="at", target="y")
+    (graded.to(grades) if grades else graded).window("1 min").mean("error").to(f"{app.name}-windows")
     return app
-
-
-def first_rows(folder: Path) -> Path:
-    """The rows that the model begins with."""
-    path = folder / "first.csv"
-    X = np.random.default_rng(7).normal(size=(50, len(FEATURES)))
-    lines = [",".join(map(repr, [*row.tolist(), float(row.sum())])) for row in X]
-    path.write_text("\n".join([",".join([*FEATURES, "y"]), *lines]))
-    return path
 
 
 def begun(first: Path) -> tuple[ModelTask, State]:
@@ -163,41 +120,150 @@ def begun(first: Path) -> tuple[ModelTask, State]:
 
 
 def stepped(first: Path, load: Load, rows: int) -> float:
-    """Seconds in which all pairs are graded."""
+    """Seconds in which all pairs are predicted and graded, in events of so many rows."""
     task, state = begun(first)
     events = list(load.events(rows))
     graded = 0
     began = time.perf_counter()
     for event in events:
-        for topic, batch in step(task, state, event):
-            graded += batch.num_rows if topic == "steps-grades" else 0
+        graded += sum(batch.num_rows for topic, batch in step(task, state, event) if topic == "steps-grades")
     seconds = time.perf_counter() - began
     assert graded == load.pairs, f"{graded} of {load.pairs} graded"
     return seconds
 
 
-# -- a pipeline -------------------------------------------------------------------------------------------------------
-
-
-def fill(log: Path, load: Load) -> None:
-    """Put the rows into a log, a slice an append."""
-    app = hr.App("writer", log=log)
-    for topic in ("measured", "weighed"):
-        app.topic(topic, append=True)
-    with app.start() as running:
-        for topic, records in load.slices():
-            running.append(topic, records)
+def stepped_given(load: Load) -> float:
+    """Seconds in which all pairs are graded, their predictions being there."""
+    (task,) = given("given", "memory://").plan().tasks
+    state = initial_state(task)
+    events = list(load.events(LARGE))
+    windows = 0
+    began = time.perf_counter()
+    for event in events:
+        windows += sum(batch.num_rows for _, batch in step(task, state, event))
+    seconds = time.perf_counter() - began
+    assert windows == load.ended, f"{windows} windows"
+    return seconds
 
 
 def caught_up(app: hr.App, load: Load) -> float:
     """Seconds from the start of an app until all pairs are graded, and the windows that have ended are written."""
     began = time.perf_counter()
     with app.start() as running:
-        running.wait(300)
+        running.wait(PATIENCE_S)
         seconds = time.perf_counter() - began
-        ends = {topic.removeprefix(app.name): info.end for topic, info in running.log.topics().items()}
+        ends = {topic.removeprefix(app.name): about.end for topic, about in running.log.topics().items()}
     # Silence may have closed the last one since.
-    ended = load.last_us // MINUTE_US
-    assert ended <= ends["-windows"] <= ended + 1, f"{ends} where {ended} windows have ended"
-    assert ends.get("-grades", load.pairs) == load.pairs, f"{ends} where {load.pairs} are to be graded"
+    assert 0 <= ends.get("-windows", 0) - load.ended <= 1, f"{ends} where {load.ended} windows have ended"
+    assert ends.get("-grades", load.pairs) == load.pairs, f"{ends} where {load.pairs} pairs are to be graded"
     return seconds
+
+
+# -- beside others ----------------------------------------------------------------------------------------------------
+
+
+def _beside_others(folder: Path, load: Load) -> list[Figure]:
+    """Runs of each other system and of ours in turns."""
+    log, files = fill_log(folder / "given.headrace", load), fill_files(folder, load)
+
+    def pipeline() -> float:
+        # Rows that are derived without a model belong to the app that began with them: each has a log of its own.
+        with tempfile.TemporaryDirectory() as own:
+            return caught_up(given("given", shutil.copy(log, own)), load)
+
+    def on_files(name: str, package: str) -> Callable[[], float]:
+        return _other(name, package, str(files), load)
+
+    found = [
+        _beside("step : Bytewax", load, lambda: stepped_given(load), lambda: on_files("bytewax", BYTEWAX)),
+        _beside("pipeline : Pathway", load, pipeline, lambda: on_files("pathway", PATHWAY)),
+    ]
+    try:
+        with KafkaBroker() as broker:
+            fill_broker(broker, load)
+            quix = _beside("pipeline : Quix", load, pipeline, lambda: _other("quix", QUIX, broker.bootstrap, load))
+    except JavaMissing as error:
+        print(f"Quix Streams is left out, since there is no broker: {error}", file=sys.stderr)
+        quix = None
+    return [one for one in (*found, quix) if one is not None]
+
+
+def _other(name: str, package: str, place: str, load: Load) -> Callable[[], float]:
+    """What runs a script in an environment with a package; it gives the seconds that the script says.
+
+    Raises:
+        subprocess.CalledProcessError: the package cannot be installed.
+    """
+    python = environment(package.replace("==", "-"), package)
+    command = [str(python), str(Path(__file__).with_name(f"grade_{name}.py")), place, str(load.pairs)]
+
+    def seconds() -> float:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        assert done.returncode == 0, done.stderr
+        taken, windows = done.stdout.split()[-2:]
+        # Some close the last window too when their rows end, and one waits for more before it closes any.
+        assert abs(int(windows) - load.ended) <= 1, f"{name}: {windows} windows, where {load.ended} have ended"
+        return float(taken)
+
+    return seconds
+
+
+def _beside(
+    name: str, load: Load, ours: Callable[[], float], other: Callable[[], Callable[[], float]]
+) -> Figure | None:
+    """Ours against another; None where that cannot be installed."""
+    try:
+        theirs = other()
+    except subprocess.CalledProcessError as error:
+        print(f"{name} is left out, since it cannot be installed: {str(error.stderr)[-800:]}", file=sys.stderr)
+        return None
+    turns = [(theirs(), ours()) for _ in range(REPEATS)]
+    reference, mine = (load.pairs / statistics.median(one) for one in zip(*turns, strict=True))
+    figure = {"name": name, "ours": mine, "reference": reference, "unit": "pairs/s", "target": TIMES}
+    ratio = statistics.median(other_s / our_s for other_s, our_s in turns)
+    return {**figure, "ratio": ratio, "details": {"pairs": load.pairs, "seconds": turns}}
+
+
+# -- many that wait ---------------------------------------------------------------------------------------------------
+
+
+def _many_waiting(first: Path, rows: int) -> list[Figure]:
+    """Memory of a million predictions that wait, and the speed with them."""
+    turns = [(in_fresh_process(first, FEW, rows), in_fresh_process(first, MANY, rows)) for _ in range(REPEATS)]
+    few, many = (statistics.median(rows / seconds for _, seconds in one) for one in zip(*turns, strict=True))
+    memory = statistics.median(held for _, (held, _) in turns)
+    flat = {"name": "1,000,000 : 10,000 wait", "ours": many, "reference": few, "unit": "pairs/s"}
+    flat |= {"ratio": statistics.median(a[1] / b[1] for a, b in turns), "target": FLAT}
+    held = {"name": "1,000,000 that wait", "ours": memory, "reference": PENDING_MB, "unit": "MB"}
+    return [flat, {**held, "ratio": memory / PENDING_MB, "at_most": 1.0, "details": {"turns": turns}}]
+
+
+def in_fresh_process(first: Path, waiting: int, rows: int) -> tuple[float, float]:
+    """As `wait_and_grade`, where nothing else has used memory before."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(wait_and_grade, first, waiting, rows).result()
+
+
+def wait_and_grade(first: Path, waiting: int, rows: int) -> tuple[float, float]:
+    """Steps with so many predictions that have no label yet.
+
+    Returns:
+        MB by which the resident set has grown when they wait; seconds of ``rows`` more, each with a label, from there.
+    """
+    # All that waits does so for five sixths of its minute.
+    load = Load(waiting + rows, step_us=50_000_000 // waiting, delay=waiting)
+    task, state = begun(first)
+    process = psutil.Process()
+    before, held, seconds, graded = process.memory_info().rss, 0.0, 0.0, 0
+    for event in load.events(LARGE):
+        if len(event.parts) == 1 and graded:
+            break  # only labels are left
+        labels = len(event.parts) == 2
+        if labels and not graded:
+            held = (process.memory_info().rss - before) / 1e6
+        began = time.perf_counter()
+        found = step(task, state, event)
+        seconds += (time.perf_counter() - began) * labels
+        graded += sum(batch.num_rows for topic, batch in found if topic == "steps-grades")
+    assert graded >= rows // 2, f"{graded} graded"
+    return held, seconds * rows / graded

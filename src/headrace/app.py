@@ -297,6 +297,8 @@ class App:
             try:
                 with self.start(serve=serve) as running:
                     signals.stop = running.engine.stop
+                    if running.server is not None:
+                        running.server.announce()
                     if until is None:
                         while not running.join(0.2):
                             pass

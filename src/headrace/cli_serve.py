@@ -142,7 +142,7 @@ def _serve_by_workers(
     pipeline: App, settings: ServeSettings, named: dict[str, Any], signals: Signals, *, file: str, count: int, run: bool
 ) -> None:
     """Processes that follow, and answer; this one runs the pipeline, unless another one does."""
-    from headrace.engines.local.serving import Place, take_handed
+    from headrace.engines.local.serving import Place
     from headrace.engines.local.workers import is_file, workers
 
     if not is_file(pipeline.log) and not pipeline.log.startswith("kafka://"):
@@ -155,7 +155,6 @@ def _serve_by_workers(
         if run:
             try:
                 running = stack.enter_context(pipeline.start())
-                take_handed(running, place)
             except LogLocked as error:
                 talk.print(f"{error.message}: following it", markup=False, highlight=False)
         number = place.listening.getsockname()[1]

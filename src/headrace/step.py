@@ -22,11 +22,10 @@ import pyarrow.compute as pc
 
 from headrace.answers import Given, Query
 from headrace.batch import OPS, Batch, inserted
-from headrace.comparison import Trial
 from headrace.derive import Derive
+from headrace.derived_step import flow_step, kept_and_stopped, time_passed, trial
 from headrace.errors import BadRows, LearnError
 from headrace.events import Event, Ints, Rows, Tick, Train, merge, order_of
-from headrace.idle import idle
 from headrace.labels import new_examples
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
@@ -54,7 +53,7 @@ def step(task: Task, state: State, event: Event, reader: Reader | None = None) -
         return _copy(task, event)
     state.ended = []
     if isinstance(task, FlowTask):
-        return _flow(task, state, event)
+        return flow_step(task, state, event)
     with pinned(state.learner):
         return _step(task, state, event, reader)
 
@@ -69,7 +68,7 @@ def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) ->
         lines = ask_now(task, state, event, reader)
     elif isinstance(event, Tick):
         tick(task, state, event)
-        outputs, lines = _idle(task, state, event, reader)
+        outputs, lines = time_passed(task, state, event, reader)
     elif event.training or event.refused:
         lines = answer_training(task, state, event)
     else:
@@ -79,72 +78,11 @@ def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) ->
     return outputs + ([(task.training_topic, told(lines))] if lines else [])
 
 
-def _idle(
-    task: ModelTask, state: State, event: Tick, reader: Reader | None
-) -> tuple[list[Output], list[dict[str, Any]]]:
-    """What time alone brings about: labels that will not come any more, windows that close, alarms."""
-    if not event.idle_us or state.flow is None:
-        return [], []
-    letters: list[Output] = []
-
-    def refuse(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
-        letters.append(refused(topic, batch, reasons, stage, task.name))
-
-    topics = [one.stream.topic for one in task.predict]
-    derive, raised = idle(task.nodes, state.flow, event, topics, refuse, **_kept_and_stopped(task))
-    fresh = functools.partial(made, task, derive, ())
-    lines = [] if raised is None else retrain(task, state, raised, derive.merged, reader, fresh)
-    return letters + derived(task, derive), lines
-
-
-def _flow(task: FlowTask, state: State, event: Event) -> list[Output]:
-    """Rows derived from topics without a model."""
-    assert state.flow is not None
-    letters: list[Output] = []
-
-    def refuse(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
-        state.counters.rejected += batch.num_rows
-        letters.append(refused(topic, batch, reasons, stage))
-
-    if isinstance(event, Tick) and event.idle_us:
-        derive, _ = idle(task.nodes, state.flow, event, [], refuse)
-        return letters + derived(task, derive)
-    if not isinstance(event, Rows):
-        return []
-    merged = merge(event, state.open_key)
-
-    def streams(stream: StreamPlan, stage: str) -> list[Batch]:
-        return batches_of(merged, stream, lambda topic, batch, reason: refuse(topic, batch, [reason], stage))
-
-    derive = Derive(task.nodes, state.flow, merged, streams=streams, refuse=refuse)
-    derive.advance(merged.rows)
-    derive.finish()
-    state.open_key = None if event.complete else merged.last_key
-    state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
-    return letters + derived(task, derive)
-
-
 def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
     """Rows that came from no topic, with the answers of the model that answers now; nothing is changed."""
     query = Query(batch, np.arange(batch.num_rows), task)
     query.answer_until(batch.num_rows, state.answering)
     return query.output()
-
-
-def _kept_and_stopped(task: ModelTask) -> dict[str, Any]:
-    """Rows that are kept for a training, and those that begin one."""
-    plan = task.retrain
-    if plan is None:
-        return {}
-    keep = None if plan.rows.node is None else (plan.rows.node, plan.rows.operations)
-    return {"keep": keep, "stop": None if plan.on is None else (plan.on, plan.operations)}
-
-
-def _trial(task: ModelTask, state: State) -> Trial | None:
-    """A model that answers beside the current one, where there is one."""
-    if task.retrain is None or state.shadow is None:
-        return None
-    return Trial(state.shadow.version, task.retrain.promote, list(state.shadow_errors))
 
 
 # -- rows that operations fail on --------------------------------------------------------------------------------
@@ -224,7 +162,7 @@ class _ModelStep:
         by_number = {
             number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
         }
-        more = _kept_and_stopped(self.task) | {"trial": _trial(self.task, self.state)}
+        more = kept_and_stopped(self.task) | {"trial": trial(self.task, self.state)}
         nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
         return Derive(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
 
@@ -294,7 +232,7 @@ class _ModelStep:
             self._note_trial()
             fresh = functools.partial(made, self.task, self.derive, asked, raised[0])
             self.told += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
-            self.derive.trial = _trial(self.task, self.state)
+            self.derive.trial = trial(self.task, self.state)
             if (self.state.version, self.state.shadow) != before:
                 by, beside = self.state.answering, self.state.beside
                 for query in asked:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import pytest
+
 import headrace as hr
+from headrace.cli import main
+from headrace.console import talk
+from headrace.engines.local.following import Follower
 from headrace.engines.local.running import Running
+from headrace.engines.local.serving import Place
 from headrace.serve.settings import ServeSettings
 
 FISH = [
@@ -99,6 +106,50 @@ def serving(app: hr.App, rows: list[dict[str, Any]] | None = None, **options: An
         client = Client(running.server.url)
         yield running, client
         client.close()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def headrace(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
+    """``headrace …`` in this process: a new one would take a second to begin."""
+    capfd.readouterr()
+    given, sys.argv = sys.argv, ["headrace", *arguments]
+    talks = (talk.file, talk.width)
+    talk.file, talk.width = sys.stderr, 200
+    try:
+        main()
+        code: Any = 0
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        sys.argv = given
+        talk.file, talk.width = talks
+    told = capfd.readouterr()
+    return Done(int(code or 0), told.out, told.err)
+
+
+@contextlib.contextmanager
+def following(app: hr.App) -> Iterator[Client]:
+    """A client of a server that follows the app's log, which another engine writes."""
+    with contextlib.ExitStack() as stack:
+        place = Place.of(app, ServeSettings(port=0))
+        stack.callback(place.close)
+        follower = Follower.of(app)
+        stack.callback(follower.stop)
+        server = place.serving(follower)
+        follower.start()
+        server.start()
+        stack.callback(server.stop)
+        client = Client(server.url)
+        stack.callback(client.close)
+        yield client
 
 
 def wait_until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:

@@ -25,7 +25,7 @@ from headrace.learn.state import state_hash
 from headrace.serve.models import Wanted
 from headrace.serve.settings import ServeSettings
 
-from .asked import FISH, SEEDS, Client, fish, wait_until
+from .asked import FISH, SEEDS, Client, fish, headrace, wait_until
 from .test_endpoint import retrained
 
 COMMAND = [sys.executable, "-c", "from headrace.cli import main; main()"]
@@ -34,6 +34,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from serve.asked import fish
 from serve.test_endpoint import retrained
+{more}
 app = {app}
 """
 
@@ -162,9 +163,9 @@ def test_rows_are_handed_over_once_whatever_dies(tmp_path: Path) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def write_file(tmp_path: Path, app: str) -> Path:
+def write_file(tmp_path: Path, app: str, *, more: str = "") -> Path:
     file = tmp_path / "pipeline.py"
-    file.write_text(FILE.format(tests=str(Path(__file__).parents[1]), app=app))
+    file.write_text(FILE.format(tests=str(Path(__file__).parents[1]), app=app, more=more))
     return file
 
 
@@ -282,20 +283,18 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_the_command_refuses(tmp_path: Path, case: str) -> None:
+def test_the_command_refuses(tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str]) -> None:
     options, told = REFUSED[case]
     file = str(write_file(tmp_path, f"fish({str(tmp_path / 'fish.headrace')!r})"))
-    done = subprocess.run([*COMMAND, "serve", file, *options], capture_output=True, text=True, timeout=60)
+    done = headrace(capfd, "serve", file, *options)
     assert done.returncode in (1, 2)
     assert told in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_log_in_memory_has_no_workers(tmp_path: Path) -> None:
+def test_a_log_in_memory_has_no_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = str(write_file(tmp_path, "fish('memory://')"))
-    done = subprocess.run(
-        [*COMMAND, "serve", file, "--workers", "2", "--port", "0"], capture_output=True, text=True, timeout=60
-    )
+    done = headrace(capfd, "serve", file, "--workers", "2", "--port", "0")
     assert (done.returncode, "one process" in done.stderr) == (2, True)
 
 

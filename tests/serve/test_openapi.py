@@ -70,14 +70,15 @@ def as_bytes(context, value):
 """
 
 
-def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
+def test_schemathesis_finds_nothing(tmp_path: Path, examples: int) -> None:
     """Hundreds of requests made from the description, right ones and wrong ones, in every part of them."""
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     (tmp_path / "hooks.py").write_text(HOOKS)
     app = fish(tmp_path / "fish.headrace")
     with serving(app, FISH, deadline=0.02, longest_deadline=0.05) as (_, client):
         command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{client.url}/openapi.json"]
-        command += ["--max-examples", "30", "--workers", "1", "--seed", "1", "--no-color"]
+        command += ["--max-examples", str(examples), "--workers", "1", "--seed", "1", "--no-color"]
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280, env=environment)
         assert done.returncode == 0, done.stdout[-6000:]

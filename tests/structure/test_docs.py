@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+import headrace
 from headrace import cli
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +92,41 @@ def test_the_example_is_ten_lines_and_a_guard() -> None:
     declared = source.partition("if __name__")[0]
     words = [line for line in declared.splitlines() if line.strip() and line.strip() not in (")", "]")]
     assert len(words) <= 14, "the README promises about ten lines"
+
+
+def test_the_fish_factory_of_the_readme_is_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ten lines, what is added to them section by section, and the file that holds them."""
+    import river.drift
+
+    training = files("headrace.demos.fish") / "data" / "training.csv"
+    (tmp_path / "training.csv").write_text(training.read_text())
+    monkeypatch.chdir(tmp_path)
+    section = README.read_text().partition("## Labels that come later")[2].partition("## The MNIST demo")[0]
+    first, *added = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    space: dict[str, Any] = {"hr": headrace, "river": river, "SECRET": "not told"}
+    exec(compile(first, str(README), "exec"), space)
+    (model,) = space["app"].plan().models
+    theirs = execute((ROOT / "examples" / "fish.py").read_text(), "fish.py")["app"].plan().models[0]
+    assert model.fingerprint() == theirs.fingerprint()
+    for block in added:
+        exec(compile(block, str(README), "exec"), space)
+    plan = space["app"].plan()
+    plan.check()
+    assert [one.target.kind for one in plan.sinks] == ["postgres", "mongo", "parquet", "http", "console"]
+    assert {one.topic for one in plan.models[0].outputs} >= {"weight-prediction", "weight-alarm", "weight-drift"}
+
+
+def test_every_status_of_a_grade_is_in_the_readme() -> None:
+    from headrace.grade.pairs.outcomes import STATUSES
+
+    table = README.read_text().partition("| `status` |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(STATUSES)
+
+
+def test_the_extras_are_listed() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = README.read_text().partition("| extra |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))) == set(declared)
 
 
 def test_the_readmes_other_python_blocks_compile() -> None:

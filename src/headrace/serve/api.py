@@ -2,6 +2,9 @@
 
 `Front` stands before FastAPI: it lets requests in, counts them, and answers those for predictions itself. FastAPI has
 the other routes, the descriptions of all, and the interactive page, whose assets come from here.
+
+Which route a path is, `Front` decides alone. Were FastAPI to read a path otherwise (its patterns match ``/train`` with
+a line's end behind it), a route would be reached without the key that it needs.
 """
 
 from __future__ import annotations
@@ -30,6 +33,14 @@ from headrace.serve.security import Gate
 from headrace.serve.settings import ServeSettings
 
 logger = logging.getLogger("headrace")
+
+# What FastAPI answers besides the routes: the interactive page, its description and assets.
+PAGES = re.compile(r"/docs|/openapi\.json|/static-offline-docs/[A-Za-z0-9._-]+")
+ROUTE = "headrace.route"
+_KEYS = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a JSON web token."},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +81,23 @@ def application(
     )
     for route in routes:
         _add(app, route, settings.body_limit)
-    front = Front(app, routes=routes, gate=Gate(settings, keys), metrics=metrics, body_limit=settings.body_limit)
-    return front, asking
+    gate = Gate(settings, keys)
+    _say_what_is_needed(app, gate)
+    return Front(app, routes=routes, gate=gate, metrics=metrics, body_limit=settings.body_limit), asking
+
+
+def _say_what_is_needed(app: FastAPI, gate: Gate) -> None:
+    """Let the page ask for a key where one is needed; a first key may be made at any time."""
+    described_by_fastapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        found = described_by_fastapi()
+        if gate.open:
+            return found
+        components = {**found.get("components", {}), "securitySchemes": _KEYS}
+        return {**found, "components": components, "security": [{"key": []}, {"bearer": []}]}
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual has it
 
 
 def _routes(asking: Asking, endpoints: Sequence[Endpoint], settings: ServeSettings, metrics: Metrics) -> list[Route]:
@@ -120,12 +146,16 @@ def _add(app: FastAPI, route: Route, body_limit: int) -> None:
     """Give FastAPI a route: its description, and the same handler."""
 
     async def endpoint(request: Request) -> Response:
+        if request.scope.get(ROUTE) is not route:  # not what was asked for: see the module's docstring
+            return Response(status_code=404)
         call = Call(request.scope, request.receive, dict(request.path_params), body_limit)
-        reply = await answered(route.handler, call)
+        reply = await _safely(route.handler, call)
         headers = {name.decode(): value.decode("latin-1") for name, value in reply.headers}
         return Response(reply.body, reply.status, headers)
 
     about = {key: value for key, value in route.about.items() if key not in ("summary", "responses")}
+    if not route.scope:
+        about["security"] = []
     app.add_api_route(
         route.path,
         endpoint,
@@ -166,10 +196,10 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            raise RuntimeError(f"{scope['type']} is not served")  # the server is told to offer HTTP only
         started = time.perf_counter()
         route, names = self._find(scope["path"])
+        scope[ROUTE] = route
         call = Call(scope, receive, names, self._body_limit)
         label = route.path if route is not None else "other"
         if self._tracer is None:
@@ -180,17 +210,27 @@ class Front:
         self._metrics.count(label, status, time.perf_counter() - started)
 
     async def _answer(self, route: Route | None, call: Call, receive: Receive, send: Send, span: Any) -> int:
-        try:
-            self._gate.admit(call, route.scope if route is not None else "")
-        except Problem as problem:
-            reply = problem.reply()
-        else:
+        reply = self._refusal(route, call)
+        if reply is None:
             if route is None or not route.hot or call.scope["method"] != route.method:
                 return await self._pass_on(call.scope, receive, send, span)
             reply = await _safely(route.handler, call)
         await reply.send(send)
         tracing.annotate(span, reply.status, reply.headers)
         return reply.status
+
+    def _refusal(self, route: Route | None, call: Call) -> Reply | None:
+        """The answer to a request that is not let in."""
+        try:
+            self._gate.admit(call, route.scope if route is not None else "")
+        except Problem as problem:
+            return problem.reply()
+        except Exception:  # whoever cannot be judged stays out
+            logger.exception("whether a request of %r is let in could not be decided", call.scope["path"])
+            return Problem(503, "who may ask cannot be decided now").reply()
+        if route is None and PAGES.fullmatch(call.scope["path"]) is None:
+            return Problem(404, "Not Found").reply()
+        return None
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, span: Any) -> int:
         status = 500
@@ -221,5 +261,5 @@ async def _safely(handler: Handler, call: Call) -> Reply:
     try:
         return await answered(handler, call)
     except Exception:
-        logger.exception("a request of %s failed", call.scope["path"])
+        logger.exception("a request of %r failed", call.scope["path"])
         return Problem(500, "Internal Server Error").reply()

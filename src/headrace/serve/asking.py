@@ -21,6 +21,7 @@ from headrace.serve.models import Answer, Made, Models, NoModel, NotReady, Snaps
 from headrace.serve.settings import ServeSettings
 
 LOOK_SECONDS = 0.005
+MOST_WAITING = 256
 Result = TypeVar("Result")
 
 
@@ -37,6 +38,7 @@ class Asking:
         self._batchers = {name: Batcher(models, name, self._predicting, window) for name in models.descriptions}
         self._tracer = tracing.tracer()
         self._recorders: dict[str, Recorder] = {}
+        self._reaching = 0
 
     def close(self) -> None:
         """End the threads, when nobody asks any more."""
@@ -82,8 +84,17 @@ class Asking:
         """The model when it has learned that far.
 
         Raises:
-            Problem: 504 at the deadline, with the position that it has.
+            Problem: 504 at the deadline, with the position that it has; 503 where too many wait already.
         """
+        if self._reaching >= MOST_WAITING:
+            raise Problem(503, f"{MOST_WAITING} requests wait for a model already", headers=[(b"retry-after", b"1")])
+        self._reaching += 1
+        try:
+            return await self._reached(model, wanted, deadline)
+        finally:
+            self._reaching -= 1
+
+    async def _reached(self, model: str, wanted: Wanted, deadline: float) -> Snapshot:
         until = time.monotonic() + deadline
         while (found := self.models.reached(model, wanted)) is None:
             if time.monotonic() >= until:

@@ -48,6 +48,7 @@ _STATUS = {
     401: "A key or token is needed",
     403: "The key or token may not do that",
     404: "There is no such model or version",
+    408: "The body did not come",
     409: "It is being trained, or cannot be trained now",
     413: "The body is too large",
     415: "The body is of another kind",
@@ -147,7 +148,7 @@ def training() -> dict[str, Any]:
     properties = {"model": _TEXT, "version": {"type": "integer"}, "rows": {"type": "integer"}}
     model = {"name": "model", "in": "query", "required": False, "description": "Which, where there are several."}
     ok = {"type": "object", "properties": properties}
-    found = responses(ok, 404, 409, 413, 415, 422, 503, 504)
+    found = responses(ok, 404, 408, 409, 413, 415, 422, 503, 504)
     found["202"] = {
         "description": "Begun; the current version goes on answering",
         "content": {"application/json": {"schema": ok}},
@@ -183,7 +184,7 @@ def batches(descriptions: Iterable[Description], longest: float) -> dict[str, An
             deadline(longest),
         ],
         "requestBody": {"required": True, "content": {STREAM: {"schema": binary}}},
-        "responses": responses(binary, 404, 413, 415, 422, 503, 504, kind=STREAM),
+        "responses": responses(binary, 404, 408, 413, 415, 422, 503, 504, kind=STREAM),
     }
 
 
@@ -252,7 +253,7 @@ def inference() -> dict[str, Any]:
     tensor = {"allOf": [_TENSOR_ABOUT, {"type": "object", "properties": {"data": {"type": "array"}}}]}
     properties = {"model_name": _TEXT, "model_version": _TEXT, "outputs": {"type": "array", "items": tensor}}
     ok = {"type": "object", "properties": properties, "required": list(properties)}
-    found = responses(ok, 400, 404, 413, 415, 422, 503, 504, protocol=True)
+    found = responses(ok, 400, 404, 408, 413, 415, 422, 503, 504, protocol=True)
     return {
         "summary": "Ask a model",
         "requestBody": {"required": True, "content": {"application/json": {"schema": _REQUEST}}},

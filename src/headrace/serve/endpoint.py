@@ -12,7 +12,7 @@ from headrace.errors import HeadraceError, WaitTimeout
 from headrace.serve.asking import Asking, reach_wanted
 from headrace.serve.declared import AT_LEAST, DEADLINE, Endpoint, Parameter
 from headrace.serve.exchange import JSON, Call, Problem, Reply, json_reply, wrong
-from headrace.serve.models import Busy, Made, NoModel, RowRefused
+from headrace.serve.models import TAKES_OVER, Busy, Made, NoModel, RowRefused
 
 _EXTRA = "Extra inputs are not permitted"
 _ARROW = {"number": pa.float64(), "integer": pa.int64(), "text": pa.string()}
@@ -139,10 +139,13 @@ class Training:
         except HeadraceError as error:
             text = f"{error.message}. {error.advice}" if error.advice else error.message
             raise Problem(503 if error.retry else 409, text, model=model, **self._now(model)) from None
-        made = self._asking.models.current(model).made
-        if done.get("version") != made.version:
+        done = {name: one for name, one in done.items() if name != "by"}  # a user and a machine: nobody's business here
+        if done["status"] not in TAKES_OVER:
             # It runs beside the pipeline, or answers beside the current one: that one has not changed yet.
             return json_reply({"model": model, **done}, 202)
+        made = self._asking.models.current(model).made
+        if made.version != done["version"]:  # there is a later one already
+            made = (await self._asking.version(model, str(done["version"]))).made
         return json_reply({"model": model, **done, "ModelTime": made.model_time}, 200, made.headers)
 
     def _now(self, model: str) -> dict[str, Any]:

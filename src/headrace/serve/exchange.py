@@ -5,6 +5,7 @@ Predictions are asked thousands of times a second; what a framework does for eac
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,6 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
+BODY_SECONDS = 60.0
 
 
 class Problem(Exception):
@@ -127,14 +129,22 @@ class Call:
         """The whole body.
 
         Raises:
-            Problem: it is larger than the limit (413), or its encoding is none we take (415).
+            Problem: it is larger than the limit (413), its encoding is none we take (415), or it does not come (408).
         """
         encoding = self.header(b"content-encoding")
         if encoding not in (None, "identity"):
             raise Problem(415, f"content-encoding {encoding} is not taken; send the body as it is")
         length = self.header(b"content-length")
-        if length is not None and length.isdecimal() and int(length) > self.body_limit:
+        if length is not None and length.isdecimal() and (len(length) > 18 or int(length) > self.body_limit):
             raise self._too_large()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await self._whole()
+        except TimeoutError:
+            text = f"the body had not come after {BODY_SECONDS:g} s"
+            raise Problem(408, text, headers=[(b"connection", b"close")]) from None
+
+    async def _whole(self) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while True:

@@ -6,6 +6,7 @@ A model's inputs are its columns, each a tensor of shape [rows]; where they are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -169,7 +170,7 @@ def _read(body: bytes, length: str | None) -> tuple[dict[str, Any], list[Tensor]
     Raises:
         Problem: 400, saying what is wrong.
     """
-    size = len(body) if length is None else int(length) if length.isascii() and length.isdecimal() else -1
+    size = len(body) if length is None else int(length) if re.fullmatch("[0-9]{1,18}", length) else -1
     if not 0 <= size <= len(body):
         raise Problem(400, f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     try:

@@ -6,13 +6,15 @@ a slow hash, made for what people choose, would only slow each request down.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,8 +97,9 @@ class KeyFile:
         number, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         when = datetime.now(UTC).isoformat(timespec="seconds")
         key = Key(number, name, wanted, hashlib.sha256(secret.encode()).hexdigest(), when)
-        self._keys[number] = key
-        self._store()
+        with self._alone():
+            self._keys[number] = key
+            self._store()
         return key, f"hr_{number}_{secret}"
 
     def revoke(self, number: str) -> Key:
@@ -105,11 +108,23 @@ class KeyFile:
         Raises:
             HeadraceError: there is none of this id.
         """
-        if number not in self._keys:
-            raise HeadraceError(f"there is no key {number} in {self.path}", advice="headrace keys list shows them.")
-        key = self._keys.pop(number)
-        self._store()
+        with self._alone():
+            if number not in self._keys:
+                raise HeadraceError(f"there is no key {number} in {self.path}", advice="headrace keys list shows them.")
+            key = self._keys.pop(number)
+            self._store()
         return key
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What the file says now, and nobody else changes it: two at once would bring a key back that was revoked."""
+        lock = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._load()
+            yield
+        finally:
+            os.close(lock)
 
     def _store(self) -> None:
         draft = self.path.with_name(f"{self.path.name}.draft")

@@ -16,6 +16,8 @@ import pyarrow as pa
 from headrace.errors import HeadraceError
 
 Kind = Literal["number", "text", "bytes", "numbers"]
+# What comes of a training that begins a version which answers from then on.
+TAKES_OVER = ("trained", "promoted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,9 @@ class Models(Protocol):
         ...
 
     def train(self, model: str, timeout: float) -> dict[str, Any]:
-        """Train a new version now; returns ``version`` and ``rows``.
+        """Train a new version now; returns ``status``, ``version`` and ``rows``.
+
+        With a status of `TAKES_OVER` `current` gives that version, or a later one; others have begun only.
 
         Raises:
             Busy: it is being trained.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from limits.strategies import RateLimiter
 
 FAILURES = "20/minute"
+LONGEST_TOKEN = 8192
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -42,12 +43,16 @@ class Gate:
 
     Args:
         keys: API keys; None where there is no file of them.
+
+    Attributes:
+        open: whether neither key nor token is configured. Limits hold for one process: with several workers each has
+            its own.
     """
 
     def __init__(self, settings: ServeSettings, keys: KeyFile | None) -> None:
         self._settings = settings
         self._keys = keys
-        self._open = not settings.tokens
+        self.open = not settings.tokens
         self._verify = _verifier(settings) if settings.tokens else None
         self._rate = _limiter(settings.rate) if settings.rate else None
         self._failing, self._failures = _limiter(FAILURES)
@@ -62,9 +67,9 @@ class Gate:
             Problem: 401, 403, 429; 421 or 403 for a page that asks through a browser of this machine.
         """
         address = (call.scope.get("client") or ("?", 0))[0]
-        if self._open and self._keys is not None and self._keys.some():
-            self._open = False  # a first key was made while it runs: from now on it counts, whatever becomes of it
-        if self._open:
+        if self.open and self._keys is not None and self._keys.some():
+            self.open = False  # a first key was made while it runs: from now on it counts, whatever becomes of it
+        if self.open:
             self._refuse_pages(call, scope)
             caller = Caller(address, _ANYBODY_HERE)
         elif scope:
@@ -98,6 +103,8 @@ class Gate:
         return caller
 
     def _known(self, text: str) -> Caller | None:
+        if len(text) > LONGEST_TOKEN:
+            return None
         if self._keys is not None and text.startswith("hr_"):
             key = self._keys.find(text)
             return None if key is None else Caller(f"key {key.id}", frozenset(key.scopes))
@@ -108,6 +115,9 @@ class Gate:
         name = host if host.endswith("]") else host.rpartition(":")[0] if ":" in host else host
         if name.lower() not in _OWN_NAMES and name != self._settings.host:
             raise Problem(421, "without keys this server answers only to localhost")
+        # A browser says so where a page of another site asks, also where it says no origin: <img src="…/prediction?…">.
+        if scope and call.header(b"sec-fetch-site") in ("cross-site", "same-site"):
+            raise Problem(403, "without keys this server takes no requests from pages of other sites")
         origin = call.header(b"origin")
         if origin is not None and scope and origin.partition("://")[2] != host:
             raise Problem(403, "without keys this server takes no requests from pages of other sites")
@@ -136,10 +146,11 @@ def _verifier(settings: ServeSettings) -> Any:
                 issuer=settings.jwt_issuer,
                 options={"require": wanted, "verify_aud": settings.jwt_audience is not None},
             )
-        except (jwt.PyJWTError, ValueError):  # the reason would help whoever guesses
+        except Exception:  # whatever is wrong with it: the reason would help whoever guesses
             return None
-        given = claims.get("scope", claims.get("scopes", ()))
-        scopes = given.split() if isinstance(given, str) else [one for one in given if isinstance(one, str)]
+        given = claims.get("scope", claims.get("scopes"))
+        given = given.split() if isinstance(given, str) else given
+        scopes = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
         return Caller(f"token {claims.get('sub', '')}", frozenset(scopes) & set(SCOPES))
 
     return verify

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from headrace.serve.models import Models
 from headrace.serve.settings import ServeSettings
 from headrace.serve.tracing import flush
 
+# On every answer: a browser neither guesses what it is, nor keeps it, nor shows the page inside another site's.
+HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store"), ("x-frame-options", "DENY")]
 START_SECONDS = 30.0
 STOP_SECONDS = 5
 
@@ -76,6 +79,8 @@ class Server:
     ) -> None:
         import uvicorn
 
+        from headrace.serve.connection import Connection
+
         self.settings = settings
         self._socket = listening
         app, self._asking = application(models, endpoints, settings, keys, title=title)
@@ -84,6 +89,9 @@ class Server:
             "proxy_headers": False,
             "timeout_graceful_shutdown": STOP_SECONDS,
             "timeout_keep_alive": 30,
+            "limit_concurrency": settings.connections,
+            "headers": HEADERS,
+            "http": Connection,
         }
         if settings.tls_cert is not None:
             options |= {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}
@@ -109,6 +117,10 @@ class Server:
         scheme = "http" if self.settings.tls_cert is None else "https"
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"{scheme}://{host}:{self.port}"
+
+    def announce(self) -> None:
+        """Tell people where to ask, on stderr."""
+        print(f"serving at {self.url}   {self.url}/docs", file=sys.stderr, flush=True)
 
     def start(self) -> None:
         """Serve in a thread; returns when requests are answered."""

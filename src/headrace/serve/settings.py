@@ -24,8 +24,10 @@ class ServeSettings(BaseSettings):
         jwt_secret, jwt_public_key: how JSON web tokens are checked, by HMAC or by a public key in a PEM file.
         jwt_algorithms: those that are taken; HS256 with a secret, RS256 and ES256 with a public key.
         jwt_audience, jwt_issuer: what a token must say, where they are set.
-        rate: requests that one key, or one address, may make, such as ``"600/minute"``; empty: any number.
-        body_limit: bytes of a request's body.
+        rate: requests that one key, or one address, may make of one process, such as ``"600/minute"``; empty: any
+            number.
+        body_limit: bytes of a request's body; ``connections``: as many are open at once, and requests asked, in one
+            process; those beyond are answered with 503.
         tls_cert, tls_key: PEM files; with them it is HTTPS.
         batch_window_ms: how long a request waits for others that are answered with it; 0: those that came together.
         deadline, longest_deadline: seconds that ``at_least=`` waits, by default and at most.
@@ -47,6 +49,7 @@ class ServeSettings(BaseSettings):
     jwt_issuer: str | None = None
     rate: str = ""
     body_limit: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
+    connections: Annotated[int, Field(ge=1)] = 1000
     tls_cert: Path | None = None
     tls_key: Path | None = None
     batch_window_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0

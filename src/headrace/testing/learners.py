@@ -219,7 +219,8 @@ def _predicts_one_value_a_row(make: Make, X: Array, y: Array | None) -> None:
 
 def _predicts_a_row_alike_among_any_neighbours(make: Make, X: Array, y: Array | None) -> None:
     learner = _learned(make, _cuts(X, y))
-    for size in (64, 256):  # the fixed blocks in which engines ask
+    sizes = (1, 3, 64, 256) if getattr(make(), "rowwise", False) else (64, 256)
+    for size in sizes:  # the fixed blocks in which engines ask; any size, where a learner says so
         block = np.resize(X, (size, *X.shape[1:]))
         plain = learner.predict(_frozen(block))
         for shift in (1, 7, size // 2 + 1):

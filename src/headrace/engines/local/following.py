@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from headrace.position import parse_lsn
 from headrace.registry.models import Progress, checkpoint_steps, read_progress
 from headrace.registry.requests import Request, ask, folder_of, whoami
 from headrace.registry.versions import Shelf
-from headrace.serve.models import Gauge, Wanted
+from headrace.serve.models import TAKES_OVER, Gauge, Wanted
 from headrace.task import ModelTask
 
 if TYPE_CHECKING:
@@ -178,13 +179,18 @@ class Follower(Providing):
         return self.current(model) if there else None
 
     def train(self, model: str, timeout: float) -> dict[str, Any]:
-        """Have the process that writes the log train a new version."""
+        """Have the process that writes the log train a new version; it has been followed when this returns."""
+        until = time.monotonic() + timeout
         lock = self._train_alone(model)
         try:
-            told = ask(self._folder(), Request("retrain", model, 0, whoami()), timeout=timeout)
+            told = trained(model, ask(self._folder(), Request("retrain", model, 0, whoami()), timeout=timeout))
         finally:
             lock.release()
-        return trained(model, told)
+        if told["status"] in TAKES_OVER:
+            while self.current(model).made.version < told["version"]:
+                if self._ended.wait(LOOK_SECONDS / 4) or time.monotonic() > until:
+                    break
+        return told
 
     def _folder(self) -> Any:
         path = getattr(self.log, "path", None)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from headrace.flow import Alarms, Drifts, Grade, Node, Windows
 from headrace.grade.join import Join
+from headrace.grade.window import Window
 from headrace.log.base import Log, TopicInfo
 from headrace.registry.models import Progress
 from headrace.serve.models import Gauge
@@ -64,6 +65,8 @@ def of_flow(log: Log, task: Task, state: State) -> list[Gauge]:
             found.append(Gauge("waiting_truths", "Labels that predictions to come may meet", truths, labels))
             for status, count in running.counts.items():
                 found.append(Gauge("grades", "Grades by status", count, {**labels, "status": status}))
+        if isinstance(running, Window):
+            found.append(Gauge("window_late_rows", "Rows that came when their windows had closed", running.late, labels))
         for topic in _written(node, topics):
             found += _of_output(log, node, topic)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from headrace.serve.settings import ServeSettings
 
 KEPT_VERSIONS = 8
+LONGEST_NUMBER = 18
 
 
 class Shelves:
@@ -69,6 +70,8 @@ class Shelves:
         name = current.made.model
         if wanted == str(current.made.version):
             return current
+        if wanted.isdecimal() and len(wanted) > LONGEST_NUMBER:
+            raise NoModel(f"«{name}» has no version of that number")
         with self._loading:
             if wanted.isdecimal() and (name, int(wanted)) in self._loaded:
                 return self._loaded[name, int(wanted)]
@@ -140,7 +143,7 @@ class Providing:
         Raises:
             HeadraceError: the model does not read that topic, or no database is captured.
         """
-        topics = self._named(model).task.topics
+        topics = self.descriptions[self._named(model).task.name].topics
         if wanted.lsn is None and wanted.topic not in topics:
             raise HeadraceError(
                 f"«{model}» does not read the topic «{wanted.topic}»", advice=f"It reads: {', '.join(topics)}."
@@ -264,8 +267,7 @@ class Place:
         settings = serve if isinstance(serve, ServeSettings) else ServeSettings()
         keys = open_keys(settings, app.log)
         settings.check(keys=keys is not None and keys.some())
-        endpoints = tuple(one for model in app._models for one in model._served)
-        return cls(app.name, settings, endpoints, keys, open_socket(settings, shared=shared))
+        return cls(app.name, settings, endpoints_of(app), keys, open_socket(settings, shared=shared))
 
     def serving(self, models: Models) -> Server:
         """The server, which is not started yet."""
@@ -282,7 +284,6 @@ def serve_running(running: Running, models: InProcess, place: Place) -> Running:
     """Serve a pipeline that runs, until it is stopped."""
     models.running = running
     try:
-        take_handed(running, place)
         running.server = place.serving(models)
         running.closing.append(running.server.stop)
         running.server.start()
@@ -292,11 +293,16 @@ def serve_running(running: Running, models: InProcess, place: Place) -> Running:
     return running
 
 
-def take_handed(running: Running, place: Place) -> None:
+def endpoints_of(app: App) -> tuple[Endpoint, ...]:
+    """What an app's models declare by `Model.serve`."""
+    return tuple(one for model in app._models for one in model._served)
+
+
+def take_handed(running: Running, endpoints: Sequence[Endpoint]) -> None:
     """Take rows that processes which follow the log hand over, where answers are logged at all."""
     folder = folder_of(running.log)
     queue = next((one for one in running.engine.sources if isinstance(one, AppendedSource)), None)
-    if folder is not None and queue is not None and any(one.log_to for one in place.endpoints):
+    if folder is not None and queue is not None and any(one.log_to for one in endpoints):
         handed = HandedRows(folder, queue)
         running.closing.append(handed.stop)
         handed.start()

@@ -42,6 +42,7 @@ def describe(task: ModelTask, *, databases: bool = False) -> Description:
     """
     learner = task.learner
     classes = getattr(learner, "classes", None)
+    served = {one.served.topic for one in task.predict if one.served is not None}
     return Description(
         task.name,
         type(learner).__name__,
@@ -49,7 +50,7 @@ def describe(task: ModelTask, *, databases: bool = False) -> Description:
         task.target,
         getattr(learner, "prediction_type", None) or pa.float64(),
         tuple(np.asarray(classes).tolist()) if classes is not None and offers_probabilities(learner) else None,
-        task.topics,
+        tuple(topic for topic in task.topics if topic not in served),
         databases,
     )
 

@@ -16,7 +16,7 @@ from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.machine import libraries_of, machine_fingerprint, record_machine
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving import InProcess, Place, serve_running
+from headrace.engines.local.serving import InProcess, Place, endpoints_of, serve_running, take_handed
 from headrace.engines.local.sinking import Sinking
 from headrace.engines.local.sources import Captured, databases, foreign_topics, topic_sources
 from headrace.engines.local.traced import trace_rounds
@@ -84,6 +84,7 @@ def _start(app: App, place: Place | None) -> Running:
     if plan.log.startswith("memory:"):
         app._open = log
     running = Running(engine, log, close_log=app._open is None, sinking=sinking)
+    take_handed(running, endpoints_of(app))
     return serve_running(running, models, place) if models and place else running
 
 

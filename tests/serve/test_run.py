@@ -1,0 +1,86 @@
+"""Programs that serve: `app.run(serve=True)` and the example, as processes of their own, until a signal ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import headrace as hr
+
+from .asked import Client, wait_until
+from .factory import factory
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "serve.py"
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from serve.factory import factory
+factory({log!r}).run(serve=True)
+"""
+SALMON = {"length": 86.37, "height": 18.74, "species": "salmon"}
+
+
+@contextlib.contextmanager
+def program(
+    *arguments: str, end: signal.Signals | None, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """A Python program that says where it serves, and ends with code 0."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HEADRACE_SERVE_PORT": "0", **environment},
+    )
+    try:
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        url = next((word for word in told.split() if word.startswith("http")), "")
+        assert url, told + process.stderr.read()
+        client = Client(url.removesuffix(";").removesuffix("/prediction"))
+        yield process, client
+        client.close()
+    finally:
+        if end is not None:
+            process.send_signal(end)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, out + err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+def test_it_serves_until_a_signal_ends_it(tmp_path: Path, end: signal.Signals) -> None:
+    log = tmp_path / "fish.headrace"
+    script = PROGRAM.format(tests=str(Path(__file__).parents[1]), log=str(log))
+    with program("-c", script, end=end) as (_, client):
+        assert client.get("/prediction", **SALMON, fish=1).status == 200
+    # The log was let go in good order: the next one writes at once.
+    with factory(log).start() as running:
+        running.append("weighed", [{"Fish_Id": 1, "Weight": 4.4}])
+        running.wait()
+        assert running.log.topics()["weight-diff"].end == 1
+
+
+def test_the_example(tmp_path: Path) -> None:
+    log = tmp_path / "fish.headrace"
+    with program(str(EXAMPLE), end=None, FISH_LOG=str(log)) as (process, client):
+        got = client.get("/prediction", **SALMON, fish="1")
+        assert got.json["Weight"] == 4.5105
+        assert process.stdin is not None
+        process.stdin.write('{"Fish_Id": "1", "Weight": 4.4399}\n')
+        process.stdin.flush()
+        trained = wait_until(lambda: (got := client.post("/train")).status == 200 and got.json)
+        assert (trained["version"], trained["rows"]) == (2, 1)
+        assert client.get("/prediction", **SALMON, fish="2").headers["headrace-version"] == "2"
+    (grade,) = hr.App("fish", log=str(log)).topic("weight-diff").read().to_arrow().to_pylist()
+    assert (grade["Fish_Id"], grade["status"]) == ("1", "graded")
+    assert grade["error"] == pytest.approx(abs(grade["prediction"] - 4.4399) / 4.4399)
