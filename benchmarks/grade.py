@@ -58,7 +58,7 @@ Figure = dict[str, Any]
 
 def run(rows: int, *, profile: bool = False) -> list[Figure]:
     """Pairs a second of ours against the figure to beat, and against others; and what a million that wait cost."""
-    load, less = Load(rows), Load(max(SLICE, rows // 5))
+    load = Load(rows)
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         first = first_rows(folder)
@@ -67,7 +67,7 @@ def run(rows: int, *, profile: bool = False) -> list[Figure]:
             for size in (LARGE, SMALL)
         ]
         found.append(_pipeline(fill_log(folder / "log.headrace", load), first, load, profile=profile))
-        found += _beside_others(folder, less)
+        found += _beside_others(folder, load)
         return [*found, *_many_waiting(first, rows)]
 
 
@@ -178,10 +178,13 @@ def _beside_others(folder: Path, load: Load) -> list[Figure]:
         _beside("step : Bytewax", load, lambda: stepped_given(load), lambda: on_files("bytewax", BYTEWAX)),
         _beside("pipeline : Pathway", load, pipeline, lambda: on_files("pathway", PATHWAY)),
     ]
+    less = Load(max(SLICE, load.pairs // 20))
     try:
         with KafkaBroker() as broker:
-            fill_broker(broker, load)
-            quix = _beside("pipeline : Quix", load, pipeline, lambda: _other("quix", QUIX, broker.bootstrap, load))
+            fill_broker(broker, less)
+            quix = _beside(
+                "pipeline : Quix", load, pipeline, lambda: _other("quix", QUIX, broker.bootstrap, less), less
+            )
     except JavaMissing as error:
         print(f"Quix Streams is left out, since there is no broker: {error}", file=sys.stderr)
         quix = None
@@ -209,19 +212,24 @@ def _other(name: str, package: str, place: str, load: Load) -> Callable[[], floa
 
 
 def _beside(
-    name: str, load: Load, ours: Callable[[], float], other: Callable[[], Callable[[], float]]
+    name: str,
+    load: Load,
+    ours: Callable[[], float],
+    other: Callable[[], Callable[[], float]],
+    less: Load | None = None,
 ) -> Figure | None:
-    """Ours against another; None where that cannot be installed."""
+    """Ours against another, which may be given less to do; None where that cannot be installed."""
     try:
         theirs = other()
     except subprocess.CalledProcessError as error:
         print(f"{name} is left out, since it cannot be installed: {str(error.stderr)[-800:]}", file=sys.stderr)
         return None
-    turns = [(theirs(), ours()) for _ in range(REPEATS)]
-    reference, mine = (load.pairs / statistics.median(one) for one in zip(*turns, strict=True))
+    pairs = (less or load).pairs
+    turns = [(pairs / theirs(), load.pairs / ours()) for _ in range(REPEATS)]
+    reference, mine = (statistics.median(one) for one in zip(*turns, strict=True))
     figure = {"name": name, "ours": mine, "reference": reference, "unit": "pairs/s", "target": TIMES}
-    ratio = statistics.median(other_s / our_s for other_s, our_s in turns)
-    return {**figure, "ratio": ratio, "details": {"pairs": load.pairs, "seconds": turns}}
+    details = {"pairs of theirs": pairs, "pairs of ours": load.pairs, "theirs and ours": turns}
+    return {**figure, "ratio": statistics.median(our / their for their, our in turns), "details": details}
 
 
 # -- many that wait ---------------------------------------------------------------------------------------------------

@@ -219,8 +219,11 @@ def _predicts_one_value_a_row(make: Make, X: Array, y: Array | None) -> None:
 
 def _predicts_a_row_alike_among_any_neighbours(make: Make, X: Array, y: Array | None) -> None:
     learner = _learned(make, _cuts(X, y))
-    sizes = (1, 3, 64, 256) if getattr(make(), "rowwise", False) else (64, 256)
-    for size in sizes:  # the fixed blocks in which engines ask; any size, where a learner says so
+    if getattr(learner, "rowwise", False):  # it says that engines may ask for any number of rows
+        together = learner.predict(_frozen(X))
+        for row in range(len(X)):
+            _same(together[row : row + 1], learner.predict(_frozen(X[row : row + 1])), f"row {row} alone")
+    for size in (64, 256):  # the fixed blocks in which engines ask
         block = np.resize(X, (size, *X.shape[1:]))
         plain = learner.predict(_frozen(block))
         for shift in (1, 7, size // 2 + 1):

@@ -66,7 +66,8 @@ def of_flow(log: Log, task: Task, state: State) -> list[Gauge]:
             for status, count in running.counts.items():
                 found.append(Gauge("grades", "Grades by status", count, {**labels, "status": status}))
         if isinstance(running, Window):
-            found.append(Gauge("window_late_rows", "Rows that came when their windows had closed", running.late, labels))
+            late = running.late
+            found.append(Gauge("window_late_rows", "Rows that came when their windows had closed", late, labels))
         for topic in _written(node, topics):
             found += _of_output(log, node, topic)
     return found
