@@ -49,6 +49,10 @@ def test_rows_are_what_a_dict_would_hold(data: st.DataObject) -> None:
         asked = [*sorted(kept, reverse=True)[:50], -1, *sorted(kept)[:50]]
         if len(store.schema):
             assert numbers(store.take(np.array(asked))) == [None if one < 0 else one for one in asked]
+        if kept:
+            # Rows that follow each other are slices of their chunks.
+            start = data.draw(st.integers(0, len(kept) - 1))
+            assert numbers(store.take(np.array(sorted(kept)[start:]))) == sorted(kept)[start:]
 
 
 def test_many_single_rows_lie_in_few_chunks_and_memory_is_given_back() -> None:
@@ -91,6 +95,7 @@ def test_a_dictionary_of_each_batch_its_own() -> None:
     for words in (["a", "b"], ["c", "a"]):
         store.add(pa.record_batch({"w": pa.array(words).dictionary_encode()}))
     assert store.take(np.array([3, 2, 1, 0])).column("w").to_pylist() == ["a", "c", "b", "a"]
+    assert store.take(np.array([1, 2, 3])).column("w").to_pylist() == ["b", "c", "a"]
     again = Waiting()
     again.restore(store.state())
     assert again.take(np.array([2, 0])).column("w").to_pylist() == ["c", "a"]

@@ -246,6 +246,7 @@ def test_a_server_that_is_there_is_left_as_it_was(database: Database, shipped: R
     assert "there already" in headrace("demo", "fish", "--json", *options, cwd=tmp_path, code=2)
 
 
+@pytest.mark.slow
 def test_on_kafka_the_same(broker: KafkaBroker, shipped: Result, tmp_path: Path) -> None:
     options = ["--log", f"kafka://{broker.bootstrap}/fish-demo", "--png", "."]
     found = result(*options, cwd=tmp_path)

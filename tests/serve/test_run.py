@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import itertools
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,10 +31,8 @@ SALMON = {"length": 86.37, "height": 18.74, "species": "salmon"}
 
 
 @contextlib.contextmanager
-def program(
-    *arguments: str, end: signal.Signals | None, **environment: str
-) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """A Python program that says where it serves, and ends with code 0."""
+def begun(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Python program, and where it says it serves; killed where it still runs at the end."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,
@@ -45,23 +46,31 @@ def program(
         told = process.stderr.readline()
         url = next((word for word in told.split() if word.startswith("http")), "")
         assert url, told + process.stderr.read()
-        client = Client(url.removesuffix(";").removesuffix("/prediction"))
+        yield process, url.removesuffix(";").removesuffix("/prediction")
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def program(*arguments: str, end: signal.Signals, **environment: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """A program that serves, and ends with code 0 when it gets a signal."""
+    with begun(*arguments, **environment) as (process, url):
+        client = Client(url)
         yield process, client
         client.close()
-    finally:
-        if end is not None:
-            process.send_signal(end)
+        process.send_signal(end)
         out, err = process.communicate(timeout=30)
-    assert process.returncode == 0, out + err
-    assert "Traceback" not in err
-    assert out == ""
+        assert process.returncode == 0, out + err
+        assert "Traceback" not in err
+        assert out == ""
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
-def test_it_serves_until_a_signal_ends_it(tmp_path: Path, end: signal.Signals) -> None:
+def test_it_serves_until_a_signal_ends_it(tmp_path: Path) -> None:
     log = tmp_path / "fish.headrace"
     script = PROGRAM.format(tests=str(Path(__file__).parents[1]), log=str(log))
-    with program("-c", script, end=end) as (_, client):
+    with program("-c", script, end=signal.SIGTERM) as (_, client):
         assert client.get("/prediction", **SALMON, fish=1).status == 200
     # The log was let go in good order: the next one writes at once.
     with factory(log).start() as running:
@@ -72,7 +81,7 @@ def test_it_serves_until_a_signal_ends_it(tmp_path: Path, end: signal.Signals) -
 
 def test_the_example(tmp_path: Path) -> None:
     log = tmp_path / "fish.headrace"
-    with program(str(EXAMPLE), end=None, FISH_LOG=str(log)) as (process, client):
+    with program(str(EXAMPLE), end=signal.SIGINT, FISH_LOG=str(log)) as (process, client):
         got = client.get("/prediction", **SALMON, fish="1")
         assert got.json["Weight"] == 4.5105
         assert process.stdin is not None
@@ -84,3 +93,38 @@ def test_the_example(tmp_path: Path) -> None:
     (grade,) = hr.App("fish", log=str(log)).topic("weight-diff").read().to_arrow().to_pylist()
     assert (grade["Fish_Id"], grade["status"]) == ("1", "graded")
     assert grade["error"] == pytest.approx(abs(grade["prediction"] - 4.4399) / 4.4399)
+
+
+def test_what_was_answered_is_there_after_kill_9(tmp_path: Path) -> None:
+    """A request is answered when its row is durable: whenever the process dies, no answer was given in vain."""
+    log = tmp_path / "fish.headrace"
+    script = PROGRAM.format(tests=str(Path(__file__).parents[1]), log=str(log))
+    answered: list[int] = []
+    asked = itertools.count()
+
+    def ask(url: str) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            client = Client(url)
+            while True:
+                number = next(asked)
+                assert client.get("/prediction", **SALMON, fish=number).status == 200
+                answered.append(number)
+
+    with begun("-c", script) as (process, url), ThreadPoolExecutor(4) as threads:
+        clients = [threads.submit(ask, url) for _ in range(4)]
+        wait_until(lambda: len(answered) > 60)
+        process.kill()
+        for one in clients:
+            one.result(30)
+        process.wait(30)
+    app = factory(log)
+    with app.start() as running:
+        running.append("weighed", [{"Fish_Id": i, "Weight": 4.4} for i in range(next(asked))])
+        running.wait()
+        written = app.topic("weight-prediction").read().to_arrow().column("Fish_Id").to_pylist()
+        rows = app.topic("weight-diff").read().to_arrow()
+        graded = rows.filter(rows.column("status").to_numpy(zero_copy_only=False) == "graded").column("Fish_Id")
+    assert len(set(written)) == len(written)
+    # Of the four that were being answered some may have been written already.
+    assert set(answered) <= set(written) <= {*answered, *range(len(answered) + 5)}
+    assert sorted(graded.to_pylist()) == sorted(written)
