@@ -13,6 +13,7 @@ What is asked is written to the model's own topic. Type what the scales said lat
 http://127.0.0.1:8000/docs is the same in a browser. `headrace serve examples/serve.py` serves it without the typing.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -46,6 +47,7 @@ weight.serve(
 if __name__ == "__main__":
     with app.start(serve=True) as running:
         print(f"ask at {running.server.url}/prediction; type weights here", file=sys.stderr, flush=True)
-        for line in sys.stdin:
-            if line.strip():
-                running.append("machine-weight", json.loads(line))
+        with contextlib.suppress(KeyboardInterrupt):
+            for line in sys.stdin:
+                if line.strip():
+                    running.append("machine-weight", json.loads(line))

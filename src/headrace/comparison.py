@@ -24,7 +24,7 @@ from headrace.flow import ARRIVAL, Grade
 from headrace.flow_state import NEVER, FlowState
 from headrace.grade.compare import graded_rows
 from headrace.grade.join import Arrivals, Found, Join
-from headrace.grade.pairs.waiting import Waiting
+from headrace.grade.pairs.waiting import Waiting, ascends, picked
 from headrace.labels import new_examples
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
@@ -104,6 +104,7 @@ class Comparison:
     ) -> None:
         self.number, self.what, self.flow, self.merged = number, what, flow, merged
         self._entering, self._refuse = entering, refuse
+        self._made: tuple[tuple[list[int], list[pa.Array]], pa.Table] | None = None
         join = self.join
         on, time = what.compare, what.time
         self.left, arrivals = self._side(entering.predictions, on.on_left, time[0], 0, entering.topic)
@@ -162,7 +163,7 @@ class Comparison:
                 times.append(found)
         order = np.concatenate([order_of(one) for one in kept]) if kept else NO_ROWS
         when = np.concatenate(times) if times else NO_ROWS
-        if not _ascends(order):
+        if not ascends(order):
             # Predictions of several topics: those that were asked for elsewhere come between the others.
             by = np.argsort(order)
             order, when, keys = order[by], when[by], [keys[row] for row in by.tolist()]
@@ -222,8 +223,11 @@ class Comparison:
             return _filled(join.left_rows.take(sequence), len(sequence))
         at = sequence - self.left.first
         if not old.any():
-            return now.take(pa.array(at, mask=~fresh))
+            return picked(now, at) if fresh.all() else now.take(pa.array(at, mask=~fresh))
         stored = join.left_rows.take(sequence[old])
+        if ascends(sequence) and sequence[0] >= 0:
+            # Labels in the order of their predictions: those of earlier events are the first.
+            return pa.concat_tables([stored, picked(now, at[fresh])], promote_options="permissive")
         both = pa.concat_tables([stored, now], promote_options="permissive")
         where = np.where(fresh, at + stored.num_rows, 0)
         where[old] = np.arange(stored.num_rows)
@@ -232,15 +236,24 @@ class Comparison:
     def _left_table(self, *, answered: bool) -> pa.Table:
         """Rows of this event's predictions in order, all of them or those that are answered so far."""
         if answered and self._entering.queries:
-            found = [(query.output().records, query.order[: query.done]) for query in self._entering.queries]
-            if not self._all_take_part:
-                found = [_those_in(records, order, self.left.order) for records, order in found]
-        else:
-            found = [(plain(batch), order_of(batch)) for batch in self.left.batches]
-        tables = [pa.Table.from_batches([records]) for records, _ in found]
-        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
-        order = np.concatenate([order for _, order in found])
-        return table if _ascends(order) else table.take(pa.array(np.argsort(order)))
+            return self._answered_table()
+        return _in_order([(plain(batch), order_of(batch)) for batch in self.left.batches])
+
+    def _answered_table(self) -> pa.Table:
+        """Rows that are answered so far; made once for the same answers, which a query only ever replaces whole."""
+        queries = self._entering.queries
+        answers = [query.done for query in queries], [part for query in queries for part in query.predictions]
+        if self._made is not None:
+            (done, parts), table = self._made
+            same = done == answers[0] and len(parts) == len(answers[1])
+            if same and all(one is other for one, other in zip(parts, answers[1], strict=True)):
+                return table
+        found = [(query.output().records, query.order[: query.done]) for query in queries]
+        if not self._all_take_part:
+            found = [_those_in(records, order, self.left.order) for records, order in found]
+        table = _in_order(found)
+        self._made = answers, table
+        return table
 
     @property
     def _all_take_part(self) -> bool:
@@ -293,8 +306,12 @@ class Comparison:
         self.join.settle()
 
 
-def _ascends(order: Ints) -> bool:
-    return bool((order[1:] > order[:-1]).all())
+def _in_order(found: list[tuple[pa.RecordBatch, Ints]]) -> pa.Table:
+    """Rows of several batches in the order of their places."""
+    tables = [pa.Table.from_batches([records]) for records, _ in found]
+    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+    order = np.concatenate([order for _, order in found])
+    return table if ascends(order) else table.take(pa.array(np.argsort(order)))
 
 
 def _those_in(records: pa.RecordBatch, order: Ints, wanted: Ints) -> tuple[pa.RecordBatch, Ints]:

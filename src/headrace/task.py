@@ -159,6 +159,8 @@ class ModelTask:
         more |= {"missing": self.missing} if self.missing != "reject" else {}
         # Recorded steps are repeated with it: another number would begin versions elsewhere than the answers say.
         more |= {"versions": self.versions.every} if self.versions.every else {}
+        served = [one.served.topic for one in self.predict if one.served is not None]
+        more |= {"served": served} if served else {}
         more |= {"derived": [node.describe() for node in self.nodes]} if self.nodes else {}
         more |= {"retrain": self.retrain.describe()} if self.retrain else {}
         more |= {"initial": self.initial.text} if self.initial else {}

@@ -1,4 +1,4 @@
-"""The fish factory on tables of PostgreSQL: an initial model of a table, labels filled in later, a table to train on."""
+"""The fish factory on tables: an initial model of one, labels filled in later, a table to train on."""
 
 from __future__ import annotations
 

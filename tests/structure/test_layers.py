@@ -23,7 +23,18 @@ STAGES = ("capture", "transform", "formats", "log", "learn", "grade", "registry"
 # What happens to rows: composed of learners and transforms, with no I/O. Each may import those before it.
 PURE = (
     *("events", "event_time", "flow", "task", "sink_plan", "plan", "flow_state", "state", "answers", "labels"),
-    *("comparison", "derive", "idle", "learning", "scoring", "outputs", "training", "retraining", "derived_step", "step"),
+    *(
+        "comparison",
+        "derive",
+        "idle",
+        "learning",
+        "scoring",
+        "outputs",
+        "training",
+        "retraining",
+        "derived_step",
+        "step",
+    ),
 )
 PURE_STAGES = ("grade", "learn", "transform")
 # Imports that would give a pure module I/O, a clock of its own or a thread.

@@ -6,6 +6,7 @@ others, with ``_right`` where the name is taken; then `TAIL`. Of the columns of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
@@ -196,16 +197,22 @@ def _rounded(value: float, places: int) -> float:
 
 def _tail(found: Found, lefts: Columns, rights: Columns) -> Columns:
     left, right = found.left >= 0, found.right >= 0
-    reasons = pa.array([one or None for one in found.reasons], pa.string())
     return {
-        "status": pa.array(STATUSES).take(pa.array(found.status)),
-        "reason": reasons.take(pa.array(found.reason)),
+        "status": _told(STATUSES, found.status),
+        "reason": _told([one or None for one in found.reasons], found.reason),
         "label_delay": pa.array(found.delay_us / 1e6, mask=~(left & right)),
         "prediction_position": _positions(lefts, left),
         "label_position": _positions(rights, right),
         "grade": pa.array(found.number),
         "supersedes": pa.array(found.supersedes, mask=found.supersedes < 0),
     }
+
+
+def _told(texts: Sequence[str | None], codes: npt.NDArray[Any]) -> pa.Array:
+    """Texts by their codes; usually all rows have one."""
+    if len(codes) and (codes == codes[0]).all():
+        return pa.repeat(pa.scalar(texts[int(codes[0])], pa.string()), len(codes))
+    return pa.array(texts, pa.string()).take(pa.array(codes))
 
 
 def _positions(columns: Columns, there: npt.NDArray[np.bool_]) -> pa.Array:

@@ -7,6 +7,7 @@ that gives its slot; a key of several rows has a list of slots besides. Dicts ar
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from itertools import repeat
 from typing import Any
@@ -59,8 +60,7 @@ class KeySlots:
             surely: each of them has its key, alone or with others; else some may have been unlinked before.
         """
         if surely and not self.many:
-            for _ in map(self.at.__delitem__, keys):
-                pass
+            deque(map(self.at.__delitem__, keys), maxlen=0)
             return
         alone = self.find(keys) == slots
         for key in keys if alone.all() else [keys[i] for i in np.flatnonzero(alone).tolist()]:

@@ -96,7 +96,7 @@ class Waiting:
         first = self.next
         n = records.num_rows
         if n:
-            self._chunks.append(_Chunk(first, _own(records), None, None, n))
+            self._chunks.append(_Chunk(first, self._conformed(_own(records)), None, None, n))
             self._firsts.append(first)
             self.next += n
             self._merge_tail(n)
@@ -158,11 +158,9 @@ class Waiting:
         """The rows under the common schema: columns that are not theirs are null."""
         if records.schema.equals(self.schema):
             return records
-        names = set(records.schema.names)
+        own = dict(zip(records.schema.names, records.columns, strict=True))
         columns = [
-            records.column(field.name).cast(field.type, safe=False)
-            if field.name in names
-            else pa.nulls(records.num_rows, field.type)
+            _as_type(own[field.name], field.type) if field.name in own else pa.nulls(records.num_rows, field.type)
             for field in self.schema
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema) if columns else records
@@ -186,17 +184,17 @@ class Waiting:
         wanted = np.unique(of[~absent] if some else of)
         if len(wanted) == 1 and not some:
             chunk = self._chunks[wanted[0]]
-            return self._table(chunk.records.take(pa.array(chunk.where(seqs))))
+            return self._table(picked(chunk.records, chunk.where(seqs)))
         at = np.zeros(len(seqs), np.int64)
         parts, begin = [], 0
         for one in wanted:
             rows = np.flatnonzero((of == one) & ~absent)
             chunk = self._chunks[one]
-            parts.append(self._conformed(chunk.records.take(pa.array(chunk.where(seqs[rows])))))
+            parts.append(self._conformed(picked(chunk.records, chunk.where(seqs[rows]))))
             at[rows] = np.arange(begin, begin + len(rows))
             begin += len(rows)
         joined = pa.concat_batches(parts)
-        if len(parts) > 1 or some:
+        if some or not ascends(at):
             joined = joined.take(pa.array(at, mask=absent) if some else pa.array(at))
         return self._table(joined)
 
@@ -276,6 +274,26 @@ class Waiting:
                 own = None if dense else numbers.copy()
                 self._chunks.append(_Chunk(int(numbers[0]), _own(records), own, None, len(numbers)))
         self._firsts = [chunk.first for chunk in self._chunks]
+
+
+def picked(records: pa.RecordBatch | pa.Table, rows: Ints) -> Any:
+    """Some of the rows; a slice where they stand together, as they do where labels come in the predictions' order.
+
+    >>> picked(pa.table({"a": [4, 5, 6]}), np.array([1, 2])).to_pydict()
+    {'a': [5, 6]}
+    """
+    if len(rows) and int(rows[-1]) - int(rows[0]) == len(rows) - 1 and ascends(rows):
+        return records.slice(int(rows[0]), len(rows))
+    return records.take(pa.array(rows))
+
+
+def ascends(numbers: Ints) -> bool:
+    """Whether each is greater than the one before."""
+    return bool((numbers[1:] > numbers[:-1]).all())
+
+
+def _as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    return values if values.type.equals(kind) else values.cast(kind, safe=False)
 
 
 def _own(records: pa.RecordBatch) -> pa.RecordBatch:
