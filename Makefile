@@ -19,7 +19,7 @@ demo: $(VENV)/.installed  ## the Iris demo, live
 test: $(VENV)/.installed jars  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 15
 
-test-long: $(VENV)/.installed  ## what takes minutes by itself: the convolutional network's accuracies
+test-long: $(VENV)/.installed  ## what takes minutes by itself: the convolutional network, the fish on Kafka
 	$(BIN)/python -m pytest -m slow
 
 jars: $(VENV)/.installed  ## what the tests with Kafka and MongoDB need, into a cache; without Java, Maven or a network they skip

@@ -16,7 +16,7 @@ from headrace.cli_file import load_app
 from headrace.cli_log import JsonOption, LogOption, location
 from headrace.console import print_table, talk
 from headrace.engines.local.signals import Signals, Stopped
-from headrace.errors import DeclarationError, LogLocked, MissingExtra
+from headrace.errors import DeclarationError, LogLocked
 
 if TYPE_CHECKING:
     from headrace.engines.local.serving import Place
@@ -85,12 +85,10 @@ def read_settings(given: dict[str, Any]) -> ServeSettings:
     Raises:
         DeclarationError: one is wrong. Its value is not shown: it may be a secret.
     """
-    try:
-        from pydantic import ValidationError
+    from pydantic import ValidationError
 
-        from headrace.serve.settings import ServeSettings
-    except ImportError as error:
-        raise MissingExtra("serve", "serving over HTTP") from error
+    from headrace.serve.settings import ServeSettings
+
     try:
         return ServeSettings(**given)
     except ValidationError as error:

@@ -22,7 +22,7 @@ from headrace.engines.local.lineage import kept_state
 from headrace.engines.local.running import Running
 from headrace.engines.local.snapshots import Frozen, Published, describe
 from headrace.engines.local.tasks import TaskRunner
-from headrace.errors import HeadraceError, MissingExtra
+from headrace.errors import HeadraceError
 from headrace.learn.state import load_state as load_values
 from headrace.log.base import Log
 from headrace.plan import Plan
@@ -256,14 +256,11 @@ class Place:
             shared: whether several processes serve on one port.
 
         Raises:
-            MissingExtra: what serves is not installed.
             HeadraceError: it would be open to others, or the port is taken.
         """
-        try:
-            from headrace.serve.server import open_keys, open_socket
-            from headrace.serve.settings import ServeSettings
-        except ImportError as error:
-            raise MissingExtra("serve", "serving over HTTP") from error
+        from headrace.serve.server import open_keys, open_socket
+        from headrace.serve.settings import ServeSettings
+
         settings = serve if isinstance(serve, ServeSettings) else ServeSettings()
         keys = open_keys(settings, app.log)
         settings.check(keys=keys is not None and keys.some())
