@@ -36,7 +36,16 @@ from headrace.position import Position
 from headrace.retraining import answer_training, ask_now, retrain
 from headrace.scoring import Line, Place, held_out, in_order, reused, scored
 from headrace.state import Kept, State
-from headrace.task import EvaluatePlan, FlowTask, ModelTask, PredictPlan, StreamPlan, StreamTask, Task
+from headrace.task import (
+    PREDICTION_COLUMNS,
+    EvaluatePlan,
+    FlowTask,
+    ModelTask,
+    PredictPlan,
+    StreamPlan,
+    StreamTask,
+    Task,
+)
 from headrace.training import Reader, told
 from headrace.transform.expressions import operate
 
@@ -377,7 +386,13 @@ class _ModelStep:
             if batch.num_rows:
                 queries.append((plan, Query(batch, order_of(batch), self.task, proba=plan.proba, stream=plan.stream)))
         for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
-            queries.append((plan, Given(batch, order_of(batch), self.task, stream=plan.stream)))
+            missing = next((name for name in PREDICTION_COLUMNS if name not in batch.schema.names), None)
+            if missing is None:
+                queries.append((plan, Given(batch, order_of(batch), self.task, stream=plan.stream)))
+            else:
+                self._refuse(
+                    plan.stream.topic, batch, [f"no answer: no column «{missing}»"] * batch.num_rows, "predict"
+                )
         return queries
 
     def _scored(
