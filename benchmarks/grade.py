@@ -8,14 +8,16 @@ The pipeline's rows are in its log before it starts; it predicts, and writes pre
 
 Beside the others all do the same: predictions are given, no model takes part, and only windows come out. Bytewax has
 its rows in memory and keeps nothing: beside it stand our steps on rows in memory. Pathway reads files, and Quix Streams
-a broker's topics: beside them stands our pipeline on its log. What each does and how is said in its script. One that
-cannot be installed is left out, and said.
+a broker's topics: beside them stands our pipeline on its log, whose steps keep one core busy. Pathway is measured with one
+worker, and with two (on two cores; Python's lock leaves Bytewax one). What each does and how is said in its script. One
+that cannot be installed is left out, and said.
 
 A million predictions that wait: what the resident set grows by, and the speed of steps against that with 10,000.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -172,12 +174,13 @@ def _beside_others(folder: Path, load: Load) -> list[Figure]:
         with tempfile.TemporaryDirectory() as own:
             return caught_up(given("given", shutil.copy(log, own)), load)
 
-    def on_files(name: str, package: str) -> Callable[[], float]:
-        return _other(name, package, str(files), load)
+    def on_files(name: str, package: str, workers: int = 1) -> Callable[[], float]:
+        return _other(name, package, str(files), load, PATHWAY_THREADS=str(workers))
 
     found = [
         _beside("step : Bytewax", load, lambda: stepped_given(load), lambda: on_files("bytewax", BYTEWAX)),
         _beside("pipeline : Pathway", load, pipeline, lambda: on_files("pathway", PATHWAY)),
+        _beside("pipeline : Pathway 2", load, pipeline, lambda: on_files("pathway", PATHWAY, workers=2)),
     ]
     less = Load(max(SLICE, load.pairs // 20))
     try:
@@ -192,8 +195,11 @@ def _beside_others(folder: Path, load: Load) -> list[Figure]:
     return [one for one in (*found, quix) if one is not None]
 
 
-def _other(name: str, package: str, place: str, load: Load) -> Callable[[], float]:
+def _other(name: str, package: str, place: str, load: Load, **variables: str) -> Callable[[], float]:
     """What runs a script in an environment with a package; it gives the seconds that the script says.
+
+    Args:
+        variables: of the process's environment.
 
     Raises:
         subprocess.CalledProcessError: the package cannot be installed.
@@ -202,7 +208,8 @@ def _other(name: str, package: str, place: str, load: Load) -> Callable[[], floa
     command = [str(python), str(Path(__file__).with_name(f"grade_{name}.py")), place, str(load.pairs)]
 
     def seconds() -> float:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        settings = {**os.environ, **variables}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=settings)
         assert done.returncode == 0, done.stderr
         taken, windows = done.stdout.split()[-2:]
         # Some close the last window too when their rows end, and one waits for more before it closes any.
