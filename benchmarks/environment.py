@@ -25,7 +25,7 @@ def environment(name: str, *packages: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "complete").exists():
             venv.create(home, clear=True, with_pip=True)
-            install = [python, "-m", "pip", "install", "--quiet", *packages]
+            install = [str(python), "-m", "pip", "install", "--quiet", *packages]
             subprocess.run(install, check=True, capture_output=True, text=True)
             (home / "complete").touch()
     return python

@@ -8,9 +8,9 @@ The pipeline's rows are in its log before it starts; it predicts, and writes pre
 
 Beside the others all do the same: predictions are given, no model takes part, and only windows come out. Bytewax has
 its rows in memory and keeps nothing: beside it stand our steps on rows in memory. Pathway reads files, and Quix Streams
-a broker's topics: beside them stands our pipeline on its log, whose steps keep one core busy. Pathway is measured with one
-worker, and with two (on two cores; Python's lock leaves Bytewax one). What each does and how is said in its script. One
-that cannot be installed is left out, and said.
+a broker's topics: beside them stands our pipeline on its log, whose steps keep one core busy. Pathway is measured with
+one worker, and with two (on two cores; Python's lock leaves Bytewax one). What each does and how is said in its script.
+One that cannot be installed is left out, and said.
 
 A million predictions that wait: what the resident set grows by, and the speed of steps against that with 10,000.
 """

@@ -255,8 +255,9 @@ class App:
 
     def _flow(self, topic: str) -> Flow:
         """What is derived from a topic without a model has a task of its own."""
-        alike = sum(one.name.split("#")[0] == f"flow:{topic}" for one in self._flows)
-        flow = Flow(self, f"flow:{topic}" + (f"#{alike + 1}" if alike else ""))
+        name = f"flow:{self.name}:{topic}"
+        alike = sum(one.name.split("#")[0] == name for one in self._flows)
+        flow = Flow(self, name + (f"#{alike + 1}" if alike else ""))
         self._flows.append(flow)
         return flow
 
