@@ -1,6 +1,7 @@
 """Run benchmarks: `python -m benchmarks NAME [--rows N] [--json] [--profile]`.
 
-NAME is one of the table below; or `all`, those that need nothing but Python; or `kafka`, those that need Java too.
+NAME is one of the table below; or `all`, those that need nothing but Python (they make environments of their own for what
+stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "evaluate": (60_000, ()),
     "sinks": (1_000_000, ()),
     "grade": (500_000, ()),
+    "serve": (10_000, ()),
     "kafka-read": (1_000_000, ()),
     "kafka-capture": (500_000, ()),
     "kafka-latency": (30_000, ()),
@@ -37,7 +39,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "kafka-memory": (10_000_000, ()),
 }
 GROUPS = {
-    "all": ("capture", "snapshot", "pipeline", "latency", "kmeans", "adapters", "evaluate"),
+    "all": ("capture", "snapshot", "pipeline", "latency", "kmeans", "adapters", "evaluate", "sinks", "grade", "serve"),
     "kafka": ("kafka-read", "kafka-capture", "kafka-latency", "kafka-transactions"),
 }
 

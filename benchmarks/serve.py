@@ -11,7 +11,6 @@ every answer. No request may fail, none may be mixed, and the 99th percentile ma
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -22,10 +21,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.environment import environment
 
 CONNECTIONS = 8
 TIMES = 3.0
@@ -160,7 +160,7 @@ def _ours(home: Path, seconds: int) -> tuple[float, float]:
 
 
 def _mlserver(home: Path, seconds: int) -> float:
-    python = _environment("mlserver", MLSERVER)
+    python = environment("serve-mlserver", *MLSERVER)
     folder = home / "mlserver"
     folder.mkdir()
     save = MODEL + "\nimport joblib; joblib.dump(model, 'model.joblib')"
@@ -179,7 +179,7 @@ def _mlserver(home: Path, seconds: int) -> float:
 
 
 def _bentoml(home: Path, seconds: int) -> float:
-    python = _environment("bentoml", BENTOML)
+    python = environment("serve-bentoml", *BENTOML)
     folder = home / "bentoml"
     folder.mkdir()
     (folder / "service.py").write_text(BENTO)
@@ -192,9 +192,9 @@ def _bentoml(home: Path, seconds: int) -> float:
 @contextlib.contextmanager
 def _server(command: list[str], folder: Path, ready: str) -> Iterator[None]:
     """A process, from when it answers; ended with the block, and its children with it."""
-    environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder)}
+    variables = {**os.environ, "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder)}
     with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=variables, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
         while not _answers(ready):
@@ -215,21 +215,6 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _environment(name: str, packages: tuple[str, ...]) -> Path:
-    """The interpreter of an environment with these packages, made when it is not there."""
-    root = os.environ.get("HEADRACE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headrace"
-    home = Path(root).expanduser() / f"serve-{name}"
-    python = home / "bin" / "python"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f".{home.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "complete").exists():
-            venv.create(home, clear=True, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-            (home / "complete").touch()
-    return python
 
 
 def _free_port() -> int:
