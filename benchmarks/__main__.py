@@ -1,7 +1,7 @@
 """Run benchmarks: `python -m benchmarks NAME [--rows N] [--json] [--profile]`.
 
-NAME is one of the table below; or `all`, those that need nothing but Python (they make environments of their own for what
-stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too.
+NAME is one of the table below; or `all`, those that need nothing but Python (they make environments of their own for
+what stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too.
 """
 
 from __future__ import annotations

@@ -7,17 +7,15 @@ Quix Streams 3 runs in an environment of its own, made at the first use, and is 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import statistics
 import subprocess
 import time
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import headrace as hr
+from benchmarks.environment import environment
 from benchmarks.kafka_consumer import bare
 from benchmarks.kafka_debezium import AVRO, AVRO_ENVELOPE, ENVELOPE, PLAIN, TABLE, fill, patterns
 from benchmarks.kafka_profile import Sampler
@@ -123,14 +121,4 @@ class Case:
 
 def quix_environment() -> Path:
     """The interpreter of an environment with Quix Streams, made when it is not there."""
-    root = os.environ.get("HEADRACE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headrace"
-    home = Path(root).expanduser() / QUIX.replace("==", "-")
-    python = home / "bin" / "python"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f".{home.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "complete").exists():
-            venv.create(home, clear=True, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", QUIX, "numpy"], check=True)
-            (home / "complete").touch()
-    return python
+    return environment(QUIX.replace("==", "-"), QUIX, "numpy")
