@@ -56,6 +56,9 @@ def open_socket(settings: ServeSettings, *, shared: bool = False) -> socket.sock
     return opened
 
 
+SWITCH_S = 0.0005
+
+
 class Server:
     """Models, served. `start` serves in a thread, `run` in this one; `stop` may be called from any.
 
@@ -124,6 +127,8 @@ class Server:
 
     def start(self) -> None:
         """Serve in a thread; returns when requests are answered."""
+        # The engine computes in this process too: a request waits for the interpreter so long at most, not for 5 ms.
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         self._thread = threading.Thread(target=self._serve, name="headrace-serve", daemon=True)
         self._thread.start()
         self._wait_until_started()
