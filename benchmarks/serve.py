@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
+from headrace.testing.servers.places import free_port
 
 CONNECTIONS = 8
 TIMES = 3.0
@@ -154,7 +154,7 @@ def _measured(server: Any, home: Path, seconds: int) -> float | str:
 
 def _ours(home: Path, seconds: int) -> tuple[float, float]:
     (home / "linear.py").write_text(OURS)
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-c", "from headrace.cli import main; main()", "serve", "linear.py", "--port", str(port)]
     with _server(command, home, f"http://127.0.0.1:{port}/v2/health/ready"):
         protocol = _wrk(f"http://127.0.0.1:{port}/v2/models/linear/infer", home, seconds, body=BODY)
@@ -167,8 +167,8 @@ def _mlserver(home: Path, seconds: int) -> float:
     folder.mkdir()
     save = MODEL + "\nimport joblib; joblib.dump(model, 'model.joblib')"
     subprocess.run([python, "-c", save], cwd=folder, check=True)
-    port = _free_port()
-    ports = {"http_port": port, "grpc_port": _free_port(), "metrics_port": _free_port()}
+    port = free_port()
+    ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
     settings = {"parallel_workers": 0, "host": "127.0.0.1", "debug": False, **ports}
     (folder / "settings.json").write_text(json.dumps(settings))
     about = {"name": "linear", "implementation": "mlserver_sklearn.SKLearnModel"}
@@ -185,7 +185,7 @@ def _bentoml(home: Path, seconds: int) -> float:
     folder = home / "bentoml"
     folder.mkdir()
     (folder / "service.py").write_text(BENTO)
-    port = _free_port()
+    port = free_port()
     command = [str(python.with_name("bentoml")), "serve", "service:Linear", "--port", str(port), "--host", "127.0.0.1"]
     with _server(command, folder, f"http://127.0.0.1:{port}/readyz"):
         return _wrk(f"http://127.0.0.1:{port}/predict", folder, seconds, body='{"x":[[5.1,3.5,1.4,0.2]]}')
@@ -217,15 +217,6 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-# -- wrk --------------------------------------------------------------------------------------------------------------
 
 
 def _wrk(url: str, folder: Path, seconds: int, *, body: str = "") -> float:
@@ -267,7 +258,7 @@ def _asked_while(home: Path, mode: str, number: int, seconds: int) -> dict[str, 
     folder.mkdir()
     (folder / "swapped.py").write_text(SWAPPED)
     (folder / "check.lua").write_text(CHECK)
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "swapped.py", str(port), mode]
     with _server(command, folder, f"http://127.0.0.1:{port}/v2/health/live"):
         url = f"http://127.0.0.1:{port}/prediction?x=1"

@@ -46,6 +46,12 @@ class DigitModel(StrEnum):
     river = "river"
 
 
+DemoLog = Annotated[
+    str | None,
+    typer.Option("--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."),
+]
+
+
 @demo.command("iris")
 def demo_iris(
     flavour: Annotated[Flavour, typer.Option(help="Flink ML's or Spark MLlib's published k-means.")] = Flavour.flink,
@@ -53,12 +59,7 @@ def demo_iris(
     postgres: Annotated[
         str | None, typer.Option(help="An existing server's DSN; its iris tables are replaced.")
     ] = None,
-    log: Annotated[
-        str | None,
-        typer.Option(
-            "--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."
-        ),
-    ] = None,
+    log: DemoLog = None,
     source: Annotated[Source, typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")] = (
         Source.postgres
     ),
@@ -97,12 +98,7 @@ def demo_mnist(
     idx: Annotated[
         Path | None, typer.Option("--idx", help="A directory with MNIST's IDX files; 10,000 digits are in the package.")
     ] = None,
-    log: Annotated[
-        str | None,
-        typer.Option(
-            "--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."
-        ),
-    ] = None,
+    log: DemoLog = None,
     postgres: Annotated[
         str | None, typer.Option(help="An existing server's DSN; its mnist tables are replaced.")
     ] = None,
@@ -159,12 +155,7 @@ def demo_fish(
     online: Annotated[
         bool, typer.Option("--online", help="A second model beside it, which learns every fish that is weighed.")
     ] = False,
-    log: Annotated[
-        str | None,
-        typer.Option(
-            "--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."
-        ),
-    ] = None,
+    log: DemoLog = None,
     postgres: Annotated[
         str | None,
         typer.Option(help="An existing server's DSN, for --source postgres; its machine tables are replaced."),

@@ -188,7 +188,7 @@ class Derive:
             fault(_EDGES[type(what)])
         if self._keep is not None and self.flow.kept is not None:
             number, operations = self._keep
-            keep_rows(self.flow.kept, self._after(operations, self.rows[number], self.nodes[number]))
+            _keep(self.flow.kept, self._after(operations, self.rows[number], self.nodes[number]))
         self._done = place
 
     def _between(self, batch: Batch, place: int) -> Batch:
@@ -275,19 +275,19 @@ def _counted(source: Node, rows: list[Batch]) -> list[Batch]:
     """Of grades those that have a truth; of other rows all."""
     if not isinstance(source.what, Grade):
         return rows
-    found = []
-    for batch in rows:
-        takes = pc.is_in(batch.column("status"), value_set=pa.array(GRADED)).to_numpy(zero_copy_only=False)
-        found.append(batch if takes.all() else batch.filter(takes))
-    return [one for one in found if one.num_rows]
+    return [one for one in map(_with_truth, rows) if one.num_rows]
 
 
-def keep_rows(kept: KeptRows, rows: list[Batch]) -> None:
+def _with_truth(grades: Batch) -> Batch:
+    takes = pc.is_in(grades.column("status"), value_set=pa.array(GRADED)).to_numpy(zero_copy_only=False)
+    return grades if takes.all() else grades.filter(takes)
+
+
+def _keep(kept: KeptRows, rows: list[Batch]) -> None:
     """Remember rows for a training: of grades those that have a truth."""
     for batch in rows:
         if "status" in batch.schema.names and "grade" in batch.schema.names:
-            takes = pc.is_in(batch.column("status"), value_set=pa.array(GRADED)).to_numpy(zero_copy_only=False)
-            batch = batch if takes.all() else batch.filter(takes)
+            batch = _with_truth(batch)
         if batch.num_rows:
             kept.add(Batch(plain(batch)))
 

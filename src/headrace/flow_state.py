@@ -199,12 +199,12 @@ def load_flow(nodes: Sequence[Node], rows: Selection | None, flat: Mapping[str, 
     flow = initial_flow(nodes, rows)
     for i, one in enumerate(flow.running):
         if one is not None:
-            one.restore(_below(f"{i}.", flat))
+            one.restore(below(f"{i}.", flat))
     if flow.kept is not None:
-        flow.kept.restore(_below("kept.", flat))
-    labels = _below("labels.", flat)
+        flow.kept.restore(below("kept.", flat))
+    labels = below("labels.", flat)
     flow.labels = {int(i): set(keys.tolist()) for i, keys in labels.items()}
-    for number, data in _below("schemas.", flat).items():
+    for number, data in below("schemas.", flat).items():
         flow.schemas[int(number)] = pa.ipc.read_schema(pa.py_buffer(np.ascontiguousarray(data)))
     meta = json.loads(flat["meta"])
     flow.seen = {int(i): list(times) for i, times in meta["seen"].items()}
@@ -212,5 +212,6 @@ def load_flow(nodes: Sequence[Node], rows: Selection | None, flat: Mapping[str, 
     return flow
 
 
-def _below(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:
+def below(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The values whose names begin with a prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from headrace.batch import Batch
 from headrace.events import Swap
-from headrace.flow_state import FlowState, as_bytes, dump_flow, from_bytes, initial_flow, load_flow
+from headrace.flow_state import FlowState, as_bytes, below, dump_flow, from_bytes, initial_flow, load_flow
 from headrace.grade.scores import Scores
 from headrace.learn.base import Array, Learner
 from headrace.learn.features import growing
@@ -289,10 +289,10 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     state = initial_state(task, meta["version"])
     if isinstance(task, ModelTask):
         assert state.learner is not None
-        state.learner.restore(_below("learner.", flat))
+        state.learner.restore(below("learner.", flat))
         for name in meta["copies"]:
             ahead = copy.deepcopy(task.learner)
-            ahead.restore(_below(f"{name}.", flat))
+            ahead.restore(below(f"{name}.", flat))
             setattr(state, name, ahead)
     state.position = Position.parse(meta["position"]) if meta["position"] else None
     state.shown_position = Position.parse(meta["shown_position"]) if meta["shown_position"] else None
@@ -314,9 +314,9 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     if "lineage_rows" not in meta:
         state.lineage_rows = state.counters.learned
     if meta.get("swap"):
-        state.swap = _swap(meta["swap"], _below("swap.", flat))
+        state.swap = _swap(meta["swap"], below("swap.", flat))
     if meta.get("shadow_swap"):
-        state.shadow = _swap(meta["shadow_swap"], _below("shadowed.", flat))
+        state.shadow = _swap(meta["shadow_swap"], below("shadowed.", flat))
         assert isinstance(task, ModelTask)
         state.shadowing = copy.deepcopy(task.learner)
         state.shadowing.restore(dict(state.shadow.state))
@@ -324,10 +324,10 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
         state.training = _asked(meta["training"], Batch(from_bytes(np.asarray(flat["training.rows"], np.uint8))))
     if state.flow is not None and "flow.meta" in flat:
         rows = task.retrain.rows if isinstance(task, ModelTask) and task.retrain else None
-        state.flow = load_flow(getattr(task, "nodes", ()), rows, _below("flow.", flat))
+        state.flow = load_flow(getattr(task, "nodes", ()), rows, below("flow.", flat))
     for i, name in enumerate(meta.get("scores", ())):
         if name in state.scores:
-            state.scores[name].restore(_below(f"scores.{i}.", flat))
+            state.scores[name].restore(below(f"scores.{i}.", flat))
     return state
 
 
@@ -369,7 +369,3 @@ def _asked_meta(asked: Asked) -> dict[str, Any]:
 def _asked(meta: Mapping[str, Any], rows: Batch) -> Asked:
     position = Position.parse(meta["position"])
     return Asked(rows, meta["about"], position, meta["at_us"], meta["by"], meta["cause"])
-
-
-def _below(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from headrace.answers import predict_in_blocks
 from headrace.batch import OPS, Batch
+from headrace.comparison import whole
 from headrace.errors import HeadraceError
 from headrace.flow import RetrainPlan, Selection, StreamPlan
 from headrace.learn.base import Learner
@@ -73,10 +74,6 @@ class Trained:
     words: Mapping[str, list[str]]
     sizes: Mapping[str, int]
     about: dict[str, Any]
-
-    @property
-    def status(self) -> str:
-        return str(self.about["status"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +139,8 @@ def as_batch(table: pa.Table) -> Batch:
     times = table.column("__ts").cast(pa.int64()).to_numpy() if "__ts" in table.column_names else None
     names = [name for name in table.column_names if not name.startswith("__")]
     plain = table.select(names).combine_chunks()
-    columns = {name: _whole(plain.column(name)) for name in names}
+    columns = {name: whole(plain.column(name)) for name in names}
     return Batch.of(columns, ts_us=0 if times is None else np.asarray(times, np.int64))
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    found = column.combine_chunks()
-    return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks or [pa.nulls(0, found.type)])
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

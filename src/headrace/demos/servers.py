@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,29 @@ import psycopg
 from psycopg import sql
 
 from headrace.errors import DeclarationError
+from headrace.kafka.settings import SCHEME, KafkaPlace
 from headrace.testing.servers import KafkaBroker, KafkaConnect, PostgresServer, free_directory
 
 Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Scene:
+    """What the demo plays on.
+
+    Attributes:
+        dsn: the database's; "" where rows come from topics.
+        log: the log's location.
+        pictures: the directory for pictures.
+        stopped: whether the log ends with the demo, because its broker does.
+        kept: what goes on afterwards, a line each.
+    """
+
+    dsn: str = ""
+    log: str = ""
+    pictures: Path = field(default_factory=Path.cwd)
+    stopped: bool = False
+    kept: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -81,3 +102,45 @@ def clean_up(database: psycopg.Connection[Any], app: str) -> None:
     found = database.execute("select pubname from pg_publication where pubname like %s", mine)
     for (publication,) in found.fetchall():
         database.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(publication)))
+
+
+@contextlib.contextmanager
+def stage(
+    app: str,
+    *,
+    log: str | None,
+    keep: bool,
+    say: Say,
+    database: bool,
+    dsn: str | None,
+    refuse: Callable[[KafkaPlace], None] | None,
+) -> Iterator[Scene]:
+    """A demo's log and servers, running.
+
+    Args:
+        app: the demo's; names its log.
+        log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``.
+        keep: leave the servers running.
+        database: whether one is needed; ``dsn``: an existing server's.
+        refuse: raises where a cluster holds what is there already; None where a log that is there is gone on with.
+
+    Raises:
+        DeclarationError: there is a log already.
+        JavaMissing: a broker is needed, and there is no Java.
+    """
+    found = Scene()
+    with contextlib.ExitStack() as stack:
+        if log == "kafka":
+            server = stack.enter_context(broker(keep, found.kept, say))
+            found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{app}", not keep
+        elif log is not None and log.startswith(SCHEME):
+            place = KafkaPlace.parse(log, name=app)
+            found.log = f"{SCHEME}{place.bootstrap}/{place.name}"
+            if refuse is not None:
+                refuse(place)
+        else:
+            found.log = log_file(log, app, resumes=refuse is None)
+            found.pictures = Path(found.log).parent
+        if database:
+            found.dsn = stack.enter_context(postgres(dsn, keep, found.kept, say))
+        yield found

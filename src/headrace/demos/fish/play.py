@@ -26,8 +26,7 @@ from headrace.demos.fish.outcome import Outcome, mean_errors, read_outcome, show
 from headrace.demos.fish.picture import Curve, chart, draw
 from headrace.demos.fish.scene import APP, create_tables, insert, scene
 from headrace.demos.fish.show import Show, error_table
-from headrace.demos.mnist.scene import Scene
-from headrace.demos.servers import clean_up
+from headrace.demos.servers import Scene, clean_up
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,12 +13,10 @@ from psycopg import sql
 
 from headrace.demos.fish.events import FIELDS, TIME, FishData
 from headrace.demos.fish.pipeline import MEASUREMENT, TABLES, WEIGHT
-from headrace.demos.mnist.scene import Scene
-from headrace.demos.servers import Say, broker, log_file
-from headrace.demos.servers import postgres as database_of
+from headrace.demos.servers import Say, Scene, stage
 from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import KafkaPlace
 
 APP = "fish"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,21 +38,8 @@ def scene(*, log: str | None, keep: bool, say: Say, database: bool, postgres: st
         DeclarationError: there is a log already.
         JavaMissing: a broker is needed, and there is no Java.
     """
-    found = Scene()
-    with contextlib.ExitStack() as stack:
-        if log == "kafka":
-            server = stack.enter_context(broker(keep, found.kept, say))
-            found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{APP}", not keep
-        elif log is not None and log.startswith(SCHEME):
-            place = KafkaPlace.parse(log, name=APP)
-            found.log = f"{SCHEME}{place.bootstrap}/{place.name}"
-            if database:
-                _refuse_taken(place)
-        else:
-            found.log = log_file(log, APP, resumes=not database)
-            found.pictures = Path(found.log).parent
-        if database:
-            found.dsn = stack.enter_context(database_of(postgres, keep, found.kept, say))
+    refuse = _refuse_taken if database else None
+    with stage(APP, log=log, keep=keep, say=say, database=database, dsn=postgres, refuse=refuse) as found:
         yield found
 
 

@@ -23,9 +23,9 @@ import headrace as hr
 from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, SEED, Recipe, recipe
-from headrace.demos.mnist.scene import APP, Scene, create_tables, scene
+from headrace.demos.mnist.scene import APP, create_tables, scene
 from headrace.demos.mnist.show import Show, draw_curve, draw_digit, half_blocks, share_right
-from headrace.demos.servers import clean_up
+from headrace.demos.servers import Scene, clean_up
 from headrace.engines.local.running import Running
 
 TRAIN, TEST = "tf.public.mnist_train", "tf.public.mnist_test"

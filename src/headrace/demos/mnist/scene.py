@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from headrace.demos.mnist.digits import CREATE
-from headrace.demos.servers import Say, broker, log_file
-from headrace.demos.servers import postgres as database_of
+from headrace.demos.servers import Say, Scene, stage
 from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import KafkaPlace
 
 APP = "mnist"
 TABLES = ("mnist_train", "mnist_test")
-
-
-@dataclass(slots=True)
-class Scene:
-    """What the demo plays on.
-
-    Attributes:
-        dsn: the database's; "" in the online mode, which has none.
-        log: the log's location.
-        pictures: the directory for pictures.
-        stopped: whether the log ends with the demo, because its broker does.
-        kept: what goes on afterwards, a line each.
-    """
-
-    dsn: str = ""
-    log: str = ""
-    pictures: Path = field(default_factory=Path.cwd)
-    stopped: bool = False
-    kept: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -58,21 +36,8 @@ def scene(
         DeclarationError: there is a log already.
         JavaMissing: a broker is needed, and there is no Java.
     """
-    found = Scene()
-    with contextlib.ExitStack() as stack:
-        if log == "kafka":
-            server = stack.enter_context(broker(keep, found.kept, say))
-            found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{APP}", not keep
-        elif log is not None and log.startswith(SCHEME):
-            place = KafkaPlace.parse(log, name=APP)
-            found.log = f"{SCHEME}{place.bootstrap}/{place.name}"
-            if not resumes:
-                _refuse_taken(place)
-        else:
-            found.log = log_file(log, APP, resumes=resumes)
-            found.pictures = Path(found.log).parent
-        if database:
-            found.dsn = stack.enter_context(database_of(postgres, keep, found.kept, say))
+    refuse = None if resumes else _refuse_taken
+    with stage(APP, log=log, keep=keep, say=say, database=database, dsn=postgres, refuse=refuse) as found:
         yield found
 
 
