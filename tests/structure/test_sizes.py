@@ -10,7 +10,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "headrace"
 
-MODULE_LINES = 500
 FUNCTION_LINES = 60
 PUBLIC_METHODS = 15
 
@@ -34,11 +33,6 @@ def nodes(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[tuple[str
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, kind):
                 yield path, node
-
-
-def test_modules_are_short() -> None:
-    long = [f"{path}: {lines}" for path, text in sources("src") if (lines := len(text.splitlines())) > MODULE_LINES]
-    assert not long, f"over {MODULE_LINES} lines: {', '.join(long)}"
 
 
 def test_functions_are_short() -> None:
