@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.plain_values import json_texts
 from headrace.position import Position, format_positions
 
 OPS = {name: ord(name) for name in "cudtr"}
@@ -238,7 +239,7 @@ def dead_letters(
     >>> dead_letters(Batch.of({"id": [7]}), ["no such digit"], stage="learn").rows.to_pylist()
     [{'reason': 'no such digit', 'stage': 'learn', 'model': None, 'row': '{"id": 7}'}]
     """
-    texts = rows if rows is not None else [json.dumps(row, default=str) for row in batch.rows.to_pylist()]
+    texts = rows if rows is not None else json_texts(batch.rows)
     n = batch.num_rows
     columns = {
         "reason": pa.array(list(reasons), pa.string()),

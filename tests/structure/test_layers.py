@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 PACKAGE = "headrace"
 
 # In this order: each may import those before it.
-GROUND = ("errors", "clock", "faults", "position", "batch", "wire", "kafka")
+GROUND = ("errors", "clock", "faults", "position", "plain_values", "batch", "wire", "kafka")
 STAGES = ("capture", "transform", "formats", "log", "learn", "grade", "registry", "sinks", "serve")
 # What happens to rows: composed of learners and transforms, with no I/O. Each may import those before it.
 PURE = (

@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 from headrace.formats import base64_columns, decimals, instants, json_rows, json_text
 from headrace.formats.column_text import array_text, plain_text
 from headrace.formats.json_text import TEXT, is_bytes, is_list, is_text
+from headrace.plain_values import PER_SECOND
 
 Convert = Callable[[pa.Array], pa.Array]
 Ints = npt.NDArray[np.int64]
@@ -295,7 +296,7 @@ def _time_of_text(texts: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _checked_time(numbers: pa.Array, kind: pa.DataType) -> pa.Array:
     values = np.asarray(pc.fill_null(numbers, 0))
-    if (values < 0).any() or (values >= 86_400 * instants.PER_SECOND[kind.unit]).any():
+    if (values < 0).any() or (values >= 86_400 * PER_SECOND[kind.unit]).any():
         raise ValueError("is not a time of day")
     return numbers.cast(pa.int32()).view(kind) if pa.types.is_time32(kind) else numbers.view(kind)
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.plain_values import PER_SECOND, civil
+
 Ints = npt.NDArray[np.int64]
 
-PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _YEAR_1, _YEAR_10000 = -62_135_596_800, 253_402_300_800
 _ISO = (
@@ -66,18 +67,10 @@ def iso_text(number: int, unit: str) -> str:
 def date_text(days: int) -> str:
     """A day since 1970-01-01 in ISO form.
 
-    Source: https://howardhinnant.github.io/date_algorithms.html#civil_from_days
-
     >>> date_text(19782), date_text(-719529), date_text(4000000)
     ('2024-02-29', '-0001-12-31', '+12921-08-18')
     """
-    era, day_of_era = divmod(days + 719_468, 146_097)
-    year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
-    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    shifted = (5 * day_of_year + 2) // 153
-    day = day_of_year - (153 * shifted + 2) // 5 + 1
-    month = shifted + 3 if shifted < 10 else shifted - 9
-    year = era * 400 + year_of_era + (month <= 2)
+    year, month, day = civil(days)
     sign = "+" if year > 9999 else "-" if year < 0 else ""
     return f"{sign}{abs(year):04d}-{month:02d}-{day:02d}"
 

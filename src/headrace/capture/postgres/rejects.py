@@ -15,6 +15,8 @@ import pyarrow as pa
 from headrace.capture.postgres import types
 from headrace.capture.postgres.cells import BINARY, TEXT, Cells
 from headrace.capture.postgres.messages import Column, Mask
+from headrace.plain_values import date_text, instant_text, texts
+from headrace.plain_values import value as plain_value
 
 _DAY_US = 86_400_000_000
 _NUMERIC_SIGNS = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
@@ -63,58 +65,18 @@ def refused_text(cells: Cells, row: int, type_name: str) -> str:
     if type_name == "date":
         return date_text(number + 10_957)
     zone = "+00" if type_name.endswith("with time zone") else ""
-    return timestamp_text(number + 10_957 * _DAY_US, zone)
+    return instant_text(number + 10_957 * _DAY_US, "us", zone)
 
 
 def _plain(scalar: pa.Scalar) -> Any:
     """A value that JSON can say."""
     if not scalar.is_valid:
         return None
-    if pa.types.is_date(scalar.type):
-        return date_text(scalar.value)
-    if pa.types.is_timestamp(scalar.type):
-        return timestamp_text(scalar.value, "+00" if scalar.type.tz else "")
-    if pa.types.is_string(scalar.type):
-        return scalar.as_buffer().to_pybytes().decode(errors="replace")
-    value = scalar.as_py()
+    if pa.types.is_date(scalar.type) or pa.types.is_timestamp(scalar.type):
+        return texts(pa.array([scalar]))[0]
+    value = plain_value(scalar)
     if isinstance(value, bytes):
         return f"\\x{value.hex()}"
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value if isinstance(value, bool | int | float) else str(value)
-
-
-def date_text(days: int) -> str:
-    """A day since 1970-01-01 as PostgreSQL prints it, for any year.
-
-    Source: https://howardhinnant.github.io/date_algorithms.html#civil_from_days
-
-    >>> date_text(19782), date_text(-719529), date_text(4000000)
-    ('2024-02-29', '0002-12-31 BC', '12921-08-18')
-    """
-    return "{}{}".format(*_date(days))
-
-
-def timestamp_text(micros: int, zone: str) -> str:
-    """Microseconds since 1970-01-01 as PostgreSQL prints them.
-
-    >>> timestamp_text(1709210096700000, "+00"), timestamp_text(-62135596800000001 - 86400000000 * 366, "")
-    ('2024-02-29 12:34:56.7+00', '0002-12-31 23:59:59.999999 BC')
-    """
-    days, rest = divmod(micros, _DAY_US)
-    seconds, fraction = divmod(rest, 1_000_000)
-    date, bc = _date(days)
-    clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-    decimals = f".{fraction:06d}".rstrip("0") if fraction else ""
-    return f"{date} {clock}{decimals}{zone}{bc}"
-
-
-def _date(days: int) -> tuple[str, str]:
-    era, day_of_era = divmod(days + 719_468, 146_097)
-    year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
-    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    shifted = (5 * day_of_year + 2) // 153
-    day = day_of_year - (153 * shifted + 2) // 5 + 1
-    month = shifted + 3 if shifted < 10 else shifted - 9
-    year = era * 400 + year_of_era + (month <= 2)
-    return f"{year if year > 0 else 1 - year:04d}-{month:02d}-{day:02d}", "" if year > 0 else " BC"

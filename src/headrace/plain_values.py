@@ -1,0 +1,637 @@
+"""Arrow values as Python's values, as JSON, as text and as keys. Nothing here raises because of a value.
+
+Arrow's own `as_py` and `to_pylist` end with an error at a day that `datetime` does not have, cut off nanoseconds, take
+24:00:00 for midnight, and give pandas' types where pandas happens to be installed. Here a value that Python's types
+hold exactly comes as one of them, as Arrow gives it, and any other as text, as PostgreSQL prints it:
+
+===================================================  =====================================================
+value                                                text
+===================================================  =====================================================
+a day or instant beyond the years 1 to 9999          ``0044-03-15 BC``, ``10000-01-01 04:59:59+00`` (in UTC)
+the largest and the smallest number of its type      ``infinity``, ``-infinity``
+nanoseconds                                          ``2024-02-29 12:34:56.789012345+00``
+the end of a day, as a time of day                   ``24:00:00``
+a duration beyond `timedelta`, or with nanoseconds   ``2562047788015:12:55``
+text that is no UTF-8                                with U+FFFD for the bytes that are none
+===================================================  =====================================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from datetime import date, time, timedelta
+from decimal import Context, Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_DECIMALS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+_DAY_SECONDS = 86_400
+_FIRST_DAY, _END_DAY = -719_162, 2_932_897  # 0001-01-01 and 10000-01-01, in days since 1970
+# Arrow has an error of its own for each of its types and for some values: none of them is let through.
+_REFUSED = (ArithmeticError, LookupError, TypeError, ValueError, NotImplementedError, pa.ArrowException)
+_EXACT = Context(prec=100_000)
+
+
+# -- as Python has them -----------------------------------------------------------------------------------------------
+
+
+def values(array: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column as `to_pylist` does, and as text what Python's types cannot hold.
+
+    >>> values(pa.array([0, 253402318799000000, None]).cast(pa.timestamp("us", "UTC")))[1:]
+    ['10000-01-01 04:59:59+00', None]
+    >>> values(pa.array([[-735160], []], pa.list_(pa.int32())).cast(pa.list_(pa.date32())))
+    [['0044-03-15 BC'], []]
+    """
+    if isinstance(array, pa.ChunkedArray):
+        return [value for chunk in array.chunks for value in values(chunk)]
+    if not _may_mislead(array.type):
+        try:
+            found: list[Any] = array.to_pylist()
+        except _REFUSED:
+            pass
+        else:
+            return found
+    return _carefully(array)
+
+
+def value(scalar: pa.Scalar) -> Any:
+    """Return one value, as `values` has it.
+
+    >>> value(pa.scalar(2**31 - 1, pa.int32()).cast(pa.date32()))
+    'infinity'
+    """
+    return values(pa.array([scalar]) if isinstance(scalar.type, pa.BaseExtensionType) else _alone(scalar))[0]
+
+
+def rows(records: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
+    """Return each row as a dictionary of its `values`. Of columns with one name, the later ones get a number.
+
+    >>> rows(pa.record_batch([pa.array([1]), pa.array([2])], names=["x", "x"]))
+    [{'x': 1, 'x_2': 2}]
+    """
+    names = _distinct(records.schema.names)
+    if not names:
+        return [{} for _ in range(records.num_rows)]
+    columns = [values(column) for column in records.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def json_texts(records: pa.RecordBatch | pa.Table) -> list[str]:
+    """Return each row as a JSON object, as dead letters hold it: what JSON has no type for is text.
+
+    >>> json_texts(pa.record_batch({"at": pa.array([253402318799]).cast(pa.timestamp("s")), "x": [1.5]}))
+    ['{"at": "10000-01-01 04:59:59", "x": 1.5}']
+    """
+    return [_json(row) for row in rows(records)]
+
+
+def _json(row: dict[str, Any]) -> str:
+    try:
+        return json.dumps(row, default=str)
+    except _REFUSED:  # a whole number with more digits than Python prints
+        return json.dumps({name: repr_text(one) for name, one in row.items()}, default=repr_text)
+
+
+def repr_text(value: Any) -> str:
+    """Return any value of Python as some text."""
+    try:
+        return str(value)
+    except _REFUSED:
+        return str(Decimal(value)) if isinstance(value, int) else object.__repr__(value)
+
+
+def _may_mislead(kind: pa.DataType) -> bool:
+    """Whether Arrow may give a wrong value, or one that depends on what is installed, without an error."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _may_mislead(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _may_mislead(kind.value_type)
+    if pa.types.is_nested(kind):
+        return any(_may_mislead(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
+        return bool(kind.unit == "ns")
+    return bool(pa.types.is_time(kind) or pa.types.is_float16(kind))
+
+
+def _carefully(array: pa.Array) -> list[Any]:
+    kind = array.type
+    for matches, convert in _CAREFUL:
+        if matches(kind):
+            try:
+                return convert(array)
+            except _REFUSED:
+                break
+    return [_alone_carefully(array[i]) for i in range(len(array))]
+
+
+def _alone(scalar: pa.Scalar) -> pa.Array:
+    try:
+        return pa.array([scalar], scalar.type)
+    except _REFUSED:
+        return pa.repeat(scalar, 1)
+
+
+def _alone_carefully(scalar: pa.Scalar) -> Any:
+    if not scalar.is_valid:
+        return None
+    try:
+        return scalar.as_py()
+    except _REFUSED:
+        pass
+    if pa.types.is_union(scalar.type):
+        return value(scalar.value)
+    return f"a value of {scalar.type}"
+
+
+def _instants(array: pa.Array) -> list[Any]:
+    unit, zoned = array.type.unit, array.type.tz is not None
+    if unit == "ns":
+        return _whole_or(array, pa.timestamp("us", array.type.tz), lambda number: timestamp_text(number, "ns", zoned))
+    return [
+        None if number is None else _instant(array, row, number, unit, zoned)
+        for row, number in enumerate(array.view(pa.int64()).to_pylist())
+    ]
+
+
+def _instant(array: pa.Array, row: int, number: int, unit: str, zoned: bool) -> Any:
+    if _FIRST_DAY <= number // PER_SECOND[unit] // _DAY_SECONDS < _END_DAY:
+        try:
+            return array[row].as_py()
+        except _REFUSED:  # in its own zone it is in another year; or the zone is not known here
+            pass
+    return timestamp_text(number, unit, zoned)
+
+
+def _whole_or(array: pa.Array, wider: pa.DataType, text: Callable[[int], str]) -> list[Any]:
+    """Nanoseconds: those that are whole microseconds as Arrow gives them, the others as text."""
+    numbers = array.view(pa.int64()).to_pylist()
+    whole = [number if number is not None and number % 1000 == 0 else None for number in numbers]
+    found = values(pa.array([None if one is None else one // 1000 for one in whole], pa.int64()).view(wider))
+    return [
+        text(number) if one is None and number is not None else known
+        for number, one, known in zip(numbers, whole, found, strict=True)
+    ]
+
+
+def _days(array: pa.Array) -> list[Any]:
+    if pa.types.is_date64(array.type):
+        numbers = array.view(pa.int64()).to_pylist()
+        days = [one if one is None or _is_extreme(one, 64) else one // (_DAY_SECONDS * 1000) for one in numbers]
+        bits = 64
+    else:
+        days, bits = array.view(pa.int32()).to_pylist(), 32
+    return [None if one is None else _day(one, bits) for one in days]
+
+
+def _day(days: int, bits: int) -> date | str:
+    if _FIRST_DAY <= days < _END_DAY:
+        return date.fromordinal(days - _FIRST_DAY + 1)
+    return date_text(days, bits)
+
+
+def _times(array: pa.Array) -> list[Any]:
+    unit = array.type.unit
+    numbers = array.view(pa.int32() if pa.types.is_time32(array.type) else pa.int64()).to_pylist()
+    return [None if one is None else _time(one, unit) for one in numbers]
+
+
+def _time(number: int, unit: str) -> time | str:
+    micros, rest = divmod(number * PER_SECOND["us"], PER_SECOND[unit])
+    if rest or not 0 <= micros < _DAY_SECONDS * 1_000_000:
+        return clock_text(number, unit)
+    seconds, micros = divmod(micros, 1_000_000)
+    return time(seconds // 3600, seconds // 60 % 60, seconds % 60, micros)
+
+
+def _durations(array: pa.Array) -> list[Any]:
+    unit = array.type.unit
+    return [None if one is None else _duration(one, unit) for one in array.view(pa.int64()).to_pylist()]
+
+
+def _duration(number: int, unit: str) -> timedelta | str:
+    micros, rest = divmod(number * PER_SECOND["us"], PER_SECOND[unit])
+    try:
+        return clock_text(number, unit) if rest else timedelta(microseconds=micros)
+    except OverflowError:
+        return clock_text(number, unit)
+
+
+def _halves(array: pa.Array) -> list[Any]:
+    found: list[Any] = array.cast(pa.float32()).to_pylist()
+    return found
+
+
+def _readable(array: pa.Array) -> list[Any]:
+    raw = array.cast(pa.large_binary()) if not pa.types.is_string_view(array.type) else array.cast(pa.binary_view())
+    return [None if one is None else one.decode(errors="replace") for one in raw.to_pylist()]
+
+
+def _structs(array: pa.StructArray) -> list[Any]:
+    names = _distinct([field.name for field in array.type])
+    valid = array.is_valid().to_pylist()
+    columns = [values(child) for child in array.flatten()]
+    if not columns:
+        return [{} if one else None for one in valid]
+    parts = zip(*columns, strict=True)
+    return [dict(zip(names, row, strict=True)) if one else None for one, row in zip(valid, parts, strict=True)]
+
+
+def _lists(array: pa.Array) -> list[Any]:
+    return [values(array[i].values) if array[i].is_valid else None for i in range(len(array))]
+
+
+def _maps(array: pa.MapArray) -> list[Any]:
+    found: list[Any] = []
+    for i in range(len(array)):
+        entries = array[i].values if array[i].is_valid else None
+        pairs = None if entries is None else zip(*(values(part) for part in entries.flatten()), strict=True)
+        found.append(None if pairs is None else list(pairs))
+    return found
+
+
+def _decoded(array: pa.DictionaryArray) -> list[Any]:
+    known = values(array.dictionary)
+    return [None if one is None else known[one] for one in array.indices.to_pylist()]
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+_CAREFUL: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], list[Any]]], ...] = (
+    (lambda kind: isinstance(kind, pa.BaseExtensionType), lambda array: values(array.storage)),
+    (pa.types.is_timestamp, _instants),
+    (pa.types.is_date, _days),
+    (pa.types.is_time, _times),
+    (pa.types.is_duration, _durations),
+    (pa.types.is_float16, _halves),
+    (_is_text, _readable),
+    (pa.types.is_struct, _structs),
+    (pa.types.is_map, _maps),
+    (_is_list, _lists),
+    (pa.types.is_dictionary, _decoded),
+    (pa.types.is_run_end_encoded, lambda array: values(pc.run_end_decode(array))),
+)
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    found: dict[str, None] = {}
+    for name in names:
+        number, free = 2, name
+        while free in found:
+            free, number = f"{name}_{number}", number + 1
+        found[free] = None
+    return list(found)
+
+
+# -- as PostgreSQL prints them ----------------------------------------------------------------------------------------
+
+
+def date_text(days: int, bits: int = 0) -> str:
+    """Return a day since 1970-01-01 as PostgreSQL prints it, for any year.
+
+    Args:
+        bits: of the type that holds it, whose extremes are ``infinity`` and ``-infinity``; 0: none are.
+
+    >>> date_text(19782), date_text(-719529), date_text(4000000), date_text(2**31 - 1, 32)
+    ('2024-02-29', '0002-12-31 BC', '12921-08-18', 'infinity')
+    """
+    if bits and _is_extreme(days, bits):
+        return "infinity" if days > 0 else "-infinity"
+    return "{}{}".format(*_date(days))
+
+
+def timestamp_text(number: int, unit: str = "us", zoned: bool = False) -> str:
+    """Return an instant, counted since 1970-01-01 UTC, as PostgreSQL prints it in UTC.
+
+    >>> timestamp_text(1709210096700000, "us", True), timestamp_text(-62167219200001 - 86400000 * 366, "ms")
+    ('2024-02-29 12:34:56.7+00', '0003-12-30 23:59:59.999 BC')
+    >>> timestamp_text(2**63 - 1)
+    'infinity'
+    """
+    if _is_extreme(number, 64):
+        return "infinity" if number > 0 else "-infinity"
+    return instant_text(number, unit, "+00" if zoned else "")
+
+
+def instant_text(number: int, unit: str, zone: str) -> str:
+    """Return an instant that no number stands for infinity in, with what the zone is called."""
+    days, rest = divmod(number, _DAY_SECONDS * PER_SECOND[unit])
+    day, bc = _date(days)
+    return f"{day} {clock_text(rest, unit)}{zone}{bc}"
+
+
+def clock_text(number: int, unit: str) -> str:
+    """Return a time of day, or a duration, as PostgreSQL prints it: hours, minutes, seconds, decimals where needed.
+
+    >>> clock_text(86400, "s"), clock_text(-5_400_500, "ms"), clock_text(1, "ns")
+    ('24:00:00', '-01:30:00.5', '00:00:00.000000001')
+    """
+    sign = "-" if number < 0 else ""
+    seconds, fraction = divmod(abs(number), PER_SECOND[unit])
+    decimals = f".{fraction:0{_DECIMALS[unit]}d}".rstrip("0") if fraction else ""
+    return f"{sign}{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{decimals}"
+
+
+def civil(days: int) -> tuple[int, int, int]:
+    """Return year, month and day of a day since 1970-01-01; year 0 is 1 BC.
+
+    Source: https://howardhinnant.github.io/date_algorithms.html#civil_from_days
+
+    >>> civil(19782), civil(-719529)
+    ((2024, 2, 29), (-1, 12, 31))
+    """
+    era, day_of_era = divmod(days + 719_468, 146_097)
+    year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    shifted = (5 * day_of_year + 2) // 153
+    month = shifted + 3 if shifted < 10 else shifted - 9
+    return era * 400 + year_of_era + (month <= 2), month, day_of_year - (153 * shifted + 2) // 5 + 1
+
+
+def _date(days: int) -> tuple[str, str]:
+    year, month, day = civil(days)
+    return f"{year if year > 0 else 1 - year:04d}-{month:02d}-{day:02d}", "" if year > 0 else " BC"
+
+
+def _is_extreme(number: int, bits: int) -> bool:
+    """Infinity is the largest number; minus infinity the smallest one, or the largest's negative (DuckDB)."""
+    return abs(number) >= (1 << bits - 1) - 1
+
+
+def number_text(number: float, single: bool = False) -> str:
+    """Return a float as PostgreSQL prints it: the shortest text that reads back as the same.
+
+    Args:
+        single: it is one of 32 bits.
+
+    >>> number_text(1.0), number_text(-2.5e-7), number_text(1e15), number_text(float("-inf"))
+    ('1', '-2.5e-07', '1e+15', '-Infinity')
+    >>> number_text(0.10000000149011612, single=True), number_text(1e6, single=True)
+    ('0.1', '1e+06')
+    """
+    if not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    shortest = np.format_float_scientific(np.float32(number) if single else np.float64(number), trim="-", exp_digits=2)
+    digits, _, exponent = shortest.partition("e")
+    if not -4 <= int(exponent) < (6 if single else 15):
+        return shortest
+    return f"{Decimal(shortest):f}" if number else digits
+
+
+def texts(array: pa.Array | pa.ChunkedArray) -> list[str | None]:
+    """Return the values of a column as PostgreSQL prints them; what it has no type for, as JSON.
+
+    >>> texts(pa.array([True])), texts(pa.array([1.0])), texts(pa.array([b"a"])), texts(pa.array([["a b", None]]))
+    (['true'], ['1'], ['\\\\x61'], ['{"a b",NULL}'])
+    """
+    if isinstance(array, pa.ChunkedArray):
+        return [text for chunk in array.chunks for text in texts(chunk)]
+    array = _unwrapped(array)
+    kind = array.type
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        plain: list[str | None] = array.cast(pa.string()).to_pylist()
+        return plain
+    if pa.types.is_floating(kind):
+        single = not pa.types.is_float64(kind)
+        return [None if one is None else number_text(one, single) for one in values(array)]
+    if pa.types.is_timestamp(kind):
+        zoned = kind.tz is not None
+        return _each(array, pa.int64(), lambda number: timestamp_text(number, kind.unit, zoned))
+    if pa.types.is_date(kind):
+        return [_date_or_text(one) for one in _days(array)]
+    if pa.types.is_time(kind) or pa.types.is_duration(kind):
+        return _each(
+            array, pa.int32() if pa.types.is_time32(kind) else pa.int64(), lambda one: clock_text(one, kind.unit)
+        )
+    if _is_list(kind):
+        return [array_text(array[i].values) if array[i].is_valid else None for i in range(len(array))]
+    return [None if one is None else _text(one) for one in values(array)]
+
+
+def array_text(items: pa.Array) -> str:
+    r"""Return the elements of one array as PostgreSQL prints it.
+
+    >>> array_text(pa.array(["a", None, "NULL", "b c"])), array_text(pa.array([[1, 2], [3, 4]]))
+    ('{a,NULL,"NULL","b c"}', '{{1,2},{3,4}}')
+    """
+    nested = _is_list(items.type)
+    found = texts(items)
+    if pa.types.is_boolean(items.type):
+        found = [None if one is None else one[0] for one in found]
+    return "{" + ",".join("NULL" if one is None else one if nested else _quoted(one) for one in found) + "}"
+
+
+def _quoted(text: str) -> str:
+    special = not text or text.upper() == "NULL" or any(one in '{}",\\' or one.isspace() for one in text)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"' if special else text
+
+
+def _each(array: pa.Array, numbers: pa.DataType, text: Callable[[int], str]) -> list[str | None]:
+    return [None if one is None else text(one) for one in array.view(numbers).to_pylist()]
+
+
+def _date_or_text(day: date | str | None) -> str | None:
+    return day.isoformat() if isinstance(day, date) else day
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, default=_text, ensure_ascii=False)
+    return repr_text(value)
+
+
+def _unwrapped(array: pa.Array) -> pa.Array:
+    """Values of a dictionary, of runs, or of a type made of another."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return _unwrapped(array.dictionary_decode())
+    if pa.types.is_run_end_encoded(kind):
+        return _unwrapped(pc.run_end_decode(array))
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
+        return _unwrapped(array.storage)
+    return array
+
+
+# -- as keys ----------------------------------------------------------------------------------------------------------
+
+
+def keys(array: pa.Array | pa.ChunkedArray) -> list[Hashable]:
+    """Return values as keys: equal where the values are equal, whatever their types, and never equal by rounding.
+
+    A number is an int or float (a decimal too, where it is the shortest text of a float), text is text and bytes are
+    bytes. Anything else is a tuple that begins with a word: ``("numeric", "0.10000000000000000001")``,
+    ``("instant", nanoseconds since 1970 UTC)`` of days, timestamps and timestamps with a zone alike (as PostgreSQL
+    compares them in UTC), ``("clock", nanoseconds)``, ``("duration", nanoseconds)``, ``("list", …)``. Tuples hold only
+    int, float, bool, str, bytes, None and tuples. NaN is ``("numeric", "NaN")``, which equals itself, as in an index.
+
+    >>> keys(pa.array([Decimal("1.00")])), keys(pa.array([1.0])), keys(pa.array([Decimal("0.1")])), keys(pa.array([1]))
+    ([1], [1], [0.1], [1])
+    >>> keys(pa.array([1], pa.timestamp("s", "UTC"))) == keys(pa.array([1000], pa.timestamp("ms")))
+    True
+    """
+    if isinstance(array, pa.ChunkedArray):
+        return [key for chunk in array.chunks for key in keys(chunk)]
+    array = _unwrapped(array)
+    kind = array.type
+    for matches, convert in _KEYS:
+        if matches(kind):
+            return convert(array)
+    return [_key(one) for one in values(array)]
+
+
+def row_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[tuple[Hashable, ...]]:
+    """Return the `keys` of some columns, row by row.
+
+    >>> row_keys([pa.array(["a", "b"]), pa.array([1, None])])
+    [('a', 1), ('b', None)]
+    """
+    return list(zip(*(keys(column) for column in columns), strict=True))
+
+
+def number_key(number: float | Decimal) -> Hashable:
+    """Return a number's key; see `keys`.
+
+    >>> number_key(2.0), number_key(Decimal("1e3")), number_key(0.5), number_key(float("nan"))
+    (2, 1000, 0.5, ('numeric', 'NaN'))
+    """
+    exact = number if isinstance(number, Decimal) else Decimal(repr(float(number)))
+    if not exact.is_finite():
+        return float(exact) if exact.is_infinite() else ("numeric", "NaN")
+    if exact == exact.to_integral_value():
+        return int(exact)
+    near = float(exact)
+    if math.isfinite(near) and Decimal(repr(near)) == exact:
+        return near
+    return ("numeric", f"{exact.normalize(_EXACT):f}")
+
+
+def _number_keys(array: pa.Array) -> list[Hashable]:
+    if pa.types.is_float32(array.type) or pa.types.is_float16(array.type):
+        array = array.cast(pa.float64())
+    return [None if one is None else number_key(one) for one in array.to_pylist()]
+
+
+def _instant_keys(array: pa.Array) -> list[Hashable]:
+    kind = array.type
+    if pa.types.is_date32(kind):
+        numbers, per, bits = array.view(pa.int32()), _DAY_SECONDS * PER_SECOND["ns"], 32
+    else:
+        per = PER_SECOND["ns"] // PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
+        numbers, bits = array.view(pa.int64()), 64
+    return [None if one is None else ("instant", _nanos(one, per, bits)) for one in numbers.to_pylist()]
+
+
+def _nanos(number: int, per: int, bits: int) -> int | str:
+    if _is_extreme(number, bits):
+        return "infinity" if number > 0 else "-infinity"
+    return number * per
+
+
+def _span_keys(array: pa.Array) -> list[Hashable]:
+    kind = array.type
+    per = PER_SECOND["ns"] // PER_SECOND[kind.unit]
+    numbers = array.view(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist()
+    word = "clock" if pa.types.is_time(kind) else "duration"
+    return [None if one is None else (word, one * per) for one in numbers]
+
+
+def _text_keys(array: pa.Array) -> list[Hashable]:
+    try:
+        found: list[Hashable] = array.to_pylist()
+    except UnicodeDecodeError:  # two texts must not be one because neither can be read
+        return [None if one is None else _text_key(one) for one in array.cast(pa.large_binary()).to_pylist()]
+    return found
+
+
+def _text_key(raw: bytes) -> Hashable:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return ("text", raw)
+
+
+def _plain_keys(array: pa.Array) -> list[Hashable]:
+    found: list[Hashable] = array.to_pylist()
+    return found
+
+
+def _list_keys(array: pa.Array) -> list[Hashable]:
+    return [("list", *keys(array[i].values)) if array[i].is_valid else None for i in range(len(array))]
+
+
+def _struct_keys(array: pa.StructArray) -> list[Hashable]:
+    names = [field.name for field in array.type]
+    parts = [keys(child) for child in array.flatten()]
+    valid = array.is_valid().to_pylist()
+    return [
+        ("struct", *((name, part[i]) for name, part in zip(names, parts, strict=True))) if one else None
+        for i, one in enumerate(valid)
+    ]
+
+
+def _map_keys(array: pa.MapArray) -> list[Hashable]:
+    """Entries in any order are the same map."""
+    found: list[Hashable] = []
+    for i in range(len(array)):
+        entries = array[i].values if array[i].is_valid else None
+        pairs = None if entries is None else zip(*(keys(part) for part in entries.flatten()), strict=True)
+        found.append(None if pairs is None else ("map", *sorted(pairs, key=repr)))
+    return found
+
+
+def _key(value: Any) -> Hashable:
+    """The key of a value of Python that no type above has."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, bool | int | str | bytes) or value is None:
+        return value
+    if isinstance(value, float | Decimal):
+        return number_key(value)
+    return (type(value).__name__, repr_text(value))
+
+
+_KEYS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], list[Hashable]]], ...] = (
+    (lambda kind: bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_bytes(kind)), _plain_keys),
+    (_is_text, _text_keys),
+    (lambda kind: bool(pa.types.is_floating(kind) or pa.types.is_decimal(kind)), _number_keys),
+    (lambda kind: bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind)), _instant_keys),
+    (lambda kind: bool(pa.types.is_time(kind) or pa.types.is_duration(kind)), _span_keys),
+    (pa.types.is_struct, _struct_keys),
+    (pa.types.is_map, _map_keys),
+    (_is_list, _list_keys),
+)
