@@ -117,11 +117,11 @@ def _serve_alone(pipeline: App, settings: ServeSettings, signals: Signals, *, ru
 def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json: bool) -> None:
     from headrace.engines.local.following import Follower
     from headrace.engines.local.serving import Place
-    from headrace.engines.local.workers import PARENT, end_with_parent
+    from headrace.engines.local.workers import PARENT, end_with_parent, inherited_socket
 
     ended = threading.Event()
     with ExitStack() as stack:
-        place = Place.of(pipeline, settings, shared=PARENT in _environment())
+        place = Place.of(pipeline, settings, listening=inherited_socket())
         stack.callback(place.close)
         follower = Follower.of(pipeline)
         stack.callback(follower.stop)
@@ -142,6 +142,8 @@ def _serve_by_workers(
     """Processes that follow, and answer; this one runs the pipeline, unless another one does."""
     from headrace.engines.local.serving import Place
     from headrace.engines.local.workers import is_file, workers
+    from headrace.serve.server import open_socket
+    from headrace.serve.settings import SOME_KEY
 
     if not is_file(pipeline.log) and not pipeline.log.startswith("kafka://"):
         raise DeclarationError("a log in memory has one process", advice="Give the app a file, or leave --workers out.")
@@ -156,9 +158,15 @@ def _serve_by_workers(
             except LogLocked as error:
                 talk.print(f"{error.message}: following it", markup=False, highlight=False)
         number = place.listening.getsockname()[1]
+        sockets = [place.listening]
+        for _ in range(count - 1):
+            sockets.append(open_socket(settings.model_copy(update={"port": number}), shared=True))
+            stack.callback(sockets[-1].close)
         options = {**named, "port": number, "host": settings.host}
+        if place.keys is not None:
+            options["keys_at_start"] = SOME_KEY if place.keys.some() else place.keys.identity()
         environment = {f"HEADRACE_SERVE_{name.upper()}": str(value) for name, value in options.items()}
-        look = stack.enter_context(workers(count, ["serve", file, "--no-run", "--log", pipeline.log], environment))
+        look = stack.enter_context(workers(sockets, ["serve", file, "--no-run", "--log", pipeline.log], environment))
         signals.stop = ended.set
         scheme = "http" if settings.tls_cert is None else "https"
         _say(f"{scheme}://{settings.host}:{number}", as_json=False)

@@ -72,6 +72,16 @@ def test_the_protocols_own_client(client: Client, expected: list[float]) -> None
             triton.infer("other", inputs)
 
 
+def test_head_is_answered_as_get_without_a_body(client: Client) -> None:
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/weight/ready", "/metrics", "/docs"):
+        got, head = client.get(path), client.ask("HEAD", path)
+        assert got.status == 200
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["content-type"] == got.headers["content-type"]
+    assert client.ask("HEAD", "/prediction", length=1, height="x", species="salmon").status == 422
+    assert (client.ask("HEAD", "/train").status, client.ask("HEAD", "/nothing").status) == (405, 404)
+
+
 def test_json_in_and_out(client: Client, expected: list[float]) -> None:
     got = client.post("/v2/models/weight/infer", {"id": "a", "inputs": tensors()})
     assert got.status == 200
@@ -182,6 +192,15 @@ def test_one_matrix_for_numbers_only_and_labels_with_probabilities(tmp_path: Pat
         binary = client.post("/v2/models/iris/infer", {"inputs": [whole], "parameters": {"binary_data_output": True}})
         size = int(binary.headers["inference-header-content-length"])
         assert binary.body[size + 4 : size + 10] == labels["data"][0].encode()[:6]
+        # No rows are answered with no rows, whatever is asked of them.
+        for none in ([{**whole, "shape": [0, 2], "data": []}], tensors({"x": [], "y": []})):
+            for asked in (outputs, outputs[:1], outputs[1:], [{**outputs[1], "parameters": {"binary_data": True}}]):
+                for path in ("/v2/models/iris/infer", "/v2/models/iris/versions/1/infer"):
+                    got = client.post(path, {"inputs": none, "outputs": asked})
+                    assert got.status == 200, got.body
+                    found = json.loads(got.body[: int(got.headers.get("inference-header-content-length", 10**9))])
+                    shapes = {"prediction": [0], "probability": [0, 2]}
+                    assert [one["shape"] for one in found["outputs"]] == [shapes[one["name"]] for one in asked]
 
 
 def test_versions_that_ended_answer_as_they_did(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import ssl
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import jwt
 import pytest
 
 from headrace.errors import DeclarationError
-from headrace.serve.keys import KeyFile
+from headrace.serve.exchange import Call, Problem
+from headrace.serve.keys import LOOK_SECONDS, KeyFile
+from headrace.serve.security import Gate
 from headrace.serve.settings import ServeSettings
 
 from .asked import FISH, SEEDS, Client, fish, headrace, serving, wait_until
@@ -92,6 +95,73 @@ def test_a_first_key_closes_a_server_that_was_open(tmp_path: Path) -> None:
         assert client.get("/prediction", {"X-API-Key": text}, **SEEDS).status == 200
         key_file(tmp_path).revoke(key.id)
         wait_until(lambda: client.get("/prediction", {"X-API-Key": text}, **SEEDS).status == 401)
+
+
+def test_a_server_that_was_started_with_a_key_stays_closed_without_being_asked(tmp_path: Path) -> None:
+    key, text = key_file(tmp_path).create("only", ["predict"])
+    with serving(fish(tmp_path / "fish.headrace"), FISH) as (_, client):
+        key_file(tmp_path).revoke(key.id)
+        for headers in ({"Host": "localhost"}, {"X-API-Key": text}):
+            wait_until(lambda headers=headers: client.get("/prediction", headers, **SEEDS).status == 401)
+        assert client.post("/train", b"", {"Host": "localhost"}).status == 401
+        key_file(tmp_path).path.unlink()
+        time.sleep(LOOK_SECONDS)
+        assert client.get("/prediction", {"Host": "localhost"}, **SEEDS).status == 401
+        assert client.get("/v2/health/live").status == 200
+
+
+def test_a_key_that_came_and_went_unseen_closes_an_open_server(tmp_path: Path) -> None:
+    keys = key_file(tmp_path)
+    keys.revoke(keys.create("before", ["predict"])[0].id)
+    with serving(fish(tmp_path / "fish.headrace"), FISH) as (_, client):
+        assert client.get("/prediction", **SEEDS).status == 200, "no key, and a file that does not change"
+        keys.revoke(keys.create("brief", ["predict"])[0].id)
+        wait_until(lambda: client.get("/prediction", **SEEDS).status == 401)
+
+
+def test_a_worker_that_is_started_again_goes_by_the_start_of_its_server(tmp_path: Path) -> None:
+    keys = key_file(tmp_path)
+
+    def open_with(at_start: str | None) -> bool:
+        return Gate(ServeSettings(keys_at_start=at_start), KeyFile(keys.path)).open
+
+    assert (open_with(None), open_with(""), open_with("some")) == (True, True, False)
+    keys.revoke(keys.create("brief", ["predict"])[0].id)
+    assert (open_with(None), open_with(keys.identity()), open_with("")) == (True, True, False)
+    keys.create("till", ["predict"])
+    assert (open_with(None), open_with(keys.identity()), open_with("")) == (False, False, False)
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "no JSON": lambda path: path.write_text("{"),
+    "another object": lambda path: path.write_text('{"keys": [{"id": 1}]}'),
+    "a hash that is no text": lambda path: path.write_text(
+        json.dumps({"keys": [{"id": "a", "name": "", "scopes": [], "sha256": 7, "created": ""}]})
+    ),
+    "no UTF-8": lambda path: path.write_bytes(b"\xff\xfe"),
+    "others may read it": lambda path: path.chmod(0o644),
+    "a folder": lambda path: (path.unlink(), path.mkdir(mode=0o700)),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_file_of_keys_that_cannot_be_read_closes_the_server(tmp_path: Path, case: str) -> None:
+    now = [1000.0]
+    keys = KeyFile(tmp_path / "fish.headrace.keys", clock=lambda: now[0])
+    gates = [Gate(ServeSettings(), keys)]
+    _, text = keys.create("till", ["predict"])
+    gates.append(Gate(ServeSettings(), keys))
+    call = Call({"headers": [(b"host", b"localhost"), (b"x-api-key", text.encode())]}, None, {}, 0)  # type: ignore[arg-type]
+    UNREADABLE[case](keys.path)
+    now[0] += LOOK_SECONDS
+    for gate in gates:
+        for _ in range(2):  # what was read before does not count a second later, nor in between
+            with pytest.raises(Problem) as raised:
+                gate.admit(call, "predict")
+            assert raised.value.status == 503
+        gate.admit(call, "")
+    with pytest.raises(DeclarationError):
+        KeyFile(keys.path)
 
 
 def token(secret: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:

@@ -193,11 +193,18 @@ class Front:
         self._patterns = [(re.compile(one.pattern), one) for one in routes if "{" in one.path]
         self._tracer = tracing.tracer()
 
+    async def look(self) -> None:
+        """Look whether keys have come; called once a second, whether anybody asks or not."""
+        self._gate.look()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")  # the server is told to offer HTTP only
         started = time.perf_counter()
+        if scope["method"] == "HEAD":
+            # The answer to GET: the server leaves the body out, since its own scope still says HEAD.
+            scope = {**scope, "method": "GET"}
         route, names = self._find(scope["path"])
         scope[ROUTE] = route
         call = Call(scope, receive, names, self._body_limit)

@@ -135,7 +135,8 @@ class Inference:
         if not proba:
             return answer.made, found.column(PREDICTION).to_pylist(), None
         chances = found.column(PROBABILITY)
-        flat = np.asarray(chances.flatten(), np.float64).reshape(len(chances), -1)
+        assert description.classes is not None
+        flat = np.asarray(chances.flatten(), np.float64).reshape(len(chances), len(description.classes))
         return answer.made, found.column(PREDICTION).to_pylist(), flat
 
 

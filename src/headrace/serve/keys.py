@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -55,14 +55,21 @@ def keys_beside(log: str) -> Path | None:
 class KeyFile:
     """The keys in a file, read again when it changes.
 
+    Args:
+        clock: seconds that only grow; the file is looked at once in one of them.
+
+    While the file cannot be read, every method that looks at keys raises, until it can be read again.
+
     Raises:
         DeclarationError: it is no file of keys, or others may read it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
-        self._seen: tuple[int, int] | None = None
+        self._clock = clock
+        self._seen: tuple[int, ...] | None = None
         self._looked_at = 0.0
+        self._unreadable: DeclarationError | None = None
         self._keys: dict[str, Key] = {}
         self._load()
 
@@ -70,6 +77,11 @@ class KeyFile:
         """Whether there is a key."""
         self._look()
         return bool(self._keys)
+
+    def identity(self) -> str:
+        """What the file is: another text after every change, and none where there is no file."""
+        self._look()
+        return "" if self._seen is None else ":".join(map(str, self._seen))
 
     def all(self) -> list[Key]:
         """Every key."""
@@ -138,29 +150,51 @@ class KeyFile:
         self._load()
 
     def _look(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
             try:
                 found = self.path.stat()
-                changed = (found.st_mtime_ns, found.st_ino) != self._seen
+                changed = self._unreadable is not None or _seen(found) != self._seen
             except FileNotFoundError:
-                changed = self._seen is not None
+                changed = self._unreadable is not None or self._seen is not None
+            except OSError:
+                changed = True
             if changed:
                 self._load()
+        if self._unreadable is not None:
+            raise self._unreadable
 
     def _load(self) -> None:
+        try:
+            self._seen, self._keys = self._read()
+        except DeclarationError as error:
+            # What was read before does not count any more: a key may have been revoked since.
+            self._unreadable, self._keys = error, {}
+            raise
+        self._unreadable = None
+
+    def _read(self) -> tuple[tuple[int, ...] | None, dict[str, Key]]:
         try:
             found = self.path.stat()
             text = self.path.read_text()
         except FileNotFoundError:
-            self._seen, self._keys = None, {}
-            return
+            return None, {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise DeclarationError(f"{self.path} cannot be read: {error}") from error
         if found.st_mode & 0o077:
             raise DeclarationError(f"others may read {self.path}, which holds keys", advice=f"chmod 600 {self.path}")
         try:
             keys = [Key(**{**one, "scopes": tuple(one["scopes"])}) for one in json.loads(text)["keys"]]
-        except (ValueError, KeyError, TypeError) as error:
+            by_id = {key.id: key for key in keys}
+            complete = all(isinstance(key.sha256, str) and isinstance(key.id, str) for key in keys)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DeclarationError(f"{self.path} is no file of keys: {error}") from error
-        self._seen = (found.st_mtime_ns, found.st_ino)
-        self._keys = {one.id: one for one in keys}
+        if not complete:
+            raise DeclarationError(f"{self.path} is no file of keys: an id or a hash is no text")
+        return _seen(found), by_id
+
+
+def _seen(found: os.stat_result) -> tuple[int, ...]:
+    """What tells one state of a file from another; its mode too: others may read it from now on."""
+    return found.st_mtime_ns, found.st_ino, found.st_mode

@@ -6,17 +6,21 @@ only this machine can ask, and only under a name of its own: a web page elsewher
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headrace.errors import DeclarationError
 from headrace.serve.exchange import Call, Problem
 from headrace.serve.keys import SCOPES, KeyFile
-from headrace.serve.settings import ServeSettings
+from headrace.serve.settings import SOME_KEY, ServeSettings
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
     from limits.strategies import RateLimiter
+
+logger = logging.getLogger("headrace")
 
 FAILURES = "20/minute"
 LONGEST_TOKEN = 8192
@@ -41,6 +45,9 @@ _ANYBODY_HERE = frozenset(SCOPES)
 class Gate:
     """Lets requests in, or refuses them. Used by the server's loop.
 
+    Whether anybody on this machine may ask is decided when the server starts, and only becomes stricter: a file of keys
+    that has a key, that changed since, or that cannot be read ends it, whatever becomes of the file afterwards.
+
     Args:
         keys: API keys; None where there is no file of them.
 
@@ -52,10 +59,25 @@ class Gate:
     def __init__(self, settings: ServeSettings, keys: KeyFile | None) -> None:
         self._settings = settings
         self._keys = keys
-        self.open = not settings.tokens
+        self.open = not settings.tokens and settings.keys_at_start != SOME_KEY
+        # A worker that is started again goes by the file as it was when the whole server started.
+        self._keys_at_start = settings.keys_at_start
+        if keys is not None and self._keys_at_start is None:
+            self._keys_at_start = keys.identity()
+        self.look()
         self._verify = _verifier(settings) if settings.tokens else None
         self._rate = _limiter(settings.rate) if settings.rate else None
         self._failing, self._failures = _limiter(FAILURES)
+
+    def look(self) -> None:
+        """Close an open server where keys have come, or may have: called with every request, and once a second."""
+        if not self.open or self._keys is None:
+            return
+        try:
+            self.open = not self._keys.some() and self._keys.identity() in (self._keys_at_start, "")
+        except DeclarationError as error:
+            logger.warning("this server is closed from now on: %s", error.message)
+            self.open = False
 
     def admit(self, call: Call, scope: str) -> Caller:
         """Who asks, when they may.
@@ -64,11 +86,11 @@ class Gate:
             scope: what the route needs; empty: nothing.
 
         Raises:
-            Problem: 401, 403, 429; 421 or 403 for a page that asks through a browser of this machine.
+            Problem: 401, 403, 429; 503 while the keys cannot be read; 421 or 403 for a page that asks through a
+                browser of this machine.
         """
         address = (call.scope.get("client") or ("?", 0))[0]
-        if self.open and self._keys is not None and self._keys.some():
-            self.open = False  # a first key was made while it runs: from now on it counts, whatever becomes of it
+        self.look()
         if self.open:
             self._refuse_pages(call, scope)
             caller = Caller(address, _ANYBODY_HERE)
@@ -106,7 +128,11 @@ class Gate:
         if len(text) > LONGEST_TOKEN:
             return None
         if self._keys is not None and text.startswith("hr_"):
-            key = self._keys.find(text)
+            try:
+                key = self._keys.find(text)
+            except DeclarationError as error:
+                logger.warning("no key is taken: %s", error.message)
+                raise Problem(503, "the keys cannot be read now") from None
             return None if key is None else Caller(f"key {key.id}", frozenset(key.scopes))
         return None if self._verify is None else self._verify(text)
 

@@ -12,7 +12,7 @@ from typing import Any
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.serve.api import application
 from headrace.serve.declared import Endpoint
-from headrace.serve.keys import KeyFile, keys_beside
+from headrace.serve.keys import LOOK_SECONDS, KeyFile, keys_beside
 from headrace.serve.models import Models
 from headrace.serve.settings import ServeSettings
 from headrace.serve.tracing import flush
@@ -95,6 +95,8 @@ class Server:
             "limit_concurrency": settings.connections,
             "headers": HEADERS,
             "http": Connection,
+            "callback_notify": app.look,
+            "timeout_notify": LOOK_SECONDS,
         }
         if settings.tls_cert is not None:
             options |= {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}

@@ -13,6 +13,7 @@ from headrace.errors import DeclarationError
 
 Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "EdDSA"]
 SHORTEST_SECRET = 32
+SOME_KEY = "some"
 
 
 class ServeSettings(BaseSettings):
@@ -21,6 +22,8 @@ class ServeSettings(BaseSettings):
     Attributes:
         host, port: where to listen; port 0: a free one.
         keys: the file of API keys; ``LOG.keys`` beside the log by default.
+        keys_at_start: what the file of keys was when the server of a worker process started, ``some`` where it had a
+            key; set by that server.
         jwt_secret, jwt_public_key: how JSON web tokens are checked, by HMAC or by a public key in a PEM file.
         jwt_algorithms: those that are taken; HS256 with a secret, RS256 and ES256 with a public key.
         jwt_audience, jwt_issuer: what a token must say, where they are set.
@@ -42,6 +45,7 @@ class ServeSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     keys: Path | None = None
+    keys_at_start: str | None = None
     jwt_secret: SecretStr | None = None
     jwt_public_key: Path | None = None
     jwt_algorithms: tuple[Algorithm, ...] = ()

@@ -249,11 +249,14 @@ class Place:
     listening: socket.socket
 
     @classmethod
-    def of(cls, app: App, serve: bool | ServeSettings, *, shared: bool = False) -> Place:
+    def of(
+        cls, app: App, serve: bool | ServeSettings, *, shared: bool = False, listening: socket.socket | None = None
+    ) -> Place:
         """The place that settings, or the environment, say.
 
         Args:
             shared: whether several processes serve on one port.
+            listening: a bound socket, in place of one that is opened here.
 
         Raises:
             HeadraceError: it would be open to others, or the port is taken.
@@ -264,7 +267,8 @@ class Place:
         settings = serve if isinstance(serve, ServeSettings) else ServeSettings()
         keys = open_keys(settings, app.log)
         settings.check(keys=keys is not None and keys.some())
-        return cls(app.name, settings, endpoints_of(app), keys, open_socket(settings, shared=shared))
+        listening = listening or open_socket(settings, shared=shared)
+        return cls(app.name, settings, endpoints_of(app), keys, listening)
 
     def serving(self, models: Models) -> Server:
         """The server, which is not started yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,20 +25,31 @@ END_SECONDS = 15.0
 # Files in which prometheus-client adds up what several processes count.
 SHARED_COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 PARENT = "HEADRACE_WORKER_OF"
+SOCKET = "HEADRACE_WORKER_SOCKET"
 
 
 class Worker:
-    """One process; begun again when it dies."""
+    """One process; begun again when it dies.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    Its socket stays open here: connections that arrive while it is away wait for the process that is begun next.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], listening: socket.socket) -> None:
         self._command = list(command)
-        self._environment = dict(environment)
+        self._environment = {**environment, SOCKET: str(listening.fileno())}
+        self._listening = listening
         self._begun_at = 0.0
         self.process = self._begin()
 
     def _begin(self) -> subprocess.Popen[bytes]:
         self._begun_at = time.monotonic()
-        return subprocess.Popen(self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        return subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pass_fds=(self._listening.fileno(),),
+        )
 
     def wait_until_ready(self) -> None:
         """Return when it answers: it writes one line then.
@@ -76,8 +88,13 @@ class Worker:
 
 
 @contextmanager
-def workers(count: int, arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[Callable[[], None]]:
+def workers(
+    sockets: Sequence[socket.socket], arguments: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[Callable[[], None]]:
     """Processes of ``headrace`` with these arguments, which all answer now; ended with the block.
+
+    Args:
+        sockets: bound to one address, one for each process.
 
     Yields:
         What is to be called now and then: it begins again those that died.
@@ -87,7 +104,7 @@ def workers(count: int, arguments: Sequence[str], environment: Mapping[str, str]
         own = {**os.environ, **environment, SHARED_COUNTS: counts, PARENT: str(os.getpid())}
         begun: list[Worker] = []
         try:
-            begun += [Worker(command, own) for _ in range(count)]
+            begun += [Worker(command, own, listening) for listening in sockets]
             for one in begun:
                 one.wait_until_ready()
 
@@ -101,6 +118,12 @@ def workers(count: int, arguments: Sequence[str], environment: Mapping[str, str]
                 one.end()
             for one in begun:
                 one.wait()
+
+
+def inherited_socket() -> socket.socket | None:
+    """In a worker: the socket that the process which began it has bound; None in any other process."""
+    number = os.environ.get(SOCKET)
+    return None if number is None else socket.socket(fileno=int(number))
 
 
 def end_with_parent(stop: Callable[[], None]) -> None:
