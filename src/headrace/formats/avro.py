@@ -14,7 +14,7 @@ from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
 from headrace.formats import avro_declare, debezium
 from headrace.formats.avro_reader import Reader
 from headrace.formats.avro_schema import Node, parse
-from headrace.formats.avro_types import finished
+from headrace.formats.avro_types import check, finished
 from headrace.formats.avro_writer import write
 from headrace.formats.base import Decoded, Encoded
 from headrace.formats.json_keys import KEY_FORMATS
@@ -39,6 +39,7 @@ class AvroDecoder:
         if node is None:
             try:
                 node = parse(schema.text, [one.text for one in schema.references])
+                check(node)
             except FormatError as error:
                 node = error.message
             self._nodes[schema] = node

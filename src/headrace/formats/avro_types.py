@@ -33,13 +33,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.errors import FormatError
 from headrace.formats import base64_columns, conform, connect, decimals, instants
 from headrace.formats.avro_schema import Node
+from headrace.formats.json_text import is_bytes
 
 Mask = npt.NDArray[np.bool_]
 Converted = tuple[pa.Array, Mask | None]
 _CONNECT = "org.apache.kafka.connect.data."
 _DEBEZIUM = "io.debezium."
+_BEYOND_ARROW = 64
 _UTC_US = pa.timestamp("us", tz="UTC")
 
 
@@ -50,7 +53,7 @@ def finished(node: Node, array: pa.Array) -> Converted:
     [datetime.date(2024, 1, 1)]
     """
     name = node.attributes.get("connect.name") or (node.name if node.kind == "record" else None)
-    convert = _BY_NAME.get(str(name)) or _BY_NAME.get(str(node.attributes.get("logicalType")))
+    convert = _convert_of(node)
     if convert is not None:
         return convert(node, array)
     if name in _FURTHER:
@@ -62,6 +65,11 @@ def finished(node: Node, array: pa.Array) -> Converted:
         wrong = (numbers < limits.min) | (numbers > limits.max)
         return array.cast(small, safe=False), wrong if wrong.any() else None
     return array, None
+
+
+def _convert_of(node: Node) -> Callable[[Node, pa.Array], Converted] | None:
+    name = node.attributes.get("connect.name") or (node.name if node.kind == "record" else None)
+    return _BY_NAME.get(str(name)) or _BY_NAME.get(str(node.attributes.get("logicalType")))
 
 
 def _date(node: Node, array: pa.Array) -> Converted:
@@ -118,9 +126,7 @@ def _time(per_second: int) -> Callable[[Node, pa.Array], Converted]:
 def _decimal(node: Node, array: pa.Array) -> Converted:
     if node.kind not in ("bytes", "fixed"):
         return array, None
-    parameters = node.attributes.get("connect.parameters") or {}
-    scale = int(node.attributes.get("scale", parameters.get("scale", 0)))
-    precision = int(parameters.get("connect.decimal.precision", node.attributes.get("precision", 64)))
+    scale, precision = _digits(node)
     if 0 < precision <= 38 and 0 <= scale <= precision:
         values = fixed_point(array, precision, scale)
         # Integers of a scale of 0 compare without Python's limits of precision.
@@ -130,6 +136,51 @@ def _decimal(node: Node, array: pa.Array) -> Converted:
         wrong = np.asarray(pc.fill_null(beyond, True))
         return values, wrong if wrong.any() else None
     return decimals.from_bytes(array, scale).cast(pa.string()), None
+
+
+def _digits(node: Node) -> tuple[int, int]:
+    """Scale and precision of a decimal; without a precision, or with an odd one, it has more than Arrow's.
+
+    Avro's own decimals have a scale of 0 where none is said, Kafka Connect's must say it.
+
+    Raises:
+        FormatError: there is no scale, or it is no number, or one that would only fill memory.
+    """
+    told = node.attributes.get("connect.parameters")
+    scale = connect.parameter(node.attributes, "scale")
+    scale = connect.parameter(told, "scale") if scale is None else scale
+    if scale is None:
+        if node.attributes.get("connect.name") == f"{_CONNECT}Decimal":
+            raise FormatError("it has no scale")
+        scale = 0
+    decimals.check_scale(scale)
+    for attributes, name in ((told, "connect.decimal.precision"), (node.attributes, "precision")):
+        try:
+            precision = connect.parameter(attributes, name)
+        except FormatError:
+            continue
+        if precision is not None:
+            return scale, precision
+    return scale, _BEYOND_ARROW
+
+
+def check(node: Node) -> None:
+    """Refuse a schema whose logical types have parameters that say no type.
+
+    Raises:
+        FormatError: names the type.
+    """
+    name = node.attributes.get("connect.name") or (node.name if node.kind == "record" else None)
+    try:
+        if _convert_of(node) is _decimal and node.kind in ("bytes", "fixed"):
+            _digits(node)
+        elif name in _FURTHER:
+            connect.reading_of(_as_connect_schema(node))
+    except FormatError as error:
+        what = name or node.attributes.get("logicalType")
+        raise FormatError(error.message if str(what) in error.message else f"type {what}: {error.message}") from None
+    for child in node.children:
+        check(child)
 
 
 def fixed_point(values: pa.Array, precision: int, scale: int) -> pa.Array:
@@ -160,7 +211,12 @@ def fixed_point(values: pa.Array, precision: int, scale: int) -> pa.Array:
 def _variable_scale(node: Node, array: pa.Array) -> Converted:
     if node.kind != "record" or set(node.names) != {"scale", "value"}:
         return array, None
-    scales, numbers = np.asarray(array.field("scale")), array.field("value")
+    numbers, given = array.field("value"), array.field("scale")
+    if not pa.types.is_integer(given.type) or not is_bytes(numbers.type):
+        return array, None
+    scales = np.asarray(given.fill_null(0))
+    wrong = (scales < decimals.SMALLEST_SCALE) | (scales > decimals.LARGEST_SCALE) | np.asarray(given.is_null())
+    scales = np.where(wrong, 0, scales)
     pieces, places = [], []
     for scale in np.unique(scales).tolist():
         at = np.flatnonzero(scales == scale)
@@ -168,22 +224,27 @@ def _variable_scale(node: Node, array: pa.Array) -> Converted:
         places.append(at)
     if not pieces:
         return pa.array([], pa.string()), None
-    return pa.concat_arrays(pieces).take(pa.array(np.argsort(np.concatenate(places)))), None
+    return pa.concat_arrays(pieces).take(pa.array(np.argsort(np.concatenate(places)))), wrong if wrong.any() else None
 
 
 def _uuid(node: Node, array: pa.Array) -> Converted:
-    if node.kind != "fixed":
+    if node.kind != "fixed" or node.size != 16:
         return array, None
+    # What stands for a message that is bad has no bytes.
     return pa.array(
         [str(uuid.UUID(bytes=one)) if len(one) == 16 else "" for one in array.to_pylist()], pa.string()
     ), None
 
 
-def _as_connect(node: Node, array: pa.Array) -> Converted:
-    """Debezium's rarer types, as the JSON formats take them."""
+def _as_connect_schema(node: Node) -> connect.Schema:
     kind = {"long": "int64", "int": "int32", "record": "struct"}.get(node.kind, node.kind)
     schema = {"type": kind, "field": "", "name": node.attributes.get("connect.name") or node.name}
-    reading = connect.reading_of({**schema, "parameters": node.attributes.get("connect.parameters")})
+    return {**schema, "parameters": node.attributes.get("connect.parameters")}
+
+
+def _as_connect(node: Node, array: pa.Array) -> Converted:
+    """Debezium's rarer types, as the JSON formats take them."""
+    reading = connect.reading_of(_as_connect_schema(node))
     raw = base64_columns.encode(array) if node.kind == "bytes" else array
     values, bad = conform.fitting(raw, reading)
     wrong = np.zeros(len(array), np.bool_)

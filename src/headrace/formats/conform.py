@@ -21,6 +21,7 @@ A column of decimals is read as base64 when any of its values is no plain number
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,11 +51,13 @@ class Reading:
         field: the column that results.
         wire: the type that Arrow's JSON reader is told; None where it has none, so that the values decide.
         convert: from whatever the values are to the field's type; raises ValueError or ArrowInvalid.
+        encoded: texts are base64, so that no other value's JSON may pass for one (`json_rows.marked`).
     """
 
     field: pa.Field
     wire: pa.DataType | None
     convert: Convert
+    encoded: bool = False
 
 
 def reading(field: pa.Field) -> Reading:
@@ -126,21 +129,23 @@ def _halve(array: pa.Array, at: int, to: Reading, parts: list[pa.Array], bad: li
     try:
         parts.append(to.convert(array))
         return
-    except (ValueError, TypeError, pa.ArrowException) as error:
-        if len(array) == 1:
-            parts.append(pa.nulls(1, to.field.type))
-            bad.append((at, f"column «{to.field.name}»: {_why(array, to.field.type, error)}"))
+    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        if len(array) <= 1:
+            parts.append(pa.nulls(len(array), to.field.type))
+            bad += [(at, f"column «{to.field.name}»: {_why(array, to, error)}")] * len(array)
             return
     half = len(array) // 2
     _halve(array.slice(0, half), at, to, parts, bad)
     _halve(array.slice(half), at + half, to, parts, bad)
 
 
-def _why(array: pa.Array, kind: pa.DataType, error: Exception) -> str:
+def _why(array: pa.Array, to: Reading, error: Exception) -> str:
     value = json_text.fragments(array)[0].as_py() or "null"
+    if to.encoded and value.startswith('"\\u0000'):
+        value = str(json.loads(value))[len(json_rows.MARKED_NUMBER) :]
     shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     own = f" ({error})" if type(error) is ValueError else ""
-    return f"{shown} does not fit {kind}{own}"
+    return f"{shown} does not fit {to.field.type}{own}"
 
 
 def to_type(array: pa.Array, kind: pa.DataType, *, as_array_text: bool = False) -> pa.Array:
@@ -194,7 +199,12 @@ def _float(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return array.cast(pa.float32(), safe=False).cast(kind, safe=False)
     if pa.types.is_integer(array.type):
         return array.cast(kind, safe=False)  # the nearest, as a reader of the number's text gives it
-    return array.cast(kind)
+    done = array.cast(kind)
+    if pa.types.is_float32(kind) and pa.types.is_float64(array.type):
+        beyond = np.isinf(np.asarray(done.fill_null(0))) & np.isfinite(np.asarray(array.fill_null(0)))
+        if beyond.any():
+            raise ValueError("is beyond 32-bit floats")
+    return done
 
 
 def _decimal(array: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -214,8 +224,14 @@ def variable_scale_text(array: pa.StructArray) -> pa.Array:
     ['1.5', None]
     """
     scales, values = struct_field(array, "scale"), base64_columns.decode(struct_field(array, "value").cast(pa.string()))
+    if not (pa.types.is_integer(scales.type) or pa.types.is_null(scales.type)):
+        raise ValueError("has a scale that is no whole number")
+    if not pc.all(pc.equal(scales.is_valid(), values.is_valid())).as_py():
+        raise ValueError("has a scale without a value, or a value without one")
     texts = pa.nulls(len(array), TEXT)
     for scale in pc.unique(scales).drop_null().to_pylist():
+        if not decimals.SMALLEST_SCALE <= scale <= decimals.LARGEST_SCALE:
+            raise ValueError(f"has the scale {scale}")
         mask = pc.fill_null(pc.equal(scales, scale), False)
         texts = pc.if_else(mask, decimals.from_bytes(values, scale), texts)
     return texts
@@ -223,7 +239,7 @@ def variable_scale_text(array: pa.StructArray) -> pa.Array:
 
 def struct_field(array: pa.StructArray, name: str) -> pa.Array:
     """A field of every struct, null where the struct is; raises ValueError where there is no such field."""
-    index = array.type.get_field_index(name)
+    index = array.type.get_field_index(name) if pa.types.is_struct(array.type) else -1
     if index < 0:
         raise ValueError(f"has no «{name}»")
     return array.flatten()[index]

@@ -8,6 +8,7 @@ become here is what the native capture gives for the same column of the database
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,13 +17,18 @@ import pyarrow as pa
 
 from headrace.errors import FormatError
 from headrace.formats import connect_values as values
+from headrace.formats import decimals
 from headrace.formats.conform import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to_field, to_type
 from headrace.formats.json_text import is_bytes, is_list, is_text
 
 Schema = dict[str, Any]
 
 DECIMAL = "org.apache.kafka.connect.data.Decimal"
+NO_SCHEMA = "the schema is not one of Kafka Connect"
 _UNIT_NAMES = {"s": "", "ms": "", "us": "Micro", "ns": "Nano"}
+_DEEPEST = 64
+_SHOWN = 60
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 # --- from Arrow ---
 
@@ -226,28 +232,73 @@ def is_envelope(schema: Schema) -> bool:
     return "op" in names and bool({"before", "after"} & names) and "source" in names
 
 
-def read_schema(text: bytes) -> Schema | None:
-    """A schema's text parsed; None where it is none. Texts repeat for thousands of messages and are remembered."""
+def read_schema(text: bytes) -> Schema | str:
+    """A schema's text parsed, or what is wrong with it. Texts repeat for thousands of messages and are remembered."""
     return _read_schema(text)
 
 
 @lru_cache(maxsize=256)
-def _read_schema(text: bytes) -> Schema | None:
+def _read_schema(text: bytes) -> Schema | str:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) and isinstance(found.get("type"), str) else None
+        return NO_SCHEMA
+    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+        return NO_SCHEMA
+    try:
+        _check(found, 0)
+        for field in row_fields(found) or ():
+            reading_of(field)
+    except FormatError as error:
+        return error.message
+    return found
+
+
+def _check(schema: Any, depth: int) -> None:
+    """Refuse what is no schema in its outlines.
+
+    Raises:
+        FormatError: says what is wrong, and of which field.
+    """
+    if not isinstance(schema, dict):
+        raise FormatError(f"{NO_SCHEMA}: {json.dumps(schema)[:_SHOWN]} stands where a type has to")
+    if depth > _DEEPEST:
+        raise FormatError(f"{NO_SCHEMA}: nested more than {_DEEPEST} deep")
+    kind = schema.get("type")
+    for part in {"array": ("items",), "map": ("keys", "values")}.get(str(kind), ()):
+        if part in schema:
+            _check(schema[part], depth + 1)
+    if kind != "struct" or ("fields" not in schema and schema.get("name") in _BY_NAME):
+        return
+    fields = schema.get("fields")
+    if not isinstance(fields, list):
+        raise FormatError(f"{NO_SCHEMA}: a struct without a list of fields")
+    names: set[str] = set()
+    for field in fields:
+        _check(field, depth + 1)
+        name = field.get("field")
+        if not isinstance(name, str):
+            raise FormatError(f"{NO_SCHEMA}: a field without a name")
+        if name in names:
+            raise FormatError(f"{NO_SCHEMA}: two fields are named «{name}»")
+        names.add(name)
 
 
 def reading_of(field: Schema) -> Reading:
     """How a column is read whose schema came with the message.
 
+    A name that is not known says nothing: the column is what its plain type is.
+
+    Raises:
+        FormatError: there is no such type, or a named type's parameters say none.
+
     >>> reading_of({"type": "int32", "name": "io.debezium.time.Date", "field": "d"}).field
     pyarrow.Field<d: date32[day]>
     """
     wire, arrow, convert = _known(field)
-    return Reading(pa.field(str(field.get("field")), arrow), wire, convert)
+    number = is_text(arrow) and field.get("name") in _NUMBERS_AS_TEXT
+    metadata = {POSTGRES_TYPE: b"numeric"} if number else None
+    return Reading(pa.field(str(field.get("field")), arrow, metadata=metadata), wire, convert, _is_encoded(field))
 
 
 def reading_as(field: Schema, asked: pa.Field, *, text_decimals: bool = False) -> Reading:
@@ -263,7 +314,11 @@ def reading_as(field: Schema, asked: pa.Field, *, text_decimals: bool = False) -
     ['2024-02-29']
     """
     wire, convert = _asked(field, asked, text_decimals)
-    return Reading(asked, wire, convert)
+    return Reading(asked, wire, convert, _is_encoded(field) and not text_decimals)
+
+
+def _is_encoded(schema: Schema) -> bool:
+    return schema.get("type") == "bytes" or schema.get("name") in (DECIMAL, "io.debezium.data.Bits")
 
 
 def _asked(schema: Schema, asked: pa.Field, text_decimals: bool) -> tuple[pa.DataType | None, Convert]:
@@ -271,6 +326,8 @@ def _asked(schema: Schema, asked: pa.Field, text_decimals: bool) -> tuple[pa.Dat
     kind, target = schema.get("type"), asked.type
     name = str(schema.get("name") or "")
     wire, arrow, convert = _known(schema)
+    if name == _ZONED and pa.types.is_timestamp(target):
+        return wire, values.zoned_timestamp(target)
     if (text_decimals and name == DECIMAL) or _same_units(name, target):
         return wire, lambda array: to_type(array, target)
     if kind == "array" and is_list(target):
@@ -316,7 +373,7 @@ def _known(schema: Schema) -> tuple[pa.DataType | None, pa.DataType, Convert]:
         return _known_struct(schema)
     arrow = _BY_TYPE.get(str(kind))
     if arrow is None:
-        return None, pa.string(), lambda array: to_type(array, pa.string())
+        raise _in_field(schema, FormatError("that is none of Kafka Connect's types"))
     wire = pa.string() if kind == "bytes" else arrow
     return wire, arrow, lambda array: to_type(array, arrow)
 
@@ -362,26 +419,78 @@ def _as(wire: pa.DataType, arrow: pa.DataType, convert: Convert | None = None) -
     return lambda _: (wire, arrow, convert or (lambda array: to_type(array, arrow)))
 
 
+def parameter(parameters: Any, name: str) -> int | None:
+    """A whole number among the parameters of a named type; None where it is not given.
+
+    Raises:
+        FormatError: it is something else.
+
+    >>> parameter({"scale": "2"}, "scale"), parameter(None, "scale")
+    (2, None)
+    """
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        raise FormatError(f"its parameters are {json.dumps(parameters)[:_SHOWN]}, not an object")
+    found = parameters.get(name)
+    if found is None:
+        return None
+    if isinstance(found, int) and not isinstance(found, bool):
+        return found
+    if isinstance(found, str) and _WHOLE.fullmatch(found.strip()):
+        return int(found)
+    raise FormatError(f"its {name} is {json.dumps(found)[:_SHOWN]}, not a whole number")
+
+
+def _in_field(schema: Schema, error: FormatError) -> FormatError:
+    """The refusal of a named type, with the column and the type that it speaks of."""
+    kind = schema.get("name") if schema.get("name") in _BY_NAME else schema.get("type")
+    column = f"column «{schema['field']}» of " if schema.get("field") else ""
+    return FormatError(f"{column}type {str(kind)[:_SHOWN]}: {error.message}")
+
+
 def _known_decimal(schema: Schema) -> Known:
-    parameters = schema.get("parameters") or {}
-    scale, precision = int(parameters.get("scale", 0)), int(parameters.get("connect.decimal.precision", 0))
-    if 0 <= scale <= precision <= 38:
+    """Decimals of a declared precision as such; without one, or beyond 38 digits, as texts of numbers.
+
+    The type follows from the schema alone, never from values. A scale has to be there: values mean nothing without.
+    """
+    parameters = schema.get("parameters")
+    try:
+        scale = parameter(parameters, "scale")
+        if scale is None:
+            raise FormatError("it has no scale")
+        decimals.check_scale(scale)
+    except FormatError as error:
+        raise _in_field(schema, error) from None
+    try:
+        precision = parameter(parameters, "connect.decimal.precision") or 0
+    except FormatError:
+        precision = 0  # it takes nothing from the values
+    if precision and 0 <= scale <= precision <= 38:
         kind = pa.decimal128(precision, scale)
         return pa.string(), kind, lambda array: values.decimal(array, scale, kind)
     return pa.string(), pa.string(), lambda array: values.decimal(array, scale, pa.string())
 
 
 def _known_bits(schema: Schema) -> Known:
-    length = int((schema.get("parameters") or {}).get("length", values.UNBOUNDED))
-    return pa.string(), pa.string(), lambda array: values.bits(array, length)
+    try:
+        length = parameter(schema.get("parameters"), "length")
+        if length is not None and length != values.UNBOUNDED and not 0 <= length <= values.LONGEST_BITS:
+            raise FormatError(f"its length is {length}")
+    except FormatError as error:
+        raise _in_field(schema, error) from None
+    return pa.string(), pa.string(), lambda array: values.bits(array, values.UNBOUNDED if length is None else length)
 
 
 _VARIABLE = pa.struct([("scale", pa.int32()), ("value", pa.string())])
 _POINT = pa.struct([("x", pa.float64()), ("y", pa.float64()), ("wkb", pa.string()), ("srid", pa.int32())])
 _SPARSE = pa.struct([("dimensions", pa.int64()), ("vector", pa.list_(pa.list_(pa.float64())))])
 _CONNECT, _TIME, _DATA = "org.apache.kafka.connect.data.", "io.debezium.time.", "io.debezium.data."
+_ZONED = f"{_TIME}ZonedTimestamp"
 _US, _UTC = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
 
+# What native capture has of a numeric without a scale: its text, and that it is a number.
+_NUMBERS_AS_TEXT = frozenset({DECIMAL, "io.debezium.data.VariableScaleDecimal"})
 _ISO_NAMES = frozenset(f"{_TIME}{name}" for name in ("ZonedTimestamp", "IsoTimestamp"))
 _UNITS = {
     f"{prefix}{name}": unit
@@ -405,7 +514,7 @@ _BY_NAME: dict[str, Callable[[Schema], Known | None]] = {
     f"{_TIME}Timestamp": _as(pa.int64(), _US, values.timestamp_in("ms")),
     f"{_TIME}MicroTimestamp": _as(pa.int64(), _US),
     f"{_TIME}NanoTimestamp": _as(pa.int64(), pa.timestamp("ns")),
-    f"{_TIME}ZonedTimestamp": _as(pa.string(), _UTC),
+    _ZONED: _as(pa.string(), _UTC, values.zoned_timestamp(_UTC)),
     f"{_TIME}ZonedTime": _as(pa.string(), pa.string(), values.zoned_time),
     f"{_TIME}MicroDuration": _as(pa.int64(), pa.duration("us")),
     f"{_TIME}NanoDuration": _as(pa.int64(), pa.duration("ns")),

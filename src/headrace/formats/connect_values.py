@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal, Inexact, localcontext
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,12 @@ import pyarrow.compute as pc
 from headrace.formats import base64_columns, decimals, instants
 from headrace.formats.column_text import plain_float_text
 from headrace.formats.conform import Convert, Reading, struct_field, to_type, variable_scale_text
+from headrace.formats.json_rows import MARKED_NUMBER
 from headrace.formats.json_text import is_list, is_text, joined
 
 UNBOUNDED = 2_147_483_647  # Debezium's length of a bit string that has none
+LONGEST_BITS = 83_886_080  # PostgreSQL's longest bit string
+_BITS_AT_ONCE = 1 << 26
 _US = pa.timestamp("us")
 _TO_US = {"ms": 1000, "us": 1, "ns": -1000}
 
@@ -41,6 +45,26 @@ def timestamp_in(unit: str) -> Convert:
 def time_in(unit: str) -> Convert:
     """From numbers of a unit since midnight to a time as PostgreSQL prints it."""
     return lambda array: array if is_text(array.type) else instants.time_text(array, unit)
+
+
+def zoned_timestamp(kind: pa.DataType) -> Convert:
+    """From ISO texts to instants; PostgreSQL's infinity is the last one that there is, -infinity the first.
+
+    >>> zoned_timestamp(pa.timestamp("us", "UTC"))(pa.array(["infinity", None])).cast(pa.int64()).to_pylist()
+    [9223372036854775807, None]
+    """
+    return lambda array: _with_infinity(array, kind)
+
+
+def _with_infinity(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    texts = _texts(array)
+    last, first = (np.asarray(pc.fill_null(pc.equal(texts, one), False)) for one in ("infinity", "-infinity"))
+    if not last.any() and not first.any():
+        return to_type(texts, kind)
+    endless = last | first
+    numbers = to_type(pc.if_else(pa.array(endless), pa.scalar(None, texts.type), texts), kind).view(pa.int64())
+    limits = pa.array(np.where(last, np.iinfo(np.int64).max, np.iinfo(np.int64).min))
+    return pc.if_else(pa.array(endless), limits, numbers).view(kind)
 
 
 def zoned_time(array: pa.Array) -> pa.Array:
@@ -71,10 +95,33 @@ def _texts(array: pa.Array) -> pa.Array:
 def decimal(array: pa.Array, scale: int, kind: pa.DataType) -> pa.Array:
     """Connect's Decimal: base64 of the unscaled value, or a number where the converter says decimal.format=NUMERIC."""
     if is_text(array.type):
-        texts = decimals.from_bytes(base64_columns.decode(array), scale)
+        written = pc.fill_null(pc.starts_with(array, MARKED_NUMBER), False)
+        if pc.any(written).as_py():  # decimal.format=NUMERIC, among values that are not
+            if not pc.all(pc.or_(written, array.is_null())).as_py():
+                raise ValueError("is a number among others that are base64")
+            texts = _scaled(pc.utf8_slice_codeunits(array, len(MARKED_NUMBER)), scale)
+        else:
+            texts = decimals.from_bytes(base64_columns.decode(array), scale)
+    elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
+        texts = _scaled(to_type(array, pa.large_string()), scale)
     else:
-        texts = to_type(array, pa.large_string())
+        raise ValueError("is no number")
     return texts.cast(pa.string()) if is_text(kind) else decimals.from_text(texts, kind)
+
+
+def _scaled(texts: pa.Array, scale: int) -> pa.Array:
+    """Numbers as JSON has them with as many decimals as the scale says; seldom, and value by value."""
+    found: list[str | None] = []
+    with localcontext() as context:
+        context.prec = 10_000
+        context.traps[Inexact] = True
+        for text in texts.to_pylist():
+            try:
+                number = None if text is None else Decimal(text).quantize(Decimal(1).scaleb(-scale))
+            except ArithmeticError:
+                raise ValueError(f"has more decimals than the scale {scale}") from None
+            found.append(None if number is None else f"{number:f}")
+    return pa.array(found, pa.large_string())
 
 
 def variable_scale(array: pa.Array) -> pa.Array:
@@ -95,6 +142,9 @@ def bits(array: pa.Array, length: int) -> pa.Array:
     width = length if length < UNBOUNDED else 8 * int(size.max(initial=0))
     if width < 8 * int(size.max(initial=0)) - 7:
         raise ValueError(f"has more than {width} bits")
+    if width * size.size > _BITS_AT_ONCE and size.size > 1:
+        half = size.size // 2
+        return pa.concat_arrays([bits(array.slice(0, half), length), bits(array.slice(half), length)])
     room = np.zeros((size.size, (width + 7) // 8 or 1), np.uint8)
     row = np.repeat(np.arange(size.size), size)
     room[row, np.arange(data.size) - np.repeat(start, size)] = data
@@ -115,6 +165,8 @@ def point(array: pa.Array) -> pa.Array:
     ['(1.5,-2)']
     """
     x, y = (plain_float_text(to_type(struct_field(array, name), pa.float64())) for name in ("x", "y"))
+    if x.null_count > array.null_count or y.null_count > array.null_count:
+        raise ValueError("has not both x and y")
     return _where_valid(array, joined(["(", x, ",", y, ")"], len(array)))
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.errors import FormatError
 from headrace.formats import base64_columns
 
 _TEXT = pa.large_string()
+LARGEST_SCALE, SMALLEST_SCALE = 16_383, -131_072  # as far as PostgreSQL's numeric goes
 PLAIN = r"^-?\d+(\.\d+)?([eE][+-]?\d+)?$"
 
 
@@ -23,6 +25,16 @@ def to_text(array: pa.Array) -> pa.Array:
     ['1234500']
     """
     return scaled_text(unscaled(array).cast(_TEXT), array.type.scale)
+
+
+def check_scale(scale: int) -> None:
+    """Refuse a scale whose decimals would only fill memory.
+
+    Raises:
+        FormatError: it is none that PostgreSQL has.
+    """
+    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+        raise FormatError(f"its scale is {scale}, not one of {SMALLEST_SCALE} to {LARGEST_SCALE}")
 
 
 def scaled_text(digits: pa.Array, scale: int) -> pa.Array:

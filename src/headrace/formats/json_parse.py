@@ -79,6 +79,7 @@ def parse(
     full: pa.Schema | None = None,
     deep: Sequence[str] = (),
     lines: Lines | None = None,
+    encoded: frozenset[str] = frozenset(),
 ) -> tuple[list[Parsed], Bad]:
     """Columns of JSON objects.
 
@@ -91,6 +92,7 @@ def parse(
         full: ``types`` and what Arrow's reader is not told, for what is read row by row.
         lines: the values joined, where the caller has that already.
         deep: names of objects whose fields are columns (``before`` and ``after``).
+        encoded: columns of base64: a value of another kind is marked (`json_rows.marked`).
 
     >>> parts, bad = parse([b'{"a":1}', b'{"a":', b'{"a":2}'], None)
     >>> parts[0].columns.to_pydict(), parts[0].rows.tolist(), bad
@@ -117,6 +119,8 @@ def parse(
     # Duplicated names pass the quick reader.
     exact, doubled = json_rows.load_exactly([(i, values[i]) for i in good])
     if exact:
+        if encoded:
+            exact = [(i, _marked(row, encoded, ("before", "after") if deep or "op" in row else ())) for i, row in exact]
         parts += _from_rows(exact, types if full is None else full, whole or full is not None, deep)
     return parts, sorted(bad + doubled)
 
@@ -143,6 +147,11 @@ def _from_rows(kept: list[Row], types: pa.Schema | None, whole: bool, deep: Sequ
     if not arrays:
         return [Parsed(_no_columns(len(kept)), rows)]
     return [Parsed(pa.RecordBatch.from_arrays(arrays, names=types.names), rows)]
+
+
+def _marked(row: dict[str, Any], names: frozenset[str], deep: Sequence[str]) -> dict[str, Any]:
+    inside = {name: _marked(row[name], names, ()) for name in deep if isinstance(row.get(name), dict)}
+    return {**row, **{name: json_rows.marked(row[name]) for name in names & row.keys()}, **inside}
 
 
 def _no_columns(n: int) -> pa.RecordBatch:
@@ -178,6 +187,8 @@ def _read(values: Sequence[bytes], lines: Lines, types: pa.Schema | None, whole:
     records = table.combine_chunks().to_batches()[0]
     if types is None or not whole:
         _refuse_long_integers(records)
+    if any(map(_has_infinite, records.columns)):
+        raise ValueError("JSON has no infinite number: one is too large")
     return records
 
 
@@ -286,6 +297,15 @@ def _has_long(array: pa.Array) -> bool:
     if pa.types.is_list(kind):
         return _has_long(array.flatten())
     return pa.types.is_struct(kind) and any(_has_long(child) for child in array.flatten())
+
+
+def _has_infinite(array: pa.Array) -> bool:
+    kind = array.type
+    if pa.types.is_floating(kind):
+        return bool(np.isinf(np.asarray(array.drop_null() if array.null_count else array)).any())
+    if pa.types.is_list(kind):
+        return _has_infinite(array.flatten())
+    return pa.types.is_struct(kind) and any(_has_infinite(child) for child in array.flatten())
 
 
 def object_names(value: bytes) -> list[str]:

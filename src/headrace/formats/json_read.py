@@ -136,7 +136,7 @@ class Reader:
         if types is not None and self.schema is not None and b"__" in lines.data:
             names = set(types.names)
             types = pa.schema([*types, *(one for one in _ADDED if one.name not in names)])
-        parts, bad = parse(values, types, whole=whole, by_row=by_row, lines=lines)
+        parts, bad = parse(values, types, whole=whole, by_row=by_row, lines=lines, encoded=_encoded(readings))
         self.bad += [(int(rows[i]), why) for i, why in bad]
         keep = frozenset() if self.schema is None else frozenset(self.schema.names)
         for part in parts:
@@ -163,7 +163,7 @@ class Reader:
         parts, bad = parse(
             values, debezium.envelope_types(row), whole=whole and row is not None, by_row=by_row,
             full=None if full is None else debezium.envelope_types(full),
-            deep=() if whole and row is not None else ("before", "after"), lines=lines,
+            deep=() if whole and row is not None else ("before", "after"), lines=lines, encoded=_encoded(readings),
         )  # fmt: skip
         self.bad += [(int(rows[i]), why) for i, why in bad]
         for part in parts:
@@ -286,27 +286,11 @@ class Reader:
         if not reasons:
             self.found.append(Rows(_of_fields(columns, n), events, before))
             return
+        self.bad += [(int(events.rows[row]), reasons[row]) for row in sorted(reasons)]
         odd = np.array(sorted(reasons), np.int64)
-        if self.schema is not None:
-            self.bad += [(int(events.rows[row]), reasons[row]) for row in odd.tolist()]
-        else:
-            self._as_they_are(events.take(odd), readings)
         if odd.size < n:
             kept = np.setdiff1d(np.arange(n), odd)
             self.found.append(assemble.take(Rows(_of_fields(columns, n), events, before), kept))
-
-    def _as_they_are(self, events: Events, readings: list[Reading]) -> None:
-        """Rows with a value that its declared type cannot hold, such as infinity: that column keeps what JSON said."""
-        columns = []
-        for one in readings:
-            raw = events.columns.get(one.field.name, pa.nulls(events.rows.size))
-            try:
-                columns.append(
-                    (one.field, one.convert(raw) if raw.null_count < len(raw) else pa.nulls(len(raw), one.field.type))
-                )
-            except (ValueError, TypeError, pa.ArrowException):
-                columns.append((pa.field(one.field.name, raw.type), raw))
-        self.found.append(Rows(_of_fields(columns, events.rows.size), events))
 
     # --- messages without a value ---
 
@@ -403,6 +387,10 @@ def _types(readings: list[Reading] | None) -> tuple[pa.Schema | None, bool, bool
         types = pa.schema([(one.field.name, one.wire or one.field.type) for one in readings])
         return types, True, True
     return types, len(known) == len(readings) or not readings, False
+
+
+def _encoded(readings: list[Reading] | None) -> frozenset[str]:
+    return frozenset(one.field.name for one in readings or () if one.encoded)
 
 
 def _is_number(wire: pa.DataType | None) -> bool:

@@ -17,6 +17,7 @@ Ints = npt.NDArray[np.int64]
 Row = tuple[int, dict[str, Any]]
 Bad = list[tuple[int, str]]
 
+MARKED_NUMBER = "\0#"
 _SPECIAL = frozenset({"NaN", "Infinity", "-Infinity"})
 
 
@@ -143,6 +144,17 @@ def array_of(values: Sequence[Any], like: pa.DataType) -> pa.Array:
         build = _lists
     built = build(values, like)
     return built if built is not None else pa.array([_as_text(value) for value in values], pa.string())
+
+
+def marked(value: Any) -> str | None:
+    r"""A text as it is; before the JSON of anything else a mark that no base64 has.
+
+    >>> marked("BQ=="), marked(Number("5.0")), marked(True)
+    ('BQ==', '\x00#5.0', '\x00!true')
+    """
+    if value is None or type(value) is str:
+        return value
+    return f"{MARKED_NUMBER}{value}" if isinstance(value, Number) else f"\0!{json_of(value)}"
 
 
 def _are_arrays(kinds: set[type]) -> bool:

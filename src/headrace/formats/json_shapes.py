@@ -118,8 +118,8 @@ def payloads(values: Sequence[bytes]) -> Iterator[tuple[int, int, connect.Schema
             found = [value[size:-1] for value in some]
         else:
             found = [value[size:-1] if value[-1] == 125 else value[size:] for value in some]
-        if schema is None:
-            yield at, end, None, "the schema is not one of Kafka Connect"
+        if isinstance(schema, str):
+            yield at, end, None, schema
         else:
             yield at, end, schema, found
         at = end
@@ -148,4 +148,4 @@ def _odd(value: bytes) -> tuple[connect.Schema | None, list[bytes] | str]:
     if found.get("schema") is None:
         return None, [payload]
     schema = connect.read_schema(json_rows.json_of(found["schema"]).encode())
-    return (schema, [payload]) if schema is not None else (None, "the schema is not one of Kafka Connect")
+    return (None, schema) if isinstance(schema, str) else (schema, [payload])

@@ -35,6 +35,8 @@ class JsonSchemaDecoder:
             try:
                 fields = to_connect(schema.text, schema.references)
                 readings = [connect.reading_of(field) for field in fields]
+                for inside in (one for field in fields for one in connect.row_fields(field) or ()):
+                    connect.reading_of(inside)
             except FormatError as error:
                 readings = error.message
             self._readings[schema] = readings
