@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 import pyarrow as pa
@@ -154,15 +155,25 @@ def print_csv(table: pa.Table) -> None:
 
 
 def replay_progress() -> Callable[[str, int, int], None]:
+    """Show how far a replay has come: on a terminal in one line that changes, else in a line now and then."""
     shown = Live(console=talk, transient=True, auto_refresh=False)
+    every = 0.25 if talk.is_terminal else 5.0
+    said = monotonic()
 
     def on_step(task: str, step: int, last: int) -> None:
-        if talk.is_terminal and (step % 100 == 0 or step == last):
+        nonlocal said
+        now = monotonic()
+        if now - said >= every:
+            said = now
+            text = Text(f"{task}: step {step:,} of {last:,}")
+            if not talk.is_terminal:
+                talk.print(text)
+                return
             if not shown.is_started:
                 shown.start()
-            shown.update(Text(f"{task}: step {step} of {last}"), refresh=True)
-            if step == last:
-                shown.stop()
+            shown.update(text, refresh=True)
+        if step == last and shown.is_started:
+            shown.stop()
 
     return on_step
 

@@ -8,6 +8,7 @@ import pytest
 
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.steps import load_rows
+from headrace.engines.local.tasks import REPLAY_SECONDS
 from headrace.engines.local.verify import verify
 from headrace.learn.kmeans import KMeans
 from headrace.log.memory import MemoryLog
@@ -73,6 +74,63 @@ def everything(log: MemoryLog) -> dict[str, Any]:
 @pytest.fixture(params=[Cut(transaction=True), Cut(rows=3), Cut(duration_us=1_000_000)], ids=str)
 def cut(request: pytest.FixtureRequest) -> Cut:
     return request.param  # type: ignore[no-any-return]
+
+
+class Slow:
+    """A clock that says of each step that it took a second."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def now_us(self) -> int:
+        return 0
+
+    def monotonic(self) -> float:
+        self._asked += 1
+        return float(self._asked)
+
+
+def repeated(made: Engine) -> int:
+    """How many steps a recovery repeats now."""
+    steps: list[int] = []
+    made.recover(lambda task, step, last: steps.append(step))
+    return len(steps)
+
+
+def test_a_clean_stop_leaves_no_steps_to_repeat(cut: Cut) -> None:
+    log, source = MemoryLog(), ScriptedSource("db")
+    made = engine(log, source, cut)
+    for runner in made.runners:
+        runner._due = lambda: False  # type: ignore[method-assign]  # as with a state larger than the log so far
+    feed(source)
+    rounds(made)
+    assert repeated(made) > 0
+    before = everything(log)
+    made.stop()
+    made.run()
+    assert repeated(made) == 0
+    assert everything(log) == before
+    assert verify(made.plan, log).result == "equal"
+    made.run()
+    progress = registry.read_progress(log, "m")
+    assert progress is not None
+    assert registry.checkpoint_steps(log, "m")[-1] == progress.step
+
+
+def test_a_recovery_is_bounded_by_time_where_states_are_large() -> None:
+    log, source = MemoryLog(), ScriptedSource("db")
+    made = engine(log, source, Cut(transaction=True), Slow())  # type: ignore[arg-type]  # a clock of its own kind
+    (runner,) = [one for one in made.runners if one.task.name == "m"]
+    feed(source, 1)
+    rounds(made, 3)
+    runner.progress.size = 1 << 40
+    behind = []
+    for _ in range(40):
+        feed(source, 1)
+        rounds(made, 1)
+        behind.append(runner.progress.step - (runner.checkpoints or [0])[-1])
+        runner.progress.size = 1 << 40
+    assert REPLAY_SECONDS - 2 <= max(behind) <= REPLAY_SECONDS + 2
 
 
 def test_outputs_name_the_model_they_come_from(cut: Cut) -> None:

@@ -19,7 +19,7 @@ from headrace.clock import Clock, SystemClock
 from headrace.engines.local.asked import Asked, Requests, apply
 from headrace.engines.local.outbox import Note, Outbox
 from headrace.engines.local.steps import StepRecord, append_fitting, steps_batch
-from headrace.engines.local.tasks import TaskRunner
+from headrace.engines.local.tasks import OnStep, TaskRunner
 from headrace.errors import HeadraceError, LogError, LogFull
 from headrace.events import Tick
 from headrace.faults import fault
@@ -136,10 +136,14 @@ class Engine:
         self._cluster = str(getattr(getattr(log, "place", None), "bootstrap", "no cluster"))
         self._pruned_at = self.clock.monotonic()
 
-    def recover(self) -> None:
-        """Bring every task to where the log says it is."""
+    def recover(self, on_step: OnStep | None = None) -> None:
+        """Bring every task to where the log says it is.
+
+        Args:
+            on_step: called with (task, step, last step) while recorded steps are repeated.
+        """
         for runner in self.runners:
-            runner.recover()
+            runner.recover(on_step)
         self._requests.recover()
         fresh = [runner for runner in self.runners if runner.lacks_beginning]
         if fresh:
@@ -152,6 +156,7 @@ class Engine:
         try:
             while not self._stop.is_set():
                 self._round()
+            self._save_at_end()
         except BaseException as error:
             self.error = error
             raise
@@ -383,6 +388,19 @@ class Engine:
             for topic, offset in holder().items():
                 needed[topic] = min(needed.get(topic, offset), offset)
         return needed
+
+    def _save_at_end(self) -> None:
+        """Store every state: the next start repeats nothing."""
+        unsaved = [runner for runner in self.runners if runner.unsaved]
+        if not unsaved:
+            return
+        try:
+            with self.log.transaction() as txn:
+                for runner in unsaved:
+                    runner.save_at_end(txn)
+        except HeadraceError as error:
+            # Nothing is lost: what was done since the last checkpoint is repeated at the next start.
+            logger.warning("the models' states were not stored at the end: %s", error.message)
 
     # -- telling others --------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from headrace.engines.local.running import Running
 from headrace.engines.local.serving import InProcess, Place, endpoints_of, serve_running, take_handed
 from headrace.engines.local.sinking import Sinking
 from headrace.engines.local.sources import Captured, databases, foreign_topics, topic_sources
+from headrace.engines.local.tasks import OnStep
 from headrace.engines.local.traced import trace_rounds
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.log import open_log
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from headrace.serve.settings import ServeSettings
 
 logger = logging.getLogger("headrace")
+
+SAY_SECONDS = 5.0
 
 
 def start(app: App, *, serve: bool | ServeSettings = False) -> Running:
@@ -70,7 +74,7 @@ def _start(app: App, place: Place | None) -> Running:
             logger.warning("%s", warning)
         for source in sources:
             source.start(log)
-        engine.recover()
+        engine.recover(_repeating(app))
         sinking = Sinking(plan.sinks, engine, log, lambda: _reader(plan, log, codec))
         engine.holders.append(sinking.needed)
         models = InProcess(engine) if place else None
@@ -86,6 +90,21 @@ def _start(app: App, place: Place | None) -> Running:
     running = Running(engine, log, close_log=app._open is None, sinking=sinking)
     take_handed(running, endpoints_of(app))
     return serve_running(running, models, place) if models and place else running
+
+
+def _repeating(app: App) -> OnStep:
+    """Say how far the repeating of recorded steps has come: on the live line, and now and then in a line of its own."""
+    began = said = time.monotonic()
+
+    def on_step(task: str, step: int, last: int) -> None:
+        nonlocal said
+        app.starting = f"«{task}»: repeating step {step:,} of {last:,}"
+        now = time.monotonic()
+        if now - said >= SAY_SECONDS:
+            said = now
+            logger.warning("%s, for %.0f s now", app.starting, now - began)
+
+    return on_step
 
 
 def _reader(plan: Plan, log: Log, codec: TopicCodec) -> tuple[Log, bool]:

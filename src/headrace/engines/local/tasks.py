@@ -1,14 +1,15 @@
 """One task on a log: read its next rows, step, write outputs, progress and, when due, the state; and recover all of it.
 
 A step's outputs, positions and record are written in one log transaction. The state joins it when the bytes read since
-the last checkpoint exceed a constant times the state's size: small states nearly always, large ones seldom.
+the last checkpoint exceed a constant times the state's size: small states nearly always, large ones seldom; when the
+steps since then took long; and when the pipeline ends in good order.
 Recovery loads the newest checkpoint and repeats the recorded steps after it without writing anything.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace.clock import Clock, SystemClock
@@ -39,10 +40,15 @@ from headrace.step import step
 from headrace.task import FlowTask, ModelTask, StreamTask, Task
 
 CHECKPOINT_FACTOR = 4
+# Repeating steps takes about as long as they took: a recovery is not to take longer than this, unless storing the state
+# takes more than a tenth of it.
+REPLAY_SECONDS = 10.0
+STORING_SHARE = 10.0
 HASHED_EVERY_STEP = 65_536
 # Between two rows of a stream that flows no time passes but theirs.
 SILENCE_S = 2.0
 _NEVER = (-1, -1, -1)
+OnStep = Callable[[str, int, int], None]
 
 
 class TaskRunner:
@@ -60,6 +66,9 @@ class TaskRunner:
         self.more = False
         self._hashed_at = _NEVER
         self._saves = False
+        # Seconds that the steps since the last checkpoint took, and that storing it took.
+        self._work_s = 0.0
+        self._storing_s = 0.0
         self._reader = LogReader(log, task, self.state) if isinstance(task, ModelTask) else None
         self._predicted = [one.stream.topic for one in task.predict] if isinstance(task, ModelTask) else []
         self._nodes = getattr(task, "nodes", ())
@@ -68,8 +77,12 @@ class TaskRunner:
         self._came: dict[str, float] = {}
         self._trainer: Trainer | None = None
 
-    def recover(self) -> None:
-        """Come to where the log says this task is."""
+    def recover(self, on_step: OnStep | None = None) -> None:
+        """Come to where the log says this task is.
+
+        Args:
+            on_step: called with (task, step, last step) while recorded steps are repeated.
+        """
         name = self.task.name
         progress = read_progress(self.log, name) or Progress()
         self.checkpoints = checkpoint_steps(self.log, name)
@@ -77,8 +90,11 @@ class TaskRunner:
             _refuse_changed(self.task, progress)
         self.state, start = restore(self.log, self.task, progress)
         stateless = isinstance(self.task, StreamTask)
-        for _, _ in () if stateless else replay(self.log, self.plan, self.task, self.state, start, progress.step):
-            pass
+        begun = self.clock.monotonic()
+        for record, _ in () if stateless else replay(self.log, self.plan, self.task, self.state, start, progress.step):
+            if on_step is not None:
+                on_step(name, record.step, progress.step)
+        self._work_s = self.clock.monotonic() - begun
         self.progress = progress
         self._hashed_at = _NEVER
         self._saves = False
@@ -115,11 +131,13 @@ class TaskRunner:
     def advance(self, txn: Transaction, *, limit: int = 65_536) -> StepRecord | None:
         """One step on the next rows, if there are any; its outputs are appended."""
         topics, arrivals = self.task.topics, bool(self._nodes)
+        begun = self.clock.monotonic()
         load = load_rows(self.log, topics, after=self.progress.slice, limit=limit, arrivals=arrivals)
         self.more = load is not None and (load.rows >= limit or not load.event.complete)
         if load is None:
             return None
         outputs = step(self.task, self.state, load.event, self._reader)
+        self._work_s += self.clock.monotonic() - begun
         if self._watched:
             self._came.update(dict.fromkeys(load.inputs.keys() & set(self._watched), self.clock.monotonic()))
         self.progress.bytes_since += load.bytes
@@ -200,10 +218,24 @@ class TaskRunner:
     def _due(self) -> bool:
         learner = self.state.learner
         never_again_the_same = learner is not None and not learner.deterministic
-        return self._saves or never_again_the_same or self.progress.bytes_since > CHECKPOINT_FACTOR * self.progress.size
+        long = self._work_s > max(REPLAY_SECONDS, STORING_SHARE * self._storing_s)
+        grown = self.progress.bytes_since > CHECKPOINT_FACTOR * self.progress.size
+        return self._saves or never_again_the_same or grown or long
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether a recovery would have steps to repeat."""
+        stored = self.checkpoints[-1] if self.checkpoints else self._beginning
+        return not isinstance(self.task, StreamTask) and self.progress.step > stored
+
+    def save_at_end(self, txn: Transaction) -> None:
+        """Store the state, so that the next start has nothing to repeat."""
+        self._checkpoint(txn)
+        write_progress(txn, self.task.name, self.progress)
 
     def _checkpoint(self, txn: Transaction) -> None:
         progress = self.progress
+        begun = self.clock.monotonic()
         self._saves = False
         progress.bytes_since = 0
         progress.needed = {**progress.offsets, self.plan.steps_topic: progress.steps_offset}
@@ -212,6 +244,7 @@ class TaskRunner:
         progress.size = sum(map(len, data))
         stays = [self._beginning] if self._stores_beginning else []
         self.checkpoints = write_checkpoint(txn, self.task.name, progress.step, data, self.checkpoints, keep=stays)
+        self._work_s, self._storing_s = 0.0, self.clock.monotonic() - begun
 
     def _record(
         self,
