@@ -289,6 +289,12 @@ class App:
                 in complete cuts, learned.
             serve: answer over HTTP too; see `start`.
         """
+        self._run(until, serve, lambda log: None)
+
+    def _run(
+        self, until: Literal["caught-up"] | None, serve: bool | ServeSettings, at_end: Callable[[Log], None]
+    ) -> None:
+        """Run; ``at_end`` is given the log before that is closed, where the pipeline had started."""
         if until not in (None, "caught-up"):
             raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
         # A signal that comes while the pipeline is still starting ends it there, as cleanly.
@@ -297,6 +303,7 @@ class App:
         with Signals() as signals:
             try:
                 with self.start(serve=serve) as running:
+                    running.at_end = at_end
                     signals.stop = running.engine.stop
                     if running.server is not None:
                         running.server.announce()

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.live import Live
@@ -81,10 +81,10 @@ def run(
     if not as_json:
         talk.print(str(pipeline.plan()), markup=False, highlight=False, soft_wrap=True)
     live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
+    models: list[dict[str, Any]] = []
     with live if talk.is_terminal and not as_json else nullcontext():
-        pipeline.run(until="caught-up" if until_caught_up else None)
-    with reading(pipeline.log, name=pipeline.name, formats=pipeline.plan().formats) as held:
-        models = model_rows(held)
+        # Before the log is closed: opening it once more could wait for a broker that has gone.
+        pipeline._run("caught-up" if until_caught_up else None, False, lambda held: models.extend(model_rows(held)))
     if as_json:
         print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models}))
     else:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import random
 import signal
 import struct
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
+import psutil
 import psycopg
 import pyarrow as pa
 import pytest
@@ -117,6 +121,58 @@ def test_a_broker_that_dies_under_the_log_comes_back(dsn: str, tmp_path: Path, b
     assert harness.contents(log) == harness.contents(whole)
     assert ids(broker, "counted_out") == [row["id"] for row in harness.contents(whole)["counted_out"]]
     harness.verify(pipeline.build(dsn, log))
+
+
+SIGNALLED = """
+import headrace as hr
+app = hr.App("signalled", log={log!r})
+model = app.model("m", hr.KMeans(k=2, initial_centers=[[0.0], [5.0]]), features=["x"])
+model.learn(app.topic({topic!r}))
+model.predict(app.topic({topic!r})).to("signalled_out")
+"""
+ENDS_SECONDS = 10.0
+
+
+def test_a_signal_ends_a_pipeline_whose_broker_answers_nothing(broker: KafkaBroker, tmp_path: Path) -> None:
+    """While it starts, while it waits to commit, and while it ends; a second signal ends it at once."""
+    file = tmp_path / "signalled.py"
+    file.write_text(SIGNALLED.format(log=topics(broker, "signalled", "signalled_out"), topic="signalled"))
+
+    def begin(**more: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "from headrace.cli import main; main()", "run", str(file)]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **more)
+
+    def ended(child: subprocess.Popen[bytes], *signals: int) -> tuple[int, float]:
+        begun = time.monotonic()
+        for number in signals:
+            child.send_signal(number)
+            time.sleep(0.2)
+        return child.wait(60), time.monotonic() - begun
+
+    send(broker, "signalled", *points(0, 100))
+    running = begin()
+    until(lambda: len(ids(broker, "signalled_out")) == 100, "predicting what is there")
+    starting = begin()
+    until(lambda: connections(starting.pid), "looking for the broker")
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        code, seconds = ended(starting, signal.SIGTERM)
+        assert (code, seconds < ENDS_SECONDS) == (0, True)
+        another = begin()
+        until(lambda: connections(another.pid), "looking for the broker once more")
+        assert ended(another, signal.SIGINT, signal.SIGTERM)[1] < 2.0
+        code, seconds = ended(running, signal.SIGTERM)
+        assert seconds < ENDS_SECONDS
+        assert code in (0, 1)
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+
+
+def connections(pid: int) -> int:
+    """How many connections a process has open."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return len(psutil.Process(pid).net_connections("tcp"))
+    return 0
 
 
 def test_a_broker_that_is_away_for_longer_than_a_delivery_may_take(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
@@ -19,7 +22,8 @@ _T = TypeVar("_T")
 REQUEST_SECONDS = 10.0
 PATIENCE_SECONDS = 30.0
 METADATA_SECONDS = 30.0
-LAST_PATIENCE = 5.0  # seconds that a broker still has when the pipeline is stopped
+LAST_PATIENCE = 3.0  # seconds that a broker still has when the pipeline is stopped
+TICK_SECONDS = 0.05
 GONE_SECONDS = 3.0
 FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 COMPACTED = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "segment.bytes": str(32 << 20)}
@@ -34,7 +38,7 @@ class Cluster:
 
     Attributes:
         on_wait: called with a line for people while the broker is away, and with "" afterwards.
-        interrupted: set when nobody wants to wait long any more.
+        interrupted: whether nobody wants to wait long any more; see `interrupt`.
     """
 
     def __init__(self, place: KafkaPlace, *, patience: float = PATIENCE_SECONDS) -> None:
@@ -43,11 +47,53 @@ class Cluster:
         self.place = place
         self._patience = patience
         self.on_wait: Callable[[str], None] = lambda _: None
-        self.interrupted = threading.Event()
+        self._interrupted_at: float | None = None
         self._admin = AdminClient(place.client(socket_timeout_ms=10_000))
         self._partitions: dict[str, tuple[int, float]] = {}
         self._limits: dict[str, int] = {}
         self._lock = threading.Lock()
+
+    def interrupt(self) -> None:
+        """Give a broker that is away a last few seconds: the pipeline ends. From any thread."""
+        self._interrupted_at = self._interrupted_at or time.monotonic()
+
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupted_at is not None
+
+    def out_of_patience(self, deadline: float) -> bool:
+        """Return whether a deadline (`time.monotonic`) has come, which an interruption brings near."""
+        now, at = time.monotonic(), self._interrupted_at
+        return now >= deadline or (at is not None and now >= at + LAST_PATIENCE)
+
+    def breakable(self, what: str, call: Callable[[], _T]) -> _T:
+        """Make a call of the client that cannot be broken off, in a thread of its own.
+
+        A signal ends waiting for it at once, where the main thread waits; `interrupted` does after a last patience.
+
+        Raises:
+            LogUnavailable: it had not returned by then.
+        """
+        outcome: Future[_T] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(call())
+            except BaseException as error:  # raised where it is waited for
+                outcome.set_exception(error)
+
+        threading.Thread(target=run, name="headrace-kafka-call", daemon=True).start()
+        return self._awaited(what, outcome)
+
+    def _awaited(self, what: str, outcome: Future[_T]) -> _T:
+        while True:
+            try:
+                return outcome.result(TICK_SECONDS)
+            except FutureTimeout:
+                if outcome.done():
+                    return outcome.result()
+            if self.out_of_patience(math.inf):
+                raise LogUnavailable(f"stopped while {what}: {self.place.location} is away")
 
     def patiently(self, what: str, call: Callable[[], _T], *, patience: float | None = None) -> _T:
         """Call again, with backoff, while the broker is away.
@@ -58,8 +104,7 @@ class Cluster:
         """
         from confluent_kafka import KafkaException
 
-        since = time.monotonic()
-        patience = self._patience if patience is None else patience
+        deadline = time.monotonic() + (self._patience if patience is None else patience)
         wait = 0.0
         try:
             while True:
@@ -67,8 +112,7 @@ class Cluster:
                     return call()
                 except KafkaException as error:
                     failure = self.translate(error, what)
-                    most = min(patience, LAST_PATIENCE) if self.interrupted.is_set() else patience
-                    if not failure.retry or time.monotonic() - since >= most:
+                    if not failure.retry or self.out_of_patience(deadline):
                         raise failure from error
                     logger.info("%s; trying again", failure.message)
                     self.on_wait(f"waiting for {self.place.location} ({what}); trying again")
@@ -85,7 +129,11 @@ class Cluster:
             patience: seconds to wait for a broker that is away, other than the cluster's.
         """
         once = REQUEST_SECONDS if patience is None else min(REQUEST_SECONDS, max(1.0, patience))
-        found = self.patiently("listing topics", lambda: self._admin.list_topics(timeout=once), patience=patience)
+
+        def list_topics() -> Any:
+            return self.breakable("listing topics", lambda: self._admin.list_topics(timeout=once))
+
+        found = self.patiently("listing topics", list_topics, patience=patience)
         return {name: len(one.partitions) for name, one in sorted(found.topics.items()) if one.error is None}
 
     def partitions(self, topic: str) -> int:
@@ -109,7 +157,8 @@ class Cluster:
 
         def ask() -> None:
             try:
-                self._admin.create_topics([new], request_timeout=REQUEST_SECONDS)[topic].result()
+                asked = self._admin.create_topics([new], request_timeout=REQUEST_SECONDS)
+                self._awaited(f"making the topic «{topic}»", asked[topic])
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
@@ -127,7 +176,8 @@ class Cluster:
 
         def ask() -> None:
             try:
-                self._admin.delete_topics([topic], request_timeout=REQUEST_SECONDS)[topic].result()
+                asked = self._admin.delete_topics([topic], request_timeout=REQUEST_SECONDS)
+                self._awaited(f"deleting the topic «{topic}»", asked[topic])
             except KafkaException as error:
                 if not self._is_unknown(error):
                     raise
@@ -143,7 +193,7 @@ class Cluster:
     def _wait(self, reached: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + self._patience
         while not reached():
-            if time.monotonic() >= deadline:
+            if self.out_of_patience(deadline):
                 raise LogUnavailable(f"waited {self._patience:.0f} s for {what} on {self.place.location}")
             time.sleep(0.02)
 
@@ -166,7 +216,7 @@ class Cluster:
             asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS)
             for name, future in asked.items():
                 try:
-                    found[name] = future.result()
+                    found[name] = self._awaited("describing topics", future)
                 except KafkaException as error:
                     if not self._is_unknown(error):
                         raise
@@ -195,7 +245,7 @@ class Cluster:
 
             def ask() -> int:
                 future = self._admin.describe_configs([resource], request_timeout=REQUEST_SECONDS)[resource]
-                return int(future.result()["max.message.bytes"].value)
+                return int(self._awaited(f"asking for the limits of «{topic}»", future)["max.message.bytes"].value)
 
             self._limits[topic] = self.patiently(f"asking for the limits of «{topic}»", ask)
         return self._limits[topic]
@@ -226,7 +276,8 @@ class Cluster:
         def ask() -> dict[int, int]:
             found = self._admin.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_SECONDS)
             try:
-                return {where.partition: int(future.result().offset) for where, future in found.items()}
+                what = f"asking for the offsets of «{topic}»"
+                return {where.partition: int(self._awaited(what, future).offset) for where, future in found.items()}
             except KafkaException:
                 # A broker that has come back leads in a new epoch, which the client does not ask for by itself.
                 with contextlib.suppress(KafkaException):
@@ -243,7 +294,7 @@ class Cluster:
 
         def ask() -> None:
             for future in self._admin.delete_records(asked, request_timeout=REQUEST_SECONDS).values():
-                future.result()
+                self._awaited(f"deleting old records of «{topic}»", future)
 
         if asked:
             self.patiently(f"deleting old records of «{topic}»", ask)

@@ -138,7 +138,7 @@ class Fetcher:
                 self._leave(where for where, waiting in wanted.items() if not waiting)
                 if self._receive(0.1):
                     deadline = time.monotonic() + patience
-                elif time.monotonic() >= deadline:
+                elif self._cluster.out_of_patience(deadline):
                     raise self._missing(wanted)
                 else:
                     self._refuse_truncated(wanted)

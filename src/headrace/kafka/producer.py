@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import LogTruncated, LogUnavailable
-from headrace.kafka.cluster import LAST_PATIENCE, Cluster, translate
+from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.partition import partitions_of
 from headrace.kafka.place import Place, pack_spread
 from headrace.kafka.settings import KafkaPlace
@@ -23,6 +23,8 @@ logger = logging.getLogger("headrace")
 TRANSACTION_MILLISECONDS = 300_000  # publishing a large source transaction takes a while
 DELIVERY_MILLISECONDS = 60_000
 SETTLE_SECONDS = 1.0
+# Between two such calls it is looked at whether the pipeline is to end.
+CALL_SECONDS = 1.0
 # A transaction that follows the last one at once finds the broker still writing that one's markers, and librdkafka asks
 # again after 20 ms only.
 GAP_SECONDS = 0.006
@@ -99,7 +101,6 @@ class TransactionalProducer:
         self._turn = 0
         self._committed_at = 0.0
         self._counts: dict[str, int] = {}
-        self.interrupted = threading.Event()
         defaults = {"transaction.timeout.ms": TRANSACTION_MILLISECONDS, "compression.type": "lz4"}
         self._producer = Producer(
             {
@@ -116,9 +117,12 @@ class TransactionalProducer:
             }
         )
         # Before it knows a broker, librdkafka looks for the coordinator twice a second only.
-        cluster.patiently("looking for brokers", lambda: self._producer.list_topics(timeout=10.0))
+        self._ask("looking for brokers", lambda: self._producer.list_topics(timeout=10.0))
         # The call that waits here also waits for an earlier run's transaction to be undone.
-        cluster.patiently("becoming the log's writer", lambda: self._producer.init_transactions(10.0))
+        self._ask("becoming the log's writer", lambda: self._producer.init_transactions(10.0))
+
+    def _ask(self, what: str, call: Callable[[], Any]) -> None:
+        self._cluster.patiently(what, lambda: self._cluster.breakable(what, call))
 
     @property
     def open(self) -> bool:
@@ -160,7 +164,7 @@ class TransactionalProducer:
         """How many there are. Of new ones the client itself learns only with its next look, half a minute later."""
         count = self._cluster.partitions(topic)
         if self._counts.setdefault(topic, count) != count:
-            self._cluster.patiently("asking for new partitions", lambda: self._producer.list_topics(topic, 5.0))
+            self._ask("asking for new partitions", lambda: self._producer.list_topics(topic, 5.0))
             self._counts[topic] = count
         return count
 
@@ -219,7 +223,7 @@ class TransactionalProducer:
         """Wait until everything sent has its offset.
 
         Raises:
-            LogUnavailable: `interrupted` was set meanwhile.
+            LogUnavailable: the cluster was interrupted meanwhile.
         """
         since = time.monotonic()
         while self._serve(self._producer.flush, 0.5):
@@ -230,7 +234,7 @@ class TransactionalProducer:
         """Make the transaction durable and visible. Waits as long as the broker is away: the outcome is known then.
 
         Raises:
-            LogUnavailable: the broker has undone it, or `interrupted` was set while nobody knows.
+            LogUnavailable: the broker has undone it, or the cluster was interrupted while nobody knows.
             LogLocked: another run has taken over.
         """
         from confluent_kafka import KafkaException
@@ -238,7 +242,7 @@ class TransactionalProducer:
         since = time.monotonic()
         while self._open:
             try:
-                self._producer.commit_transaction(5.0)
+                self._producer.commit_transaction(CALL_SECONDS)
                 self._open = False
                 self._committed_at = time.monotonic()
             except KafkaException as error:
@@ -259,7 +263,7 @@ class TransactionalProducer:
             self._serve(self._producer.flush, SETTLE_SECONDS)
         while self._open:
             try:
-                self._producer.abort_transaction(5.0)
+                self._producer.abort_transaction(CALL_SECONDS)
                 self._open = False
             except KafkaException as error:
                 self._after(error, "undoing a transaction", since)
@@ -284,14 +288,14 @@ class TransactionalProducer:
 
     def _waiting(self, since: float, what: str) -> None:
         waited = time.monotonic() - since
-        if self.interrupted.is_set() and waited > LAST_PATIENCE:
+        if self._cluster.out_of_patience(math.inf):
             raise LogUnavailable(f"stopped while {what}: {self._place.location} is away")
         if waited > 2:
             self._on_wait(f"waiting for {self._place.location} ({what}); trying again")
 
     def close(self) -> None:
         """Leave the cluster; an open transaction is undone by whoever writes next."""
-        if self._open and not self.interrupted.is_set():
+        if self._open and not self._cluster.interrupted:
             try:
                 self._serve(self._producer.flush, SETTLE_SECONDS)
                 self._producer.abort_transaction(2.0)

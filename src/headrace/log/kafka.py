@@ -442,9 +442,7 @@ class KafkaLog:
 
     def interrupt(self) -> None:
         """End waiting for a broker that is away; from any thread."""
-        self.cluster.interrupted.set()
-        if self._producer is not None:
-            self._producer.interrupted.set()
+        self.cluster.interrupt()
 
     def close(self) -> None:
         """See `Log.close`."""

@@ -52,10 +52,15 @@ class PartitionReader:
         end = self._cluster.ends(self.topic)[0]
         where = [TopicPartition(self.topic, 0, ts)]
 
-        def ask() -> int:
-            return int(self._consumer.offsets_for_times(where, timeout=REQUEST_SECONDS)[0].offset)
+        what = f"looking for a time in «{self.topic}»"
 
-        offset = self._cluster.patiently(f"looking for a time in «{self.topic}»", ask)
+        def ask() -> int:
+            found = self._cluster.breakable(
+                what, lambda: self._consumer.offsets_for_times(where, timeout=REQUEST_SECONDS)
+            )
+            return int(found[0].offset)
+
+        offset = self._cluster.patiently(what, ask)
         self.seek(offset if offset >= 0 else end)
 
     def new_messages(self) -> Iterator[list[Any]]:
@@ -83,7 +88,7 @@ class PartitionReader:
             if chunk:
                 deadline = time.monotonic() + PATIENCE_SECONDS
                 yield chunk
-            elif time.monotonic() >= deadline:
+            elif self._cluster.out_of_patience(deadline):
                 raise LogUnavailable(f"«{self.topic}» does not give its messages up to offset {end}")
 
     def _heed(self, message: Any) -> None:

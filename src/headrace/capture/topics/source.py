@@ -313,8 +313,13 @@ class TopicSource:
             return self._status or "reading"
         return f"waiting for the topic{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
 
+    def interrupt(self) -> None:
+        """End waiting for a broker that is away; from any thread."""
+        self._cluster.interrupt()
+
     def stop(self) -> None:
         """Leave the cluster; calling it twice is harmless."""
+        self.interrupt()
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None

@@ -166,9 +166,11 @@ class Engine:
     def stop(self) -> None:
         """End after the current round."""
         self._stop.set()
-        interrupt = getattr(self.log, "interrupt", None)
-        if interrupt is not None:
-            interrupt()
+        for waiting in (self.log, *self.sources):
+            # What waits for a broker, which may be away for long.
+            interrupt = getattr(waiting, "interrupt", None)
+            if interrupt is not None:
+                interrupt()
         for source in self.sources:
             source.wake()
 

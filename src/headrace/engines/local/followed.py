@@ -97,6 +97,10 @@ class FollowedSource:
     def wake(self) -> None:
         """Nothing: `poll` never waits long."""
 
+    def interrupt(self) -> None:
+        """End waiting for a broker that is away; from any thread."""
+        self._log.interrupt()
+
     def stop(self) -> None:
         """Close the other log; calling it twice is harmless."""
         self._log.close()

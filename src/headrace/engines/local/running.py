@@ -93,6 +93,7 @@ class Running:
         self._close_log = close_log
         self.server: Server | None = None
         self.closing: list[Callable[[], None]] = []
+        self.at_end: Callable[[Log], None] | None = None
         self._sinking = sinking or Sinking((), engine, log, lambda: (log, False))
         self._thread = threading.Thread(target=self._run, name=f"headrace-{engine.plan.app}", daemon=True)
         try:
@@ -349,6 +350,9 @@ class Running:
         self.engine.stop()
         if self._thread.ident is not None:
             self._thread.join()
+        if self.at_end is not None and self.engine.error is None:
+            self.at_end(self.log)
+            self.at_end = None
         if self._close_log:
             self.log.close()
         if self.engine.error is not None:

@@ -1,7 +1,8 @@
-"""Signals that end a pipeline cleanly."""
+"""Signals that end a pipeline: cleanly, or at once where another one comes."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -13,10 +14,14 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """SIGINT and SIGTERM stop the pipeline cleanly, where the main thread runs it."""
+    """SIGINT and SIGTERM stop the pipeline cleanly, where the main thread runs it; a second one ends the process.
+
+    A log loses nothing by that: what had not committed is done again by the next start.
+    """
 
     def __init__(self) -> None:
         self.stop: Callable[[], None] | None = None
+        self._came = False
         self._old: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -29,6 +34,10 @@ class Signals:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._came:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._came = True
         if self.stop is None:
             raise Stopped
         self.stop()
