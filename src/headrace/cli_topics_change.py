@@ -45,11 +45,11 @@ def create_on_cluster(place: KafkaPlace, topic: str, partitions: int | None) -> 
         LogError: there is one, or the broker refuses.
     """
     check_new(topic)
-    with closing(Cluster(place)) as cluster:
-        if cluster.partitions(topic):
-            raise topic_exists(topic, place.location)
-        cluster.create(topic, partitions=partitions or place.partitions, config=FOR_EVER)
-        return {"topic": topic, "log": place.location, "partitions": cluster.partitions(topic)}
+    cluster = Cluster(place)
+    if cluster.partitions(topic):
+        raise topic_exists(topic, place.location)
+    cluster.create(topic, partitions=partitions or place.partitions, config=FOR_EVER)
+    return {"topic": topic, "log": place.location, "partitions": cluster.partitions(topic)}
 
 
 def delete_in_file(where: str, topic: str, *, force: bool) -> int:
@@ -86,8 +86,7 @@ def delete_on_cluster(place: KafkaPlace, topic: str, *, force: bool) -> int:
         found = [user for log in view.logs.values() for user in _users_on(log, topic)]
         refuse_used(topic, found, force=force)
     if not name:
-        with closing(Cluster(place)) as cluster:
-            cluster.delete(topic)
+        Cluster(place).delete(topic)
         return seen.rows
     with closing(open_log(replace(place, name=name).location, writer=True, codec=codec_for())) as log:
         with log.transaction() as transaction:

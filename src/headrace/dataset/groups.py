@@ -244,7 +244,6 @@ class MessagePositions:
             self.flush()
         finally:
             self._consumer.close()
-            self._cluster.close()
 
 
 class RowPositions(MessagePositions):

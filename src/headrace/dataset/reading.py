@@ -283,7 +283,6 @@ class MessageReader:
     def close(self) -> None:
         """See `Reader.close`."""
         self._leave()
-        self._cluster.close()
 
 
 def as_events(records: pa.RecordBatch) -> Batch:

@@ -299,9 +299,6 @@ class Cluster:
         if asked:
             self.patiently(f"deleting old records of «{topic}»", ask)
 
-    def close(self) -> None:
-        """Nothing to do: librdkafka's admin client ends with its object."""
-
     @staticmethod
     def _is_unknown(error: Any) -> bool:
         from confluent_kafka import KafkaError
