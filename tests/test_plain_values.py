@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 
 from headrace.batch import Batch, dead_letters
-from headrace.plain_values import json_texts, keys, row_keys, rows, texts, value, values
+from headrace.plain_values import beyond, json_texts, keys, row_keys, rows, texts, united, value, values
 
 LARGEST, SMALLEST = 2**63 - 1, -(2**63)
 YEAR_10000 = 253_402_300_800  # in seconds
@@ -115,6 +115,7 @@ def test_values_that_python_does_not_have_come_as_text(array: Any, expected: lis
     assert len(texts(array)) == len(keys(array)) == len(expected)
     assert {type(one) for one in texts(array)} <= {str, type(None)}
     assert isinstance(hash(tuple(keys(array))), int)
+    assert beyond(array) or expected in ([1.5], [UUID(int=0)], [None, None])
     table = pa.table({"x": array})
     assert rows(table) == [{"x": one} for one in expected]
     assert [set(json.loads(one)) for one in json_texts(table)] == [{"x"}] * len(expected)
@@ -185,3 +186,39 @@ def test_keys_are_equal_by_value_and_never_by_rounding() -> None:
     assert len(set(keys(HOSTILE))) == len(HOSTILE)
     assert keys(pa.array([b"\xff", b"\xfe"]).view(pa.string())) == [("text", b"\xff"), ("text", b"\xfe")]
     assert row_keys([pa.array(["a"]), pa.array([[1]])]) == [("a", ("list", 1))]
+
+
+def united_columns(first: Any, second: Any) -> tuple[pa.DataType, list[Any]]:
+    found = united([pa.table({"x": first}), pa.table({"x": second})]).column("x")
+    assert united([pa.table({"x": second}), pa.table({"x": first})]).column("x").type == found.type
+    return found.type, values(found)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind", "expected"),
+    [
+        ([7], ["seven"], pa.string(), ["7", "seven"]),
+        ([True], ["x"], pa.string(), ["true", "x"]),
+        ([b"\x00a"], ["x"], pa.string(), ["\\x0061", "x"]),
+        ([1], [0.5], pa.float64(), [1.0, 0.5]),
+        ([2**53 + 1], [0.5], pa.string(), ["9007199254740993", "0.5"]),
+        ([2**63 - 1], [1e300], pa.string(), ["9223372036854775807", "1e+300"]),
+        (pa.array([2**64 - 1], pa.uint64()), [-1], pa.decimal128(20, 0), [Decimal(2**64 - 1), Decimal(-1)]),
+        ([Decimal("1.10")], [1], pa.decimal128(22, 2), [Decimal("1.10"), Decimal(1)]),
+        ([Decimal("1.10")], [0.1], pa.float64(), [1.1, 0.1]),
+        ([Decimal("12345678901234567.89")], [0.1], pa.string(), ["12345678901234567.89", "0.1"]),
+        ([date(1970, 1, 2)], [datetime(1, 1, 1)], pa.timestamp("us"), [datetime(1970, 1, 2), datetime(1, 1, 1)]),
+        (times([2**31 - 1], pa.date32()), ["x"], pa.string(), ["infinity", "x"]),
+        (HOSTILE[:2], ["x"], pa.string(), ["10000-01-01 00:00:00+00", "0044-03-15 00:00:00+00 BC", "x"]),
+        (times([0], pa.timestamp("us")), HOSTILE[5:], pa.string(), ["1970-01-01 00:00:00", "1970-01-01 00:00:00+00"]),
+        ([[1]], [["a"]], pa.list_(pa.string()), [["1"], ["a"]]),
+        ([{"a": 1}], [{"a": "x", "b": 1}], None, [{"a": "1", "b": None}, {"a": "x", "b": 1}]),
+        ([None], [1], pa.int64(), [None, 1]),
+    ],
+)  # fmt: skip
+def test_columns_of_two_types_are_one_column_and_no_value_is_rounded(
+    first: Any, second: Any, kind: pa.DataType | None, expected: list[Any]
+) -> None:
+    found, told = united_columns(first, second)
+    assert kind is None or found == kind
+    assert told == expected

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.plain_values import json_texts
+from headrace.plain_values import json_texts, united
 from headrace.position import Position, format_positions
 
 OPS = {name: ord(name) for name in "cudtr"}
@@ -205,6 +205,8 @@ def present(records: pa.RecordBatch | pa.Table) -> pa.Table:
     """
     table = pa.Table.from_batches([records]) if isinstance(records, pa.RecordBatch) else records
     table = table.combine_chunks()
+    if len(set(table.column_names)) < table.num_columns:
+        table = united([table])
     own = [name for name in table.column_names if not is_meta(name)]
     columns = {name: table.column(name) for name in own}
     if "__op" not in table.column_names:

@@ -31,6 +31,7 @@ from headrace.console import (
 from headrace.errors import HeadraceError
 from headrace.log.kafka_view import KafkaView
 from headrace.messages import to_json
+from headrace.plain_values import rows
 
 app = typer.Typer(
     help="Machine learning on live database changes.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -113,9 +114,11 @@ def sql(
     if csv:
         print_csv(table)
     elif as_json:
-        print(to_json(table.to_pylist()))
+        print(to_json(rows(table)))
     else:
-        print_table(table.to_pylist(), columns=table.column_names, title=f"{table.num_rows} rows")
+        found = rows(table)
+        names = list(found[0]) if found else table.column_names
+        print_table(found, columns=names, title=f"{table.num_rows} rows")
 
 
 @app.command()

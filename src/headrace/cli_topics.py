@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import typer
 
+from headrace import plain_values
 from headrace.batch import Batch, present
 from headrace.cli_log import JsonOption, LogOption, location, looking
 from headrace.cli_topics_change import check_new, create_on_cluster, delete_in_file, delete_on_cluster
@@ -274,7 +275,7 @@ def _decoded_lines(page: WireMessages, decode: ForeignFormats) -> Iterator[str]:
     _, decoded = decode(page)
     found: list[tuple[int, str]] = []
     for batch, at in decoded.parts:
-        shown = present(batch.records).to_pylist()
+        shown = plain_values.rows(present(batch.records))
         found += [(index, to_json(plain(row))) for index, row in zip(np.asarray(at).tolist(), shown, strict=True)]
     for index, reason in decoded.bad:
         where = f"{page.topic} partition {page.partitions[index]} offset {page.offsets[index]}"

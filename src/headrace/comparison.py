@@ -26,6 +26,7 @@ from headrace.grade.compare import graded_rows
 from headrace.grade.join import Arrivals, Found, Join
 from headrace.grade.pairs.waiting import Waiting, ascends, picked
 from headrace.labels import new_examples
+from headrace.plain_values import united, values
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
 NO_ROWS = np.empty(0, np.int64)
@@ -227,8 +228,8 @@ class Comparison:
         stored = join.left_rows.take(sequence[old])
         if ascends(sequence) and sequence[0] >= 0:
             # Labels in the order of their predictions: those of earlier events are the first.
-            return pa.concat_tables([stored, picked(now, at[fresh])], promote_options="permissive")
-        both = pa.concat_tables([stored, now], promote_options="permissive")
+            return united([stored, picked(now, at[fresh])])
+        both = united([stored, now])
         where = np.where(fresh, at + stored.num_rows, 0)
         where[old] = np.arange(stored.num_rows)
         return both.take(pa.array(where, mask=sequence < 0))
@@ -309,7 +310,7 @@ class Comparison:
 def _in_order(found: list[tuple[pa.RecordBatch, Ints]]) -> pa.Table:
     """Rows of several batches in the order of their places."""
     tables = [pa.Table.from_batches([records]) for records, _ in found]
-    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+    table = tables[0] if len(tables) == 1 else united(tables)
     order = np.concatenate([order for _, order in found])
     return table if ascends(order) else table.take(pa.array(np.argsort(order)))
 
@@ -356,7 +357,7 @@ def _filled(table: pa.Table, n: int) -> pa.Table:
 
 def keys_of(batch: Batch, on: Sequence[str]) -> list[Any]:
     """The values that a prediction and its label share, as Python has them; None where one is NULL."""
-    columns = [batch.column(name).to_pylist() for name in on]
+    columns = [values(batch.column(name)) for name in on]
     if len(columns) == 1:
         return list(columns[0])
     return [None if None in key else key for key in zip(*columns, strict=True)]
@@ -395,6 +396,5 @@ def _as_one(arrays: list[pa.Array]) -> pa.Array | None:
     if not arrays:
         return None
     if any(not one.type.equals(arrays[0].type) for one in arrays):
-        table = pa.concat_tables([pa.table({"": one}) for one in arrays], promote_options="permissive")
-        return whole(table.column(0))
+        return whole(united([pa.table({"": one}) for one in arrays]).column(0))
     return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)

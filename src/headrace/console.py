@@ -20,6 +20,7 @@ from rich.text import Text
 from headrace.app import App
 from headrace.log.base import Log, TopicInfo
 from headrace.log.kafka_view import Seen
+from headrace.plain_values import beyond, cast_texts, texts
 from headrace.registry import models as registry
 from headrace.registry.versions import Shelf
 from headrace.tables import cell
@@ -151,7 +152,28 @@ def print_table(found: list[dict[str, Any]], *, columns: list[str] | None = None
 def print_csv(table: pa.Table) -> None:
     import pyarrow.csv
 
-    pyarrow.csv.write_csv(table, sys.stdout.buffer)
+    columns = [_csv_cells(column, field.type) for column, field in zip(table.columns, table.schema, strict=True)]
+    pyarrow.csv.write_csv(pa.Table.from_arrays(columns, names=table.column_names), sys.stdout.buffer)
+
+
+def _is_foreign_to_csv(kind: pa.DataType) -> bool:
+    return bool(
+        (pa.types.is_nested(kind) and not pa.types.is_dictionary(kind))
+        or isinstance(kind, pa.BaseExtensionType)
+        or pa.types.is_interval(kind)
+        or pa.types.is_run_end_encoded(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _csv_cells(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """A column as Arrow's CSV writer takes it: what it has no text for comes as PostgreSQL prints it."""
+    if _is_foreign_to_csv(kind):
+        return pa.array(texts(column), pa.string())
+    if not pa.types.is_temporal(kind) or not beyond(column):
+        return column
+    return pa.chunked_array([cast_texts(chunk) for chunk in column.chunks])
 
 
 def replay_progress() -> Callable[[str, int, int], None]:

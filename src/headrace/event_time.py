@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace import plain_values
 from headrace.batch import Batch
 
 Times = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], dict[int, str]]
@@ -69,4 +70,4 @@ def _parsed(text: str | None) -> int | None:
 
 
 def _shown(value: pa.Scalar) -> str:
-    return "NULL" if value.as_py() is None else repr(value.as_py())
+    return repr(plain_values.value(value)) if value.is_valid else "NULL"

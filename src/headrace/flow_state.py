@@ -20,6 +20,7 @@ from headrace.grade.drift import Drift
 from headrace.grade.join import Join
 from headrace.grade.window import Window
 from headrace.learn.adapters.sealed import sealed, unsealed
+from headrace.plain_values import united
 
 KEPT_ROWS = 1_000_000
 NEVER = -(2**62)
@@ -74,7 +75,7 @@ class KeptRows:
         """The rows, oldest first, of a moment on where one is given."""
         if not self._batches:
             return pa.table({})
-        found = pa.concat_tables([pa.Table.from_batches([one]) for one in self._batches], promote_options="permissive")
+        found = united([pa.Table.from_batches([one]) for one in self._batches])
         if since_us is not None:
             found = found.filter(pc.greater_equal(found.column("__ts").cast(pa.int64()), since_us))
         return found

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.batch import OPS, Batch, inserted
+from headrace.plain_values import values
 
 Mask = npt.NDArray[np.bool_]
 
@@ -82,7 +83,7 @@ def _old_labels(batch: Batch, target: str) -> tuple[Mask, Mask]:
 def _hashes(batch: Batch, rows: npt.NDArray[np.int64]) -> list[int]:
     if not len(rows):
         return []
-    columns = [batch.column(name).take(pa.array(rows)).to_pylist() for name in batch.key_columns]
+    columns = [values(batch.column(name).take(pa.array(rows))) for name in batch.key_columns]
     return [_hash(key) for key in zip(*columns, strict=True)]
 
 

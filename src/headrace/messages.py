@@ -10,6 +10,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+from headrace import plain_values
 from headrace.batch import Batch, present
 from headrace.log.base import Entry
 from headrace.wire import WireMessages
@@ -52,7 +53,7 @@ def _number(value: Decimal) -> int | float | str:
 def rows(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Rows of an entry, by offset, as flat JSON values."""
     part = entry.records.slice(start - entry.offset, stop - start)
-    for row in present(part).to_pylist():
+    for row in plain_values.rows(present(part)):
         yield plain(row)
 
 

@@ -108,6 +108,55 @@ def repr_text(value: Any) -> str:
         return str(Decimal(value)) if isinstance(value, int) else object.__repr__(value)
 
 
+def beyond(array: pa.Array | pa.ChunkedArray) -> bool:
+    """Return whether a column has a value that Python's types do not hold, so that `values` gives text for it.
+
+    >>> beyond(pa.array([0, 253402300800]).cast(pa.timestamp("s"))), beyond(pa.array(["9999-12-31"]).cast(pa.date32()))
+    (True, False)
+    """
+    if isinstance(array, pa.ChunkedArray):
+        return any(beyond(chunk) for chunk in array.chunks)
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return beyond(array.storage)
+    if pa.types.is_dictionary(kind):
+        return beyond(array.dictionary)
+    if pa.types.is_run_end_encoded(kind):
+        return beyond(array.values)
+    if pa.types.is_union(kind):
+        return True
+    if pa.types.is_map(kind):
+        return beyond(array.keys) or beyond(array.items)
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        return len(set(names)) < len(names) or any(beyond(child) for child in array.flatten())
+    if _is_list(kind):
+        return beyond(array.flatten())
+    if _is_text(kind):
+        return _is_unreadable(array)
+    if pa.types.is_timestamp(kind) and kind.unit != "ns" and kind.tz in (None, "UTC"):
+        per = PER_SECOND[kind.unit] * _DAY_SECONDS
+        return _is_outside(array.view(pa.int64()), _FIRST_DAY * per, _END_DAY * per)
+    if pa.types.is_date32(kind):
+        return _is_outside(array.view(pa.int32()), _FIRST_DAY, _END_DAY)
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        return any(isinstance(one, str) for one in values(array))
+    return False
+
+
+def _is_outside(numbers: pa.Array, first: int, end: int) -> bool:
+    extremes = pc.min_max(numbers)
+    return bool(extremes["min"].is_valid) and not first <= extremes["min"].as_py() <= extremes["max"].as_py() < end
+
+
+def _is_unreadable(array: pa.Array) -> bool:
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return True
+    return False
+
+
 def _may_mislead(kind: pa.DataType) -> bool:
     """Whether Arrow may give a wrong value, or one that depends on what is installed, without an error."""
     if isinstance(kind, pa.BaseExtensionType):
@@ -455,6 +504,26 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"' if special else text
 
 
+def cast_texts(array: pa.Array) -> pa.Array:
+    """Return plain values as Arrow's own text of them, but as PostgreSQL prints them what Arrow has no text for.
+
+    Raises:
+        pyarrow.ArrowException: their type has no text (lists and the like).
+
+    >>> cast_texts(pa.array([0, 253402318799, 2**63 - 1]).cast(pa.timestamp("s"))).to_pylist()
+    ['1970-01-01 00:00:00', '10000-01-01 04:59:59', 'infinity']
+    """
+    kind = array.type
+    if not pa.types.is_temporal(kind) or not beyond(array):
+        return array.cast(pa.string())
+    told = texts(array)
+    odd = np.array([isinstance(one, str) for one in values(array)], bool)
+    usual = pc.if_else(pa.array(odd), pa.scalar(None, kind), array).cast(pa.string())
+    return pc.replace_with_mask(
+        usual, pa.array(odd), pa.array([told[row] for row in np.flatnonzero(odd).tolist()], pa.string())
+    )
+
+
 def _each(array: pa.Array, numbers: pa.DataType, text: Callable[[int], str]) -> list[str | None]:
     return [None if one is None else text(one) for one in array.view(numbers).to_pylist()]
 
@@ -512,6 +581,22 @@ def keys(array: pa.Array | pa.ChunkedArray) -> list[Hashable]:
         if matches(kind):
             return convert(array)
     return [_key(one) for one in values(array)]
+
+
+def of_instant_keys(found: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Return the values of a type of times that have these `keys`: the inverse of `keys` for such a column.
+
+    >>> of_instant_keys([("instant", 10**9), None], pa.timestamp("s")).to_pylist()
+    [datetime.datetime(1970, 1, 1, 0, 0, 1), None]
+    """
+    width = 32 if pa.types.is_date32(kind) or pa.types.is_time32(kind) else 64
+    if pa.types.is_date32(kind):
+        per = _DAY_SECONDS * PER_SECOND["ns"]
+    else:
+        per = PER_SECOND["ns"] // PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
+    extremes = {"infinity": 2 ** (width - 1) - 1, "-infinity": -(2 ** (width - 1))}
+    numbers = [None if one is None else extremes[one[1]] if one[1] in extremes else one[1] // per for one in found]
+    return pa.array(numbers, pa.int32() if width == 32 else pa.int64()).view(kind)
 
 
 def row_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[tuple[Hashable, ...]]:
@@ -635,3 +720,193 @@ _KEYS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], list[Hashable]
     (pa.types.is_map, _map_keys),
     (_is_list, _list_keys),
 )
+
+
+# -- tables of one topic whose columns have changed their types -------------------------------------------------------
+
+
+def united(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return tables as one: a column that a table lacks is null there, and one that changed its type has the wider one.
+
+    The wider type is the narrowest that holds every value of both exactly: of whole numbers one with more bits, of
+    decimals one with more digits, of a whole number or decimal and a float float64 where each number stays the number
+    that is printed, of days and timestamps the timestamp; of lists and structs the same within. Where there is none,
+    the values are text, as PostgreSQL prints them. See docs/decisions/0021-columns-that-change-type.md.
+
+    >>> united([pa.table({"x": [1]}), pa.table({"x": [0.5]}), pa.table({"y": ["a"]})]).to_pydict()
+    {'x': [1.0, 0.5, None], 'y': [None, None, 'a']}
+    >>> united([pa.table({"x": [2**53 + 1]}), pa.table({"x": [0.5]})]).column("x").to_pylist()
+    ['9007199254740993', '0.5']
+    """
+    tables = [_with_distinct_names(table) for table in tables]
+    if len({table.schema for table in tables}) <= 1:
+        return pa.concat_tables(tables) if tables else pa.table({})
+    fields: dict[str, pa.Field] = {}
+    for table in tables:
+        for field in table.schema:
+            known = fields.get(field.name)
+            fields[field.name] = field if known is None else _wider_field(known, field)
+    for name, field in fields.items():
+        if any(name not in table.column_names for table in tables):
+            fields[name] = field.with_nullable(True)
+    columns = {name: _column_of(tables, field) for name, field in fields.items()}
+    metadata = next((table.schema.metadata for table in tables if table.schema.metadata), None)
+    schema = pa.schema([field.with_type(columns[name].type) for name, field in fields.items()], metadata=metadata)
+    return pa.Table.from_arrays(list(columns.values()), schema=schema)
+
+
+def _column_of(tables: Sequence[pa.Table], field: pa.Field) -> pa.ChunkedArray:
+    name = field.name
+    parts = [
+        table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)])
+        for table in tables
+    ]
+    try:
+        chunks = [_exactly(chunk, field.type) for part in parts for chunk in part.chunks]
+    except _REFUSED:
+        chunks = [_exactly(chunk, pa.string()) for part in parts for chunk in part.chunks]
+    return pa.chunked_array(chunks, chunks[0].type if chunks else field.type)
+
+
+def _wider_field(a: pa.Field, b: pa.Field) -> pa.Field:
+    if a.type.equals(b.type, check_metadata=True):
+        return a
+    if pa.types.is_null(a.type) or pa.types.is_null(b.type):
+        return b if pa.types.is_null(a.type) else a
+    return pa.field(a.name, _wider(a.type, b.type))
+
+
+def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    """The type for values of both, where they have one; text otherwise."""
+    a, b = _plain_type(a), _plain_type(b)
+    if a.equals(b):
+        return a
+    for kind, other in ((a, b), (b, a)):
+        if pa.types.is_null(kind):
+            return other
+    if _is_number(a) and _is_number(b):
+        return _wider_number(a, b)
+    if pa.types.is_struct(a) and pa.types.is_struct(b):
+        return _wider_struct(a, b)
+    if _is_list(a) and _is_list(b):
+        return pa.list_(_wider(a.value_type, b.value_type))
+    for alike, wide in ((_is_text, pa.large_string()), (_is_bytes, pa.large_binary())):
+        if alike(a) and alike(b):
+            return wide
+    return _wider_time(a, b) or pa.string()
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind
+    return kind.value_type if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else kind
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _wider_number(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    if pa.types.is_floating(a) or pa.types.is_floating(b):
+        narrow = pa.types.is_floating(a) and pa.types.is_floating(b) and not {a, b} & {pa.float64()}
+        return pa.float32() if narrow else pa.float64()
+    (left, scale), (right, other) = _digits(a), _digits(b)
+    if pa.types.is_integer(a) and pa.types.is_integer(b):
+        signed = pa.types.is_signed_integer(a), pa.types.is_signed_integer(b)
+        bits = max(
+            one.bit_width * (1 if all(signed) or not any(signed) or is_signed else 2)
+            for one, is_signed in zip((a, b), signed, strict=True)
+        )
+        if bits <= 64:
+            return getattr(pa, f"{'int' if any(signed) else 'uint'}{bits}")()
+    precision = max(left - scale, right - other) + max(scale, other)
+    if precision > 76:
+        return pa.string()
+    return (pa.decimal128 if precision <= 38 else pa.decimal256)(precision, max(scale, other))
+
+
+def _digits(kind: pa.DataType) -> tuple[int, int]:
+    """Precision and scale of the decimal that holds a number; a negative scale as zeros that are there."""
+    if pa.types.is_integer(kind):
+        return len(str(2**kind.bit_width)), 0
+    return (kind.precision, kind.scale) if kind.scale >= 0 else (kind.precision - kind.scale, 0)
+
+
+def _wider_time(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """Of days, timestamps, times of day and durations, the finer unit; None where the two mean different things."""
+    if pa.types.is_date(a) and pa.types.is_date(b):
+        return pa.date32()
+    for kind, other in ((a, b), (b, a)):
+        if pa.types.is_date(kind) and pa.types.is_timestamp(other) and other.tz is None:
+            return other
+    units = list(PER_SECOND)
+    for alike in (pa.types.is_timestamp, pa.types.is_time, pa.types.is_duration):
+        if alike(a) and alike(b):
+            unit = max(a.unit, b.unit, key=units.index)
+            if alike is pa.types.is_duration:
+                return pa.duration(unit)
+            if alike is pa.types.is_time:
+                return pa.time32(unit) if unit in ("s", "ms") else pa.time64(unit)
+            if (a.tz is None) != (b.tz is None):
+                return None
+            return pa.timestamp(unit, a.tz if a.tz == b.tz else "UTC")
+    return None
+
+
+def _wider_struct(a: pa.StructType, b: pa.StructType) -> pa.DataType:
+    fields = {field.name: field for field in a}
+    if len(fields) < a.num_fields or len({field.name for field in b}) < b.num_fields:
+        return pa.string()
+    for field in b:
+        fields[field.name] = _wider_field(fields[field.name], field) if field.name in fields else field
+    return pa.struct(list(fields.values()))
+
+
+def _exactly(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """An array as another type.
+
+    Raises:
+        ValueError, pyarrow.ArrowException: a value would not be the same.
+    """
+    if array.type.equals(kind):
+        return array
+    if array.null_count == len(array):
+        return pa.nulls(len(array), kind)
+    array = _unwrapped(array)
+    if pa.types.is_string(kind) and not _is_text(array.type):
+        return pa.array(texts(array), kind)
+    if pa.types.is_struct(kind):
+        children = dict(zip([field.name for field in array.type], array.flatten(), strict=True))
+        parts = [_exactly(children.get(field.name, pa.nulls(len(array))), field.type) for field in kind]
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=array.is_null())
+    if _is_list(kind):
+        sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
+        found = pa.ListArray.from_arrays(offsets, _exactly(array.flatten(), kind.value_type), mask=array.is_null())
+        return found.cast(kind)
+    found = array.cast(kind, safe=False)
+    if not _reads_back(array, found):
+        raise ValueError(f"{array.type} does not fit {kind}")
+    return found
+
+
+def _reads_back(array: pa.Array, found: pa.Array) -> bool:
+    """Whether a value of each kind that may be rounded or overflow is the same after the way there and back."""
+    before, after = array.type, found.type
+    if pa.types.is_floating(after) and pa.types.is_decimal(before):
+        numbers = zip(array.to_pylist(), found.to_pylist(), strict=True)
+        return all(one is None or Decimal(repr(near)) == one for one, near in numbers)
+    if pa.types.is_floating(after) and pa.types.is_integer(before):
+        largest = 2.0**before.bit_width
+        inside = pc.all(
+            pc.less(pc.abs(found.cast(pa.float64())), largest / 2 if pa.types.is_signed_integer(before) else largest)
+        )
+        return bool(inside.as_py()) and bool(found.cast(before, safe=False).equals(array))
+    if pa.types.is_temporal(before) or pa.types.is_decimal(before):
+        return bool(found.cast(before, safe=False).equals(array))
+    return True
+
+
+def _with_distinct_names(table: pa.Table) -> pa.Table:
+    names = _distinct(table.column_names)
+    return table if names == table.column_names else table.rename_columns(names)

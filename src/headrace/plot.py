@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace import plain_values
 from headrace.errors import DeclarationError, MissingExtra
 from headrace.model import Model
 from headrace.rows import Rows
@@ -98,7 +99,7 @@ def _image_of(row: Any, name: str) -> tuple[Any, Any]:
     if isinstance(row, Rows):
         row = row.to_arrow()
     if isinstance(row, pa.Table | pa.RecordBatch):
-        row = _single(row.to_pylist())
+        row = _single(plain_values.rows(row))
     elif hasattr(row, "to_dict") and hasattr(row, "columns"):
         row = _single(row.to_dict("records"))
     elif hasattr(row, "to_dict"):

@@ -12,6 +12,7 @@ import pyarrow as pa
 from headrace.batch import present
 from headrace.errors import LogError
 from headrace.log.base import Log, walk
+from headrace.plain_values import texts, united
 
 
 class HasTopics(Protocol):
@@ -38,7 +39,7 @@ def query_topics(log: HasTopics, query: str, read: Callable[[Any, str], pa.Table
         connection.execute("set TimeZone = 'UTC'")
         for name in sorted(connection.get_table_names(query, qualified=False)):
             if name in log.topics():
-                connection.register(name, table_of(log, name))
+                connection.register(name, _for_duckdb(table_of(log, name)))
         found = connection.sql(query)
         return pa.table({}) if found is None else found.to_arrow_table()
     except duckdb.Error as error:
@@ -64,25 +65,48 @@ def with_numbers(table: pa.Table, **columns: pa.Array) -> pa.Table:
 
 
 def joined(tables: list[pa.Table]) -> pa.Table:
-    """Tables of one topic as one: missing columns are null, numbers as wide as needed, else text."""
-    if not tables:
-        return pa.table({"offset": pa.array([], pa.int64())})
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowTypeError:
-        kinds: dict[str, set[pa.DataType]] = {}
-        for table in tables:
-            for field in table.schema:
-                kinds.setdefault(field.name, set()).add(field.type)
-        return pa.concat_tables([_as_text(table, kinds) for table in tables], promote_options="permissive")
+    """Tables of one topic as one; see `united`."""
+    return united(tables) if tables else pa.table({"offset": pa.array([], pa.int64())})
 
 
-def _as_text(table: pa.Table, kinds: Mapping[str, set[pa.DataType]]) -> pa.Table:
+def _for_duckdb(table: pa.Table) -> pa.Table:
+    """A table whose columns DuckDB takes: what it has no type for is text, as PostgreSQL prints it."""
     for i, field in enumerate(table.schema):
-        if len(kinds[field.name]) > 1:
-            texts = [None if one is None else str(one) for one in table.column(i).to_pylist()]
-            table = table.set_column(i, field.name, pa.array(texts, pa.string()))
+        column = _known_to_duckdb(table.column(i), field.type)
+        if column is not None:
+            table = table.set_column(i, field.name, column)
     return table
+
+
+def _known_to_duckdb(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray | None:
+    """Another column for one that DuckDB does not take; None where it takes it."""
+    if pa.types.is_float16(kind):
+        return column.cast(pa.float32())
+    finer = None
+    if pa.types.is_timestamp(kind) and kind.tz and kind.unit != "us":
+        finer = pa.timestamp("us", kind.tz)
+    elif pa.types.is_duration(kind) and kind.unit != "us":
+        finer = pa.duration("us")
+    if finer is not None:
+        try:
+            return column.cast(finer)
+        except pa.ArrowInvalid:
+            return pa.array(texts(column), pa.string())
+    return pa.array(texts(column), pa.string()) if _is_foreign_to_duckdb(kind) else None
+
+
+def _is_foreign_to_duckdb(kind: pa.DataType) -> bool:
+    if pa.types.is_decimal(kind):
+        return bool(kind.precision > 38 or kind.scale < 0)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _is_foreign_to_duckdb(kind.value_type)
+    if pa.types.is_union(kind):
+        return True
+    if pa.types.is_nested(kind):
+        inner = [kind.field(i).type for i in range(kind.num_fields)]
+        awkward = (pa.types.is_float16, pa.types.is_duration)
+        return any(_is_foreign_to_duckdb(one) or any(matches(one) for matches in awkward) for one in inner)
+    return False
 
 
 def _advice(log: HasTopics, message: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from headrace.flow import Grade
 from headrace.grade.metrics import Metric
 from headrace.learn.base import Learner
 from headrace.learning import end_version
+from headrace.plain_values import json_texts
 from headrace.position import Position
 from headrace.state import Asked, State
 from headrace.task import ModelTask
@@ -41,7 +41,7 @@ def retrain(
     position = Position(int(merged.lsn[place]), int(merged.index[place]))
     if row is None:
         return [_decided(task, state, position, int(merged.ts_us[place]))]
-    cause = json.dumps(row.rows.slice(0, 1).to_pylist()[0], default=str)
+    cause = json_texts(row.rows.slice(0, 1))[0]
     moment = Moment(int(row.ts_us[0]), int(merged.slices[place]), reader, fresh)
     return _begin(task, state, position, moment, cause=cause)
 

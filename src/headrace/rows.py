@@ -9,6 +9,7 @@ import pyarrow as pa
 from headrace.batch import Batch, present
 from headrace.errors import LogError
 from headrace.log.base import Log, walk
+from headrace.plain_values import beyond, united, values
 from headrace.task import StreamPlan
 
 if TYPE_CHECKING:
@@ -26,8 +27,21 @@ class Rows:
         return self._table
 
     def to_pandas(self) -> pd.DataFrame:
-        """The same as a DataFrame (needs pandas)."""
-        return self._table.to_pandas()
+        """The same as a DataFrame (needs pandas).
+
+        A column with a value that Python's types do not hold (a day before the year 1 or after 9999, infinity,
+        24:00:00) is one of objects: such a value is the text that PostgreSQL prints, the others are as in `datetime`.
+        """
+        names, plain = self._table.column_names, self._table
+        odd = [i for i, column in enumerate(plain.columns) if beyond(column)]
+        if not odd:
+            return plain.to_pandas()
+        import pandas as pd
+
+        frame = plain.select([i for i in range(len(names)) if i not in odd]).to_pandas()
+        for i in odd:
+            frame.insert(i, names[i], pd.Series(values(plain.column(i)), dtype=object, index=frame.index))
+        return frame
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -58,4 +72,4 @@ def read_rows(log: Log, plan: StreamPlan) -> Rows:
         for operation in plan.operations:
             records = operation.apply(Batch(records)).records
         tables.append(present(records))
-    return Rows(pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({}))
+    return Rows(united(tables))

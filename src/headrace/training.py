@@ -25,6 +25,7 @@ from headrace.flow import RetrainPlan, Selection, StreamPlan
 from headrace.learn.base import Learner
 from headrace.learn.category import new_words
 from headrace.learn.features import Matrix, growing, matrix, resolved, unsized
+from headrace.plain_values import row_keys, united, values
 from headrace.state import State
 from headrace.task import ModelTask
 from headrace.transform.expressions import operate
@@ -91,7 +92,7 @@ def choose(task: ModelTask, state: State, moment: Moment) -> Chosen:
     rows = _selected(selection, state, moment)
     about: dict[str, Any] = {"selection": str(selection), "rows": rows.num_rows}
     if "grade" in rows.schema.names:
-        about["grades"] = _ranges(rows.column("grade").to_pylist())
+        about["grades"] = _ranges(values(rows.column("grade")))
     outputs = task.nodes[selection.node].outputs if selection.node is not None else ()
     if outputs:
         about["topic"] = outputs[0].topic
@@ -117,21 +118,21 @@ def rows_now(changes: Sequence[Batch], stream: StreamPlan) -> Batch:
         return as_batch(pa.table({}))
     key = changes[-1].key_columns
     plain = [pa.Table.from_batches([one.records.select([*one.column_names, "__op", "__ts"])]) for one in changes]
-    table = pa.concat_tables(plain, promote_options="permissive").combine_chunks()
+    table = united(plain).combine_chunks()
     op = np.asarray(table.column("__op"))
     emptied = np.flatnonzero(op == OPS["t"])
     keep = np.ones(len(op), np.bool_)
     if len(emptied):
         keep[: emptied[-1] + 1] = False
     if key and all(name in table.column_names for name in key):
-        keys = list(zip(*(table.column(name).to_pylist() for name in key), strict=True))
+        keys = row_keys([table.column(name) for name in key])
         newest = dict(zip(keys, range(len(keys)), strict=True))
         last = np.zeros(len(op), np.bool_)
         last[np.fromiter(newest.values(), np.int64, len(newest))] = True
         keep &= last
     keep &= op != OPS["d"]
     good, _ = operate(as_batch(table.filter(pa.array(keep))), stream.operations)
-    return good[0] if len(good) == 1 else as_batch(pa.concat_tables([pa.Table.from_batches([g.records]) for g in good]))
+    return good[0] if len(good) == 1 else as_batch(united([pa.Table.from_batches([g.records]) for g in good]))
 
 
 def as_batch(table: pa.Table) -> Batch:

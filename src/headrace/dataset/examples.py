@@ -21,6 +21,7 @@ from headrace.dataset.reading import Chunk, Place
 from headrace.labels import new_examples
 from headrace.learn.features import Features, matrix, numbers
 from headrace.learn.images import Image
+from headrace.plain_values import united
 from headrace.transform.expressions import Operation, operate
 
 logger = logging.getLogger("headrace")
@@ -66,13 +67,7 @@ def joined(pieces: Sequence[Piece]) -> Piece:
 def _joined(columns: Sequence[Any]) -> Any:
     if not isinstance(columns[0], pa.Table):
         return np.concatenate(columns)
-    try:
-        return pa.concat_tables(columns, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        # A column has changed its type meanwhile: DuckDB's module also knows how such tables are shown as one.
-        from headrace.query import joined as as_text
-
-        return as_text(list(columns))
+    return united(columns)
 
 
 def recut(pieces: Iterable[Piece], size: int) -> Iterator[Piece]:

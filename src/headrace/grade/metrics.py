@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace import plain_values
 from headrace.errors import DeclarationError, HeadraceError
 
 Array = npt.NDArray[Any]
@@ -226,13 +227,13 @@ class Aggregate:
             array = array.dictionary_decode()
         values = array.drop_null() if array.null_count else array
         if self.kind == "unique":
-            return pc.unique(values).to_pylist()
+            return plain_values.values(pc.unique(values))
         if not len(values):
             return None
         if self.kind in ("first", "last"):
-            return values[0 if self.kind == "first" else len(values) - 1].as_py()
+            return plain_values.value(values[0 if self.kind == "first" else len(values) - 1])
         if self.kind in ("min", "max"):
-            return pc.min_max(values)[self.kind].as_py()
+            return plain_values.value(pc.min_max(values)[self.kind])
         return self._of_numbers(values)
 
     def _of_numbers(self, values: pa.Array) -> Any:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import DeclarationError
+from headrace.plain_values import cast_texts, value
 
 Mask = npt.NDArray[np.bool_]
 Coding = Literal["one_hot", "treatment"]
@@ -52,7 +53,7 @@ class Category:
         self._refuse(np.flatnonzero(null), f"the category «{self.column}» is NULL", valid, reasons)
         if self.unseen == "error":
             for row in np.flatnonzero(unseen).tolist():
-                reasons.setdefault(row, f"the category «{self.column}» is {array[row].as_py()!r}, which is not known")
+                reasons.setdefault(row, f"the category «{self.column}» is {value(array[row])!r}, which is not known")
             valid[unseen] = False
         return self._coded(found)
 
@@ -88,7 +89,7 @@ def as_words(array: pa.Array) -> pa.Array:
         return array
     if not (pa.types.is_null(array.type) or pa.types.is_primitive(array.type) or pa.types.is_large_string(array.type)):
         raise pa.ArrowInvalid(f"{array.type} is no category")
-    return array.cast(pa.string())
+    return cast_texts(array)
 
 
 def category(
@@ -126,7 +127,7 @@ def category(
             f"category(«{column}», coding={coding!r}, unseen={unseen!r})",
             advice='coding is "one_hot" or "treatment", unseen "error", "ignore" or "grow".',
         )
-    words = tuple(pa.array(list(known or ())).cast(pa.string()).to_pylist())
+    words = tuple(cast_texts(pa.array(list(known or ()))).to_pylist())
     if not column or len(set(words)) != len(words) or None in words:
         raise DeclarationError(f"category(«{column}», known={list(words)})", advice="Name each word once.")
     if unseen != "grow" and not words:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import TextIO
 
+from headrace import plain_values
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, SinkUnavailable
 from headrace.faults import fault
@@ -72,7 +73,7 @@ class ConsoleSink:
         if people:
             _print_table(part.topic, part.batch, file)
             return
-        for row in part.batch.rows.to_pylist():
+        for row in plain_values.rows(part.batch.rows):
             file.write(as_json(row).decode() + "\n")
 
     def cancel(self) -> None:
@@ -92,7 +93,7 @@ def _print_table(title: str, batch: Batch, file: TextIO) -> None:
     table = Table(title=Text(title), box=SIMPLE_HEAD, title_justify="left")
     for name in batch.column_names:
         table.add_column(Text(name))
-    for row in batch.rows.to_pylist():
+    for row in plain_values.rows(batch.rows):
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     Console(file=file).print(table)
 

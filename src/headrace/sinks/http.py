@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote, urlsplit
 import numpy as np
 import pyarrow as pa
 
+from headrace import plain_values
 from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock, duration_us
 from headrace.errors import DeclarationError, SinkError
@@ -305,7 +306,7 @@ class HttpSink:
 
 def _values(batch: Batch) -> Iterator[bytes]:
     """Each row as JSON."""
-    for row in batch.rows.to_pylist():
+    for row in plain_values.rows(batch.rows):
         yield as_json(row)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from headrace.batch import OPS
 from headrace.errors import DeclarationError, MissingExtra, SinkError, SinkUnavailable
 from headrace.faults import fault
+from headrace.plain_values import rows as plain_rows
 from headrace.sinks.changes import fold, without_key
 from headrace.sinks.delivery import Journal, Part, Reason, check_names
 
@@ -187,7 +188,7 @@ class MongoSink:
 
         rows = np.flatnonzero(~np.isin(part.batch.op, (OPS["d"], OPS["t"])))
         ids = part.ids(self.journal.app)
-        documents = part.batch.rows.take(rows).to_pylist()
+        documents = plain_rows(part.batch.rows.take(rows))
         writes = [
             (row, {"_id": ids[row], **document}, None) for row, document in zip(rows.tolist(), documents, strict=True)
         ]
@@ -202,10 +203,10 @@ class MongoSink:
         for change in fold(numbered, key):
             if change.clear:
                 self._of(self.target.collection).delete_many({})
-            gone = change.gone.select(list(key)).to_pylist() if change.gone.num_rows else []
+            gone = plain_rows(change.gone.select(list(key))) if change.gone.num_rows else []
             refused += self._write([(-1, one, None) for one in gone], lambda one, _: _deletion(one))
             for rows in change.rows:
-                documents = [(one.pop(_ROW), one, key) for one in rows.to_pylist()]
+                documents = [(one.pop(_ROW), one, key) for one in plain_rows(rows)]
                 refused += self._write(documents, _upsert)
         # A key that cannot be stored, and is to be deleted, was never there.
         return sorted(one for one in refused if one[0] >= 0)

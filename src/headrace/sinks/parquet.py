@@ -25,13 +25,13 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headrace.batch import Batch
 from headrace.clock import duration_us
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
+from headrace.plain_values import cast_texts
 from headrace.sinks.delivery import Journal, Part, check_names, other_log
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -243,7 +243,7 @@ def _partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Path,
 
 
 def _folder(value: pa.Scalar) -> str:
-    text = pc.cast(value, pa.string()).as_py() if value.is_valid else None
+    text = cast_texts(pa.array([value], value.type))[0].as_py() if value.is_valid else None
     return NULL_PARTITION if text is None else quote(text, safe="")
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from headrace.plain_values import beyond, texts, values
 from headrace.sinks.json_row import as_json
 
 _TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
@@ -102,6 +103,8 @@ def _cells(column: pa.Array) -> pa.Array:
         return column.cast(pa.string())
     if pa.types.is_float16(kind):
         return column.cast(pa.float32())
+    if pa.types.is_temporal(kind) and beyond(column):
+        return pa.array(texts(column), pa.string())
     if pa.types.is_timestamp(kind):
         # PostgreSQL counts microseconds; the zone is only how a time is shown.
         return column.cast(pa.timestamp("us", "UTC" if kind.tz else None), safe=False)
@@ -146,5 +149,5 @@ def _array_text(column: pa.Array) -> pa.Array:
 
 def _json(column: pa.Array) -> pa.Array:
     """Nested values as JSON."""
-    texts = [None if one is None else as_json(one).decode() for one in column.to_pylist()]
+    texts = [None if one is None else as_json(one).decode() for one in values(column)]
     return pa.array(texts, pa.string())

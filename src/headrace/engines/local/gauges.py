@@ -12,6 +12,7 @@ from headrace.flow import Alarms, Drifts, Grade, Node, Windows
 from headrace.grade.join import Join
 from headrace.grade.window import Window
 from headrace.log.base import Log, TopicInfo
+from headrace.plain_values import united
 from headrace.registry.models import Progress
 from headrace.serve.models import Gauge
 from headrace.state import State
@@ -109,7 +110,7 @@ def newest(log: Log, topic: TopicInfo, rows: int) -> pa.Table:
         pa.Table.from_batches([one.records.slice(max(0, start - one.offset))])
         for one in log.read_topic(topic.name, offset=start, limit=rows)
     ]
-    return pa.concat_tables(found, promote_options="permissive") if found else pa.table({})
+    return united(found)
 
 
 def of_topics(log: Log, tasks: Sequence[ModelTask], offsets: Mapping[str, Mapping[str, int]]) -> list[Gauge]:

@@ -18,6 +18,7 @@ from headrace.errors import HeadraceError
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.outputs import Output
+from headrace.plain_values import united, values
 from headrace.plan import Plan
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
 from headrace.state import State, initial_state
@@ -174,7 +175,7 @@ def _compare_outputs(report: TaskReport, log: Log, record: StepRecord, outputs: 
             continue
         stored = _rows(log, topic, first, end)
         mine = [pa.Table.from_batches([batch.records]) for name, batch in outputs if name == topic]
-        now = pa.concat_tables(mine, promote_options="permissive") if mine else None
+        now = united(mine) if mine else None
         report.rows += end - first
         if stored is None or now is None or not _same(stored, now):
             report.differs(f"step {record.step}: rows {first} to {end - 1} of {topic} are not what the replay gives")
@@ -188,7 +189,7 @@ def _rows(log: Log, topic: str, first: int, end: int) -> pa.Table | None:
         start, stop = max(first, entry.offset), min(end, entry.offset + entry.records.num_rows)
         if start < stop:
             tables.append(pa.Table.from_batches([entry.records.slice(start - entry.offset, stop - start)]))
-    return pa.concat_tables(tables, promote_options="permissive") if tables else None
+    return united(tables) if tables else None
 
 
 def _same(a: pa.Table, b: pa.Table) -> bool:
@@ -197,6 +198,6 @@ def _same(a: pa.Table, b: pa.Table) -> bool:
         return False
     return all(
         a.column(name).combine_chunks().equals(b.column(name).combine_chunks())
-        or str(a.column(name).to_pylist()) == str(b.column(name).to_pylist())
+        or str(values(a.column(name))) == str(values(b.column(name)))
         for name in a.column_names
     )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.plain_values import values
 from headrace.wire import Ints
 
 # No number has these bits: quiet NaNs with a payload of ours.
@@ -69,8 +70,8 @@ def _hashes(truth: pa.Array) -> Ints:
     try:
         encoded = truth if pa.types.is_dictionary(truth.type) else truth.dictionary_encode()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return np.array([_NULL if one is None else _hash(one) for one in truth.to_pylist()], np.int64)
-    distinct = [_NULL if one is None else _hash(one) for one in encoded.dictionary.to_pylist()]
+        return np.array([_NULL if one is None else _hash(one) for one in values(truth)], np.int64)
+    distinct = [_NULL if one is None else _hash(one) for one in values(encoded.dictionary)]
     codes = np.array([*distinct, _NULL], np.int64)
     where = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
     found: Ints = codes[where.astype(np.int64)]

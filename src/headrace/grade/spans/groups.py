@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.grade.spans.columns import from_bytes, to_bytes, wider
+from headrace.plain_values import keys, of_instant_keys
 from headrace.wire import Ints
 
 Key = tuple[Hashable, ...]
@@ -59,8 +60,35 @@ def group_keys(columns: Sequence[pa.Array], rows: Ints) -> list[Key]:
     if len(columns[0]) > 1:
         picked = pa.array(rows)
         columns = [column.take(picked) for column in columns]
-    values = [map(_hashed, column.to_pylist()) for column in columns]
-    return list(zip(*values, strict=True))
+    return list(zip(*(_key_values(column) for column in columns), strict=True))
+
+
+def _key_values(column: pa.Array) -> list[Hashable]:
+    """Values as Python has them; times, which it may not have, as their `keys`, and bytes for what is no text."""
+    if _is_time(column.type):
+        return keys(column)
+    try:
+        return [_hashed(one) for one in column.to_pylist()]
+    except UnicodeDecodeError:
+        return [
+            None if one is None else one.decode(errors="surrogateescape")
+            for one in column.cast(pa.large_binary()).to_pylist()
+        ]
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_temporal(kind)) and not pa.types.is_interval(kind)
+
+
+def _of_key_values(found: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """The inverse of `_key_values`, of a column's type."""
+    if _is_time(kind):
+        return of_instant_keys(found, kind)
+    try:
+        return pa.array(found, kind)
+    except UnicodeEncodeError:
+        raw = [None if one is None else one.encode(errors="surrogateescape") for one in found]
+        return pa.array(raw, pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).view(kind)
 
 
 def _hashed(value: Any) -> Hashable:
@@ -90,7 +118,9 @@ class KeyedBy:
     def dump(self, keys: Sequence[Key]) -> npt.NDArray[np.uint8]:
         """Keys as bytes."""
         values = zip(*keys, strict=True) if keys else [()] * len(self.schema)
-        return to_bytes([pa.array(one, kind) for one, kind in zip(values, self.schema.types, strict=True)], self.schema)
+        return to_bytes(
+            [_of_key_values(one, kind) for one, kind in zip(values, self.schema.types, strict=True)], self.schema
+        )
 
     def load(self, data: npt.ArrayLike, count: int) -> list[Key]:
         """The inverse of `dump`, for so many keys."""

@@ -236,6 +236,15 @@ class Layout:
 
 
 def _answers(aggregate: Any, over: pa.Array, spans: Sequence[tuple[int, int]], field: pa.Field) -> pa.Array:
+    kind = over.type
+    if aggregate.kind != "count" and pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        # As numbers, which Python holds whatever the year.
+        numbers = over.view(pa.int32() if kind.bit_width == 32 else pa.int64())
+        held = pa.field(field.name, pa.list_(numbers.type) if aggregate.kind == "unique" else numbers.type)
+        found = _answers(aggregate, numbers, spans, held)
+        if aggregate.kind != "unique":
+            return found.view(field.type)
+        return pa.ListArray.from_arrays(found.offsets, found.values.view(kind), type=field.type)
     values = [aggregate.of(over.slice(start, size)) for start, size in spans]
     try:
         return pa.array(values, field.type)
