@@ -125,7 +125,7 @@ def test_columns_that_change_meanwhile(app: hr.App, log: Log) -> None:
     (batch,) = app.topic(TOPIC).dataset(8)
     assert batch.column("id").to_pylist() == [1, 2, 3]
     assert batch.column("more").to_pylist() == [None, "x", None]
-    assert batch.column("a").to_pylist() == ["1.0", "2.0", "text"]
+    assert batch.column("a").to_pylist() == ["1", "2", "text"]  # as PostgreSQL prints them
     assert ids(app.topic(TOPIC).dataset(8, features=["a"])) == [[1, 2]]
 
 

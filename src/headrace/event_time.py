@@ -55,7 +55,7 @@ def _as_timestamps(array: pa.Array) -> pa.Array:
         return array.cast(_UTC)
     except pa.ArrowInvalid:
         # Some other ISO 8601 than Arrow's, or no time at all: value by value.
-        return pa.array([_parsed(one) for one in array.to_pylist()], _UTC)
+        return pa.array([_parsed(one) for one in plain_values.values(array)], _UTC)
 
 
 def _parsed(text: str | None) -> int | None:

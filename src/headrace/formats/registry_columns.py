@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace import plain_values
 from headrace.formats import conform, decimals, instants, json_parse
 from headrace.formats.json_text import is_bytes, is_list, is_text
 from headrace.wire import Ints
@@ -78,7 +79,7 @@ def conformed(records: pa.RecordBatch, schema: pa.Schema) -> tuple[pa.RecordBatc
             continue
         array, wrong = _cast(records.column(field.name), field)
         for place in wrong:
-            value = records.column(field.name)[place].as_py()
+            value = plain_values.value(records.column(field.name)[place])
             reasons.setdefault(place, f"column «{field.name}»: {value!r:.100} is no {field.type}")
         arrays.append(array)
     return pa.RecordBatch.from_arrays(arrays, schema=schema), reasons

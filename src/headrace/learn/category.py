@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import DeclarationError
-from headrace.plain_values import cast_texts, value
+from headrace.plain_values import cast_texts, value, values
 
 Mask = npt.NDArray[np.bool_]
 Coding = Literal["one_hot", "treatment"]
@@ -127,7 +127,7 @@ def category(
             f"category(«{column}», coding={coding!r}, unseen={unseen!r})",
             advice='coding is "one_hot" or "treatment", unseen "error", "ignore" or "grow".',
         )
-    words = tuple(cast_texts(pa.array(list(known or ()))).to_pylist())
+    words = tuple(values(cast_texts(pa.array(list(known or ())))))
     if not column or len(set(words)) != len(words) or None in words:
         raise DeclarationError(f"category(«{column}», known={list(words)})", advice="Name each word once.")
     if unseen != "grow" and not words:
@@ -154,5 +154,5 @@ def new_words(table: Sequence[str], array: pa.Array) -> list[tuple[str, int]]:
     fresh &= words.is_valid().to_numpy(zero_copy_only=False)
     first: dict[str, int] = {}
     for row in np.flatnonzero(fresh).tolist():
-        first.setdefault(words[row].as_py(), row)
+        first.setdefault(value(words[row]), row)
     return list(first.items())

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from headrace import plain_values
 from headrace.errors import HeadraceError
 from headrace.serve.asking import Asking, problem_of, reach_wanted
 from headrace.serve.batching import BLOCK_ROWS, refused
@@ -133,11 +134,11 @@ class Inference:
         if "not_ready" in found.column("status").to_pylist():
             raise Problem(503, f"the model «{description.name}» has learned nothing yet")
         if not proba:
-            return answer.made, found.column(PREDICTION).to_pylist(), None
+            return answer.made, plain_values.values(found.column(PREDICTION)), None
         chances = found.column(PROBABILITY)
         assert description.classes is not None
         flat = np.asarray(chances.flatten(), np.float64).reshape(len(chances), len(description.classes))
-        return answer.made, found.column(PREDICTION).to_pylist(), flat
+        return answer.made, plain_values.values(found.column(PREDICTION)), flat
 
 
 _ASKED = ("at_least", "deadline")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from headrace import plain_values
 from headrace.batch import Batch, is_meta
 from headrace.capture.topics.offsets import Offsets
 from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
@@ -329,7 +330,7 @@ def fingerprint(batches: Sequence[pa.RecordBatch]) -> str:
     ... )
     True
     """
-    rows = [row for batch in batches for row in batch.to_pylist()][-REMEMBERED:]
+    rows = [row for batch in batches for row in plain_values.rows(batch)][-REMEMBERED:]
     return hashlib.sha256(to_json([_settled(row) for row in rows]).encode()).hexdigest()
 
 

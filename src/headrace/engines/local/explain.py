@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from headrace import plain_values
 from headrace.engines.local.places import entry_of, find_row, reach_of
 from headrace.errors import LogError
 from headrace.log.base import Log, walk
@@ -78,7 +79,7 @@ def _row(log: Log, topic: str, offset: int) -> dict[str, Any]:
             f"«{topic}» holds no predictions of a model: it has no column «{missing[0]}»",
             advice="Name the topic that a model's predictions are written to.",
         )
-    return dict(records.to_pylist()[0])
+    return plain_values.rows(records)[0]
 
 
 def _steps(log: Log, app: str, model: str) -> Iterator[dict[str, Any]]:

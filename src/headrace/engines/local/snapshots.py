@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace import plain_values
 from headrace.answers import BLOCK_ROWS, Query
 from headrace.batch import Batch, is_meta
 from headrace.errors import BadRows, HeadraceError, LearnError
@@ -168,7 +169,7 @@ class Frozen:
         answer = self.answer(pa.RecordBatch.from_pydict({name: [one] for name, one in zip(names, row, strict=True)}))
         if answer.reasons:
             return RowRefused(answer.reasons[0])
-        return answer.batch.column("prediction")[0].as_py()
+        return plain_values.value(answer.batch.column("prediction")[0])
 
     def answer(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> Answer:
         """Answers to rows, in blocks; waits for other callers of this snapshot.

@@ -14,6 +14,7 @@ import pyarrow as pa
 from headrace.batch import Batch, dead_letters
 from headrace.events import Part, Rows
 from headrace.log.base import Entry, Log, Transaction, walk
+from headrace.plain_values import json_texts
 
 STEPS_SCHEMA = pa.schema(
     [
@@ -172,7 +173,7 @@ def append_fitting(
     keep[rows] = False
     bad = batch.take(rows)
     keys = pa.RecordBatch.from_pydict({name: bad.column(name) for name in bad.key_columns if name in bad.column_names})
-    texts = [json.dumps(row, default=str) for row in keys.to_pylist()] if keys.num_columns else ["{}"] * len(rows)
+    texts = json_texts(keys) if keys.num_columns else ["{}"] * len(rows)
     letters = dead_letters(bad, [refused[row] for row in rows.tolist()], stage=stage, rows=texts)
     kept = batch.filter(keep)
     done = [(topic, txn.append(topic, kept.records, complete=complete), kept.num_rows)] if kept.num_rows else []
