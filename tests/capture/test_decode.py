@@ -728,3 +728,31 @@ def test_errors_say_where(
     assert sum(piece.rows for piece in decode(good)) == 1
     with pytest.raises(DecodeError, match=says):
         decode([*change(good), messages[commit]] if says.startswith("message 1 .*BEGIN") else change(good))
+
+
+def message(body: bytes, lsn: int = 0x1000) -> bytes:
+    return b"w" + lsn.to_bytes(8, "big") + bytes(16) + body
+
+
+def test_every_kind_of_the_protocols(workload: dict[bool, list[bytes]]) -> None:
+    """Kinds of protocols 2 to 4 that bring nothing are read over wherever they stand; the others are errors by name."""
+    messages = workload[True]
+    rows = sum(piece.rows for piece in decode(messages))
+    harmless = [
+        b"A" + bytes(8),
+        b"A" + bytes(24),
+        b"E",
+        b"r" + bytes(45) + b"gid\0",
+        b"M" + bytes(9) + b"p\0" + bytes(4),
+    ]
+    harmless += [b"O" + bytes(8) + b"origin\0", b"Y" + bytes(4) + b"public\0enum\0"]
+    beside = [part for one in messages for part in (message(harmless[len(one) % len(harmless)]), one)]
+    assert sum(piece.rows for piece in decode([*map(message, harmless), *beside, *map(message, harmless)])) == rows
+    named = {b"S": "Stream Start", b"c": "Stream Commit", b"b": "Begin Prepare", b"P": "Prepare:"}
+    named |= {b"K": "Commit Prepared", b"p": "Stream Prepare"}
+    for kind in [bytes([byte]) for byte in range(256) if byte not in b"BCRIUDTOYMAEr"]:
+        with pytest.raises(DecodeError, match=r"at 0/1000") as caught:
+            decode([message(kind + bytes(30))])
+        assert f"unknown message kind {chr(kind[0])!r}" in str(caught.value)
+        assert named.get(kind, "") in str(caught.value)
+        assert ("two_phase off" in str(caught.value)) == (kind in named)

@@ -76,7 +76,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A row of pg_replication_slots; ``lost`` says why the server no longer keeps what it needs."""
+    """A row of pg_replication_slots.
+
+    Attributes:
+        lost: why the server no longer keeps what it needs.
+        two_phase: prepared transactions are sent before they are committed.
+        reader: the application name of the connection that reads it, with ``active_pid``.
+        idle_since: when the last reader left (from version 17 on).
+    """
 
     name: str
     plugin: str
@@ -84,6 +91,9 @@ class Slot:
     active_pid: int | None
     confirmed_flush: int
     lost: str
+    two_phase: bool = False
+    reader: str = ""
+    idle_since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +189,15 @@ def replication_slot(connection: SqlConnection, name: str) -> Slot | None:
     """The slot of this name, of whatever kind and database."""
     query = """SELECT coalesce(plugin, ''), coalesce(database, ''), active_pid,
         coalesce(confirmed_flush_lsn - '0/0', 0)::bigint, coalesce(wal_status, ''),
-        coalesce(to_jsonb(s) ->> 'invalidation_reason', '') FROM pg_replication_slots s WHERE slot_name = %s"""
+        coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), coalesce((to_jsonb(s) ->> 'two_phase')::bool, false),
+        coalesce((SELECT application_name FROM pg_stat_activity WHERE pid = s.active_pid), ''),
+        coalesce(to_jsonb(s) ->> 'inactive_since', '') FROM pg_replication_slots s WHERE slot_name = %s"""
     row = connection.execute(query, [name]).fetchone()
     if row is None:
         return None
-    plugin, database, active_pid, confirmed, wal_status, reason = row
+    plugin, database, active_pid, confirmed, wal_status, reason, *rest = row
     lost = reason or ("wal_removed" if wal_status == "lost" else "")
-    return Slot(name, plugin, database, active_pid, confirmed, lost)
+    return Slot(name, plugin, database, active_pid, confirmed, lost, *rest)
 
 
 def publication(connection: SqlConnection, name: str) -> Publication | None:

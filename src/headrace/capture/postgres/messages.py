@@ -31,10 +31,24 @@ PAD = bytes(32)  # fields are gathered before they are checked: reads may run pa
 UNIX_2000_US = 946_684_800_000_000
 BEGIN, COMMIT, RELATION, INSERT, UPDATE, DELETE, TRUNCATE = b"BCRIUDT"
 ORIGIN, TYPE, MESSAGE = b"OYM"
-KINDS = b"BCRIUDTOYM"
+# Every kind of pgoutput's protocols 1 to 4. A server sends more than its documents allow with protocol 1:
+# PostgreSQL 18.4 sends Stream Abort with streaming off, after a transaction whose nested savepoints did not fit into
+# logical_decoding_work_mem was rolled back. Nothing of that transaction was sent, so there is nothing to undo.
+STREAM_ABORT, STREAM_STOP, ROLLBACK_PREPARED = b"AEr"
+KINDS = b"BCRIUDT" + b"OYM" + b"AEr"  # decoded; read over; read over: we are never inside a streamed transaction
+# What these bring, or say of rows that came before, is not what COMMIT means: taking it would be wrong either way.
+_REFUSED = {
+    "S": "Stream Start: rows of a transaction that is not committed follow",
+    "c": "Stream Commit: a transaction was committed whose rows did not come as one",
+    "b": "Begin Prepare: rows of a prepared transaction follow, which may be rolled back",
+    "P": "Prepare: the rows of a prepared transaction, which may be rolled back, have come",
+    "K": "Commit Prepared: a transaction was committed whose rows have come before",
+    "p": "Stream Prepare: a transaction was prepared whose rows did not come as one",
+}
 IS_ROW = np.isin(np.arange(256), list(b"IUDT"))
 _NUMBERS = (">i2", ">u2", ">i4", ">u4", ">i8", ">u8", ">f4", ">f8")
 _ADVICE = "Restart the capture: it resumes from the log. If it happens again, report it with this message."
+_OFF = "Capture through a slot that was made with two_phase off (and streaming off, which we ask for)."
 
 
 class Frame:
@@ -73,12 +87,17 @@ class Frame:
             raise frame.error(int(length.argmin()), 0, f"shorter than its header of {HEADER} bytes")
         first = bytes_of[start]
         if first.tobytes().count(b"w") != len(frame):
-            raise frame.error(int((first != ord("w")).argmax()), 0, "not an XLogData message ('w')")
+            other = int((first != ord("w")).argmax())
+            raise frame.error(other, 0, f"not an XLogData message ('w') but of kind {chr(first[other])!r}")
         unknown = frame.kinds.translate(None, KINDS)
         if unknown:
-            what = f"unknown message kind {chr(unknown[0])!r} (streaming and two-phase must be off)"
-            raise frame.error(frame.kinds.index(unknown[0]), HEADER, what)
+            raise frame._unknown(unknown[0])
         return frame
+
+    def _unknown(self, kind: int) -> DecodeError:
+        refused = _REFUSED.get(chr(kind), "")
+        what = f"unknown message kind {chr(kind)!r}{f' ({refused})' if refused else ''}"
+        return self.error(self.kinds.index(kind), HEADER, what, advice=_OFF if refused else _ADVICE)
 
     @classmethod
     def join(cls, frames: Sequence[Frame]) -> Frame:
@@ -112,14 +131,14 @@ class Frame:
         """The big-endian numbers at these bytes of the buffer, in native order."""
         return gather(self.buffer, at, dtype)
 
-    def error(self, message: int, at: int, what: str) -> DecodeError:
+    def error(self, message: int, at: int, what: str, *, advice: str = _ADVICE) -> DecodeError:
         """The error for one message; ``at`` is the byte in it (the payload's first byte is 0)."""
         start, end = int(self.start[message]), int(self.end[message])
         lsn = int.from_bytes(self.data[start + 1 : min(start + 9, end)], "big")
         kind = chr(self.kind[message]) if end - start > HEADER else "?"
         return DecodeError(
             f"replication message {self.number + message} (kind {kind!r}) at {format_lsn(lsn)}, byte {at}: {what}",
-            advice=_ADVICE,
+            advice=advice,
         )
 
 

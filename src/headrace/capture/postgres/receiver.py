@@ -73,6 +73,8 @@ class Receiver:
         Raises:
             SourceUnavailable, SourceRefused: as `ReplicationStream.read`; everything read before was given out.
         """
+        if isinstance(self._stream, WireStream) and self._stream.ended is not None:
+            raise self._stream.ended
         now = time.monotonic()
         until = now + min(_LONGEST_LINGER_S, _LINGER_SHARE * (now - self._returned_at))
         if not self._chunks and self._error is None:
@@ -95,11 +97,14 @@ class Receiver:
         """What `read` gave, laid out for the decoder; None when no message is whole.
 
         Raises:
-            SourceUnavailable, SourceRefused: the server ended the stream.
+            SourceUnavailable, SourceRefused: the server ended the stream, and nothing came before it.
+            DecodeError: what came cannot be understood.
         """
         frame = self._stream.frame(messages)
         if isinstance(self._stream, WireStream):
             self.wal_end = max(self.wal_end, self._stream.wal_end)
+            if frame is None and self._stream.ended is not None:
+                raise self._stream.ended
         return frame
 
     def _take(self, messages: list[bytes]) -> bool:

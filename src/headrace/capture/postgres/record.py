@@ -158,7 +158,7 @@ def named_slot(name: str) -> SourceRefused:
 
 
 def check_foreign(slot: Slot, database: str) -> None:
-    """Refuse a slot of another plugin or database.
+    """Refuse a slot of another plugin or database, or one that sends what is not committed.
 
     Raises:
         SourceRefused: it is one.
@@ -168,6 +168,13 @@ def check_foreign(slot: Slot, database: str) -> None:
         raise SourceRefused(
             f"slot «{slot.name}» is not ours: {kind}, database «{slot.database}», wanted pgoutput and «{database}»",
             advice="Choose another name with slot=…, or drop it if nobody needs it.",
+        )
+    if slot.two_phase:
+        raise SourceRefused(
+            f"slot «{slot.name}» was made with two_phase: the server sends rows of prepared transactions through it "
+            "that may still be rolled back",
+            advice="Make it without (pg_create_logical_replication_slot(…, 'pgoutput')); rows of prepared transactions "
+            "then come when they are committed.",
         )
 
 

@@ -1,8 +1,8 @@
 """Reading a replication stream as fast as the server sends it.
 
 CopyData payloads of https://www.postgresql.org/docs/current/protocol-replication.html: ``w`` XLogData (25 bytes of
-header, then a `pgoutput` message), ``k`` primary keepalive (18 bytes: walEnd, clock, whether a reply is wanted), and
-from us ``r`` standby status update.
+header, then a `pgoutput` message), ``k`` primary keepalive (18 bytes: walEnd, clock, whether a reply is wanted), from
+PostgreSQL 19 on ``s`` primary status update, and from us ``r`` standby status update.
 
 The server sends every message by itself. Waiting in `poll` for each costs it a wake-up and us a system call a
 message; under load a short sleep instead lets the socket's buffer fill (Unix sockets: 280 small messages), which
@@ -23,17 +23,20 @@ from psycopg import pq
 from headrace.capture.postgres.client import Replication, Server
 from headrace.capture.postgres.messages import UNIX_2000_US, Frame
 from headrace.capture.postgres.wake import Wake
-from headrace.errors import SourceError, SourceRefused
+from headrace.errors import DecodeError, SourceError, SourceRefused
 from headrace.position import format_lsn
 
 MOST_MESSAGES = 16_384
 MOST_BYTES = 8 << 20
 KEEPALIVE = struct.Struct(">cQqB")
 _STATUS = struct.Struct(">cQQQqB")
-LASTING = ("22", "42", "55")  # classes of SQLSTATE: bad data, no such object, object not in the right state
+# Classes of SQLSTATE: not supported, bad data, no right, no such object, object not in the right state.
+LASTING = ("0A", "22", "28", "42", "55")
 _MESSAGE_TYPE = 25  # of the pgoutput message inside an XLogData
 _COMMIT = ord("C")
-_NOT_IN_STATE = b"55000"  # SQLSTATE object_not_in_prerequisite_state
+_XLOG, _KEEP, _PRIMARY_STATUS = b"wks"
+NOT_IN_STATE = "55000"  # SQLSTATE object_not_in_prerequisite_state
+_NO_OBJECT = ("42704", NOT_IN_STATE)
 
 # Measured with a server that makes 300,000 small messages a second on a Unix socket.
 NAP_S = 150e-6  # while messages pour in: let them gather
@@ -45,14 +48,18 @@ LINGER_S = 0.005  # no longer than this in one read
 
 
 class Statuses:
-    """Standby status updates of one stream, sent from any thread.
+    """Standby status updates of one stream, sent from any thread, and what else its messages have in common.
 
     Attributes:
+        wal_end: everything committed before this LSN has been given out (from keepalives).
         reply_wanted: the server has asked for a status update since the last one was sent.
     """
 
-    def __init__(self, lsn: int) -> None:
+    def __init__(self, server: Server, publication: str, lsn: int) -> None:
+        self.wal_end = 0
         self.reply_wanted = False
+        self._server = server
+        self._publication, self._from = publication, lsn
         # A connection is not for two threads at a time.
         self._lock = threading.Lock()
         self._status = (lsn, lsn)
@@ -80,6 +87,40 @@ class Statuses:
         self.reply_wanted, self._status_at = False, time.monotonic()
         self._put(status_update(*self._status, ask=ask))
 
+    def _note(self, payload: bytes) -> None:
+        """Deal with a CopyData payload that is no XLogData.
+
+        Raises:
+            DecodeError: it is of a kind that nobody knows.
+        """
+        kind = payload[0] if payload else 0
+        if kind == _KEEP and len(payload) == KEEPALIVE.size:
+            _, wal_end, _, reply = KEEPALIVE.unpack(payload)
+            self.wal_end = max(self.wal_end, wal_end)
+            self.reply_wanted |= bool(reply)
+        elif payload and kind != _PRIMARY_STATUS:  # about two-phase and dead tuples, for subscribers
+            what = f"a CopyData message of kind {chr(kind)!r} and {len(payload)} bytes"
+            raise self._misunderstood(f"{what}, where XLogData ('w') or a keepalive ('k') was due")
+
+    def _misunderstood(self, what: str) -> DecodeError:
+        where = format_lsn(max(self.wal_end, self._from))
+        return DecodeError(
+            f"PostgreSQL at {self._server} sent {what}, at or after {where}",
+            advice="Restart the capture: it resumes from the log. If it happens again, report it with this message.",
+        )
+
+    def _said(self, code: str, text: str) -> SourceError:
+        """The error for what the server said when it ended the stream."""
+        text = " ".join(text.split())
+        if code in _NO_OBJECT and self._publication in text:  # the name: texts are in the server's language
+            return gone_publication(self._server, self._publication, text, self._from)
+        if code[:2] in LASTING:
+            return SourceRefused(
+                f"PostgreSQL at {self._server} ended the stream: {text}",
+                advice="Mend what it names and start again: the capture resumes where the log ends.",
+            )
+        return self._server.lost(psycopg.OperationalError(text))
+
     def _put(self, message: bytes) -> None:
         """Send one CopyData payload.
 
@@ -93,22 +134,18 @@ class ReplicationStream(Statuses):
     """A started stream. One thread reads; `send_status` and `wake` may be called from another.
 
     Attributes:
-        wal_end: everything committed before this LSN has been read (from keepalives).
-        reply_wanted: the server has asked for a status update since the last one was sent.
         size: bytes of the last read's messages.
         pouring: the last read ended because there was so much, not because nothing more came.
     """
 
-    def __init__(self, replication: Replication, lsn: int) -> None:
-        self.wal_end = 0
-        super().__init__(lsn)
+    def __init__(self, replication: Replication, publication: str, lsn: int) -> None:
+        super().__init__(replication.server, publication, lsn)
         self.size = 0
         self.pouring = False
-        self._server: Server = replication.server
         self._replication = replication
         self._pgconn = replication.pgconn
         self._wake = Wake()
-        self._refusal: SourceRefused | None = None
+        self._error: SourceError | None = None
         self._pgconn.notice_handler = self._notice
         self._both = select.poll()
         self._both.register(self._pgconn.socket, select.POLLIN)
@@ -126,32 +163,41 @@ class ReplicationStream(Statuses):
             CommandError: the server refuses (slot gone, in use, invalidated; publication gone).
         """
         replication.command(start_replication(slot=slot, lsn=lsn, publication=publication, binary=binary))
-        return cls(replication, lsn)
+        return cls(replication, publication, lsn)
 
     def read(self, timeout: float) -> list[bytes]:
         """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
 
         A lone transaction is returned at once. While messages pour in, they are gathered for up to 5 ms, 16,384
-        messages or 8 MB. Keepalives are noted and left out.
+        messages or 8 MB. Keepalives are noted and left out. What came before an error is given out before it.
 
         Raises:
             SourceUnavailable: the connection is lost, or the server ended the stream.
             SourceRefused: the server ended it with an error that will come again.
+            DecodeError: it sent something that the protocol does not know.
         """
         messages: list[bytes] = []
         self.size, self.pouring = 0, False
-        try:
-            self._take(messages)
-            if not messages:
-                if not self._both.poll(max(0.0, timeout) * 1000):
-                    return messages
-                self._wake.clear()
-                self._take(messages)
-            if messages:
-                self._gather(messages)
-        except psycopg.OperationalError as error:
-            raise self._server.lost(error) from error
+        if self._error is None:
+            try:
+                self._read(messages, timeout)
+            except psycopg.OperationalError as error:
+                self._error = self._server.lost(error)
+            except SourceError as error:
+                self._error = error
+        if self._error is not None and not messages:
+            raise self._error
         return messages
+
+    def _read(self, messages: list[bytes], timeout: float) -> None:
+        self._take(messages)
+        if not messages:
+            if not self._both.poll(max(0.0, timeout) * 1000):
+                return
+            self._wake.clear()
+            self._take(messages)
+        if messages:
+            self._gather(messages)
 
     def frame(self, messages: list[bytes]) -> Frame | None:
         """What `read` gave, laid out for the decoder."""
@@ -185,39 +231,34 @@ class ReplicationStream(Statuses):
                 consume()
                 while True:
                     size, data = get(1)
-                    if size > KEEPALIVE.size:
-                        append(bytes(data))  # a copy is cheaper than a view: the garbage collector tracks views
-                    elif size > 0:
-                        self._keepalive(data)
-                    else:
+                    if size <= 0 or self._error is not None:
                         break
+                    payload = bytes(data)  # a copy is cheaper than a view: the garbage collector tracks views
+                    if payload[0] == _XLOG:
+                        append(payload)
+                    else:
+                        self._note(payload)
+                if self._error is not None:
+                    raise self._error
                 if size < 0:
                     raise self._ended()
-                if self._refusal is not None:
-                    raise self._refusal
             taken = sum(map(len, messages[first:]))
             self.size += taken
             if taken < _FULL:
                 return  # libpq's buffer was not full: the socket is empty
 
-    def _keepalive(self, data: memoryview) -> None:
-        _, wal_end, _, reply = KEEPALIVE.unpack(data)
-        self.wal_end = max(self.wal_end, wal_end)
-        self.reply_wanted |= bool(reply)
-
     def _notice(self, result: pq.abc.PGresult) -> None:
         """PostgreSQL 18 goes on without a publication that is gone, and only warns that it leaves its rows out."""
-        if result.error_field(pq.DiagnosticField.SQLSTATE) == _NOT_IN_STATE:
-            self._refusal = gone_publication(self._server, result.get_error_message("utf-8"))
+        code = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+        if code == NOT_IN_STATE:
+            self._error = self._said(code, result.get_error_message("utf-8"))
 
     def _ended(self) -> SourceError:
         """The server has ended the COPY: what it said about it."""
         result = self._pgconn.get_result()
         text = result.get_error_message("utf-8") if result is not None and result.error_message else "stream ended"
         code = result.error_field(pq.DiagnosticField.SQLSTATE) if result is not None else None
-        if code is not None and code.decode()[:2] in LASTING:
-            return SourceRefused(f"PostgreSQL at {self._server} ended the stream: {' '.join(text.split())}")
-        return self._server.lost(psycopg.OperationalError(text))
+        return self._said((code or b"").decode(), text)
 
     def _put(self, message: bytes) -> None:
         try:
@@ -258,9 +299,15 @@ def status_update(received: int, flushed: int, *, ask: bool) -> bytes:
     return _STATUS.pack(b"r", max(received, flushed), flushed, flushed, clock, ask)
 
 
-def gone_publication(server: Server, text: str) -> SourceRefused:
-    """PostgreSQL 18 goes on without a publication that is gone, and only warns that it leaves its rows out."""
+def gone_publication(server: Server, name: str, text: str, lsn: int) -> SourceRefused:
+    """The publication is gone, or was made after what is to be read.
+
+    Up to version 17 the server ends the stream. Version 18 goes on, and only warns that it leaves the rows out.
+    """
     return SourceRefused(
-        f"PostgreSQL at {server} does not send all changes any more: {' '.join(text.split())}",
-        advice="Capture into a new log (log=…): it begins with a new snapshot.",
+        f"publication «{name}» is not there at every place of what is to be read from {format_lsn(lsn)} on: it was "
+        "dropped (and perhaps made again later), and changes committed without it cannot be read any more (PostgreSQL "
+        f"at {server}: {text})",
+        advice="Capture into a new log (log=…, with --take-over): it begins with a new snapshot of the tables as they "
+        "are now. This log stays as it is, to be read.",
     )

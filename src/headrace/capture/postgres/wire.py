@@ -19,27 +19,27 @@ import time
 import numpy as np
 import psycopg
 
-from headrace.capture.postgres.client import CommandError, Replication, Server
+from headrace.capture.postgres.client import CommandError, Replication
 from headrace.capture.postgres.messages import PAD, Frame, Ints, gather
 from headrace.capture.postgres.stream import (
-    KEEPALIVE,
-    LASTING,
     LINGER_S,
     MOST_BYTES,
     NAP_S,
+    NOT_IN_STATE,
     SETTLE_MS,
     Statuses,
-    gone_publication,
     start_replication,
 )
 from headrace.capture.postgres.wake import Wake
-from headrace.errors import SourceError, SourceRefused
+from headrace.errors import SourceError
 
 _READ_BYTES = 1 << 16  # more than a Unix socket holds; small enough for the allocator to keep
 _FEW = 8192  # bytes: no load
 _HEADER = 5
 _LENGTH = struct.Struct(">I")
 _DATA, _XLOG, _KEEP = b"dwk"
+# CopyData; CopyDone, CommandComplete, ErrorResponse, ReadyForQuery; notices, parameters, notifications.
+_KINDS = b"d" + b"cCEZ" + b"NSA"
 _COMMIT_BYTES = 5 + 25 + 26  # CopyData header, XLogData header, Commit
 _COMMIT_FRAME = b"d" + _LENGTH.pack(_COMMIT_BYTES - 1) + b"w"
 _KEEP_BYTES = 5 + 18
@@ -50,20 +50,21 @@ class WireStream(Statuses):
     """A started stream, with the methods of `ReplicationStream`; what `read` gives are bytes, not messages.
 
     Attributes:
-        wal_end: everything committed before this LSN has been given out by `frame` (from keepalives).
-        reply_wanted, size, pouring: as `ReplicationStream`.
+        ended: why nothing comes after what `frame` gave last: the server ended the stream, or is not understood.
+        size, pouring: as `ReplicationStream`.
     """
 
-    def __init__(self, replication: Replication, lsn: int) -> None:
-        self.wal_end = 0
-        super().__init__(lsn)
+    def __init__(self, replication: Replication, publication: str, lsn: int) -> None:
+        super().__init__(replication.server, publication, lsn)
+        self.ended: SourceError | None = None
         self.size = 0
         self.pouring = False
-        self._server: Server = replication.server
         self._replication = replication
         self._fd = replication.pgconn.socket
         self._wake = Wake()
+        self._begun = b""  # came with the answer to START_REPLICATION: nothing else may come for a long time
         self._rest = b""
+        self._lost: SourceError | None = None
         self._both = select.poll()
         self._both.register(self._fd, select.POLLIN)
         self._both.register(self._wake.fd, select.POLLIN)
@@ -73,7 +74,7 @@ class WireStream(Statuses):
     @classmethod
     def start(cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool) -> WireStream:
         """As `ReplicationStream.start`."""
-        stream = cls(replication, lsn)
+        stream = cls(replication, publication, lsn)
         stream._command(start_replication(slot=slot, lsn=lsn, publication=publication, binary=binary))
         return stream
 
@@ -81,10 +82,16 @@ class WireStream(Statuses):
         """The bytes that are there, waiting at most ``timeout`` seconds for the first; see `ReplicationStream.read`.
 
         Raises:
-            SourceUnavailable: the connection is lost.
+            SourceUnavailable: the connection is lost; what came before was given out.
         """
         chunks: list[bytes] = []
         self.size, self.pouring = 0, False
+        if self._lost is not None:
+            raise self._lost
+        if self._begun:
+            begun, self._begun = self._begun, b""
+            self._note_wanted(begun)
+            return [begun]
         self._take(chunks)
         if not chunks:
             if not self._both.poll(max(0.0, timeout) * 1000):
@@ -92,15 +99,19 @@ class WireStream(Statuses):
             self._wake.clear()
             self._take(chunks)
         if chunks:
-            self._gather(chunks)
+            try:
+                self._gather(chunks)
+            except SourceError as error:
+                self._lost = error  # the last bytes before it may say why
         return chunks
 
     def frame(self, chunks: list[bytes]) -> Frame | None:
         """The messages in what `read` gave, all of it and in that order; the rest of the last waits for more.
 
-        Raises:
-            SourceUnavailable, SourceRefused: the server ended the stream; what it said about it.
+        What comes before the end of the stream is given; `ended` then says why nothing follows.
         """
+        if self.ended is not None:
+            return None
         data = b"".join([self._rest, *chunks, PAD])
         start, end, used = self._frames(data)
         self._rest = data[used : -len(PAD)]
@@ -112,45 +123,48 @@ class WireStream(Statuses):
         """Where XLogData payloads start and end, and how many bytes are dealt with."""
         size = len(data) - len(PAD)
         first = frames(data, size)
+        used = int(first[-1]) + 1 + int(_LENGTH.unpack_from(data, int(first[-1]) + 1)[0]) if first.size else 0
+        if used + _HEADER <= size:
+            followed, used = self._follow(data, used, size)
+            first = np.concatenate([first, np.array(followed, np.int64)])
         at = first + _HEADER
         end = first + 1 + gather(np.frombuffer(data, np.uint8), first + 1, ">u4").astype(np.int64)
-        used = int(end[-1]) if first.size else 0
         kinds = np.frombuffer(data, np.uint8)[at]
         rows = kinds == _XLOG
         if not rows.all():
             for number in np.flatnonzero(~rows).tolist():
-                self._note(data[int(at[number]) : int(end[number])])
+                try:
+                    self._note(data[int(at[number]) : int(end[number])])
+                except SourceError as error:
+                    # What stands before it is still good; nothing after it is.
+                    self.ended, rows[number:] = error, False
+                    break
             at, end = at[rows], end[rows]
-        talked = False
-        while used + _HEADER <= size and data[used] != _DATA and (next_one := self._talk(data, used, size)) > used:
-            used, talked = next_one, True
-        if talked and used < size and data[used] == _DATA:
-            more_at, more_end, more = self._frames(data[used:])
-            return np.concatenate([at, more_at + used]), np.concatenate([end, more_end + used]), used + more
         return at, end, used
 
-    def _note(self, payload: bytes) -> None:
-        _, wal_end, _, _ = KEEPALIVE.unpack(payload)
-        self.wal_end = max(self.wal_end, wal_end)
+    def _follow(self, data: bytes, at: int, size: int) -> tuple[list[int], int]:
+        """Follow frames one by one, dealing with those that are no CopyData; the CopyData's, and where it stopped."""
+        found = []
+        while at + _HEADER <= size and self.ended is None:
+            end = at + 1 + int(_LENGTH.unpack_from(data, at + 1)[0])
+            if data[at] not in _KINDS:
+                self.ended = self._misunderstood(f"a message of the unknown kind {chr(data[at])!r}")
+            elif end > size:
+                break
+            elif data[at] != _DATA:
+                self.ended = self._talk(data[at : at + 1], data[at + _HEADER : end])
+            elif end > at + _HEADER:
+                found.append(at)
+            at = end
+        return found, at
 
-    def _talk(self, data: bytes, at: int, size: int) -> int:
-        """Deal with a frame that is no CopyData; where it ends, or ``at`` while the rest of it has not come."""
-        length: int = _LENGTH.unpack_from(data, at + 1)[0]
-        kind, end = data[at : at + 1], at + 1 + length
-        if end > size:
-            return at
-        fields = _fields(data[at + _HEADER : end]) if kind in (b"E", b"N") else {}
-        if kind == b"N" and fields.get("C") == "55000":
-            raise gone_publication(self._server, fields.get("M", ""))
-        if kind in (b"E", b"c", b"C", b"Z"):
-            raise self._ended(fields)
-        return end
-
-    def _ended(self, fields: dict[str, str]) -> SourceError:
-        text = fields.get("M", "stream ended")
-        if fields.get("C", "")[:2] in LASTING:
-            return SourceRefused(f"PostgreSQL at {self._server} ended the stream: {' '.join(text.split())}")
-        return self._server.lost(psycopg.OperationalError(text))
+    def _talk(self, kind: bytes, body: bytes) -> SourceError | None:
+        """Deal with a message that is no CopyData; the error when nothing good comes after it."""
+        fields = _fields(body) if kind in (b"E", b"N") else {}
+        code, text = fields.get("C", ""), fields.get("M", "stream ended")
+        if kind in (b"E", b"c", b"C", b"Z") or code == NOT_IN_STATE:
+            return self._said(code, text)
+        return None  # NoticeResponse, ParameterStatus, NotificationResponse: may come at any time
 
     def wake(self) -> None:
         """Make a waiting `read` return."""
@@ -183,6 +197,9 @@ class WireStream(Statuses):
             raise self._server.lost(psycopg.OperationalError("the server closed the connection"))
         chunks.append(data)
         self.size += len(data)
+        self._note_wanted(data)
+
+    def _note_wanted(self, data: bytes) -> None:
         # Seen here, by the reading thread: an engine that works for long must not cost the connection.
         self.reply_wanted |= data[-_KEEP_BYTES:].startswith(_KEEP_FRAME) and bool(data[-1])
 
@@ -199,7 +216,7 @@ class WireStream(Statuses):
             while len(data) >= _HEADER and len(data) >= (end := 1 + _LENGTH.unpack_from(data, 1)[0]):
                 kind, body, data = data[:1], data[_HEADER:end], data[end:]
                 if kind == b"W":
-                    self._rest = data
+                    self._begun = data
                     return
                 if kind == b"E":
                     raise self._refusal(_fields(body), text)
@@ -278,7 +295,8 @@ def _followed(data: bytes, size: int) -> Ints:
         end = at + 1 + int(_LENGTH.unpack_from(data, at + 1)[0])
         if end > size:
             break
-        found.append(at)
+        if end > at + _HEADER:
+            found.append(at)
         at = end
     return np.array(found, np.int64)
 

@@ -43,13 +43,16 @@ class PostgresServer:
     Args:
         directory: where its data and its Unix socket go; made when missing.
         settings: further server settings, as `-c name=value`.
+        binaries: the directory with another version's `initdb` and `pg_ctl`.
     """
 
-    def __init__(self, directory: Path, *, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, settings: dict[str, str] | None = None, binaries: Path | None = None
+    ) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.port = free_port()
-        self.bin = postgres_binaries()
+        self.bin = binaries or postgres_binaries()
         self.settings = {
             "wal_level": "logical",
             "max_wal_senders": "16",
@@ -162,14 +165,14 @@ def _open_to_all(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def postgres(*, settings: dict[str, str] | None = None) -> Iterator[PostgresServer]:
+def postgres(*, settings: dict[str, str] | None = None, binaries: Path | None = None) -> Iterator[PostgresServer]:
     """An embedded PostgreSQL in a temporary directory, stopped and removed at the end.
 
     >>> with postgres() as server:  # doctest: +SKIP
     ...     server.execute("select 1")
     [(1,)]
     """
-    server = PostgresServer(free_directory("headrace-pg-"), settings=settings)
+    server = PostgresServer(free_directory("headrace-pg-"), settings=settings, binaries=binaries)
     try:
         server.start()
         yield server
