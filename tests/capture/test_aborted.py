@@ -133,3 +133,44 @@ def test_a_slot_that_sends_prepared_transactions(small: PostgresServer) -> None:
             source.check(MemoryLog())
     finally:
         small.execute("SELECT pg_drop_replication_slot('both')")
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["socket", "libpq"])
+def test_publication_dropped_and_made_again(
+    small: PostgresServer, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server says about it is met although nothing follows; where nothing was missed, capture goes on."""
+    monkeypatch.setattr(Replication, "plain", plain)
+    name = f"again_{'plain' if plain else 'libpq'}"
+    small.execute(f"CREATE DATABASE {name}")
+    database = Database(small, name)
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
+    options = {"tables": [r"public\.t"]}
+    try:
+        for number in range(8):
+            log, app = MemoryLog(), f"{name}{number}"
+            source = database.source(app=app, prefix=app, **options)
+            source.check(log)
+            source.start(log)
+            Engine(source, log).catch_up()
+            source.stop()
+            missed, later = number % 2, number // 2 % 2
+            if number // 4:
+                database.execute(insert("t", number * 10, 1))
+            database.execute(f"DROP PUBLICATION headrace_{app}")
+            if missed:
+                database.execute(insert("t", number * 10 + 1, 1))
+            database.execute(f"CREATE PUBLICATION headrace_{app} FOR TABLE ONLY t")
+            if later:
+                database.execute(insert("t", number * 10 + 2, 1))
+            source = database.source(app=app, prefix=app, **options)
+            source.check(log)
+            source.start(log)
+            with pytest.raises(SourceRefused, match="is not there") if missed else contextlib.nullcontext() as caught:
+                Engine(source, log).catch_up()
+            if caught is not None:
+                assert "new snapshot" in str(caught.value)
+            source.stop()
+            database.drop_slots()
+    finally:
+        database.close()

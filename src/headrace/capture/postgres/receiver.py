@@ -55,6 +55,7 @@ class Receiver:
         self._waiting = 0
         self._space = threading.Condition()
         self._error: BaseException | None = None
+        self._unsent: SourceUnavailable | None = None
         self._closed = False
         self._returned_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="headrace-receive", daemon=True)
@@ -122,8 +123,17 @@ class Receiver:
         return pouring and len(messages) < MOST_MESSAGES and size < MOST_BYTES
 
     def send_status(self, *, received: int, flushed: int, ask: bool = False) -> None:
-        """See `ReplicationStream.send_status`."""
-        self._stream.send_status(received=received, flushed=flushed, ask=ask)
+        """See `ReplicationStream.send_status`; whoever reads finds out why it cannot be sent."""
+        try:
+            self._stream.send_status(received=received, flushed=flushed, ask=ask)
+        except SourceUnavailable as error:
+            self._unsent = error
+
+    def _repeat(self) -> None:
+        try:
+            self._stream.repeat_status(_REPEAT_S)
+        except SourceUnavailable as error:
+            self._unsent = error
 
     def _run(self) -> None:
         try:
@@ -132,7 +142,9 @@ class Receiver:
                 messages = self._stream.read(_REPEAT_S)
                 if messages or self._noted() > seen:
                     self._put(_Chunk(messages, self._stream.size, self._noted(), self._stream.pouring))
-                self._stream.repeat_status(_REPEAT_S)
+                elif self._unsent is not None:
+                    raise self._unsent  # and nothing has come that says why
+                self._repeat()
         except BaseException as error:
             self._error = error
         self._ready.set()
@@ -145,7 +157,7 @@ class Receiver:
         with self._space:
             while self._waiting > MOST_BYTES and not self._closed:
                 self._space.wait(_REPEAT_S)
-                self._stream.repeat_status(_REPEAT_S)
+                self._repeat()
             self._waiting += chunk.memory
         self._chunks.append(chunk)
         self._ready.set()

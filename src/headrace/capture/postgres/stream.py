@@ -276,7 +276,7 @@ class ReplicationStream(Statuses):
         with contextlib.suppress(psycopg.OperationalError):
             self._pgconn.put_copy_end()
             self._pgconn.flush()
-            until = time.monotonic() + 1.0
+            until = time.monotonic() + (1.0 if self._error is None else 0.0)
             while time.monotonic() < until:
                 size, _ = self._pgconn.get_copy_data(1)
                 if size < 0:

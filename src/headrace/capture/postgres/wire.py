@@ -251,7 +251,7 @@ class WireStream(Statuses):
         """End the stream in good order, so that the server gets the last status; takes a second at most."""
         with contextlib.suppress(SourceError):
             self._write(b"c", b"")
-            until = time.monotonic() + 1.0
+            until = time.monotonic() + (1.0 if self.ended is None else 0.0)
             tail = b""
             while time.monotonic() < until and b"c\0\0\0\x04" not in tail:
                 chunks: list[bytes] = []
