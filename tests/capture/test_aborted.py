@@ -147,7 +147,7 @@ def test_publication_dropped_and_made_again(
     database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
     options = {"tables": [r"public\.t"]}
     try:
-        for number in range(8):
+        for number in (1, 2, 5, 6):
             log, app = MemoryLog(), f"{name}{number}"
             source = database.source(app=app, prefix=app, **options)
             source.check(log)
