@@ -464,3 +464,142 @@ def test_a_correction_takes_the_place_of_what_it_supersedes_in_a_window_and_in_a
 
     (line,) = run(task, state, [Train(0, 2**62, "me")])["m-training"]
     assert (line["rows"], state.learner.state()["bias"]) == (2, 2.0)
+
+
+# -- what is derived from predictions themselves --------------------------------------------------------------------
+
+
+class Never:
+    """A drift detector that finds a drift at every third value."""
+
+    drift_detected = False
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def update(self, x: float) -> None:
+        self.rows += 1
+        self.drift_detected = self.rows % 3 == 0
+
+
+def words(app: hr.App, rows: Any) -> None:
+    """Each word that derives something from rows, and one from what operations make of them."""
+    rows.above(2.5, column="prediction", cooldown=0).to("above")
+    rows.below(1.5, column="prediction", consecutive=2).to("below")
+    rows.outside(1.0, 5.0, column="prediction", cooldown="7 s").to("outside")
+    rows.drift("prediction", Never()).to("drift")
+    rows.window("10 s").mean("prediction").to("means")
+    rows.window("20 s", every="5 s", by="model_version", emit="changes").agg(
+        most=hr.metrics.max("prediction"), count=hr.metrics.count()
+    ).to("hopping")
+    rows.window(5).quantile("prediction", 0.5).above(2.0).to("medians")
+    changed = rows.with_columns(twice=lambda batch: np.asarray(batch.column("prediction")) * 2).filter(
+        lambda batch: np.asarray(batch.column("x")) > 1
+    )
+    changed.above(7.0, column="twice").to("changed")
+    changed.select("id", "twice").window(2).max("twice").to("chosen")
+    changed.transform(lambda batch: batch.with_columns([("late", batch.column("twice"))])).below(
+        9.0, column="late", cooldown=0
+    ).to("transformed")
+
+
+DERIVED = ("above", "below", "outside", "drift", "means", "hopping", "medians", "changed", "chosen", "transformed")
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by position; columns of a model that is tried out are there in some events and NULL in others."""
+    found = [{name: one for name, one in row.items() if one is not None or "shadow" not in name} for row in rows]
+    return sorted(found, key=lambda row: row["__lsn"])
+
+
+def test_what_is_derived_from_predictions_is_what_is_derived_from_their_topic() -> None:
+    app = hr.App("fish", log="memory://")
+    model = app.model("m", Echo(), features=["x"], target="y")
+    predicted = model.predict(app.topic("measured", append=True)).to("predictions")
+    words(app, predicted)
+    (task,) = app.plan().models
+    rows = [row for row in fish(60, 20) if row[0] == "measured"]
+    found = run(task, initial_state(task), events(rows, [7, 20, 60]))
+    other = hr.App("fish", log="memory://")
+    words(other, other.topic("predictions"))
+    state, slices = initial_state(task), 0
+    parts: list[Rows] = []
+    for event in events(rows):
+        for topic, batch in step(task, state, event):
+            if topic == "predictions":
+                slices += batch.num_rows
+                parts.append(Rows((Part(topic, batch, np.full(batch.num_rows, slices), slices - 1),), True))
+    for flow in other.plan().tasks:
+        again = run(flow, initial_state(flow), list(parts))
+        for topic, expected in again.items():
+            assert found[topic] == expected, topic
+            assert expected
+    assert set(DERIVED) <= set(found)
+
+
+def watched(**retrain: Any) -> ModelTask:
+    """A model that an alarm on its own predictions trains anew; answers given over HTTP are among them."""
+    app = hr.App("fish", log="memory://")
+    model = app.model("m", Echo(), features=["x"], target="y")
+    predicted = model.predict(app.topic("measured", append=True)).to("predictions")
+    model.serve("/weight", log_to="predictions")
+    words(app, predicted)
+    graded = predicted.grade(app.topic("weighed", append=True), on="id", within="60 s").to("grades")
+    alarm = predicted.filter(lambda batch: batch.column("note").is_valid()).above(
+        5.5, column="prediction", cooldown="30 s"
+    )
+    given: dict[str, Any] = {"rows": graded.last(20), "on": alarm.to("alarm")} | retrain
+    if given["rows"] == "predictions":
+        given["rows"] = predicted.with_columns(y=lambda batch: np.asarray(batch.column("x")) + 5).last(10)
+    model.retrain(**given)
+    (task,) = app.plan().models
+    return task
+
+
+def with_served(given: list[Rows], task: ModelTask, every: int = 5) -> list[Rows]:
+    """The same events, some of whose measured rows were answered elsewhere."""
+    served = task.predict[0].served.topic
+    found = []
+    for event in given:
+        parts: list[Part] = []
+        for part in event.parts:
+            numbers = np.array([int(key[1:]) for key in part.batch.column("id").to_pylist()])
+            elsewhere = (numbers % every == 0) & (part.topic == "measured")
+            for topic, mine in ((part.topic, ~elsewhere), (served, elsewhere)):
+                if mine.any():
+                    batch = part.batch.filter(mine)
+                    if topic == served:
+                        x = np.asarray(batch.column("x"))
+                        answers = {"prediction": x + 0.25, "status": ["ok"] * len(x), "model": ["m"] * len(x)}
+                        more = {"model_version": np.full(len(x), 1), "model_position": pa.nulls(len(x), pa.string())}
+                        batch = batch.with_columns([(k, pa.array(v)) for k, v in (answers | more).items()])
+                    offset = int(numbers[mine][0]) // every if topic == served else part.offset
+                    parts.append(Part(topic, batch, part.slices[mine], offset))
+        found.append(Rows(tuple(parts), True))
+    return found
+
+
+@pytest.mark.parametrize("retrain", [{}, {"rows": "predictions"}, {"shadow": True, "promote": 5}], ids=str)
+@settings(max_examples=4, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 5))
+def test_an_alarm_on_predictions_trains_at_once_however_rows_come(
+    retrain: dict[str, Any], sizes: list[int], saved: int
+) -> None:
+    task = watched(**retrain)
+    rows = fish(40, 15)
+    whole = run(task, initial_state(task), with_served(events(rows), task))
+    sizes = [*sizes, *[len(rows)]]
+    state, found = initial_state(task), {}
+    for number, event in enumerate(one for one in with_served(events(rows, sizes), task) if one.parts):
+        if number % 6 == saved:
+            state = load_state(task, {**dump_state(state)})
+        for topic, batch in step(task, state, event):
+            found.setdefault(topic, []).extend(batch.records.to_pylist())
+    for name in (*DERIVED, "alarm", "predictions", "grades", "m-training"):
+        assert in_order(found[name]) == in_order(whole[name]), name
+    at = whole["alarm"][0]["__lsn"]
+    (first, *_) = whole["m-training"]
+    assert (first["__lsn"], first["status"]) == (at, "shadow" if "shadow" in retrain else "trained")
+    if "shadow" not in retrain:
+        own = [row for row in whole["predictions"] if row["prediction"] != row["x"] + 0.25]
+        assert all((row["model_version"] > 1) == (row["__lsn"] > at) for row in own)

@@ -8,6 +8,7 @@ done after its row is taken back, and done again with the new model's answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from headrace.transform.expressions import Operation, operate
 Streams = Callable[[StreamPlan, str], list[Batch]]
 Raised = tuple[int, Batch | None]
 _EDGES = {
+    Predicted: "derive.predicted",
     Read: "derive.read",
     Grade: "derive.joined",
     Windows: "derive.windowed",
@@ -51,6 +53,7 @@ class Derive:
         queries: of each `Predicted` number, its rows and, as far as they are given, their answers.
         keep: the node whose rows are kept for a training, and what is done to them.
         stop: the node whose rows begin a training at once, and what is done to them.
+        predicted: the topic of each `Predicted` number's rows; ``features``: the model's columns, for texts.
         trial: of a model that answers beside the current one: its version, after how many grades it is decided, and
             the errors of both so far.
     """
@@ -67,12 +70,17 @@ class Derive:
         keep: tuple[int, tuple[Operation, ...]] | None = None,
         stop: tuple[int, tuple[Operation, ...]] | None = None,
         trial: Trial | None = None,
+        predicted: Sequence[str] = (),
+        features: Sequence[str] = (),
     ) -> None:
         self.nodes = nodes
         self.flow = flow
         self.merged = merged
-        self._streams, self._refuse = streams, refuse
+        self._streams, self._refuse_now = streams, refuse
+        # Rows that a run refuses are refused once it stands: it may be taken back.
+        self._refused: list[tuple[str, Batch, Sequence[str], str]] = []
         self._queries = dict(queries or {})
+        self._predicted, self._features = predicted, features
         self._keep, self._stop, self.trial = keep, stop, trial
         self._done = 0
         self.rows: list[list[Batch]] = [[] for _ in nodes]
@@ -88,15 +96,18 @@ class Derive:
                 self._compared[i] = self._match(i, node, node.what)
         if merged.rows:
             flow.at = (int(merged.lsn[-1]), int(merged.index[-1]))
+        self._tell_refused()
 
     # -- who meets whom -------------------------------------------------------------------------------------------
 
     def _match(self, i: int, node: Node, what: Grade) -> Comparison:
         queries, batches = self._left(node)
-        source = self.nodes[node.source or 0]
-        topic = queries[0].stream.topic if queries and queries[0].stream else _named(source)
-        entering = Entering(batches, queries, self._streams(what.truth, "grade"), topic, _named(node))
+        topic = queries[0].stream.topic if queries and queries[0].stream else self._topic(node.source or 0)
+        entering = Entering(batches, queries, self._streams(what.truth, "grade"), topic, self._topic(i))
         return Comparison(i, what, self.flow, self.merged, entering, self._refuse)
+
+    def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
+        self._refused.append((topic, batch, reasons, stage))
 
     def _left(self, node: Node) -> tuple[list[Query], list[Batch]]:
         """Rows that are predicted, or predictions that a topic holds."""
@@ -105,7 +116,7 @@ class Derive:
         if isinstance(source, Predicted):
             queries = self._queries.get(source.number, [])
             return queries, [placed(query.batch, query.order) for query in queries]
-        return [], self._after(node.operations, self._read[node.source], node)
+        return [], self._after(node.operations, self._read[node.source], node.source)
 
     # -- examples that a model learns from what it is graded on -----------------------------------------------------
 
@@ -126,30 +137,43 @@ class Derive:
             The place of that row, and what raised it, or None where it is to be decided between two models; nothing
             after it was taken. None where all were.
         """
+        self._tell_refused()
         if place <= self._done:
             return None
         if self._stop is None and self.trial is None:
             self._run(place)
-            return None
+            raised = None
+        else:
+            raised = self._run_to_the_first(place)
+        self._tell_refused()
+        return raised
+
+    def _run_to_the_first(self, place: int) -> Raised | None:
+        """Run up to a place; where a row before it may change who answers, only up to that row."""
         begun, running = self._done, self._copies()
         errors = None if self.trial is None else list(self.trial.errors)
         kept = None if self.flow.kept is None else self.flow.kept.copy()
-        lengths = [len(one) for one in self.out]
+        schemas = dict(self.flow.schemas)
+        lengths = [len(batches) for batches in self.out]
         self._run(place)
         raised = self._raised()
-        if raised is None:
-            return None
-        at, rows = raised
-        if at + 1 < place:
-            for i, one in running.items():
-                self.flow.running[i] = one
-            self.flow.kept, self._done = kept, begun
-            if self.trial is not None:
-                self.trial.errors = errors or []
-            for i, length in enumerate(lengths):
-                del self.out[i][length:]
-            self._run(at + 1)
-        return at, rows
+        if raised is None or raised[0] + 1 >= place:
+            return raised
+        for i, before in running.items():
+            self.flow.running[i] = before
+        self.flow.kept, self.flow.schemas, self._done = kept, schemas, begun
+        if self.trial is not None:
+            self.trial.errors = errors or []
+        for i, length in enumerate(lengths):
+            del self.out[i][length:]
+        self._refused.clear()
+        self._run(raised[0] + 1)
+        return raised
+
+    def _tell_refused(self) -> None:
+        refused, self._refused = self._refused, []
+        for one in refused:
+            self._refuse_now(*one)
 
     def _raised(self) -> Raised | None:
         """The first row that begins a training, or at which it is decided between two models."""
@@ -162,7 +186,7 @@ class Derive:
         if self._stop is None:
             return None
         number, operations = self._stop
-        rows = self._after(operations, self.rows[number], self.nodes[number])
+        rows = self._after(operations, self.rows[number], number)
         if not rows:
             return None
         first = min(rows, key=lambda one: int(order_of(one)[0]))
@@ -177,19 +201,32 @@ class Derive:
         for i, node in enumerate(self.nodes):
             what = node.what
             if isinstance(what, Predicted):
-                continue
-            if isinstance(what, Read):
+                self.rows[i] = self._answered(what.number, place)
+            elif isinstance(what, Read):
                 self.rows[i] = [one for batch in self._read[i] if (one := self._between(batch, place)).num_rows]
             elif isinstance(what, Grade):
                 self.rows[i] = self._compared[i].grades(self._done, place, self.trial)
             else:
                 self.rows[i] = self._derived(i, node)
-            self.out[i] += self.rows[i]
+            # Predictions have outputs of their own.
+            self.out[i] += [] if isinstance(what, Predicted) else self.rows[i]
             fault(_EDGES[type(what)])
         if self._keep is not None and self.flow.kept is not None:
             number, operations = self._keep
-            _keep(self.flow.kept, self._after(operations, self.rows[number], self.nodes[number]))
+            _keep(self.flow.kept, self._after(operations, self.rows[number], number))
         self._done = place
+
+    def _answered(self, number: int, place: int) -> list[Batch]:
+        """Rows of a stream as they are answered, in order; those that were answered elsewhere among them."""
+        found: list[Batch] = []
+        for query in self._queries.get(number, []):
+            rows = query.output().records
+            order = query.order[: rows.num_rows]
+            start, end = np.searchsorted(order, [self._done, place]).tolist()
+            if end > start:
+                rows = rows.slice(start, end - start)
+                found += _by_columns(Batch(rows.append_column("__order", pa.array(order[start:end]))))
+        return _in_turn(found)
 
     def _between(self, batch: Batch, place: int) -> Batch:
         order = order_of(batch)
@@ -201,7 +238,7 @@ class Derive:
         source = self.nodes[node.source]
         rows = self.rows[node.source]
         found = []
-        for batch in self._after(node.operations, _counted(source, rows), source):
+        for batch in self._after(node.operations, _counted(source, rows), node.source):
             order = order_of(batch)
             lines = self._pushed(i, node, batch, order)
             if lines is not None and lines.records.num_rows:
@@ -221,24 +258,35 @@ class Derive:
             return _push(running, node, batch, order)
         except HeadraceError as error:
             self.flow.running[i] = before
-            self._refuse(_named(node), batch, [error.message] * batch.num_rows, "derive")
+            self._refuse(self._topic(node.source or 0), batch, [error.message] * batch.num_rows, "derive")
             return None
 
     def _lines(self, lines: Lines) -> Batch:
         columns = {name: lines.records.column(name) for name in lines.records.schema.names}
         return events(self.merged, columns, lines.place, lines.time_us)
 
-    def _after(self, operations: tuple[Operation, ...], batches: list[Batch], node: Node) -> list[Batch]:
-        """Rows after operations; those that these fail on are refused."""
+    def _after(self, operations: tuple[Operation, ...], batches: list[Batch], number: int) -> list[Batch]:
+        """Rows of a node after operations; those that these fail on are refused."""
         if not operations:
             return batches
         found: list[Batch] = []
         for batch in batches:
-            good, bad = operate(batch, operations)
+            good, bad = operate(batch, operations, self._features)
             found += [one for one in good if one.num_rows]
             for one, reason in bad:
-                self._refuse(_named(node), one, [reason], "transform")
+                self._refuse(self._topic(number), one, [reason], "transform")
         return found
+
+    def _topic(self, number: int) -> str:
+        """Where rows of a node that cannot be handled are told of: their own topic, or the next before it."""
+        node = self.nodes[number]
+        if isinstance(node.what, Read):
+            return node.what.stream.topic
+        if node.outputs:
+            return node.outputs[0].topic
+        if isinstance(node.what, Predicted) and node.what.number < len(self._predicted):
+            return self._predicted[node.what.number]
+        return "derived" if node.source is None else self._topic(node.source)
 
     # -- at the end of the event --------------------------------------------------------------------------------------
 
@@ -267,6 +315,43 @@ def _push(running: Any, node: Node, batch: Batch, order: Ints) -> Lines:
     return running.push(plain(batch).select(batch.column_names), batch.ts_us, order)
 
 
+def _by_columns(answered: Batch) -> list[Batch]:
+    """Rows beside which another model answered, and rows that have no columns of one, each by themselves.
+
+    Which columns a row has does not depend on the rows that were answered together with it.
+    """
+    if "shadow_version" not in answered.schema.names:
+        return [answered]
+    beside = np.asarray(answered.column("shadow_version").is_valid())
+    bounds = [0, *(np.flatnonzero(beside[1:] != beside[:-1]) + 1).tolist(), len(beside)]
+    parts = [answered.slice(start, end - start) for start, end in pairwise(bounds)]
+    own = ["shadow_prediction", "shadow_version"]
+    return [
+        part if beside[start] else Batch(part.records.drop_columns(own))
+        for part, start in zip(parts, bounds, strict=False)
+    ]
+
+
+def _in_turn(batches: list[Batch]) -> list[Batch]:
+    """Rows of several batches in the order of their places, in as few batches as their columns allow."""
+    batches = sorted(batches, key=lambda batch: int(order_of(batch)[0]))
+    if all(order_of(before)[-1] < order_of(after)[0] for before, after in pairwise(batches)):
+        return batches
+    order = np.concatenate([order_of(batch) for batch in batches])
+    by = np.argsort(order)
+    if all(batch.schema.equals(batches[0].schema, check_metadata=True) for batch in batches):
+        return [Batch(pa.concat_batches([batch.records for batch in batches]).take(pa.array(by)))]
+    of = np.repeat(np.arange(len(batches)), [batch.num_rows for batch in batches])[by]
+    bounds = [0, *(np.flatnonzero(of[1:] != of[:-1]) + 1).tolist(), len(of)]
+    taken = [0] * len(batches)
+    found = []
+    for start, end in pairwise(bounds):
+        i = int(of[start])
+        found.append(batches[i].slice(taken[i], end - start))
+        taken[i] += end - start
+    return found
+
+
 def _numbers(array: pa.Array) -> Ints:
     return np.asarray(pc.fill_null(array, -1).to_numpy(zero_copy_only=False), np.int64)
 
@@ -290,10 +375,3 @@ def _keep(kept: KeptRows, rows: list[Batch]) -> None:
             batch = _with_truth(batch)
         if batch.num_rows:
             kept.add(Batch(plain(batch)))
-
-
-def _named(node: Node) -> str:
-    """Where rows of a node that cannot be handled are told of."""
-    if isinstance(node.what, Read):
-        return node.what.stream.topic
-    return node.outputs[0].topic if node.outputs else "derived"

@@ -35,7 +35,8 @@ class Answers(Host):
 
     def plans(self) -> tuple[Node, ...]:
         """As the model's task holds them; none where nothing is made of its answers."""
-        return () if all(isinstance(one.what, Predicted) for one in self.nodes) else super().plans()
+        plain = all(isinstance(one.what, Predicted) for one in self.nodes)
+        return () if plain and not self.model._trained_on else super().plans()
 
 
 def served_column(feature: Any, missing: str) -> tuple[str, Any, tuple[str, ...] | None, bool] | None:
@@ -267,9 +268,9 @@ class Model:
         """A node of this model's own: rows that its answers lead to, or those of a topic."""
         if not isinstance(stream, Stream):
             raise DeclarationError(f"«{self.name}» wants a stream, got {type(stream).__name__}")
-        root = stream._origin or ((stream._node, ()) if stream._node is not None else None)
+        root = stream._derived_from()
         if root is not None and root[0].host is self._host:
-            node, after = root[0], (*root[1], *stream._plan.operations)
+            node, after = root
         else:
             stream._refuse_unwritten()
             node, after = self._host.add(Declared(self._host, Read(stream._plan))), ()

@@ -8,6 +8,7 @@ import numpy as np
 
 from headrace.answers import Query
 from headrace.batch import Batch, dead_letters
+from headrace.comparison import plain
 from headrace.derive import Derive
 from headrace.events import Merged
 from headrace.task import FlowTask, ModelTask, OutputPlan, StreamPlan
@@ -18,8 +19,7 @@ Output = tuple[str, Batch]
 
 def refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model: str | None = None) -> Output:
     """Rows that could not be handled, with the reasons."""
-    rows = Batch(batch.records.drop_columns(["__order"])) if "__order" in batch.schema.names else batch
-    return f"{topic}.dlq", dead_letters(rows, reasons, stage=stage, model=model)
+    return f"{topic}.dlq", dead_letters(Batch(plain(batch)), reasons, stage=stage, model=model)
 
 
 def emitted(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) -> list[Output]:

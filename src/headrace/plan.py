@@ -409,16 +409,15 @@ def _check_texts(task: ModelTask) -> None:
 
 def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
     """Columns of captured tables are known before anything runs; those of other topics when rows arrive."""
-    streams = [(stream, True) for stream in task.learn] + [(one.stream, False) for one in task.predict]
-    streams += [(one.stream, False) for one in task.evaluate if one.stream is not None]
-    for stream, learning in streams:
+    own = tuple(name for name in (task.target, task.sample_weight) if name)
+    streams = [(stream, own) for stream in task.learn] + [(one.stream, ()) for one in task.predict]
+    streams += [(one.stream, own[:1]) for one in task.evaluate if one.stream is not None]
+    for stream, more in streams:
         if stream.topic not in tables or any(not isinstance(one, WithColumns) for one in stream.operations):
             continue
         have = [name for name in tables[stream.topic].names if not is_meta(name)]
         added = [name for one in stream.operations if isinstance(one, WithColumns) for name in one.computed]
-        own = [name for name in (task.target, task.sample_weight) if name]
-        wanted = [*task.feature_names, *(own if learning else [])]
-        for name in wanted:
+        for name in (*task.feature_names, *more):
             if name not in have and name not in added:
                 raise DeclarationError(
                     f"the model «{task.name}» wants the column «{name}», which {stream.topic} does not have"

@@ -172,6 +172,8 @@ class _ModelStep:
             number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
         }
         more = kept_and_stopped(self.task) | {"trial": trial(self.task, self.state)}
+        more["predicted"] = [plan.outputs[0].topic if plan.outputs else plan.stream.topic for plan in self.task.predict]
+        more["features"] = self.task.feature_names
         nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
         return Derive(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
 
@@ -318,7 +320,11 @@ class _ModelStep:
             counters.ignored += int((~fresh).sum())
             if not fresh.all():
                 batch = batch.filter(fresh)
-            if target is not None and target in batch.schema.names and batch.num_rows:
+            if target is not None and target not in batch.schema.names:
+                reason = f"there is no column «{target}» to learn"
+                self._refuse(stream.topic, batch, [reason] * batch.num_rows, "learn")
+                continue
+            if target is not None and batch.num_rows:
                 labelled = np.asarray(batch.column(target).is_valid())
                 counters.unlabelled += int((~labelled).sum())
                 batch = batch if labelled.all() else batch.filter(labelled)
@@ -401,15 +407,20 @@ class _ModelStep:
         """The answers that are compared with the truth: those that are given anyway, where they are."""
         assert plan.stream is not None
         number = reused(plan, self.task)
+        found = []
         if number is not None and not self.state.emitted:
             predicted = self.task.predict[number]
-            return [(plan, query) for one, query in queries if one is predicted and not isinstance(query, Given)]
-        found = []
-        for batch in self._stream(plan.stream, None):
-            batch = batch.filter(inserted(batch))
-            if batch.num_rows:
-                found.append((plan, Query(batch, order_of(batch), self.task)))
-        return found
+            found = [query for one, query in queries if one is predicted and not isinstance(query, Given)]
+        else:
+            for batch in self._stream(plan.stream, None):
+                batch = batch.filter(inserted(batch))
+                if batch.num_rows:
+                    found.append(Query(batch, order_of(batch), self.task))
+        for query in found:
+            if self.task.target not in query.batch.schema.names:
+                reason = f"there is no column «{self.task.target}» to compare answers with"
+                self._refuse(plan.stream.topic, query.batch, [reason] * query.batch.num_rows, "evaluate")
+        return [(plan, query) for query in found if self.task.target in query.batch.schema.names]
 
     def _asks(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """Inserts and snapshot reads ask for an answer, and updates that change a feature or may have."""

@@ -228,6 +228,14 @@ class Stream(Derivable, Delivered):
 
     def _root(self) -> Root:
         """What the rows come from, and what is done to them after that."""
+        root = self._derived_from()
+        if root is not None:
+            return root
+        host = self._app._flow(self._plan.topic)
+        return host.add(Declared(host, Read(self._plan))), ()
+
+    def _derived_from(self) -> Root | None:
+        """What this app derives the rows from, and what is done to them after that; None where a topic gives them."""
         if self._predicted is not None:
             model, number = self._predicted
             return model._predicted_node(number), self._plan.operations
@@ -236,8 +244,7 @@ class Stream(Derivable, Delivered):
         if self._origin is not None:
             node, operations = self._origin
             return node, (*operations, *self._plan.operations)
-        host = self._app._flow(self._plan.topic)
-        return host.add(Declared(host, Read(self._plan))), ()
+        return None
 
     def _refuse_unwritten(self) -> None:
         if self._predicted is not None:
