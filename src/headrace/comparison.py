@@ -26,7 +26,7 @@ from headrace.grade.compare import graded_rows
 from headrace.grade.join import Arrivals, Found, Join
 from headrace.grade.pairs.waiting import Waiting, ascends, picked
 from headrace.labels import new_examples
-from headrace.plain_values import united, values
+from headrace.plain_values import keys, united
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
 NO_ROWS = np.empty(0, np.int64)
@@ -357,7 +357,7 @@ def _filled(table: pa.Table, n: int) -> pa.Table:
 
 def keys_of(batch: Batch, on: Sequence[str]) -> list[Any]:
     """The values that a prediction and its label share, as Python has them; None where one is NULL."""
-    columns = [values(batch.column(name)) for name in on]
+    columns = [keys(batch.column(name)) for name in on]
     if len(columns) == 1:
         return list(columns[0])
     return [None if None in key else key for key in zip(*columns, strict=True)]

@@ -139,9 +139,10 @@ def as_batch(table: pa.Table) -> Batch:
     """Rows without the columns of an event but their times."""
     times = table.column("__ts").cast(pa.int64()).to_numpy() if "__ts" in table.column_names else None
     names = [name for name in table.column_names if not name.startswith("__")]
-    plain = table.select(names).combine_chunks()
-    columns = {name: whole(plain.column(name)) for name in names}
-    return Batch.of(columns, ts_us=0 if times is None else np.asarray(times, np.int64))
+    plain = table.select(names)
+    columns = [whole(column) for column in plain.columns]
+    rows = pa.RecordBatch.from_arrays(columns, schema=plain.schema.remove_metadata())
+    return Batch.of(rows, ts_us=0 if times is None else np.asarray(times, np.int64))
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

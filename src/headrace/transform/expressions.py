@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, HeadraceError
+from headrace.plain_values import cast_texts, texts
 
 Expression = "str | pc.Expression | Text | Callable[[Batch], Any]"
 
@@ -123,7 +124,9 @@ def _as_text(array: pa.Array) -> pa.Array:
         # NumPy writes the shortest digits that read back equal, and keeps the «.0» that says it is not an integer.
         values = array.fill_null(0.0).to_numpy(zero_copy_only=False)
         return pc.if_else(array.is_valid(), pa.array(values.astype(str)), pa.scalar("null"))
-    return pc.fill_null(array.cast(pa.string()), "null")
+    if pa.types.is_nested(array.type) and not pa.types.is_dictionary(array.type):
+        return pc.fill_null(pa.array(texts(array), pa.string()), "null")
+    return pc.fill_null(cast_texts(array), "null")
 
 
 def _bracketed(columns: Sequence[pa.Array]) -> pa.Array:

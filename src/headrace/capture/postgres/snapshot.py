@@ -128,8 +128,35 @@ def _translate(server: Server, error: adbc_driver_manager.Error) -> SourceError:
     return SourceUnavailable(f"the snapshot of {server} broke off: {text}")
 
 
-def select(table: Table) -> str:
-    """The query for a table's rows; a last column has the values that Arrow cannot hold, if there can be any."""
+def read_table(dsn: str, schema: str, name: str) -> pa.Table:
+    """Return a table's rows as they are now, with the types of its events; without those that Arrow cannot hold.
+
+    Raises:
+        SourceError: the server cannot be reached, or the table cannot be read.
+    """
+    server = Server(dsn, "headrace initial")
+    with contextlib.closing(server.sql()) as connection, server.translated(f"to read {schema}.{name}"):
+        found = connection.execute("SELECT to_regclass(%s)::oid::bigint", [f"{quote(schema)}.{quote(name)}"]).fetchone()
+        if found is None or found[0] is None:
+            raise SourceRefused(f"there is no table {schema}.{name} in {server}")
+        (table,) = catalog.with_columns(connection, [Table(found[0], schema, name, "r", "p", "d", 0)], None)
+    converter = Converter(table, "", lsn=0, ts_us=0)
+    try:
+        reader = contextlib.closing(adbc.connect(server.conninfo(), autocommit=True))
+        with reader as connected, contextlib.closing(connected.cursor()) as cursor:
+            cursor.execute(select(table, partitions=True))
+            batches = [converter.convert(records, 0)[0] for records in cursor.fetch_record_batch()]
+    except adbc_driver_manager.Error as error:
+        raise _translate(server, error) from error
+    return pa.Table.from_batches([Batch(records).rows for records in batches], converter.rows_schema)
+
+
+def select(table: Table, *, partitions: bool = False) -> str:
+    """The query for a table's rows; a last column has the values that Arrow cannot hold, if there can be any.
+
+    Args:
+        partitions: those of its partitions too.
+    """
     columns = [f"{_expression(column)} AS {quote(column.name)}" for column in table.columns]
     refused = {column.name: test for column in table.columns if (test := _refusal(column))}
     if refused:
@@ -139,7 +166,7 @@ def select(table: Table) -> str:
         tests = " OR ".join(refused.values())
         columns.append(f"CASE WHEN {tests} THEN json_object(ARRAY[{names}], ARRAY[{texts}])::text END AS {_DEAD}")
     where = f" WHERE {table.row_filter}" if table.row_filter else ""
-    return f"SELECT {', '.join(columns)} FROM ONLY {table.sql}{where}"
+    return f"SELECT {', '.join(columns)} FROM {'' if partitions else 'ONLY '}{table.sql}{where}"
 
 
 def _expression(column: Column) -> str:
@@ -187,6 +214,11 @@ class Converter:
         self._schema = described.schema(False, False)
         self._fields = described.fields
         self._lsn, self._ts_us = lsn, ts_us
+
+    @property
+    def rows_schema(self) -> pa.Schema:
+        """Of the table's own columns."""
+        return pa.schema(self._fields)
 
     def convert(self, records: pa.RecordBatch, index: int) -> tuple[pa.RecordBatch, Batch | None]:
         """The rows from the snapshot's row ``index`` on, and dead letters for those that Arrow cannot hold."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-
 from headrace.batch import Batch
 from headrace.engines.local.lineage import kept_state
 from headrace.engines.local.selected import LogReader
-from headrace.errors import DeclarationError, HeadraceError, LearnError
+from headrace.errors import DeclarationError, HeadraceError, LearnError, SourceError
 from headrace.flow import Initial
 from headrace.learn.base import pinned
 from headrace.learn.state import load_state
@@ -78,18 +76,14 @@ def _rows(plan: Plan, task: ModelTask, log: Log, state: State, initial: Initial)
 
 def _table(dsn: str, table: str) -> Batch:
     """A table's rows as they are in its database now, by the columns' own types."""
-    import psycopg
-    from psycopg import sql
-    from psycopg.rows import dict_row
+    from headrace.capture.postgres.snapshot import read_table
 
     schema, _, name = table.partition(".")
     try:
-        with psycopg.connect(dsn, row_factory=dict_row) as connection:
-            query = sql.SQL("SELECT * FROM {}").format(sql.Identifier(schema, name))
-            rows: list[dict[str, Any]] = connection.execute(query).fetchall()
-    except psycopg.Error as error:
-        raise DeclarationError(f"the table {table} cannot be read: {error}") from error
-    return Batch.of(pa.RecordBatch.from_pylist(rows))
+        rows = read_table(dsn, schema, name)
+    except SourceError as error:
+        raise DeclarationError(f"the table {table} cannot be read: {error.message}", advice=error.advice) from error
+    return as_batch(rows)
 
 
 def _saved(log: Log, state: State, model: str, version: str) -> dict[str, Any]:
