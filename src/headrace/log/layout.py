@@ -14,12 +14,18 @@ staged      entries whose source's transaction has not been seen to commit
 records     named records by kind; of a large one, the hashes of its pieces
 pieces      pieces of large records by their hashes, each once, and how many records use it
 ==========  ==================================================================================================
+
+Since format 3 each page ends with a checksum, which SQLite's extension `cksumvfs
+<https://sqlite.org/cksumvfs.html>`_ (in apsw's wheel) writes and compares. Bodies have checksums of their own, which
+say which rows are damaged: their pages are read without.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
 import os
 import struct
 import zlib
@@ -32,7 +38,10 @@ from headrace.errors import LogCorrupt, LogError, LogFull, LogLocked, LogMissing
 from headrace.faults import fault
 
 APPLICATION_ID = 0x48647263  # "Hdrc", shown by file(1)
-FORMAT = 2
+FORMAT = 3
+# Older files become this in place; page checksums need a file that was made with room for them.
+MIGRATED = 2
+CHECKSUM_BYTES = 8
 PAGE_BYTES = 8192
 CACHE_KIBIBYTES = 8192
 BUSY_MILLISECONDS = 10_000
@@ -143,7 +152,12 @@ def connect_writer(path: Path) -> apsw.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA journal_size_limit={WAL_FILE_BYTES}").fetchall()
         connection.transaction_mode = "IMMEDIATE"
-        migrate(connection, version, migrations=MIGRATIONS, target=FORMAT)
+        if version > MIGRATED and not page_checksums():
+            raise LogError(
+                f"the log {path} has page checksums, which this apsw cannot write: it brings no cksumvfs",
+                advice="pip install --upgrade --force-reinstall apsw, from a wheel.",
+            )
+        migrate(connection, version, migrations=MIGRATIONS, target=MIGRATED)
     return connection
 
 
@@ -158,8 +172,11 @@ def _make(path: Path) -> None:
     connection = _connect(new, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     with closed_on_error(connection, path):
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        if page_checksums():
+            reserved = ctypes.c_int(CHECKSUM_BYTES)
+            connection.file_control("main", apsw.SQLITE_FCNTL_RESERVE_BYTES, ctypes.addressof(reserved))
         connection.execute(f"BEGIN IMMEDIATE; {_TABLES}; {_PIECES}; PRAGMA application_id={APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version={FORMAT}; COMMIT")
+        connection.execute(f"PRAGMA user_version={FORMAT if page_checksums() else MIGRATED}; COMMIT")
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
     connection.close()
     fault("log.before-made")
@@ -184,7 +201,7 @@ def connect_reader(path: Path) -> apsw.Connection:
     with closed_on_error(connection, path):
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         version = format_version(connection, path)
-        if version < FORMAT:
+        if version < MIGRATED:
             raise LogVersionError(
                 f"the log {path} has the older format {version}, which can only be read once it is migrated",
                 advice="Open it for writing once (run its pipeline with this Headrace).",
@@ -198,6 +215,7 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
             f"this apsw uses SQLite {apsw.sqlite_lib_version()}, which can damage a log that is read while written",
             advice="pip install --upgrade --force-reinstall apsw, which brings its own SQLite.",
         )
+    page_checksums()  # files that are opened from now on are read and written through it
     try:
         connection = apsw.Connection(str(path), flags)
     except apsw.Error as error:
@@ -207,6 +225,29 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
         connection.execute("PRAGMA cell_size_check=ON")
     return connection
+
+
+@functools.cache
+def page_checksums() -> bool:
+    """Whether this process writes and compares checksums of pages; apsw built from source may lack the extension."""
+    try:
+        import apsw.sqlite_extra
+
+        with contextlib.closing(apsw.Connection(":memory:")) as connection:
+            apsw.sqlite_extra.load(connection, "cksumvfs")
+    except (ImportError, apsw.Error, apsw.sqlite_extra.NotAvailable):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def unverified(connection: apsw.Connection) -> Iterator[None]:
+    """In the block pages are read without comparing their checksums: what is read has one of its own."""
+    connection.execute("PRAGMA checksum_verification=OFF").fetchall()
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA checksum_verification=ON").fetchall()
 
 
 @contextlib.contextmanager
@@ -243,12 +284,16 @@ def format_version(connection: apsw.Connection, path: Path) -> int:
             f"the log {path} has format {version}; this Headrace reads up to {FORMAT}",
             advice="Upgrade: pip install --upgrade headrace",
         )
+    if version > MIGRATED and page_checksums() and not connection.execute("PRAGMA checksum_verification").get:
+        raise LogCorrupt(
+            f"{path} is damaged: its first page says nothing of checksums", advice="Restore the log from a copy."
+        )
     return version
 
 
 def migrate(connection: apsw.Connection, version: int, *, migrations: Mapping[int, Migration], target: int) -> None:
     """Bring a file from the format ``version`` to the format ``target``, in one transaction."""
-    if version == target:
+    if version >= target:
         return
     with connection:
         for older in range(version, target):
@@ -270,9 +315,11 @@ def translate(error: apsw.Error, path: Path, system_errno: int = 0) -> LogError:
             f"no space left for the log {path}; the transaction was undone",
             advice="Free space on its disk, or prune topics (keep=…); writing goes on where it stopped.",
         )
-    if isinstance(error, (apsw.NotADBError, apsw.CorruptError)):
+    code = error.extendedresult if isinstance(error, apsw.IOError) else 0  # type: ignore[attr-defined]  # the stubs lack it
+    torn = code == apsw.SQLITE_IOERR_DATA
+    if torn or isinstance(error, (apsw.NotADBError, apsw.CorruptError)):
         return LogCorrupt(
-            f"{path} is damaged or not a log: {error}",
+            f"{path} is damaged{': the checksum of a page is wrong' if torn else f' or not a log: {error}'}",
             advice="Restore a copy, or move the file away to start anew: the source's snapshot is then taken again.",
         )
     if isinstance(error, apsw.BusyError):

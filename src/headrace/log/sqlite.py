@@ -23,7 +23,7 @@ import pyarrow as pa
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogCorrupt, LogError, LogLocked
 from headrace.log.base import Entry, Extent, TopicInfo
-from headrace.log.layout import DROPPED, connect_reader, seal, translate
+from headrace.log.layout import DROPPED, connect_reader, seal, translate, unverified
 from headrace.log.lease import Lease, refuse_network_filesystem
 from headrace.log.message import MessageFormat
 from headrace.log.sqlite_records import read_records
@@ -40,6 +40,9 @@ _HELD_FROM = """FROM topics t CROSS JOIN entries e INDEXED BY entries_by_offset 
     AND e.offset >= (SELECT coalesce(max(offset), 0) FROM entries WHERE topic = t.id AND offset <= ?2)
     ORDER BY e.offset"""
 _FROM_OFFSET = f"SELECT {_COLUMNS} {_HELD_FROM}"
+_TOTALS = "SELECT id, first_offset, end_offset FROM topics WHERE name = ?"
+_BEFORE = """SELECT offset + rows FROM entries INDEXED BY entries_by_slice
+    WHERE topic = ? AND slice <= ? ORDER BY slice DESC, seq DESC LIMIT 1"""
 _EXTENTS = f"SELECT e.offset, e.rows, e.bytes, e.ts_us {_HELD_FROM} LIMIT ?3"
 
 
@@ -116,20 +119,27 @@ class SqliteLog:
                 cursors = [connection.execute(_OF_ALL, (after, last))]
             else:
                 cursors = [connection.execute(_OF_TOPIC, (name, after, last)) for name in dict.fromkeys(topics)]
-            loaded = self._load(connection, _first(cursors, limit, whole_slices=True))
+            chosen, ended = _first(cursors, limit, whole_slices=True)
+            self._refuse_gaps(connection, chosen, topics, after=after, ended=ended and until is None)
+            loaded = self._load(connection, chosen)
         return [self._entry(*one) for one in loaded]
 
     def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> list[Entry]:
         """See `Log.read_topic`."""
         with self._reading() as connection:
             cursors = [connection.execute(_FROM_OFFSET, (topic, offset))]
-            loaded = self._load(connection, _first(cursors, limit, whole_slices=False))
+            chosen, ended = _first(cursors, limit, whole_slices=False)
+            self._refuse_missing(connection, topic, offset, [(one.offset, one.rows) for one in chosen], ended=ended)
+            loaded = self._load(connection, chosen)
         return [self._entry(*one) for one in loaded]
 
     def extents(self, topic: str, *, offset: int = 0, limit: int = 10_000) -> list[Extent]:
         """See `Log.extents`."""
         with self._reading() as connection:
-            return [Extent(*row) for row in connection.execute(_EXTENTS, (topic, offset, limit))]
+            found = [Extent(*row) for row in connection.execute(_EXTENTS, (topic, offset, limit))]
+            held = [(one.offset, one.rows) for one in found]
+            self._refuse_missing(connection, topic, offset, held, ended=len(found) < limit)
+            return found
 
     def topics(self) -> dict[str, TopicInfo]:
         """See `Log.topics`."""
@@ -197,10 +207,72 @@ class SqliteLog:
     ) -> list[tuple[_Stored, MessageFormat, bytes]]:
         """All that decoding needs, so that the read transaction can end before it."""
         query = "SELECT body FROM bodies WHERE id = ?"
-        return [
-            (stored, self._form(connection, stored.schema), connection.execute(query, (stored.body,)).get or b"")
-            for stored in chosen
-        ]
+        forms = [self._form(connection, stored.schema) for stored in chosen]
+        with unverified(connection):
+            bodies = [connection.execute(query, (stored.body,)).get or b"" for stored in chosen]
+        return list(zip(chosen, forms, bodies, strict=True))
+
+    def _refuse_gaps(
+        self,
+        connection: apsw.Connection,
+        chosen: Sequence[_Stored],
+        topics: Sequence[str] | None,
+        *,
+        after: int,
+        ended: bool,
+    ) -> None:
+        """Refuse entries that do not follow each other: a topic's offsets are dense, so one that is missing is damage.
+
+        Args:
+            chosen: entries of later slices than ``after``, in order.
+            topics: those that were read; None: all.
+            ended: whether these are the last ones.
+
+        Raises:
+            LogCorrupt: an entry is missing.
+        """
+        held: dict[str, list[_Stored]] = {}
+        for one in chosen:
+            held.setdefault(one.topic, []).append(one)
+        for topic in held if topics is None else dict.fromkeys(topics):
+            known = connection.execute(_TOTALS, (topic,)).get
+            if known is None:
+                continue
+            number, first, end = known
+            before = connection.execute(_BEFORE, (number, after)).get
+            at = int(first if before is None else before)
+            for one in held.get(topic, ()):
+                if one.offset != at:
+                    raise self._gap(topic, at)
+                at += one.rows
+            if ended and at != end:
+                raise self._gap(topic, at)
+
+    def _refuse_missing(
+        self, connection: apsw.Connection, topic: str, offset: int, held: Sequence[tuple[int, int]], *, ended: bool
+    ) -> None:
+        """Refuse entries of one topic, as (offset, rows), that do not hold every row from an offset on.
+
+        Raises:
+            LogCorrupt: an entry is missing.
+        """
+        known = connection.execute(_TOTALS, (topic,)).get
+        if known is None:
+            return
+        _, first, end = known
+        at = max(offset, int(first))
+        for number, (start, rows) in enumerate(held):
+            if start > at or (number and start != at):
+                raise self._gap(topic, at)
+            at = start + rows
+        if ended and at < end:
+            raise self._gap(topic, at)
+
+    def _gap(self, topic: str, offset: int) -> LogCorrupt:
+        return LogCorrupt(
+            f"{self.path}: rows of topic «{topic}» from offset {offset} on are missing",
+            advice="Restore the log from a copy.",
+        )
 
     def _form(self, connection: apsw.Connection, number: int) -> MessageFormat:
         known = self._schemas.get(number)
@@ -283,8 +355,11 @@ class _Readers:
             connection.close(True)
 
 
-def _first(cursors: Sequence[apsw.Cursor], limit: int, *, whole_slices: bool) -> list[_Stored]:
+def _first(cursors: Sequence[apsw.Cursor], limit: int, *, whole_slices: bool) -> tuple[list[_Stored], bool]:
     """The first entries of several ordered cursors, at least one, until ``limit`` rows are reached; closes them.
+
+    Returns:
+        The entries, and whether there are no more.
 
     A statement that has not come to its end would hold the read transaction open.
     """
@@ -293,10 +368,10 @@ def _first(cursors: Sequence[apsw.Cursor], limit: int, *, whole_slices: bool) ->
     try:
         for stored in map(_Stored._make, heapq.merge(*cursors)):
             if chosen and rows >= limit and not (whole_slices and stored.slice == chosen[-1].slice):
-                break
+                return chosen, False
             chosen.append(stored)
             rows += stored.rows
     finally:
         for cursor in cursors:
             cursor.close(True)
-    return chosen
+    return chosen, True

@@ -25,6 +25,7 @@ from headrace.log.layout import (
     connect_writer,
     seal,
     translate,
+    unverified,
 )
 from headrace.log.message import MessageFormat
 from headrace.log.sqlite_records import delete_record, put_record
@@ -147,7 +148,8 @@ class SqliteTransaction:
         rows = size = entries = 0
         for slice_number, seq, count, body, length in list(self._rows(query, (topic, before_offset, most))):
             self._run("DELETE FROM entries WHERE slice = ? AND seq = ?", (slice_number, seq))
-            self._run("DELETE FROM bodies WHERE id = ?", (body,))
+            with unverified(self._writer.connection):  # a damaged body can be let go of
+                self._run("DELETE FROM bodies WHERE id = ?", (body,))
             rows, size, entries = rows + count, size + length, entries + 1
             if most > 0 and size >= PRUNED_BYTES:
                 break
