@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import Batch
-from headrace.errors import BadRows, LearnError
+from headrace.errors import LearnError
 from headrace.events import Ints
 from headrace.learn.base import Classifier
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
+from headrace.learn.handover import answers_one_by_one, concerns_the_whole
 from headrace.state import Answering
 from headrace.task import PREDICTION_COLUMNS, ModelTask, StreamPlan
 
@@ -47,6 +48,8 @@ class Query:
         self.shadow_versions: list[int | None] = []
         self.valid = np.ones(batch.num_rows, np.bool_)
         self.reasons: dict[int, str] = {}
+        # Rows whose features are sound and that the model that answered has no answer to.
+        self._failed: dict[int, str] = {}
         self._varies = depend_on_the_log(task.features)
         self._matrix: Matrix | None = None
 
@@ -58,11 +61,17 @@ class Query:
         X, valid = self._features(end, by)
         learner = by.learner
         ready = learner.ready
-        answers = ready and bool(valid.any())
-        self.predictions.append(self._predict(learner.predict, X, valid) if answers else pa.nulls(end - self.done))
+        answers = ready and not by.diverged and bool(valid.any())
+        found, failed = _answers(learner.predict, X, valid) if answers else (pa.nulls(end - self.done), {})
         self._answer_beside(end, shadow)
         if self.proba:
-            self.probabilities.append(self._chances(cast(Classifier, learner), X, valid, answers))
+            chances, more = self._chances(cast(Classifier, learner), X, valid, answers)
+            self.probabilities.append(chances)
+            found, failed = _without(found, more), {**more, **failed}
+        self.predictions.append(found)
+        for row, reason in failed.items():
+            self._failed[self.done + row] = self.reasons[self.done + row] = reason
+            self.valid[self.done + row] = False
         self.answered.append((end - self.done, by, ready))
         self.done = end
 
@@ -72,8 +81,7 @@ class Query:
             self.shadows.append(pa.nulls(end - self.done))
             return
         X, valid = self._features(end, shadow)
-        answers = self._predict(shadow.learner.predict, X, valid) if valid.any() else pa.nulls(end - self.done)
-        self.shadows.append(answers)
+        self.shadows.append(_answers(shadow.learner.predict, X, valid)[0] if valid.any() else pa.nulls(end - self.done))
 
     def _features(self, end: int, by: Answering) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """The matrix of the next rows, and which of them can be answered."""
@@ -92,22 +100,12 @@ class Query:
 
     def _chances(
         self, learner: Classifier, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], answers: bool
-    ) -> pa.Array:
+    ) -> tuple[pa.Array, dict[int, str]]:
+        kind = pa.list_(pa.float64(), len(learner.classes))
         if answers:
-            return self._predict(learner.predict_proba, X, valid)
-        return pa.nulls(len(X), pa.list_(pa.float64(), len(learner.classes)))
-
-    def _predict(self, predict: Predict, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> pa.Array:
-        try:
-            values = predict_in_blocks(predict, X if valid.all() else X[valid])
-        except BadRows as error:
-            raise LearnError(f"the model «{self.task.name}» refuses a row it was to answer: {error}") from error
-        found = pa.array(values) if values.ndim == 1 else _lists(values)
-        if valid.all():
-            return found
-        where = np.zeros(len(valid), np.int64)
-        where[valid] = np.arange(int(valid.sum()))
-        return found.take(pa.array(where, mask=~valid))
+            found, failed = _answers(learner.predict_proba, X, valid, width=len(learner.classes))
+            return (pa.nulls(len(X), kind) if pa.types.is_null(found.type) else found), failed
+        return pa.nulls(len(X), kind), {}
 
     def forget(self, place: int) -> None:
         """Take back the answers to rows from a place on: another model answers them."""
@@ -125,6 +123,9 @@ class Query:
                 self.answered.append((kept, by, ready))
                 self.shadow_versions.append(version)
             self.done -= count - kept
+        for row in [row for row in self._failed if row >= self.done]:
+            del self._failed[row], self.reasons[row]
+            self.valid[row] = True
 
     def output(self) -> Batch:
         """The input rows that were answered so far, with their answers beside them."""
@@ -159,7 +160,8 @@ class Query:
         return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.nulls(0, kind)])
 
     def _status(self, counts: list[int]) -> pa.Array:
-        status = _spread(["ok" if ready else "not_ready" for _, _, ready in self.answered], counts, pa.string())
+        states = ["diverged" if by.diverged else "ok" if ready else "not_ready" for _, by, ready in self.answered]
+        status = _spread(states, counts, pa.string())
         valid = self.valid[: self.done]
         return status if valid.all() else pc.if_else(pa.array(valid), status, "invalid")
 
@@ -211,6 +213,91 @@ def _beside(batch: Batch, answers: Mapping[str, pa.Array]) -> Batch:
         schema = pa.schema(fields, metadata=records.schema.metadata)
         records = pa.RecordBatch.from_arrays(records.columns, schema=schema)
     return Batch(records).with_columns(answers.items())
+
+
+def _answers(
+    predict: Predict, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], *, width: int = 0
+) -> tuple[pa.Array, dict[int, str]]:
+    """One answer for each valid row, else null; and rows that the model has no answer to, with the reasons.
+
+    Args:
+        width: of an answer, where it is a list.
+    """
+    values, failed = answers_to(predict, X if valid.all() else X[valid], width=width)
+    rows = np.flatnonzero(valid)
+    failed = {int(rows[row]): reason for row, reason in failed.items()}
+    if values is None:
+        return pa.nulls(len(valid)), failed
+    try:
+        found = pa.array(values) if values.ndim == 1 else _lists(values)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        return pa.nulls(len(valid)), dict.fromkeys(rows.tolist(), f"the model's answers are no column: {error}")
+    if found.null_count:
+        nothing = np.flatnonzero(np.asarray(found.is_null()))
+        failed = dict.fromkeys(rows[nothing].tolist(), "the model has no answer") | failed
+    if not valid.all():
+        where = np.zeros(len(valid), np.int64)
+        where[valid] = np.arange(len(rows))
+        found = found.take(pa.array(where, mask=~valid))
+    return _without(found, failed), failed
+
+
+def _without(found: pa.Array, failed: Mapping[int, str]) -> pa.Array:
+    """Answers, null where one failed."""
+    if not failed:
+        return found
+    where = np.arange(len(found))
+    mask = np.zeros(len(found), np.bool_)
+    mask[list(failed)] = True
+    return found.take(pa.array(where, mask=mask))
+
+
+def answers_to(
+    predict: Predict, X: npt.NDArray[Any], *, width: int = 0
+) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
+    """One answer a row, in fixed padded blocks; rows without one, or with one that is no finite number, and why.
+
+    Whatever a model raises, it raises for some rows: these are looked for by halves. Whether a row has an answer
+    depends on no other row.
+
+    Args:
+        width: of an answer, where it is a list.
+
+    Returns:
+        Answers of shape (n,) or (n, k), anything where there is none; None where there is not one at all.
+    """
+
+    def ask(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        with np.errstate(all="ignore"):
+            found = predict_in_blocks(predict, part)
+        if len(found) != len(part) or (width and found.shape[1:] != (width,)):
+            raise LearnError(f"the model gave answers of shape {found.shape} to {len(part)} rows")
+        return found
+
+    failed: dict[int, str] = {}
+    try:
+        values: npt.NDArray[Any] | None = ask(X)
+    except Exception as error:
+        if concerns_the_whole(error):
+            raise
+        values, failed = _put_together(*answers_one_by_one(ask, X, BLOCK_ROWS))
+    if values is not None and values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+        each = finite if values.ndim == 1 else finite.all(axis=tuple(range(1, values.ndim)))
+        for row in np.flatnonzero(~each).tolist():
+            shown = values[row] if values.ndim == 1 else "a list with NaN or infinity"
+            failed.setdefault(row, f"the model's answer is {shown}, no finite number")
+    return values, failed
+
+
+def _put_together(
+    runs: Sequence[npt.NDArray[Any] | None], failed: dict[int, str]
+) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
+    """Runs of answers as one array; None stands for one row, which has no answer."""
+    good = next((run for run in runs if run is not None), None)
+    if good is None:
+        return None, failed
+    empty = np.zeros((1, *good.shape[1:]), good.dtype)
+    return np.concatenate([empty if run is None else run for run in runs]), failed
 
 
 def _lists(values: npt.NDArray[Any]) -> pa.Array:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.answers import Query
 from headrace.batch import Batch, dead_letters
 from headrace.comparison import plain
 from headrace.derive import Derive
 from headrace.events import Merged
+from headrace.learning import Again, Refused
+from headrace.state import Kept, State
 from headrace.task import FlowTask, ModelTask, OutputPlan, StreamPlan
 from headrace.transform.expressions import operate
 
@@ -20,6 +24,56 @@ Output = tuple[str, Batch]
 def refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model: str | None = None) -> Output:
     """Rows that could not be handled, with the reasons."""
     return f"{topic}.dlq", dead_letters(Batch(plain(batch)), reasons, stage=stage, model=model)
+
+
+def unlearned(task: ModelTask, state: State, reader: Again | None, blocks: Sequence[Refused]) -> list[Output]:
+    """Dead letters of rows that the learner has failed on, and that may have come long before.
+
+    The rows are read again from the log, however near they are, so that a letter does not depend on it. Of those that
+    are not there (made of answers and labels, or pruned by force) a letter holds the features and the target.
+    """
+    outputs: list[Output] = []
+    for block in blocks:
+        state.counters.rejected += len(block.reasons)
+        origin = block.rows.origin
+        assert origin is not None
+        for number in np.unique(origin[:, 0]).tolist():
+            mine = np.flatnonzero(origin[:, 0] == number)
+            mine = mine[np.argsort(origin[mine, 1], kind="stable")]
+            topic = task.learn[number if number < len(task.learn) else 0].topic if number >= 0 else "graded"
+            if 0 <= number < len(task.learn):
+                mine = mine[origin[mine, 1] >= state.emitted.get(topic, 0)]
+            reasons = [block.reasons[row] for row in mine.tolist()]
+            if 0 <= number < len(task.learn) and reader is not None:
+                told = dict(zip(origin[mine, 1].tolist(), reasons, strict=True))
+                for offsets, batch in reader.at(topic, list(told)):
+                    shown = _as_learned(task.learn[number], batch)
+                    outputs.append(refused(topic, shown, [told.pop(one) for one in offsets], "learn", task.name))
+                mine, reasons = mine[np.isin(origin[mine, 1], list(told))], list(told.values())
+            if len(mine):
+                outputs.append(_of_values(task, topic, block.rows.taken(mine), origin[mine], reasons))
+    return outputs
+
+
+def _as_learned(stream: StreamPlan, batch: Batch) -> Batch:
+    """Rows of a topic as they were learned; as they are in the topic, should that not be known any more."""
+    good, _ = operate(batch, stream.operations)
+    return good[0] if len(good) == 1 and good[0].num_rows == batch.num_rows else batch
+
+
+def _of_values(
+    task: ModelTask, topic: str, rows: Kept, origin: npt.NDArray[np.int64], reasons: Sequence[str]
+) -> Output:
+    """Dead letters that hold what was given to the learner, at the rows' positions where these are known."""
+    names = task.feature_names if len(task.feature_names) == rows.X.shape[1] else None
+    texts = []
+    for row, features in enumerate(rows.X.tolist()):
+        shown = dict(zip(names, features, strict=True)) if names else {"features": features}
+        texts.append(json.dumps(shown if rows.y is None else {**shown, task.target: rows.y[row].item()}, default=str))
+    known = origin[:, 1:] if origin.shape[1] == 4 and (origin[:, 0] < 0).all() else np.zeros((len(rows), 3), np.int64)
+    where = np.ascontiguousarray(known.T)
+    batch = Batch.of({"reason": list(reasons)}, lsn=where[0].astype(np.uint64), index=where[1], ts_us=where[2])
+    return f"{topic}.dlq", dead_letters(batch, reasons, stage="learn", model=task.name, rows=texts)
 
 
 def emitted(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) -> list[Output]:

@@ -172,6 +172,7 @@ def _begin_version(state: State, swap: Swap, learner: Learner | None) -> None:
     assert learner is not None
     end_version(state, dataclasses.replace(swap, state={}))
     state.learner, state.at_cut, state.shown = learner, None, None
+    state.diverged = ""
     state.version, state.position, state.lineage_rows = swap.version, swap.position, swap.rows
     state.known = dict(swap.known)
     state.counters.learned += swap.rows

@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.answers import Query, predict_in_blocks
+from headrace.answers import Query, answers_to
 from headrace.batch import Batch, inserted
 from headrace.events import Ints, Merged
 from headrace.grade.scores import Scores
-from headrace.learn.features import matrix, resolved
+from headrace.learn.base import scored_as
+from headrace.learn.features import matrix, resolved, targets
+from headrace.plain_values import values
 from headrace.state import Answering, State
 from headrace.task import EvaluatePlan, ModelTask
 
@@ -46,10 +48,9 @@ def scored(
         open_end: whether the last row's transaction may go on, so that no line may stand there yet.
     """
     scores = state.scores[plan.spec.name]
-    rows = _scorable(query, task)
+    rows, truth = _scorable(query, task)
     if not len(rows):
         return []
-    truth = query.batch.column(str(task.target)).take(pa.array(rows)).to_numpy(zero_copy_only=False)
     answers = query.column().take(pa.array(rows)).to_numpy(zero_copy_only=False)
     truth, answers = scores.coded(truth, answers)
     transactions = merged.transactions[query.order[rows]]
@@ -76,12 +77,24 @@ def _gap(told_at: int) -> int:
     return max(1, min(told_at // 100, LARGEST_GAP))
 
 
-def _scorable(query: Query, task: ModelTask) -> Ints:
-    """Rows that are new, have a label and an answer."""
+def _scorable(query: Query, task: ModelTask) -> tuple[Ints, npt.NDArray[Any]]:
+    """Rows that are new, have an answer, and a label that it can be compared with; and these labels."""
     if task.target not in query.batch.schema.names or not query.batch.num_rows:
-        return np.empty(0, np.int64)
-    labelled = np.asarray(query.batch.column(str(task.target)).is_valid())
-    return np.flatnonzero(inserted(query.batch) & labelled & np.asarray(query.column().is_valid()) & query.valid)
+        return np.empty(0, np.int64), np.empty(0)
+    truth, comparable = truths(query.batch, task)
+    rows = np.flatnonzero(inserted(query.batch) & comparable & np.asarray(query.column().is_valid()) & query.valid)
+    return rows, truth[rows]
+
+
+def truths(batch: Batch, task: ModelTask) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """The labels of a batch as its model's answers are, and which of them can be compared with one."""
+    name = str(task.target)
+    labelled = np.asarray(batch.column(name).is_valid())
+    if scored_as(task.learner) == "classification" and getattr(task.learner, "classes", None) is None:
+        # Clusters: any labels can stand beside them.
+        return np.array(values(batch.column(name)), object), labelled
+    found = targets(batch, name, getattr(task.learner, "classes", None))
+    return found.y, found.valid
 
 
 def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: Place) -> list[Line]:
@@ -89,12 +102,16 @@ def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: 
     scores = state.scores[plan.spec.name]
     learned = state.lineage_rows
     by = state.answering
-    if not by.learner.ready or (plan.every and learned < scores.told_at + plan.every):
+    if not by.learner.ready or by.diverged or (plan.every and learned < scores.told_at + plan.every):
         return []
     X, truth = _fixed(task, plan, by)
     # Each line is about the whole set, not about more and more of it.
     fresh = Scores(plan.spec)
-    fresh.add(truth, predict_in_blocks(by.learner.predict, X))
+    answers, failed = answers_to(by.learner.predict, X)
+    if answers is None:
+        return []
+    keep = np.setdiff1d(np.arange(len(X)), list(failed))
+    fresh.add(truth[keep], answers[keep])
     fresh.told_at = learned
     state.scores[plan.spec.name] = fresh
     return [(at, place, _line(task, fresh, by))]
@@ -104,9 +121,9 @@ def _fixed(task: ModelTask, plan: EvaluatePlan, by: Answering) -> tuple[npt.NDAr
     assert plan.rows is not None
     features = resolved(task.features, by.words, by.sizes, refuse=False)
     found = matrix(plan.rows, features, task.target, missing=task.missing)
-    keep = found.valid & np.asarray(plan.rows.column(str(task.target)).is_valid())
-    truth = plan.rows.column(str(task.target)).filter(pa.array(keep)).to_numpy(zero_copy_only=False)
-    return found.X[keep], truth
+    truth, comparable = truths(plan.rows, task)
+    keep = found.valid & comparable
+    return found.X[keep], truth[keep]
 
 
 def _line(task: ModelTask, scores: Scores, by: Answering) -> dict[str, Any]:

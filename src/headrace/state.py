@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from headrace.flow_state import FlowState, as_bytes, below, dump_flow, from_byte
 from headrace.grade.scores import Scores
 from headrace.learn.base import Array, Learner
 from headrace.learn.features import growing
+from headrace.learn.handover import Handover
 from headrace.position import Position
 from headrace.task import FlowTask, ModelTask, StreamTask, Task
 
@@ -35,33 +36,38 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Rows of an incomplete cut: features of shape (n, d), and targets and weights of shape (n,) where there are."""
+    """Rows of an incomplete cut: features of shape (n, d), and targets and weights of shape (n,) where there are.
+
+    Attributes:
+        origin: shape (n, 2) or (n, 4): where each row is found should it be refused (`headrace.learning.origins`).
+    """
 
     X: Array
     y: Array | None
     weight: Array | None = None
+    origin: Array | None = None
 
     def __len__(self) -> int:
         return len(self.X)
 
     def slice(self, start: int, end: int) -> Kept:
-        y, weight = self.y, self.weight
-        return Kept(
-            self.X[start:end], None if y is None else y[start:end], None if weight is None else weight[start:end]
-        )
+        return self._each(lambda array: array[start:end])
 
     def taken(self, by: npt.NDArray[Any]) -> Kept:
         """Rows by their numbers, or by a mask; C-contiguous."""
-        y, weight = self.y, self.weight
-        return Kept(self.X[by], None if y is None else y[by], None if weight is None else weight[by])
+        return self._each(lambda array: array[by])
+
+    def _each(self, some: Callable[[Array], Array]) -> Kept:
+        more = (None if one is None else some(one) for one in (self.y, self.weight, self.origin))
+        return Kept(some(self.X), *more)
 
     @classmethod
     def joined(cls, parts: Sequence[Kept]) -> Kept:
         """Several as one, C-contiguous."""
         X = np.ascontiguousarray(np.concatenate([one.X for one in parts]))
-        ys = [one.y for one in parts if one.y is not None]
-        weights = [one.weight for one in parts if one.weight is not None]
-        return cls(X, np.concatenate(ys) if ys else None, np.concatenate(weights) if weights else None)
+        columns = ([one.y for one in parts], [one.weight for one in parts], [one.origin for one in parts])
+        known = ([array for array in column if array is not None] for column in columns)
+        return cls(X, *(np.concatenate(column) if column else None for column in known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,11 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """The model that answers now, and what it has learned to; ``rows``: how many it has learned."""
+    """The model that answers now, and what it has learned to; ``rows``: how many it has learned.
+
+    Attributes:
+        diverged: why it gives no answers; empty where it does.
+    """
 
     learner: Learner
     position: Position | None
@@ -97,6 +107,7 @@ class Answering:
     rows: int
     words: Mapping[str, Sequence[str]]
     sizes: Mapping[str, int]
+    diverged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +138,7 @@ class State:
         shown: the model that answers while cuts of an open transaction are complete but not to be seen.
         position: of the last row of the last complete cut; ``shown_position`` likewise for ``shown``.
         pending: rows of the incomplete cut that no piece has taken yet; ``pending_rows`` counts those of the pieces
-            too, ``pending_position`` is the last one's.
+            too, ``pending_refused`` those that its learner failed on, ``pending_position`` is the last one's.
         lineage_rows: rows that the learner has learned, those of versions it goes back to included.
         reach: topic -> offset after the last row of the last complete cut; ``pending_reach``: of the rows consumed.
         words: category -> words in the order of their columns; ``known``: how many of them the learner knew at its
@@ -144,6 +155,9 @@ class State:
             answers beside the one that counts, with ``shadow_errors``, both models' errors since.
         written: topic -> offset after the last row that the task has written to it.
         shadowing: the learner of ``shadow``.
+        diverged: why the learner gives no sound numbers any more; empty while it does. ``at_cut_diverged`` and
+            ``shown_diverged`` likewise for those.
+        handover: hands rows to ``learner``; not part of the saved state.
         began_with: what it was trained on before its first row; not part of the saved state.
     """
 
@@ -158,6 +172,7 @@ class State:
     shown_known: dict[str, int] = field(default_factory=dict)
     pending: list[Kept] = field(default_factory=list)
     pending_rows: int = 0
+    pending_refused: int = 0
     pending_position: Position | None = None
     open_key: tuple[int, int] | None = None
     watermark_us: int = -(2**62)
@@ -183,6 +198,10 @@ class State:
     began_with: dict[str, Any] = field(default_factory=dict)
 
     shadowing: Learner | None = None
+    diverged: str = ""
+    at_cut_diverged: str = ""
+    shown_diverged: str = ""
+    handover: Handover | None = None
 
     @property
     def beside(self) -> Answering | None:
@@ -202,15 +221,18 @@ class State:
         known = self.shown_known if shown else self.known
         words = {column: found[: known.get(column, 0)] for column, found in self.words.items()} if self.words else {}
         if shown:
-            return Answering(learner, self.shown_position, self.shown_version, self.shown_rows, words, self.sizes)
-        return Answering(learner, self.position, self.version, self.cut_rows, words, self.sizes)
+            about = (self.shown_position, self.shown_version, self.shown_rows, words, self.sizes)
+            return Answering(learner, *about, self.shown_diverged)
+        diverged = self.diverged if self.at_cut is None else self.at_cut_diverged
+        return Answering(learner, self.position, self.version, self.cut_rows, words, self.sizes, diverged)
 
     @property
     def cut_rows(self) -> int:
         """Rows learned in complete cuts, those of versions it goes back to included."""
         if self.at_cut is None:
             return self.lineage_rows
-        return self.lineage_rows - (self.pending_rows - sum(map(len, self.pending)))
+        ahead = self.pending_rows - sum(map(len, self.pending)) - self.pending_refused
+        return self.lineage_rows - ahead
 
 
 def initial_state(task: Task, version: int = 1) -> State:
@@ -233,7 +255,7 @@ def dump_state(state: State) -> dict[str, Any]:
         if learner is not None:
             flat.update({f"{name}.{key}": value for key, value in learner.state().items()})
     for i, rows in enumerate(state.pending):
-        named = {"X": rows.X, "y": rows.y, "weight": rows.weight}
+        named = {"X": rows.X, "y": rows.y, "weight": rows.weight, "origin": rows.origin}
         flat.update({f"pending.{i}.{name}": one for name, one in named.items() if one is not None})
     for i, scores in enumerate(state.scores.values()):
         flat.update({f"scores.{i}.{key}": value for key, value in scores.state().items()})
@@ -255,6 +277,8 @@ def dump_state(state: State) -> dict[str, Any]:
             "shown_position": str(state.shown_position) if state.shown_position else None,
             "pending": len(state.pending),
             "pending_rows": state.pending_rows,
+            "pending_refused": state.pending_refused,
+            "diverged": [state.diverged, state.at_cut_diverged, state.shown_diverged],
             "pending_position": str(state.pending_position) if state.pending_position else None,
             "open_key": state.open_key,
             "watermark_us": state.watermark_us,
@@ -297,9 +321,12 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     state.position = Position.parse(meta["position"]) if meta["position"] else None
     state.shown_position = Position.parse(meta["shown_position"]) if meta["shown_position"] else None
     state.pending = [
-        Kept(flat[f"pending.{i}.X"], flat.get(f"pending.{i}.y"), flat.get(f"pending.{i}.weight"))
+        Kept(flat[f"pending.{i}.X"], *(flat.get(f"pending.{i}.{name}") for name in ("y", "weight", "origin")))
         for i in range(meta["pending"])
     ]
+    if isinstance(task, ModelTask):
+        state.pending = [rows if rows.origin is not None else _of_nowhere(rows, task) for rows in state.pending]
+    state.diverged, state.at_cut_diverged, state.shown_diverged = meta.get("diverged", ("", "", ""))
     state.pending_rows = meta["pending_rows"]
     state.pending_position = Position.parse(meta["pending_position"]) if meta["pending_position"] else None
     state.open_key = tuple(meta["open_key"]) if meta["open_key"] else None
@@ -331,8 +358,16 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     return state
 
 
+def _of_nowhere(rows: Kept, task: ModelTask) -> Kept:
+    """Rows that were stored before it was, where they are found."""
+    origin = np.zeros((len(rows), 4 if task.learn_nodes else 2), np.int64)
+    origin[:, 0] = len(task.learn)
+    return replace(rows, origin=origin)
+
+
 # States written before there were versions have none of these.
 _SINCE_VERSIONS = {
+    "pending_refused",
     "shown_version",
     "shown_rows",
     "shown_known",

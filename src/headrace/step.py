@@ -11,7 +11,6 @@ how rows were grouped into events: the same rows and ticks give the same outputs
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -24,14 +23,25 @@ from headrace.answers import Given, Query
 from headrace.batch import OPS, Batch, inserted
 from headrace.derive import Derive
 from headrace.derived_step import flow_step, kept_and_stopped, time_passed, trial
-from headrace.errors import BadRows, LearnError
 from headrace.events import Event, Ints, Rows, Tick, Train, merge, order_of
 from headrace.labels import new_examples
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
-from headrace.learn.features import depend_on_the_log, growing, matrix, resolved, unsized
-from headrace.learning import Examples, absorb, apply_swap, close_cut, joined, swap, tick
-from headrace.outputs import Output, batches_of, derived, emitted, made, refused
+from headrace.learn.features import depend_on_the_log, growing, matrix, resolved, targets, unsized
+from headrace.learning import (
+    GRADED,
+    Examples,
+    absorb,
+    apply_swap,
+    close_cut,
+    joined,
+    origins,
+    origins_of_graded,
+    swap,
+    tick,
+)
+from headrace.outputs import Output, batches_of, derived, emitted, made, refused, unlearned
+from headrace.plain_values import value
 from headrace.position import Position
 from headrace.retraining import answer_training, ask_now, retrain
 from headrace.scoring import Line, Place, held_out, in_order, reused, scored
@@ -76,8 +86,9 @@ def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) ->
     if isinstance(event, Train):
         lines = ask_now(task, state, event, reader)
     elif isinstance(event, Tick):
-        tick(task, state, event)
+        letters = unlearned(task, state, reader, tick(task, state, event))
         outputs, lines = time_passed(task, state, event, reader)
+        outputs = letters + outputs
     elif event.training or event.refused:
         lines = answer_training(task, state, event)
     else:
@@ -189,8 +200,9 @@ class _ModelStep:
     # Rows are added to a cut before earlier places are answered: pieces learned ahead keep the model that answers.
     def _learn(self, examples: Examples, start: int, end: int) -> None:
         if end > start:
-            with self._refusals():
-                absorb(self.state, examples.rows.slice(start, end))
+            self.outputs += unlearned(
+                self.task, self.state, self.reader, absorb(self.state, examples.rows.slice(start, end))
+            )
             last = int(examples.order[end - 1])
             self.state.pending_position = Position(int(self.merged.lsn[last]), int(self.merged.index[last]))
 
@@ -203,8 +215,8 @@ class _ModelStep:
             for column, words in (state.words.items() if state.words else ())
         }
         self.closed = last
-        with self._refusals():
-            close_cut(self.task, state, seen=seen, known=known, reach=lambda: self._reach(last))
+        refused_rows = close_cut(self.task, state, seen=seen, known=known, reach=lambda: self._reach(last))
+        self.outputs += unlearned(self.task, state, self.reader, refused_rows)
         if seen and self.task.evaluate:
             self.lines += _held_out(self.task, state, max(last, 0))
 
@@ -219,17 +231,6 @@ class _ModelStep:
                 if taken:
                     reach[part.topic] = part.offset + taken
         return reach
-
-    @contextlib.contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except BadRows as error:
-            raise LearnError(
-                f"the model «{self.task.name}» refuses rows of the cut that ends at or after "
-                f"{self.state.pending_position}: {error}",
-                advice="A learner must accept every finite row of its width.",
-            ) from error
 
     def _answer(self, asked: Sequence[Query], place: int) -> None:
         by, beside = self.state.answering, self.state.beside
@@ -295,12 +296,13 @@ class _ModelStep:
         return list(zip(ends[closed].tolist(), places[closed].tolist(), strict=True))
 
     def _examples(self) -> Examples:
-        fresh = [(stream.topic, batch) for stream in self.task.learn for batch in self._fresh(stream) if batch.num_rows]
+        streams = enumerate(self.task.learn)
+        fresh = [(i, batch) for i, stream in streams for batch in self._fresh(stream) if batch.num_rows]
         if self.derive is not None:
-            fresh += [("graded", batch) for batch in self._graded(self.derive)]
+            fresh += [(GRADED, batch) for batch in self._graded(self.derive)]
         if depend_on_the_log(self.task.features):
             self._look(batch for _, batch in fresh)
-        return joined([self._accept(topic, batch) for topic, batch in fresh])
+        return joined([self._accept(number, batch) for number, batch in fresh])
 
     def _graded(self, derive: Derive) -> Iterator[Batch]:
         """Rows that were predicted, where their labels are known."""
@@ -352,24 +354,30 @@ class _ModelStep:
             table += [text for text, _ in came]
             self.births[word.column] = np.array([place for _, place in came], np.int64)
 
-    def _accept(self, topic: str, batch: Batch) -> Examples:
-        """The rows of a batch that can be learned; the others are refused."""
+    def _accept(self, number: int, batch: Batch) -> Examples:
+        """The rows of a batch that can be learned, of which stream; the others are refused."""
         task, state = self.task, self.state
+        topic = task.learn[number].topic if number >= 0 else "graded"
         features = resolved(task.features, state.words, state.sizes, refuse=True)
         found = matrix(batch, features, task.target, missing=task.missing)
         valid, reasons = found.valid.copy(), dict(found.reasons)
-        y = None if task.target is None else np.asarray(batch.column(task.target).to_numpy(zero_copy_only=False))
-        classes = getattr(state.learner, "classes", None)
-        if y is not None and classes is not None:
-            for row in np.flatnonzero(~np.isin(y, classes) & valid).tolist():
-                reasons[row] = f"the target «{task.target}» is {y[row]}, none of the classes"
-                valid[row] = False
+        y = None
+        if task.target is not None:
+            labels = targets(batch, task.target, getattr(state.learner, "classes", None))
+            y, reasons = labels.y, {**labels.reasons, **reasons}
+            valid &= labels.valid
         weight = self._weights(batch, valid, reasons)
         if not valid.all():
             bad = np.flatnonzero(~valid)
             self._refuse(topic, batch.take(bad), [reasons[i] for i in bad.tolist()], "learn")
-        rows = Kept(found.X, y, weight)
+        rows = Kept(found.X, y, weight, self._origins(number, batch))
         return Examples(order_of(batch), rows) if valid.all() else Examples(order_of(batch)[valid], rows.taken(valid))
+
+    def _origins(self, number: int, batch: Batch) -> Ints:
+        """Where rows are found again should the learner fail on them, when their cut ends."""
+        if number == GRADED:
+            return origins_of_graded(batch)
+        return origins(number, self.merged.offset[order_of(batch)], 4 if self.task.learn_nodes else 2)
 
     def _weights(self, batch: Batch, valid: npt.NDArray[np.bool_], reasons: dict[int, str]) -> npt.NDArray[Any] | None:
         name = self.task.sample_weight
@@ -378,7 +386,8 @@ class _ModelStep:
         found = matrix(batch, (name,))
         weight = found.X[:, 0]
         for row in np.flatnonzero(~found.valid | (weight < 0)).tolist():
-            reasons.setdefault(row, f"the weight «{name}» is {batch.column(name)[row].as_py()}")
+            shown = value(batch.column(name)[row]) if name in batch.schema.names else "no column"
+            reasons.setdefault(row, f"the weight «{name}» is {shown}")
             valid[row] = False
         return np.ascontiguousarray(weight)
 

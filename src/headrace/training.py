@@ -17,14 +17,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.answers import predict_in_blocks
+from headrace.answers import answers_to
 from headrace.batch import OPS, Batch
 from headrace.comparison import whole
 from headrace.errors import HeadraceError
 from headrace.flow import RetrainPlan, Selection, StreamPlan
 from headrace.learn.base import Learner
 from headrace.learn.category import new_words
-from headrace.learn.features import Matrix, growing, matrix, resolved, unsized
+from headrace.learn.features import Matrix, growing, matrix, resolved, targets, unsized
+from headrace.learn.handover import holds
+from headrace.learn.state import dump_pieces
+from headrace.learning import Again
 from headrace.plain_values import row_keys, united, values
 from headrace.state import State
 from headrace.task import ModelTask
@@ -34,11 +37,11 @@ SMALLEST_HOLDOUT = 10
 Fresh = Mapping[str, Sequence[Batch]]
 
 
-class Reader(Protocol):
-    """What a training asks of the log: rows as they were when a slice had been written, and no later ones."""
+class Reader(Again, Protocol):
+    """What a step asks of the log, which is seldom: rows to train on, and rows of an earlier event that are refused."""
 
     def rows(self, stream: StreamPlan, until: int, fresh: Fresh) -> list[Batch]:
-        """Changes of a topic, up to a slice; a stream's operations are not done yet."""
+        """Changes of a topic as they were when a slice had been written; a stream's operations are not done yet."""
         ...
 
     def query(self, sql: str, until: int, fresh: Fresh) -> pa.Table:
@@ -182,19 +185,28 @@ def _train(
         rows = rows.filter(np.asarray(rows.column(target).is_valid()))
     _see(task, rows, words, sizes)
     found = matrix(rows, resolved(task.features, words, sizes, refuse=True), task.target, missing=task.missing)
-    rows, X = rows.filter(found.valid), np.ascontiguousarray(found.X[found.valid])
-    y = None if task.target is None else _targets(task, rows)
-    about |= {"rows": rows.num_rows, "refused": len(found.reasons), "hash": _hash_of(X, y)}
+    valid, reasons, y = found.valid, found.reasons, None
+    if task.target is not None:
+        labels = targets(rows, target, getattr(task.learner, "classes", None))
+        valid, reasons, y = valid & labels.valid, labels.reasons | reasons, labels.y[valid & labels.valid]
+    rows, X = rows.filter(valid), np.ascontiguousarray(found.X[valid])
+    about |= {"rows": rows.num_rows, "refused": len(reasons), "hash": _hash_of(X, y)}
     if not rows.num_rows:
-        reason = next(iter(found.reasons.values()), "") or "there are none"
+        reason = next(iter(reasons.values()), "") or "there are none"
         raise HeadraceError(f"no rows to train on: {reason}")
     if plan is not None and about["hash"] == state.trained_on:
         about |= {"status": "skipped", "reason": "the rows are those of the last training"}
         return None
     epochs = plan.epochs if plan else 1
     if plan is None or plan.gate is None:
-        return fitted(task.learner, X, y, epochs)
-    return _gated(task, plan, state, rows, X, y, about)
+        trained: Learner | None = fitted(task.learner, X, y, epochs)
+    else:
+        trained = _gated(task, plan, state, rows, X, y, about)
+    if trained is not None:
+        if not holds(trained):
+            raise HeadraceError("the trained model has diverged: its numbers are infinite or none")
+        dump_pieces(trained.state())  # what cannot be stored is told here, not when it answers already
+    return trained
 
 
 def fitted(declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, epochs: int = 1) -> Learner:
@@ -221,14 +233,6 @@ def _see(task: ModelTask, rows: Batch, words: dict[str, list[str]], sizes: dict[
             size = vector.sized(rows.column(vector.column), np.arange(rows.num_rows))
             if size:
                 sizes[vector.column] = size
-
-
-def _targets(task: ModelTask, rows: Batch) -> npt.NDArray[Any]:
-    values = np.asarray(rows.column(str(task.target)).to_numpy(zero_copy_only=False))
-    classes = getattr(task.learner, "classes", None)
-    if classes is None and values.dtype == object:
-        return np.asarray(rows.column(str(task.target)).cast(pa.float64()).to_numpy(zero_copy_only=False))
-    return values
 
 
 def _gated(
@@ -265,6 +269,8 @@ def _gated(
     then = matrix(rows.take(held), features, task.target, missing=task.missing)
     old = _score(plan, by.learner, then, y[held]) if by.learner.ready else float("nan")
     new = _score(plan, candidate, Matrix(X[held], np.ones(len(held), np.bool_), {}), y[held])
+    if np.isnan(new):
+        raise HeadraceError("the trained model has no finite answer to each of the newest rows")
     about |= {"learned": len(learns), "old_score": _number(old), "new_score": _number(new)}
     better = new >= old if plan.gate.greater_is_better else new <= old
     if not better and not np.isnan(old):
@@ -275,9 +281,10 @@ def _gated(
 
 def _score(plan: RetrainPlan, learner: Learner, found: Matrix, truth: npt.NDArray[Any]) -> float:
     assert plan.gate is not None
-    answers = predict_in_blocks(learner.predict, np.ascontiguousarray(found.X))
-    each = np.asarray(plan.gate(answers, truth), np.float64)
-    return float(np.mean(each[found.valid])) if found.valid.any() else float("nan")
+    answers, failed = answers_to(learner.predict, np.ascontiguousarray(found.X[found.valid]))
+    if answers is None or failed or not len(answers):
+        return float("nan")
+    return float(np.mean(np.asarray(plan.gate(answers, truth[found.valid]), np.float64)))
 
 
 def _delays(rows: Batch) -> npt.NDArray[np.int64]:

@@ -123,10 +123,16 @@ class Scores:
         """Rows as they are added: labels as their numbers in the order in which they come up, or numbers."""
         if self.spec.kind != "classification":
             return np.asarray(truth, np.float64), np.asarray(answers, np.float64)
+        known = {label: i for i, label in enumerate(self._labels)}
+        if truth.dtype.kind == "O" or answers.dtype.kind == "O":
+            # Labels that no one type holds: in the order in which they come up, a truth before its answer.
+            flat = [_plain(one) for pair in zip(truth, answers, strict=True) for one in pair]
+            codes = np.array([known.setdefault(one, len(known)) for one in flat], np.int64).reshape(-1, 2)
+            self._labels = list(known)
+            return codes[:, 0], codes[:, 1]
         both = np.column_stack([truth, answers]).reshape(-1)
         distinct, first, where = np.unique(both, return_index=True, return_inverse=True)
         values = distinct.tolist()
-        known = {label: i for i, label in enumerate(self._labels)}
         for i in np.argsort(first).tolist():
             if values[i] not in known:
                 known[values[i]] = len(self._labels)
@@ -178,13 +184,14 @@ class Scores:
             function = self.spec.functions.get(name)
             if self.spec.kind == "classification":
                 for prefix, counts in (("", self.confusion), ("window_", windowed)):
-                    value = _FROM_COUNTS[name](counts) if function is None else self._ask(function, counts)
-                    found[prefix + name] = float(value)
+                    found[prefix + name] = (
+                        _FROM_COUNTS[name](counts) if function is None else _asked(self._ask, function, counts)
+                    )
             elif function is None:
                 found[name] = float(_FROM_SUMS[name](self._sums, self.rows))
                 found[f"window_{name}"] = float(_FROM_SUMS[name](windowed, len(self.newest[0])))
             else:
-                found[f"window_{name}"] = float(function(*self.newest))
+                found[f"window_{name}"] = _asked(function, *self.newest)
         return {name: None if math.isnan(value) else value for name, value in found.items()}
 
     def _of_window(self) -> Array:
@@ -222,6 +229,20 @@ class Scores:
         self.confusion = np.array(state["confusion"])
         self.newest = np.array(state["truth"]), np.array(state["answers"])
         self._sums = np.array(state["sums"])
+
+
+def _asked(function: Callable[..., Any], *args: Any) -> float:
+    """What a metric of somebody's own gives; NaN where it fails on these rows."""
+    try:
+        return float(function(*args))
+    except Exception:
+        return float("nan")
+
+
+def _plain(label: Any) -> Any:
+    """A label that JSON keeps as it is: what is no number, truth value or text, as text."""
+    label = label.item() if isinstance(label, np.generic) else label
+    return label if isinstance(label, bool | int | float | str) else str(label)
 
 
 # Of a few labels: plain numbers take a fifth of the time that NumPy's calls do.

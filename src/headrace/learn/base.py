@@ -7,6 +7,8 @@ is the learner's. Arrays are C-contiguous, of the declared dtype; ``X`` has shap
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,8 +34,9 @@ class Learner(Protocol):
     ``accepts_nan``, ``rowwise`` (a row's prediction has the same bits whatever rows are beside it), ``fit(X, y)``
     (trains anew, on these rows alone), ``prediction_type`` (the Arrow type of an answer, for answers before the first),
     ``width`` (features it has seen), ``pinned()`` (a context that is entered once around many calls, where each of them
-    would enter it), ``stores_beginning`` (its state before the first row is another one in each process, and is stored
-    before anything is learned). `headrace.testing.learners` checks it.
+    would enter it), ``largest()`` (the largest absolute number in what it has learned, infinite where one is NaN: a row
+    that takes it beyond 1e150 is refused), ``stores_beginning`` (its state before the first row is another one in each
+    process, and is stored before anything is learned). `headrace.testing.learners` checks it.
 
     Attributes:
         deterministic: False for a learner whose ``learn`` may give other bits when repeated; its state is then
@@ -44,6 +47,8 @@ class Learner(Protocol):
 
     def learn(self, X: Array, y: Array | None = None) -> None:
         """Learn one cut. ``X`` may be empty (a recorded tick on an idle stream).
+
+        Whatever it raises, the pipeline goes on: rows that fail are refused (`headrace.learn.handover`).
 
         Raises:
             BadRows: NaN, infinite values, wrong width or type; nothing has been learned.
@@ -112,6 +117,27 @@ def pinned(learner: Learner | None) -> AbstractContextManager[None]:
     """What is entered around many calls of a learner."""
     enter = getattr(learner, "pinned", None)
     return nullcontext() if enter is None else enter()
+
+
+def largest_in(arrays: Iterable[Any]) -> float:
+    """About the largest absolute number in some arrays, never less; infinite where one is NaN.
+
+    Of float32 only whether all are finite; what holds no floats counts nothing.
+
+    >>> largest_in([np.array([0.0, -3.0]), np.array(["a"]), None])
+    3.0
+    """
+    found = 0.0
+    for array in arrays:
+        dtype = getattr(array, "dtype", None)
+        if dtype is None or dtype.kind != "f" or not array.size:
+            continue
+        # One call for each: the root of the squares' sum is beyond a limit when a number is.
+        total = float(np.vdot(array, array)) if dtype.itemsize == 8 else float(array.sum(dtype=np.float64))
+        if not math.isfinite(total):
+            return math.inf
+        found = max(found, math.sqrt(total) if dtype.itemsize == 8 else 0.0)
+    return found
 
 
 def as_features(X: Array, width: int | None, dtype: npt.DTypeLike = np.float64) -> Array:

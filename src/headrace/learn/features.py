@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from headrace.batch import Batch
 from headrace.learn.category import Category
 from headrace.learn.images import Vector
+from headrace.plain_values import texts
 
 
 @runtime_checkable
@@ -177,8 +178,93 @@ def numbers(array: pa.Array, field: pa.Field) -> tuple[npt.NDArray[np.float64], 
         return _filled(array.cast(pa.float64())), null, ""
     if pa.types.is_null(kind):
         return np.zeros(len(array)), np.ones(len(array), np.bool_), ""
-    word = "text" if pa.types.is_string(kind) else (postgres_type.decode() or str(kind))
-    return np.zeros(len(array)), null, word
+    return np.zeros(len(array)), null, _kind_of(field)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a learner is to learn of some rows.
+
+    Attributes:
+        y: shape (n,): numbers, or labels as the learner's classes have them; anything where a row is not valid.
+        valid: shape (n,), which rows have a target that can be learned.
+        reasons: row -> why it cannot be.
+    """
+
+    y: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_]
+    reasons: dict[int, str]
+
+
+def targets(batch: Batch, name: str, classes: Any = None) -> Targets:
+    """The targets of a batch, as learning, training and scoring take them: numbers, or one of some classes.
+
+    A label is a class where it is equal to one: the numeric 2.00 is the class 2, the text "2" is not.
+
+    Args:
+        classes: every label there is, sorted; None for numbers.
+
+    >>> found = targets(Batch.of({"y": [1.5, None, float("inf")]}), "y")
+    >>> found.y[found.valid].tolist(), found.reasons
+    ([1.5], {1: 'the target «y» is NULL', 2: 'the target «y» is inf, no finite number'})
+    """
+    n = batch.num_rows
+    valid, reasons = np.ones(n, np.bool_), dict[int, str]()
+    if name not in batch.schema.names:
+        _refuse(np.arange(n), f"there is no column «{name}»", valid, reasons)
+        return Targets(np.zeros(n), valid, reasons)
+    array, field = batch.column(name), batch.schema.field(name)
+    if array.null_count:
+        _refuse(np.flatnonzero(np.asarray(array.is_null())), f"the target «{name}» is NULL", valid, reasons)
+    if classes is not None:
+        return Targets(_labels(array, field, name, np.unique(np.asarray(classes)), valid, reasons), valid, reasons)
+    y, wrong = _plain_numbers(array, field)
+    if wrong:
+        _refuse(np.flatnonzero(valid), f"the target «{name}» is {wrong}, not a number", valid, reasons)
+    for row in np.flatnonzero(~np.isfinite(y) & valid).tolist() if y.dtype.kind == "f" else ():
+        reasons[row] = f"the target «{name}» is {y[row]}, no finite number"
+        valid[row] = False
+    return Targets(y, valid, reasons)
+
+
+def _plain_numbers(array: pa.Array, field: pa.Field) -> tuple[npt.NDArray[Any], str]:
+    """Integers and booleans as they are, where none is NULL; everything else as float64."""
+    if (pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)) and not array.null_count:
+        return np.asarray(array.to_numpy(zero_copy_only=False)), ""
+    y, _, wrong = numbers(array, field)
+    return y, wrong
+
+
+def _labels(
+    array: pa.Array,
+    field: pa.Field,
+    name: str,
+    classes: npt.NDArray[Any],
+    valid: npt.NDArray[np.bool_],
+    reasons: dict[int, str],
+) -> npt.NDArray[Any]:
+    """Each row's class; rows whose label is none of them are refused."""
+    if classes.dtype.kind in "biuf":
+        values, wrong = _plain_numbers(array, field)
+    elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        values, wrong = np.asarray(pc.fill_null(array, "").to_numpy(zero_copy_only=False), str), ""
+    else:
+        values, wrong = np.zeros(len(array), classes.dtype), _kind_of(field)
+    codes = np.minimum(np.searchsorted(classes, values), len(classes) - 1)
+    unknown = valid & (np.ones(len(array), np.bool_) if wrong else classes[codes] != values)
+    if unknown.any():
+        told = texts(array)
+        for row in np.flatnonzero(unknown).tolist():
+            kind = f" ({wrong})" if wrong else ""
+            reasons[row] = f"the target «{name}» is {told[row]}{kind}, none of the classes"
+        valid &= ~unknown
+    return np.asarray(classes[codes])
+
+
+def _kind_of(field: pa.Field) -> str:
+    """A column's type as its database names it, or Arrow."""
+    told = (field.metadata or {}).get(b"postgres.type", b"").decode()
+    return told or ("text" if pa.types.is_string(field.type) else str(field.type))
 
 
 def _filled(array: pa.Array) -> npt.NDArray[np.float64]:

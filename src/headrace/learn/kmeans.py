@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.base import Array, State, as_features
+from headrace.learn.base import Array, State, as_features, largest_in
 from headrace.learn.nearest import nearest, squared_distances
 
 Floats = npt.NDArray[np.float64]
@@ -213,6 +213,10 @@ class KMeans:
             "split_dying": self.split_dying,
             "seed": self.seed,
         }
+
+    def largest(self) -> float:
+        """The largest absolute number that it holds."""
+        return largest_in(self._arrays().values())
 
     def state(self) -> State:
         """``centers`` (k, d) and ``weights`` (k,), or None; ``waiting`` rows and their counts before the start."""

@@ -131,8 +131,11 @@ class Inference:
         answer = await self._asking.answer(snapshot, batch, probabilities=proba)
         _refuse([(row, text, "") for row, text in answer.reasons.items()], answer.made)
         found = answer.batch
-        if "not_ready" in found.column("status").to_pylist():
+        states = set(found.column("status").to_pylist())
+        if "not_ready" in states:
             raise Problem(503, f"the model «{description.name}» has learned nothing yet")
+        if "diverged" in states:
+            raise Problem(503, f"the model «{description.name}» has diverged")
         if not proba:
             return answer.made, plain_values.values(found.column(PREDICTION)), None
         chances = found.column(PROBABILITY)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from headrace.batch import Batch, present
@@ -31,6 +32,25 @@ class LogReader:
         self._log = log
         self._own = {output.topic for output in task.outputs}
         self._state = state
+
+    def at(self, topic: str, offsets: Sequence[int]) -> list[tuple[list[int], Batch]]:
+        """Rows of a topic by their offsets, ascending: batches with their rows' offsets, without rows that are gone."""
+        wanted = np.asarray(offsets, np.int64)
+        found: list[tuple[list[int], Batch]] = []
+        while len(wanted):
+            entries = self._log.read_topic(topic, offset=int(wanted[0]))
+            for entry in entries:
+                end = entry.offset + entry.records.num_rows
+                inside, wanted = wanted[wanted < end], wanted[wanted >= end]
+                inside = inside[inside >= entry.offset]
+                if len(inside):
+                    records = entry.records.take(pa.array(inside - entry.offset))
+                    found.append((inside.tolist(), _as_events(records)))
+                if not len(wanted):
+                    break
+            if not entries:
+                break
+        return found
 
     def rows(self, stream: StreamPlan, until: int, fresh: Fresh) -> list[Batch]:
         """Changes of a topic, oldest first."""
@@ -60,11 +80,15 @@ class LogReader:
             if (entry.offset >= end) if own else (entry.slice > until):
                 break
             records = entry.records.slice(0, end - entry.offset) if own else entry.records
-            found.append((Batch(records) if "__op" in records.schema.names else Batch.of(records), entry.offset))
+            found.append((_as_events(records), entry.offset))
         for batch in fresh.get(topic, ()):
             found.append((batch, end))
             end += batch.num_rows
         return found
+
+
+def _as_events(records: pa.RecordBatch) -> Batch:
+    return Batch(records) if "__op" in records.schema.names else Batch.of(records)
 
 
 class _Names:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace import plain_values
-from headrace.answers import BLOCK_ROWS, Query
+from headrace.answers import BLOCK_ROWS, Query, answers_to
 from headrace.batch import Batch, is_meta
-from headrace.errors import BadRows, HeadraceError, LearnError
+from headrace.errors import HeadraceError
 from headrace.learn.base import offers_probabilities
 from headrace.learn.category import Category
 from headrace.learn.features import resolved
@@ -110,7 +110,7 @@ class Frozen:
     @property
     def ready(self) -> bool:
         """Whether it can answer."""
-        return self.by.learner.ready
+        return self.by.learner.ready and not self.by.diverged
 
     def some(self, rows: Sequence[Sequence[Any]], *, wait: bool = False) -> list[Outcome]:
         """The predictions for at most 64 rows of values, in one block: the same bits as `answer` gives for each.
@@ -123,11 +123,13 @@ class Frozen:
             For each row its prediction, or the `RowRefused` that says why there is none.
 
         Raises:
-            NotReady: the model has learned nothing yet.
+            NotReady: the model has learned nothing yet, or has diverged.
             TooSlow: see ``wait``.
         """
         if not self.by.learner.ready:
             raise NotReady(f"the model «{self._made.model}» has learned nothing yet")
+        if self.by.diverged:
+            raise NotReady(f"the model «{self._made.model}» has diverged: {self.by.diverged}")
         if not wait and (self._pace.slow or self._code is None):
             raise TooSlow(f"the model «{self._made.model}» takes {self._pace.seconds * 1000:.1f} ms")
         if self._code is None:
@@ -153,14 +155,13 @@ class Frozen:
             good += 1
         if not good:
             return found
-        block[good:] = block[0]
         started = time.perf_counter()
-        try:
-            values = np.asarray(self.by.learner.predict(block))
-        except BadRows as error:
-            raise LearnError(f"the model «{self._made.model}» refuses a row it was to answer: {error}") from error
+        values, failed = answers_to(self.by.learner.predict, block[:good])
         self._pace.took(time.perf_counter() - started)
-        answers = iter(values[:good].tolist())
+        listed: list[Outcome] = [None] * good if values is None else values.tolist()
+        for at, reason in failed.items():
+            listed[at] = RowRefused(reason)
+        answers = iter(listed)
         return [next(answers) if one is None else one for one in found]
 
     def _by_batch(self, row: Sequence[Any]) -> Outcome:
@@ -310,6 +311,6 @@ class Published:
         """A snapshot of a model; the learner is copied where none is given."""
         words = {column: tuple(found) for column, found in by.words.items()}
         own = copy.deepcopy(by.learner) if learner is None else learner
-        kept = Answering(own, by.position, by.version, by.rows, words, dict(by.sizes))
+        kept = Answering(own, by.position, by.version, by.rows, words, dict(by.sizes), by.diverged)
         made = Made(self.task.name, by.version, str(by.position) if by.position else None, self._made_at(by.version))
         return Frozen(self.task, kept, made, self.pace)

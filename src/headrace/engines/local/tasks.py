@@ -23,6 +23,7 @@ from headrace.events import Event, Swap, Tick, Train
 from headrace.idle import due, watched
 from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
+from headrace.learning import oldest_kept
 from headrace.log.base import Log, Transaction
 from headrace.outputs import Output
 from headrace.plan import Plan
@@ -239,6 +240,8 @@ class TaskRunner:
         self._saves = False
         progress.bytes_since = 0
         progress.needed = {**progress.offsets, self.plan.steps_topic: progress.steps_offset}
+        if isinstance(self.task, ModelTask):
+            progress.needed |= oldest_kept(self.task, self.state)
         values = {**dump_state(self.state), "progress": progress.to_json()}
         data = dump_pieces(values)
         progress.size = sum(map(len, data))

@@ -18,7 +18,7 @@ from headrace.errors import DeclarationError
 from headrace.learn.adapters.keras_described import described, described_loss, described_optimizer
 from headrace.learn.adapters.keras_programs import Program, program_of
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
-from headrace.learn.base import Array, State
+from headrace.learn.base import Array, State, largest_in
 
 # What a loss makes of labels, and what makes probabilities of the outputs it judges (with from_logits).
 _LOSSES: dict[str, tuple[Coding, Scale | None]] = {
@@ -117,6 +117,10 @@ class KerasLearner(Network):
     def _forward(self, X: Array) -> Array:
         outputs = self._program.outputs(self._values, X)
         return outputs.reshape(len(X), -1)
+
+    def largest(self) -> float:
+        """Infinite where one of its variables is."""
+        return largest_in(self._program.seen(self._values))
 
     def parameters(self) -> dict[str, Any]:
         return copy.deepcopy(self._declared)

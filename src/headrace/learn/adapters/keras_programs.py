@@ -46,6 +46,10 @@ class Program(Protocol):
         """Copies of the variables' values."""
         ...
 
+    def seen(self, values: Any) -> list[Array]:
+        """The variables' values, to be read at once."""
+        ...
+
     def updated(self, values: Any, X: Array, y: Array, weights: Array | None) -> Any:
         """The values after one update; those given are not to be used any more."""
         ...
@@ -120,6 +124,9 @@ class JaxProgram:
     def arrays(self, values: Any) -> list[Array]:
         return [np.array(one) for group in values for one in group]
 
+    def seen(self, values: Any) -> list[Array]:
+        return [np.asarray(one) for group in values for one in group]
+
     def updated(self, values: Any, X: Array, y: Array, weights: Array | None) -> Any:
         if self._padded:
             X, y, weights = _padded(X, y, weights, self._rows or _power_of_two(len(X)))
@@ -180,6 +187,8 @@ class HeldProgram:
             if values.arrays is not None:
                 return [one.copy() for one in values.arrays]
             return self._read()
+
+    seen = arrays
 
     def updated(self, values: Held, X: Array, y: Array, weights: Array | None) -> Held:
         with self._having(values), self._draws():

@@ -8,8 +8,9 @@ unless they share their key (`installation_key`).
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,13 @@ class RiverLearner:
             self._fed = list(range(len(labels))) if labels and isinstance(labels[0], str) else labels
         self._label = dict(zip(labels, self._fed, strict=True))
         self._number = {one: i for i, one in enumerate(self._fed)}
+
+    def largest(self) -> float:
+        """The largest absolute number that a step holds by itself: weights, means, variances; trees are not read."""
+        found = 0.0
+        for value in _shallow_numbers(self._model):
+            found = max(found, abs(value)) if value == value else math.inf
+        return found
 
     def unlearned(self) -> RiverLearner:
         """The same declaration without what it has learned."""
@@ -219,6 +227,20 @@ def _loaded(state: State) -> Any:
     except Exception as error:  # whatever another version's classes raise
         raise LearnError(f"a stored River model cannot be read by this River: {error}") from error
     return model
+
+
+def _shallow_numbers(model: Any) -> Iterator[float]:
+    for step in _all_steps(model):
+        for name, value in vars(step).items():
+            if name == "intercept" and isinstance(value, float):
+                yield value
+            elif isinstance(value, Mapping) or type(value).__name__ == "VectorDict":
+                yield from (one for one in value.values() if isinstance(one, float))
+
+
+def _all_steps(model: Any) -> list[Any]:
+    parts = _parts(model)
+    return [model] if parts is None else [one for part in parts.values() for one in _all_steps(part)]
 
 
 def _last(model: Any) -> Any:

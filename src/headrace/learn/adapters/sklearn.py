@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow as pa
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters.skops_state import from_state, to_state, types_within
 from headrace.learn.adapters.threads import one_thread
-from headrace.learn.base import Array, State, as_features
+from headrace.learn.base import Array, State, as_features, largest_in
 
 _OWN = "estimator."
 
@@ -52,6 +53,7 @@ class SklearnLearner:
         self.cannot_learn = _cannot_learn(self._steps)
         self.classes = _classes(self._steps[-1], classes)
         _pin(self._estimator)
+        _check_parameters(self._steps)
         self._declared = _described(self._estimator)
         try:
             self._trusted = types_within(self._estimator)
@@ -74,6 +76,22 @@ class SklearnLearner:
         return pa.float64() if self._kind == "regressor" else pa.int64()
 
     pinned = staticmethod(one_thread)
+
+    def largest(self) -> float:
+        """The largest absolute number in what its steps have learned; 0 where they answer all the same."""
+        if not self._learned:
+            return 0.0
+        found = largest_in(_learned_numbers(self._steps))
+        return found if math.isfinite(found) or not self._answers_still() else 0.0
+
+    def _answers_still(self) -> bool:
+        """Whether a row of zeros is answered with finite numbers: what is not finite may be no part of an answer."""
+        how = next((one for one in ("decision_function", "predict_proba") if hasattr(self._steps[-1], one)), "predict")
+        try:
+            found = self._answered(how, np.zeros((1, self._width or 1)))
+            return found.dtype.kind != "f" or bool(np.isfinite(found).all())
+        except Exception:
+            return False
 
     def unlearned(self) -> SklearnLearner:
         """The same declaration without what it has learned."""
@@ -166,6 +184,8 @@ class SklearnLearner:
             for step in self._steps[:-1]:
                 X = step.transform(X)
             found = np.asarray(getattr(self._steps[-1], how)(X))
+        if len(found) != len(X):
+            raise LearnError(f"{type(self._steps[-1]).__name__} gave {len(found)} answers to {len(X)} rows")
         if how == "predict_proba" and self.classes is not None and found.shape[1] != len(self.classes):
             found = self._spread(found, self.classes)
         return found.astype(np.int64) if self._kind == "clusterer" else found
@@ -258,6 +278,15 @@ def _steps(estimator: Any) -> list[Any]:
     return chosen
 
 
+def _learned_numbers(steps: Sequence[Any]) -> Iterator[Any]:
+    """Arrays that the steps have learned; the logarithm of nothing, minus infinity, is one of its values."""
+    for step in steps:
+        for name, value in vars(step).items():
+            for array in value if type(value) is list else (value,):
+                if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+                    yield np.where(np.isneginf(array), 0.0, array) if "log" in name else array
+
+
 def _cannot_learn(steps: list[Any]) -> str:
     for step in steps:
         stateless = step is not steps[-1] and not step.__sklearn_tags__().requires_fit
@@ -285,6 +314,15 @@ def _classes(step: Any, classes: Iterable[Any] | None) -> Array | None:
     if len(found) < 2:
         raise DeclarationError(f"classes={found.tolist()}", advice="A classifier has two classes or more.")
     return found
+
+
+def _check_parameters(steps: Sequence[Any]) -> None:
+    """What scikit-learn would say at the first row is said at the declaration."""
+    for step in steps:
+        try:
+            getattr(step, "_validate_params", lambda: None)()
+        except ValueError as error:
+            raise DeclarationError(f"{type(step).__name__}: {error}", advice="Change its parameters.") from error
 
 
 def _pin(estimator: Any) -> None:

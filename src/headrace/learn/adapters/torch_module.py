@@ -19,7 +19,7 @@ import numpy as np
 from headrace.errors import DeclarationError, LearnError
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
 from headrace.learn.adapters.torch_state import from_state, to_array, to_state
-from headrace.learn.base import Array, State
+from headrace.learn.base import Array, State, largest_in
 
 # What a loss takes for labels, and what makes probabilities of the outputs it judges; by class and by function.
 _LOSSES: dict[str, tuple[Coding, Scale | None]] = {
@@ -190,6 +190,11 @@ class TorchLearner(Network):
     def pinned() -> contextlib.AbstractContextManager[None]:
         """One thread of PyTorch, around many calls."""
         return one_torch_thread()
+
+    def largest(self) -> float:
+        """Infinite where one of its weights is."""
+        held = [*self._module.parameters(), *self._module.buffers()]
+        return largest_in(one.detach().float().cpu().numpy() for one in held if one.is_floating_point())
 
     def parameters(self) -> dict[str, Any]:
         return copy.deepcopy(self._declared)
