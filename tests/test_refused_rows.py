@@ -363,5 +363,5 @@ def test_a_column_that_turns_numeric_or_text_is_taken_by_its_values() -> None:
     assert state.pending_rows == 1 and state.counters.learned == 3
     assert [reason for _, reason in letters(outputs, "learn")] == [
         "the target «y» is text, not a number",
-        "there is no column «y»",
+        "there is no column «y» to learn",
     ]
