@@ -13,7 +13,7 @@ import re
 import select
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -22,19 +22,43 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 
-# Text forms must not depend on the role's or database's settings, nor time-outs interrupt a long read; row security
-# must refuse rather than hide rows.
+# Everything that our sessions depend on, whatever ALTER ROLE and ALTER DATABASE … SET say. Only what every role may set
+# and every version from 14 on knows.
 _SETTINGS = {
+    # The text forms of values, in the snapshot and in the stream.
     "datestyle": "ISO",
     "timezone": "UTC",
     "intervalstyle": "postgres",
     "bytea_output": "hex",
     "extra_float_digits": "3",
+    "lc_monetary": "C",
+    "lc_numeric": "C",
+    "lc_time": "C",
+    "xmlbinary": "base64",
+    "xmloption": "content",
+    # What names and SQL mean. Names of types, functions and tables in text come with their schema.
+    "search_path": "pg_catalog",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    # Row security must refuse rather than hide rows.
     "row_security": "off",
+    # No time-out interrupts a long read; slots and publications can be made.
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "default_transaction_isolation": "read\\ committed",
+    # That a publication is gone is a warning (from version 18 on).
+    "client_min_messages": "warning",
 }
+# Known from version 17 on only: set when the version is known. It would end the snapshot, and the decoding of a long
+# transaction.
+_NO_TIMEOUT = "SET transaction_timeout = 0"
+_HAS_TIMEOUT = 170000
 # What libpq says when trying again cannot help (a connection that fails has no SQLSTATE to read).
 _HOPELESS = re.compile(
     r"authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects|no password supplied"
@@ -44,9 +68,16 @@ _HOPELESS = re.compile(
 _CONNECT_SECONDS = 10.0
 
 
+def _nobody(_pid: int) -> None:
+    """Is told of connections and does not care."""
+
+
 @dataclass(frozen=True)
 class Server:
     """Where the database is and how to log in.
+
+    Attributes:
+        connected: told of each connection by its server process.
 
     >>> server = Server("postgresql://app:secret@db.example/shop", "headrace iris")
     >>> str(server), "secret" in repr(server)
@@ -55,6 +86,7 @@ class Server:
 
     dsn: str
     application: str = "headrace"
+    connected: Callable[[int], None] = field(default=_nobody, compare=False)
 
     def parameters(self) -> dict[str, str]:
         """The connection's parameters as libpq names them."""
@@ -98,9 +130,14 @@ class Server:
             SourceUnavailable: the server cannot be reached now; SourceRefused: it will not let us in.
         """
         try:
-            return psycopg.connect(self.conninfo(), autocommit=True)
+            connection = psycopg.connect(self.conninfo(), autocommit=True)
         except psycopg.Error as error:
             raise self.failed_to_connect(str(error)) from error
+        self.connected(connection.info.backend_pid)
+        with self.translated("to set up the session"):
+            for statement in no_timeout(connection.info.server_version):
+                connection.execute(statement.encode())
+        return connection
 
     def failed_to_connect(self, text: str) -> SourceError:
         """The error for what libpq said when a connection could not be made."""
@@ -137,6 +174,11 @@ def _advice(text: str) -> str:
     if "replication" in text or "WAL sender" in text:
         return "Give the role the right: ALTER ROLE … REPLICATION; (and let pg_hba.conf admit it)."
     return "Check user, password, database and the server's pg_hba.conf."
+
+
+def no_timeout(server_version: int) -> tuple[str, ...]:
+    """Statements that a new session of this version needs."""
+    return (_NO_TIMEOUT,) if server_version >= _HAS_TIMEOUT else ()
 
 
 def _never() -> bool:
@@ -214,10 +256,17 @@ class Replication:
         while True:
             made = connecting.step(0.2)
             if made:
+                made.set_up()
                 return made
             if cancelled():
                 connecting.close()
                 raise SourceUnavailable(f"connecting to {server} was interrupted")
+
+    def set_up(self) -> None:
+        """Set what could not be set while the version was not known; harmless when repeated."""
+        self.server.connected(self.pgconn.backend_pid)
+        for statement in no_timeout(self.pgconn.server_version):
+            self.command(statement)
 
     @property
     def plain(self) -> bool:

@@ -44,11 +44,13 @@ class Opening:
     Attributes:
         tables: what is captured, in snapshot order, with columns as the catalog has them.
         doing: what takes time now, for people.
+        reading: that is the snapshot, which is at work and waits for nobody.
     """
 
     def __init__(self, declared: Declared, progress: Progress) -> None:
         self.tables: list[Table] = []
         self.doing = ""
+        self.reading = False
         self._declared = declared
         self._progress = progress
         self._identity = Identity("", 0, "")
@@ -57,7 +59,9 @@ class Opening:
         """See `PostgresSource.check`."""
         declared, server = self._declared, self._declared.server
         known = SourceRecord.load(log, declared.name)
+        self.doing = f"connecting to {server}"
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
+            self.doing = f"looking at tables, publication and slot of {server}"
             provision.check_server(connection, server)
             with contextlib.closing(Replication.open(server)) as replication:
                 self._identity = provision.identify(replication)
@@ -73,6 +77,7 @@ class Opening:
                 self._check_new(connection, publication)
             if publication and not declared.own_publication:
                 provision.check_publication(publication, self.tables, server)
+        self.done()
 
     def _check_known(self, connection: SqlConnection, known: SourceRecord, publication: Publication | None) -> None:
         record.check_names(known, self._declared.slot, self._declared.publication)
@@ -107,15 +112,23 @@ class Opening:
         if not self.tables:
             self.check(log)
         known = SourceRecord.load(log, declared.name)
+        self.doing = f"connecting to {server}"
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
+            self.doing = f"making publication «{declared.publication}»"
             provision.ensure_publication(
                 connection, server, declared.publication, self.tables, own=declared.own_publication
             )
             known = self._resume(log, known) if known else self._begin(connection, log, cancelled)
-            self.doing = f"waiting for slot «{declared.slot}», which another connection still reads"
-            provision.wait_until_free(connection, declared.slot, cancelled)
-        self.doing = ""
+            provision.wait_until_free(connection, declared.slot, cancelled, self._say)
+        self.done()
         return known
+
+    def _say(self, doing: str) -> None:
+        self.doing = doing
+
+    def done(self) -> None:
+        """Nothing takes time any more."""
+        self.doing, self.reading = "", False
 
     def _begin(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
         """A slot, and the snapshot when it is wanted, published with the record."""
@@ -135,8 +148,7 @@ class Opening:
     def _begin_anew(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
         """Our own slot without a record has lost its snapshot: drop it and make it anew."""
         declared, server = self._declared, self._declared.server
-        self.doing = f"waiting for slot «{declared.slot}»"
-        if provision.wait_until_free(connection, declared.slot, cancelled) is not None:
+        if provision.wait_until_free(connection, declared.slot, cancelled, self._say) is not None:
             provision.drop_slot(connection, server, declared.slot)
         with contextlib.closing(Replication.open(server, cancelled=cancelled)) as replication:
             self.doing = f"making slot «{declared.slot}», which waits for the transactions that are open now"
@@ -144,6 +156,7 @@ class Opening:
             fault("snapshot.slot-created")
             if not declared.with_snapshot:
                 return self._put(log, self._new_record(lsn))
+            self.doing = "locking the tables to read them as they were"
             with Snapshot(server, exported, self.tables, declared.publication) as snapshot:
                 replication.close()
                 self.tables = snapshot.tables
@@ -151,6 +164,7 @@ class Opening:
 
     def _store_snapshot(self, snapshot: Snapshot, log: Log, lsn: int) -> SourceRecord:
         self._discard_staged(log)
+        self.reading = True
         try:
             stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, progress=self._report)
         except SourceError:

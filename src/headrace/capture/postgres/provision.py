@@ -192,27 +192,38 @@ def ensure_publication(
 
 
 def wait_until_free(
-    connection: SqlConnection, name: str, cancelled: Callable[[], bool], seconds: float = IN_USE_SECONDS
+    connection: SqlConnection,
+    name: str,
+    cancelled: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> Slot | None:
     """The slot once nobody reads it: after a SIGKILL the server holds it until it notices that its reader is dead.
 
+    What is waited for is told to ``say``.
+
     Raises:
-        SourceRefused: it is still in use after so many seconds.
+        SourceRefused: it is still in use after 30 seconds.
     """
-    until = time.monotonic() + seconds
+    until = time.monotonic() + IN_USE_SECONDS
     while True:
         slot = catalog.replication_slot(connection, name)
         if slot is None or slot.active_pid is None:
             return slot
         if time.monotonic() > until or cancelled():
-            raise in_use(name, slot.active_pid)
+            raise in_use(slot)
+        say(f"waiting for slot «{name}», which {reader(slot)} still reads")
         time.sleep(0.05)
 
 
-def in_use(name: str, pid: int | None) -> SourceRefused:
+def reader(slot: Slot) -> str:
+    """Who reads a slot now."""
+    return f"server process {slot.active_pid}{f' («{slot.reader}»)' if slot.reader else ''}"
+
+
+def in_use(slot: Slot) -> SourceRefused:
     """The error for a slot that another connection keeps reading."""
     return SourceRefused(
-        f"slot «{name}» is being read by another connection (server process {pid})",
+        f"slot «{slot.name}» is being read by another connection ({reader(slot)})",
         advice="Stop the other pipeline, or give this one a name of its own (App's name, prefix=… or slot=…).",
     )
 

@@ -22,7 +22,7 @@ from headrace.capture.base import Log, Transaction
 from headrace.capture.postgres import catalog, rejects, types
 from headrace.capture.postgres.ahead import read_ahead
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
-from headrace.capture.postgres.client import Server
+from headrace.capture.postgres.client import Server, no_timeout
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
 
@@ -63,7 +63,8 @@ class Snapshot:
             with server.translated("to import the snapshot"):
                 self.tables, self.ts_us = self._lock(connection, tables, publication)
             with self._translated():
-                self._reader = self._stack.enter_context(contextlib.closing(self._connect()))
+                version = connection.info.server_version
+                self._reader = self._stack.enter_context(contextlib.closing(self._connect(version)))
         except BaseException:
             self._stack.close()
             raise
@@ -90,12 +91,16 @@ class Snapshot:
         (ts_us,) = connection.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone() or (0,)
         return found, ts_us
 
-    def _connect(self) -> Any:
+    def _connect(self, version: int) -> Any:
         connection = adbc.connect(self._server.conninfo(), autocommit=True)
         with contextlib.closing(connection.cursor()) as cursor:
-            cursor.execute("SET synchronize_seqscans = off")
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'")
+            for statement in (
+                *no_timeout(version),
+                "SET synchronize_seqscans = off",
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+                f"SET TRANSACTION SNAPSHOT '{self._name}'",
+            ):
+                cursor.execute(statement)
         return connection
 
     def read(self, table: Table) -> Iterator[pa.RecordBatch]:

@@ -26,6 +26,7 @@ from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.record import SourceRecord
 from headrace.capture.postgres.snapshot import Progress
 from headrace.capture.postgres.stream import ReplicationStream
+from headrace.capture.postgres.waiting import Waiting
 from headrace.capture.postgres.wake import Wake
 from headrace.capture.postgres.wire import WireStream
 from headrace.clock import Clock, SystemClock
@@ -93,8 +94,10 @@ class PostgresSource:
         self.rewound = False
         self.warnings: list[str] = []
         derived = record.derived_name(app, prefix)
+        server = Server(dsn, f"headrace {app}")
+        self._waiting = Waiting(server, lambda: "" if self._opening.reading else f"{prefix}: {self.status}")
         self._declared = Declared(
-            server=Server(dsn, f"headrace {app}"),
+            server=dataclasses.replace(server, connected=self._waiting.connected),
             name=prefix,
             patterns=tuple(tables),
             slot=slot or derived,
@@ -130,7 +133,8 @@ class PostgresSource:
             SourceUnavailable: the server cannot be reached.
             SourceRefused: it cannot be captured as it stands, or slot and log do not belong together any more.
         """
-        self._opening.check(log)
+        with self._waiting:
+            self._opening.check(log)
         tables = self._opening.tables
         self.warnings = [_keyless(table) for table in tables if not table.key and table.identity != "f"]
 
@@ -144,11 +148,16 @@ class PostgresSource:
     def start(self, log: Log, *, cancelled: Callable[[], bool] = _never) -> None:
         """Make publication and slot, take the snapshot when the log has none, and begin to stream.
 
-        Can be called again after `SourceUnavailable`. ``cancelled`` is asked while waiting.
+        Can be called again after `SourceUnavailable`. ``cancelled`` is asked while waiting. What takes longer than a
+        few seconds, apart from the snapshot itself, is said on standard error, with whom it waits for.
 
         Raises:
             SourceUnavailable, SourceRefused: as `check`; also when the slot stays in use for 30 s.
         """
+        with self._waiting:
+            self._start(log, cancelled)
+
+    def _start(self, log: Log, cancelled: Callable[[], bool]) -> None:
         known = self._opening.open(log, cancelled)
         self._set_record(known)
         tables = self._opening.tables
@@ -167,14 +176,17 @@ class PostgresSource:
     def _connect(self, cancelled: Callable[[], bool]) -> None:
         """Stream now, or say why not: at the start a server that is away is an error."""
         with contextlib.ExitStack() as stack:
+            self._opening.doing = f"starting the stream of slot «{self._declared.slot}»"
             replication = Replication.open(self._declared.server, cancelled=cancelled)
             stack.callback(replication.close)
             self._link.begin(replication)
             stack.pop_all()
+        self._opening.done()
 
     def _attach(self, replication: Replication) -> Receiver:
         """Check that this is still our server and slot, then start the stream where the log ends."""
         assert self._record is not None
+        replication.set_up()
         known = self._record.with_acknowledged(self._stored)
         record.check_identity(known, provision.identify(replication))
         server = self._declared.server
