@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from headrace.batch import is_meta
 from headrace.errors import DeclarationError
-from headrace.flow import Grade, Node, Read
+from headrace.flow import Grade, Node, Predicted, Read
 from headrace.sink_plan import SinkPlan, check_sink_columns, check_sinks
 from headrace.task import FlowTask, ModelTask, OutputPlan, StreamTask, Task
 from headrace.transform.expressions import Text, WithColumns
@@ -193,6 +193,7 @@ class Plan:
             self._check_captured(sink.stream.topic, sink.name)
             for topic in sink.target.writes:
                 _check_output(self, OutputPlan(topic))
+        _check_circles(self)
 
     def check_topics(self, tables: Mapping[str, pa.Schema], existing: Iterable[str]) -> None:
         """With what the sources and the log know: every topic read is written by somebody, every column exists."""
@@ -361,6 +362,56 @@ def _check_output(plan: Plan, output: OutputPlan) -> None:
                 f"the topic «{topic}» is where source «{source.prefix}» writes the table {table}",
                 advice="Choose another name.",
             )
+    for topics in plan.topics:
+        if topics.matches(topic):
+            raise DeclarationError(
+                f"the topic «{topic}» is read from {topics.kafka or plan.log} as Debezium's («{topics.prefix}»)",
+                advice="Choose another name: what is written there would come back as input.",
+            )
+
+
+def _check_circles(plan: Plan) -> None:
+    """Refuse rows that would come back to what they were made of, again and again."""
+    made: dict[str, set[str]] = {}
+    for task in plan.tasks:
+        for source, outputs in _made_of(task):
+            made.setdefault(source, set()).update(output.topic for output in outputs)
+    for sink in plan.sinks:
+        made.setdefault(sink.stream.topic, set()).update(sink.target.writes)
+    for start in made:
+        way, seen = [[start]], set[str]()
+        while way:
+            path = way.pop()
+            for topic in sorted(made.get(path[-1], ())):
+                if topic == start:
+                    raise DeclarationError(
+                        f"rows of the topic «{start}» come back to it: {' ──▶ '.join([*path, topic])}",
+                        advice="Write to a topic of another name: each row would be made anew without end.",
+                    )
+                if topic not in seen:
+                    seen.add(topic)
+                    way.append([*path, topic])
+
+
+def _made_of(task: Task) -> list[tuple[str, Sequence[OutputPlan]]]:
+    """Topics of which each row is a cause of rows in others; what is only learned is none."""
+    if isinstance(task, StreamTask):
+        return [(task.stream.topic, task.outputs)]
+    predict = task.predict if isinstance(task, ModelTask) else ()
+    found: list[tuple[str, Sequence[OutputPlan]]] = [(one.stream.topic, one.outputs) for one in predict]
+    causes: list[set[str]] = []
+    for node in task.nodes:
+        what = node.what
+        mine = set(causes[node.source]) if node.source is not None else set()
+        if isinstance(what, Read):
+            mine.add(what.stream.topic)
+        elif isinstance(what, Predicted):
+            mine.add(predict[what.number].stream.topic)
+        elif isinstance(what, Grade):
+            mine.add(what.truth.topic)
+        causes.append(mine)
+        found += [(topic, node.outputs) for topic in mine]
+    return found
 
 
 def _check_model(task: ModelTask) -> None:

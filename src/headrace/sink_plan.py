@@ -105,3 +105,21 @@ def columns_of(operations: Sequence[Operation], schema: Iterable[str] | None) ->
         elif not isinstance(one, Filter):
             found = None
     return found
+
+
+def key_sources(operations: Sequence[Operation], key: Sequence[str]) -> list[str] | None:
+    """The columns of a topic that a key's columns are; None where an operation computes one of them.
+
+    >>> key_sources([Select((), {"number": "id"}), Filter("big")], ["number"])
+    ['id']
+    """
+    found = list(key)
+    for operation in reversed(operations):
+        if isinstance(operation, Select | WithColumns):
+            computed = operation.computed
+            if any(not isinstance(computed.get(name, ""), str) for name in found):
+                return None
+            found = [computed.get(name, name) for name in found]
+        elif not isinstance(operation, Filter):
+            return None
+    return found

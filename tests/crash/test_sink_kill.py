@@ -53,7 +53,8 @@ def database(server: PostgresServer) -> Iterator[Callable[[bool], str]]:
         dsn = server.dsn.replace("/postgres?", f"/{names[-1]}?")
         with psycopg.connect(dsn, autocommit=True) as connection:
             unique = "primary key" if key else ""
-            connection.execute(f"create table out (id bigint {unique}, x text check (x <> '{POISON}'))".encode())
+            columns = f"id bigint {unique}, x text check (x <> '{POISON}'), y float8"
+            connection.execute(f"create table out ({columns})".encode())
         return dsn
 
     yield make

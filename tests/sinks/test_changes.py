@@ -73,7 +73,7 @@ def folded(table: Table, batch: Batch) -> None:
             seen.append((gone["a"], gone["b"]))
             table.pop(seen[-1], None)
         for rows in change.rows:
-            for row in rows.to_pylist():
+            for row in rows.records.to_pylist():
                 seen.append((row.pop("a"), row.pop("b")))
                 table.setdefault(seen[-1], {"v": None, "w": None}).update(row)
         assert len(seen) == len(set(seen)), "a key is in two places of one change"

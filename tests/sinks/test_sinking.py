@@ -86,7 +86,7 @@ def test_two_processes_of_one_sink_do_not_double_rows(dsn: str, query: Any, tmp_
 
     class Journal:
         app, sink, topic = "shop", "postgres:out", "in"
-        log_id = query("select log from headrace_sinks")[0][0]
+        log_id = query("select log from headrace.sinks")[0][0]
 
     late = target.sink(Journal())
     assert late.open() == 5
@@ -137,7 +137,7 @@ def test_a_filter_that_drops_everything_still_moves_the_position(dsn: str, query
     app, stream = app_on(tmp_path / "log")
     stream.filter(lambda batch: [False] * batch.num_rows).to_table(dsn, "out")
     app.run(until="caught-up")
-    assert query("select next_offset from headrace_sinks") == [(10,)]
+    assert query("select next_offset from headrace.sinks") == [(10,)]
 
 
 def test_the_console_prints_each_row_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +159,7 @@ def test_the_console_prints_each_row_once(tmp_path: Path, capsys: pytest.Capture
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6), data=st.data())
 def test_however_rows_come_the_table_is_the_same(sizes: list[int], data: st.DataObject, dsn: str, query: Any) -> None:
-    query("drop table if exists out, headrace_sinks")
+    query("drop table if exists out, headrace.sinks")
     app = hr.App("shop", log="memory://")
     app.topic("in", append=True).to_table(dsn, "out", key="id").to_table(dsn, "all_rows", name="all")
     query("drop table if exists all_rows")

@@ -175,7 +175,7 @@ def test_words_of_sql_and_odd_names_are_names(dsn: str, query: Query, tmp_path: 
     stream.to_table(dsn, "Order.user", key=["select", "%s"])
     app.run(until="caught-up")
     assert query('select "select", "a ""b""", "Größe; drop table t" from "Order"."user"') == [(1, "x", 1.5)]
-    assert query('select sink, next_offset from "Order".headrace_sinks') == [("postgres:Order.user", 1)]
+    assert query("select sink, next_offset from headrace.sinks") == [("postgres:Order.user", 1)]
 
 
 def test_columns_are_added_and_found_by_name(dsn: str, query: Query, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_log_that_was_put_back_is_noticed(dsn: str, query: Query, tmp_path: Pa
     app, stream = app_on(tmp_path / "log")
     stream.to_table(dsn, "out", key="id")
     app.run(until="caught-up")
-    query("update headrace_sinks set next_offset = 5")
+    query("update headrace.sinks set next_offset = 5")
     with app.start() as running, pytest.raises(WaitTimeout, match="ends at 2"):
         running.wait(1)
 

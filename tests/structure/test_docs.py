@@ -244,7 +244,8 @@ def test_the_changelog_has_an_unreleased_section() -> None:
 
 def test_a_decision_has_context_decision_and_consequences() -> None:
     assert DECISIONS
-    for number, path in enumerate(DECISIONS, 1):
-        assert path.name.startswith(f"{number:04d}-")
+    numbers = [int(path.name[:4]) for path in DECISIONS]
+    assert len(set(numbers)) == len(numbers), "two decisions have one number"
+    for path in DECISIONS:
         headings = re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE)
         assert headings == ["Context", "Decision", "Consequences"], path.name

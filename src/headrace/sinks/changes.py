@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import OPS, Batch
-from headrace.errors import SinkError
 
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows to insert or to update by key, which all set the same columns.
+
+    Attributes:
+        records: the columns that they set.
+        kept: columns that stay as they are, because the source did not send them (``__unchanged``).
+        was: where there are such columns, the keys under which the destination has them until now: an update may have
+            moved a row. Empty otherwise.
+    """
+
+    records: pa.RecordBatch
+    kept: tuple[str, ...] = ()
+    was: pa.RecordBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,28 +38,25 @@ class Change:
 
     Attributes:
         clear: everything goes first, since the source's table was truncated.
+        rows: rows to insert or to update by key. Values that stay are taken from where they are before anything else
+            is written.
         gone: keys to delete; only the key's columns.
-        rows: rows to insert or to update by key. Each batch sets its own columns: what a source did not send
-            (``__unchanged``) is not among them.
     """
 
     clear: bool
     gone: pa.RecordBatch
-    rows: tuple[pa.RecordBatch, ...]
+    rows: tuple[Rows, ...]
 
 
 def fold(batch: Batch, key: Sequence[str]) -> Iterator[Change]:
     """The changes that a batch amounts to. Usually one; more where a row says of a value only that it stays.
 
     Args:
-        batch: its key columns are there and hold no null, but for truncates.
-
-    Raises:
-        SinkError: a key column's type cannot be compared.
+        batch: its key columns are there and hold no null, but for truncates (`without_key`).
 
     >>> ops = np.array([OPS[one] for one in "ccud"], np.uint8)
     >>> (change,) = fold(Batch.of({"id": [1, 2, 1, 2], "x": [5, 6, 7, None]}, op=ops), ["id"])
-    >>> change.rows[0].to_pylist(), change.gone.to_pylist()
+    >>> change.rows[0].records.to_pylist(), change.gone.to_pylist()
     ([{'id': 1, 'x': 7}], [{'id': 2}])
     """
     truncates = np.flatnonzero(batch.op == OPS["t"])
@@ -60,20 +73,58 @@ def fold(batch: Batch, key: Sequence[str]) -> Iterator[Change]:
         last = _last(codes, np.flatnonzero(chosen))
         deleted = (rows[last] < 0) | (batch.op[np.maximum(rows[last], 0)] == OPS["d"])
         gone = keys.take(pa.array(last[deleted]))
-        yield Change(clear, gone, tuple(_groups(batch, rows[last[~deleted]])))
+        yield Change(clear, gone, tuple(_groups(batch, rows[last[~deleted]], keys, orders)))
         clear = False
 
 
+def spans(batch: Batch, key: Sequence[str]) -> list[tuple[int, int]]:
+    """Ranges of rows that become one `Change` each, where a destination cannot hold several in one transaction.
+
+    Rows that move and keep a value stand alone: what they keep is read from the destination, and must still be there
+    when the range is written once more.
+
+    >>> whole = Batch.of({"id": [1, 2, 3]})
+    >>> spans(whole, ["id"])
+    [(0, 3)]
+    """
+    if batch.unchanged is None or not batch.num_rows:
+        return [(0, batch.num_rows)]
+    last = int(np.flatnonzero(batch.op == OPS["t"]).max(initial=-1)) + 1
+    rest = batch.slice(last)
+    if not rest.num_rows:
+        return [(0, batch.num_rows)]
+    _, keys, orders = _events(rest, key)
+    found = set()
+    for start, stop in _runs(rest, _codes(keys), orders):
+        found |= {start, stop}
+    for order in orders[orders % 2 == 0].tolist():
+        row = order // 2
+        if _keeps(rest)[row]:
+            found |= {row, row + 1}
+    return list(pairwise([0, *sorted(last + edge for edge in found if last + edge > 0)]))
+
+
 def without_key(batch: Batch, key: Sequence[str]) -> list[tuple[int, str]]:
-    """Rows that no key identifies: its column is missing, or null. With the reasons."""
+    """Rows that no key identifies: its column is missing, null, or of a type that is no key. With the reasons."""
     for name in key:
         if name not in batch.column_names:
             return [(i, f"there is no key column «{name}»") for i in np.flatnonzero(batch.op != OPS["t"]).tolist()]
+        kind = batch.schema.field(name).type
+        if not _comparable(kind):
+            reason = f"the key column «{name}» is of the type {kind}, which is no key"
+            return [(i, reason) for i in np.flatnonzero(batch.op != OPS["t"]).tolist()]
     found: dict[int, str] = {}
     for name in key:
         nulls = np.asarray(pc.is_null(batch.column(name))) & (batch.op != OPS["t"])
         found |= dict.fromkeys(np.flatnonzero(nulls).tolist(), f"the key column «{name}» is null")
     return sorted(found.items())
+
+
+def unsent(batch: Batch, rows: Ints) -> list[tuple[str, ...]]:
+    """Of some rows, the columns whose values the source did not send, because they stay as they were."""
+    if batch.unchanged is None:
+        return [()] * rows.size
+    return [tuple(sorted(names or ())) for names in batch.unchanged.take(pa.array(rows)).to_pylist()]
 
 
 def _events(batch: Batch, key: Sequence[str]) -> tuple[Ints, pa.RecordBatch, Ints]:
@@ -107,11 +158,8 @@ def _events(batch: Batch, key: Sequence[str]) -> tuple[Ints, pa.RecordBatch, Int
 def _codes(keys: pa.RecordBatch) -> Ints:
     """A number for each key: equal keys, equal numbers."""
     codes = np.zeros(keys.num_rows, np.int64)
-    for field, column in zip(keys.schema, keys.columns, strict=True):
-        try:
-            values = column if pa.types.is_dictionary(column.type) else column.dictionary_encode("encode")
-        except pa.ArrowNotImplementedError:
-            raise SinkError(f"the key column «{field.name}» is of the type {field.type}, which is no key") from None
+    for column in keys.columns:
+        values = column if pa.types.is_dictionary(column.type) else column.dictionary_encode("encode")
         # Made dense after each column: the product of two numbers of rows fits.
         codes = codes * (len(values.dictionary) + 1) + np.asarray(values.indices).astype(np.int64)
         codes = np.unique(codes, return_inverse=True)[1].astype(np.int64)
@@ -127,16 +175,21 @@ def _last(codes: Ints, events: Ints) -> Ints:
 
 
 def _runs(batch: Batch, codes: Ints, orders: Ints) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that can be folded: a row that keeps a value is not in one with an earlier event of its key."""
+    """Ranges of rows that can be folded.
+
+    A row that keeps a value is not in one with an earlier event of its key, or of the key that it had.
+    """
     start = 0
     if batch.unchanged is not None:
-        events = np.full(batch.num_rows, -1, np.int64)
-        events[orders[orders % 2 == 1] // 2] = np.flatnonzero(orders % 2 == 1)
-        for row in np.flatnonzero(_keeps(batch)).tolist():
-            earlier = (orders >= 2 * start) & (orders < 2 * row)
-            if row > start and bool((codes[earlier] == codes[events[row]]).any()):
+        keeps = _keeps(batch)
+        seen = np.full(int(codes.max(initial=-1)) + 1, -1, np.int64)
+        edges = np.searchsorted(orders, 2 * np.arange(batch.num_rows + 1))
+        for row, (first, last) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+            mine = codes[first:last]
+            if row > start and keeps[row] and bool((seen[mine] >= start).any()):
                 yield start, row
                 start = row
+            seen[mine] = row
     if start < batch.num_rows:
         yield start, batch.num_rows
 
@@ -146,14 +199,25 @@ def _keeps(batch: Batch) -> npt.NDArray[np.bool_]:
     return np.asarray(pc.fill_null(pc.list_value_length(batch.unchanged), 0)) > 0
 
 
-def _groups(batch: Batch, rows: Ints) -> Iterator[pa.RecordBatch]:
+def _groups(batch: Batch, rows: Ints, keys: pa.RecordBatch, orders: Ints) -> Iterator[Rows]:
     """Rows by the columns that they set."""
     own = batch.rows
     if batch.unchanged is None or not _keeps(batch)[rows].any():
         if rows.size:
-            yield own if rows.size == own.num_rows else own.take(pa.array(rows))
+            yield Rows(own if rows.size == own.num_rows else own.take(pa.array(rows)))
         return
-    stays = [tuple(sorted(one or ())) for one in batch.unchanged.take(pa.array(rows)).to_pylist()]
+    stays = unsent(batch, rows)
     for some in dict.fromkeys(stays):
-        mine = np.array([one == some for one in stays])
-        yield own.select([name for name in own.schema.names if name not in some]).take(pa.array(rows[mine]))
+        mine = rows[np.array([one == some for one in stays])]
+        kept = tuple(name for name in some if name in own.schema.names)
+        records = own.select([name for name in own.schema.names if name not in some]).take(pa.array(mine))
+        # The first event of a row is the end of its old key, where it has moved.
+        was = keys.take(pa.array(np.searchsorted(orders, 2 * mine))) if kept else None
+        yield Rows(records, kept, was)
+
+
+def _comparable(kind: pa.DataType) -> bool:
+    try:
+        return bool(pa.types.is_dictionary(kind) or pa.array([], kind).dictionary_encode("encode") is not None)
+    except pa.ArrowNotImplementedError:
+        return False

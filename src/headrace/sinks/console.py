@@ -11,7 +11,7 @@ from headrace.batch import Batch
 from headrace.errors import DeclarationError, SinkUnavailable
 from headrace.faults import fault
 from headrace.sinks.delivery import Journal, Part
-from headrace.sinks.json_row import as_json
+from headrace.sinks.json_row import json_rows, sent_rows
 
 FORMATS = ("table", "lines")
 
@@ -73,8 +73,8 @@ class ConsoleSink:
         if people:
             _print_table(part.topic, part.batch, file)
             return
-        for row in plain_values.rows(part.batch.rows):
-            file.write(as_json(row).decode() + "\n")
+        for row in json_rows(part.batch):
+            file.write(row.decode() + "\n")
 
     def cancel(self) -> None:
         """Nothing can be done about a reader that does not read."""
@@ -93,12 +93,12 @@ def _print_table(title: str, batch: Batch, file: TextIO) -> None:
     table = Table(title=Text(title), box=SIMPLE_HEAD, title_justify="left")
     for name in batch.column_names:
         table.add_column(Text(name))
-    for row in plain_values.rows(batch.rows):
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    for row in sent_rows(batch):
+        table.add_row(*(Text(_cell(row.get(name))) for name in batch.column_names))
     Console(file=file).print(table)
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else plain_values.repr_text(value)

@@ -13,12 +13,24 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from headrace import plain_values
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, SinkError
 
 ORDER = "__order"
 Reason = tuple[int, str]
+# What libraries raise because of a value: its row is at fault, and no repetition helps.
+ROW_ERRORS = (
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    ValueError,
+    NotImplementedError,
+    RecursionError,
+    pa.ArrowException,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +239,73 @@ def other_log(where: str, journal: Journal, *, advice: str) -> SinkError:
         f"{where} holds results that the sink «{journal.sink}» has written from another log of «{journal.app}»",
         advice=advice,
     )
+
+
+def error_text(error: BaseException) -> str:
+    """An exception in one line, as the reason to refuse a row.
+
+    >>> error_text(ValueError("no such\\nday"))
+    'ValueError: no such day'
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
+
+
+def unreadable(records: pa.RecordBatch) -> dict[int, str]:
+    """Rows with a text that is no UTF-8, which no destination can be given as it is.
+
+    >>> bad = pa.StringArray.from_buffers(2, pa.array([0, 1, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\\xff"))
+    >>> unreadable(pa.RecordBatch.from_arrays([bad], ["x"]))
+    {1: 'the text in «x» is no UTF-8'}
+    """
+    found: dict[int, str] = {}
+    for name, column in zip(records.schema.names, records.columns, strict=True):
+        if _holds_text(column.type) and not _all_utf8(column):
+            rows = [row for row in range(len(column)) if not _all_utf8(column.take(pa.array([row])))]
+            found = dict.fromkeys(rows, f"the text in «{name}» is no UTF-8") | found
+    return found
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_text(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _holds_text(kind.value_type)
+    if pa.types.is_nested(kind):
+        return any(_holds_text(kind.field(i).type) for i in range(kind.num_fields))
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _all_utf8(column: pa.Array) -> bool:
+    kind = column.type
+    if not _holds_text(kind):
+        return True
+    if isinstance(kind, pa.BaseExtensionType):
+        return _all_utf8(column.storage)
+    if pa.types.is_dictionary(kind):
+        return _all_utf8(column.dictionary_decode())
+    if pa.types.is_run_end_encoded(kind) or pa.types.is_union(kind):
+        return not plain_values.beyond(column)
+    if pa.types.is_map(kind):
+        return _all_utf8(column.keys) and _all_utf8(column.items)
+    if pa.types.is_struct(kind):
+        return all(_all_utf8(child) for child in column.flatten())
+    if pa.types.is_nested(kind):
+        return _all_utf8(column.flatten())
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def nothing_kept(names: Sequence[str], why: str) -> str:
+    """The reason to refuse a row of which the source did not send some values (unchanged TOAST), nor anybody has them.
+
+    >>> nothing_kept(["x"], "it has no such row")
+    'the source did not send «x», which did not change, and it has no such row (REPLICA IDENTITY FULL sends all)'
+    """
+    columns = ", ".join(f"«{name}»" for name in names)
+    return f"the source did not send {columns}, which did not change, and {why} (REPLICA IDENTITY FULL sends all)"
 
 
 def check_names(names: Iterable[object], what: str) -> tuple[str, ...]:

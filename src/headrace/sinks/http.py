@@ -15,7 +15,7 @@ import hmac
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -25,13 +25,12 @@ from urllib.parse import quote, unquote, urlsplit
 import numpy as np
 import pyarrow as pa
 
-from headrace import plain_values
 from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock, duration_us
 from headrace.errors import DeclarationError, SinkError
 from headrace.faults import fault
 from headrace.sinks.delivery import Backoff, Journal, Part, Reason, Stopped
-from headrace.sinks.json_row import as_json
+from headrace.sinks.json_row import json_rows
 
 METHODS = ("POST", "PUT", "PATCH")
 KEPT_EVERY = 0.1
@@ -201,7 +200,7 @@ class HttpSink:
         answers: list[Answer] = []
         kept = self.clock.monotonic()
         try:
-            for row, value in enumerate(_values(part.batch)):
+            for row, value in enumerate(json_rows(part.batch)):
                 answers.append(self._send(value, part, row, ids[row]))
                 fault("sink.written")
                 if self.clock.monotonic() - kept >= KEPT_EVERY and self._whole(part, row):
@@ -304,12 +303,6 @@ class HttpSink:
         return http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.target.timeout)
 
 
-def _values(batch: Batch) -> Iterator[bytes]:
-    """Each row as JSON."""
-    for row in plain_values.rows(batch.rows):
-        yield as_json(row)
-
-
 def _responses(part: Part, answers: Sequence[Answer], app: str) -> Batch:
     """Answers as rows, at the positions of the rows that were sent."""
     columns: dict[str, Any] = {
@@ -317,7 +310,7 @@ def _responses(part: Part, answers: Sequence[Answer], app: str) -> Batch:
         "status": pa.array([one.status for one in answers], pa.int64()),
         "attempts": pa.array([one.attempts for one in answers], pa.int64()),
         "response": pa.array([one.body for one in answers]),
-        "request": pa.array([one.decode() for one in _values(part.batch)]),
+        "request": pa.array([one.decode() for one in json_rows(part.batch)]),
     }
     batch = part.batch
     return Batch.of(columns, lsn=batch.lsn, index=batch.index, ts_us=batch.ts_us, source=batch.source)

@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import numpy as np
 
+from headrace import plain_values
 from headrace.batch import OPS
 from headrace.errors import DeclarationError, MissingExtra, SinkError, SinkUnavailable
 from headrace.faults import fault
-from headrace.plain_values import rows as plain_rows
-from headrace.sinks.changes import fold, without_key
-from headrace.sinks.delivery import Journal, Part, Reason, check_names
+from headrace.sinks.changes import Rows, fold, spans, unsent, without_key
+from headrace.sinks.delivery import ROW_ERRORS, Journal, Part, Reason, check_names, error_text, nothing_kept, settle
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -31,6 +33,9 @@ POSITIONS = "headrace_sinks"
 SELECT_MS = 3_000
 SOCKET_MS = 10_000
 DUPLICATE_KEY = 11_000
+LARGEST = 16 * 1024 * 1024
+# Codes of the server that say what is wrong with a document: no other one is.
+DOCUMENT_AT_FAULT = frozenset({2, 9, 14, 15, 22, 52, 55, 56, 57, 66, 121, 10_334, 17_280, 17_419, 17_420})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class MongoTarget:
             raise DeclarationError(
                 f"to_mongo: «{self.database}.{self.collection}» names no collection", advice="Give DATABASE.COLLECTION."
             )
+        if self.collection == POSITIONS:
+            raise DeclarationError(f"to_mongo: the collection {POSITIONS} is Headrace's own", advice="Choose another.")
         for name in self.key:
             if _unwritable(name):
                 raise DeclarationError(f"to_mongo: the key column «{name}» cannot be a field of MongoDB")
@@ -171,28 +178,32 @@ class MongoSink:
             client.close()
 
     def deliver(self, part: Part) -> None:
-        """See `Sink.deliver`: the rows, then the position."""
-        with self._translated():
-            refused = self._by_key(part) if self.target.key else self._by_offset(part)
-            if refused:
-                self.journal.refuse(part, refused)
-            fault("sink.written")
-            position = {"app": self.journal.app, "sink": self.journal.sink, "topic": self.journal.topic}
-            self._of(POSITIONS).replace_one(
-                {"_id": self._name}, {**position, "log": self.journal.log_id, "next": part.end}, upsert=True
-            )
-            fault("sink.committed")
+        """See `Sink.deliver`: the rows, then the position. Where rows keep values, in pieces that can be repeated."""
+        for piece in _repeatable(part, self.target.key):
+            with self._translated():
+                refused = self._by_key(piece) if self.target.key else self._by_offset(piece)
+                if refused:
+                    self.journal.refuse(piece, refused)
+                fault("sink.written")
+                position = {"app": self.journal.app, "sink": self.journal.sink, "topic": self.journal.topic}
+                self._of(POSITIONS).replace_one(
+                    {"_id": self._name}, {**position, "log": self.journal.log_id, "next": piece.end}, upsert=True
+                )
+                fault("sink.committed")
 
     def _by_offset(self, part: Part) -> list[Reason]:
         from pymongo import ReplaceOne
 
         rows = np.flatnonzero(~np.isin(part.batch.op, (OPS["d"], OPS["t"])))
         ids = part.ids(self.journal.app)
-        documents = plain_rows(part.batch.rows.take(rows))
-        writes = [
-            (row, {"_id": ids[row], **document}, None) for row, document in zip(rows.tolist(), documents, strict=True)
-        ]
-        return self._write(writes, lambda document, _: ReplaceOne({"_id": document["_id"]}, document, upsert=True))
+        some = part.batch.take(rows)
+        found = zip(rows.tolist(), plain_values.rows(some.rows), unsent(part.batch, rows), strict=True)
+        writes = []
+        for row, document, names in found:
+            # What the source did not send is not in the document, rather than null.
+            sent = {name: value for name, value in document.items() if name not in names}
+            writes.append((row, {"_id": ids[row], **sent}))
+        return self._write(writes, lambda document: ReplaceOne({"_id": document["_id"]}, document, upsert=True))
 
     def _by_key(self, part: Part) -> list[Reason]:
         key = self.target.key
@@ -203,36 +214,82 @@ class MongoSink:
         for change in fold(numbered, key):
             if change.clear:
                 self._of(self.target.collection).delete_many({})
-            gone = plain_rows(change.gone.select(list(key))) if change.gone.num_rows else []
-            refused += self._write([(-1, one, None) for one in gone], lambda one, _: _deletion(one))
+            documents = []
             for rows in change.rows:
-                documents = [(one.pop(_ROW), one, key) for one in plain_rows(rows)]
-                refused += self._write(documents, _upsert)
-        # A key that cannot be stored, and is to be deleted, was never there.
-        return sorted(one for one in refused if one[0] >= 0)
+                some = [(one.pop(_ROW), one) for one in plain_values.rows(rows.records)]
+                if rows.was is not None:
+                    some, absent = self._moved(some, rows)
+                    refused += absent
+                documents += some
+            gone = plain_values.rows(change.gone.select(list(key))) if change.gone.num_rows else []
+            # A key that cannot be stored, and is to be deleted, was never there.
+            self._write([(-1, one) for one in gone], _deletion)
+            refused += self._write(documents, lambda document: _upsert(document, key))
+        return sorted(refused)
 
-    def _write(
-        self, rows: Sequence[tuple[int, dict[str, Any], Any]], make: Callable[[dict[str, Any], Any], Any]
-    ) -> list[Reason]:
+    def _moved(
+        self, documents: Sequence[tuple[int, dict[str, Any]]], rows: Rows
+    ) -> tuple[list[tuple[int, dict[str, Any]]], list[Reason]]:
+        """Bring documents of which some values stay under their new keys.
+
+        Returns:
+            What is to be written, and the rows of which nobody has the values that stay, with the reasons.
+        """
+        assert rows.was is not None
+        collection, there, absent = self._of(self.target.collection), [], []
+        for (row, document), was in zip(documents, plain_values.rows(rows.was), strict=True):
+            now = {name: document[name] for name in self.target.key}
+            wrong = _settle(was) or _settle(now)
+            old = None if wrong else collection.find_one(was)
+            # Moved already, by a run that was killed before it stored the position: the document is there.
+            if old is None and (wrong or was == now or collection.find_one(now) is None):
+                absent.append((row, nothing_kept(rows.kept, "the collection has no such document")))
+                continue
+            if old is not None and was != now:
+                collection.delete_one(now)
+                if "_id" in now:  # nothing changes a document's name: it is written anew
+                    document = {**{name: old[name] for name in rows.kept if name in old}, **document}
+                else:
+                    collection.update_one(was, {"$set": now})
+            there.append((row, document))
+        return there, absent
+
+    def _write(self, rows: Sequence[tuple[int, dict[str, Any]]], make: Callable[[dict[str, Any]], Any]) -> list[Reason]:
         """Send operations in one bulk, in any order; those that are refused, with the reasons."""
-        from pymongo.errors import BulkWriteError
-
         writes, refused = [], []
-        for row, document, key in rows:
+        for row, document in rows:
             reason = _settle(document)
             if reason is None:
-                writes.append((row, make(document, key)))
+                writes.append((row, make(document)))
             else:
                 refused.append((row, reason))
-        if not writes:
-            return refused
+
+        def attempt(start: int, stop: int) -> str | None:
+            some = writes[start:stop]
+            reason, found = self._send([one for _, one in some])
+            refused.extend((some[i][0], said) for i, said in found)
+            return reason
+
+        return refused + [(writes[i][0], reason) for i, reason in settle(len(writes), attempt)]
+
+    def _send(self, writes: Sequence[Any]) -> tuple[str | None, list[Reason]]:
+        """Why nothing of it can be written, for what a document holds; or the operations that were refused."""
+        import bson
+        from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
+
         try:
-            self._of(self.target.collection).bulk_write([one for _, one in writes], ordered=False)
+            self._of(self.target.collection).bulk_write(list(writes), ordered=False)
         except BulkWriteError as error:
             if error.details.get("writeConcernErrors"):
                 raise
-            refused += [(writes[one["index"]][0], str(one["errmsg"])) for one in error.details["writeErrors"]]
-        return refused
+            return None, [(one["index"], str(one["errmsg"])) for one in error.details["writeErrors"]]
+        except OperationFailure as error:
+            if error.code not in DOCUMENT_AT_FAULT:
+                raise
+            return _first_line(error), []
+        except (DocumentTooLarge, bson.errors.BSONError, *ROW_ERRORS) as error:
+            return error_text(error), []
+        return None, []
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -263,6 +320,19 @@ def _indices(rows: Any) -> Any:
     return pa.array(rows, pa.int64())
 
 
+def _repeatable(part: Part, key: tuple[str, ...]) -> Iterator[Part]:
+    """A part in pieces of which each can be written twice with the effect of once."""
+    rows = part.batch.num_rows
+    found = spans(part.batch, key) if key and not without_key(part.batch, key) else [(0, rows)]
+    # A position is between two rows of the topic.
+    inner = [stop for _, stop in found[:-1] if part.offsets[stop - 1] != part.offsets[stop]]
+    first = part.first
+    for start, stop in pairwise([0, *inner, rows]):
+        end = part.end if stop == rows else int(part.offsets[stop])
+        yield Part(part.topic, first, end, part.batch.slice(start, stop - start), part.offsets[start:stop])
+        first = end
+
+
 def _upsert(document: dict[str, Any], key: tuple[str, ...]) -> Any:
     from pymongo import ReplaceOne, UpdateOne
 
@@ -281,16 +351,18 @@ def _settle(document: dict[str, Any]) -> str | None:
     """Give a document's values types that BSON has, in place; the reason why it cannot be stored, or None."""
     import bson
 
-    for name, value in document.items():
-        if name != "_id" and _unwritable(name):
-            return f"«{name}» cannot be a field of MongoDB"
-        if not isinstance(value, _AS_IT_IS):
-            document[name] = _plain(value)
     try:
-        bson.encode(document)
-    except (bson.errors.BSONError, OverflowError, ValueError) as error:
-        return _first_line(error)
-    return None
+        for name, value in list(document.items()):
+            if name != "_id" and _unwritable(name):
+                if value is not None:
+                    return f"«{name}» cannot be a field of MongoDB"
+                del document[name]  # a column of other rows
+            elif not isinstance(value, _AS_IT_IS):
+                document[name] = _plain(value)
+        size = len(bson.encode(document))
+    except (bson.errors.BSONError, *ROW_ERRORS) as error:
+        return _first_line(error) or type(error).__name__
+    return f"the document has {size:,} bytes, and MongoDB takes {LARGEST:,}" if size > LARGEST else None
 
 
 _AS_IT_IS = (str, float, bool, datetime, type(None))
@@ -299,18 +371,27 @@ _AS_IT_IS = (str, float, bool, datetime, type(None))
 def _plain(value: Any) -> Any:
     """BSON has no days, no times of a day, no durations, and a decimal type of its own."""
     if isinstance(value, Decimal):
-        from bson import Decimal128
-
-        return Decimal128(value)
+        return _decimal(value)
     if isinstance(value, date) and not isinstance(value, datetime):
         return datetime(value.year, value.month, value.day)
     if isinstance(value, time):
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, dict):
         return {str(name): _plain(one) for name, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _decimal(value: Decimal) -> Any:
+    from bson import Decimal128
+
+    try:
+        return Decimal128(value)
+    except ArithmeticError:
+        raise ValueError(f"the number {value:f} has more than the 34 digits of a decimal of MongoDB") from None
 
 
 def _unwritable(name: str) -> bool:

@@ -1,7 +1,8 @@
 """Results in a PostgreSQL table: inserted, updated and deleted by key, exactly once.
 
-One transaction of the database holds the rows of a part and the position after them, a row of ``headrace_sinks``. Rows
-go by COPY into a temporary table and from there by one INSERT … ON CONFLICT.
+One transaction of the database holds the rows of a part and the position after them, a row of ``headrace.sinks``. Rows
+go by COPY into a temporary table and from there by one INSERT … ON CONFLICT. The schema ``headrace`` holds nothing
+else, and is never captured.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import psycopg
 import pyarrow as pa
 from psycopg import sql
@@ -22,15 +24,30 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
-from headrace.sinks.changes import fold, without_key
-from headrace.sinks.delivery import Journal, Part, Reason, check_names, other_log, settle
-from headrace.sinks.table_text import csv_bytes, sql_type
+from headrace.sinks.changes import Rows, fold, unsent, without_key
+from headrace.sinks.delivery import (
+    ROW_ERRORS,
+    Journal,
+    Part,
+    Reason,
+    check_names,
+    error_text,
+    nothing_kept,
+    other_log,
+    settle,
+)
+from headrace.sinks.table_text import csv_bytes, finer, sql_type
 
-POSITIONS = "headrace_sinks"
+SCHEMA = "headrace"
+POSITIONS = sql.Identifier(SCHEMA, "sinks")
+# Where earlier versions kept positions: beside the table.
+OLD_POSITIONS = "headrace_sinks"
 LONGEST_NAME = 63
 CONNECT_SECONDS = 5
-# Classes of SQLSTATE: the values are at fault (data, constraints, a limit that one row passes).
-VALUES_AT_FAULT = ("22", "23", "54")
+SYSTEM_COLUMNS = frozenset({"tableoid", "ctid", "xmin", "cmin", "xmax", "cmax"})
+# Classes of SQLSTATE: the rows are at fault (data, constraints, a limit that one row passes, what a trigger of the
+# user's raises, two keys that are the same to the table only).
+ROWS_AT_FAULT = ("21", "22", "23", "44", "54", "P0")
 # The connection, a conflict with others, resources, an operator who stops the server.
 PASSING = ("08", "40", "53", "55", "57", "58")
 
@@ -57,7 +74,12 @@ class TableTarget:
         if len(parts) > 2 or not all(part.strip() for part in parts):
             raise DeclarationError(f"{self.table!r} names no table", advice="Give TABLE or SCHEMA.TABLE.")
         for name in (*parts, *self.key):
-            _check_name(name, f"to_table({self.table!r})")
+            if reason := _no_name(name):
+                raise DeclarationError(
+                    f"to_table({self.table!r}): {name!r} cannot be a name in PostgreSQL", advice=f"It {reason}."
+                )
+        if parts[:-1] == [SCHEMA] or parts[-1] == OLD_POSITIONS:
+            raise DeclarationError(f"to_table({self.table!r}): that place is Headrace's own", advice="Choose another.")
         self._parts()
 
     def _parts(self) -> dict[str, Any]:
@@ -89,7 +111,15 @@ class TableTarget:
     def conninfo(self) -> str:
         """For libpq: the user's own, a bounded wait for the server, and a name that an operator recognises."""
         ours: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "headrace sink"}
-        return make_conninfo(**{**ours, **self._parts()})
+        return make_conninfo(**{**ours, **self._parts(), "client_encoding": "utf8"})
+
+    def reach(self, app: str, sink: str, topic: str) -> Reach | None:
+        """See what a write to the table reaches; None where the database cannot be asked now."""
+        try:
+            with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+                return _reach(connection, self, (app, sink, topic))
+        except psycopg.Error:
+            return None
 
     def sink(self, journal: Journal) -> TableSink:
         """See `Target.sink`."""
@@ -101,6 +131,126 @@ def table_target(dsn: str, table: str, *, key: str | Sequence[str] | None = None
     return TableTarget(str(dsn), table, () if key is None else check_names(key, "key"))
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What writing a table touches, as the server that holds it says.
+
+    Attributes:
+        marks: numbers of the advisory locks that are held in this database: who holds one can be told to be in it too.
+        schema, name: the table, with the schema that the connection's ``search_path`` gives where none was named.
+        kind: PostgreSQL's letter for what it is; empty where there is no such table yet.
+        known: a sink of this app has written it before; ``made``: it was a sink of this app that made it.
+        columns: by name.
+        touched: every table (schema, name) that a write may change: the table itself, what is below a view, partitions
+            and children, parents, and what foreign keys change with it.
+    """
+
+    marks: frozenset[int]
+    schema: str
+    name: str
+    kind: str
+    known: bool
+    made: bool
+    columns: tuple[str, ...]
+    touched: frozenset[tuple[str, str]]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+_LOCKS = """
+SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+# Downwards (d) go views to what they show, rules to what they change, parents to children, keys to what cascades from
+# them; upwards (u) children to parents, whose rows theirs are too.
+_TOUCHED = """
+WITH RECURSIVE touched(oid, way) AS (
+    SELECT %(table)s::regclass::oid, way FROM (VALUES ('d'), ('u')) AS ways(way)
+    UNION
+    SELECT found.oid, found.way FROM touched t CROSS JOIN LATERAL (
+        SELECT inhrelid, 'd' FROM pg_inherits WHERE inhparent = t.oid AND t.way = 'd'
+        UNION ALL SELECT inhparent, 'u' FROM pg_inherits WHERE inhrelid = t.oid AND t.way = 'u'
+        UNION ALL SELECT d.refobjid, ways.way FROM pg_rewrite r
+            JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                AND d.refclassid = 'pg_class'::regclass
+            CROSS JOIN (VALUES ('d'), ('u')) AS ways(way) WHERE r.ev_class = t.oid AND t.way = 'd'
+        UNION ALL SELECT conrelid, 'd' FROM pg_constraint
+            WHERE confrelid = t.oid AND contype = 'f' AND t.way = 'd'
+                AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
+    ) AS found(oid, way))
+SELECT DISTINCT n.nspname::text, c.relname::text FROM touched t JOIN pg_class c ON c.oid = t.oid
+JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'f', 'm')
+"""
+
+
+def _reach(connection: psycopg.Connection[Any], target: TableTarget, who: tuple[str, str, str]) -> Reach:
+    marks = frozenset(int(mark) for (mark,) in connection.execute(_LOCKS))
+    schema, name, kind = _place(connection, target)
+    touched = frozenset({(schema, name)})
+    columns: tuple[str, ...] = ()
+    if kind:
+        table = sql.Identifier(schema, name)
+        touched |= {(str(a), str(b)) for a, b in connection.execute(_TOUCHED, {"table": table.as_string(connection)})}
+        columns = _columns(connection, table)
+    known = made = False
+    if _exists(connection, POSITIONS):
+        look = sql.SQL("SELECT count(*) > 0, bool_or(made) FROM {} WHERE app = %s AND destination = %s").format(
+            POSITIONS
+        )
+        ((known, made),) = connection.execute(look, [who[0], _destination(schema, name)]).fetchall()
+    old = _old_positions(connection, target)
+    if old is not None and not known:
+        look = sql.SQL("SELECT count(*) > 0 FROM {} WHERE app = %s AND sink = %s AND topic = %s").format(old)
+        ((known,),) = connection.execute(look, who).fetchall()
+        made = known
+    return Reach(marks, schema, name, kind, known, bool(made), columns, touched)
+
+
+def _place(connection: psycopg.Connection[Any], target: TableTarget) -> tuple[str, str, str]:
+    """Schema and name of the target, and its kind (empty where it is not there)."""
+    *named, name = target.table.split(".")
+    find = (
+        "SELECT n.nspname::text, c.relname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n"
+        " ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)"
+    )
+    found = connection.execute(find, [sql.Identifier(*named, name).as_string(connection)]).fetchone()
+    if found is not None:
+        return str(found[0]), str(found[1]), str(found[2])
+    if named:
+        return named[0], name, ""
+    (schema,) = connection.execute("SELECT current_schema()::text").fetchone() or (None,)
+    if schema is None:
+        raise psycopg.errors.InvalidSchemaName("search_path names no schema that is there")
+    return str(schema), name, ""
+
+
+def _destination(schema: str, name: str) -> str:
+    return f"{schema}.{name}"
+
+
+def _columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> tuple[str, ...]:
+    found = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+        [table.as_string(connection)],
+    ).fetchall()
+    return tuple(str(name) for (name,) in found)
+
+
+def _exists(connection: psycopg.Connection[Any], table: sql.Identifier) -> bool:
+    found = connection.execute("SELECT to_regclass(%s)", [table.as_string(connection)]).fetchone()
+    return found is not None and found[0] is not None
+
+
+def _old_positions(connection: psycopg.Connection[Any], target: TableTarget) -> sql.Identifier | None:
+    """The table in which an older version kept the position; None where there is none."""
+    table = sql.Identifier(*target.table.split(".")[:-1], OLD_POSITIONS)
+    if not _exists(connection, table):
+        return None
+    ours = {"app", "sink", "topic", "log", "next_offset"}
+    return table if ours <= set(_columns(connection, table)) else None
+
+
 class TableSink:
     """A table, open; see `headrace.sinks.delivery.Sink`."""
 
@@ -110,14 +260,14 @@ class TableSink:
     def __init__(self, target: TableTarget, journal: Journal) -> None:
         self.target = target
         self.journal = journal
-        *schema, self._name = target.table.split(".")
-        self._schema: list[str] = schema
-        self._table = sql.Identifier(*schema, self._name)
-        self._positions = sql.Identifier(*schema, POSITIONS)
+        self._table = sql.Identifier(*target.table.split("."))
+        self._destination = target.table
+        self._made = False
         self._connection: psycopg.Connection[Any] | None = None
         self._cancelled = False
         self._stages: dict[tuple[str, ...], str] = {}
         self._columns: tuple[str, ...] | None = None
+        self._takes = False
 
     @property
     def _place(self) -> str:
@@ -132,12 +282,17 @@ class TableSink:
     # -- opening and closing --------------------------------------------------------------------------------------
 
     def open(self) -> int:
-        """See `Sink.open`: connects, makes ``headrace_sinks`` and this sink's row in it."""
+        """See `Sink.open`: connects, makes ``headrace.sinks`` and this sink's row in it."""
         with self._translated():
             self._connection = psycopg.connect(self.target.conninfo(), autocommit=True)
             with self._db.transaction():
                 self._make_positions()
-                return self._position()
+                schema, name, kind = _place(self._db, self.target)
+                if kind == "f":
+                    raise _foreign(self._place)
+                # From now on with its schema: whatever becomes of search_path, it is this table.
+                self._table, self._destination = sql.Identifier(schema, name), _destination(schema, name)
+                return self._position(there=bool(kind))
 
     def cancel(self) -> None:
         """See `Sink.cancel`: whatever waits for the server gets an error."""
@@ -160,55 +315,84 @@ class TableSink:
     def _make_positions(self) -> None:
         # Two that make the same table at once would stumble over each other in the catalogue.
         self._db.execute("SELECT pg_advisory_xact_lock(hashtext('headrace sinks'))")
-        for schema in self._schema:
+        for schema in (SCHEMA, *self.target.table.split(".")[:-1]):
             known = self._db.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]).fetchone()
             if known is None:
-                self._db.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        if not self._exists(self._positions):
+                try:
+                    self._db.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+                except psycopg.errors.InsufficientPrivilege as error:
+                    raise SinkError(
+                        f"{self._place} cannot be written: the user may not make the schema {schema}",
+                        advice=f"Say once, as the database's owner: CREATE SCHEMA {schema} AUTHORIZATION the user; "
+                        f"positions of sinks are kept in the schema {SCHEMA}.",
+                    ) from error
+        if not _exists(self._db, POSITIONS):
             self._db.execute(
                 sql.SQL(
-                    "CREATE TABLE {} (app text, sink text, topic text, log text NOT NULL, next_offset bigint NOT NULL,"
-                    " updated timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (app, sink, topic))"
-                ).format(self._positions)
+                    "CREATE TABLE {} (app text, sink text, topic text, log text, destination text NOT NULL,"
+                    " next_offset bigint NOT NULL, made boolean NOT NULL, updated timestamptz NOT NULL DEFAULT now(),"
+                    " PRIMARY KEY (app, sink, topic, log))"
+                ).format(POSITIONS)
             )
 
-    def _position(self) -> int:
-        journal = self.journal
-        look = sql.SQL("SELECT log, next_offset FROM {} WHERE {} FOR UPDATE").format(self._positions, self._mine)
+    def _position(self, *, there: bool) -> int:
+        """This sink's position, made where there is none; ``there``: whether the table is."""
+        self._take_old(there)
+        if not there:
+            forget = sql.SQL("UPDATE {} SET made = false WHERE app = %s AND destination = %s").format(POSITIONS)
+            self._db.execute(forget, [self.journal.app, self._destination])
+        look = sql.SQL("SELECT next_offset FROM {} WHERE {} FOR UPDATE").format(POSITIONS, self._mine)
         found = self._db.execute(look, self._who).fetchone()
         if found is None:
-            self._db.execute(
-                sql.SQL("INSERT INTO {} (app, sink, topic, log, next_offset) VALUES (%s, %s, %s, %s, 0)").format(
-                    self._positions
-                ),
-                [*self._who, journal.log_id],
-            )
-            return 0
-        if found[0] == journal.log_id:
-            return int(found[1])
-        if not self.target.key:
+            self._begin()
+        else:
+            name = sql.SQL("UPDATE {} SET destination = %s WHERE {}").format(POSITIONS, self._mine)
+            self._db.execute(name, [self._destination, *self._who])
+        made = sql.SQL("SELECT bool_or(made) FROM {} WHERE app = %s AND destination = %s").format(POSITIONS)
+        ((self._made,),) = self._db.execute(made, [self.journal.app, self._destination]).fetchall()
+        return 0 if found is None else int(found[0])
+
+    def _begin(self) -> None:
+        """Begin at the first row, where no other log has put rows that cannot be told from ours."""
+        who = [*self._who, self._destination]
+        other = sql.SQL(
+            "FROM {} WHERE app = %s AND sink = %s AND topic = %s AND log <> %s AND destination = %s"
+        ).format(POSITIONS)
+        found = self._db.execute(sql.SQL("SELECT bool_or(made) {}").format(other), who).fetchone() or (None,)
+        if found[0] is not None and not self.target.key:
             raise other_log(
                 self._place,
-                journal,
-                advice=f"Empty the table and delete the sink's row in {POSITIONS}, or give the sink another name=…; "
+                self.journal,
+                advice=f"Empty the table and delete the sink's row in {SCHEMA}.sinks, or give the sink another name=…; "
                 "with key=… rows would be updated.",
             )
         # Rows by key: those of the new log take the place of the old ones.
-        self._db.execute(
-            sql.SQL("UPDATE {} SET log = %s, next_offset = 0 WHERE {}").format(self._positions, self._mine),
-            [journal.log_id, *self._who],
+        self._db.execute(sql.SQL("DELETE {}").format(other), who)
+        insert = (
+            "INSERT INTO {} (app, sink, topic, log, destination, next_offset, made) VALUES (%s, %s, %s, %s, %s, 0, %s)"
         )
-        return 0
+        self._db.execute(sql.SQL(insert).format(POSITIONS), [*who, bool(found[0])])
 
-    _mine = sql.SQL("app = %s AND sink = %s AND topic = %s")
+    def _take_old(self, there: bool) -> None:
+        """Move the position that an older version kept beside the table."""
+        old = _old_positions(self._db, self.target)
+        if old is None:
+            return
+        take = sql.SQL("DELETE FROM {} WHERE app = %s AND sink = %s AND topic = %s RETURNING log, next_offset")
+        for log, position in self._db.execute(take.format(old), self._who[:3]).fetchall():
+            self._db.execute(
+                sql.SQL(
+                    "INSERT INTO {} (app, sink, topic, log, destination, next_offset, made)"
+                    " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+                ).format(POSITIONS),
+                [*self._who[:3], log, self._destination, position, there],
+            )
+
+    _mine = sql.SQL("app = %s AND sink = %s AND topic = %s AND log = %s")
 
     @property
     def _who(self) -> list[str]:
-        return [self.journal.app, self.journal.sink, self.journal.topic]
-
-    def _exists(self, table: sql.Identifier) -> bool:
-        found = self._db.execute("SELECT to_regclass(%s)", [table.as_string(self._db)]).fetchone()
-        return found is not None and found[0] is not None
+        return [self.journal.app, self.journal.sink, self.journal.topic, self.journal.log_id]
 
     # -- delivering -----------------------------------------------------------------------------------------------
 
@@ -225,39 +409,73 @@ class TableSink:
 
     def _move(self, part: Part) -> None:
         """Take the position from this part's beginning to its end; nobody else can until the commit."""
-        move = "UPDATE {} SET next_offset = %s, updated = now() WHERE {} AND next_offset = %s AND log = %s"
-        moved = self._db.execute(
-            sql.SQL(move).format(self._positions, self._mine),
-            [part.end, *self._who, part.first, self.journal.log_id],
-        )
+        move = "UPDATE {} SET next_offset = %s, updated = now() WHERE {} AND next_offset = %s"
+        moved = self._db.execute(sql.SQL(move).format(POSITIONS, self._mine), [part.end, *self._who, part.first])
         if moved.rowcount != 1:
             raise SinkUnavailable(f"{self._place}: another process has moved the position of «{self.journal.sink}»")
 
     def _put(self, part: Part) -> list[Reason]:
         """Write the rows; those that the table refuses, with the reasons."""
-        refused = without_key(part.batch, self.target.key)
-        left = np.setdiff1d(np.arange(part.batch.num_rows), [row for row, _ in refused]).astype(np.int64)
+        self._takes = False
+        refused = dict(without_key(part.batch, self.target.key)) | finer(part.batch.rows)
+        left = _others(part.batch.num_rows, refused)
         if not self.target.key:
             left = left[~np.isin(part.batch.op[left], (OPS["d"], OPS["t"]))]
-        if not left.size:
-            return refused
-        batch = part.batch if left.size == part.batch.num_rows else part.batch.take(left)
-        self._fit(batch)
+            refused |= _unknown_values(part.batch, left)
+            left = np.setdiff1d(left, list(refused))
+        for row, reason in self._fit(part.batch.take(left)) if left.size else ():
+            refused[int(left[row])] = reason
+        left = np.setdiff1d(left, list(refused)).astype(np.int64)
+        if left.size:
+            batch = part.batch if left.size == part.batch.num_rows else part.batch.take(left)
+            for row, reason in settle(batch.num_rows, lambda start, stop: self._attempt(batch, start, stop)):
+                refused[int(left[row])] = reason
+        return sorted(refused.items())
 
-        def attempt(start: int, stop: int) -> str | None:
-            try:
-                with self._db.transaction():
-                    self._write(batch.slice(start, stop - start))
-            except psycopg.Error as error:
-                if (error.sqlstate or "")[:2] not in VALUES_AT_FAULT:
-                    raise
-                # Those made in here are undone with the rest.
-                self._stages.clear()
-                return _words(error)
-            return None
+    def _attempt(self, batch: Batch, start: int, stop: int) -> str | None:
+        """Write some rows, all or none; None, or why the table does not take them."""
+        try:
+            with self._db.transaction():
+                self._write(batch.slice(start, stop - start))
+                # What is checked at the commit is checked now, while it is known which rows are at fault.
+                self._db.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        except _NothingKept as error:
+            self._stages.clear()
+            return str(error)
+        except ROW_ERRORS as error:
+            self._stages.clear()
+            return error_text(error)
+        except psycopg.Error as error:
+            # Those made in here are undone with the rest.
+            self._stages.clear()
+            if not self._at_fault(error, batch, start, stop):
+                raise
+            return _words(error)
+        return None
 
-        refused += [(int(left[row]), reason) for row, reason in settle(batch.num_rows, attempt)]
-        return sorted(refused)
+    def _at_fault(self, error: psycopg.Error, batch: Batch, start: int, stop: int) -> bool:
+        """Whether an error is one of some rows, not of the table or the server.
+
+        Where the error does not say (a policy on rows refuses with the words of a missing right), it is one of some
+        rows if the table takes another one.
+        """
+        state = error.sqlstate or ""
+        if state[:2] in ROWS_AT_FAULT or self._takes:
+            return state[:2] not in PASSING and bool(state)
+        if not state or state[:2] in PASSING or self._connection is None or self._connection.closed:
+            return False
+        self._takes = any(self._would_take(batch.slice(row, 1)) for row in _spread(start, stop) if stop - start > 1)
+        return self._takes
+
+    def _would_take(self, row: Batch) -> bool:
+        try:
+            with self._db.transaction(force_rollback=True):
+                self._write(row)
+        except (psycopg.Error, _NothingKept):
+            return False
+        finally:
+            self._stages.clear()
+        return True
 
     def _write(self, batch: Batch) -> None:
         if not self.target.key:
@@ -266,10 +484,54 @@ class TableSink:
         for change in fold(batch, self.target.key):
             if change.clear:
                 self._db.execute(sql.SQL("DELETE FROM {}").format(self._table))
+            for rows in change.rows:
+                if rows.was is not None:
+                    self._keep(rows)
             if change.gone.num_rows:
                 self._delete(change.gone)
             for rows in change.rows:
-                self._upsert(self._known(rows))
+                self._upsert(self._known(rows.records))
+
+    def _keep(self, rows: Rows) -> None:
+        """Bring the rows of which some values stay under their new keys, where the values wait for the others."""
+        assert rows.was is not None
+        new = rows.records.select(list(self.target.key))
+        stage = self._paired(rows.was, new)
+        numbers = range(len(self.target.key))
+        old_key = sql.SQL(", ").join(sql.Identifier(f"old{i}") for i in numbers)
+        new_key = sql.SQL(", ").join(sql.Identifier(f"new{i}") for i in numbers)
+        own_key = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in self.target.key)
+        parts = {"table": self._table, "stage": stage, "old": old_key, "new": new_key, "own": own_key}
+        absent = sql.SQL(
+            "SELECT 1 FROM {stage} WHERE NOT EXISTS (SELECT FROM {table} t WHERE ({own}) = ({old})) LIMIT 1"
+        ).format(**parts)
+        if self._db.execute(absent).fetchone() is not None:
+            raise _NothingKept(rows.kept)
+        moved = sql.SQL("FROM {stage} s WHERE ({old}) IS DISTINCT FROM ({new})").format(**parts)
+        self._db.execute(
+            sql.SQL("DELETE FROM {table} t WHERE ({own}) IN (SELECT {new} {moved})").format(**parts, moved=moved)
+        )
+        sets = sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier(f"new{i}"))
+            for i, name in enumerate(self.target.key)
+        )
+        self._db.execute(
+            sql.SQL("UPDATE {table} t SET {sets} {moved} AND ({own}) = ({old})").format(**parts, sets=sets, moved=moved)
+        )
+
+    def _paired(self, old: pa.RecordBatch, new: pa.RecordBatch) -> sql.Identifier:
+        """Keys before and after, in a temporary table of the key's types."""
+        stage, key = sql.Identifier("pg_temp", "headrace_keys"), self.target.key
+        names = [*(f"old{i}" for i in range(len(key))), *(f"new{i}" for i in range(len(key)))]
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(sql.Identifier(one), sql.Identifier(name))
+            for one, name in zip([*key, *key], names, strict=True)
+        )
+        self._db.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(stage))
+        make = sql.SQL("CREATE TEMP TABLE headrace_keys ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA")
+        self._db.execute(make.format(columns, self._table))
+        self._copy(stage, pa.RecordBatch.from_arrays([*old.columns, *new.columns], names=names))
+        return stage
 
     def _delete(self, keys: pa.RecordBatch) -> None:
         stage = self._staged(keys)
@@ -314,35 +576,69 @@ class TableSink:
 
     # -- the table's shape ----------------------------------------------------------------------------------------
 
-    def _fit(self, batch: Batch) -> None:
-        """Make the table, or add the columns that it lacks."""
+    def _fit(self, batch: Batch) -> list[Reason]:
+        """Make the table, or add the columns that it lacks.
+
+        A table that was there before the sinks of this app is the user's, and stays as it is.
+
+        Returns:
+            Rows that hold a value for which there can be no column, with the reasons.
+        """
         wanted = {name: sql_type(batch.schema.field(name).type) for name in batch.column_names}
-        if self._columns is None:
-            self._columns = self._look()
+        if self._columns is None and _exists(self._db, self._table):
+            self._columns = _columns(self._db, self._table)
         missing = {name: kind for name, kind in wanted.items() if kind and name not in (self._columns or ())}
         if self._columns is not None and not missing:
-            return
-        for name in missing:
-            _check_name(name, self._place)
-        columns = [sql.SQL("{} {}").format(sql.Identifier(one), sql.SQL(kind)) for one, kind in missing.items()]
-        if self._columns is None:
-            if self.target.key:
-                columns.append(sql.SQL("PRIMARY KEY ({})").format(_joined(self.target.key)))
-            self._db.execute(sql.SQL("CREATE TABLE {} ({})").format(self._table, sql.SQL(", ").join(columns)))
-        else:
-            added = sql.SQL(", ").join(sql.SQL("ADD COLUMN ") + one for one in columns)
-            self._db.execute(sql.SQL("ALTER TABLE {} {}").format(self._table, added))
+            return []
+        wrong = {name: f"the column «{name}» {_no_name(name)}" for name in missing if _no_name(name)}
+        able = {name: kind for name, kind in missing.items() if name not in wrong}
+        if self._columns is not None and not self._made:
+            wrong |= {name: self._lacking(name, kind) for name, kind in able.items()}
+        elif able or self._columns is None:
+            wrong |= self._extend(able)
         # A transaction that is undone takes this back with it: the sink is then closed.
-        self._columns = self._look()
+        self._columns = _columns(self._db, self._table)
+        refused: dict[int, str] = {}
+        for name, reason in wrong.items():
+            rows = np.flatnonzero(np.asarray(batch.column(name).is_valid()))
+            refused = dict.fromkeys(rows.tolist(), reason) | refused
+        return sorted(refused.items())
 
-    def _look(self) -> tuple[str, ...] | None:
-        if not self._exists(self._table):
+    def _lacking(self, name: str, kind: str) -> str:
+        add = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(self._table, sql.Identifier(name), sql.SQL(kind))
+        return (
+            f"the table {self._destination}, which Headrace has not made, has no column «{name}»: "
+            f"{add.as_string(self._db)}; or leave it out with select(…)"
+        )
+
+    def _extend(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """Make the table or add columns; those that it cannot have (there are too many), with the reasons."""
+        first = [name for name in columns if name in self.target.key] if self._columns is None else []
+        others = [name for name in columns if name not in first]
+        defined = {name: sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in columns.items()}
+        if self._columns is None:
+            parts = [defined[name] for name in first]
+            parts += [sql.SQL("PRIMARY KEY ({})").format(_joined(self.target.key))] if self.target.key else []
+            self._db.execute(sql.SQL("CREATE TABLE {} ({})").format(self._table, sql.SQL(", ").join(parts)))
+            self._note_made()
+
+        def attempt(start: int, stop: int) -> str | None:
+            added = sql.SQL(", ").join(sql.SQL("ADD COLUMN ") + defined[name] for name in others[start:stop])
+            try:
+                with self._db.transaction():
+                    self._db.execute(sql.SQL("ALTER TABLE {} {}").format(self._table, added))
+            except psycopg.Error as error:
+                if (error.sqlstate or "")[:2] != "54":
+                    raise
+                return f"the table {self._destination} cannot have the column: {_words(error)}"
             return None
-        found = self._db.execute(
-            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
-            [self._table.as_string(self._db)],
-        ).fetchall()
-        return tuple(str(name) for (name,) in found)
+
+        return {others[i]: f"«{others[i]}»: {reason}" for i, reason in settle(len(others), attempt)}
+
+    def _note_made(self) -> None:
+        note = sql.SQL("UPDATE {} SET made = true WHERE {}").format(POSITIONS, self._mine)
+        self._db.execute(note, self._who)
+        self._made = True
 
     def _known(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Without columns that hold nothing yet and that the table does not have, by name."""
@@ -370,7 +666,10 @@ def _advice(state: str, target: TableTarget) -> str:
         keys = ", ".join(target.key)
         return f"The table has no unique index on its key: CREATE UNIQUE INDEX ON {target.table} ({keys})."
     if state == "42501":
-        return f"Grant the user CREATE on the schema, and SELECT, INSERT, UPDATE and DELETE on {target.table}."
+        return (
+            "Grant the user CREATE on the schema, and SELECT, INSERT, UPDATE and DELETE on "
+            f"{target.table} and {SCHEMA}.sinks."
+        )
     if state[:2] == "28" or state[:2] == "3D":
         return "Check user, password and database; the sink tries again."
     return "The sink tries again; correct the table, or give the sink another one."
@@ -384,12 +683,46 @@ def _words(error: psycopg.Error) -> str:
     return f"{found} ({' '.join(diagnosis.message_detail.split())})" if diagnosis.message_detail else found
 
 
-def _check_name(name: str, where: str) -> None:
-    """PostgreSQL would cut a longer name without a word."""
-    if not name or "\0" in name or len(name.encode()) > LONGEST_NAME:
-        raise DeclarationError(
-            f"{where}: {name!r} cannot be a name in PostgreSQL", advice=f"Names have 1 to {LONGEST_NAME} bytes."
-        )
+class _NothingKept(Exception):
+    """An update whose values the source did not send, of a row that the table does not have."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(nothing_kept(names, "the table has no such row"))
+
+
+def _unknown_values(batch: Batch, rows: npt.NDArray[np.int64]) -> dict[int, str]:
+    """Rows with values that the source did not send, where there is no key to find them by."""
+    found = zip(rows.tolist(), unsent(batch, rows), strict=True)
+    return {row: nothing_kept(names, "without key=… there is no row to take it from") for row, names in found if names}
+
+
+def _others(count: int, rows: Iterable[int]) -> npt.NDArray[np.int64]:
+    return np.setdiff1d(np.arange(count), list(rows)).astype(np.int64)
+
+
+def _spread(start: int, stop: int) -> list[int]:
+    """Up to eight rows of a range."""
+    return sorted({*np.linspace(start, stop - 1, 8).astype(int).tolist()})
+
+
+def _foreign(place: str) -> SinkError:
+    return SinkError(
+        f"{place} is a foreign table: its rows and their position would not be in one transaction",
+        advice="Name the table where it is, with that server's connection string.",
+    )
+
+
+def _no_name(name: str) -> str:
+    """Why a name can be none of a column in PostgreSQL, which would cut a longer one without a word; or nothing."""
+    if not name:
+        return "has an empty name"
+    if "\0" in name:
+        return "has a zero character in its name"
+    if name in SYSTEM_COLUMNS:
+        return "has a name that every table's own columns have"
+    if len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
+        return f"has a name of more than {LONGEST_NAME} bytes, which PostgreSQL would cut"
+    return ""
 
 
 def _joined(names: Sequence[str]) -> sql.Composed:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from headrace.plain_values import beyond, texts, values
-from headrace.sinks.json_row import as_json
+from headrace import plain_values
+from headrace.sinks.json_row import json_of
 
 _TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_boolean, "boolean"),
@@ -103,16 +103,15 @@ def _cells(column: pa.Array) -> pa.Array:
         return column.cast(pa.string())
     if pa.types.is_float16(kind):
         return column.cast(pa.float32())
-    if pa.types.is_temporal(kind) and beyond(column):
-        return pa.array(texts(column), pa.string())
     if pa.types.is_timestamp(kind):
-        # PostgreSQL counts microseconds; the zone is only how a time is shown.
-        return column.cast(pa.timestamp("us", "UTC" if kind.tz else None), safe=False)
-    if pa.types.is_time(kind) or pa.types.is_decimal256(kind) or pa.types.is_string_view(kind):
-        return column.cast(pa.string())
+        # The zone is only how a time is shown.
+        return plain_values.cast_texts(column.cast(pa.timestamp(kind.unit, "UTC" if kind.tz else None)))
+    if pa.types.is_date(kind) or pa.types.is_time(kind):
+        return plain_values.cast_texts(column)
     if pa.types.is_duration(kind):
-        microseconds = column.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.string())
-        return pc.binary_join_element_wise(microseconds, " microseconds", "")
+        return pa.array(plain_values.texts(column), pa.string())
+    if pa.types.is_decimal256(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
     if _is_binary(kind):
         return _hexadecimal(column)
     if _is_list(kind) and not _is_nested(_plain_type(kind.value_type)) and not _is_binary(kind.value_type):
@@ -149,5 +148,19 @@ def _array_text(column: pa.Array) -> pa.Array:
 
 def _json(column: pa.Array) -> pa.Array:
     """Nested values as JSON."""
-    texts = [None if one is None else as_json(one).decode() for one in values(column)]
-    return pa.array(texts, pa.string())
+    return pa.array(json_of(column), pa.string())
+
+
+def finer(rows: pa.RecordBatch) -> dict[int, str]:
+    """Rows with a time that has nanoseconds: PostgreSQL counts microseconds, and would round it.
+
+    >>> finer(pa.RecordBatch.from_pydict({"at": pa.array([1000, 1001], pa.timestamp("ns"))}))
+    {1: '«at» has nanoseconds, and PostgreSQL counts microseconds'}
+    """
+    found: dict[int, str] = {}
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        if getattr(column.type, "unit", "") == "ns":
+            numbers = np.asarray(pc.fill_null(column.view(pa.int64()), 0))
+            reason = f"«{name}» has nanoseconds, and PostgreSQL counts microseconds"
+            found = dict.fromkeys(np.flatnonzero(numbers % 1000).tolist(), reason) | found
+    return found

@@ -131,7 +131,10 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
              ORDER BY array_position(i.indkey::int2[], a.attnum)),
        has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'headrace')
+  -- Headrace's own: positions of sinks are in the schema headrace, and were beside the sinks' tables before.
+  AND NOT (c.relname = 'headrace_sinks' AND EXISTS
+           (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'next_offset' AND NOT attisdropped))
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 """
 
@@ -152,6 +155,23 @@ def all_tables(connection: SqlConnection) -> list[Table]:
         missing = tuple(right for right, has in (("SELECT", select), ("owner", owner)) if not has)
         found.append(Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing))
     return found
+
+
+_IDENTITIES = """
+SELECT i.indrelid, a.attname FROM pg_class c
+JOIN pg_index i ON i.indrelid = c.oid AND i.indimmediate AND i.indisvalid
+    AND ((c.relreplident = 'd' AND i.indisprimary) OR (c.relreplident = 'i' AND i.indisreplident))
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+WHERE c.oid = ANY(%s)
+"""
+
+
+def identities(connection: SqlConnection, tables: Sequence[Table]) -> dict[int, frozenset[str] | None]:
+    """Columns by which the stream identifies the old row of an update or delete, by table; None: all of them."""
+    found: dict[int, set[str]] = {}
+    for oid, column in connection.execute(_IDENTITIES, [[table.oid for table in tables]]):
+        found.setdefault(oid, set()).add(column)
+    return {table.oid: None if table.identity == "f" else frozenset(found.get(table.oid, ())) for table in tables}
 
 
 def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:

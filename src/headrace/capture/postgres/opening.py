@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace.capture.base import Log
 from headrace.capture.postgres import catalog, provision, record
@@ -25,6 +25,7 @@ class Declared:
 
     Attributes:
         own_slot, own_publication: the name is derived, not the user's: the object is ours to change.
+        left_out: tables (schema, name) that are not captured though they match.
     """
 
     server: Server
@@ -36,6 +37,7 @@ class Declared:
     own_publication: bool
     with_snapshot: bool
     first_tables: tuple[str, ...]
+    left_out: set[tuple[str, str]] = field(default_factory=set)
 
 
 class Opening:
@@ -43,12 +45,14 @@ class Opening:
 
     Attributes:
         tables: what is captured, in snapshot order, with columns as the catalog has them.
+        identities: columns that identify an old row, by the table's OID; None: all.
         doing: what takes time now, for people.
         reading: that is the snapshot, which is at work and waits for nobody.
     """
 
     def __init__(self, declared: Declared, progress: Progress) -> None:
         self.tables: list[Table] = []
+        self.identities: dict[int, frozenset[str] | None] = {}
         self.doing = ""
         self.reading = False
         self._declared = declared
@@ -67,10 +71,11 @@ class Opening:
                 self._identity = provision.identify(replication)
             if known is not None:
                 record.check_identity(known, self._identity)
-            chosen = provision.choose_tables(connection, server, declared.patterns)
+            chosen = provision.choose_tables(connection, server, declared.patterns, declared.left_out)
             publication = catalog.publication(connection, declared.publication)
             self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
             provision.check_columns(self.tables)
+            self.identities = catalog.identities(connection, self.tables)
             if known is not None:
                 self._check_known(connection, known, publication)
             else:

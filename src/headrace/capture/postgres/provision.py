@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from headrace.batch import is_meta
 from headrace.capture.postgres import catalog
@@ -43,13 +43,18 @@ def check_server(connection: SqlConnection, server: Server) -> None:
         )
 
 
-def choose_tables(connection: SqlConnection, server: Server, patterns: Sequence[str]) -> list[Table]:
+def choose_tables(
+    connection: SqlConnection, server: Server, patterns: Sequence[str], left_out: Collection[tuple[str, str]] = ()
+) -> list[Table]:
     """The tables to capture, in name order, without their columns.
+
+    Args:
+        left_out: tables (schema, name) that match and are not captured: this pipeline's sinks write them.
 
     Raises:
         SourceRefused: none matches, or one that matches cannot be captured.
     """
-    existing = catalog.all_tables(connection)
+    existing = [one for one in catalog.all_tables(connection) if (one.schema, one.name) not in left_out]
     chosen = catalog.matching(existing, patterns)
     if not chosen:
         near = catalog.near_misses(existing, patterns)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import psycopg
@@ -142,6 +143,33 @@ class PostgresSource:
         """Topic and schema of each table as the catalog had it at `check`."""
         described = (table.stream_table(self.name) for table in self._opening.tables)
         return {one.topic: one.schema(False, False) for one in described}
+
+    def identities(self) -> dict[str, frozenset[str] | None]:
+        """By topic, the columns that the stream says of an old row that was updated or deleted; None: all."""
+        found = self._opening.identities
+        return {one.stream_table(self.name).topic: found.get(one.oid, frozenset()) for one in self._opening.tables}
+
+    @property
+    def captured(self) -> dict[tuple[str, str], str]:
+        """The tables captured, as of `check`: schema and name, and the topic."""
+        return {(one.schema, one.name): one.stream_table(self.name).topic for one in self._opening.tables}
+
+    def leave_out(self, schema: str, name: str) -> None:
+        """Do not capture a table though it matches: this pipeline's own sink writes it. From any thread."""
+        self._declared.left_out.add((schema, name))
+
+    @contextlib.contextmanager
+    def marked(self) -> Iterator[int]:
+        """The number of an advisory lock that a connection of ours holds: others who see it are in this database.
+
+        Raises:
+            SourceUnavailable, SourceRefused: the server cannot be asked.
+        """
+        number = secrets.randbits(62)
+        server = self._declared.server
+        with contextlib.closing(server.sql()) as connection, server.translated("an advisory lock"):
+            connection.execute("SELECT pg_advisory_lock(%s)", [number])
+            yield number
 
     # --- start ---
 

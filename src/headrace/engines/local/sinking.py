@@ -128,10 +128,19 @@ class SinkRunner:
 
     Args:
         reader: gives a log to read from, and whether it is to be closed.
+        late: is called before the destination is opened for the first time; an error is one of the destination.
     """
 
-    def __init__(self, plan: SinkPlan, engine: Engine, log_id: str, reader: Callable[[], tuple[Log, bool]]) -> None:
+    def __init__(
+        self,
+        plan: SinkPlan,
+        engine: Engine,
+        log_id: str,
+        reader: Callable[[], tuple[Log, bool]],
+        late: Callable[[], None] | None = None,
+    ) -> None:
         self.plan = plan
+        self._late = late
         self.status = SinkStatus(plan.name, plan.stream.topic, plan.target.where)
         self._engine = engine
         self._log_id = log_id
@@ -230,7 +239,10 @@ class SinkRunner:
             self._journal = LogJournal(self._engine, self.plan, self._log_id, self)
             self._sink = sink = self.plan.target.sink(self._journal)
             stack.callback(sink.close)
+            if self._late is not None:
+                self._late()
             position = sink.open()
+            self._late = None
             self._check(reader, position)
             self._say(position=position, status="running", waiting=False)
             self._since = None
@@ -316,13 +328,20 @@ class Sinking:
 
     Args:
         reader: gives a log to read from, and whether it is to be closed.
+        late: what is checked of a sink before it is opened, because it could not be at the start.
     """
 
     def __init__(
-        self, plans: Sequence[SinkPlan], engine: Engine, log: Log, reader: Callable[[], tuple[Log, bool]]
+        self,
+        plans: Sequence[SinkPlan],
+        engine: Engine,
+        log: Log,
+        reader: Callable[[], tuple[Log, bool]],
+        *,
+        late: Callable[[SinkPlan], Callable[[], None] | None] = lambda plan: None,
     ) -> None:
         log_id = _identity(log) if plans else ""
-        self.runners = [SinkRunner(plan, engine, log_id, reader) for plan in plans]
+        self.runners = [SinkRunner(plan, engine, log_id, reader, late(plan)) for plan in plans]
 
     def start(self) -> None:
         """Start them all; the engine's thread writes what they want written."""

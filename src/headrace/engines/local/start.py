@@ -14,6 +14,7 @@ from headrace.capture.postgres.source import PostgresSource
 from headrace.clock import SystemClock
 from headrace.codec import TopicCodec, codec_for
 from headrace.engines.local.appended import AppendedSource
+from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.machine import libraries_of, machine_fingerprint, record_machine
 from headrace.engines.local.running import Running
@@ -59,15 +60,16 @@ def _start(app: App, place: Place | None) -> Running:
         app.starting = f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows"
 
     captured = databases(plan, on_progress)
+    circles = Circles(plan, captured)
     codec = codec_for(plan.formats)
     if app._open is None and (plan.on_kafka or not Path(plan.log).exists()):
         # A declaration that is refused leaves no empty log behind, and stops nobody who writes this one.
         with _as_it_stands(plan, codec) as held:
-            _check(plan, captured, held)
+            _check(plan, captured, held, circles)
     log = app._open or open_log(plan.log, writer=True, name=plan.app, codec=codec)
     sources: list[Captured] = []
     try:
-        sources = _check(plan, captured, log)
+        sources = _check(plan, captured, log, circles)
         engine = Engine(plan, log, sources, keep=keep)
         _declare_models(plan, log)
         for warning in [one for source in sources for one in source.warnings]:
@@ -75,7 +77,7 @@ def _start(app: App, place: Place | None) -> Running:
         for source in sources:
             source.start(log)
         engine.recover(_repeating(app))
-        sinking = Sinking(plan.sinks, engine, log, lambda: _reader(plan, log, codec))
+        sinking = Sinking(plan.sinks, engine, log, lambda: _reader(plan, log, codec), late=circles.late)
         engine.holders.append(sinking.needed)
         models = InProcess(engine) if place else None
         trace_rounds(engine)
@@ -128,15 +130,17 @@ def _as_it_stands(plan: Plan, codec: TopicCodec) -> Iterator[Log]:
         held.close()
 
 
-def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log) -> list[Captured]:
+def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles) -> list[Captured]:
     """Refuse what cannot run; the sources that will."""
     for model in plan.models:
         check_fingerprint(plan, model, log)
+    circles.look()
     for source in captured:
         source.check(log)
     tables = {topic: schema for source in captured for topic, schema in source.tables().items()}
     foreign = foreign_topics(plan, log, tables)
     plan.check_topics(tables, [*log.topics(), *(topic for topics in foreign.values() for topic in topics)])
+    circles.check(tables)
     others = topic_sources(plan, foreign)
     for other in others:
         other.check(log)

@@ -1,0 +1,216 @@
+"""What the table sinks of a pipeline write of what it reads: refused, or left out of capture, before anything runs.
+
+Whether a sink's database is a source's is not read from connection strings: the source's connection holds an advisory
+lock of a random number, and the sink's connection sees it or does not. What a write reaches (through views, partitions,
+inheritance, foreign keys) is asked of the catalogue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from headrace.capture.postgres.source import PostgresSource
+from headrace.errors import DeclarationError
+from headrace.plan import Plan, SourcePlan
+from headrace.sink_plan import SinkPlan, columns_of, key_sources
+from headrace.sinks.table import Reach, TableTarget
+from headrace.task import PREDICTION_COLUMNS, ModelTask, OutputPlan, StreamPlan, StreamTask, Task
+
+logger = logging.getLogger("headrace")
+
+WRITABLE = ("", "r", "p", "v")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A table that a sink writes, and the source (if one is) in whose database it lies."""
+
+    sink: SinkPlan
+    target: TableTarget
+    reach: Reach
+    source: PostgresSource | None
+    plan: SourcePlan | None
+
+    def __str__(self) -> str:
+        return f"the sink «{self.sink.name}» writes the table {self.reach} ({self.target.where})"
+
+    @property
+    def ours(self) -> bool:
+        """Whether the table is there for the sink: not made yet, or written by it before."""
+        return not self.reach.kind or self.reach.known
+
+
+class Circles:
+    """The ends of a plan's table sinks.
+
+    Attributes:
+        unseen: sinks whose database could not be asked: `check_late` is for when it can be.
+    """
+
+    def __init__(self, plan: Plan, sources: Sequence[PostgresSource]) -> None:
+        self._plan = plan
+        self._sources = sources
+        self._ends: list[End] = []
+        self.unseen: set[str] = set()
+
+    def look(self) -> None:
+        """Ask the databases, and leave tables that are ours out of capture: before the sources are checked."""
+        sinks = [sink for sink in self._plan.sinks if isinstance(sink.target, TableTarget)]
+        self._ends, self.unseen = self._found(sinks)
+
+    def check(self, schemas: Mapping[str, pa.Schema]) -> None:
+        """Refuse what goes in a circle or cannot fit: after the sources were checked.
+
+        Args:
+            schemas: of the topics of captured tables.
+
+        Raises:
+            DeclarationError: naming both ends.
+        """
+        columns = known_columns(self._plan, schemas)
+        for end in self._ends:
+            _refuse(self._plan, end, columns)
+        for source in self._sources:
+            _check_identities(self._plan.sinks, source)
+
+    def late(self, sink: SinkPlan) -> Callable[[], None] | None:
+        """What to call before a sink is opened whose database could not be asked at the start."""
+        if sink.name not in self.unseen:
+            return None
+
+        def check() -> None:
+            ends, _ = self._found([sink])
+            for end in ends:
+                _refuse(self._plan, end, {})
+
+        return check
+
+    def _found(self, sinks: Iterable[SinkPlan]) -> tuple[list[End], set[str]]:
+        ends, unseen = [], set()
+        with contextlib.ExitStack() as stack:
+            marks: dict[int, PostgresSource] = {}
+            if sinks:
+                marks = {stack.enter_context(source.marked()): source for source in self._sources}
+            for sink in sinks if marks else ():
+                target = sink.target
+                assert isinstance(target, TableTarget)
+                reach = target.reach(self._plan.app, sink.name, sink.stream.topic)
+                if reach is None:
+                    unseen.add(sink.name)
+                    continue
+                source = next((marks[mark] for mark in marks if mark in reach.marks), None)
+                plan = next((one for one in self._plan.sources if source and one.prefix == source.name), None)
+                ends.append(End(sink, target, reach, source, plan))
+                _leave_out(ends[-1])
+        return ends, unseen
+
+
+def _leave_out(end: End) -> None:
+    """A table that the sink makes or has made is not captured, where the source's patterns match it by the way."""
+    if end.source is None or end.plan is None or not end.plan.matches(str(end.reach)) or not end.ours:
+        return
+    end.source.leave_out(end.reach.schema, end.reach.name)
+    logger.info("%s, which is therefore left out of the tables of source «%s»", end, end.plan.prefix)
+
+
+def _refuse(plan: Plan, end: End, columns: Mapping[str, Sequence[str]]) -> None:
+    if end.reach.kind not in WRITABLE:
+        kind = {"f": "a foreign table", "m": "a materialized view"}.get(end.reach.kind, "no table")
+        raise DeclarationError(
+            f"{end}, which is {kind}: rows and their position cannot be written there in one transaction",
+            advice="Name a table, with the connection string of the server that has it.",
+        )
+    if end.source is not None and end.plan is not None:
+        _refuse_circle(plan, end, end.source, end.plan)
+    have = columns.get(end.sink.stream.topic)
+    wanted = columns_of(end.sink.stream.operations, have) if have is not None else None
+    lacking = [name for name in wanted or () if name not in end.reach.columns]
+    if end.reach.kind and not end.reach.made and lacking:
+        listed = ", ".join(lacking)
+        raise DeclarationError(
+            f"{end}, which is there already and has no column {listed}",
+            advice="Headrace adds no columns to a table that it has not made: ALTER TABLE … ADD COLUMN … for each; or "
+            "deliver the columns that it has with .select(…); or give the sink a table of its own.",
+        )
+
+
+def _refuse_circle(plan: Plan, end: End, source: PostgresSource, declared: SourcePlan) -> None:
+    captured = source.captured
+    hit = sorted(table for table in end.reach.touched if table in captured)
+    own = (end.reach.schema, end.reach.name)
+    if hit:
+        other = ".".join(own if own in hit else hit[0])
+        through = "" if own in hit else f" and through it {other}"
+        raise DeclarationError(
+            f"{end}{through}, which source «{source.name}» captures: its rows would come back as input",
+            advice="Give the sink a table of its own, or narrow tables=… of the source so that it does not match.",
+        )
+    topic = f"{declared.prefix}.{end.reach}"
+    literal = any(pattern.replace("\\", "").lower() == str(end.reach).lower() for pattern in declared.tables)
+    if literal or topic in _read(plan):
+        raise DeclarationError(
+            f"{end}, and the pipeline reads it from source «{source.name}» ({declared.where}): the same table",
+            advice=f"Read the topic «{end.sink.stream.topic}» itself, which has the same rows; or another table.",
+        )
+
+
+def _read(plan: Plan) -> set[str]:
+    return {*(topic for task in plan.tasks for topic in task.topics), *plan.delivered}
+
+
+def _check_identities(sinks: Iterable[SinkPlan], source: PostgresSource) -> None:
+    """A copy by key follows moved and deleted rows only where the stream says the key that a row had.
+
+    Raises:
+        DeclarationError: the replica identity does not tell it.
+    """
+    identities = source.identities()
+    tables = {topic: table for table, topic in source.captured.items()}
+    for sink in sinks:
+        identity = identities.get(sink.stream.topic)
+        own = key_sources(sink.stream.operations, sink.target.key)
+        # Without any identity the server lets no row be updated or deleted.
+        if not sink.target.key or not identity or own is None:
+            continue
+        unsaid = [name for name in own if name not in identity]
+        if unsaid:
+            schema, name = tables[sink.stream.topic]
+            told = ", ".join(sorted(identity))
+            raise DeclarationError(
+                f"the sink «{sink.name}» identifies rows of {schema}.{name} by «{unsaid[0]}», but of a row that is "
+                f"updated or deleted its replica identity says «{told}» only: moved and deleted rows would stay",
+                advice=f'ALTER TABLE "{schema}"."{name}" REPLICA IDENTITY FULL (or DEFAULT, where «{unsaid[0]}» is the '
+                f"primary key); or key={sorted(identity)!r}.",
+            )
+
+
+def known_columns(plan: Plan, schemas: Mapping[str, pa.Schema]) -> dict[str, list[str]]:
+    """The columns of topics, where they are known before rows come: captured tables and what is made of them."""
+    known = {topic: columns_of((), schema.names) or [] for topic, schema in schemas.items()}
+    for task in (*plan.tasks, *plan.tasks):  # one may read what another, declared later, writes
+        for stream, outputs, more in _flows(task):
+            have = columns_of(stream.operations, known.get(stream.topic))
+            if have is None or any(name in have for name in more):
+                continue
+            for output in outputs:
+                found = columns_of(output.operations, [*have, *more])
+                if found is not None:
+                    known[output.topic] = found
+    return known
+
+
+def _flows(task: Task) -> list[tuple[StreamPlan, tuple[OutputPlan, ...], tuple[str, ...]]]:
+    """What a task makes row by row: from which stream, into which topics, with which columns beside."""
+    if isinstance(task, StreamTask):
+        return [(task.stream, task.outputs, ())]
+    if isinstance(task, ModelTask):
+        return [
+            (one.stream, one.outputs, (*PREDICTION_COLUMNS, *(("probability",) if one.proba else ())))
+            for one in task.predict
+        ]
+    return []
