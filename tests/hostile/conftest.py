@@ -1,5 +1,87 @@
-"""A database of a test's own, as the integration tests have it."""
+"""Rows of every column type, captured once from a real server: half of them by the snapshot, half by the stream."""
 
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import headrace as hr
+from headrace.batch import Batch
+from headrace.log import open_log
+from headrace.log.base import walk
+from headrace.testing.servers import PostgresServer
 from tests.integration.conftest import database
+from tests.sinks.conftest import dsn, mongo
 
-__all__ = ["database"]
+from .values import OWN, columns
+
+__all__ = ["captured", "database", "dsn", "mongo"]
+
+
+@dataclass
+class Captured:
+    """What capture made of the rows.
+
+    Attributes:
+        log: a file with the topics ``h.public.…``.
+        topics: by column type.
+        batches, dead: of each column type: the rows, and reasons of dead letters.
+        inserted: how many rows of each.
+    """
+
+    log: Path
+    topics: dict[str, str] = field(default_factory=dict)
+    batches: dict[str, list[Batch]] = field(default_factory=dict)
+    dead: dict[str, list[str]] = field(default_factory=dict)
+    inserted: dict[str, int] = field(default_factory=dict)
+
+    def each(self) -> Iterator[tuple[str, Batch]]:
+        """Every batch with its column's type."""
+        for kind, batches in self.batches.items():
+            for batch in batches:
+                yield kind, batch
+
+
+@pytest.fixture(scope="session")
+def captured(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
+    """Every value of `values.columns`, captured."""
+    name = f"hostile_{uuid.uuid4().hex[:8]}"
+    server.execute(f'create database "{name}"')
+    address = server.dsn.replace("/postgres?", f"/{name}?")
+    found = Captured(tmp_path_factory.mktemp("hostile") / "captured.headrace")
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute(OWN.encode())
+        for i, kind in enumerate(columns()):
+            connection.execute(f"create table h{i} (id int primary key, v {kind}, x float8, y float8)".encode())
+            connection.execute(f"alter table h{i} replica identity full".encode())
+            found.topics[kind] = f"h.public.h{i}"
+        _insert(connection, found, even=True)
+        app = hr.App("captured", log=found.log)
+        app.postgres(address, tables=r"public\..*", prefix="h")
+        with app.start() as running:
+            _insert(connection, found, even=False)
+            running.wait(120)
+    with contextlib.closing(open_log(found.log, writer=False)) as log:
+        for kind, topic in found.topics.items():
+            found.batches[kind] = [Batch(entry.records) for entry in walk(log, topic)] if topic in log.topics() else []
+            letters = walk(log, f"{topic}.dlq") if f"{topic}.dlq" in log.topics() else []
+            found.dead[kind] = [reason for entry in letters for reason in entry.records.column("reason").to_pylist()]
+    yield found
+    for (slot,) in server.execute("select slot_name from pg_replication_slots where database = %s", name):
+        server.execute("select pg_drop_replication_slot(%s)", slot)
+    server.execute(f'drop database "{name}" with (force)')
+
+
+def _insert(connection: psycopg.Connection, found: Captured, *, even: bool) -> None:
+    with connection.transaction():
+        for i, (kind, values) in enumerate(columns().items()):
+            for n, value in enumerate(values):
+                if (n % 2 == 0) is even:
+                    connection.execute(f"insert into h{i} values ({n}, {value}, {n}, {2 * n})".encode())
+                    found.inserted[kind] = found.inserted.get(kind, 0) + 1

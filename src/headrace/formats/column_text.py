@@ -25,7 +25,9 @@ def plain_text(array: pa.Array) -> pa.Array:
         return base64_columns.encode(array)
     if pa.types.is_timestamp(kind):
         return instants.to_iso(array)
-    return array.cast(TEXT) if pa.types.is_date(kind) or pa.types.is_time(kind) else json_text.fragments(array)
+    if pa.types.is_date(kind):
+        return instants.to_iso_days(array)
+    return array.cast(TEXT) if pa.types.is_time(kind) else json_text.fragments(array)
 
 
 _BARE = r'^[^{}",\\\s]+$'

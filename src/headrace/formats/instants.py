@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.plain_values import PER_SECOND, civil
+from headrace.plain_values import PER_SECOND, beyond, civil
 
 Ints = npt.NDArray[np.int64]
 
@@ -43,6 +43,18 @@ def to_iso(array: pa.Array) -> pa.LargeStringArray:
     mask = pc.fill_null(pc.invert(usual), False)
     replaced = pa.array([iso_text(numbers[i].as_py(), unit) for i in odd], pa.large_string())
     return pc.replace_with_mask(texts, mask, replaced)
+
+
+def to_iso_days(array: pa.Array) -> pa.LargeStringArray:
+    """Days of a date column as ISO text.
+
+    >>> to_iso_days(pa.array([19782, 2145042905, None], pa.int32()).view(pa.date32())).to_pylist()
+    ['2024-02-29', '+5874897-12-31', None]
+    """
+    text, days = pa.large_string(), array.cast(pa.date32(), safe=False)
+    if not beyond(days):
+        return days.cast(text)
+    return pa.array([None if one is None else date_text(one) for one in days.view(pa.int32()).to_pylist()], text)
 
 
 def _joined(plain: pa.Array) -> pa.LargeStringArray:
