@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -603,3 +604,22 @@ def test_an_alarm_on_predictions_trains_at_once_however_rows_come(
     if "shadow" not in retrain:
         own = [row for row in whole["predictions"] if row["prediction"] != row["x"] + 0.25]
         assert all((row["model_version"] > 1) == (row["__lsn"] > at) for row in own)
+
+
+def test_keys_that_were_stored_as_the_text_of_a_numeric_match_by_value_afterwards() -> None:
+    app, _, graded = declared()
+    graded.to("grades")
+    (task,) = app.plan().models
+    first, second = events(table("0 measured 1.50 1\n10 weighed 1.5 3"))
+    state = initial_state(task)
+    step(task, state, first)
+    # As a log holds it that was written before keys were compared by value.
+    old = {**dump_state(state)}
+    meta = json.loads(old["flow.meta"])
+    del meta["key_kinds"]
+    state = load_state(task, {**old, "flow.meta": json.dumps(meta)})
+    (part,) = second.parts
+    fields = [f.with_metadata({"postgres.type": "numeric"}) if f.name == "id" else f for f in part.batch.schema]
+    records = part.batch.records.cast(pa.schema(fields, metadata=part.batch.schema.metadata))
+    second = Rows((Part(part.topic, Batch(records), part.slices, part.offset),), True)
+    assert told(run(task, state, [second])["grades"]) == ["10 1.50 graded 1 3"]

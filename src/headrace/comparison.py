@@ -24,9 +24,10 @@ from headrace.flow import ARRIVAL, Grade
 from headrace.flow_state import NEVER, FlowState
 from headrace.grade.compare import graded_rows
 from headrace.grade.join import Arrivals, Found, Join
+from headrace.grade.pairs.keys import converter, kind_of, matching_keys, reconverted
 from headrace.grade.pairs.waiting import Waiting, ascends, picked
 from headrace.labels import new_examples
-from headrace.plain_values import keys, united
+from headrace.plain_values import united
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
 NO_ROWS = np.empty(0, np.int64)
@@ -108,9 +109,10 @@ class Comparison:
         self._made: tuple[tuple[list[int], list[pa.Array]], pa.Table] | None = None
         join = self.join
         on, time = what.compare, what.time
-        self.left, arrivals = self._side(entering.predictions, on.on_left, time[0], 0, entering.topic)
+        predictions, labelled = self._of_one_kind(entering.predictions, self._labels(entering.labels))
+        self.left, arrivals = self._side(predictions, on.on_left, time[0], 0, entering.topic)
         self.left.first = join.next_left
-        labelled, topic = self._labels(entering.labels), what.truth.topic
+        topic = what.truth.topic
         right, labels = self._side(labelled, on.on_right, time[1], 1, topic)
         for batch in right.batches:
             _put(join.right_rows, plain(batch))
@@ -139,6 +141,61 @@ class Comparison:
             batch = batch.with_columns([("__update", pa.array(~fresh))])
             found.append(batch if brings.all() else batch.filter(brings))
         return [batch for batch in found if batch.num_rows]
+
+    def _of_one_kind(self, predictions: list[Batch], labels: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+        """The rows of both sides whose keys may match what the other side has shown; the others are refused."""
+        compare = self.what.compare
+        sides, on = (predictions, labels), (compare.on_left, compare.on_right)
+        topics = (self._entering.topic, self.what.truth.topic)
+        if self.number not in self.flow.key_kinds and (predictions or labels):
+            self._meet_old_keys(sides, on)
+        known = self.flow.key_kinds.setdefault(self.number, [[[] for _ in on[0]] for _ in on])
+        for j in range(len(on[0])):
+            first = [_first_of_kinds(known[side][j], sides[side], on[side][j], side) for side in (0, 1)]
+            sides = (
+                self._matching(sides[0], 0, on[0][j], first[1], (topics[0], topics[1])),
+                self._matching(sides[1], 1, on[1][j], first[0], (topics[1], topics[0])),
+            )
+            for side in (0, 1):
+                known[side][j] += sorted(first[side].keys() - set(known[side][j]))
+        return sides
+
+    def _matching(
+        self, batches: list[Batch], side: int, name: str, others: dict[str, int], topics: tuple[str, str]
+    ) -> list[Batch]:
+        """Rows before whose place the other side has shown their kind, or none."""
+        if not others:
+            return batches
+        earliest, found = min(others.values()), []
+        for batch in batches:
+            kind = kind_of(batch.schema.field(name)) if name in batch.schema.names else None
+            since = others.get(kind, 2**62) if kind is not None else earliest
+            place = 2 * order_of(batch) + side
+            wrong = (place > earliest) & (place <= since)
+            if wrong.any():
+                other = next(word for word, at in others.items() if at == earliest)
+                reason = f"the key «{name}» is {kind} here, and {other} in {topics[1]}: no two would match"
+                self._refuse(topics[0], batch.filter(wrong), [reason] * int(wrong.sum()), "grade")
+            found.append(batch.filter(~wrong) if wrong.any() else batch)
+        return [batch for batch in found if batch.num_rows]
+
+    def _meet_old_keys(self, sides: tuple[list[Batch], list[Batch]], on: tuple[tuple[str, ...], ...]) -> None:
+        """Keys of a state from before numbers were told from their text become those that they are now."""
+        join = self.join
+        if not any(join.waiting) and not join.next_left:
+            return
+        fields = [
+            [batch.schema.field(name) for name in names]
+            for batches, names in zip(sides, on, strict=True)
+            for batch in batches[:1]
+            if set(names) <= set(batch.schema.names)
+        ]
+        converters = [
+            next((found for field in column if (found := converter(field))), None)
+            for column in zip(*fields, strict=True)
+        ]
+        if any(converters):
+            join.rekey(lambda key: reconverted(key, converters))
 
     def _side(
         self,
@@ -356,11 +413,18 @@ def _filled(table: pa.Table, n: int) -> pa.Table:
 
 
 def keys_of(batch: Batch, on: Sequence[str]) -> list[Any]:
-    """The values that a prediction and its label share, as Python has them; None where one is NULL."""
-    columns = [keys(batch.column(name)) for name in on]
-    if len(columns) == 1:
-        return list(columns[0])
-    return [None if None in key else key for key in zip(*columns, strict=True)]
+    """The values that a prediction and its label share; None where one is NULL."""
+    return matching_keys([(batch.schema.field(name), batch.column(name)) for name in on])
+
+
+def _first_of_kinds(known: list[str], batches: list[Batch], name: str, side: int) -> dict[str, int]:
+    """Which kinds of keys a side has shown, each with the place of the first row."""
+    first = dict.fromkeys(known, NEVER)
+    for batch in batches:
+        kind = kind_of(batch.schema.field(name)) if name in batch.schema.names and batch.num_rows else None
+        if kind is not None:
+            first[kind] = min(first.get(kind, 2**62), 2 * int(order_of(batch)[0]) + side)
+    return first
 
 
 def _changed(batch: Batch, target: str) -> npt.NDArray[np.bool_]:

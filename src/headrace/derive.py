@@ -28,6 +28,7 @@ from headrace.grade.alarm import Alarm
 from headrace.grade.drift import Drift
 from headrace.grade.join import Found
 from headrace.grade.window import Lines, Window
+from headrace.task import PredictPlan
 from headrace.transform.expressions import Operation, operate
 
 Streams = Callable[[StreamPlan, str], list[Batch]]
@@ -53,7 +54,7 @@ class Derive:
         queries: of each `Predicted` number, its rows and, as far as they are given, their answers.
         keep: the node whose rows are kept for a training, and what is done to them.
         stop: the node whose rows begin a training at once, and what is done to them.
-        predicted: the topic of each `Predicted` number's rows; ``features``: the model's columns, for texts.
+        predicted: what each `Predicted` number stands for; ``features``: the model's columns, for texts.
         trial: of a model that answers beside the current one: its version, after how many grades it is decided, and
             the errors of both so far.
     """
@@ -70,7 +71,7 @@ class Derive:
         keep: tuple[int, tuple[Operation, ...]] | None = None,
         stop: tuple[int, tuple[Operation, ...]] | None = None,
         trial: Trial | None = None,
-        predicted: Sequence[str] = (),
+        predicted: Sequence[PredictPlan] = (),
         features: Sequence[str] = (),
     ) -> None:
         self.nodes = nodes
@@ -102,7 +103,9 @@ class Derive:
 
     def _match(self, i: int, node: Node, what: Grade) -> Comparison:
         queries, batches = self._left(node)
-        topic = queries[0].stream.topic if queries and queries[0].stream else self._topic(node.source or 0)
+        source, topic = self.nodes[node.source or 0].what, self._topic(node.source or 0)
+        if isinstance(source, Predicted) and source.number < len(self._predicted):
+            topic = self._predicted[source.number].stream.topic
         entering = Entering(batches, queries, self._streams(what.truth, "grade"), topic, self._topic(i))
         return Comparison(i, what, self.flow, self.merged, entering, self._refuse)
 
@@ -285,7 +288,8 @@ class Derive:
         if node.outputs:
             return node.outputs[0].topic
         if isinstance(node.what, Predicted) and node.what.number < len(self._predicted):
-            return self._predicted[node.what.number]
+            plan = self._predicted[node.what.number]
+            return plan.outputs[0].topic if plan.outputs else plan.stream.topic
         return "derived" if node.source is None else self._topic(node.source)
 
     # -- at the end of the event --------------------------------------------------------------------------------------

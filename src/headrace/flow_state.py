@@ -137,6 +137,7 @@ class FlowState:
         seen: by node, the newest event times of its two sides as rows brought them; ticks count from there.
         at: position of the last row, where what a tick brings about stands.
         schemas: by node, of its grades so far.
+        key_kinds: by node, for each of its two sides and each column of the key, what kinds of values were there.
         counts: what happened, by name.
     """
 
@@ -146,6 +147,7 @@ class FlowState:
     seen: dict[int, list[int]] = field(default_factory=dict)
     at: tuple[int, int] = (0, 0)
     schemas: dict[int, pa.Schema] = field(default_factory=dict)
+    key_kinds: dict[int, list[list[list[str]]]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str, rows: int) -> None:
@@ -191,7 +193,8 @@ def dump_flow(flow: FlowState) -> dict[str, Any]:
     for i, schema in sorted(flow.schemas.items()):
         flat[f"schemas.{i}"] = np.frombuffer(schema.serialize(), np.uint8).copy()
     seen = {str(i): times for i, times in sorted(flow.seen.items())}
-    flat["meta"] = json.dumps({"seen": seen, "at": flow.at, "counts": flow.counts})
+    kinds = {str(i): sides for i, sides in sorted(flow.key_kinds.items())}
+    flat["meta"] = json.dumps({"seen": seen, "at": flow.at, "counts": flow.counts, "key_kinds": kinds})
     return flat
 
 
@@ -210,6 +213,7 @@ def load_flow(nodes: Sequence[Node], rows: Selection | None, flat: Mapping[str, 
     meta = json.loads(flat["meta"])
     flow.seen = {int(i): list(times) for i, times in meta["seen"].items()}
     flow.at, flow.counts = (meta["at"][0], meta["at"][1]), meta["counts"]
+    flow.key_kinds = {int(i): sides for i, sides in meta.get("key_kinds", {}).items()}
     return flow
 
 

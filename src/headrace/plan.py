@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from headrace.batch import is_meta
 from headrace.errors import DeclarationError
-from headrace.flow import Grade, Node, Predicted, Read
+from headrace.flow import Grade, Node, Predicted, Read, StreamPlan
+from headrace.grade.pairs.keys import kind_of
 from headrace.sink_plan import SinkPlan, check_sink_columns, check_sinks
 from headrace.task import FlowTask, ModelTask, OutputPlan, StreamTask, Task
-from headrace.transform.expressions import Text, WithColumns
+from headrace.transform.expressions import Text, Transform, WithColumns
 
 INTERNAL = "__headrace"
 
@@ -207,6 +208,8 @@ class Plan:
                     )
             if isinstance(task, ModelTask):
                 _check_columns(task, tables)
+            if not isinstance(task, StreamTask):
+                _check_keys(task, tables)
         for sink in self.sinks:
             if sink.stream.topic not in known and not sink.stream.topic.endswith(".dlq"):
                 raise DeclarationError(
@@ -456,6 +459,48 @@ def _check_texts(task: ModelTask) -> None:
                     f"{{features}} in the text for «{output.topic}» needs features named as columns",
                     advice="Name the columns in the template.",
                 )
+
+
+def _check_keys(task: ModelTask | FlowTask, tables: Mapping[str, pa.Schema]) -> None:
+    """Keys of both sides of a grade are there and may match, as far as captured tables tell."""
+    for node in task.nodes:
+        if not isinstance(node.what, Grade) or node.source is None:
+            continue
+        what, source = node.what, task.nodes[node.source].what
+        left = source.stream if isinstance(source, Read) else None
+        if isinstance(source, Predicted) and isinstance(task, ModelTask):
+            left = task.predict[source.number].stream
+        wanted = [*what.compare.on_right, what.compare.target]
+        right = [_known_field(what.truth, name, tables, task.name) for name in wanted]
+        for mine, name, theirs in zip(what.compare.on_left, what.compare.on_right, right, strict=False):
+            field = None if left is None else _known_field(left, mine, tables, task.name)
+            kinds = [None if one is None else kind_of(one) for one in (field, theirs)]
+            if None not in kinds and kinds[0] != kinds[1] and left is not None:
+                raise DeclarationError(
+                    f"«{task.name}»: grade(on=…) compares «{mine}» of {left.topic}, which is {kinds[0]}, with «{name}» "
+                    f"of {what.truth.topic}, which is {kinds[1]}: no label would ever be found",
+                    advice="Give both one type, in the table or by .with_columns(…).",
+                )
+
+
+def _known_field(stream: StreamPlan, name: str, tables: Mapping[str, pa.Schema], reader: str) -> pa.Field | None:
+    """A column of a captured table as a stream has it; None where that is not known before rows come.
+
+    Raises:
+        DeclarationError: there is none of that name.
+    """
+    schema = tables.get(stream.topic)
+    for operation in stream.operations:
+        computed = getattr(operation, "computed", {})
+        if schema is None or isinstance(operation, Transform) or name in computed:
+            return None
+    if schema is None or name in schema.names:
+        return None if schema is None else schema.field(name)
+    have = [one for one in schema.names if not is_meta(one)]
+    raise DeclarationError(
+        f"«{reader}» wants the column «{name}», which {stream.topic} does not have{_near(name, have)}",
+        advice=f"Its columns are: {', '.join(have)}.",
+    )
 
 
 def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:

@@ -183,8 +183,7 @@ class _ModelStep:
             number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
         }
         more = kept_and_stopped(self.task) | {"trial": trial(self.task, self.state)}
-        more["predicted"] = [plan.outputs[0].topic if plan.outputs else plan.stream.topic for plan in self.task.predict]
-        more["features"] = self.task.feature_names
+        more |= {"predicted": self.task.predict, "features": self.task.feature_names}
         nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
         return Derive(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
 

@@ -22,7 +22,7 @@ The outcomes do not depend on how the rows were put into events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Arrivals:
     """Rows of one side that one event brings, in order.
 
     Attributes:
-        keys: str, int, bytes, float or tuples of them, one for each row; None is NULL.
+        keys: str, int, bytes, float, bool or tuples of them, one for each row; None is NULL.
         time_us: event times.
         place: ascending places in the event's order; those of the two sides are different.
         update: which labels are updates of a label; None where none is. Labels only.
@@ -256,6 +256,13 @@ class Join:
         for name, side in (("left", pairing.left), ("right", pairing.right)):
             start = f"{name}."
             side.restore({key.removeprefix(start): value for key, value in state.items() if key.startswith(start)})
+
+    def rekey(self, change: Callable[[Any], Any]) -> None:
+        """Change the keys of all that waits or is remembered."""
+        state = self.state()
+        for name in ("left.keys", "right.keys", "remembered.keys"):
+            state[name] = pack_keys([change(key) for key in unpack_keys(np.asarray(state[name]))])
+        self.restore(state)
 
 
 def _check(rows: Arrivals, end: int) -> None:
