@@ -253,9 +253,9 @@ def test_a_reset_model_learns_again_and_answers_nothing_twice(cut: Cut) -> None:
 
 def test_retention_keeps_what_recovery_needs(cut: Cut) -> None:
     log, source = MemoryLog(), ScriptedSource("db")
-    feed(source, 40)
+    feed(source, 100)
     made = engine(log, source, cut)
-    rounds(made, 60)
+    rounds(made, 140)
     hashed = everything(log)["model"]
     dropped = apply_retention(log, Keep(bytes=1), made.needed(), 0)
     assert dropped[TRAIN] > 0
