@@ -233,7 +233,8 @@ def server() -> dict[str, Any]:
 
 def health(name: str) -> dict[str, Any]:
     """``GET /v2/health/…`` and ``…/ready`` of a model."""
-    ok = {"type": "object", "properties": {name: {"type": "boolean"}}, "required": [name]}
+    said = {"reasons": {"type": "array", "items": _TEXT}, "parts": {"type": "array", "items": {"type": "object"}}}
+    ok = {"type": "object", "properties": {name: {"type": "boolean"}, **said}, "required": [name]}
     found = responses(ok, 404, protocol=True)
     found["503"] = {"description": "Not ready", "content": {"application/json": {"schema": ok}}}
     return {"summary": f"Whether it is {name}", "responses": found}

@@ -7,7 +7,8 @@ A model's inputs are its columns, each a tensor of shape [rows]; where they are 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,7 +21,7 @@ from headrace.errors import HeadraceError
 from headrace.serve.asking import Asking, problem_of, reach_wanted
 from headrace.serve.batching import BLOCK_ROWS, refused
 from headrace.serve.exchange import JSON, Call, Handler, Problem, Reply, json_reply, wrong
-from headrace.serve.models import Column, Description, Made, Snapshot
+from headrace.serve.models import Column, Description, Made, Part, Snapshot
 from headrace.serve.tensors import Tensor, arrow_of, binary_tensor, datatype_of, json_tensor, read_tensor, values_of
 
 LENGTH_HEADER = b"inference-header-content-length"
@@ -57,13 +58,19 @@ class Inference:
         return json_reply({"name": "headrace", "version": number, "extensions": ["binary_tensor_data"]})
 
     async def live(self, call: Call) -> Reply:
-        """``GET /v2/health/live``: the loop runs, since it answers."""
-        return json_reply({"live": True})
+        """``GET /v2/health/live``: the loop runs, since it answers; and so does the engine."""
+        limits = {"engine": self._asking.settings.live_round_seconds}
+        return _health("live", True, await self._asking.blocking(self._models.parts), limits)
 
     async def ready(self, call: Call) -> Reply:
-        """``GET /v2/health/ready``: every model can answer."""
-        ready = self._models.ready()
-        return json_reply({"ready": ready}, 200 if ready else 503)
+        """``GET /v2/health/ready``: every model can answer, and what it learns from arrives."""
+        settings = self._asking.settings
+        limits = {
+            "source": settings.ready_source_seconds,
+            "sink": settings.ready_sink_seconds,
+            "engine": settings.ready_round_seconds,
+        }
+        return _health("ready", self._models.ready(), await self._asking.blocking(self._models.parts), limits)
 
     async def model_ready(self, call: Call) -> Reply:
         """``GET /v2/models/{model}[/versions/{version}]/ready``."""
@@ -164,6 +171,20 @@ def _outputs(description: Description) -> list[dict[str, Any]]:
 
 def _parameters(made: Made) -> dict[str, Any]:
     return {"model_version": made.version, "position": made.position or "", "model_time": made.model_time}
+
+
+def _health(name: str, models: bool, parts: Sequence[Part], limits: Mapping[str, float | None]) -> Reply:
+    """Whether no part is past its limit, and which are."""
+    reasons = [] if models else ["a model has learned nothing yet"]
+    for part in parts:
+        limit = limits.get(part.kind)
+        if part.ended:
+            reasons.append(f"the {part.kind} «{part.name}»: {part.status}")
+        elif limit is not None and part.seconds > limit:
+            reasons.append(f"the {part.kind} «{part.name}» for {part.seconds:.0f} s: {part.status}")
+    well = not reasons
+    found = {name: well, "reasons": reasons, "parts": [asdict(part) for part in parts]}
+    return json_reply(found, 200 if well else 503)
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------

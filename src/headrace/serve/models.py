@@ -170,6 +170,24 @@ class Gauge:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the pipeline, for the health routes.
+
+    Attributes:
+        kind: ``source``, ``sink`` or ``engine``.
+        seconds: how long a source or a sink's destination has been away; how old the engine's last round is.
+        status: one line for people.
+        ended: whether the engine runs no more.
+    """
+
+    kind: str
+    name: str
+    seconds: float
+    status: str
+    ended: bool = False
+
+
 class Models(Protocol):
     """Whoever has the models: a pipeline in this process, or what follows the log of another one.
 
@@ -181,6 +199,10 @@ class Models(Protocol):
 
     def ready(self, model: str | None = None) -> bool:
         """Whether a model, or every one, can answer."""
+        ...
+
+    def parts(self) -> list[Part]:
+        """How the pipeline's sources, sinks and engine are, as far as that is known here."""
         ...
 
     def current(self, model: str) -> Snapshot:

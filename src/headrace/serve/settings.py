@@ -34,6 +34,10 @@ class ServeSettings(BaseSettings):
         tls_cert, tls_key: PEM files; with them it is HTTPS.
         batch_window_ms: how long a request waits for others that are answered with it; 0: those that came together.
         deadline, longest_deadline: seconds that ``at_least=`` waits, by default and at most.
+        ready_source_seconds, ready_sink_seconds: a source, or a sink's destination, may be away for so long before
+            ``/v2/health/ready`` says no; None: for ever.
+        ready_round_seconds, live_round_seconds: so old may the engine's last round be before ``ready``, and ``live``,
+            say no; a model that is trained at an alarm makes a long round. None: as old as it likes.
         record_timeout, train_timeout: seconds until logging an answer, and a training, are given up.
 
     >>> ServeSettings(jwt_secret="0123456789abcdef0123456789abcdef").jwt_secret
@@ -59,6 +63,10 @@ class ServeSettings(BaseSettings):
     batch_window_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     deadline: Annotated[float, Field(ge=0)] = 5.0
     longest_deadline: Annotated[float, Field(ge=0)] = 60.0
+    ready_source_seconds: Annotated[float, Field(ge=0)] | None = 10.0
+    ready_sink_seconds: Annotated[float, Field(ge=0)] | None = None
+    ready_round_seconds: Annotated[float, Field(gt=0)] | None = 60.0
+    live_round_seconds: Annotated[float, Field(gt=0)] | None = 600.0
     record_timeout: Annotated[float, Field(gt=0)] = 10.0
     train_timeout: Annotated[float, Field(gt=0)] = 600.0
 

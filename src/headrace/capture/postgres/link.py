@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from headrace.capture.postgres.client import Connecting, Replication, Server
@@ -13,6 +14,7 @@ from headrace.errors import SourceUnavailable
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+_SILENT_S = 40.0  # a server sends keepalives at half of wal_sender_timeout, 30 s by default, whether it is asked or not
 
 
 class Link:
@@ -26,12 +28,15 @@ class Link:
         stream: the running stream, None while there is none.
         lost: the connection has been lost since the last `read`; what was unfinished will come again.
         status: what the link is doing, for people.
+        reconnects: how often the stream was started again.
     """
 
     def __init__(self, server: Server, wake: Wake, attach: Callable[[Replication], Receiver], clock: Clock) -> None:
         self.stream: Receiver | None = None
         self.lost = False
         self.status = f"connecting to {server}"
+        self.reconnects = 0
+        self._away_since: float | None = None
         self._server, self._wake, self._attach, self._clock = server, wake, attach, clock
         self._connecting: Connecting | None = None
         self._attempts = 0
@@ -44,7 +49,18 @@ class Link:
             SourceUnavailable, SourceRefused: whatever ``attach`` raises.
         """
         self.stream = self._attach(replication)
+        self.reconnects += self._away_since is not None
+        self._away_since = None
         self.status = f"streaming from {self._server}"
+
+    @property
+    def away_seconds(self) -> float:
+        """How long there is no connection, or nothing comes over it, keepalives included; 0 while all is well."""
+        stream, since = self.stream, self._away_since
+        if stream is not None:
+            silent = time.monotonic() - stream.heard_at
+            return silent if silent > _SILENT_S else 0.0
+        return 0.0 if since is None else time.monotonic() - since
 
     def read(self, timeout: float) -> Frame | None:
         """What has come, waiting at most ``timeout`` seconds; nothing while the connection is being made.
@@ -83,6 +99,7 @@ class Link:
             self.stream.close()
             self.stream = None
             self.lost = True
+        self._away_since = self._away_since or time.monotonic()
         self._connecting = None
         pause = 0.0 if at_once else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._attempts, 10))
         self._attempts += not at_once

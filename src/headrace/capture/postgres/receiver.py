@@ -46,10 +46,12 @@ class Receiver:
 
     Attributes:
         wal_end: everything committed before this LSN has been given out by `read` (from keepalives).
+        heard_at: when the server sent something last, rows or keepalives, by the monotonic clock.
     """
 
     def __init__(self, stream: ReplicationStream | WireStream, ready: Wake) -> None:
         self.wal_end = 0
+        self.heard_at = time.monotonic()
         self._stream, self._ready = stream, ready
         self._chunks: deque[_Chunk] = deque()
         self._waiting = 0
@@ -154,6 +156,7 @@ class Receiver:
         return 0 if isinstance(self._stream, WireStream) else self._stream.wal_end
 
     def _put(self, chunk: _Chunk) -> None:
+        self.heard_at = time.monotonic()
         with self._space:
             while self._waiting > MOST_BYTES and not self._closed:
                 self._space.wait(_REPEAT_S)

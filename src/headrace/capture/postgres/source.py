@@ -40,6 +40,7 @@ _ASK_S = 1.0  # the server is asked for a keepalive at least so often
 _ASK_AGAIN_S = 0.005  # while somebody waits for progress
 _IDLE_S = 1.0  # what only other tables wrote is acknowledged so often,
 _IDLE_BYTES = 16 << 20  # or when it is so much
+_LATE_BYTES = 1 << 20  # so much WAL may be of other tables, or of no table at all, between two keepalives
 _IN_USE = "55006"  # SQLSTATE object_in_use
 
 
@@ -122,6 +123,7 @@ class PostgresSource:
         self._handed = self._storing = self._stored = self._sent = self._received = 0
         self._sent_at = self._asked_at = self._stored_at = 0.0
         self._wanted, self._ask = 0, False
+        self._newest_us = 0
         self._sql: SqlConnection | None = None
         self._sql_lock = threading.Lock()
 
@@ -281,6 +283,8 @@ class PostgresSource:
     def _note_received(self, pieces: Sequence[Piece]) -> None:
         if pieces:
             self._open = pieces[-1].open
+            if pieces[-1].batches:
+                self._newest_us = int(pieces[-1].batches[-1][1].ts_us[-1])
             self._handed = max(self._handed, *(piece.end_lsn for piece in pieces))
         wal_end = self._link.stream.wal_end if self._link.stream else 0
         self._received = max(self._received, self._handed, wal_end)
@@ -381,6 +385,36 @@ class PostgresSource:
     def status(self) -> str:
         """What the source is doing, for people."""
         return self._opening.doing or self._link.status
+
+    @property
+    def away_seconds(self) -> float:
+        """How long the server has been away; 0 while it is there."""
+        return self._link.away_seconds
+
+    @property
+    def reconnects(self) -> int:
+        """Connections made again since the start."""
+        return self._link.reconnects
+
+    def lag(self) -> dict[str, float]:
+        """How far the log is behind the server, and how much WAL the slot keeps; nothing while the server is away."""
+        if self._link.stream is None or self._record is None:
+            return {}
+        query = """SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_insert_lsn() - restart_lsn
+            FROM pg_replication_slots WHERE slot_name = %s"""
+        try:
+            with self._sql_lock:
+                if self._sql is None or self._sql.closed:
+                    self._sql = self._declared.server.sql()
+                found = self._sql.execute(query, (self._record.slot,)).fetchone()
+        except (psycopg.Error, SourceUnavailable):
+            return {}
+        if found is None or found[1] is None:
+            return {}
+        behind = max(0, parse_lsn(found[0]) - max(self._stored, self._received))
+        late = behind > _LATE_BYTES and self._newest_us
+        age = max(0.0, self._clock.now_us() / 1e6 - self._newest_us / 1e6) if late else 0.0
+        return {"lag_bytes": float(behind), "lag_seconds": age, "slot_retained_bytes": float(found[1])}
 
     # --- the end ---
 

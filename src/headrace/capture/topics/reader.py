@@ -47,6 +47,7 @@ class TopicsReader:
         self._look_at = 0.0
         self.missing: tuple[str, ...] = ()
         self.away = ""
+        self.away_since = 0.0
 
     def receive(self, timeout: float) -> dict[Where, list[Any]]:
         """Messages that have arrived, by partition, each in the order of its offsets; waits for the first.
@@ -115,6 +116,7 @@ class TopicsReader:
             self._look_now()
             self.away = ""
         except LogUnavailable as error:
+            self.away_since = self.away_since if self.away else time.monotonic()
             self.away = error.message
             self._look_at = time.monotonic() + LOOK_FOR_BROKERS_S
 

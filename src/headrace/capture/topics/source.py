@@ -313,6 +313,12 @@ class TopicSource:
             return self._status or "reading"
         return f"waiting for the topic{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
 
+    @property
+    def away_seconds(self) -> float:
+        """How long the brokers have been away; 0 while they are there."""
+        reader = self._reader
+        return time.monotonic() - reader.away_since if reader is not None and reader.away else 0.0
+
     def interrupt(self) -> None:
         """End waiting for a broker that is away; from any thread."""
         self._cluster.interrupt()

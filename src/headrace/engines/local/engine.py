@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,6 +124,8 @@ class Engine:
         self.guard = threading.Lock()
         # Called by the engine's thread after each commit, and with True in each idle round.
         self.after_commit: list[Callable[[bool], None]] = []
+        # Called by the engine's thread when a round begins.
+        self.each_round: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self._ticks: deque[TickRequest] = deque()
         self._requests = Requests(log, [model.name for model in plan.models])
@@ -135,6 +138,13 @@ class Engine:
         # On the same cluster a log takes in messages where they lie.
         self._cluster = str(getattr(getattr(log, "place", None), "bootstrap", "no cluster"))
         self._pruned_at = self.clock.monotonic()
+        self._round_at = time.monotonic()
+        self.round_seconds = 0.0
+
+    @property
+    def round_age(self) -> float:
+        """Seconds since the last round began."""
+        return time.monotonic() - self._round_at
 
     def recover(self, on_step: OnStep | None = None) -> None:
         """Bring every task to where the log says it is.
@@ -213,11 +223,16 @@ class Engine:
     # -- one round ------------------------------------------------------------------------------------------------
 
     def _round(self) -> None:
+        self._round_at = time.monotonic()
+        for note in self.each_round:
+            note()
         captured = self._poll()
         self._say(self._status())
         received = {source.name: source.received_lsn() for source in self.sources}
         if captured or not self._caught_up or self._asked or self._ticks_due() or self._trained():
+            begun = time.monotonic()
             self._commit_until_done(captured)
+            self.round_seconds = time.monotonic() - begun
         else:
             self._store_idle()
             for told in self.after_commit:

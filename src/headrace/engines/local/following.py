@@ -18,6 +18,7 @@ import pyarrow as pa
 from headrace.codec import codec_for
 from headrace.engines.local.gauges import of_flow, of_model, of_topics
 from headrace.engines.local.handed import HandingOver
+from headrace.engines.local.health import parts_beside
 from headrace.engines.local.running import trained
 from headrace.engines.local.serving import Providing
 from headrace.engines.local.snapshots import Frozen, Published
@@ -31,7 +32,7 @@ from headrace.position import parse_lsn
 from headrace.registry.models import Progress, checkpoint_steps, read_progress
 from headrace.registry.requests import Request, ask, folder_of, whoami
 from headrace.registry.versions import Shelf
-from headrace.serve.models import TAKES_OVER, Gauge, Wanted
+from headrace.serve.models import TAKES_OVER, Gauge, Part, Wanted
 from headrace.task import ModelTask
 
 if TYPE_CHECKING:
@@ -201,6 +202,10 @@ class Follower(Providing):
     def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
         """Hand answers that were given over to the process that writes the log."""
         self._handing.append(topic, rows, timeout)
+
+    def parts(self) -> list[Part]:
+        """How sources, sinks and the engine of the process that writes the log are, as far as it tells."""
+        return parts_beside(self.log)
 
     def gauges(self) -> list[Gauge]:
         """Numbers about the pipeline."""

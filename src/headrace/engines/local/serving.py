@@ -18,8 +18,10 @@ from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.gauges import of_flow, of_model, of_topics
 from headrace.engines.local.handed import HandedRows, folder_of
+from headrace.engines.local.health import gauges_of, parts_of
 from headrace.engines.local.lineage import kept_state
 from headrace.engines.local.running import Running
+from headrace.engines.local.sinking import SinkStatus
 from headrace.engines.local.snapshots import Frozen, Published, describe
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import HeadraceError
@@ -29,7 +31,7 @@ from headrace.plan import Plan
 from headrace.position import Position
 from headrace.registry.versions import Shelf, Version
 from headrace.serve.declared import Endpoint
-from headrace.serve.models import Busy, Description, Gauge, NoModel, Wanted
+from headrace.serve.models import Busy, Description, Gauge, NoModel, Part, Wanted
 from headrace.state import Answering
 from headrace.task import ModelTask
 
@@ -222,7 +224,14 @@ class InProcess(Providing):
         found = [one for name, runner in self._runners.items() for one in of_model(runner.progress, runner.state, name)]
         for runner in self.engine.runners:
             found += of_flow(self.log, runner.task, runner.state)
-        return [*found, *of_topics(self.log, self.plan.models, self._offsets)]
+        return [*found, *of_topics(self.log, self.plan.models, self._offsets), *gauges_of(self.engine, self._sinks())]
+
+    def parts(self) -> list[Part]:
+        """How sources, sinks and the engine are."""
+        return parts_of(self.engine, self._sinks())
+
+    def _sinks(self) -> list[SinkStatus]:
+        return [] if self.running is None else list(self.running.sinks.values())
 
 
 def _published(runner: TaskRunner) -> Published:

@@ -47,7 +47,7 @@ class SinkStatus:
         status: one line for people: running, what it waits for, or that it has stopped.
         position: the offset of the first row of the topic that is not delivered; None before it is known.
         delivered, refused: rows since the start.
-        waiting: whether the destination, not the topic, is what it waits for.
+        waiting: whether the destination, not the topic, is what it waits for; ``waiting_since`` by the monotonic clock.
     """
 
     name: str
@@ -58,6 +58,12 @@ class SinkStatus:
     delivered: int = 0
     refused: int = 0
     waiting: bool = False
+    waiting_since: float = 0.0
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long the destination has been away."""
+        return time.monotonic() - self.waiting_since if self.waiting else 0.0
 
 
 class LogJournal:
@@ -202,7 +208,8 @@ class SinkRunner:
         """
         if why != self.status.status.removeprefix("waiting: "):
             logger.warning("the sink «%s» waits: %s", self.plan.name, why)
-        self._say(status=f"waiting: {why}", waiting=True)
+        since = self.status.waiting_since if self.status.waiting else time.monotonic()
+        self._say(status=f"waiting: {why}", waiting=True, waiting_since=since)
         if self._stop.wait(seconds):
             raise Stopped
 

@@ -16,6 +16,7 @@ from headrace.codec import TopicCodec, codec_for
 from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
+from headrace.engines.local.health import HealthWriter, health_file, parts_of
 from headrace.engines.local.machine import libraries_of, machine_fingerprint, record_machine
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving import InProcess, Place, endpoints_of, serve_running, take_handed
@@ -90,6 +91,7 @@ def _start(app: App, place: Place | None) -> Running:
     if plan.log.startswith("memory:"):
         app._open = log
     running = Running(engine, log, close_log=app._open is None, sinking=sinking)
+    _tell_health(running)
     take_handed(running, endpoints_of(app))
     return serve_running(running, models, place) if models and place else running
 
@@ -107,6 +109,15 @@ def _repeating(app: App) -> OnStep:
             logger.warning("%s, for %.0f s now", app.starting, now - began)
 
     return on_step
+
+
+def _tell_health(running: Running) -> None:
+    """Let processes that follow the log know how its pipeline is."""
+    path = health_file(running.log)
+    if path is not None:
+        told = HealthWriter(path, lambda: parts_of(running.engine, list(running.sinks.values())))
+        running.engine.each_round.append(told.write)
+        running.closing.append(told.remove)
 
 
 def _reader(plan: Plan, log: Log, codec: TopicCodec) -> tuple[Log, bool]:
