@@ -121,7 +121,8 @@ def headrace(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
     """``headrace …`` in this process: a new one would take a second to begin."""
     capfd.readouterr()
     given, sys.argv = sys.argv, ["headrace", *arguments]
-    talks = (talk.file, talk.width)
+    # Not `talk.file`: that is the stream of this test, which is closed after it.
+    talks = (talk._file, talk.width)
     talk.file, talk.width = sys.stderr, 200
     try:
         main()
@@ -130,7 +131,7 @@ def headrace(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
         code = ended.code
     finally:
         sys.argv = given
-        talk.file, talk.width = talks
+        talk._file, talk.width = talks
     told = capfd.readouterr()
     return Done(int(code or 0), told.out, told.err)
 
