@@ -396,6 +396,7 @@ class PostgresSource:
         """Connections made again since the start."""
         return self._link.reconnects
 
+    @property
     def lag(self) -> dict[str, float]:
         """How far the log is behind the server, and how much WAL the slot keeps; nothing while the server is away."""
         if self._link.stream is None or self._record is None:

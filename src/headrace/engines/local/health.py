@@ -49,7 +49,7 @@ def gauges_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gauge]:
         found.append(Gauge("source_away_seconds", "For how long it is not", away, labels))
         reconnects = getattr(source, "reconnects", 0)
         found.append(Gauge("source_reconnects", "Connections made again since the start", reconnects, labels))
-        lag: dict[str, float] = getattr(source, "lag", dict)()
+        lag: dict[str, float] = getattr(source, "lag", {})
         found += [Gauge(f"source_{name}", _LAGS[name], value, labels) for name, value in lag.items()]
     ends = {name: info.end for name, info in engine.log.topics().items()} if sinks else {}
     for sink in sinks:
