@@ -38,7 +38,7 @@ META_FIELDS: tuple[pa.Field, ...] = (
     pa.field("__index", pa.int64(), nullable=False),
     pa.field("__ts", pa.timestamp("us", tz="UTC"), nullable=False),
 )
-_META_NAMES = frozenset(field.name for field in META_FIELDS) | {"__before", "__unchanged", "__order"}
+_META_NAMES = frozenset(field.name for field in META_FIELDS) | {"__before", "__unchanged", "__order", "__row"}
 
 
 def is_meta(name: str) -> bool:
@@ -119,6 +119,12 @@ class Batch:
         """Names of the columns that identify a row; empty where the table has no key."""
         metadata = self.records.schema.metadata or {}
         return _names(metadata.get(b"headrace.key", b"[]"))
+
+    @property
+    def identity_columns(self) -> tuple[str, ...]:
+        """Names of the columns by which old rows are told: the key's, unless the replica identity is another index."""
+        metadata = self.records.schema.metadata or {}
+        return _names(metadata[b"headrace.identity"]) if b"headrace.identity" in metadata else self.key_columns
 
     @property
     def source(self) -> str:

@@ -1,0 +1,638 @@
+"""Which row of its table an event is about: a number that follows the row when its key moves, and ends with it.
+
+A row gets its number with its insert (or its snapshot read), keeps it through updates of its key, and loses it when it
+is deleted, truncated, or another row is inserted under its key. What is known of rows (whether a label came, what was
+predicted) is kept by that number, so that it belongs to the row and not to a key.
+
+The numbers stand in the column ``__row`` while a step runs: positive where the row was known before the event, negative
+(``~number``) where an update shows it for the first time, 0 where nothing identifies it (a table without a key; a
+truncate; the delete of a row that was never seen). Odd numbers are those of rows that an update showed first.
+
+Rows are found by 64 bits of a hash of their key. Of each table the newest `LIMIT` rows are remembered: a row is
+forgotten when so many others have come after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.batch import OPS, Batch, inserted
+
+Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+LIMIT = 1_000_000
+ROW = "__row"
+_LONG_TEXT = 256
+_NULL = np.uint64(0x9E3779B97F4A7C15)
+_NAN = np.uint64(0x7FF8_0000_0000_0000)
+
+
+# -- hashes of values ---------------------------------------------------------------------------------------------
+
+
+def mixed(values: Hashes) -> Hashes:
+    """Spread 64 bits over 64 bits, one to one (the finaliser of SplitMix64)."""
+    values = values ^ (values >> np.uint64(30))
+    values = values * np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
+
+
+def hashes(columns: Sequence[pa.Array]) -> Hashes:
+    """A hash of each row of some columns, 64 bits; equal values have equal hashes in every process.
+
+    >>> found = hashes([pa.array([1, 2, 1]), pa.array(["a", "b", "a"])])
+    >>> bool(found[0] == found[2]), bool(found[0] == found[1])
+    (True, False)
+    """
+    found = np.zeros(len(columns[0]), np.uint64)
+    for number, column in enumerate(columns, 1):
+        found += mixed(hashed(column) + _salt(number))
+    return found
+
+
+def _salt(number: int) -> np.uint64:
+    return np.uint64(number * int(_NULL) & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+def hashed(array: pa.Array) -> Hashes:
+    """A hash of each value; whole numbers have one whatever their type."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    kind = array.type
+    if pa.types.is_null(kind):
+        return np.full(len(array), _NULL)
+    found = _of_values(array, kind)
+    return found if not array.null_count else np.where(np.asarray(array.is_valid()), found, _NULL)
+
+
+def _of_values(array: pa.Array, kind: pa.DataType) -> Hashes:
+    types = pa.types
+    if types.is_boolean(kind) or types.is_integer(kind):
+        filled = array.fill_null(False if types.is_boolean(kind) else 0) if array.null_count else array
+        return mixed(filled.to_numpy(zero_copy_only=False).astype(np.uint64))
+    if types.is_floating(kind):
+        return _of_floats(array)
+    if types.is_temporal(kind) and kind.bit_width in (32, 64):
+        return hashed(array.view(pa.int32() if kind.bit_width == 32 else pa.int64()))
+    if types.is_string(kind) or types.is_binary(kind):
+        return _of_bytes(array, np.int32)
+    if types.is_large_string(kind) or types.is_large_binary(kind):
+        return _of_bytes(array, np.int64)
+    if types.is_decimal128(kind) or types.is_fixed_size_binary(kind):
+        return _of_fixed(array, kind.byte_width)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _of_lists(array)
+    return _one_by_one(array)
+
+
+def _of_floats(array: pa.Array) -> Hashes:
+    filled = array.fill_null(0.0) if array.null_count else array
+    values = filled.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0  # -0.0 is 0.0
+    bits = values.view(np.uint64).copy()
+    bits[np.isnan(values)] = _NAN
+    whole = np.abs(values) < 2.0**63
+    whole &= np.where(whole, values, 0.5) == np.floor(np.where(whole, values, 0.5))
+    if whole.any():
+        bits[whole] = values[whole].astype(np.int64).view(np.uint64)
+    return mixed(bits)
+
+
+def _of_bytes(array: pa.Array, offsets_of: type[Any]) -> Hashes:
+    n = len(array)
+    _, offsets, data = array.buffers()
+    if not n or offsets is None:
+        return np.zeros(n, np.uint64)
+    bounds = np.frombuffer(offsets, offsets_of, n + 1, array.offset * np.dtype(offsets_of).itemsize).astype(np.int64)
+    held = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    return _of_spans(held[: int(bounds[-1])], bounds[:-1], bounds[1:] - bounds[:-1])
+
+
+def _of_fixed(array: pa.Array, width: int) -> Hashes:
+    n = len(array)
+    data = array.buffers()[1]
+    if not n or data is None:
+        return np.zeros(n, np.uint64)
+    start = (array.offset + np.arange(n)) * width
+    return _of_spans(np.frombuffer(data, np.uint8)[: int(start[-1]) + width], start, np.full(n, width))
+
+
+def _of_spans(data: npt.NDArray[np.uint8], start: Ints, length: Ints) -> Hashes:
+    """Hashes of pieces of a buffer: eight bytes of each at a time, long ones each by itself."""
+    found = mixed(length.astype(np.uint64) + _NULL)
+    long = length > _LONG_TEXT
+    for row in np.flatnonzero(long).tolist():
+        piece = data[start[row] : start[row] + length[row]].tobytes()
+        found[row] = int.from_bytes(hashlib.blake2b(piece, digest_size=8).digest(), "little")
+    rows = np.flatnonzero((length > 0) & ~long)
+    if not len(rows):
+        return found
+    padded = np.concatenate([data, np.zeros(8, np.uint8)])
+    words = np.ndarray((len(padded) - 7,), np.dtype("<u8"), padded, strides=(1,))
+    at = 0
+    while len(rows):
+        left = length[rows] - at
+        word = words[start[rows] + at]
+        short = left < 8
+        if short.any():
+            word = np.where(short, word & ((np.uint64(1) << (8 * np.clip(left, 0, 7)).astype(np.uint64)) - 1), word)
+        found[rows] = mixed(found[rows] ^ word) + np.uint64(at + 1)
+        at += 8
+        rows = rows[length[rows] > at]
+    return found
+
+
+def _of_lists(array: pa.Array) -> Hashes:
+    n = len(array)
+    if pa.types.is_fixed_size_list(array.type):
+        size = array.type.list_size
+        values = array.values.slice(array.offset * size, n * size)
+        start = np.arange(n, dtype=np.int64) * size
+        end = start + size
+    else:
+        offsets = np.asarray(array.offsets).astype(np.int64)
+        values = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+        start, end = offsets[:-1] - offsets[0], offsets[1:] - offsets[0]
+    length = end - start
+    kind = values.type
+    if pa.types.is_primitive(kind) and not values.null_count and n and (length == length[0]).all():
+        rows = _rows_of_words(values, n, int(length[0]))
+        if rows is not None:
+            return rows
+    contained = hashed(values)
+    place = np.arange(len(contained)) - np.repeat(start, length)
+    contained = mixed(contained + (place + 1).astype(np.uint64) * _NULL)
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(contained, dtype=np.uint64)])
+    return mixed(sums[end] - sums[start] + mixed(length.astype(np.uint64)))
+
+
+def _rows_of_words(values: pa.Array, n: int, length: int) -> Hashes | None:
+    """Hashes of rows of as many numbers, by their bytes; of floats too, so that -0.0 is not 0.0 there."""
+    if not length or pa.types.is_boolean(values.type):
+        return None
+    if pa.types.is_temporal(values.type):
+        return None
+    rows = np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).reshape(n, length)
+    if rows.strides[0] % 8:
+        rows = rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64)
+    words = rows.view(np.uint64).reshape(n, -1)
+    weights = mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64) * _NULL) | np.uint64(1)
+    spread = words ^ (words >> np.uint64(32))
+    spread *= weights
+    return mixed(spread.sum(axis=1, dtype=np.uint64) + mixed(np.array([length], np.uint64))[0])
+
+
+def _one_by_one(array: pa.Array) -> Hashes:
+    return np.array([_hash(array.slice(row, 1)) for row in range(len(array))], np.uint64)
+
+
+def _hash(value: pa.Array) -> int:
+    """Of one value of any type, by its text in Arrow's own form, which is made of every value."""
+    text = value.to_string().encode() if not pa.types.is_struct(value.type) else repr(_inside(value)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def _inside(value: pa.Array) -> list[tuple[str, int]]:
+    names = [value.type.field(i).name for i in range(value.type.num_fields)]
+    return [(name, int(hashed(value.field(i))[0])) for i, name in enumerate(names)]
+
+
+# -- values by a row's number --------------------------------------------------------------------------------------
+
+
+class Numbered:
+    """A 64-bit value for each number of a stretch; 0 where none was put.
+
+    >>> values = Numbered()
+    >>> values.put(np.array([5, 7]), np.array([1, 2], np.uint64))
+    >>> values.get(np.array([5, 6, 7, 800])).tolist()
+    [1, 0, 2, 0]
+    """
+
+    __slots__ = ("_first", "_floor", "_size", "_values")
+
+    def __init__(self) -> None:
+        self._first = self._size = self._floor = 0
+        self._values = np.zeros(0, np.uint64)
+
+    @property
+    def values(self) -> Hashes:
+        """Of all numbers from `first` on."""
+        return self._values[: self._size]
+
+    @property
+    def first(self) -> int:
+        return self._first
+
+    def get(self, numbers: Ints) -> Hashes:
+        at = numbers - self._first
+        inside = (at >= 0) & (at < self._size)
+        if inside.all():
+            return self._values[at]
+        found = np.zeros(len(numbers), np.uint64)
+        found[inside] = self._values[at[inside]]
+        return found
+
+    def put(self, numbers: Ints, values: Hashes) -> None:
+        """Later ones of a number win; those that were forgotten are left out."""
+        if not len(numbers):
+            return
+        least = int(numbers.min())
+        if least < self._floor:
+            kept = numbers >= self._floor
+            self.put(numbers[kept], values[kept])
+            return
+        if not self._size:
+            self._first = least
+        elif least < self._first:
+            self._values = np.concatenate([np.zeros(self._first - least, np.uint64), self.values])
+            self._first, self._size = least, len(self._values)
+        at = numbers - self._first
+        end = int(at.max()) + 1
+        if end > len(self._values):
+            grown = np.zeros(max(end, 2 * self._size, 64), np.uint64)
+            grown[: self._size] = self.values
+            self._values = grown
+        self._size = max(self._size, end)
+        self._values[at] = values
+
+    def forget(self, before: int) -> None:
+        """Let the values of numbers before one go, once they are as many as the others."""
+        self._floor = max(self._floor, before)
+        gone = min(before - self._first, self._size)
+        if gone > 0 and 2 * gone >= self._size:
+            self._values = self.values[gone:].copy()
+            self._first, self._size = self._first + gone, self._size - gone
+
+    def clear(self) -> None:
+        self._values[: self._size] = 0
+
+    def state(self, begin: int) -> dict[str, Any]:
+        """As flat values, of the numbers from one on."""
+        first = max(self._first, begin)
+        return {"first": first, "values": self.values[first - self._first :].copy()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self._first = int(state["first"])
+        self._values = np.asarray(state["values"], np.uint64).copy()
+        self._size = len(self._values)
+
+
+# -- rows by their keys ---------------------------------------------------------------------------------------------
+
+
+class _Index:
+    """Numbers by keys, in sorted runs, of which each is at least twice as long as the next."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[Hashes, Ints]] = []
+
+    def add(self, keys: Hashes, numbers: Ints) -> None:
+        """Later ones of a key win; 0 takes a key out."""
+        if not len(keys):
+            return
+        self._runs.append(_sorted(keys, numbers))
+        while len(self._runs) > 1 and len(self._runs[-2][0]) < 2 * len(self._runs[-1][0]):
+            (older, one), (newer, other) = self._runs[-2:]
+            run = _sorted(np.concatenate([older, newer]), np.concatenate([one, other]))
+            if len(self._runs) == 2:
+                run = run[0][run[1] > 0], run[1][run[1] > 0]
+            self._runs[-2:] = [run]
+
+    def find(self, keys: Hashes) -> Ints:
+        """The number of each key; 0 where there is none."""
+        found = np.zeros(len(keys), np.int64)
+        rest = np.arange(len(keys))
+        for run, numbers in reversed(self._runs):
+            if not len(rest):
+                break
+            if not len(run):
+                continue
+            at = np.searchsorted(run, keys[rest])
+            at[at == len(run)] = 0
+            hit = run[at] == keys[rest]
+            found[rest[hit]] = numbers[at[hit]]
+            rest = rest[~hit]
+        return found
+
+
+def _sorted(keys: Hashes, numbers: Ints) -> tuple[Hashes, Ints]:
+    order = np.argsort(keys, kind="stable")
+    keys, numbers = keys[order], numbers[order]
+    last = np.append(keys[1:] != keys[:-1], True)
+    return (keys, numbers) if last.all() else (keys[last], numbers[last])
+
+
+class Identity:
+    """The rows of one topic.
+
+    >>> rows = Identity()
+    >>> rows.follow(Batch.of({"id": [1, 2]}, key=["id"])).tolist()
+    [2, 4]
+    >>> before = pa.array([{"id": 1}, None])
+    >>> rows.follow(Batch.of({"id": [3, 2]}, op="u", key=["id"], before=before)).tolist()
+    [2, 4]
+    >>> rows.follow(Batch.of({"id": [3, 1]}, op="u", key=["id"])).tolist()
+    [2, -8]
+    """
+
+    def __init__(self) -> None:
+        # How many numbers were given, and the key of each row that has one; of ended rows 0.
+        self.given = 0
+        self._keys = Numbered()
+        # Keys of rows from here on are in no run of the index yet.
+        self._indexed = 1
+        self._index = _Index()
+        # 1 for those that an update showed first.
+        self._late = Numbered()
+        # Rows whose key another row took within one transaction, whose constraint is checked at its end: key -> rows.
+        self._displaced: dict[int, list[int]] = {}
+        self._displaced_in = 0
+        # Rows that ended since `ended` was asked, and up to which all did.
+        self._ended: list[Ints] = []
+        self._truncated = 0
+
+    def follow(self, batch: Batch) -> Ints:
+        """The number of each event's row, as the module's docstring says; what the events do to rows is remembered."""
+        names = identifying(batch)
+        n = batch.num_rows
+        if not names or not n:
+            return np.zeros(n, np.int64)
+        op = batch.op
+        fresh = inserted(batch)
+        new = _nonzero(hashes([batch.column(name) for name in names]))
+        if fresh.all() and not self._displaced:
+            return self._insert(new)
+        old, told = new.copy(), _told(batch, names)
+        if told is not None:
+            before = batch.before
+            assert before is not None
+            old[told] = _nonzero(hashes([before.field(name) for name in names]))[told]
+        moved = (op == OPS["u"]) & (old != new)
+        self._consolidate()
+        plain = not moved.any() and not (op == OPS["t"]).any() and not self._displaced
+        found = self._follow_together(op, fresh, new) if plain else None
+        return self._follow_one_by_one(batch, old, new) if found is None else found
+
+    def alive(self, numbers: Ints) -> Mask:
+        """Which rows have not ended, and are remembered."""
+        self._consolidate()
+        found = self._keys.get(numbers >> 1) != 0
+        displaced = [one for rows in self._displaced.values() for one in rows]
+        if displaced:
+            found |= np.isin(numbers, displaced)
+        return np.asarray(found & ((numbers >> 1) > self.given - LIMIT))
+
+    @property
+    def forgotten(self) -> int:
+        """The largest number (without its last bit) that is not remembered any more."""
+        return self.given - LIMIT
+
+    def _insert(self, keys: Hashes) -> Ints:
+        places = self.given + 1 + np.arange(len(keys))
+        self._keys.put(places, keys)
+        self.given += len(keys)
+        self._keys.forget(self.forgotten + 1)
+        return 2 * places
+
+    def _consolidate(self) -> None:
+        """Index the rows that came since, which end those that had their keys."""
+        first = max(self._indexed, self._keys.first)
+        keys = self._keys.values[first - self._keys.first :]
+        self._indexed = self.given + 1
+        if not len(keys):
+            return
+        places = first + np.arange(len(keys))
+        there = keys != 0
+        keys, places = keys[there], places[there]
+        before = self._index.find(keys)
+        run, last = _sorted(keys, places)
+        replaced = np.concatenate([before[before > 0] >> 1, np.setdiff1d(places, last, assume_unique=True)])
+        if len(replaced):
+            self._end(replaced)
+        self._index.add(run, 2 * last + self._late.get(last).astype(np.int64))
+
+    def ended(self) -> tuple[Ints, int]:
+        """Numbers of rows that ended since the last call; and the number up to which all have, without the last bit."""
+        found = 2 * np.concatenate(self._ended) if self._ended else np.empty(0, np.int64)
+        truncated, self._ended, self._truncated = self._truncated, [], 0
+        return found, truncated
+
+    def _end(self, places: Ints) -> None:
+        self._ended.append(places)
+        self._keys.put(places, np.zeros(len(places), np.uint64))
+
+    def _follow_together(self, op: npt.NDArray[np.uint8], fresh: Mask, keys: Hashes) -> Ints | None:
+        """Inserts, updates and deletes whose keys stay; None where a row is near its end by `LIMIT`."""
+        n = len(keys)
+        order = np.argsort(keys, kind="stable")
+        known = self._index.find(keys[order])
+        known[known >> 1 <= self.forgotten] = 0
+        if known.any() and int(known[known > 0].min()) >> 1 <= self.forgotten + n:
+            return None
+        starts = np.append(True, keys[order][1:] != keys[order][:-1])
+        deletes, inserts = op[order] == OPS["d"], fresh[order]
+        there = np.append(False, ~deletes[:-1])
+        there[starts] = known[starts] > 0
+        shown = ~deletes & ~inserts & ~there
+        gives = inserts | shown
+        # Numbers are given in the order of the events.
+        given = np.zeros(n, np.int64)
+        given[order] = gives
+        given = self.given + np.cumsum(given)
+        number = 2 * given[order] + shown
+        begin = np.maximum.accumulate(np.where(starts, np.arange(n), 0))
+        last = np.maximum.accumulate(np.where(gives, np.arange(n), -1))
+        own = last >= begin
+        current = np.where(own, number[last], known)
+        current[deletes & ~there] = 0
+        ended = np.where(deletes & there, current, 0)
+        replaced = inserts & there
+        ended[replaced] = np.where(starts, known, np.append(0, current[:-1]))[replaced]
+        self._keys.put(given[order][gives], keys[order][gives])
+        self._late.put(given[order][gives], shown[gives].astype(np.uint64))
+        self.given = int(given.max(initial=self.given))
+        self._indexed = self.given + 1
+        self._end(ended[ended > 0] >> 1)
+        ends = np.append(starts[1:], True)
+        self._index.add(keys[order][ends], np.where(deletes, 0, current)[ends])
+        self._keys.forget(self.forgotten + 1)
+        self._late.forget(self.forgotten + 1)
+        found = np.empty(n, np.int64)
+        found[order] = np.where(shown, ~current, current)
+        return found
+
+    def _follow_one_by_one(self, batch: Batch, old: Hashes, new: Hashes) -> Ints:
+        """Events some of which move keys, or end all rows."""
+        keys = np.unique(np.concatenate([old, new]))
+        walk = _Walk(self, dict(zip(keys.tolist(), self._index.find(keys).tolist(), strict=True)))
+        found = np.zeros(batch.num_rows, np.int64)
+        events = zip(batch.op.tolist(), old.tolist(), new.tolist(), batch.lsn.tolist(), strict=True)
+        for row, (op, was, now, lsn) in enumerate(events):
+            found[row] = walk.event(chr(op), was, now, lsn)
+        walk.settle()
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """As flat values."""
+        self._consolidate()
+        begin = max(self.forgotten + 1, 1)
+        flat: dict[str, Any] = {"given": self.given, "displaced_in": self._displaced_in}
+        flat.update({f"keys.{name}": value for name, value in self._keys.state(begin).items()})
+        late = self._late.values
+        flat["late"] = (self._late.first + np.flatnonzero(late)).astype(np.int64)
+        pairs = [(key, row) for key, rows in self._displaced.items() for row in rows]
+        flat["displaced"] = np.array([key for key, _ in pairs], np.uint64)
+        flat["displaced_rows"] = np.array([row for _, row in pairs], np.int64)
+        return flat
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.given, self._displaced_in = int(state["given"]), int(state["displaced_in"])
+        self._keys.restore({name: state[f"keys.{name}"] for name in ("first", "values")})
+        late = np.asarray(state["late"], np.int64)
+        self._late.put(late, np.ones(len(late), np.uint64))
+        rows = np.asarray(state["displaced_rows"], np.int64).tolist()
+        for key, row in zip(np.asarray(state["displaced"], np.uint64).tolist(), rows, strict=True):
+            self._displaced.setdefault(key, []).append(row)
+
+
+class _Walk:
+    """Events of one batch, row by row.
+
+    Args:
+        rows: what is changed. known: the numbers of all keys that the events have, 0 where there is none.
+    """
+
+    def __init__(self, rows: Identity, known: dict[int, int]) -> None:
+        self.rows, self.known = rows, known
+        self._changed: set[int] = set()
+
+    def event(self, op: str, old: int, new: int, lsn: int) -> int:
+        rows = self.rows
+        if rows._displaced and lsn != rows._displaced_in:
+            self._end(*(one for several in rows._displaced.values() for one in several))
+            rows._displaced = {}
+        if op == "t":
+            self._truncate()
+            return 0
+        if op in "cr":
+            if self._at(new):
+                self._end(self.known[new])
+            return self._give(new, late=False)
+        if op == "d":
+            return self._delete(old)
+        if old == new:
+            return self._at(new) or ~self._give(new, late=True)
+        return self._move(old, new, lsn)
+
+    def _at(self, key: int) -> int:
+        number = self.known[key]
+        return number if number >> 1 > self.rows.forgotten else 0
+
+    def _put(self, key: int, number: int) -> None:
+        self.known[key] = number
+        self._changed.add(key)
+
+    def _give(self, key: int, *, late: bool) -> int:
+        rows = self.rows
+        rows.given += 1
+        place = np.array([rows.given])
+        rows._keys.put(place, np.array([key], np.uint64))
+        if late:
+            rows._late.put(place, np.ones(1, np.uint64))
+        self._put(key, 2 * rows.given + late)
+        return self.known[key]
+
+    def _taken(self, key: int) -> int:
+        """The row that leaves a key: the one that was there first, where several are for a moment."""
+        waiting = self.rows._displaced.get(key)
+        if waiting:
+            number = waiting.pop(0)
+            if not waiting:
+                del self.rows._displaced[key]
+            return number if number >> 1 > self.rows.forgotten else 0
+        number = self._at(key)
+        if number:
+            self._put(key, 0)
+        return number
+
+    def _delete(self, key: int) -> int:
+        number = self._taken(key)
+        if number:
+            self._end(number)
+        return number
+
+    def _move(self, old: int, new: int, lsn: int) -> int:
+        rows = self.rows
+        number = self._taken(old)
+        there = self._at(new)
+        if there:
+            rows._displaced.setdefault(new, []).append(there)
+            rows._displaced_in = lsn
+            rows._keys.put(np.array([there >> 1]), np.zeros(1, np.uint64))
+        if not number:
+            return ~self._give(new, late=True)
+        rows._keys.put(np.array([number >> 1]), np.array([new], np.uint64))
+        self._put(new, number)
+        return number
+
+    def _end(self, *numbers: int) -> None:
+        self.rows._end(np.array(numbers, np.int64) >> 1)
+
+    def _truncate(self) -> None:
+        rows = self.rows
+        rows._truncated = rows.given
+        rows._keys.clear()
+        rows._displaced = {}
+        rows._index = _Index()
+        self.known = dict.fromkeys(self.known, 0)
+        self._changed.clear()
+
+    def settle(self) -> None:
+        """Put the keys that have other rows now into the index."""
+        rows = self.rows
+        keys = list(self._changed)
+        numbers = [self.known[key] for key in keys]
+        rows._index.add(np.array(keys, np.uint64), np.array(numbers, np.int64))
+        rows._indexed = rows.given + 1
+        rows._keys.forget(rows.forgotten + 1)
+        rows._late.forget(rows.forgotten + 1)
+
+
+def identifying(batch: Batch) -> tuple[str, ...]:
+    """The columns that the source names a row by when it changes; none where a table has none, or they are not here."""
+    names = batch.identity_columns
+    return names if all(name in batch.schema.names for name in names) else ()
+
+
+def _told(batch: Batch, names: Sequence[str]) -> Mask | None:
+    """Which updates come with the key that the row had."""
+    before = batch.before
+    if before is None or any(before.type.get_field_index(name) < 0 for name in names):
+        return None
+    told = np.asarray(before.is_valid())
+    some = np.zeros(len(told), np.bool_)
+    for name in names:
+        some |= np.asarray(before.field(name).is_valid())
+    return np.asarray(told & some & (batch.op == OPS["u"]))
+
+
+def _nonzero(values: Hashes) -> Hashes:
+    values[values == 0] = 1
+    return values
