@@ -26,13 +26,23 @@ Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 class Query:
     """Rows of one batch that are to be answered, as the timeline passes them.
 
+    Args:
+        made: their features, where these are made already.
+
     Attributes:
         predictions: for each run of rows, of which ``answered`` says the length and the model.
         valid, reasons: which rows can be answered, and why the others cannot.
     """
 
     def __init__(
-        self, batch: Batch, order: Ints, task: ModelTask, *, proba: bool = False, stream: StreamPlan | None = None
+        self,
+        batch: Batch,
+        order: Ints,
+        task: ModelTask,
+        *,
+        proba: bool = False,
+        stream: StreamPlan | None = None,
+        made: Matrix | None = None,
     ) -> None:
         self.batch = batch
         self.stream = stream
@@ -51,7 +61,9 @@ class Query:
         # Rows whose features are sound and that the model that answered has no answer to.
         self._failed: dict[int, str] = {}
         self._varies = depend_on_the_log(task.features)
-        self._matrix: Matrix | None = None
+        self._matrix = made
+        if made is not None:
+            self.valid, self.reasons = made.valid, made.reasons
 
     def answer_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
         """Answer the rows before a place with this model; ``shadow`` answers beside it."""
@@ -179,9 +191,7 @@ class Given(Query):
 
     def output(self) -> Batch:
         """The rows so far."""
-        records = self.batch.records
-        own = [name for name in ("__order",) if name in records.schema.names]
-        return Batch((records.drop_columns(own) if own else records).slice(0, self.done))
+        return self.batch.stored.slice(0, self.done)
 
 
 def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
@@ -203,9 +213,7 @@ def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array
 
 def _beside(batch: Batch, answers: Mapping[str, pa.Array]) -> Batch:
     """Input columns, then answers; an input column with an answer's name gets ``_input``."""
-    records = batch.records
-    if "__order" in records.schema.names:
-        records = records.drop_columns(["__order"])
+    records = batch.stored.records
     taken = {*PREDICTION_COLUMNS, *answers}
     if any(name in taken for name in records.schema.names):
         names = [f"{name}_input" if name in taken else name for name in records.schema.names]

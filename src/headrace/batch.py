@@ -38,7 +38,14 @@ META_FIELDS: tuple[pa.Field, ...] = (
     pa.field("__index", pa.int64(), nullable=False),
     pa.field("__ts", pa.timestamp("us", tz="UTC"), nullable=False),
 )
-_META_NAMES = frozenset(field.name for field in META_FIELDS) | {"__before", "__unchanged", "__order", "__row"}
+_META_NAMES = frozenset(field.name for field in META_FIELDS) | {
+    *("__before", "__unchanged", "__order", "__row", "__update")
+}
+
+
+STEP_COLUMNS = ("__order", "__row", "__update")
+"""Columns that rows have while a step runs: their places in its order, which row of their table each is about, and
+whether a label takes another one's place."""
 
 
 def is_meta(name: str) -> bool:
@@ -159,6 +166,12 @@ class Batch:
     @property
     def unchanged(self) -> pa.ListArray | None:
         return self.records.column("__unchanged") if "__unchanged" in self.records.schema.names else None
+
+    @property
+    def stored(self) -> Batch:
+        """The batch without the columns that rows have only while a step runs."""
+        own = [name for name in STEP_COLUMNS if name in self.records.schema.names]
+        return Batch(self.records.drop_columns(own)) if own else self
 
     def position(self, row: int) -> Position:
         return Position(int(self.lsn[row]), int(self.index[row]))

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.answers import Query
-from headrace.batch import OPS, Batch
+from headrace.batch import Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
 from headrace.events import Ints, Merged, order_of
@@ -26,11 +26,14 @@ from headrace.grade.compare import graded_rows
 from headrace.grade.join import Arrivals, Found, Join
 from headrace.grade.pairs.keys import converter, kind_of, matching_keys, reconverted
 from headrace.grade.pairs.waiting import Waiting, ascends, picked
-from headrace.labels import new_examples
+from headrace.labels import Truths
 from headrace.plain_values import united
+from headrace.row_identity import ROW
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
 NO_ROWS = np.empty(0, np.int64)
+# Keys that stand for rows are below those that anybody has.
+_ROWS = -(2**62)
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class Entering:
         predictions: with their places; ``queries``: where the task's own model makes them, as far as it has.
         labels: batches of the truth's stream.
         topic: of the predictions, where those that cannot take part are told of; ``output``: of the grades.
+        same_table: whether the labels are columns of the very rows that are predicted.
     """
 
     predictions: list[Batch]
@@ -90,6 +94,7 @@ class Entering:
     labels: list[Batch]
     topic: str
     output: str
+    same_table: bool = False
 
 
 class Comparison:
@@ -127,7 +132,7 @@ class Comparison:
     def _labels(self, batches: list[Batch]) -> list[Batch]:
         """Rows that bring a label, or another one."""
         what, target = self.what, self.what.compare.target
-        waiting = self.flow.labels.setdefault(self.number, set())
+        truths = self.flow.labels.setdefault(self.number, Truths())
         found = []
         for batch in batches:
             if target not in batch.schema.names:
@@ -135,10 +140,9 @@ class Comparison:
                     reason = f"there is no column «{target}» to compare predictions with"
                     self._refuse(what.truth.topic, batch, [reason] * batch.num_rows, "grade")
                 continue
-            fresh = new_examples(batch, target, waiting)
-            brings = (fresh | _changed(batch, target)) & np.asarray(batch.column(target).is_valid())
+            brings, again = truths.brought(batch, target)
             self.flow.count("ignored", int((~brings).sum()))
-            batch = batch.with_columns([("__update", pa.array(~fresh))])
+            batch = Batch(batch.records.append_column("__update", pa.array(again)))
             found.append(batch if brings.all() else batch.filter(brings))
         return [batch for batch in found if batch.num_rows]
 
@@ -217,7 +221,7 @@ class Comparison:
                 batch, found = batch.filter(valid), found[valid]
             if batch.num_rows:
                 kept.append(batch)
-                keys += keys_of(batch, on)
+                keys += _row_keys(batch, on) if self._same_rows(batch) else keys_of(batch, on)
                 times.append(found)
         order = np.concatenate([order_of(one) for one in kept]) if kept else NO_ROWS
         when = np.concatenate(times) if times else NO_ROWS
@@ -234,6 +238,13 @@ class Comparison:
             truth = _as_one([one.column(self.what.compare.target) for one in kept])
         # A row of one topic may be on both sides: as a prediction it comes first.
         return Side(kept, order), Arrivals(keys, when, 2 * order + side, update, truth)
+
+    def _same_rows(self, batch: Batch) -> bool:
+        """Whether predictions and labels are rows of one table, told apart by its key."""
+        on = self.what.compare
+        if not self._entering.same_table or ROW not in batch.schema.names or on.on_left != on.on_right:
+            return False
+        return set(on.on_left) in (set(batch.key_columns), set(batch.identity_columns))
 
     def _times(
         self, batch: Batch, on: tuple[str, ...], time: str | None
@@ -427,15 +438,19 @@ def _first_of_kinds(known: list[str], batches: list[Batch], name: str, side: int
     return first
 
 
-def _changed(batch: Batch, target: str) -> npt.NDArray[np.bool_]:
-    """Updates that give a row another label, as far as they tell."""
-    updates: npt.NDArray[np.bool_] = batch.op == OPS["u"]
-    before = batch.before
-    if before is None or not updates.any() or before.type.get_field_index(target) < 0:
-        return updates
-    told = np.asarray(before.is_valid())
-    same = pc.equal(before.field(target), batch.column(target)).fill_null(False).to_numpy(zero_copy_only=False)
-    return np.asarray(updates & ~(told & same))
+def _row_keys(batch: Batch, on: Sequence[str]) -> list[Any]:
+    """What a prediction and its label share where both are rows of one table: the row itself, whatever its key is.
+
+    Rows that the log showed first by an update have their values.
+    """
+    number = np.asarray(batch.column(ROW))
+    number = np.where(number < 0, ~number, number)
+    keys: list[Any] = (_ROWS - number).tolist()
+    plain = np.flatnonzero((number == 0) | (number & 1 == 1))
+    if len(plain):
+        for row, key in zip(plain.tolist(), keys_of(batch.take(plain), on), strict=True):
+            keys[row] = key
+    return keys
 
 
 def placed(batch: Batch, order: Ints) -> Batch:
@@ -447,8 +462,7 @@ def placed(batch: Batch, order: Ints) -> Batch:
 
 def plain(batch: Batch) -> pa.RecordBatch:
     """Its records without the columns that only an event has."""
-    own = [name for name in ("__order", "__update") if name in batch.schema.names]
-    return batch.records.drop_columns(own) if own else batch.records
+    return batch.stored.records
 
 
 def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -103,10 +103,13 @@ class Derive:
 
     def _match(self, i: int, node: Node, what: Grade) -> Comparison:
         queries, batches = self._left(node)
-        source, topic = self.nodes[node.source or 0].what, self._topic(node.source or 0)
+        source, topic, same = self.nodes[node.source or 0].what, self._topic(node.source or 0), False
         if isinstance(source, Predicted) and source.number < len(self._predicted):
-            topic = self._predicted[source.number].stream.topic
-        entering = Entering(batches, queries, self._streams(what.truth, "grade"), topic, self._topic(i))
+            plan = self._predicted[source.number]
+            topic = plan.stream.topic
+            # Answers that were given elsewhere are of no row that the log knows.
+            same = topic == what.truth.topic and plan.served is None
+        entering = Entering(batches, queries, self._streams(what.truth, "grade"), topic, self._topic(i), same)
         return Comparison(i, what, self.flow, self.merged, entering, self._refuse)
 
     def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:

@@ -10,6 +10,7 @@ from headrace.batch import Batch
 from headrace.comparison import Trial
 from headrace.derive import Derive
 from headrace.events import Event, Rows, Tick, merge
+from headrace.flow import Grade
 from headrace.idle import idle
 from headrace.outputs import Output, batches_of, derived, made, refused
 from headrace.retraining import retrain
@@ -66,7 +67,8 @@ def flow_step(task: FlowTask, state: State, event: Event) -> list[Output]:
         return letters + derived(task, derive)
     if not isinstance(event, Rows):
         return []
-    merged = merge(event, state.open_key)
+    truths = {node.what.truth.topic for node in task.nodes if isinstance(node.what, Grade)}
+    merged = merge(event, state.open_key).numbered(truths, state.memory.follow)
 
     def streams(stream: StreamPlan, stage: str) -> list[Batch]:
         return batches_of(merged, stream, lambda topic, batch, reason: refuse(topic, batch, [reason], stage))
@@ -74,6 +76,7 @@ def flow_step(task: FlowTask, state: State, event: Event) -> list[Output]:
     derive = Derive(task.nodes, state.flow, merged, streams=streams, refuse=refuse)
     derive.advance(merged.rows)
     derive.finish()
+    state.memory.settle()
     state.open_key = None if event.complete else merged.last_key
     state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
     return letters + derived(task, derive)

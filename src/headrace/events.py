@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,13 @@ class Merged:
     @property
     def rows(self) -> int:
         return len(self.transactions)
+
+    def numbered(self, topics: Collection[str], follow: Callable[[str, Batch], Batch]) -> Merged:
+        """The same with the numbers of the rows of some topics (`headrace.row_identity`)."""
+        parts = tuple(
+            replace(part, batch=follow(part.topic, part.batch)) if part.topic in topics else part for part in self.parts
+        )
+        return replace(self, parts=parts)
 
     def after(self, transaction: int) -> int:
         """The first place after a transaction."""

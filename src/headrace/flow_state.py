@@ -19,6 +19,7 @@ from headrace.grade.alarm import Alarm
 from headrace.grade.drift import Drift
 from headrace.grade.join import Join
 from headrace.grade.window import Window
+from headrace.labels import Truths
 from headrace.learn.adapters.sealed import sealed, unsealed
 from headrace.plain_values import united
 
@@ -133,7 +134,7 @@ class FlowState:
     Attributes:
         running: by node.
         kept: rows to train on, where the newest ones of a node are.
-        labels: by node, hashes of the keys of rows whose label has not come (`headrace.labels`).
+        labels: by node, the newest label of each row of its truth (`headrace.labels`).
         seen: by node, the newest event times of its two sides as rows brought them; ticks count from there.
         at: position of the last row, where what a tick brings about stands.
         schemas: by node, of its grades so far.
@@ -143,7 +144,7 @@ class FlowState:
 
     running: list[Running]
     kept: KeptRows | None = None
-    labels: dict[int, set[int]] = field(default_factory=dict)
+    labels: dict[int, Truths] = field(default_factory=dict)
     seen: dict[int, list[int]] = field(default_factory=dict)
     at: tuple[int, int] = (0, 0)
     schemas: dict[int, pa.Schema] = field(default_factory=dict)
@@ -188,8 +189,8 @@ def dump_flow(flow: FlowState) -> dict[str, Any]:
             flat.update({f"{i}.{key}": value for key, value in one.state().items()})
     if flow.kept is not None:
         flat.update({f"kept.{key}": value for key, value in flow.kept.state().items()})
-    for i, keys in sorted(flow.labels.items()):
-        flat[f"labels.{i}"] = np.sort(np.fromiter(keys, np.int64, len(keys)))
+    for i, truths in sorted(flow.labels.items()):
+        flat.update({f"truths.{i}.{key}": value for key, value in truths.state().items()})
     for i, schema in sorted(flow.schemas.items()):
         flat[f"schemas.{i}"] = np.frombuffer(schema.serialize(), np.uint8).copy()
     seen = {str(i): times for i, times in sorted(flow.seen.items())}
@@ -206,8 +207,11 @@ def load_flow(nodes: Sequence[Node], rows: Selection | None, flat: Mapping[str, 
             one.restore(below(f"{i}.", flat))
     if flow.kept is not None:
         flow.kept.restore(below("kept.", flat))
-    labels = below("labels.", flat)
-    flow.labels = {int(i): set(keys.tolist()) for i, keys in labels.items()}
+    for i in {int(key.split(".", 1)[0]) for key in below("truths.", flat)}:
+        flow.labels.setdefault(i, Truths()).restore(below(f"truths.{i}.", flat))
+    # States of versions that knew rows by their keys only.
+    for number, keys in below("labels.", flat).items():
+        flow.labels.setdefault(int(number), Truths()).hashes = set(keys.tolist())
     for number, data in below("schemas.", flat).items():
         flow.schemas[int(number)] = pa.ipc.read_schema(pa.py_buffer(np.ascontiguousarray(data)))
     meta = json.loads(flat["meta"])

@@ -5,27 +5,28 @@ showed them. The first event that brings its label takes them: what is learned i
 else that event changes. State belongs to a row, not to a key (`headrace.row_identity`): it moves with the key, and ends
 with a delete, a truncate, or a new row of the same key, under every replica identity.
 
-A row that the log has not shown yet is known by the old image of its update where there is a whole one (REPLICA IDENTITY
-FULL); else an update that brings a label teaches nothing, because nobody knows whether it is the first. The same holds
-for tables without a key, whose rows have no identity at all.
+A row that the log has not shown yet is known by the old image of its update where there is a whole one (REPLICA
+IDENTITY FULL); else an update that brings a label teaches nothing, because nobody knows whether it is the first. The
+same holds for tables without a key, whose rows have no identity at all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import OPS, Batch, inserted
 from headrace.errors import HeadraceError
+from headrace.grade.pairs.truths import truth_codes
 from headrace.grade.pairs.waiting import Waiting
+from headrace.plain_values import values
 from headrace.row_identity import LIMIT, ROW, Hashes, Identity, Ints, Mask, Numbered, hashed
 
 NO_LABEL = "no label came while {limit:,} newer rows of the table did: it is not waited for any more"
@@ -63,6 +64,7 @@ class Histories:
 
     @property
     def last(self) -> Mask:
+        """Which events are the last of their row here."""
         return np.append(self.first[1:], True)[: len(self.at)]
 
     @property
@@ -109,12 +111,17 @@ def unsent(batch: Batch, name: str) -> Mask | None:
         return None
     found = np.zeros(batch.num_rows, np.bool_)
     found[np.asarray(pc.list_parent_indices(unchanged))[hits]] = True
-    return found & np.asarray(batch.column(name).is_null())
+    return np.asarray(found & np.asarray(batch.column(name).is_null()))
 
 
 def labelled(batch: Batch, target: str) -> Mask:
     """Which events have a label; one that was not sent is none."""
     return np.asarray(batch.column(target).is_valid())
+
+
+def numbered(batch: Batch, rows: Identity) -> Batch:
+    """The batch with the numbers of its rows; what it does to them is remembered."""
+    return Batch(batch.records.append_column(ROW, pa.array(rows.follow(batch))))
 
 
 # -- rows that wait for their labels ---------------------------------------------------------------------------------
@@ -141,6 +148,10 @@ class Late:
 
     def __len__(self) -> int:
         return len(self._rows) + len(self.hashes)
+
+    @property
+    def partial(self) -> bool:
+        return self._done is not None
 
     def examples(
         self,
@@ -492,7 +503,7 @@ class Changes:
             if (whole & runs.unknown).any():
                 old = np.where(whole & runs.unknown, earlier[name][runs.at], old) if name in earlier else old
             if missing is None:
-                previous = np.where(runs.first, old, np.append(0, mine[:-1]).astype(np.uint64)[: len(mine)])
+                previous = np.where(runs.first, old, np.concatenate([mine[:1], mine[:-1]]))
                 differs |= mine != previous
             else:
                 sent = ~missing[runs.at]
@@ -502,7 +513,7 @@ class Changes:
                 newest = runs.newest(sent)
                 mine = np.where(newest >= 0, mine[newest], old[runs.begin])
             keeps = runs.last & (runs.number > 0)
-            self._values(name).put(runs.number[keeps] >> 1, mine[keeps])
+            put_newest(self._values(name), runs.number[keeps] >> 1, mine[keeps])
         asks = np.zeros(batch.num_rows, np.bool_)
         asks[runs.at] = fresh | differs
         return asks
@@ -514,7 +525,7 @@ class Changes:
         keeps = found & (number > 0)
         if keeps.any():
             for name, values, _ in self._hashed(batch, columns):
-                self._values(name).put(number[keeps] >> 1, values[keeps])
+                put_newest(self._values(name), number[keeps] >> 1, values[keeps])
         return found
 
     def _values(self, name: str) -> Numbered:
@@ -532,15 +543,11 @@ class Changes:
             return {}
         return _together({name: before.field(name) for name in names}, batch.num_rows)
 
-    def forget(self, before: int) -> None:
-        for values in self._columns.values():
-            values.forget(before)
-
-    def state(self, begin: int) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """As flat values."""
         flat: dict[str, Any] = {"names": json.dumps(list(self._columns))}
         for i, values in enumerate(self._columns.values()):
-            flat.update({f"{i}.{name}": one for name, one in values.state(begin).items()})
+            flat.update({f"{i}.{name}": one for name, one in values.state(1).items()})
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -548,6 +555,89 @@ class Changes:
         self._columns = {}
         for i, name in enumerate(json.loads(state["names"])):
             self._values(name).restore({one: state[f"{i}.{one}"] for one in ("first", "values")})
+
+
+class Truths:
+    """The newest label of each row, for those who must know whether an update brings another one.
+
+    Attributes:
+        hashes: of keys of rows without a label, in a state of a version that kept nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._codes = Numbered()
+        self.hashes: set[int] = set()
+
+    def brought(self, batch: Batch, target: str) -> tuple[Mask, Mask]:
+        """Which events bring a label or another one, and of which rows it is not the first.
+
+        >>> rows, truths = Identity(), Truths()
+        >>> def came(op, y):
+        ...     batch = Batch.of({"id": [1], "y": pa.array([y], pa.int64())}, op=op, key=["id"])
+        ...     return [one.tolist() for one in truths.brought(numbered(batch, rows), "y")]
+        >>> came("c", None), came("u", 5), came("u", 5), came("u", None), came("u", 6)
+        ([[False], [False]], [[True], [False]], [[False], [True]], [[False], [True]], [[True], [True]])
+        """
+        runs, n = Histories.of(batch), batch.num_rows
+        codes = _codes(batch.column(target))[runs.at]
+        mine, fresh = labelled(batch, target)[runs.at], inserted(batch)[runs.at]
+        old = self._codes.get(runs.number >> 1)
+        old[runs.unknown] = 0
+        again = runs.unknown & ~fresh
+        whole = whole_before(batch)[runs.at]
+        if (whole & runs.unknown).any():
+            before = batch.before.field(target)  # type: ignore[union-attr]  # some are whole
+            had = whole & np.asarray(before.is_valid())[runs.at]
+            old = np.where(runs.unknown & had, _codes(before)[runs.at], old)
+            again &= ~whole
+        if self.hashes:
+            again &= ~self._was_waiting(batch)[runs.at]
+        earlier = runs.before(mine)
+        previous = np.where(earlier >= 0, codes[earlier], old[runs.begin] if len(runs.at) else old)
+        # Of a row that nothing is known of, an update that has a label may have changed it.
+        again &= earlier < 0
+        brings, known = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        brings[runs.at] = mine & (fresh | again | (codes != previous))
+        known[runs.at] = ~fresh & (again | (previous != 0))
+        keeps = mine & (runs.number > 0) & self._next(runs, mine)
+        put_newest(self._codes, runs.number[keeps] >> 1, codes[keeps])
+        return brings, known
+
+    @staticmethod
+    def _next(runs: Histories, marked: Mask) -> Mask:
+        """Which marked events are the last marked ones of their row."""
+        place = np.arange(len(marked))
+        following = np.minimum.accumulate(np.where(marked, place, len(marked))[::-1])[::-1]
+        following = np.append(following[1:], len(marked))
+        end = np.append(np.flatnonzero(runs.first)[1:], len(marked))[np.cumsum(runs.first) - 1]
+        return np.asarray(following >= end)
+
+    def _was_waiting(self, batch: Batch) -> Mask:
+        keys = _old_hashes(batch)
+        found = np.array([key in self.hashes for key in keys], np.bool_)
+        self.hashes -= set(keys)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """As flat values."""
+        flat = {f"codes.{name}": one for name, one in self._codes.state(1).items()}
+        return {**flat, "hashes": np.sort(np.fromiter(self.hashes, np.int64, len(self.hashes)))}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self._codes.restore({one: state[f"codes.{one}"] for one in ("first", "values")})
+        self.hashes = set(np.asarray(state["hashes"], np.int64).tolist())
+
+
+def _codes(truth: pa.Array) -> Hashes:
+    return _nonzero(truth_codes(truth).astype(np.int64).view(np.uint64))
+
+
+def put_newest(values: Numbered, numbers: Ints, new: Hashes) -> None:
+    """Put values of rows, and let those of rows go that are not remembered any more."""
+    if len(numbers):
+        values.put(numbers, new)
+        values.forget(values.first + len(values.values) - LIMIT)
 
 
 def _together(columns: Mapping[str, pa.Array], n: int) -> dict[str, Hashes]:
@@ -573,3 +663,78 @@ def _salted(values: Hashes, name: str) -> Hashes:
 
 def _nonzero(values: Hashes) -> Hashes:
     return np.where(values == 0, np.uint64(1), values)
+
+
+# -- all that a task knows of rows -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a task knows of the rows of its topics between two events.
+
+    Attributes:
+        rows: by topic. late: rows that wait, by who waits for them: `named`. changes: likewise, what they had.
+    """
+
+    rows: dict[str, Identity] = field(default_factory=dict)
+    late: dict[str, Late] = field(default_factory=dict)
+    changes: dict[str, Changes] = field(default_factory=dict)
+
+    def follow(self, topic: str, batch: Batch) -> Batch:
+        """The batch with the numbers of its rows."""
+        return numbered(batch, self.rows.setdefault(topic, Identity()))
+
+    def waiting(self, name: str, *, partial: bool = False) -> Late:
+        if name not in self.late:
+            self.late[name] = Late(partial=partial)
+        return self.late[name]
+
+    def settle(self) -> None:
+        """Let go what belonged to rows that have ended."""
+        for topic, rows in self.rows.items():
+            numbers, truncated = rows.ended()
+            for name, late in self.late.items():
+                if _topic_of(name) == topic:
+                    if truncated:
+                        late.end_all(truncated)
+                    if len(numbers):
+                        late.end(numbers)
+
+    def state(self) -> dict[str, Any]:
+        """As flat values."""
+        names = {"rows": list(self.rows), "late": list(self.late), "changes": list(self.changes)}
+        flat: dict[str, Any] = {"names": json.dumps({**names, "partial": [one.partial for one in self.late.values()]})}
+        for start, part in self._parts():
+            flat.update({f"{start}{name}": value for name, value in part.state().items()})
+        return flat
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        names = json.loads(state["names"])
+        self.rows = {name: Identity() for name in names["rows"]}
+        pairs = zip(names["late"], names["partial"], strict=True)
+        self.late = {name: Late(partial=partial) for name, partial in pairs}
+        self.changes = {name: Changes() for name in names["changes"]}
+        for start, part in self._parts():
+            part.restore({key.removeprefix(start): one for key, one in state.items() if key.startswith(start)})
+
+    def _parts(self) -> Iterator[tuple[str, Identity | Late | Changes]]:
+        for i, rows in enumerate(self.rows.values()):
+            yield f"rows.{i}.", rows
+        for i, late in enumerate(self.late.values()):
+            yield f"late.{i}.", late
+        for i, changes in enumerate(self.changes.values()):
+            yield f"changes.{i}.", changes
+
+
+def named(use: str, topics: Sequence[str], number: int) -> str:
+    """Who waits for rows: what for, the topic, and which of the streams of that topic it is.
+
+    >>> named("learn", ["a", "b", "a"], 2)
+    'learn:1:a'
+    """
+    return f"{use}:{topics[:number].count(topics[number])}:{topics[number]}"
+
+
+def _topic_of(name: str) -> str:
+    return name.split(":", 2)[2]

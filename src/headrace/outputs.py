@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from headrace.answers import Query
 from headrace.batch import Batch, dead_letters
-from headrace.comparison import plain
 from headrace.derive import Derive
 from headrace.events import Merged
 from headrace.learning import Again, Refused
@@ -23,7 +22,7 @@ Output = tuple[str, Batch]
 
 def refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model: str | None = None) -> Output:
     """Rows that could not be handled, with the reasons."""
-    return f"{topic}.dlq", dead_letters(Batch(plain(batch)), reasons, stage=stage, model=model)
+    return f"{topic}.dlq", dead_letters(batch.stored, reasons, stage=stage, model=model)
 
 
 def unlearned(task: ModelTask, state: State, reader: Again | None, blocks: Sequence[Refused]) -> list[Output]:
@@ -96,7 +95,7 @@ def derived(task: ModelTask | FlowTask, derive: Derive) -> list[Output]:
     outputs: list[Output] = []
     for node, batches in zip(task.nodes, derive.out, strict=True):
         for batch in batches if node.outputs else ():
-            outputs += emitted(node.outputs, Batch(batch.records.drop_columns(["__order"])), features)
+            outputs += emitted(node.outputs, batch.stored, features)
     return outputs
 
 

@@ -398,6 +398,11 @@ class Identity:
             found |= np.isin(numbers, displaced)
         return np.asarray(found & ((numbers >> 1) > self.given - LIMIT))
 
+    def was_ended(self, places: Ints) -> Mask:
+        """Which rows had ended, by their numbers without the last bit, as far as these are still known."""
+        self._consolidate()
+        return np.asarray(self._keys.get(places) == 0)
+
     @property
     def forgotten(self) -> int:
         """The largest number (without its last bit) that is not remembered any more."""

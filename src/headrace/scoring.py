@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.answers import Query, answers_to
-from headrace.batch import Batch, inserted
-from headrace.events import Ints, Merged
+from headrace.batch import OPS, Batch
+from headrace.events import Ints, Merged, order_of
 from headrace.grade.scores import Scores
 from headrace.learn.base import scored_as
 from headrace.learn.features import matrix, resolved, targets
@@ -24,6 +25,7 @@ from headrace.state import Answering, State
 from headrace.task import EvaluatePlan, ModelTask
 
 LARGEST_GAP = 1000
+_ANSWER = "__answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,51 +41,114 @@ Line = tuple[int, Place, dict[str, Any]]
 """A row's place among those of the event and in the log, and the line that stands there."""
 
 
-def scored(
-    task: ModelTask, state: State, plan: EvaluatePlan, query: Query, merged: Merged, *, open_end: bool
-) -> list[Line]:
-    """Compare a query's answers with the truth; the lines that are due.
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Rows of one batch of a stream that a model is scored on.
+
+    Attributes:
+        name: who waits for their labels (`headrace.labels.named`).
+        query: those that are answered; ``late``: those that may have had no answer before their label came.
+    """
+
+    plan: EvaluatePlan
+    name: str
+    batch: Batch
+    query: Query | None
+    late: Query | None
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        return tuple(one for one in (self.query, self.late) if one is not None)
+
+
+def scored(task: ModelTask, state: State, what: Scored, merged: Merged, *, open_end: bool) -> list[Line]:
+    """Compare answers with the truth, each row's once, when its first label is there; the lines that are due.
 
     Args:
         open_end: whether the last row's transaction may go on, so that no line may stand there yet.
     """
+    plan = what.plan
     scores = state.scores[plan.spec.name]
-    rows, truth = _scorable(query, task)
-    if not len(rows):
+    rows, truth, by = _scorable(what, task, state)
+    if not rows.num_rows:
         return []
-    answers = query.column().take(pa.array(rows)).to_numpy(zero_copy_only=False)
+    answers = rows.column(_ANSWER).to_numpy(zero_copy_only=False)
     truth, answers = scores.coded(truth, answers)
-    transactions = merged.transactions[query.order[rows]]
+    order = order_of(rows)
+    transactions = merged.transactions[order]
     ends = np.flatnonzero(np.append(transactions[1:] != transactions[:-1], not open_end)) + 1
-    by = np.repeat(np.arange(len(query.answered)), [count for count, _, _ in query.answered])[rows]
     lines: list[Line] = []
     done, before = 0, scores.rows
-    while done < len(rows):
+    while done < len(order):
         due = scores.told_at + (plan.every or _gap(scores.told_at)) - before
         following = ends[np.searchsorted(ends, max(due, done + 1)) :]
-        end = int(following[0]) if len(following) else len(rows)
+        end = int(following[0]) if len(following) else len(order)
         scores.add_coded(truth[done:end], answers[done:end])
         if len(following):
             scores.told_at = scores.rows
-            at = int(query.order[rows[end - 1]])
+            at = int(order[end - 1])
             place = Place(int(merged.lsn[at]), int(merged.index[at]), int(merged.ts_us[at]))
-            lines.append((at, place, _line(task, scores, query.answered[int(by[end - 1])][1])))
+            lines.append((at, place, _line(task, scores, by[at])))
         done = end
     return lines
+
+
+def _scorable(what: Scored, task: ModelTask, state: State) -> tuple[Batch, npt.NDArray[Any], dict[int, Answering]]:
+    """Rows whose first label is here and that have an answer, in order; the labels; and who answers at their places.
+
+    The answer is the one that was given when the row was predicted, else the one at its label.
+    """
+    batch, target = what.batch, str(task.target)
+    order = order_of(batch)
+    answer, asks = _answers(what.query, order)
+    meta = [name for name in batch.schema.names if name.startswith("__")]
+    beside = Batch(batch.records.select([target, *meta]).append_column(_ANSWER, answer))
+    waiting = state.memory.waiting(what.name, partial=bool(what.plan.stream and what.plan.stream.operations))
+    rows = waiting.examples(beside, target, [_ANSWER], nulls=True, absent={_ANSWER: ~asks})
+    if not rows.num_rows:
+        return rows, np.empty(0), {}
+    lacks = np.asarray(rows.column(_ANSWER).is_null()) & (rows.op == OPS["u"])
+    if lacks.any():
+        later, _ = _answers(what.late, order_of(rows))
+        filled = pc.if_else(pa.array(lacks), *_alike(later, rows.column(_ANSWER)))
+        index = rows.schema.get_field_index(_ANSWER)
+        rows = Batch(rows.records.set_column(index, _ANSWER, filled))
+    truth, comparable = truths(rows, task)
+    keep = comparable & np.asarray(rows.column(_ANSWER).is_valid())
+    rows, truth = rows.filter(keep), truth[keep]
+    by: dict[int, Answering] = {}
+    for query in what.queries:
+        counts = [count for count, _, _ in query.answered]
+        who = [one for _, one, _ in query.answered]
+        numbers = np.repeat(np.arange(len(counts)), counts).tolist()
+        by |= {place: who[number] for place, number in zip(query.order.tolist(), numbers, strict=True)}
+    return rows, truth, by
+
+
+def _answers(query: Query | None, order: Ints) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """The valid answers to rows at some places, and which were asked for; null where there is none."""
+    if query is None or not len(query.order):
+        return pa.nulls(len(order)), np.zeros(len(order), np.bool_)
+    asks = np.isin(order, query.order)
+    where = np.searchsorted(query.order, order)
+    where[~asks] = 0
+    good = asks & query.valid[where]
+    column = query.column()
+    if column.null_count == len(column):
+        return pa.nulls(len(order)), asks
+    return column.take(pa.array(where, mask=~good)), asks
+
+
+def _alike(one: pa.Array, other: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Two arrays of one type."""
+    if pa.types.is_null(one.type):
+        return one.cast(other.type), other
+    return one, other if other.type.equals(one.type) else other.cast(one.type)
 
 
 def _gap(told_at: int) -> int:
     """A line for each transaction up to 100 rows, then at each hundredth more, and at least every 1,000 rows."""
     return max(1, min(told_at // 100, LARGEST_GAP))
-
-
-def _scorable(query: Query, task: ModelTask) -> tuple[Ints, npt.NDArray[Any]]:
-    """Rows that are new, have an answer, and a label that it can be compared with; and these labels."""
-    if task.target not in query.batch.schema.names or not query.batch.num_rows:
-        return np.empty(0, np.int64), np.empty(0)
-    truth, comparable = truths(query.batch, task)
-    rows = np.flatnonzero(inserted(query.batch) & comparable & np.asarray(query.column().is_valid()) & query.valid)
-    return rows, truth[rows]
 
 
 def truths(batch: Batch, task: ModelTask) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:

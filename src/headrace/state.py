@@ -15,11 +15,12 @@ from headrace.batch import Batch
 from headrace.events import Swap
 from headrace.flow_state import FlowState, as_bytes, below, dump_flow, from_bytes, initial_flow, load_flow
 from headrace.grade.scores import Scores
+from headrace.labels import Memory, named
 from headrace.learn.base import Array, Learner
 from headrace.learn.features import growing
 from headrace.learn.handover import Handover
 from headrace.position import Position
-from headrace.task import FlowTask, ModelTask, StreamTask, Task
+from headrace.task import FlowTask, ModelTask, StreamPlan, StreamTask, Task
 
 
 @dataclass(slots=True)
@@ -148,7 +149,8 @@ class State:
         ended: versions that ended in the last event, for whoever runs it to store; not part of the saved state.
         open_key: transaction of the last row, when it may go on.
         watermark_us: running maximum of commit times; ``window``: the pending rows' duration.
-        unlabelled: topic -> hashes of the keys of rows whose label has not come yet (`headrace.labels`).
+        memory: what is known of the topics' rows: those whose label has not come, and what was predicted of each
+            (`headrace.labels`).
         emitted: topic -> offset below which answers were already given (a model that learns again).
         flow: what is derived from its rows (`headrace.flow_state`).
         trained_on: hash of the rows of the last training; ``training``: one that runs; ``shadow``: a trained model that
@@ -177,7 +179,7 @@ class State:
     open_key: tuple[int, int] | None = None
     watermark_us: int = -(2**62)
     window: int = 0
-    unlabelled: dict[str, set[int]] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     emitted: dict[str, int] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
     lineage_rows: int = 0
@@ -267,8 +269,7 @@ def dump_state(state: State) -> dict[str, Any]:
         flat["training.rows"] = as_bytes(state.training.rows.records)
     if state.shadow is not None:
         flat.update({f"shadowed.{key}": value for key, value in state.shadow.state.items()})
-    waiting = {topic: keys for topic, keys in sorted(state.unlabelled.items()) if keys}
-    flat.update({f"unlabelled.{i}": np.sort(np.fromiter(keys, np.int64)) for i, keys in enumerate(waiting.values())})
+    flat.update({f"memory.{key}": value for key, value in state.memory.state().items()})
     flat["meta"] = json.dumps(
         {
             "version": state.version,
@@ -283,7 +284,6 @@ def dump_state(state: State) -> dict[str, Any]:
             "open_key": state.open_key,
             "watermark_us": state.watermark_us,
             "window": state.window,
-            "unlabelled": list(waiting),
             "emitted": state.emitted,
             "shown_version": state.shown_version,
             "shown_rows": state.shown_rows,
@@ -331,9 +331,15 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     state.pending_position = Position.parse(meta["pending_position"]) if meta["pending_position"] else None
     state.open_key = tuple(meta["open_key"]) if meta["open_key"] else None
     state.watermark_us, state.window = meta["watermark_us"], meta["window"]
-    state.unlabelled = {
-        topic: set(flat[f"unlabelled.{i}"].tolist()) for i, topic in enumerate(meta.get("unlabelled", ()))
-    }
+    if "memory.names" in flat:
+        state.memory.restore(below("memory.", flat))
+    # States of versions that knew rows by their keys only.
+    for i, topic in enumerate(meta.get("unlabelled", ())):
+        streams = task.learn if isinstance(task, ModelTask) else ()
+        for name, stream in zip(named_uses(task, "learn"), streams, strict=True):
+            if stream.topic == topic:
+                late = state.memory.waiting(name, partial=bool(stream.operations))
+                late.hashes = set(flat[f"unlabelled.{i}"].tolist())
     state.emitted = meta["emitted"]
     state.counters = Counters(**meta["counters"])
     for name in _SINCE_VERSIONS & meta.keys():
@@ -363,6 +369,13 @@ def _of_nowhere(rows: Kept, task: ModelTask) -> Kept:
     origin = np.zeros((len(rows), 4 if task.learn_nodes else 2), np.int64)
     origin[:, 0] = len(task.learn)
     return replace(rows, origin=origin)
+
+
+def named_uses(task: Task, use: str) -> list[str]:
+    """Names of what a model's streams wait for, or remember: of those that it learns, predicts or is scored on."""
+    streams = [plan if isinstance(plan, StreamPlan) else plan.stream for plan in getattr(task, use, ())]
+    topics = [stream.topic if stream is not None else "" for stream in streams]
+    return [named(use, topics, number) for number in range(len(topics))]
 
 
 # States written before there were versions have none of these.

@@ -17,17 +17,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace import row_identity
 from headrace.answers import Given, Query
 from headrace.batch import OPS, Batch, inserted
+from headrace.comparison import events, whole
 from headrace.derive import Derive
 from headrace.derived_step import flow_step, kept_and_stopped, time_passed, trial
 from headrace.events import Event, Ints, Rows, Tick, Train, merge, order_of
-from headrace.labels import new_examples
+from headrace.flow import Grade
+from headrace.labels import NO_LABEL, Changes
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
-from headrace.learn.features import depend_on_the_log, growing, matrix, resolved, targets, unsized
+from headrace.learn.features import Matrix, depend_on_the_log, growing, matrix, resolved, targets, unsized
 from headrace.learning import (
     GRADED,
     Examples,
@@ -44,11 +48,11 @@ from headrace.outputs import Output, batches_of, derived, emitted, made, refused
 from headrace.plain_values import value
 from headrace.position import Position
 from headrace.retraining import answer_training, ask_now, retrain
-from headrace.scoring import Line, Place, held_out, in_order, reused, scored
-from headrace.state import Kept, State
+from headrace.row_identity import ROW
+from headrace.scoring import Line, Place, Scored, held_out, in_order, reused, scored
+from headrace.state import Kept, State, named_uses
 from headrace.task import (
     PREDICTION_COLUMNS,
-    EvaluatePlan,
     FlowTask,
     ModelTask,
     PredictPlan,
@@ -125,6 +129,14 @@ def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
     return [line for plan in task.evaluate if plan.rows is not None for line in held_out(task, state, plan, at, place)]
 
 
+def _tables(task: ModelTask) -> set[str]:
+    """Topics whose rows are told apart: those that are predicted, or whose labels may come later."""
+    found = {plan.stream.topic for plan in task.predict}
+    found |= {plan.stream.topic for plan in task.evaluate if plan.stream is not None}
+    found |= {stream.topic for stream in task.learn} if task.target is not None else set()
+    return found | {node.what.truth.topic for node in task.nodes if isinstance(node.what, Grade)}
+
+
 # -- the model's step ---------------------------------------------------------------------------------------------
 
 
@@ -136,7 +148,7 @@ class _ModelStep:
         self.state = state
         self.reader = reader
         self.complete = event.complete
-        self.merged = merge(event, state.open_key)
+        self.merged = merge(event, state.open_key).numbered(_tables(task), state.memory.follow)
         # Place of the last row of the last complete cut; category -> places of the rows that showed its new words.
         self.closed: int | None = None
         self.births: dict[str, Ints] = {}
@@ -147,12 +159,14 @@ class _ModelStep:
 
     def run(self) -> list[Output]:
         state, merged = self.state, self.merged
-        queries = [query for plan in self.task.predict for query in self._queries(plan)]
+        names = zip(self.task.predict, named_uses(self.task, "predict"), strict=True)
+        queries = [query for plan, name in names for query in self._queries(plan, name)]
         if self.task.nodes and state.flow is not None:
             self.derive = self._deriving(queries)
         examples = self._examples()
-        compared = [one for plan in self.task.evaluate if plan.stream for one in self._scored(plan, queries)]
-        asked = list(dict.fromkeys([query for _, query in queries] + [query for _, query in compared]))
+        compared = [one for number in range(len(self.task.evaluate)) for one in self._scored(number, queries)]
+        answered = [query for _, query in queries] + [query for one in compared for query in one.queries]
+        asked = list(dict.fromkeys(answered))
         windows = self._windows()
         if state.shown is not None:
             self._end_open_transaction(asked)
@@ -172,8 +186,9 @@ class _ModelStep:
         if self.derive is not None:
             self.derive.finish()
             self.outputs += derived(self.task, self.derive)
-        for evaluate, query in compared:
-            self.lines += scored(self.task, state, evaluate, query, merged, open_end=not self.complete)
+        for one in compared:
+            self.lines += scored(self.task, state, one, merged, open_end=not self.complete)
+        self._forget()
         self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
         return self.outputs + ([(self.task.training_topic, told(self.told))] if self.told else [])
 
@@ -295,8 +310,8 @@ class _ModelStep:
         return list(zip(ends[closed].tolist(), places[closed].tolist(), strict=True))
 
     def _examples(self) -> Examples:
-        streams = enumerate(self.task.learn)
-        fresh = [(i, batch) for i, stream in streams for batch in self._fresh(stream) if batch.num_rows]
+        streams = enumerate(zip(self.task.learn, named_uses(self.task, "learn"), strict=True))
+        fresh = [(i, batch) for i, one in streams for batch in self._fresh(*one) if batch.num_rows]
         if self.derive is not None:
             fresh += [(GRADED, batch) for batch in self._graded(self.derive)]
         if depend_on_the_log(self.task.features):
@@ -312,24 +327,58 @@ class _ModelStep:
                     self._refuse("graded", one, [reason], "transform")
                 yield from (one for one in good if one.num_rows)
 
-    def _fresh(self, stream: StreamPlan) -> Iterator[Batch]:
-        """New rows of a stream that have a label, if one is wanted; the others are counted."""
-        counters, target = self.state.counters, self.task.target
+    def _fresh(self, stream: StreamPlan, name: str) -> Iterator[Batch]:
+        """Rows of a stream that are to be learned, each when it has its label, if one is wanted; others are counted."""
+        counters, task = self.state.counters, self.task
         for batch in self._stream(stream, "learn"):
-            waiting = self.state.unlabelled.setdefault(stream.topic, set())
-            fresh = new_examples(batch, target, waiting)
-            counters.ignored += int((~fresh).sum())
-            if not fresh.all():
-                batch = batch.filter(fresh)
-            if target is not None and target not in batch.schema.names:
-                reason = f"there is no column «{target}» to learn"
-                self._refuse(stream.topic, batch, [reason] * batch.num_rows, "learn")
+            fresh = inserted(batch)
+            if task.target is None or task.target not in batch.schema.names:
+                counters.ignored += int((~fresh).sum())
+                batch = batch if fresh.all() else batch.filter(fresh)
+                if task.target is None:
+                    yield batch
+                elif batch.num_rows:
+                    reason = f"there is no column «{task.target}» to learn"
+                    self._refuse(stream.topic, batch, [reason] * batch.num_rows, "learn")
                 continue
-            if target is not None and batch.num_rows:
-                labelled = np.asarray(batch.column(target).is_valid())
-                counters.unlabelled += int((~labelled).sum())
-                batch = batch if labelled.all() else batch.filter(labelled)
-            yield batch
+            late = self.state.memory.waiting(name, partial=bool(stream.operations))
+            columns = None if callable(task.features) else task.feature_names
+            found = late.examples(batch, task.target, columns, nulls=task.missing == "pass")
+            unlabelled = int((fresh & ~np.asarray(batch.column(task.target).is_valid())).sum())
+            counters.unlabelled += unlabelled
+            counters.ignored += batch.num_rows - unlabelled - found.num_rows
+            yield found
+
+    def _forget(self) -> None:
+        """Rows that have ended, or are too many to be remembered, wait for no label any more."""
+        memory = self.state.memory
+        memory.settle()
+        for name, late in memory.late.items():
+            use, _, topic = name.split(":", 2)
+            rows = memory.rows.get(topic)
+            if rows is None or rows.forgotten < 1:
+                continue
+            numbers, kept = late.too_old(rows.forgotten)
+            if use == "learn" and len(numbers):
+                self._refuse_too_old(topic, numbers, kept)
+
+    def _refuse_too_old(self, topic: str, numbers: Ints, kept: pa.Table) -> None:
+        """Rows whose label did not come in time, at the places of those that came so much later."""
+        ended = self.state.memory.rows[topic].was_ended(numbers)
+        numbers, kept = numbers[~ended], kept.filter(pa.array(~ended))
+        if not len(numbers):
+            return
+        came, places = [], []
+        for part in self.merged.parts:
+            if part.topic == topic:
+                row = np.asarray(part.batch.column(ROW))
+                new = (row < 0) | (inserted(part.batch) & (row > 0))
+                came.append(np.where(row < 0, ~row, row)[new] >> 1)
+                places.append(order_of(part.batch)[new])
+        place = np.concatenate(places)[np.searchsorted(np.concatenate(came), numbers + row_identity.LIMIT)]
+        columns = {name: whole(kept.column(name)) for name in kept.column_names}
+        batch = events(self.merged, columns, place, self.merged.ts_us[place])
+        self._refuse(topic, batch, [NO_LABEL.format(limit=row_identity.LIMIT)] * len(numbers), "learn")
 
     def _look(self, batches: Iterable[Batch]) -> None:
         """Words that rows to learn show for the first time get their columns, in the rows' order."""
@@ -390,15 +439,15 @@ class _ModelStep:
             valid[row] = False
         return np.ascontiguousarray(weight)
 
-    def _queries(self, plan: PredictPlan) -> list[tuple[PredictPlan, Query]]:
+    def _queries(self, plan: PredictPlan, name: str) -> list[tuple[PredictPlan, Query]]:
         queries: list[tuple[PredictPlan, Query]] = []
         for batch in self._stream(plan.stream, "predict"):
-            batch = batch.filter(self._asks(batch)) if not (batch.op == OPS["c"]).all() else batch
+            asks, made = self._asks(batch, name)
             offset = self.state.emitted.get(plan.stream.topic, 0)
             if offset:
-                batch = batch.filter(self.merged.offset[order_of(batch)] >= offset)
-            if batch.num_rows:
-                queries.append((plan, Query(batch, order_of(batch), self.task, proba=plan.proba, stream=plan.stream)))
+                asks &= self.merged.offset[order_of(batch)] >= offset
+            if asks.any():
+                queries.append((plan, self._query(batch, asks, made, proba=plan.proba, stream=plan.stream)))
         for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
             missing = next((name for name in PREDICTION_COLUMNS if name not in batch.schema.names), None)
             if missing is None:
@@ -409,43 +458,67 @@ class _ModelStep:
                 )
         return queries
 
-    def _scored(
-        self, plan: EvaluatePlan, queries: Sequence[tuple[PredictPlan, Query]]
-    ) -> list[tuple[EvaluatePlan, Query]]:
+    def _scored(self, number: int, queries: Sequence[tuple[PredictPlan, Query]]) -> Iterator[Scored]:
         """The answers that are compared with the truth: those that are given anyway, where they are."""
-        assert plan.stream is not None
-        number = reused(plan, self.task)
-        found = []
-        if number is not None and not self.state.emitted:
-            predicted = self.task.predict[number]
-            found = [query for one, query in queries if one is predicted and not isinstance(query, Given)]
-        else:
-            for batch in self._stream(plan.stream, None):
+        plan, target = self.task.evaluate[number], self.task.target
+        if plan.stream is None or target is None:
+            return
+        name = named_uses(self.task, "evaluate")[number]
+        reuses = None if self.state.emitted else reused(plan, self.task)
+        mine = None if reuses is None else self.task.predict[reuses]
+        given = [query for one, query in queries if one is mine and not isinstance(query, Given)]
+        for batch in self._stream(plan.stream, None):
+            if target not in batch.schema.names:
                 batch = batch.filter(inserted(batch))
                 if batch.num_rows:
-                    found.append(Query(batch, order_of(batch), self.task))
-        for query in found:
-            if self.task.target not in query.batch.schema.names:
-                reason = f"there is no column «{self.task.target}» to compare answers with"
-                self._refuse(plan.stream.topic, query.batch, [reason] * query.batch.num_rows, "evaluate")
-        return [(plan, query) for query in found if self.task.target in query.batch.schema.names]
+                    reason = f"there is no column «{target}» to compare answers with"
+                    self._refuse(plan.stream.topic, batch, [reason] * batch.num_rows, "evaluate")
+                continue
+            if reuses is None:
+                asks, made = self._asks(batch, name)
+                query = self._query(batch, asks, made) if asks.any() else None
+            else:
+                places = order_of(batch)
+                query = next((one for one in given if np.isin(one.order[:1], places).all()), None)
+            # Where a row had no answer before its label came, it is answered then.
+            late = (batch.op == OPS["u"]) & np.asarray(batch.column(target).is_valid())
+            yield Scored(plan, name, batch, query, self._query(batch, late) if late.any() else None)
 
-    def _asks(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        """Inserts and snapshot reads ask for an answer, and updates that change a feature or may have."""
-        asks = inserted(batch) | (batch.op == OPS["u"])
-        before, names = batch.before, self.task.feature_names
-        if before is None or not names:
-            return np.asarray(asks)
-        had = {before.type.field(i).name for i in range(before.type.num_fields)}
-        same = np.asarray(before.is_valid()) & (batch.op == OPS["u"])
-        for name in names:
-            if name not in had or name not in batch.schema.names:
-                return np.asarray(asks)
-            old, new = before.field(name), batch.column(name)
-            equal = old.is_null().to_numpy(False) & new.is_null().to_numpy(False)
-            equal |= pc.equal(old, new).fill_null(False).to_numpy(False)
-            same &= equal
-        return np.asarray(asks & ~same)
+    def _query(self, batch: Batch, asks: npt.NDArray[np.bool_], made: Matrix | None = None, **options: Any) -> Query:
+        """The rows that ask, and their features where these are made."""
+        if asks.all():
+            return Query(batch, order_of(batch), self.task, made=made, **options)
+        if made is not None:
+            where = np.cumsum(asks) - 1
+            reasons = {int(where[row]): reason for row, reason in made.reasons.items() if asks[row]}
+            made = Matrix(np.ascontiguousarray(made.X[asks]), made.valid[asks], reasons)
+        batch = batch.filter(asks)
+        return Query(batch, order_of(batch), self.task, made=made, **options)
+
+    def _asks(self, batch: Batch, name: str) -> tuple[npt.NDArray[np.bool_], Matrix | None]:
+        """Which events ask for an answer: inserts, snapshot reads, and updates that change a feature or may have.
+
+        Returns:
+            Them, and the features of all rows where a function makes them: only what it gives tells a change.
+        """
+        task = self.task
+        changes = self.state.memory.changes.setdefault(name, Changes())
+        if not callable(task.features):
+            columns = {one: batch.column(one) for one in task.feature_names if one in batch.schema.names}
+            return changes.changed(batch, columns), None
+        rows = inserted(batch) | (batch.op == OPS["u"])
+        if not rows.all() or not batch.num_rows:
+            # Deletes and truncates have no features.
+            some = batch.filter(rows)
+            asks = np.zeros(batch.num_rows, np.bool_)
+            if some.num_rows:
+                asks[rows] = self._asks(some, name)[0]
+            return asks, None
+        made = matrix(batch, task.features, task.target, missing=task.missing)
+        flat = pa.array(made.X.reshape(-1))
+        width = made.X.shape[1]
+        lists = pa.FixedSizeListArray.from_arrays(flat, width) if width else pa.nulls(batch.num_rows)
+        return changes.changed(batch, {"": pc.if_else(pa.array(made.valid), lists, None)}), made
 
     def _stream(self, stream: StreamPlan, stage: str | None) -> list[Batch]:
         """A stream's batches; rows that its operations fail on are refused, unless another stage does that."""

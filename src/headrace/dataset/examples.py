@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.batch import Batch, present
+from headrace.batch import Batch, inserted, present
 from headrace.dataset.reading import Chunk, Place
-from headrace.labels import new_examples
-from headrace.learn.features import Features, matrix, numbers
+from headrace.labels import Late
+from headrace.learn.features import Features, column_of, matrix, numbers
 from headrace.learn.images import Image
 from headrace.plain_values import united
+from headrace.row_identity import ROW, Identity
 from headrace.transform.expressions import Operation, operate
 
 logger = logging.getLogger("headrace")
@@ -133,7 +134,11 @@ class Examples:
     target: str | None
     tell: bool = True
     skipped: int = 0
-    _waiting: set[int] = field(default_factory=set)
+    _rows: Identity = field(default_factory=Identity)
+    _late: Late = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._late = Late(partial=bool(self.operations))
 
     def pieces(self, chunks: Iterable[Chunk]) -> Iterator[Piece]:
         """The examples among the rows, in their order."""
@@ -144,15 +149,16 @@ class Examples:
                 yield from self._of(chunk)
 
     def _of(self, chunk: Chunk) -> Iterator[Piece]:
-        numbered = chunk.batch.records.append_column("__order", pa.array(np.arange(chunk.batch.num_rows)))
-        good, bad = operate(Batch(numbered), self.operations)
+        records = chunk.batch.records.append_column("__order", pa.array(np.arange(chunk.batch.num_rows)))
+        if self.target is not None:
+            records = records.append_column(ROW, pa.array(self._rows.follow(chunk.batch)))
+        good, bad = operate(Batch(records), self.operations)
         for row, reason in bad:
             self._skip(_where(self.topic, chunk, int(row.column("__order")[0].as_py())), reason)
         for batch in good:
             if "__order" not in batch.schema.names:
                 raise ValueError("a transform must keep the columns that begin with «__»: use Batch.with_columns")
-            fresh = new_examples(batch, self.target, self._waiting)
-            batch = batch if fresh.all() else batch.filter(fresh)
+            batch = self._fresh(chunk, batch)
             if not batch.num_rows:
                 continue
             made = self._table(batch) if self.features is None else self._arrays(chunk, batch, self.features)
@@ -160,9 +166,18 @@ class Examples:
                 data, at = made
                 yield Piece(data, len(at), _places(chunk, at))
 
+    def _fresh(self, chunk: Chunk, batch: Batch) -> Batch:
+        """New rows; those whose label comes later when it does, as a model learns them."""
+        fresh = inserted(batch)
+        if self.target is None or self.target not in batch.schema.names:
+            return batch if fresh.all() else batch.filter(fresh)
+        self._labelled(chunk, batch.filter(fresh), self.target)
+        columns = None if callable(self.features) else list(map(column_of, self.features or ()))
+        return self._late.examples(batch, self.target, columns)
+
     def _table(self, batch: Batch) -> tuple[Data, Array]:
         at = np.asarray(batch.column("__order"))
-        return (present(batch.records.drop_columns(["__order"])),), at
+        return (present(batch.stored.records),), at
 
     def _arrays(self, chunk: Chunk, batch: Batch, features: Features) -> tuple[Data, Array] | None:
         """``(X,)`` or ``(X, y)``, and which rows of the chunk they are."""

@@ -37,7 +37,7 @@ def of_model(progress: Progress, state: State, model: str) -> list[Gauge]:
     position = state.position
     if position is not None:
         found.append(Gauge("model_position_lsn", "LSN of the last row learned, as a number", position.lsn, labels))
-    waiting = sum(len(keys) for keys in state.unlabelled.values())
+    waiting = sum(len(late) for name, late in list(state.memory.late.items()) if name.startswith("learn:"))
     found.append(Gauge("model_pending_rows", "Rows that wait for their cut to be complete", progress.pending, labels))
     found.append(Gauge("model_unlabelled_keys", "Rows to learn whose label has not come yet", waiting, labels))
     for name, text in _COUNTERS.items():
