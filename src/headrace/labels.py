@@ -84,11 +84,11 @@ class Histories:
         return np.where(newest >= self.begin, newest, -1)
 
 
-def whole_before(batch: Batch) -> Mask:
-    """Which updates come with the whole old row, not only with its key."""
+def whole_before(batch: Batch, target: str | None = None) -> Mask:
+    """Which updates come with the whole old row, the label's column included, not only with its key."""
     before, n = batch.before, batch.num_rows
     none = np.zeros(n, np.bool_)
-    if before is None or before.type.num_fields < len(batch.column_names):
+    if before is None or (target is not None and before.type.get_field_index(target) < 0):
         return none
     told = np.asarray(before.is_valid()) & (batch.op == OPS["u"])
     if not told.any():
@@ -210,11 +210,11 @@ class Late:
         """Which events bring a row's first label, and which rows wait after theirs."""
         runs = Histories.of(batch)
         stored = np.where(runs.unknown, 0, self._where.get(runs.number >> 1)).astype(np.int64)
-        whole = whole_before(batch)[runs.at]
+        whole = whole_before(batch, target)[runs.at]
         had_none = np.zeros(len(runs.at), np.bool_)
         whole &= runs.unknown
         if whole.any():
-            had_none = whole & np.asarray(batch.before.field(target).is_null())[runs.at]  # type: ignore[union-attr]
+            had_none = whole & np.asarray(batch.before.field(target).is_null())[runs.at]  # type: ignore[union-attr]  # some are whole
         mine, fresh = label[runs.at], inserted(batch)[runs.at]
         shown = runs.unknown & ~fresh
         waited = stored > 0
@@ -496,8 +496,8 @@ class Changes:
         whole = whole_before(batch)[runs.at]
         differs = np.zeros(len(runs.at), np.bool_)
         earlier = self._of_before(batch, list(columns)) if (whole & runs.unknown).any() else {}
-        for name, values, missing in self._hashed(batch, columns):
-            mine = values[runs.at]
+        for name, all_of, missing in self._hashed(batch, columns):
+            mine = all_of[runs.at]
             old = self._values(name).get(runs.number >> 1)
             old[runs.unknown] = 0
             if (whole & runs.unknown).any():
@@ -546,8 +546,8 @@ class Changes:
     def state(self) -> dict[str, Any]:
         """As flat values."""
         flat: dict[str, Any] = {"names": json.dumps(list(self._columns))}
-        for i, values in enumerate(self._columns.values()):
-            flat.update({f"{i}.{name}": one for name, one in values.state(1).items()})
+        for i, column in enumerate(self._columns.values()):
+            flat.update({f"{i}.{name}": one for name, one in column.state(1).items()})
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -584,7 +584,7 @@ class Truths:
         old = self._codes.get(runs.number >> 1)
         old[runs.unknown] = 0
         again = runs.unknown & ~fresh
-        whole = whole_before(batch)[runs.at]
+        whole = whole_before(batch, target)[runs.at]
         if (whole & runs.unknown).any():
             before = batch.before.field(target)  # type: ignore[union-attr]  # some are whole
             had = whole & np.asarray(before.is_valid())[runs.at]

@@ -22,7 +22,8 @@ GROUND = ("errors", "clock", "faults", "position", "plain_values", "batch", "wir
 STAGES = ("capture", "transform", "formats", "log", "learn", "grade", "registry", "sinks", "serve")
 # What happens to rows: composed of learners and transforms, with no I/O. Each may import those before it.
 PURE = (
-    *("events", "event_time", "flow", "task", "sink_plan", "plan", "flow_state", "state", "answers", "labels"),
+    *("events", "event_time", "row_identity", "labels"),
+    *("flow", "task", "sink_plan", "plan", "flow_state", "state", "answers"),
     *(
         "comparison",
         "derive",
