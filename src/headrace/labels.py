@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from headrace.grade.pairs.waiting import Waiting
 from headrace.plain_values import values
 from headrace.row_identity import LIMIT, ROW, Hashes, Identity, Ints, Mask, Numbered, hashed
 
+Part = TypeVar("Part", bound="Identity | Late | Changes")
 NO_LABEL = "no label came while {limit:,} newer rows of the table did: it is not waited for any more"
 
 
@@ -152,6 +153,11 @@ class Late:
     @property
     def partial(self) -> bool:
         return self._done is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has nothing to remember."""
+        return not len(self) and (self._done is None or not len(self._done.values))
 
     def examples(
         self,
@@ -528,6 +534,11 @@ class Changes:
                 put_newest(self._values(name), number[keeps] >> 1, values[keeps])
         return found
 
+    @property
+    def empty(self) -> bool:
+        """Whether it has nothing to remember."""
+        return not self._columns
+
     def _values(self, name: str) -> Numbered:
         return self._columns.setdefault(name, Numbered())
 
@@ -702,29 +713,32 @@ class Memory:
 
     def state(self) -> dict[str, Any]:
         """As flat values."""
-        names = {"rows": list(self.rows), "late": list(self.late), "changes": list(self.changes)}
-        flat: dict[str, Any] = {"names": json.dumps({**names, "partial": [one.partial for one in self.late.values()]})}
-        for start, part in self._parts():
+        kept = Memory(_filled(self.rows), _filled(self.late), _filled(self.changes))
+        names = [list(kept.rows), list(kept.late), list(kept.changes)]
+        if not any(names):
+            return {}
+        flat: dict[str, Any] = {"names": json.dumps([*names, [one.partial for one in kept.late.values()]])}
+        for start, part in kept._parts():
             flat.update({f"{start}{name}": value for name, value in part.state().items()})
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
-        names = json.loads(state["names"])
-        self.rows = {name: Identity() for name in names["rows"]}
-        pairs = zip(names["late"], names["partial"], strict=True)
-        self.late = {name: Late(partial=partial) for name, partial in pairs}
-        self.changes = {name: Changes() for name in names["changes"]}
+        rows, late, changes, partial = json.loads(state["names"])
+        self.rows = {name: Identity() for name in rows}
+        self.late = {name: Late(partial=one) for name, one in zip(late, partial, strict=True)}
+        self.changes = {name: Changes() for name in changes}
         for start, part in self._parts():
             part.restore({key.removeprefix(start): one for key, one in state.items() if key.startswith(start)})
 
     def _parts(self) -> Iterator[tuple[str, Identity | Late | Changes]]:
-        for i, rows in enumerate(self.rows.values()):
-            yield f"rows.{i}.", rows
-        for i, late in enumerate(self.late.values()):
-            yield f"late.{i}.", late
-        for i, changes in enumerate(self.changes.values()):
-            yield f"changes.{i}.", changes
+        for kind, parts in (("rows", self.rows), ("late", self.late), ("changes", self.changes)):
+            for i, part in enumerate(list[Identity | Late | Changes](parts.values())):
+                yield f"{kind}.{i}.", part
+
+
+def _filled(parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {name: one for name, one in parts.items() if not one.empty}
 
 
 def named(use: str, topics: Sequence[str], number: int) -> str:

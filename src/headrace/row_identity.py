@@ -398,6 +398,11 @@ class Identity:
             found |= np.isin(numbers, displaced)
         return np.asarray(found & ((numbers >> 1) > self.given - LIMIT))
 
+    @property
+    def empty(self) -> bool:
+        """Whether it has nothing to remember."""
+        return not self.given
+
     def was_ended(self, places: Ints) -> Mask:
         """Which rows had ended, by their numbers without the last bit, as far as these are still known."""
         self._consolidate()
@@ -497,23 +502,26 @@ class Identity:
         """As flat values."""
         self._consolidate()
         begin = max(self.forgotten + 1, 1)
-        flat: dict[str, Any] = {"given": self.given, "displaced_in": self._displaced_in}
+        flat: dict[str, Any] = {"given": self.given}
         flat.update({f"keys.{name}": value for name, value in self._keys.state(begin).items()})
         late = self._late.values
-        flat["late"] = (self._late.first + np.flatnonzero(late)).astype(np.int64)
-        pairs = [(key, row) for key, rows in self._displaced.items() for row in rows]
-        flat["displaced"] = np.array([key for key, _ in pairs], np.uint64)
-        flat["displaced_rows"] = np.array([row for _, row in pairs], np.int64)
+        if late.any():
+            flat["late"] = (self._late.first + np.flatnonzero(late)).astype(np.int64)
+        if self._displaced:
+            pairs = [(key, row) for key, rows in self._displaced.items() for row in rows]
+            flat["displaced_in"] = self._displaced_in
+            flat["displaced"] = np.array([key for key, _ in pairs], np.uint64)
+            flat["displaced_rows"] = np.array([row for _, row in pairs], np.int64)
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
-        self.given, self._displaced_in = int(state["given"]), int(state["displaced_in"])
+        self.given, self._displaced_in = int(state["given"]), int(state.get("displaced_in", 0))
         self._keys.restore({name: state[f"keys.{name}"] for name in ("first", "values")})
-        late = np.asarray(state["late"], np.int64)
+        late = np.asarray(state.get("late", ()), np.int64)
         self._late.put(late, np.ones(len(late), np.uint64))
-        rows = np.asarray(state["displaced_rows"], np.int64).tolist()
-        for key, row in zip(np.asarray(state["displaced"], np.uint64).tolist(), rows, strict=True):
+        rows = np.asarray(state.get("displaced_rows", ()), np.int64).tolist()
+        for key, row in zip(np.asarray(state.get("displaced", ()), np.uint64).tolist(), rows, strict=True):
             self._displaced.setdefault(key, []).append(row)
 
 
