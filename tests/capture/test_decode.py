@@ -20,7 +20,7 @@ import pytest
 from psycopg import pq
 
 from headrace.batch import Batch
-from headrace.capture.postgres.decode import Decoder, NeedsTextMode, Piece
+from headrace.capture.postgres.decode import Decoder, Known, NeedsTextMode, Piece
 from headrace.errors import DecodeError
 from headrace.position import parse_lsn
 from headrace.testing.servers import PostgresServer
@@ -501,7 +501,13 @@ def test_names_keys_and_schema(database: Database) -> None:
     database.execute('CREATE TABLE "a_b"(id int)')
     statements = [f'INSERT INTO "{"a b" if i % 3 else "a_b"}" VALUES ({i})' for i in range(10)]
     messages = database.sql('INSERT INTO "My Schema"."täble.x" VALUES (1, 2)', "BEGIN", *statements, "COMMIT")
-    pieces = decode(messages[True], keys={("My Schema", "täble.x"): ["b"]})
+    oids = {
+        oid: Known((schema, name), ("b",) if name == "täble.x" else None)
+        for oid, schema, name in database.execute(
+            "SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        )
+    }
+    pieces = decode(messages[True], known=oids)
     (batch,) = batches(pieces)["shop.My_Schema.t_ble.x"]
     assert batch.key_columns == ("b",) and batch.source == "shop"
     like = Batch.of(batch.rows, lsn=1, key=["b"], source="shop")

@@ -222,7 +222,18 @@ def test_a_new_table_matches(database: Database, stopped: Log) -> None:
 
 def test_a_table_was_made_anew(database: Database, stopped: Log) -> None:
     database.execute("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY)")
-    assert "no longer has public.t" in refusal(database, stopped)
+    text = refusal(database, stopped)
+    assert "public.t is another table now" in text
+    assert "was dropped" in text
+
+
+def test_fewer_tables(database: Database, capture: Capture) -> None:
+    database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
+    engine = capture()
+    engine.source.stop()
+    text = refusal(database, engine.log, tables=[r"public\.t"])
+    assert "no longer matches public.t2" in text
+    assert "Widen tables=" in text
 
 
 def test_publication_is_gone(database: Database, stopped: Log) -> None:

@@ -473,18 +473,6 @@ def test_own_publication_is_mended(database: Database, capture: Capture) -> None
     assert [chr(op) for op in engine.ids(database.topic(), "__op")] == ["c", "d"]
 
 
-def test_fewer_tables_go_on(database: Database, capture: Capture) -> None:
-    database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
-    engine = capture()
-    engine.source.stop()
-    engine = capture(engine.log, tables=[r"public\.t"])
-    database.execute("INSERT INTO t2 VALUES (1)")
-    database.execute("INSERT INTO t VALUES (1, 1)")
-    engine.catch_up()
-    assert list(engine.log.topics()) == [database.topic()]
-    assert record(engine.log, database).tables == ("public.t",)
-
-
 def test_warns_of_tables_without_a_key(database: Database) -> None:
     database.execute("CREATE TABLE tk (id int)")
     source = database.source()

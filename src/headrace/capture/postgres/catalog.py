@@ -42,6 +42,7 @@ class Table:
         identity: replica identity: ``d`` default, ``f`` full, ``i`` an index, ``n`` nothing.
         row_filter: the publication's WHERE, as SQL.
         missing: rights that the role lacks: ``SELECT``, ``owner``.
+        captured_as: schema and name when its capture began, which its topic is called after; None: as it is called.
     """
 
     oid: int
@@ -55,9 +56,14 @@ class Table:
     key: tuple[str, ...] = ()
     row_filter: str | None = None
     missing: tuple[str, ...] = ()
+    captured_as: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    @property
+    def label(self) -> tuple[str, str]:
+        return self.captured_as or (self.schema, self.name)
 
     @property
     def sql(self) -> str:
@@ -66,7 +72,7 @@ class Table:
     def stream_table(self, prefix: str) -> StreamTable:
         """Topic and schema of its events, as the decoder makes them from the stream's Relation message."""
         columns = tuple(StreamColumn(one.name, one.type_oid, one.typmod, one.name in self.key) for one in self.columns)
-        return stream_table(Relation(self.oid, self.schema, self.name, "d", columns), prefix, self.key)
+        return stream_table(Relation(self.oid, self.schema, self.name, "d", columns), prefix, self.key, self.label)
 
     @property
     def binary(self) -> bool:
@@ -176,8 +182,17 @@ def identities(connection: SqlConnection, tables: Sequence[Table]) -> dict[int, 
 
 def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:
     """Tables of which one of the patterns matches the whole ``schema.table``, whatever the case."""
-    compiled = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
-    return [table for table in tables if any(pattern.fullmatch(str(table)) for pattern in compiled)]
+    return [table for table in tables if matches(str(table), patterns)]
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns matches the whole of a ``schema.table``, whatever the case."""
+    return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in patterns)
+
+
+def is_ours(schema: str, name: str) -> bool:
+    """Whether a table is one of Headrace's own, as `all_tables` leaves them out."""
+    return schema == "headrace" or name == "headrace_sinks"
 
 
 def near_misses(tables: Sequence[Table], patterns: Sequence[str]) -> list[str]:
@@ -203,6 +218,12 @@ def with_columns(connection: SqlConnection, tables: Sequence[Table], publication
         if chosen is None or rest[0] in chosen:
             columns[oid].append(Column(*rest))
     return [replace(table, columns=tuple(columns[table.oid]), row_filter=listed[table.oid][1]) for table in tables]
+
+
+def insert_lsn(connection: SqlConnection) -> int:
+    """Where the server writes the next record of its log."""
+    (lsn,) = connection.execute("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").fetchone() or (0,)
+    return int(lsn)
 
 
 def replication_slot(connection: SqlConnection, name: str) -> Slot | None:

@@ -11,8 +11,8 @@ off, binary true or false)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -32,8 +32,10 @@ from headrace.capture.postgres.messages import (
 )
 from headrace.capture.postgres.table import Events, NeedsTextMode, Table, rows, table, truncates
 from headrace.capture.postgres.transactions import Transactions, Unfinished, transactions
+from headrace.errors import DecodeError
+from headrace.position import format_lsn
 
-__all__ = ["Decoder", "NeedsTextMode", "Piece"]
+__all__ = ["Decoder", "HistoryDiffers", "Known", "NeedsTextMode", "Piece", "Resent", "UnknownRelation"]
 
 _History = list[tuple[int, Table]]
 MAX_ROWS = 65_536
@@ -69,6 +71,111 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """A table that is captured, known by its OID.
+
+    Attributes:
+        label: schema and name that its topic has.
+        key: its key's columns as the catalog has them, None to take those of the replica identity.
+        columns: its columns as the catalog has them, by whose places a key is found again that is called otherwise.
+    """
+
+    label: tuple[str, str]
+    key: tuple[str, ...] | None = None
+    columns: tuple[str, ...] = ()
+
+    def key_of(self, relation: Relation, before: Table | None) -> tuple[str, ...] | None:
+        """The key as this relation calls it: a column may have been renamed before or after the catalog was read.
+
+        Args:
+            before: the same table as the last Relation message described it.
+        """
+        if self.key is None:
+            return None
+        flagged = tuple(column.name for column in relation.columns if column.key)
+        if relation.identity == "d" and flagged:
+            return self.key if set(flagged) == set(self.key) else flagged
+        names = tuple(column.name for column in relation.columns)
+        were = [(before.key, tuple(column.name for column in before.relation.columns))] if before else []
+        for key, columns in [*were, (self.key, self.columns)]:
+            if set(key) <= set(names):
+                return key
+            if len(columns) == len(names) and set(key) <= set(columns):
+                return tuple(names[columns.index(name)] for name in key)
+        return self.key
+
+
+class UnknownRelation(DecodeError):
+    """Rows of a table came that is not captured, through a publication in which there should be no other."""
+
+    def __init__(self, relation: Relation, lsn: int) -> None:
+        super().__init__(
+            f"rows of table {relation.schema}.{relation.table} (relation {relation.oid}), committed at "
+            f"{format_lsn(lsn)}, came, and the log does not have this table"
+        )
+        self.relation = relation
+
+
+class HistoryDiffers(DecodeError):
+    """What the server sends once more is not what it sent before: it is not the server that it was."""
+
+
+@dataclass(slots=True)
+class Resent:
+    """Checks what a server sends once more, from where its slot stands to where the log ends, against the log.
+
+    A server that was restored from an older copy has another history there: its slot stands where it stood in the
+    copy, so the last transaction that the log has does not come again, or others come after it.
+
+    Attributes:
+        since: where the slot stood; transactions whose commit LSN is below are not sent.
+        until: where the log ends.
+        last: commit LSN and time of the log's last transaction with rows, (0, 0) when there was none.
+        done: nothing below ``until`` will come any more, and the last transaction has come where it had to.
+
+    >>> check = Resent(since=10, until=40, last=(20, 5))
+    >>> check.transaction(20, 5); check.passed(40); check.done
+    True
+    """
+
+    since: int
+    until: int
+    last: tuple[int, int]
+    done: bool = False
+    _awaits: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._awaits = self.last[0] >= self.since
+
+    def transaction(self, lsn: int, ts_us: int) -> None:
+        """A transaction with rows of captured tables has come, which ends below ``until``.
+
+        Raises:
+            HistoryDiffers: the log should have it and does not.
+        """
+        if (lsn, ts_us) == self.last:
+            self._awaits = False
+        elif lsn >= self.last[0]:
+            raise HistoryDiffers(
+                f"a transaction committed at {format_lsn(lsn)} has rows, and the log, which has everything committed "
+                f"before {format_lsn(self.until)}, does not have it"
+            )
+
+    def passed(self, lsn: int) -> None:
+        """Everything committed below an LSN has come.
+
+        Raises:
+            HistoryDiffers: the log's last transaction should have come and has not.
+        """
+        if self._awaits and lsn > self.last[0]:
+            raise HistoryDiffers(
+                f"the log's last transaction, committed at {format_lsn(self.last[0])}, is not in the server's history "
+                f"(its slot stood at {format_lsn(self.since)})"
+            )
+        self.done = self.done or lsn >= self.until
+
+
+@dataclass(frozen=True, slots=True)
 class _Segment:
     """Consecutive events of one topic that make one batch."""
 
@@ -85,7 +192,8 @@ class Decoder:
 
     Args:
         prefix: first part of topic names, and the source's name in batches.
-        keys: key columns by (schema, table); others take the columns of the replica identity.
+        known: the tables that are captured, by OID; None for all that come, each called as it is.
+        leaves_out: whether rows of another table are left out; where they are not, they are an error.
         skip_below: transactions whose commit LSN is below are stored already and are left out.
         max_open_rows, max_open_bytes: an unfinished transaction beyond these is handed out as an open piece; complete
             transactions are gathered in pieces of about this size. (A larger one that has come whole is one piece,
@@ -100,14 +208,17 @@ class Decoder:
         self,
         prefix: str,
         *,
-        keys: Mapping[tuple[str, str], Sequence[str]] | None = None,
+        known: Mapping[int, Known] | None = None,
+        leaves_out: Callable[[Relation], bool] = lambda _relation: False,
         skip_below: int = 0,
         max_open_rows: int = MAX_ROWS,
         max_open_bytes: int = MAX_BYTES,
     ) -> None:
         self.prefix = prefix
-        self.keys = dict(keys or {})
+        self.known = known
+        self.leaves_out = leaves_out
         self.skip_below = skip_below
+        self.resent: Resent | None = None
         self.max_open_rows, self.max_open_bytes = max_open_rows, max_open_bytes
         self._prepared: dict[Relation, Table] = {}
         self.reset()
@@ -119,12 +230,20 @@ class Decoder:
         self._tail_rows = self._tail_bytes = 0
         self._unfinished: Unfinished | None = None
         self._tables: dict[int, Table] = {}
+        self._others: dict[int, Relation] = {}
+
+    def resume(self, until: int, resent: Resent | None) -> None:
+        """What comes next begins where the slot stands: leave out what ends below ``until``, and check it."""
+        self.skip_below = until
+        self.resent = resent
 
     def feed(self, messages: Sequence[bytes | memoryview] | Frame) -> list[Piece]:
         """Decode whole transactions of what has come so far; see `Piece` for what is made of an unfinished one.
 
         Raises:
             DecodeError: the bytes are not what the protocol allows; nothing of this call was handed out.
+            UnknownRelation: rows of a table came that is not captured and not left out.
+            HistoryDiffers: the server sends another history than it sent before; see `resume`.
             NeedsTextMode: a type's binary form is not decoded.
         """
         if not len(messages):
@@ -200,18 +319,20 @@ class Decoder:
             next_index = int(found.base[last]) + int(counts[last])
             self._unfinished = Unfinished(int(found.lsn[last]), int(found.ts_us[last]), next_index)
         stored = int(found.lsn.searchsorted(np.uint64(self.skip_below))) if self.skip_below else 0
+        if self.resent:
+            self._check_resent(found, counts, relation_ids, stored)
         if stored == len(found):
             return None
         if stored:
             first = int(counts[:stored].sum())
             events, relation_ids = events.take(slice(first, None)), relation_ids[first:]
         commits = found.end_lsn.size - stored
-        batches, rejected = self._batches(frame, events, relation_ids, changes)
+        taken, batches, rejected = self._batches(frame, events, relation_ids, changes)
         closed = found.end_lsn.size - 1
         return Piece(
             batches=batches,
             rejected=rejected,
-            rows=events.message.size,
+            rows=taken,
             commits=max(commits, 0),
             continued=before is not None,
             open=self._unfinished is not None,
@@ -220,14 +341,46 @@ class Decoder:
             commit_ts_us=int(found.ts_us[closed]) if commits > 0 else 0,
         )
 
+    def _check_resent(self, found: Transactions, counts: Ints, relation_ids: Longs, stored: int) -> None:
+        """See that transactions that the log has are those that it has."""
+        assert self.resent is not None
+        ours = np.ones(relation_ids.size, bool)
+        if self.known is not None:
+            ours = np.isin(relation_ids, np.fromiter(self.known, np.int64, len(self.known)))
+        ends = counts.cumsum()
+        for number in range(stored):
+            stop = int(ends[number])
+            lsn, ts_us = int(found.lsn[number]), int(found.ts_us[number])
+            self.resent.passed(lsn)
+            if ours[stop - int(counts[number]) : stop].any():
+                self.resent.transaction(lsn, ts_us)
+        if stored < len(found):
+            self.resent.passed(int(found.lsn[stored]))
+            self.resent = None
+
+    def passed(self, lsn: int) -> None:
+        """Everything committed below an LSN has been fed.
+
+        Raises:
+            HistoryDiffers: see `resume`.
+        """
+        if self.resent:
+            self.resent.passed(lsn)
+            if self.resent.done:
+                self.resent = None
+
     def _relations(self, frame: Frame) -> dict[int, _History]:
         """For each relation that a Relation message changes here: its tables, and from which message on they hold."""
         changes: dict[int, _History] = {}
         if b"R" not in frame.kinds:
             return changes
         for message in (frame.kind == RELATION).nonzero()[0].tolist():
-            new = self._prepare(relation(frame, message))
-            oid = new.relation.oid
+            described = relation(frame, message)
+            oid = described.oid
+            if self.known is not None and oid not in self.known:
+                self._others[oid] = described
+                continue
+            new = self._prepare(described)
             old = self._tables.get(oid)
             if old is not new:
                 changes.setdefault(oid, [(-1, old)] if old else []).append((message, new))
@@ -239,15 +392,19 @@ class Decoder:
         if known is None:
             if len(self._prepared) > 2 * len(self._tables) + 64:
                 self._prepared = {one.relation: one for one in self._tables.values()}
-            known = table(described, self.prefix, self.keys.get((described.schema, described.table)))
+            ours = self.known[described.oid] if self.known is not None else None
+            key = ours.key_of(described, self._tables.get(described.oid)) if ours else None
+            known = table(described, self.prefix, key, ours.label if ours else None)
             self._prepared[described] = known
         return known
 
     def _batches(
         self, frame: Frame, events: Events, relation_ids: Longs, changes: dict[int, _History]
-    ) -> tuple[tuple[tuple[str, Batch], ...], tuple[tuple[str, Batch], ...]]:
+    ) -> tuple[int, tuple[tuple[str, Batch], ...], tuple[tuple[str, Batch], ...]]:
+        """How many events there are of captured tables, their batches by topic, and the dead letters."""
         batches, rejected = [], []
-        for segment in self._segments(frame, events.message, relation_ids, changes):
+        segments = self._segments(frame, events, relation_ids, changes)
+        for segment in segments:
             own = events if segment.rows.size == events.message.size else events.take(segment.rows)
             if segment.truncate:
                 batches.append((segment.table.topic, truncates(segment.table, own)))
@@ -257,15 +414,20 @@ class Decoder:
                 batches.append((segment.table.topic, batch))
             if letters is not None:
                 rejected.append((f"{segment.table.topic}.dlq", letters))
-        return tuple(batches), tuple(rejected)
+        return sum(segment.rows.size for segment in segments), tuple(batches), tuple(rejected)
 
     def _segments(
-        self, frame: Frame, message: Ints, relation_ids: Longs, changes: dict[int, _History]
+        self, frame: Frame, events: Events, relation_ids: Longs, changes: dict[int, _History]
     ) -> list[_Segment]:
         """Events by topic, cut where the table's schema changes and around truncates; ordered by their first rows."""
         found: list[_Segment] = []
+        message = events.message
         for own in _by_relation(relation_ids):
             oid = int(relation_ids[own[0]])
+            if oid in self._others:
+                if not self.leaves_out(self._others[oid]):
+                    raise UnknownRelation(self._others[oid], int(events.lsn[own[0]]))
+                continue
             history = changes.get(oid) or ([(-1, self._tables[oid])] if oid in self._tables else [])
             if not history or message[own[0]] < history[0][0]:
                 what = f"no Relation message came for relation {oid}"

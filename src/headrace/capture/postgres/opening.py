@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.capture.base import Log
-from headrace.capture.postgres import catalog, provision, record
+from headrace.capture.postgres import catalog, drift, provision, record
 from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
 from headrace.capture.postgres.client import Replication, Server
+from headrace.capture.postgres.drift import Began
 from headrace.capture.postgres.record import Identity, SourceRecord
 from headrace.capture.postgres.snapshot import Progress, Snapshot, SnapshotStale, stage_snapshot
 from headrace.errors import SourceError
@@ -46,6 +46,7 @@ class Opening:
     Attributes:
         tables: what is captured, in snapshot order, with columns as the catalog has them.
         identities: columns that identify an old row, by the table's OID; None: all.
+        began: what the capture began with; None for a log that is new, until `open`.
         doing: what takes time now, for people.
         reading: that is the snapshot, which is at work and waits for nobody.
     """
@@ -53,6 +54,7 @@ class Opening:
     def __init__(self, declared: Declared, progress: Progress) -> None:
         self.tables: list[Table] = []
         self.identities: dict[int, frozenset[str] | None] = {}
+        self.began: Began | None = None
         self.doing = ""
         self.reading = False
         self._declared = declared
@@ -71,23 +73,40 @@ class Opening:
                 self._identity = provision.identify(replication)
             if known is not None:
                 record.check_identity(known, self._identity)
-            chosen = provision.choose_tables(connection, server, declared.patterns, declared.left_out)
+                self.began = Began.load(log, declared.name)
+                chosen = self._known(connection, known)
+            else:
+                chosen = provision.choose_tables(connection, server, declared.patterns, declared.left_out)
             publication = catalog.publication(connection, declared.publication)
             self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
             provision.check_columns(self.tables)
             self.identities = catalog.identities(connection, self.tables)
-            if known is not None:
-                self._check_known(connection, known, publication)
-            else:
+            if known is None:
                 self._check_new(connection, publication)
             if publication and not declared.own_publication:
                 provision.check_publication(publication, self.tables, server)
         self.done()
 
-    def _check_known(self, connection: SqlConnection, known: SourceRecord, publication: Publication | None) -> None:
+    def _known(self, connection: SqlConnection, known: SourceRecord) -> list[Table]:
+        """The tables that the log has, after it was seen that nothing has gone by it."""
         record.check_names(known, self._declared.slot, self._declared.publication)
         record.check_slot(known, catalog.replication_slot(connection, known.slot))
-        record.check_tables(known, [str(table) for table in self.tables], publication)
+        record.check_position(known, catalog.insert_lsn(connection))
+        if self.began is None:
+            self.began = self._taken_up(connection, known)
+        drift.check(self.began, drift.look_again(connection, self.began), own=self._declared.own_publication)
+        return provision.known_tables(connection, self._declared.patterns, self.began, self._declared.left_out)
+
+    def _taken_up(self, connection: SqlConnection, known: SourceRecord) -> Began:
+        """What a capture began with whose log has only the tables' names: what has these names now.
+
+        Raises:
+            SourceRefused: that is ambiguous.
+        """
+        tables = [table for table in catalog.all_tables(connection) if str(table) in known.tables]
+        now = drift.look(connection, known.publication, oids=[table.oid for table in tables])
+        drift.check_named(known.publication, known.tables, now, own=self._declared.own_publication)
+        return now.began((table.oid, table.schema, table.name) for table in tables)
 
     def _check_new(self, connection: SqlConnection, publication: Publication | None) -> None:
         declared, server = self._declared, self._declared.server
@@ -98,7 +117,8 @@ class Opening:
             provision.check_room(connection, server)
         if not declared.own_slot and declared.with_snapshot:
             raise record.named_slot(declared.slot)
-        mends = declared.own_publication and not (publication and provision.right_shape(publication, self.tables))
+        now = drift.look(connection, declared.publication)
+        mends = declared.own_publication and not provision.right_shape(now, self.tables)
         publishes = mends or publication is None
         provision.check_rights(connection, server, self.tables, reads=declared.with_snapshot, publishes=publishes)
 
@@ -119,11 +139,15 @@ class Opening:
         known = SourceRecord.load(log, declared.name)
         self.doing = f"connecting to {server}"
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
-            self.doing = f"making publication «{declared.publication}»"
-            provision.ensure_publication(
-                connection, server, declared.publication, self.tables, own=declared.own_publication
-            )
-            known = self._resume(log, known) if known else self._begin(connection, log, cancelled)
+            if known is None:
+                self.doing = f"making publication «{declared.publication}»"
+                now = provision.ensure_publication(
+                    connection, server, declared.publication, self.tables, own=declared.own_publication
+                )
+                self.began = now.began((table.oid, table.schema, table.name) for table in self.tables)
+                known = self._begin(connection, log, cancelled)
+            elif Began.load(log, declared.name) is None:
+                self._put(log, known)
             provision.wait_until_free(connection, declared.slot, cancelled, self._say)
         self.done()
         return known
@@ -191,20 +215,14 @@ class Opening:
 
     def _new_record(self, lsn: int) -> SourceRecord:
         declared = self._declared
-        return SourceRecord(self._identity, declared.slot, declared.publication, self._names(), lsn, lsn)
-
-    def _names(self) -> tuple[str, ...]:
-        return tuple(sorted(str(table) for table in self.tables))
+        names = tuple(sorted(str(table) for table in self.tables))
+        return SourceRecord(self._identity, declared.slot, declared.publication, names, lsn, lsn, (0, 0))
 
     def _put(self, log: Log, new: SourceRecord, *, publish: bool = False) -> SourceRecord:
+        assert self.began is not None
         with log.transaction() as transaction:
             if publish:
                 transaction.publish()
             transaction.put(record.KIND, self._declared.name, new.to_json())
+            transaction.put(drift.KIND, self._declared.name, self.began.to_json())
         return new
-
-    def _resume(self, log: Log, known: SourceRecord) -> SourceRecord:
-        """The record, with fewer tables where they have become fewer: to have them back they need a new snapshot."""
-        if self._names() == known.tables:
-            return known
-        return self._put(log, dataclasses.replace(known, tables=self._names()))

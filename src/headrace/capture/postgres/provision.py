@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from headrace.batch import is_meta
-from headrace.capture.postgres import catalog
+from headrace.capture.postgres import catalog, drift, record
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import Replication, Server
+from headrace.capture.postgres.drift import Began, Look
 from headrace.capture.postgres.record import Identity
 from headrace.errors import SourceRefused
 from headrace.position import parse_lsn
 
 OLDEST_VERSION = 140000
 IN_USE_SECONDS = 30.0
-_OPERATIONS = frozenset({"insert", "update", "delete", "truncate"})
 
 
 def identify(replication: Replication) -> Identity:
@@ -65,17 +66,50 @@ def choose_tables(
             advice=f"{hint}A pattern is a regular expression that matches the whole of schema.table.",
         )
     for table in chosen:
-        if table.kind == "p":
-            raise SourceRefused(
-                f"table {table} of {server} is partitioned; capture of partitioned tables is not built yet",
-                advice="Narrow tables=… to its partitions, which are captured as tables of their own.",
-            )
-        if table.persistence != "p":
-            raise SourceRefused(
-                f"table {table} of {server} is unlogged or temporary: its changes are not in the server's log",
-                advice=f"ALTER TABLE {table.sql} SET LOGGED; or narrow tables=… to leave it out.",
-            )
+        check_kind(table, server)
     return chosen
+
+
+def check_kind(table: Table, server: Server) -> None:
+    """Refuse a table whose changes cannot be captured.
+
+    Raises:
+        SourceRefused: it is partitioned, or its changes are not in the server's log.
+    """
+    if table.kind == "p":
+        raise SourceRefused(
+            f"table {table} of {server} is partitioned; capture of partitioned tables is not built yet",
+            advice="Narrow tables=… to its partitions, which are captured as tables of their own.",
+        )
+    if table.persistence != "p":
+        raise SourceRefused(
+            f"table {table} of {server} is unlogged or temporary: its changes are not in the server's log",
+            advice=f"ALTER TABLE {table.sql} SET LOGGED; or narrow tables=… to leave it out.",
+        )
+
+
+def known_tables(
+    connection: SqlConnection, patterns: Sequence[str], began: Began, left_out: Collection[tuple[str, str]] = ()
+) -> list[Table]:
+    """The tables that a log has, found by OID whatever they are called now, in name order, without their columns.
+
+    Args:
+        left_out: tables (schema, name) that are not captured though they match.
+
+    Raises:
+        SourceRefused: the patterns no longer mean one of them, or mean one that the log does not have.
+    """
+    known = {table.oid: (table.schema, table.name) for table in began.tables}
+    existing = catalog.all_tables(connection)
+    found = [replace(table, captured_as=known[table.oid]) for table in existing if table.oid in known]
+    meant = {table.oid for table in catalog.matching(existing, patterns) if (table.schema, table.name) not in left_out}
+    meant |= {table.oid for table in found if catalog.matches(".".join(table.label), patterns)}
+    record.check_tables(
+        [str(table) for table in began.tables],
+        new=[str(table) for table in existing if table.oid in meant - known.keys()],
+        left=[".".join(table.label) for table in found if table.oid not in meant],
+    )
+    return found
 
 
 def check_columns(tables: Sequence[Table]) -> None:
@@ -161,16 +195,19 @@ def check_publication(publication: Publication, tables: Sequence[Table], server:
         )
 
 
-def right_shape(publication: Publication, tables: Sequence[Table]) -> bool:
+def right_shape(now: Look, tables: Sequence[Table]) -> bool:
     """Whether our own publication is as we would make it."""
-    wanted = {(table.schema, table.name) for table in tables}
-    return not publication.all_tables and publication.tables.keys() == wanted and publication.operations == _OPERATIONS
+    wanted = {table.oid for table in tables}
+    return now.only_ours and now.entries.keys() == wanted and now.published == wanted
 
 
 def ensure_publication(
     connection: SqlConnection, server: Server, name: str, tables: Sequence[Table], *, own: bool
-) -> None:
-    """Have a publication with these tables: made when missing, and mended when it is our ``own``.
+) -> Look:
+    """Have a publication with these tables for a log that is new: our ``own`` is made anew when it is not as wanted.
+
+    Returns:
+        The publication as it is now.
 
     Raises:
         SourceRefused: the server refuses, or the user's publication lacks something.
@@ -178,22 +215,12 @@ def ensure_publication(
     existing = catalog.publication(connection, name)
     if existing and not own:
         check_publication(existing, tables, server)
-        return
-    if existing and right_shape(existing, tables):
-        return
-    listed = ", ".join(f"ONLY {table.sql}" for table in tables)
-    publish = f"publish = '{', '.join(sorted(_OPERATIONS))}'"
-    statements = [f"CREATE PUBLICATION {quote(name)} FOR TABLE {listed} WITH ({publish})"]
-    if existing and existing.all_tables:
-        statements.insert(0, f"DROP PUBLICATION {quote(name)}")
-    elif existing:
-        statements = [
-            f"ALTER PUBLICATION {quote(name)} SET TABLE {listed}",
-            f"ALTER PUBLICATION {quote(name)} SET ({publish})",
-        ]
-    with server.translated(f"to make publication «{name}»"), connection.transaction():
-        for statement in statements:
-            connection.execute(statement.encode())
+    elif not right_shape(drift.look(connection, name), tables):
+        statements = drift.recreated(name, [table.sql for table in tables])
+        with server.translated(f"to make publication «{name}»"), connection.transaction():
+            for statement in statements:
+                connection.execute(statement.encode())
+    return drift.look(connection, name, oids=[table.oid for table in tables])
 
 
 def wait_until_free(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from headrace.capture.base import Log
-from headrace.capture.postgres.catalog import Publication, Slot
+from headrace.capture.postgres.catalog import Slot
 from headrace.errors import LogCorrupt, SourceRefused
 from headrace.position import format_lsn, parse_lsn
 
@@ -40,6 +40,8 @@ class SourceRecord:
         tables: the tables captured, as ``schema.table``.
         consistent_point: where the snapshot ends and the stream begins.
         acknowledged: everything committed before this LSN is in the log.
+        last: commit LSN and time (microseconds) of the last transaction of which rows are in the log, (0, 0) when
+            there was none since the snapshot; None where that is not known, as in logs made before it was kept.
     """
 
     identity: Identity
@@ -48,19 +50,25 @@ class SourceRecord:
     tables: tuple[str, ...]
     consistent_point: int
     acknowledged: int
+    last: tuple[int, int] | None = None
 
     def to_json(self) -> bytes:
         """The record as it is stored; ``acknowledged`` stands last.
 
         >>> identity = Identity("7", 1, "shop")
-        >>> SourceRecord(identity, "s", "p", ("public.t",), 16, 32).to_json()[-51:]
-        b'"consistent_point": "0/10", "acknowledged": "0/20"}'
+        >>> SourceRecord(identity, "s", "p", ("public.t",), 16, 32, (24, 5)).to_json()[-78:]
+        b'"consistent_point": "0/10", "last_commit": ["0/18", 5], "acknowledged": "0/20"}'
         """
-        head, tail = self.around_acknowledged()
-        return head + format_lsn(self.acknowledged).encode() + tail
+        return self.head() + self.rest(self.acknowledged, self.last)
 
-    def around_acknowledged(self) -> tuple[bytes, bytes]:
-        """The stored form before and after the acknowledged LSN, the only part that changes from commit to commit."""
+    @staticmethod
+    def rest(acknowledged: int, last: tuple[int, int] | None) -> bytes:
+        """The end of the stored form, the only part that changes from commit to commit."""
+        commit = f', "last_commit": ["{format_lsn(last[0])}", {last[1]}]' if last is not None else ""
+        return f'{commit}, "acknowledged": "{format_lsn(acknowledged)}"}}'.encode()
+
+    def head(self) -> bytes:
+        """The stored form up to where it changes from commit to commit."""
         fields = {
             **asdict(self.identity),
             "slot": self.slot,
@@ -68,7 +76,7 @@ class SourceRecord:
             "tables": list(self.tables),
             "consistent_point": format_lsn(self.consistent_point),
         }
-        return json.dumps(fields, ensure_ascii=False)[:-1].encode() + b', "acknowledged": "', b'"}'
+        return json.dumps(fields, ensure_ascii=False)[:-1].encode()
 
     @classmethod
     def load(cls, log: Log, prefix: str) -> SourceRecord | None:
@@ -84,7 +92,9 @@ class SourceRecord:
             fields = json.loads(stored)
             identity = Identity(fields["system_identifier"], int(fields["timeline"]), fields["database"])
             points = parse_lsn(fields["consistent_point"]), parse_lsn(fields["acknowledged"])
-            return cls(identity, fields["slot"], fields["publication"], tuple(fields["tables"]), *points)
+            commit = fields.get("last_commit")
+            last = None if commit is None else (parse_lsn(commit[0]), int(commit[1]))
+            return cls(identity, fields["slot"], fields["publication"], tuple(fields["tables"]), *points, last)
         except (ValueError, KeyError, TypeError) as error:
             raise LogCorrupt(f"the log's record of source «{prefix}» cannot be read: {stored!r}") from error
 
@@ -105,7 +115,7 @@ def derived_name(app: str, prefix: str) -> str:
     return f"{name[:54]}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
-_ANEW = "Capture into a new log (log=…): it begins with a new snapshot."
+ANEW = "Capture into a new log (log=…): it begins with a new snapshot."
 
 
 def check_slot(record: SourceRecord, slot: Slot | None) -> None:
@@ -119,19 +129,19 @@ def check_slot(record: SourceRecord, slot: Slot | None) -> None:
     if slot is None:
         raise SourceRefused(
             f"{where} is gone, and the log holds its rows up to {stored}: what was committed since may be lost",
-            advice=_ANEW,
+            advice=ANEW,
         )
     check_foreign(slot, record.identity.database)
     if slot.lost:
         raise SourceRefused(
             f"{where} was invalidated by the server ({slot.lost}): changes after {stored} are no longer kept",
-            advice=f"Raise max_slot_wal_keep_size (or idle_replication_slot_timeout), drop the slot. {_ANEW}",
+            advice=f"Raise max_slot_wal_keep_size (or idle_replication_slot_timeout), drop the slot. {ANEW}",
         )
     if slot.confirmed_flush > record.acknowledged:
         raise SourceRefused(
             f"{where} stands at {format_lsn(slot.confirmed_flush)}, but the log ends at {stored}: the log is an old "
             "copy, or another program reads this slot; what lies between will not come again",
-            advice=f"Use the newest copy of the log, or drop the slot: {_ANEW}",
+            advice=f"Use the newest copy of the log, or drop the slot: {ANEW}",
         )
 
 
@@ -145,7 +155,7 @@ def check_names(record: SourceRecord, slot: str, publication: str) -> None:
         if had != wanted:
             raise SourceRefused(
                 f"the log was captured through {kind} «{had}», not «{wanted}»",
-                advice=f"Name it with {kind}={had!r}. {_ANEW}",
+                advice=f"Name it with {kind}={had!r}. {ANEW}",
             )
 
 
@@ -188,32 +198,49 @@ def check_identity(record: SourceRecord, identity: Identity) -> None:
         raise SourceRefused(
             f"the log belongs to another database: it was captured from {record.identity}; this is {identity} "
             "(after a restore, an upgrade or a failover positions no longer compare)",
-            advice=f"Connect to the database it was captured from. {_ANEW}",
+            advice=f"Connect to the database it was captured from. {ANEW}",
         )
 
 
-def check_tables(record: SourceRecord, names: Sequence[str], publication: Publication | None) -> None:
+def check_tables(had: Sequence[str], *, new: Sequence[str], left: Sequence[str]) -> None:
     """Refuse a table set that the log has not had from its beginning.
 
+    Args:
+        had: the tables that the log has; ``new`` match beside them, ``left`` are there and match no longer.
+
     Raises:
-        SourceRefused: a new table matches, a table was made anew, or the publication is gone.
+        SourceRefused: naming them.
     """
-    new = sorted(set(names) - set(record.tables))
     if new:
         raise SourceRefused(
-            f"tables match that the log does not have: {', '.join(new)}; their earlier rows would never arrive",
-            advice=f"Narrow tables=… to those captured until now ({', '.join(record.tables)}). {_ANEW}",
+            f"tables match that the log does not have: {', '.join(sorted(new))}; their earlier rows would never arrive",
+            advice=f"Narrow tables=… to those captured until now ({', '.join(sorted(had))}). {ANEW}",
         )
-    if publication is None:
+    if left:
         raise SourceRefused(
-            f"publication «{record.publication}» is gone; changes committed without it cannot be decoded",
-            advice=f"Drop the slot «{record.slot}». {_ANEW}",
+            f"tables=… no longer matches {', '.join(sorted(left))}, of which the log has rows: what is committed in "
+            "it from now on would be missing there without a word",
+            advice=f"Widen tables=… to all that were captured until now ({', '.join(sorted(had))}). {ANEW}",
         )
-    published = {f"{schema}.{name}" for schema, name in publication.tables}
-    gone = sorted(set(names) - published)
-    if gone:
-        raise SourceRefused(
-            f"publication «{record.publication}» no longer has {', '.join(gone)} (dropped and created again, or "
-            "removed from it): changes have been missed",
-            advice=_ANEW,
+
+
+def check_position(record: SourceRecord, insert_lsn: int) -> None:
+    """Refuse a server whose log ends before what was acknowledged to it: it only acknowledges what it has on disk.
+
+    Raises:
+        SourceRefused: it was restored from an older copy.
+    """
+    if insert_lsn < record.acknowledged:
+        raise restored(
+            record,
+            f"it writes its log at {format_lsn(insert_lsn)}, and the log here has everything committed before "
+            f"{format_lsn(record.acknowledged)}",
         )
+
+
+def restored(record: SourceRecord, why: str) -> SourceRefused:
+    """The error for a server whose history is not the one that the log was captured from."""
+    return SourceRefused(
+        f"the server of database «{record.identity.database}» was restored from an older copy: {why}",
+        advice=f"Rows of the log may not be in this database any more, and rows of it not in the log. {ANEW}",
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,20 @@ import psycopg
 import pyarrow as pa
 
 from headrace.capture.base import Log, Transaction
-from headrace.capture.postgres import catalog, provision, record
+from headrace.capture.postgres import catalog, drift, provision, record
 from headrace.capture.postgres.catalog import SqlConnection, Table
 from headrace.capture.postgres.client import CommandError, Replication, Server
-from headrace.capture.postgres.decode import Decoder, NeedsTextMode, Piece
+from headrace.capture.postgres.decode import (
+    Decoder,
+    HistoryDiffers,
+    Known,
+    NeedsTextMode,
+    Piece,
+    Resent,
+    UnknownRelation,
+)
 from headrace.capture.postgres.link import Link
+from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.opening import Declared, Opening
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.record import SourceRecord
@@ -31,9 +41,11 @@ from headrace.capture.postgres.waiting import Waiting
 from headrace.capture.postgres.wake import Wake
 from headrace.capture.postgres.wire import WireStream
 from headrace.clock import Clock, SystemClock
-from headrace.errors import SourceUnavailable
+from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
-from headrace.position import format_lsn, parse_lsn
+from headrace.position import parse_lsn
+
+logger = logging.getLogger("headrace")
 
 _ACKNOWLEDGE_S = 0.1  # status updates are sent no more often
 _ASK_S = 1.0  # the server is asked for a keepalive at least so often
@@ -41,6 +53,7 @@ _ASK_AGAIN_S = 0.005  # while somebody waits for progress
 _IDLE_S = 1.0  # what only other tables wrote is acknowledged so often,
 _IDLE_BYTES = 16 << 20  # or when it is so much
 _LATE_BYTES = 1 << 20  # so much WAL may be of other tables, or of no table at all, between two keepalives
+_LOOK_S = 3.0  # so often it is looked whether the catalog is as it was
 _IN_USE = "55006"  # SQLSTATE object_in_use
 
 
@@ -115,8 +128,14 @@ class PostgresSource:
         self._wake = Wake()
         self._link = Link(self._declared.server, self._wake, self._attach, self._clock)
         self._record: SourceRecord | None = None
-        self._stored_form = (b"", b"")
-        self._topics: frozenset[str] = frozenset()
+        self._head = b""
+        self._last: tuple[int, int] | None = None
+        self._storing_last: tuple[int, int] | None = None
+        self._rows_at: list[tuple[int, int]] = []
+        self._refused: SourceRefused | None = None
+        self._said: set[str] = set()
+        self._ending = threading.Event()
+        self._watching: threading.Thread | None = None
         self._decoder = Decoder(prefix)
         self._binary = True
         self._open = False
@@ -190,18 +209,40 @@ class PostgresSource:
     def _start(self, log: Log, cancelled: Callable[[], bool]) -> None:
         known = self._opening.open(log, cancelled)
         self._set_record(known)
-        tables = self._opening.tables
-        keys = {(table.schema, table.name): table.key for table in tables}
-        self._decoder = Decoder(self.name, keys=keys, skip_below=known.acknowledged, max_open_rows=self._max_open_rows)
-        self._binary = all(table.binary for table in tables)
+        self._decoder = Decoder(
+            self.name,
+            known=self._known_tables(),
+            leaves_out=self._leaves_out,
+            skip_below=known.acknowledged,
+            max_open_rows=self._max_open_rows,
+        )
+        self._binary = all(table.binary for table in self._opening.tables)
         self._connect(cancelled)
+        self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
+        self._watching.start()
 
     def _set_record(self, known: SourceRecord) -> None:
         self._record = known
-        self._stored_form = known.around_acknowledged()
+        self._head = known.head()
+        self._last = self._storing_last = known.last
         self._handed = self._storing = self._stored = self._sent = self._received = known.acknowledged
-        topics = self.tables()
-        self._topics = frozenset([*topics, *(f"{topic}.dlq" for topic in topics)])
+
+    def _known_tables(self) -> dict[int, Known]:
+        """All tables that the log has, those too that were dropped: rows of them may still come."""
+        assert self._opening.began is not None
+        tables = {table.oid: table for table in self._opening.tables}
+        found = {}
+        for captured in self._opening.began.tables:
+            table, label = tables.get(captured.oid), (captured.schema, captured.name)
+            columns = tuple(column.name for column in table.columns) if table else ()
+            found[captured.oid] = Known(label, table.key if table else None, columns)
+        return found
+
+    def _leaves_out(self, relation: Relation) -> bool:
+        """Whether rows of a table that the log does not have are no business of ours."""
+        declared, name = self._declared, (relation.schema, relation.table)
+        wanted = name not in declared.left_out and catalog.matches(".".join(name), declared.patterns)
+        return not declared.own_publication and (not wanted or catalog.is_ours(*name))
 
     def _connect(self, cancelled: Callable[[], bool]) -> None:
         """Stream now, or say why not: at the start a server that is away is an error."""
@@ -221,13 +262,19 @@ class PostgresSource:
         record.check_identity(known, provision.identify(replication))
         server = self._declared.server
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
-            record.check_slot(known, catalog.replication_slot(connection, known.slot))
+            slot = catalog.replication_slot(connection, known.slot)
+            record.check_slot(known, slot)
+            record.check_position(known, catalog.insert_lsn(connection))
+            self._check_catalog(connection)
+        since = self._sent = slot.confirmed_flush if slot else known.acknowledged
+        self._decoder.resume(self._stored, Resent(since, self._stored, self._last) if self._last is not None else None)
         try:
             way = WireStream if replication.plain else ReplicationStream
             stream = way.start(
                 replication,
                 slot=known.slot,
-                lsn=self._stored,
+                # From where the slot stands: what the server sends again says whether it is the server that it was.
+                lsn=since,
                 publication=known.publication,
                 binary=self._binary,
             )
@@ -248,37 +295,45 @@ class PostgresSource:
             SourceRefused: the server will not go on (slot gone or invalidated, another server).
             DecodeError: what came cannot be understood.
         """
+        if self._refused is not None:
+            raise self._refused
         self._send_due()
         frame = self._link.read(min(timeout, self._until_due()) if self._link.stream else timeout)
         if self._link.lost:
             self._rewind()
             return []
         try:
-            pieces = self._decoder.feed(frame) if frame is not None else []
+            pieces = self._decode(frame) if frame is not None else []
+            if self._link.stream is not None:
+                self._decoder.passed(self._link.stream.wal_end)
         except NeedsTextMode as error:
             self._binary = False
             self._link.drop(error.message, at_once=True)
             self._rewind()
             return []
-        pieces = [self._ours(piece) for piece in pieces]
+        except HistoryDiffers as error:
+            assert self._record is not None
+            raise record.restored(self._record, error.message) from error
         self._note_received(pieces)
         return pieces
+
+    def _decode(self, frame: Frame) -> list[Piece]:
+        try:
+            return self._decoder.feed(frame)
+        except UnknownRelation as error:
+            raise SourceRefused(
+                f"{error.message}: publication «{self._declared.publication}» got it behind the capture's back, "
+                "or it was given a name that tables=… matches; its earlier rows would never arrive",
+                advice=record.ANEW,
+            ) from error
 
     def _rewind(self) -> None:
         self._link.lost = False
         self._decoder.reset()
         self._open = False
+        self._rows_at = []
         self._handed = self._received = self._stored
         self.rewound = True
-
-    def _ours(self, piece: Piece) -> Piece:
-        """Without the tables that a publication of the user's has and that are not wanted here."""
-        if all(topic in self._topics for topic, _ in (*piece.batches, *piece.rejected)):
-            return piece
-        batches = tuple(one for one in piece.batches if one[0] in self._topics)
-        rejected = tuple(one for one in piece.rejected if one[0] in self._topics)
-        rows = sum(batch.num_rows for _, batch in [*batches, *rejected])
-        return dataclasses.replace(piece, batches=batches, rejected=rejected, rows=rows)
 
     def _note_received(self, pieces: Sequence[Piece]) -> None:
         if pieces:
@@ -286,6 +341,7 @@ class PostgresSource:
             if pieces[-1].batches:
                 self._newest_us = int(pieces[-1].batches[-1][1].ts_us[-1])
             self._handed = max(self._handed, *(piece.end_lsn for piece in pieces))
+            self._rows_at += [at for piece in pieces if (at := _last_row(piece)) is not None]
         wal_end = self._link.stream.wal_end if self._link.stream else 0
         self._received = max(self._received, self._handed, wal_end)
 
@@ -309,25 +365,31 @@ class PostgresSource:
 
     def _send(self, now: float, *, ask: bool = False) -> None:
         """Standby status update: the server learns what is stored."""
-        news = self._stored > self._sent
+        resent = self._decoder.resent
+        # The slot stays where it is until the server has proved to be the one that it was.
+        received, flushed = (resent.since, resent.since) if resent else (self._received, self._stored)
+        news = flushed > self._sent
         if news:
             fault("source.before-acknowledge")
         if ask:
             self._asked_at = now
-        if self._link.send_status(received=self._received, flushed=self._stored, ask=ask):
-            self._sent, self._sent_at = self._stored, now
+        if self._link.send_status(received=received, flushed=flushed, ask=ask):
+            self._sent, self._sent_at = flushed, now
             if news:
                 fault("source.after-acknowledge")
 
     def store(self, txn: Transaction, end_lsn: int) -> None:
         """Put the source's record into the transaction that appends everything committed before ``end_lsn``."""
-        head, tail = self._stored_form
-        txn.put(record.KIND, self.name, head + format_lsn(end_lsn).encode() + tail)
+        ended = [self._last or (0, 0), *(at for at in self._rows_at if at[0] < end_lsn)]
+        self._storing_last = max(ended) if self._last is not None or len(ended) > 1 else None
+        txn.put(record.KIND, self.name, self._head + SourceRecord.rest(end_lsn, self._storing_last))
         self._storing = end_lsn
 
     def acknowledge(self) -> None:
         """The transaction of the last `store` is durable: tell the server, at most ten times a second."""
         self._stored = max(self._stored, self._storing)
+        self._last = self._storing_last
+        self._rows_at = [at for at in self._rows_at if at[0] >= self._stored]
         self._stored_at = self._clock.monotonic()
         self._send_due()
 
@@ -367,14 +429,17 @@ class PostgresSource:
         flushed, an empty logical message is committed, because nothing else might flush them on an idle server.
 
         Raises:
-            SourceUnavailable, SourceRefused: the server cannot be asked.
+            SourceUnavailable, SourceRefused: the server cannot be asked, or rows may have gone by the log.
         """
         with self._sql_lock:
             for attempt in range(2):
                 if self._sql is None or self._sql.closed:
                     self._sql = self._declared.server.sql()
                 try:
-                    return _insert_lsn(self._sql)
+                    lsn = _insert_lsn(self._sql)
+                    # What was committed until now can only be told to be in the log while the publication has it.
+                    self._check_catalog(self._sql)
+                    return lsn
                 except psycopg.Error as error:
                     self._sql.close()
                     if attempt:
@@ -417,16 +482,61 @@ class PostgresSource:
         age = max(0.0, self._clock.now_us() / 1e6 - self._newest_us / 1e6) if late else 0.0
         return {"lag_bytes": float(behind), "lag_seconds": age, "slot_retained_bytes": float(found[1])}
 
+    # --- the catalog ---
+
+    def _check_catalog(self, connection: SqlConnection) -> None:
+        """See that rows cannot have gone by the log since it began; what is found ends the stream too.
+
+        Raises:
+            SourceRefused: they can.
+        """
+        began = self._opening.began
+        if began is None:
+            return
+        now = drift.look_again(connection, began)
+        try:
+            drift.check(began, now, own=self._declared.own_publication)
+        except SourceRefused as error:
+            self._refused = error
+            self._wake.set()
+            raise
+        for text in drift.renamed(began, now):
+            if text not in self._said:
+                self._said.add(text)
+                logger.warning("%s", text)
+
+    def _watch(self) -> None:
+        """Look at the catalog now and then, in a thread of its own; a server that is away is left to the stream."""
+        connection: SqlConnection | None = None
+        while not self._ending.wait(_LOOK_S) and self._refused is None:
+            if self._link.stream is None:
+                continue
+            with contextlib.suppress(SourceError, psycopg.Error):
+                if connection is None or connection.closed:
+                    connection = self._declared.server.sql()
+                self._check_catalog(connection)
+        if connection is not None:
+            connection.close()
+
     # --- the end ---
 
     def stop(self) -> None:
         """Acknowledge what is stored and close everything; calling it twice is harmless."""
+        self._ending.set()
         if self._link.stream is not None:
             self._send(self._clock.monotonic())
         self._link.close()
+        if self._watching is not None:
+            self._watching.join(0.5)
         with self._sql_lock:
             if self._sql is not None:
                 self._sql.close()
+
+
+def _last_row(piece: Piece) -> tuple[int, int] | None:
+    """Commit LSN and time of the last transaction of which a piece has rows."""
+    found = [(int(batch.lsn[-1]), int(batch.ts_us[-1])) for _, batch in (*piece.batches, *piece.rejected)]
+    return max(found, default=None)
 
 
 def _keyless(table: Table) -> str:

@@ -48,11 +48,15 @@ class Events:
 
 @dataclass(slots=True)
 class Table:
-    """What is derived from a Relation message once: the topic and the Arrow schema of its batches."""
+    """What is derived from a Relation message once: the topic and the Arrow schema of its batches.
+
+    ``label`` is the schema and name that the topic has: the table's when its capture began, whatever it is called now.
+    """
 
     relation: Relation
     prefix: str
     key: tuple[str, ...]
+    label: tuple[str, str]
     topic: str = field(init=False)
     fields: list[pa.Field] = field(init=False)
     templates: Templates = field(init=False, default_factory=dict)
@@ -60,7 +64,7 @@ class Table:
 
     def __post_init__(self) -> None:
         relation = self.relation
-        self.topic = _NOT_IN_TOPICS.sub("_", f"{self.prefix}.{relation.schema}.{relation.table}")
+        self.topic = _NOT_IN_TOPICS.sub("_", f"{self.prefix}.{'.'.join(self.label)}")
         self.fields = [arrow_field(one.name, one.type_oid, one.typmod) for one in relation.columns]
 
     def schema(self, before: bool, unchanged: bool) -> pa.Schema:
@@ -78,7 +82,7 @@ class Table:
         return schema
 
 
-def table(relation: Relation, prefix: str, key: Sequence[str] | None) -> Table:
+def table(relation: Relation, prefix: str, key: Sequence[str] | None, label: tuple[str, str] | None = None) -> Table:
     """Prepare a relation; its key is the one given, else the columns of its replica identity."""
     reserved = [one.name for one in relation.columns if is_meta(one.name)]
     if reserved:
@@ -88,7 +92,7 @@ def table(relation: Relation, prefix: str, key: Sequence[str] | None) -> Table:
         )
     if key is None:
         key = [one.name for one in relation.columns if one.key]
-    return Table(relation, prefix, tuple(key))
+    return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table))
 
 
 def truncates(table: Table, events: Events) -> Batch:

@@ -1,0 +1,302 @@
+"""What a capture began with, compared with what the catalog says now: tables by OID, and the publication.
+
+The log keeps it under (``captured``, prefix), written in the transaction that ties the log to its slot. It is compared
+at every start, at every new connection, every few seconds while the stream runs, and before
+`PostgresSource.current_lsn` answers. The publication's ``xmin`` and the OIDs of its entries tell also what was changed
+and set back in between:
+https://www.postgresql.org/docs/current/catalog-pg-publication.html,
+https://www.postgresql.org/docs/current/catalog-pg-publication-rel.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from headrace.capture.base import Log
+from headrace.capture.postgres.catalog import SqlConnection, quote
+from headrace.capture.postgres.record import ANEW
+from headrace.errors import LogCorrupt, SourceRefused
+
+KIND = "captured"
+# The columns of pg_publication that say what is published. One that a newer server has beside these is compared too.
+_OPERATIONS = {"pubinsert": "inserts", "pubupdate": "updates", "pubdelete": "deletes", "pubtruncate": "truncates"}
+_NOT_OPTIONS = frozenset({"oid", "pubname", "pubowner", "xmin"})
+OPTIONS: Mapping[str, object] = {"puballtables": False, "pubviaroot": False, **dict.fromkeys(_OPERATIONS, True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A table that is captured.
+
+    Attributes:
+        schema, name: what it was called when its capture began, which its topic is called after.
+        entry: OID of its entry in the publication, 0 where the publication has its schema or all tables.
+        columns: numbers of the columns that are published, as text; None for all.
+        row_filter: a hash of the entry's WHERE as the server keeps it, None without.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    entry: int
+    columns: str | None
+    row_filter: str | None
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """What a capture began with: the tables, and the publication that they come through.
+
+    Attributes:
+        publication: its name; ``oid``, ``xmin`` and ``owner`` of its row in the catalog.
+        options: operations and whatever else the row says.
+    """
+
+    publication: str
+    oid: int
+    xmin: str
+    owner: str
+    options: Mapping[str, object]
+    tables: tuple[Captured, ...]
+
+    def to_json(self) -> bytes:
+        """The record as it is stored."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode()
+
+    @classmethod
+    def load(cls, log: Log, prefix: str) -> Began | None:
+        """The log's record for the source of this name; None in a log made before it was kept.
+
+        Raises:
+            LogCorrupt: it is there and cannot be read.
+        """
+        stored = log.records(KIND, prefix).get(prefix)
+        if stored is None:
+            return None
+        try:
+            fields = json.loads(stored)
+            tables = tuple(Captured(**table) for table in fields.pop("tables"))
+            return cls(tables=tables, **fields)
+        except (ValueError, KeyError, TypeError) as error:
+            raise LogCorrupt(f"the log's record of the tables of «{prefix}» cannot be read: {stored!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A table's entry in a publication; see `Captured`."""
+
+    oid: int
+    columns: str | None
+    row_filter: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The catalog at one moment: a publication, and tables that were asked for.
+
+    Attributes:
+        row: the publication's row, None where there is none of this name.
+        entries: entries of single tables in it, by the table's OID.
+        published: OIDs of all tables whose changes it sends.
+        names: (schema, name) of tables by OID.
+    """
+
+    publication: str
+    row: Mapping[str, Any] | None
+    entries: Mapping[int, Entry] = field(default_factory=dict)
+    published: frozenset[int] = frozenset()
+    names: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {name: value for name, value in (self.row or {}).items() if name not in _NOT_OPTIONS}
+
+    @property
+    def only_ours(self) -> bool:
+        """Whether it sends everything of single tables, as a publication that a capture makes."""
+        plain = all(entry.columns is None and entry.row_filter is None for entry in self.entries.values())
+        unlike = [name for name, value in self.options.items() if value != OPTIONS.get(name, value)]
+        generated = self.options.get("pubgencols", "n") in ("n", False)
+        return self.row is not None and plain and not unlike and generated
+
+    def began(self, tables: Iterable[tuple[int, str, str]]) -> Began:
+        """What a capture of tables (OID, schema, name) begins with."""
+        assert self.row is not None
+        none = Entry(0, None, None)
+        found = [(table, self.entries.get(table[0], none)) for table in tables]
+        captured = tuple(Captured(*table, entry.oid, entry.columns, entry.row_filter) for table, entry in found)
+        row = self.row
+        return Began(self.publication, int(row["oid"]), row["xmin"], str(row["pubowner"]), self.options, captured)
+
+
+_LOOK = """
+SELECT (SELECT to_jsonb(p) || jsonb_build_object('xmin', p.xmin::text) FROM pg_publication p WHERE pubname = %(name)s),
+  (SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]') FROM pg_publication_rel r
+   JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = %(name)s),
+  ARRAY(SELECT f.relid::bigint FROM pg_publication p, pg_get_publication_tables(p.pubname::text) f
+   WHERE p.pubname = %(name)s),
+  (SELECT coalesce(jsonb_agg(jsonb_build_array(c.oid::bigint, n.nspname, c.relname)), '[]')
+   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE c.relkind IN ('r', 'p') AND (c.oid = ANY(%(oids)s) OR c.relname = ANY(%(names)s)))
+"""
+
+
+def look(connection: SqlConnection, publication: str, *, oids: Sequence[int] = (), names: Sequence[str] = ()) -> Look:
+    """Read a publication and the tables that have one of these OIDs or plain names, all at one moment."""
+    asked = {"name": publication, "oids": list(oids), "names": list(names)}
+    row, entries, published, tables = connection.execute(_LOOK, asked).fetchone() or (None, [], [], [])
+    return Look(
+        publication,
+        row,
+        {int(entry["prrelid"]): _entry(entry) for entry in entries},
+        frozenset(published),
+        {oid: (schema, name) for oid, schema, name in tables},
+    )
+
+
+def look_again(connection: SqlConnection, began: Began) -> Look:
+    """The same of what a capture began with."""
+    tables = began.tables
+    oids, names = [table.oid for table in tables], sorted({table.name for table in tables})
+    return look(connection, began.publication, oids=oids, names=names)
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    columns, where = row.get("prattrs"), row.get("prqual")
+    hashed = None if where is None else hashlib.sha256(str(where).encode()).hexdigest()[:16]
+    return Entry(int(row["oid"]), None if columns is None else str(columns), hashed)
+
+
+def check(began: Began, now: Look, *, own: bool) -> None:
+    """Refuse where rows may have gone by that the log should have, or where a name means another table now.
+
+    Args:
+        own: the publication is the capture's own: it should have no other tables.
+
+    Raises:
+        SourceRefused: naming the table, and the ways on.
+    """
+    what = _of_publication(began, now)
+    for table in began.tables:
+        what = what or _of_table(began, table, now)
+    if what is None and own:
+        others = now.published - {table.oid for table in began.tables}
+        if others:
+            what = f"publication «{began.publication}» has tables that the log does not have ({_names(others, now)})"
+    if what is not None:
+        raise SourceRefused(
+            f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again",
+            advice=ANEW,
+        )
+    _check_names(began, now)
+
+
+def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool) -> None:
+    """Refuse to take up a log that has only its tables' names where these may mean others than they meant.
+
+    Raises:
+        SourceRefused: a table or the publication is gone, or something else than these tables is published.
+    """
+    there = {".".join(name) for name in now.names.values()}
+    unpublished = {".".join(now.names[oid]) for oid in now.names.keys() - now.published}
+    gone = sorted((set(names) - there) | unpublished)
+    what = ""
+    if now.row is None:
+        what = f"publication «{publication}» is gone"
+    elif gone:
+        what = f"publication «{publication}» no longer has {', '.join(gone)} (renamed, dropped, or removed from it)"
+    elif own and not (now.only_ours and now.published == now.names.keys()):
+        what = f"publication «{publication}» was altered"
+    if what:
+        raise SourceRefused(
+            f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again",
+            advice=ANEW,
+        )
+
+
+def renamed(began: Began, now: Look) -> list[str]:
+    """What to say of tables that are called otherwise now, or are gone."""
+    said = []
+    for table in began.tables:
+        found = now.names.get(table.oid)
+        if found is None:
+            said.append(f"table {table} was dropped: its topic ends there")
+        elif found != (table.schema, table.name):
+            said.append(f"table {table} is called {'.'.join(found)} now; its rows go on in the topic of {table}")
+    return said
+
+
+def _of_publication(began: Began, now: Look) -> str | None:
+    what = f"publication «{began.publication}»"
+    if now.row is None:
+        return f"{what} is gone"
+    if int(now.row["oid"]) != began.oid:
+        return f"{what} was dropped and made again"
+    ended = [name for column, name in _OPERATIONS.items() if began.options.get(column) and not now.options.get(column)]
+    if ended:
+        return f"{what} no longer publishes {', '.join(ended)}"
+    changed = sorted(name for name, value in now.options.items() if began.options.get(name, value) != value)
+    if changed:
+        return f"{what} was altered ({', '.join(f'{name} is {now.options[name]}' for name in changed)})"
+    # An owner is another row of the catalog too, and nothing that is published hangs on it.
+    if now.row["xmin"] != began.xmin and str(now.row["pubowner"]) == began.owner:
+        return f"{what} was altered, and set back to what it was"
+    return None
+
+
+def _of_table(began: Began, table: Captured, now: Look) -> str | None:
+    if table.oid not in now.names:
+        return None  # dropped: whatever was committed before is still to come
+    called = ".".join(now.names[table.oid])
+    named = str(table) if called == str(table) else f"{table} (called {called} now)"
+    entry = now.entries.get(table.oid)
+    if table.oid not in now.published:
+        return f"publication «{began.publication}» no longer has table {named}"
+    if entry is not None and entry.row_filter != table.row_filter:
+        return f"the row filter of table {named} in publication «{began.publication}» was changed"
+    if entry is not None and entry.columns != table.columns:
+        return f"the column list of table {named} in publication «{began.publication}» was changed"
+    if table.entry and (entry is None or entry.oid != table.entry):
+        return f"table {named} was taken out of publication «{began.publication}», and put back"
+    return None
+
+
+def _check_names(began: Began, now: Look) -> None:
+    """Refuse where a table that the log does not have has taken the name of one that it has."""
+    ours = {table.oid: table for table in began.tables}
+    labels = {(table.schema, table.name): table for table in began.tables}
+    for oid, name in now.names.items():
+        if oid in ours or name not in labels:
+            continue
+        was = labels[name]
+        now_called = now.names.get(was.oid)
+        gone = "was dropped" if now_called is None else f"is called {'.'.join(now_called)} now"
+        back = ""
+        if now_called is not None:
+            back = f"Give the tables their names back; rows of {was} went on in its topic. Or: "
+        raise SourceRefused(
+            f"{was} is another table now (relation {oid}): the one that is captured (relation {was.oid}) {gone}; "
+            "rows of the new one are not captured",
+            advice=f"{back}{ANEW}",
+        )
+
+
+def _names(oids: Iterable[int], now: Look) -> str:
+    return ", ".join(".".join(now.names[oid]) if oid in now.names else f"relation {oid}" for oid in sorted(oids))
+
+
+def recreated(publication: str, tables: Sequence[str]) -> list[str]:
+    """The statements that make a publication of our own, whatever there was of its name."""
+    publish = "publish = 'insert, update, delete, truncate'"
+    listed = ", ".join(f"ONLY {table}" for table in tables)
+    return [
+        f"DROP PUBLICATION IF EXISTS {quote(publication)}",
+        f"CREATE PUBLICATION {quote(publication)} FOR TABLE {listed} WITH ({publish})",
+    ]
