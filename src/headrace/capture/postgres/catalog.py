@@ -43,6 +43,7 @@ class Table:
         row_filter: the publication's WHERE, as SQL.
         missing: rights that the role lacks: ``SELECT``, ``owner``.
         captured_as: schema and name when its capture began, which its topic is called after; None: as it is called.
+        identity_columns: of the replica identity, where that is another index than the key's.
     """
 
     oid: int
@@ -57,9 +58,15 @@ class Table:
     row_filter: str | None = None
     missing: tuple[str, ...] = ()
     captured_as: tuple[str, str] | None = None
+    identity_columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    def told_by(self, columns: frozenset[str] | None) -> Table:
+        """The table with the columns of its replica identity, where that is another index than the key's."""
+        other = self.identity == "i" and columns and columns != set(self.key)
+        return replace(self, identity_columns=tuple(sorted(columns))) if other and columns else self
 
     @property
     def label(self) -> tuple[str, str]:
@@ -71,8 +78,10 @@ class Table:
 
     def stream_table(self, prefix: str) -> StreamTable:
         """Topic and schema of its events, as the decoder makes them from the stream's Relation message."""
-        columns = tuple(StreamColumn(one.name, one.type_oid, one.typmod, one.name in self.key) for one in self.columns)
-        return stream_table(Relation(self.oid, self.schema, self.name, "d", columns), prefix, self.key, self.label)
+        names = self.identity_columns or self.key
+        columns = tuple(StreamColumn(one.name, one.type_oid, one.typmod, one.name in names) for one in self.columns)
+        identity = "i" if self.identity_columns else "d"
+        return stream_table(Relation(self.oid, self.schema, self.name, identity, columns), prefix, self.key, self.label)
 
     @property
     def binary(self) -> bool:

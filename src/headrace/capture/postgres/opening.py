@@ -81,6 +81,7 @@ class Opening:
             self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
             provision.check_columns(self.tables)
             self.identities = catalog.identities(connection, self.tables)
+            self.tables = [table.told_by(self.identities[table.oid]) for table in self.tables]
             if known is None:
                 self._check_new(connection, publication)
             if publication and not declared.own_publication:

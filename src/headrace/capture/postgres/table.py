@@ -77,6 +77,10 @@ class Table:
                 b"headrace.key": json.dumps(list(self.key)).encode(),
                 b"headrace.source": self.prefix.encode(),
             }
+            # Old rows are told by another index than the key's: those who follow rows must know.
+            identity = [one.name for one in self.relation.columns if one.key]
+            if self.relation.identity == "i" and set(identity) != set(self.key):
+                metadata[b"headrace.identity"] = json.dumps(identity).encode()
             schema = pa.schema([*self.fields, *META_FIELDS, *extra], metadata=metadata)
             self._schemas[before, unchanged] = schema
         return schema
