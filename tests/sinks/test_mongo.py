@@ -122,3 +122,13 @@ def test_a_server_that_comes_later_gets_everything(tmp_path: Path, mongo: MongoD
             client: Any = pymongo.MongoClient(server.uri)
             assert client["sinks"]["out"].count_documents({}) == 2
             client.close()
+
+
+def test_a_document_that_is_too_large_holds_up_no_other(mongo: MongoDbServer, database: Any, tmp_path: Path) -> None:
+    rows = {"id": [1, 2, 3], "x": ["a", "x" * (16 << 20), "c"]}
+    write(tmp_path / "log", hr.Batch.of(rows, key=["id"]))
+    app, stream = app_on(tmp_path / "log")
+    stream.to_mongo(mongo.uri, "sinks.out", key="id")
+    app.run(until="caught-up")
+    assert sorted(one["id"] for one in database["out"].find({}, ["id"])) == [1, 3]
+    assert ["MongoDB takes 16,777,216" in one for one in letters(tmp_path / "log")] == [True]

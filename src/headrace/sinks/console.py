@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import sys
 from dataclasses import dataclass
 from typing import TextIO
@@ -59,8 +61,9 @@ class ConsoleSink:
         """See `Sink.deliver`."""
         if part.batch.num_rows:
             file = self._file or sys.stdout
+            text = self._text(part, file)
             try:
-                self._print(part, file)
+                file.write(text)
                 file.flush()
             except (OSError, ValueError) as error:
                 raise SinkUnavailable(f"standard output cannot be written: {error}") from error
@@ -68,13 +71,15 @@ class ConsoleSink:
         self.journal.keep(part.end)
         fault("sink.committed")
 
-    def _print(self, part: Part, file: TextIO) -> None:
+    def _text(self, part: Part, file: TextIO) -> str:
+        """What is printed, in letters that standard output has."""
+        encoding = getattr(file, "encoding", None) or "utf-8"
         people = file.isatty() if self.target.format is None else self.target.format == "table"
         if people:
-            _print_table(part.topic, part.batch, file)
-            return
-        for row in json_rows(part.batch):
-            file.write(row.decode() + "\n")
+            return _table(part.topic, part.batch, file).encode(encoding, "backslashreplace").decode(encoding)
+        lines = "".join(f"{row.decode()}\n" for row in json_rows(part.batch))
+        # As JSON writes a letter in others.
+        return lines.encode(encoding, "headrace-json").decode(encoding)
 
     def cancel(self) -> None:
         """Nothing can be done about a reader that does not read."""
@@ -83,7 +88,7 @@ class ConsoleSink:
         """Standard output stays open."""
 
 
-def _print_table(title: str, batch: Batch, file: TextIO) -> None:
+def _table(title: str, batch: Batch, file: TextIO) -> str:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -95,7 +100,18 @@ def _print_table(title: str, batch: Batch, file: TextIO) -> None:
         table.add_column(Text(name))
     for row in sent_rows(batch):
         table.add_row(*(Text(_cell(row.get(name))) for name in batch.column_names))
-    Console(file=file).print(table)
+    console = Console(file=file)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error("headrace-json", _escaped)
 
 
 def _cell(value: object) -> str:

@@ -259,8 +259,8 @@ def unreadable(records: pa.RecordBatch) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for name, column in zip(records.schema.names, records.columns, strict=True):
-        if _holds_text(column.type) and not _all_utf8(column):
-            rows = [row for row in range(len(column)) if not _all_utf8(column.take(pa.array([row])))]
+        if _holds_text(column.type) and not all_utf8(column):
+            rows = [row for row in range(len(column)) if not all_utf8(column.take(pa.array([row])))]
             found = dict.fromkeys(rows, f"the text in «{name}» is no UTF-8") | found
     return found
 
@@ -275,22 +275,23 @@ def _holds_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _all_utf8(column: pa.Array) -> bool:
+def all_utf8(column: pa.Array) -> bool:
+    """Whether every text in a column can be read."""
     kind = column.type
     if not _holds_text(kind):
         return True
     if isinstance(kind, pa.BaseExtensionType):
-        return _all_utf8(column.storage)
+        return all_utf8(column.storage)
     if pa.types.is_dictionary(kind):
-        return _all_utf8(column.dictionary_decode())
+        return all_utf8(column.dictionary_decode())
     if pa.types.is_run_end_encoded(kind) or pa.types.is_union(kind):
         return not plain_values.beyond(column)
     if pa.types.is_map(kind):
-        return _all_utf8(column.keys) and _all_utf8(column.items)
+        return all_utf8(column.keys) and all_utf8(column.items)
     if pa.types.is_struct(kind):
-        return all(_all_utf8(child) for child in column.flatten())
+        return all(all_utf8(child) for child in column.flatten())
     if pa.types.is_nested(kind):
-        return _all_utf8(column.flatten())
+        return all_utf8(column.flatten())
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:

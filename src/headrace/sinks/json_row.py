@@ -62,9 +62,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, timedelta):
-        return value.total_seconds()
+        return seconds(value)
+    if isinstance(value, tuple):
+        return list(value)
     # What a user's own column may hold.
     return plain_values.repr_text(value)
+
+
+def seconds(span: timedelta) -> float | str:
+    """A duration in seconds; as PostgreSQL prints it where a double would round its microseconds.
+
+    >>> seconds(timedelta(days=1, microseconds=5)), seconds(timedelta(days=999_999_999, microseconds=1))
+    (86400.000005, '23999999976:00:00.000001')
+    """
+    micros = span // timedelta(microseconds=1)
+    found = span.total_seconds()
+    return found if Decimal(repr(found)) * 1_000_000 == micros else plain_values.clock_text(micros, "us")
 
 
 def _may_be_infinite(kind: pa.DataType) -> bool:

@@ -24,6 +24,7 @@ from headrace.errors import DeclarationError, MissingExtra, SinkError, SinkUnava
 from headrace.faults import fault
 from headrace.sinks.changes import Rows, fold, spans, unsent, without_key
 from headrace.sinks.delivery import ROW_ERRORS, Journal, Part, Reason, check_names, error_text, nothing_kept, settle
+from headrace.sinks.json_row import seconds
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -377,7 +378,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, time):
         return value.isoformat()
     if isinstance(value, timedelta):
-        return value.total_seconds()
+        return seconds(value)
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, dict):

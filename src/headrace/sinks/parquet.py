@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headrace.batch import Batch
@@ -32,10 +36,12 @@ from headrace.clock import duration_us
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
 from headrace.plain_values import cast_texts
-from headrace.sinks.delivery import Journal, Part, check_names, other_log
+from headrace.sinks.delivery import ROW_ERRORS, Journal, Part, Reason, all_utf8, check_names, other_log
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 HIDDEN = ".headrace"
+LONGEST_NAME = 255
+LONGEST_PATH = 4095
 _LETTERS = pa.array([chr(code) for code in range(128)])
 
 
@@ -111,7 +117,8 @@ class ParquetSink:
         self.journal = journal
         self.rows = target.rows_per_file
         self.linger = target.linger
-        self._hidden = target.directory / HIDDEN / quote(f"{journal.app}-{journal.sink}-{journal.topic}", safe="")
+        own = _shortened(quote(f"{journal.app}-{journal.sink}-{journal.topic}", safe=""), LONGEST_NAME)
+        self._hidden = target.directory / HIDDEN / own
         self._manifest = self._hidden / "manifest.json"
 
     def open(self) -> int:
@@ -139,32 +146,56 @@ class ParquetSink:
 
     def deliver(self, part: Part) -> None:
         """See `Sink.deliver`: files beside their place, the manifest, the moves."""
-        missing = [name for name in self.target.partition_by if name not in part.batch.column_names]
-        if missing and part.batch.num_rows:
-            reason = f"there is no column «{missing[0]}» to partition by"
-            self.journal.refuse(part, [(row, reason) for row in range(part.batch.num_rows)])
-            part = part.take(np.empty(0, np.int64))
+        files, refused = self._files(part)
+        if refused:
+            self.journal.refuse(part, refused)
         with self._translated():
             # Named for the part: an older manifest, whose moves a restart repeats, names none of these.
             moves = [
                 [self._written(f"{part.first}-{number}.tmp", rows), str(place)]
-                for number, (place, rows) in enumerate(self._files(part))
+                for number, (place, rows) in enumerate(files)
             ]
+            # What cannot be is found before the commit: after it the moves must succeed.
+            for _, place in moves:
+                (self.target.directory / place).parent.mkdir(parents=True, exist_ok=True)
             fault("sink.written")
             self._commit(part.end, moves)
             fault("sink.committed")
             self._move(moves)
 
-    def _files(self, part: Part) -> Iterator[tuple[Path, pa.Table]]:
-        """Where each file goes, relative to the directory, and its rows."""
-        if not part.batch.num_rows:
-            return
-        table = _events(part)
-        first, last = int(part.offsets[0]), int(part.offsets[-1])
+    def _files(self, part: Part) -> tuple[list[tuple[Path, pa.Table]], list[Reason]]:
+        """Where each file goes, relative to the directory, and its rows; and the rows that can be in none."""
+        refused = _unwritable(part.batch.rows)
+        missing = [name for name in self.target.partition_by if name not in part.batch.column_names]
+        if missing:
+            refused = dict.fromkeys(range(part.batch.num_rows), f"there is no column «{missing[0]}» to partition by")
+        left = np.setdiff1d(np.arange(part.batch.num_rows), list(refused)).astype(np.int64)
+        if not left.size:
+            return [], sorted(refused.items())
+        kept = part if left.size == part.batch.num_rows else part.take(left)
+        table, name = _events(kept), self._file_name(kept)
+        folders, wrong = _partitions(table, self.target.partition_by, self._room(name))
+        refused |= {int(left[row]): reason for row, reason in wrong.items()}
+        rest = table.drop_columns(list(self.target.partition_by))
+        seen: dict[str, int] = {}
+        files = []
+        for folder, rows in folders:
+            # Where small and capital letters are the same, so would two files be.
+            same = unicodedata.normalize("NFC", str(folder)).casefold()
+            number = seen[same] = seen.get(same, 0) + 1
+            again = f"-{number}" if number > 1 else ""
+            files.append((folder / f"{name}{again}.parquet", rest if rows is None else rest.take(rows)))
+        return files, sorted(refused.items())
+
+    def _file_name(self, part: Part) -> str:
         label = f"{quote(self.target.label, safe='')}-" if self.target.label else ""
-        name = f"{label}{quote(part.topic, safe='')}-{first:020d}-{last:020d}.parquet"
-        for folder, rows in _partitions(table, self.target.partition_by):
-            yield folder / name, rows
+        end = f"-{int(part.offsets[0]):020d}-{int(part.offsets[-1]):020d}"
+        # With room for a number, and for the ending.
+        return _shortened(f"{label}{quote(part.topic, safe='')}", LONGEST_NAME - len(end) - 24) + end
+
+    def _room(self, name: str) -> int:
+        """Bytes that a path has left for folders."""
+        return LONGEST_PATH - len(os.fsencode(self.target.directory)) - len(name) - 26
 
     def _written(self, name: str, rows: pa.Table) -> str:
         temporary = self._hidden / name
@@ -187,8 +218,10 @@ class ParquetSink:
     def _move(self, moves: list[list[str]]) -> None:
         """Move files to where readers find them; those that are there already are done."""
         for temporary, place in moves:
-            source, goal = self._hidden / temporary, self.target.directory / place
+            source = self._hidden / temporary
             if source.exists():
+                # Earlier versions have committed places whose names are too long.
+                goal = self.target.directory.joinpath(*(_fitting(part) or part for part in Path(place).parts))
                 goal.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(goal)
                 _sync(goal.parent)
@@ -202,49 +235,135 @@ class ParquetSink:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE):
                 raise SinkUnavailable(message) from error
             raise SinkError(message, advice="Check the directory and its rights; the sink tries again.") from error
-        except pa.ArrowException as error:
-            raise SinkError(
-                f"{self.target.directory}: the rows of {self.journal.topic} cannot be written as Parquet: {error}",
-                advice="Choose other columns with select(…).",
-            ) from error
 
 
 def _events(part: Part) -> pa.Table:
-    """The rows, and of each what happened to it: ``__op`` (Debezium's letter), ``__ts``, ``__offset``."""
+    """The rows, and of each what happened to it: ``__op`` (Debezium's letter), ``__ts``, ``__offset``.
+
+    Where the source did not send some values, ``__unchanged`` names their columns: that they are null says nothing.
+    """
     batch: Batch = part.batch
     rows = batch.rows
     # Of what type such a column is, nobody knows yet; a file that lacks it reads as null with the others' columns.
-    rows = rows.select([field.name for field in rows.schema if not pa.types.is_null(field.type)])
+    rows = rows.select(
+        [field.name for field in rows.schema if _writable(field.type) and not pa.types.is_null(field.type)]
+    )
     more = {
         "__op": _LETTERS.take(pa.array(batch.op)),
         "__ts": batch.column("__ts"),
         "__offset": pa.array(part.offsets),
     }
+    if batch.unchanged is not None:
+        more["__unchanged"] = batch.unchanged
     fields = [*rows.schema, *(pa.field(name, column.type) for name, column in more.items())]
     return pa.Table.from_arrays([*rows.columns, *more.values()], schema=pa.schema(fields))
 
 
-def _partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Path, pa.Table]]:
-    """Rows by the values of some columns, which the folders say and the files then do not."""
+def _unwritable(rows: pa.RecordBatch) -> dict[int, str]:
+    """Rows with a value of a type that Parquet does not have, with the reasons."""
+    refused: dict[int, str] = {}
+    for field, column in zip(rows.schema, rows.columns, strict=True):
+        if not _writable(field.type):
+            reason = f"Parquet has no type for «{field.name}», which is {field.type}"
+            refused = dict.fromkeys(np.flatnonzero(np.asarray(column.is_valid())).tolist(), reason) | refused
+    return refused
+
+
+@lru_cache(maxsize=1024)
+def _writable(kind: pa.DataType) -> bool:
+    try:
+        pq.write_table(pa.schema([("x", kind)]).empty_table(), pa.BufferOutputStream())
+    except ROW_ERRORS:
+        return False
+    return True
+
+
+def _partitions(
+    table: pa.Table, columns: Sequence[str], room: int
+) -> tuple[list[tuple[Path, pa.Array | None]], dict[int, str]]:
+    """Rows by the values of some columns, which the folders say and the files then do not.
+
+    Returns:
+        Each folder with the indexes of its rows (None: all), and rows whose values name no folder, with the reasons.
+    """
     if not columns:
-        yield Path(), table
-        return
+        return [(Path(), None)], {}
     codes = np.zeros(table.num_rows, np.int64)
-    for name in columns:
-        encoded = table.column(name).combine_chunks().dictionary_encode("encode")
-        codes = codes * (len(encoded.dictionary) + 1) + np.asarray(encoded.indices)
+    parts, refused = {name: table.column(name).combine_chunks() for name in columns}, dict[int, str]()
+    for name, column in parts.items():
+        try:
+            encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode("encode")
+        except pa.ArrowNotImplementedError:
+            # Nothing but whether it is there counts.
+            reason = f"«{name}» names no folder: it is {column.type}"
+            refused |= dict.fromkeys(np.flatnonzero(np.asarray(column.is_valid())).tolist(), reason)
+            encoded = column.is_valid().dictionary_encode()
+        indices = np.asarray(pc.fill_null(encoded.indices, len(encoded.dictionary)))
+        codes = codes * (len(encoded.dictionary) + 1) + indices
         codes = np.unique(codes, return_inverse=True)[1]
-    rest = table.drop_columns(list(columns))
-    for code in range(int(codes.max()) + 1):
-        rows = pa.array(np.flatnonzero(codes == code))
-        values = [table.column(name)[rows[0].as_py()] for name in columns]
-        folder = Path(*(f"{quote(name, safe='')}={_folder(one)}" for name, one in zip(columns, values, strict=True)))
-        yield folder, rest.take(rows)
+    found: list[tuple[Path, pa.Array | None]] = []
+    order = np.argsort(codes, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        if int(rows[0]) in refused:
+            continue
+        try:
+            names = [_folder(name, column.slice(int(rows[0]), 1)) for name, column in parts.items()]
+            if sum(len(os.fsencode(name)) + 1 for name in names) > room:
+                raise ValueError("the path of its folder is too long")
+        except ROW_ERRORS as error:
+            refused |= dict.fromkeys(rows.tolist(), str(error))
+        else:
+            found.append((Path(*names), pa.array(rows)))
+    return found, refused
 
 
-def _folder(value: pa.Scalar) -> str:
-    text = cast_texts(pa.array([value], value.type))[0].as_py() if value.is_valid else None
-    return NULL_PARTITION if text is None else quote(text, safe="")
+def _folder(name: str, value: pa.Array) -> str:
+    """The folder of a column's value.
+
+    Raises:
+        ValueError: readers would see another value, or there is no name for it.
+    """
+    text = NULL_PARTITION if not value[0].is_valid else _text(name, value)
+    found = _fitting(f"{quote(name, safe='')}={text if text is NULL_PARTITION else quote(text, safe='')}")
+    if found is None:
+        raise ValueError(f"«{name}» names no folder: the value is too long")
+    return found
+
+
+def _text(name: str, value: pa.Array) -> str:
+    if not all_utf8(value):
+        raise ValueError(f"«{name}» names no folder: the text is no UTF-8")
+    try:
+        text = str(cast_texts(value)[0].as_py())
+    except ROW_ERRORS:
+        raise ValueError(f"«{name}» names no folder: it is {value.type}, with no text of its own") from None
+    if text == NULL_PARTITION:
+        raise ValueError(f"«{name}» names no folder: readers take {NULL_PARTITION} for null")
+    return text
+
+
+def _fitting(name: str) -> str | None:
+    """A folder's name, percent-encoded as far as a file system has room for; None where it has none.
+
+    >>> len(_fitting("x=" + "%C3%A9" * 42)), _fitting("x=" + "%C3%A9" * 43) == "x=" + "é" * 43, _fitting("x" * 256)
+    (254, True, None)
+    """
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    # Only what is written in several bytes stands for itself.
+    column, equals, value = name.partition("=")
+    short = equals.join(
+        "".join(letter if ord(letter) > 127 else quote(letter, safe="") for letter in unquote(part))
+        for part in (column, value)
+    )
+    return short if len(short.encode()) <= LONGEST_NAME else None
+
+
+def _shortened(name: str, most: int) -> str:
+    """A name of at most so many bytes: the beginning, and a digest of the whole."""
+    if len(name) <= most:
+        return name
+    return f"{name[: most - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _sync(directory: Path) -> None:

@@ -28,6 +28,7 @@ _TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_date, "date"),
     (pa.types.is_time, "time"),
     (pa.types.is_duration, "interval"),
+    (pa.types.is_interval, "interval"),
 )
 
 
@@ -72,7 +73,7 @@ def csv_bytes(rows: pa.RecordBatch) -> pa.Buffer:
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind.value_type if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else kind
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -96,6 +97,8 @@ def _cells(column: pa.Array) -> pa.Array:
     """A column as the CSV writer and PostgreSQL both take it."""
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
@@ -110,6 +113,9 @@ def _cells(column: pa.Array) -> pa.Array:
         return plain_values.cast_texts(column)
     if pa.types.is_duration(kind):
         return pa.array(plain_values.texts(column), pa.string())
+    if pa.types.is_interval(kind):
+        spans = [None if one is None else _interval(*one) for one in plain_values.values(column)]
+        return pa.array(spans, pa.string())
     if pa.types.is_decimal256(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
     if _is_binary(kind):
@@ -161,6 +167,14 @@ def finer(rows: pa.RecordBatch) -> dict[int, str]:
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         if getattr(column.type, "unit", "") == "ns":
             numbers = np.asarray(pc.fill_null(column.view(pa.int64()), 0))
-            reason = f"«{name}» has nanoseconds, and PostgreSQL counts microseconds"
-            found = dict.fromkeys(np.flatnonzero(numbers % 1000).tolist(), reason) | found
+        elif pa.types.is_interval(column.type):
+            numbers = np.array([0 if one is None else one[2] for one in plain_values.values(column)], np.int64)
+        else:
+            continue
+        reason = f"«{name}» has nanoseconds, and PostgreSQL counts microseconds"
+        found = dict.fromkeys(np.flatnonzero(numbers % 1000).tolist(), reason) | found
     return found
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    return f"{months} months {days} days {nanoseconds // 1000} microseconds"

@@ -15,18 +15,30 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.batch import Batch, dead_letters
+from headrace.batch import OPS, Batch, dead_letters
 from headrace.errors import HeadraceError, SinkError, WaitTimeout
 from headrace.faults import fault
 from headrace.log.base import Entry, Log
 from headrace.sink_plan import SinkPlan
-from headrace.sinks.delivery import ORDER, Backoff, Part, Reason, Sink, Stopped
-from headrace.transform.expressions import Operation, Transform, operate
+from headrace.sinks.delivery import (
+    ORDER,
+    ROW_ERRORS,
+    Backoff,
+    Part,
+    Reason,
+    Sink,
+    Stopped,
+    error_text,
+    unreadable,
+)
+from headrace.transform.expressions import Filter, Operation, Select, Transform, WithColumns, evaluate, operate
 
 if TYPE_CHECKING:
     from headrace.engines.local.engine import Engine
@@ -64,6 +76,14 @@ class SinkStatus:
     def waiting_seconds(self) -> float:
         """How long the destination has been away."""
         return time.monotonic() - self.waiting_since if self.waiting else 0.0
+
+
+class _RowsAtFault(Exception):
+    """A library failed on what rows hold: they are delivered in smaller parts, and the one at fault is refused."""
+
+    def __init__(self, part: Part, error: Exception) -> None:
+        super().__init__(error_text(error))
+        self.first, self.rows = part.first, part.end - part.first
 
 
 class LogJournal:
@@ -158,7 +178,9 @@ class SinkRunner:
         self._since: float | None = None
         self._sink: Sink | None = None
         self._journal: LogJournal | None = None
-        self._operations = tuple(map(_keeping_order, plan.stream.operations))
+        self._limit: int | None = None
+        self._doomed: tuple[int, str] | None = None
+        self._operations = tuple(_keeping_order(one, copies=bool(plan.target.key)) for one in plan.stream.operations)
         self._thread = threading.Thread(target=self._run, name=f"headrace-sink-{plan.name}", daemon=True)
 
     # -- others -----------------------------------------------------------------------------------------------------
@@ -229,6 +251,8 @@ class SinkRunner:
                     self.pause(backoff.next(), error.message + (f" ({error.advice})" if error.advice else ""))
                 except Stopped:
                     raise
+                except _RowsAtFault as error:
+                    self._narrow(error)
                 except Exception as error:
                     # Nothing of it is known: it is said, and tried again, as for any destination.
                     logger.exception("the sink «%s» failed", self.plan.name)
@@ -236,6 +260,16 @@ class SinkRunner:
             except Stopped:
                 break
         self._say(status="stopped", waiting=False)
+
+    def _narrow(self, error: _RowsAtFault) -> None:
+        """Deliver less at once from where the sink is; a row that fails alone is refused."""
+        if self._doomed is not None and self._doomed[0] == error.first:
+            self._doomed = None  # it failed without any row: it is not the row's fault
+            self.pause(1.0, str(error))
+        elif error.rows > 1:
+            self._limit = max(1, error.rows // 2)
+        else:
+            self._doomed = (error.first, str(error))
 
     def _follow(self, backoff: Backoff) -> None:
         """Open the destination and deliver until the pipeline stops."""
@@ -303,31 +337,61 @@ class SinkRunner:
                 return []
             now = time.monotonic()
             self._since = now if self._since is None else self._since
-            if pending < sink.rows and now - self._since < sink.linger and self._hurry <= position:
+            if (
+                self._limit is None
+                and pending < sink.rows
+                and now - self._since < sink.linger
+                and self._hurry <= position
+            ):
                 return []
         self._since = None
-        found = reader.read_topic(self.plan.stream.topic, offset=position, limit=sink.rows)
+        rows = self._rows(sink, position)
+        found = reader.read_topic(self.plan.stream.topic, offset=position, limit=rows)
         behind = position - found[0].offset if found else 0
         if sink.linger and behind > 0:
             # The first entry begins before the position: so many more make a whole part.
-            found = reader.read_topic(self.plan.stream.topic, offset=position, limit=sink.rows + behind)
+            found = reader.read_topic(self.plan.stream.topic, offset=position, limit=rows + behind)
         return found
+
+    def _rows(self, sink: Sink, position: int) -> int:
+        """How many rows of the topic are delivered at once."""
+        if self._doomed is not None and self._doomed[0] == position:
+            return 1
+        return sink.rows if self._limit is None else min(sink.rows, self._limit)
 
     def _deliver(self, sink: Sink, entries: Sequence[Entry], position: int) -> int:
         fault("sink.read")
-        batch, end = _joined(entries, position, sink.rows)
-        good, bad = operate(batch, self._operations)
+        assert self._journal is not None
+        topic = self.plan.stream.topic
+        batch, end = _joined(entries, position, self._rows(sink, position))
+        good, bad = operate(_with_old_keys(batch, self.plan), self._operations)
         if bad:
-            whole = Part(self.plan.stream.topic, position, end, *_rows([one for one, _ in bad], batch))
-            assert self._journal is not None
+            whole = Part(topic, position, end, *_rows([one for one, _ in bad], batch))
             self._journal.refuse(whole, [(i, reason) for i, (_, reason) in enumerate(bad)])
-        for part in _parts(self.plan.stream.topic, position, end, good, batch):
+        for part in _parts(topic, position, end, good, batch):
             refused = self.status.refused
-            sink.deliver(part)
+            readable = self._readable(part)
+            try:
+                sink.deliver(readable)
+            except ROW_ERRORS as error:
+                raise _RowsAtFault(part, error) from error
             fault("sink.delivered")
             taken = part.batch.num_rows - (self.status.refused - refused)
             self._say(position=part.end, delivered=self.status.delivered + taken, status="running", waiting=False)
+        self._doomed = None
+        self._limit = None if self._limit is None or self._limit >= sink.rows else 2 * self._limit
         return end
+
+    def _readable(self, part: Part) -> Part:
+        """The part without rows that no destination can be given, which are refused."""
+        wrong = unreadable(part.batch.rows)
+        if self._doomed is not None and self._doomed[0] == part.first:
+            wrong = dict.fromkeys(range(part.batch.num_rows), self._doomed[1])
+        if not wrong:
+            return part
+        assert self._journal is not None
+        self._journal.refuse(part, sorted(wrong.items()))
+        return part.take(np.setdiff1d(np.arange(part.batch.num_rows), list(wrong)).astype(np.int64))
 
 
 class Sinking:
@@ -457,11 +521,17 @@ def _parts(topic: str, first: int, end: int, good: Sequence[Batch], like: Batch)
         first = until
 
 
-def _keeping_order(operation: Operation) -> Operation:
+def _keeping_order(operation: Operation, *, copies: bool) -> Operation:
     """The same operation; a function of the user's own that drops the rows' offsets gets them back.
 
     Where it drops rows too, nobody knows which: it is then applied to each row by itself (`operate` halves what fails).
+
+    Args:
+        copies: the destination has rows by key: a filter does not keep deletes and truncates from it, whose other
+            columns are not known.
     """
+    if isinstance(operation, Filter) and copies:
+        return Transform(partial(_filtered, operation))
     if not isinstance(operation, Transform):
         return operation
     function = operation.function
@@ -478,3 +548,34 @@ def _keeping_order(operation: Operation) -> Operation:
         return Batch(_numbered(result.records, offsets))
 
     return Transform(numbered)
+
+
+def _filtered(operation: Filter, batch: Batch) -> Batch:
+    kept = np.isin(batch.op, (OPS["d"], OPS["t"]))
+    rest = np.flatnonzero(~kept)
+    if rest.size:
+        kept[rest] = np.asarray(pc.fill_null(evaluate(operation.expression, batch.take(rest)), False))
+    return batch.filter(kept)
+
+
+def _with_old_keys(batch: Batch, plan: SinkPlan) -> Batch:
+    """The batch with the keys that updated rows had as the operations make them: they name and compute columns."""
+    key, before = plan.target.key, batch.before
+    computing = [one for one in plan.stream.operations if isinstance(one, Select | WithColumns)]
+    if not key or before is None or not computing or any(isinstance(one, Transform) for one in plan.stream.operations):
+        return batch
+    rows = np.flatnonzero(np.asarray(before.is_valid()))
+    some = before.take(pa.array(rows))
+    old = Batch(_numbered(Batch.of(pa.RecordBatch.from_struct_array(some)).records, rows.astype(np.int64)))
+    # An old row may hold its key only: where an operation needs more, nobody knows what the key was.
+    parts, _ = operate(old, computing)
+    parts = [part for part in parts if all(name in part.column_names for name in key)]
+    keys, found = _rows([Batch(part.records.select([*key, ORDER])) for part in parts], old) if parts else (None, rows)
+    if keys is None:
+        return Batch(batch.records.drop_columns(["__before"]))
+    where = np.zeros(batch.num_rows, np.int64)
+    known = np.zeros(batch.num_rows, np.bool_)
+    where[found], known[found] = np.arange(found.size), True
+    structs = keys.records.select(list(key)).to_struct_array().take(pa.array(where, mask=~known))
+    place = batch.records.schema.get_field_index("__before")
+    return Batch(batch.records.set_column(place, "__before", structs))
