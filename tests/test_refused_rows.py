@@ -365,3 +365,73 @@ def test_a_column_that_turns_numeric_or_text_is_taken_by_its_values() -> None:
         "the target «y» is text, not a number",
         "there is no column «y» to learn",
     ]
+
+
+# -- vectors ------------------------------------------------------------------------------------------------------
+
+ODD = [
+    "{}",
+    "{{1,2},{3,4}}",
+    "{{1,2}}",
+    "[2:3]={5,6}",
+    "{NULL,1}",
+    "{1,2,3}",
+    "{NaN,1}",
+    "{a,b}",
+    None,
+    '{"1","2"}',
+    "1,2",
+]
+
+
+@pytest.mark.parametrize("size", [2, None])
+@pytest.mark.parametrize("odd", ODD)
+def test_only_the_odd_vector_is_refused_however_rows_come(size: int | None, odd: str | None) -> None:
+    import headrace as hr
+
+    texts = ["{1,2}", "{2,5}", "{5,1}", odd, "{3,3}"]
+    for at in (0, 3):
+        order = [texts[(i + 3 - at) % 4] for i in range(4)] + texts[4:]
+        rows = column([1.0] * 5, v=pa.array(order, pa.string()), y=[1.0, 2.0, 3.0, 4.0, 5.0])
+        if size is None and at == 0 and odd == "{1,2,3}":
+            continue  # the first vector says how long they are: it is no odd one
+        one = task(LinearRegression(), target="y", features=(hr.vector("v", size=size),))
+        found = [play(one, rows, sizes) for sizes in ([5], [1], [2])]
+        for state, outputs in found:
+            assert state.counters.learned == 4
+            assert len(letters(outputs, "learn")) == 1
+            assert about(state) == about(found[0][0])
+            assert sorted(map(str, outputs)) == sorted(map(str, found[0][1]))
+
+
+def test_vectors_of_lists_are_taken_row_by_row() -> None:
+    import headrace as hr
+
+    for values, learned in (
+        (pa.array([[1, 2], [3, None], [], None, [4, 5]], pa.list_(pa.int64())), 2),
+        (pa.array([["1", "2"], ["a", "2"], ["3", "4"]], pa.list_(pa.string())), 2),
+        (pa.array([[[1, 2]], [[3]]]), 0),
+        (pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float64(), 2)), 2),
+        (pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.large_list(pa.float32())), 2),
+        (pa.array([{"a": 1}]), 0),
+        (pa.array([1, 2]), 0),
+    ):
+        rows = column([1.0] * len(values), v=values, y=[1.0] * len(values))
+        one = task(LinearRegression(), target="y", features=(hr.vector("v"), "x"))
+        for sizes in ([1], [9]):
+            state, outputs = play(one, rows, sizes)
+            assert state.counters.learned == learned
+            assert len(letters(outputs, "learn")) == len(values) - learned
+
+
+def test_a_function_that_makes_other_columns_costs_its_rows_only() -> None:
+    def wide(batch: Batch) -> Any:
+        return np.ones((batch.num_rows, 2 if np.asarray(batch.column("x")).max() < 5 else 3))
+
+    rows = column([1.0, 2.0, 7.0, 3.0, 8.0], [10, 10, 20, 20, 30], y=[1.0, 2.0, 3.0, 4.0, 5.0])
+    for sizes in ([2], [1]):  # it looks at more than a row, and is asked for single rows where it fails
+        state, outputs = play(task(LinearRegression(), target="y", features=wide), rows, sizes)
+        assert state.counters.learned == 3
+        assert [reason for _, reason in letters(outputs, "learn")] == [
+            "ValueError: the feature function gave 3 columns, not 2"
+        ] * 2

@@ -196,6 +196,9 @@ class Given(Query):
 
 def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
     """Lengths of vectors; a model that was trained before the log began says its only one's."""
+    if not by.learner.ready:
+        # A length that rows to be learned have shown is known when they are, however they came.
+        return {}
     width = getattr(by.learner, "width", None)
     if by.sizes or width is None or len(task.feature_names) != 1:
         return by.sizes

@@ -31,7 +31,7 @@ from headrace.flow import Grade
 from headrace.labels import NO_LABEL, Changes
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
-from headrace.learn.features import Matrix, depend_on_the_log, growing, matrix, resolved, targets, unsized
+from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets, unsized
 from headrace.learning import (
     GRADED,
     Examples,
@@ -384,18 +384,20 @@ class _ModelStep:
         """Words that rows to learn show for the first time get their columns, in the rows' order."""
         state = self.state
         first: dict[str, dict[str, int]] = {}
+        sized: dict[str, list[tuple[int, int]]] = {}
         for batch in batches:
             order = order_of(batch)
             for one in unsized(self.task.features):
                 if one.column in batch.schema.names and one.column not in state.sizes:
-                    size = one.sized(batch.column(one.column), np.arange(batch.num_rows))
-                    if size:
-                        state.sizes[one.column] = size
+                    found = one.sized(batch.column(one.column))
+                    if found is not None:
+                        sized.setdefault(one.column, []).append((int(order[found[0]]), found[1]))
             for word in growing(self.task.features):
                 if word.column in batch.schema.names:
                     seen = first.setdefault(word.column, {})
                     for text, row in new_words(state.words[word.column], batch.column(word.column)):
                         seen[text] = min(seen.get(text, int(order[row])), int(order[row]))
+        state.sizes |= {column: min(found)[1] for column, found in sized.items()}
         for word in growing(self.task.features):
             table = state.words[word.column]
             came = sorted(first.get(word.column, {}).items(), key=lambda one: one[1])[: word.width - len(table)]
@@ -407,7 +409,10 @@ class _ModelStep:
         task, state = self.task, self.state
         topic = task.learn[number].topic if number >= 0 else "graded"
         features = resolved(task.features, state.words, state.sizes, refuse=True)
-        found = matrix(batch, features, task.target, missing=task.missing)
+        width = state.sizes.get(FUNCTION) or getattr(state.learner, "width", None)
+        found = matrix(batch, features, task.target, missing=task.missing, width=width)
+        if callable(features) and found.valid.any():
+            state.sizes.setdefault(FUNCTION, found.X.shape[1])
         valid, reasons = found.valid.copy(), dict(found.reasons)
         y = None
         if task.target is not None:

@@ -230,9 +230,9 @@ def _see(task: ModelTask, rows: Batch, words: dict[str, list[str]], sizes: dict[
             table += fresh[: one.width - len(table)]
     for vector in unsized(task.features):
         if vector.column in rows.schema.names and vector.column not in sizes:
-            size = vector.sized(rows.column(vector.column), np.arange(rows.num_rows))
-            if size:
-                sizes[vector.column] = size
+            found = vector.sized(rows.column(vector.column))
+            if found is not None:
+                sizes[vector.column] = found[1]
 
 
 def _gated(

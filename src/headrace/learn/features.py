@@ -103,10 +103,22 @@ class Matrix:
     reasons: dict[int, str]
 
 
-def matrix(batch: Batch, features: Features, target: str | None = None, *, missing: str = "reject") -> Matrix:
+FUNCTION = ""
+"""Stands for a function where sizes are noted by the names of columns."""
+
+
+def matrix(
+    batch: Batch,
+    features: Features,
+    target: str | None = None,
+    *,
+    missing: str = "reject",
+    width: int | None = None,
+) -> Matrix:
     """The feature matrix of a batch; a function never sees the target column.
 
     Args:
+        width: how many columns a function makes, where that is known; rows for which it makes others are refused.
         missing: ``"pass"`` leaves NULL and NaN as NaN, where a number is missing; ``"reject"`` refuses the row.
 
     >>> m = matrix(Batch.of({"a": [1.5, None], "b": [2, 3]}), ("a", "b"))
@@ -115,7 +127,7 @@ def matrix(batch: Batch, features: Features, target: str | None = None, *, missi
     """
     passing = missing == "pass"
     if callable(features):
-        return _asked(batch, features, target, passing)
+        return _asked(batch, features, target, passing, width)
     if not all(isinstance(one, str) for one in features):
         return _of_blocks(batch, features, missing)
     X = np.empty((batch.num_rows, len(features)))
@@ -294,21 +306,29 @@ def _refuse(rows: npt.NDArray[np.int64], reason: str, valid: npt.NDArray[np.bool
     valid[rows] = False
 
 
-def _asked(batch: Batch, function: Callable[[Batch], Any], target: str | None, passing: bool) -> Matrix:
+def _asked(
+    batch: Batch, function: Callable[[Batch], Any], target: str | None, passing: bool, width: int | None
+) -> Matrix:
     """What a function makes; one that fails is asked again row by row, so that only the rows at fault are refused."""
     try:
-        return _from_function(batch, function, target, passing)
+        return _from_function(batch, function, target, passing, width)
     except Exception as error:
         if batch.num_rows == 1:
             return Matrix(np.zeros((1, 1)), np.zeros(1, np.bool_), {0: f"{type(error).__name__}: {error}"})
-    rows = [_asked(batch.slice(i, 1), function, target, passing) for i in range(batch.num_rows)]
-    width = max(one.X.shape[1] for one in rows)
+    rows: list[Matrix] = []
+    for i in range(batch.num_rows):
+        rows.append(_asked(batch.slice(i, 1), function, target, passing, width))
+        if width is None and rows[-1].valid[0]:
+            width = rows[-1].X.shape[1]
+    width = width or 1
     X = np.concatenate([one.X if one.valid[0] else np.zeros((1, width)) for one in rows])
     reasons = {i: one.reasons[0] for i, one in enumerate(rows) if one.reasons}
     return Matrix(X, np.array([bool(one.valid[0]) for one in rows]), reasons)
 
 
-def _from_function(batch: Batch, function: Callable[[Batch], Any], target: str | None, passing: bool) -> Matrix:
+def _from_function(
+    batch: Batch, function: Callable[[Batch], Any], target: str | None, passing: bool, width: int | None
+) -> Matrix:
     shown = batch
     if target is not None and target in batch.schema.names:
         shown = Batch(batch.records.drop_columns([target]))
@@ -317,6 +337,8 @@ def _from_function(batch: Batch, function: Callable[[Batch], Any], target: str |
         X = X.reshape(-1, 1)
     if X.ndim != 2 or len(X) != batch.num_rows:
         raise ValueError(f"the feature function gave shape {X.shape} for {batch.num_rows} rows")
+    if width is not None and len(X) and X.shape[1] != width:
+        raise ValueError(f"the feature function gave {X.shape[1]} columns, not {width}")
     valid = np.ones(len(X), np.bool_)
     reasons: dict[int, str] = {}
     _refuse_not_finite(X, [str(j) for j in range(X.shape[1])], valid, reasons, passing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import DeclarationError
+from headrace.plain_values import values
 
 Mask = npt.NDArray[np.bool_]
 
@@ -65,50 +67,67 @@ class Vector:
     dtype: type = np.float32
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
-        """Shape (n, size), float32; while no size is known, (n, 1) of zeros."""
-        n = len(array)
-        array = _listed(array)
+        """Shape (n, size), float32; while no size is known, (n, 1) of zeros.
+
+        Each row is taken or refused by itself: what stands beside it, or how the batch was made, changes nothing.
+        """
+        made = _vectors(array, self.column)
+        for row, reason in made.reasons.items():
+            reasons.setdefault(row, reason)
+        valid[list(made.reasons)] = False
         if self.size is None:
-            _mark(
-                np.flatnonzero(array.is_null().to_numpy(False)), f"the vector «{self.column}» is NULL", valid, reasons
-            )
-            return np.zeros((n, 1), np.float32)
-        found = np.zeros((n, self.size), np.float32)
-        if not (
-            pa.types.is_list(array.type)
-            or pa.types.is_large_list(array.type)
-            or pa.types.is_fixed_size_list(array.type)
-        ):
-            _mark(
-                np.flatnonzero(array.is_valid().to_numpy(False)),
-                f"«{self.column}» is {array.type}, no vector",
-                valid,
-                reasons,
-            )
-            _mark(
-                np.flatnonzero(array.is_null().to_numpy(False)), f"the vector «{self.column}» is NULL", valid, reasons
-            )
-            return found
-        lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
-        _mark(np.flatnonzero(lengths < 0), f"the vector «{self.column}» is NULL", valid, reasons)
-        for row in np.flatnonzero((lengths >= 0) & (lengths != self.size)).tolist():
-            reasons.setdefault(row, f"the vector «{self.column}» has {lengths[row]} numbers, not {self.size}")
+            return np.zeros((len(array), 1), np.float32)
+        found = np.zeros((len(array), self.size), np.float32)
+        good = made.lengths == self.size
+        for row in np.flatnonzero((made.lengths >= 0) & ~good).tolist():
+            reasons.setdefault(row, f"the vector «{self.column}» has {made.lengths[row]} numbers, not {self.size}")
             valid[row] = False
-        good = lengths == self.size
-        items = array.filter(pa.array(good)).flatten()
-        numbers = pc.fill_null(items.cast(pa.float32(), safe=False), math.nan).to_numpy(zero_copy_only=False)
-        found[good] = numbers.reshape(-1, self.size)
-        odd = np.flatnonzero(~np.isfinite(found).all(axis=1))
-        _mark(odd, f"the vector «{self.column}» holds a number that is NULL, NaN or infinite", valid, reasons)
+        found[good] = made.numbers[np.repeat(good, np.maximum(made.lengths, 0))].reshape(-1, self.size)
         return found
 
-    def sized(self, array: pa.Array, rows: npt.NDArray[np.int64]) -> int | None:
-        """How many numbers the first of some rows has, of those that have any."""
-        lengths = pc.drop_null(_lengths(_listed(array.take(pa.array(rows)))))
-        return int(lengths[0].as_py()) if len(lengths) and lengths[0].as_py() else None
+    def sized(self, array: pa.Array) -> tuple[int, int] | None:
+        """The first row that is a vector, and how many numbers it has; None where no row is one."""
+        lengths = _vectors(array, self.column).lengths
+        rows = np.flatnonzero(lengths >= 0)
+        return (int(rows[0]), int(lengths[rows[0]])) if len(rows) else None
 
     def describe(self) -> Any:
         return {"vector": self.column, "size": self.size}
+
+
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """The vectors in a column.
+
+    Attributes:
+        numbers: those of all rows that are vectors, one after the other.
+        lengths: shape (n,), numbers of each row; -1 where it is no vector: ``reasons`` says why.
+    """
+
+    numbers: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int64]
+    reasons: dict[int, str]
+
+
+def _vectors(array: pa.Array, column: str) -> _Vectors:
+    """Rows with one dimension of finite numbers, at least one; of lists, of PostgreSQL's arrays, of pgvector's text."""
+    reasons: dict[int, str] = {}
+    listed = _listed(array, column, reasons)
+    lengths = pc.fill_null(pc.list_value_length(listed), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    for row in np.flatnonzero(np.asarray(listed.is_null())).tolist():
+        reasons.setdefault(row, f"the vector «{column}» is NULL")
+    for row in np.flatnonzero(lengths == 0).tolist():
+        reasons.setdefault(row, f"the vector «{column}» has no numbers")
+    with np.errstate(over="ignore"):
+        numbers = np.asarray(listed.flatten().to_numpy(zero_copy_only=False), np.float32)
+    rows = np.repeat(np.arange(len(listed)), np.maximum(lengths, 0))
+    for row in np.unique(rows[~np.isfinite(numbers)]).tolist():
+        reasons.setdefault(row, f"the vector «{column}» holds a number that is NULL, NaN or infinite")
+    if reasons:
+        bad = np.zeros(len(listed), np.bool_)
+        bad[list(reasons)] = True
+        numbers, lengths = numbers[~bad[rows]], np.where(bad, -1, lengths)
+    return _Vectors(numbers, lengths, reasons)
 
 
 def image(column: str, *, shape: Sequence[int], scale: float = 1.0) -> Image:
@@ -136,7 +155,8 @@ def vector(column: str, *, size: int | None = None) -> Vector:
 
     Args:
         column: an array of numbers.
-        size: how many numbers a row has; another row is refused. As many as the first learned row has, if left out.
+        size: how many numbers a row has; another row is refused. If left out, as many as the first vector to be learned
+            has (one dimension of finite numbers, at least one); say it where that may be an odd one.
 
     >>> import headrace as hr
     >>> hr.vector("embedding", size=384).size
@@ -147,22 +167,72 @@ def vector(column: str, *, size: int | None = None) -> Vector:
     return Vector(column, None if size is None else int(size))
 
 
-def _listed(array: pa.Array) -> pa.Array:
-    """pgvector's text, such as ``[1,2.5]``, as a list; anything else as it is."""
-    if not pa.types.is_string(array.type):
-        return array
-    parts = pc.split_pattern(pc.utf8_trim(array, characters="[]{} "), ",")
+# One dimension of numbers as PostgreSQL, pgvector and JSON write it; NULL is a number that is missing.
+_NUMBER = r"(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|NaN|[+-]?Infinity|NULL|null)"
+_WRITTEN = re.compile(rf"^\s*[\[{{](?:\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*)*)?[\]}}]\s*$")
+
+
+def _listed(array: pa.Array, column: str, reasons: dict[int, str]) -> pa.Array:
+    """A column as lists of float32; rows that are none are null, with their reasons."""
+    kind = array.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _parsed(array.cast(pa.string()), column, reasons)
+    if not any(is_one(kind) for is_one in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+        rows = np.flatnonzero(np.asarray(array.is_valid()))
+        reasons.update(dict.fromkeys(rows.tolist(), f"«{column}» is {kind}, no vector"))
+        return pa.nulls(len(array), pa.list_(pa.float32()))
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
+        array = array.cast(pa.list_(kind.value_type))
+    items = array.flatten()
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    try:
+        items = items.cast(pa.float32(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        # One element that is no number: the rows are looked at one by one.
+        return _parsed(pa.array([_text_of(one) for one in values(array)], pa.string()), column, reasons)
+    return pa.ListArray.from_arrays(offsets, items, mask=array.is_null())
+
+
+def _text_of(items: list[Any] | None) -> str | None:
+    if items is None:
+        return None
+    return "[" + ",".join("null" if one is None else str(one) for one in items) + "]"
+
+
+def _plainly(array: pa.Array) -> pa.Array | None:
+    """Text as lists where each row has two brackets and numbers between them, as nearly all have; else None."""
+    inside = pc.utf8_trim(array, characters="[]{}")
+    taken = pc.min_max(pc.subtract(pc.binary_length(array), pc.binary_length(inside)))
+    if taken["min"].as_py() != 2 or taken["max"].as_py() != 2:
+        return None
+    parts = pc.split_pattern(inside, ",")
     try:
         numbers = parts.flatten().cast(pa.float32())
     except pa.ArrowInvalid:
-        return array
-    offsets = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(parts), 0).to_numpy(False))])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers, mask=parts.is_null())
+        return None
+    lengths = pc.fill_null(pc.list_value_length(parts), 0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, numbers, mask=array.is_null())
 
 
-def _lengths(array: pa.Array) -> pa.Array:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return pc.list_value_length(array) if any(is_one(array.type) for is_one in kinds) else pa.nulls(len(array))
+def _parsed(array: pa.Array, column: str, reasons: dict[int, str]) -> pa.Array:
+    """Text as lists; a row that is written otherwise is null, with its reason."""
+    plain = _plainly(array)
+    if plain is not None:
+        return plain
+    well = pc.fill_null(pc.match_substring_regex(array, _WRITTEN.pattern), False)
+    for row in np.flatnonzero(np.asarray(array.is_valid()) & ~np.asarray(well)).tolist():
+        text = str(array[row])
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        reasons[row] = f"the vector «{column}» is {shown}, not one dimension of numbers"
+    inside = pc.utf8_trim(pc.if_else(well, array, pa.scalar(None, pa.string())), characters="[]{} \t\r\n")
+    parts = pc.split_pattern(pc.if_else(pc.equal(inside, ""), pa.scalar(None, pa.string()), inside), ",")
+    items = pc.utf8_trim(parts.flatten(), characters=" \t\r\n")
+    items = pc.if_else(pc.is_in(items, pa.array(["NULL", "null"])), pa.scalar(None, pa.string()), items)
+    lengths = pc.fill_null(pc.list_value_length(parts), 0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, items.cast(pa.float32()), mask=pc.invert(well))
 
 
 def _is_binary(kind: pa.DataType) -> bool:
