@@ -26,7 +26,7 @@ from headrace.learn.base import Learner
 from headrace.learn.category import new_words
 from headrace.learn.features import Matrix, growing, matrix, resolved, targets, unsized
 from headrace.learn.handover import holds
-from headrace.learn.state import dump_pieces
+from headrace.learn.state import dump_state, load_state
 from headrace.learning import Again
 from headrace.plain_values import row_keys, united, values
 from headrace.state import State
@@ -205,7 +205,8 @@ def _train(
     if trained is not None:
         if not holds(trained):
             raise HeadraceError("the trained model has diverged: its numbers are infinite or none")
-        dump_pieces(trained.state())  # what cannot be stored is told here, not when it answers already
+        # What cannot be stored, or not be read again, is told here, not when it answers already.
+        copy.deepcopy(task.learner).restore(load_state(dump_state(trained.state())))
     return trained
 
 

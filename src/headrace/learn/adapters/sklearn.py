@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.adapters.skops_state import from_state, to_state, types_within
+from headrace.learn.adapters.skops_state import CANNOT, from_state, to_state, types_within
 from headrace.learn.adapters.threads import one_thread
 from headrace.learn.base import Array, State, as_features, largest_in
 
@@ -55,6 +55,7 @@ class SklearnLearner:
         _pin(self._estimator)
         _check_parameters(self._steps)
         self._declared = _described(self._estimator)
+        _refuse_what_cannot_be_stored(self._steps)
         try:
             self._trusted = types_within(self._estimator)
         except LearnError as error:
@@ -314,6 +315,21 @@ def _classes(step: Any, classes: Iterable[Any] | None) -> Array | None:
     if len(found) < 2:
         raise DeclarationError(f"classes={found.tolist()}", advice="A classifier has two classes or more.")
     return found
+
+
+def _refuse_what_cannot_be_stored(steps: Sequence[Any]) -> None:
+    if not steps[-1].__sklearn_tags__().target_tags.single_output:
+        raise DeclarationError(
+            f"{type(steps[-1]).__name__} predicts several targets, a model has one",
+            advice="Take the estimator for one target, and declare a model for each.",
+        )
+    for step in steps:
+        name = next((kind.__name__ for kind in type(step).__mro__ if kind.__name__ in CANNOT), "")
+        if name and any(kind.__module__.startswith("sklearn.") for kind in type(step).__mro__):
+            raise DeclarationError(
+                f"{type(step).__name__} cannot be stored without a pickle: {CANNOT[name]}",
+                advice="Use another estimator, or a learner of your own (headrace.Learner).",
+            )
 
 
 def _check_parameters(steps: Sequence[Any]) -> None:

@@ -18,13 +18,48 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import LearnError
-from headrace.learn.base import State
+from headrace.learn.base import Array, State
 
-# Parts of scikit-learn that skops does not know yet; they hold numbers only.
+# Parts of scikit-learn that skops does not know yet; they hold numbers and parameters only.
 KNOWN = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.calibration._TemperatureScaling",
+    "sklearn.cluster._bisect_k_means._BisectingTree",
+    "sklearn.cluster._kmeans._kmeans_single_elkan",
+    "sklearn.cluster._kmeans._kmeans_single_lloyd",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+    "sklearn.metrics._scorer._CurveScorer",
+    "sklearn.metrics._scorer._PassthroughScorer",
+    "sklearn.metrics._scorer._Scorer",
+    "sklearn.multiclass._ConstantPredictor",
+    "sklearn.neighbors._ball_tree.BallTree",
+    "sklearn.neighbors._ball_tree.BallTree32",
+    "sklearn.neighbors._ball_tree.BallTree64",
+    "sklearn.neighbors._kd_tree.KDTree",
+    "sklearn.neighbors._kd_tree.KDTree32",
+    "sklearn.neighbors._kd_tree.KDTree64",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
+    "sklearn.utils._metadata_requests.MetadataRequest",
+    "sklearn.utils._metadata_requests.MethodMetadataRequest",
 )
+# Modules of which each part is one: kernels, distances, losses, ways to split rows, measures of quality.
+_FAMILIES = (
+    "sklearn._loss.loss.",
+    "sklearn.gaussian_process.kernels.",
+    "sklearn.metrics._classification.",
+    "sklearn.metrics._dist_metrics.",
+    "sklearn.metrics._ranking.",
+    "sklearn.metrics._regression.",
+    "sklearn.model_selection._split.",
+)
+CANNOT = {"Birch": "its tree of Python objects refers to itself, which skops cannot write"}
+"""Estimators of scikit-learn that answer and cannot be stored, and why; `tests/learn/test_all_estimators.py` finds no
+others."""
 _TREE, _SCHEMA = "tree", "schema.json"
 
 
@@ -52,7 +87,12 @@ def to_state(estimator: Any) -> State:
             name = str(len(state))
             data = files.read(file)
             if file.endswith(".npy"):
-                state[name] = np.load(io.BytesIO(data), allow_pickle=False)
+                array = np.load(io.BytesIO(data), allow_pickle=False)
+                if array.dtype.names is not None:
+                    # Records, as trees keep their nodes: a whole file, for a state holds plain arrays.
+                    state[name] = np.frombuffer(_file_of(_without_gaps(array)), np.uint8)
+                    return f"{name}.records.npy"
+                state[name] = array
                 return f"{name}.npy"
             state[name] = np.frombuffer(data, np.uint8)
             return f"{name}.{file.rpartition('.')[2]}"
@@ -80,19 +120,34 @@ def from_state(state: State, trusted: Sequence[str] = ()) -> Any:
         files.writestr(_SCHEMA, tree)
         for file in _files(json.loads(tree)):
             array = state[file.partition(".")[0]]
-            content = io.BytesIO()
-            if file.endswith(".npy"):
-                np.save(content, np.asarray(array), allow_pickle=False)
-            else:
-                content.write(np.asarray(array, np.uint8).tobytes())
-            files.writestr(file, content.getvalue())
+            plain = file.endswith(".npy") and not file.endswith(".records.npy")
+            files.writestr(file, _file_of(np.asarray(array)) if plain else np.asarray(array, np.uint8).tobytes())
+    found = data.getvalue()
     try:
-        return skops.loads(data.getvalue(), trusted=[*KNOWN, *trusted])
+        try:
+            return skops.loads(found, trusted=[*KNOWN, *trusted])
+        except UntrustedTypesFoundException:
+            known = [one for one in skops.get_untrusted_types(data=found) if one.startswith(_FAMILIES)]
+            return skops.loads(found, trusted=[*KNOWN, *known, *trusted])
     except UntrustedTypesFoundException as error:
         raise LearnError(
             f"a stored model has parts that are not known to be safe: {error}",
             advice="Load it only when you know who wrote it: trusted=True.",
         ) from error
+
+
+def _file_of(array: Array) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _without_gaps(array: Array) -> Array:
+    """The same records with zeros between their fields: what stands there is nobody's, and another in each process."""
+    clean = np.frombuffer(bytearray(array.nbytes), array.dtype).reshape(array.shape)  # a copy of it would have gaps
+    for name in array.dtype.names or ():
+        clean[name] = array[name]
+    return clean
 
 
 def _dumped(estimator: Any) -> bytes:
@@ -117,6 +172,8 @@ def _renumbered(node: Any, ids: dict[int, int], named: Callable[[str], str]) -> 
     for key, value in node.items():
         if key == "__id__":
             if node.get("__loader__") != "JsonNode":
+                if ids.get(value) == 0:  # skops does not find what is shared under this number: it would be two
+                    value = -len(ids)
                 found[key] = ids.setdefault(value, len(ids))
         elif key == "file" and isinstance(value, str):
             found[key] = named(value)
