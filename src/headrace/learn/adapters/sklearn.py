@@ -272,7 +272,8 @@ def _steps(estimator: Any) -> list[Any]:
     for step in chosen:
         if hasattr(step, "steps"):
             raise DeclarationError("a pipeline within a pipeline", advice="Name all steps in one make_pipeline(…).")
-    if not hasattr(chosen[-1], "predict"):
+    # A stack of estimators predicts once its last one is fitted.
+    if not hasattr(chosen[-1], "predict") and not hasattr(chosen[-1], "final_estimator"):
         raise DeclarationError(
             f"{type(chosen[-1]).__name__} does not predict", advice="End with an estimator that does."
         )
