@@ -1,4 +1,4 @@
-"""Rows of every column type, captured once from a real server: half of them by the snapshot, half by the stream."""
+"""Rows of every column type, captured once from a real server: each by the snapshot and then by the stream."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from headrace.log import open_log
 from headrace.log.base import walk
 from headrace.testing.servers import PostgresServer
 from tests.integration.conftest import database
-from tests.sinks.conftest import dsn, mongo
+from tests.sinks.conftest import dsn, mongo, query
 
 from .values import OWN, columns
 
-__all__ = ["captured", "database", "dsn", "mongo"]
+__all__ = ["captured", "database", "dsn", "mongo", "query"]
 
 
 @dataclass
@@ -61,11 +61,11 @@ def captured(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -
             connection.execute(f"create table h{i} (id int primary key, v {kind}, x float8, y float8)".encode())
             connection.execute(f"alter table h{i} replica identity full".encode())
             found.topics[kind] = f"h.public.h{i}"
-        _insert(connection, found, even=True)
+        _insert(connection, found, first=0)
         app = hr.App("captured", log=found.log)
         app.postgres(address, tables=r"public\..*", prefix="h")
         with app.start() as running:
-            _insert(connection, found, even=False)
+            _insert(connection, found, first=100)
             running.wait(120)
     with contextlib.closing(open_log(found.log, writer=False)) as log:
         for kind, topic in found.topics.items():
@@ -78,10 +78,9 @@ def captured(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -
     server.execute(f'drop database "{name}" with (force)')
 
 
-def _insert(connection: psycopg.Connection, found: Captured, *, even: bool) -> None:
+def _insert(connection: psycopg.Connection, found: Captured, *, first: int) -> None:
     with connection.transaction():
         for i, (kind, values) in enumerate(columns().items()):
-            for n, value in enumerate(values):
-                if (n % 2 == 0) is even:
-                    connection.execute(f"insert into h{i} values ({n}, {value}, {n}, {2 * n})".encode())
-                    found.inserted[kind] = found.inserted.get(kind, 0) + 1
+            rows = ", ".join(f"({first + n}, {value}, {n}, {2 * n})" for n, value in enumerate(values))
+            connection.execute(f"insert into h{i} values {rows}".encode())
+            found.inserted[kind] = found.inserted.get(kind, 0) + len(values)

@@ -66,6 +66,22 @@ def test_capture_takes_each_row_or_says_why_not(captured: Captured) -> None:
             check(kind, all_there)
 
 
+def test_snapshot_and_stream_say_the_same(captured: Captured) -> None:
+    def told(batches: list[Batch], op: str) -> list[str]:
+        chosen = [one.filter(one.op == ord(op)) for one in batches]
+        return sorted(repr(key) for one in chosen for key in plain_values.keys(one.column("v")))
+
+    with gathered() as check:
+        for kind, batches in captured.batches.items():
+
+            def same(kind: str = kind, batches: list[Batch] = batches) -> None:
+                assert told(batches, "r") == told(batches, "c")
+                assert len({one.rows.schema for one in batches}) <= 1
+                assert len(captured.dead[kind]) == 2 * len(set(captured.dead[kind]))
+
+            check(kind, same)
+
+
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 

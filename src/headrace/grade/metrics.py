@@ -10,6 +10,7 @@ import builtins
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import localcontext
 from typing import Any
 
 import numpy as np
@@ -261,7 +262,9 @@ def _sum(values: pa.Array) -> Any:
     """The sum, rounded once; exact for whole numbers and decimals."""
     numbers = values.to_pylist()
     if not pa.types.is_floating(values.type):
-        return builtins.sum(numbers)
+        with localcontext() as context:
+            context.prec = 100  # decimals of 76 digits are not rounded
+            return builtins.sum(numbers)
     return _float_sum(numbers)
 
 
