@@ -80,8 +80,10 @@ def table(batch: pa.Array, first: int, words: dict[str, Any]) -> pa.Table:
 def test_learners_go_on(captured: Captured, tmp_path: Path, every: bool, hostile: str) -> None:
     log = tmp_path / "learners.headrace"
     kinds = captured.kinds(every=every)
+    # A step of each learner for each type costs; the long form has all of both.
+    learners = LEARNERS if every else dict(list(LEARNERS.items())[::3])
     appended = unlabelled = 0
-    with declare(log, LEARNERS, hostile).start() as running:
+    with declare(log, learners, hostile).start() as running:
         for i, kind in enumerate(kinds):
             batch = captured.batches[kind][0]
             running.append("rows", table(batch.column("v"), appended, {"word": "setosa"}))
@@ -93,7 +95,7 @@ def test_learners_go_on(captured: Captured, tmp_path: Path, every: bool, hostile
                 appended += 1
         running.wait(120)
         learned = {name: running[name].learned for name in running.models}
-    app = declare(log, LEARNERS, hostile)
+    app = declare(log, learners, hostile)
     with app.start() as running:
         running.wait(120)
         assert {name: running[name].learned for name in running.models} == learned
@@ -104,7 +106,7 @@ def test_learners_go_on(captured: Captured, tmp_path: Path, every: bool, hostile
         assert all(row["reason"] for row in letters)
         told = Counter((row["model"], row["stage"]) for row in letters)
         topics = held.topics()
-        for number, name in enumerate(LEARNERS):
+        for number, name in enumerate(learners):
             model = f"m{number}"
             if f"p{number}" in topics:
                 rows = topics[f"p{number}"].rows

@@ -29,7 +29,6 @@ from tests.sinks.receiver import Receiver
 
 from .conftest import Captured
 from .test_every_type import gathered
-from .values import ODD_ARRAYS, VALUES
 
 # Types with something odd about them, where all of them would take too long.
 CHOSEN = (
@@ -146,7 +145,7 @@ def test_tables_hold_everything(captured: Captured, dsn: str, query: Query, key:
             same([None] * found, batches, refused)
         assert all(reason for _, reason in refused)
 
-    kinds = {name: captured.batches[name] for name in (CHOSEN if key != "id" else [*VALUES, *ODD_ARRAYS])}
+    kinds = {name: captured.batches[name] for name in (CHOSEN if key != "id" else captured.kinds(every=False))}
     with gathered() as check:
         for number, (kind, batches) in enumerate(kinds.items()):
             check(kind, lambda number=number, batches=batches: run(number, batches))
