@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from headrace.batch import Batch, is_meta
-from headrace.errors import DeclarationError, LogCorrupt
+from headrace.errors import DeclarationError, HeadraceError, LogCorrupt
 from headrace.formats.base import Decoded, Encoded, Format
 from headrace.wire import Ints, WireMessages
 
+if TYPE_CHECKING:
+    from headrace.formats.json_columns import Column
+
 FOREIGN = "~"  # before the name of a format: others wrote these messages; twice: and numbered their events
-SAMPLE = 50
+COLUMNS = "columns"  # the kind of the records that say what topics are
 REGISTRY_URL = "HEADRACE_SCHEMA_REGISTRY_URL"
 STRUCTURED = ("json", "json+envelope", "registry", "arrow")
 
@@ -142,9 +146,44 @@ def checked_format(name: str, *, key: str | None = None) -> str:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a topic of others is, as its messages so far decided it; a record in the log (kind `COLUMNS`).
+
+    Attributes:
+        format: its name; "" before the first message that says one.
+        columns: what its rows' columns are, where no schema says it; None before the first row.
+    """
+
+    format: str = ""
+    columns: Column | None = None
+
+    def dump(self) -> bytes:
+        """The record."""
+        columns = None if self.columns is None else self.columns.dump()
+        return json.dumps({"format": self.format, "columns": columns}).encode()
+
+    @classmethod
+    def load(cls, record: bytes) -> Decision:
+        """The inverse of `dump`.
+
+        >>> Decision.load(Decision("json").dump()).format
+        'json'
+        """
+        from headrace.formats.json_columns import Column
+
+        found = json.loads(record)
+        columns = found.get("columns")
+        return cls(found["format"], None if columns is None else Column.load(columns))
+
+
 @dataclass
 class ForeignFormats:
     """Decodes topics that others write: in the format that was named, or the one that their messages show.
+
+    What a topic is, its messages decide one after another, and it stays so: the first that is a JSON object, is framed
+    by a registry or is an Arrow stream decides for all that follow; what is none after that is a dead letter. Until
+    then messages are texts, or bytes from the first on that is no UTF-8.
 
     Args:
         codec: makes the formats.
@@ -155,36 +194,102 @@ class ForeignFormats:
     codec: TopicCodec
     named: Mapping[str, str] = field(default_factory=dict)
     numbered: bool = True
-    _shown: dict[str, str] = field(default_factory=dict, repr=False)
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    _dumped: dict[str, tuple[Decision, bytes]] = field(default_factory=dict, repr=False)
 
     def __call__(self, messages: WireMessages) -> tuple[str, Decoded]:
-        """The format, as `TopicCodec.decode` takes it, and the rows.
+        """The last format, as `TopicCodec.decode` takes it, and the rows.
 
         Raises:
-            RegistryUnavailable: a schema is needed that cannot be fetched now.
+            RegistryUnavailable: a schema is needed that cannot be fetched now; nothing was decided.
         """
-        name = self.named.get(messages.topic) or self._shown_by(messages)
-        decoded = self.codec.format(name, messages.topic).decode(messages)
-        if not self.numbered:
-            return FOREIGN * 2 + name, decoded
-        parts = [(numbered_by_offset(batch, messages, rows), rows) for batch, rows in decoded.parts]
-        return FOREIGN + name, Decoded(parts, decoded.bad)
+        known = self.decisions.get(messages.topic, Decision())
+        prefix = FOREIGN if self.numbered else FOREIGN * 2
+        parts, bad, formats = [], [], []
+        decision = known
+        for name, rows in self._runs(messages, known):
+            some = messages if len(rows) == len(messages) else messages.take(rows)
+            now = decision if decision.format == name else Decision(name, decision.columns)
+            decoded, decision = self._decoded(some, now)
+            for batch, at in decoded.parts:
+                parts.append((numbered_by_offset(batch, some, at) if self.numbered else batch, rows[at]))
+                formats.append(prefix + name)
+            bad += [(int(rows[i]), why) for i, why in decoded.bad]
+        if decision != known:
+            self.decisions[messages.topic] = decision
+        several = formats if len(set(formats)) > 1 else []
+        return prefix + (formats[-1].lstrip(FOREIGN) if formats else decision.format or "json"), Decoded(
+            parts, bad, several
+        )
 
-    def _shown_by(self, messages: WireMessages) -> str:
-        """What the first messages of a topic show, kept from then on: one odd message later changes nothing."""
-        from headrace.formats.detect import detect
+    def records(self) -> dict[str, bytes]:
+        """What was decided, for the log."""
+        for topic, decision in self.decisions.items():
+            known = self._dumped.get(topic)
+            if known is None or known[0] is not decision:
+                self._dumped[topic] = decision, decision.dump()
+        return {topic: self._dumped[topic][1] for topic, one in self.decisions.items() if one != Decision()}
 
-        known = self._shown.get(messages.topic)
-        if known is not None:
-            return known
-        filled = [i for i, value in enumerate(messages.values) if value][:SAMPLE]
-        votes = Counter(detect(messages.take([i])) for i in filled)
-        name = votes.most_common(1)[0][0] if votes else "json"
-        if name == "json" and any(_is_envelope(messages.values[i]) for i in filled):
-            name = "json+envelope"
-        if name in STRUCTURED:
-            self._shown[messages.topic] = name
-        return name
+    def restore(self, records: Mapping[str, bytes]) -> None:
+        """Go on with what the log has, and forget everything else."""
+        self.decisions = {topic: Decision.load(record) for topic, record in records.items()}
+
+    def _decoded(self, messages: WireMessages, decision: Decision) -> tuple[Decoded, Decision]:
+        """Rows of messages of one format. An error that a library raises is one of some message: it is found."""
+        from headrace.formats.json import JsonFormat
+        from headrace.formats.json_columns import ROW
+
+        form = self.codec.format(decision.format, messages.topic)
+        try:
+            if isinstance(form, JsonFormat):
+                decoded, columns = form.decode_on(messages, decision.columns or ROW)
+                return decoded, decision if columns is decision.columns else Decision(decision.format, columns)
+            return form.decode(messages), decision
+        except HeadraceError:
+            raise
+        except Exception as error:
+            if len(messages) == 1:
+                return Decoded(bad=[(0, f"cannot be decoded: {type(error).__name__}: {error}")]), decision
+        half = len(messages) // 2
+        first, decision = self._decoded(messages.take(np.arange(half)), decision)
+        second, decision = self._decoded(messages.take(np.arange(half, len(messages))), decision)
+        parts = [*first.parts, *((batch, rows + half) for batch, rows in second.parts)]
+        return Decoded(parts, [*first.bad, *((i + half, why) for i, why in second.bad)]), decision
+
+    def _runs(self, messages: WireMessages, known: Decision) -> list[tuple[str, Ints]]:
+        """Formats, and the messages that are in each: one run once the topic has decided."""
+        named = self.named.get(messages.topic)
+        everything = np.arange(len(messages))
+        if named or known.format in STRUCTURED:
+            name = named or known.format
+            if name == "json" and not named and any(map(_is_envelope, messages.values)):
+                name = "json+envelope"
+            return [(name, everything)]
+        names, name = [], known.format
+        for i in range(len(messages)):
+            name = _widened(name, messages, i)
+            names.append(name)
+            if name in STRUCTURED:
+                names += [name] * (len(messages) - len(names))
+                break
+        if name == "json" and any(map(_is_envelope, messages.values)):
+            names = ["json+envelope" if one == "json" else one for one in names]
+        found = np.array(names)
+        return [(one, np.flatnonzero(found == one)) for one in dict.fromkeys(names)]
+
+
+def _widened(name: str, messages: WireMessages, i: int) -> str:
+    """The format of a topic that has not decided yet, with one more message."""
+    from headrace.formats.detect import detect
+
+    value = messages.values[i]
+    if value is None:
+        # A tombstone of a table of JSON rows shows it by its key.
+        return "json" if (messages.key(i) or b"")[:1] == b"{" else name or "string"
+    shown = detect(messages.take([i])) if value else ""
+    if shown in STRUCTURED or shown == "bytes":
+        return shown
+    return name or "string"
 
 
 def _is_envelope(value: bytes | None) -> bool:

@@ -71,6 +71,8 @@ class WireMessages:
 
     def key(self, i: int) -> bytes | None:
         """One message's key; the others are not fetched for it."""
+        if self._keys is None:
+            return None
         return self._key(i) if self._key is not None and callable(self._keys) else self.keys[i]
 
     @property

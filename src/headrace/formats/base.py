@@ -23,10 +23,12 @@ class Decoded:
         parts: rows in the order of the messages, a new part where the schema changes; with each the index, in the
             messages given, that each row came from (several rows of one message repeat it).
         bad: index and reason of each message that cannot be decoded.
+        formats: of each part, where they differ; else empty.
     """
 
     parts: list[tuple[Batch, Ints]] = field(default_factory=list)
     bad: list[tuple[int, str]] = field(default_factory=list)
+    formats: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,10 @@ def decode_values(
     bad: Bad = []
     asked = pa.schema([("key", single), ("value", single)]) if schema is None and single is not None else schema
     in_headers = _in_headers(messages, told, asked, found, bad)
+    if single is not None and not pa.types.is_binary(single):
+        odd = _keys_that_are_no_text(messages)
+        bad += odd
+        in_headers |= {i for i, _ in odd}
     valued = np.array([i for i, value in enumerate(values) if value is not None and i not in in_headers], np.int64)
     parts, wrong = parse([values[i] or b"" for i in valued.tolist()]) if valued.size else ([], [])
     bad += [(int(valued[i]), why) for i, why in wrong]
@@ -118,20 +122,27 @@ def _in_headers(
     return set(at.tolist())
 
 
+def _keys_that_are_no_text(messages: WireMessages) -> Bad:
+    """Messages whose key is not UTF-8, where keys and values are texts: the column does not change for one of them."""
+    keys = messages.keys
+    try:
+        pa.array(keys, pa.binary()).cast(pa.string())
+        return []
+    except pa.ArrowInvalid:
+        at = [i for i, key in enumerate(keys) if key is not None]
+        return [(at[i], f"the key: {why}") for i, why in utf8([keys[i] or b"" for i in at])[1]]
+
+
 def _with_key(
     columns: dict[str, pa.Array], messages: WireMessages, rows: Ints, kind: pa.DataType, schema: pa.Schema | None
 ) -> dict[str, pa.Array]:
-    """The column ``key``, where any message has one; as bytes where it is no text."""
+    """The column ``key``, where any message has one."""
     if schema is not None and "key" not in schema.names:
         return columns
     keys = [messages.keys[i] for i in rows.tolist()]
     if not any(one is not None for one in keys):
         return columns
-    raw = pa.array(keys, pa.binary())
-    try:
-        return {"key": raw.cast(kind), **columns}
-    except pa.ArrowInvalid:
-        return {"key": raw, **columns}
+    return {"key": pa.array(keys, pa.binary()).cast(kind), **columns}
 
 
 def _finish(

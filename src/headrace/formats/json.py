@@ -11,6 +11,7 @@ from headrace.batch import Batch
 from headrace.formats import json_write
 from headrace.formats.base import Decoded, Encoded
 from headrace.formats.debezium import PLACEHOLDER
+from headrace.formats.json_columns import Column
 from headrace.formats.json_keys import KeyReader, check_key_format
 from headrace.formats.json_read import Reader
 from headrace.wire import WireMessages
@@ -62,6 +63,16 @@ class JsonFormat:
         told = None if schema is None else (schema.metadata or {}).get(b"headrace.key")
         keys = KeyReader(messages, None if told is None else json.loads(told), self.key)
         return Reader(messages, schema, self.envelope, self.placeholder, keys).decode()
+
+    def decode_on(self, messages: WireMessages, columns: Column) -> tuple[Decoded, Column]:
+        """Rows of messages that follow others of their topic, and the columns after them.
+
+        Where no schema came along, types are those that the topic's rows decided so far (`formats.json_columns`): the
+        same messages give the same rows in whatever pieces they are decoded.
+        """
+        reader = Reader(messages, None, self.envelope, self.placeholder, KeyReader(messages, None, self.key), columns)
+        decoded = reader.decode()
+        return decoded, reader.decided or columns
 
     def encode(self, topic: str, batch: Batch) -> Encoded:
         """Messages for the rows."""

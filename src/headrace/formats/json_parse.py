@@ -145,7 +145,7 @@ def _from_rows(kept: list[Row], types: pa.Schema | None, whole: bool, deep: Sequ
     arrays = [json_rows.array_of([row.get(field.name) for _, row in kept], field.type) for field in types]
     rows = np.array([i for i, _ in kept], np.int64)
     if not arrays:
-        return [Parsed(_no_columns(len(kept)), rows)]
+        return [Parsed(without_columns(len(kept)), rows)]
     return [Parsed(pa.RecordBatch.from_arrays(arrays, names=types.names), rows)]
 
 
@@ -154,11 +154,25 @@ def _marked(row: dict[str, Any], names: frozenset[str], deep: Sequence[str]) -> 
     return {**row, **{name: json_rows.marked(row[name]) for name in names & row.keys()}, **inside}
 
 
-def _no_columns(n: int) -> pa.RecordBatch:
+def without_columns(n: int) -> pa.RecordBatch:
+    """Rows of no columns."""
     return pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
 
 
-def _read(values: Sequence[bytes], lines: Lines, types: pa.Schema | None, whole: bool) -> pa.RecordBatch:
+def read_natively(values: Sequence[bytes], lines: Lines, types: pa.Schema) -> pa.RecordBatch:
+    """All values at once by Arrow's reader, known columns in these types, the others as they look.
+
+    Floats may have been rounded: the caller looks at those that may.
+
+    Raises:
+        ValueError, ArrowInvalid: it cannot read some value so.
+    """
+    return _read(values, lines, types, False, decided=True)
+
+
+def _read(
+    values: Sequence[bytes], lines: Lines, types: pa.Schema | None, whole: bool, *, decided: bool = False
+) -> pa.RecordBatch:
     """All values at once by Arrow's reader; raises where it cannot, or where its answer would not be exact."""
     data = lines.data
     if types is None and lines.single:
@@ -181,11 +195,11 @@ def _read(values: Sequence[bytes], lines: Lines, types: pa.Schema | None, whole:
     if not data.isascii():
         data.decode()  # Arrow's reader does not check that texts are UTF-8
     if not table.num_columns:
-        return _no_columns(len(values))
+        return without_columns(len(values))
     if any(_has_null_items(column.type) and not _is_empty(column) for column in table.columns):
         raise ValueError("lists of nulls: Arrow's reader gives them a wrong length")
     records = table.combine_chunks().to_batches()[0]
-    if types is None or not whole:
+    if (types is None or not whole) and not decided:
         _refuse_long_integers(records)
     if any(map(_has_infinite, records.columns)):
         raise ValueError("JSON has no infinite number: one is too large")

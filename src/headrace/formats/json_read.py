@@ -11,14 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.batch import OPS
-from headrace.formats import assemble, connect, debezium, json_shapes
+from headrace.formats import assemble, connect, debezium, json_columns, json_shapes
 from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded
 from headrace.formats.conform import Reading, fitting, reading, to_type
 from headrace.formats.debezium import Events
 from headrace.formats.headers import EventHeaders, read_event_headers, topic_source
+from headrace.formats.json_columns import Column
 from headrace.formats.json_keys import KeyReader
-from headrace.formats.json_parse import Lines, object_names, parse
+from headrace.formats.json_parse import Bad, Lines, Parsed, object_names, parse
 from headrace.formats.selection import take, take_records
 from headrace.wire import WireMessages
 
@@ -34,6 +35,7 @@ _ADDED = pa.schema(
     ]
 )
 _HEARTBEATS = "__debezium-heartbeat"
+_BOM = b"\xef\xbb\xbf"
 NULL = b"null"
 
 
@@ -46,12 +48,14 @@ class Reader:
     envelope: bool
     placeholder: str
     keys: KeyReader
+    decided: Column | None = None  # what the topic's columns are so far, where no schema is asked for
     told: EventHeaders | None = None
     found: list[Rows] = field(default_factory=list)
     bad: list[tuple[int, str]] = field(default_factory=list)
     nulls: list[Ints] = field(default_factory=list)  # messages without a value, beside those of the broker
     enveloped: bool = False
     schemas: list[list[connect.Schema]] = field(default_factory=list)  # of rows, as the messages have them
+    keyed: Mask | None = None  # deletes whose row is their key's, read among the other rows
 
     def decode(self) -> Decoded:
         """Rows of all messages."""
@@ -68,6 +72,8 @@ class Reader:
             self._read(chosen, valued)  # type: ignore[arg-type]  # no None is left
         if valued.size < len(values) or self.nulls:
             self._tombstones(values)
+        if self.keyed is not None:
+            self._keyed_deletes(self.keyed)
         for one in self.found:
             one.key = self.keys.names_of(one.events.rows, one.records.schema)
         parts = assemble.parts(self.found, messages.ts_ms * 1000)
@@ -83,8 +89,26 @@ class Reader:
         if NULL in values:
             values = [None if value == NULL else value for value in values]
         if self.told is None or self.told.row is None:
-            return values
+            return values if self.decided is None or self.envelope or None not in values else self._with_keys(values)
         return [row if value is None else value for value, row in zip(values, self.told.row, strict=True)]
+
+    def _with_keys(self, values: Cells) -> Cells:
+        """The rows of deletes that are nothing but a key: they decide what columns are in their turn."""
+        keys = self.messages.keys
+        ours = np.zeros(len(values), bool) if self.told is None else self.told.ours
+        found = [value is None and not own and _is_row(key) for value, key, own in zip(values, keys, ours, strict=True)]
+        self.keyed = np.array(found)
+        return [key if keyed else value for value, key, keyed in zip(values, keys, found, strict=True)]
+
+    def _keyed_deletes(self, keyed: Mask) -> None:
+        """Make deletes of those rows; one behind the delete of its own key, or among envelopes, is no event."""
+        for one in self.found:
+            one.events.op = np.where(keyed[one.events.rows], OPS["d"], one.events.op).astype(np.uint8)
+        wanted = np.zeros(0, np.int64) if self.enveloped else self._not_behind_deletes(np.flatnonzero(keyed), keyed)
+        dropped = keyed.copy()
+        dropped[wanted] = False
+        if dropped.any():
+            self.found = [assemble.take(one, np.flatnonzero(~dropped[one.events.rows])) for one in self.found]
 
     def _read(self, values: Sequence[bytes], rows: Ints) -> None:
         if json_shapes.share_a_schema(values):
@@ -92,6 +116,9 @@ class Reader:
             self._with_schemas(values, rows)
             return
         lines = Lines(values)
+        if _BOM in lines.data:
+            values = [value.removeprefix(_BOM) for value in values]
+            lines = Lines(values)
         codes = json_shapes.shapes(values, lines)
         runs = list(json_shapes.runs(codes))
         for start, end in runs:  # first: their schemas also say what rows in headers are
@@ -132,11 +159,20 @@ class Reader:
     def _rows(self, values: Sequence[bytes], lines: Lines, rows: Ints, fields: list[connect.Schema] | None) -> None:
         in_headers = fields is None and self.told is not None and self._are_in_headers(rows)
         readings = self._readings_in_headers(values[0]) if in_headers else self._readings(fields)
+        if readings is None and self.decided is not None and not in_headers:
+            parts, bad, self.decided = json_columns.decode(values, self.decided, lines=lines)
+            self._take_rows(parts, bad, rows, lines, None)
+            return
         types, whole, by_row = _types(readings)
         if types is not None and self.schema is not None and b"__" in lines.data:
             names = set(types.names)
             types = pa.schema([*types, *(one for one in _ADDED if one.name not in names)])
         parts, bad = parse(values, types, whole=whole, by_row=by_row, lines=lines, encoded=_encoded(readings))
+        self._take_rows(parts, bad, rows, lines, readings)
+
+    def _take_rows(
+        self, parts: list[Parsed], bad: Bad, rows: Ints, lines: Lines, readings: list[Reading] | None
+    ) -> None:
         self.bad += [(int(rows[i]), why) for i, why in bad]
         keep = frozenset() if self.schema is None else frozenset(self.schema.names)
         for part in parts:
@@ -155,6 +191,10 @@ class Reader:
     ) -> None:
         self.enveloped = True
         readings = self._readings(fields)
+        if readings is None and self.decided is not None:
+            parts, bad, self.decided = json_columns.decode(values, self.decided, enveloped=True, lines=lines)
+            self._take_envelopes(parts, bad, rows, lines, None)
+            return
         row_types, whole, by_row = _types(readings)
         row = None if row_types is None else pa.struct(list(row_types))
         full = (
@@ -165,6 +205,11 @@ class Reader:
             full=None if full is None else debezium.envelope_types(full),
             deep=() if whole and row is not None else ("before", "after"), lines=lines, encoded=_encoded(readings),
         )  # fmt: skip
+        self._take_envelopes(parts, bad, rows, lines, readings)
+
+    def _take_envelopes(
+        self, parts: list[Parsed], bad: Bad, rows: Ints, lines: Lines, readings: list[Reading] | None
+    ) -> None:
         self.bad += [(int(rows[i]), why) for i, why in bad]
         for part in parts:
             for events in debezium.envelopes(part.columns, rows[part.rows], declared=readings is not None):
@@ -310,14 +355,16 @@ class Reader:
         for group, where in self._neighbours(rows):
             self._deletes(where, group)
 
-    def _not_behind_deletes(self, rows: Ints) -> Ints:
-        """Those whose predecessor in their partition is not the delete of the same key."""
+    def _not_behind_deletes(self, rows: Ints, themselves: Mask | None = None) -> Ints:
+        """Those whose predecessor in their partition is not the delete of the same key; ``themselves`` are none."""
         if not rows.size or not self.found:
             return rows
         n = len(self.messages)
         deleted = np.zeros(n, bool)
         for one in self.found:
             deleted[one.events.rows[one.events.op == OPS["d"]]] = True
+        if themselves is not None:
+            deleted &= ~themselves
         if not deleted.any():
             return rows
         order = np.argsort(self.messages.partitions, kind="stable")
@@ -356,6 +403,8 @@ class Reader:
             self._tell(events, self.told.take(rows))
         events.before = events.has_before = None
         schema = self.schema if self.schema is not None else None if like is None else like.records.schema
+        if self.schema is None and self.decided is not None and columns.keys() <= self.decided.fields.keys():
+            schema = self.decided.schema
         if schema is None:
             self._convert(events, None)
             return
@@ -370,6 +419,11 @@ class Reader:
             self.bad += [(int(rows[row]), why) for row, why in wrong.items()]
             done = assemble.take(done, np.setdiff1d(np.arange(rows.size), np.array(list(wrong))))
         self.found.append(done)
+
+
+def _is_row(key: bytes | None) -> bool:
+    """Whether a key is a JSON object without a schema."""
+    return key is not None and key[:1] == b"{" and not key.startswith(b'{"schema":') and bool(object_names(key))
 
 
 def _key_reading(field: pa.Field) -> Reading:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +29,7 @@ from headrace.kafka.settings import KafkaPlace
 from headrace.wire import Ints, WireMessages
 
 KIND = "source"
+COLUMNS = "columns"  # records of what the topics are: `headrace.codec.Decision`
 ROWS_AT_ONCE = 65_536
 AHEAD_ROWS = 200_000
 TELL_S = 1.0
@@ -55,9 +56,24 @@ class DecodedLike(Protocol):
     def parts(self) -> Sequence[tuple[Batch, Ints]]: ...
     @property
     def bad(self) -> Sequence[tuple[int, str]]: ...
+    @property
+    def formats(self) -> Sequence[str]: ...
 
 
-Decode = Callable[[WireMessages], tuple[str, DecodedLike]]
+class Decode(Protocol):
+    """Makes rows of messages, and remembers what their topics are; see `headrace.codec.ForeignFormats`."""
+
+    def __call__(self, messages: WireMessages) -> tuple[str, DecodedLike]:
+        """The format's name and the rows."""
+        ...
+
+    def records(self) -> dict[str, bytes]:
+        """By topic, what its messages have decided so far."""
+        ...
+
+    def restore(self, records: Mapping[str, bytes]) -> None:
+        """Go on with that."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +105,13 @@ class Loaded:
     Attributes:
         positions: where a start goes on after it.
         read: how far the topics have been read with it, markers of transactions included.
+        decided: by topic, what its messages have decided with it.
     """
 
     pieces: list[TopicPiece]
     positions: dict[Where, int]
     read: Offsets
+    decided: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Order(Protocol):
@@ -143,6 +161,7 @@ class TopicSource:
         self._reader: TopicsReader | None = None
         self._ahead: Ahead | None = None
         self._loaded = Loaded([], {}, Offsets({}))
+        self._stored: Mapping[str, bytes] = {}
         self._status = ""
         self._told_at = 0.0
         self._returned_at = time.monotonic()
@@ -169,7 +188,9 @@ class TopicSource:
         positions = {(t, int(p)): o for t, some in known["offsets"].items() for p, o in some.items()}
         topics = self.topics if self._order is None else (*self.topics, self._order.topic)
         self._reader = TopicsReader(self._place, self._cluster, topics, positions, known["topics"])
-        self._loaded = Loaded([], positions, Offsets({}))
+        self._stored = {topic: found[topic] for topic in self.topics if topic in (found := log.records(COLUMNS, topic))}
+        self._decode.restore(self._stored)
+        self._loaded = Loaded([], positions, Offsets({}), self._stored)
         self._ahead = Ahead(self._load, f"headrace-{self.name}")
 
     def poll(self, timeout: float) -> list[TopicPiece]:
@@ -208,12 +229,14 @@ class TopicSource:
         while True:
             arrived = reader.receive(RECEIVE_S)
             self._tell(reader)
+            decided = self._decode.records()
             while True:
                 try:
                     pieces = self._arrived(arrived) if order is None else self._ordered(order, arrived)
                     break
                 except RegistryUnavailable as error:
                     # The same messages are decoded when the registry is back.
+                    self._decode.restore(decided)
                     self._status = f"waiting for the schema registry: {error.message}; trying again"
                     if waiting.wait(REGISTRY_S):
                         return
@@ -225,7 +248,7 @@ class TopicSource:
                 positions = order.positions(positions)
             if pieces or read != told:
                 told = read
-                yield Loaded(pieces, positions, read)
+                yield Loaded(pieces, positions, read, self._decode.records())
             if waiting.is_set():
                 return
 
@@ -264,9 +287,10 @@ class TopicSource:
         wire = wire_messages(topic, messages, partition=partition)
         format_, decoded = self._decode(wire)
         batches, placed = [], []
-        for batch, rows in decoded.parts:
+        for i, (batch, rows) in enumerate(decoded.parts):
             batches.append((topic, batch))
-            placed.append(Placed(places_of(wire.offsets, partition, _distinct(rows)), format_))
+            name = decoded.formats[i] if decoded.formats else format_
+            placed.append(Placed(places_of(wire.offsets, partition, _distinct(rows)), name))
         rejected = ((f"{topic}.dlq", refused(wire, decoded.bad)),) if decoded.bad else ()
         return TopicPiece(tuple(batches), tuple(placed), rejected, end_lsn=1)
 
@@ -279,10 +303,14 @@ class TopicSource:
             offsets.setdefault(topic, {})[str(number)] = offset
         record = {"offsets": offsets, "topics": self._reader.identities}
         txn.put(KIND, self.name, json.dumps(record).encode())
+        for topic, decided in self._loaded.decided.items():
+            if self._stored.get(topic) != decided:
+                txn.put(COLUMNS, topic, decided)
 
     def acknowledge(self) -> None:
         """What the log holds now; the cluster is told by the thread that reads."""
         self._committed = self._loaded.positions
+        self._stored = self._loaded.decided
 
     def idle_lsn(self) -> int | None:
         """None: nothing has to be stored while nothing comes."""

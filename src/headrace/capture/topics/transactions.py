@@ -106,9 +106,10 @@ class TransactionOrder:
 
     def take(self, where: Where, messages: WireMessages, format_: str, decoded: DecodedLike) -> None:
         """Take in events of one partition."""
+        formats = decoded.formats or [format_] * len(decoded.parts)
         chunks = [
-            _Chunk(messages, where[1], format_, rows, [_id_of(messages.values[i]) for i in rows.tolist()], batch)
-            for batch, rows in decoded.parts
+            _Chunk(messages, where[1], form, rows, [_id_of(messages.values[i]) for i in rows.tolist()], batch)
+            for form, (batch, rows) in zip(formats, decoded.parts, strict=True)
         ]
         for index, reason in decoded.bad:
             ids = [_id_of(messages.values[index])]
