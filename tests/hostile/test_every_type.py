@@ -24,10 +24,13 @@ from headrace.batch import Batch, dead_letters
 from headrace.cli import app as command
 from headrace.console import print_csv
 from headrace.errors import FormatError
+from headrace.formats.base import Format
 from headrace.formats.choose import format_for
+from headrace.formats.registry import SchemaRegistry
 from headrace.log import open_log
 from headrace.messages import to_json
 from headrace.query import query_topics, topic_table
+from headrace.testing.servers import SchemaRegistryServer
 from headrace.transform.expressions import Filter, Select, Transform, WithColumns, operate, text
 from headrace.wire import WireMessages
 
@@ -197,23 +200,37 @@ FORMATS = ("json", "json+schema", "json+envelope", "json+envelope+schema", "arro
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_give_back_what_they_were_given(captured: Captured, name: str) -> None:
-    form = format_for(name)
+    give_back(captured, format_for(name), name)
 
+
+@pytest.mark.parametrize("name", ["avro", "avro+envelope", "jsonschema", "jsonschema+envelope"])
+def test_formats_of_a_registry_give_back_what_they_were_given(
+    captured: Captured, registry: SchemaRegistryServer, topic_prefix: str, name: str
+) -> None:
+    give_back(captured, format_for(name, registry=SchemaRegistry(registry.url)), name, prefix=topic_prefix)
+
+
+def give_back(captured: Captured, form: Format, name: str, *, prefix: str = "h") -> None:
     def there_and_back(batch: Batch) -> None:
+        topic = f"{prefix}.{len(topics)}"
+        topics.append(topic)
         try:
-            encoded = form.encode("h", batch)
+            encoded = form.encode(topic, batch)
         except FormatError as error:
             assert error.message
             assert name in ("string", "bytes", "csv") or "max_bytes" in error.message, error.message
             return
         messages = WireMessages(
-            "h", encoded.values, offsets=np.arange(len(encoded.values)), keys=encoded.keys, headers=encoded.headers
+            topic, encoded.values, offsets=np.arange(len(encoded.values)), keys=encoded.keys, headers=encoded.headers
         )
         decoded = form.decode(messages, batch.rows.schema)
         assert not decoded.bad, decoded.bad[:1]
         found = plain_values.united([pa.Table.from_batches([part.rows]) for part, _ in decoded.parts])
         assert repr(plain_values.keys(found.column("v"))) == repr(plain_values.keys(batch.column("v")))
 
+    topics: list[str] = []
+    kinds = captured.batches if prefix == "h" else captured.kinds(every=False)
     with gathered() as check:
-        for kind, batch in captured.each():
-            check(kind, lambda batch=batch: there_and_back(batch))
+        for kind in kinds:
+            for batch in captured.batches[kind]:
+                check(kind, lambda batch=batch: there_and_back(batch))
