@@ -1,0 +1,191 @@
+"""Random transactions of every kind on a few tables: rows, COPY, savepoints, rollbacks, DDL, renames, moves, swaps.
+
+A writer looks at the catalog before each transaction, so that it can go on after a crash of the server as after
+anything else. A statement that the server refuses (a deadlock, a lock time-out) is a rollback.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+SETUP = """
+CREATE SCHEMA s2;
+CREATE TABLE r_learned (id bigint PRIMARY KEY, x float8, y float8, note text);
+CREATE TABLE r_a (id bigint PRIMARY KEY, x float8, note text);
+CREATE TABLE r_b (id bigint PRIMARY KEY, x float8, note text);
+CREATE TABLE r_c (id bigint PRIMARY KEY, x float8, note text);
+CREATE TABLE unlike (id bigint PRIMARY KEY, x float8, note text);
+CREATE SEQUENCE numbers;
+INSERT INTO r_learned SELECT nextval('numbers'), random(), random(), 'first' FROM generate_series(1, 20);
+INSERT INTO r_a SELECT nextval('numbers'), random(), 'first' FROM generate_series(1, 5);
+"""
+CAPTURED = ("r_learned", "r_a", "r_b", "r_c")
+TYPES = ("int", "text", "numeric(12,3)", "boolean", "bytea", "timestamptz", "float4", "varchar(30)", "smallint")
+_STATE = """
+SELECT c.oid, quote_ident(n.nspname), quote_ident(c.relname),
+       (SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = c.oid AND i.indisprimary),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+             AND NOT a.attisdropped ORDER BY a.attnum)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s) ORDER BY c.oid
+"""
+
+
+@dataclass
+class Table:
+    """A table as it is now; ``learned`` is the one that a model reads, whose columns stay."""
+
+    oid: int
+    schema: str
+    name: str
+    key: str
+    columns: list[str]
+    learned: bool
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+class Writer:
+    """Random transactions on one connection; `run` goes on until it is told to stop."""
+
+    def __init__(self, dsn: str, oids: list[int], seed: int) -> None:
+        self._dsn, self._oids = dsn, oids
+        self._chance = random.Random(seed)
+        self._connection: psycopg.Connection[Any] | None = None
+        self.committed = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Write until stopped, making the connection again when the server is back."""
+        while not stop.is_set():
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = psycopg.connect(self._dsn, autocommit=True)
+                    self._connection.execute("SET lock_timeout = '500ms'")
+                    self._connection.execute("SET logical_decoding_work_mem = '64kB'")
+                self.transaction(self._connection)
+            except psycopg.OperationalError:
+                time.sleep(0.05)
+            except psycopg.Error:
+                pass
+            stop.wait(0.002)
+        if self._connection is not None:
+            self._connection.close()
+
+    def transaction(self, connection: psycopg.Connection[Any]) -> None:
+        """One transaction; one in six is rolled back."""
+        chance = self._chance
+        connection.execute(f"SET synchronous_commit = {'off' if chance.random() < 0.2 else 'on'}")
+        tables = [Table(*row, learned=row[0] == self._oids[0]) for row in connection.execute(_STATE, [self._oids])]
+        with connection.transaction() as current:
+            for _ in range(chance.choice((1, 1, 1, 2, 4))):
+                self._pick(connection, tables)()
+            if chance.random() < 1 / 6:
+                raise psycopg.Rollback(current)
+        self.committed += 1
+
+    def _pick(self, connection: psycopg.Connection[Any], tables: list[Table]) -> Callable[[], None]:
+        chance, table = self._chance, self._chance.choice(tables)
+
+        def sql(text: str, *values: object) -> None:
+            connection.execute(text.encode(), values or None)
+
+        kinds: list[tuple[int, Callable[[], None]]] = [
+            (30, lambda: self._insert(sql, table, chance.randint(1, 5))),
+            (10, lambda: sql(f"UPDATE {table} SET x = random() WHERE {table.key} % 7 = {chance.randint(0, 6)}")),
+            (6, lambda: sql(f"UPDATE {table} SET note = {chance.choice(_NOTES)} WHERE {table.key} % 5 = 0")),
+            (6, lambda: self._move_key(sql, table)),
+            (8, lambda: sql(f"DELETE FROM {table} WHERE {table.key} = (SELECT min({table.key}) FROM {table})")),
+            (1, lambda: sql(f"TRUNCATE {', '.join(map(str, chance.sample(tables, chance.randint(1, 2))))}")),
+            (4, lambda: self._copy(connection, table)),
+            (6, lambda: self._savepoints(connection, table)),
+            (2, lambda: self._insert(sql, table, chance.randint(500, 3000))),
+            (2, lambda: sql("INSERT INTO unlike SELECT nextval('numbers') FROM generate_series(1, 1000)")),
+            (6, lambda: self._columns(sql, table)),
+            (8, lambda: self._names(sql, table, chance.choice(tables))),
+            (2, lambda: sql(f"ALTER TABLE {table} REPLICA IDENTITY {chance.choice(('FULL', 'DEFAULT'))}")),
+        ]
+        weights = [weight for weight, _ in kinds]
+        return chance.choices([kind for _, kind in kinds], weights)[0]
+
+    def _insert(self, sql: Callable[..., None], table: Table, rows: int) -> None:
+        note = self._chance.choice(_NOTES)
+        extra = ", random()" if table.learned else ""
+        names = f"{table.key}, x, note{', y' if table.learned else ''}"
+        source = f"SELECT nextval('numbers'), random(), {note}{extra} FROM generate_series(1, {rows})"
+        sql(f"INSERT INTO {table} ({names}) {source}")
+
+    def _move_key(self, sql: Callable[..., None], table: Table) -> None:
+        key = table.key
+        sql(f"UPDATE {table} SET {key} = nextval('numbers') WHERE {key} = (SELECT max({key}) FROM {table})")
+
+    def _copy(self, connection: psycopg.Connection[Any], table: Table) -> None:
+        rows = self._chance.randint(10, 300)
+        numbers = connection.execute(f"SELECT nextval('numbers') FROM generate_series(1, {rows})".encode()).fetchall()
+        with connection.cursor().copy(f"COPY {table} ({table.key}, x, note) FROM STDIN".encode()) as copy:
+            for (number,) in numbers:
+                copy.write_row((number, self._chance.random(), None if number % 3 else "copied"))
+
+    def _savepoints(self, connection: psycopg.Connection[Any], table: Table) -> None:
+        """Three levels: what is in the inner ones is released or rolled back, large or small."""
+
+        def sql(text: str) -> None:
+            connection.execute(text.encode())
+
+        def level(depth: int) -> None:
+            with connection.transaction() as current:
+                self._insert(sql, table, self._chance.choice((1, 3, 1500)))
+                if depth:
+                    level(depth - 1)
+                    self._insert(sql, table, 2)
+                if self._chance.random() < 0.4:
+                    raise psycopg.Rollback(current)
+
+        level(self._chance.randint(0, 2))
+
+    def _columns(self, sql: Callable[..., None], table: Table) -> None:
+        """Add, drop, retype and rename columns; those that the model reads stay."""
+        chance = self._chance
+        fixed = {table.key, "x", "note", *(("id", "y") if table.learned else ())}
+        free = [name for name in table.columns if name not in fixed]
+        kind = chance.random()
+        if not free or kind < 0.4:
+            sql(f"ALTER TABLE {table} ADD n{chance.randrange(10**9)} {chance.choice(TYPES)}")
+        elif kind < 0.6:
+            sql(f"ALTER TABLE {table} DROP {chance.choice(free)}")
+        elif kind < 0.8 and not table.learned:
+            # A type that the old one is cast to in one way only: all values go through their text.
+            sql(f"ALTER TABLE {table} ALTER {chance.choice(free)} TYPE {chance.choice(TYPES)} USING NULL")
+        elif kind < 0.9 or table.learned:
+            sql(f"ALTER TABLE {table} RENAME {chance.choice(free)} TO n{chance.randrange(10**9)}")
+        else:
+            sql(f"ALTER TABLE {table} RENAME {table.key} TO k{chance.randrange(10**9)}")
+
+    def _names(self, sql: Callable[..., None], table: Table, other: Table) -> None:
+        """Another name, there and back, with rows between; another schema; two tables that exchange their names."""
+        chance, away = self._chance, f"away{self._chance.randrange(10**9)}"
+        kind = chance.random()
+        if kind < 0.4:
+            moved = Table(table.oid, table.schema, away, table.key, table.columns, table.learned)
+            sql(f"ALTER TABLE {table} RENAME TO {away}")
+            self._insert(sql, moved, 2)
+            sql(f"ALTER TABLE {moved} RENAME TO {table.name}")
+            self._insert(sql, table, 1)
+        elif kind < 0.6:
+            sql(f"ALTER TABLE {table} RENAME TO {away}")
+        elif kind < 0.8:
+            sql(f"ALTER TABLE {table} SET SCHEMA {'s2' if table.schema == 'public' else 'public'}")
+        elif table.schema == other.schema and table.oid != other.oid:
+            sql(f"ALTER TABLE {table} RENAME TO {away}")
+            sql(f"ALTER TABLE {other} RENAME TO {table.name}")
+            sql(f"ALTER TABLE {table.schema}.{away} RENAME TO {other.name}")
+
+
+_NOTES = ("'short'", "NULL", "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 200))")
