@@ -166,6 +166,7 @@ REFUSED = {
     "row filter": ("ALTER PUBLICATION {p} SET TABLE ONLY t WHERE (id > 10)", "the row filter of table public.t"),
     "column list": ("ALTER PUBLICATION {p} SET TABLE ONLY t (id)", "the column list of table public.t"),
     "another table": ("ALTER PUBLICATION {p} ADD TABLE w", "has tables that the log does not have"),
+    "a whole schema": ("ALTER PUBLICATION {p} ADD TABLES IN SCHEMA public", "has tables .*all of a schema"),
     "taken out": (
         "ALTER PUBLICATION {p} ADD TABLE w; ALTER PUBLICATION {p} DROP TABLE t",
         "no longer has table public.t",
@@ -281,6 +282,29 @@ def test_tables_of_a_published_schema(database: Database, capture: Capture) -> N
     engine = capture(publication="mine")
     database.execute("INSERT INTO t VALUES (1, 1); ALTER TABLE t SET SCHEMA s; INSERT INTO s.t VALUES (2, 2)")
     assert r"no longer has table public.t (called s.t now)" in refused_while_running(engine)
+
+
+def test_a_partition_under_a_published_root(database: Database, capture: Capture) -> None:
+    """Its rows come as its root's from then on, where the publication says so; otherwise as its own."""
+    database.execute(
+        "CREATE TABLE whole (id int, x float8) PARTITION BY RANGE (id); ALTER TABLE t DROP CONSTRAINT t_pkey"
+    )
+    database.execute("CREATE PUBLICATION mine FOR TABLE t, whole")
+    database.execute("CREATE PUBLICATION root FOR TABLE t, whole WITH (publish_via_partition_root = on)")
+    engines = [capture(publication=name, app=name, tables=[r"public\.t"]) for name in ("mine", "root")]
+    database.execute(
+        "ALTER TABLE whole ATTACH PARTITION t FOR VALUES FROM (0) TO (100); INSERT INTO whole VALUES (1, 1)"
+    )
+    engines[0].catch_up()
+    assert engines[0].ids(database.topic()) == [1]
+    assert "no longer has table public.t" in refused_while_running(engines[1])
+
+
+def test_a_look_waits_for_no_lock(database: Database, capture: Capture) -> None:
+    engine = capture()
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        assert engine.catch_up() < 20
 
 
 # --- rows of tables that nobody knows ---

@@ -98,21 +98,52 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class There:
+    """A table as the catalog has it now.
+
+    Attributes:
+        namespace: OID of its schema.
+        publishable: it is an ordinary, logged table.
+        ancestors: OIDs of the partitioned tables that it is in.
+    """
+
+    schema: str
+    name: str
+    namespace: int
+    publishable: bool
+    ancestors: Sequence[int]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """The catalog at one moment: a publication, and tables that were asked for.
 
     Attributes:
         row: the publication's row, None where there is none of this name.
         entries: entries of single tables in it, by the table's OID.
-        published: OIDs of all tables whose changes it sends.
-        names: (schema, name) of tables by OID.
+        namespaces: OIDs of the schemas that it has.
+        tables: by OID.
     """
 
     publication: str
     row: Mapping[str, Any] | None
     entries: Mapping[int, Entry] = field(default_factory=dict)
-    published: frozenset[int] = frozenset()
-    names: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    namespaces: frozenset[int] = frozenset()
+    tables: Mapping[int, There] = field(default_factory=dict)
+
+    def publishes(self, oid: int) -> bool:
+        """Whether it sends the changes of a table that was asked for, and under its own OID."""
+        there = self.tables.get(oid)
+        if self.row is None or there is None or not there.publishable:
+            return False
+        everything = bool(self.row["puballtables"]) or there.namespace in self.namespaces
+        in_root = everything or any(ancestor in self.entries for ancestor in there.ancestors)
+        if self.row.get("pubviaroot") and there.ancestors and in_root:
+            return False
+        return everything or oid in self.entries or in_root
 
     @property
     def options(self) -> dict[str, object]:
@@ -124,7 +155,7 @@ class Look:
         plain = all(entry.columns is None and entry.row_filter is None for entry in self.entries.values())
         unlike = [name for name, value in self.options.items() if value != OPTIONS.get(name, value)]
         generated = self.options.get("pubgencols", "n") in ("n", False)
-        return self.row is not None and plain and not unlike and generated
+        return self.row is not None and plain and not unlike and generated and not self.namespaces
 
     def began(self, tables: Iterable[tuple[int, str, str]]) -> Began:
         """What a capture of tables (OID, schema, name) begins with."""
@@ -136,28 +167,34 @@ class Look:
         return Began(self.publication, int(row["oid"]), row["xmin"], str(row["pubowner"]), self.options, captured)
 
 
+# Not pg_publication_tables: it locks the tables, and would wait for whoever rewrites one.
 _LOOK = """
 SELECT (SELECT to_jsonb(p) || jsonb_build_object('xmin', p.xmin::text) FROM pg_publication p WHERE pubname = %(name)s),
   (SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]') FROM pg_publication_rel r
    JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = %(name)s),
-  ARRAY(SELECT f.relid::bigint FROM pg_publication p, pg_get_publication_tables(p.pubname::text) f
-   WHERE p.pubname = %(name)s),
-  (SELECT coalesce(jsonb_agg(jsonb_build_array(c.oid::bigint, n.nspname, c.relname)), '[]')
+  {namespaces},
+  (SELECT coalesce(jsonb_agg(jsonb_build_array(c.oid::bigint, n.nspname, c.relname, n.oid::bigint,
+     c.relkind = 'r' AND pg_relation_is_publishable(c.oid),
+     ARRAY(SELECT a.relid::bigint FROM pg_partition_ancestors(c.oid) a WHERE a.relid <> c.oid))), '[]')
    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p') AND (c.oid = ANY(%(oids)s) OR c.relname = ANY(%(names)s)))
 """
+_NAMESPACES = """ARRAY(SELECT s.pnnspid::bigint FROM pg_publication_namespace s
+   JOIN pg_publication p ON p.oid = s.pnpubid WHERE p.pubname = %(name)s)"""
 
 
 def look(connection: SqlConnection, publication: str, *, oids: Sequence[int] = (), names: Sequence[str] = ()) -> Look:
     """Read a publication and the tables that have one of these OIDs or plain names, all at one moment."""
     asked = {"name": publication, "oids": list(oids), "names": list(names)}
-    row, entries, published, tables = connection.execute(_LOOK, asked).fetchone() or (None, [], [], [])
+    modern = connection.info.server_version >= 150000
+    query = _LOOK.format(namespaces=_NAMESPACES if modern else "ARRAY[]::bigint[]")
+    row, entries, namespaces, tables = connection.execute(query.encode(), asked).fetchone() or (None, [], [], [])
     return Look(
         publication,
         row,
-        {int(entry["prrelid"]): _entry(entry) for entry in entries},
-        frozenset(published),
-        {oid: (schema, name) for oid, schema, name in tables},
+        {int(entry["prrelid"]): _entry(entry) for entry in entries if not entry.get("prexcept")},
+        frozenset(namespaces),
+        {oid: There(*there) for oid, *there in tables},
     )
 
 
@@ -186,10 +223,9 @@ def check(began: Began, now: Look, *, own: bool) -> None:
     what = _of_publication(began, now)
     for table in began.tables:
         what = what or _of_table(began, table, now)
-    if what is None and own:
-        others = now.published - {table.oid for table in began.tables}
-        if others:
-            what = f"publication «{began.publication}» has tables that the log does not have ({_names(others, now)})"
+    others = now.entries.keys() - {table.oid for table in began.tables}
+    if what is None and own and (others or now.namespaces):
+        what = f"publication «{began.publication}» has tables that the log does not have ({_names(others, now)})"
     if what is not None:
         raise SourceRefused(
             f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again",
@@ -204,15 +240,14 @@ def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool)
     Raises:
         SourceRefused: a table or the publication is gone, or something else than these tables is published.
     """
-    there = {".".join(name) for name in now.names.values()}
-    unpublished = {".".join(now.names[oid]) for oid in now.names.keys() - now.published}
-    gone = sorted((set(names) - there) | unpublished)
+    published = {str(there) for oid, there in now.tables.items() if now.publishes(oid)}
+    gone = sorted(set(names) - published)
     what = ""
     if now.row is None:
         what = f"publication «{publication}» is gone"
     elif gone:
         what = f"publication «{publication}» no longer has {', '.join(gone)} (renamed, dropped, or removed from it)"
-    elif own and not (now.only_ours and now.published == now.names.keys()):
+    elif own and not (now.only_ours and now.entries.keys() == now.tables.keys()):
         what = f"publication «{publication}» was altered"
     if what:
         raise SourceRefused(
@@ -225,11 +260,11 @@ def renamed(began: Began, now: Look) -> list[str]:
     """What to say of tables that are called otherwise now, or are gone."""
     said = []
     for table in began.tables:
-        found = now.names.get(table.oid)
-        if found is None:
+        there = now.tables.get(table.oid)
+        if there is None:
             said.append(f"table {table} was dropped: its topic ends there")
-        elif found != (table.schema, table.name):
-            said.append(f"table {table} is called {'.'.join(found)} now; its rows go on in the topic of {table}")
+        elif (there.schema, there.name) != (table.schema, table.name):
+            said.append(f"table {table} is called {there} now; its rows go on in the topic of {table}")
     return said
 
 
@@ -252,12 +287,12 @@ def _of_publication(began: Began, now: Look) -> str | None:
 
 
 def _of_table(began: Began, table: Captured, now: Look) -> str | None:
-    if table.oid not in now.names:
+    there = now.tables.get(table.oid)
+    if there is None:
         return None  # dropped: whatever was committed before is still to come
-    called = ".".join(now.names[table.oid])
-    named = str(table) if called == str(table) else f"{table} (called {called} now)"
+    named = str(table) if str(there) == str(table) else f"{table} (called {there} now)"
     entry = now.entries.get(table.oid)
-    if table.oid not in now.published:
+    if not now.publishes(table.oid):
         return f"publication «{began.publication}» no longer has table {named}"
     if entry is not None and entry.row_filter != table.row_filter:
         return f"the row filter of table {named} in publication «{began.publication}» was changed"
@@ -272,12 +307,12 @@ def _check_names(began: Began, now: Look) -> None:
     """Refuse where a table that the log does not have has taken the name of one that it has."""
     ours = {table.oid: table for table in began.tables}
     labels = {(table.schema, table.name): table for table in began.tables}
-    for oid, name in now.names.items():
-        if oid in ours or name not in labels:
+    for oid, there in now.tables.items():
+        was = labels.get((there.schema, there.name))
+        if oid in ours or was is None:
             continue
-        was = labels[name]
-        now_called = now.names.get(was.oid)
-        gone = "was dropped" if now_called is None else f"is called {'.'.join(now_called)} now"
+        now_called = now.tables.get(was.oid)
+        gone = "was dropped" if now_called is None else f"is called {now_called} now"
         back = ""
         if now_called is not None:
             back = f"Give the tables their names back; rows of {was} went on in its topic. Or: "
@@ -289,7 +324,8 @@ def _check_names(began: Began, now: Look) -> None:
 
 
 def _names(oids: Iterable[int], now: Look) -> str:
-    return ", ".join(".".join(now.names[oid]) if oid in now.names else f"relation {oid}" for oid in sorted(oids))
+    named = [str(now.tables[oid]) if oid in now.tables else f"relation {oid}" for oid in sorted(oids)]
+    return ", ".join(named) or "all of a schema"
 
 
 def recreated(publication: str, tables: Sequence[str]) -> list[str]:
