@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -10,14 +10,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.batch import Batch
+from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import LearnError
 from headrace.events import Ints
 from headrace.learn.base import Classifier
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import answers_one_by_one, concerns_the_whole
 from headrace.state import Answering
-from headrace.task import PREDICTION_COLUMNS, ModelTask, StreamPlan
+from headrace.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
 
 BLOCK_ROWS = 64
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
@@ -28,6 +28,7 @@ class Query:
 
     Args:
         made: their features, where these are made already.
+        names: what columns with names of ours were called before; changed in place.
 
     Attributes:
         predictions: for each run of rows, of which ``answered`` says the length and the model.
@@ -43,8 +44,10 @@ class Query:
         proba: bool = False,
         stream: StreamPlan | None = None,
         made: Matrix | None = None,
+        names: dict[str, str] | None = None,
     ) -> None:
         self.batch = batch
+        self.names = {} if names is None else names
         self.stream = stream
         self.order = order
         self.task = task
@@ -159,7 +162,9 @@ class Query:
         if any(version is not None for version in self.shadow_versions):
             answers["shadow_prediction"] = self._joined(self.shadows)
             answers["shadow_version"] = _spread(self.shadow_versions, counts, pa.int64())
-        return _beside(self.batch if n == self.batch.num_rows else self.batch.slice(0, n), answers)
+        reserved = (*PREDICTION_COLUMNS, *(SHADOW_COLUMNS if self.task.retrain and self.task.retrain.shadow else ()))
+        batch = self.batch if n == self.batch.num_rows else self.batch.slice(0, n)
+        return _beside(batch, answers, reserved, self.names)
 
     def column(self) -> pa.Array:
         """The predictions of all rows; null where there is none."""
@@ -214,15 +219,14 @@ def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array
     return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
 
 
-def _beside(batch: Batch, answers: Mapping[str, pa.Array]) -> Batch:
-    """Input columns, then answers; an input column with an answer's name gets ``_input``."""
+def _beside(batch: Batch, answers: Mapping[str, pa.Array], reserved: Collection[str], given: dict[str, str]) -> Batch:
+    """Input columns, then answers; an input column with an answer's name gets ``_input`` (`told_apart`)."""
     records = batch.stored.records
-    taken = {*PREDICTION_COLUMNS, *answers}
-    if any(name in taken for name in records.schema.names):
-        names = [f"{name}_input" if name in taken else name for name in records.schema.names]
-        fields = [records.schema.field(i).with_name(name) for i, name in enumerate(names)]
-        schema = pa.schema(fields, metadata=records.schema.metadata)
-        records = pa.RecordBatch.from_arrays(records.columns, schema=schema)
+    taken = {*reserved, *answers}
+    if given or any(name in taken for name in records.schema.names):
+        own = [name for name in records.schema.names if not is_meta(name)]
+        renamed = dict(zip(own, told_apart(own, taken, given=given), strict=True))
+        records = batch.stored.renamed(renamed).records
     return Batch(records).with_columns(answers.items())
 
 

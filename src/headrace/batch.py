@@ -20,7 +20,7 @@ The key's column names and the source's name travel in the schema's metadata.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -39,11 +39,12 @@ META_FIELDS: tuple[pa.Field, ...] = (
     pa.field("__ts", pa.timestamp("us", tz="UTC"), nullable=False),
 )
 _META_NAMES = frozenset(field.name for field in META_FIELDS) | {
-    *("__before", "__unchanged", "__order", "__row", "__update")
+    *("__before", "__unchanged", "__order", "__headrace_row", "__headrace_update")
 }
 
 
-STEP_COLUMNS = ("__order", "__row", "__update")
+UPDATE = "__headrace_update"
+STEP_COLUMNS = ("__order", "__headrace_row", UPDATE)
 """Columns that rows have while a step runs: their places in its order, which row of their table each is about, and
 whether a label takes another one's place."""
 
@@ -51,6 +52,40 @@ whether a label takes another one's place."""
 def is_meta(name: str) -> bool:
     """Whether a column is one that Headrace adds to an event."""
     return name in _META_NAMES
+
+
+def told_apart(
+    names: Iterable[str], reserved: Collection[str], *, suffix: str = "_input", given: dict[str, str] | None = None
+) -> list[str]:
+    """Names of the user's columns beside columns of ours: one that is ours gets a suffix, as often as it takes.
+
+    Columns that have no name of ours keep theirs, and so a suffixed one steps aside for them, whatever their order.
+
+    Args:
+        names: the user's. reserved: ours.
+        given: the names that columns were given before, which they keep whatever comes later; changed in place.
+
+    >>> told_apart(["id", "status", "prediction", "prediction_input"], {"prediction", "status"})
+    ['id', 'status_input', 'prediction_input_input', 'prediction_input']
+    >>> given = {}
+    >>> told_apart(["status"], {"status"}, given=given), told_apart(["status", "status_input"], {"status"}, given=given)
+    (['status_input'], ['status_input', 'status_input_input'])
+    """
+    names = list(names)
+    given = {} if given is None else given
+    held = set(given.values())
+    # Columns whose name is neither ours nor another's by now keep it.
+    taken = {*reserved, *held, *(name for name in names if name not in reserved)}
+    found = []
+    for name in names:
+        if name not in given and (name in reserved or name in held):
+            other = name + suffix
+            while other in taken:
+                other += suffix
+            given[name] = other
+            taken.add(other)
+        found.append(given.get(name, name))
+    return found
 
 
 class Batch:
@@ -173,6 +208,17 @@ class Batch:
         own = [name for name in STEP_COLUMNS if name in self.records.schema.names]
         return Batch(self.records.drop_columns(own)) if own else self
 
+    def renamed(self, names: Mapping[str, str]) -> Batch:
+        """The batch with other names for some of its columns, those of its key included."""
+        schema = self.records.schema
+        fields = [field.with_name(names.get(field.name, field.name)) for field in schema]
+        metadata = dict(schema.metadata or {})
+        for about in (b"headrace.key", b"headrace.identity"):
+            if about in metadata:
+                metadata[about] = json.dumps([names.get(one, one) for one in _names(metadata[about])]).encode()
+        found = pa.schema(fields, metadata=metadata or None)
+        return Batch(pa.RecordBatch.from_arrays(self.records.columns, schema=found))
+
     def position(self, row: int) -> Position:
         return Position(int(self.lsn[row]), int(self.index[row]))
 
@@ -238,7 +284,9 @@ def present(records: pa.RecordBatch | pa.Table) -> pa.Table:
         ("position", format_positions(lsn, index)),
         ("ts", table.column("__ts")),
     ):
-        columns[name if name not in columns else f"__{name}"] = value
+        while name in columns:
+            name = f"__{name}"
+        columns[name] = value
     for name in ("__before", "__unchanged"):
         if name in table.column_names:
             columns[name] = table.column(name)

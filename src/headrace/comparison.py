@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.answers import Query
-from headrace.batch import Batch
+from headrace.batch import UPDATE, Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
 from headrace.events import Ints, Merged, order_of
@@ -86,6 +86,7 @@ class Entering:
         predictions: with their places; ``queries``: where the task's own model makes them, as far as it has.
         labels: batches of the truth's stream.
         topic: of the predictions, where those that cannot take part are told of; ``output``: of the grades.
+        shadows: whether answers of a second model stand beside; None: where the rows have such columns.
         same_table: whether the labels are columns of the very rows that are predicted.
     """
 
@@ -95,6 +96,7 @@ class Entering:
     topic: str
     output: str
     same_table: bool = False
+    shadows: bool | None = None
 
 
 class Comparison:
@@ -142,7 +144,7 @@ class Comparison:
                 continue
             brings, again = truths.brought(batch, target)
             self.flow.count("ignored", int((~brings).sum()))
-            batch = Batch(batch.records.append_column("__update", pa.array(again)))
+            batch = Batch(batch.records.append_column(UPDATE, pa.array(again)))
             found.append(batch if brings.all() else batch.filter(brings))
         return [batch for batch in found if batch.num_rows]
 
@@ -234,7 +236,7 @@ class Comparison:
             seen[side] = max(seen[side], int(when.max()))
         update = truth = None
         if side:
-            update = np.concatenate([np.asarray(one.column("__update")) for one in kept]) if kept else None
+            update = np.concatenate([np.asarray(one.column(UPDATE)) for one in kept]) if kept else None
             truth = _as_one([one.column(self.what.compare.target) for one in kept])
         # A row of one topic may be on both sides: as a prediction it comes first.
         return Side(kept, order), Arrivals(keys, when, 2 * order + side, update, truth)
@@ -348,7 +350,8 @@ class Comparison:
             self._refuse(self._entering.output, refused, [error.message] * len(part), "grade")
             return []
         columns = {name: rows.column(name) for name in rows.schema.names}
-        if "shadow_prediction" in columns:
+        # Without a second model such columns are the user's own.
+        if self._entering.shadows is not False and {"shadow_prediction", "shadow_version"} <= columns.keys():
             columns["shadow_error"] = errors_of(columns, "shadow_prediction", what)
             if trial is not None:
                 trial.take(columns, part.place // 2)

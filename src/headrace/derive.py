@@ -55,6 +55,7 @@ class Derive:
         keep: the node whose rows are kept for a training, and what is done to them.
         stop: the node whose rows begin a training at once, and what is done to them.
         predicted: what each `Predicted` number stands for; ``features``: the model's columns, for texts.
+        shadows: whether answers of a second model stand beside; None: where the rows have such columns.
         trial: of a model that answers beside the current one: its version, after how many grades it is decided, and
             the errors of both so far.
     """
@@ -71,6 +72,7 @@ class Derive:
         keep: tuple[int, tuple[Operation, ...]] | None = None,
         stop: tuple[int, tuple[Operation, ...]] | None = None,
         trial: Trial | None = None,
+        shadows: bool | None = None,
         predicted: Sequence[PredictPlan] = (),
         features: Sequence[str] = (),
     ) -> None:
@@ -83,6 +85,7 @@ class Derive:
         self._queries = dict(queries or {})
         self._predicted, self._features = predicted, features
         self._keep, self._stop, self.trial = keep, stop, trial
+        self._shadows = shadows
         self._done = 0
         self.rows: list[list[Batch]] = [[] for _ in nodes]
         self.out: list[list[Batch]] = [[] for _ in nodes]
@@ -109,7 +112,9 @@ class Derive:
             topic = plan.stream.topic
             # Answers that were given elsewhere are of no row that the log knows.
             same = topic == what.truth.topic and plan.served is None
-        entering = Entering(batches, queries, self._streams(what.truth, "grade"), topic, self._topic(i), same)
+        entering = Entering(
+            batches, queries, self._streams(what.truth, "grade"), topic, self._topic(i), same, self._shadows
+        )
         return Comparison(i, what, self.flow, self.merged, entering, self._refuse)
 
     def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:

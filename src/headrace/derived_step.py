@@ -20,12 +20,13 @@ from headrace.training import Reader
 
 
 def kept_and_stopped(task: ModelTask) -> dict[str, Any]:
-    """Rows that are kept for a training, and those that begin one."""
+    """Rows that are kept for a training, those that begin one, and whether a second model answers beside the first."""
     plan = task.retrain
     if plan is None:
-        return {}
+        return {"shadows": False}
     keep = None if plan.rows.node is None else (plan.rows.node, plan.rows.operations)
-    return {"keep": keep, "stop": None if plan.on is None else (plan.on, plan.operations)}
+    stop = None if plan.on is None else (plan.on, plan.operations)
+    return {"keep": keep, "stop": stop, "shadows": plan.shadow}
 
 
 def trial(task: ModelTask, state: State) -> Trial | None:

@@ -685,11 +685,13 @@ class Memory:
 
     Attributes:
         rows: by topic. late: rows that wait, by who waits for them: `named`. changes: likewise, what they had.
+        names: likewise, what columns are called that have a name of ours (`headrace.batch.told_apart`).
     """
 
     rows: dict[str, Identity] = field(default_factory=dict)
     late: dict[str, Late] = field(default_factory=dict)
     changes: dict[str, Changes] = field(default_factory=dict)
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def follow(self, topic: str, batch: Batch) -> Batch:
         """The batch with the numbers of its rows."""
@@ -714,17 +716,19 @@ class Memory:
     def state(self) -> dict[str, Any]:
         """As flat values."""
         kept = Memory(_filled(self.rows), _filled(self.late), _filled(self.changes))
+        called = {name: one for name, one in self.names.items() if one}
         names = [list(kept.rows), list(kept.late), list(kept.changes)]
-        if not any(names):
+        if not any(names) and not called:
             return {}
-        flat: dict[str, Any] = {"names": json.dumps([*names, [one.partial for one in kept.late.values()]])}
+        about = [*names, [one.partial for one in kept.late.values()], called]
+        flat: dict[str, Any] = {"names": json.dumps(about)}
         for start, part in kept._parts():
             flat.update({f"{start}{name}": value for name, value in part.state().items()})
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
-        rows, late, changes, partial = json.loads(state["names"])
+        rows, late, changes, partial, self.names = json.loads(state["names"])
         self.rows = {name: Identity() for name in rows}
         self.late = {name: Late(partial=one) for name, one in zip(late, partial, strict=True)}
         self.changes = {name: Changes() for name in changes}

@@ -4,9 +4,9 @@ A row gets its number with its insert (or its snapshot read), keeps it through u
 is deleted, truncated, or another row is inserted under its key. What is known of rows (whether a label came, what was
 predicted) is kept by that number, so that it belongs to the row and not to a key.
 
-The numbers stand in the column ``__row`` while a step runs: positive where the row was known before the event, negative
-(``~number``) where an update shows it for the first time, 0 where nothing identifies it (a table without a key; a
-truncate; the delete of a row that was never seen). Odd numbers are those of rows that an update showed first.
+The numbers stand in the column ``__headrace_row`` while a step runs: positive where the row was known before the event,
+negative (``~number``) where an update shows it for the first time, 0 where nothing identifies it: in a table without a
+key, of a truncate, of the delete of a row that was never seen. Odd numbers are of rows that an update showed first.
 
 Rows are found by 64 bits of a hash of their key. Of each table the newest `LIMIT` rows are remembered: a row is
 forgotten when so many others have come after it.
@@ -29,7 +29,7 @@ Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 LIMIT = 1_000_000
-ROW = "__row"
+ROW = "__headrace_row"
 _LONG_TEXT = 256
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 _NAN = np.uint64(0x7FF8_0000_0000_0000)

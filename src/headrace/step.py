@@ -452,7 +452,9 @@ class _ModelStep:
             if offset:
                 asks &= self.merged.offset[order_of(batch)] >= offset
             if asks.any():
-                queries.append((plan, self._query(batch, asks, made, proba=plan.proba, stream=plan.stream)))
+                names = self.state.memory.names.setdefault(name, {})
+                query = self._query(batch, asks, made, proba=plan.proba, stream=plan.stream, names=names)
+                queries.append((plan, query))
         for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
             missing = next((name for name in PREDICTION_COLUMNS if name not in batch.schema.names), None)
             if missing is None:

@@ -22,6 +22,7 @@ from headrace.learn.base import Learner
 from headrace.learn.features import Feature, Features, column_of
 from headrace.transform.expressions import Operation
 
+SHADOW_COLUMNS = ("shadow_prediction", "shadow_version", "shadow_error")
 PREDICTION_COLUMNS = ("prediction", "status", "model", "model_version", "model_position")
 
 

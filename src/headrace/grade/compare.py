@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.batch import told_apart
 from headrace.errors import HeadraceError
 from headrace.grade.metrics import Metric
 from headrace.grade.pairs.outcomes import STATUSES, Found
@@ -102,12 +103,9 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 def _of_predictions(found: Found, lefts: Columns, rights: Columns, truth: pa.Array, spec: CompareSpec) -> Columns:
     """The prediction's columns; its key is the label's where there is no prediction."""
-    columns = {}
-    for name, values in lefts.items():
-        if name.startswith("__") or name == "status":
-            continue
-        # Its features may have any name; those of the outcome are ours.
-        columns[f"{name}_left" if name in TAIL else name] = values
+    # Its features may have any name; those of the outcome are ours.
+    own = [name for name in lefts if not name.startswith("__") and name != "status"]
+    columns = {name: lefts[one] for one, name in zip(own, told_apart(own, TAIL, suffix="_left"), strict=True)}
     absent = found.left < 0
     for mine, theirs in zip(spec.on_left, spec.on_right, strict=True):
         if theirs not in rights:

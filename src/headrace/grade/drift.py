@@ -184,9 +184,12 @@ class Drift:
             "mean_before": pa.array([one.before for one in seen], pa.float64()),
             "mean_after": pa.array([one.after for one in seen], pa.float64()),
         }
-        fields, arrays = list(records.schema), list(records.columns)
+        fields, arrays, names = list(records.schema), list(records.columns), list(records.schema.names)
         for column, values in added.items():
-            fields.append(pa.field(column if column not in records.schema.names else f"drift_{column}", values.type))
+            while column in names:
+                column = f"drift_{column}"
+            names.append(column)
+            fields.append(pa.field(column, values.type))
             arrays.append(values)
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=records.schema.metadata))
 

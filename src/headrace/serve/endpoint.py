@@ -8,14 +8,17 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from headrace.batch import told_apart
 from headrace.errors import HeadraceError, WaitTimeout
 from headrace.serve.asking import Asking, reach_wanted
-from headrace.serve.declared import AT_LEAST, DEADLINE, Endpoint, Parameter
+from headrace.serve.declared import AT_LEAST, DEADLINE, Endpoint
 from headrace.serve.exchange import JSON, Call, Problem, Reply, json_reply, wrong
 from headrace.serve.models import TAKES_OVER, Busy, Made, NoModel, RowRefused
 
 _EXTRA = "Extra inputs are not permitted"
 _ARROW = {"number": pa.float64(), "integer": pa.int64(), "text": pa.string()}
+
+_ANSWERS = ("prediction", "status", "model", "model_version", "model_position")
 
 
 class Prediction:
@@ -103,20 +106,17 @@ class Prediction:
     def _logged(self, values: Mapping[str, Any], value: Any, made: Made) -> pa.RecordBatch:
         """The row as the model's topic of predictions has it."""
         columns: dict[str, pa.Array] = {}
+        names = [one.column for one in (*self._others, *self._features)]
+        # As in topics of predictions.
+        beside = dict(zip(names, told_apart(names, _ANSWERS), strict=True))
         for one in (*self._others, *self._features):
-            columns[_beside(one)] = pa.array([values[one.name]], _ARROW[one.type])
+            columns[beside[one.column]] = pa.array([values[one.name]], _ARROW[one.type])
         columns["prediction"] = pa.array([value], self._type)
         columns["status"] = pa.array(["ok"])
         columns["model"] = pa.array([made.model])
         columns["model_version"] = pa.array([made.version], pa.int64())
         columns["model_position"] = pa.array([made.position], pa.string())
         return pa.RecordBatch.from_pydict(columns)
-
-
-def _beside(one: Parameter) -> str:
-    """A column's name; one that an answer's column has gets ``_input``, as in topics of predictions."""
-    taken = {"prediction", "status", "model", "model_version", "model_position"}
-    return f"{one.column}_input" if one.column in taken else one.column
 
 
 class Training:

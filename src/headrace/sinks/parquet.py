@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from headrace.batch import Batch
+from headrace.batch import Batch, told_apart
 from headrace.clock import duration_us
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
@@ -255,7 +255,9 @@ def _events(part: Part) -> pa.Table:
     }
     if batch.unchanged is not None:
         more["__unchanged"] = batch.unchanged
-    fields = [*rows.schema, *(pa.field(name, column.type) for name, column in more.items())]
+    names = told_apart(rows.schema.names, more)
+    own = [field.with_name(name) for field, name in zip(rows.schema, names, strict=True)]
+    fields = [*own, *(pa.field(name, column.type) for name, column in more.items())]
     return pa.Table.from_arrays([*rows.columns, *more.values()], schema=pa.schema(fields))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.batch import META_FIELDS, Batch, dead_letters, is_meta
+from headrace.batch import META_FIELDS, Batch, dead_letters, is_meta, told_apart
 from headrace.capture.postgres import arrays, rejects, text, values
 from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Templates, Tuples, tuples
 from headrace.capture.postgres.messages import Bytes, Frame, Ints, Longs, Mask, Relation
@@ -87,13 +87,16 @@ class Table:
 
 
 def table(relation: Relation, prefix: str, key: Sequence[str] | None, label: tuple[str, str] | None = None) -> Table:
-    """Prepare a relation; its key is the one given, else the columns of its replica identity."""
-    reserved = [one.name for one in relation.columns if is_meta(one.name)]
+    """Prepare a relation; its key is the one given, else the columns of its replica identity.
+
+    A table with a column that has a name of an event's own is refused at the start. One that is given such a column
+    while it is captured goes on, with the column under another name: its rows are in the server's log already.
+    """
+    reserved = {one.name for one in relation.columns if is_meta(one.name)}
     if reserved:
-        raise DecodeError(
-            f"table «{relation.schema}.{relation.table}» has a column «{reserved[0]}», a name that events use",
-            advice="Leave it out with a column list of the publication, or rename it.",
-        )
+        names = told_apart([one.name for one in relation.columns], reserved)
+        columns = tuple(replace(one, name=name) for one, name in zip(relation.columns, names, strict=True))
+        relation = replace(relation, columns=columns)
     if key is None:
         key = [one.name for one in relation.columns if one.key]
     return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table))

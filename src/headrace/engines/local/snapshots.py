@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from headrace import plain_values
 from headrace.answers import BLOCK_ROWS, Query, answers_to
-from headrace.batch import Batch, is_meta
+from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import HeadraceError
 from headrace.learn.base import offers_probabilities
 from headrace.learn.category import Category
@@ -195,7 +195,8 @@ def _nothing(rows: pa.RecordBatch, task: ModelTask, probabilities: bool) -> pa.R
     kinds["model_position"] = text
     if probabilities:
         kinds["probability"] = pa.list_(pa.float64(), len(describe(task).classes or ()))
-    own = [field.with_name(f"{field.name}_input") if field.name in kinds else field for field in rows.schema]
+    names = told_apart(rows.schema.names, kinds)
+    own = [field.with_name(name) for field, name in zip(rows.schema, names, strict=True)]
     return pa.RecordBatch.from_pylist(
         [], schema=pa.schema([*own, *(pa.field(name, one) for name, one in kinds.items())])
     )
