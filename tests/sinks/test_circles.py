@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ Query = Callable[..., list[tuple[Any, ...]]]
 def source(dsn: str, query: Query) -> Iterator[str]:
     """A database that may be captured: its slots go with it."""
     yield dsn
+    deadline = time.monotonic() + 60
+    while query("select 1 from pg_replication_slots where database = current_database() and active"):
+        assert time.monotonic() < deadline, "a slot is still read"
+        time.sleep(0.02)
     query(DROP_SLOTS)
 
 

@@ -74,6 +74,39 @@ CASES = {
         u  1  ~ 8
         u  1  c 9
         """, [(1, "c", 9)]),
+    "a value that was not sent moves with its key": ("""
+        op id x y was
+        c  1  a 7 -
+        u  2  ~ 7 1
+        """, [(2, "a", 7)]),
+    "moved twice, and its first key is another's": ("""
+        op id x y was
+        c  1  a 7 -
+        u  2  ~ 8 1
+        u  3  ~ 9 2
+        c  1  b 1 -
+        u  2  ~ 2 1
+        """, [(2, "b", 2), (3, "a", 9)]),
+    "values that were not sent change places": ("""
+        op id x y was
+        c  1  a 7 -
+        c  2  b 8 -
+        u  3  ~ 7 1
+        u  1  ~ 8 2
+        u  2  ~ 7 3
+        u  2  ~ 9 -
+        """, [(1, "b", 8), (2, "a", 9)]),
+    "moved to where one was deleted": ("""
+        op id x y was
+        c  1  a 7 -
+        c  2  b 8 -
+        d  2  - - -
+        u  2  ~ 7 1
+        u  2  c 7 -
+        c  1  d 1 -
+        d  2  - - -
+        u  2  ~ 1 1
+        """, [(2, "d", 1)]),
 }  # fmt: skip
 
 
