@@ -435,3 +435,25 @@ def test_a_function_that_makes_other_columns_costs_its_rows_only() -> None:
         assert [reason for _, reason in letters(outputs, "learn")] == [
             "ValueError: the feature function gave 3 columns, not 2"
         ] * 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_leaves_out_the_rows_that_it_fails_on() -> None:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.naive_bayes import MultinomialNB
+
+    from headrace.training import fitted_without_bad
+
+    X = np.abs(np.random.default_rng(1).normal(size=(60, 2)))
+    y = np.arange(60) // 30  # halves have one class each
+    good = adapted(RandomForestClassifier(3), classes=[0, 1])
+    assert fitted_without_bad(good, X, y, 1)[1] == 0
+    for learner, value in ((good, 1e200), (adapted(MultinomialNB(), classes=[0, 1]), -0.1)):
+        spoilt = X.copy()
+        spoilt[[3, 40, 41], 1] = value
+        trained, bad = fitted_without_bad(learner, spoilt, y, 1)
+        again = fitted_without_bad(learner, np.delete(X, [3, 40, 41], 0), np.delete(y, [3, 40, 41]), 1)[0]
+        assert bad == 3
+        assert state_hash(trained.state()) == state_hash(again.state())
+    with pytest.raises(ValueError, match="egative"):
+        fitted_without_bad(adapted(MultinomialNB(), classes=[0, 1]), -X, y, 1)

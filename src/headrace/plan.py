@@ -17,6 +17,7 @@ from headrace.batch import is_meta
 from headrace.errors import DeclarationError
 from headrace.flow import Grade, Node, Predicted, Read, StreamPlan
 from headrace.grade.pairs.keys import kind_of
+from headrace.learn.features import unfit, unfit_target
 from headrace.sink_plan import SinkPlan, check_sink_columns, check_sinks
 from headrace.task import FlowTask, ModelTask, OutputPlan, StreamTask, Task
 from headrace.transform.expressions import Text, Transform, WithColumns
@@ -520,3 +521,21 @@ def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
                     f"{_near(name, have)}",
                     advice=f"Its columns are: {', '.join(have)}.",
                 )
+        _check_types(task, stream.topic, {f.name: f for f in tables[stream.topic] if f.name not in added}, more)
+
+
+def _check_types(task: ModelTask, topic: str, fields: Mapping[str, pa.Field], more: Sequence[str]) -> None:
+    """Features, target and weight can be made of columns of these types: else each row would be refused."""
+    features: tuple[Any, ...] = () if callable(task.features) else task.features
+    for feature in features:
+        name = feature if isinstance(feature, str) else feature.column
+        found = unfit(feature, fields[name]) if name in fields else None
+        if found is not None:
+            raise DeclarationError(f"a feature of the model «{task.name}» from {topic}: {found[0]}", advice=found[1])
+    for name in more:
+        wants = "the weight" if name == task.sample_weight else "the target"
+        reason = unfit(name, fields[name]) if name in fields and wants == "the weight" else None
+        if name in fields and wants == "the target":
+            reason = unfit_target(task.learner, fields[name])
+        if reason is not None:
+            raise DeclarationError(f"{wants} of the model «{task.name}» from {topic}: {reason[0]}", advice=reason[1])

@@ -19,7 +19,7 @@ from headrace.batch import OPS, Batch
 from headrace.events import Ints, Merged, order_of
 from headrace.grade.scores import Scores
 from headrace.learn.base import scored_as
-from headrace.learn.features import matrix, resolved, targets
+from headrace.learn.features import matrix, resolved, targets_of
 from headrace.plain_values import values
 from headrace.state import Answering, State
 from headrace.task import EvaluatePlan, ModelTask
@@ -158,7 +158,7 @@ def truths(batch: Batch, task: ModelTask) -> tuple[npt.NDArray[Any], npt.NDArray
     if scored_as(task.learner) == "classification" and getattr(task.learner, "classes", None) is None:
         # Clusters: any labels can stand beside them.
         return np.array(values(batch.column(name)), object), labelled
-    found = targets(batch, name, getattr(task.learner, "classes", None))
+    found = targets_of(batch, name, task.learner)
     return found.y, found.valid
 
 

@@ -31,7 +31,7 @@ from headrace.flow import Grade
 from headrace.labels import NO_LABEL, Changes
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
-from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets, unsized
+from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets_of, unsized
 from headrace.learning import (
     GRADED,
     Examples,
@@ -416,7 +416,7 @@ class _ModelStep:
         valid, reasons = found.valid.copy(), dict(found.reasons)
         y = None
         if task.target is not None:
-            labels = targets(batch, task.target, getattr(state.learner, "classes", None))
+            labels = targets_of(batch, task.target, task.learner)
             y, reasons = labels.y, {**labels.reasons, **reasons}
             valid &= labels.valid
         weight = self._weights(batch, valid, reasons)

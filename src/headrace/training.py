@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,8 +25,8 @@ from headrace.errors import HeadraceError
 from headrace.flow import RetrainPlan, Selection, StreamPlan
 from headrace.learn.base import Learner
 from headrace.learn.category import new_words
-from headrace.learn.features import Matrix, growing, matrix, resolved, targets, unsized
-from headrace.learn.handover import holds
+from headrace.learn.features import Matrix, growing, matrix, resolved, targets_of, unsized
+from headrace.learn.handover import concerns_the_whole, holds
 from headrace.learn.state import dump_state, load_state
 from headrace.learning import Again
 from headrace.plain_values import row_keys, united, values
@@ -34,6 +35,8 @@ from headrace.task import ModelTask
 from headrace.transform.expressions import operate
 
 SMALLEST_HOLDOUT = 10
+MOST_TRAININGS = 200
+"""How often rows that a learner fails on are looked for by training it without them."""
 Fresh = Mapping[str, Sequence[Batch]]
 
 
@@ -187,7 +190,7 @@ def _train(
     found = matrix(rows, resolved(task.features, words, sizes, refuse=True), task.target, missing=task.missing)
     valid, reasons, y = found.valid, found.reasons, None
     if task.target is not None:
-        labels = targets(rows, target, getattr(task.learner, "classes", None))
+        labels = targets_of(rows, target, task.learner)
         valid, reasons, y = valid & labels.valid, labels.reasons | reasons, labels.y[valid & labels.valid]
     rows, X = rows.filter(valid), np.ascontiguousarray(found.X[valid])
     about |= {"rows": rows.num_rows, "refused": len(reasons), "hash": _hash_of(X, y)}
@@ -199,12 +202,11 @@ def _train(
         return None
     epochs = plan.epochs if plan else 1
     if plan is None or plan.gate is None:
-        trained: Learner | None = fitted(task.learner, X, y, epochs)
+        trained, bad = fitted_without_bad(task.learner, X, y, epochs)
+        about |= {"rows": about["rows"] - bad, "refused": about["refused"] + bad}
     else:
         trained = _gated(task, plan, state, rows, X, y, about)
     if trained is not None:
-        if not holds(trained):
-            raise HeadraceError("the trained model has diverged: its numbers are infinite or none")
         # What cannot be stored, or not be read again, is told here, not when it answers already.
         copy.deepcopy(task.learner).restore(load_state(dump_state(trained.state())))
     return trained
@@ -220,6 +222,65 @@ def fitted(declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, e
     for _ in range(epochs):
         learner.learn(X, y)
     return learner
+
+
+def fitted_without_bad(
+    declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, epochs: int
+) -> tuple[Learner, int]:
+    """A copy of a declared learner trained on the rows that it does not fail on, and how many it fails on.
+
+    Halves are tried until one can be trained on; to it are added as many of the others as it can be trained on with
+    them. So a row that fails by itself because it is alone (one class) is none that is bad.
+
+    Raises:
+        Exception: what the learner raises for all rows, where no few rows are at fault.
+    """
+    failure: list[Exception] = []
+    left = MOST_TRAININGS
+
+    def trained(rows: npt.NDArray[np.int64]) -> Learner | None:
+        nonlocal left
+        left -= 1
+        try:
+            learner = fitted(declared, np.ascontiguousarray(X[rows]), None if y is None else y[rows], epochs)
+            if not holds(learner):
+                raise HeadraceError("the trained model has diverged: its numbers are infinite or none")
+            return learner
+        except Exception as error:
+            if concerns_the_whole(error) and not isinstance(error, HeadraceError):
+                raise
+            failure.append(error)
+            return None
+
+    everything = np.arange(len(X))
+    found = trained(everything)
+    if found is not None:
+        return found, 0
+    tried = deque(np.array_split(everything, 2))
+    good: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    others: list[npt.NDArray[np.int64]] = []
+    while tried and found is None and left > 0:
+        rows = tried.popleft()
+        found = trained(rows) if len(rows) else None
+        if found is not None:
+            good, others = rows, [*tried, *others]
+        elif len(rows) > 1:
+            tried.extend(np.array_split(rows, 2))
+        else:
+            others.append(rows)
+    bad = 0
+    while others and found is not None and left > 0:
+        rows = others.pop()
+        more = trained(np.sort(np.concatenate([good, rows])))
+        if more is not None:
+            found, good = more, np.concatenate([good, rows])
+        elif len(rows) > 1:
+            others += np.array_split(rows, 2)
+        else:
+            bad += 1
+    if found is None or others:
+        raise failure[0]
+    return found, bad
 
 
 def _see(task: ModelTask, rows: Batch, words: dict[str, list[str]], sizes: dict[str, int]) -> None:
@@ -264,7 +325,7 @@ def _gated(
         about |= {"status": "worse", "reason": "no label was known before the newest rows"}
         return None
     learns = np.sort(learns)
-    candidate = fitted(task.learner, np.ascontiguousarray(X[learns]), y[learns], plan.epochs)
+    candidate, bad = fitted_without_bad(task.learner, np.ascontiguousarray(X[learns]), y[learns], plan.epochs)
     by = state.answering
     features = resolved(task.features, by.words, by.sizes, refuse=False)
     then = matrix(rows.take(held), features, task.target, missing=task.missing)
@@ -272,7 +333,12 @@ def _gated(
     new = _score(plan, candidate, Matrix(X[held], np.ones(len(held), np.bool_), {}), y[held])
     if np.isnan(new):
         raise HeadraceError("the trained model has no finite answer to each of the newest rows")
-    about |= {"learned": len(learns), "old_score": _number(old), "new_score": _number(new)}
+    about |= {
+        "learned": len(learns) - bad,
+        "refused": about["refused"] + bad,
+        "old_score": _number(old),
+        "new_score": _number(new),
+    }
     better = new >= old if plan.gate.greater_is_better else new <= old
     if not better and not np.isnan(old):
         about |= {"status": "worse", "reason": f"{plan.gate.name} {new:.6g} on the newest rows, {old:.6g} before"}

@@ -79,6 +79,12 @@ class Category:
         return {"category": self.column, "coding": self.coding, "known": known, "columns": self.width}
 
 
+def is_word(kind: pa.DataType) -> bool:
+    """Whether values of a type are known by their text."""
+    words = pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(words or pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
+
+
 def as_words(array: pa.Array) -> pa.Array:
     """Values as the text they are known by.
 
@@ -87,7 +93,7 @@ def as_words(array: pa.Array) -> pa.Array:
     """
     if pa.types.is_string(array.type):
         return array
-    if not (pa.types.is_null(array.type) or pa.types.is_primitive(array.type) or pa.types.is_large_string(array.type)):
+    if not is_word(array.type):
         raise pa.ArrowInvalid(f"{array.type} is no category")
     return cast_texts(array)
 

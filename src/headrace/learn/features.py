@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import Batch
-from headrace.learn.category import Category
-from headrace.learn.images import Vector
+from headrace.learn.base import Learner
+from headrace.learn.category import Category, is_word
+from headrace.learn.images import Image, Vector
 from headrace.plain_values import texts
 
 
@@ -208,6 +209,25 @@ class Targets:
     reasons: dict[int, str]
 
 
+def targets_of(batch: Batch, name: str, learner: Learner) -> Targets:
+    """The targets of a batch as a learner takes them.
+
+    One that says neither its classes nor that it gives numbers may learn labels of any kind: it gets what is no number
+    as text.
+    """
+    classes = getattr(learner, "classes", None)
+    kind = getattr(learner, "prediction_type", None)
+    found = targets(batch, name, classes)
+    if classes is not None or (kind is not None and pa.types.is_floating(kind)) or name not in batch.schema.names:
+        return found
+    array, field = batch.column(name), batch.schema.field(name)
+    if not _plain_numbers(array.slice(0, 0), field)[1]:
+        return found
+    labels = np.array([text or "" for text in texts(array)], str)
+    valid = np.asarray(array.is_valid())
+    return Targets(labels, valid, dict.fromkeys(np.flatnonzero(~valid).tolist(), f"the target «{name}» is NULL"))
+
+
 def targets(batch: Batch, name: str, classes: Any = None) -> Targets:
     """The targets of a batch, as learning, training and scoring take them: numbers, or one of some classes.
 
@@ -275,8 +295,91 @@ def _labels(
 
 def _kind_of(field: pa.Field) -> str:
     """A column's type as its database names it, or Arrow."""
-    told = (field.metadata or {}).get(b"postgres.type", b"").decode()
+    about = field.metadata or {}
+    told = (about.get(DECLARED) or about.get(b"postgres.type", b"")).decode()
     return told or ("text" if pa.types.is_string(field.type) else str(field.type))
+
+
+DECLARED = b"postgres.declared"
+"""In a field's metadata: its type as a catalog names it, where the stream knows a number only."""
+
+
+def unfit(feature: str | Feature, field: pa.Field) -> tuple[str, str] | None:
+    """Why a column can never be this feature, and what to write instead; None where it can.
+
+    >>> unfit("born", pa.field("born", pa.date32()))[0]
+    '«born» is date32[day], not a number'
+    """
+    name, kind, told = column_of(feature), field.type, _kind_of(field)
+    if pa.types.is_null(kind):
+        return None
+    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if isinstance(feature, Vector):
+        return _unfit_vector(name, kind, told)
+    if isinstance(feature, Image):
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+            return None
+        return f"the image «{name}» is {told}, no bytes", "Store images in a bytea column."
+    if isinstance(feature, Category):
+        if texts or is_word(kind):
+            return None
+        return f"the category «{name}» is {told}, no words", "Take a column of words, numbers or booleans."
+    if not isinstance(feature, str) or not numbers(pa.array([], kind), field)[2]:
+        return None
+    return f"«{name}» is {told}, not a number", _instead(name, kind, told)
+
+
+def unfit_target(learner: Learner, field: pa.Field) -> tuple[str, str] | None:
+    """Why no row of a column can be a learner's target, and what to write instead; None where one can."""
+    classes = getattr(learner, "classes", None)
+    number = unfit(field.name, field)
+    if classes is None:
+        kind = getattr(learner, "prediction_type", None)
+        return number if kind is not None and pa.types.is_floating(kind) else None
+    labels = np.asarray(classes)
+    shown = ", ".join(map(repr, labels.tolist()[:3]))
+    if labels.dtype.kind in "biuf":
+        return number and (f"{number[0]}, and the classes are {shown}, …", "Say the classes as the column has them.")
+    if pa.types.is_string(field.type) or pa.types.is_large_string(field.type) or pa.types.is_null(field.type):
+        return None
+    told = f"«{field.name}» is {_kind_of(field)}, and the classes are {shown}, …"
+    return told, "Say the classes as the column has them."
+
+
+def _unfit_vector(name: str, kind: pa.DataType, told: str) -> tuple[str, str] | None:
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    plain = told.removesuffix("[]").partition("(")[0]
+    written = told in ("text", "json", "jsonb") or told.startswith(("oid ", "character", "vector", "halfvec"))
+    of_numbers = plain in _NUMBERS and told.endswith("[]")
+    if listed or of_numbers or (pa.types.is_string(kind) and (written or "." in told)):
+        return None
+    return f"the vector «{name}» is {told}, no array of numbers", "Take an array of numbers, or pgvector's type."
+
+
+_NUMBERS = frozenset(
+    ("smallint", "integer", "bigint", "real", "double precision", "numeric", "oid", "text", "character varying")
+)
+
+
+def _instead(name: str, kind: pa.DataType, told: str) -> str:
+    """What to write where a number is wanted."""
+    computed = f".with_columns({name}_number={{}})"
+    if told.endswith("[]") or pa.types.is_list(kind):
+        return f'hr.vector("{name}", size=…) makes features of an array.'
+    if pa.types.is_binary(kind):
+        return f'hr.image("{name}", shape=(…)) makes features of bytes.'
+    if told in ("text", "name", "uuid", '"char"') or told.startswith(("character", "bpchar", "oid ")):
+        return f'hr.category("{name}") makes features of words.'
+    if told.startswith("domain"):
+        how = computed.format(f'lambda batch: batch.column("{name}").cast("float64")')
+        return f"The stream sends a domain's values as text. Where they are numbers: {how}"
+    if pa.types.is_date(kind):
+        how = computed.format(f'lambda batch: batch.column("{name}").cast("int32")')
+        return f"Compute one: {how}, days since 1970."
+    if pa.types.is_timestamp(kind):
+        how = computed.format(f'lambda batch: batch.column("{name}").cast("int64")')
+        return f"Compute one: {how}, microseconds since 1970."
+    return f"Compute one: {computed.format('<function of a Batch>')}, or store a number beside it."
 
 
 def _filled(array: pa.Array) -> npt.NDArray[np.float64]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 
 from headrace.capture.postgres.messages import Column as StreamColumn
 from headrace.capture.postgres.messages import Relation
@@ -25,12 +26,17 @@ SqlConnection = psycopg.Connection[tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the stream sends it; ``output`` is the SQL name of its type's output function."""
+    """A column as the stream sends it.
+
+    Attributes:
+        output: the SQL name of its type's output function; ``declared``: its type in words, with what a domain is over.
+    """
 
     name: str
     type_oid: int
     typmod: int
     output: str
+    declared: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,17 @@ class Table:
         columns = tuple(StreamColumn(one.name, one.type_oid, one.typmod, one.name in names) for one in self.columns)
         identity = "i" if self.identity_columns else "d"
         return stream_table(Relation(self.oid, self.schema, self.name, identity, columns), prefix, self.key, self.label)
+
+    def declared(self, schema: pa.Schema) -> pa.Schema:
+        """A schema with each column's type as the catalog names it, where the stream knows a number only."""
+        known = {one.name: one.declared for one in self.columns}
+        fields = [
+            field.with_metadata({**(field.metadata or {}), b"postgres.declared": known[field.name].encode()})
+            if known.get(field.name)
+            else field
+            for field in schema
+        ]
+        return pa.schema(fields, metadata=schema.metadata)
 
     @property
     def binary(self) -> bool:
@@ -154,7 +171,9 @@ ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 """
 
 _COLUMNS = """
-SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, quote_ident(n.nspname) || '.' || quote_ident(p.proname)
+SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, quote_ident(n.nspname) || '.' || quote_ident(p.proname),
+       CASE WHEN t.typtype = 'd' THEN 'domain ' ELSE '' END || format_type(a.atttypid, a.atttypmod)
+       || CASE WHEN t.typtype = 'd' THEN ' over ' || format_type(t.typbasetype, t.typtypmod) ELSE '' END
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_proc p ON p.oid = t.typoutput JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped

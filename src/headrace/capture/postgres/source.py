@@ -162,8 +162,11 @@ class PostgresSource:
 
     def tables(self) -> dict[str, pa.Schema]:
         """Topic and schema of each table as the catalog had it at `check`."""
-        described = (table.stream_table(self.name) for table in self._opening.tables)
-        return {one.topic: one.schema(False, False) for one in described}
+        found: dict[str, pa.Schema] = {}
+        for table in self._opening.tables:
+            described = table.stream_table(self.name)
+            found[described.topic] = table.declared(described.schema(False, False))
+        return found
 
     def identities(self) -> dict[str, frozenset[str] | None]:
         """By topic, the columns that the stream says of an old row that was updated or deleted; None: all."""
