@@ -35,7 +35,7 @@ from headrace.task import ModelTask
 from headrace.transform.expressions import operate
 
 SMALLEST_HOLDOUT = 10
-MOST_TRAININGS = 200
+MOST_TRAININGS = 100
 """How often rows that a learner fails on are looked for by training it without them."""
 Fresh = Mapping[str, Sequence[Batch]]
 
@@ -202,6 +202,7 @@ def _train(
         return None
     epochs = plan.epochs if plan else 1
     if plan is None or plan.gate is None:
+        trained: Learner | None
         trained, bad = fitted_without_bad(task.learner, X, y, epochs)
         about |= {"rows": about["rows"] - bad, "refused": about["refused"] + bad}
     else:
