@@ -6,6 +6,7 @@ through a stored state after each. What is learned, answered, graded and scored 
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from dataclasses import dataclass, field
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import headrace as hr
+from headrace import labels, row_identity
 from headrace.batch import Batch
 from headrace.events import Part, Rows
+from headrace.flow import Grade
 from headrace.learn.state import dump_pieces
 from headrace.learn.state import load_state as load_values
 from headrace.state import State, dump_state, initial_state, load_state
@@ -280,3 +284,182 @@ def test_each_row_is_learned_once_as_it_was_predicted(identity: str) -> None:
             assert scores.values()["mae"] == pytest.approx(np.mean(errors)), seed
         grades = [(row["status"], row["prediction"], row["y"]) for row in outputs.get("grades", [])]
         assert sorted(grades) == sorted(oracle.grades), seed
+
+
+# -- rows that the log does not know whole ----------------------------------------------------------------------------
+
+
+def rows_of(changes: list[Change]) -> list[tuple[Change, int, int]]:
+    """Changes of a transaction each."""
+    return [(change, 100 + i, 0) for i, change in enumerate(changes)]
+
+
+def row(key: int | None, u: float | None, y: float | None, **more: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(COLUMNS), "id": key, "u": u, "y": y, **more}
+
+
+def learned(state: State) -> list[tuple[float, float]]:
+    assert state.learner is not None
+    return list(state.learner.rows)  # type: ignore[attr-defined]  # a recorder
+
+
+def test_rows_that_are_older_than_the_log_are_known_by_their_old_image_only() -> None:
+    task = declared()
+    changes: list[Change] = [
+        ("u", row(1, 10.0, None), row(1, 11.0, 5.0)),  # it had no label: learned as it was
+        ("u", row(1, 11.0, 5.0), row(1, 11.0, 6.0)),
+        ("u", row(2, 20.0, 1.0), row(2, 20.0, None)),  # it had one
+        ("u", row(2, 20.0, None), row(2, 20.0, 2.0)),
+        ("u", row(3, 30.0, None), row(3, 31.0, None)),
+        ("u", row(3, 31.0, None), row(3, 31.0, 3.0)),
+        ("u", row(4, 40.0, 1.0, note="a"), row(4, 40.0, 1.0)),
+        ("d", None, row(4, 40.0, 1.0)),
+    ]
+    for sizes in ([1], [3], [100]):
+        state, outputs = play(task, rows_of(changes), "full", sizes)
+        assert learned(state) == [(10.0, 5.0), (31.0, 3.0)]
+        assert [one["u"] for one in outputs["answers"]] == [11.0, 31.0]
+        bare = [
+            (op, None, {**new, **({} if op == "u" else row(new["id"], None, None))}) for op, _, new in changes if new
+        ]
+        state, outputs = play(task, rows_of(bare), "default", sizes)
+        # Nobody knows whether rows 1 and 4 had a label before; of rows 2 and 3 an update without one was seen.
+        assert learned(state) == [(20.0, 2.0), (31.0, 3.0)]
+        assert [one["u"] for one in outputs["answers"]] == [11.0, 20.0, 31.0, 40.0]
+
+
+def test_a_table_without_a_key_has_its_old_images_only() -> None:
+    task = declared(graded=False)
+    changes = [
+        (("c", None, row(1, 10.0, None)), 100, 0),
+        (("u", row(1, 10.0, None), row(1, 10.0, None, note="b")), 101, 0),
+        (("u", row(1, 10.0, None, note="b"), row(1, 10.0, 5.0)), 102, 0),
+        (("u", row(1, 10.0, 5.0), row(1, 10.0, 6.0)), 103, 0),
+    ]
+    batch = batch_of(changes, "full")
+    keyless = Batch(batch.records.replace_schema_metadata({b"headrace.key": b"[]"}))
+    state = initial_state(task)
+    answers = []
+    for i in range(4):
+        part = Part("t", keyless.slice(i, 1), np.array([i]), i)
+        answers += [topic for topic, _ in step(task, state, Rows((part,), True)) if topic == "answers"]
+    assert learned(state) == [(10.0, 5.0)]
+    assert len(answers) == 1 and next(iter(state.scores.values())).rows == 1
+
+
+def test_a_value_that_was_not_sent_is_the_one_before() -> None:
+    app = hr.App("shop", log="memory://")
+    model = app.model("m", Recorder(), features=[hr.category("k", known=["a", "b"])], target="y")
+    model.learn(app.topic("t")).predict(app.topic("t")).to("answers")
+    (task,) = app.plan().tasks
+    assert isinstance(task, ModelTask)
+    kinds = {"id": pa.int64(), "k": pa.string(), "y": pa.float64()}
+
+    def part(at: int, op: str, k: list[str | None], y: list[float | None], unsent: list[list[str]] | None) -> Rows:
+        values = {"id": [1, 2], "k": k, "y": y}
+        columns = {name: pa.array(values[name], kind) for name, kind in kinds.items()}
+        unchanged = None if unsent is None else pa.array(unsent, pa.list_(pa.string()))
+        batch = Batch.of(columns, op=op, lsn=at, key=["id"], unchanged=unchanged)
+        return Rows((Part("t", batch, np.full(2, at), 2 * at),), True)
+
+    state = initial_state(task)
+    events = [
+        part(1, "c", ["b", "a"], [None, None], None),
+        part(2, "u", [None, "b"], [None, None], [["k"], []]),
+        part(3, "u", [None, None], [5.0, 6.0], [["k"], ["k"]]),
+    ]
+    outputs = [one for event in events for one in step(task, state, event)]
+    assert [(topic, batch.num_rows) for topic, batch in outputs] == [("answers", 2), ("answers", 1)]
+    assert learned(state) == [(0.0, 5.0), (0.0, 6.0)]
+    assert state.counters.rejected == 0
+
+
+def test_a_stream_of_labelled_rows_alone_learns_each_when_it_enters() -> None:
+    app = hr.App("shop", log="memory://")
+    model = app.model("m", Recorder(), features=["u"], target="y")
+    model.learn(app.topic("t").filter(pc.field("y").is_valid()))
+    (task,) = app.plan().tasks
+    assert isinstance(task, ModelTask)
+    for identity in ("default", "full", "index"):
+        table = Table(identity)
+        changes = [table.insert(1, 10.0, None), table.insert(2, 20.0, 7.0)]
+        one, two = table.rows[1], table.rows[2]
+        changes += [table.update(one, id=3), table.update(one, y=1.0), table.update(two, y=None)]
+        changes += [table.update(two, y=8.0), table.update(one, y=None), table.update(one, y=2.0)]
+        for sizes in ([1], [2], [100]):
+            state, _ = play(task, rows_of(changes), identity, sizes)
+            assert learned(state) == [(20.0, 7.0), (10.0, 1.0)], identity
+
+
+def test_only_what_a_function_makes_of_a_row_tells_a_change() -> None:
+    app = hr.App("shop", log="memory://")
+    model = app.model("m", Recorder(), features=lambda batch: np.asarray(batch.column("u")) // 10, target="y")
+    model.learn(app.topic("t"))
+    model.predict(app.topic("t")).to("answers")
+    (task,) = app.plan().tasks
+    assert isinstance(task, ModelTask)
+    table = Table("default")
+    changes = [table.insert(1, 10.0, None)]
+    changes += [
+        table.update(table.rows[1], u=11.0),
+        table.update(table.rows[1], note="x"),
+        table.update(table.rows[1], u=20.0),
+    ]
+    changes += [table.update(table.rows[1], u=39.0, y=4.0), table.delete(table.rows[1])]
+    for sizes in ([1], [100]):
+        state, outputs = play(task, rows_of(changes), "default", sizes)
+        assert [one["u"] for one in outputs["answers"]] == [10.0, 20.0, 39.0]
+        assert learned(state) == [(2.0, 4.0)]
+
+
+def test_a_model_that_is_only_scored_is_scored_when_labels_come() -> None:
+    app = hr.App("shop", log="memory://")
+    model = app.model("m", Recorder(), features=["u"], target="y")
+    model.evaluate(app.topic("t"), metrics=["mae"])
+    (task,) = app.plan().tasks
+    assert isinstance(task, ModelTask)
+    changes: list[Change] = [("c", None, row(key, 1.0, None)) for key in (1, 2, 3)]
+    changes += [("u", None, row(key, 1.0, float(key))) for key in (1, 2, 3, 3)]
+    _, outputs = play(task, rows_of(changes), "default", [2])
+    assert [(one["rows"], one["mae"]) for one in outputs["m-metrics"]] == [(1, 1.0), (2, 1.5), (3, 2.0)]
+
+
+def test_a_state_that_knows_keys_only_goes_on() -> None:
+    task = declared()
+    table = Table("default")
+    before = rows_of([table.insert(1, 10.0, None), table.insert(2, 20.0, 5.0), table.insert(3, 30.0, None)])
+    state, _ = play(task, before, "default", [3])
+    flat = {key: value for key, value in dump_state(state).items() if not key.startswith(("memory.", "flow.truths."))}
+    flat["meta"] = json.dumps({**json.loads(flat["meta"]), "unlabelled": ["t"]})
+    flat["unlabelled.0"] = flat["flow.labels.0"] = np.array([labels._hash((key,)) for key in (1, 3)], np.int64)
+    number = next(i for i, node in enumerate(task.nodes) if isinstance(node.what, Grade))
+    flat[f"flow.labels.{number}"] = flat.pop("flow.labels.0")
+    state = load_state(task, flat)
+    one, two, three = (table.rows[key] for key in (1, 2, 3))
+    changes = [table.update(one, id=4), table.update(one, y=1.0), table.update(two, y=6.0), table.update(three, y=3.0)]
+    changes += [table.update(three, y=4.0)]
+    for i, change in enumerate(changes):
+        part = Part("t", batch_of([(change, 200 + i, 0)], "default"), np.array([50 + i]), 10 + i)
+        step(task, state, Rows((part,), True))
+    assert learned(state) == [(20.0, 5.0), (10.0, 1.0), (30.0, 3.0)]
+    assert learned(load_state(task, dump_state(state))) == learned(state)
+
+
+def test_rows_that_wait_too_long_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_identity, "LIMIT", 5)
+    monkeypatch.setattr(labels, "LIMIT", 5)
+    task = declared(graded=False)
+    table = Table("default")
+    changes = [table.insert(key, float(key), None if key != 2 else 1.0) for key in (1, 2, 3, 4)]
+    changes += [table.delete(table.rows[3])]
+    changes += [table.insert(key, float(key), None) for key in (13, 14, 15, 16)]
+    changes += [table.update(table.rows[1], y=9.0), table.update(table.rows[14], y=8.0)]
+    found = []
+    for sizes in ([1], [4], [100]):
+        state, outputs = play(task, rows_of(changes), "default", sizes)
+        assert learned(state) == [(2.0, 1.0), (14.0, 8.0)]
+        found.append([(one["__lsn"], one["reason"], one["row"]) for one in outputs["t.dlq"]])
+        assert len(outputs["answers"]) == 9  # a row that is not remembered is answered again
+    assert found[0] == found[1] == found[2]
+    assert [(lsn, json.loads(text)["u"]) for lsn, _, text in found[0]] == [(106, 1.0), (109, 4.0)]
+    assert "newer rows of the table" in found[0][0][1]

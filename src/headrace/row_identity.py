@@ -450,6 +450,8 @@ class Identity:
     def _follow_together(self, op: npt.NDArray[np.uint8], fresh: Mask, keys: Hashes) -> Ints | None:
         """Inserts, updates and deletes whose keys stay; None where a row is near its end by `LIMIT`."""
         n = len(keys)
+        if n > LIMIT:
+            return None
         order = np.argsort(keys, kind="stable")
         known = self._index.find(keys[order])
         known[known >> 1 <= self.forgotten] = 0

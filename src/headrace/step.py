@@ -525,7 +525,7 @@ class _ModelStep:
         flat = pa.array(made.X.reshape(-1))
         width = made.X.shape[1]
         lists = pa.FixedSizeListArray.from_arrays(flat, width) if width else pa.nulls(batch.num_rows)
-        return changes.changed(batch, {"": pc.if_else(pa.array(made.valid), lists, None)}), made
+        return changes.changed(batch, {"()": pc.if_else(pa.array(made.valid), lists, None)}), made
 
     def _stream(self, stream: StreamPlan, stage: str | None) -> list[Batch]:
         """A stream's batches; rows that its operations fail on are refused, unless another stage does that."""
