@@ -22,7 +22,7 @@ from headrace.event_time import event_times
 from headrace.events import Ints, Merged, order_of
 from headrace.flow import ARRIVAL, Grade
 from headrace.flow_state import NEVER, FlowState
-from headrace.grade.compare import graded_rows
+from headrace.grade.compare import faults, graded_rows
 from headrace.grade.join import Arrivals, Found, Join
 from headrace.grade.pairs.keys import converter, kind_of, matching_keys, reconverted
 from headrace.grade.pairs.waiting import Waiting, ascends, picked
@@ -341,21 +341,39 @@ class Comparison:
         part = found.take(slice(int(start), int(end)))
         left = self._rows_of(part.left, answered=True)
         right = _filled(self.join.right_rows.take(part.right), len(part))
+        graded: list[Batch] = []
+        for outcomes, rows in self._compared(part, left, right):
+            columns = {name: rows.column(name) for name in rows.schema.names}
+            # Without a second model such columns are the user's own.
+            if self._entering.shadows is not False and {"shadow_prediction", "shadow_version"} <= columns.keys():
+                columns["shadow_error"] = errors_of(columns, "shadow_prediction", what)
+                if trial is not None:
+                    trial.take(columns, outcomes.place // 2)
+            key = what.compare.on_left
+            graded.append(events(self.merged, columns, outcomes.place // 2, outcomes.time_us, key=key))
+        return graded
+
+    def _compared(self, part: Found, left: pa.Table, right: pa.Table) -> list[tuple[Found, pa.RecordBatch]]:
+        """Outcomes as rows, without those that the metric fails on, which are refused."""
         try:
-            rows = self._as_before(part, left, right)
-        except HeadraceError as error:
-            names = [name for name in left.column_names if not name.startswith("__")]
-            known = {name: whole(left.column(name)) for name in names}
-            refused = events(self.merged, known, part.place // 2, part.time_us)
-            self._refuse(self._entering.output, refused, [error.message] * len(part), "grade")
-            return []
-        columns = {name: rows.column(name) for name in rows.schema.names}
-        # Without a second model such columns are the user's own.
-        if self._entering.shadows is not False and {"shadow_prediction", "shadow_version"} <= columns.keys():
-            columns["shadow_error"] = errors_of(columns, "shadow_prediction", what)
-            if trial is not None:
-                trial.take(columns, part.place // 2)
-        return [events(self.merged, columns, part.place // 2, part.time_us, key=what.compare.on_left)]
+            return [(part, self._as_before(part, left, right))]
+        except Exception as error:  # whatever a metric of somebody's own raises
+            reason = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+        bad = faults(left, right, self.what.compare)
+        if not bad and len(part) > 1:
+            # Each row by itself is taken, or what fails is no metric.
+            half = len(part) // 2
+            first = self._compared(part.take(slice(0, half)), left.slice(0, half), right.slice(0, half))
+            return first + self._compared(part.take(slice(half, None)), left.slice(half), right.slice(half))
+        bad = bad or {0: reason}
+        rows = np.array(sorted(bad))
+        names = [name for name in left.column_names if not name.startswith("__")]
+        known = {name: whole(left.column(name).take(pa.array(rows))) for name in names}
+        refused = events(self.merged, known, part.place[rows] // 2, part.time_us[rows])
+        self._refuse(self._entering.output, refused, [bad[row] for row in rows.tolist()], "grade")
+        good = np.setdiff1d(np.arange(len(part)), rows)
+        picked_rows = pa.array(good)
+        return self._compared(part.take(good), left.take(picked_rows), right.take(picked_rows)) if len(good) else []
 
     def _as_before(self, part: Found, left: pa.Table, right: pa.Table) -> pa.RecordBatch:
         """Grades with the columns that earlier ones had; where a column's type has changed, as they are."""
@@ -392,7 +410,9 @@ def _those_in(records: pa.RecordBatch, order: Ints, wanted: Ints) -> tuple[pa.Re
     return records.filter(pa.array(takes)), order[takes]
 
 
-def events(merged: Merged, columns: dict[str, Any], place: Ints, time_us: Ints, *, key: Sequence[str] = ()) -> Batch:
+def events(
+    merged: Merged, columns: dict[str, Any] | pa.RecordBatch, place: Ints, time_us: Ints, *, key: Sequence[str] = ()
+) -> Batch:
     """Rows at the places, and with the positions, of those that brought them about."""
     rows = Batch.of(columns, lsn=merged.lsn[place], index=merged.index[place], ts_us=time_us, key=key)
     return placed(rows, place)
@@ -414,10 +434,15 @@ def errors_of(columns: Mapping[str, pa.Array], prediction: str, what: Grade) -> 
     answers, truth = columns[prediction], columns[what.compare.target]
     both = pc.and_(answers.is_valid(), truth.is_valid()).to_numpy(zero_copy_only=False)
     found = np.full(len(both), np.nan)
-    if both.any():
-        chosen = pa.array(np.flatnonzero(both))
-        values = (one.take(chosen).to_numpy(zero_copy_only=False) for one in (answers, truth))
-        found[both] = np.asarray(what.compare.metric(*values), np.float64)
+    rows = [np.flatnonzero(both)] if both.any() else []
+    while rows:
+        some = rows.pop()
+        try:
+            values = (one.take(pa.array(some)).to_numpy(zero_copy_only=False) for one in (answers, truth))
+            found[some] = np.asarray(what.compare.metric(*values), np.float64)
+        except Exception:  # whatever a metric of somebody's own raises: the other rows have theirs
+            both[some] = len(some) > 1
+            rows += [half for half in np.array_split(some, 2) if len(some) > 1]
     return pa.array(found, mask=~both)
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from headrace.answers import Query
 from headrace.batch import Batch
 from headrace.comparison import Comparison, Entering, Refuse, Trial, events, placed, plain
-from headrace.errors import HeadraceError
+from headrace.errors import DeclarationError, HeadraceError
 from headrace.event_time import event_times
 from headrace.events import Ints, Merged, order_of
 from headrace.faults import fault
@@ -27,6 +27,8 @@ from headrace.flow_state import FlowState, KeptRows
 from headrace.grade.alarm import Alarm
 from headrace.grade.drift import Drift
 from headrace.grade.join import Found
+from headrace.grade.spans.columns import no_numbers
+from headrace.grade.spans.lines import OF_NUMBERS
 from headrace.grade.window import Lines, Window
 from headrace.task import PredictPlan
 from headrace.transform.expressions import Operation, operate
@@ -250,31 +252,55 @@ class Derive:
         rows = self.rows[node.source]
         found = []
         for batch in self._after(node.operations, _counted(source, rows), node.source):
-            order = order_of(batch)
-            lines = self._pushed(i, node, batch, order)
-            if lines is not None and lines.records.num_rows:
-                found.append(self._lines(lines))
+            for lines in self._pushed(i, node, batch):
+                found += self._lines(i, lines)
         running = self.flow.running[i]
         if i in self.close_at and isinstance(running, Window):
-            lines = running.advance(self.close_at[i])
-            found += [self._lines(lines)] if lines.records.num_rows else []
+            found += self._lines(i, running.advance(self.close_at[i]))
         return found
 
-    def _pushed(self, i: int, node: Node, batch: Batch, order: Ints) -> Lines | None:
-        """What comes of rows; those that cannot be taken are refused, and change nothing."""
-        running = self.flow.running[i]
-        assert isinstance(running, Window | Alarm | Drift)
-        before = running.copy()
-        try:
-            return _push(running, node, batch, order)
-        except HeadraceError as error:
-            self.flow.running[i] = before
-            self._refuse(self._topic(node.source or 0), batch, [error.message] * batch.num_rows, "derive")
-            return None
+    def _pushed(self, i: int, node: Node, batch: Batch) -> list[Lines]:
+        """What comes of rows; those that cannot be taken are refused, and change nothing.
 
-    def _lines(self, lines: Lines) -> Batch:
-        columns = {name: lines.records.column(name) for name in lines.records.schema.names}
-        return events(self.merged, columns, lines.place, lines.time_us)
+        Where rows fail together, each half of them is tried by itself, so that only those at fault are refused. What
+        comes of the others does not depend on how they were put together.
+        """
+        time, reasons = _unplaceable(node, batch)
+        rows = np.setdiff1d(np.arange(batch.num_rows), np.fromiter(reasons, np.int64, len(reasons)))
+        found: list[Lines] = []
+        parts = [rows] if len(rows) else []
+        while parts:
+            rows = parts.pop()
+            part = batch if len(rows) == batch.num_rows else batch.take(rows)
+            running = self.flow.running[i]
+            assert isinstance(running, Window | Alarm | Drift)
+            before = running.copy()
+            try:
+                found.append(_push(running, node, part, time[rows]))
+            except Exception as error:  # whatever Arrow, NumPy or a detector of somebody's own raises
+                self.flow.running[i] = before
+                # What a column is called or of which type it is holds for all of its rows.
+                if len(rows) > 1 and not isinstance(error, DeclarationError):
+                    parts += np.array_split(rows, 2)[::-1]
+                else:
+                    reasons |= dict.fromkeys(rows.tolist(), reason_of(error))
+        if reasons:
+            bad = np.array(sorted(reasons))
+            topic = self._topic(node.source or 0)
+            self._refuse(topic, batch.take(bad), [reasons[row] for row in bad.tolist()], "derive")
+        return found
+
+    def _lines(self, i: int, lines: Lines) -> list[Batch]:
+        """Lines as rows; those with a value that does not fit its type are refused."""
+        if not lines.records.num_rows:
+            return []
+        rows = events(self.merged, lines.records, lines.place, lines.time_us)
+        if not lines.refused:
+            return [rows]
+        bad = np.array(sorted(lines.refused))
+        self._refuse(self._topic(i), rows.take(bad), [lines.refused[row] for row in bad.tolist()], "derive")
+        good = rows.take(np.setdiff1d(np.arange(rows.num_rows), bad))
+        return [good] if good.num_rows else []
 
     def _after(self, operations: tuple[Operation, ...], batches: list[Batch], number: int) -> list[Batch]:
         """Rows of a node after operations; those that these fail on are refused."""
@@ -308,23 +334,45 @@ class Derive:
             comparison.finish()
 
 
-def _push(running: Any, node: Node, batch: Batch, order: Ints) -> Lines:
+def _unplaceable(node: Node, batch: Batch) -> tuple[Ints, dict[int, str]]:
+    """When rows were, and which cannot be placed: without a time, or with a text that is no number."""
     what = node.what
-    if isinstance(what, Windows):
-        assert isinstance(running, Window)
-        time = batch.ts_us
-        if what.time is not None:
-            time, valid, _ = event_times(batch, what.time)
-            if not valid.all():
-                batch, time, order = batch.filter(valid), time[valid], order[valid]
-        names = batch.schema.names
+    if not isinstance(what, Windows):
+        assert isinstance(what, Alarms | Drifts)
+        names = [what.spec.column]
+        time, _, reasons = event_times(batch, None)
+    else:
+        names = [one.column for _, one in what.spec.aggregates if one.column is not None and one.kind in OF_NUMBERS]
+        time, _, reasons = event_times(batch, what.time)
+    for name in names:
+        if len(batch.schema.get_all_field_indices(name)) == 1:
+            reasons = no_numbers(batch.column(name), name) | reasons
+    return time, reasons
+
+
+def _push(running: Any, node: Node, batch: Batch, time: Ints) -> Lines:
+    order = order_of(batch)
+    if isinstance(running, Window):
         number = supersedes = None
-        if "grade" in names and "supersedes" in names:
+        if is_graded(batch.schema):
             number = _numbers(batch.column("grade"))
             supersedes = _numbers(batch.column("supersedes"))
         return running.push(batch.records, time, order, number=number, supersedes=supersedes)
     assert isinstance(running, Alarm | Drift)
-    return running.push(plain(batch).select(batch.column_names), batch.ts_us, order)
+    return running.push(plain(batch).select(batch.column_names), time, order)
+
+
+def is_graded(schema: pa.Schema) -> bool:
+    """Whether rows are grades, which a later one may correct: their numbers are whole ones."""
+    names = [name for name in ("grade", "supersedes") if schema.get_field_index(name) >= 0]
+    return len(names) == 2 and all(
+        pa.types.is_integer(schema.field(name).type) or pa.types.is_null(schema.field(name).type) for name in names
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says of a row."""
+    return error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
 
 
 def _by_columns(answered: Batch) -> list[Batch]:
@@ -383,7 +431,7 @@ def _with_truth(grades: Batch) -> Batch:
 def _keep(kept: KeptRows, rows: list[Batch]) -> None:
     """Remember rows for a training: of grades those that have a truth."""
     for batch in rows:
-        if "status" in batch.schema.names and "grade" in batch.schema.names:
+        if is_graded(batch.schema) and "status" in batch.schema.names:
             batch = _with_truth(batch)
         if batch.num_rows:
             kept.add(Batch(plain(batch)))

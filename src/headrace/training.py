@@ -97,7 +97,7 @@ def choose(task: ModelTask, state: State, moment: Moment) -> Chosen:
     selection = task.retrain.rows
     rows = _selected(selection, state, moment)
     about: dict[str, Any] = {"selection": str(selection), "rows": rows.num_rows}
-    if "grade" in rows.schema.names:
+    if pa.types.is_integer(rows.schema.field("grade").type) if "grade" in rows.schema.names else False:
         about["grades"] = _ranges(values(rows.column("grade")))
     outputs = task.nodes[selection.node].outputs if selection.node is not None else ()
     if outputs:

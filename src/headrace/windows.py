@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from headrace.streams import Stream
 
 
+# Added to a time, and ten times this long remembered, it stays below 64 bits.
+_LONGEST_US = 2**56
+
+
 def microseconds(duration: str | int | timedelta, what: str) -> int:
     """A duration that a user gave.
 
@@ -26,9 +30,12 @@ def microseconds(duration: str | int | timedelta, what: str) -> int:
         DeclarationError: it is none.
     """
     try:
-        return duration_us(duration)  # type: ignore[arg-type]  # a number is refused there
-    except (ValueError, TypeError, AttributeError) as error:
+        found = duration_us(duration)  # type: ignore[arg-type]  # a number is refused there
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DeclarationError(f"{what}={duration!r}: {error}", advice='Give one such as "1 min".') from error
+    if found > _LONGEST_US:
+        raise DeclarationError(f"{what}={duration!r} is longer than 2,283 years", advice='Give one such as "1 min".')
+    return found
 
 
 class Windowed:

@@ -256,7 +256,7 @@ def test_columns_that_are_not_there_or_no_numbers_are_refused() -> None:
     alarm = Alarm(AlarmSpec("mean", above=1.0, by=("tags",)))
     for records, message in (
         (pa.record_batch({"x": [1.0]}), "needs a column «mean», and its rows have none"),
-        (pa.record_batch({"mean": ["high"], "tags": ["a"]}), "on «mean», which is string"),
+        (pa.record_batch({"mean": [b"high"], "tags": ["a"]}), "on «mean», which is binary"),
         (pa.record_batch({"mean": [1.0], "tags": [["a"]]}), "by «tags», which is list"),
     ):
         with pytest.raises(DeclarationError, match=message):

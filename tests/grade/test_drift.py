@@ -212,8 +212,8 @@ def test_a_column_of_the_row_keeps_its_name() -> None:
 
 def test_values_that_cannot_be_watched() -> None:
     drift = made(DriftSpec("x", Threshold()))
-    with pytest.raises(DeclarationError, match="on «x», which is string"):
-        drift.push(pa.record_batch({"x": ["a"]}), np.array([0]), np.array([0]))
+    with pytest.raises(DeclarationError, match="on «x», which is binary"):
+        drift.push(pa.record_batch({"x": [b"a"]}), np.array([0]), np.array([0]))
     with pytest.raises(LearnError, match=r"Threshold failed at 666.0, row 1: ArithmeticError: no such value"):
         drift.push(pa.record_batch({"x": [1.0, 666.0]}), np.arange(2), np.arange(2))
 

@@ -158,4 +158,6 @@ def test_a_wrong_aggregate_is_refused(kind: str, column: str | None, q: float | 
 
 def test_a_mean_of_words() -> None:
     with pytest.raises(HeadraceError, match="the mean of «x» is one of numbers"):
+        metrics.mean("x").of(pa.array([b"a"]))
+    with pytest.raises(HeadraceError, match="texts that are no numbers"):
         metrics.mean("x").of(pa.array(["a"]))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.errors import DeclarationError
-from headrace.grade.spans.columns import group_columns, numbers
+from headrace.grade.spans.columns import exceeds, group_columns, numbers
 from headrace.grade.spans.groups import Key, KeyedBy, group_codes, group_keys
 from headrace.grade.spans.lines import START, Lines
 from headrace.wire import Ints
@@ -93,22 +93,24 @@ class Alarm:
 
         Raises:
             DeclarationError: a column is missing, or holds no numbers. Nothing has changed then.
+            HeadraceError: a text is no number; nothing has changed either.
         """
-        values = numbers(records, self.spec.column, _WHO)
+        near = numbers(records, self.spec.column, _WHO)
+        values = records.column(self.spec.column)
         by = group_columns(records, self.spec.by, _WHO)
         self._keyed.meet(by, _WHO)
         lines = Lines(records, np.asarray(place, np.int64), np.asarray(time_us, np.int64))
-        hits = self._satisfying(values)
+        hits = self._satisfying(values, near)
         if not self._plain and len(lines.place):
             hits = self._raising(by, lines.time_us, hits)
         return lines.filter(hits)
 
-    def _satisfying(self, values: npt.NDArray[np.float64]) -> Ints:
+    def _satisfying(self, values: pa.Array, near: npt.NDArray[np.float64]) -> Ints:
         found: Mask = np.zeros(len(values), np.bool_)
         if self.spec.above is not None:
-            found |= values > self.spec.above
+            found |= exceeds(values, near, self.spec.above)
         if self.spec.below is not None:
-            found |= values < self.spec.below
+            found |= exceeds(values, near, self.spec.below, under=True)
         return np.flatnonzero(found)
 
     def _raising(self, by: list[pa.Array], time_us: Ints, hits: Ints) -> Ints:

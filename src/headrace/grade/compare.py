@@ -93,6 +93,28 @@ def graded_rows(
     return records if schema is None else _conformed(records, schema)
 
 
+def faults(left: pa.Table, right: pa.Table, spec: CompareSpec) -> dict[int, str]:
+    """Rows that the metric fails on, each with the reason; those of `graded_rows` that it takes together are no fault.
+
+    Where it fails on rows together, each half of them is tried by itself.
+    """
+    n = left.num_rows
+    prediction, truth = _columns(left).get(spec.prediction, pa.nulls(n)), _columns(right).get(spec.target, pa.nulls(n))
+    found: dict[int, str] = {}
+    spans = [(0, n)]
+    while spans:
+        start, size = spans.pop()
+        try:
+            _error(prediction.slice(start, size), truth.slice(start, size), spec, None)
+        except Exception as error:  # whatever a metric of somebody's own raises
+            half = size // 2
+            if half:
+                spans += [(start, half), (start + half, size - half)]
+            else:
+                found[start] = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+    return found
+
+
 def _columns(table: pa.Table) -> Columns:
     return {name: _one(column) for name, column in zip(table.column_names, table.columns, strict=True)}
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from decimal import localcontext
+from dataclasses import dataclass, field, replace
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ import pyarrow.compute as pc
 
 from headrace import plain_values
 from headrace.errors import DeclarationError, HeadraceError
+from headrace.grade.spans.columns import is_text, number_of
 
 Array = npt.NDArray[Any]
 Function = Callable[[Array, Array], Any]
 KINDS = ("mean", "median", "quantile", "count", "min", "max", "sum", "std", "unique", "first", "last")
+_EXACT = Context(prec=600_000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -192,6 +195,7 @@ class Aggregate:
         kind: one of `KINDS`.
         column: its name; None only for a count, which then counts rows.
         q: of a quantile, between 0 and 1.
+        numeric: texts of the column are numbers, which ``min`` and ``max`` compare and ``unique`` tells apart.
 
     >>> mean("error").of(pa.array([0.1, None, 0.3])), unique("Species").of(pa.array(["b", "a", "b"]))
     (0.2, ['b', 'a'])
@@ -200,6 +204,11 @@ class Aggregate:
     kind: str
     column: str | None = None
     q: float | None = None
+    numeric: bool = field(default=False, compare=False, repr=False)
+
+    def of_numbers(self) -> Aggregate:
+        """The same of a column whose texts are numbers."""
+        return replace(self, numeric=True)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -227,6 +236,8 @@ class Aggregate:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         values = array.drop_null() if array.null_count else array
+        if self.numeric and self.kind in ("unique", "min", "max"):
+            return self._of_texts(values)
         if self.kind == "unique":
             return plain_values.values(pc.unique(values))
         if not len(values):
@@ -239,19 +250,47 @@ class Aggregate:
 
     def _of_numbers(self, values: pa.Array) -> Any:
         kind = values.type
+        if is_text(kind):
+            return self._of_decimals(_decimals(values, self.column))
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or _is_counted(kind)):
             raise HeadraceError(
                 f"the {self.kind} of «{self.column}» is one of numbers, and the column is {kind}",
                 advice="hr.metrics.count, unique, first, last, min and max are of any type.",
             )
+        if pa.types.is_decimal(kind) and self.kind in ("sum", "mean"):
+            total = _decimal_sum(values.to_pylist())
+            return total if self.kind == "sum" else _over(total, len(values))
         if self.kind == "sum":
             return _sum(values)
         if self.kind == "mean":
             return float(_sum(values) / len(values))
-        numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        if self.kind == "std":
-            return _std(numbers)
-        return float(np.quantile(numbers, 0.5 if self.q is None else self.q))
+        return self._of_floats(values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+
+    def _of_floats(self, numbers: Array) -> float | None:
+        with np.errstate(all="ignore"):
+            if self.kind == "std":
+                return _std(numbers)
+            return float(np.quantile(numbers, 0.5 if self.q is None else self.q))
+
+    def _of_decimals(self, numbers: list[Decimal]) -> Any:
+        """Of numbers that are held as their text: a sum is text too, exactly."""
+        if self.kind == "sum":
+            return f"{_decimal_sum(numbers):f}"
+        if self.kind == "mean":
+            return _over(_decimal_sum(numbers), len(numbers))
+        return self._of_floats(np.array([float(one) for one in numbers]))
+
+    def _of_texts(self, values: pa.Array) -> Any:
+        """Texts that are numbers, by their values; NaN is above all others, as PostgreSQL has it."""
+        texts: list[str] = values.to_pylist()
+        numbers = _decimals(values, self.column)
+        if self.kind == "unique":
+            first: dict[Any, str] = {}
+            for number, text in zip(numbers, texts, strict=True):
+                first.setdefault(plain_values.number_key(number), text)
+            return list(first.values())
+        by = [(one.is_nan(), Decimal(0) if one.is_nan() else one) for one in numbers]
+        return texts[by.index(builtins.min(by) if self.kind == "min" else builtins.max(by))]
 
 
 def _is_counted(kind: pa.DataType) -> bool:
@@ -259,13 +298,36 @@ def _is_counted(kind: pa.DataType) -> bool:
 
 
 def _sum(values: pa.Array) -> Any:
-    """The sum, rounded once; exact for whole numbers and decimals."""
+    """The sum, rounded once; exact for whole numbers."""
     numbers = values.to_pylist()
     if not pa.types.is_floating(values.type):
-        with localcontext() as context:
-            context.prec = 100  # decimals of 76 digits are not rounded
-            return builtins.sum(numbers)
+        return builtins.sum(numbers)
     return _float_sum(numbers)
+
+
+def _decimals(values: pa.Array, name: str | None) -> list[Decimal]:
+    found = [number_of(text) for text in plain_values.values(values)]
+    if any(one is None for one in found):
+        raise HeadraceError(f"«{name}» holds texts that are no numbers")
+    return [one for one in found if one is not None]
+
+
+def _decimal_sum(numbers: list[Decimal]) -> Decimal:
+    """The sum, to the last digit."""
+    total = Decimal(0)
+    for number in numbers:
+        total = _EXACT.add(total, number)
+    return total
+
+
+def _over(total: Decimal, count: int) -> float:
+    """A mean, rounded once."""
+    if not total.is_finite():
+        return float(total)
+    try:
+        return float(Fraction(total) / count)
+    except OverflowError:
+        return math.inf if total > 0 else -math.inf
 
 
 def _float_sum(numbers: list[float]) -> float:

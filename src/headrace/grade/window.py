@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from headrace.errors import BadRows
+from headrace.errors import BadRows, DeclarationError, HeadraceError
 from headrace.grade.spans.chunks import NO_NUMBER, Chunk
-from headrace.grade.spans.columns import from_bytes, to_bytes
+from headrace.grade.spans.columns import from_bytes, no_numbers, to_bytes
 from headrace.grade.spans.count_windows import CountWindows
 from headrace.grade.spans.lines import Layout, Lines, WindowSpec
 from headrace.grade.spans.time_windows import TimeWindows
@@ -77,17 +77,35 @@ class Window:
         Raises:
             DeclarationError: a column is missing, or its type does not go with that of the rows before.
             BadRows: arrays of other lengths. In both cases nothing has changed.
+            HeadraceError: a text is no number. What has changed then is to be forgotten: push to a copy.
         """
         n = rows.num_rows
         for name, one in (("time_us", time_us), ("place", place), ("number", number), ("supersedes", supersedes)):
             if one is not None and len(one) != n:
                 raise BadRows(f"a window was given {n} rows and {len(one)} of {name}")
+        types = self._layout.types
         columns = self._layout.select(rows)
+        if self._layout.types != types:
+            self._refuse_unlike(types)
+        for name, column in zip(self._layout.names, columns, strict=True):
+            for reason in no_numbers(column, name).values() if name in self._layout.of_numbers else ():
+                raise HeadraceError(reason)
         if not n:
             return self._layout.none()
         numbers = np.full(n, NO_NUMBER) if number is None else np.asarray(number, np.int64)
         chunk = Chunk(np.asarray(time_us, np.int64), numbers, numbers, columns)
         return self._open.push(chunk, np.asarray(place, np.int64), supersedes)
+
+    def _refuse_unlike(self, before: tuple[pa.DataType, ...]) -> None:
+        """Refuse rows because of which those that are held would need a type that does not hold them exactly."""
+        try:
+            self._open.rows()
+        except pa.ArrowException as error:
+            raise DeclarationError(
+                f"a column of a window was {', '.join(map(str, before))} before, and rows that wait do not fit the "
+                f"type of these: {error}",
+                advice="Cast the column before.",
+            ) from error
 
     def advance(self, watermark_us: int) -> Lines:
         """A recorded tick: no row before this time is waited for. The lines come to be at place 0."""

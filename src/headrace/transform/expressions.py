@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.batch import Batch
+from headrace.batch import Batch, is_meta
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.plain_values import cast_texts, texts
 
@@ -85,6 +85,10 @@ def evaluate(expression: Any, batch: Batch, *, features: Sequence[str] = ()) -> 
     if isinstance(expression, pc.Expression):
         return _project(batch, expression)
     values = expression(batch)
+    if isinstance(values, str | bytes | dict | set):
+        raise TypeError(f"{describe(expression)} returned {type(values).__name__}, expected a value for each row")
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
     array = values if isinstance(values, pa.Array) else pa.array(values)
     if len(array) != batch.num_rows:
         raise ValueError(f"{describe(expression)} gave {len(array)} values for {batch.num_rows} rows")
@@ -195,10 +199,24 @@ class Transform:
         result = self.function(batch)
         if not isinstance(result, Batch):
             raise TypeError(f"{describe(self.function)} returned {type(result).__name__}, expected a Batch")
+        _check_events(result, batch, describe(self.function))
         return result
 
     def __str__(self) -> str:
         return f"transform {describe(self.function)}"
+
+
+def _check_events(result: Batch, batch: Batch, who: str) -> None:
+    """Refuse rows that are no events any more, or in another order."""
+    names = [name for name in batch.schema.names if is_meta(name) and name not in ("__before", "__unchanged")]
+    missing = [name for name in names if name not in result.schema.names]
+    if missing:
+        raise ValueError(
+            f"{who} dropped the column {missing[0]}: use Batch.with_columns, .filter or .take, which keep those that "
+            "begin with «__»"
+        )
+    if "__order" in names and not bool((np.diff(np.asarray(result.column("__order"))) >= 0).all()):
+        raise ValueError(f"{who} changed the order of rows")
 
 
 Operation = Filter | Select | WithColumns | Transform
@@ -219,11 +237,10 @@ def operate(
         for operation in operations:
             result = operation.apply(result, features=features)
         return [result], []
-    except HeadraceError:
-        raise
     except Exception as error:
         if batch.num_rows <= 1:
-            return [], [(batch, f"{type(error).__name__}: {error}")]
+            reason = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+            return [], [(batch, reason)]
     half = batch.num_rows // 2
     good, bad = operate(batch.slice(0, half), operations, features)
     more, worse = operate(batch.slice(half), operations, features)

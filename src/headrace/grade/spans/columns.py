@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,45 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.errors import DeclarationError
+from headrace import plain_values
+from headrace.errors import DeclarationError, HeadraceError
+
+NUMERIC = {b"postgres.type": b"numeric"}
+_NUMBER = re.compile(
+    r"\s*(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,6})?|[+-]?inf(?:inity)?|nan)\s*", re.ASCII | re.IGNORECASE
+)
+# PostgreSQL's numeric has up to 131,072 digits before the point.
+_EXPONENT = 200_000
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_numeric(field: pa.Field) -> bool:
+    """Whether a column is one of numbers that are held as their text: numeric without a scale."""
+    return is_text(plain(field.type)) and (field.metadata or {}).get(b"postgres.type", b"").startswith(b"numeric")
+
+
+def number_of(text: str) -> Decimal | None:
+    """The number that a text is, exactly; None where it is none.
+
+    >>> number_of("1.50"), number_of("-Infinity"), number_of("1_000"), number_of("many")
+    (Decimal('1.50'), Decimal('-Infinity'), None, None)
+    """
+    if _NUMBER.fullmatch(text) is None:
+        return None
+    found = Decimal(text.strip())
+    return found if not found.is_finite() or abs(found.adjusted()) <= _EXPONENT else None
+
+
+def no_numbers(values: pa.Array, name: str) -> dict[int, str]:
+    """Rows of a column of texts that are no numbers, and why; of other columns none: their type says what they are."""
+    if not is_text(plain(values.type)):
+        return {}
+    texts = plain_values.values(values)
+    wrong = {text for text in set(texts) - {None} if number_of(text) is None}
+    return {row: f"«{name}» is {text!r}, which is no number" for row, text in enumerate(texts) if text in wrong}
 
 
 def column_index(schema: pa.Schema, name: str, who: str) -> int:
@@ -42,7 +82,7 @@ def group_columns(records: pa.RecordBatch, names: Sequence[str], who: str) -> li
 
 def refuse_nested(name: str, kind: pa.DataType, who: str) -> None:
     """Refuse groups by what is no plain value."""
-    if pa.types.is_nested(kind):
+    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
         raise DeclarationError(f"{who} by «{name}», which is {kind}", advice="Group by plain values.")
 
 
@@ -80,12 +120,45 @@ def numbers(records: pa.RecordBatch, name: str, who: str) -> npt.NDArray[np.floa
     values = records.column(column_index(records.schema, name, who))
     values = values.cast(plain(values.type)) if pa.types.is_dictionary(values.type) else values
     kind = values.type
+    if is_text(kind):
+        return _of_texts(values, name)
     if pa.types.is_boolean(kind) or pa.types.is_null(kind):
         values = values.cast(pa.int8())
     elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
         raise DeclarationError(f"{who} on «{name}», which is {kind}", advice="It takes a column of numbers.")
     found = pc.cast(values, pa.float64(), safe=False)
     return np.asarray(found.to_numpy(zero_copy_only=False), np.float64)
+
+
+def _of_texts(values: pa.Array, name: str) -> npt.NDArray[np.float64]:
+    for reason in no_numbers(values, name).values():
+        raise HeadraceError(reason)
+    texts = plain_values.values(values)
+    return np.array([np.nan if text is None else float(number_of(text) or 0) for text in texts], np.float64)
+
+
+def exceeds(
+    values: pa.Array, near: npt.NDArray[np.float64], bound: float, *, under: bool = False
+) -> npt.NDArray[np.bool_]:
+    """Which values are above a bound, to the last digit; with ``under`` below it.
+
+    Args:
+        values: a column; ``near``: its values as floats.
+
+    >>> whole = pa.array([2**53, 2**53 + 1])
+    >>> exceeds(whole, whole.to_numpy().astype(np.float64), float(2**53)).tolist()
+    [False, True]
+    """
+    found: npt.NDArray[np.bool_] = near < bound if under else near > bound
+    kind = plain(values.type)
+    whole = pa.types.is_integer(kind) and abs(bound) < 2**53
+    if whole or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or not np.isfinite(bound):
+        return found
+    for row in np.flatnonzero(np.abs(near - bound) <= 1e-9 * max(1.0, abs(bound))).tolist():
+        exact: Any = values[row].as_py()
+        exact = number_of(exact) if isinstance(exact, str) else exact
+        found[row] = exact < bound if under else exact > bound
+    return found
 
 
 def to_bytes(columns: Sequence[Any], schema: pa.Schema) -> npt.NDArray[np.uint8]:
