@@ -135,7 +135,7 @@ def _texts(array: pa.Array) -> tuple[Ints, Mask]:
 
 def _parsed(text: str) -> int | None:
     try:
-        return int(pa.array([text]).cast(_UTC).view(pa.int64())[0].as_py())
+        return int(_numbers(pa.array([text]).cast(_UTC).view(pa.int64()))[0][0])
     except (pa.ArrowException, ValueError):
         pass
     try:

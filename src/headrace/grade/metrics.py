@@ -258,7 +258,7 @@ class Aggregate:
                 advice="hr.metrics.count, unique, first, last, min and max are of any type.",
             )
         if pa.types.is_decimal(kind) and self.kind in ("sum", "mean"):
-            total = _decimal_sum(values.to_pylist())
+            total = _decimal_sum(plain_values.values(values))
             return total if self.kind == "sum" else _over(total, len(values))
         if self.kind == "sum":
             return _sum(values)
@@ -282,7 +282,7 @@ class Aggregate:
 
     def _of_texts(self, values: pa.Array) -> Any:
         """Texts that are numbers, by their values; NaN is above all others, as PostgreSQL has it."""
-        texts: list[str] = values.to_pylist()
+        texts: list[str] = plain_values.values(values)
         numbers = _decimals(values, self.column)
         if self.kind == "unique":
             first: dict[Any, str] = {}

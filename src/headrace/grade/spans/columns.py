@@ -155,7 +155,7 @@ def exceeds(
     if whole or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or not np.isfinite(bound):
         return found
     for row in np.flatnonzero(np.abs(near - bound) <= 1e-9 * max(1.0, abs(bound))).tolist():
-        exact: Any = values[row].as_py()
+        exact: Any = plain_values.value(values[row])
         exact = number_of(exact) if isinstance(exact, str) else exact
         found[row] = exact < bound if under else exact > bound
     return found
