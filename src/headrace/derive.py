@@ -238,7 +238,9 @@ class Derive:
             start, end = np.searchsorted(order, [self._done, place]).tolist()
             if end > start:
                 rows = rows.slice(start, end - start)
-                found += _by_columns(Batch(rows.append_column("__order", pa.array(order[start:end]))))
+                answered = Batch(rows.append_column("__order", pa.array(order[start:end])))
+                # Without a second model such columns are the user's own.
+                found += [answered] if self._shadows is False else _by_columns(answered)
         return _in_turn(found)
 
     def _between(self, batch: Batch, place: int) -> Batch:
