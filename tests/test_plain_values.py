@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 
 from headrace.batch import Batch, dead_letters
-from headrace.plain_values import beyond, json_texts, keys, row_keys, rows, texts, united, value, values
+from headrace.plain_values import beyond, cast_texts, json_texts, keys, row_keys, rows, texts, united, value, values
 
 LARGEST, SMALLEST = 2**63 - 1, -(2**63)
 YEAR_10000 = 253_402_300_800  # in seconds
@@ -204,7 +204,7 @@ def united_columns(first: Any, second: Any) -> tuple[pa.DataType, list[Any]]:
         ([2**53 + 1], [0.5], pa.string(), ["9007199254740993", "0.5"]),
         ([2**63 - 1], [1e300], pa.string(), ["9223372036854775807", "1e+300"]),
         (pa.array([2**64 - 1], pa.uint64()), [-1], pa.decimal128(20, 0), [Decimal(2**64 - 1), Decimal(-1)]),
-        ([Decimal("1.10")], [1], pa.decimal128(22, 2), [Decimal("1.10"), Decimal(1)]),
+        ([Decimal("1.10")], [1], pa.decimal128(21, 2), [Decimal("1.10"), Decimal(1)]),
         ([Decimal("1.10")], [0.1], pa.float64(), [1.1, 0.1]),
         ([Decimal("12345678901234567.89")], [0.1], pa.string(), ["12345678901234567.89", "0.1"]),
         ([date(1970, 1, 2)], [datetime(1, 1, 1)], pa.timestamp("us"), [datetime(1970, 1, 2), datetime(1, 1, 1)]),
@@ -222,3 +222,17 @@ def test_columns_of_two_types_are_one_column_and_no_value_is_rounded(
     found, told = united_columns(first, second)
     assert kind is None or found == kind
     assert told == expected
+
+
+def test_words_of_categories_are_as_they_were_as_far_as_arrow_has_them() -> None:
+    instants = times([0, YEAR_10000 * 1_000_000, 2**62, LARGEST, IDES * 1_000_000], pa.timestamp("us", "UTC"))
+    assert cast_texts(instants, as_before=True).to_pylist() == [
+        "1970-01-01 00:00:00.000000Z",
+        "10000-01-01 00:00:00.000000Z",
+        "148108-07-06 14:00:27.387904+00",
+        "infinity",
+        "-0043-03-15 00:00:00.000000Z",
+    ]
+    assert cast_texts(instants)[4].as_py() == "0044-03-15 00:00:00+00 BC"
+    assert cast_texts(times([2**31 - 1, 0], pa.date32()), as_before=True).to_pylist() == ["infinity", "1970-01-01"]
+    assert cast_texts(times([86_400], pa.time32("s")), as_before=True).to_pylist() == ["24:00:00"]

@@ -27,6 +27,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,6 +35,7 @@ PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _DECIMALS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _DAY_SECONDS = 86_400
 _FIRST_DAY, _END_DAY = -719_162, 2_932_897  # 0001-01-01 and 10000-01-01, in days since 1970
+_ARROW_FIRST_DAY, _ARROW_LAST_DAY = -12_687_428, 11_248_737  # -32767-01-01 and 32767-12-31
 # Arrow has an error of its own for each of its types and for some values: none of them is let through.
 _REFUSED = (ArithmeticError, LookupError, TypeError, ValueError, NotImplementedError, pa.ArrowException)
 _EXACT = Context(prec=100_000)
@@ -504,8 +506,12 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"' if special else text
 
 
-def cast_texts(array: pa.Array) -> pa.Array:
-    """Return plain values as Arrow's own text of them, but as PostgreSQL prints them what Arrow has no text for.
+def cast_texts(array: pa.Array, *, as_before: bool = False) -> pa.Array:
+    """Return plain values as Arrow's own text of them, but as PostgreSQL prints them what Python has no type for.
+
+    Args:
+        as_before: take Arrow's text as far as it has one, years of up to five digits with a sign before. States and
+            topics of before hold such texts.
 
     Raises:
         pyarrow.ArrowException: their type has no text (lists and the like).
@@ -517,11 +523,28 @@ def cast_texts(array: pa.Array) -> pa.Array:
     if not pa.types.is_temporal(kind) or not beyond(array):
         return array.cast(pa.string())
     told = texts(array)
-    odd = np.array([isinstance(one, str) for one in values(array)], bool)
+    odd = _is_beyond_arrows_text(array) if as_before else _is_odd(array)
     usual = pc.if_else(pa.array(odd), pa.scalar(None, kind), array).cast(pa.string())
     return pc.replace_with_mask(
         usual, pa.array(odd), pa.array([told[row] for row in np.flatnonzero(odd).tolist()], pa.string())
     )
+
+
+def _is_odd(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.array([isinstance(one, str) for one in values(array)], bool)
+
+
+def _is_beyond_arrows_text(array: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which times are in years of more than 16 bits, or in a zone that is not known here, or are no time of a day."""
+    kind = array.type
+    if pa.types.is_time(kind) or (pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC")):
+        return _is_odd(array)
+    if pa.types.is_duration(kind):
+        return np.zeros(len(array), bool)
+    numbers = np.asarray(array.view(pa.int32() if pa.types.is_date32(kind) else pa.int64()).fill_null(0), np.int64)
+    per = 1 if pa.types.is_date32(kind) else _DAY_SECONDS * PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
+    found: npt.NDArray[np.bool_] = (numbers // per < _ARROW_FIRST_DAY) | (numbers // per > _ARROW_LAST_DAY)
+    return found
 
 
 def _each(array: pa.Array, numbers: pa.DataType, text: Callable[[int], str]) -> list[str | None]:
@@ -828,7 +851,7 @@ def _wider_number(a: pa.DataType, b: pa.DataType) -> pa.DataType:
 def _digits(kind: pa.DataType) -> tuple[int, int]:
     """Precision and scale of the decimal that holds a number; a negative scale as zeros that are there."""
     if pa.types.is_integer(kind):
-        return len(str(2**kind.bit_width)), 0
+        return len(str(2 ** (kind.bit_width - pa.types.is_signed_integer(kind)) - 1)), 0
     return (kind.precision, kind.scale) if kind.scale >= 0 else (kind.precision - kind.scale, 0)
 
 

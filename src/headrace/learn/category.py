@@ -95,7 +95,7 @@ def as_words(array: pa.Array) -> pa.Array:
         return array
     if not is_word(array.type):
         raise pa.ArrowInvalid(f"{array.type} is no category")
-    return cast_texts(array)
+    return cast_texts(array, as_before=True)
 
 
 def category(
@@ -133,7 +133,7 @@ def category(
             f"category(«{column}», coding={coding!r}, unseen={unseen!r})",
             advice='coding is "one_hot" or "treatment", unseen "error", "ignore" or "grow".',
         )
-    words = tuple(values(cast_texts(pa.array(list(known or ())))))
+    words = tuple(values(cast_texts(pa.array(list(known or ())), as_before=True)))
     if not column or len(set(words)) != len(words) or None in words:
         raise DeclarationError(f"category(«{column}», known={list(words)})", advice="Name each word once.")
     if unseen != "grow" and not words:

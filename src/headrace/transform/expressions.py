@@ -130,7 +130,7 @@ def _as_text(array: pa.Array) -> pa.Array:
         return pc.if_else(array.is_valid(), pa.array(values.astype(str)), pa.scalar("null"))
     if pa.types.is_nested(array.type) and not pa.types.is_dictionary(array.type):
         return pc.fill_null(pa.array(texts(array), pa.string()), "null")
-    return pc.fill_null(cast_texts(array), "null")
+    return pc.fill_null(cast_texts(array, as_before=True), "null")
 
 
 def _bracketed(columns: Sequence[pa.Array]) -> pa.Array:
