@@ -762,8 +762,15 @@ def united(tables: Sequence[pa.Table]) -> pa.Table:
     ['9007199254740993', '0.5']
     """
     tables = [_with_distinct_names(table) for table in tables]
-    if len({table.schema for table in tables}) <= 1:
-        return pa.concat_tables(tables) if tables else pa.table({})
+    if not tables:
+        return pa.table({})
+    try:
+        return pa.concat_tables(tables, promote_options="default")  # missing columns are null, and no type changes
+    except pa.ArrowException:
+        return _united(tables)
+
+
+def _united(tables: Sequence[pa.Table]) -> pa.Table:
     fields: dict[str, pa.Field] = {}
     for table in tables:
         for field in table.schema:
@@ -931,5 +938,5 @@ def _reads_back(array: pa.Array, found: pa.Array) -> bool:
 
 
 def _with_distinct_names(table: pa.Table) -> pa.Table:
-    names = _distinct(table.column_names)
-    return table if names == table.column_names else table.rename_columns(names)
+    names = table.column_names
+    return table if len(set(names)) == len(names) else table.rename_columns(_distinct(names))
