@@ -457,3 +457,14 @@ def test_a_training_leaves_out_the_rows_that_it_fails_on() -> None:
         assert state_hash(trained.state()) == state_hash(again.state())
     with pytest.raises(ValueError, match="egative"):
         fitted_without_bad(adapted(MultinomialNB(), classes=[0, 1]), -X, y, 1)
+
+
+def test_a_label_that_no_answer_can_be_compared_with_is_told() -> None:
+    plans = (EvaluatePlan(score_spec("rows", "regression", ["mae"], 10), StreamPlan("rows")),)
+    for learn in ((), (StreamPlan("rows"),)):
+        one = task(LinearRegression(), target="y", evaluate=plans, learn=learn)
+        rows = column([1.0, 2.0, 3.0, 4.0], y=[1.0, float("nan"), None, 2.0])
+        for sizes in ([1], [4]):
+            _, outputs = play(one, rows, sizes)
+            stages = [row["stage"] for topic, row in outputs if topic.endswith(".dlq")]
+            assert stages == ["learn" if learn else "evaluate"]

@@ -91,6 +91,7 @@ def model_rows(log: Log) -> list[dict[str, Any]]:
                 "ignored": progress.counters.get("ignored", 0),
                 "size": progress.size,
                 "hash": progress.hash,
+                "diverged": progress.diverged,
                 "versions": len(shelf),
                 "tags": shelf.tags,
             }
@@ -101,7 +102,8 @@ def model_rows(log: Log) -> list[dict[str, Any]]:
 def short_model(row: dict[str, Any]) -> dict[str, Any]:
     """A model's row as it fits a terminal."""
     names = ("position", "rows", "pending", "predicted", "rejected")
-    short = {"model": row["model"], "v": row["version"], **{name: row[name] for name in names}}
+    name = f"{row['model']} (diverged)" if row["diverged"] else row["model"]
+    short = {"model": name, "v": row["version"], **{name: row[name] for name in names}}
     return {**short, "hash": (row["hash"] or "")[:8]}
 
 

@@ -6,6 +6,7 @@ A line stands at the place of a row: it holds what was scored up to there, and i
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from headrace.batch import OPS, Batch
 from headrace.events import Ints, Merged, order_of
 from headrace.grade.scores import Scores
 from headrace.learn.base import scored_as
-from headrace.learn.features import matrix, resolved, targets_of
+from headrace.learn.features import Targets, matrix, resolved, targets_of
 from headrace.plain_values import values
 from headrace.state import Answering, State
 from headrace.task import EvaluatePlan, ModelTask
@@ -61,15 +62,22 @@ class Scored:
         return tuple(one for one in (self.query, self.late) if one is not None)
 
 
-def scored(task: ModelTask, state: State, what: Scored, merged: Merged, *, open_end: bool) -> list[Line]:
+Refuse = Callable[[str, Batch, Sequence[str], str], None]
+"""Takes rows that are refused: their topic, the rows, the reasons, the stage."""
+
+
+def scored(
+    task: ModelTask, state: State, what: Scored, merged: Merged, refuse: Refuse, *, open_end: bool
+) -> list[Line]:
     """Compare answers with the truth, each row's once, when its first label is there; the lines that are due.
 
     Args:
+        refuse: takes rows whose label no answer can be compared with, where no learning refuses them too.
         open_end: whether the last row's transaction may go on, so that no line may stand there yet.
     """
     plan = what.plan
     scores = state.scores[plan.spec.name]
-    rows, truth, by = _scorable(what, task, state)
+    rows, truth, by = _scorable(what, task, state, refuse)
     if not rows.num_rows:
         return []
     answers = rows.column(_ANSWER).to_numpy(zero_copy_only=False)
@@ -93,7 +101,9 @@ def scored(task: ModelTask, state: State, what: Scored, merged: Merged, *, open_
     return lines
 
 
-def _scorable(what: Scored, task: ModelTask, state: State) -> tuple[Batch, npt.NDArray[Any], dict[int, Answering]]:
+def _scorable(
+    what: Scored, task: ModelTask, state: State, refuse: Refuse
+) -> tuple[Batch, npt.NDArray[Any], dict[int, Answering]]:
     """Rows whose first label is here and that have an answer, in order; the labels; and who answers at their places.
 
     The answer is the one that was given when the row was predicted, else the one at its label.
@@ -113,9 +123,10 @@ def _scorable(what: Scored, task: ModelTask, state: State) -> tuple[Batch, npt.N
         filled = pc.if_else(pa.array(lacks), *_alike(later, rows.column(_ANSWER)))
         index = rows.schema.get_field_index(_ANSWER)
         rows = Batch(rows.records.set_column(index, _ANSWER, filled))
-    truth, comparable = truths(rows, task)
-    keep = comparable & np.asarray(rows.column(_ANSWER).is_valid())
-    rows, truth = rows.filter(keep), truth[keep]
+    found = truths(rows, task)
+    _refuse_labels(what, task, order_of(rows), found, refuse)
+    keep = found.valid & np.asarray(rows.column(_ANSWER).is_valid())
+    rows, truth = rows.filter(keep), found.y[keep]
     by: dict[int, Answering] = {}
     for query in what.queries:
         counts = [count for count, _, _ in query.answered]
@@ -151,15 +162,27 @@ def _gap(told_at: int) -> int:
     return max(1, min(told_at // 100, LARGEST_GAP))
 
 
-def truths(batch: Batch, task: ModelTask) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+def _refuse_labels(what: Scored, task: ModelTask, order: Ints, found: Targets, refuse: Refuse) -> None:
+    """Labels that no answer can be compared with are told, unless learning tells them."""
+    assert what.plan.stream is not None
+    topic = what.plan.stream.topic
+    labelled = dict(zip(order_of(what.batch).tolist(), range(what.batch.num_rows), strict=True))
+    bad = {labelled[int(order[row])]: reason for row, reason in found.reasons.items() if int(order[row]) in labelled}
+    wrong = [row for row in sorted(bad) if what.batch.column(str(task.target))[row].is_valid]
+    if wrong and all(stream.topic != topic for stream in task.learn):
+        refuse(topic, what.batch.take(np.array(wrong, np.int64)), [bad[row] for row in wrong], "evaluate")
+
+
+def truths(batch: Batch, task: ModelTask) -> Targets:
     """The labels of a batch as its model's answers are, and which of them can be compared with one."""
     name = str(task.target)
     labelled = np.asarray(batch.column(name).is_valid())
     if scored_as(task.learner) == "classification" and getattr(task.learner, "classes", None) is None:
         # Clusters: any labels can stand beside them.
-        return np.array(values(batch.column(name)), object), labelled
-    found = targets_of(batch, name, task.learner)
-    return found.y, found.valid
+        labels = np.empty(batch.num_rows, object)
+        labels[:] = values(batch.column(name))
+        return Targets(labels, labelled, {})
+    return targets_of(batch, name, task.learner)
 
 
 def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: Place) -> list[Line]:
@@ -186,9 +209,9 @@ def _fixed(task: ModelTask, plan: EvaluatePlan, by: Answering) -> tuple[npt.NDAr
     assert plan.rows is not None
     features = resolved(task.features, by.words, by.sizes, refuse=False)
     found = matrix(plan.rows, features, task.target, missing=task.missing)
-    truth, comparable = truths(plan.rows, task)
-    keep = found.valid & comparable
-    return found.X[keep], truth[keep]
+    truth = truths(plan.rows, task)
+    keep = found.valid & truth.valid
+    return found.X[keep], truth.y[keep]
 
 
 def _line(task: ModelTask, scores: Scores, by: Answering) -> dict[str, Any]:

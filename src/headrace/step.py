@@ -187,7 +187,7 @@ class _ModelStep:
             self.derive.finish()
             self.outputs += derived(self.task, self.derive)
         for one in compared:
-            self.lines += scored(self.task, state, one, merged, open_end=not self.complete)
+            self.lines += scored(self.task, state, one, merged, self._refuse, open_end=not self.complete)
         self._forget()
         self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
         return self.outputs + ([(self.task.training_topic, told(self.told))] if self.told else [])

@@ -39,6 +39,7 @@ class Progress:
         origin: where the model began: all zero, or where `headrace models reset` left it.
         rows, learned: of its model: rows that it has learned, and topic -> offset after the last of them.
         declared: of what is derived without a model: how.
+        diverged: why its model gives no answers any more; empty while it does.
     """
 
     step: int = 0
@@ -57,6 +58,7 @@ class Progress:
     rows: int | None = None
     learned: dict[str, int] = field(default_factory=dict)
     declared: dict[str, Any] = field(default_factory=dict)
+    diverged: str = ""
 
     @property
     def model_rows(self) -> int:

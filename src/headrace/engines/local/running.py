@@ -83,6 +83,11 @@ class RunningModel:
         """Rows learned, predicted, rejected, ignored, unlabelled, and cuts."""
         return dict(self._runner.progress.counters)
 
+    @property
+    def diverged(self) -> str:
+        """Why it gives no answers any more: its own numbers became infinite. Empty while it does."""
+        return self._runner.progress.diverged
+
 
 class Running:
     """A pipeline that runs in the background; leave the ``with`` block, or call `stop`, to end it."""

@@ -269,7 +269,7 @@ class TaskRunner:
         progress.step += 1
         progress.version, progress.rows, progress.learned = state.version, state.lineage_rows, state.reach
         progress.position = str(state.position) if state.position else None
-        progress.pending = state.pending_rows
+        progress.pending, progress.diverged = state.pending_rows, state.diverged
         progress.counters = {name: getattr(state.counters, name) for name in type(state.counters).__slots__}
         self._hash()
         return StepRecord(
