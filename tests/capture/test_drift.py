@@ -78,6 +78,7 @@ INSERT INTO t_renamed VALUES (5);
 INSERT INTO t_once VALUES (5); ALTER TABLE t_once RENAME TO unlike;
 INSERT INTO other VALUES (3);
 ALTER TABLE elsewhere.t_moved RENAME TO away; INSERT INTO elsewhere.away VALUES (3);
+ALTER SCHEMA elsewhere RENAME TO far; INSERT INTO far.away VALUES (4);
 INSERT INTO t_right VALUES (5); ALTER TABLE t_right RENAME TO t_tmp2; ALTER TABLE t_left RENAME TO t_right;
 ALTER TABLE t_tmp2 RENAME TO t_left; INSERT INTO t_right VALUES (6);
 INSERT INTO t_dropped VALUES (2); DROP TABLE t_dropped;
@@ -88,7 +89,7 @@ EXPECTED = {
     "t_renamed": [1, 2, 3, 4, 5],
     "t_once": [1, 2, 3, 4, 5],
     "t_other": [1, 2, 3],
-    "t_moved": [1, 2, 3],
+    "t_moved": [1, 2, 3, 4],
     "t_left": [1, 2, 5],
     "t_right": [1, 3, 4, 6],
     "t_part": [1, 2, 3, 4],
@@ -134,7 +135,7 @@ def test_rows_follow_their_table(database: Database, capture: Capture, caplog: p
     assert set(map(tuple, keys(engine, database.topic("t_index")))) == {("id",)}
 
 
-# What is done behind the capture's back, and what it says; {p} is its publication.
+# What is done behind the capture's back, and what it says; {p} is its publication, {s} the tables' schema.
 REFUSED = {
     "swapped": (
         "CREATE TABLE t_new (LIKE t INCLUDING ALL); INSERT INTO t_new VALUES (1, 1); ALTER TABLE t RENAME TO t_old; "
@@ -147,7 +148,7 @@ REFUSED = {
         "public.t is another table now .* was dropped",
     ),
     "moved in": (
-        "CREATE SCHEMA s; CREATE TABLE s.t (LIKE t); ALTER TABLE t RENAME TO t_old; ALTER TABLE s.t SET SCHEMA public",
+        "CREATE SCHEMA s; CREATE TABLE s.t (LIKE t); ALTER TABLE t RENAME TO t_old; ALTER TABLE s.t SET SCHEMA {s}",
         "public.t is another table now",
     ),
     "made anew": ("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", "public.t is another"),
@@ -166,7 +167,7 @@ REFUSED = {
     "row filter": ("ALTER PUBLICATION {p} SET TABLE ONLY t WHERE (id > 10)", "the row filter of table public.t"),
     "column list": ("ALTER PUBLICATION {p} SET TABLE ONLY t (id)", "the column list of table public.t"),
     "another table": ("ALTER PUBLICATION {p} ADD TABLE w", "has tables that the log does not have"),
-    "a whole schema": ("ALTER PUBLICATION {p} ADD TABLES IN SCHEMA public", "has tables .*all of a schema"),
+    "a whole schema": ("ALTER PUBLICATION {p} ADD TABLES IN SCHEMA {s}", "has tables .*all of a schema"),
     "taken out": (
         "ALTER PUBLICATION {p} ADD TABLE w; ALTER PUBLICATION {p} DROP TABLE t",
         "no longer has table public.t",
@@ -187,20 +188,33 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_done_behind_our_back_is_refused(database: Database, capture: Capture, case: str) -> None:
-    """While it runs, at the next start, and at the one after it."""
-    done, says = REFUSED[case]
-    database.execute("CREATE TABLE w (id int)")
+def test_what_is_done_behind_our_back_is_refused(database: Database, capture: Capture) -> None:
+    """While it runs, at the next start, and at the one after it; each case with a schema and a pipeline of its own."""
+    for number, (case, (done, says)) in enumerate(REFUSED.items()):
+        app = f"case{number}"
+        options = {"app": app, "prefix": app, "tables": [rf"{app}\.t.*"]}
+        setting = f"CREATE SCHEMA {app}; SET search_path = {app}; CREATE TABLE t (id int PRIMARY KEY, x float8);"
+        run_script(database, setting + "CREATE TABLE w (id int)")
+        engine = capture(**options)
+        run_script(database, f"INSERT INTO {app}.t VALUES (100, 1)")
+        engine.catch_up()
+        run_script(database, f"SET search_path = {app};" + done.format(p=f"headrace_{app}", s=app))
+        error, says = refused_while_running(engine), says.replace("public.", f"{app}.")
+        assert re.search(says, error), f"{case}: {error}"
+        assert engine.ids(f"{app}.{app}.t") == [100], case
+        for _ in range(2):
+            assert re.search(says, refusal(database, engine.log, **options)), case
+        database.drop_slots()
+
+
+def test_names_that_are_given_back(database: Database, capture: Capture) -> None:
     engine = capture()
-    database.execute("INSERT INTO t VALUES (100, 1)")
+    run_script(database, REFUSED["swapped"][0].format(p="", s=""))
+    assert "another table now" in refused_while_running(engine)
+    database.execute("ALTER TABLE t RENAME TO new; ALTER TABLE t_old RENAME TO t; INSERT INTO t VALUES (3, 3)")
+    engine = capture(engine.log)
     engine.catch_up()
-    run_script(database, done.format(p=f"headrace_{database.name}"))
-    error = refused_while_running(engine)
-    assert re.search(says, error), error
-    assert engine.ids(database.topic()) == [100]
-    for _ in range(2):
-        assert re.search(says, refusal(database, engine.log))
+    assert engine.ids(database.topic()) == [3]
 
 
 def test_what_is_done_while_it_is_stopped_is_refused_before_anything_runs(database: Database, capture: Capture) -> None:
@@ -214,9 +228,12 @@ def test_what_is_done_while_it_is_stopped_is_refused_before_anything_runs(databa
         database.source().start(engine.log)
 
 
-def test_a_look_now_and_then(database: Database, capture: Capture) -> None:
-    """Nobody waits, nothing is inserted: it is seen all the same."""
+def test_a_look_now_and_then(database: Database, capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits, nothing is inserted: it is seen all the same. A new table is only warned of, while it runs."""
     engine = capture()
+    database.execute("CREATE TABLE t_new (id int); CREATE TABLE unlike (id int)")
+    engine.until(lambda: "public.t_new matches tables" in caplog.text, 60)
+    assert "unlike" not in caplog.text
     database.execute(f"ALTER PUBLICATION headrace_{database.name} SET (publish = 'insert')")
     with pytest.raises(SourceRefused, match="no longer publishes updates"):
         engine.until(lambda: False, 60)

@@ -163,11 +163,15 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
              ORDER BY array_position(i.indkey::int2[], a.attnum)),
        has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+{which}
+ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
+"""
+_NAMES = "SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {which}"
+_WHICH = """
 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'headrace')
   -- Headrace's own: positions of sinks are in the schema headrace, and were beside the sinks' tables before.
   AND NOT (c.relname = 'headrace_sinks' AND EXISTS
            (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'next_offset' AND NOT attisdropped))
-ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 """
 
 _COLUMNS = """
@@ -185,7 +189,9 @@ ORDER BY a.attrelid, a.attnum
 def all_tables(connection: SqlConnection) -> list[Table]:
     """Tables of the database in name order, ordinary and partitioned, without their columns."""
     found = []
-    for oid, schema, name, kind, persistence, identity, rows, key, select, owner in connection.execute(_TABLES):
+    for oid, schema, name, kind, persistence, identity, rows, key, select, owner in connection.execute(
+        _TABLES.format(which=_WHICH).encode()
+    ):
         missing = tuple(right for right, has in (("SELECT", select), ("owner", owner)) if not has)
         found.append(Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing))
     return found
@@ -206,6 +212,12 @@ def identities(connection: SqlConnection, tables: Sequence[Table]) -> dict[int, 
     for oid, column in connection.execute(_IDENTITIES, [[table.oid for table in tables]]):
         found.setdefault(oid, set()).add(column)
     return {table.oid: None if table.identity == "f" else frozenset(found.get(table.oid, ())) for table in tables}
+
+
+def matching_names(connection: SqlConnection, patterns: Sequence[str]) -> dict[int, tuple[str, str]]:
+    """Schema and name by OID of the tables that match, as `matching` of `all_tables`; without looking at them."""
+    found = connection.execute(_NAMES.format(which=_WHICH).encode())
+    return {oid: (schema, name) for oid, schema, name in found if matches(f"{schema}.{name}", patterns)}
 
 
 def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:

@@ -504,9 +504,7 @@ class PostgresSource:
             self._wake.set()
             raise
         for text in drift.renamed(began, now):
-            if text not in self._said:
-                self._said.add(text)
-                logger.warning("%s", text)
+            self._say(text)
 
     def _watch(self) -> None:
         """Look at the catalog now and then, in a thread of its own; a server that is away is left to the stream."""
@@ -518,8 +516,26 @@ class PostgresSource:
                 if connection is None or connection.closed:
                     connection = self._declared.server.sql()
                 self._check_catalog(connection)
+                self._look_for_new(connection)
         if connection is not None:
             connection.close()
+
+    def _look_for_new(self, connection: SqlConnection) -> None:
+        """Say of tables that match and were made since the capture began: they are not captured."""
+        assert self._opening.began is not None
+        known = {table.oid for table in self._opening.began.tables}
+        for oid, name in catalog.matching_names(connection, self._declared.patterns).items():
+            if oid not in known and name not in self._declared.left_out:
+                self._say(
+                    f"table {'.'.join(name)} matches tables=… and was made (or renamed) since the capture began: it is "
+                    "not captured, and the next start will be refused; narrow tables=…, or capture into a new log"
+                )
+
+    def _say(self, text: str) -> None:
+        """Warn of something once."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
 
     # --- the end ---
 
