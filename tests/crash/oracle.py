@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 UNCHANGED = "(a large value that was not sent)"
-_INTEGERS, _FLOATS, _TEXTS = {20, 21, 23}, {700, 701}, {25, 1042, 1043}
+_INTEGERS = {20, 21, 23}
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,10 @@ def value(text: str, type_oid: int) -> Any:
     """
     if type_oid in _INTEGERS:
         return int(text)
-    if type_oid in _FLOATS:
+    if type_oid == 701:
         return float(text)
+    if type_oid == 700:
+        return struct.unpack("f", struct.pack("f", float(text)))[0]
     if type_oid == 1700:
         return Decimal(text)
     if type_oid == 16:

@@ -27,13 +27,24 @@ INSERT INTO r_learned SELECT nextval('numbers'), random(), random(), 'first' FRO
 INSERT INTO r_a SELECT nextval('numbers'), random(), 'first' FROM generate_series(1, 5);
 """
 CAPTURED = ("r_learned", "r_a", "r_b", "r_c")
-TYPES = ("int", "text", "numeric(12,3)", "boolean", "bytea", "timestamptz", "float4", "varchar(30)", "smallint")
+# Types of columns that come and go, as format_type names them, and a random value of each.
+TYPES = {
+    "integer": "(random() * 1e9)::int",
+    "text": "md5(random()::text)",
+    "numeric(12,3)": "(random() * 1e8)::numeric(12,3)",
+    "boolean": "random() < 0.5",
+    "bytea": "decode(md5(random()::text), 'hex')",
+    "timestamp with time zone": "now() - random() * interval '9 years'",
+    "real": "random()::real",
+    "character varying(30)": "left(md5(random()::text), 30)",
+    "smallint": "(random() * 3e4)::smallint",
+}
 _STATE = """
 SELECT c.oid, quote_ident(n.nspname), quote_ident(c.relname),
        (SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = c.oid AND i.indisprimary),
-       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-             AND NOT a.attisdropped ORDER BY a.attnum)
+       (SELECT jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)) FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s) ORDER BY c.oid
 """
 
@@ -46,8 +57,14 @@ class Table:
     schema: str
     name: str
     key: str
-    columns: list[str]
+    columns: dict[str, str]
     learned: bool
+
+    @property
+    def free(self) -> list[str]:
+        """Columns that come and go."""
+        fixed = {self.key, "x", "note", *(("id", "y") if self.learned else ())}
+        return sorted(self.columns.keys() - fixed)
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -102,6 +119,7 @@ class Writer:
             (10, lambda: sql(f"UPDATE {table} SET x = random() WHERE {table.key} % 7 = {chance.randint(0, 6)}")),
             (6, lambda: sql(f"UPDATE {table} SET note = {chance.choice(_NOTES)} WHERE {table.key} % 5 = 0")),
             (6, lambda: self._move_key(sql, table)),
+            (6, lambda: self._fill(sql, table)),
             (8, lambda: sql(f"DELETE FROM {table} WHERE {table.key} = (SELECT min({table.key}) FROM {table})")),
             (1, lambda: sql(f"TRUNCATE {', '.join(map(str, chance.sample(tables, chance.randint(1, 2))))}")),
             (4, lambda: self._copy(connection, table)),
@@ -117,10 +135,18 @@ class Writer:
 
     def _insert(self, sql: Callable[..., None], table: Table, rows: int) -> None:
         note = self._chance.choice(_NOTES)
-        extra = ", random()" if table.learned else ""
-        names = f"{table.key}, x, note{', y' if table.learned else ''}"
-        source = f"SELECT nextval('numbers'), random(), {note}{extra} FROM generate_series(1, {rows})"
+        filled = {name: TYPES[table.columns[name]] for name in table.free if self._chance.random() < 0.7}
+        filled |= {table.key: "nextval('numbers')", "x": "random()", "note": note}
+        filled |= {"y": "random()"} if table.learned else {}
+        names = ", ".join(filled)
+        source = f"SELECT {', '.join(filled.values())} FROM generate_series(1, {rows})"
         sql(f"INSERT INTO {table} ({names}) {source}")
+
+    def _fill(self, sql: Callable[..., None], table: Table) -> None:
+        """Other values in a column that comes and goes."""
+        for name in table.free[:1]:
+            value = self._chance.choice((TYPES[table.columns[name]], "NULL"))
+            sql(f"UPDATE {table} SET {name} = {value} WHERE {table.key} % 3 = 0")
 
     def _move_key(self, sql: Callable[..., None], table: Table) -> None:
         key = table.key
@@ -152,17 +178,14 @@ class Writer:
 
     def _columns(self, sql: Callable[..., None], table: Table) -> None:
         """Add, drop, retype and rename columns; those that the model reads stay."""
-        chance = self._chance
-        fixed = {table.key, "x", "note", *(("id", "y") if table.learned else ())}
-        free = [name for name in table.columns if name not in fixed]
-        kind = chance.random()
+        chance, free = self._chance, table.free
+        wanted, kind = chance.choice(sorted(TYPES)), chance.random()
         if not free or kind < 0.4:
-            sql(f"ALTER TABLE {table} ADD n{chance.randrange(10**9)} {chance.choice(TYPES)}")
+            sql(f"ALTER TABLE {table} ADD n{chance.randrange(10**9)} {wanted}")
         elif kind < 0.6:
             sql(f"ALTER TABLE {table} DROP {chance.choice(free)}")
         elif kind < 0.8 and not table.learned:
-            # A type that the old one is cast to in one way only: all values go through their text.
-            sql(f"ALTER TABLE {table} ALTER {chance.choice(free)} TYPE {chance.choice(TYPES)} USING NULL")
+            sql(f"ALTER TABLE {table} ALTER {chance.choice(free)} TYPE {wanted} USING {TYPES[wanted]}")
         elif kind < 0.9 or table.learned:
             sql(f"ALTER TABLE {table} RENAME {chance.choice(free)} TO n{chance.randrange(10**9)}")
         else:
