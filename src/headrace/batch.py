@@ -154,7 +154,8 @@ class Batch:
     @property
     def rows(self) -> pa.RecordBatch:
         """The table's columns only."""
-        return self.records.select(self.column_names)
+        # By their places: a batch may have two columns of one name.
+        return self.records.select([i for i, name in enumerate(self.records.schema.names) if not is_meta(name)])
 
     @property
     def key_columns(self) -> tuple[str, ...]:

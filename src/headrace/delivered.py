@@ -30,13 +30,15 @@ class Delivered:
     ) -> Self:
         """Keep a PostgreSQL table up to date, exactly once: the position is stored in the rows' transaction.
 
-        The table is made, or gets the columns that it lacks, from the rows' schema. With a key the newest row of each
-        key is there; deletes and truncates delete. Without one every insert and update is added, deletes are left out.
+        The table is made, and gets columns that come later, from the rows' schema; one that is there already stays as
+        it is. With a key the newest row of each key is there; deletes and truncates delete. Without one every insert
+        and update is added, deletes are left out. A table that the pipeline captures is refused.
 
         Args:
             dsn: a libpq connection string or URL.
             table: ``TABLE`` or ``SCHEMA.TABLE``.
-            key: columns that identify a row. A table that is there already needs a unique index on them.
+            key: columns that identify a row; of a captured table within its replica identity. A table that is there
+                already needs a unique index on them.
             name: the sink's; ``postgres:TABLE`` by default.
 
         >>> import headrace as hr
@@ -88,7 +90,8 @@ class Delivered:
     ) -> Self:
         """Write Parquet files, whole ones only; every event is one row in one of them, exactly once.
 
-        The rows' columns are followed by ``__op`` (c, u, d, t or r), ``__ts`` and ``__offset``.
+        The rows' columns are followed by ``__op`` (c, u, d, t or r), ``__ts`` and ``__offset``, and, where the source
+        did not send some values, by ``__unchanged``, their columns' names.
 
         Args:
             directory: made when missing.

@@ -79,7 +79,7 @@ def rows(records: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
     >>> rows(pa.record_batch([pa.array([1]), pa.array([2])], names=["x", "x"]))
     [{'x': 1, 'x_2': 2}]
     """
-    names = _distinct(records.schema.names)
+    names = distinct(records.schema.names)
     if not names:
         return [{} for _ in range(records.num_rows)]
     columns = [values(column) for column in records.columns]
@@ -286,7 +286,7 @@ def _readable(array: pa.Array) -> list[Any]:
 
 
 def _structs(array: pa.StructArray) -> list[Any]:
-    names = _distinct([field.name for field in array.type])
+    names = distinct([field.name for field in array.type])
     valid = array.is_valid().to_pylist()
     columns = [values(child) for child in array.flatten()]
     if not columns:
@@ -352,7 +352,12 @@ _CAREFUL: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], list[Any]]]
 )
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names of which no two are the same: the later ones get a number.
+
+    >>> distinct(["x", "x", "x_2"])
+    ['x', 'x_2', 'x_2_2']
+    """
     found: dict[str, None] = {}
     for name in names:
         number, free = 2, name
@@ -939,4 +944,4 @@ def _reads_back(array: pa.Array, found: pa.Array) -> bool:
 
 def _with_distinct_names(table: pa.Table) -> pa.Table:
     names = table.column_names
-    return table if len(set(names)) == len(names) else table.rename_columns(_distinct(names))
+    return table if len(set(names)) == len(names) else table.rename_columns(distinct(names))

@@ -242,6 +242,18 @@ def test_what_the_server_refuses_for_a_row_s_sake(
         server.execute("drop role policed")
 
 
+def test_two_columns_of_one_name(dsn: str, query: Callable[..., list[tuple[Any, ...]]], tmp_path: Path) -> None:
+    """They are called as everywhere where rows are shown."""
+    doubled = pa.RecordBatch.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["id", "x", "x"])
+    write(tmp_path / "log", hr.Batch.of(doubled), hr.Batch.of({"id": [2]}))
+    app = hr.App("shop", log=tmp_path / "log")
+    app.topic("in").to_table(dsn, "out", key="id", name="out").to_parquet(tmp_path / "files", every="10 ms")
+    app.run(until="caught-up")
+    assert query("select id, x, x_2 from out order by 1") == [(1, 2, 3), (2, None, None)]
+    files = f"read_parquet('{tmp_path}/files/*.parquet', union_by_name = true)"
+    assert duckdb.sql(f"select id, x, x_2 from {files} order by 1").fetchall() == [(1, 2, 3), (2, None, None)]
+
+
 @pytest.mark.slow
 def test_more_columns_than_a_table_can_have(
     dsn: str, query: Callable[..., list[tuple[Any, ...]]], tmp_path: Path

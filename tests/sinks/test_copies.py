@@ -103,9 +103,11 @@ def test_copies_are_what_their_sources_are(
         works.append(Workload(name, key, chance))
         stream = db[f"public.{name}"]
         stream.to_table(source, f"{name}_copy", key=key, name=name)
-        renamed = stream.select("x", "big", number=key, more=pc.add(pc.field("x"), 1))
+        renamed = stream.select("x", large="big", number=key, more=pc.add(pc.field("x"), 1))
         renamed.to_table(source, f"{name}_named", key="number", name=f"{name} named")
         stream.to_mongo(mongo.uri, f"copies.{name}", key=key, name=f"{name} in mongo")
+        stream.select("id", "u", large="big").to(f"{name}-topic")
+        app.topic(f"{name}-topic").to_table(source, f"{name}_chained", key=key, name=f"{name} chained")
         odd = stream.filter(lambda batch: pc.greater(batch.column("x"), -1))
         odd.to_table(source, f"{name}_filtered", key=key, name=f"{name} filtered")
     for _ in range(2):
@@ -119,14 +121,17 @@ def test_copies_are_what_their_sources_are(
                 if chance.random() < 0.3:
                     running.wait(60)
             running.wait(60)
+            running.wait(60)  # the topics that were made of them too
         for name, (_, key) in IDENTITIES.items():
             rows = query(f"select id, u, x, big, doc::text from {name} order by id")
             assert query(f"select id, u, x, big, doc from {name}_copy order by id") == rows, name
             named = query(f"select {key}, x, big, x + 1 from {name} order by 1")
-            assert query(f"select number, x, big, more from {name}_named order by 1") == named, name
+            assert query(f"select number, x, large, more from {name}_named order by 1") == named, name
             assert query(f"select id, u, x, big, doc from {name}_filtered order by id") == [
                 row for row in rows if row[2] is not None
             ], name
+            chained = query(f"select id, u, large from {name}_chained order by id")
+            assert chained == [(row[0], row[1], row[3]) for row in rows], name
             found = [
                 tuple(row[column] for column in ("id", "u", "x", "big", "doc")) for row in collections[name].find()
             ]
@@ -242,3 +247,12 @@ def test_a_delivery_that_is_broken_off_is_repeated_without_harm(
         assert found == wanted, grid
         assert passages["sink.written"] >= 2 and passages["sink.committed"]
         assert letters(log) == [], grid
+
+
+def test_a_key_under_another_name_of_a_topic_is_refused(source: str, query: Query) -> None:
+    query("create table t (id int primary key)")
+    app = hr.App("shop", log="memory://")
+    app.postgres(source, tables="public.t")["public.t"].select(number="id").to("c")
+    app.topic("c").to_table(source, "copied", key="number")
+    with pytest.raises(DeclarationError, match="by another name that"):
+        app.start()

@@ -132,3 +132,12 @@ def test_a_document_that_is_too_large_holds_up_no_other(mongo: MongoDbServer, da
     app.run(until="caught-up")
     assert sorted(one["id"] for one in database["out"].find({}, ["id"])) == [1, 3]
     assert ["MongoDB takes 16,777,216" in one for one in letters(tmp_path / "log")] == [True]
+
+
+def test_a_column_with_the_name_of_ours_names_no_document(mongo: MongoDbServer, database: Any, tmp_path: Path) -> None:
+    write(tmp_path / "log", hr.Batch.of({"_id": [7, 7, None], "x": ["a", "b", "c"]}))
+    app, stream = app_on(tmp_path / "log")
+    stream.to_mongo(mongo.uri, "sinks.out")
+    app.run(until="caught-up")
+    found = sorted((one["_id"], one["_id_input"], one["x"]) for one in database["out"].find())
+    assert found == [("shop/in/0", 7, "a"), ("shop/in/1", 7, "b"), ("shop/in/2", None, "c")]

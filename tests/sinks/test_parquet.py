@@ -106,6 +106,8 @@ def test_files_of_another_log_are_not_added_to(tmp_path: Path) -> None:
 FOLDERS: dict[str, tuple[pa.Array, bool]] = {
     "null": (pa.array([None], pa.string()), True),
     "what stands for null": (pa.array(["__HIVE_DEFAULT_PARTITION__"]), False),
+    "nothing known": (pa.nulls(1), True),
+    "an empty struct that is null": (pa.array([None], pa.struct([])), True),
     "nearly": (pa.array(["__hive_default_partition__"]), True),
     "empty": (pa.array([""]), True),
     "up": (pa.array([".."]), True),
@@ -196,3 +198,11 @@ def test_long_names_and_what_an_older_version_has_left(tmp_path: Path) -> None:
     manifest.write_text(json.dumps(stored))
     app.run(until="caught-up")
     assert read(place, "id, x") == [(1, "é" * 50)]
+
+
+def test_columns_with_names_of_ours_are_partitioned_by_too(tmp_path: Path) -> None:
+    write(tmp_path / "log", hr.Batch.of({"id": [1, 2], "__offset": ["a", "b"]}))
+    app, stream = app_on(tmp_path / "log")
+    stream.to_parquet(tmp_path / "out", partition_by="__offset")
+    app.run(until="caught-up")
+    assert read(tmp_path / "out", 'id, "__offset_input", "__offset"') == [(1, "a", 0), (2, "b", 1)]

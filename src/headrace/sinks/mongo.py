@@ -19,7 +19,7 @@ from uuid import UUID
 import numpy as np
 
 from headrace import plain_values
-from headrace.batch import OPS
+from headrace.batch import OPS, told_apart
 from headrace.errors import DeclarationError, MissingExtra, SinkError, SinkUnavailable
 from headrace.faults import fault
 from headrace.sinks.changes import Rows, fold, spans, unsent, without_key
@@ -198,11 +198,12 @@ class MongoSink:
         rows = np.flatnonzero(~np.isin(part.batch.op, (OPS["d"], OPS["t"])))
         ids = part.ids(self.journal.app)
         some = part.batch.take(rows)
+        called = dict(zip(some.column_names, told_apart(some.column_names, {"_id"}), strict=True))
         found = zip(rows.tolist(), plain_values.rows(some.rows), unsent(part.batch, rows), strict=True)
         writes = []
         for row, document, names in found:
             # What the source did not send is not in the document, rather than null.
-            sent = {name: value for name, value in document.items() if name not in names}
+            sent = {called[name]: value for name, value in document.items() if name not in names}
             writes.append((row, {"_id": ids[row], **sent}))
         return self._write(writes, lambda document: ReplaceOne({"_id": document["_id"]}, document, upsert=True))
 

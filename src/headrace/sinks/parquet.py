@@ -173,10 +173,11 @@ class ParquetSink:
         if not left.size:
             return [], sorted(refused.items())
         kept = part if left.size == part.batch.num_rows else part.take(left)
-        table, name = _events(kept), self._file_name(kept)
-        folders, wrong = _partitions(table, self.target.partition_by, self._room(name))
+        table, columns = _events(kept, self.target.partition_by)
+        name = self._file_name(kept)
+        folders, wrong = _partitions(table, columns, self._room(name))
         refused |= {int(left[row]): reason for row, reason in wrong.items()}
-        rest = table.drop_columns(list(self.target.partition_by))
+        rest = table.drop_columns(columns)
         seen: dict[str, int] = {}
         files = []
         for folder, rows in folders:
@@ -237,17 +238,19 @@ class ParquetSink:
             raise SinkError(message, advice="Check the directory and its rights; the sink tries again.") from error
 
 
-def _events(part: Part) -> pa.Table:
+def _events(part: Part, partition_by: Sequence[str]) -> tuple[pa.Table, list[str]]:
     """The rows, and of each what happened to it: ``__op`` (Debezium's letter), ``__ts``, ``__offset``.
 
     Where the source did not send some values, ``__unchanged`` names their columns: that they are null says nothing.
+
+    Returns:
+        The table, and what the columns to partition by are called in it.
     """
     batch: Batch = part.batch
     rows = batch.rows
     # Of what type such a column is, nobody knows yet; a file that lacks it reads as null with the others' columns.
-    rows = rows.select(
-        [field.name for field in rows.schema if _writable(field.type) and not pa.types.is_null(field.type)]
-    )
+    known = [field.name for field in rows.schema if _writable(field.type) and not pa.types.is_null(field.type)]
+    rows = rows.select([name for name in rows.schema.names if name in known or name in partition_by])
     more = {
         "__op": _LETTERS.take(pa.array(batch.op)),
         "__ts": batch.column("__ts"),
@@ -258,7 +261,8 @@ def _events(part: Part) -> pa.Table:
     names = told_apart(rows.schema.names, more)
     own = [field.with_name(name) for field, name in zip(rows.schema, names, strict=True)]
     fields = [*own, *(pa.field(name, column.type) for name, column in more.items())]
-    return pa.Table.from_arrays([*rows.columns, *more.values()], schema=pa.schema(fields))
+    table = pa.Table.from_arrays([*rows.columns, *more.values()], schema=pa.schema(fields))
+    return table, [names[rows.schema.get_field_index(name)] for name in partition_by]
 
 
 def _unwritable(rows: pa.RecordBatch) -> dict[int, str]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from headrace.batch import Batch, is_meta
 from headrace.errors import DeclarationError, HeadraceError
-from headrace.plain_values import cast_texts, texts
+from headrace.plain_values import cast_texts, texts, values
 
 Expression = "str | pc.Expression | Text | Callable[[Batch], Any]"
 
@@ -164,6 +164,7 @@ class Select:
 
     def apply(self, batch: Batch, *, features: Sequence[str] = ()) -> Batch:
         new = {name: evaluate(one, batch, features=features) for name, one in self.computed.items()}
+        batch = _with_unsent_names(batch, self.computed)
         wanted = [(name, batch.column(name)) for name in self.names] + list(new.items())
         fields = [batch.schema.field(name) for name in self.names]
         fields += [pa.field(name, array.type) for name, array in new.items()]
@@ -183,7 +184,8 @@ class WithColumns:
     computed: Mapping[str, Any]
 
     def apply(self, batch: Batch, *, features: Sequence[str] = ()) -> Batch:
-        return batch.with_columns([(n, evaluate(e, batch, features=features)) for n, e in self.computed.items()])
+        new = [(n, evaluate(e, batch, features=features)) for n, e in self.computed.items()]
+        return _with_unsent_names(batch, self.computed).with_columns(new)
 
     def __str__(self) -> str:
         return "with " + ", ".join(f"{name}={describe(one)}" for name, one in self.computed.items())
@@ -217,6 +219,25 @@ def _check_events(result: Batch, batch: Batch, who: str) -> None:
         )
     if "__order" in names and not bool((np.diff(np.asarray(result.column("__order"))) >= 0).all()):
         raise ValueError(f"{who} changed the order of rows")
+
+
+def _with_unsent_names(batch: Batch, computed: Mapping[str, Any]) -> Batch:
+    """The batch with the columns that the source did not send (``__unchanged``) under their new names too."""
+    renamed = {new: old for new, old in computed.items() if isinstance(old, str) and new != old}
+    if batch.unchanged is None or not renamed:
+        return batch
+    unsent = values(batch.unchanged)
+    if not any(old in (names or ()) for names in unsent for old in renamed.values()):
+        return batch
+    told = [
+        [
+            *(name for name in names or () if name not in renamed),
+            *(new for new in renamed if renamed[new] in (names or ())),
+        ]
+        for names in unsent
+    ]
+    place = batch.records.schema.get_field_index("__unchanged")
+    return Batch(batch.records.set_column(place, "__unchanged", pa.array(told, pa.list_(pa.string()))))
 
 
 Operation = Filter | Select | WithColumns | Transform

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from headrace.capture.postgres.source import PostgresSource
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, SinkUnavailable
 from headrace.plan import Plan, SourcePlan
 from headrace.sink_plan import SinkPlan, columns_of, key_sources
 from headrace.sinks.table import Reach, TableTarget
@@ -76,7 +76,7 @@ class Circles:
         for end in self._ends:
             _refuse(self._plan, end, columns)
         for source in self._sources:
-            _check_identities(self._plan.sinks, source)
+            _check_identities(self._plan, source)
 
     def late(self, sink: SinkPlan) -> Callable[[], None] | None:
         """What to call before a sink is opened whose database could not be asked at the start."""
@@ -84,7 +84,9 @@ class Circles:
             return None
 
         def check() -> None:
-            ends, _ = self._found([sink])
+            ends, unseen = self._found([sink])
+            if unseen:
+                raise SinkUnavailable(f"the database of «{sink.name}» ({sink.target.where}) cannot be asked now")
             for end in ends:
                 _refuse(self._plan, end, {})
 
@@ -163,7 +165,7 @@ def _read(plan: Plan) -> set[str]:
     return {*(topic for task in plan.tasks for topic in task.topics), *plan.delivered}
 
 
-def _check_identities(sinks: Iterable[SinkPlan], source: PostgresSource) -> None:
+def _check_identities(plan: Plan, source: PostgresSource) -> None:
     """A copy by key follows moved and deleted rows only where the stream says the key that a row had.
 
     Raises:
@@ -171,15 +173,21 @@ def _check_identities(sinks: Iterable[SinkPlan], source: PostgresSource) -> None
     """
     identities = source.identities()
     tables = {topic: table for table, topic in source.captured.items()}
-    for sink in sinks:
-        identity = identities.get(sink.stream.topic)
-        own = key_sources(sink.stream.operations, sink.target.key)
+    for sink in plan.sinks:
+        topic, own = _origin(plan, sink)
+        identity = identities.get(topic)
         # Without any identity the server lets no row be updated or deleted.
         if not sink.target.key or not identity or own is None:
             continue
+        if topic != sink.stream.topic and list(sink.target.key) != own:
+            raise DeclarationError(
+                f"the sink «{sink.name}» identifies rows of {topic} by another name that «{sink.stream.topic}» has for "
+                f"«{own[0]}», under which moved rows are not found",
+                advice="Deliver the table's own stream: name the columns with .select(…) right before the sink.",
+            )
         unsaid = [name for name in own if name not in identity]
         if unsaid:
-            schema, name = tables[sink.stream.topic]
+            schema, name = tables[topic]
             told = ", ".join(sorted(identity))
             raise DeclarationError(
                 f"the sink «{sink.name}» identifies rows of {schema}.{name} by «{unsaid[0]}», but of a row that is "
@@ -187,6 +195,23 @@ def _check_identities(sinks: Iterable[SinkPlan], source: PostgresSource) -> None
                 advice=f'ALTER TABLE "{schema}"."{name}" REPLICA IDENTITY FULL (or DEFAULT, where «{unsaid[0]}» is the '
                 f"primary key); or key={sorted(identity)!r}.",
             )
+
+
+def _origin(plan: Plan, sink: SinkPlan) -> tuple[str, list[str] | None]:
+    """The topic whose rows a sink's topic repeats, and the columns of it that the sink's key is."""
+    made = {
+        output.topic: (task.stream, output)
+        for task in plan.tasks
+        if isinstance(task, StreamTask)
+        for output in task.outputs
+    }
+    topic, operations = sink.stream.topic, sink.stream.operations
+    own = key_sources(operations, sink.target.key)
+    while own is not None and topic in made:
+        stream, output = made.pop(topic)
+        own = key_sources((*stream.operations, *output.operations), own)
+        topic = stream.topic
+    return topic, own
 
 
 def known_columns(plan: Plan, schemas: Mapping[str, pa.Schema]) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace import plain_values
 from headrace.batch import OPS, Batch, dead_letters
 from headrace.errors import HeadraceError, SinkError, WaitTimeout
 from headrace.faults import fault
@@ -370,9 +371,8 @@ class SinkRunner:
             self._journal.refuse(whole, [(i, reason) for i, (_, reason) in enumerate(bad)])
         for part in _parts(topic, position, end, good, batch):
             refused = self.status.refused
-            readable = self._readable(part)
             try:
-                sink.deliver(readable)
+                sink.deliver(self._readable(part))
             except ROW_ERRORS as error:
                 raise _RowsAtFault(part, error) from error
             fault("sink.delivered")
@@ -488,6 +488,7 @@ def _joined(entries: Sequence[Entry], position: int, limit: int) -> tuple[Batch,
         found.append(part)
         rows += part.num_rows
     records = found[0] if len(found) == 1 else pa.Table.from_batches(found).combine_chunks().to_batches()[0]
+    records = records.rename_columns(plain_values.distinct(records.schema.names))
     return Batch(_numbered(records, np.arange(offset, offset + rows, dtype=np.int64))), offset + rows
 
 
