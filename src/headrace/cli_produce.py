@@ -24,11 +24,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headrace.batch import Batch, is_meta
 from headrace.cli_log import JsonOption, LogOption, location
-from headrace.codec import TopicCodec, checked_format, codec_for
+from headrace.codec import COLUMNS, Decision, TopicCodec, checked_format, codec_for
 from headrace.console import talk
 from headrace.engines.local.appended import KIND, fingerprint, last_of
 from headrace.engines.local.signals import Signals
 from headrace.errors import DeclarationError, FormatError, HeadraceError, LogError, LogLocked, LogMissing
+from headrace.formats.json_columns import ROW, Column
+from headrace.formats.row_files import Decided
 from headrace.kafka.settings import SCHEME, KafkaPlace
 from headrace.log import open_log
 from headrace.log.base import Log
@@ -92,6 +94,7 @@ def produce(
         signals.stop = source.stopped.set
         told = Telling(tuple(key or ()), time_column)
         appender = Appender(held, topic, producer_id, told)
+        source.column = appender.column
         with _progress(total, appender.done, show=not as_json) as advance:
             ended = append_all(source, appender, pace, limit, advance)
         place = held.place.location if isinstance(held, KafkaLog) else where
@@ -150,7 +153,7 @@ def _refuse_a_pipelines(place: KafkaPlace, codec: TopicCodec) -> None:
     except LogMissing:
         return
     with closing(seen):
-        if set(seen.kinds()) - {KIND}:
+        if set(seen.kinds()) - {KIND, COLUMNS}:
             raise LogLocked(
                 f"{place.location} is the log of a pipeline, and a second writer would end its run",
                 advice=f"Give --log {SCHEME}{place.bootstrap} and let the pipeline read the topic; or stop the "
@@ -177,12 +180,14 @@ class Source:
     Args:
         file, directory: one of them, or none.
         column_major: of the IDX files.
+        column: what the topic's columns are so far, for JSON lines.
     """
 
     file: Path | None = None
     directory: Path | None = None
     column_major: bool = False
     stopped: threading.Event = field(default_factory=threading.Event)
+    column: Column = ROW
 
     @property
     def what(self) -> str:
@@ -204,29 +209,30 @@ class Source:
             total = sum(len(idx.read_labels(labels)) for _, labels in idx.find_pairs(self.directory).values())
         return limit if total is None else min(total, total if limit is None else limit)
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Its rows from the first one on.
+    def batches(self) -> Iterator[Decided]:
+        """Its rows from the first one on, and what the topic's columns are after them.
 
         Raises:
             FormatError: it cannot be read, or a column has a name of Headrace's own.
         """
-        for batch in self._read():
+        for batch, column in self._read():
             for name in filter(is_meta, batch.schema.names):
                 raise FormatError(f"{self.what} has a column «{name}», a name of Headrace's own", advice="Rename it.")
-            yield batch
+            yield batch, column
 
-    def _read(self) -> Iterator[pa.RecordBatch]:
+    def _read(self) -> Iterator[Decided]:
         from headrace.formats import idx, row_files
 
         if self.file is not None:
-            yield from row_files.read_rows(self.file)
+            yield from row_files.read_rows(self.file, self.column)
         elif self.directory is None:
-            yield from row_files.read_json_lines(self._arriving(sys.stdin.fileno()), where=self.what)
+            arriving = self._arriving(sys.stdin.fileno())
+            yield from row_files.read_json_lines(arriving, where=self.what, column=self.column)
         else:
             first = 1
             for one in idx.read_sets(self.directory, column_major=self.column_major):
                 for start in range(0, len(one), MOST_ROWS):
-                    yield one.records(start, start + MOST_ROWS, first_id=first)
+                    yield one.records(start, start + MOST_ROWS, first_id=first), None
                 first += len(one)
 
     def _arriving(self, descriptor: int) -> Iterator[bytes]:
@@ -293,6 +299,8 @@ class Appender:
         self._topic = topic
         self._told = told
         self._name = f"{topic}/{producer_id}" if producer_id else ""
+        decided = log.records(COLUMNS, topic).get(topic)
+        self._decided = Decision.load(decided) if decided else Decision()
         known = log.records(KIND, self._name).get(self._name) if self._name else None
         self._known: dict[str, Any] = json.loads(known) if known else {"rows": 0, "last": ""}
         self._last: list[pa.RecordBatch] = []
@@ -327,20 +335,29 @@ class Appender:
             )
         return rows.slice(behind)
 
-    def append(self, rows: pa.RecordBatch) -> None:
-        """Write rows and the new progress, all or nothing."""
+    @property
+    def column(self) -> Column:
+        """What the topic's columns are, where rows without a schema decided it."""
+        return self._decided.columns or ROW
+
+    def append(self, rows: pa.RecordBatch, column: Column | None = None) -> None:
+        """Write rows, the new progress and what the topic's columns are with them, all or nothing."""
+        decided = self._decided if column is None else Decision(self._decided.format, column)
         batch = self._told.batch(rows, self.done)
         before = list(self._last)
         self._remember(rows)
         try:
             with self._log.transaction() as txn:
                 offset = txn.append(self._topic, batch.records)
+                if decided.columns is not self._decided.columns:
+                    txn.put(COLUMNS, self._topic, decided.dump())
                 if self._name:
                     progress = {"rows": self.done + rows.num_rows, "last": fingerprint(self._last)}
                     txn.put(KIND, self._name, json.dumps(progress).encode())
         except BaseException:
             self._last = before
             raise
+        self._decided = decided
         self._first_offset = offset if self._first_offset is None else self._first_offset
         self._last_offset = offset + rows.num_rows - 1
         self.done += rows.num_rows
@@ -397,13 +414,13 @@ def append_all(source: Source, appender: Appender, pace: Pace, limit: int | None
         FormatError: the input is shorter than what earlier runs wrote of it, is another, or cannot be read.
     """
     at = 0
-    for batch in source.batches():
+    for batch, column in source.batches():
         rows = appender.skip(batch, at)
         at += batch.num_rows
         left = rows.num_rows if limit is None else min(rows.num_rows, limit - appender.done)
         for part in _parts(rows.slice(0, max(0, left)), pace.rows):
             pace.wait(part.num_rows, source.stopped)
-            if source.stopped.is_set() or not _append(appender, part, source.stopped):
+            if source.stopped.is_set() or not _append(appender, part, column, source.stopped):
                 return "stopped"
             advance(appender.done)
         if limit is not None and appender.done >= limit:
@@ -418,12 +435,12 @@ def append_all(source: Source, appender: Appender, pace: Pace, limit: int | None
     return "input"
 
 
-def _append(appender: Appender, rows: pa.RecordBatch, stopped: threading.Event) -> bool:
+def _append(appender: Appender, rows: pa.RecordBatch, column: Column | None, stopped: threading.Event) -> bool:
     """Write rows, again and again while the log cannot take them; whether they were written."""
     wait = LOOK_SECONDS
     while True:
         try:
-            appender.append(rows)
+            appender.append(rows, column)
             return True
         except HeadraceError as error:
             if not error.retry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, localcontext
+from decimal import Decimal, Inexact, localcontext
 
 import numpy as np
 import pyarrow as pa
@@ -125,9 +125,33 @@ def from_text(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     >>> from_text(pa.array(["12300", None]), pa.decimal128(5, -2)).to_pylist()
     [Decimal('1.23E+4'), None]
     """
-    if kind.scale >= 0 and (pa.types.is_decimal128(kind) or pa.types.is_decimal256(kind)):
+    if kind.scale >= 0 and (pa.types.is_decimal128(kind) or pa.types.is_decimal256(kind)) and _are_short(texts):
         return texts.cast(pa.string()).cast(kind)
     with localcontext() as context:
-        context.prec = 100
-        values = [None if one is None else Decimal(one) for one in texts.to_pylist()]
-        return pa.array(values, kind)
+        context.prec = max(100, 2 * (pc.max(pc.utf8_length(texts)).as_py() or 0))
+        try:
+            values = [None if one is None else Decimal(one) for one in texts.to_pylist()]
+        except ArithmeticError:
+            raise ValueError("is no decimal") from None
+        return pa.array([None if one is None else _trimmed(one, kind.scale) for one in values], kind)
+
+
+def _are_short(texts: pa.Array) -> bool:
+    """Whether Arrow's own cast is exact: it wraps around where a text has more digits than 128 bits have."""
+    longest = pc.max(pc.utf8_length(texts)).as_py()
+    return longest is None or (longest <= 38 and not pc.any(pc.match_substring_regex(texts, "[eE]")).as_py())
+
+
+def _trimmed(number: Decimal, scale: int) -> Decimal:
+    """Without zeros at the end that the scale has no place for."""
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int):
+        raise ValueError("is no number")
+    if exponent >= -scale:
+        return number
+    with localcontext() as context:
+        context.traps[Inexact] = True
+        try:
+            return number.quantize(Decimal(1).scaleb(-scale))
+        except ArithmeticError:
+            raise ValueError(f"has more decimals than the scale {scale}") from None

@@ -38,8 +38,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.formats import debezium, json_rows
+from headrace.formats import debezium, decimals, json_rows
 from headrace.formats.json_numbers import read_numbers
 from headrace.formats.json_parse import Bad, Lines, Parsed, read_natively, without_columns
 from headrace.formats.json_rows import Number
@@ -277,6 +278,25 @@ def _prints_alike(text: str) -> bool:
     return Decimal(repr(value)) == number or (digits < 800 and Decimal(f"{value:.{digits}g}") == number)
 
 
+def all_hold(texts: pa.Array, kind: pa.DataType) -> bool:
+    """Whether a type of fractions, float64 or the decimal, holds each of these numbers exactly.
+
+    >>> all_hold(pa.array(["0.5", "7"]), pa.float64()), all_hold(pa.array(["9007199254740993"]), pa.float64())
+    (True, False)
+    """
+    if pa.types.is_float64(kind):
+        long = texts.filter(pc.greater(pc.utf8_length(texts), 15))
+        short = texts if not len(long) else texts.filter(pc.less_equal(pc.utf8_length(texts), 15))
+        odd = short.filter(pc.match_substring_regex(short, "[eE]"))
+        each = [*long.to_pylist(), *odd.to_pylist()]
+        return all(one.lstrip("-")[:1] in "iIN" or one == "nan" or _holds(one) for one in each)
+    return all(_is_decimal(one) for one in texts.to_pylist())
+
+
+def _holds(text: str) -> bool:
+    return _prints_alike(text) if any(mark in text for mark in ".eE") else _is_double(text)
+
+
 def _is_decimal(text: str) -> bool:
     try:
         number = Decimal(text)
@@ -329,7 +349,7 @@ def _numbers(values: Sequence[Any], number: str) -> pa.Array:
         return pa.array([None if one is None else int(one) for one in values], pa.int64())
     if number == "float64":
         return pa.array([None if one is None else float(one) for one in values], pa.float64())
-    return pa.array(values, pa.string()).cast(NUMBERS[number])
+    return decimals.from_text(pa.array(values, pa.string()), NUMBERS[number])
 
 
 def _text(value: Any) -> str | None:
@@ -433,7 +453,7 @@ class _Decoding:
         if not self.enveloped:
             struct = array_of([row for _, row in run], self.column)
             columns = pa.RecordBatch.from_struct_array(struct)
-            self.parts.append(Parsed(columns, rows))
+            self.parts.append(Parsed(columns, rows, self.column))
             return
         arrays, names = [], []
         for side in _SIDES:
@@ -443,7 +463,7 @@ class _Decoding:
         for field in debezium.envelope_types(None):
             arrays.append(json_rows.array_of([row.get(field.name) for _, row in run], field.type))
             names.append(field.name)
-        self.parts.append(Parsed(pa.RecordBatch.from_arrays(arrays, names=names), rows))
+        self.parts.append(Parsed(pa.RecordBatch.from_arrays(arrays, names=names), rows, self.column))
 
     # -- natively
 
@@ -477,7 +497,7 @@ class _Decoding:
         if end:
             records = records.slice(0, end)
             self.column = self._flagged(records)
-            self.parts.append(Parsed(records, rows[:end]))
+            self.parts.append(Parsed(records, rows[:end], self.column))
         return end
 
     def _records(self, values: Sequence[bytes], lines: Lines) -> pa.RecordBatch | None:

@@ -64,10 +64,11 @@ class Lines:
 
 @dataclass(slots=True)
 class Parsed:
-    """Raw columns of some messages, and which messages they are."""
+    """Raw columns of some messages, and which messages they are; ``after``: what the topic's columns are then."""
 
     columns: pa.RecordBatch
     rows: Ints
+    after: Any = None
 
 
 def parse(
