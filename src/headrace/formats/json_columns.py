@@ -392,6 +392,10 @@ class _Decoding:
         first = self._natively(np.arange(n), lines) if self.column.fields else 0
         if first == n:
             return self.parts, self.bad, self.column
+        self._rest(first)
+        return _joined(self.parts), sorted(self.bad), self.column
+
+    def _rest(self, first: int) -> None:
         good, bad = json_rows.load(self.values[first:])
         self.bad = [(first + i, why) for i, why in bad]
         rows = first + np.asarray(good, np.int64)
@@ -406,7 +410,6 @@ class _Decoding:
             self._one_by_one(rows[at : at + alone])
             at += alone
             size, alone = max(_FEWEST, most // 2), min(2 * alone, 4_096)
-        return self.parts, sorted(self.bad), self.column
 
     # -- row by row
 
@@ -548,6 +551,22 @@ class _Decoding:
         for struct in self._rows_of(records):
             column = _with_flags(column, struct)
         return column
+
+
+def _joined(parts: Sequence[Parsed]) -> list[Parsed]:
+    """Neighbours of the same columns in one."""
+    found: list[list[Parsed]] = []
+    for part in parts:
+        if found and part.columns.num_columns and found[-1][-1].columns.schema.equals(part.columns.schema):
+            found[-1].append(part)
+        else:
+            found.append([part])
+    return [some[0] if len(some) == 1 else _one(some) for some in found]
+
+
+def _one(parts: Sequence[Parsed]) -> Parsed:
+    (columns,) = pa.Table.from_batches([part.columns for part in parts]).combine_chunks().to_batches()
+    return Parsed(columns, np.concatenate([part.rows for part in parts]), parts[-1].after)
 
 
 def _named(column: Column, row: Mapping[str, Any]) -> Column:
