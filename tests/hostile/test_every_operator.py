@@ -100,6 +100,8 @@ def _nothing_is_lost(held: Log, captured: Captured, kind: str) -> None:
     groups = len({key for one in captured.batches[kind] for key in keys(one.column("v"))})
     for word, lines in (("unique", rows - 2), ("of", rows - 2), ("extremes", rows - 2), ("by", rows - groups)):
         assert found.get(f"{name}_{word}", 0) == lines, f"{word}: {found.get(f'{name}_{word}')} lines of {lines}"
+    nulls = sum(one.column("v").null_count for one in captured.batches[kind])
+    assert sum(row["reason"] == "the time «v» is NULL" for row in letters) == nulls, "rows without a time"
     refused = {row["reason"] for row in letters if row["stage"] == "derive"}
     for word in ("mean", "sum"):
         # A line whose value does not fit is a dead letter of the lines' own topic.
