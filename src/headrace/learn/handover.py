@@ -5,7 +5,8 @@ A library may raise anything, halfway through a batch, or answer with NaN. So:
 * **Learning.** When a block of rows fails, the learner is what it was before that block, and the rows that fail by
   themselves are looked for by halves, each half on a copy. The others are learned as one block: what comes of it
   depends only on which rows are bad. Where the rest fails together though no part of it fails alone (a model that
-  diverges), halves are learned in turn, and the single rows that fail are refused.
+  diverges), halves are learned in turn, and the single rows that fail then are refused; the others are learned as one
+  block again if that is possible now, else as they were in turn.
 * **Overflow counts as failure.** After each block the learner is asked for the largest number that it holds
   (`largest`, where it can say); beyond `LIMIT` the block has failed. A row of ordinary numbers that makes a model
   overflow says that the model has *diverged*, which holds until it learns a row again.
@@ -164,6 +165,9 @@ class Handover:
             learner, more = self._in_turn(before, block, rows)
             refused |= more
             rows = _without(rows, more)
+            again = copy.deepcopy(before)
+            if more and len(rows) and self._given(again, block.taken(rows)) is None:
+                learner = again
         self.learner = learner
         self._renew()
         return self._told(block, refused, rows)

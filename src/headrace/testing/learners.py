@@ -41,8 +41,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.answers import answers_to
 from headrace.errors import BadRows
 from headrace.learn.base import Learner
+from headrace.learn.handover import Block, Handover
 from headrace.learn.state import dump_state, load_state, state_hash
 
 Array = npt.NDArray[Any]
@@ -248,6 +250,40 @@ def _refuses_bad_rows_and_changes_nothing(make: Make, X: Array, y: Array | None)
         _refused(learner, X, _with(y, row, np.nan), (row,), f"y is NaN in row {row}", asked=False)
 
 
+def _survives_hostile_rows(make: Make, X: Array, y: Array | None) -> None:
+    """Rows that a learner fails on are refused as a pipeline refuses them, and leave no trace."""
+    cuts, fresh = _cuts(X, y), make()
+    n, row = len(cuts[0][0]), len(cuts[0][0]) // 3
+    for number, value in enumerate(_HOSTILE):
+        rows = np.array(cuts[0][0], np.float64)
+        rows[row, number % X.shape[1]] = value
+        _handed_over(fresh, [(_frozen(rows), cuts[0][1]), *cuts[1:]], X, f"X holds {value!r} in row {row}")
+    if y is not None and y.dtype.kind == "f":
+        targets = np.array(cuts[0][1], np.float64)
+        targets[row] = _HOSTILE[0]
+        _handed_over(fresh, [(cuts[0][0], _frozen(targets)), *cuts[1:]], X, f"y is {_HOSTILE[0]!r} in row {row}")
+    _handed_over(fresh, [(_frozen(np.full((n, X.shape[1]), 1e200)), cuts[0][1]), *cuts], X, "every row is 1e200")
+
+
+def _handed_over(fresh: Learner, cuts: list[Cut], X: Array, what: str) -> None:
+    """Rows go the way they go in a pipeline: none raises, those refused leave no trace, no answer is NaN unsaid."""
+    handover, straight = Handover(copy.deepcopy(fresh)), copy.deepcopy(fresh)
+    for rows, targets in cuts:
+        found = handover.learn(Block(rows, targets))
+        keep = np.setdiff1d(np.arange(len(rows)), list(found.refused))
+        _require(all(found.refused.values()), f"{what}: a row was refused without a reason")
+        if straight.deterministic and len(keep):
+            _learn(straight, [_cut(rows[keep], None if targets is None else targets[keep])])
+    learner = handover.learner
+    if straight.deterministic:
+        _same_state(straight, learner, f"{what}: the other rows alone, and with those refused")
+    if learner.ready:
+        asked = np.array(np.resize(X, (64, X.shape[1])), np.float64)
+        asked[:: 64 // len(_HOSTILE)][: len(_HOSTILE), 0] = _HOSTILE
+        values, failed = answers_to(learner.predict, asked)
+        _require(values is not None, f"{what}: no row is answered: {next(iter(failed.values()), '')}")
+
+
 def _accepts_empty_batches(make: Make, X: Array, y: Array | None) -> None:
     empty = _frozen(X[:0]), None if y is None else _frozen(y[:0])
     learner = make()
@@ -311,11 +347,15 @@ _CHECKS: dict[Check, str] = {
     _predicts_one_value_a_row: "",
     _predicts_a_row_alike_among_any_neighbours: "",
     _refuses_bad_rows_and_changes_nothing: "",
+    _survives_hostile_rows: "",
     _accepts_empty_batches: "",
     _learns_a_cut_in_pieces_bit_for_bit: "exact splits",
     _merges_parts_to_what_learn_gives: "parts",
     _unlearns_what_it_learned: "unlearn",
 }
+
+
+_HOSTILE = (1e200, 3.4e38, -0.1, 5e-324)
 
 
 # -- what they are made of ---------------------------------------------------------------------------------------

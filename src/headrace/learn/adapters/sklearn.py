@@ -83,7 +83,9 @@ class SklearnLearner:
         if not self._learned:
             return 0.0
         found = largest_in(_learned_numbers(self._steps))
-        return found if math.isfinite(found) or not self._answers_still() else 0.0
+        if math.isfinite(found) or all(np.isfinite(one).all() for one in _learned_numbers(self._steps)):
+            return found
+        return 0.0 if self._answers_still() else math.inf
 
     def _answers_still(self) -> bool:
         """Whether a row of zeros is answered with finite numbers: what is not finite may be no part of an answer."""
