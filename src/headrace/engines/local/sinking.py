@@ -27,7 +27,8 @@ from headrace.batch import OPS, Batch, dead_letters
 from headrace.errors import HeadraceError, SinkError, WaitTimeout
 from headrace.faults import fault
 from headrace.log.base import Entry, Log
-from headrace.sink_plan import SinkPlan
+from headrace.plan import SourcePlan
+from headrace.sink_plan import SinkPlan, key_sources
 from headrace.sinks.delivery import (
     ORDER,
     ROW_ERRORS,
@@ -181,6 +182,9 @@ class SinkRunner:
         self._journal: LogJournal | None = None
         self._limit: int | None = None
         self._doomed: tuple[int, str] | None = None
+        # Of a copy of a captured table, the columns of the table that its key is.
+        copied = plan.target.key and _captured(engine.plan.sources, plan.stream.topic)
+        self._source_key = (key_sources(plan.stream.operations, plan.target.key) or []) if copied else []
         self._operations = tuple(_keeping_order(one, copies=bool(plan.target.key)) for one in plan.stream.operations)
         self._thread = threading.Thread(target=self._run, name=f"headrace-sink-{plan.name}", daemon=True)
 
@@ -365,6 +369,12 @@ class SinkRunner:
         assert self._journal is not None
         topic = self.plan.stream.topic
         batch, end = _joined(entries, position, self._rows(sink, position))
+        untold = _untold(batch, self._source_key) if self._source_key else {}
+        if untold:
+            rows = np.array(sorted(untold), np.int64)
+            part = Part(topic, position, end, *_rows([batch.take(rows)], batch))
+            self._journal.refuse(part, [(i, untold[row]) for i, row in enumerate(rows.tolist())])
+            batch = batch.take(np.setdiff1d(np.arange(batch.num_rows), rows).astype(np.int64))
         good, bad = operate(_with_old_keys(batch, self.plan), self._operations)
         if bad:
             whole = Part(topic, position, end, *_rows([one for one, _ in bad], batch))
@@ -488,7 +498,9 @@ def _joined(entries: Sequence[Entry], position: int, limit: int) -> tuple[Batch,
         found.append(part)
         rows += part.num_rows
     records = found[0] if len(found) == 1 else pa.Table.from_batches(found).combine_chunks().to_batches()[0]
-    records = records.rename_columns(plain_values.distinct(records.schema.names))
+    names = plain_values.distinct(records.schema.names)
+    if names != records.schema.names:
+        records = records.rename_columns(names).replace_schema_metadata(schema.metadata)
     return Batch(_numbered(records, np.arange(offset, offset + rows, dtype=np.int64))), offset + rows
 
 
@@ -557,6 +569,32 @@ def _filtered(operation: Filter, batch: Batch) -> Batch:
     if rest.size:
         kept[rest] = np.asarray(pc.fill_null(evaluate(operation.expression, batch.take(rest)), False))
     return batch.filter(kept)
+
+
+def _captured(sources: Iterable[SourcePlan], topic: str) -> bool:
+    """Whether a topic is one of a captured table."""
+    return any(
+        topic.startswith(f"{source.prefix}.") and source.matches(topic.removeprefix(f"{source.prefix}."))
+        for source in sources
+    )
+
+
+def _untold(batch: Batch, key: Sequence[str]) -> dict[int, str]:
+    """Updates of which nobody knows the key that the row had: the replica identity was changed meanwhile."""
+    told = batch.identity_columns
+    if set(key) <= set(told):
+        return {}
+    known = np.zeros(batch.num_rows, np.bool_)
+    before = batch.before
+    if before is not None and all(before.type.get_field_index(name) >= 0 for name in key):
+        valid = {field.name: np.asarray(pc.struct_field(before, field.name).is_valid()) for field in before.type}
+        whole = [valid[name] for name in valid if name not in told]
+        # A whole old row tells the key also where it was null: it was in no copy then.
+        known = np.logical_and.reduce([valid[name] for name in key]) | np.logical_or.reduce(whole)
+    reason = (
+        f"the replica identity tells only «{', '.join(told)}» of the row that was: its place in the copy is not known"
+    )
+    return dict.fromkeys(np.flatnonzero((batch.op == OPS["u"]) & ~known).tolist(), reason)
 
 
 def _with_old_keys(batch: Batch, plan: SinkPlan) -> Batch:
