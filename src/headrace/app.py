@@ -263,11 +263,13 @@ class App:
 
     # -- running --------------------------------------------------------------------------------------------------
 
-    def start(self, *, serve: bool | ServeSettings = False) -> Running:
+    def start(self, *, serve: bool | ServeSettings = False, take_over: bool = False) -> Running:
         """Run in the background: ``with app.start() as running: …``.
 
         Args:
             serve: answer over HTTP too, as `headrace.serve.settings.ServeSettings` says, or the environment.
+            take_over: take replication slots that belong to another log, which can then never go on; this log begins
+                with a new snapshot. Without it that is refused.
 
         Raises:
             DeclarationError: the plan, or a model's fingerprint against the log.
@@ -278,21 +280,33 @@ class App:
 
         if self.running is not None:
             raise DeclarationError(f"the app «{self.name}» is running already", advice="Stop it first.")
-        self._running = start(self, serve=serve)
+        self._running = start(self, serve=serve, take_over=take_over)
         return self._running
 
-    def run(self, *, until: Literal["caught-up"] | None = None, serve: bool | ServeSettings = False) -> None:
+    def run(
+        self,
+        *,
+        until: Literal["caught-up"] | None = None,
+        serve: bool | ServeSettings = False,
+        take_over: bool = False,
+    ) -> None:
         """Run until SIGINT or SIGTERM, or until everything committed before this call is dealt with.
 
         Args:
             until: ``"caught-up"`` returns when all that was committed before the call is captured, answered and,
                 in complete cuts, learned.
             serve: answer over HTTP too; see `start`.
+            take_over: take replication slots that belong to another log; see `start`.
         """
-        self._run(until, serve, lambda log: None)
+        self._run(until, serve, lambda log: None, take_over=take_over)
 
     def _run(
-        self, until: Literal["caught-up"] | None, serve: bool | ServeSettings, at_end: Callable[[Log], None]
+        self,
+        until: Literal["caught-up"] | None,
+        serve: bool | ServeSettings,
+        at_end: Callable[[Log], None],
+        *,
+        take_over: bool = False,
     ) -> None:
         """Run; ``at_end`` is given the log before that is closed, where the pipeline had started."""
         if until not in (None, "caught-up"):
@@ -302,7 +316,7 @@ class App:
 
         with Signals() as signals:
             try:
-                with self.start(serve=serve) as running:
+                with self.start(serve=serve, take_over=take_over) as running:
                     running.at_end = at_end
                     signals.stop = running.engine.stop
                     if running.server is not None:

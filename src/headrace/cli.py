@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.live import Live
@@ -71,6 +71,9 @@ def run(
     log: Annotated[
         str | None, typer.Option("--log", help="A path or kafka://host:port/NAME, in place of the file's.")
     ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the pipeline in a file until SIGINT or SIGTERM.
@@ -85,7 +88,8 @@ def run(
     models: list[dict[str, Any]] = []
     with live if talk.is_terminal and not as_json else nullcontext():
         # Before the log is closed: opening it once more could wait for a broker that has gone.
-        pipeline._run("caught-up" if until_caught_up else None, False, lambda held: models.extend(model_rows(held)))
+        until: Literal["caught-up"] | None = "caught-up" if until_caught_up else None
+        pipeline._run(until, False, lambda held: models.extend(model_rows(held)), take_over=take_over)
     if as_json:
         print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models}))
     else:

@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.capture.base import Log
-from headrace.capture.postgres import catalog, drift, provision, record
+from headrace.capture.postgres import catalog, drift, owner, provision, record
 from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
-from headrace.capture.postgres.client import Replication, Server
+from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began
+from headrace.capture.postgres.owner import Owner
 from headrace.capture.postgres.record import Identity, SourceRecord
 from headrace.capture.postgres.snapshot import Progress, Snapshot, SnapshotStale, stage_snapshot
 from headrace.errors import SourceError
 from headrace.faults import fault
 
 _SNAPSHOT_ATTEMPTS = 3
+_DUPLICATE = "42710"  # SQLSTATE duplicate_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Declared:
     Attributes:
         own_slot, own_publication: the name is derived, not the user's: the object is ours to change.
         left_out: tables (schema, name) that are not captured though they match.
+        place: where the log is, for others to read.
+        take_over: a slot that belongs to another log is given to this one.
     """
 
     server: Server
@@ -38,6 +42,9 @@ class Declared:
     with_snapshot: bool
     first_tables: tuple[str, ...]
     left_out: set[tuple[str, str]] = field(default_factory=set)
+    app: str = ""
+    place: str = owner.MEMORY
+    take_over: bool = False
 
 
 class Opening:
@@ -49,6 +56,7 @@ class Opening:
         began: what the capture began with; None for a log that is new, until `open`.
         doing: what takes time now, for people.
         reading: that is the snapshot, which is at work and waits for nobody.
+        owner: the log as others can see it, after `open`.
     """
 
     def __init__(self, declared: Declared, progress: Progress) -> None:
@@ -57,6 +65,7 @@ class Opening:
         self.began: Began | None = None
         self.doing = ""
         self.reading = False
+        self.owner = Owner("", declared.place, "", declared.app)
         self._declared = declared
         self._progress = progress
         self._identity = Identity("", 0, "")
@@ -74,8 +83,9 @@ class Opening:
             if known is not None:
                 record.check_identity(known, self._identity)
                 self.began = Began.load(log, declared.name)
-                chosen = self._known(connection, known)
+                chosen = self._known(connection, log, known)
             else:
+                self._check_owner(connection, log, None)
                 chosen = provision.choose_tables(connection, server, declared.patterns, declared.left_out)
             publication = catalog.publication(connection, declared.publication)
             self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
@@ -88,9 +98,28 @@ class Opening:
                 provision.check_publication(publication, self.tables, server)
         self.done()
 
-    def _known(self, connection: SqlConnection, known: SourceRecord) -> list[Table]:
+    def _check_owner(self, connection: SqlConnection, log: Log, known: SourceRecord | None) -> None:
+        """See that the slot, if it is there, is this log's, or that the user wants it to be."""
+        declared = self._declared
+        self.owner = Owner.here(log, place=declared.place, app=declared.app)
+        slot = catalog.replication_slot(connection, declared.slot)
+        if slot is None:
+            return
+        record.check_foreign(slot, self._identity.database)
+        owners = owner.noted(connection, declared.publication)
+        owner.check_reader(slot, self.owner, owners)
+        if declared.take_over:
+            return
+        if known is not None:
+            owner.check_known(slot, known, self.owner, owners)
+        else:
+            claimed = owner.claimed(log, declared.name) == slot.name
+            owner.check_new(slot, self.owner, owners, claimed=claimed, derived=declared.own_slot)
+
+    def _known(self, connection: SqlConnection, log: Log, known: SourceRecord) -> list[Table]:
         """The tables that the log has, after it was seen that nothing has gone by it."""
         record.check_names(known, self._declared.slot, self._declared.publication)
+        self._check_owner(connection, log, known)
         record.check_slot(known, catalog.replication_slot(connection, known.slot))
         record.check_position(known, catalog.insert_lsn(connection))
         if self.began is None:
@@ -147,8 +176,11 @@ class Opening:
                 )
                 self.began = now.began((table.oid, table.schema, table.name) for table in self.tables)
                 known = self._begin(connection, log, cancelled)
-            elif Began.load(log, declared.name) is None:
-                self._put(log, known)
+            else:
+                self.owner = owner.claim(log, self.owner, declared.name, known.slot)
+                if Began.load(log, declared.name) is None:
+                    self._put(log, known)
+            owner.note(connection, declared.publication, declared.slot, self.owner)
             provision.wait_until_free(connection, declared.slot, cancelled, self._say)
         self.done()
         return known
@@ -165,6 +197,7 @@ class Opening:
         if not self._declared.own_slot:
             slot = catalog.replication_slot(connection, self._declared.slot)
             if slot is not None:
+                self.owner = owner.claim(log, self.owner, self._declared.name, slot.name)
                 return self._put(log, self._new_record(slot.confirmed_flush))
         attempt = 1
         while True:
@@ -182,8 +215,15 @@ class Opening:
             provision.drop_slot(connection, server, declared.slot)
         with contextlib.closing(Replication.open(server, cancelled=cancelled)) as replication:
             self.doing = f"making slot «{declared.slot}», which waits for the transactions that are open now"
-            lsn, exported = provision.create_slot(replication, declared.slot, cancelled)
+            self.owner = owner.claim(log, self.owner, declared.name, declared.slot)
+            try:
+                lsn, exported = provision.create_slot(replication, declared.slot, cancelled)
+            except CommandError as error:
+                if error.code == _DUPLICATE:
+                    owner.unclaim(log, declared.name)
+                raise
             fault("snapshot.slot-created")
+            owner.note(connection, declared.publication, declared.slot, self.owner)
             if not declared.with_snapshot:
                 return self._put(log, self._new_record(lsn))
             self.doing = "locking the tables to read them as they were"

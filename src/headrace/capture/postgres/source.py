@@ -18,7 +18,7 @@ import psycopg
 import pyarrow as pa
 
 from headrace.capture.base import Log, Transaction
-from headrace.capture.postgres import catalog, drift, provision, record
+from headrace.capture.postgres import catalog, drift, owner, provision, record
 from headrace.capture.postgres.catalog import SqlConnection, Table
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.decode import (
@@ -80,6 +80,8 @@ class PostgresSource:
         slot, publication: names in place of the derived ones; a slot named so needs ``snapshot="never"``.
         snapshot: whether a new log begins with the rows that are there already.
         first_tables: tables (``schema.table``) that models learn from, read first in the snapshot.
+        place: where the log is; says to others whose the slot is.
+        take_over: take a slot that belongs to another log; without it that is refused.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -101,6 +103,8 @@ class PostgresSource:
         publication: str | None = None,
         snapshot: Literal["initial", "never"] = "initial",
         first_tables: Sequence[str] = (),
+        place: str = owner.MEMORY,
+        take_over: bool = False,
         max_open_rows: int = 65_536,
         on_progress: Progress = _silent,
         clock: Clock | None = None,
@@ -121,6 +125,9 @@ class PostgresSource:
             own_publication=publication is None,
             with_snapshot=snapshot == "initial",
             first_tables=tuple(first_tables),
+            app=app,
+            place=owner.where(place),
+            take_over=take_over,
         )
         self._opening = Opening(self._declared, on_progress)
         self._max_open_rows = max_open_rows
@@ -212,6 +219,10 @@ class PostgresSource:
     def _start(self, log: Log, cancelled: Callable[[], bool]) -> None:
         known = self._opening.open(log, cancelled)
         self._set_record(known)
+        # From here on our connections are called by the log, so that another one sees whose the slot is.
+        server = dataclasses.replace(self._declared.server, application=self._opening.owner.application)
+        self._declared = dataclasses.replace(self._declared, server=server)
+        self._link = Link(server, self._wake, self._attach, self._clock)
         self._decoder = Decoder(
             self.name,
             known=self._known_tables(),

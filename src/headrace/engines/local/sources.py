@@ -22,8 +22,9 @@ Captured = PostgresSource | TopicSource | FollowedSource | AppendedSource
 OnProgress = Callable[[str, int, int], None]
 
 
-def databases(plan: Plan, on_progress: OnProgress) -> list[PostgresSource]:
-    """The databases of a plan."""
+def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -> list[PostgresSource]:
+    """The databases of a plan; ``take_over`` their slots where they belong to another log."""
+    place = KafkaPlace.parse(plan.log, name=plan.app).location if plan.on_kafka else plan.log
     return [
         PostgresSource(
             declared.dsn,
@@ -34,6 +35,8 @@ def databases(plan: Plan, on_progress: OnProgress) -> list[PostgresSource]:
             publication=declared.publication,
             snapshot="never" if declared.snapshot == "never" else "initial",
             first_tables=plan.first_tables(declared.prefix),
+            place=place,
+            take_over=take_over,
             on_progress=on_progress,
         )
         for declared in plan.sources

@@ -41,26 +41,26 @@ logger = logging.getLogger("headrace")
 SAY_SECONDS = 5.0
 
 
-def start(app: App, *, serve: bool | ServeSettings = False) -> Running:
+def start(app: App, *, serve: bool | ServeSettings = False, take_over: bool = False) -> Running:
     """Start an app; raises before anything is written when its declaration cannot work."""
     app.plan().check()
     place = Place.of(app, serve) if serve else None
     try:
-        return _start(app, place)
+        return _start(app, place, take_over=take_over)
     except BaseException:
         if place is not None:
             place.close()
         raise
 
 
-def _start(app: App, place: Place | None) -> Running:
+def _start(app: App, place: Place | None, *, take_over: bool) -> Running:
     plan = app.plan()
     keep = Keep.parse(app.keep) if app.keep is not None else None
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
         app.starting = f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows"
 
-    captured = databases(plan, on_progress)
+    captured = databases(plan, on_progress, take_over=take_over)
     circles = Circles(plan, captured)
     codec = codec_for(plan.formats)
     if app._open is None and (plan.on_kafka or not Path(plan.log).exists()):
