@@ -80,7 +80,7 @@ def _fill(server: PostgresServer, table: str, rows: int, *, start: int) -> float
 
 def _ours(server: PostgresServer, broker: KafkaBroker, table: str, rows: int, sampler: Sampler) -> float:
     app = hr.App(f"ours-{table}", log=f"kafka://{broker.bootstrap}", format="json")
-    app.postgres(server.dsn, tables=rf"public\.{table}", prefix="ours")
+    app.postgres(server.dsn, tables=rf"public\.{table}", prefix="ours", allow_failing_updates=True)
     topic = f"ours.public.{table}"
     with app.start() as running:
         running.wait(60)

@@ -73,7 +73,7 @@ def run(rows: int) -> list[dict[str, Any]]:
 
 def _app(server: PostgresServer, directory: Path) -> hr.App:
     app = hr.App("latency", log=directory / "latency.headrace")
-    db = app.postgres(server.dsn, tables=r"public\.l_.*", prefix="b")
+    db = app.postgres(server.dsn, tables=r"public\.l_.*", prefix="b", allow_failing_updates=True)
     model = app.model("m", hr.KMeans(k=2, initial_centers=[[0.0, 0.0], [9.0, 6.0]], decay=1.0), features=["x", "y"])
     model.learn(db["public.l_test"], every=100)
     model.predict(db["public.l_test"]).to("predicted")

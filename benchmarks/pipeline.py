@@ -52,7 +52,7 @@ def run(rows: int) -> list[dict[str, Any]]:
 
 def _app(server: PostgresServer, name: str, directory: Path) -> hr.App:
     app = hr.App(name, log=directory / f"{name}.headrace")
-    db = app.postgres(server.dsn, tables=r"public\.p_.*", prefix="b")
+    db = app.postgres(server.dsn, tables=r"public\.p_.*", prefix="b", allow_failing_updates=True)
     model = app.model("m", hr.KMeans(k=3, decay=1.0), features=FEATURES)
     model.learn(db["public.p_train"], every=1000)
     model.predict(db["public.p_test"]).to("predicted")

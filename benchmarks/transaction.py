@@ -22,7 +22,7 @@ def run(rows: int) -> list[dict[str, Any]]:
     ):
         server.execute(f"create table m_rows ({workload.NUMBERS})")
         app = hr.App("transaction", log=Path(directory) / "transaction.headrace")
-        db = app.postgres(server.dsn, tables=r"public\.m_.*", prefix="b")
+        db = app.postgres(server.dsn, tables=r"public\.m_.*", prefix="b", allow_failing_updates=True)
         model = app.model("m", hr.KMeans(k=3, decay=1.0), features=["b", "c", "d", "e"])
         model.learn(db["public.m_rows"], every=1000)
         with app.start() as running:

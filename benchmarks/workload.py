@@ -55,7 +55,7 @@ def pg_recvlogical(server: PostgresServer, slot: str, publication: str, *, binar
 def capture_app(server: PostgresServer, name: str, directory: Path, tables: str) -> hr.App:
     """An app that only captures."""
     app = hr.App(name, log=directory / f"{name}.headrace")
-    app.postgres(server.dsn, tables=tables, prefix="b")
+    app.postgres(server.dsn, tables=tables, prefix="b", allow_failing_updates=True)
     return app
 
 

@@ -91,6 +91,7 @@ class App:
         publication: str | None = None,
         snapshot: Literal["initial", "never"] = "initial",
         format: str | None = None,
+        allow_failing_updates: bool = False,
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -101,6 +102,9 @@ class App:
             slot, publication: names of existing ones to use; made and named after the app by default.
             snapshot: ``"initial"`` reads the rows that are there before streaming; ``"never"`` streams only.
             format: how a Kafka log's topics of these tables are written; as the app says by default.
+            allow_failing_updates: capture also tables without a usable replica identity (no primary key, a deferrable
+                one, REPLICA IDENTITY NOTHING): PostgreSQL refuses UPDATE and DELETE on them from then on, which is
+                harmless where rows are only inserted. Without it such tables are refused.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -111,7 +115,7 @@ class App:
             raise DeclarationError("tables=[] captures nothing", advice=r"Give a pattern such as r'public\.orders'.")
         if snapshot not in ("initial", "never"):
             raise DeclarationError(f"snapshot={snapshot!r}", advice='Give "initial" or "never".')
-        source = SourcePlan(prefix or self.name, dsn, patterns, slot, publication, snapshot)
+        source = SourcePlan(prefix or self.name, dsn, patterns, slot, publication, snapshot, allow_failing_updates)
         check_patterns(source.tables)
         if any(other.prefix == source.prefix for other in self._sources):
             raise DeclarationError(

@@ -47,6 +47,7 @@ class SourcePlan:
     slot: str | None = None
     publication: str | None = None
     snapshot: str = "initial"
+    allow_failing_updates: bool = False
 
     def matches(self, table: str) -> bool:
         """Whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""

@@ -171,7 +171,7 @@ def test_pieces_of_exactly_so_many_rows(database: Database, capture: Capture, mo
 
 
 def test_rows_of_children_are_not_the_parents(database: Database, capture: Capture) -> None:
-    database.execute("CREATE TABLE t_child () INHERITS (t)")
+    database.execute("CREATE TABLE t_child (PRIMARY KEY (id)) INHERITS (t)")
     database.execute("INSERT INTO t VALUES (1, 1); INSERT INTO t_child VALUES (2, 2)")
     engine = capture()
     database.execute("INSERT INTO t_child VALUES (3, 3)")
@@ -233,7 +233,7 @@ def test_a_broken_snapshot_leaves_nothing(database: Database, capture: Capture) 
         )
 
     log = MemoryLog()
-    database.execute("CREATE TABLE t2 (id int, s text)")
+    database.execute("CREATE TABLE t2 (id int PRIMARY KEY, s text)")
     database.execute("INSERT INTO t2 SELECT g, repeat('x', 1000) FROM generate_series(1, 100000) g")
     with pytest.raises(SourceUnavailable):
         capture(log, on_progress=broken)

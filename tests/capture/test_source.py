@@ -473,11 +473,76 @@ def test_own_publication_is_mended(database: Database, capture: Capture) -> None
     assert [chr(op) for op in engine.ids(database.topic(), "__op")] == ["c", "d"]
 
 
-def test_warns_of_tables_without_a_key(database: Database) -> None:
-    database.execute("CREATE TABLE tk (id int)")
-    source = database.source()
-    source.check(MemoryLog())
-    assert [text.split(" has ")[0] for text in source.warnings] == ["table public.tk"]
+IDENTITIES = {
+    "t_keyless": ("(id int)", "", "has no primary key"),
+    "t_nothing": ("(id int PRIMARY KEY)", "ALTER TABLE t_nothing REPLICA IDENTITY NOTHING", "is NOTHING"),
+    "t_deferrable": ("(id int PRIMARY KEY DEFERRABLE)", "", "is deferrable"),
+    "t_dropped": (
+        "(id int NOT NULL)",
+        "CREATE UNIQUE INDEX i ON t_dropped (id); ALTER TABLE t_dropped REPLICA IDENTITY USING INDEX i; DROP INDEX i",
+        "was dropped",
+    ),
+    "t_unique": ("(id int NOT NULL UNIQUE)", "", "has no primary key"),
+    "t_full_generated": (
+        "(id int, x int GENERATED ALWAYS AS (id + 1) STORED)",
+        "ALTER TABLE t_full_generated REPLICA IDENTITY FULL",
+        "has a generated column",
+    ),
+    "t_key_generated": (
+        "(id int, x int GENERATED ALWAYS AS (id + 1) STORED PRIMARY KEY)",
+        "",
+        "has a generated column",
+    ),
+    "t_full": ("(id int)", "ALTER TABLE t_full REPLICA IDENTITY FULL", ""),
+    "t_nothing_full": ("(id int PRIMARY KEY DEFERRABLE)", "ALTER TABLE t_nothing_full REPLICA IDENTITY FULL", ""),
+    "t_index": (
+        "(id int NOT NULL)",
+        "CREATE UNIQUE INDEX t_j ON t_index (id); ALTER TABLE t_index REPLICA IDENTITY USING INDEX t_j",
+        "",
+    ),
+    "t_beside": ("(id int PRIMARY KEY, x int GENERATED ALWAYS AS (id + 1) STORED)", "", ""),
+}
+
+
+def test_tables_whose_updates_would_fail(
+    database: Database, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are refused by name, and exactly they: what the server then does says so."""
+    for name, (columns, then, _) in IDENTITIES.items():
+        database.execute(f"CREATE TABLE {name} {columns}; INSERT INTO {name} (id) VALUES (1)")
+        if then:
+            database.execute(then)
+    refused = {name: says for name, (_, _, says) in IDENTITIES.items() if says}
+    with pytest.raises(SourceRefused) as caught:
+        database.source().check(MemoryLog())
+    for name in IDENTITIES:
+        assert (f"public.{name}: " in str(caught.value)) == (name in refused)
+    assert 'ALTER TABLE "public"."t_keyless" REPLICA IDENTITY FULL' in str(caught.value)
+    assert "allow_failing_updates=True" in str(caught.value)
+    assert database.execute("SELECT pubname FROM pg_publication") == []
+
+    engine = capture(allow_failing_updates=True)
+    assert sorted(text.split(":")[0] for text in engine.source.warnings) == sorted(f"table public.{t}" for t in refused)
+    for name, says in refused.items():
+        assert any(f"public.{name}: " in text and says in text for text in engine.source.warnings)
+    for name in IDENTITIES:
+        failed = False
+        try:
+            database.execute(f"UPDATE {name} SET id = 2")
+        except psycopg.errors.DatabaseError:
+            failed = True
+        assert failed == (name in refused), name
+        database.execute(f"INSERT INTO {name} (id) VALUES (3)")
+    engine.catch_up()
+    assert engine.ids(database.topic("t_keyless")) == [1, 3]
+
+    database.execute("ALTER TABLE t REPLICA IDENTITY NOTHING")  # while it runs
+    engine.until(lambda: "table public.t: its replica identity is NOTHING" in caplog.text, 60)
+    log = engine.log
+    engine.source.stop()
+    again = database.source()  # a log that has them goes on
+    again.check(log)
+    assert len(again.warnings) == len(refused) + 1
 
 
 def test_stop_before_start_and_twice(database: Database) -> None:

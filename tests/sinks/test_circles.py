@@ -37,7 +37,7 @@ def source(dsn: str, query: Query) -> Iterator[str]:
 SCHEMA = """
 create table orders (id int primary key, x float8);
 create table "Orders" (id int primary key, x float8);
-create table child () inherits (orders);
+create table child (primary key (id)) inherits (orders);
 create view seen as select id, x from orders;
 create view twice as select * from seen where id > 0;
 create table ruled (id int primary key, x float8);

@@ -220,6 +220,32 @@ def matching_names(connection: SqlConnection, patterns: Sequence[str]) -> dict[i
     return {oid: (schema, name) for oid, schema, name in found if matches(f"{schema}.{name}", patterns)}
 
 
+# As CheckCmdReplicaIdentity and pub_contains_invalid_column decide (src/backend/executor/execReplication.c,
+# src/backend/commands/publicationcmds.c); the last from version 18 on.
+_FAILING = """
+SELECT c.oid, CASE c.relreplident
+    WHEN 'n' THEN 'its replica identity is NOTHING'
+    WHEN 'i' THEN CASE WHEN i.indexrelid IS NULL THEN 'the index of its replica identity was dropped'
+                       ELSE 'the index of its replica identity has a generated column' END
+    WHEN 'f' THEN 'its replica identity is FULL and it has a generated column'
+    ELSE CASE WHEN i.indexrelid IS NOT NULL THEN 'its primary key has a generated column'
+              WHEN EXISTS (SELECT FROM pg_index p WHERE p.indrelid = c.oid AND p.indisprimary)
+              THEN 'its primary key is deferrable' ELSE 'it has no primary key' END END
+FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indimmediate AND i.indisvalid
+    AND ((c.relreplident = 'd' AND i.indisprimary) OR (c.relreplident = 'i' AND i.indisreplident))
+WHERE c.oid = ANY(%s) AND (
+    (c.relreplident <> 'f' AND i.indexrelid IS NULL)
+    OR (%s AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> ''
+                       AND NOT a.attisdropped AND (c.relreplident = 'f' OR a.attnum = ANY(i.indkey)))))
+"""
+
+
+def failing_updates(connection: SqlConnection, oids: Sequence[int]) -> dict[int, str]:
+    """Tables whose UPDATE and DELETE the server refuses while a publication of ours has them, and why, by OID."""
+    generated = connection.info.server_version >= 180000
+    return dict(connection.execute(_FAILING, [list(oids), generated]).fetchall())
+
+
 def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:
     """Tables of which one of the patterns matches the whole ``schema.table``, whatever the case."""
     return [table for table in tables if matches(str(table), patterns)]

@@ -30,6 +30,7 @@ class Declared:
         left_out: tables (schema, name) that are not captured though they match.
         place: where the log is, for others to read.
         take_over: a slot that belongs to another log is given to this one.
+        allow_failing_updates: tables may be published whose UPDATE and DELETE the server refuses from then on.
     """
 
     server: Server
@@ -45,6 +46,7 @@ class Declared:
     app: str = ""
     place: str = owner.MEMORY
     take_over: bool = False
+    allow_failing_updates: bool = False
 
 
 class Opening:
@@ -53,6 +55,8 @@ class Opening:
     Attributes:
         tables: what is captured, in snapshot order, with columns as the catalog has them.
         identities: columns that identify an old row, by the table's OID; None: all.
+        changes: the publication has updates or deletes, not only inserts.
+        failing: why the server refuses UPDATE and DELETE while they are captured, by the table's OID.
         began: what the capture began with; None for a log that is new, until `open`.
         doing: what takes time now, for people.
         reading: that is the snapshot, which is at work and waits for nobody.
@@ -62,6 +66,8 @@ class Opening:
     def __init__(self, declared: Declared, progress: Progress) -> None:
         self.tables: list[Table] = []
         self.identities: dict[int, frozenset[str] | None] = {}
+        self.changes = True
+        self.failing: dict[int, str] = {}
         self.began: Began | None = None
         self.doing = ""
         self.reading = False
@@ -92,7 +98,13 @@ class Opening:
             provision.check_columns(self.tables)
             self.identities = catalog.identities(connection, self.tables)
             self.tables = [table.told_by(self.identities[table.oid]) for table in self.tables]
+            self.changes = publication is None or bool(publication.operations & {"update", "delete"})
+            if self.changes:
+                self.failing = catalog.failing_updates(connection, [table.oid for table in self.tables])
             if known is None:
+                # Of a publication of the user's they fail already, whatever we do.
+                if declared.own_publication and not declared.allow_failing_updates:
+                    provision.check_updates(self.tables, self.failing, server)
                 self._check_new(connection, publication)
             if publication and not declared.own_publication:
                 provision.check_publication(publication, self.tables, server)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from headrace.batch import is_meta
@@ -158,6 +158,27 @@ def check_rights(
             f"role «{role}» may not create a publication in {server}",
             advice=f"GRANT CREATE ON DATABASE … TO {quote(role)}; or name an existing one with publication=….",
         )
+
+
+def check_updates(tables: Sequence[Table], failing: Mapping[int, str], server: Server) -> None:
+    """Refuse to publish tables whose UPDATE and DELETE would fail from then on, as `catalog.failing_updates` says.
+
+    Raises:
+        SourceRefused: naming each table, with the statements that change it.
+    """
+    named = [table for table in tables if table.oid in failing]
+    if not named:
+        return
+    said = "; ".join(f"{table}: {failing[table.oid]}" for table in named)
+    # FULL is no way on where FULL is what fails.
+    mended = " ".join(f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL;" for table in named if table.identity != "f")
+    index = "USING INDEX a unique index over NOT NULL columns that are not generated"
+    ways = f"{mended} (or REPLICA IDENTITY {index})" if mended else f"ALTER TABLE … REPLICA IDENTITY {index}"
+    raise SourceRefused(
+        f"capturing these tables of {server} would make the application's own UPDATE and DELETE on them fail ({said})",
+        advice=f"{ways} lets them work. Where rows are only ever inserted, say so: "
+        "app.postgres(…, allow_failing_updates=True).",
+    )
 
 
 def check_room(connection: SqlConnection, server: Server) -> None:

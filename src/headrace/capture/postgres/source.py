@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from headrace.capture.base import Log, Transaction
 from headrace.capture.postgres import catalog, drift, owner, provision, record
-from headrace.capture.postgres.catalog import SqlConnection, Table
+from headrace.capture.postgres.catalog import SqlConnection
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.decode import (
     Decoder,
@@ -82,6 +82,8 @@ class PostgresSource:
         first_tables: tables (``schema.table``) that models learn from, read first in the snapshot.
         place: where the log is; says to others whose the slot is.
         take_over: take a slot that belongs to another log; without it that is refused.
+        allow_failing_updates: capture tables whose UPDATE and DELETE the server then refuses, as they have no usable
+            replica identity; without it that is refused where the publication is ours.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -105,6 +107,7 @@ class PostgresSource:
         first_tables: Sequence[str] = (),
         place: str = owner.MEMORY,
         take_over: bool = False,
+        allow_failing_updates: bool = False,
         max_open_rows: int = 65_536,
         on_progress: Progress = _silent,
         clock: Clock | None = None,
@@ -128,6 +131,7 @@ class PostgresSource:
             app=app,
             place=owner.where(place),
             take_over=take_over,
+            allow_failing_updates=allow_failing_updates,
         )
         self._opening = Opening(self._declared, on_progress)
         self._max_open_rows = max_open_rows
@@ -165,7 +169,12 @@ class PostgresSource:
         with self._waiting:
             self._opening.check(log)
         tables = self._opening.tables
-        self.warnings = [_keyless(table) for table in tables if not table.key and table.identity != "f"]
+        failing = self._opening.failing
+        self.warnings = [
+            _failing(str(table), failing[table.oid], self._declared.publication)
+            for table in tables
+            if table.oid in failing
+        ]
 
     def tables(self) -> dict[str, pa.Schema]:
         """Topic and schema of each table as the catalog had it at `check`."""
@@ -517,6 +526,15 @@ class PostgresSource:
         for text in drift.renamed(began, now):
             self._say(text)
 
+    def _check_updates(self, connection: SqlConnection) -> None:
+        """Say loudly when a table lost its replica identity: the user's own statements fail since then."""
+        tables = {table.oid: str(table) for table in self._opening.tables if self._opening.changes}
+        failing = catalog.failing_updates(connection, list(tables))
+        for oid, reason in failing.items():
+            if self._opening.failing.get(oid) != reason:
+                logger.error("%s", _failing(tables[oid], reason, self._declared.publication))
+        self._opening.failing = failing
+
     def _watch(self) -> None:
         """Look at the catalog now and then, in a thread of its own; a server that is away is left to the stream."""
         connection: SqlConnection | None = None
@@ -528,6 +546,7 @@ class PostgresSource:
                     connection = self._declared.server.sql()
                 self._check_catalog(connection)
                 self._look_for_new(connection)
+                self._check_updates(connection)
         if connection is not None:
             connection.close()
 
@@ -569,10 +588,11 @@ def _last_row(piece: Piece) -> tuple[int, int] | None:
     return max(found, default=None)
 
 
-def _keyless(table: Table) -> str:
+def _failing(table: str, reason: str, publication: str) -> str:
     return (
-        f"table {table} has no primary key: while it is captured PostgreSQL refuses UPDATE and DELETE on it; "
-        f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL; allows them"
+        f"table {table}: {reason}, so PostgreSQL refuses UPDATE and DELETE on it as long as publication "
+        f"«{publication}» has it, also while the capture is stopped; ALTER TABLE … REPLICA IDENTITY FULL (or USING "
+        "INDEX) allows them"
     )
 
 

@@ -37,6 +37,7 @@ def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -
             first_tables=plan.first_tables(declared.prefix),
             place=place,
             take_over=take_over,
+            allow_failing_updates=declared.allow_failing_updates,
             on_progress=on_progress,
         )
         for declared in plan.sources
