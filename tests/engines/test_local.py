@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+import headrace as hr
+from headrace.batch import Batch
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.steps import load_rows
-from headrace.engines.local.tasks import REPLAY_SECONDS
+from headrace.engines.local.tasks import REPLAY_SECONDS, TaskRunner
 from headrace.engines.local.verify import verify
 from headrace.learn.kmeans import KMeans
 from headrace.log.memory import MemoryLog
@@ -272,3 +275,27 @@ def test_rows_are_read_in_whole_transactions() -> None:
     assert load is not None
     assert load.event.complete
     assert load.inputs == {TRAIN: [0, 6], TEST: [0, 3]}
+
+
+def test_answers_given_elsewhere_are_no_silence() -> None:
+    """A window over predictions does not close while answers over HTTP come, though its stream has no rows."""
+    app = hr.App("shop", log="memory://")
+    model = app.model("m", hr.KMeans(2), features=["x"])
+    scores = model.predict(app.topic("rows", append=True)).to("scores")
+    model.serve("/m", log_to="scores")
+    scores.window("1 min").mean("x").to("means")
+    (task,) = app.plan().models
+    clock = SettableClock()
+    log = MemoryLog()
+    runner = TaskRunner(app.plan(), task, log, clock)
+    assert runner.due_tick(0) is None
+    clock.advance(100)
+    answers = {"x": [1.0], "prediction": [0], "status": ["ok"], "model": ["m"], "model_version": [1]}
+    served = Batch.of({**answers, "model_position": pa.nulls(1, pa.string())}, ts_us=1)
+    with log.transaction() as txn:
+        txn.append(app.plan().served["scores"], served.records)
+    with log.transaction() as txn:
+        assert runner.advance(txn) is not None
+    assert runner.due_tick(0) is None
+    clock.advance(61)
+    assert runner.due_tick(0) is not None

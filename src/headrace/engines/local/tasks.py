@@ -72,6 +72,9 @@ class TaskRunner:
         self._storing_s = 0.0
         self._reader = LogReader(log, task, self.state) if isinstance(task, ModelTask) else None
         self._predicted = [one.stream.topic for one in task.predict] if isinstance(task, ModelTask) else []
+        # Answers that were given elsewhere are answers to a stream, which is then not silent.
+        plans = task.predict if isinstance(task, ModelTask) else ()
+        self._served = {one.served.topic: one.stream.topic for one in plans if one.served is not None}
         self._nodes = getattr(task, "nodes", ())
         self._watched = watched(self._nodes, self._predicted)
         # When rows of each topic came last, or all were dealt with for the first time.
@@ -140,7 +143,8 @@ class TaskRunner:
         outputs = step(self.task, self.state, load.event, self._reader)
         self._work_s += self.clock.monotonic() - begun
         if self._watched:
-            self._came.update(dict.fromkeys(load.inputs.keys() & set(self._watched), self.clock.monotonic()))
+            came = {self._served.get(topic, topic) for topic in load.inputs}
+            self._came.update(dict.fromkeys(came & set(self._watched), self.clock.monotonic()))
         self.progress.bytes_since += load.bytes
         before, self.progress.slice = self.progress.slice, load.slice
         for topic, (_, end) in load.inputs.items():
