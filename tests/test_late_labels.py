@@ -22,12 +22,13 @@ import headrace as hr
 from headrace import labels, row_identity
 from headrace.batch import Batch
 from headrace.events import Part, Rows
-from headrace.flow import Grade
+from headrace.flow import Grade, StreamPlan
 from headrace.learn.state import dump_pieces
 from headrace.learn.state import load_state as load_values
 from headrace.state import State, dump_state, initial_state, load_state
 from headrace.step import step
 from headrace.task import ModelTask
+from headrace.training import rows_now
 
 COLUMNS = {"id": pa.int64(), "k": pa.string(), "u": pa.float64(), "y": pa.float64(), "note": pa.string()}
 # More of them: HEADRACE_SEEDS=1000 pytest tests/test_late_labels.py
@@ -463,3 +464,25 @@ def test_rows_that_wait_too_long_are_told_of(monkeypatch: pytest.MonkeyPatch) ->
     assert found[0] == found[1] == found[2]
     assert [(lsn, json.loads(text)["u"]) for lsn, _, text in found[0]] == [(106, 1.0), (109, 4.0)]
     assert "newer rows of the table" in found[0][0][1]
+
+
+def test_the_rows_of_a_table_now_are_followed_when_keys_move() -> None:
+    for identity in ("default", "full", "index"):
+        table = Table(identity)
+        changes = [table.insert(key, float(key), None) for key in (1, 2, 3)]
+        one, two, three = (table.rows[key] for key in (1, 2, 3))
+        changes += [change for change, _ in swapped(table, one, two, random.Random(1))]
+        changes += [table.update(one, y=7.0), table.update(three, id=9), table.delete(two), table.insert(1, 5.0, None)]
+        batches = [batch_of(rows_of(changes)[i : i + 2], identity) for i in range(0, len(changes), 2)]
+        now = rows_now(batches, StreamPlan("t")).rows.to_pylist()
+        assert sorted((row["id"], row["u"], row["y"]) for row in now) == [(1, 5.0, None), (2, 1.0, 7.0), (9, 3.0, None)]
+    whole = Batch.of({"id": [1, 2], "k": ["long", "b"]}, key=["id"])
+    update = Batch.of(
+        {"id": [3], "k": pa.array([None], pa.string())},
+        op="u",
+        key=["id"],
+        unchanged=pa.array([["k"]]),
+        before=pa.array([{"id": 1, "k": None}], pa.struct([("id", pa.int64()), ("k", pa.string())])),
+    )
+    now = rows_now([whole, update], StreamPlan("t")).rows.to_pylist()
+    assert sorted(now, key=lambda row: row["id"]) == [{"id": 2, "k": "b"}, {"id": 3, "k": "long"}]

@@ -168,28 +168,60 @@ def _of_lists(array: pa.Array) -> Hashes:
         values = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
         start, end = offsets[:-1] - offsets[0], offsets[1:] - offsets[0]
     length = end - start
+    found = mixed(length.astype(np.uint64))
+    plain = _lists_of_words(values, start, length, found)
+    rest = np.flatnonzero(~plain & (length > 0))
+    if len(rest):
+        # Of the others each value is hashed, whatever it is.
+        inside = np.repeat(start[rest], length[rest]) + _places(length[rest])
+        contained = hashed(values.take(pa.array(inside)))
+        contained = mixed(contained + (_places(length[rest]) + 1).astype(np.uint64) * _NULL)
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(contained, dtype=np.uint64)])
+        ends = np.cumsum(length[rest])
+        found[rest] = mixed(sums[ends] - sums[ends - length[rest]] + found[rest])
+    return found
+
+
+def _places(length: Ints) -> Ints:
+    """0, 1, … of each list."""
+    return np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
+
+
+def _lists_of_words(values: pa.Array, start: Ints, length: Ints, found: Hashes) -> Mask:
+    """Fill in hashes of lists of numbers by their bytes, of as many together; which lists these are.
+
+    Of floats too, so that -0.0 is not 0.0 there. How a list is hashed depends on nothing but the list.
+    """
     kind = values.type
-    if pa.types.is_primitive(kind) and not values.null_count and n and (length == length[0]).all():
-        rows = _rows_of_words(values, n, int(length[0]))
-        if rows is not None:
-            return rows
-    contained = hashed(values)
-    place = np.arange(len(contained)) - np.repeat(start, length)
-    contained = mixed(contained + (place + 1).astype(np.uint64) * _NULL)
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(contained, dtype=np.uint64)])
-    return mixed(sums[end] - sums[start] + mixed(length.astype(np.uint64)))
+    done = np.zeros(len(length), np.bool_)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)) or not len(values):
+        return done
+    whole = np.ones(len(length), np.bool_)
+    if values.null_count:
+        nulls = np.concatenate([[0], np.cumsum(np.asarray(values.is_null()))])
+        whole = nulls[start + length] == nulls[start]
+        values = values.fill_null(0)
+    numbers = np.ascontiguousarray(values.to_numpy(zero_copy_only=False))
+    for one in np.unique(length[whole]).tolist():
+        rows = np.flatnonzero(whole & (length == one))
+        if one:
+            together = len(rows) * one == int(start[rows[-1]] + one - start[rows[0]])
+            if together:
+                lists = numbers[start[rows[0]] : start[rows[-1]] + one].reshape(len(rows), one)
+            else:
+                lists = numbers[start[rows][:, None] + np.arange(one)]
+            found[rows] = _rows_of_words(lists)
+        done[rows] = True
+    return done
 
 
-def _rows_of_words(values: pa.Array, n: int, length: int) -> Hashes | None:
-    """Hashes of rows of as many numbers, by their bytes; of floats too, so that -0.0 is not 0.0 there."""
-    if not length or pa.types.is_boolean(values.type):
-        return None
-    if pa.types.is_temporal(values.type):
-        return None
-    rows = np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).reshape(n, length)
-    if rows.strides[0] % 8:
+def _rows_of_words(rows: npt.NDArray[Any]) -> Hashes:
+    """Hashes of rows of as many numbers."""
+    length = rows.shape[1]
+    rows = np.ascontiguousarray(rows)
+    if rows.itemsize * length % 8:
         rows = rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64)
-    words = rows.view(np.uint64).reshape(n, -1)
+    words = rows.view(np.uint64).reshape(len(rows), -1)
     weights = mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64) * _NULL) | np.uint64(1)
     spread = words ^ (words >> np.uint64(32))
     spread *= weights
@@ -341,6 +373,9 @@ def _sorted(keys: Hashes, numbers: Ints) -> tuple[Hashes, Ints]:
 class Identity:
     """The rows of one topic.
 
+    Args:
+        limit: how many of the newest are remembered; `LIMIT` by default.
+
     >>> rows = Identity()
     >>> rows.follow(Batch.of({"id": [1, 2]}, key=["id"])).tolist()
     [2, 4]
@@ -351,7 +386,8 @@ class Identity:
     [2, -8]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
         # How many numbers were given, and the key of each row that has one; of ended rows 0.
         self.given = 0
         self._keys = Numbered()
@@ -396,7 +432,7 @@ class Identity:
         displaced = [one for rows in self._displaced.values() for one in rows]
         if displaced:
             found |= np.isin(numbers, displaced)
-        return np.asarray(found & ((numbers >> 1) > self.given - LIMIT))
+        return np.asarray(found & ((numbers >> 1) > self.given - self.limit))
 
     @property
     def empty(self) -> bool:
@@ -409,9 +445,13 @@ class Identity:
         return np.asarray(self._keys.get(places) == 0)
 
     @property
+    def limit(self) -> int:
+        return LIMIT if self._limit is None else self._limit
+
+    @property
     def forgotten(self) -> int:
         """The largest number (without its last bit) that is not remembered any more."""
-        return self.given - LIMIT
+        return self.given - self.limit
 
     def _insert(self, keys: Hashes) -> Ints:
         places = self.given + 1 + np.arange(len(keys))
@@ -450,7 +490,7 @@ class Identity:
     def _follow_together(self, op: npt.NDArray[np.uint8], fresh: Mask, keys: Hashes) -> Ints | None:
         """Inserts, updates and deletes whose keys stay; None where a row is near its end by `LIMIT`."""
         n = len(keys)
-        if n > LIMIT:
+        if n > self.limit:
             return None
         order = np.argsort(keys, kind="stable")
         known = self._index.find(keys[order])

@@ -23,13 +23,15 @@ from headrace.batch import OPS, Batch
 from headrace.comparison import whole
 from headrace.errors import HeadraceError
 from headrace.flow import RetrainPlan, Selection, StreamPlan
+from headrace.labels import unsent
 from headrace.learn.base import Learner
 from headrace.learn.category import new_words
 from headrace.learn.features import Matrix, growing, matrix, resolved, targets_of, unsized
 from headrace.learn.handover import concerns_the_whole, holds
 from headrace.learn.state import dump_state, load_state
 from headrace.learning import Again
-from headrace.plain_values import row_keys, united, values
+from headrace.plain_values import united, values
+from headrace.row_identity import Identity, Ints
 from headrace.state import State
 from headrace.task import ModelTask
 from headrace.transform.expressions import operate
@@ -119,26 +121,45 @@ def _selected(selection: Selection, state: State, moment: Moment) -> Batch:
 
 
 def rows_now(changes: Sequence[Batch], stream: StreamPlan) -> Batch:
-    """A table's rows as its changes leave it: of each key the newest, without those deleted."""
+    """A table's rows as its changes leave it: each as its newest event shows it, whatever its key was."""
     if not changes:
         return as_batch(pa.table({}))
-    key = changes[-1].key_columns
+    rows = Identity(limit=2**62)
+    given = np.concatenate([rows.follow(one) for one in changes])
+    number = np.where(given < 0, ~given, given)
     plain = [pa.Table.from_batches([one.records.select([*one.column_names, "__op", "__ts"])]) for one in changes]
-    table = united(plain).combine_chunks()
+    table = _sent(united(plain).combine_chunks(), changes, number)
     op = np.asarray(table.column("__op"))
+    # Rows without a key are what their events say; nobody knows which of them an update or a delete is about.
+    keep = (op != OPS["d"]) & (op != OPS["t"])
     emptied = np.flatnonzero(op == OPS["t"])
-    keep = np.ones(len(op), np.bool_)
     if len(emptied):
         keep[: emptied[-1] + 1] = False
-    if key and all(name in table.column_names for name in key):
-        keys = row_keys([table.column(name) for name in key])
-        newest = dict(zip(keys, range(len(keys)), strict=True))
-        last = np.zeros(len(op), np.bool_)
-        last[np.fromiter(newest.values(), np.int64, len(newest))] = True
-        keep &= last
-    keep &= op != OPS["d"]
+    newest = dict(zip(number.tolist(), range(len(number)), strict=True))
+    last = number == 0
+    last[np.fromiter(newest.values(), np.int64, len(newest))] = True
+    keep &= last & ((number == 0) | rows.alive(number))
     good, _ = operate(as_batch(table.filter(pa.array(keep))), stream.operations)
     return good[0] if len(good) == 1 else as_batch(united([pa.Table.from_batches([g.records]) for g in good]))
+
+
+def _sent(table: pa.Table, changes: Sequence[Batch], number: Ints) -> pa.Table:
+    """The events with the values that were not sent (TOAST), which are those of their rows' events before."""
+    order = np.argsort(number, kind="stable")
+    first = np.append(True, number[order][1:] != number[order][:-1])[: len(order)]
+    place = np.arange(len(order))
+    begin = np.maximum.accumulate(np.where(first, place, 0))
+    for name in dict.fromkeys(name for one in changes if one.unchanged is not None for name in one.column_names):
+        masks = [unsent(one, name) if name in one.schema.names else None for one in changes]
+        if all(mask is None for mask in masks):
+            continue
+        parts = zip(changes, masks, strict=True)
+        missing = np.concatenate([np.zeros(one.num_rows, np.bool_) if mask is None else mask for one, mask in parts])
+        newest = np.maximum.accumulate(np.where(missing[order], -1, place))
+        at = np.empty(len(order), np.int64)
+        at[order] = order[np.where(newest >= begin, newest, place)]
+        table = table.set_column(table.column_names.index(name), name, table.column(name).take(pa.array(at)))
+    return table
 
 
 def as_batch(table: pa.Table) -> Batch:
