@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -64,6 +65,43 @@ def test_each_call_is_a_transaction_and_an_empty_one_is_none(tmp_path: Path) -> 
     log = open_log(app.log, writer=False)
     assert [entry.records.num_rows for entry in log.read_topic("rows")] == [4, 4, 4]
     log.close()
+
+
+ODD: list[dict[str, Any]] = [
+    {"id": 2**53 + 1, "x": 1},
+    {"id": 0.5, "x": None, "more": "n"},
+    {"id": 2**64 - 1, "x": 2.5, "raw": b"\xff"},
+    {"id": "text", "x": float("nan"), "more": 5},
+    {"id": True, "x": np.float32(0.5), "more": [1, "a"]},
+    {"id": {"a": [1]}, "x": np.int64(7), "more": {}},
+]
+
+
+def test_rows_of_python_are_exact_however_they_are_appended(tmp_path: Path) -> None:
+    found = []
+    for name, calls in (("once", [ODD]), ("each", [[row] for row in ODD])):
+        app = declared(tmp_path / f"{name}.headrace")
+        for some in (calls[: len(calls) // 2], calls[len(calls) // 2 :]):  # with a restart between
+            with app.start() as running:
+                for rows in some:
+                    assert running.append("rows", rows, producer_id="p") == len(rows)
+        read = app.topic("rows").read()
+        assert len(read) == len(ODD) and repr(read) and len(read.to_pandas()) == len(ODD)
+        log = open_log(app.log, writer=False)
+        rows = [row for e in log.read_topic("rows") for row in e.records.select(["id", "x"]).to_pylist()]
+        types = [str(e.records["id"].type) for e in log.read_topic("rows") for _ in range(e.records.num_rows)]
+        assert set(log.records("columns")) == {"rows"}
+        log.close()
+        found.append((repr(rows), types))
+    assert found[0] == found[1]
+    assert "9007199254740993" in found[0][0] and "18446744073709551615" in found[0][0]
+    with app.start() as running:
+        for row in ({"id": 10**90}, {"id": "\ud800"}, {"x": [b"", 1]}):
+            with pytest.raises(DeclarationError, match="Nothing was appended"):
+                running.append("rows", row)
+        assert (
+            running.append("rows", ODD[:2], producer_id="p", sequence=0) == 0
+        )  # the same rows, with wider columns now
 
 
 def test_a_producer_goes_on_and_what_is_there_is_skipped(tmp_path: Path) -> None:

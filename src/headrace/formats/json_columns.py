@@ -356,6 +356,94 @@ def _text(value: Any) -> str | None:
     return value if value is None or type(value) is str else json_rows.json_of(value)
 
 
+# -- rows of Python's -------------------------------------------------------------------------------------------------
+
+
+def of_python(rows: Sequence[Mapping[str, Any]], column: Column) -> list[tuple[pa.RecordBatch, Column]]:
+    """Rows that a program has as dictionaries, in as many batches as they have types, each with the columns after it.
+
+    Numbers, texts, booleans, lists and dictionaries are decided as those of JSON. A column in which something else
+    stands (bytes, times, decimals, arrays) has the type that Arrow gives it.
+
+    Raises:
+        Refused: a row has a value that nothing holds; the message names the row and the column.
+
+    >>> [batch.to_pylist() for batch, _ in of_python([{"id": 2**53 + 1}, {"id": 0.5, "at": b"x"}], ROW)]
+    [[{'id': 9007199254740993, 'at': None}], [{'id': Decimal('0.50000000000000000000000000000000000000'), 'at': b'x'}]]
+    """
+    raw: list[dict[str, Any]] = []
+    other: dict[str, None] = {}
+    for row in rows:
+        found = {}
+        for name, value in row.items():
+            try:
+                found[name] = _raw(value)
+            except _NotJson:
+                other[name] = None
+        raw.append(found)
+    arrays = {name: _of_arrow(name, [row.get(name) for row in rows]) for name in other}
+    batches = []
+    start = 0
+    for part, after in _decided([{k: v for k, v in row.items() if k not in other} for row in raw], column):
+        kept = [name for name in part.schema.names if name not in other]
+        columns = {name: part.column(name) for name in kept}
+        columns |= {name: array.slice(start, part.num_rows) for name, array in arrays.items()}
+        start += part.num_rows
+        whole = pa.RecordBatch.from_pydict(columns) if columns else without_columns(part.num_rows)
+        batches.append((whole, after))
+    return batches
+
+
+def _decided(rows: Sequence[dict[str, Any]], column: Column) -> list[tuple[pa.RecordBatch, Column]]:
+    decoding = _Decoding([b""] * len(rows), column, False)
+    run: list[json_rows.Row] = []
+    for i, row in enumerate(rows):
+        try:
+            after = decoding._after(row)
+        except (Refused, RecursionError) as error:
+            why = "nested too deep" if isinstance(error, RecursionError) else str(error)
+            raise Refused(f"row {i + 1}: {why}") from None
+        if run and not after.type.equals(decoding.column.type):
+            decoding._take(run)
+            run = []
+        decoding.column = after
+        run.append((i, row))
+    decoding._take(run)
+    return [(part.columns, part.after) for part in decoding.parts]
+
+
+class _NotJson(TypeError):
+    pass
+
+
+def _raw(value: Any) -> Any:
+    """A value of Python's as `json_rows.load_exactly` gives one."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        value.encode()  # no surrogate alone: a ValueError
+        return str(value)
+    if isinstance(value, int):
+        return Number(int(value) if abs(value) < 10**80 else "9" * 81)
+    if isinstance(value, float):
+        odd = {math.inf: "Infinity", -math.inf: "-Infinity"}
+        return Number("NaN" if math.isnan(value) else odd.get(value, repr(float(value))))
+    if isinstance(value, list | tuple):
+        return [_raw(one) for one in value]
+    if isinstance(value, dict) and all(type(name) is str for name in value):
+        return {name: _raw(one) for name, one in value.items()}
+    raise _NotJson
+
+
+def _of_arrow(name: str, values: Sequence[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise Refused(f"column «{name}»: {error}") from None
+
+
 # -- many rows at once ------------------------------------------------------------------------------------------------
 
 

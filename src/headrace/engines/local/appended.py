@@ -16,7 +16,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ import pyarrow as pa
 from headrace import plain_values
 from headrace.batch import Batch, is_meta
 from headrace.capture.topics.offsets import Offsets
+from headrace.codec import COLUMNS, Decision
 from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
 from headrace.log.base import Log, Transaction
 from headrace.messages import to_json
@@ -39,25 +41,28 @@ class AppendedPiece:
     """One append, as the engine takes it.
 
     Attributes:
+        parts: its rows, a batch for each type that they have.
         progress: record name and value of its producer afterwards; None without one.
+        columns: record name and value of what the topic's columns are afterwards; None where nothing was decided.
         number: of the append; `AppendedSource.received_lsn` counts them.
     """
 
     topic: str
-    batch: Batch
+    parts: tuple[Batch, ...]
     progress: tuple[str, bytes] | None
     number: int
+    columns: tuple[str, bytes] | None = None
     rejected: tuple[tuple[str, Batch], ...] = ()
     continued: bool = False
     open: bool = False
 
     @property
     def batches(self) -> tuple[tuple[str, Batch], ...]:
-        return ((self.topic, self.batch),)
+        return tuple((self.topic, part) for part in self.parts)
 
     @property
     def rows(self) -> int:
-        return self.batch.num_rows
+        return sum(part.num_rows for part in self.parts)
 
     @property
     def end_lsn(self) -> int:
@@ -126,6 +131,7 @@ class AppendedSource:
         self._ended = False
         self._producers: dict[str, _Producer] = {}
         self._next: dict[str, int] = {}
+        self._decided: dict[str, Decision] = {}
         self._log: Log | None = None
 
     # -- appending ------------------------------------------------------------------------------------------------
@@ -133,7 +139,7 @@ class AppendedSource:
     def append(
         self,
         topic: str,
-        rows: pa.RecordBatch,
+        rows: pa.RecordBatch | Sequence[Mapping[str, Any]],
         *,
         key: Sequence[str] = (),
         producer_id: str | None = None,
@@ -141,28 +147,76 @@ class AppendedSource:
     ) -> tuple[int, int]:
         """Queue rows; returns how many are new, and the number to `wait` for.
 
+        What types dictionaries have, the topic's rows decide (`formats.json_columns`).
+
         Raises:
             DeclarationError: the topic is not declared with ``append=True``; a column is missing or has a name of
-                Headrace's own; or ``sequence`` is given without ``producer_id``.
+                Headrace's own; or ``sequence`` is given without ``producer_id``; or a value is one that no column
+                holds.
             LogError: rows before these are missing, or those that are there are others.
         """
         topic = self._served.get(topic, topic)
-        self._check(topic, rows, key, producer_id, sequence)
+        names = (
+            rows.schema.names if isinstance(rows, pa.RecordBatch) else list(dict.fromkeys(n for r in rows for n in r))
+        )
+        self._check(topic, names, key, producer_id, sequence)
         with self._changed:
             if self._ended:
                 raise HeadraceError("the pipeline has ended: nothing was appended")
+            parts, decided = self._typed(topic, rows)
+            new: list[pa.RecordBatch] = []
             progress = None
-            if producer_id is not None:
-                rows, progress = self._after_what_is_there(topic, producer_id, rows, sequence)
-            if rows.num_rows:
-                first = self._next.setdefault(topic, self._end(topic))
-                self._next[topic] = first + rows.num_rows
-                index = np.arange(first, first + rows.num_rows, dtype=np.int64)
-                batch = Batch.of(rows, index=index, ts_us=time.time_ns() // 1000, key=key)
-                self._queued += 1
-                self._queue.append(AppendedPiece(topic, batch, progress, self._queued))
-                self._changed.notify_all()
-            return rows.num_rows, self._queued
+            for part in parts:
+                if producer_id is not None:
+                    behind = part.num_rows
+                    part, progress = self._after_what_is_there(topic, producer_id, part, sequence)
+                    sequence = None if sequence is None else sequence + behind
+                new += [part] if part.num_rows else []
+            if new:
+                self._enqueue(topic, new, key, progress, decided)
+            return sum(part.num_rows for part in new), self._queued
+
+    def _typed(
+        self, topic: str, rows: pa.RecordBatch | Sequence[Mapping[str, Any]]
+    ) -> tuple[list[pa.RecordBatch], Decision | None]:
+        """The rows as batches, and what the topic's columns are with them, where they have no types of their own."""
+        from headrace.formats.json_columns import ROW, Refused, of_python
+
+        if isinstance(rows, pa.RecordBatch):
+            return [rows], None
+        if topic not in self._decided:
+            assert self._log is not None
+            known = self._log.records(COLUMNS, topic).get(topic)
+            self._decided[topic] = Decision.load(known) if known else Decision()
+        before = self._decided[topic]
+        try:
+            found = of_python(rows, before.columns or ROW)
+        except (Refused, UnicodeError) as error:
+            raise DeclarationError(f"append to «{topic}»: {error}", advice="Nothing was appended.") from None
+        return [batch for batch, _ in found], replace(before, columns=found[-1][1]) if found else before
+
+    def _enqueue(
+        self,
+        topic: str,
+        parts: Sequence[pa.RecordBatch],
+        key: Sequence[str],
+        progress: tuple[str, bytes] | None,
+        decided: Decision | None,
+    ) -> None:
+        now = time.time_ns() // 1000
+        batches = []
+        for part in parts:
+            first = self._next.setdefault(topic, self._end(topic))
+            self._next[topic] = first + part.num_rows
+            index = np.arange(first, first + part.num_rows, dtype=np.int64)
+            batches.append(Batch.of(part, index=index, ts_us=now, key=key))
+        columns = None
+        if decided is not None and decided != self._decided.get(topic):
+            self._decided[topic] = decided
+            columns = (topic, decided.dump())
+        self._queued += 1
+        self._queue.append(AppendedPiece(topic, tuple(batches), progress, self._queued, columns))
+        self._changed.notify_all()
 
     def wait(self, number: int, timeout: float | None) -> None:
         """Until that append is durable.
@@ -188,17 +242,17 @@ class AppendedSource:
             return self._producer(self._served.get(topic, topic), producer_id).rows
 
     def _check(
-        self, topic: str, rows: pa.RecordBatch, key: Sequence[str], producer_id: str | None, sequence: int | None
+        self, topic: str, names: Sequence[str], key: Sequence[str], producer_id: str | None, sequence: int | None
     ) -> None:
         if topic not in self.topics:
             raise DeclarationError(
                 f"«{topic}» is not declared to be appended to", advice=f'Declare app.topic("{topic}", append=True).'
             )
-        for name in filter(is_meta, rows.schema.names):
+        for name in filter(is_meta, names):
             raise DeclarationError(f"the rows have a column «{name}», a name of Headrace's own", advice="Rename it.")
         for name in key:
-            if name not in rows.schema.names:
-                raise DeclarationError(f"key={name!r}: there is no such column", advice=f"{rows.schema.names}")
+            if name not in names:
+                raise DeclarationError(f"key={name!r}: there is no such column", advice=f"{list(names)}")
         if sequence is not None and (producer_id is None or sequence < 0):
             raise DeclarationError(
                 f"sequence={sequence} counts the rows of a producer from 0", advice="Say producer_id=…."
@@ -279,6 +333,8 @@ class AppendedSource:
         del end_lsn
         for name, value in {one.progress[0]: one.progress[1] for one in self._taken if one.progress}.items():
             txn.put(KIND, name, value)
+        for name, value in {one.columns[0]: one.columns[1] for one in self._taken if one.columns}.items():
+            txn.put(COLUMNS, name, value)
 
     def acknowledge(self) -> None:
         """They are durable."""
@@ -339,4 +395,8 @@ def _settled(value: Any) -> Any:
         return {name: _settled(value[name]) for name in sorted(value) if value[name] is not None}
     if isinstance(value, list):
         return [_settled(one) for one in value]
+    if isinstance(value, Decimal) and value.is_finite():
+        # As it was before its column was widened; never as a float that is another number.
+        value = int(value) if value == value.to_integral_value() else value
+        return float(value) if isinstance(value, Decimal) and Decimal(repr(float(value))) == value else value
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -208,12 +208,15 @@ class Running:
             LogError: rows before these are missing, or other rows are given again than those that were written.
             WaitTimeout: they are not durable yet, and stay queued.
         """
+        if isinstance(rows, dict):
+            rows = [rows]
+        own = isinstance(rows, list | tuple) and bool(rows) and all(isinstance(row, dict) for row in rows)
         try:
-            records = as_records(rows)
+            given = rows if own else as_records(rows)
         except TypeError as error:
             raise DeclarationError(f"append: {error}", advice="Give Arrow, dicts, or a DataFrame.") from error
         queue = self._appending(topic)
-        new, number = queue.append(topic, records, key=key, producer_id=producer_id, sequence=sequence)
+        new, number = queue.append(topic, given, key=key, producer_id=producer_id, sequence=sequence)
         for source in self.engine.sources:
             source.wake()
         try:
