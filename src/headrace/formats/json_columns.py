@@ -675,7 +675,7 @@ def _holding(column: Column, before: Column, rows: Sequence[Mapping[str, Any]]) 
     if column is not before and not column.type.equals(before.type):
         try:
             array_of(rows, column)
-        except pa.ArrowInvalid as error:
+        except ValueError as error:
             raise Refused(f"numbers that no one type holds exactly: {error}") from None
     return column
 
