@@ -106,6 +106,31 @@ def test_a_sink_onto_a_captured_table_is_refused(source: str, query: Query, serv
     assert after == before
 
 
+def test_a_table_of_the_second_source_of_a_database_is_captured_too(source: str, query: Query) -> None:
+    query("create table orders (id int primary key); create table customers (id int primary key)")
+    app = hr.App("shop", log="memory://")
+    customers = app.postgres(source, tables="public.customers", prefix="one")["public.customers"]
+    app.postgres(source, tables="public.orders", prefix="two")
+    customers.to_table(source, "orders", key="id")
+    with pytest.raises(DeclarationError, match=r"public\.orders .*which source «two» captures"):
+        app.start()
+
+
+def test_a_role_that_may_not_look_is_told_so(source: str, query: Query, server: PostgresServer, tmp_path: Path) -> None:
+    query("create table orders (id int primary key); create schema headrace; create role blind login")
+    query("create table headrace.sinks (app text, sink text, topic text, log text, destination text, made boolean)")
+    try:
+        app = hr.App("shop", log=tmp_path / "log")
+        stream = app.postgres(source, tables="public.orders")["public.orders"]
+        stream.to_table(source.replace("postgres@", "blind@"), "out", key="id", name="s")
+        with app.start() as running:
+            query("insert into orders values (1)")
+            with pytest.raises(hr.errors.WaitTimeout, match=r"permission denied for schema headrace .*Grant"):
+                running.wait(2)
+    finally:
+        server.execute("drop role blind")
+
+
 def test_a_sink_beside_its_source_is_left_out_of_it(source: str, query: Query, tmp_path: Path) -> None:
     query("create table orders (id int primary key, x float8); insert into orders values (1, 0.5)")
     app = hr.App("shop", log=tmp_path / "log")

@@ -113,13 +113,23 @@ class TableTarget:
         ours: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "headrace sink"}
         return make_conninfo(**{**ours, **self._parts(), "client_encoding": "utf8"})
 
-    def reach(self, app: str, sink: str, topic: str) -> Reach | None:
-        """See what a write to the table reaches; None where the database cannot be asked now."""
+    def reach(self, app: str, sink: str, topic: str) -> Reach:
+        """See what a write to the table reaches.
+
+        Raises:
+            SinkUnavailable, SinkError: the database cannot be asked now, or does not answer this user.
+        """
         try:
             with psycopg.connect(self.conninfo(), autocommit=True) as connection:
                 return _reach(connection, self, (app, sink, topic))
-        except psycopg.Error:
-            return None
+        except psycopg.Error as error:
+            state, said = (
+                error.sqlstate or "",
+                f"the table {self.table} ({self.where}) cannot be looked at: {_words(error)}",
+            )
+            if isinstance(error, psycopg.OperationalError):
+                raise SinkUnavailable(said) from error
+            raise SinkError(said, advice=_advice(state, self)) from error
 
     def sink(self, journal: Journal) -> TableSink:
         """See `Target.sink`."""

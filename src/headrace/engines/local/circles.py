@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from headrace.capture.postgres.source import PostgresSource
-from headrace.errors import DeclarationError, SinkUnavailable
+from headrace.errors import DeclarationError, SinkError
 from headrace.plan import Plan, SourcePlan
 from headrace.sink_plan import SinkPlan, columns_of, key_sources
 from headrace.sinks.table import Reach, TableTarget
@@ -49,14 +49,14 @@ class Circles:
     """The ends of a plan's table sinks.
 
     Attributes:
-        unseen: sinks whose database could not be asked: `check_late` is for when it can be.
+        unseen: sinks whose database could not be asked, and why: `late` is for when it can be.
     """
 
     def __init__(self, plan: Plan, sources: Sequence[PostgresSource]) -> None:
         self._plan = plan
         self._sources = sources
         self._ends: list[End] = []
-        self.unseen: set[str] = set()
+        self.unseen: dict[str, SinkError] = {}
 
     def look(self) -> None:
         """Ask the databases, and leave tables that are ours out of capture: before the sources are checked."""
@@ -85,15 +85,15 @@ class Circles:
 
         def check() -> None:
             ends, unseen = self._found([sink])
-            if unseen:
-                raise SinkUnavailable(f"the database of «{sink.name}» ({sink.target.where}) cannot be asked now")
+            for error in unseen.values():
+                raise error
             for end in ends:
                 _refuse(self._plan, end, {})
 
         return check
 
-    def _found(self, sinks: Iterable[SinkPlan]) -> tuple[list[End], set[str]]:
-        ends, unseen = [], set()
+    def _found(self, sinks: Iterable[SinkPlan]) -> tuple[list[End], dict[str, SinkError]]:
+        ends, unseen = [], dict[str, SinkError]()
         with contextlib.ExitStack() as stack:
             marks: dict[int, PostgresSource] = {}
             if sinks:
@@ -101,14 +101,17 @@ class Circles:
             for sink in sinks if marks else ():
                 target = sink.target
                 assert isinstance(target, TableTarget)
-                reach = target.reach(self._plan.app, sink.name, sink.stream.topic)
-                if reach is None:
-                    unseen.add(sink.name)
+                try:
+                    reach = target.reach(self._plan.app, sink.name, sink.stream.topic)
+                except SinkError as error:
+                    unseen[sink.name] = error
                     continue
-                source = next((marks[mark] for mark in marks if mark in reach.marks), None)
-                plan = next((one for one in self._plan.sources if source and one.prefix == source.name), None)
-                ends.append(End(sink, target, reach, source, plan))
-                _leave_out(ends[-1])
+                same = [source for mark, source in marks.items() if mark in reach.marks]
+                plans = {plan.prefix: plan for plan in self._plan.sources}
+                found = [End(sink, target, reach, source, plans[source.name]) for source in same]
+                for end in found:
+                    _leave_out(end)
+                ends += found or [End(sink, target, reach, None, None)]
         return ends, unseen
 
 
