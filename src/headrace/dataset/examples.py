@@ -23,7 +23,7 @@ from headrace.learn.features import Features, column_of, matrix, numbers
 from headrace.learn.images import Image
 from headrace.plain_values import united
 from headrace.row_identity import ROW, Identity
-from headrace.transform.expressions import Operation, operate
+from headrace.transform.expressions import KEEPS, Operation, operate
 
 logger = logging.getLogger("headrace")
 
@@ -153,11 +153,11 @@ class Examples:
         if self.target is not None:
             records = records.append_column(ROW, pa.array(self._rows.follow(chunk.batch)))
         good, bad = operate(Batch(records), self.operations)
+        if bad and not good and all(KEEPS in reason for _, reason in bad):
+            raise ValueError(bad[0][1])
         for row, reason in bad:
             self._skip(_where(self.topic, chunk, int(row.column("__order")[0].as_py())), reason)
         for batch in good:
-            if "__order" not in batch.schema.names:
-                raise ValueError("a transform must keep the columns that begin with «__»: use Batch.with_columns")
             batch = self._fresh(chunk, batch)
             if not batch.num_rows:
                 continue

@@ -19,6 +19,7 @@ from headrace.batch import Batch, is_meta
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.plain_values import cast_texts, texts, values
 
+KEEPS = "must keep the columns that begin with «__»"
 Expression = "str | pc.Expression | Text | Callable[[Batch], Any]"
 
 
@@ -214,8 +215,7 @@ def _check_events(result: Batch, batch: Batch, who: str) -> None:
     missing = [name for name in names if name not in result.schema.names]
     if missing:
         raise ValueError(
-            f"{who} dropped the column {missing[0]}: use Batch.with_columns, .filter or .take, which keep those that "
-            "begin with «__»"
+            f"{who} dropped the column {missing[0]}: a transform {KEEPS}: use Batch.with_columns, .filter or .take"
         )
     if "__order" in names and not bool((np.diff(np.asarray(result.column("__order"))) >= 0).all()):
         raise ValueError(f"{who} changed the order of rows")
