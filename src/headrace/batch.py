@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -227,10 +228,13 @@ class Batch:
         return Batch(self.records.slice(offset, length))
 
     def take(self, indices: npt.NDArray[np.int64]) -> Batch:
-        return Batch(self.records.take(pa.array(indices)))
+        return Batch(take_records(self.records, np.asarray(indices, np.int64)))
 
     def filter(self, mask: npt.NDArray[np.bool_]) -> Batch:
-        return Batch(self.records.filter(pa.array(mask)))
+        try:
+            return Batch(self.records.filter(pa.array(mask)))
+        except pa.ArrowNotImplementedError:
+            return self.take(np.flatnonzero(mask))
 
     def with_columns(self, columns: Iterable[tuple[str, pa.Array]]) -> Batch:
         """The batch with columns added (or replaced, by name) before the ones that Headrace adds."""
@@ -249,6 +253,34 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch({self.num_rows} rows, {', '.join(self.column_names)})"
+
+
+def take(array: pa.Array, rows: npt.NDArray[np.int64]) -> pa.Array:
+    """Return some of the values, in the given order, whatever the type: Arrow's own `take` knows no views and no runs.
+
+    >>> take(pa.array(["a", "b", "c"], pa.string_view()), np.array([2, 0])).to_pylist()
+    ['c', 'a']
+    """
+    try:
+        return array.take(pa.array(rows, pa.int64()))
+    except pa.ArrowNotImplementedError:
+        if not rows.size:
+            return array.slice(0, 0)
+        cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), rows.size]
+        spans = pairwise(cuts)  # neighbours are taken together
+        return pa.concat_arrays([array.slice(int(rows[a]), b - a) for a, b in spans])
+
+
+def take_records(records: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    """Return some of the rows of a record batch.
+
+    >>> take_records(pa.record_batch({"a": [1, 2]}), np.array([1])).to_pydict()
+    {'a': [2]}
+    """
+    try:
+        return records.take(pa.array(rows, pa.int64()))
+    except pa.ArrowNotImplementedError:
+        return pa.RecordBatch.from_arrays([take(one, rows) for one in records.columns], schema=records.schema)
 
 
 def inserted(batch: Batch) -> npt.NDArray[np.bool_]:

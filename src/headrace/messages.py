@@ -26,7 +26,12 @@ def to_json(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types: bytes as base64, times in ISO 8601, decimals as numbers where a double holds them."""
+    """A value in JSON's types: bytes as base64, times in ISO 8601, decimals as numbers where a double holds them.
+
+    >>> from uuid import UUID
+    >>> plain([UUID(int=0), b"a"])
+    ['00000000-0000-0000-0000-000000000000', 'YQ==']
+    """
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -41,7 +46,7 @@ def plain(value: Any) -> Any:
         return _number(value)
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return value if value is None or isinstance(value, str | int | float) else plain_values.repr_text(value)
 
 
 def _number(value: Decimal) -> int | float | str:

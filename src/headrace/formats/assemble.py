@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace import batch as batches
 from headrace.batch import Batch
-from headrace.formats import selection
 from headrace.formats.debezium import UNKNOWN, Events
 
 Ints = npt.NDArray[np.int64]
@@ -105,8 +105,8 @@ def _sorted(one: Rows) -> Rows:
 def take(one: Rows, where: Ints) -> Rows:
     """Some of the rows."""
     one.events.columns = {}
-    before = None if one.before is None else selection.take(one.before, where)
-    return Rows(selection.take_records(one.records, where), one.events.take(where), before, one.key)
+    before = None if one.before is None else batches.take(one.before, where)
+    return Rows(batches.take_records(one.records, where), one.events.take(where), before, one.key)
 
 
 def _in_order(groups: list[Rows]) -> list[Rows]:

@@ -34,9 +34,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.batch import OPS, Batch
+from headrace.batch import OPS, Batch, take, take_records
 from headrace.formats.json_text import as_bytes, fragments, joined, objects
-from headrace.formats.selection import take, take_records
 from headrace.wire import Headers, WireMessages
 
 Mask = npt.NDArray[np.bool_]

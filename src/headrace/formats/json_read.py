@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.batch import OPS
+from headrace.batch import OPS, take, take_records
 from headrace.formats import assemble, connect, debezium, json_columns, json_shapes
 from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded
@@ -20,7 +20,6 @@ from headrace.formats.headers import EventHeaders, read_event_headers, topic_sou
 from headrace.formats.json_columns import Column
 from headrace.formats.json_keys import KeyReader
 from headrace.formats.json_parse import Bad, Lines, Parsed, object_names, parse
-from headrace.formats.selection import take, take_records
 from headrace.wire import WireMessages
 
 Ints = npt.NDArray[np.int64]

@@ -13,10 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.batch import OPS, Batch
+from headrace.batch import OPS, Batch, take
 from headrace.formats.base import Encoded
 from headrace.formats.headers import TOMBSTONE
-from headrace.formats.selection import take
 from headrace.wire import Headers, Ints
 
 Keys = Sequence[bytes | None]
