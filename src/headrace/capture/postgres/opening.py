@@ -55,6 +55,7 @@ class Opening:
     Attributes:
         tables: what is captured, in snapshot order, with columns as the catalog has them.
         identities: columns that identify an old row, by the table's OID; None: all.
+        resumes: the log has rows of the source already.
         changes: the publication has updates or deletes, not only inserts.
         failing: why the server refuses UPDATE and DELETE while they are captured, by the table's OID.
         began: what the capture began with; None for a log that is new, until `open`.
@@ -67,6 +68,7 @@ class Opening:
         self.tables: list[Table] = []
         self.identities: dict[int, frozenset[str] | None] = {}
         self.changes = True
+        self.resumes = False
         self.failing: dict[int, str] = {}
         self.began: Began | None = None
         self.doing = ""
@@ -80,6 +82,7 @@ class Opening:
         """See `PostgresSource.check`."""
         declared, server = self._declared, self._declared.server
         known = SourceRecord.load(log, declared.name)
+        self.resumes = known is not None
         self.doing = f"connecting to {server}"
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             self.doing = f"looking at tables, publication and slot of {server}"

@@ -190,6 +190,11 @@ class PostgresSource:
         return {one.stream_table(self.name).topic: found.get(one.oid, frozenset()) for one in self._opening.tables}
 
     @property
+    def resumes(self) -> bool:
+        """Whether the log has rows of this source already, after `check`."""
+        return self._opening.resumes
+
+    @property
     def captured(self) -> dict[tuple[str, str], str]:
         """The tables captured, as of `check`: schema and name, and the topic."""
         return {(one.schema, one.name): one.stream_table(self.name).topic for one in self._opening.tables}

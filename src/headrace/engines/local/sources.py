@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,12 +12,15 @@ from headrace.capture.topics.transactions import TransactionOrder
 from headrace.codec import ForeignFormats, TopicCodec, codec_for
 from headrace.engines.local.appended import AppendedSource
 from headrace.engines.local.followed import FollowedSource
+from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import owners
 from headrace.plan import Plan, TopicsPlan
+
+logger = logging.getLogger("headrace")
 
 Captured = PostgresSource | TopicSource | FollowedSource | AppendedSource
 OnProgress = Callable[[str, int, int], None]
@@ -42,6 +46,41 @@ def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -
         )
         for declared in plan.sources
     ]
+
+
+_TOPIC_CHARACTERS = 249  # of Kafka
+
+
+def check_apart(captured: Sequence[PostgresSource], *, on_kafka: bool) -> None:
+    """See that each table, and its dead letters, have a topic of their own, after the sources were checked.
+
+    A topic's name has ``_`` for every character that Kafka's have not, as Debezium's topics do; and a dot in a name is
+    no other than the dot between names. On a cluster a dot and ``_`` may not tell two topics apart either.
+
+    Raises:
+        DeclarationError: two tables would share a topic, or a name is too long for Kafka.
+    """
+    found: dict[str, str] = {}
+    for source in captured:
+        for (schema, table), topic in source.captured.items():
+            who = f"table «{schema}».«{table}» of «{source.name}»"
+            for name, what in ((topic, who), (f"{topic}.dlq", f"the dead letters of {who}")):
+                if on_kafka and len(name) > _TOPIC_CHARACTERS:
+                    raise DeclarationError(
+                        f"{what} would have a topic of {len(name)} characters, and Kafka's have {_TOPIC_CHARACTERS}",
+                        advice="Give the source a shorter prefix=….",
+                    )
+                other = found.setdefault(name.replace(".", "_") if on_kafka else name, what)
+                if other == what:
+                    continue
+                if source.resumes:
+                    logger.warning("%s and %s share the topic «%s»; in a new log that is refused", other, what, name)
+                    continue
+                raise DeclarationError(
+                    f"{other} and {what} would share the topic «{name}»",
+                    advice="Rename one of them, narrow tables=… to one, or capture them by two sources with a prefix=… "
+                    "each.",
+                )
 
 
 def foreign_topics(plan: Plan, log: Log, tables: Mapping[str, object]) -> dict[TopicsPlan, list[str]]:

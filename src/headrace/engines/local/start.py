@@ -21,7 +21,7 @@ from headrace.engines.local.machine import libraries_of, machine_fingerprint, re
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving import InProcess, Place, endpoints_of, serve_running, take_handed
 from headrace.engines.local.sinking import Sinking
-from headrace.engines.local.sources import Captured, databases, foreign_topics, topic_sources
+from headrace.engines.local.sources import Captured, check_apart, databases, foreign_topics, topic_sources
 from headrace.engines.local.tasks import OnStep
 from headrace.engines.local.traced import trace_rounds
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
@@ -148,6 +148,7 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Ci
     circles.look()
     for source in captured:
         source.check(log)
+    check_apart(captured, on_kafka=plan.on_kafka)
     tables = {topic: schema for source in captured for topic, schema in source.tables().items()}
     foreign = foreign_topics(plan, log, tables)
     plan.check_topics(tables, [*log.topics(), *(topic for topics in foreign.values() for topic in topics)])
