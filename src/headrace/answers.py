@@ -238,7 +238,10 @@ def _answers(
     Args:
         width: of an answer, where it is a list.
     """
-    values, failed = answers_to(predict, X if valid.all() else X[valid], width=width)
+    every = valid.all()
+    values, failed = answers_to(predict, X if every else X[valid], width=width)
+    if every and not failed and values is not None and values.ndim == 1 and values.dtype.kind in "fiub":
+        return pa.array(values), failed
     rows = np.flatnonzero(valid)
     failed = {int(rows[row]): reason for row, reason in failed.items()}
     if values is None:
@@ -250,7 +253,7 @@ def _answers(
     if found.null_count:
         nothing = np.flatnonzero(np.asarray(found.is_null()))
         failed = dict.fromkeys(rows[nothing].tolist(), "the model has no answer") | failed
-    if not valid.all():
+    if not every:
         where = np.zeros(len(valid), np.int64)
         where[valid] = np.arange(len(rows))
         found = found.take(pa.array(where, mask=~valid))
@@ -283,8 +286,7 @@ def answers_to(
     """
 
     def ask(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        with np.errstate(all="ignore"):
-            found = predict_in_blocks(predict, part)
+        found = predict_in_blocks(predict, part)
         if len(found) != len(part) or (width and found.shape[1:] != (width,)):
             raise LearnError(f"the model gave answers of shape {found.shape} to {len(part)} rows")
         return found

@@ -59,12 +59,19 @@ class Kept:
         return self._each(lambda array: array[by])
 
     def _each(self, some: Callable[[Array], Array]) -> Kept:
-        more = (None if one is None else some(one) for one in (self.y, self.weight, self.origin))
-        return Kept(some(self.X), *more)
+        y, weight, origin = self.y, self.weight, self.origin
+        return Kept(
+            some(self.X),
+            None if y is None else some(y),
+            None if weight is None else some(weight),
+            None if origin is None else some(origin),
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Kept]) -> Kept:
         """Several as one, C-contiguous."""
+        if len(parts) == 1:
+            return parts[0]._each(np.array)
         X = np.ascontiguousarray(np.concatenate([one.X for one in parts]))
         columns = ([one.y for one in parts], [one.weight for one in parts], [one.origin for one in parts])
         known = ([array for array in column if array is not None] for column in columns)

@@ -77,7 +77,8 @@ def step(task: Task, state: State, event: Event, reader: Reader | None = None) -
     state.ended = []
     if isinstance(task, FlowTask):
         return flow_step(task, state, event)
-    with pinned(state.learner):
+    # Numbers that overflow are refused where they come out, row by row.
+    with pinned(state.learner), np.errstate(all="ignore"):
         return _step(task, state, event, reader)
 
 
@@ -214,9 +215,8 @@ class _ModelStep:
     # Rows are added to a cut before earlier places are answered: pieces learned ahead keep the model that answers.
     def _learn(self, examples: Examples, start: int, end: int) -> None:
         if end > start:
-            self.outputs += unlearned(
-                self.task, self.state, self.reader, absorb(self.state, examples.rows.slice(start, end))
-            )
+            if blocks := absorb(self.state, examples.rows.slice(start, end)):
+                self.outputs += unlearned(self.task, self.state, self.reader, blocks)
             last = int(examples.order[end - 1])
             self.state.pending_position = Position(int(self.merged.lsn[last]), int(self.merged.index[last]))
 

@@ -239,18 +239,16 @@ def _without(rows: Array, some: Collection[int]) -> Array:
 
 
 def _give(learner: Learner, block: Block) -> None:
-    with np.errstate(all="ignore"):
-        if block.weight is None:
-            learner.learn(block.X, block.y)
-        else:
-            learner.learn(block.X, block.y, sample_weight=block.weight)  # type: ignore[call-arg]  # it was checked
+    if block.weight is None:
+        learner.learn(block.X, block.y)
+    else:
+        learner.learn(block.X, block.y, sample_weight=block.weight)  # type: ignore[call-arg]  # it was checked
 
 
 def holds(learner: Learner) -> bool:
     """Whether a learner's numbers are no larger than `LIMIT`, as far as it can say."""
     largest: Callable[[], float] | None = getattr(learner, "largest", None)
-    with np.errstate(all="ignore"):
-        return largest is None or largest() <= LIMIT
+    return largest is None or largest() <= LIMIT
 
 
 def concerns_the_whole(error: Exception) -> bool:

@@ -216,7 +216,7 @@ class KMeans:
 
     def largest(self) -> float:
         """The largest absolute number that it holds."""
-        return largest_in(self._arrays().values())
+        return 0.0 if self._centers is None else largest_in((self._centers,))
 
     def state(self) -> State:
         """``centers`` (k, d) and ``weights`` (k,), or None; ``waiting`` rows and their counts before the start."""

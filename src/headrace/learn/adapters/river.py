@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,9 +70,24 @@ class RiverLearner:
     def largest(self) -> float:
         """The largest absolute number that a step holds by itself: weights, means, variances; trees are not read."""
         found = 0.0
-        for value in _shallow_numbers(self._model):
-            found = max(found, abs(value)) if value == value else math.inf
+        for held in self._holders():
+            values = (held.intercept,) if hasattr(held, "intercept") else ()
+            for name in ("_weights", "means", "vars"):
+                many = getattr(held, name, None)
+                values = (*values, *many.values()) if many else values
+            for value in values:
+                if isinstance(value, float):
+                    found = max(found, abs(value)) if value == value else math.inf
         return found
+
+    def _holders(self) -> list[Any]:
+        """Steps that hold numbers by themselves."""
+        known: tuple[Any, list[Any]] | None = self.__dict__.get("_held")
+        if known is None or known[0] is not self._model:
+            names = ("intercept", "_weights", "means", "vars")
+            steps = [step for step in _all_steps(self._model) if any(hasattr(step, name) for name in names)]
+            self._held = known = (self._model, steps)
+        return known[1]
 
     def unlearned(self) -> RiverLearner:
         """The same declaration without what it has learned."""
@@ -227,15 +242,6 @@ def _loaded(state: State) -> Any:
     except Exception as error:  # whatever another version's classes raise
         raise LearnError(f"a stored River model cannot be read by this River: {error}") from error
     return model
-
-
-def _shallow_numbers(model: Any) -> Iterator[float]:
-    for step in _all_steps(model):
-        for name, value in vars(step).items():
-            if name == "intercept" and isinstance(value, float):
-                yield value
-            elif isinstance(value, Mapping) or type(value).__name__ == "VectorDict":
-                yield from (one for one in value.values() if isinstance(one, float))
 
 
 def _all_steps(model: Any) -> list[Any]:
