@@ -16,6 +16,8 @@ from headrace.cli import app as command
 from headrace.engines.local.verify import verify
 from headrace.log import open_log
 
+from .test_every_operator import WORDS
+
 
 def numbers(kind: pa.DataType, *found: int) -> pa.Array:
     return pa.array(found, pa.int32() if kind.bit_width == 32 else pa.int64()).view(kind)
@@ -61,6 +63,12 @@ def test_any_type_that_is_appended_is_looked_at_and_verified(tmp_path: Path) -> 
     model.learn(rows)
     model.predict(rows).to("scored")
     app.model("hostile", hr.KMeans(1, initial_centers=[[0.0]]), features=["v"]).learn(rows)
+    for number, word in enumerate(WORDS.values()):
+        word(rows, "v").to(f"derived{number}")
+    rows.with_columns(said=hr.text("{v}")).to("said")
+    rows.select("id", "v").to("chosen")
+    rows.to_console(format="lines")
+    rows.to_parquet(tmp_path / "lake")
     count = 0
     with app.start() as running:
         for array in ARRAYS:
