@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -262,9 +262,8 @@ class ForeignFormats:
         everything = np.arange(len(messages))
         if named or known.format in STRUCTURED:
             name = named or known.format
-            if name == "json" and not named and any(map(_is_envelope, messages.values)):
-                name = "json+envelope"
-            return [(name, everything)]
+            names = [name] * len(messages)
+            return self._grouped(names if named else _enveloped(names, messages.values)) or [(name, everything)]
         names, name = [], known.format
         for i in range(len(messages)):
             name = _widened(name, messages, i)
@@ -272,10 +271,20 @@ class ForeignFormats:
             if name in STRUCTURED:
                 names += [name] * (len(messages) - len(names))
                 break
-        if name == "json" and any(map(_is_envelope, messages.values)):
-            names = ["json+envelope" if one == "json" else one for one in names]
+        return self._grouped(_enveloped(names, messages.values))
+
+    @staticmethod
+    def _grouped(names: Sequence[str]) -> list[tuple[str, Ints]]:
         found = np.array(names)
         return [(one, np.flatnonzero(found == one)) for one in dict.fromkeys(names)]
+
+
+def _enveloped(names: list[str], values: Sequence[bytes | None]) -> list[str]:
+    """Formats of messages, from the first one on that is an envelope as of a topic of those."""
+    if "json" not in names:
+        return names
+    first = next((i for i, value in enumerate(values) if _is_envelope(value)), len(names))
+    return [*names[:first], *("json+envelope" if one == "json" else one for one in names[first:])]
 
 
 def _widened(name: str, messages: WireMessages, i: int) -> str:

@@ -370,7 +370,7 @@ def flattened(columns: Columns, rows: Ints, keep: frozenset[str] = frozenset()) 
     (b'cd', [5000, 6000], ['id'])
     """
     n = rows.size
-    own = {name: array for name, array in columns.items() if name in keep or not _is_used(name)}
+    own = {name: array for name, array in columns.items() if name in keep or not is_used(name)}
     events = blank(own, rows)
     if len(own) == len(columns) and not any(name.startswith("__") for name in columns):
         return events
@@ -396,7 +396,7 @@ def flattened(columns: Columns, rows: Ints, keep: frozenset[str] = frozenset()) 
     return events
 
 
-def _is_used(name: str) -> bool:
+def is_used(name: str) -> bool:
     return name.startswith("__") and (name in _USED or is_meta(name))
 
 

@@ -219,7 +219,7 @@ def _deletes(
     else:
         columns, rows, wrong = keys.columns_of(rows, schema)
         bad += wrong
-    if schema is None and found:
+    if schema is None and found and set(columns) <= set(found[0].records.schema.names):
         like = found[0].records.schema
         columns = {one.name: columns.get(one.name, pa.nulls(rows.size, one.type)) for one in like}
         schema = like

@@ -592,7 +592,9 @@ class _Decoding:
         return end
 
     def _records(self, values: Sequence[bytes], lines: Lines) -> pa.RecordBatch | None:
-        if not self.enveloped and lines.single and (numbers := read_numbers(lines.data, lines.starts)) is not None:
+        # Among floats -0 has its sign, which an integer has not.
+        quick = not self.enveloped and lines.single and b"-0," not in lines.data and b"-0}" not in lines.data
+        if quick and (numbers := read_numbers(lines.data, lines.starts)) is not None:
             return _conformed(numbers, self.column)
         known = _readable(self.column, lines.data)
         if known is None:

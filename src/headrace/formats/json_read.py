@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.batch import OPS, take, take_records
+from headrace.batch import OPS, is_meta, take, take_records
 from headrace.formats import assemble, connect, debezium, json_columns, json_shapes
 from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded
@@ -120,11 +120,15 @@ class Reader:
             lines = Lines(values)
         codes = json_shapes.shapes(values, lines)
         runs = list(json_shapes.runs(codes))
-        for start, end in runs:  # first: their schemas also say what rows in headers are
+        in_order = self.decided is not None and (self.told is None or self.told.row is None)
+        for start, end in () if in_order else runs:  # first: their schemas also say what rows in headers are
             if codes[start] == json_shapes.CONNECT:
                 self._with_schemas(values[start:end], rows[start:end])
         for start, end in runs:
             run, where, code = values[start:end], rows[start:end], codes[start]
+            if in_order and code == json_shapes.CONNECT:
+                self._with_schemas(run, where)
+                continue
             joined = lines if end - start == len(values) else Lines(run)
             if code == json_shapes.ENVELOPE:
                 self._envelopes(run, joined, where, None)
@@ -252,6 +256,8 @@ class Reader:
 
     def _finish(self, events: Events, readings: list[Reading] | None, hidden: bool) -> None:
         """Raw columns to the final ones."""
+        if any(map(is_meta, events.columns)):
+            events = self._without_our_names(events)
         told = None if self.told is None else self.told.take(events.rows)
         if hidden and (told is None or not told.ours.all()):
             events = debezium.mark_unchanged(events, self.placeholder)
@@ -267,6 +273,19 @@ class Reader:
                 or (names is None and (one.field.name in events.columns or events.enveloped))
             ]
         self._convert(events, readings, old if old is not None else readings)
+
+    def _without_our_names(self, events: Events) -> Events:
+        """Envelopes of a table that has a column of a name of Headrace's own: rows with a value there are refused."""
+        named = [name for name in events.columns if is_meta(name)]
+        for name in named:
+            found = np.flatnonzero(np.asarray(events.columns[name].is_valid()))
+            reason = f"a column «{name}», a name of Headrace's own"
+            self.bad += [(int(events.rows[row]), reason) for row in found.tolist()]
+            events = events.take(np.setdiff1d(np.arange(events.rows.size), found)) if found.size else events
+        events.columns = {name: array for name, array in events.columns.items() if name not in named}
+        if events.before is not None:
+            events.before = {name: array for name, array in events.before.items() if name not in named}
+        return events
 
     def _source(self) -> str:
         if self.told is not None and self.told.source is not None:
@@ -402,8 +421,10 @@ class Reader:
             self._tell(events, self.told.take(rows))
         events.before = events.has_before = None
         schema = self.schema if self.schema is not None else None if like is None else like.records.schema
-        if self.schema is None and self.decided is not None and columns.keys() <= self.decided.fields.keys():
-            schema = self.decided.schema
+        if self.schema is None and self.decided is not None and columns:
+            schema = None  # keys with a schema of their own say their types
+        elif self.schema is None and self.decided is not None and self.decided.fields:
+            schema = pa.schema([one for one in self.decided.schema if not debezium.is_used(one.name)])
         if schema is None:
             self._convert(events, None)
             return
