@@ -23,6 +23,7 @@ from headrace import labels, row_identity
 from headrace.batch import Batch
 from headrace.events import Part, Rows
 from headrace.flow import Grade, StreamPlan
+from headrace.flow_state import KeptRows
 from headrace.learn.state import dump_pieces
 from headrace.learn.state import load_state as load_values
 from headrace.state import State, dump_state, initial_state, load_state
@@ -486,3 +487,12 @@ def test_the_rows_of_a_table_now_are_followed_when_keys_move() -> None:
     )
     now = rows_now([whole, update], StreamPlan("t")).rows.to_pylist()
     assert sorted(now, key=lambda row: row["id"]) == [{"id": 2, "k": "b"}, {"id": 3, "k": "long"}]
+
+
+def test_a_correction_takes_the_place_of_a_grade_that_came_with_it() -> None:
+    grades = {"grade": [1, 2, 3], "supersedes": [None, 1, None], "error": [1.0, 2.0, 3.0]}
+    whole, apart = KeptRows(rows=10), KeptRows(rows=10)
+    whole.add(Batch.of(grades))
+    for i in range(3):
+        apart.add(Batch.of(grades).slice(i, 1))
+    assert whole.table()["grade"].to_pylist() == apart.table()["grade"].to_pylist() == [2, 3]

@@ -50,9 +50,10 @@ class KeptRows:
         records = batch.records
         if not records.num_rows:
             return
+        self._batches.append(records)
+        # Both may have come at once.
         if "supersedes" in records.schema.names and records.column("supersedes").null_count < records.num_rows:
             self._without(records.column("supersedes").drop_null())
-        self._batches.append(records)
         self._newest = max(self._newest, int(batch.ts_us.max()))
         self._trim()
 
