@@ -182,7 +182,7 @@ def test_a_file_of_the_first_format_is_migrated(tmp_path: Path) -> None:
     assert log.records("checkpoint")["m/1"] == b"y" * 100_000 + b"z"
     log.close()
     connection = apsw.Connection(str(path))
-    assert connection.execute("PRAGMA user_version").get == layout.FORMAT
+    assert connection.execute("PRAGMA user_version").get == layout.MIGRATED
     connection.close()
 
 
