@@ -78,6 +78,10 @@ def test_another_reader_of_the_slot(
     first.check(log)
     first.start(log)
     first.stop()
+    deadline = time.monotonic() + 60
+    while database.slot()["active_pid"] is not None:  # its walsender goes when it notices
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     with contextlib.closing(Replication.open(database.source()._declared.server)) as other:
         name = f"headrace_{database.name}"
         other.command(f"START_REPLICATION SLOT {name} LOGICAL 0/0 (proto_version '1', publication_names '{name}')")
