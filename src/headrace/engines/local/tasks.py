@@ -234,7 +234,9 @@ class TaskRunner:
         return not isinstance(self.task, StreamTask) and self.progress.step > stored
 
     def save_at_end(self, txn: Transaction) -> None:
-        """Store the state, so that the next start has nothing to repeat."""
+        """Store the state, so that the next start has nothing to repeat; and its hash, also of a large one."""
+        if self.state.learner is not None and self.progress.hash is None:
+            self.progress.hash = state_hash(self.state.learner.state())
         self._checkpoint(txn)
         write_progress(txn, self.task.name, self.progress)
 

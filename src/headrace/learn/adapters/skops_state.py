@@ -172,7 +172,8 @@ def _renumbered(node: Any, ids: dict[int, int], named: Callable[[str], str]) -> 
     for key, value in node.items():
         if key == "__id__":
             if node.get("__loader__") != "JsonNode":
-                if ids.get(value) == 0:  # skops does not find what is shared under this number: it would be two
+                # skops does not find what is shared under this number: it would be two. A type is always one.
+                if ids.get(value) == 0 and node.get("__loader__") != "TypeNode":
                     value = -len(ids)
                 found[key] = ids.setdefault(value, len(ids))
         elif key == "file" and isinstance(value, str):
