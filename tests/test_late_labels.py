@@ -21,11 +21,14 @@ import pytest
 import headrace as hr
 from headrace import labels, row_identity
 from headrace.batch import Batch
+from headrace.engines.local.verify import _recount
 from headrace.events import Part, Rows
 from headrace.flow import Grade, StreamPlan
 from headrace.flow_state import KeptRows
 from headrace.learn.state import dump_pieces
 from headrace.learn.state import load_state as load_values
+from headrace.log.memory import MemoryLog
+from headrace.registry.models import Progress
 from headrace.state import State, dump_state, initial_state, load_state
 from headrace.step import step
 from headrace.task import ModelTask
@@ -496,3 +499,18 @@ def test_a_correction_takes_the_place_of_a_grade_that_came_with_it() -> None:
     for i in range(3):
         apart.add(Batch.of(grades).slice(i, 1))
     assert whole.table()["grade"].to_pylist() == apart.table()["grade"].to_pylist() == [2, 3]
+
+
+@pytest.mark.parametrize("identity", ["default", "full", "index"])
+def test_verify_counts_first_labels_by_itself(identity: str) -> None:
+    task = declared(graded=False)
+    for seed in range(SEEDS):
+        changes, oracle = history(seed, identity)
+        log = MemoryLog()
+        for at in range(0, len(changes), 7):
+            with log.transaction() as txn:
+                txn.append("t", batch_of(changes[at : at + 7], identity).records)
+        learned = len(oracle.learned)
+        for taken, told in ((learned, ""), (learned + 1, "were learned"), (learned - 1, "none was refused")):
+            progress = Progress(offsets={"t": len(changes)}, counters={"learned": taken - 1}, pending=1)
+            assert (told in _recount(log, task, progress)) if told else _recount(log, task, progress) == ""
