@@ -132,9 +132,9 @@ def beyond(array: pa.Array | pa.ChunkedArray) -> bool:
     if pa.types.is_struct(kind):
         names = [field.name for field in kind]
         return len(set(names)) < len(names) or any(beyond(child) for child in array.flatten())
-    if _is_list(kind):
+    if is_list(kind):
         return beyond(array.flatten())
-    if _is_text(kind):
+    if is_text(kind):
         return _is_unreadable(array)
     if pa.types.is_timestamp(kind) and kind.unit != "ns" and kind.tz in (None, "UTC"):
         per = PER_SECOND[kind.unit] * _DAY_SECONDS
@@ -313,7 +313,8 @@ def _decoded(array: pa.DictionaryArray) -> list[Any]:
     return [None if one is None else known[one] for one in array.indices.to_pylist()]
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is a list of any kind."""
     return bool(
         pa.types.is_list(kind)
         or pa.types.is_large_list(kind)
@@ -323,11 +324,13 @@ def _is_list(kind: pa.DataType) -> bool:
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is a string of any width."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a type is binary of any width."""
     return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
@@ -343,10 +346,10 @@ _CAREFUL: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], list[Any]]]
     (pa.types.is_time, _times),
     (pa.types.is_duration, _durations),
     (pa.types.is_float16, _halves),
-    (_is_text, _readable),
+    (is_text, _readable),
     (pa.types.is_struct, _structs),
     (pa.types.is_map, _maps),
-    (_is_list, _lists),
+    (is_list, _lists),
     (pa.types.is_dictionary, _decoded),
     (pa.types.is_run_end_encoded, lambda array: values(pc.run_end_decode(array))),
 )
@@ -487,7 +490,7 @@ def texts(array: pa.Array | pa.ChunkedArray) -> list[str | None]:
         return _each(
             array, pa.int32() if pa.types.is_time32(kind) else pa.int64(), lambda one: clock_text(one, kind.unit)
         )
-    if _is_list(kind):
+    if is_list(kind):
         return [array_text(array[i].values) if array[i].is_valid else None for i in range(len(array))]
     return [None if one is None else _text(one) for one in values(array)]
 
@@ -498,7 +501,7 @@ def array_text(items: pa.Array) -> str:
     >>> array_text(pa.array(["a", None, "NULL", "b c"])), array_text(pa.array([[1, 2], [3, 4]]))
     ('{a,NULL,"NULL","b c"}', '{{1,2},{3,4}}')
     """
-    nested = _is_list(items.type)
+    nested = is_list(items.type)
     found = texts(items)
     if pa.types.is_boolean(items.type):
         found = [None if one is None else one[0] for one in found]
@@ -739,14 +742,14 @@ def _key(value: Any) -> Hashable:
 
 
 _KEYS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], list[Hashable]]], ...] = (
-    (lambda kind: bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_bytes(kind)), _plain_keys),
-    (_is_text, _text_keys),
+    (lambda kind: bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or is_bytes(kind)), _plain_keys),
+    (is_text, _text_keys),
     (lambda kind: bool(pa.types.is_floating(kind) or pa.types.is_decimal(kind)), _number_keys),
     (lambda kind: bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind)), _instant_keys),
     (lambda kind: bool(pa.types.is_time(kind) or pa.types.is_duration(kind)), _span_keys),
     (pa.types.is_struct, _struct_keys),
     (pa.types.is_map, _map_keys),
-    (_is_list, _list_keys),
+    (is_list, _list_keys),
 )
 
 
@@ -823,9 +826,9 @@ def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
         return _wider_number(a, b)
     if pa.types.is_struct(a) and pa.types.is_struct(b):
         return _wider_struct(a, b)
-    if _is_list(a) and _is_list(b):
+    if is_list(a) and is_list(b):
         return pa.list_(_wider(a.value_type, b.value_type))
-    for alike, wide in ((_is_text, pa.large_string()), (_is_bytes, pa.large_binary())):
+    for alike, wide in ((is_text, pa.large_string()), (is_bytes, pa.large_binary())):
         if alike(a) and alike(b):
             return wide
     return _wider_time(a, b) or pa.string()
@@ -908,13 +911,13 @@ def _exactly(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if array.null_count == len(array):
         return pa.nulls(len(array), kind)
     array = _unwrapped(array)
-    if pa.types.is_string(kind) and not _is_text(array.type):
+    if pa.types.is_string(kind) and not is_text(array.type):
         return pa.array(texts(array), kind)
     if pa.types.is_struct(kind):
         children = dict(zip([field.name for field in array.type], array.flatten(), strict=True))
         parts = [_exactly(children.get(field.name, pa.nulls(len(array))), field.type) for field in kind]
         return pa.StructArray.from_arrays(parts, fields=list(kind), mask=array.is_null())
-    if _is_list(kind):
+    if is_list(kind):
         sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
         offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
         found = pa.ListArray.from_arrays(offsets, _exactly(array.flatten(), kind.value_type), mask=array.is_null())

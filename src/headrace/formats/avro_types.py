@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 from headrace.errors import FormatError
 from headrace.formats import base64_columns, conform, connect, decimals, instants
 from headrace.formats.avro_schema import Node
-from headrace.formats.json_text import is_bytes
+from headrace.plain_values import is_bytes
 
 Mask = npt.NDArray[np.bool_]
 Converted = tuple[pa.Array, Mask | None]

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.formats import base64_columns, decimals, instants, json_text
-from headrace.formats.json_text import TEXT, is_bytes, is_list, is_text, joined
+from headrace.formats.json_text import TEXT, joined
+from headrace.plain_values import is_bytes, is_list, is_text
 
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 

@@ -33,8 +33,8 @@ import pyarrow.compute as pc
 
 from headrace.formats import base64_columns, decimals, instants, json_rows, json_text
 from headrace.formats.column_text import array_text, plain_text
-from headrace.formats.json_text import TEXT, is_bytes, is_list, is_text
-from headrace.plain_values import PER_SECOND
+from headrace.formats.json_text import TEXT
+from headrace.plain_values import PER_SECOND, is_bytes, is_list, is_text
 
 Convert = Callable[[pa.Array], pa.Array]
 Ints = npt.NDArray[np.int64]

@@ -13,7 +13,8 @@ from headrace.formats import base64_columns, decimals, instants
 from headrace.formats.column_text import plain_float_text
 from headrace.formats.conform import Convert, Reading, struct_field, to_type, variable_scale_text
 from headrace.formats.json_rows import MARKED_NUMBER
-from headrace.formats.json_text import is_list, is_text, joined
+from headrace.formats.json_text import joined
+from headrace.plain_values import is_list, is_text
 
 UNBOUNDED = 2_147_483_647  # Debezium's length of a bit string that has none
 LONGEST_BITS = 83_886_080  # PostgreSQL's longest bit string

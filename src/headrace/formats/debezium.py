@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from headrace.batch import OPS, is_meta
 from headrace.formats.conform import to_type
-from headrace.formats.json_text import is_bytes, is_list, is_text
+from headrace.plain_values import is_bytes, is_list, is_text
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -18,7 +18,8 @@ from headrace.errors import FormatError
 from headrace.formats.base import Decoded, Encoded
 from headrace.formats.flat_values import Bad, Part, decode_values, encode_texts
 from headrace.formats.json_keys import check_key_format
-from headrace.formats.json_text import is_bytes, unwrapped
+from headrace.formats.json_text import unwrapped
+from headrace.plain_values import is_bytes
 from headrace.wire import WireMessages
 
 COLUMNS = ("pixels", "label")

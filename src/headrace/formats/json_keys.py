@@ -16,7 +16,8 @@ from headrace.formats import connect, json_shapes
 from headrace.formats.column_text import plain_text
 from headrace.formats.conform import fitting
 from headrace.formats.json_parse import Lines, parse
-from headrace.formats.json_text import Known, as_bytes, is_bytes, is_text, joined, objects, unwrapped
+from headrace.formats.json_text import Known, as_bytes, joined, objects, unwrapped
+from headrace.plain_values import is_bytes, is_text
 from headrace.wire import WireMessages
 
 Ints = npt.NDArray[np.int64]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.formats.json_text import is_list, is_text
+from headrace.plain_values import is_list, is_text
 
 Ints = npt.NDArray[np.int64]
 Row = tuple[int, dict[str, Any]]

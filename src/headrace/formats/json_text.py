@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 
 from headrace.errors import FormatError
 from headrace.formats import base64_columns, decimals, instants
+from headrace.plain_values import is_bytes, is_list, is_text
 
 TEXT = pa.large_string()
 Known = dict[str, pa.Array]
@@ -128,32 +129,6 @@ def unwrapped(array: pa.Array) -> pa.Array:
     if pa.types.is_run_end_encoded(kind):
         return pc.run_end_decode(array)
     return array.storage if isinstance(kind, pa.BaseExtensionType) else array
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a type is a list of any kind."""
-    return bool(
-        pa.types.is_list(kind)
-        or pa.types.is_large_list(kind)
-        or pa.types.is_fixed_size_list(kind)
-        or pa.types.is_list_view(kind)
-        or pa.types.is_large_list_view(kind)
-    )
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is a string of any width."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def is_bytes(kind: pa.DataType) -> bool:
-    """Whether a type is binary of any width."""
-    return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-        or pa.types.is_binary_view(kind)
-    )
 
 
 def as_bytes(array: pa.Array) -> pa.Array:

@@ -15,7 +15,8 @@ from headrace.formats.base import Decoded, Encoded
 from headrace.formats.column_text import plain_text
 from headrace.formats.flat_values import Bad, Part, decode_values, encode_texts, utf8
 from headrace.formats.json_keys import check_key_format
-from headrace.formats.json_text import is_bytes, is_text, unwrapped
+from headrace.formats.json_text import unwrapped
+from headrace.plain_values import is_bytes, is_text
 from headrace.wire import WireMessages
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from headrace import plain_values
 from headrace.formats import conform, decimals, instants, json_parse
-from headrace.formats.json_text import is_bytes, is_list, is_text
+from headrace.plain_values import is_bytes, is_list, is_text
 from headrace.wire import Ints
 
 # A group's payloads as structs of their columns, with the places in the group that each row came from; and the places
