@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from headrace.codec import codec_for
+from headrace.codec import COLUMNS, codec_for
 from headrace.errors import DeclarationError, LogError, LogMissing
 from headrace.kafka.cluster import FOR_EVER, Cluster
 from headrace.kafka.settings import KafkaPlace
@@ -21,7 +21,8 @@ from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import KafkaView
 from headrace.plan import INTERNAL
 
-PRODUCER = "producer"  # the kind of records that `headrace produce` keeps
+# Kinds of records that `headrace produce` keeps.
+PRODUCED = {"producer", COLUMNS}
 
 
 def check_new(topic: str) -> None:
@@ -70,6 +71,7 @@ def delete_in_file(where: str, topic: str, *, force: bool) -> int:
         log.prune(topic, before_offset=info.end)
         with log.transaction() as transaction:
             transaction.drop_topic(topic)
+            transaction.delete(COLUMNS, topic)
         return info.rows
 
 
@@ -91,6 +93,7 @@ def delete_on_cluster(place: KafkaPlace, topic: str, *, force: bool) -> int:
     with closing(open_log(replace(place, name=name).location, writer=True, codec=codec_for())) as log:
         with log.transaction() as transaction:
             transaction.drop_topic(topic)
+            transaction.delete(COLUMNS, topic)
         return seen.rows
 
 
@@ -101,7 +104,7 @@ def _users_on(log: KafkaLog, topic: str) -> Iterator[str]:
     yield from (f"{user} (log «{log.place.name}»)" for user in users(log, topic))
     if head.foreign and head.rows:
         yield f"the log of «{log.place.name}», which holds the order of its rows"
-    elif not head.foreign and set(log.kinds()) - {PRODUCER}:
+    elif not head.foreign and set(log.kinds()) - PRODUCED:
         yield f"the log of the pipeline «{log.place.name}», whose run ends when another one writes there"
 
 
