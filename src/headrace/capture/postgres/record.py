@@ -56,7 +56,7 @@ class SourceRecord:
         """The record as it is stored; ``acknowledged`` stands last.
 
         >>> identity = Identity("7", 1, "shop")
-        >>> SourceRecord(identity, "s", "p", ("public.t",), 16, 32, (24, 5)).to_json()[-78:]
+        >>> SourceRecord(identity, "s", "p", ("public.t",), 16, 32, (24, 5)).to_json()[-79:]
         b'"consistent_point": "0/10", "last_commit": ["0/18", 5], "acknowledged": "0/20"}'
         """
         return self.head() + self.rest(self.acknowledged, self.last)
