@@ -784,6 +784,13 @@ def test_a_log_without_page_checksums_goes_on(path: Path, monkeypatch: pytest.Mo
     connection.close()
 
 
+def test_an_apsw_without_extensions_has_no_page_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout.page_checksums()
+    monkeypatch.setitem(sys.modules, "apsw.sqlite_extra", None)
+    monkeypatch.delattr(apsw, "sqlite_extra")
+    assert layout.page_checksums.__wrapped__() is False
+
+
 def test_a_log_with_page_checksums_is_not_written_without_them(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "page_checksums", lambda: False)
     with pytest.raises(LogError, match="cksumvfs"):

@@ -231,11 +231,13 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
 def page_checksums() -> bool:
     """Whether this process writes and compares checksums of pages; apsw built from source may lack the extension."""
     try:
-        import apsw.sqlite_extra
-
+        from apsw import sqlite_extra
+    except ImportError:
+        return False
+    try:
         with contextlib.closing(apsw.Connection(":memory:")) as connection:
-            apsw.sqlite_extra.load(connection, "cksumvfs")
-    except (ImportError, apsw.Error, apsw.sqlite_extra.NotAvailable):
+            sqlite_extra.load(connection, "cksumvfs")
+    except (apsw.Error, sqlite_extra.NotAvailable):
         return False
     return True
 

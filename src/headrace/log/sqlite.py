@@ -232,8 +232,8 @@ class SqliteLog:
             LogCorrupt: an entry is missing.
         """
         held: dict[str, list[_Stored]] = {}
-        for one in chosen:
-            held.setdefault(one.topic, []).append(one)
+        for entry in chosen:
+            held.setdefault(entry.topic, []).append(entry)
         for topic in held if topics is None else dict.fromkeys(topics):
             known = connection.execute(_TOTALS, (topic,)).get
             if known is None:
@@ -241,10 +241,10 @@ class SqliteLog:
             number, first, end = known
             before = connection.execute(_BEFORE, (number, after)).get
             at = int(first if before is None else before)
-            for one in held.get(topic, ()):
-                if one.offset != at:
+            for entry in held.get(topic, ()):
+                if entry.offset != at:
                     raise self._gap(topic, at)
-                at += one.rows
+                at += entry.rows
             if ended and at != end:
                 raise self._gap(topic, at)
 

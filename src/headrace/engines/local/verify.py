@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from headrace import plain_values
 from headrace.batch import OPS, Batch
 from headrace.engines.local.machine import foreign_machines, machine_fingerprint
 from headrace.engines.local.steps import StepRecord, read_steps
@@ -22,6 +21,7 @@ from headrace.errors import HeadraceError
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.outputs import Output
+from headrace.plain_values import keys as keys_of
 from headrace.plain_values import united, values
 from headrace.plan import Plan
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
@@ -265,14 +265,14 @@ def _known_by(batch: Batch) -> tuple[list[Any], list[Any]] | None:
     named = json.loads(metadata.get(b"headrace.identity", b"null")) or list(batch.key_columns)
     if not named or set(named) - set(batch.column_names):
         return None
-    keys = list(zip(*(plain_values.keys(batch.column(name)) for name in named), strict=True))
+    keys = list(zip(*(keys_of(batch.column(name)) for name in named), strict=True))
     before = batch.before
     if before is None:
         return keys, keys
     places = [before.type.get_field_index(name) for name in named]
     if min(places) < 0:
         return None
-    olds = zip(*(plain_values.keys(before.field(place)) for place in places), strict=True)
+    olds = zip(*(keys_of(before.field(place)) for place in places), strict=True)
     told = np.asarray(before.is_valid()).tolist()
     return keys, [old if known else key for old, known, key in zip(olds, told, keys, strict=True)]
 
