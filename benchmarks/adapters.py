@@ -23,10 +23,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from headrace.answers import BLOCK_ROWS, predict_in_blocks
 from headrace.learn import adapters
 from headrace.learn.adapters import adapted
 from headrace.learn.base import Learner, pinned
+from headrace.step.predictions import BLOCK_ROWS, predict_in_blocks
 
 PAIRS = 5
 BATCH, WIDTH = 64, 784
@@ -208,7 +208,7 @@ def _direct(model: Any, X: Any, y: Any, supervised: bool) -> None:
 
 
 def _pinned(model: Learner, call: Callable[[Any, Any], Any], batches: list[Any]) -> float:
-    """As `headrace.step` calls a learner: many times inside one block."""
+    """As `headrace.step.step` calls a learner: many times inside one block."""
     with pinned(model):
         return _seconds(call, batches)
 

@@ -1,6 +1,6 @@
 """Learning and answering a stream with `model.evaluate` at its default cadence, against the same without it.
 
-Through `headrace.step`, as every engine calls it: transactions of 50 rows, 2,000 rows an event, learned every 500 rows.
+Through `step`, as every engine calls it: transactions of 50 rows, 2,000 rows an event, learned every 500 rows.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sklearn.neural_network import MLPClassifier
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.events import Part, Rows
-from headrace.state import initial_state
-from headrace.step import step
-from headrace.task import ModelTask
+from headrace.plan.task import ModelTask
+from headrace.step.events import Part, Rows
+from headrace.step.state import initial_state
+from headrace.step.step import step
 
 PAIRS = 5
 EVENT, TRANSACTION, CUT = 2_000, 50, 500

@@ -37,11 +37,11 @@ import headrace as hr
 from benchmarks.environment import environment
 from benchmarks.grade_load import FEATURES, SLICE, Load, fill_broker, fill_files, fill_log, first_rows
 from benchmarks.kafka_profile import Sampler
-from headrace.engines.local.beginning import begin
 from headrace.log import open_log
-from headrace.state import State, initial_state
-from headrace.step import step
-from headrace.task import ModelTask
+from headrace.plan.task import ModelTask
+from headrace.replay.initial_state import begin
+from headrace.step.state import State, initial_state
+from headrace.step.step import step
 from headrace.testing.servers import KafkaBroker
 from headrace.testing.servers.java import JavaMissing
 

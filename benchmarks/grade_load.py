@@ -14,7 +14,7 @@ import pyarrow as pa
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.events import Part, Rows
+from headrace.step.events import Part, Rows
 from headrace.testing.servers import KafkaBroker
 
 SLICE = 4_096

@@ -14,7 +14,7 @@ import pyarrow as pa
 from benchmarks.kafka_profile import Sampler
 from headrace.batch import Batch
 from headrace.formats.base import Encoded
-from headrace.formats.choose import format_for
+from headrace.formats.factory import format_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.producer import DELIVERY_MILLISECONDS, TransactionalProducer
 from headrace.kafka.settings import KafkaPlace

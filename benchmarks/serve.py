@@ -155,7 +155,15 @@ def _measured(server: Any, home: Path, seconds: int) -> float | str:
 def _ours(home: Path, seconds: int) -> tuple[float, float]:
     (home / "linear.py").write_text(OURS)
     port = free_port()
-    command = [sys.executable, "-c", "from headrace.cli import main; main()", "serve", "linear.py", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-c",
+        "from headrace.cli.main import main; main()",
+        "serve",
+        "linear.py",
+        "--port",
+        str(port),
+    ]
     with _server(command, home, f"http://127.0.0.1:{port}/v2/health/ready"):
         protocol = _wrk(f"http://127.0.0.1:{port}/v2/models/linear/infer", home, seconds, body=BODY)
         return protocol, _wrk(f"http://127.0.0.1:{port}/prediction?a=5.1&b=3.5&c=1.4&d=0.2", home, seconds)

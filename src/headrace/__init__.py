@@ -9,10 +9,10 @@
 Stream(iris_predictions)
 """
 
-from headrace import errors, plot, testing
-from headrace.app import App
+from headrace import errors, testing
 from headrace.batch import Batch
 from headrace.grade import metrics
+from headrace.inspect import plot
 from headrace.learn import adapters
 from headrace.learn.base import Learner
 from headrace.learn.category import category
@@ -20,6 +20,7 @@ from headrace.learn.images import image, vector
 from headrace.learn.kmeans import KMeans
 from headrace.learn.linear import LinearRegression
 from headrace.learn.rows_file import csv
+from headrace.pipeline.app import App
 from headrace.transform.expressions import text
 
 __version__ = "0.1.0"

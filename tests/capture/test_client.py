@@ -13,7 +13,7 @@ import pytest
 from headrace.capture.postgres.ahead import read_ahead
 from headrace.capture.postgres.client import CommandError, Connecting, Replication, Server
 from headrace.capture.postgres.receiver import Receiver
-from headrace.capture.postgres.record import derived_name
+from headrace.capture.postgres.slot_binding import derived_name
 from headrace.capture.postgres.stream import ReplicationStream
 from headrace.capture.postgres.wake import Wake
 from headrace.errors import SourceRefused, SourceUnavailable

@@ -12,7 +12,7 @@ import pytest
 from headrace.capture.postgres import drift
 from headrace.capture.postgres.decode import Known
 from headrace.capture.postgres.messages import Column, Relation
-from headrace.capture.postgres.record import KIND, SourceRecord
+from headrace.capture.postgres.slot_binding import KIND, SourceRecord
 from headrace.capture.postgres.table import table as stream_table
 from headrace.errors import LogCorrupt, SourceRefused
 from headrace.log.base import Log

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headrace.capture.postgres import owner
-from headrace.capture.postgres.record import KIND
+from headrace.capture.postgres.slot_binding import KIND
 from headrace.errors import SourceRefused
 from headrace.log import open_log
 from headrace.log.base import Log

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.capture.postgres.record import KIND
+from headrace.capture.postgres.slot_binding import KIND
 from headrace.errors import LogCorrupt, SourceRefused, SourceUnavailable
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headrace.capture.postgres.decode import HistoryDiffers, Resent
-from headrace.capture.postgres.record import SourceRecord
+from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.errors import SourceRefused
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog

@@ -13,7 +13,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from headrace.capture.postgres.record import SourceRecord
+from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.errors import SourceRefused
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.capture.topics.transactions import TransactionOrder
-from headrace.codec import ForeignFormats, TopicCodec
 from headrace.errors import DecodeError
+from headrace.formats.topic_formats import ForeignFormats, TopicCodec
 from headrace.wire import WireMessages
 
 TABLES = ("p.public.a", "p.public.b")

@@ -18,11 +18,11 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 import headrace as hr
-from headrace.codec import codec_for
-from headrace.engines.local.verify import verify as replayed
+from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
 from headrace.log.base import walk
 from headrace.registry.models import read_progress
+from headrace.replay.verify import verify as replayed
 from headrace.testing.servers import PostgresServer
 
 PIPELINE = Path(__file__).parent / "pipeline.py"

@@ -26,8 +26,8 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
 import headrace as hr
-from headrace.codec import codec_for
 from headrace.errors import LogLocked, LogTruncated
+from headrace.formats.topic_formats import codec_for
 from headrace.kafka import fetch
 from headrace.log import open_log
 from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer, SchemaRegistryServer
@@ -139,7 +139,7 @@ def test_a_signal_ends_a_pipeline_whose_broker_answers_nothing(broker: KafkaBrok
     file.write_text(SIGNALLED.format(log=topics(broker, "signalled", "signalled_out"), topic="signalled"))
 
     def begin(**more: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "from headrace.cli import main; main()", "run", str(file)]
+        command = [sys.executable, "-c", "from headrace.cli.main import main; main()", "run", str(file)]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **more)
 
     def ended(child: subprocess.Popen[bytes], *signals: int) -> tuple[int, float]:

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 import headrace as hr
-import headrace.engines.local.start  # the server of forks has it already
+import headrace.engines.local.startup  # the server of forks has it already
 from headrace.errors import HeadraceError
 from headrace.log import open_log
 from headrace.log.base import walk

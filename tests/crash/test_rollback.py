@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.engines.local.verify import verify
 from headrace.log import open_log
 from headrace.registry.requests import Request, put_request, read_requests
 from headrace.registry.versions import Shelf, read_artifact
+from headrace.replay.verify import verify
 from headrace.testing.servers import PostgresServer
 
 from . import harness

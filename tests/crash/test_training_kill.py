@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from headrace.engines.local.verify import verify
 from headrace.log import open_log
 from headrace.log.base import walk
+from headrace.replay.verify import verify
 
 from . import fish
 from .test_kill import ROUNDS

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace import plain_values
 from headrace.batch import Batch
-from headrace.codec import ForeignFormats, TopicCodec
+from headrace.formats.topic_formats import ForeignFormats, TopicCodec
 from headrace.wire import WireMessages
 
 DECLARED = b'{"schema":{"type":"struct","fields":[{"type":"int32","field":"id"}]},"payload":{"id":%s}}'

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from headrace.batch import Batch
 from headrace.errors import FormatError
 from headrace.formats.base import Encoded
-from headrace.formats.choose import format_for
-from headrace.formats.idx import read_sets
+from headrace.formats.factory import format_for
 from headrace.formats.image_label import ImageLabelFormat
+from headrace.produce.idx import read_sets
 from headrace.wire import WireMessages
 
 FORMAT = ImageLabelFormat()

@@ -11,7 +11,7 @@ import pytest
 
 from headrace.batch import Batch
 from headrace.formats.base import Encoded
-from headrace.formats.choose import format_for
+from headrace.formats.factory import format_for
 from headrace.wire import WireMessages
 
 TOPIC = "shop.public.t"

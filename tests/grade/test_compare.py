@@ -14,7 +14,7 @@ from headrace.batch import Batch
 from headrace.errors import HeadraceError
 from headrace.grade import metrics
 from headrace.grade.compare import TAIL, CompareSpec, graded_rows, rounded
-from headrace.grade.join import Arrivals, Join
+from headrace.grade.interval_join.join import Arrivals, Join
 
 SPEC = CompareSpec(target="Weight", on_left=("Fish_Id",), on_right=("Fish_Id",), metric=metrics.relative_error)
 

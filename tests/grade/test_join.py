@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.grade import join as module
-from headrace.grade.join import STATUSES, Arrivals, Found, Join
-from headrace.grade.pairs import remembered
+from headrace.grade.interval_join import join as module
+from headrace.grade.interval_join import remembered
+from headrace.grade.interval_join.join import STATUSES, Arrivals, Found, Join
 
 from .automaton import Automaton, Row
 

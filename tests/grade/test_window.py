@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from headrace.errors import BadRows, DeclarationError
 from headrace.grade.metrics import Aggregate
-from headrace.grade.spans import count_windows, time_windows
-from headrace.grade.window import Lines, Window, WindowSpec
+from headrace.grade.windows import count_windows, time_windows
+from headrace.grade.windows.window import Lines, Window, WindowSpec
 from headrace.learn.state import dump_state, load_state
 
 MEAN = (("mean", Aggregate("mean", "x")),)

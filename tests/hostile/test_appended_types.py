@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from typer.testing import CliRunner
 
 import headrace as hr
-from headrace.cli import app as command
-from headrace.engines.local.verify import verify
+from headrace.cli.main import app as command
 from headrace.log import open_log
+from headrace.replay.verify import verify
 
 from .test_every_operator import WORDS
 

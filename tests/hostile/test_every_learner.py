@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.engines.local.verify import verify
 from headrace.log import open_log
 from headrace.log.base import walk
+from headrace.replay.verify import verify
 from tests.contract.test_learner import CASES as OWN
 from tests.learn.test_river import CASES as RIVER
 from tests.learn.test_sklearn import CASES as SKLEARN

@@ -16,10 +16,10 @@ import pytest
 from river.drift import PageHinkley
 
 import headrace as hr
-from headrace.engines.local.verify import verify
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.plain_values import keys
+from headrace.replay.verify import verify
 
 from .conftest import Captured
 from .test_every_type import gathered

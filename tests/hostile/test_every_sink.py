@@ -17,8 +17,8 @@ import pytest
 
 from headrace import plain_values
 from headrace.batch import Batch, dead_letters
+from headrace.sinks.base import Part, Reason, Target
 from headrace.sinks.console import ConsoleTarget
-from headrace.sinks.delivery import Part, Reason, Target
 from headrace.sinks.http import http_target
 from headrace.sinks.mongo import mongo_target
 from headrace.sinks.parquet import parquet_target

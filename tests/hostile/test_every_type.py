@@ -21,15 +21,15 @@ from typer.testing import CliRunner
 import headrace as hr
 from headrace import plain_values
 from headrace.batch import Batch, dead_letters
-from headrace.cli import app as command
-from headrace.console import print_csv
+from headrace.cli.console import print_csv
+from headrace.cli.main import app as command
 from headrace.errors import FormatError
 from headrace.formats.base import Format
-from headrace.formats.choose import format_for
+from headrace.formats.factory import format_for
 from headrace.formats.registry import SchemaRegistry
+from headrace.inspect.messages import to_json
+from headrace.inspect.query import query_topics, topic_table
 from headrace.log import open_log
-from headrace.messages import to_json
-from headrace.query import query_topics, topic_table
 from headrace.testing.servers import SchemaRegistryServer
 from headrace.transform.expressions import Filter, Select, Transform, WithColumns, operate, text
 from headrace.wire import WireMessages

@@ -16,9 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 import headrace as hr
-from headrace.cli import app as command
-from headrace.engines.local.verify import verify
+from headrace.cli.main import app as command
 from headrace.log import open_log
+from headrace.replay.verify import verify
 from tests.integration.conftest import Database
 
 TABLE = """

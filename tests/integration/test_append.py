@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.engines.local.appended import fingerprint, last_of
+from headrace.engines.local.append_source import fingerprint, last_of
 from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
 from headrace.log import open_log
 from headrace.testing.servers import KafkaBroker

@@ -17,7 +17,7 @@ import pytest
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.codec import ForeignFormats, TopicCodec
+from headrace.formats.topic_formats import ForeignFormats, TopicCodec
 from headrace.kafka.fetch import wire_messages
 from headrace.log.base import walk
 from headrace.testing import KafkaBroker, KafkaConnect, PostgresServer, SchemaRegistryServer

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import headrace as hr
-from headrace.engines.local.verify import verify
 from headrace.log import open_log
+from headrace.replay.verify import verify
 
 from .conftest import Database
 

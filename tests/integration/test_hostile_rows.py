@@ -16,11 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import headrace as hr
-from headrace.engines.local.verify import verify
 from headrace.errors import DeclarationError
 from headrace.learn.kmeans import KMeans
 from headrace.learn.linear import LinearRegression
 from headrace.log import open_log
+from headrace.replay.verify import verify
 
 from .conftest import Database
 

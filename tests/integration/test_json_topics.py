@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.codec import codec_for
-from headrace.engines.local.verify import verify
+from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
 from headrace.log.base import walk
 from headrace.plain_values import values
+from headrace.replay.verify import verify
 from headrace.testing import KafkaBroker
 
 from .test_demo import headrace

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.codec import codec_for
 from headrace.errors import DeclarationError
+from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
 from headrace.testing import KafkaBroker, SchemaRegistryServer
 

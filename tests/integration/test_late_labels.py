@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import headrace as hr
-from headrace.engines.local.verify import verify
 from headrace.log import open_log
-from tests.test_late_labels import Recorder
+from headrace.replay.verify import verify
+from tests.step.test_late_labels import Recorder
 
 from .conftest import Database
 

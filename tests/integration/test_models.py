@@ -13,10 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import headrace as hr
-from headrace.codec import codec_for
-from headrace.engines.local.verify import verify
 from headrace.errors import DeclarationError
+from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
+from headrace.replay.verify import verify
 
 from .conftest import Database
 

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 
 import headrace as hr
-from headrace.codec import codec_for
-from headrace.engines.local.verify import verify
+from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
-from headrace.streams import Stream
+from headrace.pipeline.stream import Stream
+from headrace.replay.verify import verify
 from headrace.testing import KafkaBroker, KafkaConnect, PostgresServer
 from headrace.testing.servers import debezium_source
 

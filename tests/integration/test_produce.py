@@ -19,10 +19,10 @@ import pytest
 from pyarrow import parquet
 
 from headrace.batch import Batch
-from headrace.cli_produce import Pace, parse_rate
+from headrace.cli.produce import Pace, parse_rate
 from headrace.errors import DeclarationError, FormatError, LogMissing
-from headrace.formats.row_files import count_rows, event_times, read_json_lines, read_rows
 from headrace.log import open_log
+from headrace.produce.row_files import count_rows, event_times, read_json_lines, read_rows
 from headrace.testing.servers import KafkaBroker
 
 from .test_demo import HEADRACE, headrace

@@ -19,9 +19,9 @@ import pytest
 
 import headrace as hr
 from headrace.engines.local.running import Running
-from headrace.engines.local.verify import verify
-from headrace.streams import Stream
-from headrace.windows import Windowed
+from headrace.pipeline.stream import Stream
+from headrace.pipeline.windows import Windowed
+from headrace.replay.verify import verify
 
 from .conftest import Database
 

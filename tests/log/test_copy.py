@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from headrace.batch import Batch
-from headrace.codec import codec_for
 from headrace.errors import DeclarationError, LogError, LogLocked
+from headrace.formats.topic_formats import codec_for
 from headrace.log import copy as copying
 from headrace.log import open_log
 from headrace.log.base import Log, walk
@@ -141,7 +141,7 @@ def test_a_log_that_is_written_is_not_copied(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from headrace.codec import codec_for
+from headrace.formats.topic_formats import codec_for
 from headrace.log import copy
 copy.ROWS_AT_ONCE = 1
 calls = iter(range(10))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import headrace as hr
-from headrace.blueprint import blueprint, task_from
 from headrace.errors import HeadraceError
 from headrace.learn.state import LIMIT, dump_pieces, dump_state, load_state
 from headrace.log import open_log
+from headrace.plan.blueprint import blueprint, task_from
 from headrace.registry import models as registry
 
 

@@ -17,11 +17,11 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 import headrace as hr
-from headrace.cli import main
-from headrace.console import talk
-from headrace.engines.local.following import Follower
+from headrace.cli.console import talk
+from headrace.cli.main import main
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving import Place
+from headrace.engines.local.serving.replica import Follower
+from headrace.engines.local.serving.service import Place
 from headrace.serve.settings import ServeSettings
 
 FISH = [

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import jwt
 import pytest
 
-from headrace.serve import asking, connection
+from headrace.serve import connection, service
 from headrace.serve.keys import KeyFile
 
 from .asked import FISH, SEEDS, Client, fish, serving, wait_until
@@ -267,7 +267,7 @@ def test_more_connections_than_it_takes(tmp_path: Path) -> None:
 
 
 def test_more_who_wait_than_it_takes(opened: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "MOST_WAITING", 3)
+    monkeypatch.setattr(service, "MOST_WAITING", 3)
 
     def ask(_: int) -> int:
         mine = Client(opened.url)

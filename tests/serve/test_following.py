@@ -18,8 +18,8 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.engines.local.following import Follower
-from headrace.engines.local.handed import HandingOver
+from headrace.engines.local.serving.replica import Follower
+from headrace.engines.local.serving.served_rows import HandingOver
 from headrace.errors import FingerprintError, HeadraceError, LogMissing
 from headrace.learn.state import state_hash
 from headrace.serve.models import Wanted
@@ -28,7 +28,7 @@ from headrace.serve.settings import ServeSettings
 from .asked import FISH, SEEDS, Client, fish, headrace, wait_until
 from .test_endpoint import retrained
 
-COMMAND = [sys.executable, "-c", "from headrace.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from headrace.cli.main import main; main()"]
 FILE = """
 import sys
 sys.path.insert(0, {tests!r})

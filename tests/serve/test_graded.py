@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.engines.local.appended import AppendedSource
-from headrace.engines.local.following import Follower
+from headrace.engines.local.append_source import AppendedSource
 from headrace.engines.local.running import Running
-from headrace.engines.local.verify import verify
+from headrace.engines.local.serving.replica import Follower
 from headrace.errors import DeclarationError
 from headrace.log import open_log
+from headrace.replay.verify import verify
 
 from .asked import following, serving, wait_until
 from .factory import factory

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import headrace as hr
-from headrace.engines.local.health import health_file, parts_beside
+from headrace.engines.local.serving.health import health_file, parts_beside
 from headrace.log import open_log
 from headrace.serve.settings import ServeSettings
 from headrace.testing.servers import postgres

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import headrace as hr
-from headrace.engines.local.following import Follower
+from headrace.engines.local.serving.replica import Follower
 from headrace.position import Position
 from headrace.serve.models import Wanted
 from headrace.serve.settings import ServeSettings

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.engines.local.snapshots import Frozen, Published, describe
-from headrace.events import Part, Rows
+from headrace.engines.local.serving.snapshots import Frozen, Published, describe
 from headrace.learn.linear import LinearRegression
+from headrace.plan.task import Cut, ModelTask, StreamPlan
 from headrace.serve.models import NotReady, RowRefused, TooSlow
-from headrace.state import State, initial_state
-from headrace.step import answer, step
-from headrace.task import Cut, ModelTask, StreamPlan
+from headrace.step.events import Part, Rows
+from headrace.step.state import State, initial_state
+from headrace.step.step import answer, step
 
 FEATURES: dict[str, tuple[Any, ...]] = {
     "numbers": ("a", "b"),

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.batch import OPS, Batch
+from headrace.sinks.base import settle
 from headrace.sinks.changes import fold
-from headrace.sinks.delivery import settle
 
 Table = dict[tuple[Any, ...], dict[str, Any]]
 

@@ -13,8 +13,8 @@ import pytest
 import headrace as hr
 from headrace.errors import DeclarationError
 from headrace.log import open_log
-from headrace.plan import Plan, TopicsPlan
-from headrace.task import OutputPlan, StreamPlan, StreamTask
+from headrace.plan.plan import Plan, TopicsPlan
+from headrace.plan.task import OutputPlan, StreamPlan, StreamTask
 from headrace.testing.servers import PostgresServer
 
 from .events import app_on, events, letters, write

@@ -17,7 +17,7 @@ import pytest
 import headrace as hr
 from headrace.errors import DeclarationError, SinkUnavailable
 from headrace.log import open_log
-from headrace.sinks.delivery import Backoff
+from headrace.sinks.base import Backoff
 from headrace.testing.servers import MongoDbServer
 
 from .events import events, letters, write
@@ -213,11 +213,11 @@ def test_a_delivery_that_is_broken_off_is_repeated_without_harm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """At every passage of each point, once: rows that keep values are read where they were."""
-    import headrace.engines.local.sinking
+    import headrace.engines.local.sink_runner
     import headrace.sinks.mongo
     import headrace.sinks.table
 
-    monkeypatch.setattr(headrace.engines.local.sinking, "Backoff", partial(Backoff, first=0.001, most=0.005))
+    monkeypatch.setattr(headrace.engines.local.sink_runner, "Backoff", partial(Backoff, first=0.001, most=0.005))
     keeping = {name: case for name, case in CASES.items() if "~" in case[0]}
     for number, (grid, expected) in enumerate(keeping.items()):
         passages = {"sink.written": 0, "sink.committed": 0}

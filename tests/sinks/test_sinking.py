@@ -82,7 +82,7 @@ def test_two_processes_of_one_sink_do_not_double_rows(dsn: str, query: Any, tmp_
     app.run(until="caught-up")
     from headrace.batch import Batch
     from headrace.errors import SinkUnavailable
-    from headrace.sinks.delivery import Part
+    from headrace.sinks.base import Part
 
     class Journal:
         app, sink, topic = "shop", "postgres:out", "in"

@@ -18,13 +18,13 @@ import typer.main
 from typer.testing import CliRunner
 
 import headrace
-from headrace import cli
+from headrace.cli import main
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *DECISIONS]
-COMMANDS: Any = typer.main.get_command(cli.app)  # a click group; newer versions of typer bring a click of their own
+COMMANDS: Any = typer.main.get_command(main.app)  # a click group; newer versions of typer bring a click of their own
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -117,7 +117,7 @@ def test_the_fish_factory_of_the_readme_is_a_plan(tmp_path: Path, monkeypatch: p
 
 
 def test_every_status_of_a_grade_is_in_the_readme() -> None:
-    from headrace.grade.pairs.outcomes import STATUSES
+    from headrace.grade.interval_join.outcomes import STATUSES
 
     table = README.read_text().partition("| `status` |")[2].partition("\n\n")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(STATUSES)
@@ -167,7 +167,7 @@ def test_the_recording_is_of_the_demo() -> None:
     ("path", "command"), list(leaves()), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
 )
 def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...], command: Any) -> None:
-    done = CliRunner().invoke(cli.app, [*path, "--help"])
+    done = CliRunner().invoke(main.app, [*path, "--help"])
     assert done.exit_code == 0, done.output
     help_text = command.help or ""
     examples = re.findall(r"^\s*Example: (.+)$", help_text, re.MULTILINE)

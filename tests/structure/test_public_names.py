@@ -29,7 +29,7 @@ LAZY = (
     "duckdb",
     "fastapi",
     "headrace.capture",
-    "headrace.cli",
+    "headrace.cli.main",
     "headrace.demos",
     "headrace.engines",
     "keras",

@@ -25,10 +25,10 @@ from headrace.dataset.opening import Finder
 from headrace.dataset.reading import Chunk, Place, Reader, Start
 from headrace.errors import DeclarationError
 from headrace.learn.features import Features, depend_on_the_log
-from headrace.task import StreamPlan
+from headrace.plan.task import StreamPlan
 
 if TYPE_CHECKING:
-    from headrace.app import App
+    from headrace.pipeline.app import App
 
 logger = logging.getLogger("headrace")
 

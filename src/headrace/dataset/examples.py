@@ -1,6 +1,6 @@
 """From a chunk of a topic's rows to what is learned from them: arrays, or Arrow tables; and their cutting into batches.
 
-Which rows are examples is decided as for a model that learns the stream (`headrace.step`): inserts and rows of a
+Which rows are examples is decided as for a model that learns the stream (`headrace.step.step`): inserts and rows of a
 snapshot, and the update that gives a row its label; never a row without a label, or whose features cannot be made.
 """
 
@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from headrace.batch import Batch, inserted, present
 from headrace.dataset.reading import Chunk, Place
-from headrace.labels import Late
 from headrace.learn.features import Features, column_of, matrix, numbers
 from headrace.learn.images import Image
 from headrace.plain_values import united
-from headrace.row_identity import ROW, Identity
+from headrace.step.labels import Late
+from headrace.step.row_identity import ROW, Identity
 from headrace.transform.expressions import KEEPS, Operation, operate
 
 logger = logging.getLogger("headrace")

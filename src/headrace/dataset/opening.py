@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from headrace.codec import ForeignFormats, TopicCodec, codec_for
 from headrace.dataset.reading import LogReader, MessageReader, Reader, no_topic
 from headrace.errors import LogError, LogMissing
+from headrace.formats.topic_formats import ForeignFormats, TopicCodec, codec_for
 from headrace.kafka.settings import SCHEME, KafkaPlace
 from headrace.log import open_log
 from headrace.log.base import Log
-from headrace.plan import Plan
+from headrace.plan.plan import Plan
 
 if TYPE_CHECKING:
-    from headrace.app import App
     from headrace.kafka.cluster import Cluster
+    from headrace.pipeline.app import App
 
 OURS = "__position"  # a header of every message that a pipeline writes
 RECEIVE_SECONDS = 0.1

@@ -16,9 +16,9 @@ import pyarrow as pa
 from headrace.batch import Batch
 from headrace.capture.topics.offsets import Offsets
 from headrace.capture.topics.reader import TopicsReader
-from headrace.codec import ForeignFormats
 from headrace.dataset.groups import Positions, open_positions
 from headrace.errors import LogError
+from headrace.formats.topic_formats import ForeignFormats
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.fetch import wire_messages
 from headrace.kafka.settings import KafkaPlace

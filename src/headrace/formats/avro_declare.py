@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import FormatError
-from headrace.formats import decimals, instants
+from headrace.formats import decimals, timestamps
 
 _DATA = "org.apache.kafka.connect.data."
 _TIME = "io.debezium.time."
@@ -199,7 +199,7 @@ def _physical_timestamp(array: pa.Array) -> pa.Array:
     kind = array.type
     if kind.tz is None:
         return (array if kind.unit == "ns" else array.cast(pa.timestamp("us"))).view(pa.int64())
-    return instants.to_iso(array if kind.unit == "ns" else array.cast(pa.timestamp("us", tz="UTC")))
+    return timestamps.to_iso(array if kind.unit == "ns" else array.cast(pa.timestamp("us", tz="UTC")))
 
 
 def _unsliced(array: pa.Array) -> pa.Array:

@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import FormatError
-from headrace.formats import base64_columns, conform, connect, decimals, instants
+from headrace.formats import base64_columns, coerce, connect, decimals, timestamps
 from headrace.formats.avro_schema import Node
 from headrace.plain_values import is_bytes
 
@@ -101,12 +101,12 @@ def _zoned(node: Node, array: pa.Array) -> Converted:
 
 
 def _instants(array: pa.Array) -> pa.Array:
-    return instants.from_iso(array, "us").view(_UTC_US)
+    return timestamps.from_iso(array, "us").view(_UTC_US)
 
 
 def _instant(array: pa.Array) -> int | None:
     try:
-        return int(instants.from_iso(array, "us")[0].as_py())
+        return int(timestamps.from_iso(array, "us")[0].as_py())
     except ValueError:
         return None
 
@@ -118,7 +118,7 @@ def _time(per_second: int) -> Callable[[Node, pa.Array], Converted]:
         numbers = np.asarray(array).astype(np.int64)
         micros = numbers * 1000 if per_second == 1000 else numbers // (per_second // 1_000_000)
         wrong = (micros < 0) | (micros > 86_400_000_000)
-        return instants.time_text(pa.array(np.where(wrong, 0, micros))), wrong if wrong.any() else None
+        return timestamps.time_text(pa.array(np.where(wrong, 0, micros))), wrong if wrong.any() else None
 
     return convert
 
@@ -246,7 +246,7 @@ def _as_connect(node: Node, array: pa.Array) -> Converted:
     """Debezium's rarer types, as the JSON formats take them."""
     reading = connect.reading_of(_as_connect_schema(node))
     raw = base64_columns.encode(array) if node.kind == "bytes" else array
-    values, bad = conform.fitting(raw, reading)
+    values, bad = coerce.fitting(raw, reading)
     wrong = np.zeros(len(array), np.bool_)
     wrong[[place for place, _ in bad]] = True
     return values, wrong if bad else None

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.formats import base64_columns, decimals, instants, json_text
+from headrace.formats import base64_columns, decimals, json_text, timestamps
 from headrace.formats.json_text import TEXT, joined
 from headrace.plain_values import is_bytes, is_list, is_text
 
@@ -25,9 +25,9 @@ def plain_text(array: pa.Array) -> pa.Array:
     if is_bytes(kind):
         return base64_columns.encode(array)
     if pa.types.is_timestamp(kind):
-        return instants.to_iso(array)
+        return timestamps.to_iso(array)
     if pa.types.is_date(kind):
-        return instants.to_iso_days(array)
+        return timestamps.to_iso_days(array)
     return array.cast(TEXT) if pa.types.is_time(kind) else json_text.fragments(array)
 
 

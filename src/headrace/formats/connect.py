@@ -18,7 +18,7 @@ import pyarrow as pa
 from headrace.errors import FormatError
 from headrace.formats import connect_values as values
 from headrace.formats import decimals
-from headrace.formats.conform import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to_field, to_type
+from headrace.formats.coerce import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to_field, to_type
 from headrace.plain_values import is_bytes, is_list, is_text
 
 Schema = dict[str, Any]

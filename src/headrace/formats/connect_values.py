@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.formats import base64_columns, decimals, instants
+from headrace.formats import base64_columns, decimals, timestamps
+from headrace.formats.coerce import Convert, Reading, struct_field, to_type, variable_scale_text
 from headrace.formats.column_text import plain_float_text
-from headrace.formats.conform import Convert, Reading, struct_field, to_type, variable_scale_text
 from headrace.formats.json_rows import MARKED_NUMBER
 from headrace.formats.json_text import joined
 from headrace.plain_values import is_list, is_text
@@ -45,7 +45,7 @@ def timestamp_in(unit: str) -> Convert:
 
 def time_in(unit: str) -> Convert:
     """From numbers of a unit since midnight to a time as PostgreSQL prints it."""
-    return lambda array: array if is_text(array.type) else instants.time_text(array, unit)
+    return lambda array: array if is_text(array.type) else timestamps.time_text(array, unit)
 
 
 def zoned_timestamp(kind: pa.DataType) -> Convert:

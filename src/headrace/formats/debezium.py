@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import OPS, is_meta
-from headrace.formats.conform import to_type
+from headrace.formats.coerce import to_type
 from headrace.plain_values import is_bytes, is_list, is_text
 
 Ints = npt.NDArray[np.int64]

@@ -17,7 +17,7 @@ from headrace.batch import OPS, Batch
 from headrace.formats import assemble, debezium
 from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded, Encoded
-from headrace.formats.conform import fitting, reading
+from headrace.formats.coerce import fitting, reading
 from headrace.formats.headers import EventHeaders, event_headers, read_event_headers, topic_source
 from headrace.formats.json_keys import KeyReader, names_in, write_keys
 from headrace.formats.key_changes import with_old_keys

@@ -13,8 +13,8 @@ import pyarrow as pa
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.formats import connect, json_shapes
+from headrace.formats.coerce import fitting
 from headrace.formats.column_text import plain_text
-from headrace.formats.conform import fitting
 from headrace.formats.json_parse import Lines, parse
 from headrace.formats.json_text import Known, as_bytes, joined, objects, unwrapped
 from headrace.plain_values import is_bytes, is_text

@@ -14,7 +14,7 @@ from headrace.batch import OPS, is_meta, take, take_records
 from headrace.formats import assemble, connect, debezium, json_columns, json_shapes
 from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded
-from headrace.formats.conform import Reading, fitting, reading, to_type
+from headrace.formats.coerce import Reading, fitting, reading, to_type
 from headrace.formats.debezium import Events
 from headrace.formats.headers import EventHeaders, read_event_headers, topic_source
 from headrace.formats.json_columns import Column

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import FormatError
-from headrace.formats import base64_columns, decimals, instants
+from headrace.formats import base64_columns, decimals, timestamps
 from headrace.plain_values import is_bytes, is_list, is_text
 
 TEXT = pa.large_string()
@@ -207,7 +207,7 @@ def _count(array: pa.Array) -> pa.Array:
 
 
 def _instant(array: pa.Array) -> pa.Array:
-    return _quote(instants.to_iso(array)) if array.type.tz else _count(array)
+    return _quote(timestamps.to_iso(array)) if array.type.tz else _count(array)
 
 
 def _list(array: pa.Array, binary_decimals: bool) -> pa.Array:

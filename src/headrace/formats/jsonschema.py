@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
-from headrace.formats import conform, connect, json_text
+from headrace.formats import coerce, connect, json_text
 from headrace.formats.base import Decoded, Encoded
 from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.jsonschema_types import Schema, from_connect, to_connect
@@ -27,7 +27,7 @@ class JsonSchemaDecoder:
     """JSON payloads to columns of the types that their JSON Schema tells; others by what their values look like."""
 
     def __init__(self) -> None:
-        self._readings: dict[RegisteredSchema, list[conform.Reading] | str] = {}
+        self._readings: dict[RegisteredSchema, list[coerce.Reading] | str] = {}
 
     def __call__(self, group: Framed, schema: RegisteredSchema) -> Columns:
         readings = self._readings.get(schema)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace import plain_values
-from headrace.formats import conform, decimals, instants, json_parse
+from headrace.formats import coerce, decimals, json_parse, timestamps
 from headrace.plain_values import is_bytes, is_list, is_text
 from headrace.wire import Ints
 
@@ -27,13 +27,13 @@ def good_rows(struct: pa.StructArray, reasons: dict[int, str]) -> Columns:
     return [(struct.filter(pa.array(good)), np.flatnonzero(good))], reasons
 
 
-def json_columns(values: Sequence[bytes], readings: Sequence[conform.Reading], *, whole: bool = False) -> Columns:
+def json_columns(values: Sequence[bytes], readings: Sequence[coerce.Reading], *, whole: bool = False) -> Columns:
     """Columns of JSON objects: those that are known converted, the others as they look.
 
     Args:
         whole: only the known ones.
 
-    >>> found, bad = json_columns([b'{"a": 1, "b": "x"}', b"?"], [conform.reading(pa.field("a", pa.int16()))])
+    >>> found, bad = json_columns([b'{"a": 1, "b": "x"}', b"?"], [coerce.reading(pa.field("a", pa.int16()))])
     >>> found[0][0].to_pylist(), list(bad)
     ([{'a': 1, 'b': 'x'}], [1])
     """
@@ -50,7 +50,7 @@ def json_columns(values: Sequence[bytes], readings: Sequence[conform.Reading], *
         good = np.ones(n, np.bool_)
         for one in readings:
             raw = given.pop(one.field.name, None)
-            array, wrong = (pa.nulls(n, one.field.type), []) if raw is None else conform.fitting(raw, one)
+            array, wrong = (pa.nulls(n, one.field.type), []) if raw is None else coerce.fitting(raw, one)
             for place, why in wrong:
                 reasons.setdefault(int(part.rows[place]), why)
                 good[place] = False
@@ -105,7 +105,7 @@ def _in_field(array: pa.Array, field: pa.Field) -> pa.Array:
     """As `_typed`; what becomes text gets the form that the JSON formats give it."""
     if not is_text(field.type) or is_text(array.type) or pa.types.is_null(array.type):
         return _typed(array, field.type)
-    return conform.to_field(array, field, as_array_text=is_list(array.type))
+    return coerce.to_field(array, field, as_array_text=is_list(array.type))
 
 
 def _typed(array: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -116,7 +116,7 @@ def _typed(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.nulls(len(array), kind)
     if pa.types.is_time(kind) and is_text(array.type):
         day = pc.binary_join_element_wise("1970-01-01T", array.cast(pa.string()), "")
-        return instants.from_iso(day, "us").cast(pa.time64("us")).cast(kind)
+        return timestamps.from_iso(day, "us").cast(pa.time64("us")).cast(kind)
     if pa.types.is_struct(kind) and pa.types.is_struct(array.type):
         return _struct(array, kind)
     if pa.types.is_list(kind) and pa.types.is_list(array.type):
@@ -131,7 +131,7 @@ def _typed(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_decimal(array.type) and is_text(kind):
         return decimals.to_text(array).cast(kind)
     if is_text(array.type) and not is_bytes(kind):
-        return conform.to_type(array, kind)
+        return coerce.to_type(array, kind)
     return array.cast(kind)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from headrace.formats import assemble, conform, debezium
+from headrace.formats import assemble, coerce, debezium
 from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded
 from headrace.formats.debezium import Events
@@ -186,7 +186,7 @@ def _with_headers(task: _Task, events: Events) -> Events:
         found.unchanged = unchanged_lists(told.unchanged).to_pylist()
     if events.before is None and told.before is not None and any(one is not None for one in told.before):
         types = task.schema if task.schema is not None else _records(events.columns, len(events.rows)).schema
-        readings = [conform.reading(one) for one in types]
+        readings = [coerce.reading(one) for one in types]
         old, _ = json_columns([one or b"{}" for one in told.before], readings, whole=True)
         if len(old) == 1 and len(old[0][1]) == len(events.rows):
             names = [one.name for one in old[0][0].type]
@@ -229,7 +229,7 @@ def _fields(decoded: list[Rows]) -> list[pa.Field]:
 def _from_headers(task: _Task, told: EventHeaders, at: Ints, fields: list[pa.Field]) -> list[Rows]:
     """Deletes and truncations that Headrace wrote: the row is in a header, or there is none."""
     cells = [None if told.row is None else told.row[i] for i in at.tolist()]
-    readings = [conform.reading(one) for one in fields]
+    readings = [coerce.reading(one) for one in fields]
     structs, reasons = json_columns([cell or b"{}" for cell in cells], readings, whole=bool(fields))
     task.bad.extend((int(at[place]), f"the header __row: {reason}") for place, reason in reasons.items())
     return [part for struct, places in structs for part in _events(task, struct, at[places], op="d")]

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from headrace.batch import told_apart
 from headrace.errors import HeadraceError
+from headrace.grade.interval_join.outcomes import STATUSES, Found
 from headrace.grade.metrics import Metric
-from headrace.grade.pairs.outcomes import STATUSES, Found
 from headrace.position import format_positions
 from headrace.wire import Ints
 

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.errors import LearnError
-from headrace.grade.spans.columns import group_columns, numbers
-from headrace.grade.spans.groups import Key, KeyedBy, group_codes, group_keys
-from headrace.grade.spans.lines import START, Lines
+from headrace.grade.windows.columns import group_columns, numbers
+from headrace.grade.windows.groups import Key, KeyedBy, group_codes, group_keys
+from headrace.grade.windows.window_results import START, Lines
 from headrace.wire import Ints
 
 _WHO = "a drift detector"

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from headrace import plain_values
 from headrace.errors import DeclarationError, HeadraceError
-from headrace.grade.spans.columns import is_text, number_of
+from headrace.grade.windows.columns import is_text, number_of
 
 Array = npt.NDArray[Any]
 Function = Callable[[Array, Array], Any]

@@ -16,10 +16,10 @@ from headrace.kafka.producer import Sent, too_large
 from headrace.log.base import checked_slice
 from headrace.log.changelog import Value
 from headrace.log.kafka_codec import INTERNAL_FORMAT, Messages
-from headrace.log.kafka_heads import TransactionTopics
 from headrace.log.kafka_topics import FORM, HEAD, TOPIC, Form
 from headrace.log.message import MessageFormat
 from headrace.log.slices import Stored, dump_slices
+from headrace.log.topic_metadata import TransactionTopics
 
 if TYPE_CHECKING:
     from headrace.log.kafka import KafkaLog

@@ -19,17 +19,17 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from headrace.errors import HeadraceError
-from headrace.serve import described, tracing
+from headrace.serve import openapi, tracing
 from headrace.serve.arrow import Batches
-from headrace.serve.asking import Asking, problem_of
-from headrace.serve.declared import Endpoint
 from headrace.serve.endpoint import Prediction, Training
 from headrace.serve.exchange import Call, Handler, Problem, Receive, Reply, Scope, Send
 from headrace.serve.inference import Inference, protocol
 from headrace.serve.keys import KeyFile
 from headrace.serve.metrics import Metrics, Scrape
 from headrace.serve.models import Models
+from headrace.serve.parameters import Endpoint
 from headrace.serve.security import Gate
+from headrace.serve.service import Asking, problem_of
 from headrace.serve.settings import ServeSettings
 
 logger = logging.getLogger("headrace")
@@ -104,22 +104,22 @@ def _routes(asking: Asking, endpoints: Sequence[Endpoint], settings: ServeSettin
     longest, descriptions = settings.longest_deadline, asking.models.descriptions
     found = []
     for one in endpoints:
-        about = described.prediction(one, descriptions[one.model], longest)
+        about = openapi.prediction(one, descriptions[one.model], longest)
         found.append(Route("GET", one.path, "predict", Prediction(asking, one), about, hot=True))
     batches = Batches(asking)
-    about = described.batches(descriptions.values(), longest)
+    about = openapi.batches(descriptions.values(), longest)
     return [
         *found,
-        Route("POST", "/train", "train", Training(asking), described.training()),
-        Route("GET", "/models", "predict", batches.models, described.models()),
+        Route("POST", "/train", "train", Training(asking), openapi.training()),
+        Route("GET", "/models", "predict", batches.models, openapi.models()),
         Route(
             "POST",
             "/models/{model}/predict",
             "predict",
             batches.predict,
-            described.batches(descriptions.values(), longest),
+            openapi.batches(descriptions.values(), longest),
         ),
-        Route("GET", "/metrics", "admin", Scrape(metrics, asking.blocking), described.metrics()),
+        Route("GET", "/metrics", "admin", Scrape(metrics, asking.blocking), openapi.metrics()),
         *_protocol_routes(Inference(asking)),
     ]
 
@@ -127,13 +127,13 @@ def _routes(asking: Asking, endpoints: Sequence[Endpoint], settings: ServeSettin
 def _protocol_routes(inference: Inference) -> list[Route]:
     """The Open Inference Protocol's."""
     found = [
-        Route("GET", "/v2", "", protocol(inference.server), described.server()),
-        Route("GET", "/v2/health/live", "", protocol(inference.live), described.health("live")),
-        Route("GET", "/v2/health/ready", "", protocol(inference.ready), described.health("ready")),
+        Route("GET", "/v2", "", protocol(inference.server), openapi.server()),
+        Route("GET", "/v2/health/live", "", protocol(inference.live), openapi.health("live")),
+        Route("GET", "/v2/health/ready", "", protocol(inference.ready), openapi.health("ready")),
     ]
-    for base, own in (("/v2/models/{model}", []), ("/v2/models/{model}/versions/{version}", [described.VERSION])):
-        named = {"parameters": [described.MODEL, *own]}
-        about, ready, asked = described.metadata(), described.health("ready"), described.inference()
+    for base, own in (("/v2/models/{model}", []), ("/v2/models/{model}/versions/{version}", [openapi.VERSION])):
+        named = {"parameters": [openapi.MODEL, *own]}
+        about, ready, asked = openapi.metadata(), openapi.health("ready"), openapi.inference()
         found += [
             Route("GET", base, "predict", protocol(inference.metadata), about | named),
             Route("GET", f"{base}/ready", "predict", protocol(inference.model_ready), ready | named),

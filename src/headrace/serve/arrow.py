@@ -7,9 +7,9 @@ import struct
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.serve.asking import Asking, reach_wanted
 from headrace.serve.exchange import Call, Problem, Reply, json_reply, wrong
 from headrace.serve.models import Snapshot
+from headrace.serve.service import Asking, reach_wanted
 
 STREAM = "application/vnd.apache.arrow.stream"
 MOST_ROWS = 1_000_000

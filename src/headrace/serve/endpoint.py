@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from headrace.batch import told_apart
 from headrace.errors import HeadraceError, WaitTimeout
-from headrace.serve.asking import Asking, reach_wanted
-from headrace.serve.declared import AT_LEAST, DEADLINE, Endpoint
 from headrace.serve.exchange import JSON, Call, Problem, Reply, json_reply, wrong
 from headrace.serve.models import TAKES_OVER, Busy, Made, NoModel, RowRefused
+from headrace.serve.parameters import AT_LEAST, DEADLINE, Endpoint
+from headrace.serve.service import Asking, reach_wanted
 
 _EXTRA = "Extra inputs are not permitted"
 _ARROW = {"number": pa.float64(), "integer": pa.int64(), "text": pa.string()}

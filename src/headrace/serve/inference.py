@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from headrace import plain_values
 from headrace.errors import HeadraceError
-from headrace.serve.asking import Asking, problem_of, reach_wanted
 from headrace.serve.batching import BLOCK_ROWS, refused
 from headrace.serve.exchange import JSON, Call, Handler, Problem, Reply, json_reply, wrong
 from headrace.serve.models import Column, Description, Made, Part, Snapshot
+from headrace.serve.service import Asking, problem_of, reach_wanted
 from headrace.serve.tensors import Tensor, arrow_of, binary_tensor, datatype_of, json_tensor, read_tensor, values_of
 
 LENGTH_HEADER = b"inference-header-content-length"

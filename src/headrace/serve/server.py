@@ -11,9 +11,9 @@ from typing import Any
 
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.serve.api import application
-from headrace.serve.declared import Endpoint
 from headrace.serve.keys import LOOK_SECONDS, KeyFile, keys_beside
 from headrace.serve.models import Models
+from headrace.serve.parameters import Endpoint
 from headrace.serve.settings import ServeSettings
 from headrace.serve.tracing import flush
 

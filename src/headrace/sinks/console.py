@@ -12,7 +12,7 @@ from headrace import plain_values
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, SinkUnavailable
 from headrace.faults import fault
-from headrace.sinks.delivery import Journal, Part
+from headrace.sinks.base import Journal, Part
 from headrace.sinks.json_row import json_rows, sent_rows
 
 FORMATS = ("table", "lines")
@@ -43,7 +43,7 @@ class ConsoleTarget:
 
 
 class ConsoleSink:
-    """Standard output; see `headrace.sinks.delivery.Sink`. A row is printed again after a crash at the wrong moment."""
+    """Standard output; see `headrace.sinks.base.Sink`. A row is printed again after a crash at the wrong moment."""
 
     rows = 1_000
     linger = 0.0

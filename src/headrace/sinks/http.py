@@ -29,7 +29,7 @@ from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock, duration_us
 from headrace.errors import DeclarationError, SinkError
 from headrace.faults import fault
-from headrace.sinks.delivery import Backoff, Journal, Part, Reason, Stopped
+from headrace.sinks.base import Backoff, Journal, Part, Reason, Stopped
 from headrace.sinks.json_row import json_rows
 
 METHODS = ("POST", "PUT", "PATCH")
@@ -157,7 +157,7 @@ class Answer:
 
 
 class HttpSink:
-    """A receiver; see `headrace.sinks.delivery.Sink`. One connection, kept open between requests."""
+    """A receiver; see `headrace.sinks.base.Sink`. One connection, kept open between requests."""
 
     rows = 1_000
     linger = 0.0

@@ -22,8 +22,8 @@ from headrace import plain_values
 from headrace.batch import OPS, told_apart
 from headrace.errors import DeclarationError, MissingExtra, SinkError, SinkUnavailable
 from headrace.faults import fault
+from headrace.sinks.base import ROW_ERRORS, Journal, Part, Reason, check_names, error_text, nothing_kept, settle
 from headrace.sinks.changes import Rows, fold, spans, unsent, without_key
-from headrace.sinks.delivery import ROW_ERRORS, Journal, Part, Reason, check_names, error_text, nothing_kept, settle
 from headrace.sinks.json_row import seconds
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def mongo_target(
 
 
 class MongoSink:
-    """A collection, open; see `headrace.sinks.delivery.Sink`."""
+    """A collection, open; see `headrace.sinks.base.Sink`."""
 
     rows = 10_000
     linger = 0.0

@@ -36,7 +36,7 @@ from headrace.clock import duration_us
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
 from headrace.plain_values import cast_texts
-from headrace.sinks.delivery import ROW_ERRORS, Journal, Part, Reason, all_utf8, check_names, other_log
+from headrace.sinks.base import ROW_ERRORS, Journal, Part, Reason, all_utf8, check_names, other_log
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 HIDDEN = ".headrace"
@@ -110,7 +110,7 @@ def parquet_target(
 
 
 class ParquetSink:
-    """A directory, open; see `headrace.sinks.delivery.Sink`."""
+    """A directory, open; see `headrace.sinks.base.Sink`."""
 
     def __init__(self, target: ParquetTarget, journal: Journal) -> None:
         self.target = target

@@ -24,8 +24,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
-from headrace.sinks.changes import Rows, fold, unsent, without_key
-from headrace.sinks.delivery import (
+from headrace.sinks.base import (
     ROW_ERRORS,
     Journal,
     Part,
@@ -36,6 +35,7 @@ from headrace.sinks.delivery import (
     other_log,
     settle,
 )
+from headrace.sinks.changes import Rows, fold, unsent, without_key
 from headrace.sinks.table_text import csv_bytes, finer, sql_type
 
 SCHEMA = "headrace"
@@ -262,7 +262,7 @@ def _old_positions(connection: psycopg.Connection[Any], target: TableTarget) -> 
 
 
 class TableSink:
-    """A table, open; see `headrace.sinks.delivery.Sink`."""
+    """A table, open; see `headrace.sinks.base.Sink`."""
 
     rows = 65_536
     linger = 0.0

@@ -41,11 +41,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.answers import answers_to
 from headrace.errors import BadRows
 from headrace.learn.base import Learner
 from headrace.learn.handover import Block, Handover
 from headrace.learn.state import dump_state, load_state, state_hash
+from headrace.step.predictions import answers_to
 
 Array = npt.NDArray[Any]
 Make = Callable[[], Learner]

@@ -18,7 +18,7 @@ from typing import Any
 
 from headrace.capture.base import Log
 from headrace.capture.postgres.catalog import SqlConnection, quote
-from headrace.capture.postgres.record import ANEW
+from headrace.capture.postgres.slot_binding import ANEW
 from headrace.errors import LogCorrupt, SourceRefused
 
 KIND = "captured"

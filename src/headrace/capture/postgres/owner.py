@@ -23,7 +23,7 @@ import psycopg
 
 from headrace.capture.base import Log
 from headrace.capture.postgres.catalog import Slot, SqlConnection, quote
-from headrace.capture.postgres.record import SourceRecord
+from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.errors import LogCorrupt, SourceRefused
 from headrace.position import format_lsn
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from headrace.batch import is_meta
-from headrace.capture.postgres import catalog, drift, record
+from headrace.capture.postgres import catalog, drift, slot_binding
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import Replication, Server
 from headrace.capture.postgres.drift import Began, Look
-from headrace.capture.postgres.record import Identity
+from headrace.capture.postgres.slot_binding import Identity
 from headrace.errors import SourceRefused
 from headrace.position import parse_lsn
 
@@ -104,7 +104,7 @@ def known_tables(
     found = [replace(table, captured_as=known[table.oid]) for table in existing if table.oid in known]
     meant = {table.oid for table in catalog.matching(existing, patterns) if (table.schema, table.name) not in left_out}
     meant |= {table.oid for table in found if catalog.matches(".".join(table.label), patterns)}
-    record.check_tables(
+    slot_binding.check_tables(
         [str(table) for table in began.tables],
         new=[str(table) for table in existing if table.oid in meant - known.keys()],
         left=[".".join(table.label) for table in found if table.oid not in meant],

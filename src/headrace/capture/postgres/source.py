@@ -1,6 +1,6 @@
 """A PostgreSQL database as a source: check, snapshot once, then stream, resuming where the log ends.
 
-One record in the log ties it to a replication slot (`headrace.capture.postgres.record`). An LSN is acknowledged to
+One record in the log ties it to a replication slot (`slot_binding`). An LSN is acknowledged to
 the server only after the log holds everything committed before it, durably.
 """
 
@@ -18,7 +18,7 @@ import psycopg
 import pyarrow as pa
 
 from headrace.capture.base import Log, Transaction
-from headrace.capture.postgres import catalog, drift, owner, provision, record
+from headrace.capture.postgres import catalog, drift, owner, provision, slot_binding
 from headrace.capture.postgres.catalog import SqlConnection
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.decode import (
@@ -30,12 +30,12 @@ from headrace.capture.postgres.decode import (
     Resent,
     UnknownRelation,
 )
-from headrace.capture.postgres.link import Link
 from headrace.capture.postgres.messages import Frame, Relation
-from headrace.capture.postgres.opening import Declared, Opening
 from headrace.capture.postgres.receiver import Receiver
-from headrace.capture.postgres.record import SourceRecord
+from headrace.capture.postgres.reconnect import Link
+from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.capture.postgres.snapshot import Progress
+from headrace.capture.postgres.startup import Declared, Opening
 from headrace.capture.postgres.stream import ReplicationStream
 from headrace.capture.postgres.waiting import Waiting
 from headrace.capture.postgres.wake import Wake
@@ -115,7 +115,7 @@ class PostgresSource:
         self.name = prefix
         self.rewound = False
         self.warnings: list[str] = []
-        derived = record.derived_name(app, prefix)
+        derived = slot_binding.derived_name(app, prefix)
         server = Server(dsn, f"headrace {app}")
         self._waiting = Waiting(server, lambda: "" if self._opening.reading else f"{prefix}: {self.status}")
         self._declared = Declared(
@@ -287,12 +287,12 @@ class PostgresSource:
         assert self._record is not None
         replication.set_up()
         known = self._record.with_acknowledged(self._stored)
-        record.check_identity(known, provision.identify(replication))
+        slot_binding.check_identity(known, provision.identify(replication))
         server = self._declared.server
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             slot = catalog.replication_slot(connection, known.slot)
-            record.check_slot(known, slot)
-            record.check_position(known, catalog.insert_lsn(connection))
+            slot_binding.check_slot(known, slot)
+            slot_binding.check_position(known, catalog.insert_lsn(connection))
             self._check_catalog(connection)
         since = self._sent = slot.confirmed_flush if slot else known.acknowledged
         self._decoder.resume(self._stored, Resent(since, self._stored, self._last) if self._last is not None else None)
@@ -341,7 +341,7 @@ class PostgresSource:
             return []
         except HistoryDiffers as error:
             assert self._record is not None
-            raise record.restored(self._record, error.message) from error
+            raise slot_binding.restored(self._record, error.message) from error
         self._note_received(pieces)
         return pieces
 
@@ -352,7 +352,7 @@ class PostgresSource:
             raise SourceRefused(
                 f"{error.message}: publication «{self._declared.publication}» got it behind the capture's back, "
                 "or it was given a name that tables=… matches; its earlier rows would never arrive",
-                advice=record.ANEW,
+                advice=slot_binding.ANEW,
             ) from error
 
     def _rewind(self) -> None:
@@ -410,7 +410,7 @@ class PostgresSource:
         """Put the source's record into the transaction that appends everything committed before ``end_lsn``."""
         ended = [self._last or (0, 0), *(at for at in self._rows_at if at[0] < end_lsn)]
         self._storing_last = max(ended) if self._last is not None or len(ended) > 1 else None
-        txn.put(record.KIND, self.name, self._head + SourceRecord.rest(end_lsn, self._storing_last))
+        txn.put(slot_binding.KIND, self.name, self._head + SourceRecord.rest(end_lsn, self._storing_last))
         self._storing = end_lsn
 
     def acknowledge(self) -> None:

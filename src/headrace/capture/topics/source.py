@@ -29,7 +29,7 @@ from headrace.kafka.settings import KafkaPlace
 from headrace.wire import Ints, WireMessages
 
 KIND = "source"
-COLUMNS = "columns"  # records of what the topics are: `headrace.codec.Decision`
+COLUMNS = "columns"  # records of what the topics are: `headrace.formats.topic_formats.Decision`
 ROWS_AT_ONCE = 65_536
 AHEAD_ROWS = 200_000
 TELL_S = 1.0
@@ -61,7 +61,7 @@ class DecodedLike(Protocol):
 
 
 class Decode(Protocol):
-    """Makes rows of messages, and remembers what their topics are; see `headrace.codec.ForeignFormats`."""
+    """Makes rows of messages, and remembers what their topics are; see `ForeignFormats`."""
 
     def __call__(self, messages: WireMessages) -> tuple[str, DecodedLike]:
         """The format's name and the rows."""

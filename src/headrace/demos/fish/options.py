@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """See `headrace.cli_demo.demo_fish`.
+    """See `headrace.cli.demo.demo_fish`.
 
     Attributes:
         speed: seconds of event time in a second; 0 as fast as it can; None: `LIVE_SPEED` where figures are drawn anew

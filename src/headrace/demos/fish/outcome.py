@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from headrace.app import App
-from headrace.engines.local.lineage import kept_state
-from headrace.engines.local.rebuild import Place, rebuild
 from headrace.learn.category import Category
 from headrace.learn.linear import LinearRegression
 from headrace.learn.state import load_state
 from headrace.log.base import Log
+from headrace.pipeline.app import App
+from headrace.plan.task import ModelTask
 from headrace.registry.versions import Shelf, Version
-from headrace.task import ModelTask
+from headrace.replay.lineage import kept_state
+from headrace.replay.rebuild import Place, rebuild
 
 MODEL, ONLINE = "weight", "weight-online"
 SHOWN = {

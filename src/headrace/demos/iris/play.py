@@ -24,12 +24,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from headrace.app import App
 from headrace.demos.iris import pipeline
 from headrace.demos.iris.scene import APP, CREATE, Scene, scene
 from headrace.demos.servers import clean_up
 from headrace.engines.local.running import Running
 from headrace.errors import DeclarationError, WaitTimeout
+from headrace.pipeline.app import App
 
 MEASURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 COLUMNS = (*MEASURES, "iris_class")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from headrace.errors import DeclarationError, FormatError
-from headrace.formats.idx import LabelledImages, read_pair
+from headrace.produce.idx import LabelledImages, read_pair
 
 TESTED = 1_000
 SIDE = 28

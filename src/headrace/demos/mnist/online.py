@@ -29,7 +29,7 @@ from headrace.demos.mnist.show import Show, draw_curve, draw_digit, half_blocks
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
 from headrace.errors import HeadraceError
-from headrace.formats.idx import LabelledImages
+from headrace.produce.idx import LabelledImages
 
 PRODUCER = "demo"
 METRICS = "digits-metrics"

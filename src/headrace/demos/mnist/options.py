@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """See `headrace.cli_demo.demo_mnist`."""
+    """See `headrace.cli.demo.demo_mnist`."""
 
     model: str | None = None
     idx: Path | None = None

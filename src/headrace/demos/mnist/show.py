@@ -14,9 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from headrace import plot
 from headrace.demos.mnist.digits import SIDE
 from headrace.errors import MissingExtra
+from headrace.inspect import plot
 
 INK = 96
 HALVES = " ▄▀█"

@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from headrace.capture.postgres.source import PostgresSource
 from headrace.errors import DeclarationError, SinkError
-from headrace.plan import Plan, SourcePlan
-from headrace.sink_plan import SinkPlan, columns_of, key_sources
+from headrace.plan.plan import Plan, SourcePlan
+from headrace.plan.sinks import SinkPlan, columns_of, key_sources
+from headrace.plan.task import PREDICTION_COLUMNS, ModelTask, OutputPlan, StreamPlan, StreamTask, Task
 from headrace.sinks.table import Reach, TableTarget
-from headrace.task import PREDICTION_COLUMNS, ModelTask, OutputPlan, StreamPlan, StreamTask, Task
 
 logger = logging.getLogger("headrace")
 

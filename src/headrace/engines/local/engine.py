@@ -17,17 +17,17 @@ from typing import Any, Protocol
 
 from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock
-from headrace.engines.local.asked import Asked, Requests, apply
-from headrace.engines.local.outbox import Note, Outbox
-from headrace.engines.local.steps import StepRecord, append_fitting, steps_batch
+from headrace.engines.local.admin_requests import Asked, Requests, apply
 from headrace.engines.local.tasks import OnStep, TaskRunner
+from headrace.engines.local.write_queue import Note, Outbox
 from headrace.errors import HeadraceError, LogError, LogFull
-from headrace.events import Tick
 from headrace.faults import fault
 from headrace.log.base import Log, Transaction
 from headrace.log.retention import Keep, apply_retention
-from headrace.plan import Plan
+from headrace.plan.plan import Plan
 from headrace.registry.requests import Request
+from headrace.replay.steps import StepRecord, append_fitting, steps_batch
+from headrace.step.events import Tick
 
 logger = logging.getLogger("headrace")
 

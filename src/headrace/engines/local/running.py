@@ -14,16 +14,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.batch import Batch, as_records
-from headrace.engines.local.appended import AppendedSource
+from headrace.engines.local.append_source import AppendedSource
 from headrace.engines.local.engine import Engine
-from headrace.engines.local.sinking import Sinking, SinkStatus
+from headrace.engines.local.sink_runner import Sinking, SinkStatus
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import DeclarationError, HeadraceError, LearnError, WaitTimeout
 from headrace.log.base import Log
+from headrace.plan.task import ModelTask
 from headrace.position import format_lsn, parse_lsn
 from headrace.registry.requests import Request, whoami
-from headrace.step import answer
-from headrace.task import ModelTask
+from headrace.step.step import answer
 
 if TYPE_CHECKING:
     from headrace.serve.server import Server

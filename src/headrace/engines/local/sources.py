@@ -9,16 +9,16 @@ from dataclasses import replace
 from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.topics.source import TopicSource
 from headrace.capture.topics.transactions import TransactionOrder
-from headrace.codec import ForeignFormats, TopicCodec, codec_for
-from headrace.engines.local.appended import AppendedSource
-from headrace.engines.local.followed import FollowedSource
+from headrace.engines.local.append_source import AppendedSource
+from headrace.engines.local.pipeline_source import FollowedSource
 from headrace.errors import DeclarationError
+from headrace.formats.topic_formats import ForeignFormats, TopicCodec, codec_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import owners
-from headrace.plan import Plan, TopicsPlan
+from headrace.plan.plan import Plan, TopicsPlan
 
 logger = logging.getLogger("headrace")
 

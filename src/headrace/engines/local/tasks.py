@@ -13,20 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace.clock import Clock, SystemClock
-from headrace.engines.local.beginning import begin
-from headrace.engines.local.lineage import Lineage, recorded_swap, swap_event
-from headrace.engines.local.selected import LogReader
-from headrace.engines.local.steps import StepRecord, append_fitting, load_rows, read_steps
 from headrace.engines.local.trainer import Trainer
 from headrace.errors import FingerprintError, LogCorrupt
-from headrace.events import Event, Swap, Tick, Train
-from headrace.idle import due, watched
 from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
-from headrace.learning import oldest_kept
 from headrace.log.base import Log, Transaction
-from headrace.outputs import Output
-from headrace.plan import Plan
+from headrace.plan.plan import Plan
+from headrace.plan.task import FlowTask, ModelTask, StreamTask, Task
 from headrace.registry.models import (
     Progress,
     beginning,
@@ -36,9 +29,16 @@ from headrace.registry.models import (
     write_checkpoint,
     write_progress,
 )
-from headrace.state import State, dump_state, initial_state, load_state
-from headrace.step import step
-from headrace.task import FlowTask, ModelTask, StreamTask, Task
+from headrace.replay.initial_state import begin
+from headrace.replay.lineage import Lineage, recorded_swap, swap_event
+from headrace.replay.steps import StepRecord, append_fitting, load_rows, read_steps
+from headrace.replay.training_rows import LogReader
+from headrace.step.events import Event, Swap, Tick, Train
+from headrace.step.idleness import due, watched
+from headrace.step.learning import oldest_kept
+from headrace.step.outputs import Output
+from headrace.step.state import State, dump_state, initial_state, load_state
+from headrace.step.step import step
 
 CHECKPOINT_FACTOR = 4
 # Repeating steps takes about as long as they took: a recovery is not to take longer than this, unless storing the state

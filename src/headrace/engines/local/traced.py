@@ -6,8 +6,8 @@ from typing import Any
 
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.tasks import TaskRunner
+from headrace.plan.task import ModelTask
 from headrace.serve.tracing import past_span, tracer
-from headrace.task import ModelTask
 
 
 def trace_rounds(engine: Engine) -> None:
@@ -41,7 +41,7 @@ class Rounds:
                 continue
             state = runner.state
             about = {
-                "headrace.model": name,
+                "headrace.pipeline.model": name,
                 "headrace.version": state.version,
                 "headrace.position": runner.progress.position or "",
                 "headrace.learned": count[0] - learned,

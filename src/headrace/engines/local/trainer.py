@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import threading
 
-from headrace.events import Swap
 from headrace.learn.base import pinned
 from headrace.learn.state import dump_pieces, load_state
+from headrace.plan.task import ModelTask
 from headrace.registry.records import Pieces
 from headrace.registry.versions import artifact_name
-from headrace.retraining import trained_beside
-from headrace.state import State
-from headrace.task import ModelTask
-from headrace.training import Trained
+from headrace.step.events import Swap
+from headrace.step.retraining import trained_beside
+from headrace.step.state import State
+from headrace.step.training import Trained
 
 
 class Trainer:

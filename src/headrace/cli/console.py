@@ -1,0 +1,214 @@
+"""What commands print: tables for a terminal, one-line summaries, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import pyarrow as pa
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from headrace.inspect.tables import cell
+from headrace.log.base import Log, TopicInfo
+from headrace.log.kafka_view import Seen
+from headrace.pipeline.app import App
+from headrace.plain_values import beyond, cast_texts, texts
+from headrace.registry import models as registry
+from headrace.registry.versions import Shelf
+
+talk = Console(stderr=True)
+
+
+def topic_row(info: TopicInfo) -> dict[str, Any]:
+    return {
+        "topic": info.name,
+        "rows": info.rows,
+        "bytes": info.bytes,
+        "first_offset": info.first if info.rows else None,
+        "last_offset": info.end - 1 if info.rows else None,
+        "first_ts": time(info.first_ts_us),
+        "last_ts": time(info.last_ts_us),
+    }
+
+
+def seen_row(seen: Seen, newest_us: int = 0) -> dict[str, Any]:
+    """A topic of a cluster: of a pipeline by its log, of others by the broker, who counts messages only."""
+    where = {"partitions": len(seen.end), "pipeline": seen.pipeline or None}
+    if seen.info is not None:
+        return {**topic_row(seen.info), **where}
+    one = len(seen.end) == 1 and seen.rows > 0
+    return {
+        "topic": seen.topic,
+        "rows": seen.rows,
+        "bytes": None,
+        "first_offset": seen.first[0] if one else None,
+        "last_offset": seen.end[0] - 1 if one else None,
+        "first_ts": None,
+        "last_ts": time(newest_us),
+        **where,
+    }
+
+
+def short_topic(info: dict[str, Any]) -> dict[str, Any]:
+    """A topic's row as it fits a terminal."""
+    last = (info["last_ts"] or "")[:19].replace("T", " ")
+    offsets = "" if info["last_offset"] is None else f"{info['first_offset']}–{info['last_offset']}"
+    size = "" if info["bytes"] is None else info["bytes"]
+    row = {"topic": info["topic"], "rows": info["rows"], "bytes": size, "offsets": offsets, "last": last}
+    if "pipeline" in info:
+        row = {**row, "last": last[5:], "by": info["pipeline"] or "others"}
+    return row
+
+
+def time(ts_us: int) -> str | None:
+    return datetime.fromtimestamp(ts_us / 1e6, UTC).isoformat(timespec="milliseconds") if ts_us else None
+
+
+def model_rows(log: Log) -> list[dict[str, Any]]:
+    found = []
+    for name in log.records("model"):
+        progress = registry.read_progress(log, name) or registry.Progress()
+        shelf = Shelf.read(log, name)
+        found.append(
+            {
+                "model": name,
+                "version": progress.version,
+                "position": progress.position,
+                "rows": progress.model_rows,
+                "cuts": progress.counters.get("cuts", 0),
+                "pending": progress.pending,
+                "predicted": progress.counters.get("predicted", 0),
+                "rejected": progress.counters.get("rejected", 0),
+                "ignored": progress.counters.get("ignored", 0),
+                "size": progress.size,
+                "hash": progress.hash,
+                "diverged": progress.diverged,
+                "versions": len(shelf),
+                "tags": shelf.tags,
+            }
+        )
+    return found
+
+
+def short_model(row: dict[str, Any]) -> dict[str, Any]:
+    """A model's row as it fits a terminal."""
+    names = ("position", "rows", "pending", "predicted", "rejected")
+    name = f"{row['model']} (diverged)" if row["diverged"] else row["model"]
+    short = {"model": name, "v": row["version"], **{name: row[name] for name in names}}
+    return {**short, "hash": (row["hash"] or "")[:8]}
+
+
+def short_version(about: dict[str, Any]) -> dict[str, Any]:
+    """A version's row as it fits a terminal."""
+    kept = "now" if about["current"] else "yes" if about["kept"] else "no"
+    row = {"v": about["version"], "from": about["parent"] or "", "rows": about["rows"], "position": about["position"]}
+    row |= {"hash": (about["hash"] or "")[:8], "kept": kept, "tags": ", ".join(about["tags"])}
+    return {**row, "began": f"{(time(about['ts_us']) or '')[:19]} {about['reason']} ({about['by']})"}
+
+
+def running_line(pipeline: App) -> Text:
+    running = pipeline.running
+    if running is None:
+        return Text(f"{pipeline.starting} …", style="dim")
+    captured = sum(running.captured.values())
+    learned = sum(running[name].learned for name in running.models)
+    return Text(f"{captured:,} rows captured, {learned:,} learned · {running.status}", style="dim")
+
+
+def model_line(model: dict[str, Any]) -> str:
+    parts = [f"{model['model']} v{model['version']}", f"{model['rows']} rows learned in {model['cuts']} cuts"]
+    parts += [f"{model['pending']} pending", f"{model['predicted']} predicted"]
+    parts += [f"{model['rejected']} to dead letters"] if model["rejected"] else []
+    parts += [f"{model['ignored']} updates and deletes not learned"] if model["ignored"] else []
+    return ", ".join(parts)
+
+
+def print_table(found: list[dict[str, Any]], *, columns: list[str] | None = None, title: str | None = None) -> None:
+    names = columns or (list(found[0]) if found else [])
+    if not names:
+        talk.print("nothing there")
+        return
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in names:
+        numeric = bool(found) and all(isinstance(row[name], int | float) for row in found)
+        table.add_column(
+            name,
+            justify="right" if numeric else "left",
+            no_wrap=name in ("topic", "model", "last", "hash"),
+            overflow="fold",
+        )
+    for row in found:
+        table.add_row(*(Text(cell(row[name])) for name in names))
+    Console().print(table)
+
+
+def print_csv(table: pa.Table) -> None:
+    import pyarrow.csv
+
+    columns = [_csv_cells(column, field.type) for column, field in zip(table.columns, table.schema, strict=True)]
+    pyarrow.csv.write_csv(pa.Table.from_arrays(columns, names=table.column_names), sys.stdout.buffer)
+
+
+def _is_foreign_to_csv(kind: pa.DataType) -> bool:
+    return bool(
+        (pa.types.is_nested(kind) and not pa.types.is_dictionary(kind))
+        or isinstance(kind, pa.BaseExtensionType)
+        or pa.types.is_interval(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_run_end_encoded(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _csv_cells(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """A column as Arrow's CSV writer takes it: what it has no text for comes as PostgreSQL prints it."""
+    if _is_foreign_to_csv(kind):
+        return pa.array(texts(column), pa.string())
+    if not pa.types.is_temporal(kind) or not beyond(column):
+        return column
+    return pa.chunked_array([cast_texts(chunk) for chunk in column.chunks])
+
+
+def replay_progress() -> Callable[[str, int, int], None]:
+    """Show how far a replay has come: on a terminal in one line that changes, else in a line now and then."""
+    shown = Live(console=talk, transient=True, auto_refresh=False)
+    every = 0.25 if talk.is_terminal else 5.0
+    said = monotonic()
+
+    def on_step(task: str, step: int, last: int) -> None:
+        nonlocal said
+        now = monotonic()
+        if now - said >= every:
+            said = now
+            text = Text(f"{task}: step {step:,} of {last:,}")
+            if not talk.is_terminal:
+                talk.print(text)
+                return
+            if not shown.is_started:
+                shown.start()
+            shown.update(text, refresh=True)
+        if step == last and shown.is_started:
+            shown.stop()
+
+    return on_step
+
+
+@contextmanager
+def copy_progress(*, show: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, where that is a terminal."""
+    columns = (TextColumn("copying"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
+    with Progress(*columns, console=talk, transient=True, disable=not (show and talk.is_terminal)) as bar:
+        task = bar.add_task("rows", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

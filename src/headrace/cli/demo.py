@@ -1,0 +1,190 @@
+"""``headrace demo``: live demonstrations, with servers of their own."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from headrace.cli.log import JsonOption
+from headrace.inspect.messages import to_json
+
+demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
+
+
+class Flavour(StrEnum):
+    """Whose k-means the demo reproduces."""
+
+    flink = "flink"
+    spark = "spark"
+
+
+class Source(StrEnum):
+    """Who captures the demo's tables."""
+
+    postgres = "postgres"
+    debezium = "debezium"
+
+
+class Machines(StrEnum):
+    """Where the machines of the fish factory send their rows."""
+
+    topics = "topics"
+    postgres = "postgres"
+
+
+class DigitModel(StrEnum):
+    """What recognises digits."""
+
+    mlp = "mlp"
+    keras = "keras"
+    torch = "torch"
+    cnn = "cnn"
+    river = "river"
+
+
+DemoLog = Annotated[
+    str | None,
+    typer.Option("--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."),
+]
+
+
+@demo.command("iris")
+def demo_iris(
+    flavour: Annotated[Flavour, typer.Option(help="Flink ML's or Spark MLlib's published k-means.")] = Flavour.flink,
+    data: Annotated[Path | None, typer.Option(help="A directory with train1.csv, train2.csv and test.csv.")] = None,
+    postgres: Annotated[
+        str | None, typer.Option(help="An existing server's DSN; its iris tables are replaced.")
+    ] = None,
+    log: DemoLog = None,
+    source: Annotated[Source, typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")] = (
+        Source.postgres
+    ),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
+    write_sql: Annotated[Path | None, typer.Option("--write-sql", help="Only write the SQL files there.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Iris rows are inserted, learned and classified while you watch: 5, then 7, then 9 of 11.
+
+    Example: headrace demo iris --flavour spark
+    """
+    from headrace.demos.iris import play
+
+    if write_sql is not None:
+        written = [str(path) for path in play.write_sql(write_sql, data)]
+        print(to_json(written) if as_json else "\n".join(written))
+        return
+    result = play.play(
+        play.Options(flavour.value, data, postgres, log, source.value, keep, pause),
+        show=not as_json,
+        console=Console(),
+    )
+    if as_json:
+        print(to_json(result))
+
+
+@demo.command("mnist")
+def demo_mnist(
+    online: Annotated[
+        bool, typer.Option("--online", help="Learn while digits are appended to a topic; no database.")
+    ] = False,
+    model: Annotated[
+        DigitModel | None, typer.Option(help="mlp needs no extra; online the default is cnn where Keras is.")
+    ] = None,
+    idx: Annotated[
+        Path | None, typer.Option("--idx", help="A directory with MNIST's IDX files; 10,000 digits are in the package.")
+    ] = None,
+    log: DemoLog = None,
+    postgres: Annotated[
+        str | None, typer.Option(help="An existing server's DSN; its mnist tables are replaced.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="How often the rows are learned, by replay; not with --online.")
+    ] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="Online: digits of an update.")] = None,
+    delay_ms: Annotated[
+        float | None, typer.Option("--delay-ms", min=0, help="Online: milliseconds between digits; 10 by default.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="The directory for pictures; beside the log.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
+    write_sql: Annotated[
+        Path | None, typer.Option("--write-sql", help="Only write mnist_train.sql and mnist_test.sql there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Handwritten digits: BYTEA rows are learned by replay, and others are recognised while they are inserted.
+
+    With --online they are learned while they are appended; given the same --log again, it goes on where it was.
+
+    Example: headrace demo mnist --model cnn
+    """
+    from headrace.demos.mnist import digits
+    from headrace.demos.mnist.options import Options
+
+    if write_sql is not None:
+        written = [str(path) for path in digits.write_sql(write_sql, idx)]
+        print(to_json(written) if as_json else "\n".join(written))
+        return
+    _refuse_mixed(online, {"--postgres": postgres, "--epochs": epochs}, {"--every": every, "--delay-ms": delay_ms})
+    if online:
+        from headrace.demos.mnist.online import play
+    else:
+        from headrace.demos.mnist.replayed import play
+    options = Options(model.value if model else None, idx, log, postgres, keep, epochs, every, delay_ms, png, pause)
+    result = play(options, show=not as_json, console=Console())
+    if as_json:
+        print(to_json(result))
+
+
+@demo.command("fish")
+def demo_fish(
+    source: Annotated[Machines, typer.Option(help="Where the machines send their rows.")] = Machines.topics,
+    data: Annotated[
+        Path | None, typer.Option(help="A directory with training.csv, measurement.jsonl and weight.jsonl.")
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds of event time in a second; 60 with a live view, else 0: as fast as it can."),
+    ] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="As --speed 1.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="A second model beside it, which learns every fish that is weighed.")
+    ] = False,
+    log: DemoLog = None,
+    postgres: Annotated[
+        str | None,
+        typer.Option(help="An existing server's DSN, for --source postgres; its machine tables are replaced."),
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="The directory for the picture; beside the log.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fish are measured, their weights predicted, and weighed later: a new species comes, and the model is retrained.
+
+    From topics, given the same --log again, it goes on where it was.
+
+    Example: headrace demo fish --online
+    """
+    from headrace.demos.fish.options import Options
+    from headrace.demos.fish.play import play
+
+    if realtime and speed is not None:
+        raise typer.BadParameter("--realtime is --speed 1: give one of them")
+    if postgres is not None and source is not Machines.postgres:
+        raise typer.BadParameter("--postgres is for --source postgres")
+    pace = 1.0 if realtime else speed
+    options = Options(source.value, data, log, postgres, pace, online, png, keep)
+    result = play(options, show=not as_json, console=Console())
+    if as_json:
+        print(to_json(result))
+
+
+def _refuse_mixed(online: bool, batch_only: dict[str, object], online_only: dict[str, object]) -> None:
+    for name, value in (batch_only if online else online_only).items():
+        if value is not None:
+            raise typer.BadParameter(f"{name} is {'not for' if online else 'for'} --online")

@@ -1,0 +1,150 @@
+"""Requests on their way to the engine: from this process, from the log, from commands beside it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headrace.clock import Clock
+from headrace.engines.local.tasks import TaskRunner
+from headrace.errors import HeadraceError, LearnError, LogError
+from headrace.log.base import Log, Transaction
+from headrace.registry.requests import KIND, Inbox, Request, folder_of, read_requests
+from headrace.replay.steps import StepRecord
+
+logger = logging.getLogger("headrace")
+
+LOOK_EVERY = 0.2
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request, and what came of it.
+
+    Attributes:
+        state: a rebuilt state that comes with it.
+        done: set when it is recorded, or refused.
+        result, error: one of the two, then.
+        stored: whether it lies in the log, from where it goes with the step that does it.
+    """
+
+    request: Request
+    state: bytes | None = None
+    stored: bool = False
+    reply: Callable[[dict[str, Any] | HeadraceError], None] | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+    result: dict[str, Any] = field(default_factory=dict)
+    error: HeadraceError | None = None
+
+    def finish(self) -> None:
+        """Tell whoever asked; what was to be done is durable."""
+        if self.reply is not None:
+            self.reply(self.error or self.result)
+        elif self.error is not None and self.stored:
+            logger.warning("a request for «%s» was refused: %s", self.request.model, self.error.message)
+        self.done.set()
+
+
+class Requests:
+    """Those that wait. `add` may be called from any thread, the rest by the engine.
+
+    Args:
+        log: a log in a file has a folder of requests beside it.
+        models: the plan's.
+    """
+
+    def __init__(self, log: Log, models: Sequence[str]) -> None:
+        self._log = log
+        self._models = set(models)
+        self._waiting: deque[Asked] = deque()
+        path = getattr(log, "path", None)
+        self._inbox = Inbox(folder_of(path) if isinstance(path, Path) else None)
+        self._looked_at = -LOOK_EVERY
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, asked: Asked) -> None:
+        self._waiting.append(asked)
+
+    def recover(self) -> None:
+        """Those in the log, as it is."""
+        others = [one for one in self._waiting if not one.stored]
+        stored = [Asked(one, stored=True) for one in read_requests(self._log) if one.model in self._models]
+        self._waiting = deque([*stored, *others])
+
+    def look(self, clock: Clock) -> None:
+        """Take what commands have asked since, not more often than every 0.2 s."""
+        if clock.monotonic() - self._looked_at < LOOK_EVERY:
+            return
+        first, self._looked_at = self._looked_at < 0, clock.monotonic()
+        if first:
+            self._inbox.clear()
+        for name, request, state in self._inbox.take():
+            asked = Asked(request, state, reply=lambda answer, name=name: self._inbox.reply(name, answer))  # type: ignore[misc]  # mypy infers no lambda with a default
+            if request.model not in self._models:
+                asked.error = LogError(f"the pipeline that runs has no model «{request.model}»")
+                asked.finish()
+            else:
+                self._waiting.append(asked)
+
+    def take(self) -> list[Asked]:
+        """All of them; those that cannot be recorded now are to be given back."""
+        return [self._waiting.popleft() for _ in range(len(self._waiting))]
+
+    def give_back(self, asked: Sequence[Asked]) -> None:
+        """They were not recorded: the transaction was undone. Those in the log come again by `recover`."""
+        self._waiting.extendleft(one for one in reversed(asked) if not one.stored)
+
+    def end(self) -> None:
+        """The engine has ended: whoever waits is told so."""
+        for one in self.take():
+            if not one.stored:
+                one.error = HeadraceError("the pipeline has ended before the request was recorded")
+                one.finish()
+
+
+def apply(txn: Transaction, runner: TaskRunner, asked: Asked) -> StepRecord | None:
+    """Do what was asked, in the transaction; a rollback is a recorded step. A refusal is kept in ``asked.error``."""
+    assert runner.lineage is not None
+    request = asked.request
+    asked.error, asked.result = None, {}
+    record = None
+    try:
+        if request.action == "tag":
+            version = runner.lineage.tag(txn, request)
+            asked.result = {"model": version.model, "version": version.version, "tags": version.tags}
+        elif request.action in ("retrain", "promote"):
+            refuse_training(runner)
+            record, asked.result = runner.train(txn, request.by, promote=request.action == "promote")
+        else:
+            swap = runner.lineage.asked(txn, request, runner.state, asked.state)
+            record = runner.swap(txn, swap)
+            taken = runner.state.swap is None
+            asked.result = {"model": request.model, "version": swap.version, "parent": swap.parent, "begun": taken}
+            asked.result |= {"position": str(swap.position) if swap.position else None, "rows": swap.rows}
+    except HeadraceError as error:
+        if error.retry:
+            raise
+        asked.error = error
+    if asked.stored:
+        txn.delete(KIND, request.model)
+    return record
+
+
+def refuse_training(runner: TaskRunner) -> None:
+    """A model that is not declared so cannot be trained anew.
+
+    Raises:
+        LearnError: it is not, or a training runs.
+    """
+    name, plan = runner.task.name, getattr(runner.task, "retrain", None)
+    if plan is None:
+        raise LearnError(f"«{name}» is never trained anew", advice="Declare model.retrain(rows=…).")
+    if runner.state.training is not None:
+        raise LearnError(f"«{name}» is being trained", advice="Ask again when that has ended.")

@@ -1,0 +1,402 @@
+"""Rows that the program itself appends while its pipeline runs, as a source.
+
+A log in a file has one writing process: rows from Python reach a running pipeline through this queue. The engine takes
+them as it takes what a database has committed: each append is a slice of its own, written in the log transaction that
+also holds what the models made of it.
+
+How far a producer is stands in the log under its name, as ``headrace produce --producer-id`` writes it: rows until now,
+and a hash of the last 16 of them. Each can go on where the other ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace import plain_values
+from headrace.batch import Batch, is_meta
+from headrace.capture.topics.offsets import Offsets
+from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
+from headrace.formats.topic_formats import COLUMNS, Decision
+from headrace.inspect.messages import to_json
+from headrace.log.base import Log, Transaction
+
+KIND = "producer"
+REMEMBERED = 16
+NAME = "append"
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedPiece:
+    """One append, as the engine takes it.
+
+    Attributes:
+        parts: its rows, a batch for each type that they have.
+        progress: record name and value of its producer afterwards; None without one.
+        columns: record name and value of what the topic's columns are afterwards; None where nothing was decided.
+        number: of the append; `AppendedSource.received_lsn` counts them.
+    """
+
+    topic: str
+    parts: tuple[Batch, ...]
+    progress: tuple[str, bytes] | None
+    number: int
+    columns: tuple[str, bytes] | None = None
+    rejected: tuple[tuple[str, Batch], ...] = ()
+    continued: bool = False
+    open: bool = False
+
+    @property
+    def batches(self) -> tuple[tuple[str, Batch], ...]:
+        return tuple((self.topic, part) for part in self.parts)
+
+    @property
+    def rows(self) -> int:
+        return sum(part.num_rows for part in self.parts)
+
+    @property
+    def end_lsn(self) -> int:
+        return self.number
+
+
+@dataclass(slots=True)
+class _Producer:
+    """How far one is, and the last rows of it that are known."""
+
+    rows: int = 0
+    last: str = ""
+    kept: list[pa.RecordBatch] = field(default_factory=list)
+    again: list[pa.RecordBatch] = field(default_factory=list)
+    again_at: int = -1
+
+    def take(self, rows: pa.RecordBatch) -> None:
+        """Rows that follow."""
+        self.kept = last_of([*self.kept, rows])
+        self.rows += rows.num_rows
+        self.last = fingerprint(self.kept)
+
+    def compare(self, name: str, rows: pa.RecordBatch, at: int) -> None:
+        """Rows that were written before are given again: where enough of them are, they must be the same.
+
+        Raises:
+            LogError: they are others.
+        """
+        self.again = last_of([*(self.again if at == self.again_at else []), rows])
+        self.again_at = at + rows.num_rows
+        known = sum(one.num_rows for one in self.again)
+        if self.again_at < self.rows or known < min(REMEMBERED, self.rows):
+            return
+        if fingerprint(self.again) != self.last:
+            raise LogError(
+                f"row {self.rows} of the producer «{name}» is not the one that was written",
+                advice="Go on with the same rows, or choose another producer_id.",
+            )
+        self.kept = self.again
+
+    def record(self) -> bytes:
+        """How far it is, for the log."""
+        return json.dumps({"rows": self.rows, "last": self.last}).encode()
+
+
+class AppendedSource:
+    """The queue. `append` is called by any thread, the rest by the engine.
+
+    Args:
+        topics: those that may be appended to.
+        served: topic -> the one that is appended to instead.
+    """
+
+    name = NAME
+    rewound = False
+    status = "appending"
+
+    def __init__(self, topics: Sequence[str], served: Mapping[str, str] | None = None) -> None:
+        self.topics = tuple(topics)
+        self._served = dict(served or {})
+        self.warnings: list[str] = []
+        self._changed = threading.Condition()
+        self._queue: deque[AppendedPiece] = deque()
+        self._taken: list[AppendedPiece] = []
+        self._queued = self._handed = self._durable = 0
+        self._ended = False
+        self._producers: dict[str, _Producer] = {}
+        self._next: dict[str, int] = {}
+        self._decided: dict[str, Decision] = {}
+        self._log: Log | None = None
+
+    # -- appending ------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        topic: str,
+        rows: pa.RecordBatch | Sequence[Mapping[str, Any]],
+        *,
+        key: Sequence[str] = (),
+        producer_id: str | None = None,
+        sequence: int | None = None,
+    ) -> tuple[int, int]:
+        """Queue rows; returns how many are new, and the number to `wait` for.
+
+        What types dictionaries have, the topic's rows decide (`formats.json_columns`).
+
+        Raises:
+            DeclarationError: the topic is not declared with ``append=True``; a column is missing or has a name of
+                Headrace's own; or ``sequence`` is given without ``producer_id``; or a value is one that no column
+                holds.
+            LogError: rows before these are missing, or those that are there are others.
+        """
+        topic = self._served.get(topic, topic)
+        names = (
+            rows.schema.names if isinstance(rows, pa.RecordBatch) else list(dict.fromkeys(n for r in rows for n in r))
+        )
+        self._check(topic, names, key, producer_id, sequence)
+        with self._changed:
+            if self._ended:
+                raise HeadraceError("the pipeline has ended: nothing was appended")
+            parts, decided = self._typed(topic, rows)
+            new: list[pa.RecordBatch] = []
+            progress = None
+            for part in parts:
+                if producer_id is not None:
+                    behind = part.num_rows
+                    part, progress = self._after_what_is_there(topic, producer_id, part, sequence)
+                    sequence = None if sequence is None else sequence + behind
+                new += [part] if part.num_rows else []
+            if new:
+                self._enqueue(topic, new, key, progress, decided)
+            return sum(part.num_rows for part in new), self._queued
+
+    def _typed(
+        self, topic: str, rows: pa.RecordBatch | Sequence[Mapping[str, Any]]
+    ) -> tuple[list[pa.RecordBatch], Decision | None]:
+        """The rows as batches, and what the topic's columns are with them, where they have no types of their own."""
+        from headrace.formats.json_columns import ROW, Refused, of_python
+
+        if isinstance(rows, pa.RecordBatch):
+            return [rows], None
+        if topic not in self._decided:
+            assert self._log is not None
+            known = self._log.records(COLUMNS, topic).get(topic)
+            self._decided[topic] = Decision.load(known) if known else Decision()
+        before = self._decided[topic]
+        try:
+            found = of_python(rows, before.columns or ROW)
+        except (Refused, UnicodeError) as error:
+            raise DeclarationError(f"append to «{topic}»: {error}", advice="Nothing was appended.") from None
+        return [batch for batch, _ in found], replace(before, columns=found[-1][1]) if found else before
+
+    def _enqueue(
+        self,
+        topic: str,
+        parts: Sequence[pa.RecordBatch],
+        key: Sequence[str],
+        progress: tuple[str, bytes] | None,
+        decided: Decision | None,
+    ) -> None:
+        now = time.time_ns() // 1000
+        batches = []
+        for part in parts:
+            first = self._next.setdefault(topic, self._end(topic))
+            self._next[topic] = first + part.num_rows
+            index = np.arange(first, first + part.num_rows, dtype=np.int64)
+            batches.append(Batch.of(part, index=index, ts_us=now, key=key))
+        columns = None
+        if decided is not None and decided != self._decided.get(topic):
+            self._decided[topic] = decided
+            columns = (topic, decided.dump())
+        self._queued += 1
+        self._queue.append(AppendedPiece(topic, tuple(batches), progress, self._queued, columns))
+        self._changed.notify_all()
+
+    def wait(self, number: int, timeout: float | None) -> None:
+        """Until that append is durable.
+
+        Raises:
+            WaitTimeout: not yet; it stays queued.
+            HeadraceError: the pipeline has ended before, and nothing of it was written.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._durable >= number or self._ended, timeout)
+            if self._durable >= number:
+                return
+            if self._ended:
+                raise HeadraceError("the pipeline has ended before the rows were written")
+        raise WaitTimeout(
+            f"rows were not written within {timeout} s; they stay queued",
+            advice="Append them again with the same producer_id and sequence: what is there already is skipped.",
+        )
+
+    def position(self, topic: str, producer_id: str) -> int:
+        """Rows of a producer that are in the log or queued."""
+        with self._changed:
+            return self._producer(self._served.get(topic, topic), producer_id).rows
+
+    def _check(
+        self, topic: str, names: Sequence[str], key: Sequence[str], producer_id: str | None, sequence: int | None
+    ) -> None:
+        if topic not in self.topics:
+            raise DeclarationError(
+                f"«{topic}» is not declared to be appended to", advice=f'Declare app.topic("{topic}", append=True).'
+            )
+        for name in filter(is_meta, names):
+            raise DeclarationError(f"the rows have a column «{name}», a name of Headrace's own", advice="Rename it.")
+        for name in key:
+            if name not in names:
+                raise DeclarationError(f"key={name!r}: there is no such column", advice=f"{list(names)}")
+        if sequence is not None and (producer_id is None or sequence < 0):
+            raise DeclarationError(
+                f"sequence={sequence} counts the rows of a producer from 0", advice="Say producer_id=…."
+            )
+
+    def _after_what_is_there(
+        self, topic: str, producer_id: str, rows: pa.RecordBatch, sequence: int | None
+    ) -> tuple[pa.RecordBatch, tuple[str, bytes]]:
+        """The rows that are new, and the producer's record when they are written. Remembers both."""
+        name, producer = f"{topic}/{producer_id}", self._producer(topic, producer_id)
+        at = producer.rows if sequence is None else sequence
+        if at > producer.rows:
+            raise LogError(
+                f"rows {producer.rows} to {at - 1} of the producer «{name}» are missing",
+                advice=f"Go on at sequence={producer.rows}.",
+            )
+        behind = min(rows.num_rows, producer.rows - at)
+        if behind:
+            producer.compare(name, rows.slice(0, behind), at)
+            rows = rows.slice(behind)
+        if rows.num_rows:
+            producer.take(rows)
+        return rows, (name, producer.record())
+
+    def _producer(self, topic: str, producer_id: str) -> _Producer:
+        name = f"{topic}/{producer_id}"
+        if name not in self._producers:
+            assert self._log is not None
+            known = self._log.records(KIND, name).get(name)
+            self._producers[name] = _Producer(**json.loads(known)) if known else _Producer()
+            self._remember(topic, self._producers[name])
+        return self._producers[name]
+
+    def _remember(self, topic: str, producer: _Producer) -> None:
+        """Its last rows, where they are the last ones of the topic too."""
+        end = self._end(topic)
+        wanted = min(REMEMBERED, producer.rows, end)
+        if not wanted or self._log is None:
+            return
+        rows: list[pa.RecordBatch] = []
+        for entry in self._log.read_topic(topic, offset=end - wanted, limit=wanted):
+            own = [one for one in entry.records.schema.names if not is_meta(one)]
+            rows.append(entry.records.select(own).slice(max(0, end - wanted - entry.offset)))
+        if fingerprint(rows) == producer.last:
+            producer.kept = rows
+
+    def _end(self, topic: str) -> int:
+        assert self._log is not None
+        info = self._log.topics().get(topic)
+        return info.end if info else 0
+
+    # -- the engine's side ----------------------------------------------------------------------------------------
+
+    def check(self, log: Log) -> None:
+        """Nothing has to be there."""
+
+    def tables(self) -> Mapping[str, pa.Schema]:
+        """Nothing is known of the columns before rows come."""
+        return {}
+
+    def start(self, log: Log) -> None:
+        """Producers go on where this log has them."""
+        self._log = log
+
+    def poll(self, timeout: float) -> list[AppendedPiece]:
+        """What is queued, waiting for the first."""
+        with self._changed:
+            if not self._queue and timeout > 0:
+                self._changed.wait(timeout)
+            pieces = list(self._queue)
+            self._queue.clear()
+            self._handed += len(pieces)
+            self._taken = pieces or self._taken
+            return pieces
+
+    def store(self, txn: Transaction, end_lsn: int) -> None:
+        """Put the producers' records into the transaction that appends their rows."""
+        del end_lsn
+        for name, value in {one.progress[0]: one.progress[1] for one in self._taken if one.progress}.items():
+            txn.put(KIND, name, value)
+        for name, value in {one.columns[0]: one.columns[1] for one in self._taken if one.columns}.items():
+            txn.put(COLUMNS, name, value)
+
+    def acknowledge(self) -> None:
+        """They are durable."""
+        with self._changed:
+            self._durable = self._handed
+            self._taken = []
+            self._changed.notify_all()
+
+    def idle_lsn(self) -> int | None:
+        """None: nothing has to be stored while nothing comes."""
+        return None
+
+    def received_lsn(self) -> Offsets:
+        """Appends handed out."""
+        return Offsets({(NAME, 0): self._handed})
+
+    def current_lsn(self) -> Offsets:
+        """Appends queued until now."""
+        return Offsets({(NAME, 0): self._queued})
+
+    def request_progress(self, until: object = None) -> None:
+        """Nothing: whoever appends wakes it."""
+
+    def wake(self) -> None:
+        """Make `poll` return soon."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Whoever waits is told that the pipeline has ended; calling it twice is harmless."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def last_of(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """The last 16 rows, or a few more."""
+    kept = [one.slice(max(0, one.num_rows - REMEMBERED)) for one in batches if one.num_rows]
+    while len(kept) > 1 and sum(one.num_rows for one in kept[1:]) >= REMEMBERED:
+        kept.pop(0)
+    return kept
+
+
+def fingerprint(batches: Sequence[pa.RecordBatch]) -> str:
+    """A hash of the last 16 rows: the same however they were cut, and whether a column was still narrower or missing.
+
+    >>> fingerprint([pa.RecordBatch.from_pylist([{"a": 1}])]) == fingerprint(
+    ...     [pa.RecordBatch.from_pylist([{"a": 1.0, "b": None}])]
+    ... )
+    True
+    """
+    rows = [row for batch in batches for row in plain_values.rows(batch)][-REMEMBERED:]
+    return hashlib.sha256(to_json([_settled(row) for row in rows]).encode()).hexdigest()
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _settled(value[name]) for name in sorted(value) if value[name] is not None}
+    if isinstance(value, list):
+        return [_settled(one) for one in value]
+    if isinstance(value, Decimal) and value.is_finite():
+        # As it was before its column was widened; never as a float that is another number.
+        value = int(value) if value == value.to_integral_value() else value
+        return float(value) if isinstance(value, Decimal) and Decimal(repr(float(value))) == value else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,127 @@
+"""Health of a running pipeline: its sources, its sinks, the engine's rounds; and how a follower learns of it.
+
+The engine's process knows by looking at its parts. Beside a log that is a file it also writes what it sees, about once
+a second, for the processes that follow the log: ``<log>.health``, which goes when the pipeline ends in good order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace.engines.local.sink_runner import SinkStatus
+from headrace.log.base import Log
+from headrace.serve.models import Gauge, Part
+
+if TYPE_CHECKING:
+    from headrace.engines.local.engine import Engine
+
+WRITE_SECONDS = 1.0
+
+
+def parts_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Part]:
+    """The parts of a pipeline that runs in this process, as they are now."""
+    found = []
+    for source in engine.sources:
+        away = getattr(source, "away_seconds", 0.0)
+        found.append(Part("source", source.name, away, str(source.status)))
+    found += [Part("sink", sink.name, sink.waiting_seconds, sink.status) for sink in sinks]
+    status = engine.progress.status
+    if engine.error is not None:
+        status = f"ended: {engine.error}"
+    elif engine.finished.is_set():
+        status = "ended"
+    return [*found, Part("engine", engine.plan.app, engine.round_age, status, ended=engine.finished.is_set())]
+
+
+def gauges_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gauge]:
+    """Numbers about sources, sinks and rounds."""
+    found = []
+    for source in engine.sources:
+        labels, away = {"source": source.name}, getattr(source, "away_seconds", 0.0)
+        found.append(Gauge("source_connected", "Whether the source is connected", float(away == 0), labels))
+        found.append(Gauge("source_away_seconds", "For how long it is not", away, labels))
+        reconnects = getattr(source, "reconnects", 0)
+        found.append(Gauge("source_reconnects", "Connections made again since the start", reconnects, labels))
+        lag: dict[str, float] = getattr(source, "lag", {})
+        found += [Gauge(f"source_{name}", _LAGS[name], value, labels) for name, value in lag.items()]
+    ends = {name: info.end for name, info in engine.log.topics().items()} if sinks else {}
+    for sink in sinks:
+        labels = {"sink": sink.name, "topic": sink.topic}
+        behind = max(0, ends.get(sink.topic, 0) - (sink.position or 0))
+        found.append(Gauge("sink_delivered", "Rows delivered since the start", sink.delivered, labels))
+        found.append(Gauge("sink_refused", "Rows refused to dead letters since the start", sink.refused, labels))
+        found.append(Gauge("sink_lag_rows", "Rows of the topic that are not delivered", behind, labels))
+        found.append(Gauge("sink_waiting_seconds", "How long the destination is away", sink.waiting_seconds, labels))
+    return [
+        *found,
+        Gauge("rounds", "Rounds committed since the start", engine.progress.rounds),
+        Gauge("round_age_seconds", "Since the engine's last round began", engine.round_age),
+        Gauge("round_seconds", "How long the last round that committed took", engine.round_seconds),
+    ]
+
+
+_LAGS = {
+    "lag_bytes": "WAL that the server has written and the log does not hold yet",
+    "lag_seconds": "Age of the newest captured commit, while there is WAL that is not captured",
+    "slot_retained_bytes": "WAL that the replication slot keeps",
+}
+
+
+def health_file(log: Log) -> Path | None:
+    """Where the process that writes a log tells of its health; None where the log is no file."""
+    path = getattr(log, "path", None)
+    return path.with_name(f"{path.name}.health") if isinstance(path, Path) else None
+
+
+class HealthWriter:
+    """Writes what `parts_of` says beside a log. Called by the engine's thread, in each round."""
+
+    def __init__(self, path: Path, parts: Callable[[], list[Part]]) -> None:
+        self._path = path
+        self._parts = parts
+        self._written_at = -WRITE_SECONDS
+
+    def write(self) -> None:
+        """Write it, at most once a second. A disk that takes nothing is no reason to stop."""
+        now = time.monotonic()
+        if now - self._written_at < WRITE_SECONDS:
+            return
+        self._written_at = now
+        about = {"ts": time.time(), "pid": os.getpid(), "parts": [asdict(part) for part in self._parts()]}
+        draft = self._path.with_name(f"{self._path.name}.draft")
+        with contextlib.suppress(OSError):
+            draft.write_text(json.dumps(about))
+            draft.replace(self._path)
+
+    def remove(self) -> None:
+        """Take it away: the pipeline has ended in good order."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def parts_beside(log: Log) -> list[Part]:
+    """The parts of the pipeline that another process runs on a log, as it wrote them last, and older since then.
+
+    Returns:
+        Nothing where no process says anything: it has ended in good order, or the log is no file.
+    """
+    path = health_file(log)
+    try:
+        about: dict[str, Any] = json.loads(path.read_text()) if path is not None else {"parts": [], "ts": 0.0}
+        found = [Part(**part) for part in about["parts"]]
+        age = max(0.0, time.time() - float(about["ts"]))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [Part("engine", str(path), 0.0, f"its health cannot be read: {error}", ended=True)]
+    # What was away then is taken to be away still, and the rounds of a process that is silent grow old.
+    return [
+        replace(part, seconds=part.seconds + age) if part.seconds or part.kind == "engine" else part for part in found
+    ]

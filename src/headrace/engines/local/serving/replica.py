@@ -1,0 +1,215 @@
+"""The models of a pipeline that another process runs, followed by its log.
+
+A follower restores the newest checkpoint and repeats the recorded steps, as recovery does, and goes on as they are
+recorded: its models are those of the process that writes, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from headrace.engines.local.running import trained
+from headrace.engines.local.serving.health import parts_beside
+from headrace.engines.local.serving.metrics import of_flow, of_model, of_topics
+from headrace.engines.local.serving.served_rows import HandingOver
+from headrace.engines.local.serving.service import Providing
+from headrace.engines.local.serving.snapshots import Frozen, Published
+from headrace.engines.local.startup import check_fingerprint
+from headrace.engines.local.tasks import replay, restore
+from headrace.errors import HeadraceError, LogError
+from headrace.formats.topic_formats import codec_for
+from headrace.log import open_log
+from headrace.log.base import Log
+from headrace.plan.plan import Plan
+from headrace.plan.task import ModelTask
+from headrace.position import parse_lsn
+from headrace.registry.models import Progress, checkpoint_steps, read_progress
+from headrace.registry.requests import Request, ask, folder_of, whoami
+from headrace.registry.versions import Shelf
+from headrace.serve.models import TAKES_OVER, Gauge, Part, Wanted
+
+if TYPE_CHECKING:
+    from headrace.pipeline.app import App
+
+logger = logging.getLogger("headrace")
+
+LOOK_SECONDS = 0.02
+AFTER_ERROR = 1.0
+
+
+class FollowedTask:
+    """One model as the log has it. Used by one thread."""
+
+    def __init__(self, plan: Plan, task: ModelTask, log: Log) -> None:
+        self._plan = plan
+        self._log = log
+        self._made: dict[int, int] = {}
+        self.task = task
+        self.published = Published(task, self._made_at)
+        self._start()
+
+    def _start(self) -> None:
+        """Come to where the log says the model is."""
+        progress = read_progress(self._log, self.task.name) or Progress()
+        self.state, start = restore(self._log, self.task, progress)
+        for _ in replay(self._log, self._plan, self.task, self.state, start, progress.step):
+            pass
+        self.progress = progress
+        self.published.publish(self.state, idle=True)
+
+    def advance(self) -> bool:
+        """Repeat what was recorded since; whether there was anything."""
+        new, old = read_progress(self._log, self.task.name), self.progress
+        if new is None or (new.step == old.step and new.origin == old.origin):
+            if not self.state.answering.learner.ready and checkpoint_steps(self._log, self.task.name):
+                # What it begins with was stored after this process had looked.
+                self._start()
+            self.published.publish(self.state, idle=True)
+            return False
+        if new.origin != old.origin or new.step < old.step or not self.task.learner.deterministic:
+            # A reset, or a learner whose state is only in checkpoints.
+            self._start()
+            return True
+        try:
+            for _ in replay(self._log, self._plan, self.task, self.state, old, new.step):
+                pass
+        except HeadraceError:
+            # Rows that were pruned behind a slow follower: the newest checkpoint does not need them.
+            self._start()
+            return True
+        self.progress = new
+        self.published.publish(self.state)
+        return True
+
+    @property
+    def unread(self) -> bool:
+        """Whether the log holds rows that the model has not consumed."""
+        return bool(self._log.read(self.task.topics, after=self.progress.slice, limit=1))
+
+    def _made_at(self, version: int) -> int:
+        if version not in self._made:
+            self._made = {one.version: one.ts_us for one in Shelf.read(self._log, self.task.name)}
+        return self._made.get(version, 0)
+
+
+class Follower(Providing):
+    """Models that follow a log; see `headrace.serve.models.Models`. `start` begins, `stop` ends and closes the log."""
+
+    def __init__(self, plan: Plan, log: Log) -> None:
+        self._tasks = {task.name: FollowedTask(plan, task, log) for task in plan.models}
+        super().__init__(plan, log, {name: one.published for name, one in self._tasks.items()})
+        self._offsets: Mapping[str, Mapping[str, int]] = {}
+        self._databases: Mapping[str, int] = {}
+        self._ended = threading.Event()
+        self._handing = HandingOver(log)
+        self._thread = threading.Thread(target=self._run, name=f"headrace-follow-{plan.app}", daemon=True)
+        self._look()
+
+    @classmethod
+    def of(cls, app: App) -> Follower:
+        """The follower of an app's log.
+
+        Raises:
+            LogError: there is no log, or none that another process could write.
+            FingerprintError: a model is declared differently in the log.
+        """
+        plan = app.plan()
+        plan.check()
+        log = open_log(plan.log, writer=False, name=plan.app, codec=codec_for(plan.formats))
+        try:
+            for task in plan.models:
+                check_fingerprint(plan, task, log)
+            return cls(plan, log)
+        except BaseException:
+            log.close()
+            raise
+
+    def start(self) -> None:
+        """Follow, in a thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; calling it twice is harmless."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.log.close()
+
+    def _run(self) -> None:
+        wait = LOOK_SECONDS
+        while not self._ended.wait(wait):
+            try:
+                wait = 0.0 if self._look() else LOOK_SECONDS
+            except Exception as error:  # whatever it is, what was published goes on answering
+                logger.warning("following the log: %s", error)
+                wait = AFTER_ERROR
+
+    def _look(self) -> bool:
+        """Come to where the log is; whether there was anything new."""
+        databases = self._stored_positions()
+        moved = [one.advance() for one in self._tasks.values()]
+        if databases != self._databases and not any(one.unread for one in self._tasks.values()):
+            self._databases = databases
+        self._offsets = {name: dict(one.progress.offsets) for name, one in self._tasks.items()}
+        return any(moved)
+
+    def _stored_positions(self) -> dict[str, int]:
+        """Database -> the LSN up to which the log has everything that was committed."""
+        found = {name: json.loads(value) for name, value in self.log.records("source").items()}
+        return {name: parse_lsn(one["acknowledged"]) for name, one in found.items() if "acknowledged" in one}
+
+    def reached(self, model: str, wanted: Wanted) -> Frozen | None:
+        """The model that answers now, when it has learned that far."""
+        self._is_read(model, wanted)
+        if wanted.lsn is None:
+            there = self._offsets.get(model, {}).get(wanted.topic, 0) > wanted.offset
+        else:
+            prefixes = {one.prefix for one in self.plan.sources}
+            there = all(self._databases.get(name, 0) >= wanted.lsn for name in prefixes)
+        published = self._named(model)
+        if published.behind:
+            published.wanted = True
+            return None
+        return self.current(model) if there else None
+
+    def train(self, model: str, timeout: float) -> dict[str, Any]:
+        """Have the process that writes the log train a new version; it has been followed when this returns."""
+        until = time.monotonic() + timeout
+        lock = self._train_alone(model)
+        try:
+            told = trained(model, ask(self._folder(), Request("retrain", model, 0, whoami()), timeout=timeout))
+        finally:
+            lock.release()
+        if told["status"] in TAKES_OVER:
+            while self.current(model).made.version < told["version"]:
+                if self._ended.wait(LOOK_SECONDS / 4) or time.monotonic() > until:
+                    break
+        return told
+
+    def _folder(self) -> Any:
+        path = getattr(self.log, "path", None)
+        if path is None:
+            raise LogError("only a pipeline whose log is a file can be asked from another process")
+        return folder_of(path)
+
+    def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
+        """Hand answers that were given over to the process that writes the log."""
+        self._handing.append(topic, rows, timeout)
+
+    def parts(self) -> list[Part]:
+        """How sources, sinks and the engine of the process that writes the log are, as far as it tells."""
+        return parts_beside(self.log)
+
+    def gauges(self) -> list[Gauge]:
+        """Numbers about the pipeline."""
+        found: list[Gauge] = []
+        for name, one in self._tasks.items():
+            found += [*of_model(one.progress, one.state, name), *of_flow(self.log, one.task, one.state)]
+        return [*found, *of_topics(self.log, self.plan.models, self._offsets)]

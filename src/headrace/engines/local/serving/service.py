@@ -1,0 +1,318 @@
+"""The models of a pipeline in this process, for the HTTP side; and what both kinds of providers have in common.
+
+`InProcess` publishes a snapshot of each model after each commit, from the engine's thread, and requests read it.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from headrace.engines.local.append_source import AppendedSource
+from headrace.engines.local.engine import Engine
+from headrace.engines.local.running import Running
+from headrace.engines.local.serving.health import gauges_of, parts_of
+from headrace.engines.local.serving.metrics import of_flow, of_model, of_topics
+from headrace.engines.local.serving.served_rows import HandedRows, folder_of
+from headrace.engines.local.serving.snapshots import Frozen, Published, describe
+from headrace.engines.local.sink_runner import SinkStatus
+from headrace.engines.local.tasks import TaskRunner
+from headrace.errors import HeadraceError
+from headrace.learn.state import load_state as load_values
+from headrace.log.base import Log
+from headrace.plan.plan import Plan
+from headrace.plan.task import ModelTask
+from headrace.position import Position
+from headrace.registry.versions import Shelf, Version
+from headrace.replay.lineage import kept_state
+from headrace.serve.models import Busy, Description, Gauge, NoModel, Part, Wanted
+from headrace.serve.parameters import Endpoint
+from headrace.step.state import Answering
+
+if TYPE_CHECKING:
+    import socket
+
+    from headrace.pipeline.app import App
+    from headrace.serve.keys import KeyFile
+    from headrace.serve.models import Models
+    from headrace.serve.server import Server
+    from headrace.serve.settings import ServeSettings
+
+KEPT_VERSIONS = 8
+LONGEST_NUMBER = 18
+
+
+class Shelves:
+    """Versions that are not the current one, as their log keeps them; the last few that were asked for stay here."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._loaded: OrderedDict[tuple[str, int], Frozen] = OrderedDict()
+        self._loading = threading.Lock()
+
+    def numbers(self, current: Frozen) -> list[str]:
+        """Versions that can be asked for: the current one, and those whose state is kept."""
+        shelf = Shelf.read(self._log, current.made.model)
+        return [str(one.version) for one in shelf if one.kept or one.version == current.made.version]
+
+    def find(self, published: Published, wanted: str) -> Frozen:
+        """A version by its number or tag.
+
+        Raises:
+            NoModel: there is none, or its state is not kept.
+        """
+        current = published.newest
+        assert current is not None
+        name = current.made.model
+        if wanted == str(current.made.version):
+            return current
+        if wanted.isdecimal() and len(wanted) > LONGEST_NUMBER:
+            raise NoModel(f"«{name}» has no version of that number")
+        with self._loading:
+            if wanted.isdecimal() and (name, int(wanted)) in self._loaded:
+                return self._loaded[name, int(wanted)]
+            try:
+                version = Shelf.read(self._log, name).find(wanted)
+                if version.version == current.made.version:
+                    return current
+                data = kept_state(self._log, version)
+            except HeadraceError as error:
+                raise NoModel(error.message, advice=error.advice) from error
+            found = _frozen(published, version, data)
+            self._loaded[name, version.version] = found
+            while len(self._loaded) > KEPT_VERSIONS:
+                self._loaded.popitem(last=False)
+            return found
+
+
+def _frozen(published: Published, version: Version, data: bytes) -> Frozen:
+    learner = copy.deepcopy(published.task.learner)
+    learner.restore(dict(load_values(data)))
+    known = {column: words[: version.known.get(column, 0)] for column, words in published.words.items()}
+    position = Position.parse(version.position) if version.position else None
+    assert published.newest is not None
+    by = Answering(learner, position, version.version, version.rows, known, published.newest.by.sizes)
+    return published.freeze(by, learner)
+
+
+class Providing:
+    """What every provider has: the newest snapshots, other versions, descriptions, training one at a time."""
+
+    def __init__(self, plan: Plan, log: Log, published: Mapping[str, Published]) -> None:
+        self.plan = plan
+        self.log = log
+        self.descriptions: Mapping[str, Description] = {
+            task.name: describe(task, databases=bool(plan.sources)) for task in plan.models
+        }
+        self.published = published
+        self._shelves = Shelves(log)
+        self._training: dict[str, threading.Lock] = {name: threading.Lock() for name in published}
+
+    def ready(self, model: str | None = None) -> bool:
+        """Whether a model, or every one, can answer."""
+        chosen = self.published.values() if model is None else [self._named(model)]
+        return all(one.newest is not None and one.newest.ready for one in chosen)
+
+    def current(self, model: str) -> Frozen:
+        """The model that answers now."""
+        newest = self._named(model).newest
+        assert newest is not None
+        return newest
+
+    def version(self, model: str, version: str) -> Frozen:
+        """A version, by its number or a tag."""
+        return self._shelves.find(self._named(model), version)
+
+    def versions(self, model: str) -> list[str]:
+        """Numbers of the versions that can be asked for."""
+        return self._shelves.numbers(self.current(model))
+
+    def _named(self, model: str) -> Published:
+        found = self.published.get(model)
+        if found is None:
+            raise NoModel(f"there is no model «{model}»", advice=f"There are: {', '.join(self.published) or 'none'}.")
+        return found
+
+    def _is_read(self, model: str, wanted: Wanted) -> None:
+        """Refuse what can never be reached.
+
+        Raises:
+            HeadraceError: the model does not read that topic, or no database is captured.
+        """
+        topics = self.descriptions[self._named(model).task.name].topics
+        if wanted.lsn is None and wanted.topic not in topics:
+            raise HeadraceError(
+                f"«{model}» does not read the topic «{wanted.topic}»", advice=f"It reads: {', '.join(topics)}."
+            )
+        if wanted.lsn is not None and not self.plan.sources:
+            raise HeadraceError("this pipeline captures no database: an LSN says nothing", advice="Give TOPIC:OFFSET.")
+
+    def _train_alone(self, model: str) -> threading.Lock:
+        lock = self._training[self._named(model).task.name]
+        if not lock.acquire(blocking=False):
+            raise Busy(f"the model «{model}» is being trained: a request of POST /train is still running")
+        return lock
+
+
+class InProcess(Providing):
+    """The models of an engine in this process; see `headrace.serve.models.Models`.
+
+    Args:
+        engine: recovered, and not running yet.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.running: Running | None = None
+        self._runners = {one.task.name: one for one in engine.runners if isinstance(one.task, ModelTask)}
+        published = {name: _published(runner) for name, runner in self._runners.items()}
+        super().__init__(engine.plan, engine.log, published)
+        self._offsets: Mapping[str, Mapping[str, int]] = {}
+        self._publish(idle=True)
+        engine.after_commit.append(self._publish)
+
+    def _publish(self, idle: bool = False) -> None:
+        for name, runner in self._runners.items():
+            self.published[name].publish(runner.state, idle=idle)
+        # After the snapshots: who reads the offsets first, and then takes a snapshot, has one that is as new.
+        self._offsets = {name: dict(runner.progress.offsets) for name, runner in self._runners.items()}
+
+    def reached(self, model: str, wanted: Wanted) -> Frozen | None:
+        """The model that answers now, when it has learned that far."""
+        self._is_read(model, wanted)
+        if wanted.lsn is None:
+            there = self._offsets[model].get(wanted.topic, 0) > wanted.offset
+        else:
+            there = self._databases_at(wanted.lsn)
+        published = self._named(model)
+        if published.behind:
+            published.wanted = True
+            return None
+        return self.current(model) if there else None
+
+    def _databases_at(self, lsn: int) -> bool:
+        names = {one.prefix for one in self.plan.sources}
+        there, done = True, self.engine.progress.done
+        for source in self.engine.sources:
+            if source.name in names and not done.get(source.name, 0) >= lsn:
+                there = False
+                source.request_progress(lsn)
+        return there
+
+    def train(self, model: str, timeout: float) -> dict[str, Any]:
+        """Train a new version now."""
+        assert self.running is not None
+        lock = self._train_alone(model)
+        try:
+            return self.running.retrain(model, timeout=timeout)
+        finally:
+            lock.release()
+
+    def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
+        """Append answers that were given to a topic."""
+        assert self.running is not None
+        self.running.append(topic, rows, timeout=timeout)
+
+    def gauges(self) -> list[Gauge]:
+        """Numbers about the pipeline."""
+        found = [one for name, runner in self._runners.items() for one in of_model(runner.progress, runner.state, name)]
+        for runner in self.engine.runners:
+            found += of_flow(self.log, runner.task, runner.state)
+        return [*found, *of_topics(self.log, self.plan.models, self._offsets), *gauges_of(self.engine, self._sinks())]
+
+    def parts(self) -> list[Part]:
+        """How sources, sinks and the engine are."""
+        return parts_of(self.engine, self._sinks())
+
+    def _sinks(self) -> list[SinkStatus]:
+        return [] if self.running is None else list(self.running.sinks.values())
+
+
+def _published(runner: TaskRunner) -> Published:
+    assert isinstance(runner.task, ModelTask)
+
+    def made_at(version: int) -> int:
+        found = runner.lineage.shelf.versions.get(version) if runner.lineage is not None else None
+        return found.ts_us if found is not None else 0
+
+    return Published(runner.task, made_at)
+
+
+# -- a server for a pipeline ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an app is to be served: checked, and its port taken, before anything runs."""
+
+    app: str
+    settings: ServeSettings
+    endpoints: tuple[Endpoint, ...]
+    keys: KeyFile | None
+    listening: socket.socket
+
+    @classmethod
+    def of(
+        cls, app: App, serve: bool | ServeSettings, *, shared: bool = False, listening: socket.socket | None = None
+    ) -> Place:
+        """The place that settings, or the environment, say.
+
+        Args:
+            shared: whether several processes serve on one port.
+            listening: a bound socket, in place of one that is opened here.
+
+        Raises:
+            HeadraceError: it would be open to others, or the port is taken.
+        """
+        from headrace.serve.server import open_keys, open_socket
+        from headrace.serve.settings import ServeSettings
+
+        settings = serve if isinstance(serve, ServeSettings) else ServeSettings()
+        keys = open_keys(settings, app.log)
+        settings.check(keys=keys is not None and keys.some())
+        listening = listening or open_socket(settings, shared=shared)
+        return cls(app.name, settings, endpoints_of(app), keys, listening)
+
+    def serving(self, models: Models) -> Server:
+        """The server, which is not started yet."""
+        from headrace.serve.server import Server
+
+        return Server(models, self.endpoints, self.settings, listening=self.listening, keys=self.keys, title=self.app)
+
+    def close(self) -> None:
+        """Give the port back."""
+        self.listening.close()
+
+
+def serve_running(running: Running, models: InProcess, place: Place) -> Running:
+    """Serve a pipeline that runs, until it is stopped."""
+    models.running = running
+    try:
+        running.server = place.serving(models)
+        running.closing.append(running.server.stop)
+        running.server.start()
+    except BaseException:
+        running.stop()
+        raise
+    return running
+
+
+def endpoints_of(app: App) -> tuple[Endpoint, ...]:
+    """What an app's models declare by `Model.serve`."""
+    return tuple(one for model in app._models for one in model._served)
+
+
+def take_handed(running: Running, endpoints: Sequence[Endpoint]) -> None:
+    """Take rows that processes which follow the log hand over, where answers are logged at all."""
+    folder = folder_of(running.log)
+    queue = next((one for one in running.engine.sources if isinstance(one, AppendedSource)), None)
+    if folder is not None and queue is not None and any(one.log_to for one in endpoints):
+        handed = HandedRows(folder, queue)
+        running.closing.append(handed.stop)
+        handed.start()

@@ -1,0 +1,317 @@
+"""Models as they were after a commit: copies that never change, for requests that must not wait for the engine.
+
+The engine learns in place. After each commit that changed a model a copy of it is published; whoever answers takes the
+newest copy once, and takes no lock of the engine's.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace import plain_values
+from headrace.batch import Batch, is_meta, told_apart
+from headrace.errors import HeadraceError
+from headrace.learn.base import offers_probabilities
+from headrace.learn.category import Category
+from headrace.learn.features import resolved
+from headrace.learn.images import Image, Vector
+from headrace.plan.task import ModelTask
+from headrace.serve.models import Answer, Column, Description, Made, NotReady, RowRefused, TooSlow
+from headrace.step.predictions import BLOCK_ROWS, Query, answers_to
+from headrace.step.state import Answering, State
+
+SLOW_SECONDS = 0.002
+COSTLY_SECONDS = 0.02
+Coder = Callable[[npt.NDArray[Any], int, Sequence[Any]], None]
+Outcome = Any
+
+
+def describe(task: ModelTask, *, databases: bool = False) -> Description:
+    """A model for those who ask it over HTTP.
+
+    Args:
+        databases: whether its pipeline captures any.
+    """
+    learner = task.learner
+    classes = getattr(learner, "classes", None)
+    served = {one.served.topic for one in task.predict if one.served is not None}
+    return Description(
+        task.name,
+        type(learner).__name__,
+        () if callable(task.features) else tuple(_column(one, task.missing) for one in task.features),
+        task.target,
+        getattr(learner, "prediction_type", None) or pa.float64(),
+        tuple(np.asarray(classes).tolist()) if classes is not None and offers_probabilities(learner) else None,
+        tuple(topic for topic in task.topics if topic not in served),
+        databases,
+    )
+
+
+def _column(feature: Any, missing: str) -> Column:
+    if isinstance(feature, str):
+        return Column(feature, "number", nullable=missing == "pass")
+    if isinstance(feature, Category):
+        return Column(feature.column, "text", words=feature.words if feature.unseen == "error" else None)
+    if isinstance(feature, Image):
+        return Column(feature.column, "bytes")
+    return Column(feature.column, "numbers", size=feature.size if isinstance(feature, Vector) else None)
+
+
+class Pace:
+    """How long a model takes for a block: the shortest of its last few; a busy machine makes any of them longer."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=4)
+
+    def took(self, seconds: float) -> None:
+        """One block took so long. Called from any thread."""
+        self._last.append(seconds)
+
+    @property
+    def seconds(self) -> float:
+        """For a block; 0 while none is known."""
+        return min(tuple(self._last), default=0.0)
+
+    @property
+    def slow(self) -> bool:
+        """Whether a loop that serves others too should not wait for it."""
+        return self.seconds > SLOW_SECONDS
+
+
+class Frozen:
+    """A model after one commit; see `headrace.serve.models.Snapshot`.
+
+    Args:
+        by: a copy that nobody else has.
+        pace: of this model, shared by its snapshots.
+    """
+
+    def __init__(self, task: ModelTask, by: Answering, made: Made, pace: Pace) -> None:
+        self.by = by
+        self._made = made
+        self._task = task
+        self._pace = pace
+        self._asking = threading.Lock()
+        self._width, self._dtype, self._code = _coder(task, by)
+
+    @property
+    def made(self) -> Made:
+        return self._made
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can answer."""
+        return self.by.learner.ready and not self.by.diverged
+
+    def some(self, rows: Sequence[Sequence[Any]], *, wait: bool = False) -> list[Outcome]:
+        """The predictions for at most 64 rows of values, in one block: the same bits as `answer` gives for each.
+
+        Args:
+            rows: values of the columns of the model's description, in their order.
+            wait: whether the caller may be held up; else `TooSlow` says that it would be.
+
+        Returns:
+            For each row its prediction, or the `RowRefused` that says why there is none.
+
+        Raises:
+            NotReady: the model has learned nothing yet, or has diverged.
+            TooSlow: see ``wait``.
+        """
+        if not self.by.learner.ready:
+            raise NotReady(f"the model «{self._made.model}» has learned nothing yet")
+        if self.by.diverged:
+            raise NotReady(f"the model «{self._made.model}» has diverged: {self.by.diverged}")
+        if not wait and (self._pace.slow or self._code is None):
+            raise TooSlow(f"the model «{self._made.model}» takes {self._pace.seconds * 1000:.1f} ms")
+        if self._code is None:
+            return [self._by_batch(row) for row in rows]
+        if not self._asking.acquire(blocking=wait):
+            raise TooSlow(f"the model «{self._made.model}» is answering")
+        try:
+            return self._in_block(rows, self._code)
+        finally:
+            self._asking.release()
+
+    def _in_block(self, rows: Sequence[Sequence[Any]], code: Coder) -> list[Outcome]:
+        block = np.empty((BLOCK_ROWS, self._width), self._dtype)
+        found: list[Outcome] = []
+        good = 0
+        for row in rows:
+            try:
+                code(block, good, row)
+            except RowRefused as refusal:
+                found.append(refusal)
+                continue
+            found.append(None)
+            good += 1
+        if not good:
+            return found
+        started = time.perf_counter()
+        values, failed = answers_to(self.by.learner.predict, block[:good])
+        self._pace.took(time.perf_counter() - started)
+        listed: list[Outcome] = [None] * good if values is None else values.tolist()
+        for at, reason in failed.items():
+            listed[at] = RowRefused(reason)
+        answers = iter(listed)
+        return [next(answers) if one is None else one for one in found]
+
+    def _by_batch(self, row: Sequence[Any]) -> Outcome:
+        """A row whose features need Arrow: a vector, bytes."""
+        names = self._task.feature_names
+        answer = self.answer(pa.RecordBatch.from_pydict({name: [one] for name, one in zip(names, row, strict=True)}))
+        if answer.reasons:
+            return RowRefused(answer.reasons[0])
+        return plain_values.value(answer.batch.column("prediction")[0])
+
+    def answer(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> Answer:
+        """Answers to rows, in blocks; waits for other callers of this snapshot.
+
+        Raises:
+            HeadraceError: a column has a name of Headrace's own.
+        """
+        for name in filter(is_meta, rows.schema.names):
+            raise HeadraceError(f"the rows have a column «{name}», a name of Headrace's own", advice="Rename it.")
+        query = Query(Batch.of(rows), np.arange(rows.num_rows), self._task, proba=probabilities)
+        with self._asking:
+            query.answer_until(rows.num_rows, self.by)
+        if not rows.num_rows:
+            return Answer(_nothing(rows, self._task, probabilities), self._made, {})
+        return Answer(query.output().rows, self._made, query.reasons)
+
+
+def _nothing(rows: pa.RecordBatch, task: ModelTask, probabilities: bool) -> pa.RecordBatch:
+    """No rows, with the columns that answers have."""
+    text, number = pa.string(), pa.int64()
+    kinds = {"prediction": describe(task).answers, "status": text, "model": text, "model_version": number}
+    kinds["model_position"] = text
+    if probabilities:
+        kinds["probability"] = pa.list_(pa.float64(), len(describe(task).classes or ()))
+    names = told_apart(rows.schema.names, kinds)
+    own = [field.with_name(name) for field, name in zip(rows.schema, names, strict=True)]
+    return pa.RecordBatch.from_pylist(
+        [], schema=pa.schema([*own, *(pa.field(name, one) for name, one in kinds.items())])
+    )
+
+
+# -- values of one row to a row of the matrix -------------------------------------------------------------------------
+
+
+def _coder(task: ModelTask, by: Answering) -> tuple[int, Any, Coder | None]:
+    """Width and type of the matrix, and what writes a row of it; None where only Arrow can make it.
+
+    It does for values what `headrace.learn.features.matrix` does for columns; a test holds the two together.
+    """
+    features = resolved(task.features, by.words, by.sizes, refuse=False)
+    if callable(features) or not all(isinstance(one, str | Category) for one in features):
+        return 0, np.float64, None
+    parts: list[tuple[str, int, Category | None, Mapping[str, int]]] = []
+    at = 0
+    for one in features:
+        if isinstance(one, str):
+            parts.append((one, at, None, {}))
+            at += 1
+        elif isinstance(one, Category):
+            skipped = 1 if one.coding == "treatment" else 0
+            parts.append((one.column, at, one, {word: i - skipped for i, word in enumerate(one.words)}))
+            at += one.width - skipped
+    numbers = any(one is None for _, _, one, _ in parts)
+    missing = np.nan if task.missing == "pass" else None
+    code = _writer(parts, missing)
+    return at, np.float64 if numbers else np.float32, code
+
+
+def _writer(parts: Sequence[tuple[str, int, Category | None, Mapping[str, int]]], missing: float | None) -> Coder:
+    words = any(one is not None for _, _, one, _ in parts)
+
+    def write(block: npt.NDArray[Any], row: int, values: Sequence[Any]) -> None:
+        if words:
+            block[row] = 0.0
+        for (name, at, category, known), value in zip(parts, values, strict=True):
+            if category is None:
+                block[row, at] = _number(name, value, missing)
+            elif value is None:
+                raise RowRefused(f"the category «{name}» is NULL", column=name)
+            else:
+                place = known.get(value)
+                if place is not None:
+                    if place >= 0:
+                        block[row, at + place] = 1.0
+                elif category.unseen == "error":
+                    raise RowRefused(f"the category «{name}» is {value!r}, which is not known", column=name)
+
+    return write
+
+
+def _number(name: str, value: Any, missing: float | None) -> float:
+    if value is None or value != value:
+        if missing is None:
+            raise RowRefused(f"the feature «{name}» is {'NULL' if value is None else 'nan'}", column=name)
+        return missing
+    number = float(value)
+    if number in (np.inf, -np.inf):
+        raise RowRefused(f"the feature «{name}» is {number}", column=name)
+    return number
+
+
+# -- publishing -------------------------------------------------------------------------------------------------------
+
+
+class Published:
+    """The newest snapshot of one model. `publish` is called by the one thread that changes the state.
+
+    A copy is made with every commit that changed the model, so that a request after a commit sees it. Only where copies
+    take longer than 20 ms is at most a tenth of the time spent on them, unless somebody waits for one (`wanted`),
+    another version has begun, or there is nothing else to do.
+    """
+
+    def __init__(self, task: ModelTask, made_at: Callable[[int], int]) -> None:
+        self.task = task
+        self.pace = Pace()
+        self.newest: Frozen | None = None
+        self.words: Mapping[str, tuple[str, ...]] = {}
+        self.behind = False
+        self.wanted = False
+        self._made_at = made_at
+        self._key: tuple[Any, ...] | None = None
+        self._costs: deque[float] = deque([0.0], maxlen=4)
+        self._copied_at = 0.0
+
+    def publish(self, state: State, *, idle: bool = False) -> None:
+        """Publish a copy of the model that answers, if it has changed.
+
+        Args:
+            idle: whether there is nothing else to do, so that a copy may take its time.
+        """
+        by = state.answering
+        key = (by.version, by.position, by.rows, state.counters.cuts, state.shown is None, len(state.sizes))
+        if key == self._key:
+            return
+        now = time.monotonic()
+        new_version = self._key is None or self._key[0] != by.version
+        cost = min(self._costs)  # of the last few: a busy machine makes any of them look expensive
+        costly = cost > COSTLY_SECONDS and now - self._copied_at < 10 * cost
+        if costly and not (idle or self.wanted or new_version):
+            self.behind = True
+            return
+        self.words = {column: tuple(found) for column, found in state.words.items()}
+        self.newest = self.freeze(by)
+        self._key, self.behind, self.wanted = key, False, False
+        self._copied_at = time.monotonic()
+        self._costs.append(self._copied_at - now)
+
+    def freeze(self, by: Answering, learner: Any = None) -> Frozen:
+        """A snapshot of a model; the learner is copied where none is given."""
+        words = {column: tuple(found) for column, found in by.words.items()}
+        own = copy.deepcopy(by.learner) if learner is None else learner
+        kept = Answering(own, by.position, by.version, by.rows, words, dict(by.sizes), by.diverged)
+        made = Made(self.task.name, by.version, str(by.position) if by.position else None, self._made_at(by.version))
+        return Frozen(self.task, kept, made, self.pace)

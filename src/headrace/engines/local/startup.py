@@ -1,0 +1,190 @@
+"""From a declared app to a running pipeline: check everything, then open, snapshot, recover, run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.capture.postgres.source import PostgresSource
+from headrace.clock import SystemClock
+from headrace.engines.local.append_source import AppendedSource
+from headrace.engines.local.circles import Circles
+from headrace.engines.local.engine import Engine
+from headrace.engines.local.running import Running
+from headrace.engines.local.serving.health import HealthWriter, health_file, parts_of
+from headrace.engines.local.serving.service import InProcess, Place, endpoints_of, serve_running, take_handed
+from headrace.engines.local.sink_runner import Sinking
+from headrace.engines.local.sources import Captured, check_apart, databases, foreign_topics, topic_sources
+from headrace.engines.local.tasks import OnStep
+from headrace.engines.local.traced import trace_rounds
+from headrace.errors import DeclarationError, FingerprintError, LogMissing
+from headrace.formats.topic_formats import TopicCodec, codec_for
+from headrace.log import open_log
+from headrace.log.base import Log
+from headrace.log.retention import Keep
+from headrace.plan.blueprint import blueprint
+from headrace.plan.plan import Plan
+from headrace.plan.task import ModelTask
+from headrace.registry.models import declare, differences, read_model
+from headrace.replay.environment import libraries_of, machine_fingerprint, record_machine
+
+if TYPE_CHECKING:
+    from headrace.pipeline.app import App
+    from headrace.serve.settings import ServeSettings
+
+logger = logging.getLogger("headrace")
+
+SAY_SECONDS = 5.0
+
+
+def start(app: App, *, serve: bool | ServeSettings = False, take_over: bool = False) -> Running:
+    """Start an app; raises before anything is written when its declaration cannot work."""
+    app.plan().check()
+    place = Place.of(app, serve) if serve else None
+    try:
+        return _start(app, place, take_over=take_over)
+    except BaseException:
+        if place is not None:
+            place.close()
+        raise
+
+
+def _start(app: App, place: Place | None, *, take_over: bool) -> Running:
+    plan = app.plan()
+    keep = Keep.parse(app.keep) if app.keep is not None else None
+
+    def on_progress(table: str, rows: int, estimated: int) -> None:
+        app.starting = f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows"
+
+    captured = databases(plan, on_progress, take_over=take_over)
+    circles = Circles(plan, captured)
+    codec = codec_for(plan.formats)
+    if app._open is None and (plan.on_kafka or not Path(plan.log).exists()):
+        # A declaration that is refused leaves no empty log behind, and stops nobody who writes this one.
+        with _as_it_stands(plan, codec) as held:
+            _check(plan, captured, held, circles)
+    log = app._open or open_log(plan.log, writer=True, name=plan.app, codec=codec)
+    sources: list[Captured] = []
+    try:
+        sources = _check(plan, captured, log, circles)
+        engine = Engine(plan, log, sources, keep=keep)
+        _declare_models(plan, log)
+        for warning in [one for source in sources for one in source.warnings]:
+            logger.warning("%s", warning)
+        for source in sources:
+            source.start(log)
+        engine.recover(_repeating(app))
+        sinking = Sinking(plan.sinks, engine, log, lambda: _reader(plan, log, codec), late=circles.late)
+        engine.holders.append(sinking.needed)
+        models = InProcess(engine) if place else None
+        trace_rounds(engine)
+    except BaseException:
+        for source in sources:
+            source.stop()
+        if app._open is None:
+            log.close()
+        raise
+    if plan.log.startswith("memory:"):
+        app._open = log
+    running = Running(engine, log, close_log=app._open is None, sinking=sinking)
+    _tell_health(running)
+    take_handed(running, endpoints_of(app))
+    return serve_running(running, models, place) if models and place else running
+
+
+def _repeating(app: App) -> OnStep:
+    """Say how far the repeating of recorded steps has come: on the live line, and now and then in a line of its own."""
+    began = said = time.monotonic()
+
+    def on_step(task: str, step: int, last: int) -> None:
+        nonlocal said
+        app.starting = f"«{task}»: repeating step {step:,} of {last:,}"
+        now = time.monotonic()
+        if now - said >= SAY_SECONDS:
+            said = now
+            logger.warning("%s, for %.0f s now", app.starting, now - began)
+
+    return on_step
+
+
+def _tell_health(running: Running) -> None:
+    """Let processes that follow the log know how its pipeline is."""
+    path = health_file(running.log)
+    if path is not None:
+        told = HealthWriter(path, lambda: parts_of(running.engine, list(running.sinks.values())))
+        running.engine.each_round.append(told.write)
+        running.closing.append(told.remove)
+
+
+def _reader(plan: Plan, log: Log, codec: TopicCodec) -> tuple[Log, bool]:
+    """A log to read from beside the engine, and whether whoever reads closes it."""
+    if plan.log.startswith("memory:"):
+        return log, False
+    return open_log(plan.log, writer=False, name=plan.app, codec=codec), True
+
+
+@contextlib.contextmanager
+def _as_it_stands(plan: Plan, codec: TopicCodec) -> Iterator[Log]:
+    """The log that is there, to be looked at; an empty one where there is none."""
+    held: Log | None = None
+    if plan.on_kafka:
+        with contextlib.suppress(LogMissing):
+            held = open_log(plan.log, writer=False, name=plan.app, codec=codec)
+    held = held or open_log("memory://", writer=True)
+    try:
+        yield held
+    finally:
+        held.close()
+
+
+def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles) -> list[Captured]:
+    """Refuse what cannot run; the sources that will."""
+    for model in plan.models:
+        check_fingerprint(plan, model, log)
+    circles.look()
+    for source in captured:
+        source.check(log)
+    check_apart(captured, on_kafka=plan.on_kafka)
+    tables = {topic: schema for source in captured for topic, schema in source.tables().items()}
+    foreign = foreign_topics(plan, log, tables)
+    plan.check_topics(tables, [*log.topics(), *(topic for topics in foreign.values() for topic in topics)])
+    circles.check(tables)
+    others = topic_sources(plan, foreign)
+    for other in others:
+        other.check(log)
+    return [*captured, *others, *([AppendedSource(plan.appending, plan.served)] if plan.appended else [])]
+
+
+def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:
+    """Refuse a model that is declared differently from the one in the log."""
+    known = read_model(log, task.name)
+    if known is not None and known["app"] not in ("", plan.app):
+        raise DeclarationError(
+            f"the model «{task.name}» in this log belongs to the app «{known['app']}», not «{plan.app}»",
+            advice="Give the model another name, or the app a log of its own.",
+        )
+    if known is None or not known["fingerprint"]:
+        return
+    changed = differences(known["fingerprint"], task.fingerprint())
+    if changed:
+        raise FingerprintError(
+            f"the model «{task.name}» is declared differently from the one in this log (version {known['version']}):\n"
+            + "\n".join(f"    {line}" for line in changed),
+            advice=f"`headrace models reset {task.name} --log …` learns again from the log (add --from latest to begin "
+            "with new rows); or give the model a new name; or undo the change.",
+        )
+
+
+def _declare_models(plan: Plan, log: Log) -> None:
+    clock = SystemClock()
+    with log.transaction() as txn:
+        record_machine(log, txn, plan.app, machine_fingerprint())
+        for task in plan.models:
+            known, made_of = read_model(log, task.name), blueprint(task)
+            if known is None or not known["fingerprint"] or known.get("blueprint", {}) != made_of:
+                libraries = libraries_of(task.learner)
+                declare(log, txn, task.name, task.fingerprint(), clock.now_us(), plan.app, made_of, libraries)

@@ -1,0 +1,352 @@
+"""Which topic has which format: what a log on Kafka, and a source of foreign topics, need of `headrace.formats`."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.batch import Batch, is_meta
+from headrace.errors import DeclarationError, HeadraceError, LogCorrupt
+from headrace.formats.base import Decoded, Encoded, Format
+from headrace.wire import Ints, WireMessages
+
+if TYPE_CHECKING:
+    from headrace.formats.json_columns import Column
+
+FOREIGN = "~"  # before the name of a format: others wrote these messages; twice: and numbered their events
+COLUMNS = "columns"  # the kind of the records that say what topics are
+REGISTRY_URL = "HEADRACE_SCHEMA_REGISTRY_URL"
+STRUCTURED = ("json", "json+envelope", "registry", "arrow")
+
+
+@dataclass
+class TopicCodec:
+    """Formats of topics, by their names.
+
+    Args:
+        default: of topics that are not named; ``json`` is one flattened JSON object a row.
+        formats: topic -> format, as `headrace.formats.factory.format_for` reads it.
+        prefixes: likewise for all topics that begin with a source's prefix.
+        prefixes: likewise for all topics that begin with a source's prefix.
+        keys: topic -> format of its keys, where it is not the values'.
+        registry: where schemas are registered, for the formats that need one.
+
+    >>> codec = TopicCodec(formats={"t": "json+schema"})
+    >>> codec.format_of("t"), codec.format_of("other")
+    ('json+schema', 'json')
+    """
+
+    default: str = "json"
+    formats: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    registry: str | None = None
+    _made: dict[tuple[str, str | None], Format] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def format_of(self, topic: str) -> str:
+        """The format in which a topic is written. What was refused keeps its types only as JSON: it stays so."""
+        if topic.endswith(".dlq"):
+            return "json"
+        if topic in self.formats:
+            return self.formats[topic]
+        prefixes = [one for one in self.prefixes if topic.startswith(f"{one}.")]
+        return self.prefixes[max(prefixes, key=len)] if prefixes else self.default
+
+    def format(self, name: str, topic: str = "") -> Format:
+        """A format by its name; made once.
+
+        Raises:
+            DeclarationError: there is none of this name, or it needs a registry and none is given.
+        """
+        from headrace.formats.factory import format_for
+
+        made = (name.lstrip(FOREIGN), self.keys.get(topic))
+        with self._lock:
+            if made not in self._made:
+                self._made[made] = format_for(made[0], key=made[1], registry=self.registry)
+            return self._made[made]
+
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Encoded:
+        """Messages for rows; see `headrace.log.kafka_codec.Codec`."""
+        return self.format(format_, topic).encode(topic, _events(records))
+
+    def decode(self, format_: str, messages: WireMessages, schema: pa.Schema) -> pa.RecordBatch:
+        """Rows of messages, with exactly this schema.
+
+        Raises:
+            LogCorrupt: a message is not what was written, or is not there any more in this form.
+        """
+        columns = pa.schema([one for one in schema if not is_meta(one.name)])
+        decoded = self.format(format_, messages.topic).decode(messages, columns)
+        if decoded.bad:
+            at, reason = decoded.bad[0]
+            raise LogCorrupt(
+                f"«{messages.topic}» partition {messages.partitions[at]} offset {messages.offsets[at]} cannot be read "
+                f"as {format_.lstrip(FOREIGN)}: {reason}",
+                advice="It was not so when it was written or first read: was the topic's content replaced?",
+            )
+        return joined(decoded, messages, schema, numbered=format_.count(FOREIGN) == 1)
+
+
+class Declared(Protocol):
+    """What a pipeline says of formats; see `headrace.plan.plan.Formats`."""
+
+    @property
+    def default(self) -> str: ...
+    @property
+    def topics(self) -> Mapping[str, str]: ...
+    @property
+    def prefixes(self) -> Mapping[str, str]: ...
+    @property
+    def keys(self) -> Mapping[str, str]: ...
+    @property
+    def registry(self) -> str | None: ...
+
+
+def codec_for(declared: Declared | None = None) -> TopicCodec:
+    """The codec that a pipeline declares; the one that reads anything, where none does."""
+    registry = (declared.registry if declared else None) or os.environ.get(REGISTRY_URL)
+    if declared is None:
+        return TopicCodec(registry=registry)
+    return TopicCodec(declared.default, declared.topics, declared.prefixes, declared.keys, registry)
+
+
+def checked_format(name: str, *, key: str | None = None) -> str:
+    """A format's name, as a user gives it.
+
+    Args:
+        key: the format of the keys beside it.
+
+    Raises:
+        DeclarationError: there is no such format, or it cannot have such a key.
+
+    >>> checked_format("json+schema")
+    'json+schema'
+    """
+    if name == "json" and key is None:
+        return name
+    from headrace.formats.factory import KNOWN, REGISTERED, format_for
+
+    if name.split("+")[0] not in REGISTERED:
+        format_for(name, key=key)
+    elif name not in KNOWN:
+        raise DeclarationError(f"there is no format «{name}»", advice=f"Known are {', '.join(KNOWN)}.")
+    elif key is not None:
+        from headrace.formats.registered import check_key
+
+        check_key(name, key)
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a topic of others is, as its messages so far decided it; a record in the log (kind `COLUMNS`).
+
+    Attributes:
+        format: its name; "" before the first message that says one.
+        columns: what its rows' columns are, where no schema says it; None before the first row.
+    """
+
+    format: str = ""
+    columns: Column | None = None
+
+    def dump(self) -> bytes:
+        """The record."""
+        columns = None if self.columns is None else self.columns.dump()
+        return json.dumps({"format": self.format, "columns": columns}).encode()
+
+    @classmethod
+    def load(cls, record: bytes) -> Decision:
+        """The inverse of `dump`.
+
+        >>> Decision.load(Decision("json").dump()).format
+        'json'
+        """
+        from headrace.formats.json_columns import Column
+
+        found = json.loads(record)
+        columns = found.get("columns")
+        return cls(found["format"], None if columns is None else Column.load(columns))
+
+
+@dataclass
+class ForeignFormats:
+    """Decodes topics that others write: in the format that was named, or the one that their messages show.
+
+    What a topic is, its messages decide one after another, and it stays so: the first that is a JSON object, is framed
+    by a registry or is an Arrow stream decides for all that follow; what is none after that is a dead letter. Until
+    then messages are texts, or bytes from the first on that is no UTF-8.
+
+    Args:
+        codec: makes the formats.
+        named: topic -> format, where the user says it.
+        numbered: events without a position are numbered by their offsets; else the events' own order counts.
+    """
+
+    codec: TopicCodec
+    named: Mapping[str, str] = field(default_factory=dict)
+    numbered: bool = True
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    _dumped: dict[str, tuple[Decision, bytes]] = field(default_factory=dict, repr=False)
+
+    def __call__(self, messages: WireMessages) -> tuple[str, Decoded]:
+        """The last format, as `TopicCodec.decode` takes it, and the rows.
+
+        Raises:
+            RegistryUnavailable: a schema is needed that cannot be fetched now; nothing was decided.
+        """
+        known = self.decisions.get(messages.topic, Decision())
+        prefix = FOREIGN if self.numbered else FOREIGN * 2
+        parts, bad, formats = [], [], []
+        decision = known
+        for name, rows in self._runs(messages, known):
+            some = messages if len(rows) == len(messages) else messages.take(rows)
+            now = decision if decision.format == name else Decision(name, decision.columns)
+            decoded, decision = self._decoded(some, now)
+            for batch, at in decoded.parts:
+                parts.append((numbered_by_offset(batch, some, at) if self.numbered else batch, rows[at]))
+                formats.append(prefix + name)
+            bad += [(int(rows[i]), why) for i, why in decoded.bad]
+        if decision != known:
+            self.decisions[messages.topic] = decision
+        several = formats if len(set(formats)) > 1 else []
+        return prefix + (formats[-1].lstrip(FOREIGN) if formats else decision.format or "json"), Decoded(
+            parts, bad, several
+        )
+
+    def records(self) -> dict[str, bytes]:
+        """What was decided, for the log."""
+        for topic, decision in self.decisions.items():
+            known = self._dumped.get(topic)
+            if known is None or known[0] is not decision:
+                self._dumped[topic] = decision, decision.dump()
+        return {topic: self._dumped[topic][1] for topic, one in self.decisions.items() if one != Decision()}
+
+    def restore(self, records: Mapping[str, bytes]) -> None:
+        """Go on with what the log has, and forget everything else."""
+        self.decisions = {topic: Decision.load(record) for topic, record in records.items()}
+
+    def _decoded(self, messages: WireMessages, decision: Decision) -> tuple[Decoded, Decision]:
+        """Rows of messages of one format. An error that a library raises is one of some message: it is found."""
+        from headrace.formats.json import JsonFormat
+        from headrace.formats.json_columns import ROW
+
+        form = self.codec.format(decision.format, messages.topic)
+        try:
+            if isinstance(form, JsonFormat):
+                decoded, columns = form.decode_on(messages, decision.columns or ROW)
+                return decoded, decision if columns is decision.columns else Decision(decision.format, columns)
+            return form.decode(messages), decision
+        except HeadraceError:
+            raise
+        except Exception as error:
+            if len(messages) == 1:
+                return Decoded(bad=[(0, f"cannot be decoded: {type(error).__name__}: {error}")]), decision
+        half = len(messages) // 2
+        first, decision = self._decoded(messages.take(np.arange(half)), decision)
+        second, decision = self._decoded(messages.take(np.arange(half, len(messages))), decision)
+        parts = [*first.parts, *((batch, rows + half) for batch, rows in second.parts)]
+        return Decoded(parts, [*first.bad, *((i + half, why) for i, why in second.bad)]), decision
+
+    def _runs(self, messages: WireMessages, known: Decision) -> list[tuple[str, Ints]]:
+        """Formats, and the messages that are in each: one run once the topic has decided."""
+        named = self.named.get(messages.topic)
+        everything = np.arange(len(messages))
+        if named or known.format in STRUCTURED:
+            name = named or known.format
+            names = [name] * len(messages)
+            return self._grouped(names if named else _enveloped(names, messages.values)) or [(name, everything)]
+        names, name = [], known.format
+        for i in range(len(messages)):
+            name = _widened(name, messages, i)
+            names.append(name)
+            if name in STRUCTURED:
+                names += [name] * (len(messages) - len(names))
+                break
+        return self._grouped(_enveloped(names, messages.values))
+
+    @staticmethod
+    def _grouped(names: Sequence[str]) -> list[tuple[str, Ints]]:
+        found = np.array(names)
+        return [(one, np.flatnonzero(found == one)) for one in dict.fromkeys(names)]
+
+
+def _enveloped(names: list[str], values: Sequence[bytes | None]) -> list[str]:
+    """Formats of messages, from the first one on that is an envelope as of a topic of those."""
+    if "json" not in names:
+        return names
+    first = next((i for i, value in enumerate(values) if _is_envelope(value)), len(names))
+    return [*names[:first], *("json+envelope" if one == "json" else one for one in names[first:])]
+
+
+def _widened(name: str, messages: WireMessages, i: int) -> str:
+    """The format of a topic that has not decided yet, with one more message."""
+    from headrace.formats.detect import detect
+
+    value = messages.values[i]
+    if value is None:
+        # A tombstone of a table of JSON rows shows it by its key.
+        return "json" if (messages.key(i) or b"")[:1] == b"{" else name or "string"
+    shown = detect(messages.take([i])) if value else ""
+    if shown in STRUCTURED or shown == "bytes":
+        return shown
+    return name or "string"
+
+
+def _is_envelope(value: bytes | None) -> bool:
+    return value is not None and all(word in value for word in (b'"before"', b'"after"', b'"source"', b'"op"'))
+
+
+def joined(decoded: Decoded, messages: WireMessages, schema: pa.Schema, *, numbered: bool) -> pa.RecordBatch:
+    """All parts as one batch of a schema.
+
+    Args:
+        numbered: their messages' offsets are the rows' indexes.
+    """
+    parts = []
+    for batch, rows in decoded.parts:
+        records = numbered_by_offset(batch, messages, rows).records if numbered else batch.records
+        parts.append(conformed(records, schema))
+    if not parts:
+        return schema.empty_table().to_batches()[0] if schema.empty_table().to_batches() else _empty(schema)
+    return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+
+
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], one.type) for one in schema], schema=schema)
+
+
+def numbered_by_offset(batch: Batch, messages: WireMessages, rows: Ints) -> Batch:
+    """Events with their messages' offsets as index: the same, in whatever batches they are decoded."""
+    if not batch.num_rows:
+        return batch
+    at = batch.schema.names.index("__index")
+    index = pa.array(messages.offsets[rows], pa.int64())
+    return Batch(batch.records.set_column(at, batch.schema.field(at), index))
+
+
+def conformed(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The same rows with a schema's columns: in its order, of its types; missing ones are null."""
+    if records.schema.equals(schema, check_metadata=True):
+        return records
+    have = set(records.schema.names)
+    arrays = []
+    for one in schema:
+        if one.name not in have:
+            arrays.append(pa.nulls(records.num_rows, one.type))
+            continue
+        column = records.column(one.name)
+        arrays.append(column if column.type.equals(one.type) else column.cast(one.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _events(records: pa.RecordBatch) -> Batch:
+    return Batch(records) if "__op" in records.schema.names else Batch.of(records)

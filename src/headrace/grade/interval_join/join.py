@@ -1,0 +1,278 @@
+"""Predictions await their labels: the join of two streams on a key, in event time.
+
+The rules, row by row in the order of the rows' places. A row's *time is over* once the watermark is above its event
+time plus ``within``; the watermark is the smaller one of the two sides' largest event times so far, less the lateness.
+
+* A row first moves the watermark, then everything leaves whose time is over by that, in the order of (time,
+  predictions first, number), then the row is handled.
+* A prediction waits until its time is over, graded or not; then it is ``expired`` if it had no grade. Its key is
+  remembered for longer. A prediction whose key's newest label waits and is within reach is graded at once. One whose
+  time is over when it comes, and for which no such label waits, is expired at once.
+* A label grades all predictions of its key within reach; those that have a grade it corrects, if it is an update or its
+  truth is another than the one that graded them. If it does neither it came again: an orphan. It waits until its
+  time is over, for later predictions; then it is an orphan if it met none.
+* A label that no prediction within reach waits for is ``late`` if one that is too old for it waits, or one not newer
+  than it has left and is remembered. Otherwise it waits, or is an orphan at once if its time is over.
+* Reach is inclusive and in both directions, as in ksqlDB's WITHIN
+  (https://docs.ksqldb.io/en/latest/developer-guide/joins/join-streams-and-tables/).
+* A NULL key meets nothing. Where more than ``limit`` rows of a side wait, the oldest leaves before its time.
+
+The outcomes do not depend on how the rows were put into events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.grade.interval_join.batch_matcher import Together
+from headrace.grade.interval_join.keys import pack_keys, unpack_keys
+from headrace.grade.interval_join.outcomes import COLUMNS, REASONS, STATUSES, Found
+from headrace.grade.interval_join.pairing import Pairing, Rows
+from headrace.grade.interval_join.pending import Waiting
+from headrace.grade.interval_join.row_matcher import match_one_by_one
+from headrace.grade.interval_join.truths import truth_codes
+from headrace.wire import Ints
+
+__all__ = ["REASONS", "STATUSES", "Arrivals", "Found", "Join"]
+
+Mask = npt.NDArray[np.bool_]
+LIMIT = 2_000_000
+# As many rows are as fast one by one as together.
+FEW = 48
+# Near the size limit: so many one by one, before it is looked at again.
+SOME = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Rows of one side that one event brings, in order.
+
+    Attributes:
+        keys: str, int, bytes, float, bool or tuples of them, one for each row; None is NULL.
+        time_us: event times.
+        place: ascending places in the event's order; those of the two sides are different.
+        update: which labels are updates of a label; None where none is. Labels only.
+        truth: the labels' values, which tell whether two say the same; None where all do. Labels only.
+    """
+
+    keys: list[Any]
+    time_us: Ints
+    place: Ints
+    update: Mask | None = None
+    truth: pa.Array | None = None
+
+    @classmethod
+    def none(cls) -> Arrivals:
+        """No rows."""
+        return cls([], np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class Join:
+    """The join's state.
+
+    Its rows are numbered, those of each side by themselves, as they come; what they hold is put into ``left_rows``
+    and ``right_rows`` by the caller, every row of an event and in the same order, and dropped by `settle`.
+
+    Args:
+        within_us: how far apart in time a prediction and its label may be.
+        lateness_us: how far the watermark stays behind.
+        limit: how many rows of a side may wait, and how many keys are remembered.
+        remember_us: how long the key of a prediction is remembered after its time is over; ten times ``within_us`` by
+            default.
+
+    >>> join = Join(60_000_000)
+    >>> times = np.array([0, 2_000_000])
+    >>> predictions = Arrivals([1, 2], times, np.array([0, 2]))
+    >>> labels = Arrivals([2, 1], times + 10_000_000, np.array([3, 4]), truth=pa.array([3.5, 4.0]))
+    >>> found = join.match(predictions, labels, end=5)
+    >>> [STATUSES[code] for code in found.status], found.left.tolist(), found.delay_us.tolist()
+    (['graded', 'graded'], [1, 0], [8000000, 12000000])
+    """
+
+    def __init__(
+        self, within_us: int, *, lateness_us: int = 0, limit: int = LIMIT, remember_us: int | None = None
+    ) -> None:
+        if within_us < 0 or lateness_us < 0 or limit < 1:
+            raise ValueError("within_us and lateness_us are not negative, and limit is at least 1")
+        self.limit = limit
+        remember = 10 * within_us if remember_us is None else remember_us
+        self._pairing = Pairing(within_us, lateness_us, limit, remember)
+
+    @property
+    def left_rows(self) -> Waiting:
+        """What predictions hold, by their numbers."""
+        return self._pairing.left.rows
+
+    @property
+    def right_rows(self) -> Waiting:
+        """What labels hold, by their numbers."""
+        return self._pairing.right.rows
+
+    @property
+    def next_left(self) -> int:
+        """The number of the next prediction."""
+        return self._pairing.left.next_seq
+
+    @property
+    def next_right(self) -> int:
+        """The number of the next label."""
+        return self._pairing.right.next_seq
+
+    @property
+    def left_time_us(self) -> int:
+        """The largest event time of predictions so far; -2**62 before the first."""
+        return self._pairing.left.time_us
+
+    @property
+    def right_time_us(self) -> int:
+        """Likewise of labels."""
+        return self._pairing.right.time_us
+
+    @property
+    def watermark_us(self) -> int:
+        return self._pairing.watermark
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many predictions and labels wait, those that have a grade included."""
+        return self._pairing.left.live, self._pairing.right.live
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Outcomes since the beginning by their status; ``duplicate`` counts those orphans that came again."""
+        return self._pairing.counts
+
+    @property
+    def deadline_us(self) -> int | None:
+        """The smallest watermark at which something leaves, with an outcome or without; None when nothing waits."""
+        times = [time for side in (self._pairing.left, self._pairing.right) if (time := side.first_time()) is not None]
+        return min(times) + self._pairing.within + 1 if times else None
+
+    def match(self, left: Arrivals, right: Arrivals, *, end: int) -> Found:
+        """Handle the rows of an event.
+
+        Args:
+            left: predictions. right: labels.
+            end: the number of places of the event.
+
+        Raises:
+            ValueError: places are not ascending, or not below ``end``.
+        """
+        _check(left, end)
+        _check(right, end)
+        truths = np.zeros(len(right), np.int64) if right.truth is None else truth_codes(right.truth)
+        updates = np.zeros(len(right), np.bool_) if right.update is None else np.asarray(right.update, np.bool_)
+        parts: list[Found] = []
+        i = j = 0
+        while not parts or i + j < len(left) + len(right):
+            together, stop_i, stop_j = self._piece(left, right, i, j)
+            lefts = (left.keys[i:stop_i], left.time_us[i:stop_i], left.place[i:stop_i])
+            rights = (right.keys[j:stop_j], right.time_us[j:stop_j], right.place[j:stop_j])
+            parts.append(self._matched(lefts, rights, updates[j:stop_j], truths[j:stop_j], together=together))
+            i, j = stop_i, stop_j
+        self._pairing.remembered.forget(self._pairing.watermark)
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _piece(self, left: Arrivals, right: Arrivals, i: int, j: int) -> tuple[bool, int, int]:
+        """How many of the next rows are matched together: as many as surely stay below the limit."""
+        rest = len(left) + len(right) - i - j
+        count = min(rest, self.limit - max(self.waiting))
+        together = count > FEW
+        if not together:
+            count = min(rest, SOME)
+        if count == rest:
+            return together, len(left), len(right)
+        last = np.partition(np.concatenate([left.place[i:], right.place[j:]]), count - 1)[count - 1]
+        stop_i, stop_j = (int(np.searchsorted(one.place, last, "right")) for one in (left, right))
+        return together, stop_i, stop_j
+
+    def _matched(
+        self,
+        left: tuple[list[Any], Ints, Ints],
+        right: tuple[list[Any], Ints, Ints],
+        updates: Mask,
+        truths: Ints,
+        *,
+        together: bool,
+    ) -> Found:
+        if together:
+            return self._pairing.found(Together(self._pairing, left, right, updates, truths).match())
+        out = Rows(self._pairing.number)
+        match_one_by_one(self._pairing, left, (*right, updates.tolist(), truths), out)
+        return self._pairing.found_one_by_one(out)
+
+    def advance(self, left_us: int, right_us: int) -> Found:
+        """Time has passed without rows: a tick says how far each side is. The outcomes' place is 0."""
+        pairing = self._pairing
+        pairing.left.time_us = max(pairing.left.time_us, left_us)
+        pairing.right.time_us = max(pairing.right.time_us, right_us)
+        out = Rows(pairing.number)
+        pairing.expire(out, 0, pairing.watermark - pairing.within)
+        pairing.remembered.forget(pairing.watermark)
+        return pairing.found_one_by_one(out)
+
+    def settle(self) -> None:
+        """Drop what rows hold that have left; called when the outcomes were made into rows."""
+        self._pairing.left.settle()
+        self._pairing.right.settle()
+
+    def state(self) -> dict[str, npt.NDArray[Any] | int | str]:
+        """Everything, as arrays and numbers."""
+        pairing = self._pairing
+        keys, ordinals, times = pairing.remembered.entries()
+        found: dict[str, npt.NDArray[Any] | int | str] = {
+            "number": pairing.number,
+            "departed": pairing.remembered.departed,
+            "remembered.keys": pack_keys(keys),
+            "remembered.ordinals": ordinals,
+            "remembered.times": times,
+        }
+        for name, count in pairing.counts.items():
+            found[f"counts.{name}"] = count
+        for name, side in (("left", pairing.left), ("right", pairing.right)):
+            found.update({f"{name}.{key}": value for key, value in side.state().items()})
+        return found
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any] | int | str]) -> None:
+        """Become what `state` was taken of. The settings are those that this join was made with."""
+        old = self._pairing
+        remember = old.remembered.keep_us - old.within
+        pairing = self._pairing = Pairing(old.within, old.lateness, old.limit, remember)
+        pairing.number = int(state["number"])
+        for name in pairing.counts:
+            pairing.counts[name] = int(state[f"counts.{name}"])
+        keys = unpack_keys(np.asarray(state["remembered.keys"]))
+        ordinals, times = (np.asarray(state[f"remembered.{name}"], np.int64) for name in ("ordinals", "times"))
+        pairing.remembered.restore(keys, ordinals, times, int(state["departed"]))
+        for name, side in (("left", pairing.left), ("right", pairing.right)):
+            start = f"{name}."
+            side.restore({key.removeprefix(start): value for key, value in state.items() if key.startswith(start)})
+
+    def rekey(self, change: Callable[[Any], Any]) -> None:
+        """Change the keys of all that waits or is remembered."""
+        state = self.state()
+        for name in ("left.keys", "right.keys", "remembered.keys"):
+            state[name] = pack_keys([change(key) for key in unpack_keys(np.asarray(state[name]))])
+        self.restore(state)
+
+
+def _check(rows: Arrivals, end: int) -> None:
+    place = rows.place
+    if not len(rows) == len(place) == len(rows.time_us):
+        raise ValueError("a row has a key, an event time and a place")
+    if len(place) and (place[0] < 0 or place[-1] >= end or (len(place) > 1 and (place[1:] <= place[:-1]).any())):
+        raise ValueError(f"the places of an event's rows are ascending, from 0 to {end - 1}")
+
+
+def _joined(parts: list[Found]) -> Found:
+    columns = {name: np.concatenate([getattr(one, name) for one in parts]) for name in COLUMNS}
+    return Found.of(columns, parts[0].reasons)

@@ -1,0 +1,282 @@
+"""One side of the join: what waits, by key, by slot and by time.
+
+A row that waits has a slot: a place in arrays that hold its number, event time and grade. A key is found in a dict
+that gives its slot; a key of several rows has a list of slots besides. Dicts are filled and asked by C loops
+(``map(dict.get, keys)``), so that a batch costs no Python per row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.grade.interval_join.expiry_queue import Deadlines
+from headrace.grade.interval_join.keys import pack_keys, unpack_keys
+from headrace.grade.interval_join.pending import Waiting
+from headrace.wire import Ints
+
+NEVER = -(2**62)
+# What a key gives that has no row, or several.
+NONE = -2
+MANY = -1
+# A row without a grade; a label without use.
+NOT_YET = -1
+Entries = tuple[Ints, Ints, Ints]
+
+
+class KeySlots:
+    """The slots of keys.
+
+    Attributes:
+        at: the slot of each key's row, or `MANY`.
+        many: the slots of such a key, in order of their numbers.
+    """
+
+    __slots__ = ("at", "many")
+
+    def __init__(self) -> None:
+        self.at: dict[Any, int] = {}
+        self.many: dict[Any, list[int]] = {}
+
+    def find(self, keys: list[Any]) -> Ints:
+        """The slot of each key's row, `MANY` or `NONE`."""
+        if not self.at:
+            return np.full(len(keys), NONE)
+        return np.fromiter(map(self.at.get, keys, repeat(NONE)), np.int64, len(keys))
+
+    def enter(self, keys: list[Any], slots: Ints) -> Ints:
+        """Give each key that has no row this slot. Returns what each key has: another slot where it had one."""
+        return np.fromiter(map(self.at.setdefault, keys, slots.tolist()), np.int64, len(keys))
+
+    def take_out(self, keys: list[Any], slots: Ints, *, surely: bool) -> None:
+        """Take keys out whose rows leave.
+
+        Args:
+            surely: each of them has its key, alone or with others; else some may have been unlinked before.
+        """
+        if surely and not self.many:
+            deque(map(self.at.__delitem__, keys), maxlen=0)
+            return
+        alone = self.find(keys) == slots
+        for key in keys if alone.all() else [keys[i] for i in np.flatnonzero(alone).tolist()]:
+            del self.at[key]
+        for i in np.flatnonzero(~alone).tolist():
+            self.unlink(keys[i], int(slots[i]))
+
+    def slots_of(self, key: Any) -> list[int]:
+        """The slots of a key's rows, in order of their numbers."""
+        held = self.at.get(key)
+        if held is None:
+            return []
+        return [held] if held >= 0 else self.many[key]
+
+    def link(self, key: Any, slot: int) -> None:
+        """Let a key have one more row, the newest."""
+        held = self.at.setdefault(key, slot)
+        if held == slot:
+            return
+        if held >= 0:
+            self.at[key] = MANY
+            self.many[key] = [held, slot]
+        else:
+            self.many[key].append(slot)
+
+    def unlink(self, key: Any, slot: int) -> None:
+        """Let a key have one row less, if it has it."""
+        held = self.at.get(key)
+        if held == slot:
+            del self.at[key]
+        elif held == MANY and slot in (chain := self.many[key]):
+            chain.remove(slot)
+            if len(chain) == 1:
+                self.at[key] = chain[0]
+                del self.many[key]
+
+
+class Side:
+    """Predictions, or labels.
+
+    Attributes:
+        by_key: the slots of keys; ``order``: those of event times.
+        seq, time, truth, grade, key: of each slot; the seq of a free slot is -1. A prediction's grade is the number of
+            its newest grade, and its truth the code of that label's; a label's grade says whether it was of use.
+        live: how many rows wait.
+        next_seq: number of the next row, whether it will wait or not.
+        time_us: the largest event time so far.
+        rows: what the rows hold.
+    """
+
+    def __init__(self) -> None:
+        self.by_key = KeySlots()
+        self.order = Deadlines()
+        self.rows = Waiting()
+        self.live = 0
+        self.next_seq = 0
+        self.time_us = NEVER
+        self.left_few: list[int] = []  # numbers of rows that have left since the last `settle`
+        self.left_many: list[Ints] = []
+        self._stale = 0
+        self._oldest: list[tuple[int, int]] = []
+        self._arrays(0)
+
+    def _arrays(self, capacity: int) -> None:
+        self.seq = np.full(capacity, -1, np.int64)
+        self.time = np.empty(capacity, np.int64)
+        self.truth = np.zeros(capacity, np.int64)
+        self.grade = np.full(capacity, NOT_YET, np.int64)
+        self.key: npt.NDArray[Any] = np.empty(capacity, object)
+        self._free = np.arange(capacity)[::-1].copy()
+        self._free_count = capacity
+
+    @property
+    def capacity(self) -> int:
+        return len(self.seq)
+
+    def allocate(self, count: int) -> Ints:
+        """Free slots for so many rows."""
+        if count > self._free_count:
+            self._grow(count - self._free_count)
+        self._free_count -= count
+        return self._free[self._free_count : self._free_count + count][::-1].copy()
+
+    def _grow(self, missing: int) -> None:
+        old = self.capacity
+        new = max(64, old * 5 // 4, old + missing)
+        for name, fill in (("seq", -1), ("time", 0), ("truth", 0), ("grade", NOT_YET), ("key", None)):
+            array = getattr(self, name)
+            grown = np.full(new, fill, array.dtype)
+            grown[:old] = array
+            setattr(self, name, grown)
+        free = np.empty(new, np.int64)
+        free[: new - old] = np.arange(old, new)[::-1]
+        free[new - old : new - old + self._free_count] = self._free[: self._free_count]
+        self._free = free
+        self._free_count += new - old
+
+    def release(self, slots: Ints) -> None:
+        """Give slots back; their rows have left, and their keys were taken out."""
+        self.left_many.append(self.seq[slots])
+        self.seq[slots] = -1
+        self.key[slots] = None
+        self.grade[slots] = NOT_YET
+        self._free[self._free_count : self._free_count + len(slots)] = slots
+        self._free_count += len(slots)
+
+    def store(self, key: Any, time: int, seq: int, truth: int, grade: int) -> None:
+        """Let one row wait."""
+        if not self._free_count:
+            self._grow(1)
+        self._free_count -= 1
+        slot = int(self._free[self._free_count])
+        self.seq[slot], self.time[slot], self.truth[slot], self.grade[slot] = seq, time, truth, grade
+        self.key[slot] = key
+        self.by_key.link(key, slot)
+        self.order.add(time, seq, slot)
+        self.live += 1
+
+    def remove(self, slot: int) -> None:
+        """Let one row leave."""
+        self.by_key.unlink(self.key[slot], slot)
+        self.left_few.append(int(self.seq[slot]))
+        self.seq[slot] = -1
+        self.key[slot] = None
+        self.grade[slot] = NOT_YET
+        self._free[self._free_count] = slot
+        self._free_count += 1
+        self.live -= 1
+
+    def over(self, before: int) -> Entries:
+        """Take what has an event time before this one: its times, numbers and slots, in order."""
+        times, seqs, slots = self.order.pop(before)
+        if self._stale:
+            waits = self.seq[slots] == seqs
+            self._stale -= len(waits) - int(waits.sum())
+            return times[waits], seqs[waits], slots[waits]
+        return times, seqs, slots
+
+    def few_over(self, before: int) -> list[tuple[int, int, int]] | None:
+        """Likewise as a list; None, and nothing taken, where it would be long."""
+        found = self.order.pop_few(before)
+        if found and self._stale:
+            waits = [one for one in found if self.seq[one[2]] == one[1]]
+            self._stale -= len(found) - len(waits)
+            return waits
+        return found
+
+    def pop_oldest(self) -> int:
+        """The slot of the row with the smallest number, which is to be removed before its time."""
+        while True:
+            if not self._oldest:
+                slots = np.flatnonzero(self.seq >= 0)
+                by = slots[np.argsort(-self.seq[slots])]
+                self._oldest = list(zip(self.seq[by].tolist(), by.tolist(), strict=True))
+            seq, slot = self._oldest.pop()
+            if self.seq[slot] == seq:
+                self._stale += 1
+                return slot
+
+    def drop_stale(self) -> None:
+        """Keep entries of rows that left early from growing in number."""
+        if self._stale > 1_024 and self._stale > self.live:
+            self.order.drop_stale(self.seq)
+            self._stale = 0
+
+    def first_time(self) -> int | None:
+        """The smallest event time of what waits."""
+        if not self.live:
+            return None
+        if self._stale:
+            self.order.drop_stale_heads(self.seq)
+        return self.order.first
+
+    def settle(self) -> None:
+        """Drop what rows hold that have left."""
+        gone = [*self.left_many, np.array(self.left_few, np.int64)] if self.left_few else self.left_many
+        self.left_few, self.left_many = [], []
+        for seqs in [np.concatenate(gone)] if len(gone) > 1 else gone:
+            if len(seqs):
+                self.rows.drop(seqs)
+
+    def state(self) -> dict[str, npt.NDArray[Any] | int | str]:
+        slots = np.flatnonzero(self.seq >= 0)
+        slots = slots[np.argsort(self.seq[slots])]
+        gone = np.concatenate([np.array(self.left_few, np.int64), *self.left_many])
+        return {
+            "keys": pack_keys(self.key[slots].tolist()),
+            "seq": self.seq[slots],
+            "time": self.time[slots],
+            "truth": self.truth[slots],
+            "grade": self.grade[slots],
+            "gone": gone,
+            "next_seq": self.next_seq,
+            "time_us": self.time_us,
+            **{f"rows.{name}": value for name, value in self.rows.state().items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `state` was taken of; the side is new."""
+        keys, seqs = unpack_keys(state["keys"]), np.asarray(state["seq"], np.int64)
+        n = len(keys)
+        slots = self.allocate(n)
+        self.seq[slots] = seqs
+        for name in ("time", "truth", "grade"):
+            getattr(self, name)[slots] = state[name]
+        self.key[slots] = object_array(keys)
+        held = self.by_key.enter(keys, slots)
+        for i in np.flatnonzero(held != slots).tolist():
+            self.by_key.link(keys[i], int(slots[i]))
+        self.order.add_many(np.asarray(state["time"], np.int64), seqs, slots)
+        self.live = n
+        self.left_many = [np.asarray(state["gone"], np.int64)]
+        self.next_seq, self.time_us = int(state["next_seq"]), int(state["time_us"])
+        self.rows.restore({name.removeprefix("rows."): one for name, one in state.items() if name.startswith("rows.")})
+
+
+def object_array(keys: list[Any]) -> npt.NDArray[Any]:
+    """Keys as an array of objects: a tuple is one of them, not a row of a matrix."""
+    return np.fromiter(keys, object, len(keys))

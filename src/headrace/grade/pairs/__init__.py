@@ -1,1 +1,0 @@
-"""Predictions and labels that wait for each other, by key and by time."""

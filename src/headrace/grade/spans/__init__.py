@@ -1,1 +1,0 @@
-"""Rows of open windows, and the lines that come of them."""

@@ -1,0 +1,169 @@
+"""Windows over rows: their aggregates, once a window is final or whenever it changes.
+
+Pure: rows and times come in, lines come out, in the order in which a row for row reading would give them. How the rows
+were split into pushes changes nothing, down to the bits.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.errors import BadRows, DeclarationError, HeadraceError
+from headrace.grade.windows.chunks import NO_NUMBER, Chunk
+from headrace.grade.windows.columns import from_bytes, no_numbers, to_bytes
+from headrace.grade.windows.count_windows import CountWindows
+from headrace.grade.windows.time_windows import TimeWindows
+from headrace.grade.windows.window_results import Layout, Lines, WindowSpec
+from headrace.wire import Ints
+
+__all__ = ["Lines", "Window", "WindowSpec"]
+
+
+class Window:
+    """The open windows of one stream.
+
+    **Over time.** The watermark is the newest event time less the lateness, and never runs backwards. A row moves it
+    first; windows that end by it close at that row's place, in the order of their ends, each one's groups in the order
+    of first appearance; then the row joins its windows that are still open. A row that finds none of them open is
+    counted in ``late`` and changes nothing. A window or group without rows gives no line.
+
+    **Over rows.** A group's newest rows in the order of arrival; event times close nothing and no row is late.
+
+    A correction (``supersedes``) takes the row of that number out of all windows that are still open, at its own place,
+    and then counts itself at its own event time; of rows that are gone it takes nothing. A window over rows that has
+    lost one gives lines again when it is full again.
+
+    With ``emit="changes"`` a place (rows of one push at one place belong together) also ends with a line, ``final``
+    false, for each open window and group that it changed; ``rows`` is 0 where a correction took the last one.
+
+    Example: a tumbling window of a minute, closed by the first row past it.
+
+    >>> from headrace.grade.metrics import Aggregate
+    >>> window = Window(WindowSpec(size_us=60_000_000, aggregates=(("mean", Aggregate("mean", "error")),)))
+    >>> rows = pa.record_batch({"error": [0.1, 0.3, 0.9]})
+    >>> lines = window.push(rows, np.array([0, 59_999_999, 60_000_000]), np.array([7, 8, 9]))
+    >>> lines.records.column("mean").to_pylist(), lines.place.tolist(), window.deadline_us
+    ([0.2], [9], 120000000)
+    """
+
+    def __init__(self, spec: WindowSpec) -> None:
+        self.spec = spec
+        self._layout = Layout(spec)
+        self._open: TimeWindows | CountWindows = (CountWindows if spec.rows else TimeWindows)(self._layout)
+
+    def push(
+        self,
+        rows: pa.RecordBatch,
+        time_us: Ints,
+        place: Ints,
+        *,
+        number: Ints | None = None,
+        supersedes: Ints | None = None,
+    ) -> Lines:
+        """Rows, in order, and the lines that came to be.
+
+        Args:
+            rows: with the columns of the groups and the aggregates, shape (n, …); the others are not looked at.
+            time_us: event times, shape (n,).
+            place: in the event's order, ascending, shape (n,).
+            number: of rows that may be corrected: no two are equal, shape (n,).
+            supersedes: the number of the row that a row corrects, or below 0, shape (n,).
+
+        Raises:
+            DeclarationError: a column is missing, or its type does not go with that of the rows before.
+            BadRows: arrays of other lengths. In both cases nothing has changed.
+            HeadraceError: a text is no number. What has changed then is to be forgotten: push to a copy.
+        """
+        n = rows.num_rows
+        for name, one in (("time_us", time_us), ("place", place), ("number", number), ("supersedes", supersedes)):
+            if one is not None and len(one) != n:
+                raise BadRows(f"a window was given {n} rows and {len(one)} of {name}")
+        types = self._layout.types
+        columns = self._layout.select(rows)
+        if self._layout.types != types:
+            self._refuse_unlike(types)
+        for name, column in zip(self._layout.names, columns, strict=True):
+            for reason in no_numbers(column, name).values() if name in self._layout.of_numbers else ():
+                raise HeadraceError(reason)
+        if not n:
+            return self._layout.none()
+        numbers = np.full(n, NO_NUMBER) if number is None else np.asarray(number, np.int64)
+        chunk = Chunk(np.asarray(time_us, np.int64), numbers, numbers, columns)
+        return self._open.push(chunk, np.asarray(place, np.int64), supersedes)
+
+    def _refuse_unlike(self, before: tuple[pa.DataType, ...]) -> None:
+        """Refuse rows because of which those that are held would need a type that does not hold them exactly."""
+        try:
+            self._open.rows()
+        except pa.ArrowException as error:
+            raise DeclarationError(
+                f"a column of a window was {', '.join(map(str, before))} before, and rows that wait do not fit the "
+                f"type of these: {error}",
+                advice="Cast the column before.",
+            ) from error
+
+    def advance(self, watermark_us: int) -> Lines:
+        """A recorded tick: no row before this time is waited for. The lines come to be at place 0."""
+        return self._open.advance(watermark_us)
+
+    @property
+    def deadline_us(self) -> int | None:
+        """The smallest watermark at which a window would close; None when none is open."""
+        return self._open.deadline_us
+
+    @property
+    def time_us(self) -> int:
+        """The newest event time of its rows, -2**62 before the first."""
+        return self._open.time_us
+
+    @property
+    def watermark_us(self) -> int:
+        """How far time has come: by rows, less the lateness, or by ticks."""
+        return self._open.watermark_us
+
+    @property
+    def late(self) -> int:
+        """Rows that came after their windows had closed."""
+        return self._open.late
+
+    def copy(self) -> Window:
+        """Another window in this state; neither sees the other's pushes. The rows held are shared."""
+        made = copy.copy(self)
+        made._layout = self._layout.copy()
+        made._open = copy.copy(self._open)
+        made._open.layout = made._layout
+        if isinstance(made._open, CountWindows):
+            made._open.copy_groups()
+        return made
+
+    def state(self) -> dict[str, Any]:
+        """All that a restored window needs: plain numbers and arrays, the rows as Arrow's IPC stream (uint8)."""
+        rows = self._open.rows()
+        found = {
+            "time_us": self.time_us,
+            "watermark_us": self.watermark_us,
+            "late": self.late,
+            "row_time_us": rows.time_us,
+            "row_number": rows.number,
+            "rows": to_bytes(rows.columns, self._layout.schema),
+        }
+        return found | ({"since": self._open.since()} if isinstance(self._open, CountWindows) else {})
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`, for a window of the same `WindowSpec`."""
+        batch = from_bytes(state["rows"])
+        self._layout.remember(batch.schema)
+        time_us, number = (np.asarray(state[name], np.int64) for name in ("row_time_us", "row_number"))
+        rows = Chunk(time_us, np.arange(len(time_us)), number, batch.columns)
+        made = self._open
+        made.time_us, made.watermark_us = int(state["time_us"]), int(state["watermark_us"])
+        if isinstance(made, CountWindows):
+            made.restore(rows, np.asarray(state["since"], np.int64))
+        else:
+            made.late = int(state["late"])
+            made.restore(rows)

@@ -1,0 +1,322 @@
+"""What a window is, and the lines that it gives: their columns, their types, and when they came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.errors import DeclarationError
+from headrace.grade.windows.chunks import Chunk, joined
+from headrace.grade.windows.columns import NUMERIC, column_index, is_numeric, is_text, plain, refuse_nested, wider
+from headrace.wire import Ints
+
+if TYPE_CHECKING:
+    from headrace.grade.metrics import Aggregate
+
+TIME = pa.timestamp("us", tz="UTC")
+FINAL, CHANGES = "final", "changes"
+START = -(2**62)  # the time before the first row
+_WHO = "a window"
+_OWN = ("window_start", "window_end", "rows", FINAL)
+OF_NUMBERS = frozenset({"mean", "median", "quantile", "sum", "std"})
+_OF_PLAIN = frozenset({"min", "max", "unique"})
+_AS_COLUMN = frozenset({"min", "max", "first", "last"})
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    """What a window is: over time, or over the newest rows.
+
+    Attributes:
+        size_us: microseconds; windows are aligned to the epoch, ``[k * every_us, k * every_us + size_us)``.
+        every_us: ``size_us`` (tumbling) unless it is given; smaller for hopping windows.
+        rows: in place of a size: a line is over the newest ``rows`` rows of a group, the first as soon as there are so
+            many, then one each ``every_rows`` rows.
+        lateness_us: how long a window over time waits for rows that are behind the newest one.
+        by: columns whose values tell groups apart; windows over time have one watermark for all groups.
+        aggregates: output names and what is computed; without rows that have a value it is null.
+        emit: ``"final"``: each window once; ``"changes"``: windows over time also give a line whenever rows came, and
+            all lines say in a column ``final`` which they are.
+
+    Raises:
+        DeclarationError: it cannot be; says why.
+
+    >>> WindowSpec(size_us=60_000_000).every_us
+    60000000
+    """
+
+    size_us: int = 0
+    every_us: int = 0
+    rows: int = 0
+    every_rows: int = 1
+    lateness_us: int = 0
+    by: tuple[str, ...] = ()
+    aggregates: tuple[tuple[str, Aggregate], ...] = ()
+    emit: str = FINAL
+
+    def __post_init__(self) -> None:
+        if min(self.size_us, self.every_us, self.rows, self.lateness_us) < 0 or self.every_rows < 1:
+            raise DeclarationError(f"a length below zero in {self}", advice="Give positive durations and counts.")
+        if bool(self.size_us) == bool(self.rows):
+            raise DeclarationError("a window is over time or over rows", advice="Give it a duration or a count.")
+        if self.every_us > self.size_us:
+            raise DeclarationError(
+                f"a window of {self.size_us} µs each {self.every_us} µs would leave rows out",
+                advice="every= is at most the window's size.",
+            )
+        if self.emit not in (FINAL, CHANGES):
+            raise DeclarationError(f"emit={self.emit!r}", advice='Take "final" or "changes".')
+        names = [*_OWN, *self.by, *(name for name, _ in self.aggregates)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DeclarationError(f"two columns of a window are called {', '.join(twice)}", advice="Rename one.")
+        object.__setattr__(self, "every_us", self.every_us or self.size_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines, in the order in which they came to be.
+
+    Attributes:
+        records: of a window: ``window_start`` and ``window_end`` (timestamp[us, UTC]; over rows: the times of the first
+            and the last row), the groups' columns, ``rows`` (int64), the aggregates by their names, ``final`` (bool)
+            where changes are asked for.
+        place: for each line the place at which it came to be, shape (n,).
+        time_us: its event time, shape (n,).
+        refused: lines one of whose aggregates does not fit its type, by their indexes, and why; it is null there.
+    """
+
+    records: pa.RecordBatch
+    place: Ints
+    time_us: Ints
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+    def filter(self, rows: Ints) -> Lines:
+        """Some of the lines, by their indexes."""
+        return Lines(self.records.take(pa.array(rows)), self.place[rows], self.time_us[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Lines]) -> Lines:
+        """Lines one after the other, of one schema."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0, *(len(one.place) for one in parts)]).tolist()
+        refused = {at + row: why for at, one in zip(starts, parts, strict=False) for row, why in one.refused.items()}
+        return cls(
+            pa.concat_batches([one.records for one in parts]),
+            np.concatenate([one.place for one in parts]),
+            np.concatenate([one.time_us for one in parts]),
+            refused,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Rows of several lines one after the other, before their aggregates are computed.
+
+    Attributes:
+        rows: with the layout's columns; a line's rows are in the order of their arrival.
+        start, end: where each line's rows are in ``rows``, shape (lines,).
+        groups: columns, of which the first are those of the groups.
+        group: an index in ``groups`` that has the line's group, shape (lines,).
+        window_start, window_end, place, time_us: of each line.
+    """
+
+    rows: Chunk
+    start: Ints
+    end: Ints
+    groups: Sequence[pa.Array]
+    group: Ints
+    window_start: Ints
+    window_end: Ints
+    place: Ints
+    time_us: Ints
+
+
+class Layout:
+    """Which columns of its rows a window needs, and which columns its lines have.
+
+    The types are those of the rows so far; where they change, the wider one is taken (int to float, null to any).
+    """
+
+    def __init__(self, spec: WindowSpec) -> None:
+        self.spec = spec
+        wanted = [*spec.by, *(one.column for _, one in spec.aggregates if one.column is not None)]
+        self.names = tuple(dict.fromkeys(wanted))
+        self.types: tuple[pa.DataType, ...] = tuple(pa.null() for _ in self.names)
+        self.of_numbers = frozenset(one.column for _, one in spec.aggregates if one.kind in OF_NUMBERS)
+        # Columns of numbers that are held as their text.
+        self.numeric: frozenset[str] = frozenset()
+        self._where = [None if one.column is None else self.names.index(one.column) for _, one in spec.aggregates]
+        self._read: tuple[pa.Schema, list[int]] | None = None
+        self._retype()
+
+    def copy(self) -> Layout:
+        made = Layout.__new__(Layout)
+        made.__dict__.update(self.__dict__)
+        return made
+
+    @property
+    def by(self) -> int:
+        """The first so many columns are those of the groups."""
+        return len(self.spec.by)
+
+    def select(self, rows: pa.RecordBatch) -> list[pa.Array]:
+        """The columns that the window needs, dictionaries decoded.
+
+        Raises:
+            DeclarationError: one is missing, or its type does not go with that of the rows before.
+            ArrowInvalid: a value does not fit the type that the column has had, exactly.
+        """
+        schema = rows.schema
+        if self._read is None or not self._read[0].equals(schema, check_metadata=True):
+            indices = [column_index(schema, name, _WHO) for name in self.names]
+            self._meet([schema.field(i) for i in indices])
+            self._read = schema, indices
+        columns = [rows.column(i) for i in self._read[1]]
+        return [one if one.type == kind else one.cast(kind) for one, kind in zip(columns, self.types, strict=True)]
+
+    def remember(self, schema: pa.Schema) -> None:
+        """Take the types of a state's columns."""
+        self.types = tuple(schema.types)
+        self.numeric = frozenset(one.name for one in schema if is_numeric(one))
+        self._read = None
+        self._retype()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the columns that the window needs, as their types are now."""
+        named = zip(self.names, self.types, strict=True)
+        return pa.schema([pa.field(name, kind, metadata=self._metadata(name)) for name, kind in named])
+
+    def _metadata(self, name: str | None) -> dict[bytes, bytes] | None:
+        return NUMERIC if name in self.numeric else None
+
+    def _meet(self, fields: Sequence[pa.Field]) -> None:
+        types = [plain(one.type) for one in fields]
+        numeric = self.numeric | {one.name for one in fields if is_numeric(one)}
+        if tuple(types) == self.types and numeric == self.numeric:
+            return
+        for name, kind in zip(self.spec.by, types, strict=False):
+            refuse_nested(name, kind, _WHO)
+        for _, one in self.spec.aggregates:
+            if one.column is not None:
+                _refuse_impossible(one.kind, one.column, types[self.names.index(one.column)])
+        met = [wider(*one, _WHO) for one in zip(self.names, self.types, types, strict=True)]
+        self.types, self.numeric = tuple(met), frozenset(numeric)
+        self._retype()
+
+    def _retype(self) -> None:
+        """What follows from the types."""
+        self._schema = self._described()
+        none = np.zeros(0, np.int64)
+        arrays = [pa.nulls(0, kind) for kind in self._schema.types]
+        self._none = Lines(pa.RecordBatch.from_arrays(arrays, schema=self._schema), none, none)
+        self.no_rows = joined([], self.types)
+
+    def _described(self) -> pa.Schema:
+        """The schema of the lines."""
+        fields = [pa.field("window_start", TIME), pa.field("window_end", TIME), *self.schema][: 2 + self.by]
+        fields.append(pa.field("rows", pa.int64()))
+        for (name, one), where in zip(self.spec.aggregates, self._where, strict=True):
+            kind = _answer_type(one.kind, pa.int64() if where is None else self.types[where])
+            as_text = is_text(kind) and one.kind in (*_AS_COLUMN, "sum")
+            fields.append(pa.field(name, kind, metadata=self._metadata(one.column) if as_text else None))
+        if self.spec.emit == CHANGES:
+            fields.append(pa.field(FINAL, pa.bool_()))
+        return pa.schema(fields)
+
+    def lines(self, cut: Cut, *, final: bool = True) -> Lines:
+        """The lines, with their aggregates."""
+        sizes = cut.end - cut.start
+        picked = pa.array(cut.group)
+        columns = [pa.array(cut.window_start).view(TIME), pa.array(cut.window_end).view(TIME)]
+        columns += [one.take(picked) for one in cut.groups[: self.by]]
+        columns.append(pa.array(sizes))
+        spans = list(zip(cut.start.tolist(), sizes.tolist(), strict=True))
+        refused: dict[int, str] = {}
+        for (_, aggregate), where in zip(self.spec.aggregates, self._where, strict=True):
+            over = pa.array(cut.rows.arrival) if where is None else cut.rows.columns[where]
+            if aggregate.column in self.numeric:
+                aggregate = aggregate.of_numbers()
+            columns.append(_answers(aggregate, over, spans, self._schema.field(len(columns)), refused))
+        if self.spec.emit == CHANGES:
+            columns.append(pa.array(np.full(len(sizes), final)))
+        return Lines(pa.RecordBatch.from_arrays(columns, schema=self._schema), cut.place, cut.time_us, refused)
+
+    def none(self) -> Lines:
+        """No lines, of the right schema."""
+        return self._none
+
+
+def _answers(
+    aggregate: Any, over: pa.Array, spans: Sequence[tuple[int, int]], field: pa.Field, refused: dict[int, str]
+) -> pa.Array:
+    """An aggregate of each line; null, and told in ``refused``, where it cannot be or does not fit the type."""
+    kind = over.type
+    if aggregate.kind != "count" and pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        # As numbers, which Python holds whatever the year.
+        numbers = over.view(pa.int32() if kind.bit_width == 32 else pa.int64())
+        held = pa.field(field.name, pa.list_(numbers.type) if aggregate.kind == "unique" else numbers.type)
+        found = _answers(aggregate, numbers, spans, held, refused)
+        if aggregate.kind != "unique":
+            return found.view(field.type)
+        return pa.ListArray.from_arrays(found.offsets, found.values.view(kind), type=field.type)
+    try:
+        return pa.array([aggregate.of(over.slice(start, size)) for start, size in spans], field.type)
+    except Exception:  # whatever Arrow or Python says of one line's values: the others have theirs
+        parts = [_answer(aggregate, over.slice(*span), field, refused, line) for line, span in enumerate(spans)]
+        return pa.concat_arrays(parts)
+
+
+def _answer(aggregate: Any, over: pa.Array, field: pa.Field, refused: dict[int, str], line: int) -> pa.Array:
+    try:
+        return pa.array([aggregate.of(over)], field.type)
+    except Exception as error:  # as above
+        refused.setdefault(line, f"«{field.name}», the {aggregate.kind} of «{aggregate.column}»: {error}")
+        return pa.nulls(1, field.type)
+
+
+def _refuse_impossible(kind: str, name: str, column: pa.DataType) -> None:
+    """Refuse an aggregate before rows are held that it could not take."""
+    number = pa.types.is_floating(column) or pa.types.is_integer(column) or pa.types.is_decimal(column)
+    number = number or is_text(column)
+    if kind in OF_NUMBERS and not (number or pa.types.is_boolean(column) or pa.types.is_null(column)):
+        raise DeclarationError(f"the {kind} of «{name}» of a window is one of numbers, and the column is {column}")
+    if kind in _OF_PLAIN and not _compares(kind, column):
+        raise DeclarationError(f"the {kind} of «{name}» of a window is one of plain values, and the column is {column}")
+
+
+def _compares(kind: str, column: pa.DataType) -> bool:
+    """Whether Arrow has the aggregate for a type."""
+    if pa.types.is_temporal(column) and not pa.types.is_interval(column):
+        return True
+    if pa.types.is_nested(column) or isinstance(column, pa.BaseExtensionType):
+        return False
+    try:
+        (pc.unique if kind == "unique" else pc.min_max)(pa.nulls(0, column))
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
+def _answer_type(kind: str, column: pa.DataType) -> pa.DataType:
+    """The type of an aggregate over a column of this type."""
+    if kind in _AS_COLUMN:
+        return column
+    if kind == "count":
+        return pa.int64()
+    if kind == "unique":
+        return pa.list_(column)
+    if kind == "sum" and (pa.types.is_integer(column) or pa.types.is_boolean(column)):
+        return pa.int64()
+    if kind == "sum" and is_text(column):
+        return pa.string()
+    if kind == "sum" and pa.types.is_decimal(column):
+        return pa.decimal128(38, column.scale)
+    return pa.float64()

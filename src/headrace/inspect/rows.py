@@ -1,0 +1,75 @@
+"""Rows of a topic, read at once: a table in a notebook, Arrow or pandas on request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from headrace.batch import Batch, present
+from headrace.errors import LogError
+from headrace.log.base import Log, walk
+from headrace.plain_values import beyond, united, values
+from headrace.plan.task import StreamPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Rows:
+    """Rows read from a topic: a table in a notebook, Arrow or pandas on request."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def to_arrow(self) -> pa.Table:
+        """Columns by their names, then ``op``, ``position`` and ``ts``."""
+        return self._table
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a DataFrame (needs pandas).
+
+        A column with a value that Python's types do not hold (a day before the year 1 or after 9999, infinity,
+        24:00:00) is one of objects: such a value is the text that PostgreSQL prints, the others are as in `datetime`.
+        """
+        names, plain = self._table.column_names, self._table
+        odd = [i for i, column in enumerate(plain.columns) if beyond(column)]
+        if not odd:
+            return plain.to_pandas()
+        import pandas as pd
+
+        frame = plain.select([i for i in range(len(names)) if i not in odd]).to_pandas()
+        for i in odd:
+            frame.insert(i, names[i], pd.Series(values(plain.column(i)), dtype=object, index=frame.index))
+        return frame
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __repr__(self) -> str:
+        from headrace.inspect.tables import text_table
+
+        return text_table(self._table)
+
+    def _repr_html_(self) -> str:
+        from headrace.inspect.tables import html_table
+
+        return html_table(self._table)
+
+
+def read_rows(log: Log, plan: StreamPlan) -> Rows:
+    """A stream's rows, as the log holds them now.
+
+    Raises:
+        LogError: the log has no such topic.
+    """
+    if plan.topic not in log.topics():
+        known = ", ".join(name for name in log.topics() if not name.startswith("__")) or "none"
+        raise LogError(f"the log has no topic «{plan.topic}»", advice=f"Its topics: {known}.")
+    tables: list[pa.Table] = []
+    for entry in walk(log, plan.topic):
+        records = entry.records
+        for operation in plan.operations:
+            records = operation.apply(Batch(records)).records
+        tables.append(present(records))
+    return Rows(united(tables))

@@ -1,0 +1,175 @@
+"""A model's declaration as a log keeps it, so that commands can make the model again without the pipeline's file.
+
+What has no form that is safe to load is not kept: functions, classes of one's own, PyTorch's modules, streams that are
+transformed before they are learned. Nothing here is unpickled, but for River's models, which this installation signed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from headrace.errors import HeadraceError
+from headrace.learn.base import Learner
+from headrace.learn.category import Category
+from headrace.learn.features import Feature
+from headrace.learn.images import Image, Vector
+from headrace.learn.kmeans import KMeans
+from headrace.learn.linear import LinearRegression
+from headrace.learn.state import dump_state, load_state
+from headrace.plan.task import Cut, ModelTask, PredictPlan, StreamPlan, Versions
+
+LARGEST = 262_144
+_FEATURES: dict[str, Any] = {"Image": Image, "Vector": Vector, "Category": Category}
+
+
+def blueprint(task: ModelTask) -> dict[str, Any] | None:
+    """What the model can be made of again, as JSON values; None where there is no such form.
+
+    >>> task = ModelTask("m", KMeans(2), ("x",), learn=(StreamPlan("rows"),))
+    >>> task_from("m", blueprint(task)).fingerprint() == task.fingerprint()
+    True
+    """
+    if any(stream.operations for stream in task.learn):
+        return None
+    features, learner = _features(task), _learner(task.learner)
+    if features is None or learner is None:
+        return None
+    learned = [stream.topic for stream in task.learn]
+    made: dict[str, Any] = {
+        "learner": learner,
+        "features": features,
+        "target": task.target,
+        "cut": asdict(task.cut),
+        "learn": learned,
+        "reads": [topic for topic in task.topics if topic not in learned],
+        "sample_weight": task.sample_weight,
+        "missing": task.missing,
+        "versions": asdict(task.versions),
+    }
+    if task.nodes or task.retrain or task.initial:
+        # Enough for reading its versions, not for repeating its steps.
+        made["derived"] = True
+    return dict(json.loads(text)) if len(text := json.dumps(made, default=str)) <= LARGEST else None
+
+
+def task_from(name: str, made: Mapping[str, Any]) -> ModelTask:
+    """The inverse of `blueprint`. It learns the same; where its answers go is not known.
+
+    Raises:
+        HeadraceError: a part of it cannot be made here.
+    """
+    return ModelTask(
+        name,
+        _made_learner(made["learner"]),
+        tuple(one if isinstance(one, str) else _feature(one) for one in made["features"]),
+        made["target"],
+        Cut(**made["cut"]),
+        tuple(StreamPlan(topic) for topic in made["learn"]),
+        tuple(PredictPlan(StreamPlan(topic)) for topic in made["reads"]),
+        sample_weight=made["sample_weight"],
+        missing=made["missing"],
+        versions=Versions(**made["versions"]),
+    )
+
+
+def _features(task: ModelTask) -> list[Any] | None:
+    if callable(task.features):
+        return None
+    found: list[Any] = []
+    for one in task.features:
+        if isinstance(one, str):
+            found.append(one)
+        elif _FEATURES.get(type(one).__name__) is type(one):
+            found.append({"feature": type(one).__name__, **{f.name: getattr(one, f.name) for f in _own(type(one))}})
+        else:
+            return None
+    return found
+
+
+def _feature(made: Mapping[str, Any]) -> Feature:
+    kind = _FEATURES[made["feature"]]
+    values = {field.name: made[field.name] for field in _own(kind)}
+    return kind(**{name: tuple(one) if isinstance(one, list) else one for name, one in values.items()})  # type: ignore[no-any-return]  # one of three classes
+
+
+def _own(kind: Any) -> list[Any]:
+    return [field for field in fields(kind) if field.name != "dtype"]
+
+
+def _learner(learner: Learner) -> dict[str, Any] | None:
+    kind = f"{type(learner).__module__}.{type(learner).__qualname__}"
+    parameters = learner.parameters()
+    if kind == "headrace.learn.kmeans.KMeans":
+        return {"kind": "kmeans", "parameters": parameters}
+    if kind == "headrace.learn.linear.LinearRegression":
+        return {"kind": "linear", "parameters": parameters}
+    if kind == "headrace.learn.adapters.sklearn.SklearnLearner":
+        more = {"classes": parameters["classes"], "stores_beginning": getattr(learner, "stores_beginning", False)}
+        return {"kind": "scikit-learn", **more, "state": _text(learner)}
+    if kind == "headrace.learn.adapters.river.RiverLearner":
+        more = {"classes": parameters["classes"], "names": parameters["names"]}
+        more["stores_beginning"] = getattr(learner, "stores_beginning", False)
+        return {"kind": "river", **more, "state": _text(learner)}
+    if kind == "headrace.learn.adapters.keras_model.KerasLearner":
+        return _keras(learner, parameters)
+    return None
+
+
+def _made_learner(made: Mapping[str, Any]) -> Learner:
+    if made["kind"] == "kmeans":
+        return KMeans(**made["parameters"])
+    if made["kind"] == "linear":
+        return LinearRegression(**made["parameters"])
+    if made["kind"] == "keras":
+        return _made_keras(made)
+    state = load_state(base64.b64decode(made["state"]), limit=LARGEST)
+    learner: Any
+    if made["kind"] == "river":
+        from headrace.learn.adapters.river import made_again
+
+        learner = made_again(state, classes=made["classes"], names=made["names"])
+    else:
+        from headrace.learn.adapters.sklearn import SklearnLearner, stored_estimator
+
+        learner = SklearnLearner(stored_estimator(state), classes=made["classes"])
+    # What it had learned before the log began is in the log's first checkpoint, not here.
+    learner.stores_beginning = bool(made.get("stores_beginning"))
+    return learner  # type: ignore[no-any-return]  # one of the two
+
+
+def _text(learner: Any) -> str:
+    """The declaration alone: what was learned before the log began is in its first checkpoint."""
+    return base64.b64encode(dump_state(learner.unlearned().state())).decode()
+
+
+def _keras(learner: Any, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Architecture and compilation; weights are in the states."""
+    import keras
+
+    try:
+        config = keras.saving.serialize_keras_object(learner.plain())
+        json.dumps(config)
+    except (TypeError, ValueError):  # what Keras cannot write: functions, for example
+        return None
+    options = {name: parameters[name] for name in ("classes", "shape", "batch_size", "epochs")}
+    return {"kind": "keras", "config": config, **options, "pretrained": learner.ready}
+
+
+def _made_keras(made: Mapping[str, Any]) -> Learner:
+    try:
+        import keras
+    except ImportError as error:
+        raise HeadraceError("the model is one of Keras, which is not installed", advice="pip install keras") from error
+    from headrace.learn.adapters.keras_model import KerasLearner
+
+    try:
+        model = keras.saving.deserialize_keras_object(dict(made["config"]), safe_mode=True)
+    except Exception as error:  # Keras raises whatever its layers raise
+        raise HeadraceError(f"Keras cannot make the model again: {error}") from error
+    shape = tuple(made["shape"])
+    options = {name: made[name] for name in ("classes", "batch_size", "epochs", "pretrained")}
+    return KerasLearner(model, shape=shape, **options)

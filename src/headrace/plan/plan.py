@@ -1,0 +1,542 @@
+"""The frozen description of a pipeline: what the user declared, checked, with no I/O.
+
+A plan is a set of tasks (`headrace.plan.task`), with where their rows come from and where the log is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.batch import is_meta
+from headrace.errors import DeclarationError
+from headrace.grade.interval_join.keys import kind_of
+from headrace.learn.features import unfit, unfit_target
+from headrace.plan.operators import Grade, Node, Predicted, Read, StreamPlan
+from headrace.plan.sinks import SinkPlan, check_sink_columns, check_sinks
+from headrace.plan.task import FlowTask, ModelTask, OutputPlan, StreamTask, Task
+from headrace.transform.expressions import Text, Transform, WithColumns
+
+INTERNAL = "__headrace"
+
+
+def served_topic(app: str, topic: str) -> str:
+    """Where answers given over HTTP wait for the task that writes their topic.
+
+    >>> served_topic("fish", "weight-prediction")
+    '__headrace.fish.served.weight-prediction'
+    """
+    return f"{INTERNAL}.{app}.served.{topic}"
+
+
+ARRIVAL = "each partition in its order, between them as they arrive (recorded, and replayed so)"
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """A PostgreSQL database to capture."""
+
+    prefix: str
+    dsn: str = field(repr=False)
+    tables: tuple[str, ...]
+    slot: str | None = None
+    publication: str | None = None
+    snapshot: str = "initial"
+    allow_failing_updates: bool = False
+
+    def matches(self, table: str) -> bool:
+        """Whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""
+        return any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
+
+    @property
+    def where(self) -> str:
+        """The database, without user and password."""
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            parts = conninfo_to_dict(self.dsn)
+        except ProgrammingError:
+            return "postgresql"
+        host, port = parts.get("host") or "localhost", parts.get("port") or 5432
+        return f"{host}:{port}/{parts.get('dbname') or ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicsPlan:
+    """Topics that others write.
+
+    Attributes:
+        name: names the source in the log.
+        kafka: the cluster's location; the log's own where it is empty.
+        prefix, tables: of Debezium: first part of the topics' names, and patterns of ``schema.table``.
+        transactions: whether Debezium's transaction topic gives the order; None: where it is there.
+    """
+
+    name: str
+    kafka: str = ""
+    prefix: str = ""
+    tables: tuple[str, ...] = ()
+    transactions: bool | None = None
+
+    def matches(self, topic: str) -> bool:
+        """Whether a topic is one of these."""
+        table = topic.removeprefix(f"{self.prefix}.")
+        return table != topic and any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """How topics are written to a cluster, and read from it where they do not show it themselves.
+
+    Attributes:
+        default: of topics that are not named.
+        topics, prefixes, keys: by topic, by a source's prefix; of keys by topic.
+        registry: the schema registry's URL, which may hold a password.
+    """
+
+    default: str = "json"
+    topics: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    registry: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole pipeline. `check` refuses what can be refused without asking a database."""
+
+    app: str
+    log: str
+    sources: tuple[SourcePlan, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    topics: tuple[TopicsPlan, ...] = ()
+    formats: Formats = field(default_factory=Formats)
+    appended: tuple[str, ...] = ()
+    """Topics that the program itself appends to."""
+    sinks: tuple[SinkPlan, ...] = ()
+
+    @property
+    def on_kafka(self) -> bool:
+        """Whether the log is on a cluster, where others may write topics too."""
+        return self.log.startswith("kafka:")
+
+    @property
+    def models(self) -> tuple[ModelTask, ...]:
+        return tuple(task for task in self.tasks if isinstance(task, ModelTask))
+
+    @property
+    def steps_topic(self) -> str:
+        """Where every commit records what it consumed."""
+        return f"{INTERNAL}.{self.app}.steps"
+
+    @property
+    def served(self) -> dict[str, str]:
+        """Topic -> where answers given over HTTP wait for the model's task, which writes the topic itself."""
+        plans = [one for model in self.models for one in model.predict if one.served is not None]
+        return {
+            output.topic: one.served.topic
+            for one in plans
+            for output in one.outputs
+            if one.served is not None and one.served.topic == served_topic(self.app, output.topic)
+        }
+
+    @property
+    def appending(self) -> tuple[str, ...]:
+        """Topics that the program appends to, as they are called in the log."""
+        served = self.served
+        return tuple(dict.fromkeys(served.get(topic, topic) for topic in self.appended))
+
+    @property
+    def written(self) -> dict[str, str]:
+        """Topic -> task that writes it; «append» for those that the program itself appends to."""
+        own = {topic: sink.name for sink in self.sinks for topic in sink.target.writes}
+        own |= dict.fromkeys(self.appending, "append")
+        return own | {output.topic: task.name for task in self.tasks for output in task.outputs}
+
+    @property
+    def delivered(self) -> tuple[str, ...]:
+        """Topics that sinks read."""
+        return tuple(dict.fromkeys(sink.stream.topic for sink in self.sinks))
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Topics of the log's cluster that nobody in this plan writes, as far as the plan alone can tell."""
+        if not self.on_kafka:
+            return ()
+        read = dict.fromkeys([*(topic for task in self.tasks for topic in task.topics), *self.delivered])
+        prefixes = [source.prefix for source in self.sources]
+        return tuple(
+            topic
+            for topic in read
+            if topic not in self.written
+            and not topic.endswith(".dlq")
+            and not any(topic.startswith(f"{prefix}.") for prefix in prefixes)
+            and not any(one.matches(topic) for one in self.topics)
+        )
+
+    def first_tables(self, prefix: str) -> tuple[str, ...]:
+        """Tables (``schema.table``) of a source that models learn from: a snapshot reads them first."""
+        topics = [stream.topic for model in self.models for stream in model.learn]
+        return tuple(dict.fromkeys(t.removeprefix(f"{prefix}.") for t in topics if t.startswith(f"{prefix}.")))
+
+    def check(self) -> None:
+        """Raises DeclarationError for the first mistake found."""
+        _check_tasks(self)
+        for task in self.tasks:
+            for topic in task.topics:
+                self._check_captured(topic, task.name)
+        check_sinks(self.sinks, replace(self, sinks=()).written)
+        for sink in self.sinks:
+            self._check_captured(sink.stream.topic, sink.name)
+            for topic in sink.target.writes:
+                _check_output(self, OutputPlan(topic))
+        _check_circles(self)
+
+    def check_topics(self, tables: Mapping[str, pa.Schema], existing: Iterable[str]) -> None:
+        """With what the sources and the log know: every topic read is written by somebody, every column exists."""
+        known = {*tables, *existing, *self.written}
+        for task in self.tasks:
+            for topic in task.topics:
+                if topic not in known:
+                    raise DeclarationError(
+                        f"«{task.name}» reads the topic «{topic}», which nobody writes{_near(topic, known)}",
+                        advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
+                    )
+            if isinstance(task, ModelTask):
+                _check_columns(task, tables)
+            if not isinstance(task, StreamTask):
+                _check_keys(task, tables)
+        for sink in self.sinks:
+            if sink.stream.topic not in known and not sink.stream.topic.endswith(".dlq"):
+                raise DeclarationError(
+                    f"«{sink.name}» delivers the topic «{sink.stream.topic}», which nobody writes"
+                    f"{_near(sink.stream.topic, known)}",
+                    advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
+                )
+        check_sink_columns(self.sinks, {topic: schema.names for topic, schema in tables.items()})
+
+    def _check_captured(self, topic: str, reader: str) -> None:
+        for source in self.sources:
+            table = topic.removeprefix(f"{source.prefix}.")
+            if table != topic and "." in table and not source.matches(table) and topic not in self.written:
+                raise DeclarationError(
+                    f"«{reader}» reads {topic}, but no pattern of source «{source.prefix}» matches the table {table}: "
+                    f"{', '.join(source.tables)}",
+                    advice="Patterns match the whole of schema.table; widen tables=….",
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "app": self.app,
+            "log": self.log,
+            "sources": [
+                {"prefix": s.prefix, "database": s.where, "tables": list(s.tables), "snapshot": s.snapshot}
+                for s in self.sources
+            ],
+            "topics": [
+                {"prefix": t.prefix, "kafka": t.kafka or self.log, "tables": list(t.tables), "order": _order(t)}
+                for t in self.topics
+            ]
+            + [{"topic": topic, "kafka": self.log, "order": ARRIVAL} for topic in self.foreign],
+            "models": [
+                {
+                    "name": m.name,
+                    **m.fingerprint(),
+                    "predict": [
+                        {"input": str(p.stream), "outputs": [str(output) for output in p.outputs]} for p in m.predict
+                    ],
+                }
+                for m in self.models
+            ],
+            "streams": [
+                {"input": str(t.stream), "outputs": [str(output) for output in t.outputs]}
+                for t in self.tasks
+                if isinstance(t, StreamTask)
+            ],
+            "sinks": [sink.to_dict() for sink in self.sinks],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.app}   log: {self.log}"]
+        for source in self.sources:
+            lines.append(f"├─ postgres «{source.prefix}»  {source.where}  {', '.join(source.tables)}")
+        for topics in self.topics:
+            where = topics.kafka or self.log
+            lines.append(f"├─ debezium «{topics.prefix}»  {where}  {', '.join(topics.tables)}; {_order(topics)}")
+        lines += [f"├─ topic {topic}: appended to by the program" for topic in self.appended]
+        for topic in self.foreign:
+            lines.append(f"├─ topic {topic}: {ARRIVAL}; in its own order where another pipeline of ours writes it")
+        for task in self.tasks:
+            lines += _draw(task)
+        lines += [f"├─ {sink}" for sink in self.sinks]
+        return "\n".join(lines)
+
+
+def _order(topics: TopicsPlan) -> str:
+    """Which order of rows is possible, in words."""
+    if topics.transactions:
+        return "in commit order, by its transaction topic"
+    return ARRIVAL if topics.transactions is False else f"in commit order where a transaction topic is; else {ARRIVAL}"
+
+
+def _draw(task: Task) -> list[str]:
+    if isinstance(task, StreamTask):
+        return [f"├─ {task.stream} ──▶ {output}" for output in task.outputs]
+    if isinstance(task, FlowTask):
+        return [f"├─ {task.name}", *_draw_nodes(task.nodes)]
+    lines = [f"├─ model «{task.name}»  {task.learner!r}"]
+    lines += [f"│    {stream} ──learn, cut every {task.cut}──▶ «{task.name}»" for stream in task.learn]
+    for one in task.predict:
+        lines += [f"│    {one.stream} ──predict──▶ «{task.name}» ──▶ {output}" for output in one.outputs]
+    lines += _draw_nodes(task.nodes)
+    if task.retrain is not None:
+        on = "when asked" if task.retrain.on is None else f"on each row of {_named(task.nodes, task.retrain.on)}"
+        lines.append(f"│    «{task.name}» ◀──trained anew on {task.retrain.rows}, {on}")
+    return lines
+
+
+def _draw_nodes(nodes: Sequence[Node]) -> list[str]:
+    """What is derived, each with what it takes its rows from."""
+    lines = []
+    for i, node in enumerate(nodes):
+        if node.source is not None:
+            kind = next(iter(node.what.describe()))
+            beside = f" with {node.what.truth}" if isinstance(node.what, Grade) else ""
+            outputs = ", ".join(str(output) for output in node.outputs)
+            lines.append(f"│    {_named(nodes, node.source)}{beside} ──{kind}──▶ {outputs or _named(nodes, i)}")
+    return lines
+
+
+def _named(nodes: Sequence[Node], i: int) -> str:
+    node = nodes[i]
+    if node.outputs:
+        return node.outputs[0].topic
+    return str(node.what.stream) if isinstance(node.what, Read) else f"{next(iter(node.what.describe()))} {i}"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean «{close[0]}»?)" if close else ""
+
+
+def _check_tasks(plan: Plan) -> None:
+    names: set[str] = set()
+    for task in plan.tasks:
+        if task.name in names:
+            raise DeclarationError(f"two models are named «{task.name}»", advice="Give each a name of its own.")
+        names.add(task.name)
+        if isinstance(task, ModelTask):
+            _check_model(task)
+        if not isinstance(task, StreamTask):
+            _check_nodes(task)
+    seen = dict.fromkeys(plan.appending, "append")
+    for topic in plan.appending:
+        if topic not in plan.served.values():
+            _check_output(plan, OutputPlan(topic))
+    for task in plan.tasks:
+        for output in task.outputs:
+            if output.topic in seen:
+                raise DeclarationError(
+                    f"the topic «{output.topic}» is written twice, by «{seen[output.topic]}» and «{task.name}»",
+                    advice="Give each stream a topic of its own.",
+                )
+            seen[output.topic] = task.name
+            _check_output(plan, output)
+    if not (plan.tasks or plan.sources or plan.topics or plan.appended or plan.sinks):
+        raise DeclarationError(
+            f"the app «{plan.app}» declares nothing to do",
+            advice="Capture a database, let a model learn or predict a stream, or write a stream with .to(topic).",
+        )
+
+
+def _check_output(plan: Plan, output: OutputPlan) -> None:
+    topic = output.topic
+    if topic.startswith(INTERNAL) or topic.endswith(".dlq"):
+        raise DeclarationError(f"the topic name «{topic}» is Headrace's own", advice="Choose another name.")
+    for source in plan.sources:
+        table = topic.removeprefix(f"{source.prefix}.")
+        if table != topic and source.matches(table):
+            raise DeclarationError(
+                f"the topic «{topic}» is where source «{source.prefix}» writes the table {table}",
+                advice="Choose another name.",
+            )
+    for topics in plan.topics:
+        if topics.matches(topic):
+            raise DeclarationError(
+                f"the topic «{topic}» is read from {topics.kafka or plan.log} as Debezium's («{topics.prefix}»)",
+                advice="Choose another name: what is written there would come back as input.",
+            )
+
+
+def _check_circles(plan: Plan) -> None:
+    """Refuse rows that would come back to what they were made of, again and again."""
+    made: dict[str, set[str]] = {}
+    for task in plan.tasks:
+        for source, outputs in _made_of(task):
+            made.setdefault(source, set()).update(output.topic for output in outputs)
+    for sink in plan.sinks:
+        made.setdefault(sink.stream.topic, set()).update(sink.target.writes)
+    for start in made:
+        way, seen = [[start]], set[str]()
+        while way:
+            path = way.pop()
+            for topic in sorted(made.get(path[-1], ())):
+                if topic == start:
+                    raise DeclarationError(
+                        f"rows of the topic «{start}» come back to it: {' ──▶ '.join([*path, topic])}",
+                        advice="Write to a topic of another name: each row would be made anew without end.",
+                    )
+                if topic not in seen:
+                    seen.add(topic)
+                    way.append([*path, topic])
+
+
+def _made_of(task: Task) -> list[tuple[str, Sequence[OutputPlan]]]:
+    """Topics of which each row is a cause of rows in others; what is only learned is none."""
+    if isinstance(task, StreamTask):
+        return [(task.stream.topic, task.outputs)]
+    predict = task.predict if isinstance(task, ModelTask) else ()
+    found: list[tuple[str, Sequence[OutputPlan]]] = [(one.stream.topic, one.outputs) for one in predict]
+    causes: list[set[str]] = []
+    for node in task.nodes:
+        what = node.what
+        mine = set(causes[node.source]) if node.source is not None else set()
+        if isinstance(what, Read):
+            mine.add(what.stream.topic)
+        elif isinstance(what, Predicted):
+            mine.add(predict[what.number].stream.topic)
+        elif isinstance(what, Grade):
+            mine.add(what.truth.topic)
+        causes.append(mine)
+        found += [(topic, node.outputs) for topic in mine]
+    return found
+
+
+def _check_model(task: ModelTask) -> None:
+    if not callable(task.features) and not task.features:
+        raise DeclarationError(f"the model «{task.name}» has no features", advice="Name columns in features=[…].")
+    if not task.learn and not task.predict and not task.evaluate:
+        raise DeclarationError(
+            f"the model «{task.name}» neither learns nor predicts",
+            advice=f"Say {task.name}.learn(stream) or {task.name}.predict(stream).to(topic).",
+        )
+    if task.target is not None and task.target in task.feature_names:
+        raise DeclarationError(f"«{task.target}» is both a feature and the target of «{task.name}»")
+    for one in task.predict:
+        if not one.outputs:
+            raise DeclarationError(
+                f"the predictions of «{task.name}» on {one.stream.topic} go nowhere", advice="Add .to(topic)."
+            )
+    _check_texts(task)
+
+
+def _check_nodes(task: ModelTask | FlowTask) -> None:
+    """What is derived is written, or something is made of it."""
+    used = {node.source for node in task.nodes}
+    if isinstance(task, ModelTask):
+        used |= {number for number, _ in task.learn_nodes}
+        used |= {task.retrain.on, task.retrain.rows.node} if task.retrain is not None else set()
+    for number, node in enumerate(task.nodes):
+        if not node.outputs and number not in used and node.source is not None:
+            raise DeclarationError(
+                f"«{task.name}»: rows of a {next(iter(node.what.describe()))} go nowhere", advice="Add .to(topic)."
+            )
+
+
+def _check_texts(task: ModelTask) -> None:
+    if task.feature_names:
+        return
+    for output in task.outputs:
+        for operation in output.operations:
+            computed = getattr(operation, "computed", {})
+            if any(isinstance(one, Text) and "features" in one.fields for one in computed.values()):
+                raise DeclarationError(
+                    f"{{features}} in the text for «{output.topic}» needs features named as columns",
+                    advice="Name the columns in the template.",
+                )
+
+
+def _check_keys(task: ModelTask | FlowTask, tables: Mapping[str, pa.Schema]) -> None:
+    """Keys of both sides of a grade are there and may match, as far as captured tables tell."""
+    for node in task.nodes:
+        if not isinstance(node.what, Grade) or node.source is None:
+            continue
+        what, source = node.what, task.nodes[node.source].what
+        left = source.stream if isinstance(source, Read) else None
+        if isinstance(source, Predicted) and isinstance(task, ModelTask):
+            left = task.predict[source.number].stream
+        wanted = [*what.compare.on_right, what.compare.target]
+        right = [_known_field(what.truth, name, tables, task.name) for name in wanted]
+        for mine, name, theirs in zip(what.compare.on_left, what.compare.on_right, right, strict=False):
+            field = None if left is None else _known_field(left, mine, tables, task.name)
+            kinds = [None if one is None else kind_of(one) for one in (field, theirs)]
+            if None not in kinds and kinds[0] != kinds[1] and left is not None:
+                raise DeclarationError(
+                    f"«{task.name}»: grade(on=…) compares «{mine}» of {left.topic}, which is {kinds[0]}, with «{name}» "
+                    f"of {what.truth.topic}, which is {kinds[1]}: no label would ever be found",
+                    advice="Give both one type, in the table or by .with_columns(…).",
+                )
+
+
+def _known_field(stream: StreamPlan, name: str, tables: Mapping[str, pa.Schema], reader: str) -> pa.Field | None:
+    """A column of a captured table as a stream has it; None where that is not known before rows come.
+
+    Raises:
+        DeclarationError: there is none of that name.
+    """
+    schema = tables.get(stream.topic)
+    for operation in stream.operations:
+        computed = getattr(operation, "computed", {})
+        if schema is None or isinstance(operation, Transform) or name in computed:
+            return None
+    if schema is None or name in schema.names:
+        return None if schema is None else schema.field(name)
+    have = [one for one in schema.names if not is_meta(one)]
+    raise DeclarationError(
+        f"«{reader}» wants the column «{name}», which {stream.topic} does not have{_near(name, have)}",
+        advice=f"Its columns are: {', '.join(have)}.",
+    )
+
+
+def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
+    """Columns of captured tables are known before anything runs; those of other topics when rows arrive."""
+    own = tuple(name for name in (task.target, task.sample_weight) if name)
+    streams = [(stream, own) for stream in task.learn] + [(one.stream, ()) for one in task.predict]
+    streams += [(one.stream, own[:1]) for one in task.evaluate if one.stream is not None]
+    for stream, more in streams:
+        if stream.topic not in tables or any(not isinstance(one, WithColumns) for one in stream.operations):
+            continue
+        have = [name for name in tables[stream.topic].names if not is_meta(name)]
+        added = [name for one in stream.operations if isinstance(one, WithColumns) for name in one.computed]
+        for name in (*task.feature_names, *more):
+            if name not in have and name not in added:
+                raise DeclarationError(
+                    f"the model «{task.name}» wants the column «{name}», which {stream.topic} does not have"
+                    f"{_near(name, have)}",
+                    advice=f"Its columns are: {', '.join(have)}.",
+                )
+        _check_types(task, stream.topic, {f.name: f for f in tables[stream.topic] if f.name not in added}, more)
+
+
+def _check_types(task: ModelTask, topic: str, fields: Mapping[str, pa.Field], more: Sequence[str]) -> None:
+    """Features, target and weight can be made of columns of these types: else each row would be refused."""
+    features: tuple[Any, ...] = () if callable(task.features) else task.features
+    for feature in features:
+        name = feature if isinstance(feature, str) else feature.column
+        found = unfit(feature, fields[name]) if name in fields else None
+        if found is not None:
+            raise DeclarationError(f"a feature of the model «{task.name}» from {topic}: {found[0]}", advice=found[1])
+    for name in more:
+        wants = "the weight" if name == task.sample_weight else "the target"
+        reason = unfit(name, fields[name]) if name in fields and wants == "the weight" else None
+        if name in fields and wants == "the target":
+            reason = unfit_target(task.learner, fields[name])
+        if reason is not None:
+            raise DeclarationError(f"{wants} of the model «{task.name}» from {topic}: {reason[0]}", advice=reason[1])

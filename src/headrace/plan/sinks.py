@@ -1,0 +1,125 @@
+"""Where the rows of a stream go outside the log, as declared; and what is wrong with such declarations."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headrace.batch import is_meta
+from headrace.errors import DeclarationError
+from headrace.plan.task import StreamPlan
+from headrace.transform.expressions import Filter, Operation, Select, WithColumns
+
+OWN = "__headrace"
+
+
+class Destination(Protocol):
+    """What a plan knows of a destination (`headrace.sinks.base.Target`)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def key(self) -> tuple[str, ...]: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def writes(self) -> tuple[str, ...]: ...
+    def sink(self, journal: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPlan:
+    """A stream whose rows are delivered somewhere.
+
+    Attributes:
+        name: unique in the pipeline; the destination knows the sink's position by it.
+    """
+
+    name: str
+    stream: StreamPlan
+    target: Destination
+
+    def __str__(self) -> str:
+        key = f", key {', '.join(self.target.key)}" if self.target.key else ""
+        return f"{self.stream} ──▶ {self.name}  {self.target.where}{key}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; no secret is among them."""
+        where, key = self.target.where, list(self.target.key)
+        return {"name": self.name, "input": str(self.stream), "to": self.target.kind, "where": where, "key": key}
+
+
+def check_sinks(sinks: Sequence[SinkPlan], written: Mapping[str, str]) -> None:
+    """Raises DeclarationError for names that are there twice, and topics that cannot be.
+
+    Args:
+        written: topic -> who writes it, sinks left out.
+    """
+    names: set[str] = set()
+    for sink in sinks:
+        if sink.name in names:
+            raise DeclarationError(
+                f"two sinks are named «{sink.name}»", advice="Give one of them name=…: its position is stored under it."
+            )
+        names.add(sink.name)
+        if sink.stream.topic.startswith(OWN):
+            raise DeclarationError(f"«{sink.name}»: the topic {sink.stream.topic} is Headrace's own")
+        for topic in sink.target.writes:
+            if topic in written:
+                raise DeclarationError(
+                    f"«{sink.name}» writes the topic «{topic}», which «{written[topic]}» writes",
+                    advice="Give the answers a topic of their own.",
+                )
+
+
+def check_sink_columns(sinks: Sequence[SinkPlan], schemas: Mapping[str, Iterable[str]]) -> None:
+    """Columns that a sink needs, where a captured table's columns are known before anything runs."""
+    for sink in sinks:
+        have = columns_of(sink.stream.operations, schemas.get(sink.stream.topic))
+        for name in sink.target.columns if have is not None else ():
+            if name not in (have or ()):
+                close = difflib.get_close_matches(name, have or (), n=1)
+                near = f" (did you mean «{close[0]}»?)" if close else ""
+                raise DeclarationError(
+                    f"the sink «{sink.name}» wants the column «{name}», which {sink.stream} does not have{near}",
+                    advice=f"Its columns are: {', '.join(have or ())}.",
+                )
+
+
+def columns_of(operations: Sequence[Operation], schema: Iterable[str] | None) -> list[str] | None:
+    """The columns after some operations; None where nobody knows before rows come.
+
+    >>> columns_of([Select(("id",), {"twice": "x"}), WithColumns({"more": "id"})], None)
+    ['id', 'twice', 'more']
+    """
+    found = None if schema is None else [name for name in schema if not is_meta(name)]
+    for one in operations:
+        if isinstance(one, Select):
+            found = [*one.names, *one.computed]
+        elif isinstance(one, WithColumns):
+            found = None if found is None else list(dict.fromkeys([*found, *one.computed]))
+        elif not isinstance(one, Filter):
+            found = None
+    return found
+
+
+def key_sources(operations: Sequence[Operation], key: Sequence[str]) -> list[str] | None:
+    """The columns of a topic that a key's columns are; None where an operation computes one of them.
+
+    >>> key_sources([Select((), {"number": "id"}), Filter("big")], ["number"])
+    ['id']
+    """
+    found = list(key)
+    for operation in reversed(operations):
+        if isinstance(operation, Select | WithColumns):
+            computed = operation.computed
+            if any(not isinstance(computed.get(name, ""), str) for name in found):
+                return None
+            found = [computed.get(name, name) for name in found]
+        elif not isinstance(operation, Filter):
+            return None
+    return found

@@ -1,0 +1,264 @@
+"""Tasks: what a pipeline does with the rows of its topics, as frozen descriptions.
+
+A task reads topics, runs one step, and writes topics; it has positions of its own in the log, so it can be
+stopped, moved and replayed by itself. A model is a task (what it learns, what it predicts, what is derived from its
+predictions); a stream written to a topic without a model is a task too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.batch import Batch
+from headrace.errors import DeclarationError
+from headrace.grade.scores import ScoreSpec
+from headrace.learn.base import Learner
+from headrace.learn.features import Feature, Features, column_of
+from headrace.plan.operators import Initial, Node, RetrainPlan, topics_of
+from headrace.plan.operators import OutputPlan as OutputPlan
+from headrace.plan.operators import StreamPlan as StreamPlan
+from headrace.transform.expressions import Operation
+
+SHADOW_COLUMNS = ("shadow_prediction", "shadow_version", "shadow_error")
+PREDICTION_COLUMNS = ("prediction", "status", "model", "model_version", "model_position")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where learning is cut: exactly one of the three is set, or none for `tick` only.
+
+    Attributes:
+        rows: after so many accepted rows.
+        duration_us: at multiples of a duration of commit time.
+        transaction: at each commit.
+    """
+
+    rows: int = 0
+    duration_us: int = 0
+    transaction: bool = False
+
+    def __str__(self) -> str:
+        if self.transaction:
+            return "transaction"
+        return f"{self.rows} rows" if self.rows else f"{self.duration_us / 1e6:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictPlan:
+    """A stream that a model answers, and where the answers go.
+
+    Attributes:
+        served: a topic of answers that were given elsewhere, over HTTP: they go where these answers go.
+    """
+
+    stream: StreamPlan
+    outputs: tuple[OutputPlan, ...] = ()
+    proba: bool = False
+    served: StreamPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatePlan:
+    """Where a model's answers are compared with the truth.
+
+    Attributes:
+        stream: rows that are answered before they are learned; None for a fixed set.
+        rows: the fixed set, answered after learning.
+        every: rows between two lines of the metrics topic; 0: as the docstring of `Model.evaluate` says.
+    """
+
+    spec: ScoreSpec
+    stream: StreamPlan | None = None
+    rows: Batch | None = field(default=None, repr=False, compare=False)
+    every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """When a model begins a new version by itself, and how many ended ones keep their state.
+
+    Attributes:
+        every: learned rows; 0: only a reset, a rollback or another declaration begins one.
+        last: kept states; those with a tag, and those that others go back to, stay in any case.
+    """
+
+    every: int = 0
+    last: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTask:
+    """One model: what it learns from, what it answers.
+
+    Attributes:
+        sample_weight: the column that says how much a learned row counts.
+        missing: ``"pass"`` gives NaN to the learner where a number is missing, ``"reject"`` refuses the row.
+        nodes: what is derived from its answers; ``learn_nodes``: nodes whose rows it learns, and what is done to them.
+        retrain: when it is trained anew; ``initial``: what it is before its first event.
+    """
+
+    name: str
+    learner: Learner
+    features: Features
+    target: str | None = None
+    cut: Cut = Cut(transaction=True)
+    learn: tuple[StreamPlan, ...] = ()
+    predict: tuple[PredictPlan, ...] = ()
+    evaluate: tuple[EvaluatePlan, ...] = ()
+    sample_weight: str | None = None
+    missing: str = "reject"
+    versions: Versions = Versions()
+    nodes: tuple[Node, ...] = ()
+    learn_nodes: tuple[tuple[int, tuple[Operation, ...]], ...] = ()
+    retrain: RetrainPlan | None = None
+    initial: Initial | None = None
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics it reads, each once."""
+        streams = [*self.learn, *(one.stream for one in self.predict)]
+        streams += [one.stream for one in self.evaluate if one.stream is not None]
+        streams += [one.served for one in self.predict if one.served is not None]
+        return tuple(dict.fromkeys([*(stream.topic for stream in streams), *topics_of(self.nodes)]))
+
+    @property
+    def outputs(self) -> tuple[OutputPlan, ...]:
+        found = [output for one in self.predict for output in one.outputs]
+        found += [output for node in self.nodes for output in node.outputs]
+        found += [OutputPlan(self.metrics_topic)] if self.evaluate else []
+        found += [OutputPlan(self.training_topic)] if self.retrain else []
+        return tuple(found)
+
+    @property
+    def training_topic(self) -> str:
+        """Where each training is told of: what came of it, and why."""
+        return f"{self.name}-training"
+
+    @property
+    def metrics_topic(self) -> str:
+        """Where its evaluations are written."""
+        return f"{self.name}-metrics"
+
+    @property
+    def stores_beginning(self) -> bool:
+        """Whether the state before its first event is stored: another process would not make the same one."""
+        return self.initial is not None or bool(getattr(self.learner, "stores_beginning", False))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns that features are made of; none where a function makes them."""
+        return () if callable(self.features) else tuple(map(column_of, self.features))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the model's state depends on, as JSON values."""
+        features = self.features
+        learner = type(self.learner)
+        more: dict[str, Any] = {"sample_weight": self.sample_weight} if self.sample_weight else {}
+        more |= {"missing": self.missing} if self.missing != "reject" else {}
+        # Recorded steps are repeated with it: another number would begin versions elsewhere than the answers say.
+        more |= {"versions": self.versions.every} if self.versions.every else {}
+        served = [one.served.topic for one in self.predict if one.served is not None]
+        more |= {"served": served} if served else {}
+        more |= {"derived": [node.describe() for node in self.nodes]} if self.nodes else {}
+        more |= {"retrain": self.retrain.describe()} if self.retrain else {}
+        more |= {"initial": self.initial.text} if self.initial else {}
+        if self.learn_nodes:
+            more["learns_derived"] = [[number, [str(one) for one in after]] for number, after in self.learn_nodes]
+        return {
+            **more,
+            "learner": f"{learner.__module__}.{learner.__qualname__}",
+            "parameters": json.loads(json.dumps(self.learner.parameters(), default=str)),
+            "features": getattr(features, "__qualname__", repr(features))
+            if callable(features)
+            else [one if isinstance(one, str) else one.describe() for one in features],
+            "target": self.target,
+            "cut": str(self.cut),
+            "inputs": sorted(str(stream) for stream in self.learn),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FlowTask:
+    """Rows derived from topics without a model of this pipeline."""
+
+    name: str
+    nodes: tuple[Node, ...]
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return topics_of(self.nodes)
+
+    @property
+    def outputs(self) -> tuple[OutputPlan, ...]:
+        return tuple(output for node in self.nodes for output in node.outputs)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What its state depends on, as JSON values."""
+        return {"derived": [node.describe() for node in self.nodes]}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTask:
+    """A stream written to topics without a model."""
+
+    name: str
+    stream: StreamPlan
+    outputs: tuple[OutputPlan, ...]
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return (self.stream.topic,)
+
+
+Task = ModelTask | FlowTask | StreamTask
+
+
+def parse_cut(every: object) -> Cut:
+    """``every=`` as a `Cut`.
+
+    Raises:
+        DeclarationError: not ``"transaction"``, a positive row count, or a duration.
+
+    >>> str(parse_cut("transaction")), str(parse_cut(32)), str(parse_cut("1 min"))
+    ('transaction', '32 rows', '60 s')
+    """
+    from datetime import timedelta
+
+    from headrace.clock import duration_us
+
+    if every == "transaction":
+        return Cut(transaction=True)
+    if isinstance(every, int) and not isinstance(every, bool) and every > 0:
+        return Cut(rows=every)
+    if isinstance(every, str | timedelta):
+        try:
+            return Cut(duration_us=duration_us(every))
+        except ValueError as error:
+            raise DeclarationError(f"every={every!r}: {error}") from error
+    raise DeclarationError(
+        f"every={every!r} says nothing", advice='Give "transaction", a number of rows, or a duration such as "1 s".'
+    )
+
+
+def check_columns(names: Sequence[object], where: str) -> tuple[str, ...]:
+    """Column names as the user gave them."""
+    if isinstance(names, str):
+        names = [names]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise DeclarationError(f"{where}: {wrong[0]!r} is not a column's name")
+    doubled = [name for name in names if list(names).count(name) > 1]
+    if doubled:
+        raise DeclarationError(f"{where}: the column «{doubled[0]}» is named twice")
+    return tuple(str(name) for name in names)
+
+
+def check_features(features: Sequence[object], where: str) -> tuple[str | Feature, ...]:
+    """Features as the user gave them: names of columns, or what makes features of one."""
+    if isinstance(features, str):
+        features = [features]
+    check_columns([one.column if isinstance(one, Feature) else one for one in features], where)
+    return tuple(features)  # type: ignore[arg-type]  # each is one or the other, it was checked

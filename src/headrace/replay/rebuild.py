@@ -1,0 +1,349 @@
+"""A model as it was at a place of the log: the nearest checkpoint before it, then the recorded steps.
+
+The last step's event is cut at the right row. How rows are grouped into events changes nothing (`step`), so
+the state is that of the model which answered there, to the bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from headrace.engines.local.tasks import note_written, recorded_event, restore_from
+from headrace.errors import DeclarationError, LearnError, LogError
+from headrace.learn.state import state_hash
+from headrace.log.base import Log
+from headrace.plan.plan import Plan
+from headrace.plan.task import ModelTask
+from headrace.position import Position, parse_lsn
+from headrace.registry.models import Progress, beginning, read_progress
+from headrace.replay.position_index import find_row, last_row
+from headrace.replay.steps import StepRecord, read_steps
+from headrace.replay.training_rows import LogReader
+from headrace.step.events import Event, Merged, Part, Rows, Swap, Tick, Train, merge, order_of
+from headrace.step.state import Answering, State, initial_state
+from headrace.step.step import step
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the log; exactly one of them is set.
+
+    Attributes:
+        position: of a row that a model learned last, as predictions name it, or of any row.
+        lsn: everything committed up to it.
+        ts_us: everything committed up to then, and ticks.
+        end: what the log holds now.
+    """
+
+    position: Position | None = None
+    lsn: int | None = None
+    ts_us: int | None = None
+    end: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """A place as people write it.
+
+        Raises:
+            DeclarationError: it is none of the three.
+
+        >>> Place.parse("0/A:1").position, Place.parse("0/A").lsn, Place.parse("1970-01-01T00:00:01Z").ts_us
+        (Position(lsn=10, index=1), 10, 1000000)
+        """
+        try:
+            if "/" in text and ":" in text:
+                return cls(position=Position.parse(text))
+            if "/" in text:
+                return cls(lsn=parse_lsn(text))
+            when = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise DeclarationError(
+                f"--at {text!r} is no place in a log",
+                advice="Give a position (0/1932A28:3), an LSN (0/1932A28) or a time (2026-01-31T12:00:00Z; without a "
+                "zone it is UTC).",
+            ) from error
+        since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+        return cls(ts_us=(since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What was rebuilt.
+
+    Attributes:
+        by: the model that answers there.
+        learned: topic -> offset after the last row that it had learned.
+        from_checkpoint: the step it began with; ``steps``: how many were repeated, the last perhaps in part.
+        verified: whether its hash is the recorded one; None where the place is not the end of a step.
+    """
+
+    model: str
+    by: Answering
+    learned: dict[str, int]
+    from_checkpoint: int
+    steps: int
+    verified: bool | None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Of its learner."""
+        return self.by.learner.state()
+
+    @property
+    def known(self) -> dict[str, int]:
+        """Words of each category that it knew."""
+        return {column: len(words) for column, words in self.by.words.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "model": self.model,
+            "version": self.by.version,
+            "position": str(self.by.position) if self.by.position else None,
+            "rows": self.by.rows,
+            "hash": state_hash(self.state),
+            "learned": self.learned,
+            "from_checkpoint": self.from_checkpoint,
+            "steps": self.steps,
+            "verified": self.verified,
+        }
+
+
+def rebuild(
+    plan: Plan, task: ModelTask, log: Log, place: Place, *, on_step: Callable[[int, int], None] | None = None
+) -> Rebuilt:
+    """The model as it was at a place of its log. Nothing is written.
+
+    Args:
+        on_step: called with the step repeated and the last one there is.
+
+    Raises:
+        LogError: the place is not in the log, or rows before it are not any more.
+        LearnError: the learner gives other bits when it learns again.
+    """
+    progress = read_progress(log, task.name)
+    if progress is None:
+        raise LogError(f"the model «{task.name}» has not run on this log yet")
+    state, start = _nearest(task, log, place, progress)
+    walk = _Walk(task, state, place, LogReader(log, task, state))
+    walk.look()
+    if walk.arrived:
+        walk.check(start.hash)
+    done = 0
+    for record, event in _events(plan, task, log, start, progress.step):
+        if walk.arrived:
+            break
+        if not task.learner.deterministic:
+            raise LearnError(
+                f"the learner of «{task.name}» gives other bits when it learns again",
+                advice="Only versions that ended, and stored states, can be gone back to.",
+            )
+        done += walk.take(record, event)
+        if on_step is not None:
+            on_step(record.step, progress.step)
+    walk.end()
+    return Rebuilt(task.name, walk.state.answering, walk.learned, start.step, done, walk.verified)
+
+
+def _events(
+    plan: Plan, task: ModelTask, log: Log, start: Progress, until_step: int
+) -> Iterator[tuple[StepRecord, Event]]:
+    for record in read_steps(log, plan.steps_topic, task.name, start.steps_offset):
+        if start.step < record.step <= until_step:
+            yield record, recorded_event(log, task, record)
+
+
+def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tuple[State, Progress]:
+    """The newest stored state that has consumed nothing beyond the place."""
+    rows = _rows_at(task, log, place)
+    for value in reversed(log.records("checkpoint", f"{task.name}/").values()):
+        state, at = restore_from(task, value)
+        if at.step <= progress.step and _before(log, state, at, place, rows):
+            return state, at
+    start, emitted = beginning(progress)
+    if any(start.offsets.get(topic, 0) > offset for topic, offset in rows):
+        raise LogError(
+            f"{place.position} lies before the last reset of «{task.name}», which learns nothing from there",
+            advice="Versions that ended with a reset keep their last state: headrace models show.",
+        )
+    if task.stores_beginning:
+        raise LogError(f"the state that «{task.name}» began with is not in the log")
+    state = initial_state(task, start.version)
+    state.emitted = emitted
+    return state, start
+
+
+def _rows_at(task: ModelTask, log: Log, place: Place) -> list[tuple[str, int]]:
+    """Topics and offsets of the rows at a position.
+
+    Raises:
+        LogError: there is none.
+    """
+    if place.position is None:
+        return []
+    found = [(topic, at) for topic in task.topics if (at := find_row(log, topic, place.position)) is not None]
+    if not found:
+        raise LogError(
+            f"no row at {place.position} is in the topics that «{task.name}» reads: {', '.join(task.topics)}",
+            advice="Take the model_position of a prediction, or an LSN or a time.",
+        )
+    return found
+
+
+def _before(log: Log, state: State, at: Progress, place: Place, rows: Sequence[tuple[str, int]]) -> bool:
+    """Whether a stored state has consumed nothing beyond a place."""
+    if place.end:
+        return True
+    if place.position is not None:
+        # Where it answers with exactly this state, it is there, whatever rows it has consumed.
+        there = state.answering.position == place.position
+        return there or all(at.offsets.get(topic, 0) <= offset for topic, offset in rows)
+    if place.ts_us is not None:
+        return state.watermark_us <= place.ts_us
+    assert place.lsn is not None
+    last = [last_row(log, topic, end) for topic, end in at.offsets.items() if end]
+    return all(one is not None and one.lsn <= place.lsn for one in last)
+
+
+class _Walk:
+    """Repeats events until a place is reached."""
+
+    def __init__(self, task: ModelTask, state: State, place: Place, reader: LogReader) -> None:
+        self._task = task
+        self._reader = reader
+        self._place = place
+        self._waiting: list[Event] = []
+        self._there: tuple[State, dict[str, int]] | None = None
+        self._cuts = 0
+        self.state = state
+        self.learned = dict(state.reach)
+        self.arrived = False
+        self.verified: bool | None = None
+
+    def take(self, record: StepRecord, event: Event) -> int:
+        """Repeat an event, as far as the place; returns whether any of it was."""
+        if not isinstance(event, Rows):
+            return self._take_moment(record, event)
+        merged = merge(event, self.state.open_key)
+        if self._there is not None:
+            self._feel(event, merged, 0)
+            return 1
+        end = self._end_in(merged)
+        if end == 0:
+            self.arrived = True
+            return 0
+        for one in self._waiting:
+            self._step(one)
+        self._waiting = []
+        if end is None or end == merged.rows:
+            self._step(event)
+            note_written(self._task, self.state, record.outputs)
+            self.check(record.hash)
+        else:
+            self._step(_between(event, merged, 0, end))
+            self.verified = None
+        if end is not None:
+            self._reached(event, merged, end)
+        return 1
+
+    def _take_moment(self, record: StepRecord, event: Tick | Swap | Train) -> int:
+        at = int((record.event or {})["swap"]["ts_us"]) if isinstance(event, Swap) else event.ts_us
+        if self._place.ts_us is not None and at > self._place.ts_us:
+            self.arrived = True
+            return 0
+        if self._place.lsn is not None:
+            # Whether it belongs to what is before the LSN is known when another row before it comes.
+            self._waiting.append(event)
+            return 1
+        self._step(event)
+        self.check(record.hash)
+        self._notice()
+        return 1
+
+    def check(self, recorded: str | None) -> None:
+        """Compare with the hash that was recorded, where one was, of the model that answers."""
+        learner = self.state.learner
+        if recorded is not None and learner is not None and self.state.at_cut is None and self.state.shown is None:
+            self.verified = state_hash(learner.state()) == recorded
+        else:
+            self.verified = None
+
+    def _end_in(self, merged: Merged) -> int | None:
+        """How many of an event's rows lie before the place; None: all, and it may lie further on."""
+        place = self._place
+        if place.position is not None:
+            at = np.flatnonzero((merged.lsn == place.position.lsn) & (merged.index == place.position.index))
+            return int(at[0]) + 1 if len(at) else None
+        beyond = np.zeros(0, np.int64)
+        if place.ts_us is not None:
+            beyond = np.flatnonzero(merged.ts_us > place.ts_us)
+        elif place.lsn is not None:
+            beyond = np.flatnonzero(merged.lsn > np.uint64(place.lsn))
+        return int(beyond[0]) if len(beyond) else None
+
+    def _reached(self, event: Rows, merged: Merged, end: int) -> None:
+        """The place's row was taken: there we are, unless its cut is complete only when later rows have come."""
+        wanted = self._place.position
+        self.arrived = True
+        if wanted is not None and self.state.position != wanted and self.state.pending_position == wanted:
+            self.arrived = False
+            self._there = (copy.deepcopy(self.state), dict(self.learned))
+            self._cuts = self.state.counters.cuts + 1
+            self._feel(event, merged, end)
+        self.look()
+
+    def _feel(self, event: Rows, merged: Merged, start: int) -> None:
+        """Go on by transactions, and by their first rows, until a cut has become complete."""
+        transactions = merged.transactions
+        while start < merged.rows and not self.arrived:
+            following = merged.after(int(transactions[start]))
+            begins = start == 0 or transactions[start] != transactions[start - 1]
+            end = start + 1 if begins and following > start + 1 else following
+            self._step(_between(event, merged, start, end))
+            self._notice()
+            start = end
+
+    def _notice(self) -> None:
+        """Whether the place is reached, or passed: its row's cut is complete, and ends with another row."""
+        self.look()
+        if self._there is not None and self.state.counters.cuts >= self._cuts:
+            self.arrived = True
+
+    def look(self) -> None:
+        """Whether the model that has learned up to the place is there, were it not to be seen yet."""
+        wanted, state = self._place.position, self.state
+        if wanted is None or wanted not in (state.answering.position, state.position):
+            return
+        self._there, self.arrived = None, True
+        if state.answering.position != wanted:
+            state.shown = None
+            self.learned = dict(state.reach)
+
+    def end(self) -> None:
+        """Where no cut ends at the place, it is what was there when its row had been taken."""
+        if self._there is not None:
+            self.state, self.learned = self._there
+            self.verified = None
+
+    def _step(self, event: Event) -> None:
+        step(self._task, self.state, event, self._reader)
+        if self.state.shown is None:
+            self.learned = dict(self.state.reach)
+
+
+def _between(event: Rows, merged: Merged, start: int, end: int) -> Rows:
+    """Rows of an event from one place to another."""
+    parts = []
+    for part, placed in zip(event.parts, merged.parts, strict=True):
+        a, b = np.searchsorted(order_of(placed.batch), [start, end]).tolist()
+        if b > a:
+            parts.append(Part(part.topic, part.batch.slice(a, b - a), part.slices[a:b], part.offset + a))
+    last = end == merged.rows
+    complete = event.complete if last else bool(merged.transactions[end] != merged.transactions[end - 1])
+    return Rows(tuple(parts), complete)

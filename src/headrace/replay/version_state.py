@@ -1,0 +1,121 @@
+"""States of versions as a log holds them, without the pipeline's file; and how two of them differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from headrace.learn.state import load_state as load_values
+from headrace.learn.state import state_hash
+from headrace.log.base import Log
+from headrace.registry.models import Progress, differences, newest_checkpoint, read_progress
+from headrace.registry.versions import Shelf, Version
+from headrace.replay.lineage import kept_state, metrics_in
+from headrace.replay.rebuild import Place, Rebuilt
+
+LOOKED_AT = 10_000
+Rebuild = Callable[[Place], Rebuilt]
+
+
+def state_of(log: Log, version: Version, rebuild: Rebuild) -> dict[str, Any]:
+    """The learner's state of a version: of the current one as it is now.
+
+    Args:
+        rebuild: makes the current one again where its newest checkpoint is older.
+
+    Raises:
+        LogError: the state is not kept.
+    """
+    if version.ended_us is not None:
+        return dict(load_values(kept_state(log, version)))
+    stored = newest_state(log, version.model)
+    return rebuild(Place(end=True)).state if stored is None else stored
+
+
+def newest_state(log: Log, model: str) -> dict[str, Any] | None:
+    """The learner's state of a model as it is now, None where the newest checkpoint is older."""
+    progress = read_progress(log, model)
+    found = None if progress is None else newest_checkpoint(log, model, progress.step)
+    if progress is None or found is None:
+        return None
+    values = load_values(found[1])
+    of = "at_cut" if "at_cut" in json.loads(str(values["meta"]))["copies"] else "learner"
+    state = {key.removeprefix(f"{of}."): one for key, one in values.items() if key.startswith(f"{of}.")}
+    # A model that is trained now and then is the same for many steps after its checkpoint.
+    if found[0] != progress.step and state_hash(state) != progress.hash:
+        return None
+    return state
+
+
+def about(log: Log, shelf: Shelf, version: Version) -> dict[str, Any]:
+    """What is known of a version; of the current one as it is now."""
+    found = {key: value for key, value in version.to_dict().items() if key not in ("fingerprint", "declared")}
+    if version.ended_us is None:
+        progress = read_progress(log, version.model) or Progress()
+        found |= {"position": progress.position, "rows": progress.model_rows, "hash": progress.hash}
+        found |= {"learned": progress.learned, "size": progress.size}
+        found["metrics"] = metrics_in(newest_scores(log, version.model))
+    return found | {"current": version is shelf.current}
+
+
+def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
+    """The last line of each stream or fixed set in the model's metrics topic, by its name."""
+    info = log.topics().get(f"{model}-metrics")
+    if info is None:
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for entry in log.read_topic(info.name, offset=max(info.first, info.end - LOOKED_AT), limit=LOOKED_AT):
+        records = entry.records.select([name for name in entry.records.schema.names if not name.startswith("__")])
+        for line in records.to_pylist():
+            found[line["stream"]] = line
+    return [found[name] for name in sorted(found)]
+
+
+def diff(log: Log, shelf: Shelf, a: Version, b: Version, rebuild: Rebuild) -> dict[str, Any]:
+    """How two versions differ: metrics, positions, parameters, and how far each array of the state has moved."""
+    left, right = about(log, shelf, a), about(log, shelf, b)
+    states = state_of(log, a, rebuild), state_of(log, b, rebuild)
+    return {
+        "model": a.model,
+        "a": a.version,
+        "b": b.version,
+        "metrics": _changes(left["metrics"], right["metrics"]),
+        "positions": {
+            name: {"a": left[name], "b": right[name]} for name in ("position", "rows", "learned", "hash", "size")
+        },
+        "parameters": differences(shelf.fingerprint(a), shelf.fingerprint(b)),
+        "state": [_moved(name, *(state.get(name) for state in states)) for name in sorted({*states[0], *states[1]})],
+    }
+
+
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of both, by the stream they were scored on."""
+    found: dict[str, Any] = {}
+    for stream in sorted({*a, *b}):
+        names = sorted({*a.get(stream, {}), *b.get(stream, {})})
+        both = {name: (a.get(stream, {}).get(name), b.get(stream, {}).get(name)) for name in names}
+        found[stream] = {name: _change(*pair) for name, pair in both.items()}
+    return found
+
+
+def _change(a: Any, b: Any) -> dict[str, Any]:
+    numbers = all(isinstance(one, int | float) for one in (a, b))
+    return {"a": a, "b": b, "change": b - a if numbers else None}
+
+
+def _moved(name: str, a: Any, b: Any) -> dict[str, Any]:
+    """One value of a state: its shapes, whether it changed, and by how much."""
+    arrays = [None if one is None else np.asarray(one) for one in (a, b)]
+    shapes = [None if one is None else list(one.shape) for one in arrays]
+    found: dict[str, Any] = {"name": name, "a": shapes[0], "b": shapes[1], "max_abs": None, "norm": None}
+    left, right = arrays
+    if left is None or right is None or left.shape != right.shape or left.dtype != right.dtype:
+        return found | {"changed": left is not right}
+    found["changed"] = left.tobytes() != right.tobytes()
+    if left.dtype.kind in "fiub" and left.size:
+        apart = right.astype(np.float64) - left.astype(np.float64)
+        found |= {"max_abs": float(np.abs(apart).max()), "norm": float(np.linalg.norm(apart))}
+    return found

@@ -1,0 +1,262 @@
+"""What OpenAPI says of the routes: their handlers read bytes, so the descriptions are written here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from headrace.serve.arrow import STREAM
+from headrace.serve.models import Description
+from headrace.serve.parameters import Endpoint, Parameter
+from headrace.serve.tensors import DATATYPES, datatype_of
+
+_TEXT = {"type": "string"}
+_POSITION = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+_HEADERS = {
+    "Headrace-Model": {"description": "The model that answered.", "schema": _TEXT},
+    "Headrace-Version": {"description": "Its version.", "schema": {"type": "integer"}},
+    "Headrace-Position": {"description": "Up to where it has learned.", "schema": _TEXT},
+}
+_DETAIL = {
+    "type": "object",
+    "properties": {
+        "detail": {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "type": _TEXT,
+                            "loc": {"type": "array", "items": {"anyOf": [_TEXT, {"type": "integer"}]}},
+                            "msg": _TEXT,
+                            "input": {},
+                        },
+                        "required": ["type", "loc", "msg"],
+                    },
+                },
+            ]
+        }
+    },
+    "required": ["detail"],
+}
+_ERROR = {"type": "object", "properties": {"error": _TEXT}, "required": ["error"]}
+_STATUS = {
+    400: "Not a request of this protocol",
+    401: "A key or token is needed",
+    403: "The key or token may not do that",
+    404: "There is no such model or version",
+    408: "The body did not come",
+    409: "It is being trained, or cannot be trained now",
+    413: "The body is too large",
+    415: "The body is of another kind",
+    421: "Without keys only localhost is answered",
+    422: "Which field is wrong, and why",
+    429: "Too many requests",
+    503: "The model has learned nothing yet",
+    504: "The deadline came first; up to where the model has learned",
+}
+_ALWAYS = (401, 403, 421, 429)
+
+
+def responses(
+    ok: Mapping[str, Any], *statuses: int, kind: str = "application/json", protocol: bool = False
+) -> dict[str, Any]:
+    """Responses of a route, errors included, for OpenAPI."""
+    schema = _ERROR if protocol else _DETAIL
+    found: dict[str, Any] = {
+        "200": {"description": "Answered", "content": {kind: {"schema": dict(ok)}}, "headers": _HEADERS}
+    }
+    for status in (*_ALWAYS, *statuses):
+        # Who may ask is decided before the route is looked at.
+        own = _DETAIL if status in _ALWAYS else schema
+        found[str(status)] = {"description": _STATUS[status], "content": {"application/json": {"schema": own}}}
+    return found
+
+
+def in_path(name: str, text: str) -> dict[str, Any]:
+    """A part of a path."""
+    return {"name": name, "in": "path", "required": True, "description": text, "schema": {**_TEXT, "minLength": 1}}
+
+
+MODEL = in_path("model", "Its name.")
+VERSION = in_path("version", "A number, or a tag.")
+_LSN = "[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}"
+
+
+def at_least(topics: Iterable[str], *, databases: bool) -> dict[str, Any]:
+    """The parameter of that name.
+
+    Args:
+        topics: that can be named; ``databases``: whether an LSN can be.
+    """
+    named = [f"({'|'.join(map(re.escape, topics))}):[0-9]{{1,18}}"] if topics else []
+    return {
+        "name": "at_least",
+        "in": "query",
+        "required": False,
+        "description": "Answer with a model that has learned at least up to here: an LSN, or TOPIC:OFFSET.",
+        "schema": {**_TEXT, "pattern": f"^({'|'.join([_LSN] * databases + named)})$"},
+    }
+
+
+def deadline(longest: float) -> dict[str, Any]:
+    """The parameter of that name."""
+    return {
+        "name": "deadline",
+        "in": "query",
+        "required": False,
+        "description": "Seconds that at_least may wait.",
+        "schema": {"type": "number", "minimum": 0, "maximum": longest},
+    }
+
+
+def prediction(endpoint: Endpoint, description: Description, longest: float) -> dict[str, Any]:
+    """``GET`` of a declared path."""
+    answers = _json_type(datatype_of(description.answers))
+    reach = at_least(description.topics, databases=description.databases)
+    properties: dict[str, Any] = {endpoint.output: dict(answers)}
+    if endpoint.model_time:
+        properties["ModelTime"] = {"type": "string", "description": "When the model's version was made (UTC)."}
+    ok = {"type": "object", "properties": properties, "required": list(properties)}
+    return {
+        "summary": f"Ask the model «{endpoint.model}»",
+        "parameters": [*(_parameter(one) for one in endpoint.parameters), reach, deadline(longest)],
+        "responses": responses(ok, 404, 422, 503, 504),
+    }
+
+
+def _json_type(datatype: str) -> dict[str, Any]:
+    if datatype == "BYTES":
+        return {"type": "string"}
+    if datatype == "BOOL":
+        return {"type": "boolean"}
+    return {"type": "integer"} if "INT" in datatype else {"anyOf": [{"type": "number"}, {"type": "null"}]}
+
+
+def _parameter(one: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": {"number": "number", "integer": "integer", "text": "string"}[one.type]}
+    if one.words is not None:
+        schema["enum"] = list(one.words)
+    return {"name": one.name, "in": "query", "required": not one.optional, "schema": schema}
+
+
+def training() -> dict[str, Any]:
+    """``POST /train``."""
+    properties = {"model": _TEXT, "version": {"type": "integer"}, "rows": {"type": "integer"}}
+    model = {"name": "model", "in": "query", "required": False, "description": "Which, where there are several."}
+    ok = {"type": "object", "properties": properties}
+    found = responses(ok, 404, 408, 409, 413, 415, 422, 503, 504)
+    found["202"] = {
+        "description": "Begun; the current version goes on answering",
+        "content": {"application/json": {"schema": ok}},
+    }
+    return {
+        "summary": "Train a new version now",
+        "parameters": [{**model, "schema": _TEXT}],
+        "responses": found,
+    }
+
+
+def models() -> dict[str, Any]:
+    """``GET /models``."""
+    one = {"model": _TEXT, "version": {"type": "integer"}, "position": _POSITION, "model_time": _TEXT}
+    item = {"type": "object", "properties": {**one, "ready": {"type": "boolean"}}, "required": [*one, "ready"]}
+    ok = {"type": "object", "properties": {"models": {"type": "array", "items": item}}, "required": ["models"]}
+    return {"summary": "The models, as they are now", "responses": responses(ok)}
+
+
+def batches(descriptions: Iterable[Description], longest: float) -> dict[str, Any]:
+    """``POST /models/{model}/predict``."""
+    known = list(descriptions)
+    topics = dict.fromkeys(topic for one in known for topic in one.topics)
+    reach = at_least(topics, databases=any(one.databases for one in known))
+    binary = {"type": "string", "format": "binary"}
+    return {
+        "summary": "Ask for many rows, as an Arrow stream",
+        "parameters": [
+            MODEL,
+            {"name": "version", "in": "query", "required": False, "schema": {**_TEXT, "minLength": 1}},
+            {"name": "probabilities", "in": "query", "required": False, "schema": {"type": "boolean"}},
+            reach,
+            deadline(longest),
+        ],
+        "requestBody": {"required": True, "content": {STREAM: {"schema": binary}}},
+        "responses": responses(binary, 404, 408, 413, 415, 422, 503, 504, kind=STREAM),
+    }
+
+
+def metrics() -> dict[str, Any]:
+    """``GET /metrics``."""
+    return {"summary": "Numbers for Prometheus", "responses": responses(_TEXT, kind="text/plain")}
+
+
+# -- the Open Inference Protocol --------------------------------------------------------------------------------------
+
+
+_SIZES = {"type": "array", "items": {"type": "integer"}}
+_TENSOR_ABOUT = {
+    "type": "object",
+    "properties": {"name": _TEXT, "datatype": {"type": "string", "enum": list(DATATYPES)}, "shape": _SIZES},
+    "required": ["name", "datatype", "shape"],
+}
+_INPUT = {
+    "type": "object",
+    "properties": {
+        "name": _TEXT,
+        "datatype": {"type": "string", "enum": list(DATATYPES)},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "data": {"type": "array", "items": {}},
+        "parameters": {"type": "object"},
+    },
+    "required": ["name", "datatype", "shape"],
+}
+_REQUEST = {
+    "type": "object",
+    "properties": {
+        "id": _TEXT,
+        "parameters": {"type": "object"},
+        "inputs": {"type": "array", "items": _INPUT, "minItems": 1},
+        "outputs": {"type": "array", "items": {"type": "object", "properties": {"name": _TEXT}, "required": ["name"]}},
+    },
+    "required": ["inputs"],
+}
+
+
+def server() -> dict[str, Any]:
+    """``GET /v2``."""
+    ok = {"type": "object", "properties": {"name": _TEXT, "version": _TEXT}, "required": ["name", "version"]}
+    return {"summary": "About the server", "responses": responses(ok)}
+
+
+def health(name: str) -> dict[str, Any]:
+    """``GET /v2/health/…`` and ``…/ready`` of a model."""
+    said = {"reasons": {"type": "array", "items": _TEXT}, "parts": {"type": "array", "items": {"type": "object"}}}
+    ok = {"type": "object", "properties": {name: {"type": "boolean"}, **said}, "required": [name]}
+    found = responses(ok, 404, protocol=True)
+    found["503"] = {"description": "Not ready", "content": {"application/json": {"schema": ok}}}
+    return {"summary": f"Whether it is {name}", "responses": found}
+
+
+def metadata() -> dict[str, Any]:
+    """``GET /v2/models/{model}``."""
+    tensors = {"type": "array", "items": _TENSOR_ABOUT}
+    properties = {"name": _TEXT, "versions": {"type": "array", "items": _TEXT}, "platform": _TEXT}
+    properties |= {"inputs": tensors, "outputs": tensors}
+    ok = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"summary": "About a model", "responses": responses(ok, 404, protocol=True)}
+
+
+def inference() -> dict[str, Any]:
+    """``POST /v2/models/{model}/infer``."""
+    tensor = {"allOf": [_TENSOR_ABOUT, {"type": "object", "properties": {"data": {"type": "array"}}}]}
+    properties = {"model_name": _TEXT, "model_version": _TEXT, "outputs": {"type": "array", "items": tensor}}
+    ok = {"type": "object", "properties": properties, "required": list(properties)}
+    found = responses(ok, 400, 404, 408, 413, 415, 422, 503, 504, protocol=True)
+    return {
+        "summary": "Ask a model",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _REQUEST}}},
+        "responses": found,
+    }

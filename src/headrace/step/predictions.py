@@ -1,0 +1,346 @@
+"""Answers: predictions beside the rows they answer, in blocks whose shape does not depend on traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.batch import Batch, is_meta, told_apart
+from headrace.errors import LearnError
+from headrace.learn.base import Classifier
+from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
+from headrace.learn.handover import answers_one_by_one, concerns_the_whole
+from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
+from headrace.step.events import Ints
+from headrace.step.state import Answering
+
+BLOCK_ROWS = 64
+Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
+
+class Query:
+    """Rows of one batch that are to be answered, as the timeline passes them.
+
+    Args:
+        made: their features, where these are made already.
+        names: what columns with names of ours were called before; changed in place.
+
+    Attributes:
+        predictions: for each run of rows, of which ``answered`` says the length and the model.
+        valid, reasons: which rows can be answered, and why the others cannot.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        order: Ints,
+        task: ModelTask,
+        *,
+        proba: bool = False,
+        stream: StreamPlan | None = None,
+        made: Matrix | None = None,
+        names: dict[str, str] | None = None,
+    ) -> None:
+        self.batch = batch
+        self.names = {} if names is None else names
+        self.stream = stream
+        self.order = order
+        self.task = task
+        self.proba = proba
+        self.done = 0
+        self.predictions: list[pa.Array] = []
+        self.probabilities: list[pa.Array] = []
+        self.answered: list[tuple[int, Answering, bool]] = []
+        # What a model that is tried out answers beside, and its version; None where there is none.
+        self.shadows: list[pa.Array] = []
+        self.shadow_versions: list[int | None] = []
+        self.valid = np.ones(batch.num_rows, np.bool_)
+        self.reasons: dict[int, str] = {}
+        # Rows whose features are sound and that the model that answered has no answer to.
+        self._failed: dict[int, str] = {}
+        self._varies = depend_on_the_log(task.features)
+        self._matrix = made
+        if made is not None:
+            self.valid, self.reasons = made.valid, made.reasons
+
+    def answer_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
+        """Answer the rows before a place with this model; ``shadow`` answers beside it."""
+        end = int(np.searchsorted(self.order, place, "left"))
+        if end == self.done:
+            return
+        X, valid = self._features(end, by)
+        learner = by.learner
+        ready = learner.ready
+        answers = ready and not by.diverged and bool(valid.any())
+        found, failed = _answers(learner.predict, X, valid) if answers else (pa.nulls(end - self.done), {})
+        self._answer_beside(end, shadow)
+        if self.proba:
+            chances, more = self._chances(cast(Classifier, learner), X, valid, answers)
+            self.probabilities.append(chances)
+            found, failed = _without(found, more), {**more, **failed}
+        self.predictions.append(found)
+        for row, reason in failed.items():
+            self._failed[self.done + row] = self.reasons[self.done + row] = reason
+            self.valid[self.done + row] = False
+        self.answered.append((end - self.done, by, ready))
+        self.done = end
+
+    def _answer_beside(self, end: int, shadow: Answering | None) -> None:
+        self.shadow_versions.append(None if shadow is None else shadow.version)
+        if shadow is None:
+            self.shadows.append(pa.nulls(end - self.done))
+            return
+        X, valid = self._features(end, shadow)
+        self.shadows.append(_answers(shadow.learner.predict, X, valid)[0] if valid.any() else pa.nulls(end - self.done))
+
+    def _features(self, end: int, by: Answering) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """The matrix of the next rows, and which of them can be answered."""
+        task = self.task
+        if self._varies:
+            # What this model knew when it had learned: words that came later have no column.
+            features = resolved(task.features, by.words, _sizes(task, by), refuse=False)
+            found = matrix(self.batch.slice(self.done, end - self.done), features, task.target, missing=task.missing)
+            self.valid[self.done : end] = found.valid
+            self.reasons.update({self.done + row: reason for row, reason in found.reasons.items()})
+            return found.X, found.valid
+        if self._matrix is None:
+            self._matrix = matrix(self.batch, task.features, task.target, missing=task.missing)
+            self.valid, self.reasons = self._matrix.valid, self._matrix.reasons
+        return self._matrix.X[self.done : end], self.valid[self.done : end]
+
+    def _chances(
+        self, learner: Classifier, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], answers: bool
+    ) -> tuple[pa.Array, dict[int, str]]:
+        kind = pa.list_(pa.float64(), len(learner.classes))
+        if answers:
+            found, failed = _answers(learner.predict_proba, X, valid, width=len(learner.classes))
+            return (pa.nulls(len(X), kind) if pa.types.is_null(found.type) else found), failed
+        return pa.nulls(len(X), kind), {}
+
+    def forget(self, place: int) -> None:
+        """Take back the answers to rows from a place on: another model answers them."""
+        end = int(np.searchsorted(self.order, place, "left"))
+        while self.done > end:
+            count, by, ready = self.answered.pop()
+            kept = max(0, count - (self.done - end))
+            columns = [self.predictions, self.shadows, *([self.probabilities] if self.proba else [])]
+            version = self.shadow_versions.pop()
+            for column in columns:
+                last = column.pop()
+                if kept:
+                    column.append(last.slice(0, kept))
+            if kept:
+                self.answered.append((kept, by, ready))
+                self.shadow_versions.append(version)
+            self.done -= count - kept
+        for row in [row for row in self._failed if row >= self.done]:
+            del self._failed[row], self.reasons[row]
+            self.valid[row] = True
+
+    def output(self) -> Batch:
+        """The input rows that were answered so far, with their answers beside them."""
+        n = self.done
+        counts = [count for count, _, _ in self.answered]
+        versions = [by.version for _, by, _ in self.answered]
+        positions = [str(by.position) if by.position else None for _, by, _ in self.answered]
+        answers = {
+            "prediction": self.column(),
+            "status": self._status(counts),
+            "model": pa.repeat(self.task.name, n),
+            "model_version": _spread(versions, counts, pa.int64()),
+            "model_position": _spread(positions, counts, pa.string()),
+        }
+        if self.proba:
+            width = len(cast(Classifier, self.task.learner).classes)
+            none = pa.nulls(0, pa.list_(pa.float64(), width))
+            answers["probability"] = pa.concat_arrays(self.probabilities or [none])
+        if any(version is not None for version in self.shadow_versions):
+            answers["shadow_prediction"] = self._joined(self.shadows)
+            answers["shadow_version"] = _spread(self.shadow_versions, counts, pa.int64())
+        reserved = (*PREDICTION_COLUMNS, *(SHADOW_COLUMNS if self.task.retrain and self.task.retrain.shadow else ()))
+        batch = self.batch if n == self.batch.num_rows else self.batch.slice(0, n)
+        return _beside(batch, answers, reserved, self.names)
+
+    def column(self) -> pa.Array:
+        """The predictions of all rows; null where there is none."""
+        return self._joined(self.predictions)
+
+    def _joined(self, parts: list[pa.Array]) -> pa.Array:
+        kinds = [one.type for one in parts if not pa.types.is_null(one.type)]
+        kind = kinds[0] if kinds else getattr(self.task.learner, "prediction_type", pa.float64())
+        found = [one if one.type.equals(kind) else one.cast(kind) for one in parts]
+        return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.nulls(0, kind)])
+
+    def _status(self, counts: list[int]) -> pa.Array:
+        states = ["diverged" if by.diverged else "ok" if ready else "not_ready" for _, by, ready in self.answered]
+        status = _spread(states, counts, pa.string())
+        valid = self.valid[: self.done]
+        return status if valid.all() else pc.if_else(pa.array(valid), status, "invalid")
+
+
+class Given(Query):
+    """Rows that were answered already, elsewhere, by a model of this task."""
+
+    def answer_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
+        """They keep the answers that they have."""
+        self.done = max(self.done, int(np.searchsorted(self.order, place, "left")))
+
+    def forget(self, place: int) -> None:
+        """They are taken later."""
+        self.done = min(self.done, int(np.searchsorted(self.order, place, "left")))
+
+    def output(self) -> Batch:
+        """The rows so far."""
+        return self.batch.stored.slice(0, self.done)
+
+
+def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
+    """Lengths of vectors; a model that was trained before the log began says its only one's."""
+    if not by.learner.ready:
+        # A length that rows to be learned have shown is known when they are, however they came.
+        return {}
+    width = getattr(by.learner, "width", None)
+    if by.sizes or width is None or len(task.feature_names) != 1:
+        return by.sizes
+    return {task.feature_names[0]: width}
+
+
+def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array:
+    """One value for each run of rows; usually there is one run."""
+    if not counts:
+        return pa.nulls(0, kind)
+    if len(counts) == 1:
+        return pa.repeat(pa.scalar(values[0], kind), counts[0])
+    return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
+
+
+def _beside(batch: Batch, answers: Mapping[str, pa.Array], reserved: Collection[str], given: dict[str, str]) -> Batch:
+    """Input columns, then answers; an input column with an answer's name gets ``_input`` (`told_apart`)."""
+    records = batch.stored.records
+    taken = {*reserved, *answers}
+    if given or any(name in taken for name in records.schema.names):
+        own = [name for name in records.schema.names if not is_meta(name)]
+        renamed = dict(zip(own, told_apart(own, taken, given=given), strict=True))
+        records = batch.stored.renamed(renamed).records
+    return Batch(records).with_columns(answers.items())
+
+
+def _answers(
+    predict: Predict, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], *, width: int = 0
+) -> tuple[pa.Array, dict[int, str]]:
+    """One answer for each valid row, else null; and rows that the model has no answer to, with the reasons.
+
+    Args:
+        width: of an answer, where it is a list.
+    """
+    every = valid.all()
+    values, failed = answers_to(predict, X if every else X[valid], width=width)
+    if every and not failed and values is not None and values.ndim == 1 and values.dtype.kind in "fiub":
+        return pa.array(values), failed
+    rows = np.flatnonzero(valid)
+    failed = {int(rows[row]): reason for row, reason in failed.items()}
+    if values is None:
+        return pa.nulls(len(valid)), failed
+    try:
+        found = pa.array(values) if values.ndim == 1 else _lists(values)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        return pa.nulls(len(valid)), dict.fromkeys(rows.tolist(), f"the model's answers are no column: {error}")
+    if found.null_count:
+        nothing = np.flatnonzero(np.asarray(found.is_null()))
+        failed = dict.fromkeys(rows[nothing].tolist(), "the model has no answer") | failed
+    if not every:
+        where = np.zeros(len(valid), np.int64)
+        where[valid] = np.arange(len(rows))
+        found = found.take(pa.array(where, mask=~valid))
+    return _without(found, failed), failed
+
+
+def _without(found: pa.Array, failed: Mapping[int, str]) -> pa.Array:
+    """Answers, null where one failed."""
+    if not failed:
+        return found
+    where = np.arange(len(found))
+    mask = np.zeros(len(found), np.bool_)
+    mask[list(failed)] = True
+    return found.take(pa.array(where, mask=mask))
+
+
+def answers_to(
+    predict: Predict, X: npt.NDArray[Any], *, width: int = 0
+) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
+    """One answer a row, in fixed padded blocks; rows without one, or with one that is no finite number, and why.
+
+    Whatever a model raises, it raises for some rows: these are looked for by halves. Whether a row has an answer
+    depends on no other row.
+
+    Args:
+        width: of an answer, where it is a list.
+
+    Returns:
+        Answers of shape (n,) or (n, k), anything where there is none; None where there is not one at all.
+    """
+
+    def ask(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        found = predict_in_blocks(predict, part)
+        if len(found) != len(part) or (width and found.shape[1:] != (width,)):
+            raise LearnError(f"the model gave answers of shape {found.shape} to {len(part)} rows")
+        return found
+
+    failed: dict[int, str] = {}
+    try:
+        values: npt.NDArray[Any] | None = ask(X)
+    except Exception as error:
+        if concerns_the_whole(error):
+            raise
+        values, failed = _put_together(*answers_one_by_one(ask, X, BLOCK_ROWS))
+    if values is not None and values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+        each = finite if values.ndim == 1 else finite.all(axis=tuple(range(1, values.ndim)))
+        for row in np.flatnonzero(~each).tolist():
+            shown = values[row] if values.ndim == 1 else "a list with NaN or infinity"
+            failed.setdefault(row, f"the model's answer is {shown}, no finite number")
+    return values, failed
+
+
+def _put_together(
+    runs: Sequence[npt.NDArray[Any] | None], failed: dict[int, str]
+) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
+    """Runs of answers as one array; None stands for one row, which has no answer."""
+    good = next((run for run in runs if run is not None), None)
+    if good is None:
+        return None, failed
+    empty = np.zeros((1, *good.shape[1:]), good.dtype)
+    return np.concatenate([empty if run is None else run for run in runs]), failed
+
+
+def _lists(values: npt.NDArray[Any]) -> pa.Array:
+    """Rows of a matrix as lists of one length."""
+    flat = pa.array(np.ascontiguousarray(values, np.float64).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def predict_in_blocks(predict: Predict, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Predictions in fixed padded blocks, so that a row's bits do not depend on its neighbours.
+
+    BLAS chooses its kernels by shape: the same row alone and among 1,000 differs in its last bits. Blocks of one
+    shape, padded with the first row, take the shape out of it. A learner that computes each row by itself, whatever the
+    others are (``rowwise``), needs none.
+    """
+    n = len(X)
+    if n and getattr(getattr(predict, "__self__", None), "rowwise", False):
+        return np.asarray(predict(np.ascontiguousarray(X)))
+    results = []
+    for start in range(0, n, BLOCK_ROWS):
+        block = X[start : start + BLOCK_ROWS]
+        if len(block) < BLOCK_ROWS:
+            padded = np.empty((BLOCK_ROWS, X.shape[1]), X.dtype)
+            padded[: len(block)] = block
+            padded[len(block) :] = block[0]
+            results.append(np.asarray(predict(padded))[: len(block)])
+        else:
+            results.append(np.asarray(predict(np.ascontiguousarray(block))))
+    return np.concatenate(results) if results else np.empty(0)

@@ -1,0 +1,555 @@
+"""What happens to rows: the one composition of the stages, for every engine.
+
+`step(task, state, event)` answers, cuts and learns, and returns what goes to topics. It does no I/O, knows no
+clock and starts no thread; `state` is changed in place and can be saved and restored whole.
+
+The rules (``docs/decisions/0003-order-and-cuts.md``): rows are taken in the order of their positions. A row is
+answered by the model that has learned exactly the cuts that were complete before the row's own transaction, so
+rows of one transaction never see each other, and the order of declarations means nothing. None of this depends on
+how rows were grouped into events: the same rows and ticks give the same outputs and the same state.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.batch import OPS, Batch, inserted
+from headrace.learn.base import pinned
+from headrace.learn.category import new_words
+from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets_of, unsized
+from headrace.plain_values import value
+from headrace.plan.operators import Grade
+from headrace.plan.task import (
+    PREDICTION_COLUMNS,
+    FlowTask,
+    ModelTask,
+    PredictPlan,
+    StreamPlan,
+    StreamTask,
+    Task,
+)
+from headrace.position import Position
+from headrace.step import row_identity
+from headrace.step.derived_step import flow_step, kept_and_stopped, time_passed, trial
+from headrace.step.events import Event, Ints, Rows, Tick, Train, merge, order_of
+from headrace.step.grade_join import events, whole
+from headrace.step.labels import NO_LABEL, Changes
+from headrace.step.learning import (
+    GRADED,
+    Examples,
+    absorb,
+    apply_swap,
+    close_cut,
+    joined,
+    origins,
+    origins_of_graded,
+    swap,
+    tick,
+)
+from headrace.step.operator_run import Derive
+from headrace.step.outputs import Output, batches_of, derived, emitted, made, refused, unlearned
+from headrace.step.predictions import Given, Query
+from headrace.step.retraining import answer_training, ask_now, retrain
+from headrace.step.row_identity import ROW
+from headrace.step.scoring import Line, Place, Scored, held_out, in_order, reused, scored
+from headrace.step.state import Kept, State, named_uses
+from headrace.step.training import Reader, told
+from headrace.transform.expressions import operate
+
+_NONE = np.empty(0, np.int64)
+
+
+def step(task: Task, state: State, event: Event, reader: Reader | None = None) -> list[Output]:
+    """Apply one event; returns (topic, rows) in the order they are to be appended.
+
+    Args:
+        reader: gives rows of the log to a training that wants some.
+    """
+    if isinstance(task, StreamTask):
+        return _copy(task, event)
+    state.ended = []
+    if isinstance(task, FlowTask):
+        return flow_step(task, state, event)
+    # Numbers that overflow are refused where they come out, row by row.
+    with pinned(state.learner), np.errstate(all="ignore"):
+        return _step(task, state, event, reader)
+
+
+def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) -> list[Output]:
+    if isinstance(event, Rows):
+        return _ModelStep(task, state, event, reader).run()
+    cuts = state.counters.cuts
+    outputs: list[Output] = []
+    lines: list[dict[str, Any]] = []
+    if isinstance(event, Train):
+        lines = ask_now(task, state, event, reader)
+    elif isinstance(event, Tick):
+        letters = unlearned(task, state, reader, tick(task, state, event))
+        outputs, lines = time_passed(task, state, event, reader)
+        outputs = letters + outputs
+    elif event.training or event.refused:
+        lines = answer_training(task, state, event)
+    else:
+        swap(task, state, event)
+    held = _held_out(task, state, 0) if state.counters.cuts > cuts else []
+    outputs += [(task.metrics_topic, batch) for batch in in_order(held)]
+    return outputs + ([(task.training_topic, told(lines))] if lines else [])
+
+
+def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
+    """Rows that came from no topic, with the answers of the model that answers now; nothing is changed."""
+    query = Query(batch, np.arange(batch.num_rows), task)
+    query.answer_until(batch.num_rows, state.answering)
+    return query.output()
+
+
+# -- rows that operations fail on --------------------------------------------------------------------------------
+
+
+def _copy(task: StreamTask, event: Event) -> list[Output]:
+    outputs: list[Output] = []
+    for part in event.parts if isinstance(event, Rows) else ():
+        good, bad = operate(part.batch, task.stream.operations)
+        outputs += [refused(part.topic, batch, [reason], "transform") for batch, reason in bad]
+        for batch in good:
+            outputs += emitted(task.outputs, batch, ())
+    return outputs
+
+
+def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
+    """What the fixed sets say of the model as it is now."""
+    position = state.position
+    place = Place(position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
+    return [line for plan in task.evaluate if plan.rows is not None for line in held_out(task, state, plan, at, place)]
+
+
+def _tables(task: ModelTask) -> set[str]:
+    """Topics whose rows are told apart: those that are predicted, or whose labels may come later."""
+    found = {plan.stream.topic for plan in task.predict}
+    found |= {plan.stream.topic for plan in task.evaluate if plan.stream is not None}
+    found |= {stream.topic for stream in task.learn} if task.target is not None else set()
+    return found | {node.what.truth.topic for node in task.nodes if isinstance(node.what, Grade)}
+
+
+# -- the model's step ---------------------------------------------------------------------------------------------
+
+
+class _ModelStep:
+    """One event of one model, taken apart: merge, extract, cut, then walk the cuts in order."""
+
+    def __init__(self, task: ModelTask, state: State, event: Rows, reader: Reader | None = None) -> None:
+        self.task = task
+        self.state = state
+        self.reader = reader
+        self.complete = event.complete
+        self.merged = merge(event, state.open_key).numbered(_tables(task), state.memory.follow)
+        # Place of the last row of the last complete cut; category -> places of the rows that showed its new words.
+        self.closed: int | None = None
+        self.births: dict[str, Ints] = {}
+        self.outputs: list[Output] = []
+        self.lines: list[Line] = []
+        self.derive: Derive | None = None
+        self.told: list[dict[str, Any]] = []
+
+    def run(self) -> list[Output]:
+        state, merged = self.state, self.merged
+        names = zip(self.task.predict, named_uses(self.task, "predict"), strict=True)
+        queries = [query for plan, name in names for query in self._queries(plan, name)]
+        if self.task.nodes and state.flow is not None:
+            self.derive = self._deriving(queries)
+        examples = self._examples()
+        compared = [one for number in range(len(self.task.evaluate)) for one in self._scored(number, queries)]
+        answered = [query for _, query in queries] + [query for one in compared for query in one.queries]
+        asked = list(dict.fromkeys(answered))
+        windows = self._windows()
+        if state.shown is not None:
+            self._end_open_transaction(asked)
+        learned = 0
+        for end, place in self._cuts(examples, windows):
+            self._learn(examples, learned, end)
+            learned = end
+            seen = place < merged.rows or self.complete
+            if seen:
+                self._answer(asked, place)
+            self._close(examples, end, seen=seen)
+        self._learn(examples, learned, len(examples))
+        self._answer(asked, merged.rows)
+        self._finish(examples, windows)
+        for predict, query in queries:
+            self._emit(predict, query)
+        if self.derive is not None:
+            self.derive.finish()
+            self.outputs += derived(self.task, self.derive)
+        for one in compared:
+            self.lines += scored(self.task, state, one, merged, self._refuse, open_end=not self.complete)
+        self._forget()
+        self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
+        return self.outputs + ([(self.task.training_topic, told(self.told))] if self.told else [])
+
+    def _deriving(self, queries: Sequence[tuple[PredictPlan, Query]]) -> Derive:
+        assert self.state.flow is not None
+        by_number = {
+            number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
+        }
+        more = kept_and_stopped(self.task) | {"trial": trial(self.task, self.state)}
+        more |= {"predicted": self.task.predict, "features": self.task.feature_names}
+        nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
+        return Derive(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
+
+    def _end_open_transaction(self, asked: Sequence[Query]) -> None:
+        """The transaction left open by the last event ends here, or at the end of these rows, or later still."""
+        place = self.merged.after(0)
+        if place < self.merged.rows or self.complete:
+            self._answer(asked, place)
+            self.state.shown = self.state.shown_position = None
+            if not self.state.pending_rows:
+                apply_swap(self.task, self.state)
+
+    # Rows are added to a cut before earlier places are answered: pieces learned ahead keep the model that answers.
+    def _learn(self, examples: Examples, start: int, end: int) -> None:
+        if end > start:
+            if blocks := absorb(self.state, examples.rows.slice(start, end)):
+                self.outputs += unlearned(self.task, self.state, self.reader, blocks)
+            last = int(examples.order[end - 1])
+            self.state.pending_position = Position(int(self.merged.lsn[last]), int(self.merged.index[last]))
+
+    def _close(self, examples: Examples, end: int, *, seen: bool) -> None:
+        """Close a cut whose last row is the one before ``end``; none of these rows where that is 0."""
+        state = self.state
+        last = int(examples.order[end - 1]) if end else -1
+        known = {
+            column: len(words) - int((self.births.get(column, _NONE) > last).sum())
+            for column, words in (state.words.items() if state.words else ())
+        }
+        self.closed = last
+        refused_rows = close_cut(self.task, state, seen=seen, known=known, reach=lambda: self._reach(last))
+        self.outputs += unlearned(self.task, state, self.reader, refused_rows)
+        if seen and self.task.evaluate:
+            self.lines += _held_out(self.task, state, max(last, 0))
+
+    def _reach(self, last: int | None = None) -> dict[str, int]:
+        """Topic -> offset after the last row up to a place, of the topics that are learned; all rows without one."""
+        reach = dict(self.state.pending_reach)
+        learned = {stream.topic for stream in self.task.learn}
+        for part in self.merged.parts:
+            if part.topic in learned:
+                rows = part.batch.num_rows
+                taken = rows if last is None else int(np.searchsorted(order_of(part.batch), last, "right"))
+                if taken:
+                    reach[part.topic] = part.offset + taken
+        return reach
+
+    def _answer(self, asked: Sequence[Query], place: int) -> None:
+        by, beside = self.state.answering, self.state.beside
+        for query in asked:
+            query.answer_until(place, by, beside)
+        # What is derived is looked at where it may change who answers next, else once for all rows.
+        if self.derive is None or (self.task.retrain is None and place < self.merged.rows):
+            return
+        while (raised := self.derive.advance(place)) is not None:
+            before = (self.state.version, self.state.shadow)
+            self._note_trial()
+            fresh = functools.partial(made, self.task, self.derive, asked, raised[0])
+            self.told += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
+            self.derive.trial = trial(self.task, self.state)
+            if (self.state.version, self.state.shadow) != before:
+                by, beside = self.state.answering, self.state.beside
+                for query in asked:
+                    query.forget(raised[0] + 1)
+                    query.answer_until(place, by, beside)
+        self._note_trial()
+
+    def _note_trial(self) -> None:
+        assert self.derive is not None
+        if self.derive.trial is not None:
+            self.state.shadow_errors = self.derive.trial.errors
+
+    def _finish(self, examples: Examples, windows: Ints | None) -> None:
+        state, merged = self.state, self.merged
+        if self.closed is not None:
+            everything = not state.pending_rows and self.closed == merged.rows - 1
+            state.reach = self._reach(None if everything else self.closed)
+        state.pending_reach = self._reach()
+        state.open_key = None if self.complete else merged.last_key
+        state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
+        if windows is not None and len(examples):
+            state.window = int(windows[examples.order[-1]])
+
+    def _windows(self) -> Ints | None:
+        """For a duration: each place's window, by the running maximum of commit times."""
+        if not self.task.cut.duration_us:
+            return None
+        running = np.maximum.accumulate(np.concatenate([[self.state.watermark_us], self.merged.ts_us]))[1:]
+        return np.asarray(running // self.task.cut.duration_us, np.int64)
+
+    def _cuts(self, examples: Examples, windows: Ints | None) -> list[tuple[int, int]]:
+        """Complete cuts, as (number of examples before its end, first place that may see it)."""
+        cut, merged, waiting = self.task.cut, self.merged, self.state.pending_rows
+        if cut.rows:
+            ends = np.arange(cut.rows - waiting, len(examples) + 1, cut.rows)
+            last = merged.transactions[examples.order[ends - 1]]
+            places = np.searchsorted(merged.transactions, last, "right")
+            return list(zip(ends.tolist(), places.tolist(), strict=True))
+        clock = merged.transactions if windows is None else windows
+        mine = clock[examples.order]
+        keys = np.unique(mine)
+        if waiting:
+            keys = np.union1d(keys, [0 if windows is None else self.state.window])
+        ends = np.searchsorted(mine, keys, "right")
+        places = np.searchsorted(clock, keys, "right")
+        closed = places < merged.rows
+        if windows is None and self.complete:
+            closed[:] = True
+        return list(zip(ends[closed].tolist(), places[closed].tolist(), strict=True))
+
+    def _examples(self) -> Examples:
+        streams = enumerate(zip(self.task.learn, named_uses(self.task, "learn"), strict=True))
+        fresh = [(i, batch) for i, one in streams for batch in self._fresh(*one) if batch.num_rows]
+        if self.derive is not None:
+            fresh += [(GRADED, batch) for batch in self._graded(self.derive)]
+        if depend_on_the_log(self.task.features):
+            self._look(batch for _, batch in fresh)
+        return joined([self._accept(number, batch) for number, batch in fresh])
+
+    def _graded(self, derive: Derive) -> Iterator[Batch]:
+        """Rows that were predicted, where their labels are known."""
+        for number, operations in self.task.learn_nodes:
+            for batch in derive.graded_examples(number):
+                good, bad = operate(batch, operations)
+                for one, reason in bad:
+                    self._refuse("graded", one, [reason], "transform")
+                yield from (one for one in good if one.num_rows)
+
+    def _fresh(self, stream: StreamPlan, name: str) -> Iterator[Batch]:
+        """Rows of a stream that are to be learned, each when it has its label, if one is wanted; others are counted."""
+        counters, task = self.state.counters, self.task
+        for batch in self._stream(stream, "learn"):
+            fresh = inserted(batch)
+            if task.target is None or task.target not in batch.schema.names:
+                counters.ignored += int((~fresh).sum())
+                batch = batch if fresh.all() else batch.filter(fresh)
+                if task.target is None:
+                    yield batch
+                elif batch.num_rows:
+                    reason = f"there is no column «{task.target}» to learn"
+                    self._refuse(stream.topic, batch, [reason] * batch.num_rows, "learn")
+                continue
+            late = self.state.memory.waiting(name, partial=bool(stream.operations))
+            columns = None if callable(task.features) else task.feature_names
+            found = late.examples(batch, task.target, columns, nulls=task.missing == "pass")
+            unlabelled = int((fresh & ~np.asarray(batch.column(task.target).is_valid())).sum())
+            counters.unlabelled += unlabelled
+            counters.ignored += batch.num_rows - unlabelled - found.num_rows
+            yield found
+
+    def _forget(self) -> None:
+        """Rows that have ended, or are too many to be remembered, wait for no label any more."""
+        memory = self.state.memory
+        memory.settle()
+        for name, late in memory.late.items():
+            use, _, topic = name.split(":", 2)
+            rows = memory.rows.get(topic)
+            if rows is None or rows.forgotten < 1:
+                continue
+            numbers, kept = late.too_old(rows.forgotten)
+            if use == "learn" and len(numbers):
+                self._refuse_too_old(topic, numbers, kept)
+
+    def _refuse_too_old(self, topic: str, numbers: Ints, kept: pa.Table) -> None:
+        """Rows whose label did not come in time, at the places of those that came so much later."""
+        ended = self.state.memory.rows[topic].was_ended(numbers)
+        numbers, kept = numbers[~ended], kept.filter(pa.array(~ended))
+        if not len(numbers):
+            return
+        came, places = [], []
+        for part in self.merged.parts:
+            if part.topic == topic:
+                row = np.asarray(part.batch.column(ROW))
+                new = (row < 0) | (inserted(part.batch) & (row > 0))
+                came.append(np.where(row < 0, ~row, row)[new] >> 1)
+                places.append(order_of(part.batch)[new])
+        place = np.concatenate(places)[np.searchsorted(np.concatenate(came), numbers + row_identity.LIMIT)]
+        columns = {name: whole(kept.column(name)) for name in kept.column_names}
+        batch = events(self.merged, columns, place, self.merged.ts_us[place])
+        self._refuse(topic, batch, [NO_LABEL.format(limit=row_identity.LIMIT)] * len(numbers), "learn")
+
+    def _look(self, batches: Iterable[Batch]) -> None:
+        """Words that rows to learn show for the first time get their columns, in the rows' order."""
+        state = self.state
+        first: dict[str, dict[str, int]] = {}
+        sized: dict[str, list[tuple[int, int]]] = {}
+        for batch in batches:
+            order = order_of(batch)
+            for one in unsized(self.task.features):
+                if one.column in batch.schema.names and one.column not in state.sizes:
+                    found = one.sized(batch.column(one.column))
+                    if found is not None:
+                        sized.setdefault(one.column, []).append((int(order[found[0]]), found[1]))
+            for word in growing(self.task.features):
+                if word.column in batch.schema.names:
+                    seen = first.setdefault(word.column, {})
+                    for text, row in new_words(state.words[word.column], batch.column(word.column)):
+                        seen[text] = min(seen.get(text, int(order[row])), int(order[row]))
+        state.sizes |= {column: min(found)[1] for column, found in sized.items()}
+        for word in growing(self.task.features):
+            table = state.words[word.column]
+            came = sorted(first.get(word.column, {}).items(), key=lambda one: one[1])[: word.width - len(table)]
+            table += [text for text, _ in came]
+            self.births[word.column] = np.array([place for _, place in came], np.int64)
+
+    def _accept(self, number: int, batch: Batch) -> Examples:
+        """The rows of a batch that can be learned, of which stream; the others are refused."""
+        task, state = self.task, self.state
+        topic = task.learn[number].topic if number >= 0 else "graded"
+        features = resolved(task.features, state.words, state.sizes, refuse=True)
+        width = state.sizes.get(FUNCTION) or getattr(state.learner, "width", None)
+        found = matrix(batch, features, task.target, missing=task.missing, width=width)
+        if callable(features) and found.valid.any():
+            state.sizes.setdefault(FUNCTION, found.X.shape[1])
+        valid, reasons = found.valid.copy(), dict(found.reasons)
+        y = None
+        if task.target is not None:
+            labels = targets_of(batch, task.target, task.learner)
+            y, reasons = labels.y, {**labels.reasons, **reasons}
+            valid &= labels.valid
+        weight = self._weights(batch, valid, reasons)
+        if not valid.all():
+            bad = np.flatnonzero(~valid)
+            self._refuse(topic, batch.take(bad), [reasons[i] for i in bad.tolist()], "learn")
+        rows = Kept(found.X, y, weight, self._origins(number, batch))
+        return Examples(order_of(batch), rows) if valid.all() else Examples(order_of(batch)[valid], rows.taken(valid))
+
+    def _origins(self, number: int, batch: Batch) -> Ints:
+        """Where rows are found again should the learner fail on them, when their cut ends."""
+        if number == GRADED:
+            return origins_of_graded(batch)
+        return origins(number, self.merged.offset[order_of(batch)], 4 if self.task.learn_nodes else 2)
+
+    def _weights(self, batch: Batch, valid: npt.NDArray[np.bool_], reasons: dict[int, str]) -> npt.NDArray[Any] | None:
+        name = self.task.sample_weight
+        if name is None:
+            return None
+        found = matrix(batch, (name,))
+        weight = found.X[:, 0]
+        for row in np.flatnonzero(~found.valid | (weight < 0)).tolist():
+            shown = value(batch.column(name)[row]) if name in batch.schema.names else "no column"
+            reasons.setdefault(row, f"the weight «{name}» is {shown}")
+            valid[row] = False
+        return np.ascontiguousarray(weight)
+
+    def _queries(self, plan: PredictPlan, name: str) -> list[tuple[PredictPlan, Query]]:
+        queries: list[tuple[PredictPlan, Query]] = []
+        for batch in self._stream(plan.stream, "predict"):
+            asks, made = self._asks(batch, name)
+            offset = self.state.emitted.get(plan.stream.topic, 0)
+            if offset:
+                asks &= self.merged.offset[order_of(batch)] >= offset
+            if asks.any():
+                names = self.state.memory.names.setdefault(name, {})
+                query = self._query(batch, asks, made, proba=plan.proba, stream=plan.stream, names=names)
+                queries.append((plan, query))
+        for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
+            missing = next((name for name in PREDICTION_COLUMNS if name not in batch.schema.names), None)
+            if missing is None:
+                queries.append((plan, Given(batch, order_of(batch), self.task, stream=plan.stream)))
+            else:
+                self._refuse(
+                    plan.stream.topic, batch, [f"no answer: no column «{missing}»"] * batch.num_rows, "predict"
+                )
+        return queries
+
+    def _scored(self, number: int, queries: Sequence[tuple[PredictPlan, Query]]) -> Iterator[Scored]:
+        """The answers that are compared with the truth: those that are given anyway, where they are."""
+        plan, target = self.task.evaluate[number], self.task.target
+        if plan.stream is None or target is None:
+            return
+        name = named_uses(self.task, "evaluate")[number]
+        reuses = None if self.state.emitted else reused(plan, self.task)
+        mine = None if reuses is None else self.task.predict[reuses]
+        given = [query for one, query in queries if one is mine and not isinstance(query, Given)]
+        for batch in self._stream(plan.stream, None):
+            if target not in batch.schema.names:
+                batch = batch.filter(inserted(batch))
+                if batch.num_rows:
+                    reason = f"there is no column «{target}» to compare answers with"
+                    self._refuse(plan.stream.topic, batch, [reason] * batch.num_rows, "evaluate")
+                continue
+            if reuses is None:
+                asks, made = self._asks(batch, name)
+                query = self._query(batch, asks, made) if asks.any() else None
+            else:
+                places = order_of(batch)
+                query = next((one for one in given if np.isin(one.order[:1], places).all()), None)
+            # Where a row had no answer before its label came, it is answered then.
+            late = (batch.op == OPS["u"]) & np.asarray(batch.column(target).is_valid())
+            yield Scored(plan, name, batch, query, self._query(batch, late) if late.any() else None)
+
+    def _query(self, batch: Batch, asks: npt.NDArray[np.bool_], made: Matrix | None = None, **options: Any) -> Query:
+        """The rows that ask, and their features where these are made."""
+        if asks.all():
+            return Query(batch, order_of(batch), self.task, made=made, **options)
+        if made is not None:
+            where = np.cumsum(asks) - 1
+            reasons = {int(where[row]): reason for row, reason in made.reasons.items() if asks[row]}
+            made = Matrix(np.ascontiguousarray(made.X[asks]), made.valid[asks], reasons)
+        batch = batch.filter(asks)
+        return Query(batch, order_of(batch), self.task, made=made, **options)
+
+    def _asks(self, batch: Batch, name: str) -> tuple[npt.NDArray[np.bool_], Matrix | None]:
+        """Which events ask for an answer: inserts, snapshot reads, and updates that change a feature or may have.
+
+        Returns:
+            Them, and the features of all rows where a function makes them: only what it gives tells a change.
+        """
+        task = self.task
+        changes = self.state.memory.changes.setdefault(name, Changes())
+        if not callable(task.features):
+            columns = {one: batch.column(one) for one in task.feature_names if one in batch.schema.names}
+            return changes.changed(batch, columns), None
+        rows = inserted(batch) | (batch.op == OPS["u"])
+        if not rows.all() or not batch.num_rows:
+            # Deletes and truncates have no features.
+            some = batch.filter(rows)
+            asks = np.zeros(batch.num_rows, np.bool_)
+            if some.num_rows:
+                asks[rows] = self._asks(some, name)[0]
+            return asks, None
+        made = matrix(batch, task.features, task.target, missing=task.missing)
+        flat = pa.array(made.X.reshape(-1))
+        width = made.X.shape[1]
+        lists = pa.FixedSizeListArray.from_arrays(flat, width) if width else pa.nulls(batch.num_rows)
+        return changes.changed(batch, {"()": pc.if_else(pa.array(made.valid), lists, None)}), made
+
+    def _stream(self, stream: StreamPlan, stage: str | None) -> list[Batch]:
+        """A stream's batches; rows that its operations fail on are refused, unless another stage does that."""
+
+        def refuse(topic: str, batch: Batch, reason: str) -> None:
+            if stage is not None:
+                self._refuse(topic, batch, [reason], stage)
+
+        return batches_of(self.merged, stream, refuse)
+
+    def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
+        self.state.counters.rejected += batch.num_rows
+        offset = self.state.emitted.get(topic, 0)
+        if offset:
+            keep = self.merged.offset[order_of(batch)] >= offset
+            reasons = [reason for reason, one in zip(reasons, keep.tolist(), strict=True) if one]
+            batch = batch.filter(keep)
+        if batch.num_rows:
+            self.outputs.append(refused(topic, batch, reasons, stage, self.task.name))
+
+    def _emit(self, plan: PredictPlan, query: Query) -> None:
+        self.state.counters.predicted += query.batch.num_rows
+        invalid = np.flatnonzero(~query.valid)
+        if len(invalid):
+            reasons = [query.reasons[i] for i in invalid.tolist()]
+            self._refuse(plan.stream.topic, query.batch.take(invalid), reasons, "predict")
+        self.outputs += emitted(plan.outputs, query.output(), self.task.feature_names)
