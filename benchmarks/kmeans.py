@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from headrace.arrays import Floats
 from headrace.learn.kmeans import KMeans
-
-Floats = npt.NDArray[np.float64]
 
 BATCH = 1_000
 SHAPES = ((3, 4), (64, 64))

@@ -6,15 +6,13 @@ import re
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace import plain_values
+from headrace.arrays import Ints, Mask
 from headrace.batch import Batch
 
-Mask = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 Times = tuple[Ints, Mask, dict[int, str]]
 _UTC = pa.timestamp("us", tz="UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

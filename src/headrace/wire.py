@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
+
+from headrace.arrays import Ints
 
 Headers = Sequence[tuple[str, bytes | None]]
-Ints = npt.NDArray[np.int64]
 _T = TypeVar("_T")
 
 

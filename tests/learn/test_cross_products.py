@@ -6,16 +6,15 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from headrace.arrays import Floats
 from headrace.learn.cross_products import CrossProducts, cross_products, nothing, unpacked
 
 RNG = np.random.default_rng(7)
-Floats = npt.NDArray[np.float64]
 
 DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
 TABLES = st.integers(1, 40).flatmap(lambda n: arrays(np.float64, (3, n), elements=DOUBLES))

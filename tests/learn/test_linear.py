@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.arrays import Floats
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.linear import LinearRegression
 from headrace.learn.state import dump_state, state_hash
 
-Floats = npt.NDArray[np.float64]
 RNG = np.random.default_rng(6)
 NAN = math.nan
 

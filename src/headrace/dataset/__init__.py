@@ -15,9 +15,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Array
 from headrace.clock import duration_us
 from headrace.dataset.examples import Examples, recut, shuffled
 from headrace.dataset.groups import Positions
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("headrace")
 
-Array = npt.NDArray[Any]
 SHUFFLED_ROWS = 10_000
 POLL_SECONDS = 0.05
 FIND_SECONDS = 0.2

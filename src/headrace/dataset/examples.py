@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Array
 from headrace.batch import Batch, inserted, present
 from headrace.dataset.reading import Chunk, Place
 from headrace.learn.features import Features, column_of, matrix, numbers
@@ -28,7 +28,6 @@ from headrace.transform.expressions import KEEPS, Operation, operate
 logger = logging.getLogger("headrace")
 
 REASONS = 5
-Array = npt.NDArray[Any]
 Data = tuple[Any, ...]
 
 

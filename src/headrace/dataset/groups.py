@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from headrace.arrays import Ints
 from headrace.errors import LogError
 from headrace.kafka.place import unpack_spread
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import Log
-from headrace.wire import Ints
 
 if TYPE_CHECKING:
     import apsw

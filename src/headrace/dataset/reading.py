@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.capture.topics.offsets import Offsets
 from headrace.capture.topics.reader import TopicsReader
@@ -23,7 +24,7 @@ from headrace.kafka.cluster import Cluster
 from headrace.kafka.fetch import wire_messages
 from headrace.kafka.settings import KafkaPlace
 from headrace.log.base import Entry, Log
-from headrace.wire import Ints, WireMessages
+from headrace.wire import WireMessages
 
 Place = Mapping[int, int]
 Start = Literal["earliest", "latest"] | int

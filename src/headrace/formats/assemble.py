@@ -11,10 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace import batch as batches
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.formats.debezium import UNKNOWN, Events
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)

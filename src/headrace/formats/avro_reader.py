@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.formats.avro_schema import Node
-from headrace.wire import Ints
 
 _PADDING = 16  # a value read at the end of the last message stays inside the buffer
 _ITEMS_WITHOUT_BYTES = 100_000  # what an array of nulls may claim to hold

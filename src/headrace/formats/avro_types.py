@@ -29,16 +29,15 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Mask
 from headrace.errors import FormatError
 from headrace.formats import base64_columns, coerce, connect, decimals, timestamps
 from headrace.formats.avro_schema import Node
 from headrace.plain_values import is_bytes
 
-Mask = npt.NDArray[np.bool_]
 Converted = tuple[pa.Array, Mask | None]
 _CONNECT = "org.apache.kafka.connect.data."
 _DEBEZIUM = "io.debezium."

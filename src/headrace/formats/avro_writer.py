@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.errors import FormatError
 from headrace.formats.avro_schema import Node
-from headrace.wire import Ints
 
 _NOTHING = pa.scalar(b"", pa.large_binary())
 

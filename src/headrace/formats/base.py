@@ -8,8 +8,9 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
-from headrace.wire import Headers, Ints, WireMessages
+from headrace.wire import Headers, WireMessages
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import binascii
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
+from headrace.arrays import Bytes, Ints
 
 _PAD = ord("=")
 _NOT_BASE64 = 255

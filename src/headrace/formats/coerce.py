@@ -31,13 +31,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.formats import base64_columns, decimals, json_rows, json_text, timestamps
 from headrace.formats.column_text import array_text, plain_text
 from headrace.formats.json_text import TEXT
 from headrace.plain_values import PER_SECOND, is_bytes, is_list, is_text
 
 Convert = Callable[[pa.Array], pa.Array]
-Ints = npt.NDArray[np.int64]
 
 _SHOWN = 60  # characters of a refused value in a reason
 POSTGRES_TYPE = b"postgres.type"

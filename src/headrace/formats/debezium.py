@@ -19,12 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, is_meta
 from headrace.formats.coerce import to_type
 from headrace.plain_values import is_bytes, is_list, is_text
 
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 Columns = dict[str, pa.Array]
 
 PLACEHOLDER = "__debezium_unavailable_value"

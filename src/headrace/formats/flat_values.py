@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.formats import assemble, debezium
 from headrace.formats.assemble import Rows
@@ -24,7 +24,6 @@ from headrace.formats.key_changes import with_old_keys
 from headrace.formats.registry_columns import json_columns
 from headrace.wire import WireMessages
 
-Ints = npt.NDArray[np.int64]
 Bad = list[tuple[int, str]]
 Cells = Sequence[bytes | None]
 Part = tuple[dict[str, pa.Array], Ints]

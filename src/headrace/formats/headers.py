@@ -34,12 +34,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, take, take_records
 from headrace.formats.json_text import as_bytes, fragments, joined, objects
 from headrace.wire import Headers, WireMessages
 
-Mask = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 Cells = Sequence[bytes | None]
 Header = tuple[str, bytes | None]
 

@@ -36,16 +36,14 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.formats import debezium, decimals, json_rows
 from headrace.formats.json_numbers import read_numbers
 from headrace.formats.json_parse import Bad, Lines, Parsed, read_natively, without_columns
 from headrace.formats.json_rows import Number
-
-Ints = npt.NDArray[np.int64]
 
 NUMBERS = {
     "int64": pa.int64(),

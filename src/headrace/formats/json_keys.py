@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.formats import connect, json_shapes
@@ -20,7 +20,6 @@ from headrace.formats.json_text import Known, as_bytes, joined, objects, unwrapp
 from headrace.plain_values import is_bytes, is_text
 from headrace.wire import WireMessages
 
-Ints = npt.NDArray[np.int64]
 Columns = dict[str, pa.Array]
 
 KEY_FORMATS = ("json", "json+schema", "string", "bytes", "none")

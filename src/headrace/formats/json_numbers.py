@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
+from headrace.arrays import Bytes, Ints
 
 Words = npt.NDArray[np.unsignedinteger]
 

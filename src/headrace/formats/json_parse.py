@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.formats import json_rows
 from headrace.formats.json_numbers import read_numbers
 from headrace.formats.json_rows import Row
 
-Ints = npt.NDArray[np.int64]
 Bad = list[tuple[int, str]]
 
 _BLOCK = 1 << 16  # bytes for each task of Arrow's reader: two threads already share a batch of 2,000 small rows

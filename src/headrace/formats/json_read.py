@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, is_meta, take, take_records
 from headrace.formats import assemble, connect, debezium, json_columns, json_shapes
 from headrace.formats.assemble import Rows
@@ -22,8 +22,6 @@ from headrace.formats.json_keys import KeyReader
 from headrace.formats.json_parse import Bad, Lines, Parsed, object_names, parse
 from headrace.wire import WireMessages
 
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 Cells = Sequence[bytes | None]
 
 _ADDED = pa.schema(

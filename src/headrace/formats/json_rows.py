@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.plain_values import is_list, is_text
 
-Ints = npt.NDArray[np.int64]
 Row = tuple[int, dict[str, Any]]
 Bad = list[tuple[int, str]]
 

@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.errors import FormatError
 from headrace.formats import base64_columns, decimals, timestamps
 from headrace.plain_values import is_bytes, is_list, is_text
@@ -216,7 +217,7 @@ def _list(array: pa.Array, binary_decimals: bool) -> pa.Array:
     return _valid(array, _wrapped("[", items, sizes, "]"))
 
 
-def _wrapped(before: str, items: pa.Array, sizes: base64_columns.Ints, after: str) -> pa.Array:
+def _wrapped(before: str, items: pa.Array, sizes: Ints, after: str) -> pa.Array:
     offsets = np.zeros(sizes.size + 1, np.int64)
     np.cumsum(sizes, out=offsets[1:])
     inside = pc.binary_join(pa.LargeListArray.from_arrays(pa.array(offsets), items), pa.scalar(",", TEXT))

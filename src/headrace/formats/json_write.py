@@ -7,10 +7,10 @@ from functools import lru_cache
 from importlib.metadata import version
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch
 from headrace.formats import connect
 from headrace.formats.base import Encoded
@@ -18,9 +18,6 @@ from headrace.formats.headers import TOMBSTONE, Header, event_headers
 from headrace.formats.json_keys import write_keys
 from headrace.formats.json_text import TEXT, Known, as_bytes, joined, objects, quoted
 from headrace.formats.key_changes import with_old_keys
-
-Mask = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 def flattened(topic: str, batch: Batch, *, schemas: bool, key: str) -> Encoded:

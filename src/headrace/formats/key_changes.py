@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, take
 from headrace.formats.base import Encoded
 from headrace.formats.headers import TOMBSTONE
-from headrace.wire import Headers, Ints
+from headrace.wire import Headers
 
 Keys = Sequence[bytes | None]
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, FormatError, MissingExtra
 from headrace.formats import protobuf_schema
@@ -27,7 +28,7 @@ from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_columns import Columns
 from headrace.formats.registry_events import decode
 from headrace.formats.registry_framing import Framed, Wire
-from headrace.wire import Ints, WireMessages
+from headrace.wire import WireMessages
 
 _Bodies = tuple[list[int], list[bytes]]  # places and payloads
 _MOST_INDEXES = 32

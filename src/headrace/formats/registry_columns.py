@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace import plain_values
+from headrace.arrays import Ints
 from headrace.formats import coerce, decimals, json_parse, timestamps
 from headrace.plain_values import is_bytes, is_list, is_text
-from headrace.wire import Ints
 
 # A group's payloads as structs of their columns, with the places in the group that each row came from; and the places
 # that cannot be decoded, with the reason.

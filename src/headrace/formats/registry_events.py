@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.formats import assemble, coerce, debezium
 from headrace.formats.assemble import Rows
 from headrace.formats.base import Decoded
@@ -28,7 +29,7 @@ from headrace.formats.json_keys import names_in
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_columns import Columns, conformed, json_columns
 from headrace.formats.registry_framing import Framed, Role, Wire, frame, known
-from headrace.wire import Ints, WireMessages
+from headrace.wire import WireMessages
 
 Decoder = Callable[[Framed, RegisteredSchema], Columns]
 # Debezium's transaction markers and logical messages: understood, and no rows of a table.

@@ -21,9 +21,10 @@ from typing import Literal
 
 import numpy as np
 
+from headrace.arrays import Ints
 from headrace.errors import FormatError, RegistryUnavailable
 from headrace.formats.registry import RegisteredSchema, SchemaId, SchemaRegistry
-from headrace.wire import Headers, Ints
+from headrace.wire import Headers
 
 Wire = Literal["confluent", "apicurio", "apicurio-headers"]
 Role = Literal["key", "value"]

@@ -7,13 +7,11 @@ Years beyond 9999 carry a sign (``+20000-01-01T…``), years before 1 are astron
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.plain_values import PER_SECOND, beyond, civil
-
-Ints = npt.NDArray[np.int64]
 
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _YEAR_1, _YEAR_10000 = -62_135_596_800, 253_402_300_800

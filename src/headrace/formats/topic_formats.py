@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.batch import Batch, is_meta
 from headrace.errors import DeclarationError, HeadraceError, LogCorrupt
 from headrace.formats.base import Decoded, Encoded, Format
-from headrace.wire import Ints, WireMessages
+from headrace.wire import WireMessages
 
 if TYPE_CHECKING:
     from headrace.formats.json_columns import Column

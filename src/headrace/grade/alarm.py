@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints, Mask
 from headrace.errors import DeclarationError
 from headrace.grade.windows.columns import exceeds, group_columns, numbers
 from headrace.grade.windows.groups import Key, KeyedBy, group_codes, group_keys
 from headrace.grade.windows.window_results import START, Lines
-from headrace.wire import Ints
 
-Mask = npt.NDArray[np.bool_]
 _WHO = "an alarm"
 
 

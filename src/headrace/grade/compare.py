@@ -16,12 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import told_apart
 from headrace.errors import HeadraceError
 from headrace.grade.interval_join.outcomes import STATUSES, Found
 from headrace.grade.metrics import Metric
 from headrace.position import format_positions
-from headrace.wire import Ints
 
 TAIL = (
     "error",

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.errors import LearnError
 from headrace.grade.windows.columns import group_columns, numbers
 from headrace.grade.windows.groups import Key, KeyedBy, group_codes, group_keys
 from headrace.grade.windows.window_results import START, Lines
-from headrace.wire import Ints
 
 _WHO = "a drift detector"
 

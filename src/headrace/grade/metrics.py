@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace import plain_values
+from headrace.arrays import Array
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.grade.windows.columns import is_text, number_of
 
-Array = npt.NDArray[Any]
 Function = Callable[[Array, Array], Any]
 KINDS = ("mean", "median", "quantile", "count", "min", "max", "sum", "std", "unique", "first", "last")
 _EXACT = Context(prec=600_000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from headrace.arrays import Array
 from headrace.errors import DeclarationError
 
-Array = npt.NDArray[Any]
 WINDOW_ROWS = 1000
 CLASSIFICATION = ("accuracy", "macro_f1")
 REGRESSION = ("mae", "rmse", "r2")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headrace.wire import Ints
+from headrace.arrays import Ints
 
 
 class Place(NamedTuple):

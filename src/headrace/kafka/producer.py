@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from headrace.arrays import Ints
 from headrace.errors import LogTruncated, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.partition import partitions_of
 from headrace.kafka.place import Place, pack_spread
 from headrace.kafka.settings import KafkaPlace
-from headrace.wire import Headers, Ints
+from headrace.wire import Headers
 
 logger = logging.getLogger("headrace")
 

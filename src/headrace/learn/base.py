@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Array = npt.NDArray[Any]
+from headrace.arrays import Array
+
 State = dict[str, "npt.NDArray[Any] | int | float | str | bool | None"]
 
 

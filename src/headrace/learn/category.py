@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Mask
 from headrace.errors import DeclarationError
 from headrace.plain_values import cast_texts, value, values
 
-Mask = npt.NDArray[np.bool_]
 Coding = Literal["one_hot", "treatment"]
 Unseen = Literal["error", "ignore", "grow"]
 CAPACITY = 32

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from headrace.arrays import Floats, Ints
+
 Objects = npt.NDArray[np.object_]
 
 _BLOCK_ROWS = 512  # rows whose products are added in doubles
@@ -163,15 +163,15 @@ class _Digits:
     """
 
     values: Floats
-    column: Integers
-    place: Integers
-    top: Integers
+    column: Ints
+    place: Ints
+    top: Ints
     bits: int
 
     @property
-    def exponents(self) -> Integers:
+    def exponents(self) -> Ints:
         """Shape (m,), a digit's unit as a power of two."""
-        units: Integers = self.top[self.column] - (self.place + 1) * self.bits
+        units: Ints = self.top[self.column] - (self.place + 1) * self.bits
         return units
 
 
@@ -202,7 +202,7 @@ def _digits(columns: Floats, bits: int) -> _Digits:
     return _Digits(np.concatenate(values), np.concatenate(owners), np.concatenate(places), top, bits)
 
 
-def _scaled(rows: Floats, exponents: Integers) -> Floats:
+def _scaled(rows: Floats, exponents: Ints) -> Floats:
     """Each row times its power of two; a product far below 1 may vanish, as its whole part is 0 anyway."""
     if exponents.min() >= -1022 and exponents.max() <= 1023:
         scaled: Floats = rows * np.ldexp(1.0, exponents)[:, None]
@@ -225,7 +225,7 @@ def _of_chunk(columns: Floats, weights: Floats | None) -> CrossProducts:
     return total
 
 
-def _products(left: Floats, right: Floats) -> Integers:
+def _products(left: Floats, right: Floats) -> Ints:
     """``left @ right.T``, a symmetric matrix, in 64-bit integers: by blocks of rows whose sums are exact in doubles.
 
     It is made of small products: the threads of BLAS, once woken, spin for work beside those of capture.
@@ -241,11 +241,11 @@ def _products(left: Floats, right: Floats) -> Integers:
                 block[tile, other] = some[tile] @ others[:, other]
         total += block.astype(np.int64)
     upper = np.triu(total)
-    whole: Integers = upper + np.triu(total, 1).T
+    whole: Ints = upper + np.triu(total, 1).T
     return whole
 
 
-def _folded(products: Integers, digits: _Digits, used: Integers) -> CrossProducts:
+def _folded(products: Ints, digits: _Digits, used: Ints) -> CrossProducts:
     """The digits' products put together to those of the columns: those of the same unit first, then by place."""
     position = np.zeros(len(digits.top), np.int64)
     position[used] = np.arange(len(used))

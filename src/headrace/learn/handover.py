@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headrace.arrays import Array
 from headrace.errors import BadRows, HeadraceError, LearnError
-from headrace.learn.base import Array, Learner
+from headrace.learn.base import Learner
 
 LIMIT = 1e150
 """A model that holds a larger number cannot go on: its square is none."""

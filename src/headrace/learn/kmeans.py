@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Array, Floats, Ints
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.base import Array, State, as_features, largest_in
+from headrace.learn.base import State, as_features, largest_in
 from headrace.learn.nearest import nearest, squared_distances
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 1024
 """Rows whose sum is one number: a batch's sum is the sum of its blocks' sums, in order."""
@@ -103,7 +101,7 @@ class KMeans:
         if self._initial is not None:
             self._centers, self._weights = self._initial
         self._waiting: Floats | None = None
-        self._waiting_counts: Integers | None = None
+        self._waiting_counts: Ints | None = None
 
     def learn(self, X: Array, y: Array | None = None) -> None:
         """One update. An empty batch, of shape (0, d) or (0, 0), decays the weights and may split a dying cluster.
@@ -121,7 +119,7 @@ class KMeans:
         else:
             self._update(*_total(_statistics(rows, self._centers), self._centers.shape))
 
-    def predict(self, X: Array) -> Integers:
+    def predict(self, X: Array) -> Ints:
         """Each row's cluster, shape (n,), from 0 to k - 1; among centres equally near, the first.
 
         Raises:
@@ -163,7 +161,7 @@ class KMeans:
                 raise LearnError(f"parts hold rows of shapes {[one.shape for one in rows]}")
             self.learn(np.concatenate(rows) if rows else np.empty((0, 0)))
             return
-        blocks: list[tuple[Floats, Integers]] = []
+        blocks: list[tuple[Floats, Ints]] = []
         for part in parts:
             sums, counts = self._part_of(part, "sums", 3), self._part_of(part, "counts", 2)
             if sums.shape[1:] != self._centers.shape or counts.shape != (len(sums), self.k):
@@ -251,7 +249,7 @@ class KMeans:
     def __repr__(self) -> str:
         return f"KMeans(k={self.k}, decay={self.decay}, time_unit={self.time_unit!r}, split_dying={self.split_dying})"
 
-    def _arrays(self) -> dict[str, Floats | Integers | None]:
+    def _arrays(self) -> dict[str, Floats | Ints | None]:
         return {
             "centers": self._centers,
             "weights": self._weights,
@@ -300,7 +298,7 @@ class KMeans:
         earlier = [] if kept is None or kept_counts is None else [_repeated(kept, kept_counts, chosen)]
         self._update(*_total([*earlier, *_statistics(rows, chosen)], chosen.shape))
 
-    def _update(self, sums: Floats, counts: Integers) -> None:
+    def _update(self, sums: Floats, counts: Ints) -> None:
         """The update rule, from the sum and the number of each cluster's new rows."""
         assert self._centers is not None and self._weights is not None
         discount = self.decay if self.time_unit == "batches" else self.decay ** int(counts.sum())
@@ -326,7 +324,7 @@ class KMeans:
         self._centers[smallest] = old - apart
 
 
-def _statistics(X: Floats, centers: Floats) -> Iterator[tuple[Floats, Integers]]:
+def _statistics(X: Floats, centers: Floats) -> Iterator[tuple[Floats, Ints]]:
     """For each block of rows: the sums (k, d) and the numbers (k,) of the rows nearest to each centre."""
     for at in range(0, len(X), BLOCK_ROWS):
         block = X[at : at + BLOCK_ROWS]
@@ -335,7 +333,7 @@ def _statistics(X: Floats, centers: Floats) -> Iterator[tuple[Floats, Integers]]
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _total(blocks: Iterable[tuple[Floats, Integers]], shape: tuple[int, ...]) -> tuple[Floats, Integers]:
+def _total(blocks: Iterable[tuple[Floats, Ints]], shape: tuple[int, ...]) -> tuple[Floats, Ints]:
     """The blocks' statistics added in their order. Sums beyond the largest double saturate: no infinite centres."""
     each = iter(blocks)
     sums, counts = next(each, None) or (np.zeros(shape), np.zeros(shape[0], np.int64))
@@ -344,7 +342,7 @@ def _total(blocks: Iterable[tuple[Floats, Integers]], shape: tuple[int, ...]) ->
     return (sums if math.isfinite(sums.sum()) else np.nan_to_num(sums)), counts
 
 
-def _sums(X: Floats, labels: Integers, k: int) -> Floats:
+def _sums(X: Floats, labels: Ints, k: int) -> Floats:
     """Sums of the rows of each label, shape (k, d): one addition a row in the order of the rows, so fixed bits."""
     d = X.shape[1]
     if d > 8:
@@ -356,14 +354,14 @@ def _sums(X: Floats, labels: Integers, k: int) -> Floats:
     return sums
 
 
-def _repeated(rows: Floats, counts: Integers, centers: Floats) -> tuple[Floats, Integers]:
+def _repeated(rows: Floats, counts: Ints, centers: Floats) -> tuple[Floats, Ints]:
     """The statistics of rows that came several times."""
     labels, k = nearest(rows, centers), len(centers)
     return _sums(rows * counts[:, None], labels, k), np.bincount(labels, counts, k).astype(np.int64)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def plus_plus(X: Floats, counts: Integers, k: int, seed: int) -> Floats:
+def plus_plus(X: Floats, counts: Ints, k: int, seed: int) -> Floats:
     """k-means++ centres: each drawn with a probability proportional to its squared distance from those before.
 
     Args:

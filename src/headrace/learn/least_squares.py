@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.arrays import Floats
 from headrace.learn.cross_products import CrossProducts
-
-Floats = npt.NDArray[np.float64]
 
 _CONTEXT = Context(prec=76, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _NOISE = Decimal("1e-60")  # of the sum of squares: a residual below that is a perfect fit's

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Array, Floats
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.base import Array, State, as_features
+from headrace.learn.base import State, as_features
 from headrace.learn.cross_products import CrossProducts, cross_products, nothing, unpacked
 from headrace.learn.least_squares import Fit, fit
 
-Floats = npt.NDArray[np.float64]
 Name = str | tuple[str, str | None]
 Row = tuple[CrossProducts, int]
 

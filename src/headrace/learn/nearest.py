@@ -11,12 +11,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from headrace.learn.base import Array
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from headrace.arrays import Array, Floats, Ints
 
 _CACHED = 16_384  # differences held at once by the direct kernel: 128 kB
 _SCREEN_FROM = 64  # k * d above which a matrix product is cheaper than k * d differences a row
@@ -26,7 +22,7 @@ _ONE_THREAD = 262_144  # multiplications up to which OpenBLAS uses one thread
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def nearest(X: Floats, centers: Floats) -> Integers:
+def nearest(X: Floats, centers: Floats) -> Ints:
     """The index of each row's nearest centre; the first among equals.
 
     Distances are sums of squared differences, added column by column. For large ``k * d`` matrix products screen
@@ -56,7 +52,7 @@ def nearest(X: Floats, centers: Floats) -> Integers:
     return labels
 
 
-def _by_differences(X: Floats, centers: Floats) -> Integers:
+def _by_differences(X: Floats, centers: Floats) -> Ints:
     """Nearest centres, in pieces of rows that stay in the cache."""
     piece = max(16, _CACHED // len(centers))
     if len(X) <= piece:
@@ -65,13 +61,13 @@ def _by_differences(X: Floats, centers: Floats) -> Integers:
     return np.concatenate(pieces)
 
 
-def _lowest(distances: Floats) -> Integers:
+def _lowest(distances: Floats) -> Ints:
     """``distances.argmin(axis=0)``; for few centres without its branches, which mispredict on every other row."""
     if len(distances) > 8:
         return np.asarray(distances.argmin(axis=0), np.int64)
     best = distances.min(axis=0)
     later = distances[0] != best
-    labels: Integers = later.astype(np.int64)
+    labels: Ints = later.astype(np.int64)
     for c in range(1, len(distances) - 1):
         later &= distances[c] != best
         labels += later
@@ -93,7 +89,7 @@ def squared_distances(X: Floats, centers: Floats) -> Floats:
     return total
 
 
-def _by_products(X: Floats, centers: Floats, kind: type[np.floating[Any]]) -> tuple[Integers, Integers]:
+def _by_products(X: Floats, centers: Floats, kind: type[np.floating[Any]]) -> tuple[Ints, Ints]:
     """Nearest centres by the score |c|² - 2xc, and the indexes of the rows for which that proves nothing.
 
     To first order, summed in any order, with or without fused multiply-adds, a score is wrong by at most
@@ -142,7 +138,7 @@ def _product(rows: Array, factors: Array) -> Array:
     return result
 
 
-def _two_best(scores: Array, first: Integers) -> tuple[Integers, Array]:
+def _two_best(scores: Array, first: Ints) -> tuple[Ints, Array]:
     """Each row's lowest score: where, and how far below the second lowest. Overwrites ``scores``."""
     flat = scores.reshape(-1)
     labels = scores.argmin(axis=1)

@@ -9,10 +9,11 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.errors import LogCorrupt
 from headrace.log.kafka_topics import Form
 from headrace.log.message import MessageFormat
-from headrace.wire import Headers, Ints, WireMessages
+from headrace.wire import Headers, WireMessages
 
 INTERNAL_FORMAT = "headrace"
 INTERNAL_PREFIX = "__headrace"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.arrays import Ints
 from headrace.errors import DeclarationError, LogError, LogMissing, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.fetch import Fetcher, Range, consumer_properties, receive, wire_messages
@@ -25,7 +26,7 @@ from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec
 from headrace.log.kafka_load import in_order
 from headrace.log.kafka_topics import TOPIC, heads
 from headrace.log.slices import Stored
-from headrace.wire import Ints, WireMessages
+from headrace.wire import WireMessages
 
 ROWS_AT_ONCE = 8_192
 LAST_MESSAGES = 50

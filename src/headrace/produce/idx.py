@@ -18,16 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Bytes
 from headrace.errors import FormatError
 
 UNSIGNED_BYTE = 8
 MOST_BYTES = 1 << 30
 _NAME = re.compile(r"(?P<set>.*?)-?(?P<what>images|labels)[-.]idx(?P<dimensions>[13])-ubyte(\.gz)?")
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)

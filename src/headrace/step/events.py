@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.position import Position
 
 SNAPSHOT_CUT_ROWS = 100_000
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

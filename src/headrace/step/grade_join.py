@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import UPDATE, Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
@@ -24,7 +25,7 @@ from headrace.grade.interval_join.keys import converter, kind_of, matching_keys,
 from headrace.grade.interval_join.pending import Waiting, ascends, picked
 from headrace.plain_values import united
 from headrace.plan.operators import ARRIVAL, Grade
-from headrace.step.events import Ints, Merged, order_of
+from headrace.step.events import Merged, order_of
 from headrace.step.labels import Truths
 from headrace.step.operator_state import NEVER, FlowState
 from headrace.step.predictions import Query

@@ -22,12 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, inserted
 from headrace.errors import HeadraceError
 from headrace.grade.interval_join.pending import Waiting
 from headrace.grade.interval_join.truths import truth_codes
 from headrace.plain_values import values
-from headrace.step.row_identity import LIMIT, ROW, Hashes, Identity, Ints, Mask, Numbered, hashed
+from headrace.step.row_identity import LIMIT, ROW, Hashes, Identity, Numbered, hashed
 
 Part = TypeVar("Part", bound="Identity | Late | Changes")
 NO_LABEL = "no label came while {limit:,} newer rows of the table did: it is not waited for any more"

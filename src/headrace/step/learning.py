@@ -15,10 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.learn.handover import Block, Handover
 from headrace.plan.task import ModelTask
-from headrace.step.events import Ints, Swap, Tick
+from headrace.step.events import Swap, Tick
 from headrace.step.state import Ended, Kept, State
 
 PIECE_ROWS = 100_000

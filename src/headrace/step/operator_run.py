@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.event_time import event_times
@@ -27,7 +28,7 @@ from headrace.grade.windows.window import Lines, Window
 from headrace.grade.windows.window_results import OF_NUMBERS
 from headrace.plan.operators import GRADED, Alarms, Drifts, Grade, Node, Predicted, Read, StreamPlan, Windows
 from headrace.plan.task import PredictPlan
-from headrace.step.events import Ints, Merged, order_of
+from headrace.step.events import Merged, order_of
 from headrace.step.grade_join import Comparison, Entering, Refuse, Trial, events, placed, plain
 from headrace.step.operator_state import FlowState, KeptRows
 from headrace.step.predictions import Query

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import LearnError
 from headrace.learn.base import Classifier
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import answers_one_by_one, concerns_the_whole
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
-from headrace.step.events import Ints
 from headrace.step.state import Answering
 
 BLOCK_ROWS = 64

@@ -22,11 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, inserted
 
-Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 
 LIMIT = 1_000_000
 ROW = "__headrace_row"

@@ -15,13 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.grade.scores import Scores
 from headrace.learn.base import scored_as
 from headrace.learn.features import Targets, matrix, resolved, targets_of
 from headrace.plain_values import values
 from headrace.plan.task import EvaluatePlan, ModelTask
-from headrace.step.events import Ints, Merged, order_of
+from headrace.step.events import Merged, order_of
 from headrace.step.predictions import Query, answers_to
 from headrace.step.state import Answering, State
 

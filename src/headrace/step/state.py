@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.arrays import Array
 from headrace.batch import Batch
 from headrace.grade.scores import Scores
-from headrace.learn.base import Array, Learner
+from headrace.learn.base import Learner
 from headrace.learn.features import growing
 from headrace.learn.handover import Handover
 from headrace.plan.task import FlowTask, ModelTask, StreamPlan, StreamTask, Task

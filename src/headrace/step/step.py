@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, inserted
 from headrace.learn.base import pinned
 from headrace.learn.category import new_words
@@ -38,7 +39,7 @@ from headrace.plan.task import (
 from headrace.position import Position
 from headrace.step import row_identity
 from headrace.step.derived_step import flow_step, kept_and_stopped, time_passed, trial
-from headrace.step.events import Event, Ints, Rows, Tick, Train, merge, order_of
+from headrace.step.events import Event, Rows, Tick, Train, merge, order_of
 from headrace.step.grade_join import events, whole
 from headrace.step.labels import NO_LABEL, Changes
 from headrace.step.learning import (

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.errors import HeadraceError
 from headrace.learn.base import Learner
@@ -32,7 +33,7 @@ from headrace.step.grade_join import whole
 from headrace.step.labels import unsent
 from headrace.step.learning import Again
 from headrace.step.predictions import answers_to
-from headrace.step.row_identity import Identity, Ints
+from headrace.step.row_identity import Identity
 from headrace.step.state import State
 from headrace.transform.expressions import operate
 

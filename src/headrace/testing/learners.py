@@ -38,16 +38,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Array
 from headrace.errors import BadRows
 from headrace.learn.base import Learner
 from headrace.learn.handover import Block, Handover
 from headrace.learn.state import dump_state, load_state, state_hash
 from headrace.step.predictions import answers_to
 
-Array = npt.NDArray[Any]
 Make = Callable[[], Learner]
 Cut = tuple[Array, Array | None]
 Check = Callable[[Make, Array, "Array | None"], None]

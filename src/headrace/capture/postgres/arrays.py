@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.capture.postgres.messages import Bytes, Ints, Mask
+from headrace.arrays import Bytes, Ints, Mask
 
 _EVENS = np.arange(0, 2 * 65_536, 2, dtype=np.int64)
 

@@ -18,18 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.capture.postgres.messages import (
-    DELETE,
-    HEADER,
-    INSERT,
-    UPDATE,
-    Bytes,
-    Frame,
-    Ints,
-    Mask,
-    gather,
-    strided,
-)
+from headrace.arrays import Bytes, Ints, Mask
+from headrace.capture.postgres.messages import DELETE, HEADER, INSERT, UPDATE, Frame, gather, strided
 
 NULL, UNCHANGED, TEXT, BINARY = b"nutb"
 _HEAD = np.full(256, 1 << 40)  # bytes before the value; a kind that is none leads beyond any message

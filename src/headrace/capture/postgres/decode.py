@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.capture.postgres.messages import (
     COMMIT,
@@ -25,7 +26,6 @@ from headrace.capture.postgres.messages import (
     RELATION,
     TRUNCATE,
     Frame,
-    Ints,
     Longs,
     Relation,
     relation,

@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.arrays import Bytes, Ints
 from headrace.errors import DecodeError
 from headrace.position import format_lsn
 
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
 Longs = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 
 HEADER = 25
 PAD = bytes(32)  # fields are gathered before they are checked: reads may run past the last message

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Bytes, Ints, Mask
 from headrace.capture.postgres import arrays
-from headrace.capture.postgres.messages import Bytes, Ints, Longs, Mask
+from headrace.capture.postgres.messages import Longs
 
 _MINUS, _NAN, _PLUS_INFINITY, _MINUS_INFINITY = 0x4000, 0xC000, 0xD000, 0xF000
 _SPECIAL = {_NAN: b"NaN", _PLUS_INFINITY: b"Infinity", _MINUS_INFINITY: b"-Infinity"}

@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from headrace.arrays import Mask
 from headrace.capture.postgres import types
 from headrace.capture.postgres.cells import BINARY, TEXT, Cells
-from headrace.capture.postgres.messages import Column, Mask
+from headrace.capture.postgres.messages import Column
 from headrace.plain_values import date_text, instant_text, texts
 from headrace.plain_values import value as plain_value
 

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Bytes, Ints, Mask
 from headrace.batch import META_FIELDS, Batch, dead_letters, is_meta, told_apart
 from headrace.capture.postgres import arrays, rejects, text, values
 from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Templates, Tuples, tuples
-from headrace.capture.postgres.messages import Bytes, Frame, Ints, Longs, Mask, Relation
+from headrace.capture.postgres.messages import Frame, Longs, Relation
 from headrace.capture.postgres.types import arrow_field, binary_decodable
 from headrace.errors import DecodeError
 

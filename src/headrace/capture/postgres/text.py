@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints, Mask
 from headrace.capture.postgres import arrays, types
 from headrace.capture.postgres.cells import Cells
-from headrace.capture.postgres.messages import Ints, Mask
 from headrace.capture.postgres.values import Decoded
 
 _DAY_US = 86_400_000_000

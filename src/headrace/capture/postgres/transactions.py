@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headrace.capture.postgres.messages import BEGIN, COMMIT, HEADER, UNIX_2000_US, Frame, Ints, Longs, Mask
+from headrace.arrays import Ints, Mask
+from headrace.capture.postgres.messages import BEGIN, COMMIT, HEADER, UNIX_2000_US, Frame, Longs
 
 _BEGIN, _COMMIT = struct.Struct(">Qq"), struct.Struct(">QQ")
 _BEGIN_BYTES, _COMMIT_BYTES = HEADER + 21, HEADER + 26

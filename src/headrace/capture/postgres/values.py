@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints, Mask
 from headrace.capture.postgres import arrays, numerics, types
 from headrace.capture.postgres.cells import Cells
-from headrace.capture.postgres.messages import UNIX_2000_US, Ints, Mask
+from headrace.capture.postgres.messages import UNIX_2000_US
 
 UNIX_2000_DAYS = 10_957
 _INT64_MAX = np.iinfo(np.int64).max

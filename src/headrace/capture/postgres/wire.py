@@ -19,8 +19,9 @@ import time
 import numpy as np
 import psycopg
 
+from headrace.arrays import Ints
 from headrace.capture.postgres.client import CommandError, Replication
-from headrace.capture.postgres.messages import PAD, Frame, Ints, gather
+from headrace.capture.postgres.messages import PAD, Frame, gather
 from headrace.capture.postgres.stream import (
     LINGER_S,
     MOST_BYTES,

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.capture.base import Log, Transaction
 from headrace.capture.topics.ahead import Ahead
@@ -26,7 +27,7 @@ from headrace.kafka.cluster import Cluster
 from headrace.kafka.fetch import wire_messages
 from headrace.kafka.place import Place, places_of
 from headrace.kafka.settings import KafkaPlace
-from headrace.wire import Ints, WireMessages
+from headrace.wire import WireMessages
 
 KIND = "source"
 COLUMNS = "columns"  # records of what the topics are: `headrace.formats.topic_formats.Decision`

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.capture.topics.offsets import Where
 from headrace.capture.topics.source import DecodedLike, Placed, TopicPiece, refused
 from headrace.errors import DecodeError
 from headrace.kafka.place import places_of
-from headrace.wire import Ints, WireMessages
+from headrace.wire import WireMessages
 
 # In a JSON event the transaction's id is "txId:LSN of the event".
 _ID = re.compile(rb'"transaction"\s*:\s*\{\s*"id"\s*:\s*"([^":]*)')

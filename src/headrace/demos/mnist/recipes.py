@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from headrace.arrays import Array
 from headrace.demos.mnist.pipeline import PIXELS, pooled
 from headrace.errors import DeclarationError, MissingExtra
 from headrace.learn import adapters
@@ -23,7 +23,6 @@ SEED = 0
 SEEDS_L2 = 1e-4
 SEEDS_RATE = 0.01
 
-Array = npt.NDArray[Any]
 Learn = Callable[[Any, Array, Array], None]
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from headrace.arrays import Ints, Mask
 from headrace.grade.interval_join.keyed import MANY, NONE, NOT_YET, Entries, Side, object_array
 from headrace.grade.interval_join.outcomes import (
     AGAIN,
@@ -28,9 +28,6 @@ from headrace.grade.interval_join.outcomes import (
     TOO_LATE,
 )
 from headrace.grade.interval_join.pairing import ROW_COLUMNS, USED, Pairing, Rows
-from headrace.wire import Ints
-
-Mask = npt.NDArray[np.bool_]
 
 
 class _Coming:

@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from headrace.wire import Ints
+from headrace.arrays import Ints
 
 FAR = 2**62
 HEAP_ROWS = 4_096

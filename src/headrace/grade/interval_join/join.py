@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints, Mask
 from headrace.grade.interval_join.batch_matcher import Together
 from headrace.grade.interval_join.keys import pack_keys, unpack_keys
 from headrace.grade.interval_join.outcomes import COLUMNS, REASONS, STATUSES, Found
@@ -37,11 +38,9 @@ from headrace.grade.interval_join.pairing import Pairing, Rows
 from headrace.grade.interval_join.pending import Waiting
 from headrace.grade.interval_join.row_matcher import match_one_by_one
 from headrace.grade.interval_join.truths import truth_codes
-from headrace.wire import Ints
 
 __all__ = ["REASONS", "STATUSES", "Arrivals", "Found", "Join"]
 
-Mask = npt.NDArray[np.bool_]
 LIMIT = 2_000_000
 # As many rows are as fast one by one as together.
 FEW = 48

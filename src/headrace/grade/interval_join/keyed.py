@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.arrays import Ints
 from headrace.grade.interval_join.expiry_queue import Deadlines
 from headrace.grade.interval_join.keys import pack_keys, unpack_keys
 from headrace.grade.interval_join.pending import Waiting
-from headrace.wire import Ints
 
 NEVER = -(2**62)
 # What a key gives that has no row, or several.

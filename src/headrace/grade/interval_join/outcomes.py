@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.wire import Ints
+from headrace.arrays import Ints, Mask
 
-Mask = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int8]
 
 STATUSES = ("graded", "corrected", "late", "expired", "orphan")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.arrays import Ints
 from headrace.grade.interval_join.keyed import NOT_YET, Entries, Side
 from headrace.grade.interval_join.outcomes import (
     AGAIN,
@@ -28,7 +29,6 @@ from headrace.grade.interval_join.outcomes import (
     reasons,
 )
 from headrace.grade.interval_join.remembered import Remembered
-from headrace.wire import Ints
 
 USED = 1
 # place, status, left, right, time, delay, supersedes, reason, slot of the prediction

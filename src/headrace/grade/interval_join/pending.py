@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints, Mask
 from headrace.errors import HeadraceError
-from headrace.wire import Ints
 
-Mask = npt.NDArray[np.bool_]
 # Chunks below a size are merged once there are MERGED of them at the end.
 SIZES = (64, 2_048, 65_536)
 MERGED = 32

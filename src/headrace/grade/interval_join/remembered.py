@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.wire import Ints
+from headrace.arrays import Ints
 
 _LEAST = 4_096
 _NEVER = -(2**62)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from headrace.arrays import Ints
 from headrace.grade.interval_join.outcomes import EXPIRED, NULL_KEY, ORPHAN
 from headrace.grade.interval_join.pairing import Pairing, Rows
-from headrace.wire import Ints
 
 
 def match_one_by_one(

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.plain_values import values
-from headrace.wire import Ints
 
 # No number has these bits: quiet NaNs with a payload of ours.
 _NULL = np.int64(0x7FF8_0000_0000_0001)

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.wire import Ints
+from headrace.arrays import Ints, Mask
 
-Mask = npt.NDArray[np.bool_]
 NO_NUMBER = -1
 
 

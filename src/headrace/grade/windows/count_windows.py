@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headrace.arrays import Ints
 from headrace.grade.windows.chunks import Chunk, joined
 from headrace.grade.windows.groups import Key, group_codes, group_keys, runs
 from headrace.grade.windows.window_results import START, Cut, Layout, Lines
-from headrace.wire import Ints
 
 _PIECES = 64  # small pushes that are joined at once
 

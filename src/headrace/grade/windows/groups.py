@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.grade.windows.columns import from_bytes, to_bytes, wider
 from headrace.plain_values import keys, of_instant_keys
-from headrace.wire import Ints
 
 Key = tuple[Hashable, ...]
 _NAN = float("nan")  # one object: a dictionary finds it by identity

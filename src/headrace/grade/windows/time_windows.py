@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.grade.windows.chunks import Chunk, Held, joined
 from headrace.grade.windows.groups import group_codes, runs
 from headrace.grade.windows.window_results import CHANGES, START, Cut, Layout, Lines
-from headrace.wire import Ints
 
 _TAIL = 256  # small pushes that are merged at once
 _TAIL_ROWS = 1 << 16

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.errors import BadRows, DeclarationError, HeadraceError
 from headrace.grade.windows.chunks import NO_NUMBER, Chunk
 from headrace.grade.windows.columns import from_bytes, no_numbers, to_bytes
 from headrace.grade.windows.count_windows import CountWindows
 from headrace.grade.windows.time_windows import TimeWindows
 from headrace.grade.windows.window_results import Layout, Lines, WindowSpec
-from headrace.wire import Ints
 
 __all__ = ["Lines", "Window", "WindowSpec"]
 

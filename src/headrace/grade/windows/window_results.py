@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
 from headrace.errors import DeclarationError
 from headrace.grade.windows.chunks import Chunk, joined
 from headrace.grade.windows.columns import NUMERIC, column_index, is_numeric, is_text, plain, refuse_nested, wider
-from headrace.wire import Ints
 
 if TYPE_CHECKING:
     from headrace.grade.metrics import Aggregate

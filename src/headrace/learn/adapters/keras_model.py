@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from headrace.arrays import Array
 from headrace.errors import DeclarationError
 from headrace.learn.adapters.keras_described import described, described_loss, described_optimizer
 from headrace.learn.adapters.keras_programs import Program, program_of
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
-from headrace.learn.base import Array, State, largest_in
+from headrace.learn.base import State, largest_in
 
 # What a loss makes of labels, and what makes probabilities of the outputs it judges (with from_logits).
 _LOSSES: dict[str, tuple[Coding, Scale | None]] = {

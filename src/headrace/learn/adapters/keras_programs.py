@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from headrace.arrays import Array
 from headrace.errors import DeclarationError
-from headrace.learn.base import Array
 
 
 class Program(Protocol):

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.base import Array, State, as_features
+from headrace.learn.base import State, as_features
 
 Coding = Literal["integers", "one_hot", "binary", "number"]
 Scale = Literal["softmax", "sigmoid", "exp", "as they are"]

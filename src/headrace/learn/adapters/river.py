@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters import canonical_pickle
 from headrace.learn.adapters.installation_key import is_ours, key_file, signature
-from headrace.learn.base import Array, State, as_features
+from headrace.learn.base import State, as_features
 
 _PURPOSE = "headrace.river"
 _ANSWERS = {"clusterer": np.dtype(np.int64), "regressor": np.dtype(np.float64), "anomaly": np.dtype(np.float64)}

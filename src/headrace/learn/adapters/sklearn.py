@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters.skops_state import CANNOT, from_state, to_state, types_within
 from headrace.learn.adapters.threads import one_thread
-from headrace.learn.base import Array, State, as_features, largest_in
+from headrace.learn.base import State, as_features, largest_in
 
 _OWN = "estimator."
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from headrace.arrays import Array
 from headrace.errors import LearnError
-from headrace.learn.base import Array, State
+from headrace.learn.base import State
 
 # Parts of scikit-learn that skops does not know yet; they hold numbers and parameters only.
 KNOWN = (

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from headrace.arrays import Array
 from headrace.errors import DeclarationError, LearnError
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
 from headrace.learn.adapters.torch_state import from_state, to_array, to_state
-from headrace.learn.base import Array, State, largest_in
+from headrace.learn.base import State, largest_in
 
 # What a loss takes for labels, and what makes probabilities of the outputs it judges; by class and by function.
 _LOSSES: dict[str, tuple[Coding, Scale | None]] = {

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from headrace.arrays import Array
 from headrace.errors import LearnError
-from headrace.learn.base import Array, State
+from headrace.learn.base import State
 
 _OPTIMIZER = "optimizer"
 _ARRAY = "tensor"
