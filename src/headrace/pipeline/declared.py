@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headrace.plan.operators import Node, OutputPlan, What
-from headrace.plan.task import FlowTask
+from headrace.plan.task import OperatorTask
 from headrace.transform.expressions import Operation
 
 
@@ -53,9 +53,9 @@ class Host:
             for one in self.nodes
         )
 
-    def task(self) -> FlowTask:
+    def task(self) -> OperatorTask:
         """As a task of its own."""
-        return FlowTask(self.name, self.plans())
+        return OperatorTask(self.name, self.plans())
 
 
 Root = tuple[Declared, tuple[Operation, ...]]

@@ -19,7 +19,7 @@ from headrace.grade.interval_join.keys import kind_of
 from headrace.learn.features import unfit, unfit_target
 from headrace.plan.operators import Grade, Node, Predicted, Read, StreamPlan
 from headrace.plan.sinks import SinkPlan, check_sink_columns, check_sinks
-from headrace.plan.task import FlowTask, ModelTask, OutputPlan, StreamTask, Task
+from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
 from headrace.transform.expressions import Text, Transform, WithColumns
 
 INTERNAL = "__headrace"
@@ -289,7 +289,7 @@ def _order(topics: TopicsPlan) -> str:
 def _draw(task: Task) -> list[str]:
     if isinstance(task, StreamTask):
         return [f"├─ {task.stream} ──▶ {output}" for output in task.outputs]
-    if isinstance(task, FlowTask):
+    if isinstance(task, OperatorTask):
         return [f"├─ {task.name}", *_draw_nodes(task.nodes)]
     lines = [f"├─ model «{task.name}»  {task.learner!r}"]
     lines += [f"│    {stream} ──learn, cut every {task.cut}──▶ «{task.name}»" for stream in task.learn]
@@ -437,7 +437,7 @@ def _check_model(task: ModelTask) -> None:
     _check_texts(task)
 
 
-def _check_nodes(task: ModelTask | FlowTask) -> None:
+def _check_nodes(task: ModelTask | OperatorTask) -> None:
     """What is derived is written, or something is made of it."""
     used = {node.source for node in task.nodes}
     if isinstance(task, ModelTask):
@@ -463,7 +463,7 @@ def _check_texts(task: ModelTask) -> None:
                 )
 
 
-def _check_keys(task: ModelTask | FlowTask, tables: Mapping[str, pa.Schema]) -> None:
+def _check_keys(task: ModelTask | OperatorTask, tables: Mapping[str, pa.Schema]) -> None:
     """Keys of both sides of a grade are there and may match, as far as captured tables tell."""
     for node in task.nodes:
         if not isinstance(node.what, Grade) or node.source is None:

@@ -181,7 +181,7 @@ class ModelTask:
 
 
 @dataclass(frozen=True, slots=True)
-class FlowTask:
+class OperatorTask:
     """Rows derived from topics without a model of this pipeline."""
 
     name: str
@@ -213,7 +213,7 @@ class StreamTask:
         return (self.stream.topic,)
 
 
-Task = ModelTask | FlowTask | StreamTask
+Task = ModelTask | OperatorTask | StreamTask
 
 
 def parse_cut(every: object) -> Cut:

@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace.batch import Batch
 from headrace.plan.operators import Grade
-from headrace.plan.task import FlowTask, ModelTask, StreamPlan
+from headrace.plan.task import ModelTask, OperatorTask, StreamPlan
 from headrace.step.events import Event, Rows, Tick, merge
 from headrace.step.grade_join import Trial
 from headrace.step.idleness import idle
@@ -54,7 +54,7 @@ def time_passed(
     return letters + derived(task, derive), lines
 
 
-def flow_step(task: FlowTask, state: State, event: Event) -> list[Output]:
+def flow_step(task: OperatorTask, state: State, event: Event) -> list[Output]:
     """Rows derived from topics without a model."""
     assert state.flow is not None
     letters: list[Output] = []

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.batch import Batch, dead_letters
-from headrace.plan.task import FlowTask, ModelTask, OutputPlan, StreamPlan
+from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamPlan
 from headrace.step.events import Merged
 from headrace.step.learning import Again, Refused
 from headrace.step.operator_run import Derive
@@ -89,7 +89,7 @@ def emitted(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) 
     return outputs
 
 
-def derived(task: ModelTask | FlowTask, derive: Derive) -> list[Output]:
+def derived(task: ModelTask | OperatorTask, derive: Derive) -> list[Output]:
     """Rows of the nodes, to their topics."""
     features = task.feature_names if isinstance(task, ModelTask) else ()
     outputs: list[Output] = []

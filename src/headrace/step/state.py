@@ -17,7 +17,7 @@ from headrace.grade.scores import Scores
 from headrace.learn.base import Learner
 from headrace.learn.features import growing
 from headrace.learn.handover import Handover
-from headrace.plan.task import FlowTask, ModelTask, StreamPlan, StreamTask, Task
+from headrace.plan.task import ModelTask, OperatorTask, StreamPlan, StreamTask, Task
 from headrace.position import Position
 from headrace.step.events import Swap
 from headrace.step.labels import Memory, named
@@ -249,7 +249,7 @@ def initial_state(task: Task, version: int = 1) -> State:
     """The state before the first event; the plan's own learner is never touched."""
     if isinstance(task, StreamTask):
         return State(version=version)
-    if isinstance(task, FlowTask):
+    if isinstance(task, OperatorTask):
         return State(version=version, flow=initial_flow(task.nodes))
     flow = initial_flow(task.nodes, task.retrain.rows if task.retrain else None) if task.nodes or task.retrain else None
     scores = {one.spec.name: Scores(one.spec) for one in task.evaluate}

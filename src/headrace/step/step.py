@@ -29,8 +29,8 @@ from headrace.plain_values import value
 from headrace.plan.operators import Grade
 from headrace.plan.task import (
     PREDICTION_COLUMNS,
-    FlowTask,
     ModelTask,
+    OperatorTask,
     PredictPlan,
     StreamPlan,
     StreamTask,
@@ -76,7 +76,7 @@ def step(task: Task, state: State, event: Event, reader: Reader | None = None) -
     if isinstance(task, StreamTask):
         return _copy(task, event)
     state.ended = []
-    if isinstance(task, FlowTask):
+    if isinstance(task, OperatorTask):
         return flow_step(task, state, event)
     # Numbers that overflow are refused where they come out, row by row.
     with pinned(state.learner), np.errstate(all="ignore"):

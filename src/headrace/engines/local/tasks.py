@@ -19,7 +19,7 @@ from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
 from headrace.log.base import Log, Transaction
 from headrace.plan.plan import Plan
-from headrace.plan.task import FlowTask, ModelTask, StreamTask, Task
+from headrace.plan.task import ModelTask, OperatorTask, StreamTask, Task
 from headrace.registry.models import (
     Progress,
     beginning,
@@ -90,7 +90,7 @@ class TaskRunner:
         name = self.task.name
         progress = read_progress(self.log, name) or Progress()
         self.checkpoints = checkpoint_steps(self.log, name)
-        if isinstance(self.task, FlowTask):
+        if isinstance(self.task, OperatorTask):
             _refuse_changed(self.task, progress)
         self.state, start = restore(self.log, self.task, progress)
         stateless = isinstance(self.task, StreamTask)
@@ -310,7 +310,7 @@ def note_written(task: Task, state: State, outputs: Mapping[str, Sequence[int]])
         state.written.update({topic: end for topic, (_, end) in outputs.items()})
 
 
-def _refuse_changed(task: FlowTask, progress: Progress) -> None:
+def _refuse_changed(task: OperatorTask, progress: Progress) -> None:
     """What is derived is declared otherwise than what the log holds."""
     declared = json.loads(json.dumps(task.fingerprint()))
     if progress.step and progress.declared and progress.declared != declared:
