@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from headrace.engines.local.tasks import note_written, recorded_event, restore_from
 from headrace.errors import DeclarationError, LearnError, LogError
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
@@ -23,6 +22,7 @@ from headrace.plan.task import ModelTask
 from headrace.position import Position, parse_lsn
 from headrace.registry.models import Progress, beginning, read_progress
 from headrace.replay.position_index import find_row, last_row
+from headrace.replay.recovery import note_written, recorded_event, restore_from
 from headrace.replay.steps import StepRecord, read_steps
 from headrace.replay.training_rows import LogReader
 from headrace.step.events import Event, Merged, Part, Rows, Swap, Tick, Train, merge, order_of

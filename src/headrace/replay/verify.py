@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.batch import OPS, Batch
-from headrace.engines.local.tasks import replay, restore, restore_from
 from headrace.errors import HeadraceError
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
@@ -24,6 +23,7 @@ from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask, StreamTask, Task
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
 from headrace.replay.environment import foreign_machines, machine_fingerprint
+from headrace.replay.recovery import replay, restore, restore_from
 from headrace.replay.steps import StepRecord, read_steps
 from headrace.step.outputs import Output
 from headrace.step.state import State, initial_state

@@ -22,7 +22,6 @@ from headrace.engines.local.serving.served_rows import HandingOver
 from headrace.engines.local.serving.service import Providing
 from headrace.engines.local.serving.snapshots import Frozen, Published
 from headrace.engines.local.startup import check_fingerprint
-from headrace.engines.local.tasks import replay, restore
 from headrace.errors import HeadraceError, LogError
 from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
@@ -33,6 +32,7 @@ from headrace.position import parse_lsn
 from headrace.registry.models import Progress, checkpoint_steps, read_progress
 from headrace.registry.requests import Request, ask, folder_of, whoami
 from headrace.registry.versions import Shelf
+from headrace.replay.recovery import replay, restore
 from headrace.serve.models import TAKES_OVER, Gauge, Part, Wanted
 
 if TYPE_CHECKING:
