@@ -45,7 +45,7 @@ GROUPS = {
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine that the figures were measured on."""
     return {"cpus": os.cpu_count(), "machine": platform.machine(), "system": platform.platform()}
 
 
@@ -69,7 +69,7 @@ def measure(name: str, rows: int | None, *, profile: bool = False) -> dict[str, 
 
 
 def verdict(figure: dict[str, Any]) -> str:
-    """Whether a figure's ratio is where it should be; "" where nothing is asked.
+    """Say whether a figure's ratio is where it should be; "" where nothing is asked.
 
     >>> verdict({"ratio": 0.5, "target": 0.4}), verdict({"ratio": 1.2, "at_most": 1.1}), verdict({"ratio": 1.0})
     ('target 0.4 PASS', 'target <= 1.1 MISS', '')

@@ -1,4 +1,4 @@
-"""How fast the decoder turns replication messages in memory into Arrow batches.
+"""The speed at which the decoder turns replication messages in memory into Arrow batches.
 
 The reference is what no decoder can avoid: joining the messages to one buffer and copying it once.
 """

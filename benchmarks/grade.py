@@ -196,7 +196,7 @@ def _beside_others(folder: Path, load: Load) -> list[Figure]:
 
 
 def _other(name: str, package: str, place: str, load: Load, **variables: str) -> Callable[[], float]:
-    """What runs a script in an environment with a package; it gives the seconds that the script says.
+    """Return a function that runs a script in an environment with a package; it gives the seconds that the script says.
 
     Args:
         variables: of the process's environment.

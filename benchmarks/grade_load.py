@@ -39,7 +39,7 @@ class Load:
 
     @property
     def ended(self) -> int:
-        """How many windows have ended with the last label."""
+        """Return how many windows have ended with the last label."""
         return (self.pairs - 1 + self.delay) * self.step_us // MINUTE_US
 
     def slices(self) -> Iterator[tuple[str, pa.RecordBatch]]:

@@ -25,7 +25,7 @@ WITHIN = timedelta(minutes=1)
 
 
 class Clock:
-    """When the first message came and the last pair was done."""
+    """Times of the first message and of the last pair."""
 
     def __init__(self, app: Any, pairs: int) -> None:
         self.app, self.pairs = app, pairs

@@ -129,7 +129,7 @@ def _messages(broker: KafkaBroker, topic: str) -> int:
 
 
 def streams(server: PostgresServer, slot: str) -> bool:
-    """Whether somebody reads a slot."""
+    """Return whether somebody reads a slot."""
     found = server.execute("select active from pg_replication_slots where slot_name = %s", slot)
     return bool(found and found[0][0])
 

@@ -70,7 +70,7 @@ class Reader:
         assert self._ours.recv() == "ready"
 
     def finish(self, timeout: float = PATIENCE_S) -> Any:
-        """What it found."""
+        """The figures it found."""
         if not self._ours.poll(timeout):
             self._process.terminate()
             raise TimeoutError(f"the reader has not read everything in {timeout:.0f} s")

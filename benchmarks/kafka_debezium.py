@@ -111,7 +111,7 @@ PLAIN_PATTERN = Pattern(PLAIN, b'{"id":1}', next(_plain([1]))[1])
 
 
 def patterns(broker: KafkaBroker, server: PostgresServer, registry: str) -> dict[str, Pattern]:
-    """What Debezium writes of one row, in each kind."""
+    """Messages that Debezium writes of one row, in each kind."""
     server.execute(f"create table {TABLE} ({COLUMNS})")
     server.execute(f"insert into {TABLE} select {workload.NUMBER_VALUES} from generate_series(1, 1) i")
     avro = avro_converters(registry)

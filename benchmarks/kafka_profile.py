@@ -1,4 +1,4 @@
-"""Where the time goes: this process sampled by py-spy, its busiest functions as text."""
+"""A profile: this process sampled by py-spy, its busiest functions as text."""
 
 from __future__ import annotations
 

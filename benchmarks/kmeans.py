@@ -26,7 +26,7 @@ SHAPES = ((3, 4), (64, 64))
 
 
 class Kernel(Protocol):
-    """What is timed, once a batch."""
+    """The loop that is timed, once a batch."""
 
     def learn(self, X: Floats) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What the demos have in common: a database and a broker of their own, and a log in a file."""
+"""The servers of the demos: a database and a broker of their own, and a log in a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Scene:
-    """What the demo plays on.
+    """The stage of the demo.
 
     Attributes:
         dsn: the database's; "" where rows come from topics.

@@ -466,7 +466,7 @@ def _scribble(state: dict[str, Any]) -> None:
 def _refused(
     learner: Learner, X: Array, y: Array | None, rows: tuple[int, ...], what: str, *, asked: bool = True
 ) -> None:
-    """Whether learn, and predict when it is ``asked`` too, refuse these rows by their indexes."""
+    """Return whether learn, and predict when it is ``asked`` too, refuse these rows by their indexes."""
     before = state_hash(learner.state())
     calls: list[tuple[str, Callable[[], Any]]] = [("learn", lambda: learner.learn(X, y))]
     if asked:

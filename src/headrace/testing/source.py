@@ -72,7 +72,7 @@ class ScriptedSource:
         return self._lsn + 5
 
     def lose_connection(self) -> None:
-        """What was received and not stored comes again."""
+        """Give again what was received and not stored."""
         self.rewound = True
         pieces = self._pieces
         self._next = next((i for i in range(len(pieces)) if _end(pieces, i) > self._stored), len(pieces))

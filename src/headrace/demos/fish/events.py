@@ -1,4 +1,4 @@
-"""What the two machines of the factory send: rows of files, each with the time of its event, in that order."""
+"""Events of the two machines of the factory: rows of files, each with the time of its event, in that order."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class FishData:
-    """What the demo plays.
+    """The events that the demo plays.
 
     Attributes:
         training: the CSV file that the first model is trained on.

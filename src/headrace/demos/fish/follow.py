@@ -1,4 +1,4 @@
-"""What a running pipeline has written since one looked last, for those who watch."""
+"""Rows that a running pipeline has written since the last look, for those who watch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came of a run, read from its log: graded fish, alarms, versions that were trained, mean errors."""
+"""The outcome of a run, read from its log: graded fish, alarms, versions that were trained, mean errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
         graded: rows of ``weight-diff`` that compare a fish with its weight, as they are there.
@@ -97,7 +97,7 @@ def shown(graded: Sequence[Row]) -> list[Row]:
 
 
 def is_graded(row: Row) -> bool:
-    """Whether a row of ``weight-diff`` compares a fish with its weight, which came in time."""
+    """Return whether a row of ``weight-diff`` compares a fish with its weight, which came in time."""
     return row["status"] in ("graded", "corrected") and row["error"] is not None
 
 

@@ -81,7 +81,7 @@ def _result(outcome: Outcome, data: FishData) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Pace:
-    """When each event is due.
+    """Return when each event is due.
 
     Attributes:
         speed: seconds of event time in a second; 0: at once.
@@ -205,7 +205,7 @@ def _print_end(console: Console, result: dict[str, Any], curve: Curve) -> None:
 
 
 def _say_next(console: Console, found: Scene, picture: str | None) -> None:
-    """Where the picture is, and what to try with the log."""
+    """Print where the picture is, and what to try with the log."""
     text = f"Picture: {picture}" if picture else "No picture: pip install 'headrace\\[plot]'"
     console.print(text, highlight=False, soft_wrap=True)
     if found.stopped:

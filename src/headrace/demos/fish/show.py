@@ -1,4 +1,4 @@
-"""What the audience of the fish demo sees: fish as they are graded, windows, the alarm, the retraining, the model."""
+"""The screen of the fish demo: fish as they are graded, windows, the alarm, the retraining, the model."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Show:
 
     @property
     def live(self) -> bool:
-        """Whether figures are drawn anew, in place."""
+        """True where figures are drawn anew, in place."""
         return self.shown and self.console.is_terminal
 
     def say(self, step: str) -> None:
@@ -100,7 +100,7 @@ class Show:
         self._tell(Text(text, style="bold red"))
 
     def training(self, row: Row) -> None:
-        """What came of a training."""
+        """Print the outcome of a training."""
         if row["status"] == "trained":
             text = f"RETRAINED on {row['selection']}: version {row['version']} from here on"
         else:
@@ -108,7 +108,7 @@ class Show:
         self._tell(Text(text, style="bold green" if row["status"] == "trained" else "yellow"))
 
     def answers(self, version: int, ts_us: int) -> None:
-        """Which version answers."""
+        """Print which version predicts."""
         made = datetime.fromtimestamp(ts_us / 1e6, UTC)
         self.model = f"model weight: version {version}, made at {made:%Y-%m-%d %H:%M:%S} UTC"
 

@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(slots=True)
 class Show:
-    """What the audience sees."""
+    """The screen of the demo."""
 
     flavour: str
     test: list[dict[str, Any]]

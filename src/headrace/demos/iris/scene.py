@@ -46,7 +46,7 @@ CREATE = (
 
 @dataclass(slots=True)
 class Scene:
-    """What the demo plays on.
+    """The stage of the demo.
 
     Attributes:
         dsn: the database's.

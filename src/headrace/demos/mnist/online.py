@@ -130,7 +130,7 @@ class Producer:
             self.error = error
 
     def _late(self, due: float) -> int:
-        """How many more are due by now."""
+        """Return how many more are due by now."""
         return min(MOST_LATE, int((time.monotonic() - due) / self.delay)) if self.delay else MOST_ROWS - 1
 
     def _append(self, running: Running, rows: int) -> None:
@@ -197,7 +197,7 @@ def _follow(running: Running, view: Show, seen: int, *, quietly: bool = False) -
 
 
 def _answer(running: Running, three: bytes) -> int | None:
-    """What the model takes the hand-made 3 for; None before the first update."""
+    """Predict the hand-made 3; None before the first update."""
     try:
         return int(np.asarray(running["digits"].predict([{"pixels": three}]))[0])
     except HeadraceError:
@@ -209,7 +209,7 @@ def _how_to_stop() -> str:
 
 
 def _enter() -> bool:
-    """Whether somebody at a terminal has pressed Enter."""
+    """Return whether somebody at a terminal has pressed Enter."""
     if sys.stdin is None or not sys.stdin.isatty() or not select.select([sys.stdin], [], [], 0)[0]:
         return False
     sys.stdin.readline()

@@ -156,14 +156,14 @@ def _print_end(
 
 
 def say_pictures(console: Console, pictures: list[Path | None]) -> None:
-    """Where the pictures are, or what is missing for them."""
+    """Say where the pictures are, or what is missing for them."""
     drawn = [str(path) for path in pictures if path is not None]
     text = f"Pictures: {', '.join(drawn)}" if drawn else "No pictures: pip install 'headrace\\[plot]'"
     console.print(text, highlight=False, soft_wrap=True)
 
 
 def say_next(console: Console, found: Scene, *commands: str) -> None:
-    """What to try with the log."""
+    """Print what to try with the log."""
     if found.stopped:
         console.print("The broker is stopped, and the log went with it. Give --keep to look at both.", highlight=False)
         return

@@ -1,4 +1,4 @@
-"""What the audience of the MNIST demo sees: figures that go up, a digit in the terminal, pictures in files."""
+"""The screen of the MNIST demo: figures that go up, a digit in the terminal, pictures in files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Show:
 
     @property
     def live(self) -> bool:
-        """Whether figures are drawn anew, in place."""
+        """True where figures are drawn anew, in place."""
         return self.shown and self.console.is_terminal
 
     def say(self, step: str, *, total: int = 0) -> None:

@@ -93,7 +93,7 @@ class KafkaConnect(JavaServer):
         self._ask("PUT", f"connectors/{quote(name)}/config", {key: str(value) for key, value in config.items()})
 
     def status(self, name: str) -> dict[str, Any]:
-        """What Connect says about a connector: its state, and that of its tasks, with stack traces of failures."""
+        """Ask Connect about a connector: its state, and that of its tasks, with stack traces of failures."""
         found: dict[str, Any] = self._ask("GET", f"connectors/{quote(name)}/status")
         return found
 

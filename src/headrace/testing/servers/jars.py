@@ -108,7 +108,7 @@ def jars(name: str) -> Path:
 
 
 def place(name: str) -> Path:
-    """Where `jars` keeps a name's folder: other versions are another folder."""
+    """Return the folder in which `jars` keeps a name: other versions are another folder."""
     digest = hashlib.sha256(repr(PINNED[name]).encode()).hexdigest()[:12]
     return cache() / f"{name}-{digest}"
 

@@ -143,12 +143,12 @@ class JavaServer(ABC):
         self.directory = directory or free_directory(f"headrace-{self.name}-")
         self.heap = heap
         self.outlives = False
-        """Whether it goes on when the process that started it ends; set before `start`."""
+        """True where it goes on when the process that started it ends; set before `start`."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> Path:
-        """What the server has said, over all of its starts."""
+        """The output of the server, over all of its starts."""
         return self.directory / "server.log"
 
     @property
@@ -160,7 +160,7 @@ class JavaServer(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether its process is there."""
+        """True while its process is there."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -239,11 +239,11 @@ class JavaServer(ABC):
 
     @abstractmethod
     def _arguments(self) -> list[str]:
-        """What follows Java's own options: system properties, class path, main class, its arguments."""
+        """Return what follows Java's own options: system properties, class path, main class, its arguments."""
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Whether it does its work; called again and again, returns within a second or so."""
+        """Return whether it does its work; called again and again, returns within a second or so."""
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -257,7 +257,7 @@ class JavaServer(ABC):
 
 
 def listens(port: int) -> bool:
-    """Whether something on loopback accepts connections at a port."""
+    """Return whether something on loopback accepts connections at a port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -72,7 +72,7 @@ class KafkaBroker(JavaServer):
 
     @property
     def bootstrap(self) -> str:
-        """What a client calls `bootstrap.servers`."""
+        """The address that a client calls `bootstrap.servers`."""
         return f"127.0.0.1:{self.port}"
 
     def create_topic(self, name: str, partitions: int = 1, *, config: Mapping[str, str] | None = None) -> None:

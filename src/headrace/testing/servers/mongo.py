@@ -57,7 +57,7 @@ class MongoDbServer(JavaServer):
 
     @property
     def uri(self) -> str:
-        """What clients call the connection string."""
+        """The connection string, as clients call it."""
         return f"mongodb://127.0.0.1:{self.port}"
 
     def _prepare(self) -> None:

@@ -1,4 +1,4 @@
-"""Where a server lives: a free port of the loopback interface, a directory of its own."""
+"""The place of a server: a free port of the loopback interface, a directory of its own."""
 
 from __future__ import annotations
 

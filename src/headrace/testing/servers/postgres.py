@@ -160,7 +160,7 @@ def _copied(binaries: Path, target: Path) -> Path:
 
 
 def _open_to_all(path: Path) -> bool:
-    """Whether every user may enter a directory: all of its parents let them through."""
+    """Return whether every user may enter a directory: all of its parents let them through."""
     return all(one.stat().st_mode & 0o001 for one in (path, *path.resolve().parents))
 
 

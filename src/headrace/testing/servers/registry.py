@@ -39,7 +39,7 @@ class SchemaRegistryServer(JavaServer):
 
     @property
     def url(self) -> str:
-        """What Confluent's clients call `url`, or `schema.registry.url`."""
+        """The address that Confluent's clients call `url`, or `schema.registry.url`."""
         return f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
 
     @property
