@@ -283,6 +283,41 @@ def take_records(records: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.Rec
         return pa.RecordBatch.from_arrays([take(one, rows) for one in records.columns], schema=records.schema)
 
 
+def record_batch(table: pa.Table) -> pa.RecordBatch:
+    """Return the rows of a table as one record batch, which may be empty.
+
+    >>> record_batch(pa.table({"a": pa.chunked_array([[1], [2]])})).to_pydict(), record_batch(pa.table({})).num_rows
+    ({'a': [1, 2]}, 0)
+    """
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def to_ipc(records: pa.RecordBatch) -> pa.Buffer:
+    """Return a record batch as an Arrow IPC stream, its schema included.
+
+    >>> from_ipc(to_ipc(pa.record_batch({"a": [1, 2]}))).to_pydict()
+    {'a': [1, 2]}
+    """
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, records.schema) as writer:
+        writer.write_batch(records)
+    return sink.getvalue()
+
+
+def from_ipc(stream: Any) -> pa.RecordBatch:
+    """Return the rows of an Arrow IPC stream, over the memory of ``stream`` where it holds one batch.
+
+    Args:
+        stream: anything with Python's buffer protocol.
+
+    Raises:
+        pyarrow.ArrowInvalid: it is no such stream.
+    """
+    with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
+        return record_batch(reader.read_all())
+
+
 def inserted(batch: Batch) -> npt.NDArray[np.bool_]:
     """Which events bring a row: inserts, and rows that a snapshot read.
 
@@ -366,8 +401,7 @@ def as_records(rows: Any) -> pa.RecordBatch:
     if isinstance(rows, pa.RecordBatch):
         return rows
     if isinstance(rows, pa.Table):
-        found = rows.combine_chunks().to_batches()
-        return found[0] if found else pa.RecordBatch.from_pylist([], schema=rows.schema)
+        return record_batch(rows)
     if hasattr(rows, "to_records") and hasattr(rows, "columns"):
         return pa.RecordBatch.from_pandas(rows, preserve_index=False)
     if isinstance(rows, dict):

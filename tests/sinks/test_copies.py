@@ -17,7 +17,7 @@ import pytest
 import headrace as hr
 from headrace.errors import DeclarationError, SinkUnavailable
 from headrace.log import open_log
-from headrace.sinks.base import Backoff
+from headrace.retry import Backoff
 from headrace.testing.servers import MongoDbServer
 
 from .events import events, letters, write

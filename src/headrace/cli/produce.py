@@ -38,6 +38,7 @@ from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import PRODUCERS, owners
 from headrace.plan.plan import INTERNAL
 from headrace.produce.row_files import Decided
+from headrace.retry import Backoff
 
 MOST_ROWS = 8192
 MOST_BYTES = 8 << 20
@@ -437,7 +438,7 @@ def append_all(source: Source, appender: Appender, pace: Pace, limit: int | None
 
 def _append(appender: Appender, rows: pa.RecordBatch, column: Column | None, stopped: threading.Event) -> bool:
     """Write rows, again and again while the log cannot take them; whether they were written."""
-    wait = LOOK_SECONDS
+    backoff = Backoff(first=LOOK_SECONDS, most=RETRY_SECONDS)
     while True:
         try:
             appender.append(rows, column)
@@ -446,9 +447,8 @@ def _append(appender: Appender, rows: pa.RecordBatch, column: Column | None, sto
             if not error.retry:
                 raise
             talk.print(f"{error.message}; trying again", highlight=False, markup=False)
-        if stopped.wait(wait):
+        if stopped.wait(backoff.next()):
             return False
-        wait = min(2 * wait, RETRY_SECONDS)
 
 
 def _parts(rows: pa.RecordBatch, most: int) -> Iterator[pa.RecordBatch]:

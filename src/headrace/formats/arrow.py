@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from headrace.batch import META_FIELDS, Batch, is_meta
+from headrace.batch import META_FIELDS, Batch, is_meta, to_ipc
 from headrace.errors import FormatError
 from headrace.formats.base import Decoded, Encoded
 from headrace.formats.headers import topic_source
@@ -54,10 +54,7 @@ class ArrowFormat:
     ) -> None:
         if not records.num_rows:
             return
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, records.schema) as writer:
-            writer.write_batch(records)
-        stream = sink.getvalue()
+        stream = to_ipc(records)
         if stream.size <= self.max_bytes:
             values.append(stream.to_pybytes())
             first.append(at)

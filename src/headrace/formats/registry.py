@@ -23,6 +23,7 @@ from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
+from headrace.retry import Backoff
 
 _JSON = "application/vnd.schemaregistry.v1+json, application/json"
 _AVRO_TYPES = frozenset(
@@ -274,8 +275,9 @@ class SchemaRegistry:
     def _text(self, url: str, what: str, *, body: Mapping[str, Any] | None = None) -> str:
         """The body of the answer, from the first attempt that gets one."""
         end = time.monotonic() + self._deadline
-        pause = 0.05
+        backoff = Backoff(first=0.05, most=2.0)
         while True:
+            pause = backoff.next()
             try:
                 return self._attempt(url, what, body)
             except _Again as reason:
@@ -285,7 +287,6 @@ class SchemaRegistry:
                         advice="What needs it waits and asks again; start the registry, or check its address.",
                     ) from reason.__cause__
             time.sleep(pause)
-            pause = min(2 * pause, 2.0)
 
     def _attempt(self, url: str, what: str, body: Mapping[str, Any] | None) -> str:
         data = None if body is None else json.dumps(body).encode()

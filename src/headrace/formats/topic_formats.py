@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Ints
-from headrace.batch import Batch, is_meta
+from headrace.batch import Batch, is_meta, record_batch
 from headrace.errors import DeclarationError, HeadraceError, LogCorrupt
 from headrace.formats.base import Decoded, Encoded, Format
 from headrace.wire import WireMessages
@@ -317,12 +317,8 @@ def joined(decoded: Decoded, messages: WireMessages, schema: pa.Schema, *, numbe
         records = numbered_by_offset(batch, messages, rows).records if numbered else batch.records
         parts.append(conformed(records, schema))
     if not parts:
-        return schema.empty_table().to_batches()[0] if schema.empty_table().to_batches() else _empty(schema)
+        return record_batch(schema.empty_table())
     return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
-
-
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], one.type) for one in schema], schema=schema)
 
 
 def numbered_by_offset(batch: Batch, messages: WireMessages, rows: Ints) -> Batch:

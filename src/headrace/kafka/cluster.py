@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
 from headrace.kafka.settings import KafkaPlace
+from headrace.retry import Backoff
 
 logger = logging.getLogger("headrace")
 
@@ -105,7 +106,7 @@ class Cluster:
         from confluent_kafka import KafkaException
 
         deadline = time.monotonic() + (self._patience if patience is None else patience)
-        wait = 0.0
+        backoff, waited = Backoff(first=0.05, most=1.0), False
         try:
             while True:
                 try:
@@ -116,10 +117,10 @@ class Cluster:
                         raise failure from error
                     logger.info("%s; trying again", failure.message)
                     self.on_wait(f"waiting for {self.place.location} ({what}); trying again")
-                wait = min(1.0, wait * 2 or 0.05)
-                time.sleep(wait)
+                waited = True
+                time.sleep(backoff.next())
         finally:
-            if wait:
+            if waited:
                 self.on_wait("")
 
     def topics(self, *, patience: float | None = None) -> dict[str, int]:

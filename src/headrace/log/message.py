@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from headrace.batch import from_ipc, to_ipc
+
 
 class MessageFormat:
     """Writes and reads the messages of one schema. Holds no state besides the schema: any thread may use it.
@@ -37,10 +39,7 @@ class MessageFormat:
             records = self._compact(records)
         if not self._dictionaries:
             return records.serialize()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self.schema) as stream:
-            stream.write_batch(records)
-        return sink.getvalue()
+        return to_ipc(records)
 
     def decode(self, body: bytes) -> pa.RecordBatch:
         """The rows of a message, over the memory of ``body``: nothing is copied.
@@ -51,8 +50,7 @@ class MessageFormat:
         buffer = pa.py_buffer(body)
         if not self._dictionaries:
             return pa.ipc.read_record_batch(buffer, self.schema)
-        with pa.ipc.open_stream(buffer) as stream:
-            return stream.read_next_batch()
+        return from_ipc(buffer)
 
     def _compact(self, records: pa.RecordBatch) -> pa.RecordBatch:
         columns = list(records.columns)

@@ -7,6 +7,7 @@ import struct
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.batch import record_batch, to_ipc
 from headrace.serve.exchange import Call, Problem, Reply, json_reply, wrong
 from headrace.serve.models import Snapshot
 from headrace.serve.service import Asking, reach_wanted
@@ -53,11 +54,8 @@ class Batches:
         if answer.reasons:
             reasons = pa.array([answer.reasons.get(i) for i in range(found.num_rows)], pa.string())
             found = found.append_column("reason", reasons)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, found.schema) as writer:
-            writer.write_batch(found)
         headers = [(b"content-type", STREAM.encode()), *answer.made.headers]
-        return Reply(sink.getvalue().to_pybytes(), 200, headers)
+        return Reply(to_ipc(found).to_pybytes(), 200, headers)
 
 
 def _rows(body: bytes) -> pa.RecordBatch:
@@ -78,12 +76,12 @@ def _rows(body: bytes) -> pa.RecordBatch:
         if table.num_rows > MOST_ROWS:
             raise Problem(413, f"{table.num_rows:,} rows are more than {MOST_ROWS:,}; send them in several requests")
         table = pa.table([_written_out(one) for one in table.columns], table.schema.names)
-        whole = table.combine_chunks().to_batches()
+        rows = record_batch(table)
     except (pa.ArrowException, ValueError, OSError, EOFError, struct.error) as error:
         raise Problem(422, [wrong("body", msg=f"not an Arrow stream: {error}")]) from None
     if len(set(table.schema.names)) != len(table.schema.names):
         raise Problem(422, [wrong("body", msg="two columns have one name")])
-    return whole[0] if whole else pa.RecordBatch.from_pylist([], schema=table.schema)
+    return rows
 
 
 # -- what a small body must not become --------------------------------------------------------------------------------

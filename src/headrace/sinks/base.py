@@ -6,7 +6,6 @@ there, together with the rows; where it cannot (HTTP, a terminal), it is a recor
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -175,30 +174,6 @@ class Target(Protocol):
     def sink(self, journal: Journal) -> Sink:
         """A sink, not yet open."""
         ...
-
-
-class Backoff:
-    """Waiting times that double from ``first`` to ``most`` seconds, each shortened by up to a third at random.
-
-    >>> backoff = Backoff(first=1, most=4)
-    >>> [0.6 < one / wanted <= 1 for one, wanted in zip([backoff.next() for _ in range(4)], [1, 2, 4, 4])]
-    [True, True, True, True]
-    """
-
-    def __init__(self, *, first: float = 0.1, most: float = 15.0) -> None:
-        self.first = first
-        self.most = most
-        self._next = first
-
-    def next(self) -> float:
-        """The next waiting time."""
-        wanted, self._next = self._next, min(self.most, self._next * 2)
-        # Many sinks of one destination shall not all come back at once.
-        return wanted * random.uniform(2 / 3, 1)
-
-    def reset(self) -> None:
-        """Begin at the shortest again."""
-        self._next = self.first
 
 
 def settle(count: int, attempt: Callable[[int, int], str | None]) -> list[Reason]:

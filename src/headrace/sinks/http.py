@@ -29,7 +29,8 @@ from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock, duration_us
 from headrace.errors import DeclarationError, SinkError
 from headrace.faults import fault
-from headrace.sinks.base import Backoff, Journal, Part, Reason, Stopped
+from headrace.retry import Backoff
+from headrace.sinks.base import Journal, Part, Reason, Stopped
 from headrace.sinks.json_row import json_rows
 
 METHODS = ("POST", "PUT", "PATCH")

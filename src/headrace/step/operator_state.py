@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.batch import Batch
+from headrace.batch import Batch, from_ipc, to_ipc
 from headrace.errors import LogCorrupt
 from headrace.grade.alarm import Alarm
 from headrace.grade.drift import Drift
@@ -114,17 +114,14 @@ def _joined(batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def as_bytes(records: pa.RecordBatch) -> npt.NDArray[np.uint8]:
     """A record batch as a state holds it."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, records.schema) as writer:
-        writer.write_batch(records)
-    return np.frombuffer(sink.getvalue(), np.uint8).copy()
+    return np.frombuffer(to_ipc(records), np.uint8).copy()
 
 
 def from_bytes(data: npt.NDArray[np.uint8]) -> pa.RecordBatch:
     """The inverse of `as_bytes`."""
     try:
-        return pa.ipc.open_stream(pa.py_buffer(np.ascontiguousarray(data))).read_next_batch()
-    except (pa.ArrowInvalid, StopIteration) as error:
+        return from_ipc(np.ascontiguousarray(data))
+    except pa.ArrowInvalid as error:
         raise LogCorrupt(f"rows in a stored state cannot be read: {error}") from error
 
 

@@ -11,6 +11,7 @@ from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.wake import Wake
 from headrace.clock import Clock
 from headrace.errors import SourceUnavailable
+from headrace.retry import Backoff
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
@@ -40,6 +41,7 @@ class Link:
         self._server, self._wake, self._attach, self._clock = server, wake, attach, clock
         self._connecting: Connecting | None = None
         self._attempts = 0
+        self._backoff = Backoff(first=_FIRST_PAUSE_S, most=_LONGEST_PAUSE_S)
         self._retry_at = 0.0
 
     def begin(self, replication: Replication) -> None:
@@ -80,6 +82,7 @@ class Link:
             return None
         if messages:
             self._attempts = 0
+            self._backoff.reset()
         return frame
 
     def send_status(self, *, received: int, flushed: int, ask: bool = False) -> bool:
@@ -101,7 +104,7 @@ class Link:
             self.lost = True
         self._away_since = self._away_since or time.monotonic()
         self._connecting = None
-        pause = 0.0 if at_once else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._attempts, 10))
+        pause = 0.0 if at_once else self._backoff.next()
         self._attempts += not at_once
         self._retry_at = self._clock.monotonic() + pause
         text = reason.message if isinstance(reason, SourceUnavailable) else str(reason)

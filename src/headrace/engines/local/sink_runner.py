@@ -29,10 +29,10 @@ from headrace.faults import fault
 from headrace.log.base import Entry, Log
 from headrace.plan.plan import SourcePlan
 from headrace.plan.sinks import SinkPlan, key_sources
+from headrace.retry import Backoff
 from headrace.sinks.base import (
     ORDER,
     ROW_ERRORS,
-    Backoff,
     Part,
     Reason,
     Sink,

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
+from headrace.batch import from_ipc, to_ipc
 from headrace.engines.local.append_source import AppendedSource
 from headrace.errors import HeadraceError, LogError, WaitTimeout
 from headrace.log.base import Log
@@ -63,8 +64,7 @@ class HandingOver:
             name = f"{self._producer}-{first:012d}-{quote(topic, safe='').replace('.', '%2E')}"
             file = self._folder / f"{name}.arrow"
             draft = self._folder / f"{name}.draft"
-            with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_stream(sink, rows.schema) as writer:
-                writer.write_batch(rows)
+            draft.write_bytes(to_ipc(rows))
             draft.replace(file)
             self._wait(file, timeout)
             self._next[topic] = first + rows.num_rows
@@ -140,8 +140,6 @@ class HandedRows:
 
     def _append(self, file: Path) -> int:
         producer, first, topic = file.stem.split("-", 2)
-        with pa.OSFile(str(file), "rb") as source, pa.ipc.open_stream(source) as reader:
-            table = reader.read_all().combine_chunks()
-        rows = table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=table.schema)
+        rows = from_ipc(file.read_bytes())
         _, number = self._queue.append(unquote(topic), rows, producer_id=producer, sequence=int(first))
         return number
