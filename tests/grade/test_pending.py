@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import HeadraceError
-from headrace.grade.interval_join.expiry_queue import Deadlines
+from headrace.grade.interval_join.expiry_queue import ExpiryQueue
 from headrace.grade.interval_join.keys import pack_keys, unpack_keys
-from headrace.grade.interval_join.pending import Waiting
+from headrace.grade.interval_join.pending import PendingRows
 from headrace.grade.interval_join.truths import truth_codes
 
 
@@ -29,7 +29,7 @@ def numbers(table: pa.Table) -> list[Any]:
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_rows_are_what_a_dict_would_hold(data: st.DataObject) -> None:
-    store, kept, next_seq = Waiting(), set(), 0
+    store, kept, next_seq = PendingRows(), set(), 0
     for _ in range(data.draw(st.integers(1, 12))):
         for size in data.draw(st.lists(st.sampled_from([0, 1, 1, 1, 5, 70, 3000]), max_size=40)):
             assert store.add(rows(next_seq, size)) == next_seq
@@ -43,7 +43,7 @@ def test_rows_are_what_a_dict_would_hold(data: st.DataObject) -> None:
             kept -= set(gone.tolist())
         if data.draw(st.booleans()):
             state = store.state()
-            store = Waiting()
+            store = PendingRows()
             store.restore(state)
         assert len(store) == len(kept)
         asked = [*sorted(kept, reverse=True)[:50], -1, *sorted(kept)[:50]]
@@ -56,7 +56,7 @@ def test_rows_are_what_a_dict_would_hold(data: st.DataObject) -> None:
 
 
 def test_many_single_rows_lie_in_few_chunks_and_memory_is_given_back() -> None:
-    store = Waiting()
+    store = PendingRows()
     for i in range(5_000):
         store.add(rows(i, 1))
     assert len(store._chunks) < 100
@@ -69,13 +69,13 @@ def test_many_single_rows_lie_in_few_chunks_and_memory_is_given_back() -> None:
 
 
 def test_a_small_piece_does_not_keep_the_whole() -> None:
-    store = Waiting()
+    store = PendingRows()
     store.add(rows(0, 100_000).slice(10, 2))
     assert store._chunks[0].records.get_total_buffer_size() < 1_000
 
 
 def test_types_widen() -> None:
-    store = Waiting()
+    store = PendingRows()
     store.add(pa.record_batch({"a": pa.array([1], pa.int64()), "b": pa.nulls(1)}))
     store.add(pa.record_batch({"a": [1.5], "b": ["x"], "c": [True]}))
     store.add(pa.record_batch({"c": [False]}))
@@ -91,18 +91,18 @@ def test_types_widen() -> None:
 
 
 def test_a_dictionary_of_each_batch_its_own() -> None:
-    store = Waiting()
+    store = PendingRows()
     for words in (["a", "b"], ["c", "a"]):
         store.add(pa.record_batch({"w": pa.array(words).dictionary_encode()}))
     assert store.take(np.array([3, 2, 1, 0])).column("w").to_pylist() == ["a", "c", "b", "a"]
     assert store.take(np.array([1, 2, 3])).column("w").to_pylist() == ["b", "c", "a"]
-    again = Waiting()
+    again = PendingRows()
     again.restore(store.state())
     assert again.take(np.array([2, 0])).column("w").to_pylist() == ["c", "a"]
 
 
 def test_a_type_that_cannot_be_widened_is_refused_and_nothing_is_kept() -> None:
-    store = Waiting()
+    store = PendingRows()
     store.add(pa.record_batch({"a": [1]}))
     with pytest.raises(HeadraceError, match="changed the type of a column"):
         store.add(pa.record_batch({"a": ["x"]}))
@@ -111,7 +111,7 @@ def test_a_type_that_cannot_be_widened_is_refused_and_nothing_is_kept() -> None:
 
 @pytest.mark.parametrize("seqs", [[7], [0], [0, 1], [1, 9]], ids=["beyond", "dropped", "one dropped", "one beyond"])
 def test_a_row_that_is_not_there(seqs: list[int]) -> None:
-    store = Waiting()
+    store = PendingRows()
     store.add(rows(0, 5))
     store.drop(np.array([0]))
     with pytest.raises(KeyError):
@@ -167,7 +167,7 @@ def test_different_truths_have_different_codes() -> None:
 @given(st.lists(st.one_of(st.integers(0, 30), st.lists(st.integers(0, 30), max_size=9)), max_size=60), st.data())
 @settings(deadline=None)
 def test_what_is_over_comes_in_order(added: list[int | list[int]], data: st.DataObject) -> None:
-    order, waiting, seq = Deadlines(), [], 0
+    order, waiting, seq = ExpiryQueue(), [], 0
     for one in added:
         times = [one] if isinstance(one, int) else one
         seqs = np.arange(seq, seq + len(times))

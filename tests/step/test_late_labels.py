@@ -29,7 +29,7 @@ from headrace.registry.models import Progress
 from headrace.replay.verify import _recount
 from headrace.step import labels, row_identity
 from headrace.step.events import Part, Rows
-from headrace.step.operator_state import KeptRows
+from headrace.step.operator_state import TrainingRows
 from headrace.step.state import State, dump_state, initial_state, load_state
 from headrace.step.step import step
 from headrace.step.training import rows_now
@@ -494,7 +494,7 @@ def test_the_rows_of_a_table_now_are_followed_when_keys_move() -> None:
 
 def test_a_correction_takes_the_place_of_a_grade_that_came_with_it() -> None:
     grades = {"grade": [1, 2, 3], "supersedes": [None, 1, None], "error": [1.0, 2.0, 3.0]}
-    whole, apart = KeptRows(rows=10), KeptRows(rows=10)
+    whole, apart = TrainingRows(rows=10), TrainingRows(rows=10)
     whole.add(Batch.of(grades))
     for i in range(3):
         apart.add(Batch.of(grades).slice(i, 1))

@@ -12,7 +12,7 @@ from headrace.plan.task import ModelTask, OperatorTask, StreamPlan
 from headrace.step.events import Event, Rows, Tick, merge
 from headrace.step.grade_join import Trial
 from headrace.step.idleness import idle
-from headrace.step.operator_run import Derive
+from headrace.step.operator_run import OperatorRun
 from headrace.step.outputs import Output, batches_of, derived, made, refused
 from headrace.step.retraining import retrain
 from headrace.step.state import State
@@ -74,7 +74,7 @@ def flow_step(task: OperatorTask, state: State, event: Event) -> list[Output]:
     def streams(stream: StreamPlan, stage: str) -> list[Batch]:
         return batches_of(merged, stream, lambda topic, batch, reason: refuse(topic, batch, [reason], stage))
 
-    derive = Derive(task.nodes, state.flow, merged, streams=streams, refuse=refuse)
+    derive = OperatorRun(task.nodes, state.flow, merged, streams=streams, refuse=refuse)
     derive.advance(merged.rows)
     derive.finish()
     state.memory.settle()

@@ -22,12 +22,12 @@ from headrace.event_time import event_times
 from headrace.grade.compare import faults, graded_rows
 from headrace.grade.interval_join.join import Arrivals, Found, Join
 from headrace.grade.interval_join.keys import converter, kind_of, matching_keys, reconverted
-from headrace.grade.interval_join.pending import Waiting, ascends, picked
+from headrace.grade.interval_join.pending import PendingRows, ascends, picked
 from headrace.plain_values import united
 from headrace.plan.operators import ARRIVAL, Grade
 from headrace.step.events import Merged, order_of
 from headrace.step.labels import Truths
-from headrace.step.operator_state import NEVER, FlowState
+from headrace.step.operator_state import NEVER, OperatorState
 from headrace.step.predictions import Query
 from headrace.step.row_identity import ROW
 
@@ -110,7 +110,7 @@ class Comparison:
     """
 
     def __init__(
-        self, number: int, what: Grade, flow: FlowState, merged: Merged, entering: Entering, refuse: Refuse
+        self, number: int, what: Grade, flow: OperatorState, merged: Merged, entering: Entering, refuse: Refuse
     ) -> None:
         self.number, self.what, self.flow, self.merged = number, what, flow, merged
         self._entering, self._refuse = entering, refuse
@@ -419,7 +419,7 @@ def events(
     return placed(rows, place)
 
 
-def _put(rows: Waiting, records: pa.RecordBatch) -> None:
+def _put(rows: PendingRows, records: pa.RecordBatch) -> None:
     """Keep rows; values of a column whose type is another one than before cannot be kept beside them."""
     try:
         rows.add(records)

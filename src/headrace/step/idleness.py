@@ -16,8 +16,8 @@ from headrace.grade.windows.window import Window
 from headrace.plan.operators import Grade, Node, Predicted, Read, Windows
 from headrace.step.events import Merged, Tick
 from headrace.step.grade_join import Refuse
-from headrace.step.operator_run import Derive, Raised
-from headrace.step.operator_state import NEVER, FlowState
+from headrace.step.operator_run import OperatorRun, Raised
+from headrace.step.operator_state import NEVER, OperatorState
 
 
 def watched(nodes: Sequence[Node], predicted: Sequence[str]) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def watched(nodes: Sequence[Node], predicted: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def due(nodes: Sequence[Node], flow: FlowState, predicted: Sequence[str], idle_us: Mapping[str, int]) -> bool:
+def due(nodes: Sequence[Node], flow: OperatorState, predicted: Sequence[str], idle_us: Mapping[str, int]) -> bool:
     """Whether a tick with these silences would bring anything about."""
     for i, node in enumerate(nodes):
         running, what = flow.running[i], node.what
@@ -42,8 +42,8 @@ def due(nodes: Sequence[Node], flow: FlowState, predicted: Sequence[str], idle_u
 
 
 def idle(
-    nodes: Sequence[Node], flow: FlowState, tick: Tick, predicted: Sequence[str], refuse: Refuse, **more: Any
-) -> tuple[Derive, Raised | None]:
+    nodes: Sequence[Node], flow: OperatorState, tick: Tick, predicted: Sequence[str], refuse: Refuse, **more: Any
+) -> tuple[OperatorRun, Raised | None]:
     """Let a tick bring about what is due.
 
     Args:
@@ -56,7 +56,7 @@ def idle(
     one = np.zeros(1, np.int64)
     place = (np.array([lsn], np.uint64), one + index, one)
     merged = Merged((), one, one + tick.ts_us, *place, one, (lsn, 0))
-    derive = Derive(nodes, flow, merged, streams=lambda _, __: [], refuse=refuse, **more)
+    derive = OperatorRun(nodes, flow, merged, streams=lambda _, __: [], refuse=refuse, **more)
     for i, node in enumerate(nodes):
         running = flow.running[i]
         if isinstance(node.what, Grade) and isinstance(running, Join):
@@ -83,7 +83,7 @@ def _topics(nodes: Sequence[Node], i: int, predicted: Sequence[str]) -> list[str
 
 
 def _times(
-    nodes: Sequence[Node], i: int, flow: FlowState, predicted: Sequence[str], idle_us: Mapping[str, int]
+    nodes: Sequence[Node], i: int, flow: OperatorState, predicted: Sequence[str], idle_us: Mapping[str, int]
 ) -> tuple[int, int]:
     """Both sides' times; one that has never had a row goes by the other's."""
     left, right = flow.seen.get(i, (NEVER, NEVER))

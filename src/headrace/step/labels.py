@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, inserted
 from headrace.errors import HeadraceError
-from headrace.grade.interval_join.pending import Waiting
+from headrace.grade.interval_join.pending import PendingRows
 from headrace.grade.interval_join.truths import truth_codes
 from headrace.plain_values import values
 from headrace.step.row_identity import LIMIT, ROW, Hashes, Identity, Numbered, hashed
@@ -141,7 +141,7 @@ class Late:
     """
 
     def __init__(self, *, partial: bool = False) -> None:
-        self._rows = Waiting()
+        self._rows = PendingRows()
         # Of a partial stream: 1 for rows that had their label.
         self._done = Numbered() if partial else None
         # Number of a row (without its last bit) -> where it is kept, plus one.
@@ -450,7 +450,7 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def add_rows(rows: Waiting, records: pa.RecordBatch) -> int:
+def add_rows(rows: PendingRows, records: pa.RecordBatch) -> int:
     """Keep rows; values of a column whose type is another one than before cannot be kept beside them."""
     try:
         return rows.add(records)

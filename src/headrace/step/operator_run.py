@@ -30,7 +30,7 @@ from headrace.plan.operators import GRADED, Alarms, Drifts, Grade, Node, Predict
 from headrace.plan.task import PredictPlan
 from headrace.step.events import Merged, order_of
 from headrace.step.grade_join import Comparison, Entering, Refuse, Trial, events, placed, plain
-from headrace.step.operator_state import FlowState, KeptRows
+from headrace.step.operator_state import OperatorState, TrainingRows
 from headrace.step.predictions import Query
 from headrace.transform.expressions import Operation, operate
 
@@ -46,7 +46,7 @@ _EDGES = {
 }
 
 
-class Derive:
+class OperatorRun:
     """One event's rows on their way.
 
     Args:
@@ -66,7 +66,7 @@ class Derive:
     def __init__(
         self,
         nodes: Sequence[Node],
-        flow: FlowState,
+        flow: OperatorState,
         merged: Merged,
         *,
         streams: Streams,
@@ -431,7 +431,7 @@ def _with_truth(grades: Batch) -> Batch:
     return grades if takes.all() else grades.filter(takes)
 
 
-def _keep(kept: KeptRows, rows: list[Batch]) -> None:
+def _keep(kept: TrainingRows, rows: list[Batch]) -> None:
     """Remember rows for a training: of grades those that have a truth."""
     for batch in rows:
         if is_graded(batch.schema) and "status" in batch.schema.names:

@@ -29,7 +29,7 @@ NEVER = -(2**62)
 Running = Join | Window | Alarm | Drift | None
 
 
-class KeptRows:
+class TrainingRows:
     """The newest rows of a node: so many, or those of so long.
 
     Args:
@@ -87,9 +87,9 @@ class KeptRows:
         """The newest row's event time."""
         return self._newest
 
-    def copy(self) -> KeptRows:
+    def copy(self) -> TrainingRows:
         """Another that is changed by itself; the rows are shared."""
-        other = KeptRows(rows=self._most, span_us=self._span_us)
+        other = TrainingRows(rows=self._most, span_us=self._span_us)
         other._batches, other._newest = list(self._batches), self._newest
         return other
 
@@ -126,7 +126,7 @@ def from_bytes(data: npt.NDArray[np.uint8]) -> pa.RecordBatch:
 
 
 @dataclass(slots=True)
-class FlowState:
+class OperatorState:
     """What a task's nodes know.
 
     Attributes:
@@ -141,7 +141,7 @@ class FlowState:
     """
 
     running: list[Running]
-    kept: KeptRows | None = None
+    kept: TrainingRows | None = None
     labels: dict[int, Truths] = field(default_factory=dict)
     seen: dict[int, list[int]] = field(default_factory=dict)
     at: tuple[int, int] = (0, 0)
@@ -154,7 +154,7 @@ class FlowState:
             self.counts[name] = self.counts.get(name, 0) + rows
 
 
-def initial_flow(nodes: Sequence[Node], rows: Selection | None = None) -> FlowState:
+def initial_operators(nodes: Sequence[Node], rows: Selection | None = None) -> OperatorState:
     """Before the first event.
 
     Args:
@@ -162,8 +162,8 @@ def initial_flow(nodes: Sequence[Node], rows: Selection | None = None) -> FlowSt
     """
     kept = None
     if rows is not None and rows.kind in ("last", "since"):
-        kept = KeptRows(rows=rows.rows, span_us=rows.span_us)
-    return FlowState([_running(node) for node in nodes], kept)
+        kept = TrainingRows(rows=rows.rows, span_us=rows.span_us)
+    return OperatorState([_running(node) for node in nodes], kept)
 
 
 def _running(node: Node) -> Running:
@@ -179,7 +179,7 @@ def _running(node: Node) -> Running:
     return None
 
 
-def dump_flow(flow: FlowState) -> dict[str, Any]:
+def dump_operators(flow: OperatorState) -> dict[str, Any]:
     """As flat values for `headrace.learn.state`."""
     flat: dict[str, Any] = {}
     for i, one in enumerate(flow.running):
@@ -197,9 +197,9 @@ def dump_flow(flow: FlowState) -> dict[str, Any]:
     return flat
 
 
-def load_flow(nodes: Sequence[Node], rows: Selection | None, flat: Mapping[str, Any]) -> FlowState:
-    """The inverse of `dump_flow`."""
-    flow = initial_flow(nodes, rows)
+def load_operators(nodes: Sequence[Node], rows: Selection | None, flat: Mapping[str, Any]) -> OperatorState:
+    """The inverse of `dump_operators`."""
+    flow = initial_operators(nodes, rows)
     for i, one in enumerate(flow.running):
         if one is not None:
             one.restore(below(f"{i}.", flat))

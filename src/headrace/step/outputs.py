@@ -12,7 +12,7 @@ from headrace.batch import Batch, dead_letters
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamPlan
 from headrace.step.events import Merged
 from headrace.step.learning import Again, Refused
-from headrace.step.operator_run import Derive
+from headrace.step.operator_run import OperatorRun
 from headrace.step.predictions import Query
 from headrace.step.state import Kept, State
 from headrace.transform.expressions import operate
@@ -89,7 +89,7 @@ def emitted(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) 
     return outputs
 
 
-def derived(task: ModelTask | OperatorTask, derive: Derive) -> list[Output]:
+def derived(task: ModelTask | OperatorTask, derive: OperatorRun) -> list[Output]:
     """Rows of the nodes, to their topics."""
     features = task.feature_names if isinstance(task, ModelTask) else ()
     outputs: list[Output] = []
@@ -99,7 +99,7 @@ def derived(task: ModelTask | OperatorTask, derive: Derive) -> list[Output]:
     return outputs
 
 
-def made(task: ModelTask, derive: Derive, asked: Sequence[Query], last: int = 0) -> dict[str, list[Batch]]:
+def made(task: ModelTask, derive: OperatorRun, asked: Sequence[Query], last: int = 0) -> dict[str, list[Batch]]:
     """What a step has made for its topics, up to a place."""
     found: dict[str, list[Batch]] = {}
     for topic, batch in derived(task, derive):

@@ -21,7 +21,15 @@ from headrace.plan.task import ModelTask, OperatorTask, StreamPlan, StreamTask, 
 from headrace.position import Position
 from headrace.step.events import Swap
 from headrace.step.labels import Memory, named
-from headrace.step.operator_state import FlowState, as_bytes, below, dump_flow, from_bytes, initial_flow, load_flow
+from headrace.step.operator_state import (
+    OperatorState,
+    as_bytes,
+    below,
+    dump_operators,
+    from_bytes,
+    initial_operators,
+    load_operators,
+)
 
 
 @dataclass(slots=True)
@@ -199,7 +207,7 @@ class State:
     swap: Swap | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
-    flow: FlowState | None = None
+    flow: OperatorState | None = None
     trained_on: str = ""
     training: Asked | None = None
     shadow: Swap | None = None
@@ -250,8 +258,9 @@ def initial_state(task: Task, version: int = 1) -> State:
     if isinstance(task, StreamTask):
         return State(version=version)
     if isinstance(task, OperatorTask):
-        return State(version=version, flow=initial_flow(task.nodes))
-    flow = initial_flow(task.nodes, task.retrain.rows if task.retrain else None) if task.nodes or task.retrain else None
+        return State(version=version, flow=initial_operators(task.nodes))
+    selection = task.retrain.rows if task.retrain else None
+    flow = initial_operators(task.nodes, selection) if task.nodes or task.retrain else None
     scores = {one.spec.name: Scores(one.spec) for one in task.evaluate}
     words = {one.column: list(one.words) for one in growing(task.features)}
     known = {column: len(found) for column, found in words.items()}
@@ -272,7 +281,7 @@ def dump_state(state: State) -> dict[str, Any]:
     if state.swap is not None:
         flat.update({f"swap.{key}": value for key, value in state.swap.state.items()})
     if state.flow is not None:
-        flat.update({f"flow.{key}": value for key, value in dump_flow(state.flow).items()})
+        flat.update({f"flow.{key}": value for key, value in dump_operators(state.flow).items()})
     if state.training is not None:
         flat["training.rows"] = as_bytes(state.training.rows.records)
     if state.shadow is not None:
@@ -365,7 +374,7 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
         state.training = _asked(meta["training"], Batch(from_bytes(np.asarray(flat["training.rows"], np.uint8))))
     if state.flow is not None and "flow.meta" in flat:
         rows = task.retrain.rows if isinstance(task, ModelTask) and task.retrain else None
-        state.flow = load_flow(getattr(task, "nodes", ()), rows, below("flow.", flat))
+        state.flow = load_operators(getattr(task, "nodes", ()), rows, below("flow.", flat))
     for i, name in enumerate(meta.get("scores", ())):
         if name in state.scores:
             state.scores[name].restore(below(f"scores.{i}.", flat))

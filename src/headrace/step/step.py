@@ -54,7 +54,7 @@ from headrace.step.learning import (
     swap,
     tick,
 )
-from headrace.step.operator_run import Derive
+from headrace.step.operator_run import OperatorRun
 from headrace.step.outputs import Output, batches_of, derived, emitted, made, refused, unlearned
 from headrace.step.predictions import Given, Query
 from headrace.step.retraining import answer_training, ask_now, retrain
@@ -156,7 +156,7 @@ class _ModelStep:
         self.births: dict[str, Ints] = {}
         self.outputs: list[Output] = []
         self.lines: list[Line] = []
-        self.derive: Derive | None = None
+        self.derive: OperatorRun | None = None
         self.told: list[dict[str, Any]] = []
 
     def run(self) -> list[Output]:
@@ -194,7 +194,7 @@ class _ModelStep:
         self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
         return self.outputs + ([(self.task.training_topic, told(self.told))] if self.told else [])
 
-    def _deriving(self, queries: Sequence[tuple[PredictPlan, Query]]) -> Derive:
+    def _deriving(self, queries: Sequence[tuple[PredictPlan, Query]]) -> OperatorRun:
         assert self.state.flow is not None
         by_number = {
             number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
@@ -202,7 +202,7 @@ class _ModelStep:
         more = kept_and_stopped(self.task) | {"trial": trial(self.task, self.state)}
         more |= {"predicted": self.task.predict, "features": self.task.feature_names}
         nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
-        return Derive(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
+        return OperatorRun(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
 
     def _end_open_transaction(self, asked: Sequence[Query]) -> None:
         """The transaction left open by the last event ends here, or at the end of these rows, or later still."""
@@ -319,7 +319,7 @@ class _ModelStep:
             self._look(batch for _, batch in fresh)
         return joined([self._accept(number, batch) for number, batch in fresh])
 
-    def _graded(self, derive: Derive) -> Iterator[Batch]:
+    def _graded(self, derive: OperatorRun) -> Iterator[Batch]:
         """Rows that were predicted, where their labels are known."""
         for number, operations in self.task.learn_nodes:
             for batch in derive.graded_examples(number):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from headrace.arrays import Ints, Mask
-from headrace.grade.interval_join.keyed import MANY, NONE, NOT_YET, Entries, Side, object_array
+from headrace.grade.interval_join.keyed import MANY, NONE, NOT_YET, Entries, JoinSide, object_array
 from headrace.grade.interval_join.outcomes import (
     AGAIN,
     CHANGED,
@@ -50,7 +50,7 @@ class _Coming:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def enter(self, side: Side, watermarks: Ints, within: int, truths: Ints | None) -> None:
+    def enter(self, side: JoinSide, watermarks: Ints, within: int, truths: Ints | None) -> None:
         """Give the rows numbers and slots."""
         n = len(self)
         self.watermark = watermarks[self.rank]
@@ -66,7 +66,7 @@ class _Coming:
             side.truth[slots] = truths
 
 
-class Together:
+class BatchMatcher:
     """One event's rows, matched at once.
 
     Args:

@@ -47,7 +47,7 @@ class _Run:
         return found
 
 
-class Deadlines:
+class ExpiryQueue:
     """Entries (time, seq, slot); of entries of one time the smaller seq is first.
 
     Entries are added with growing seq. An entry whose seq is not its slot's any more is stale: its row has left early.
@@ -55,7 +55,7 @@ class Deadlines:
     Attributes:
         first: the smallest time, that of a stale entry possibly; `FAR` where there is none.
 
-    >>> order = Deadlines()
+    >>> order = ExpiryQueue()
     >>> order.add(30, 0, 0)
     >>> order.add_many(np.array([20, 10]), np.array([1, 2]), np.array([1, 2]))
     >>> [one.tolist() for one in order.pop(30)], order.first

@@ -31,11 +31,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.arrays import Ints, Mask
-from headrace.grade.interval_join.batch_matcher import Together
+from headrace.grade.interval_join.batch_matcher import BatchMatcher
 from headrace.grade.interval_join.keys import pack_keys, unpack_keys
 from headrace.grade.interval_join.outcomes import COLUMNS, REASONS, STATUSES, Found
 from headrace.grade.interval_join.pairing import Pairing, Rows
-from headrace.grade.interval_join.pending import Waiting
+from headrace.grade.interval_join.pending import PendingRows
 from headrace.grade.interval_join.row_matcher import match_one_by_one
 from headrace.grade.interval_join.truths import truth_codes
 
@@ -107,12 +107,12 @@ class Join:
         self._pairing = Pairing(within_us, lateness_us, limit, remember)
 
     @property
-    def left_rows(self) -> Waiting:
+    def left_rows(self) -> PendingRows:
         """What predictions hold, by their numbers."""
         return self._pairing.left.rows
 
     @property
-    def right_rows(self) -> Waiting:
+    def right_rows(self) -> PendingRows:
         """What labels hold, by their numbers."""
         return self._pairing.right.rows
 
@@ -204,7 +204,7 @@ class Join:
         together: bool,
     ) -> Found:
         if together:
-            return self._pairing.found(Together(self._pairing, left, right, updates, truths).match())
+            return self._pairing.found(BatchMatcher(self._pairing, left, right, updates, truths).match())
         out = Rows(self._pairing.number)
         match_one_by_one(self._pairing, left, (*right, updates.tolist(), truths), out)
         return self._pairing.found_one_by_one(out)

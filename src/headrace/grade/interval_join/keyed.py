@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.arrays import Ints
-from headrace.grade.interval_join.expiry_queue import Deadlines
+from headrace.grade.interval_join.expiry_queue import ExpiryQueue
 from headrace.grade.interval_join.keys import pack_keys, unpack_keys
-from headrace.grade.interval_join.pending import Waiting
+from headrace.grade.interval_join.pending import PendingRows
 
 NEVER = -(2**62)
 # What a key gives that has no row, or several.
@@ -98,7 +98,7 @@ class KeySlots:
                 del self.many[key]
 
 
-class Side:
+class JoinSide:
     """Predictions, or labels.
 
     Attributes:
@@ -113,8 +113,8 @@ class Side:
 
     def __init__(self) -> None:
         self.by_key = KeySlots()
-        self.order = Deadlines()
-        self.rows = Waiting()
+        self.order = ExpiryQueue()
+        self.rows = PendingRows()
         self.live = 0
         self.next_seq = 0
         self.time_us = NEVER

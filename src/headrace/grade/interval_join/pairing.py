@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.arrays import Ints
-from headrace.grade.interval_join.keyed import NOT_YET, Entries, Side
+from headrace.grade.interval_join.keyed import NOT_YET, Entries, JoinSide
 from headrace.grade.interval_join.outcomes import (
     AGAIN,
     CHANGED,
@@ -102,7 +102,7 @@ class Pairing:
 
     def __init__(self, within_us: int, lateness_us: int, limit: int, remember_us: int) -> None:
         self.within, self.lateness, self.limit = within_us, lateness_us, limit
-        self.left, self.right = Side(), Side()
+        self.left, self.right = JoinSide(), JoinSide()
         self.remembered = Remembered(keep_us=within_us + remember_us, limit=limit)
         self.number = 0
         self.counts = dict.fromkeys((*STATUSES, "duplicate"), 0)
@@ -257,7 +257,7 @@ class Pairing:
         if len(slots):
             self._go(self.right, self.right.key[slots].tolist(), slots)
 
-    def _go(self, side: Side, keys: list[Any], slots: Ints) -> None:
+    def _go(self, side: JoinSide, keys: list[Any], slots: Ints) -> None:
         side.by_key.take_out(keys, slots, surely=True)
         side.release(slots)
         side.live -= len(slots)

@@ -58,10 +58,10 @@ class _Chunk:
         return at
 
 
-class Waiting:
+class PendingRows:
     """Rows by their numbers.
 
-    >>> rows = Waiting()
+    >>> rows = PendingRows()
     >>> rows.add(pa.record_batch({"id": [7, 8]})), rows.add(pa.record_batch({"id": [9.5]}))
     (0, 2)
     >>> rows.drop(np.array([0]))
