@@ -140,9 +140,9 @@ def headrace(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
 def following(app: hr.App) -> Iterator[Client]:
     """A client of a server that follows the app's log, which another engine writes."""
     with contextlib.ExitStack() as stack:
-        place = Place.of(app, ServeSettings(port=0))
+        place = Place.of(app.plan(), ServeSettings(port=0))
         stack.callback(place.close)
-        follower = Follower.of(app)
+        follower = Follower.of(app.plan())
         stack.callback(follower.stop)
         server = place.serving(follower)
         follower.start()

@@ -41,7 +41,7 @@ app = {app}
 
 @contextlib.contextmanager
 def following(app: hr.App) -> Iterator[Follower]:
-    follower = Follower.of(app)
+    follower = Follower.of(app.plan())
     follower.start()
     try:
         yield follower
@@ -123,12 +123,12 @@ def test_a_reset_model_is_followed(tmp_path: Path) -> None:
 
 def test_what_cannot_be_followed(tmp_path: Path) -> None:
     with pytest.raises(LogMissing):
-        Follower.of(fish(tmp_path / "none.headrace"))
+        Follower.of(fish(tmp_path / "none.headrace").plan())
     log = tmp_path / "fish.headrace"
     with fish(log).start() as running:
         running.append("measured", FISH)
     with pytest.raises(FingerprintError, match="declared differently"):
-        Follower.of(retrained(log))
+        Follower.of(retrained(log).plan())
 
 
 def test_rows_are_handed_over_once_whatever_dies(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_follower_that_dies_leaves_what_it_handed_over(tmp_path: Path) -> None
     log = tmp_path / "fish.headrace"
     with serving(factory(log)):
         pass
-    follower = Follower.of(factory(log))
+    follower = Follower.of(factory(log).plan())
     try:
         made = follower.current("weight")
         assert made.ready

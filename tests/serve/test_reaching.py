@@ -35,7 +35,7 @@ def test_what_was_committed_is_learned(database: Database, tmp_path: Path) -> No
     with weights(database.dsn, log).start(serve=ServeSettings(port=0)) as running:
         assert running.server is not None
         client = Client(running.server.url)
-        follower = Follower.of(weights(database.dsn, log))
+        follower = Follower.of(weights(database.dsn, log).plan())
         follower.start()
         for i in range(10):
             database.execute("insert into fish values (%s, %s, %s)", i, float(i), 3.0 * i)

@@ -121,9 +121,9 @@ def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json
 
     ended = threading.Event()
     with ExitStack() as stack:
-        place = Place.of(pipeline, settings, listening=inherited_socket())
+        place = Place.of(pipeline.plan(), settings, listening=inherited_socket())
         stack.callback(place.close)
-        follower = Follower.of(pipeline)
+        follower = Follower.of(pipeline.plan())
         stack.callback(follower.stop)
         server = place.serving(follower)
         follower.start()
@@ -149,7 +149,7 @@ def _serve_by_workers(
         raise DeclarationError("a log in memory has one process", advice="Give the app a file, or leave --workers out.")
     ended = threading.Event()
     with ExitStack() as stack:
-        place: Place = Place.of(pipeline, settings, shared=True)
+        place: Place = Place.of(pipeline.plan(), settings, shared=True)
         stack.callback(place.close)
         running = None
         if run:

@@ -251,10 +251,11 @@ class App:
             grouped.setdefault(stream, []).append(output)
         tasks += [flow.task() for flow in self._flows]
         tasks += [StreamTask(f"stream:{s.topic}→{o[0].topic}", s, tuple(o)) for s, o in grouped.items()]
+        endpoints = tuple(endpoint for model in self._models for endpoint in model._served)
         formats = Formats(self._format, dict(self._formats), dict(self._prefixes), dict(self._keys), self._registry)
         return Plan(
             self.name, self.log, tuple(self._sources), tuple(tasks), tuple(self._topics), formats,
-            tuple(self._appended), tuple(self._sinks),
+            tuple(self._appended), tuple(self._sinks), endpoints, self.keep,
         )  # fmt: skip
 
     def _flow(self, topic: str) -> Flow:
@@ -280,12 +281,18 @@ class App:
             SourceError: a database cannot be reached, or cannot be captured as it is.
             LogError: the log is locked by another process, or damaged.
         """
-        from headrace.engines.local.startup import start
+        from headrace.engines.local.startup import RunSettings, start
 
         if self.running is not None:
             raise DeclarationError(f"the app «{self.name}» is running already", advice="Stop it first.")
-        self._running = start(self, serve=serve, take_over=take_over)
+        settings = RunSettings(serve, take_over, self._open, on_status=self._say_starting)
+        self._running = start(self.plan(), settings)
+        if self.log.startswith("memory:"):
+            self._open = self._running.log
         return self._running
+
+    def _say_starting(self, line: str) -> None:
+        self.starting = line
 
     def run(
         self,

@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from headrace.learn.features import unfit, unfit_target
 from headrace.plan.operators import Grade, Node, Predicted, Read, StreamPlan
 from headrace.plan.sinks import SinkPlan, check_sink_columns, check_sinks
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
+from headrace.serve.parameters import Endpoint
 from headrace.transform.expressions import Text, Transform, WithColumns
 
 INTERNAL = "__headrace"
@@ -120,6 +122,10 @@ class Plan:
     appended: tuple[str, ...] = ()
     """Topics that the program itself appends to."""
     sinks: tuple[SinkPlan, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    """Paths at which models predict over HTTP."""
+    keep: str | timedelta | None = None
+    """How long topics keep their rows; None: for ever."""
 
     @property
     def on_kafka(self) -> bool:

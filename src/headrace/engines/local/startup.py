@@ -1,22 +1,23 @@
-"""From a declared app to a running pipeline: check everything, then open, snapshot, recover, run."""
+"""From a plan to a running pipeline: check everything, then open, snapshot, recover, run."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.capture.postgres.source import PostgresSource
-from headrace.clock import SystemClock
+from headrace.clock import Clock, SystemClock
 from headrace.engines.local.append_source import AppendedSource
 from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import HealthWriter, health_file, parts_of
-from headrace.engines.local.serving.service import InProcess, Place, endpoints_of, serve_running, take_handed
+from headrace.engines.local.serving.service import InProcess, Place, serve_running, take_handed
 from headrace.engines.local.sink_runner import Sinking
 from headrace.engines.local.sources import Captured, check_apart, databases, foreign_topics, topic_sources
 from headrace.engines.local.tasks import OnStep
@@ -33,7 +34,6 @@ from headrace.registry.models import declare, differences, read_model
 from headrace.replay.environment import libraries_of, machine_fingerprint, record_machine
 
 if TYPE_CHECKING:
-    from headrace.pipeline.app import App
     from headrace.serve.settings import ServeSettings
 
 logger = logging.getLogger("headrace")
@@ -41,43 +41,68 @@ logger = logging.getLogger("headrace")
 SAY_SECONDS = 5.0
 
 
-def start(app: App, *, serve: bool | ServeSettings = False, take_over: bool = False) -> Running:
-    """Start an app; raises before anything is written when its declaration cannot work."""
-    app.plan().check()
-    place = Place.of(app, serve) if serve else None
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How a plan is run this time: what is no part of its description.
+
+    Attributes:
+        serve: answer over HTTP too, as these settings say, or (True) the environment.
+        take_over: take replication slots that belong to another log.
+        log: the plan's log where it is open already: it stays open at the end.
+        clock: what time it is.
+        on_status: called while the pipeline starts, with a line for people.
+    """
+
+    serve: bool | ServeSettings = False
+    take_over: bool = False
+    log: Log | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    on_status: Callable[[str], None] = lambda line: None
+
+
+def start(plan: Plan, settings: RunSettings | None = None) -> Running:
+    """Start a plan; raises before anything is written when it cannot work.
+
+    Raises:
+        DeclarationError: the plan, or a model's fingerprint against the log.
+        SourceError: a database cannot be reached, or cannot be captured as it is.
+        LogError: the log is locked by another process, or damaged.
+    """
+    settings = settings or RunSettings()
+    plan.check()
+    place = Place.of(plan, settings.serve) if settings.serve else None
     try:
-        return _start(app, place, take_over=take_over)
+        return _start(plan, settings, place)
     except BaseException:
         if place is not None:
             place.close()
         raise
 
 
-def _start(app: App, place: Place | None, *, take_over: bool) -> Running:
-    plan = app.plan()
-    keep = Keep.parse(app.keep) if app.keep is not None else None
+def _start(plan: Plan, settings: RunSettings, place: Place | None) -> Running:
+    keep = Keep.parse(plan.keep) if plan.keep is not None else None
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
-        app.starting = f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows"
+        settings.on_status(f"snapshot of {table}: {rows:,} of about {max(rows, estimated):,} rows")
 
-    captured = databases(plan, on_progress, take_over=take_over)
+    captured = databases(plan, on_progress, take_over=settings.take_over)
     circles = Circles(plan, captured)
     codec = codec_for(plan.formats)
-    if app._open is None and (plan.on_kafka or not Path(plan.log).exists()):
+    if settings.log is None and (plan.on_kafka or not Path(plan.log).exists()):
         # A declaration that is refused leaves no empty log behind, and stops nobody who writes this one.
         with _as_it_stands(plan, codec) as held:
             _check(plan, captured, held, circles)
-    log = app._open or open_log(plan.log, writer=True, name=plan.app, codec=codec)
+    log = settings.log or open_log(plan.log, writer=True, name=plan.app, codec=codec)
     sources: list[Captured] = []
     try:
         sources = _check(plan, captured, log, circles)
-        engine = Engine(plan, log, sources, keep=keep)
-        _declare_models(plan, log)
-        for warning in [one for source in sources for one in source.warnings]:
+        engine = Engine(plan, log, sources, keep=keep, clock=settings.clock)
+        _declare_models(plan, log, settings.clock)
+        for warning in [warning for source in sources for warning in source.warnings]:
             logger.warning("%s", warning)
         for source in sources:
             source.start(log)
-        engine.recover(_repeating(app))
+        engine.recover(_repeating(settings.on_status))
         sinking = Sinking(plan.sinks, engine, log, lambda: _reader(plan, log, codec), late=circles.late)
         engine.holders.append(sinking.needed)
         models = InProcess(engine) if place else None
@@ -85,28 +110,28 @@ def _start(app: App, place: Place | None, *, take_over: bool) -> Running:
     except BaseException:
         for source in sources:
             source.stop()
-        if app._open is None:
+        if settings.log is None:
             log.close()
         raise
-    if plan.log.startswith("memory:"):
-        app._open = log
-    running = Running(engine, log, close_log=app._open is None, sinking=sinking)
+    stays_open = settings.log is not None or plan.log.startswith("memory:")
+    running = Running(engine, log, close_log=not stays_open, sinking=sinking)
     _tell_health(running)
-    take_handed(running, endpoints_of(app))
+    take_handed(running, plan.endpoints)
     return serve_running(running, models, place) if models and place else running
 
 
-def _repeating(app: App) -> OnStep:
+def _repeating(on_status: Callable[[str], None]) -> OnStep:
     """Say how far the repeating of recorded steps has come: on the live line, and now and then in a line of its own."""
     began = said = time.monotonic()
 
     def on_step(task: str, step: int, last: int) -> None:
         nonlocal said
-        app.starting = f"«{task}»: repeating step {step:,} of {last:,}"
+        line = f"«{task}»: repeating step {step:,} of {last:,}"
+        on_status(line)
         now = time.monotonic()
         if now - said >= SAY_SECONDS:
             said = now
-            logger.warning("%s, for %.0f s now", app.starting, now - began)
+            logger.warning("%s, for %.0f s now", line, now - began)
 
     return on_step
 
@@ -179,8 +204,7 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:
         )
 
 
-def _declare_models(plan: Plan, log: Log) -> None:
-    clock = SystemClock()
+def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
     with log.transaction() as txn:
         record_machine(log, txn, plan.app, machine_fingerprint())
         for task in plan.models:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,9 +34,6 @@ from headrace.registry.requests import Request, ask, folder_of, whoami
 from headrace.registry.versions import Shelf
 from headrace.replay.recovery import replay, restore
 from headrace.serve.models import TAKES_OVER, Gauge, Part, Wanted
-
-if TYPE_CHECKING:
-    from headrace.pipeline.app import App
 
 logger = logging.getLogger("headrace")
 
@@ -113,14 +110,13 @@ class Follower(Providing):
         self._look()
 
     @classmethod
-    def of(cls, app: App) -> Follower:
-        """The follower of an app's log.
+    def of(cls, plan: Plan) -> Follower:
+        """Follow the log of a pipeline that another process runs.
 
         Raises:
             LogError: there is no log, or none that another process could write.
             FingerprintError: a model is declared differently in the log.
         """
-        plan = app.plan()
         plan.check()
         log = open_log(plan.log, writer=False, name=plan.app, codec=codec_for(plan.formats))
         try:

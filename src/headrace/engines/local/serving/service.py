@@ -38,7 +38,6 @@ from headrace.step.state import Answering
 if TYPE_CHECKING:
     import socket
 
-    from headrace.pipeline.app import App
     from headrace.serve.keys import KeyFile
     from headrace.serve.models import Models
     from headrace.serve.server import Server
@@ -249,7 +248,7 @@ def _published(runner: TaskRunner) -> Published:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an app is to be served: checked, and its port taken, before anything runs."""
+    """Where a pipeline is to be served: checked, and its port taken, before anything runs."""
 
     app: str
     settings: ServeSettings
@@ -259,7 +258,7 @@ class Place:
 
     @classmethod
     def of(
-        cls, app: App, serve: bool | ServeSettings, *, shared: bool = False, listening: socket.socket | None = None
+        cls, plan: Plan, serve: bool | ServeSettings, *, shared: bool = False, listening: socket.socket | None = None
     ) -> Place:
         """The place that settings, or the environment, say.
 
@@ -274,10 +273,10 @@ class Place:
         from headrace.serve.settings import ServeSettings
 
         settings = serve if isinstance(serve, ServeSettings) else ServeSettings()
-        keys = open_keys(settings, app.log)
+        keys = open_keys(settings, plan.log)
         settings.check(keys=keys is not None and keys.some())
         listening = listening or open_socket(settings, shared=shared)
-        return cls(app.name, settings, endpoints_of(app), keys, listening)
+        return cls(plan.app, settings, plan.endpoints, keys, listening)
 
     def serving(self, models: Models) -> Server:
         """The server, which is not started yet."""
@@ -301,11 +300,6 @@ def serve_running(running: Running, models: InProcess, place: Place) -> Running:
         running.stop()
         raise
     return running
-
-
-def endpoints_of(app: App) -> tuple[Endpoint, ...]:
-    """What an app's models declare by `Model.serve`."""
-    return tuple(one for model in app._models for one in model._served)
 
 
 def take_handed(running: Running, endpoints: Sequence[Endpoint]) -> None:
