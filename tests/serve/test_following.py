@@ -220,64 +220,6 @@ def clients_of(*urls: str) -> Iterator[list[Client]]:
         one.close()
 
 
-def test_workers_on_one_port(tmp_path: Path) -> None:
-    log = tmp_path / "fish.headrace"
-    file = str(write_file(tmp_path, f"retrained({str(log)!r})"))
-    with retrained(log).start() as running:
-        running.append("measured", FISH)
-    with command(file, "--workers", "2") as (process, url):
-        assert Client(url).post("/train").json["version"] == 2
-        children = wait_until(lambda: children_of(process.pid))
-        assert len(children) == 2
-
-        def versions() -> set[str | None]:
-            found = set()
-            for _ in range(20):
-                with clients_of(url) as (client,):
-                    found.add(client.get("/prediction", **SEEDS).headers.get("headrace-version"))
-            return found
-
-        # The other worker has learned nothing until it has followed the log so far: no version answers there.
-        wait_until(lambda: versions() == {"2"})
-        # What any of them counted is in what each of them says.
-        with clients_of(url) as (client,):
-            text = client.get("/metrics").body.decode()
-        line = next(one for one in text.splitlines() if 'route="/prediction",status="200"' in one)
-        assert float(line.rsplit(" ", 1)[1]) >= 20
-        # One that dies is begun again; connections to it wait for that, the others are answered.
-        os.kill(children[0], signal.SIGKILL)
-        wait_until(lambda: not running_process(children[0]))
-        while len(set(children_of(process.pid)) - set(children)) != 1:
-            assert versions() == {"2"}, "nobody is connected to one that cannot answer yet"
-        for _ in range(20):
-            assert versions() == {"2"}
-    assert not [one for one in children if Path(f"/proc/{one}").exists()]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    file = str(write_file(tmp_path, f"fish({str(tmp_path / 'fish.headrace')!r})"))
-    process = subprocess.Popen(
-        [*COMMAND, "serve", file, "--workers", "2", "--port", "0"], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    assert "serving at" in process.stderr.readline()
-    children = children_of(process.pid)
-    assert len(children) == 2
-    process.kill()
-    process.communicate(timeout=20)
-    wait_until(lambda: not [one for one in children if running_process(one)])
-
-
-def running_process(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 REFUSED: dict[str, tuple[list[str], str]] = {
     "open to others": (["--host", "0.0.0.0"], "would let anybody ask"),
     "a port that is none": (["--port", "70000"], "port"),

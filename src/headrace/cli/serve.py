@@ -142,14 +142,13 @@ def _serve_by_workers(
     """Processes that follow, and answer; this one runs the pipeline, unless another one does."""
     from headrace.engines.local.serving.service import Place
     from headrace.engines.local.serving.workers import is_file, workers
-    from headrace.serve.server import open_socket
     from headrace.serve.settings import SOME_KEY
 
     if not is_file(pipeline.log) and not pipeline.log.startswith("kafka://"):
         raise DeclarationError("a log in memory has one process", advice="Give the app a file, or leave --workers out.")
     ended = threading.Event()
     with ExitStack() as stack:
-        place: Place = Place.of(pipeline.plan(), settings, shared=True)
+        place: Place = Place.of(pipeline.plan(), settings)
         stack.callback(place.close)
         running = None
         if run:
@@ -158,15 +157,12 @@ def _serve_by_workers(
             except LogLocked as error:
                 talk.print(f"{error.message}: following it", markup=False, highlight=False)
         number = place.listening.getsockname()[1]
-        sockets = [place.listening]
-        for _ in range(count - 1):
-            sockets.append(open_socket(settings.model_copy(update={"port": number}), shared=True))
-            stack.callback(sockets[-1].close)
         options = {**named, "port": number, "host": settings.host}
         if place.keys is not None:
             options["keys_at_start"] = SOME_KEY if place.keys.some() else place.keys.identity()
         environment = {f"HEADRACE_SERVE_{name.upper()}": str(value) for name, value in options.items()}
-        look = stack.enter_context(workers(sockets, ["serve", file, "--no-run", "--log", pipeline.log], environment))
+        arguments = ["serve", file, "--no-run", "--log", pipeline.log]
+        look = stack.enter_context(workers(place.listening, count, arguments, environment))
         signals.stop = ended.set
         scheme = "http" if settings.tls_cert is None else "https"
         _say(f"{scheme}://{settings.host}:{number}", as_json=False)

@@ -1,13 +1,18 @@
-"""A server: a socket, uvicorn in a thread or in this one, and its end."""
+"""A server: a socket, uvicorn in a thread or in this one, its connections, and its end."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.serve.api import application
@@ -21,6 +26,17 @@ from headrace.serve.tracing import flush
 HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store"), ("x-frame-options", "DENY")]
 START_SECONDS = 30.0
 STOP_SECONDS = 5
+# The engine computes in this process too: a request waits for the interpreter so long at most, not for 5 ms.
+SWITCH_S = 0.0005
+HEAD_SECONDS = 20.0
+HEAD_BYTES = 65_536
+# So long a server that ends waits for a request on a connection that has none.
+LAST_REQUEST_SECONDS = 0.3
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Protocol
+else:
+    Protocol = AutoHTTPProtocol
 
 
 def open_keys(settings: ServeSettings, log: str) -> KeyFile | None:
@@ -29,11 +45,8 @@ def open_keys(settings: ServeSettings, log: str) -> KeyFile | None:
     return None if path is None else KeyFile(path)
 
 
-def open_socket(settings: ServeSettings, *, shared: bool = False) -> socket.socket:
-    """A socket that listens soon.
-
-    Args:
-        shared: whether other processes open the same address too: the kernel spreads connections among them.
+def open_socket(settings: ServeSettings) -> socket.socket:
+    """Bind a socket. It listens when a server starts on it: until then connections are refused.
 
     Raises:
         HeadraceError: the address cannot be had.
@@ -44,8 +57,6 @@ def open_socket(settings: ServeSettings, *, shared: bool = False) -> socket.sock
     except OSError as error:
         raise HeadraceError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         opened.bind(address)
     except OSError as error:
@@ -56,7 +67,69 @@ def open_socket(settings: ServeSettings, *, shared: bool = False) -> socket.sock
     return opened
 
 
-SWITCH_S = 0.0005
+class Connection(Protocol):
+    """A connection whose requests begin within 20 s, with heads of at most 64 KiB; else it is closed.
+
+    uvicorn waits without a limit for a head that does not end: a few thousand connections, each sending a byte now and
+    then, would use up what the server may open. Between two requests uvicorn's own keep-alive time counts. Used by the
+    server's loop only.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _ending = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a request; called by asyncio."""
+        super().connection_made(transport)
+        self._expect_head(HEAD_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of a head or of a body; called by asyncio."""
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before or (before is not None and not before.response_complete):
+            if self._ending and self.cycle is not None:
+                self.cycle.keep_alive = False
+            self._forget_head()
+            return
+        if self._late is None:
+            self._expect_head(HEAD_SECONDS)
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self._refuse()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection; called by asyncio."""
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End after one more request; called by uvicorn when the server ends.
+
+        A request may be on its way already, and would fail if the connection were closed under it. Where none comes
+        soon, the connection is closed.
+        """
+        self._ending = True
+        if self.cycle is None or self.cycle.response_complete:
+            self._forget_head()
+            self._expect_head(LAST_REQUEST_SECONDS)
+        else:
+            self.cycle.keep_alive = False
+
+    def _expect_head(self, seconds: float) -> None:
+        self._late = self.loop.call_later(seconds, self._refuse)
+
+    def _forget_head(self) -> None:
+        self._head_bytes = 0
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _refuse(self) -> None:
+        self._forget_head()
+        if not self.transport.is_closing():
+            self.transport.close()
 
 
 class Server:
@@ -80,10 +153,6 @@ class Server:
         keys: KeyFile | None,
         title: str,
     ) -> None:
-        import uvicorn
-
-        from headrace.serve.connection import Connection
-
         self.settings = settings
         self._socket = listening
         app, self._asking = application(models, endpoints, settings, keys, title=title)
@@ -129,7 +198,6 @@ class Server:
 
     def start(self) -> None:
         """Serve in a thread; returns when requests are answered."""
-        # The engine computes in this process too: a request waits for the interpreter so long at most, not for 5 ms.
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         self._thread = threading.Thread(target=self._serve, name="headrace-serve", daemon=True)
         self._thread.start()
@@ -157,8 +225,6 @@ class Server:
             self._failed = error
 
     def _wait_until_started(self) -> None:
-        import time
-
         assert self._thread is not None
         deadline = time.monotonic() + START_SECONDS
         while not self._server.started:

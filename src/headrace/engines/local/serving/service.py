@@ -257,13 +257,10 @@ class Place:
     listening: socket.socket
 
     @classmethod
-    def of(
-        cls, plan: Plan, serve: bool | ServeSettings, *, shared: bool = False, listening: socket.socket | None = None
-    ) -> Place:
+    def of(cls, plan: Plan, serve: bool | ServeSettings, *, listening: socket.socket | None = None) -> Place:
         """The place that settings, or the environment, say.
 
         Args:
-            shared: whether several processes serve on one port.
             listening: a bound socket, in place of one that is opened here.
 
         Raises:
@@ -275,7 +272,7 @@ class Place:
         settings = serve if isinstance(serve, ServeSettings) else ServeSettings()
         keys = open_keys(settings, plan.log)
         settings.check(keys=keys is not None and keys.some())
-        listening = listening or open_socket(settings, shared=shared)
+        listening = listening or open_socket(settings)
         return cls(plan.app, settings, plan.endpoints, keys, listening)
 
     def serving(self, models: Models) -> Server:

@@ -1,4 +1,9 @@
-"""Several processes that serve one pipeline on one port: this one runs it, the others follow its log and answer."""
+"""Several processes that serve one pipeline on one port: this one runs it, the others follow its log and answer.
+
+All of them accept connections from one socket, which this process has bound and keeps open. A worker begins to listen
+when its models are loaded. When one dies, the others take the connections that wait in the socket's queue; when all
+have died, those begun in their place do. Only what a killed worker had already accepted is lost with it.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +34,7 @@ SOCKET = "HEADRACE_WORKER_SOCKET"
 
 
 class Worker:
-    """One process; begun again when it dies.
-
-    Its socket stays open here: connections that arrive while it is away wait for the process that is begun next.
-    """
+    """One process; begun again when it dies."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], listening: socket.socket) -> None:
         self._command = list(command)
@@ -89,45 +91,45 @@ class Worker:
 
 @contextmanager
 def workers(
-    sockets: Sequence[socket.socket], arguments: Sequence[str], environment: Mapping[str, str]
+    listening: socket.socket, count: int, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> Iterator[Callable[[], None]]:
-    """Processes of ``headrace`` with these arguments, which all answer now; ended with the block.
+    """Start processes of ``headrace`` with these arguments, which all answer now; they end with the block.
 
     Args:
-        sockets: bound to one address, one for each process.
+        listening: the socket that they share, bound and not listening.
 
     Yields:
-        What is to be called now and then: it begins again those that died.
+        A function to be called now and then: it begins again those that died.
     """
     command = [sys.executable, "-c", "from headrace.cli.main import main; main()", *arguments]
     with tempfile.TemporaryDirectory(prefix="headrace-counts-") as counts:
         own = {**os.environ, **environment, SHARED_COUNTS: counts, PARENT: str(os.getpid())}
         begun: list[Worker] = []
         try:
-            begun += [Worker(command, own, listening) for listening in sockets]
-            for one in begun:
-                one.wait_until_ready()
+            begun += [Worker(command, own, listening) for _ in range(count)]
+            for worker in begun:
+                worker.wait_until_ready()
 
             def look() -> None:
-                for one in begun:
-                    one.look()
+                for worker in begun:
+                    worker.look()
 
             yield look
         finally:
-            for one in begun:
-                one.end()
-            for one in begun:
-                one.wait()
+            for worker in begun:
+                worker.end()
+            for worker in begun:
+                worker.wait()
 
 
 def inherited_socket() -> socket.socket | None:
-    """In a worker: the socket that the process which began it has bound; None in any other process."""
+    """Return the socket that the process which began this worker has bound; None in a process that is no worker."""
     number = os.environ.get(SOCKET)
     return None if number is None else socket.socket(fileno=int(number))
 
 
 def end_with_parent(stop: Callable[[], None]) -> None:
-    """In a worker: end when the process that began it is gone, however that went."""
+    """End this worker when the process that began it is gone, however that went."""
     parent = int(os.environ.get(PARENT, "0"))
     if not parent:
         return
@@ -141,7 +143,7 @@ def end_with_parent(stop: Callable[[], None]) -> None:
 
 
 def is_file(log: str) -> bool:
-    """Whether a log is a file, which other processes can follow.
+    """Return whether a log is a file, which other processes can follow.
 
     >>> is_file("fish.headrace"), is_file("memory://")
     (True, False)
