@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace.capture.postgres.ahead import read_ahead
 from headrace.capture.postgres.client import CommandError, Connecting, Replication, Server
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.slot_binding import derived_name
-from headrace.capture.postgres.stream import ReplicationStream
-from headrace.capture.postgres.wake import Wake
+from headrace.capture.postgres.stream import ReplicationStream, Wake
+from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceRefused, SourceUnavailable
 
 from .conftest import Database
@@ -220,7 +219,7 @@ def test_read_ahead_raises_after_what_came_before() -> None:
 
     got = []
     with pytest.raises(KeyError):
-        for item in read_ahead(items()):
+        for item in ReadAhead(lambda _: items(), "headrace-ahead"):
             got.append(item)
     assert got == [1, 2]
 
@@ -233,8 +232,8 @@ def test_read_ahead_closed_early_ends_its_thread() -> None:
             made.append(item)
             yield item
 
-    reader = read_ahead(items(), depth=2)
-    assert next(reader) == 0
-    reader.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name == "headrace-snapshot"]
+    reader = ReadAhead(lambda _: items(), "headrace-ahead", depth=2)
+    assert reader.take(60) == 0
+    reader.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "headrace-ahead"]
     assert len(made) < 10

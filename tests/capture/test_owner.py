@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.capture.postgres import owner
+from headrace.capture.postgres import slot_binding
 from headrace.capture.postgres.slot_binding import KIND
 from headrace.errors import SourceRefused
 from headrace.log import open_log
@@ -107,8 +107,8 @@ def test_a_log_that_moved_and_one_that_was_deleted(runs: Runs, database: Databas
 def test_a_log_from_before_gets_its_identity(runs: Runs, database: Database) -> None:
     first = runs.start("a.headrace")
     with first.log.transaction() as transaction:
-        for name in first.log.records(owner.KIND):
-            transaction.delete(owner.KIND, name)
+        for name in first.log.records(slot_binding.KIND):
+            transaction.delete(slot_binding.KIND, name)
     database.execute(f"COMMENT ON PUBLICATION headrace_{database.name} IS NULL")
     runs.stop()
     assert "was not made for this log" in runs.refused("b.headrace")
@@ -160,8 +160,8 @@ def test_a_slot_of_the_users(runs: Runs, database: Database) -> None:
 def test_what_was_claimed_and_never_made(database: Database) -> None:
     """Two new logs at the same moment: the one that comes second has no right to the slot afterwards."""
     log = MemoryLog()
-    owner.claim(log, owner.Owner("", "/a", "h", "x"), database.name, f"headrace_{database.name}")
-    owner.unclaim(log, database.name)
+    slot_binding.claim(log, slot_binding.Owner("", "/a", "h", "x"), database.name, f"headrace_{database.name}")
+    slot_binding.unclaim(log, database.name)
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", f"headrace_{database.name}")
     with pytest.raises(SourceRefused, match="was not made for this log"):
         database.source().check(log)

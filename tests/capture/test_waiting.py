@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from headrace.capture.postgres import waiting
+from headrace.capture.postgres import startup
 from headrace.capture.postgres.client import Replication
 from headrace.errors import SourceError
 from headrace.log.memory import MemoryLog
@@ -32,7 +32,7 @@ def holding(database: Database, *statements: str) -> Iterator[int]:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(startup, "PATIENCE_S", 0.2)
     caplog.set_level(logging.WARNING, logger="headrace")
     return lambda: "\n".join(record.getMessage() for record in caplog.records)
 
@@ -72,7 +72,7 @@ def test_a_lock_or_a_transaction(
 def test_another_reader_of_the_slot(
     database: Database, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.capture.postgres.provision.IN_USE_SECONDS", 1.0)
+    monkeypatch.setattr("headrace.capture.postgres.startup.IN_USE_SECONDS", 1.0)
     log = MemoryLog()
     first = database.source()
     first.check(log)

@@ -141,8 +141,7 @@ class ClusterFinder:
         Args:
             empty: what is said of a topic without messages.
         """
-        from headrace.capture.topics.offsets import Offsets
-        from headrace.capture.topics.reader import TopicsReader
+        from headrace.capture.topics.reader import Offsets, TopicsReader
 
         reader = TopicsReader(self._place, cluster, [self._topic], {}, {})
         ends = Offsets({(self._topic, number): offset for number, offset in cluster.ends(self._topic).items()})

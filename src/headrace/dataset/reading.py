@@ -15,8 +15,7 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import Batch
-from headrace.capture.topics.offsets import Offsets
-from headrace.capture.topics.reader import TopicsReader
+from headrace.capture.topics.reader import Offsets, TopicsReader
 from headrace.dataset.groups import Positions, open_positions
 from headrace.errors import LogError
 from headrace.formats.topic_formats import ForeignFormats

@@ -12,8 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from headrace.capture.postgres.messages import Frame
-from headrace.capture.postgres.stream import ReplicationStream
-from headrace.capture.postgres.wake import Wake
+from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
 from headrace.errors import SourceUnavailable
 

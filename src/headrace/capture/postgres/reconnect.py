@@ -8,7 +8,7 @@ from collections.abc import Callable
 from headrace.capture.postgres.client import Connecting, Replication, Server
 from headrace.capture.postgres.messages import Frame
 from headrace.capture.postgres.receiver import Receiver
-from headrace.capture.postgres.wake import Wake
+from headrace.capture.postgres.stream import Wake
 from headrace.clock import Clock
 from headrace.errors import SourceUnavailable
 from headrace.retry import Backoff

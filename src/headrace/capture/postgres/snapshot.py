@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from headrace.batch import META_FIELDS, Batch, dead_letters
 from headrace.capture.base import Log, Transaction
-from headrace.capture.postgres import catalog, rejects, types
-from headrace.capture.postgres.ahead import read_ahead
+from headrace.capture.postgres import catalog, types
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
 from headrace.capture.postgres.client import Server, no_timeout
+from headrace.capture.postgres.table import plain_json
+from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
 
@@ -256,7 +257,7 @@ class Converter:
         for row, texts in enumerate(dead.to_pylist()):
             refused = {name: text for name, text in json.loads(texts).items() if text is not None}
             reasons.append("; ".join(self._reason(name, text) for name, text in refused.items()))
-            values = {name: rejects._plain(records.column(name)[row]) for name in records.schema.names}
+            values = {name: plain_json(records.column(name)[row]) for name in records.schema.names}
             rows.append(json.dumps({**values, **refused}))
         schema = pa.schema([*records.schema, *META_FIELDS], metadata=self._schema.metadata)
         batch = Batch(pa.RecordBatch.from_arrays([*records.columns, *meta], schema=schema))
@@ -275,19 +276,23 @@ def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, progr
     index = 0
     for table in snapshot.tables:
         converter = Converter(table, prefix, lsn=lsn, ts_us=snapshot.ts_us)
-        rows = 0
-        for piece in pieces(read_ahead(snapshot.read(table))):
-            with log.transaction() as transaction:
-                transaction.next_slice()
-                for records in piece:
-                    _stage(transaction, converter, records, index)
-                    index += records.num_rows
-                    rows += records.num_rows
-            fault("snapshot.piece-staged")
-            progress(str(table), rows, max(rows, table.estimated_rows))
-        if not rows:
+        begin = index
+        with contextlib.closing(_batches(snapshot, table)) as batches:
+            for piece in pieces(iter(batches)):
+                with log.transaction() as transaction:
+                    transaction.next_slice()
+                    for records in piece:
+                        _stage(transaction, converter, records, index)
+                        index += records.num_rows
+                fault("snapshot.piece-staged")
+                progress(str(table), index - begin, max(index - begin, table.estimated_rows))
+        if index == begin:
             progress(str(table), 0, 0)
     return index
+
+
+def _batches(snapshot: Snapshot, table: Table) -> ReadAhead[pa.RecordBatch]:
+    return ReadAhead(lambda _: snapshot.read(table), "headrace-snapshot", depth=2)
 
 
 def _stage(transaction: Transaction, converter: Converter, records: pa.RecordBatch, index: int) -> None:

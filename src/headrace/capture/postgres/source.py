@@ -18,7 +18,7 @@ import psycopg
 import pyarrow as pa
 
 from headrace.capture.base import Log, Transaction
-from headrace.capture.postgres import catalog, drift, owner, provision, slot_binding
+from headrace.capture.postgres import catalog, drift, slot_binding, startup
 from headrace.capture.postgres.catalog import SqlConnection
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.decode import (
@@ -35,10 +35,8 @@ from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import Link
 from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.capture.postgres.snapshot import Progress
-from headrace.capture.postgres.startup import Declared, Opening
-from headrace.capture.postgres.stream import ReplicationStream
-from headrace.capture.postgres.waiting import Waiting
-from headrace.capture.postgres.wake import Wake
+from headrace.capture.postgres.startup import Declared, Opening, Waiting
+from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
 from headrace.clock import Clock, SystemClock
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
@@ -105,7 +103,7 @@ class PostgresSource:
         publication: str | None = None,
         snapshot: Literal["initial", "never"] = "initial",
         first_tables: Sequence[str] = (),
-        place: str = owner.MEMORY,
+        place: str = slot_binding.MEMORY,
         take_over: bool = False,
         allow_failing_updates: bool = False,
         max_open_rows: int = 65_536,
@@ -129,7 +127,7 @@ class PostgresSource:
             with_snapshot=snapshot == "initial",
             first_tables=tuple(first_tables),
             app=app,
-            place=owner.where(place),
+            place=slot_binding.where(place),
             take_over=take_over,
             allow_failing_updates=allow_failing_updates,
         )
@@ -287,7 +285,7 @@ class PostgresSource:
         assert self._record is not None
         replication.set_up()
         known = self._record.with_acknowledged(self._stored)
-        slot_binding.check_identity(known, provision.identify(replication))
+        slot_binding.check_identity(known, startup.identify(replication))
         server = self._declared.server
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             slot = catalog.replication_slot(connection, known.slot)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
 
+import psycopg
+
+from headrace.batch import is_meta
 from headrace.capture.base import Log
-from headrace.capture.postgres import catalog, drift, owner, provision, slot_binding
-from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
+from headrace.capture.postgres import catalog, drift, slot_binding
+from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
-from headrace.capture.postgres.drift import Began
-from headrace.capture.postgres.owner import Owner
-from headrace.capture.postgres.slot_binding import Identity, SourceRecord
+from headrace.capture.postgres.drift import Began, Look
+from headrace.capture.postgres.slot_binding import Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import Progress, Snapshot, SnapshotStale, stage_snapshot
-from headrace.errors import SourceError
+from headrace.errors import SourceError, SourceRefused
 from headrace.faults import fault
+from headrace.position import parse_lsn
+
+logger = logging.getLogger("headrace")
 
 _SNAPSHOT_ATTEMPTS = 3
 _DUPLICATE = "42710"  # SQLSTATE duplicate_object
@@ -44,7 +54,7 @@ class Declared:
     first_tables: tuple[str, ...]
     left_out: set[tuple[str, str]] = field(default_factory=set)
     app: str = ""
-    place: str = owner.MEMORY
+    place: str = slot_binding.MEMORY
     take_over: bool = False
     allow_failing_updates: bool = False
 
@@ -86,19 +96,19 @@ class Opening:
         self.doing = f"connecting to {server}"
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             self.doing = f"looking at tables, publication and slot of {server}"
-            provision.check_server(connection, server)
+            check_server(connection, server)
             with contextlib.closing(Replication.open(server)) as replication:
-                self._identity = provision.identify(replication)
+                self._identity = identify(replication)
             if known is not None:
                 slot_binding.check_identity(known, self._identity)
                 self.began = Began.load(log, declared.name)
                 chosen = self._known(connection, log, known)
             else:
                 self._check_owner(connection, log, None)
-                chosen = provision.choose_tables(connection, server, declared.patterns, declared.left_out)
+                chosen = choose_tables(connection, server, declared.patterns, declared.left_out)
             publication = catalog.publication(connection, declared.publication)
             self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
-            provision.check_columns(self.tables)
+            check_columns(self.tables)
             self.identities = catalog.identities(connection, self.tables)
             self.tables = [table.told_by(self.identities[table.oid]) for table in self.tables]
             self.changes = publication is None or bool(publication.operations & {"update", "delete"})
@@ -107,10 +117,10 @@ class Opening:
             if known is None:
                 # Of a publication of the user's they fail already, whatever we do.
                 if declared.own_publication and not declared.allow_failing_updates:
-                    provision.check_updates(self.tables, self.failing, server)
+                    check_updates(self.tables, self.failing, server)
                 self._check_new(connection, publication)
             if publication and not declared.own_publication:
-                provision.check_publication(publication, self.tables, server)
+                check_publication(publication, self.tables, server)
         self.done()
 
     def _check_owner(self, connection: SqlConnection, log: Log, known: SourceRecord | None) -> None:
@@ -121,15 +131,15 @@ class Opening:
         if slot is None:
             return
         slot_binding.check_foreign(slot, self._identity.database)
-        owners = owner.noted(connection, declared.publication)
-        owner.check_reader(slot, self.owner, owners)
+        owners = slot_binding.noted(connection, declared.publication)
+        slot_binding.check_reader(slot, self.owner, owners)
         if declared.take_over:
             return
         if known is not None:
-            owner.check_known(slot, known, self.owner, owners)
+            slot_binding.check_known(slot, known, self.owner, owners)
         else:
-            claimed = owner.claimed(log, declared.name) == slot.name
-            owner.check_new(slot, self.owner, owners, claimed=claimed, derived=declared.own_slot)
+            claimed = slot_binding.claimed(log, declared.name) == slot.name
+            slot_binding.check_new(slot, self.owner, owners, claimed=claimed, derived=declared.own_slot)
 
     def _known(self, connection: SqlConnection, log: Log, known: SourceRecord) -> list[Table]:
         """The tables that the log has, after it was seen that nothing has gone by it."""
@@ -140,7 +150,7 @@ class Opening:
         if self.began is None:
             self.began = self._taken_up(connection, known)
         drift.check(self.began, drift.look_again(connection, self.began), own=self._declared.own_publication)
-        return provision.known_tables(connection, self._declared.patterns, self.began, self._declared.left_out)
+        return known_tables(connection, self._declared.patterns, self.began, self._declared.left_out)
 
     def _taken_up(self, connection: SqlConnection, known: SourceRecord) -> Began:
         """What a capture began with whose log has only the tables' names: what has these names now.
@@ -159,13 +169,13 @@ class Opening:
         if slot is not None:
             slot_binding.check_foreign(slot, self._identity.database)
         else:
-            provision.check_room(connection, server)
+            check_room(connection, server)
         if not declared.own_slot and declared.with_snapshot:
             raise slot_binding.named_slot(declared.slot)
         now = drift.look(connection, declared.publication)
-        mends = declared.own_publication and not provision.right_shape(now, self.tables)
+        mends = declared.own_publication and not right_shape(now, self.tables)
         publishes = mends or publication is None
-        provision.check_rights(connection, server, self.tables, reads=declared.with_snapshot, publishes=publishes)
+        check_rights(connection, server, self.tables, reads=declared.with_snapshot, publishes=publishes)
 
     def _in_order(self, tables: Sequence[Table]) -> list[Table]:
         """Tables that models learn from first, then the others, each in name order."""
@@ -186,17 +196,17 @@ class Opening:
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             if known is None:
                 self.doing = f"making publication «{declared.publication}»"
-                now = provision.ensure_publication(
+                now = ensure_publication(
                     connection, server, declared.publication, self.tables, own=declared.own_publication
                 )
                 self.began = now.began((table.oid, table.schema, table.name) for table in self.tables)
                 known = self._begin(connection, log, cancelled)
             else:
-                self.owner = owner.claim(log, self.owner, declared.name, known.slot)
+                self.owner = slot_binding.claim(log, self.owner, declared.name, known.slot)
                 if Began.load(log, declared.name) is None:
                     self._put(log, known)
-            owner.note(connection, declared.publication, declared.slot, self.owner)
-            provision.wait_until_free(connection, declared.slot, cancelled, self._say)
+            slot_binding.note(connection, declared.publication, declared.slot, self.owner)
+            wait_until_free(connection, declared.slot, cancelled, self._say)
         self.done()
         return known
 
@@ -212,7 +222,7 @@ class Opening:
         if not self._declared.own_slot:
             slot = catalog.replication_slot(connection, self._declared.slot)
             if slot is not None:
-                self.owner = owner.claim(log, self.owner, self._declared.name, slot.name)
+                self.owner = slot_binding.claim(log, self.owner, self._declared.name, slot.name)
                 return self._put(log, self._new_record(slot.confirmed_flush))
         attempt = 1
         while True:
@@ -226,19 +236,19 @@ class Opening:
     def _begin_anew(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
         """Our own slot without a record has lost its snapshot: drop it and make it anew."""
         declared, server = self._declared, self._declared.server
-        if provision.wait_until_free(connection, declared.slot, cancelled, self._say) is not None:
-            provision.drop_slot(connection, server, declared.slot)
+        if wait_until_free(connection, declared.slot, cancelled, self._say) is not None:
+            drop_slot(connection, server, declared.slot)
         with contextlib.closing(Replication.open(server, cancelled=cancelled)) as replication:
             self.doing = f"making slot «{declared.slot}», which waits for the transactions that are open now"
-            self.owner = owner.claim(log, self.owner, declared.name, declared.slot)
+            self.owner = slot_binding.claim(log, self.owner, declared.name, declared.slot)
             try:
-                lsn, exported = provision.create_slot(replication, declared.slot, cancelled)
+                lsn, exported = create_slot(replication, declared.slot, cancelled)
             except CommandError as error:
                 if error.code == _DUPLICATE:
-                    owner.unclaim(log, declared.name)
+                    slot_binding.unclaim(log, declared.name)
                 raise
             fault("snapshot.slot-created")
-            owner.note(connection, declared.publication, declared.slot, self.owner)
+            slot_binding.note(connection, declared.publication, declared.slot, self.owner)
             if not declared.with_snapshot:
                 return self._put(log, self._new_record(lsn))
             self.doing = "locking the tables to read them as they were"
@@ -282,3 +292,387 @@ class Opening:
             transaction.put(slot_binding.KIND, self._declared.name, new.to_json())
             transaction.put(drift.KIND, self._declared.name, self.began.to_json())
         return new
+
+
+# --- what a capture needs on the server: checked first, then made (publication and slot) ---
+
+OLDEST_VERSION = 140000
+IN_USE_SECONDS = 30.0
+
+
+def identify(replication: Replication) -> Identity:
+    """System identifier, timeline and database of the server at the other end."""
+    (row,) = replication.command("IDENTIFY_SYSTEM")
+    return Identity(row["systemid"] or "", int(row["timeline"] or 0), row["dbname"] or "")
+
+
+def check_server(connection: SqlConnection, server: Server) -> None:
+    """Refuse a server that cannot do logical replication.
+
+    Raises:
+        SourceRefused: it is too old, or wal_level is not logical.
+    """
+    version = connection.info.server_version
+    if version < OLDEST_VERSION:
+        raise SourceRefused(
+            f"PostgreSQL at {server} has version {version // 10000}; capture needs {OLDEST_VERSION // 10000} or newer"
+        )
+    wal_level = catalog.settings(connection, "wal_level")["wal_level"]
+    if wal_level != "logical":
+        raise SourceRefused(
+            f"PostgreSQL at {server} has wal_level «{wal_level}»; capture needs «logical»",
+            advice="ALTER SYSTEM SET wal_level = logical; then restart the server.",
+        )
+
+
+def choose_tables(
+    connection: SqlConnection, server: Server, patterns: Sequence[str], left_out: Collection[tuple[str, str]] = ()
+) -> list[Table]:
+    """The tables to capture, in name order, without their columns.
+
+    Args:
+        left_out: tables (schema, name) that match and are not captured: this pipeline's sinks write them.
+
+    Raises:
+        SourceRefused: none matches, or one that matches cannot be captured.
+    """
+    existing = [one for one in catalog.all_tables(connection) if (one.schema, one.name) not in left_out]
+    chosen = catalog.matching(existing, patterns)
+    if not chosen:
+        near = catalog.near_misses(existing, patterns)
+        hint = f"There are {', '.join(near)}. " if near else "There are no tables at all. "
+        wanted = ", ".join(f"«{pattern}»" for pattern in patterns)
+        raise SourceRefused(
+            f"no table of {server} matches {wanted}",
+            advice=f"{hint}A pattern is a regular expression that matches the whole of schema.table.",
+        )
+    for table in chosen:
+        check_kind(table, server)
+    return chosen
+
+
+def check_kind(table: Table, server: Server) -> None:
+    """Refuse a table whose changes cannot be captured.
+
+    Raises:
+        SourceRefused: it is partitioned, or its changes are not in the server's log.
+    """
+    if table.kind == "p":
+        raise SourceRefused(
+            f"table {table} of {server} is partitioned; capture of partitioned tables is not built yet",
+            advice="Narrow tables=… to its partitions, which are captured as tables of their own.",
+        )
+    if table.persistence != "p":
+        raise SourceRefused(
+            f"table {table} of {server} is unlogged or temporary: its changes are not in the server's log",
+            advice=f"ALTER TABLE {table.sql} SET LOGGED; or narrow tables=… to leave it out.",
+        )
+
+
+def known_tables(
+    connection: SqlConnection, patterns: Sequence[str], began: Began, left_out: Collection[tuple[str, str]] = ()
+) -> list[Table]:
+    """The tables that a log has, found by OID whatever they are called now, in name order, without their columns.
+
+    Args:
+        left_out: tables (schema, name) that are not captured though they match.
+
+    Raises:
+        SourceRefused: the patterns no longer mean one of them, or mean one that the log does not have.
+    """
+    known = {table.oid: (table.schema, table.name) for table in began.tables}
+    existing = catalog.all_tables(connection)
+    found = [replace(table, captured_as=known[table.oid]) for table in existing if table.oid in known]
+    meant = {table.oid for table in catalog.matching(existing, patterns) if (table.schema, table.name) not in left_out}
+    meant |= {table.oid for table in found if catalog.matches(".".join(table.label), patterns)}
+    slot_binding.check_tables(
+        [str(table) for table in began.tables],
+        new=[str(table) for table in existing if table.oid in meant - known.keys()],
+        left=[".".join(table.label) for table in found if table.oid not in meant],
+    )
+    return found
+
+
+def check_columns(tables: Sequence[Table]) -> None:
+    """Refuse tables that have nothing to capture, or a column named as one of ours.
+
+    Raises:
+        SourceRefused: naming the table.
+    """
+    for table in tables:
+        reserved = [column.name for column in table.columns if is_meta(column.name)]
+        if reserved:
+            raise SourceRefused(
+                f"table {table} has a column «{reserved[0]}», a name that events use",
+                advice="Rename it, leave it out by a column list of a publication of your own, or leave out the table.",
+            )
+        if not table.columns:
+            raise SourceRefused(f"table {table} has no columns", advice="Narrow tables=… to leave it out.")
+
+
+def check_rights(
+    connection: SqlConnection, server: Server, tables: Sequence[Table], *, reads: bool, publishes: bool
+) -> None:
+    """Refuse what the role may not do: read the tables for a snapshot, make the publication.
+
+    Raises:
+        SourceRefused: with the GRANT that is missing.
+    """
+    query = "SELECT current_user::text, has_database_privilege(current_database(), 'CREATE')"
+    role, may_create = connection.execute(query).fetchone() or ("", False)
+    unreadable = [table for table in tables if "SELECT" in table.missing]
+    if reads and unreadable:
+        names = ", ".join(table.sql for table in unreadable)
+        raise SourceRefused(
+            f"role «{role}» may not read {', '.join(map(str, unreadable))} of {server}",
+            advice=f"GRANT SELECT ON {names} TO {quote(role)};",
+        )
+    foreign = [table for table in tables if "owner" in table.missing]
+    if publishes and foreign:
+        names = ", ".join(table.sql for table in tables)
+        raise SourceRefused(
+            f"role «{role}» does not own {', '.join(map(str, foreign))} of {server} and so cannot publish them",
+            advice=f"Let their owner CREATE PUBLICATION … FOR TABLE {names}; and name it with publication=….",
+        )
+    if publishes and not may_create:
+        raise SourceRefused(
+            f"role «{role}» may not create a publication in {server}",
+            advice=f"GRANT CREATE ON DATABASE … TO {quote(role)}; or name an existing one with publication=….",
+        )
+
+
+def check_updates(tables: Sequence[Table], failing: Mapping[int, str], server: Server) -> None:
+    """Refuse to publish tables whose UPDATE and DELETE would fail from then on, as `catalog.failing_updates` says.
+
+    Raises:
+        SourceRefused: naming each table, with the statements that change it.
+    """
+    named = [table for table in tables if table.oid in failing]
+    if not named:
+        return
+    said = "; ".join(f"{table}: {failing[table.oid]}" for table in named)
+    # FULL is no way on where FULL is what fails.
+    mended = " ".join(f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL;" for table in named if table.identity != "f")
+    index = "USING INDEX a unique index over NOT NULL columns that are not generated"
+    ways = f"{mended} (or REPLICA IDENTITY {index})" if mended else f"ALTER TABLE … REPLICA IDENTITY {index}"
+    raise SourceRefused(
+        f"capturing these tables of {server} would make the application's own UPDATE and DELETE on them fail ({said})",
+        advice=f"{ways} lets them work. Where rows are only ever inserted, say so: "
+        "app.postgres(…, allow_failing_updates=True).",
+    )
+
+
+def check_room(connection: SqlConnection, server: Server) -> None:
+    """Refuse when no slot is free.
+
+    Raises:
+        SourceRefused: max_replication_slots is reached.
+    """
+    most = int(catalog.settings(connection, "max_replication_slots")["max_replication_slots"])
+    (used,) = connection.execute("SELECT count(*) FROM pg_replication_slots").fetchone() or (0,)
+    if used >= most:
+        raise SourceRefused(
+            f"all {most} replication slots of {server} are taken",
+            advice="Drop one that nobody needs (pg_replication_slots), or raise max_replication_slots and restart.",
+        )
+
+
+def check_publication(publication: Publication, tables: Sequence[Table], server: Server) -> None:
+    """Refuse a publication that the user named and that does not have what is to be captured.
+
+    Raises:
+        SourceRefused: with the ALTER PUBLICATION that is missing.
+    """
+    lacking = [table for table in tables if (table.schema, table.name) not in publication.tables]
+    if lacking:
+        names = ", ".join(table.sql for table in lacking)
+        raise SourceRefused(
+            f"publication «{publication.name}» of {server} does not have {', '.join(map(str, lacking))}",
+            advice=f"ALTER PUBLICATION {quote(publication.name)} ADD TABLE {names}; or narrow tables=….",
+        )
+    if "insert" not in publication.operations:
+        raise SourceRefused(
+            f"publication «{publication.name}» of {server} does not publish inserts",
+            advice=f"ALTER PUBLICATION {quote(publication.name)} SET (publish = 'insert, update, delete, truncate');",
+        )
+
+
+def right_shape(now: Look, tables: Sequence[Table]) -> bool:
+    """Whether our own publication is as we would make it."""
+    return now.only_ours and now.entries.keys() == {table.oid for table in tables}
+
+
+def ensure_publication(
+    connection: SqlConnection, server: Server, name: str, tables: Sequence[Table], *, own: bool
+) -> Look:
+    """Have a publication with these tables for a log that is new: our ``own`` is made anew when it is not as wanted.
+
+    Returns:
+        The publication as it is now.
+
+    Raises:
+        SourceRefused: the server refuses, or the user's publication lacks something.
+    """
+    existing = catalog.publication(connection, name)
+    if existing and not own:
+        check_publication(existing, tables, server)
+    elif not right_shape(drift.look(connection, name), tables):
+        statements = drift.recreated(name, [table.sql for table in tables])
+        with server.translated(f"to make publication «{name}»"), connection.transaction():
+            for statement in statements:
+                connection.execute(statement.encode())
+    return drift.look(connection, name, oids=[table.oid for table in tables])
+
+
+def wait_until_free(
+    connection: SqlConnection,
+    name: str,
+    cancelled: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Slot | None:
+    """The slot once nobody reads it: after a SIGKILL the server holds it until it notices that its reader is dead.
+
+    What is waited for is told to ``say``.
+
+    Raises:
+        SourceRefused: it is still in use after 30 seconds.
+    """
+    until = time.monotonic() + IN_USE_SECONDS
+    while True:
+        slot = catalog.replication_slot(connection, name)
+        if slot is None or slot.active_pid is None:
+            return slot
+        if time.monotonic() > until or cancelled():
+            raise in_use(slot)
+        say(f"waiting for slot «{name}», which {reader(slot)} still reads")
+        time.sleep(0.05)
+
+
+def reader(slot: Slot) -> str:
+    """Who reads a slot now."""
+    return f"server process {slot.active_pid}{f' («{slot.reader}»)' if slot.reader else ''}"
+
+
+def in_use(slot: Slot) -> SourceRefused:
+    """The error for a slot that another connection keeps reading."""
+    return SourceRefused(
+        f"slot «{slot.name}» is being read by another connection ({reader(slot)})",
+        advice="Stop the other pipeline, or give this one a name of its own (App's name, prefix=… or slot=…).",
+    )
+
+
+def drop_slot(connection: SqlConnection, server: Server, name: str) -> None:
+    with server.translated(f"to drop slot «{name}»"):
+        connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
+
+
+def create_slot(replication: Replication, name: str, cancelled: Callable[[], bool]) -> tuple[int, str]:
+    """Make a slot for `pgoutput`: its consistent point and the name of its exported snapshot.
+
+    The snapshot can be imported until the connection runs another command or ends. Waits for transactions that are
+    open now and have written.
+
+    Raises:
+        CommandError: the server refuses.
+    """
+    modern = replication.pgconn.server_version >= 150000
+    export = "(SNAPSHOT 'export')" if modern else "EXPORT_SNAPSHOT"
+    command = f"CREATE_REPLICATION_SLOT {quote(name)} LOGICAL pgoutput {export}"
+    (row,) = replication.command(command, cancelled=cancelled)
+    return parse_lsn(row["consistent_point"] or "0/0"), row["snapshot_name"] or ""
+
+
+# --- what a start waits for ---
+#
+# A start that stands still in silence looks like a defect of ours.
+
+PATIENCE_S = 2.0
+_AGAIN_S = 60.0  # what is still being waited for is said again
+_CONNECT_SECONDS = "2"
+
+_BLOCKED = """
+SELECT a.pid, coalesce((SELECT CASE l.locktype WHEN 'relation' THEN 'a lock on table ' || l.relation::regclass::text
+                                               WHEN 'transactionid' THEN 'the end of a transaction'
+                                               ELSE 'a lock (' || l.locktype || ')' END
+                        FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted LIMIT 1), 'a lock'),
+       b.pid, coalesce(b.application_name, ''), coalesce(b.usename::text, ''), coalesce(b.state, b.backend_type, ''),
+       coalesce(to_char(b.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'), ''), coalesce(left(b.query, 120), '')
+FROM pg_stat_activity a CROSS JOIN LATERAL unnest(pg_blocking_pids(a.pid)) AS blocker
+LEFT JOIN pg_stat_activity b ON b.pid = blocker
+WHERE a.pid = ANY(%s) ORDER BY a.pid, b.pid LIMIT 5
+"""
+
+
+class Waiting:
+    """Says on standard error, while its block runs, what the block waits for. It may be entered again after it was
+    left.
+
+    A thread looks on. When what is being done has not changed for two seconds, the server is asked, over a connection
+    of its own, whom our connections wait for.
+
+    Args:
+        server: who is asked; `connected` is to be told of each connection of ours.
+        doing: what is being done now, for people; as long as it changes there is progress.
+    """
+
+    def __init__(self, server: Server, doing: Callable[[], str]) -> None:
+        self._server, self._doing = server, doing
+        self._pids: set[int] = set()
+        self._left = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def connected(self, pid: int) -> None:
+        """Note a connection of ours by its server process."""
+        self._pids.add(pid)
+
+    def __enter__(self) -> Waiting:
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(self._left,), name="headrace-waiting", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.set()
+
+    def _run(self, left: threading.Event) -> None:
+        said, quiet, before = "", 0.0, self._doing()
+        while not left.wait(PATIENCE_S):
+            doing = self._doing()
+            if not doing or doing != before:
+                said, quiet, before = "", 0.0, doing
+                continue
+            quiet += PATIENCE_S
+            text = f"{doing}{self._for_whom()}"
+            if not left.is_set() and (text != said or quiet % _AGAIN_S < PATIENCE_S):
+                said = text
+                logger.warning("still waiting after %.0f s: %s", quiet, text)
+
+    def _for_whom(self) -> str:
+        """Whom our connections wait for on the server; "" when for nobody, or when it cannot be asked."""
+        if not self._pids:
+            return ""
+        with contextlib.suppress(psycopg.Error, SourceError):
+            conninfo = self._server.conninfo(connect_timeout=_CONNECT_SECONDS)
+            with contextlib.closing(psycopg.connect(conninfo, autocommit=True)) as connection:
+                found = connection.execute(_BLOCKED, [list(self._pids)]).fetchall()
+            return "".join(f"; {_held(*row)}" for row in found if row[2] not in self._pids)
+        return ""
+
+
+def _held(_pid: int, lock: str, holder: int | None, *about: Any) -> str:
+    """Who holds what one of our connections waits for.
+
+    >>> _held(1, "a lock on table t", 2, "psql", "ann", "idle", "10:00", "LOCK t")
+    'it waits for a lock on table t: server process 2 (psql, user ann, idle since 10:00): LOCK t'
+    """
+    application, user, state, since, query = map(str, about)
+    who = ", ".join(
+        part
+        for part in (application, f"user {user}" if user else "", f"{state} since {since}" if since else state)
+        if part
+    )
+    name = f"server process {holder}" if holder else "a prepared transaction (pg_prepared_xacts)"
+    query = " ".join(query.split())
+    return f"it waits for {lock}: {name}{f' ({who})' if who else ''}{f': {query}' if query else ''}"

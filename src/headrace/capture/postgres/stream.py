@@ -12,17 +12,18 @@ is read at once.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import struct
 import threading
 import time
+import weakref
 
 import psycopg
 from psycopg import pq
 
 from headrace.capture.postgres.client import Replication, Server
 from headrace.capture.postgres.messages import UNIX_2000_US, Frame
-from headrace.capture.postgres.wake import Wake
 from headrace.errors import DecodeError, SourceError, SourceRefused
 from headrace.position import format_lsn
 
@@ -45,6 +46,50 @@ _FULL = 4096  # bytes in one read of libpq's buffer: there may be more
 _FEW = 48  # messages: no load
 SETTLE_MS = 0.2  # in the middle of a transaction: the rest is on its way
 LINGER_S = 0.005  # no longer than this in one read
+
+
+class Wake:
+    """A pipe that wakes a thread that waits in `poll`.
+
+    `set` may be called from any thread and from signal handlers; the others from the thread that waits.
+
+    The pipe is closed when nobody holds the object any more: were it closed before, a late `set` could write into
+    whatever file has got its number by then.
+
+    >>> wake = Wake()
+    >>> wake.set()
+    >>> wake.wait(10.0)
+    True
+    >>> wake.clear()
+    >>> wake.wait(0.0)
+    False
+    """
+
+    def __init__(self) -> None:
+        self.fd, self._writer = os.pipe()
+        weakref.finalize(self, _close, self.fd, self._writer)
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._writer, False)
+        self._poll = select.poll()
+        self._poll.register(self.fd, select.POLLIN)
+
+    def set(self) -> None:
+        """Make the waiting thread return; before `wait`, make it return at once."""
+        with contextlib.suppress(BlockingIOError):  # full: a wake-up is already on its way
+            os.write(self._writer, b"w")
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until `set` is called, or for so long; whether it was."""
+        return bool(self._poll.poll(max(0.0, seconds) * 1000))
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 class Statuses:

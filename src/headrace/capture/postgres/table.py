@@ -1,8 +1,9 @@
-"""Row messages of one table as a Batch: cells to columns, old rows, unchanged columns, refused rows."""
+"""Row messages of one table as a Batch: cells to columns, old rows, unchanged columns; refused rows as dead letters."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,12 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Bytes, Ints, Mask
 from headrace.batch import META_FIELDS, Batch, dead_letters, is_meta, told_apart
-from headrace.capture.postgres import arrays, rejects, text, values
+from headrace.capture.postgres import types, values
 from headrace.capture.postgres.cells import BINARY, TEXT, UNCHANGED, Cells, Templates, Tuples, tuples
-from headrace.capture.postgres.messages import Frame, Longs, Relation
-from headrace.capture.postgres.types import arrow_field, binary_decodable
+from headrace.capture.postgres.messages import Column, Frame, Longs, Relation
 from headrace.errors import DecodeError
+from headrace.plain_values import date_text, instant_text, texts
+from headrace.plain_values import value as plain_value
 
 _OPS = np.zeros(256, np.uint8)
 for _kind, _op in zip("IUDT", "cudt", strict=True):
@@ -66,7 +68,7 @@ class Table:
     def __post_init__(self) -> None:
         relation = self.relation
         self.topic = _NOT_IN_TOPICS.sub("_", f"{self.prefix}.{'.'.join(self.label)}")
-        self.fields = [arrow_field(one.name, one.type_oid, one.typmod) for one in relation.columns]
+        self.fields = [types.arrow_field(one.name, one.type_oid, one.typmod) for one in relation.columns]
 
     def schema(self, before: bool, unchanged: bool) -> pa.Schema:
         """The schema of a batch with or without ``__before`` and ``__unchanged``."""
@@ -155,8 +157,8 @@ def _block(frame: Frame, table: Table, messages: Ints) -> _Block:
     if bad:
         block.lost = np.logical_or.reduce(list(bad.values()))
         where = block.lost.nonzero()[0].tolist()
-        block.reasons = rejects.reasons(table.fields, bad, found.new, where)
-        block.json = [rejects.as_json(table.relation.columns, columns, bad, found.new, row) for row in where]
+        block.reasons = reasons(table.fields, bad, found.new, where)
+        block.json = [as_json(table.relation.columns, columns, bad, found.new, row) for row in where]
     return block
 
 
@@ -179,7 +181,7 @@ def _concatenated(table: Table, blocks: Sequence[_Block]) -> _Block:
 
 def _meta(ops: Bytes, events: Events) -> list[pa.Array]:
     columns: tuple[npt.NDArray[Any], ...] = (ops, events.lsn, events.index, events.ts_us)
-    return [arrays.of_numbers(values, kind, None) for values, kind in zip(columns, _META_TYPES, strict=True)]
+    return [values.of_numbers(column, kind, None) for column, kind in zip(columns, _META_TYPES, strict=True)]
 
 
 def _decode(
@@ -213,14 +215,14 @@ def _column(cells: Cells, type_oid: int, arrow: pa.Field) -> values.Decoded:
     if binary is False and textual is False:
         return pa.nulls(cells.n, arrow.type), None
     if binary is False:
-        return text.text(cells, _mask(textual), type_oid, arrow.type)
-    if not binary_decodable(type_oid):
+        return values.text(cells, _mask(textual), type_oid, arrow.type)
+    if not types.binary_decodable(type_oid):
         kind = arrow.metadata[b"postgres.type"].decode()
         raise NeedsTextMode(f"column «{arrow.name}» has type {kind}, whose binary form is not decoded")
     if textual is False:
         return values.binary(cells, _mask(binary), type_oid, arrow.type)
     first, first_bad = values.binary(cells, _mask(binary), type_oid, arrow.type)
-    second, second_bad = text.text(cells, _mask(textual), type_oid, arrow.type)
+    second, second_bad = values.text(cells, _mask(textual), type_oid, arrow.type)
     bad = first_bad if second_bad is None else second_bad if first_bad is None else first_bad | second_bad
     return pc.coalesce(first, second), bad
 
@@ -268,3 +270,69 @@ def _unchanged(table: Table, cells: Sequence[Cells]) -> pa.ListArray | None:
     names = pa.array([table.fields[index].name for index, _ in found])
     offsets = np.concatenate([[0], np.cumsum(matrix.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), names.take(pa.array(np.nonzero(matrix)[1])))
+
+
+# --- refused rows: the few that hold what Arrow cannot, so cell by cell ---
+
+_DAY_US = 86_400_000_000
+_NUMERIC_SIGNS = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
+
+
+def reasons(fields: Sequence[pa.Field], bad: dict[int, Mask], cells: Sequence[Cells], rows: Sequence[int]) -> list[str]:
+    """Why each of these rows is refused: ``column «price»: numeric(10,2) «NaN» does not fit decimal128(10, 2)``."""
+    texts = []
+    for row in rows:
+        why = []
+        for index, mask in bad.items():
+            if mask[row]:
+                field = fields[index]
+                kind = field.metadata[b"postgres.type"].decode()
+                value = refused_text(cells[index], row, kind)
+                why.append(f"column «{field.name}»: {kind} «{value}» does not fit {field.type}")
+        texts.append("; ".join(why))
+    return texts
+
+
+def as_json(
+    columns: Sequence[Column], arrays: Sequence[pa.Array], bad: dict[int, Mask], cells: Sequence[Cells], row: int
+) -> str:
+    """One refused row as JSON: numbers, booleans and texts as such, everything else in PostgreSQL's text."""
+    values: dict[str, Any] = {}
+    for index, (column, array) in enumerate(zip(columns, arrays, strict=True)):
+        refused = index in bad and bad[index][row]
+        name = types.type_name(column.type_oid, column.typmod)
+        values[column.name] = refused_text(cells[index], row, name) if refused else plain_json(array[row])
+    return json.dumps(values)
+
+
+def refused_text(cells: Cells, row: int, type_name: str) -> str:
+    """PostgreSQL's text of a value that Arrow cannot hold."""
+    kind, value = cells.at(row)
+    if kind == TEXT:
+        return value.decode(errors="replace")
+    if kind != BINARY:
+        return ""
+    if type_name.startswith("numeric"):
+        return _NUMERIC_SIGNS.get(int.from_bytes(value[4:6], "big"), "more digits than its type has")
+    number = int.from_bytes(value, "big", signed=True)
+    bits = 8 * len(value)
+    if number in (-(1 << bits - 1), (1 << bits - 1) - 1):
+        return "infinity" if number > 0 else "-infinity"
+    if type_name == "date":
+        return date_text(number + 10_957)
+    zone = "+00" if type_name.endswith("with time zone") else ""
+    return instant_text(number + 10_957 * _DAY_US, "us", zone)
+
+
+def plain_json(scalar: pa.Scalar) -> Any:
+    """A value that JSON can say."""
+    if not scalar.is_valid:
+        return None
+    if pa.types.is_date(scalar.type) or pa.types.is_timestamp(scalar.type):
+        return texts(pa.array([scalar]))[0]
+    value = plain_value(scalar)
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value if isinstance(value, bool | int | float) else str(value)

@@ -1,21 +1,27 @@
-"""Cells in PostgreSQL's binary form (`typsend`) as Arrow arrays.
+"""Cells in PostgreSQL's binary form (`typsend`) and in its text form as Arrow arrays; both give the same values.
 
-`binary(...)` decodes one column. Its second result says which rows hold what Arrow cannot (infinity, NaN in a
-decimal, a time out of range); they are null in the array. A value that contradicts its type raises `Malformed`.
+`binary(...)` and `text(...)` decode one column. Their second result says which rows hold what Arrow cannot (infinity,
+NaN in a decimal, a time out of range); they are null in the array. A value that contradicts its type raises
+`Malformed`.
+
+Text is read by Arrow's own parsers; the session is expected to have datestyle=ISO, timezone=UTC, bytea_output=hex,
+intervalstyle=postgres and extra_float_digits above 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.arrays import Ints, Mask
-from headrace.capture.postgres import arrays, numerics, types
+from headrace.arrays import Bytes, Ints, Mask
+from headrace.capture.postgres import types
 from headrace.capture.postgres.cells import Cells
-from headrace.capture.postgres.messages import UNIX_2000_US
+from headrace.capture.postgres.messages import UNIX_2000_US, Longs
 
 UNIX_2000_DAYS = 10_957
 _INT64_MAX = np.iinfo(np.int64).max
@@ -59,19 +65,19 @@ def _fixed(dtype: str) -> _Decode:
 
     def decode(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
         check_length(cells, valid, width)
-        return arrays.of_numbers(cells.numbers(dtype), arrow_type, valid), None
+        return of_numbers(cells.numbers(dtype), arrow_type, valid), None
 
     return decode
 
 
 def _oid(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
     check_length(cells, valid, 4)
-    return arrays.of_numbers(cells.numbers(">u4").astype(np.int64), arrow_type, valid), None
+    return of_numbers(cells.numbers(">u4").astype(np.int64), arrow_type, valid), None
 
 
 def _bool(cells: Cells, valid: Mask | None, _: pa.DataType) -> Decoded:
     check_length(cells, valid, 1)
-    return arrays.of_bools(cells.numbers("u1") != 0, valid), None
+    return of_bools(cells.numbers("u1") != 0, valid), None
 
 
 def _date(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
@@ -96,13 +102,13 @@ def _shifted(
         bad = bad if valid is None else bad & valid
         valid = ~bad if valid is None else valid & ~bad
         values = np.where(valid, values, 0)
-        return arrays.of_numbers(values + values.dtype.type(by), arrow_type, valid), bad
+        return of_numbers(values + values.dtype.type(by), arrow_type, valid), bad
     values += values.dtype.type(by)
-    return arrays.of_numbers(values, arrow_type, valid), None
+    return of_numbers(values, arrow_type, valid), None
 
 
 def _bytes(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
-    return arrays.of_spans(cells.buffer, cells.start, cells.lengths, arrow_type, valid), None
+    return of_spans(cells.buffer, cells.start, cells.lengths, arrow_type, valid), None
 
 
 def _jsonb(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
@@ -113,7 +119,7 @@ def _jsonb(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded
     if wrong.any():
         raise Malformed(int(wrong.argmax()), "a jsonb value that is not of version 1")
     skip = 1 if valid is None else valid.astype(np.int64)
-    return arrays.of_spans(cells.buffer, cells.start + skip, cells.lengths - skip, arrow_type, valid), None
+    return of_spans(cells.buffer, cells.start + skip, cells.lengths - skip, arrow_type, valid), None
 
 
 _CHARS = pa.array(["", *map(chr, range(1, 128)), *(f"\\{code:03o}" for code in range(128, 256))])
@@ -141,24 +147,24 @@ def _uuid(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
         into: npt.NDArray[np.void] = np.ndarray((n,), f"V{width}", text, target, (36,))
         into[...] = np.ndarray((n,), f"V{width}", digits, source, (32,))
     length: Ints = np.full(cells.n, 36, np.int64) if valid is None else valid * np.int64(36)
-    return arrays.of_text(text, length, arrow_type, valid), None
+    return of_text(text, length, arrow_type, valid), None
 
 
 def _numeric(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
     rows = np.arange(cells.n) if valid is None else np.flatnonzero(valid)
-    numbers, wrong = numerics.read(cells.buffer, cells.start[rows], cells.lengths[rows])
+    numbers, wrong = read_numerics(cells.buffer, cells.start[rows], cells.lengths[rows])
     if wrong.any():
         raise Malformed(int(rows[wrong.argmax()]), "a numeric value that contradicts its length or sign")
     if pa.types.is_string(arrow_type):
-        return numerics.to_text(numbers, valid), None
-    words, bad = numerics.to_decimals(numbers, arrow_type)
+        return to_text(numbers, valid), None
+    words, bad = to_decimals(numbers, arrow_type)
     if valid is None and not bad.any():
-        return arrays.of_numbers(words, arrow_type, None), None
+        return of_numbers(words, arrow_type, None), None
     every = np.zeros((cells.n, 2), np.uint64)
     every[rows[~bad]] = words[~bad]
     kept, lost = np.zeros(cells.n, bool), np.zeros(cells.n, bool)
     kept[rows[~bad]], lost[rows[bad]] = True, True
-    return arrays.of_numbers(every, arrow_type, kept), lost if bad.any() else None
+    return of_numbers(every, arrow_type, kept), lost if bad.any() else None
 
 
 _DECODERS: dict[int, _Decode] = {
@@ -183,3 +189,380 @@ _DECODERS: dict[int, _Decode] = {
     types.VARCHAR: _bytes,
     types.JSON: _bytes,
 }
+
+
+# --- Arrow arrays made of NumPy's: from numbers, from spans of a buffer, from text laid end to end ---
+
+_EVENS = np.arange(0, 2 * 65_536, 2, dtype=np.int64)
+
+
+def validity(valid: Mask | None) -> pa.Buffer | None:
+    """Arrow's bitmap of valid rows; None stands for all."""
+    return None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+
+
+def of_numbers(values: npt.NDArray[Any], arrow_type: pa.DataType, valid: Mask | None) -> pa.Array:
+    """An array of fixed-width values; what stands under a null is cleared.
+
+    >>> of_numbers(np.array([1, 2], np.int32), pa.date32(), np.array([True, False])).to_pylist()
+    [datetime.date(1970, 1, 2), None]
+    """
+    if valid is not None:
+        values[~valid] = 0
+    return pa.Array.from_buffers(arrow_type, len(values), [validity(valid), pa.py_buffer(values)])
+
+
+def of_bools(values: Mask, valid: Mask | None) -> pa.Array:
+    """An array of booleans."""
+    if valid is not None:
+        values = values & valid
+    bits = pa.py_buffer(np.packbits(values, bitorder="little"))
+    return pa.Array.from_buffers(pa.bool_(), values.size, [validity(valid), bits])
+
+
+def of_spans(buffer: Bytes, start: Ints, length: Ints, arrow_type: pa.DataType, valid: Mask | None) -> pa.Array:
+    """Strings or bytes that stand in ``buffer`` in row order.
+
+    The buffer is seen as 2n-1 values, wanted ones and the gaps between them, of which Arrow takes every other.
+
+    >>> data = np.frombuffer(b"..ab..cde", np.uint8)
+    >>> of_spans(data, np.array([2, 6]), np.array([2, 3]), pa.string(), None).to_pylist()
+    ['ab', 'cde']
+    """
+    n = start.size
+    if not n:
+        return pa.array([], arrow_type)
+    low = int(start[0])
+    offsets = np.empty(2 * n, np.int32)
+    offsets[0::2] = start if not low else start - low
+    np.add(offsets[0::2], length, out=offsets[1::2], casting="unsafe")
+    data = pa.py_buffer(buffer[low : int(start[-1]) + int(length[-1])])
+    values = pa.Array.from_buffers(arrow_type, 2 * n - 1, [None, pa.py_buffer(offsets), data])
+    evens = _EVENS[:n] if n <= _EVENS.size else np.arange(0, 2 * n, 2, dtype=np.int64)
+    return values.take(pa.Array.from_buffers(pa.int64(), n, [validity(valid), pa.py_buffer(evens)]))
+
+
+def of_text(data: Bytes, length: Ints, arrow_type: pa.DataType, valid: Mask | None) -> pa.Array:
+    """Strings or bytes laid end to end; a null's length is 0."""
+    offsets = np.zeros(length.size + 1, np.int32)
+    np.cumsum(length, out=offsets[1:])
+    buffers = [validity(valid), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(arrow_type, length.size, buffers)
+
+
+# --- binary numeric, all rows at once ---
+#
+# A value is int16 number of digits, int16 weight of the first, int16 sign (0x0000 plus, 0x4000 minus, 0xC000 NaN,
+# 0xD000 Infinity, 0xF000 -Infinity), int16 dscale (digits shown after the point), then the digits in base 10,000: the
+# value is the sum of digit[i] * 10000 ** (weight - i).
+# (https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/numeric.c, `numeric_send`)
+
+_MINUS, _NAN, _PLUS_INFINITY, _MINUS_INFINITY = 0x4000, 0xC000, 0xD000, 0xF000
+_SPECIAL = {_NAN: b"NaN", _PLUS_INFINITY: b"Infinity", _MINUS_INFINITY: b"-Infinity"}
+_GROUPS = np.frombuffer("".join(f"{group:04d}" for group in range(10_000)).encode(), np.uint8).reshape(10_000, 4)
+_CHUNK_CHARS = 1 << 22
+
+
+class Numbers(NamedTuple):
+    """The header fields of valid values, and where their digits start in ``buffer``."""
+
+    buffer: Bytes
+    digits: Ints
+    ndigits: Ints
+    weight: Ints
+    sign: Ints
+    dscale: Ints
+
+    def take(self, rows: Ints | Mask) -> Numbers:
+        return Numbers(self.buffer, *(field[rows] for field in self[1:]))
+
+    def group(self, weight: int) -> Ints:
+        """The base-10,000 digit of this weight in every value (0 where it has none)."""
+        index = self.weight - weight
+        there = (index >= 0) & (index < self.ndigits)
+        at = np.where(there, self.digits + 2 * index, 0)
+        # Two bytes of a digit; above 9999 only in damaged bytes.
+        digit = (self.buffer[at].astype(np.int64) << 8) | self.buffer[at + 1]
+        return np.where(there, digit, 0)
+
+
+def read_numerics(buffer: Bytes, start: Ints, length: Ints) -> tuple[Numbers, Mask]:
+    """Read the headers; also says which values contradict their length or the format."""
+    wire = np.ndarray((buffer.size - 7,), ">i8", buffer, strides=(1,))
+    word = wire[start].astype(np.int64)
+    ndigits, weight = (word >> 48) & 0xFFFF, (word << 16) >> 48
+    sign, dscale = (word >> 16) & 0xFFFF, word & 0x3FFF
+    known = (sign == 0) | (sign == _MINUS) | (sign >= _NAN) & np.isin(sign, list(_SPECIAL))
+    wrong = (length != 8 + 2 * ndigits) | ~known
+    return Numbers(buffer, start + 8, ndigits, weight, sign, dscale), wrong
+
+
+def to_decimals(numbers: Numbers, arrow_type: pa.Decimal128Type) -> tuple[Longs, Mask]:
+    """Two's complement values (n, 2 words), and which rows do not fit (NaN, too many digits)."""
+    precision, scale = arrow_type.precision, arrow_type.scale
+    special = numbers.sign >= _NAN
+    top = int(np.where(special | (numbers.ndigits == 0), -1, numbers.weight).max(initial=-1))
+    bad = special | (numbers.weight * 4 >= precision - scale) & (numbers.ndigits > 0)
+    top = min(top, (precision - scale - 1) // 4)
+    low, high, over = (_small if 4 * (top + 1) + scale <= 18 else _large)(numbers, top, scale)
+    limit_high, limit_low = divmod(10**precision, 1 << 64)
+    bad |= over | (high > limit_high) | (high == limit_high) & (low >= limit_low)
+    negative = numbers.sign == _MINUS
+    words = np.empty((low.size, 2), np.uint64)
+    words[:, 0] = np.where(negative, ~low + np.uint64(1), low)
+    words[:, 1] = np.where(negative, ~high + (low == 0), high)
+    return words, bad
+
+
+def _small(numbers: Numbers, top: int, scale: int) -> tuple[Longs, Longs, Mask]:
+    """Absolute values of at most 18 digits, times 10 ** scale: low and high word, and which overflow 128 bits."""
+    value = np.zeros(numbers.sign.size, np.int64)
+    for weight in range(max(top, -1), -1, -1):
+        value = value * 10_000 + numbers.group(weight)
+    whole, rest = divmod(scale, 4)
+    for place in range(1, whole + 1):
+        value = value * 10_000 + numbers.group(-place)
+    if rest:
+        value = value * 10**rest + numbers.group(-whole - 1) // 10 ** (4 - rest)
+    return value.view(np.uint64), np.zeros(value.size, np.uint64), np.zeros(value.size, bool)
+
+
+def _large(numbers: Numbers, top: int, scale: int) -> tuple[Longs, Longs, Mask]:
+    """The same for up to 38 digits, in four limbs of 32 bits."""
+    limbs = [np.zeros(numbers.sign.size, np.uint64) for _ in range(4)]
+    over = np.zeros(numbers.sign.size, bool)
+
+    def times_plus(factor: int, addend: Ints) -> None:
+        carry = addend.view(np.uint64)
+        for place, limb in enumerate(limbs):
+            total = limb * np.uint64(factor) + carry
+            limbs[place], carry = total & np.uint64(0xFFFFFFFF), total >> np.uint64(32)
+        np.logical_or(over, carry > 0, out=over)
+
+    whole, rest = divmod(scale, 4)
+    for weight in range(max(top, -1), -whole - 1, -1):
+        times_plus(10_000, numbers.group(weight))
+    if rest:
+        times_plus(10**rest, numbers.group(-whole - 1) // 10 ** (4 - rest))
+    shift = np.uint64(32)
+    return limbs[0] | limbs[1] << shift, limbs[2] | limbs[3] << shift, over
+
+
+def to_text(numbers: Numbers, valid: Mask | None) -> pa.Array:
+    """PostgreSQL's text of every value, dscale and all; ``numbers`` has the valid rows only."""
+    n = numbers.sign.size
+    length = np.zeros(n, np.int64)
+    parts: list[tuple[Ints, Bytes, Ints]] = []
+    for rows in _alike(numbers):
+        text, sizes = _text(numbers.take(rows))
+        parts.append((rows, text, sizes))
+        length[rows] = sizes
+    data = parts[0][1] if len(parts) == 1 else _interleave(parts, length)
+    if valid is not None:
+        every = np.zeros(valid.size, np.int64)
+        every[valid] = length
+        length = every
+    return of_text(data, length, pa.string(), valid)
+
+
+def _alike(numbers: Numbers) -> Iterator[Ints]:
+    """Rows whose texts are of about one width, so that few huge values do not widen all the others."""
+    groups = np.maximum(numbers.weight, 0) + (numbers.dscale >> 2)
+    width = np.maximum(np.frexp(groups / 4)[1], 0)
+    for one in np.unique(width):
+        rows = np.flatnonzero(width == one)
+        step = max(1, _CHUNK_CHARS >> (int(one) + 4))
+        for at in range(0, rows.size, step):
+            yield rows[at : at + step]
+
+
+def _text(numbers: Numbers) -> tuple[Bytes, Ints]:
+    """Texts of some values laid end to end, and their lengths: a matrix of characters less the ones not shown."""
+    n = numbers.sign.size
+    special = numbers.sign >= _NAN
+    top = max(int(np.where(special, 0, numbers.weight).max()), 0)
+    places = -(-int(np.where(special, 0, numbers.dscale).max()) // 4)
+    point = 1 + 4 * (top + 1)
+    chars = np.empty((n, max(point + 1 + 4 * places, len(b"-Infinity"))), np.uint8)
+    chars[:, 0], chars[:, point] = ord("-"), ord(".")
+    for weight in range(top, -places - 1, -1):
+        at = 1 + 4 * (top - weight) + (1 if weight < 0 else 0)
+        chars[:, at : at + 4] = _GROUPS.take(numbers.group(weight), axis=0, mode="clip")
+    shown = np.zeros(chars.shape, bool)
+    shown[:, 0] = numbers.sign == _MINUS
+    np.logical_or.accumulate(chars[:, 1:point] != ord("0"), axis=1, out=shown[:, 1:point])
+    shown[:, point - 1] = True
+    shown[:, point] = numbers.dscale > 0
+    shown[:, point + 1 : point + 1 + 4 * places] = np.arange(4 * places) < numbers.dscale[:, None]
+    for row in np.flatnonzero(special):
+        name = _SPECIAL[int(numbers.sign[row])]
+        chars[row, : len(name)] = np.frombuffer(name, np.uint8)
+        shown[row] = np.arange(chars.shape[1]) < len(name)
+    return chars[shown], shown.sum(axis=1)
+
+
+def _interleave(parts: list[tuple[Ints, Bytes, Ints]], length: Ints) -> Bytes:
+    """Put texts of several groups of rows in row order."""
+    start = np.cumsum(length) - length
+    data = np.empty(int(length.sum()), np.uint8)
+    for rows, text, sizes in parts:
+        inside = np.arange(text.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        data[np.repeat(start[rows], sizes) + inside] = text
+    return data
+
+
+# --- the text form ---
+
+_DAY_US = 86_400_000_000
+_DATE_PARTS = r"^(?P<year>\d{1,7})-(?P<month>\d\d)-(?P<day>\d\d)"
+_TIME_PARTS = r" (?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)(?:\.(?P<fraction>\d{1,6}))?(?:\+00)?"
+_BC = r"(?P<bc> BC)?$"
+
+
+def text(cells: Cells, valid: Mask | None, type_oid: int, arrow_type: pa.DataType) -> Decoded:
+    """Decode the valid cells of a text column; the others become null.
+
+    >>> cells = Cells(np.frombuffer(b"1.50-0.25", np.uint8), 2, ord("t"), np.array([4, 5]), start=np.array([0, 4]))
+    >>> text(cells, None, 1700, pa.decimal128(4, 2))[0].to_pylist()
+    [Decimal('1.50'), Decimal('-0.25')]
+    """
+    if type_oid == types.BOOL:
+        return _bool_text(cells, valid)
+    if type_oid == types.BYTEA:
+        return _bytea(cells, valid)
+    texts = of_spans(cells.buffer, cells.start, cells.lengths, pa.string(), valid)
+    if pa.types.is_string(arrow_type):
+        return texts, None
+    try:
+        return texts.cast(arrow_type), None
+    except pa.ArrowInvalid:
+        if pa.types.is_temporal(arrow_type):
+            return _unusual_times(cells, texts, arrow_type)
+        return _cast_what_can_be(texts, arrow_type)
+
+
+def _bool_text(cells: Cells, valid: Mask | None) -> Decoded:
+    first = cells.buffer[cells.start]
+    values = first == ord("t")
+    bad = ~(values | (first == ord("f"))) | (cells.lengths != 1)
+    if valid is not None:
+        bad &= valid
+    if not bad.any():
+        return of_bools(values, valid), None
+    return of_bools(values, ~bad if valid is None else valid & ~bad), bad
+
+
+_NIBBLES = np.full(256, 255, np.uint8)
+_NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.uint8)
+
+
+def _bytea(cells: Cells, valid: Mask | None) -> Decoded:
+    r"""Hexadecimal digits after ``\x``, decoded for all rows together."""
+    start, length = cells.start, cells.lengths
+    bad = (length < 2) | (length % 2 == 1) | (cells.buffer[start] != ord("\\"))
+    bad |= cells.buffer[start + 1] != ord("x")
+    if valid is not None:
+        bad &= valid
+    valid = valid if not bad.any() else ~bad if valid is None else valid & ~bad
+    skip = 2 if valid is None else np.where(valid, 2, 0)
+    digits = of_spans(cells.buffer, start + skip, np.maximum(length - skip, 0), pa.binary(), valid)
+    offsets = np.frombuffer(digits.buffers()[1], np.int32)[digits.offset : digits.offset + len(digits) + 1]
+    data = digits.buffers()[2]
+    nibbles = _NIBBLES[np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data else np.empty(0, np.uint8)]
+    wrong = np.flatnonzero(nibbles == 255)
+    if wrong.size:
+        rows = np.searchsorted(offsets, wrong + offsets[0], "right") - 1
+        bad[rows] = True
+    sizes = np.diff(offsets) // 2
+    array = of_text((nibbles[0::2] << 4 | nibbles[1::2]).astype(np.uint8), sizes, pa.binary(), valid)
+    if wrong.size:
+        array = pc.if_else(pa.array(bad), pa.scalar(None, pa.binary()), array)
+    return array, bad if bad.any() else None
+
+
+def _cast_what_can_be(texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
+    """Cast, with nulls for the values that cannot be: NaN in a decimal first, then whatever halving finds."""
+    kept = pc.if_else(pc.equal(texts, "NaN"), pa.scalar(None, pa.string()), texts)
+    parts: list[pa.Array] = []
+    _halve(kept, arrow_type, parts)
+    array = pa.concat_arrays(parts)
+    return array, _lost(texts, array)
+
+
+def _halve(texts: pa.StringArray, arrow_type: pa.DataType, parts: list[pa.Array]) -> None:
+    try:
+        parts.append(texts.cast(arrow_type))
+    except pa.ArrowInvalid:
+        if len(texts) == 1:
+            parts.append(pa.nulls(1, arrow_type))
+            return
+        middle = len(texts) // 2
+        _halve(texts[:middle], arrow_type, parts)
+        _halve(texts[middle:], arrow_type, parts)
+
+
+def _lost(texts: pa.StringArray, array: pa.Array) -> Mask | None:
+    bad = pc.and_(pc.is_valid(texts), pc.is_null(array)).to_numpy(zero_copy_only=False)
+    return bad if bad.any() else None
+
+
+def _unusual_times(cells: Cells, texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
+    """Arrow casts years of four digits; `_dates_or_times` has the other years, and what is no time at all."""
+    last = cells.start + np.maximum(cells.lengths, 1) - 1
+    unusual = (cells.buffer[cells.start + 4] != ord("-")) | (cells.buffer[last] == ord("C"))
+    mask = pa.array(unusual)
+    try:
+        array = pc.if_else(mask, pa.scalar(None, pa.string()), texts).cast(arrow_type)
+    except pa.ArrowInvalid:
+        return _dates_or_times(texts, arrow_type)
+    array = pc.replace_with_mask(array, mask, _dates_or_times(texts.filter(mask), arrow_type)[0])
+    return array, _lost(texts, array)
+
+
+def _dates_or_times(texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
+    """Dates and timestamps with years before 1 or after 9999, which Arrow does not parse; infinity is lost.
+
+    >>> _dates_or_times(pa.array(["0001-01-01 BC", "infinity"]), pa.date32())[0].cast(pa.int32()).to_pylist()
+    [-719528, None]
+    """
+    dates = pa.types.is_date(arrow_type)
+    parts = pc.extract_regex(texts, _DATE_PARTS + ("" if dates else _TIME_PARTS) + _BC)
+    valid = pc.is_valid(parts).to_numpy(zero_copy_only=False)
+
+    def number(name: str) -> Ints:
+        field = pc.struct_field(parts, name)
+        digits = pc.if_else(pc.and_(pc.is_valid(parts), pc.not_equal(field, "")), field, "0")
+        numbers: Ints = digits.fill_null("0").cast(pa.int64()).to_numpy()
+        return numbers
+
+    bc = pc.not_equal(pc.struct_field(parts, "bc"), "").fill_null(False).to_numpy(zero_copy_only=False)
+    year = np.where(bc, 1 - number("year"), number("year"))
+    days = days_of(year, number("month"), number("day"))
+    if dates:
+        array = of_numbers(days.astype(np.int32), arrow_type, valid)
+        return array, _lost(texts, array)
+    seconds = (number("hour") * 60 + number("minute")) * 60 + number("second")
+    fraction = pc.utf8_rpad(pc.struct_field(parts, "fraction").fill_null(""), 6, "0").cast(pa.int64()).to_numpy()
+    # Times after the year 294247 do not fit 64 bits of microseconds since 1970.
+    last = 2**63 - 1 - (seconds * 1_000_000 + fraction)
+    fits = valid & (days <= last // _DAY_US)
+    micros = np.where(fits, days, 0) * _DAY_US + seconds * 1_000_000 + fraction
+    array = of_numbers(micros, arrow_type, fits)
+    return array, _lost(texts, array)
+
+
+def days_of(year: Ints, month: Ints, day: Ints) -> Ints:
+    """Days since 1970-01-01 of proleptic Gregorian dates; year 0 is 1 BC.
+
+    Source: https://howardhinnant.github.io/date_algorithms.html#days_from_civil
+
+    >>> days_of(np.array([2000, -4713]), np.array([1, 11]), np.array([1, 24])).tolist()
+    [10957, -2440588]
+    """
+    year = year - (month <= 2)
+    era = year // 400
+    year_of_era = year - era * 400
+    day_of_year = (153 * (month + np.where(month > 2, -3, 9)) + 2) // 5 + day - 1
+    day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
+    days: Ints = era * 146_097 + day_of_era - 719_468
+    return days

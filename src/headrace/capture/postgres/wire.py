@@ -29,9 +29,9 @@ from headrace.capture.postgres.stream import (
     NOT_IN_STATE,
     SETTLE_MS,
     Statuses,
+    Wake,
     start_replication,
 )
-from headrace.capture.postgres.wake import Wake
 from headrace.errors import SourceError
 
 _READ_BYTES = 1 << 16  # more than a Unix socket holds; small enough for the allocator to keep

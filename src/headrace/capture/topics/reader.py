@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.capture.topics.offsets import Offsets, Where
 from headrace.errors import LogTruncated, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.fetch import consumer_properties, errors_among, make_known, receive, truncated
@@ -15,6 +14,50 @@ from headrace.kafka.settings import KafkaPlace
 LOOK_FOR_TOPICS_S = 0.5
 LOOK_FOR_PARTITIONS_S = 5.0
 LOOK_FOR_BROKERS_S = 0.2
+
+
+Where = tuple[str, int]
+
+
+class Offsets:
+    """How far topics have been read: next offsets by (topic, partition). One is ≥ another when it is in every
+    partition.
+
+    >>> here = Offsets({("a", 0): 5, ("a", 1): 2})
+    >>> here >= Offsets({("a", 0): 5}), here >= Offsets({("a", 0): 5, ("a", 1): 3}), here >= 0
+    (True, False, True)
+    """
+
+    __slots__ = ("_next",)
+
+    def __init__(self, offsets: Mapping[Where, int]) -> None:
+        self._next = dict(offsets)
+
+    def __ge__(self, other: object) -> bool:
+        if not isinstance(other, Offsets):
+            return True
+        return all(self._next.get(where, 0) >= offset for where, offset in other._next.items())
+
+    def __le__(self, other: object) -> bool:
+        """With 0, which is where everything begins, on the other side."""
+        return other >= self if isinstance(other, Offsets) else not any(self._next.values())
+
+    def __lt__(self, other: object) -> bool:
+        return not self >= other
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Offsets) and self._next == other._next
+
+    __hash__ = None  # type: ignore[assignment]  # as Python itself says of a class with __eq__
+
+    def capped(self, limits: Mapping[Where, int]) -> Offsets:
+        """With some partitions no further than they may be."""
+        return Offsets({where: min(offset, limits.get(where, offset)) for where, offset in self._next.items()})
+
+    def __str__(self) -> str:
+        return ", ".join(f"{topic}/{number}:{offset}" for (topic, number), offset in sorted(self._next.items()))
+
+    __repr__ = __str__
 
 
 class TopicsReader:

@@ -19,9 +19,8 @@ import pyarrow as pa
 from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.capture.base import Log, Transaction
-from headrace.capture.topics.ahead import Ahead
-from headrace.capture.topics.offsets import Offsets, Where
-from headrace.capture.topics.reader import TopicsReader
+from headrace.capture.read_ahead import ReadAhead
+from headrace.capture.topics.reader import Offsets, TopicsReader, Where
 from headrace.errors import RegistryUnavailable
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.fetch import wire_messages
@@ -160,7 +159,7 @@ class TopicSource:
         self._order = order
         self._cluster = Cluster(place)
         self._reader: TopicsReader | None = None
-        self._ahead: Ahead | None = None
+        self._ahead: ReadAhead[Loaded] | None = None
         self._loaded = Loaded([], {}, Offsets({}))
         self._stored: Mapping[str, bytes] = {}
         self._status = ""
@@ -192,7 +191,7 @@ class TopicSource:
         self._stored = {topic: found[topic] for topic in self.topics if topic in (found := log.records(COLUMNS, topic))}
         self._decode.restore(self._stored)
         self._loaded = Loaded([], positions, Offsets({}), self._stored)
-        self._ahead = Ahead(self._load, f"headrace-{self.name}")
+        self._ahead = ReadAhead(self._load, f"headrace-{self.name}")
 
     def poll(self, timeout: float) -> list[TopicPiece]:
         """What has arrived, a piece for each partition; waits for the first of it.

@@ -21,7 +21,7 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
-from headrace.capture.topics.offsets import Where
+from headrace.capture.topics.reader import Where
 from headrace.capture.topics.source import DecodedLike, Placed, TopicPiece, refused
 from headrace.errors import DecodeError
 from headrace.kafka.place import places_of

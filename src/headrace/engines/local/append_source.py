@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from headrace import plain_values
 from headrace.batch import Batch, is_meta
-from headrace.capture.topics.offsets import Offsets
+from headrace.capture.topics.reader import Offsets
 from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
 from headrace.formats.topic_formats import COLUMNS, Decision
 from headrace.inspect.messages import to_json

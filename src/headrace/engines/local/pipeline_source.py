@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from headrace.batch import Batch
-from headrace.capture.topics.offsets import Offsets
+from headrace.capture.topics.reader import Offsets
 from headrace.capture.topics.source import Placed, TopicPiece
 from headrace.log.kafka import Followed, KafkaLog
 
