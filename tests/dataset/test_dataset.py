@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.dataset.examples import Piece, recut, shuffled
+from headrace.dataset.examples import ExampleBlock, recut, shuffled
 from headrace.errors import DeclarationError, LogError, MissingExtra
 from headrace.log import open_log
 from headrace.log.base import Log
@@ -148,8 +148,8 @@ def test_shuffled_rows_are_the_same_rows(sizes: list[int], batch: int, buffer: i
     rows = sum(sizes)
     starts = np.cumsum([0, *sizes]).tolist()
 
-    def piece(start: int, size: int) -> Piece:
-        return Piece((np.arange(start, start + size),), size, lambda row: {0: start + row + 1})
+    def piece(start: int, size: int) -> ExampleBlock:
+        return ExampleBlock((np.arange(start, start + size),), size, lambda row: {0: start + row + 1})
 
     pieces = [piece(start, size) for start, size in zip(starts, sizes, strict=False)]
     found = list(recut(shuffled(pieces, buffer, np.random.default_rng(1), {0: 0}), batch))

@@ -1,6 +1,6 @@
-"""From a chunk of a topic's rows to what is learned from them: arrays, or Arrow tables; and their cutting into batches.
+"""From chunks of a topic's rows to examples: arrays, or Arrow tables; and their cutting into batches.
 
-Which rows are examples is decided as for a model that learns the stream (`headrace.step.step`): inserts and rows of a
+Rows are examples where a model that learns the stream would learn them (`headrace.step.step`): inserts and rows of a
 snapshot, and the update that gives a row its label; never a row without a label, or whose features cannot be made.
 """
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from headrace.arrays import Array
 from headrace.batch import Batch, inserted, present
-from headrace.dataset.reading import Chunk, Place
+from headrace.dataset.readers import Chunk, TopicPosition
 from headrace.learn.features import Features, column_of, matrix, numbers
 from headrace.learn.images import Image
 from headrace.plain_values import united
@@ -32,33 +32,35 @@ Data = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Some examples: columns of equal length (arrays, or one Arrow table), and the place behind each row."""
+class ExampleBlock:
+    """Some examples: columns of equal length (arrays, or one Arrow table), and the position behind each row."""
 
     data: Data
     rows: int
-    after: Callable[[int], Place]
+    after: Callable[[int], TopicPosition]
 
-    def part(self, start: int, stop: int) -> Piece:
-        """Rows of it; nothing is copied."""
+    def part(self, start: int, stop: int) -> ExampleBlock:
+        """Return some of its rows; nothing is copied."""
         if start == 0 and stop == self.rows:
             return self
         after = self.after
-        return Piece(tuple(_part(one, start, stop) for one in self.data), stop - start, lambda row: after(start + row))
+        return ExampleBlock(
+            tuple(_part(column, start, stop) for column in self.data), stop - start, lambda row: after(start + row)
+        )
 
 
 def _part(column: Any, start: int, stop: int) -> Any:
     return column.slice(start, stop - start) if isinstance(column, pa.Table) else column[start:stop]
 
 
-def joined(pieces: Sequence[Piece]) -> Piece:
-    """Consecutive pieces as one; only its last row's place is asked for."""
-    if len(pieces) == 1:
-        return pieces[0]
-    rows = sum(one.rows for one in pieces)
-    last = pieces[-1]
-    return Piece(
-        tuple(_joined(columns) for columns in zip(*(one.data for one in pieces), strict=True)),
+def joined(blocks: Sequence[ExampleBlock]) -> ExampleBlock:
+    """Join consecutive blocks; only the last row's position is asked for."""
+    if len(blocks) == 1:
+        return blocks[0]
+    rows = sum(block.rows for block in blocks)
+    last = blocks[-1]
+    return ExampleBlock(
+        tuple(_joined(columns) for columns in zip(*(block.data for block in blocks), strict=True)),
         rows,
         lambda row: last.after(row - rows + last.rows),
     )
@@ -70,58 +72,62 @@ def _joined(columns: Sequence[Any]) -> Any:
     return united(columns)
 
 
-def recut(pieces: Iterable[Piece], size: int) -> Iterator[Piece]:
-    """The same rows in pieces of a size; the last one may be smaller.
+def recut(blocks: Iterable[ExampleBlock], size: int) -> Iterator[ExampleBlock]:
+    """Yield the same rows in blocks of a size; the last one may be smaller.
 
-    >>> one = lambda *rows: Piece((np.array(rows),), len(rows), lambda row: {0: row})
-    >>> [piece.data[0].tolist() for piece in recut([one(1, 2, 3), one(4), one(5, 6, 7)], 2)]
+    >>> block = lambda *rows: ExampleBlock((np.array(rows),), len(rows), lambda row: {0: row})
+    >>> [cut.data[0].tolist() for cut in recut([block(1, 2, 3), block(4), block(5, 6, 7)], 2)]
     [[1, 2], [3, 4], [5, 6], [7]]
     """
-    kept: deque[Piece] = deque()
+    kept: deque[ExampleBlock] = deque()
     rows = 0
-    for piece in pieces:
+    for block in blocks:
         start = 0
-        while rows + piece.rows - start >= size:
+        while rows + block.rows - start >= size:
             stop = start + size - rows
-            kept.append(piece.part(start, stop))
+            kept.append(block.part(start, stop))
             yield joined(list(kept))
             kept.clear()
             start, rows = stop, 0
-        if start < piece.rows:
-            kept.append(piece.part(start, piece.rows))
-            rows += piece.rows - start
+        if start < block.rows:
+            kept.append(block.part(start, block.rows))
+            rows += block.rows - start
     if kept:
         yield joined(list(kept))
 
 
-def shuffled(pieces: Iterable[Piece], size: int, generator: np.random.Generator, place: Place) -> Iterator[Piece]:
-    """The rows of each buffer of so many in another order. A buffer's place is its end, once its last row is consumed.
+def shuffled(
+    blocks: Iterable[ExampleBlock], size: int, generator: np.random.Generator, position: TopicPosition
+) -> Iterator[ExampleBlock]:
+    """Shuffle the rows of each buffer of so many. A buffer's position is its end, once its last row is consumed.
 
     Args:
-        place: where the rows begin.
+        position: at which the rows begin.
     """
-    for buffer in recut(pieces, size):
+    for buffer in recut(blocks, size):
         order = generator.permutation(buffer.rows)
-        data = tuple(one.take(pa.array(order)) if isinstance(one, pa.Table) else one[order] for one in buffer.data)
+        data = tuple(
+            column.take(pa.array(order)) if isinstance(column, pa.Table) else column[order] for column in buffer.data
+        )
         end = buffer.after(buffer.rows - 1)
-        yield Piece(data, buffer.rows, _at_the_end(buffer.rows, place, end))
-        place = end
+        yield ExampleBlock(data, buffer.rows, _at_the_end(buffer.rows, position, end))
+        position = end
 
 
-def _at_the_end(rows: int, before: Place, end: Place) -> Callable[[int], Place]:
+def _at_the_end(rows: int, before: TopicPosition, end: TopicPosition) -> Callable[[int], TopicPosition]:
     return lambda row: end if row == rows - 1 else before
 
 
 @dataclass
 class Examples:
-    """Makes pieces of chunks, and counts the rows that are none.
+    """Make blocks of examples from chunks, and count the rows that are none.
 
     Args:
-        topic: for what is said of rows.
+        topic: its name, for messages.
         operations: of the stream, done first.
         features: what `X` is made of; None gives Arrow tables of all rows that were inserted.
         target: the column of `y`.
-        tell: whether rows that are skipped are spoken of.
+        tell: whether rows that are skipped are logged.
 
     Attributes:
         skipped: rows that should be examples and cannot be.
@@ -139,15 +145,15 @@ class Examples:
     def __post_init__(self) -> None:
         self._late = Late(partial=bool(self.operations))
 
-    def pieces(self, chunks: Iterable[Chunk]) -> Iterator[Piece]:
-        """The examples among the rows, in their order."""
+    def blocks(self, chunks: Iterable[Chunk]) -> Iterator[ExampleBlock]:
+        """Yield the examples among the rows, in their order."""
         for chunk in chunks:
             for where, reason in chunk.bad:
                 self._skip(where, reason)
             if chunk.batch.num_rows:
                 yield from self._of(chunk)
 
-    def _of(self, chunk: Chunk) -> Iterator[Piece]:
+    def _of(self, chunk: Chunk) -> Iterator[ExampleBlock]:
         records = chunk.batch.records.append_column("__order", pa.array(np.arange(chunk.batch.num_rows)))
         if self.target is not None:
             records = records.append_column(ROW, pa.array(self._rows.follow(chunk.batch)))
@@ -163,10 +169,10 @@ class Examples:
             made = self._table(batch) if self.features is None else self._arrays(chunk, batch, self.features)
             if made is not None:
                 data, at = made
-                yield Piece(data, len(at), _places(chunk, at))
+                yield ExampleBlock(data, len(at), _positions(chunk, at))
 
     def _fresh(self, chunk: Chunk, batch: Batch) -> Batch:
-        """New rows; those whose label comes later when it does, as a model learns them."""
+        """Return new rows; those whose label comes later when it does, as a model learns them."""
         fresh = inserted(batch)
         if self.target is None or self.target not in batch.schema.names:
             return batch if fresh.all() else batch.filter(fresh)
@@ -179,7 +185,7 @@ class Examples:
         return (present(batch.stored.records),), at
 
     def _arrays(self, chunk: Chunk, batch: Batch, features: Features) -> tuple[Data, Array] | None:
-        """``(X,)`` or ``(X, y)``, and which rows of the chunk they are."""
+        """Return ``(X,)`` or ``(X, y)``, and the rows of the chunk that they are."""
         target = self.target
         if target is not None:
             batch = self._labelled(chunk, batch, target)
@@ -215,14 +221,14 @@ class Examples:
             logger.warning("%s is no example and was skipped: %s%s", where, reason, more)
 
 
-def _places(chunk: Chunk, at: Array) -> Callable[[int], Place]:
+def _positions(chunk: Chunk, at: Array) -> Callable[[int], TopicPosition]:
     return lambda row: chunk.after(int(at[row]))
 
 
 def _where(topic: str, chunk: Chunk, row: int) -> str:
-    """A row's place, for people.
+    """Return a row's place, for people.
 
-    >>> from headrace.dataset.reading import Chunk
+    >>> from headrace.dataset.readers import Chunk
     >>> _where("t", Chunk(Batch.of({"id": [5, 6]}), {0: 10}, 0, np.array([10, 11])), 1)
     '«t» offset 11'
     """
@@ -231,7 +237,7 @@ def _where(topic: str, chunk: Chunk, row: int) -> str:
 
 
 def labels(batch: Batch, target: str) -> Array:
-    """The target's values: numbers as they are, NUMERIC as float64, words as objects.
+    """Return the target's values: numbers as they are, NUMERIC as float64, words as objects.
 
     >>> from decimal import Decimal
     >>> labels(Batch.of({"y": [Decimal("1.5"), Decimal("2.0")]}), "y").tolist()

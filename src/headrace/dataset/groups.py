@@ -1,4 +1,4 @@
-"""How far a group has read a topic: kept so that the next data set of the group goes on there.
+"""Positions of groups in topics, kept so that the next data set of a group goes on where the last one ended.
 
 ==============================  ================================================================================
 the topic is                    its groups' positions are
@@ -53,24 +53,24 @@ class Positions(Protocol):
     """One group's position in one topic: next offsets by partition. Used by one thread at a time."""
 
     def read(self) -> Mapping[int, int] | None:
-        """Where the group is; None where it has read nothing yet."""
+        """Return the group's position; None where it has read nothing yet."""
         ...
 
-    def commit(self, place: Mapping[int, int]) -> None:
-        """The group has consumed everything before a place. May be kept back for a moment."""
+    def commit(self, position: Mapping[int, int]) -> None:
+        """Take down that the group has consumed everything before a position. May be kept back for a moment."""
         ...
 
     def flush(self) -> None:
-        """What was kept back is durable when this returns."""
+        """Make durable what was kept back."""
         ...
 
     def close(self) -> None:
-        """Flush, and leave."""
+        """Flush, and close what is open."""
         ...
 
 
 def open_positions(where: Log | KafkaPlace, topic: str, group: str) -> Positions:
-    """The positions of a group in a topic of a log, or in a topic of a cluster that others write."""
+    """Return the positions of a group in a topic of a log, or in a topic of a cluster that others write."""
     if isinstance(where, KafkaPlace):
         return MessagePositions(where, topic, group)
     from headrace.log.sqlite import SqliteLog
@@ -103,15 +103,15 @@ class MemoryPositions:
         """See `Positions.read`."""
         return self._kept.get(self._key)
 
-    def commit(self, place: Mapping[int, int]) -> None:
+    def commit(self, position: Mapping[int, int]) -> None:
         """See `Positions.commit`."""
-        self._kept[self._key] = dict(place)
+        self._kept[self._key] = dict(position)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: nothing is kept back."""
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Do nothing: nothing is open."""
 
 
 class FilePositions:
@@ -132,10 +132,10 @@ class FilePositions:
             offset = connection.execute(query, self._key).get
         return None if offset is None else {ROW: int(offset)}
 
-    def commit(self, place: Mapping[int, int]) -> None:
+    def commit(self, position: Mapping[int, int]) -> None:
         """See `Positions.commit`."""
         with self._connection() as connection:
-            connection.execute(_STORE, (*self._key, place[ROW], time.time_ns() // 1000))
+            connection.execute(_STORE, (*self._key, position[ROW], time.time_ns() // 1000))
 
     @contextlib.contextmanager
     def _connection(self) -> Any:
@@ -157,7 +157,7 @@ class FilePositions:
             ) from error
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: nothing is kept back."""
 
     def close(self) -> None:
         """See `Positions.close`."""
@@ -193,16 +193,16 @@ class MessagePositions:
         return {number: offset for number, (offset, _) in self._committed().items()} or None
 
     def _committed(self) -> dict[int, tuple[int, str]]:
-        """Offset and metadata of each partition that the group has read."""
+        """Return offset and metadata of each partition that the group has read."""
         from confluent_kafka import TopicPartition
 
         asked = [TopicPartition(self._topic, number) for number in range(self._cluster.partitions(self._topic))]
         found = self._ask("asking for", lambda: self._consumer.committed(asked, timeout=10.0))
-        return {one.partition: (int(one.offset), one.metadata or "") for one in found if one.offset >= 0}
+        return {read.partition: (int(read.offset), read.metadata or "") for read in found if read.offset >= 0}
 
-    def commit(self, place: Mapping[int, int]) -> None:
+    def commit(self, position: Mapping[int, int]) -> None:
         """See `Positions.commit`."""
-        self._pending = place
+        self._pending = position
         if time.monotonic() - self._sent_at >= COMMIT_SECONDS:
             self.flush()
 
@@ -212,8 +212,8 @@ class MessagePositions:
             self._send(self._pending)
             self._pending, self._sent_at = None, time.monotonic()
 
-    def _send(self, place: Mapping[int, int]) -> None:
-        self._commit(dict(place), "")
+    def _send(self, position: Mapping[int, int]) -> None:
+        self._commit(dict(position), "")
 
     def _commit(self, offsets: Mapping[int, int], metadata: str) -> None:
         from confluent_kafka import TopicPartition
@@ -267,17 +267,17 @@ class RowPositions(MessagePositions):
             return {ROW: row}
         return {ROW: self._row_at({number: offset for number, (offset, _) in committed.items()})}
 
-    def _send(self, place: Mapping[int, int]) -> None:
-        self._commit(self._offsets_of(place[ROW]), json.dumps({"row": place[ROW]}))
+    def _send(self, position: Mapping[int, int]) -> None:
+        self._commit(self._offsets_of(position[ROW]), json.dumps({"row": position[ROW]}))
 
     def _offsets_of(self, row: int) -> dict[int, int]:
-        """In each partition the first message that is not before a row; its end where there is none soon."""
+        """Return each partition's first message that is not before a row; its end where there is none soon."""
         found: dict[int, int] = {}
         ends = self._cluster.ends(self._topic)
         with contextlib.closing(self._log.entries_of(self._topic, row)) as entries:
-            for one in itertools.islice(entries, LOOK_AT_ENTRIES):
-                partitions, offsets = _messages(one)
-                first = max(0, row - one.offset) if len(offsets) == one.rows else 0
+            for entry in itertools.islice(entries, LOOK_AT_ENTRIES):
+                partitions, offsets = _messages(entry)
+                first = max(0, row - entry.offset) if len(offsets) == entry.rows else 0
                 for number in ends.keys() - found.keys():
                     behind = offsets[first:][partitions[first:] == number]
                     if len(behind):
@@ -286,21 +286,21 @@ class RowPositions(MessagePositions):
                     break
         return {number: found.get(number, end) for number, end in ends.items()}
 
-    def _row_at(self, place: Mapping[int, int]) -> int:
-        """The first row whose message is not before its partition's offset."""
+    def _row_at(self, position: Mapping[int, int]) -> int:
+        """Return the first row whose message is not before its partition's offset."""
         info = self._log.topics()[self._topic]
         with contextlib.closing(self._log.entries_of(self._topic, info.first)) as entries:
-            for one in entries:
-                partitions, offsets = _messages(one)
-                least = np.array([place.get(number, 0) for number in partitions.tolist()], np.int64)
+            for entry in entries:
+                partitions, offsets = _messages(entry)
+                least = np.array([position.get(number, 0) for number in partitions.tolist()], np.int64)
                 behind = np.flatnonzero(offsets >= least)
                 if len(behind):
-                    return one.offset + (int(behind[0]) if len(offsets) == one.rows else 0)
+                    return entry.offset + (int(behind[0]) if len(offsets) == entry.rows else 0)
         return info.end
 
 
 def _messages(stored: Stored) -> tuple[Ints, Ints]:
-    """Partition and offset of an entry's messages, in the order of its rows where each is one."""
+    """Return partition and offset of an entry's messages, in the order of its rows where each is one."""
     places = [place for place in stored.places if place.messages]
     partitions = np.repeat([place.partition for place in places], [place.messages for place in places])
     # Where others write to the partition too, some of ours lie a little later than said here.
@@ -317,7 +317,7 @@ _NONE = np.empty(0, np.int64)
 
 
 def _row_of(metadata: str) -> int | None:
-    """The row that a commit of ours names.
+    """Return the row that a commit of ours names.
 
     >>> _row_of('{"row": 12}'), _row_of(""), _row_of("[]")
     (12, None, None)

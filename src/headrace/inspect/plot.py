@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,20 @@ import pyarrow as pa
 from headrace import plain_values
 from headrace.errors import DeclarationError, MissingExtra
 from headrace.inspect.rows import Rows
-from headrace.pipeline.model import Model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _NAMES = ("prediction", "labels", "label")
+
+
+@runtime_checkable
+class Evaluated(Protocol):
+    """A declared model whose scores are in a topic, such as `headrace.pipeline.model.Model`."""
+
+    def metrics_rows(self) -> Rows:
+        """Return the rows of its topic of metrics, as the log holds them now."""
+        ...
 
 
 def digit(row: Any, *, ax: Axes | None = None, title: object = None, pixels: str = "pixels") -> Axes:
@@ -137,8 +145,8 @@ def _square(values: Any) -> npt.NDArray[Any]:
 
 
 def _curve(model: Any, target: str | None, metric: str) -> tuple[list[float], list[float]]:
-    if isinstance(model, Model):
-        model = model._app.topic(f"{model.name}-metrics").read()
+    if isinstance(model, Evaluated):
+        model = model.metrics_rows()
     if isinstance(model, Rows):
         model = model.to_arrow()
     if hasattr(model, "to_dict") and hasattr(model, "columns") and not isinstance(model, pa.Table | pa.RecordBatch):

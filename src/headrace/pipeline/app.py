@@ -361,6 +361,9 @@ class App:
 
     # -- the log, for streams that are read now ---------------------------------------------------------------------
 
+    def _log_in_memory(self) -> Log | None:
+        return self._open
+
     def _reading(self) -> tuple[Log, bool]:
         """A log to read from, and whether the caller closes it."""
         if self._open is not None:

@@ -10,6 +10,7 @@ from headrace.batch import Batch, as_records
 from headrace.errors import DeclarationError
 from headrace.grade.metrics import Metric, as_metric
 from headrace.grade.scores import WINDOW_ROWS, score_spec
+from headrace.inspect.rows import Rows
 from headrace.learn.base import Learner, offers_probabilities, scored_as, takes_sample_weight
 from headrace.learn.category import Category
 from headrace.pipeline.declared import Declared, Host
@@ -250,6 +251,10 @@ class Model:
             epochs,
         )
         return self
+
+    def metrics_rows(self) -> Rows:
+        """Return what `evaluate` has written to the topic ``<model>-metrics``, as the log holds it now."""
+        return self._app.topic(f"{self.name}-metrics").read()
 
     def _selection(self, rows: Rowset | str) -> Selection:
         if isinstance(rows, str):

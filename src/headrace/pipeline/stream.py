@@ -206,21 +206,24 @@ class Stream(Derivable, Delivered):
         2
         """
         # What reads topics is not needed for declaring a pipeline.
-        from headrace.dataset import Dataset, Reading, shuffle_rows
+        from headrace.dataset import Dataset, ReadOptions, shuffle_rows
 
         self._refuse_unwritten()
         if features is not None and not callable(features):
             features = check_features(features, f"features of a data set of {self._plan.topic}")
             if not features:
                 raise DeclarationError("a data set with features=[]", advice="Name columns, or leave features out.")
-        reading = Reading.of(group=group, wait=wait, idle_timeout=idle_timeout, start=start, epochs=epochs, until=until)
+        options = ReadOptions.of(
+            group=group, wait=wait, idle_timeout=idle_timeout, start=start, epochs=epochs, until=until
+        )
         return Dataset(
-            self._app,
+            self._app.plan(),
             self._plan,
+            self._app._log_in_memory,
             batch_size,
             features,
             target,
-            reading,
+            options,
             shuffle=shuffle_rows(shuffle),
             seed=seed,
             drop_remainder=drop_remainder,
