@@ -13,7 +13,7 @@ import pytest
 
 from headrace.log import open_log
 from headrace.registry.requests import Request, put_request, read_requests
-from headrace.registry.versions import Shelf, read_artifact
+from headrace.registry.versions import VersionList, read_artifact
 from headrace.replay.verify import verify
 from headrace.testing.servers import PostgresServer
 
@@ -59,7 +59,7 @@ def versions(log: Path) -> dict[str, Any]:
         assert not read_requests(held)
         found: dict[str, Any] = {}
         for model in MODELS:
-            for one in Shelf.read(held, model):
+            for one in VersionList.read(held, model):
                 about = {key: value for key, value in one.to_dict().items() if key not in ("ts_us", "ended_us")}
                 found[f"{model} {one.version}"] = (about, read_artifact(held, one.artifact))
         return found

@@ -19,7 +19,7 @@ from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
 from headrace.registry import models as registry
 from headrace.registry.requests import Inbox, Request, ask
-from headrace.registry.versions import Shelf, Version, put_version, read_artifact
+from headrace.registry.versions import VersionList, VersionRecord, put_version, read_artifact
 
 
 @pytest.fixture
@@ -29,25 +29,27 @@ def file(tmp_path: Path) -> Iterator[Log]:
     log.close()
 
 
-def shelf_of(count: int, log: Log) -> Shelf:
+def shelf_of(count: int, log: Log) -> VersionList:
     """Versions of which all but the last have ended, with a small state each."""
-    shelf = Shelf("m", [])
+    shelf = VersionList("m", [])
     with log.transaction() as txn:
         registry.write_version(txn, "m", version=1, fingerprint={"cut": "5 rows"}, reason="declared", ts_us=1)
-        shelf = Shelf.read(log, "m")
+        shelf = VersionList.read(log, "m")
         for number in range(1, count):
             state = dump_pieces({"w": np.full(3, float(number))})
             shelf.end(txn, number, state, ended_us=number, position=f"0/{number:X}:0", rows=number)
-            shelf.begin(txn, Version("m", number + 1, number, "every 1 rows"))
-    return Shelf.read(log, "m")
+            shelf.begin(txn, VersionRecord("m", number + 1, number, "every 1 rows"))
+    return VersionList.read(log, "m")
 
 
 def test_a_version_comes_back_as_it_was_written() -> None:
     log = MemoryLog()
-    one = Version("m", 3, 1, "rollback to version 1", 17, "me@here", "5 rows", 1, tags=["best"], rows=9, kept=True)
+    one = VersionRecord(
+        "m", 3, 1, "rollback to version 1", 17, "me@here", "5 rows", 1, tags=["best"], rows=9, kept=True
+    )
     with log.transaction() as txn:
         put_version(txn, one)
-    assert Shelf.read(log, "m").versions == {3: one}
+    assert VersionList.read(log, "m").versions == {3: one}
 
 
 def test_a_record_of_an_older_headrace_is_read() -> None:
@@ -55,7 +57,7 @@ def test_a_record_of_an_older_headrace_is_read() -> None:
     old = {"model": "m", "version": 1, "reason": "declared", "ts_us": 5, "fingerprint": {"cut": "5 rows"}}
     with log.transaction() as txn:
         txn.put("version", "m/000001", json.dumps(old).encode())
-    current = Shelf.read(log, "m").current
+    current = VersionList.read(log, "m").current
     assert current is not None
     assert (current.reason, current.parent, current.ended_us, current.kept) == ("declared", None, None, False)
 
@@ -65,7 +67,7 @@ def test_a_version_is_found_by_its_number_or_a_tag() -> None:
     shelf = shelf_of(4, log)
     with log.transaction() as txn:
         shelf.tag(txn, shelf.find(2), "best")
-    again = Shelf.read(log, "m")
+    again = VersionList.read(log, "m")
     assert again.find("best").version == again.find("2").version == again.find(2).version == 2
     assert [one.version for one in again.lineage(again.find(4))] == [1, 2, 3, 4]
     assert again.fingerprint(again.find(4)) == {"cut": "5 rows"}
@@ -81,7 +83,7 @@ def test_the_log_keeps_the_states_that_the_policy_says() -> None:
         shelf.tag(txn, shelf.find(2), "best")
         shelf.versions[5].began = {"artifact": "m/000003"}
         assert shelf.prune(txn, 2) == [1, 4, 5]
-    kept = [one.version for one in Shelf.read(log, "m") if one.kept]
+    kept = [one.version for one in VersionList.read(log, "m") if one.kept]
     assert kept == [2, 3, 6, 7]
     assert sorted(log.records("artifact")) == [f"m/{one:06d}" for one in kept]
 

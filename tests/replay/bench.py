@@ -13,7 +13,7 @@ from headrace.plan.plan import Plan
 from headrace.plan.task import Cut, ModelTask, OutputPlan, PredictPlan, StreamPlan, Versions
 from headrace.registry import models as registry
 from headrace.registry.requests import Request
-from headrace.registry.versions import Shelf, Version
+from headrace.registry.versions import VersionList, VersionRecord
 from headrace.testing.clock import SettableClock
 from headrace.testing.source import ScriptedSource
 
@@ -71,10 +71,10 @@ class Bench:
         return self.engine.runners[0].state
 
     @property
-    def shelf(self) -> Shelf:
-        return Shelf.read(self.log, "m")
+    def shelf(self) -> VersionList:
+        return VersionList.read(self.log, "m")
 
-    def version(self, number: int) -> Version:
+    def version(self, number: int) -> VersionRecord:
         return self.shelf.versions[number]
 
     def answers(self, first: int = 0) -> list[dict[str, Any]]:

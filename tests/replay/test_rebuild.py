@@ -16,7 +16,7 @@ from headrace.registry import models as registry
 from headrace.replay.rebuild import Place, rebuild
 from headrace.replay.steps import read_steps
 from headrace.step.state import initial_state
-from headrace.step.step import answer
+from headrace.step.step import predict_batch
 
 from .bench import CUTS, TEST, TRAIN, A, B, Bench, C, task, tick
 
@@ -53,7 +53,7 @@ def predicted(bench: Bench, found: Any, x: float) -> Any:
     one = bench.plan.models[0]
     state = initial_state(one)
     state.learner, state.position = found.by.learner, found.by.position
-    return answer(one, state, Batch.of({"x": [x]})).column("prediction")[0].as_py()
+    return predict_batch(one, state, Batch.of({"x": [x]})).column("prediction")[0].as_py()
 
 
 def test_every_prediction_is_made_again_by_the_model_that_made_it(lived: Bench) -> None:

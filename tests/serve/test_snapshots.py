@@ -1,4 +1,4 @@
-"""Snapshots never change, answer the bits that the pipeline answers, and are published when they should be."""
+"""Snapshots never change, predict the bits that the pipeline predicts, and are published when they should be."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headrace.plan.task import Cut, ModelTask, StreamPlan
 from headrace.serve.models import NotReady, RowRefused, TooSlow
 from headrace.step.events import Part, Rows
 from headrace.step.state import State, initial_state
-from headrace.step.step import answer, step
+from headrace.step.step import predict_batch, step
 
 FEATURES: dict[str, tuple[Any, ...]] = {
     "numbers": ("a", "b"),
@@ -69,7 +69,7 @@ def test_values_and_batches_give_the_same_bits(name: str, rows: list[tuple[Any, 
         "w": pa.array([one[2] for one in rows], pa.string()),
     }
     batch = pa.RecordBatch.from_pydict(columns)
-    expected = answer(task, state, Batch.of(batch))
+    expected = predict_batch(task, state, Batch.of(batch))
     whole = snapshot.answer(batch)
     assert whole.batch.column("prediction").equals(expected.column("prediction"))
     place = {"a": 0, "b": 1, "w": 2}

@@ -21,7 +21,7 @@ from headrace.learn.state import state_hash
 from headrace.plain_values import rows as listed
 from headrace.plan.task import Cut, EvaluatePlan, ModelTask, OutputPlan, PredictPlan, StreamPlan
 from headrace.step.events import Part, Rows, Tick
-from headrace.step.state import Kept, State, dump_state, initial_state, load_state
+from headrace.step.state import Samples, State, dump_state, initial_state, load_state
 from headrace.step.step import step
 from headrace.transform.expressions import Filter
 
@@ -133,7 +133,7 @@ def answered(outputs: Outputs) -> list[tuple[Any, str, Any]]:
 
 def about(state: State) -> Any:
     """What a state says, however its pending rows came."""
-    pending = [] if not state.pending else Kept.joined(state.pending).X.tolist()
+    pending = [] if not state.pending else Samples.joined(state.pending).X.tolist()
     assert state.learner is not None
     return (
         state_hash(state.learner.state()),

@@ -23,7 +23,7 @@ from headrace.log.kafka_view import Seen
 from headrace.pipeline.app import App
 from headrace.plain_values import beyond, cast_texts, texts
 from headrace.registry import models as registry
-from headrace.registry.versions import Shelf
+from headrace.registry.versions import VersionList
 
 talk = Console(stderr=True)
 
@@ -77,7 +77,7 @@ def model_rows(log: Log) -> list[dict[str, Any]]:
     found = []
     for name in log.records("model"):
         progress = registry.read_progress(log, name) or registry.Progress()
-        shelf = Shelf.read(log, name)
+        shelf = VersionList.read(log, name)
         found.append(
             {
                 "model": name,

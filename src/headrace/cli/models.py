@@ -25,7 +25,7 @@ from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry import models as registry
 from headrace.registry.requests import Request, put_request, whoami
-from headrace.registry.versions import Shelf, Version, artifact_name
+from headrace.registry.versions import VersionList, VersionRecord, artifact_name
 from headrace.replay import version_state as kept
 from headrace.replay.explain import explain as explained
 from headrace.replay.explain import range_text
@@ -81,7 +81,7 @@ def models_show(name: NameArgument, log: LogOption = None, as_json: JsonOption =
         if about is None:
             raise _no_model(held, name)
         declared = registry.read_model(held, name) or {}
-        shelf = Shelf.read(held, name)
+        shelf = VersionList.read(held, name)
         versions = [kept.about(held, shelf, one) for one in shelf]
         checkpoints = registry.checkpoint_steps(held, name)
         scores = kept.newest_scores(held, name)
@@ -324,7 +324,7 @@ def models_export(
         chosen = shelf.find(version) if version is not None else shelf.current
         assert chosen is not None
         state = kept.state_of(held, chosen, _rebuild(held, name, file))
-        one = Version.from_dict({**chosen.to_dict(), **kept.about(held, shelf, chosen)})
+        one = VersionRecord.from_dict({**chosen.to_dict(), **kept.about(held, shelf, chosen)})
         files = export(to, _exported(held, shelf, one, state, file))
     if as_json:
         print(to_json({"model": name, "version": one.version, "hash": one.hash, "to": str(to), "files": files}))
@@ -340,8 +340,8 @@ def _no_model(log: Log, name: str) -> LogError:
     return LogError(f"the log has no model «{name}»", advice=f"Its models: {known}.")
 
 
-def _shelf(log: Log, name: str) -> Shelf:
-    shelf = Shelf.read(log, name)
+def _shelf(log: Log, name: str) -> VersionList:
+    shelf = VersionList.read(log, name)
     if registry.read_model(log, name) is None or shelf.current is None:
         raise _no_model(log, name)
     return shelf
@@ -401,14 +401,16 @@ def _about_rebuilt(found: Rebuilt) -> dict[str, Any]:
     return {"position": position, "rows": found.by.rows, "known": found.known}
 
 
-def _as_rebuilt(shelf: Shelf, found: Rebuilt, result: dict[str, Any]) -> Version:
+def _as_rebuilt(shelf: VersionList, found: Rebuilt, result: dict[str, Any]) -> VersionRecord:
     """The version that it was, with what it had learned there."""
     of = shelf.find(found.by.version)
     about = {name: result[name] for name in ("position", "rows", "hash", "learned")}
-    return Version.from_dict({**of.to_dict(), **about, "metrics": {}, "tags": [], "known": found.known})
+    return VersionRecord.from_dict({**of.to_dict(), **about, "metrics": {}, "tags": [], "known": found.known})
 
 
-def _exported(log: Log, shelf: Shelf, version: Version, state: dict[str, Any], file: str | None) -> Exported:
+def _exported(
+    log: Log, shelf: VersionList, version: VersionRecord, state: dict[str, Any], file: str | None
+) -> Exported:
     def learner() -> Any:
         return _declared(log, version.model, file, repeats=False)[1].learner
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import LearnError, LogError
-from headrace.registry.versions import Version
+from headrace.registry.versions import VersionRecord
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Exported:
         learner: makes the declared learner; raises where the log does not say how.
     """
 
-    version: Version
+    version: VersionRecord
     fingerprint: Mapping[str, Any]
-    lineage: Sequence[Version]
+    lineage: Sequence[VersionRecord]
     state: dict[str, Any]
     learner: Callable[[], Any]
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.registry.records import Pieces, Reads, Writes
-from headrace.registry.versions import PIPELINE, Shelf, Version, put_version
+from headrace.registry.versions import PIPELINE, VersionList, VersionRecord, put_version
 
 KEPT_CHECKPOINTS = 2
 SPARSE_STEPS = 10_000
@@ -116,7 +116,7 @@ def reset(
     if model is None:
         raise KeyError(name)
     old = read_progress(log, name) or Progress()
-    _end_current(Shelf.read(log, name), txn, old, state, ts_us)
+    _end_current(VersionList.read(log, name), txn, old, state, ts_us)
     version = int(model["version"]) + 1
     origin: dict[str, Any] = {"step": old.step, "steps_offset": old.steps_offset, "version": version}
     if relearn:
@@ -134,10 +134,10 @@ def reset(
     return version
 
 
-def _end_current(shelf: Shelf, txn: Writes, progress: Progress, state: Pieces | None, ts_us: int) -> None:
-    current = shelf.current
+def _end_current(versions: VersionList, txn: Writes, progress: Progress, state: Pieces | None, ts_us: int) -> None:
+    current = versions.current
     if current is not None:
-        shelf.end(
+        versions.end(
             txn,
             current.version,
             state,
@@ -181,10 +181,10 @@ def write_version(
         libraries: under which it learns.
     """
     declared = dict(fingerprint)
-    one = Version(name, version, None, reason, ts_us, by, str(declared.get("cut", "")), version, declared)
+    one = VersionRecord(name, version, None, reason, ts_us, by, str(declared.get("cut", "")), version, declared)
     one.began = dict(began or {"position": None, "rows": 0, "offsets": {}, "artifact": None})
     one.libraries = dict(libraries or {})
-    Shelf(name, []).begin(txn, one)
+    VersionList(name, []).begin(txn, one)
     about = {"app": app, "version": version, "fingerprint": declared, "blueprint": blueprint}
     txn.put("model", name, json.dumps(about).encode())
 
@@ -200,7 +200,7 @@ def declare(
     libraries: Mapping[str, str] | None = None,
 ) -> None:
     """Note how a model is declared, where the log does not know it: a first version, or one that a reset has begun."""
-    known, current = read_model(log, name), Shelf.read(log, name).current
+    known, current = read_model(log, name), VersionList.read(log, name).current
     if known is None or current is None:
         progress = read_progress(log, name)
         version = progress.version if progress else 1

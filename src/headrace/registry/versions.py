@@ -2,12 +2,12 @@
 
 A version is the number that predictions carry. It spans from where it began to where the next one began. The current
 one moves; one that has ended is fixed. Its state is kept as an *artifact*, so that one can go back to it, as long as
-`Shelf.prune` leaves it.
+`VersionList.prune` leaves it.
 
 =================  ===========================  =============================================================
 kind               name                         value
 =================  ===========================  =============================================================
-``version``        NAME/000001                  `Version` (JSON)
+``version``        NAME/000001                  `VersionRecord` (JSON)
 ``artifact``       NAME/000001                  the learner's state when it ended (`headrace.learn.state`)
 ``artifact``       NAME/000001@0/1932A28:3      its state at a position, which another version began with
 =================  ===========================  =============================================================
@@ -27,7 +27,7 @@ PIPELINE = "pipeline"
 
 
 @dataclass(slots=True)
-class Version:
+class VersionRecord:
     """One version.
 
     Attributes:
@@ -74,7 +74,7 @@ class Version:
         return {name: getattr(self, name) for name in _NAMES}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Version:
+    def from_dict(cls, values: Mapping[str, Any]) -> VersionRecord:
         """The inverse of `to_dict`; what an older record lacks is as if nothing was known."""
         return cls(**{name: value for name, value in values.items() if name in _NAMES})
 
@@ -84,7 +84,7 @@ class Version:
         return artifact_name(self.model, self.version)
 
 
-_NAMES = tuple(one.name for one in fields(Version))
+_NAMES = tuple(one.name for one in fields(VersionRecord))
 
 
 def artifact_name(model: str, version: int, position: str = "") -> str:
@@ -96,7 +96,7 @@ def artifact_name(model: str, version: int, position: str = "") -> str:
     return f"{model}/{version:06d}" + (f"@{position}" if position else "")
 
 
-def put_version(txn: Writes, version: Version) -> None:
+def put_version(txn: Writes, version: VersionRecord) -> None:
     txn.put("version", f"{version.model}/{version.version:06d}", json.dumps(version.to_dict()).encode())
 
 
@@ -105,7 +105,7 @@ def read_artifact(log: Reads, name: str) -> bytes | None:
     return log.records("artifact", name).get(name)
 
 
-class Shelf:
+class VersionList:
     """All versions of one model, as its log has them; changes go through a transaction.
 
     Args:
@@ -113,15 +113,15 @@ class Shelf:
         versions: of it.
     """
 
-    def __init__(self, model: str, versions: Iterable[Version]) -> None:
+    def __init__(self, model: str, versions: Iterable[VersionRecord]) -> None:
         self.model = model
         self.versions = {one.version: one for one in versions}
 
     @classmethod
-    def read(cls, log: Reads, model: str) -> Shelf:
+    def read(cls, log: Reads, model: str) -> VersionList:
         """The versions in a log; none of a model that it does not know."""
         found = log.records("version", f"{model}/").values()
-        return cls(model, [Version.from_dict(json.loads(one)) for one in found])
+        return cls(model, [VersionRecord.from_dict(json.loads(one)) for one in found])
 
     def __iter__(self) -> Any:
         return iter(sorted(self.versions.values(), key=lambda one: one.version))
@@ -130,7 +130,7 @@ class Shelf:
         return len(self.versions)
 
     @property
-    def current(self) -> Version | None:
+    def current(self) -> VersionRecord | None:
         """The newest one."""
         return self.versions[max(self.versions)] if self.versions else None
 
@@ -139,7 +139,7 @@ class Shelf:
         """Tag -> version."""
         return {tag: one.version for one in self for tag in one.tags}
 
-    def find(self, wanted: int | str) -> Version:
+    def find(self, wanted: int | str) -> VersionRecord:
         """A version by its number or a tag.
 
         Raises:
@@ -154,12 +154,12 @@ class Shelf:
             f"the model «{self.model}» has no version «{text}»", advice=f"It has: {_ranges(self.versions)}{tags}."
         )
 
-    def fingerprint(self, version: Version) -> dict[str, Any]:
+    def fingerprint(self, version: VersionRecord) -> dict[str, Any]:
         """The declaration that a version learned under."""
         declared = self.versions.get(version.declared)
         return version.fingerprint or (declared.fingerprint if declared is not None else {})
 
-    def lineage(self, version: Version) -> list[Version]:
+    def lineage(self, version: VersionRecord) -> list[VersionRecord]:
         """A version and those that it goes on from, oldest first."""
         chain = [version]
         while chain[0].parent is not None and chain[0].parent in self.versions:
@@ -168,7 +168,7 @@ class Shelf:
 
     # -- changes --------------------------------------------------------------------------------------------------
 
-    def begin(self, txn: Writes, version: Version) -> None:
+    def begin(self, txn: Writes, version: VersionRecord) -> None:
         """Note a new version."""
         before = self.versions.get(version.parent or 0)
         if before is not None and not version.fingerprint:
@@ -181,9 +181,9 @@ class Shelf:
 
         Args:
             state: of its learner, in pieces; None where it is not known.
-            what: fields of `Version`.
+            what: fields of `VersionRecord`.
         """
-        version = self.versions.setdefault(number, Version(self.model, number))
+        version = self.versions.setdefault(number, VersionRecord(self.model, number))
         for name, value in what.items():
             setattr(version, name, value)
         version.kept = state is not None
@@ -191,7 +191,7 @@ class Shelf:
         if state is not None:
             txn.put("artifact", version.artifact, state)
 
-    def tag(self, txn: Writes, version: Version, tag: str) -> None:
+    def tag(self, txn: Writes, version: VersionRecord, tag: str) -> None:
         """Give a version a tag; another one that has it loses it."""
         if not tag or tag.isdecimal() or tag != tag.strip():
             raise LogError(f"{tag!r} cannot be a tag", advice="Take a word; numbers are versions.")
@@ -202,7 +202,7 @@ class Shelf:
             version.tags = sorted([*version.tags, tag])
             put_version(txn, version)
 
-    def untag(self, txn: Writes, version: Version, tag: str) -> None:
+    def untag(self, txn: Writes, version: VersionRecord, tag: str) -> None:
         """Take a tag away.
 
         Raises:

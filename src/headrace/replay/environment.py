@@ -18,7 +18,7 @@ LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "river", "keras", "jax", "torch
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def machine_fingerprint() -> dict[str, Any]:
+def environment_fingerprint() -> dict[str, Any]:
     """What the bits of a model may depend on, besides the log."""
     return {
         "machine": platform.machine(),
@@ -47,7 +47,7 @@ _OF_ADAPTERS = {
 }
 
 
-def record_machine(log: Reads, txn: Writes, app: str, fingerprint: dict[str, Any]) -> None:
+def record_environment(log: Reads, txn: Writes, app: str, fingerprint: dict[str, Any]) -> None:
     """Note in the log that the app ran on this machine."""
     text = json.dumps(fingerprint, sort_keys=True)
     name = f"{app}/{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
@@ -55,7 +55,7 @@ def record_machine(log: Reads, txn: Writes, app: str, fingerprint: dict[str, Any
         txn.put("machine", name, text.encode())
 
 
-def foreign_machines(log: Reads, app: str, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
+def foreign_environments(log: Reads, app: str, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
     """Machines other than this one on which the app ran on this log."""
     machines = [json.loads(value) for value in log.records("machine", f"{app}/").values()]
     return [machine for machine in machines if machine != fingerprint]

@@ -14,7 +14,7 @@ from headrace.log.base import Log, walk
 from headrace.plan.plan import INTERNAL
 from headrace.position import Position
 from headrace.registry.models import read_model
-from headrace.registry.versions import Shelf, Version
+from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.position_index import entry_of, find_row, reach_of
 
 _WANTED = ("model", "model_version", "model_position")
@@ -35,12 +35,12 @@ def explain(log: Log, topic: str, offset: int) -> dict[str, Any]:
     model = read_model(log, name)
     if model is None:
         raise LogError(f"the log has no model «{name}», which the row {offset} of «{topic}» names")
-    shelf = Shelf.read(log, name)
-    version = shelf.find(number)
+    versions = VersionList.read(log, name)
+    version = versions.find(number)
     steps = list(_steps(log, model["app"], name))
     step = next((one for one in steps if _writes(one, topic, offset)), None)
     there = Position.parse(position) if position else None
-    finder = _Finder(log, shelf)
+    finder = _Finder(log, versions)
     return {
         "topic": topic,
         "offset": offset,
@@ -52,11 +52,11 @@ def explain(log: Log, topic: str, offset: int) -> dict[str, Any]:
         "model_position": position,
         "step": step["step"] if step else None,
         "cut": version.cut,
-        "hash": _hash(steps, shelf, position, number, step),
+        "hash": _hash(steps, versions, position, number, step),
         "learned": finder.learned(version, there),
         "lineage": [
             {"version": one.version, "parent": one.parent, "reason": one.reason, "by": one.by, "began": one.began}
-            for one in shelf.lineage(version)
+            for one in versions.lineage(version)
         ],
     }
 
@@ -97,14 +97,14 @@ def _writes(step: dict[str, Any], topic: str, offset: int) -> bool:
 
 
 def _hash(
-    steps: list[dict[str, Any]], shelf: Shelf, position: str | None, number: int, writer: dict[str, Any] | None
+    steps: list[dict[str, Any]], versions: VersionList, position: str | None, number: int, writer: dict[str, Any] | None
 ) -> str | None:
     """As recorded: with a step that ended with this model, before it wrote; or with a version."""
     until = writer["step"] if writer else steps[-1]["step"] + 1 if steps else 0
     for one in reversed(steps):
         if one["step"] < until and one["position"] == position and one["hash"]:
             return str(one["hash"])
-    for version in (shelf.versions[number], shelf.versions.get(shelf.versions[number].parent or 0)):
+    for version in (versions.versions[number], versions.versions.get(versions.versions[number].parent or 0)):
         if version is not None and version.position == position and version.hash:
             return version.hash
     return None
@@ -113,11 +113,11 @@ def _hash(
 class _Finder:
     """Which rows a version had learned at a position."""
 
-    def __init__(self, log: Log, shelf: Shelf) -> None:
+    def __init__(self, log: Log, versions: VersionList) -> None:
         self._log = log
-        self._shelf = shelf
+        self._versions = versions
 
-    def learned(self, version: Version, at: Position | None) -> list[dict[str, Any]]:
+    def learned(self, version: VersionRecord, at: Position | None) -> list[dict[str, Any]]:
         """Ranges of offsets, those of the versions it goes back to before its own."""
         if version.training:
             return _trained(version)
@@ -131,16 +131,16 @@ class _Finder:
                 )
         return parts
 
-    def _of_parent(self, version: Version) -> list[dict[str, Any]]:
-        parent = self._shelf.versions.get(version.parent or 0)
+    def _of_parent(self, version: VersionRecord) -> list[dict[str, Any]]:
+        parent = self._versions.versions.get(version.parent or 0)
         began = version.began.get("position")
         return [] if parent is None or began is None else self.learned(parent, Position.parse(began))
 
-    def _topics(self, version: Version) -> list[str]:
+    def _topics(self, version: VersionRecord) -> list[str]:
         """What it learns from, by its declaration: topics, before what is done to their rows."""
-        return sorted({one.split(" │ ")[0] for one in self._shelf.fingerprint(version).get("inputs", [])})
+        return sorted({one.split(" │ ")[0] for one in self._versions.fingerprint(version).get("inputs", [])})
 
-    def _reach(self, version: Version, topic: str, at: Position | None) -> int:
+    def _reach(self, version: VersionRecord, topic: str, at: Position | None) -> int:
         """The offset after the last row of a topic that it had learned at a position."""
         if at is None or str(at) == version.began.get("position"):
             return 0
@@ -157,7 +157,7 @@ class _Finder:
         )
 
 
-def _trained(version: Version) -> list[dict[str, Any]]:
+def _trained(version: VersionRecord) -> list[dict[str, Any]]:
     """Rows that a version was trained on: of grades their numbers, of others how they were chosen."""
     training = version.training
     about = {"version": version.version, "topic": training.get("topic"), "selection": training.get("selection")}

@@ -13,7 +13,7 @@ from headrace.plan.operators import Initial
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry.models import newest_checkpoint
-from headrace.registry.versions import Shelf
+from headrace.registry.versions import VersionList
 from headrace.replay.lineage import kept_state
 from headrace.replay.training_rows import LogReader
 from headrace.step.state import State
@@ -88,8 +88,8 @@ def _table(dsn: str, table: str) -> Batch:
 
 def _saved(log: Log, state: State, model: str, version: str) -> dict[str, Any]:
     """The state of a version in the log."""
-    shelf = Shelf.read(log, model)
-    found = shelf.find(version)
+    versions = VersionList.read(log, model)
+    found = versions.find(version)
     if found.ended_us is not None:
         values = dict(load_state(kept_state(log, found, found.artifact)))
         state.lineage_rows = found.rows

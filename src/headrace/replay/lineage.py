@@ -17,7 +17,7 @@ from headrace.plan.task import ModelTask
 from headrace.position import Position
 from headrace.registry.models import differences, move_on
 from headrace.registry.requests import Request
-from headrace.registry.versions import PIPELINE, Shelf, Version, artifact_name, put_version, read_artifact
+from headrace.registry.versions import PIPELINE, VersionList, VersionRecord, artifact_name, put_version, read_artifact
 from headrace.replay.environment import libraries_of
 from headrace.step.events import Swap
 from headrace.step.outputs import Output
@@ -38,15 +38,15 @@ class Lineage:
     def __init__(self, task: ModelTask, log: Log) -> None:
         self._task = task
         self._log = log
-        self.shelf = Shelf(task.name, [])
+        self.versions = VersionList(task.name, [])
 
     def read(self) -> None:
         """Come to where the log is."""
-        self.shelf = Shelf.read(self._log, self._task.name)
+        self.versions = VersionList.read(self._log, self._task.name)
 
     def began_with(self, txn: Transaction, state: State) -> None:
         """Note what the version that is there now was trained on before its first row."""
-        current = self.shelf.current
+        current = self.versions.current
         if current is None:
             return
         current.training = dict(state.began_with)
@@ -64,7 +64,7 @@ class Lineage:
         for i, ended in enumerate(state.ended):
             following = state.ended[i + 1].version if i + 1 < len(state.ended) else state.version
             pieces = dump_pieces(dict(ended.state))
-            self.shelf.end(
+            self.versions.end(
                 txn,
                 ended.version,
                 pieces,
@@ -81,11 +81,11 @@ class Lineage:
                 known=dict(ended.known),
                 libraries=libraries_of(self._task.learner),
             )
-            self.shelf.begin(txn, self._following(ended, following, now_us))
-        self.shelf.prune(txn, self._task.versions.last)
+            self.versions.begin(txn, self._following(ended, following, now_us))
+        self.versions.prune(txn, self._task.versions.last)
         move_on(self._log, txn, self._task.name, state.version)
 
-    def _following(self, ended: Ended, number: int, now_us: int) -> Version:
+    def _following(self, ended: Ended, number: int, now_us: int) -> VersionRecord:
         swap = ended.swap
         position, rows = (ended.position, ended.rows) if swap is None else (swap.position, swap.rows)
         began = {
@@ -100,7 +100,9 @@ class Lineage:
         parent = ended.version if swap is None else swap.parent
         cut = str(self._task.cut)
         libraries = libraries_of(self._task.learner)
-        following = Version(self._task.name, number, parent, reason, now_us, by, cut, began=began, libraries=libraries)
+        following = VersionRecord(
+            self._task.name, number, parent, reason, now_us, by, cut, began=began, libraries=libraries
+        )
         following.training = {} if swap is None else dict(swap.training)
         return following
 
@@ -113,7 +115,7 @@ class Lineage:
             HeadraceError: there is no such version, its state is not kept, it is the current one, or it is of another
                 declaration. Nothing was written.
         """
-        version = self.shelf.find(request.version)
+        version = self.versions.find(request.version)
         rebuilt = request.rebuilt
         refuse_current(version, state.version, rebuilt)
         self._refuse_another_declaration(version)
@@ -140,16 +142,16 @@ class Lineage:
             txn.put("artifact", key, given)
         return swap
 
-    def tag(self, txn: Transaction, request: Request) -> Version:
+    def tag(self, txn: Transaction, request: Request) -> VersionRecord:
         """Give or take a tag.
 
         Raises:
             LogError: there is no such version, or no such tag on it.
         """
-        return tag_version(self.shelf, txn, request)
+        return tag_version(self.versions, txn, request)
 
-    def _refuse_another_declaration(self, version: Version) -> None:
-        then, now = self.shelf.fingerprint(version), self._task.fingerprint()
+    def _refuse_another_declaration(self, version: VersionRecord) -> None:
+        then, now = self.versions.fingerprint(version), self._task.fingerprint()
         if not then:
             return
         old, new = ({key: one for key, one in each.items() if key not in _ELSEWHERE} for each in (then, now))
@@ -174,17 +176,17 @@ def metrics_in(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 _PLACE = ("stream", "learned", "window", "model", "model_version", "model_position")
 
 
-def tag_version(shelf: Shelf, txn: Transaction, request: Request) -> Version:
+def tag_version(versions: VersionList, txn: Transaction, request: Request) -> VersionRecord:
     """Give or take a tag; see `Lineage.tag`."""
-    version = shelf.find(request.version)
+    version = versions.find(request.version)
     if request.delete:
-        shelf.untag(txn, version, request.tag)
+        versions.untag(txn, version, request.tag)
     else:
-        shelf.tag(txn, version, request.tag)
+        versions.tag(txn, version, request.tag)
     return version
 
 
-def refuse_current(version: Version, current: int, rebuilt: Mapping[str, Any]) -> None:
+def refuse_current(version: VersionRecord, current: int, rebuilt: Mapping[str, Any]) -> None:
     """Going back to what is there already makes no sense.
 
     Raises:
@@ -197,7 +199,7 @@ def refuse_current(version: Version, current: int, rebuilt: Mapping[str, Any]) -
         )
 
 
-def kept_state(log: Log, version: Version, key: str = "") -> bytes:
+def kept_state(log: Log, version: VersionRecord, key: str = "") -> bytes:
     """The stored state of an ended version.
 
     Raises:

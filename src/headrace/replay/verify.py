@@ -22,7 +22,7 @@ from headrace.plain_values import united, values
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask, StreamTask, Task
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
-from headrace.replay.environment import foreign_machines, machine_fingerprint
+from headrace.replay.environment import environment_fingerprint, foreign_environments
 from headrace.replay.recovery import replay, restore, restore_from
 from headrace.replay.steps import StepRecord, read_steps
 from headrace.step.outputs import Output
@@ -74,9 +74,9 @@ def verify(plan: Plan, log: Log, *, on_step: Callable[[str, int, int], None] | N
     Args:
         on_step: called with (task, step, last step), for a progress bar.
     """
-    foreign = foreign_machines(log, plan.app, machine_fingerprint())
+    foreign = foreign_environments(log, plan.app, environment_fingerprint())
     if foreign:
-        changed = "; ".join(differences(foreign[0], machine_fingerprint()))
+        changed = "; ".join(differences(foreign[0], environment_fingerprint()))
         return Report(plan.app, NOT_COMPARABLE, [], f"the log was written under another machine or library: {changed}")
     reports: list[TaskReport] = []
     for task in plan.tasks:

@@ -12,7 +12,7 @@ from headrace.learn.state import load_state as load_values
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.registry.models import Progress, differences, newest_checkpoint, read_progress
-from headrace.registry.versions import Shelf, Version
+from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state, metrics_in
 from headrace.replay.rebuild import Place, Rebuilt
 
@@ -20,7 +20,7 @@ LOOKED_AT = 10_000
 Rebuild = Callable[[Place], Rebuilt]
 
 
-def state_of(log: Log, version: Version, rebuild: Rebuild) -> dict[str, Any]:
+def state_of(log: Log, version: VersionRecord, rebuild: Rebuild) -> dict[str, Any]:
     """The learner's state of a version: of the current one as it is now.
 
     Args:
@@ -50,7 +50,7 @@ def newest_state(log: Log, model: str) -> dict[str, Any] | None:
     return state
 
 
-def about(log: Log, shelf: Shelf, version: Version) -> dict[str, Any]:
+def about(log: Log, versions: VersionList, version: VersionRecord) -> dict[str, Any]:
     """What is known of a version; of the current one as it is now."""
     found = {key: value for key, value in version.to_dict().items() if key not in ("fingerprint", "declared")}
     if version.ended_us is None:
@@ -58,7 +58,7 @@ def about(log: Log, shelf: Shelf, version: Version) -> dict[str, Any]:
         found |= {"position": progress.position, "rows": progress.model_rows, "hash": progress.hash}
         found |= {"learned": progress.learned, "size": progress.size}
         found["metrics"] = metrics_in(newest_scores(log, version.model))
-    return found | {"current": version is shelf.current}
+    return found | {"current": version is versions.current}
 
 
 def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
@@ -74,9 +74,9 @@ def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-def diff(log: Log, shelf: Shelf, a: Version, b: Version, rebuild: Rebuild) -> dict[str, Any]:
+def diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord, rebuild: Rebuild) -> dict[str, Any]:
     """How two versions differ: metrics, positions, parameters, and how far each array of the state has moved."""
-    left, right = about(log, shelf, a), about(log, shelf, b)
+    left, right = about(log, versions, a), about(log, versions, b)
     states = state_of(log, a, rebuild), state_of(log, b, rebuild)
     return {
         "model": a.model,
@@ -86,7 +86,7 @@ def diff(log: Log, shelf: Shelf, a: Version, b: Version, rebuild: Rebuild) -> di
         "positions": {
             name: {"a": left[name], "b": right[name]} for name in ("position", "rows", "learned", "hash", "size")
         },
-        "parameters": differences(shelf.fingerprint(a), shelf.fingerprint(b)),
+        "parameters": differences(versions.fingerprint(a), versions.fingerprint(b)),
         "state": [_moved(name, *(state.get(name) for state in states)) for name in sorted({*states[0], *states[1]})],
     }
 

@@ -10,7 +10,7 @@ from headrace.batch import Batch
 from headrace.plan.operators import Grade
 from headrace.plan.task import ModelTask, OperatorTask, StreamPlan
 from headrace.step.events import Event, Rows, Tick, merge
-from headrace.step.grade_join import Trial
+from headrace.step.grade_join import ChallengerErrors
 from headrace.step.idleness import idle
 from headrace.step.operator_run import OperatorRun
 from headrace.step.outputs import Output, batches_of, derived, made, refused
@@ -29,11 +29,11 @@ def kept_and_stopped(task: ModelTask) -> dict[str, Any]:
     return {"keep": keep, "stop": stop, "shadows": plan.shadow}
 
 
-def trial(task: ModelTask, state: State) -> Trial | None:
+def challenger(task: ModelTask, state: State) -> ChallengerErrors | None:
     """A model that answers beside the current one, where there is one."""
     if task.retrain is None or state.shadow is None:
         return None
-    return Trial(state.shadow.version, task.retrain.promote, list(state.shadow_errors))
+    return ChallengerErrors(state.shadow.version, task.retrain.promote, list(state.shadow_errors))
 
 
 def time_passed(

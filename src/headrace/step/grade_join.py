@@ -28,7 +28,7 @@ from headrace.plan.operators import ARRIVAL, Grade
 from headrace.step.events import Merged, order_of
 from headrace.step.labels import Truths
 from headrace.step.operator_state import NEVER, OperatorState
-from headrace.step.predictions import Query
+from headrace.step.predictions import PredictionBatch
 from headrace.step.row_identity import ROW
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
@@ -52,7 +52,7 @@ class Side:
 
 
 @dataclass(slots=True)
-class Trial:
+class ChallengerErrors:
     """A model that answers beside the current one.
 
     Attributes:
@@ -92,7 +92,7 @@ class Entering:
     """
 
     predictions: list[Batch]
-    queries: list[Query]
+    queries: list[PredictionBatch]
     labels: list[Batch]
     topic: str
     output: str
@@ -333,7 +333,7 @@ class Comparison:
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
-    def grades(self, begin: int, place: int, trial: Trial | None) -> list[Batch]:
+    def grades(self, begin: int, place: int, challenger: ChallengerErrors | None) -> list[Batch]:
         """The outcomes at places from one to another, whose predictions are there."""
         found, what = self.found, self.what
         start, end = np.searchsorted(found.place, [2 * begin, 2 * place])
@@ -348,8 +348,8 @@ class Comparison:
             # Without a second model such columns are the user's own.
             if self._entering.shadows is not False and {"shadow_prediction", "shadow_version"} <= columns.keys():
                 columns["shadow_error"] = errors_of(columns, "shadow_prediction", what)
-                if trial is not None:
-                    trial.take(columns, outcomes.place // 2)
+                if challenger is not None:
+                    challenger.take(columns, outcomes.place // 2)
             key = what.compare.on_left
             graded.append(events(self.merged, columns, outcomes.place // 2, outcomes.time_us, key=key))
         return graded

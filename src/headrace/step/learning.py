@@ -20,7 +20,7 @@ from headrace.batch import Batch
 from headrace.learn.handover import Block, Handover
 from headrace.plan.task import ModelTask
 from headrace.step.events import Swap, Tick
-from headrace.step.state import Ended, Kept, State
+from headrace.step.state import Ended, Samples, State
 
 PIECE_ROWS = 100_000
 
@@ -30,7 +30,7 @@ class Examples:
     """Accepted rows to learn, and their places, in order."""
 
     order: Ints
-    rows: Kept
+    rows: Samples
 
     def __len__(self) -> int:
         return len(self.order)
@@ -44,11 +44,11 @@ class Refused:
         rows: what it was given; ``reasons``: why it has not learned them.
     """
 
-    rows: Kept
+    rows: Samples
     reasons: list[str]
 
 
-class Again(Protocol):
+class EarlierRows(Protocol):
     """Gives rows of the log that were read before."""
 
     def at(self, topic: str, offsets: Sequence[int]) -> list[tuple[list[int], Batch]]:
@@ -62,7 +62,7 @@ GRADED = -1
 
 
 def origins(stream: int, offset: Ints, width: int) -> Ints:
-    """Where rows of a stream are found, for `Kept.origin`."""
+    """Where rows of a stream are found, for `Samples.origin`."""
     found = np.zeros((len(offset), width), np.int64)
     found[:, 0], found[:, 1] = stream, offset
     return found
@@ -89,18 +89,18 @@ def oldest_kept(task: ModelTask, state: State) -> dict[str, int]:
 def joined(parts: list[Examples]) -> Examples:
     """Examples of several batches in one order."""
     if not parts:
-        return Examples(np.empty(0, np.int64), Kept(np.empty((0, 0)), None))
+        return Examples(np.empty(0, np.int64), Samples(np.empty((0, 0)), None))
     if len(parts) == 1:
         return parts[0]
     order = np.concatenate([one.order for one in parts])
     by = np.argsort(order, kind="stable")
     # Empty batches of a feature function have a width of their own.
     width = max(one.rows.X.shape[1] for one in parts)
-    rows = Kept.joined([one.rows for one in parts if one.rows.X.shape[1] == width])
+    rows = Samples.joined([one.rows for one in parts if one.rows.X.shape[1] == width])
     return Examples(order[by], rows.taken(by))
 
 
-def absorb(state: State, rows: Kept) -> list[Refused]:
+def absorb(state: State, rows: Samples) -> list[Refused]:
     """Add rows to the incomplete cut; of a long one, whole pieces are learned ahead of what answers."""
     at, refused = 0, list[Refused]()
     while len(rows) - at > (room := PIECE_ROWS - sum(map(len, state.pending))):
@@ -114,7 +114,7 @@ def absorb(state: State, rows: Kept) -> list[Refused]:
     return refused
 
 
-def _keep(state: State, rows: Kept) -> None:
+def _keep(state: State, rows: Samples) -> None:
     if len(rows):
         state.pending.append(rows)
         state.pending_rows += len(rows)
@@ -125,7 +125,7 @@ def _learn_pending(state: State) -> list[Refused]:
     assert state.learner is not None
     if not state.pending:
         return []
-    rows = Kept.joined(state.pending)
+    rows = Samples.joined(state.pending)
     state.pending = []
     bad = _hand_over(state, Block(rows.X, rows.y, rows.weight))
     learned = len(rows) - len(bad)

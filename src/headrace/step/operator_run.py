@@ -29,9 +29,9 @@ from headrace.grade.windows.window_results import OF_NUMBERS
 from headrace.plan.operators import GRADED, Alarms, Drifts, Grade, Node, Predicted, Read, StreamPlan, Windows
 from headrace.plan.task import PredictPlan
 from headrace.step.events import Merged, order_of
-from headrace.step.grade_join import Comparison, Entering, Refuse, Trial, events, placed, plain
+from headrace.step.grade_join import ChallengerErrors, Comparison, Entering, Refuse, events, placed, plain
 from headrace.step.operator_state import OperatorState, TrainingRows
-from headrace.step.predictions import Query
+from headrace.step.predictions import PredictionBatch
 from headrace.transform.expressions import Operation, operate
 
 Streams = Callable[[StreamPlan, str], list[Batch]]
@@ -59,8 +59,7 @@ class OperatorRun:
         stop: the node whose rows begin a training at once, and what is done to them.
         predicted: what each `Predicted` number stands for; ``features``: the model's columns, for texts.
         shadows: whether answers of a second model stand beside; None: where the rows have such columns.
-        trial: of a model that answers beside the current one: its version, after how many grades it is decided, and
-            the errors of both so far.
+        challenger: the errors so far of the current model and of the one that predicts beside it.
     """
 
     def __init__(
@@ -71,10 +70,10 @@ class OperatorRun:
         *,
         streams: Streams,
         refuse: Refuse,
-        queries: Mapping[int, list[Query]] | None = None,
+        queries: Mapping[int, list[PredictionBatch]] | None = None,
         keep: tuple[int, tuple[Operation, ...]] | None = None,
         stop: tuple[int, tuple[Operation, ...]] | None = None,
-        trial: Trial | None = None,
+        challenger: ChallengerErrors | None = None,
         shadows: bool | None = None,
         predicted: Sequence[PredictPlan] = (),
         features: Sequence[str] = (),
@@ -87,7 +86,7 @@ class OperatorRun:
         self._refused: list[tuple[str, Batch, Sequence[str], str]] = []
         self._queries = dict(queries or {})
         self._predicted, self._features = predicted, features
-        self._keep, self._stop, self.trial = keep, stop, trial
+        self._keep, self._stop, self.challenger = keep, stop, challenger
         self._shadows = shadows
         self._done = 0
         self.rows: list[list[Batch]] = [[] for _ in nodes]
@@ -123,7 +122,7 @@ class OperatorRun:
     def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
         self._refused.append((topic, batch, reasons, stage))
 
-    def _left(self, node: Node) -> tuple[list[Query], list[Batch]]:
+    def _left(self, node: Node) -> tuple[list[PredictionBatch], list[Batch]]:
         """Rows that are predicted, or predictions that a topic holds."""
         assert node.source is not None
         source = self.nodes[node.source].what
@@ -154,7 +153,7 @@ class OperatorRun:
         self._tell_refused()
         if place <= self._done:
             return None
-        if self._stop is None and self.trial is None:
+        if self._stop is None and self.challenger is None:
             self._run(place)
             raised = None
         else:
@@ -165,7 +164,7 @@ class OperatorRun:
     def _run_to_the_first(self, place: int) -> Raised | None:
         """Run up to a place; where a row before it may change who answers, only up to that row."""
         begun, running = self._done, self._copies()
-        errors = None if self.trial is None else list(self.trial.errors)
+        errors = None if self.challenger is None else list(self.challenger.errors)
         kept = None if self.flow.kept is None else self.flow.kept.copy()
         schemas = dict(self.flow.schemas)
         lengths = [len(batches) for batches in self.out]
@@ -176,8 +175,8 @@ class OperatorRun:
         for i, before in running.items():
             self.flow.running[i] = before
         self.flow.kept, self.flow.schemas, self._done = kept, schemas, begun
-        if self.trial is not None:
-            self.trial.errors = errors or []
+        if self.challenger is not None:
+            self.challenger.errors = errors or []
         for i, length in enumerate(lengths):
             del self.out[i][length:]
         self._refused.clear()
@@ -191,7 +190,7 @@ class OperatorRun:
 
     def _raised(self) -> Raised | None:
         """The first row that begins a training, or at which it is decided between two models."""
-        alarm, decided = self._alarmed(), None if self.trial is None else self.trial.decided
+        alarm, decided = self._alarmed(), None if self.challenger is None else self.challenger.decided
         if decided is not None and (alarm is None or decided <= alarm[0]):
             return decided, None
         return alarm
@@ -219,7 +218,7 @@ class OperatorRun:
             elif isinstance(what, Read):
                 self.rows[i] = [one for batch in self._read[i] if (one := self._between(batch, place)).num_rows]
             elif isinstance(what, Grade):
-                self.rows[i] = self._compared[i].grades(self._done, place, self.trial)
+                self.rows[i] = self._compared[i].grades(self._done, place, self.challenger)
             else:
                 self.rows[i] = self._derived(i, node)
             # Predictions have outputs of their own.

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from headrace.batch import Batch, dead_letters
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamPlan
 from headrace.step.events import Merged
-from headrace.step.learning import Again, Refused
+from headrace.step.learning import EarlierRows, Refused
 from headrace.step.operator_run import OperatorRun
-from headrace.step.predictions import Query
-from headrace.step.state import Kept, State
+from headrace.step.predictions import PredictionBatch
+from headrace.step.state import Samples, State
 from headrace.transform.expressions import operate
 
 Output = tuple[str, Batch]
@@ -25,7 +25,7 @@ def refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model:
     return f"{topic}.dlq", dead_letters(batch.stored, reasons, stage=stage, model=model)
 
 
-def unlearned(task: ModelTask, state: State, reader: Again | None, blocks: Sequence[Refused]) -> list[Output]:
+def unlearned(task: ModelTask, state: State, reader: EarlierRows | None, blocks: Sequence[Refused]) -> list[Output]:
     """Dead letters of rows that the learner has failed on, and that may have come long before.
 
     The rows are read again from the log, however near they are, so that a letter does not depend on it. Of those that
@@ -61,7 +61,7 @@ def _as_learned(stream: StreamPlan, batch: Batch) -> Batch:
 
 
 def _of_values(
-    task: ModelTask, topic: str, rows: Kept, origin: npt.NDArray[np.int64], reasons: Sequence[str]
+    task: ModelTask, topic: str, rows: Samples, origin: npt.NDArray[np.int64], reasons: Sequence[str]
 ) -> Output:
     """Dead letters that hold what was given to the learner, at the rows' positions where these are known."""
     names = task.feature_names if len(task.feature_names) == rows.X.shape[1] else None
@@ -99,7 +99,9 @@ def derived(task: ModelTask | OperatorTask, derive: OperatorRun) -> list[Output]
     return outputs
 
 
-def made(task: ModelTask, derive: OperatorRun, asked: Sequence[Query], last: int = 0) -> dict[str, list[Batch]]:
+def made(
+    task: ModelTask, derive: OperatorRun, asked: Sequence[PredictionBatch], last: int = 0
+) -> dict[str, list[Batch]]:
     """What a step has made for its topics, up to a place."""
     found: dict[str, list[Batch]] = {}
     for topic, batch in derived(task, derive):

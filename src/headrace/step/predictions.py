@@ -23,7 +23,7 @@ BLOCK_ROWS = 64
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
-class Query:
+class PredictionBatch:
     """Rows of one batch that are to be answered, as the timeline passes them.
 
     Args:
@@ -68,7 +68,7 @@ class Query:
         if made is not None:
             self.valid, self.reasons = made.valid, made.reasons
 
-    def answer_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
+    def predict_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
         """Answer the rows before a place with this model; ``shadow`` answers beside it."""
         end = int(np.searchsorted(self.order, place, "left"))
         if end == self.done:
@@ -183,10 +183,10 @@ class Query:
         return status if valid.all() else pc.if_else(pa.array(valid), status, "invalid")
 
 
-class Given(Query):
+class ServedPredictions(PredictionBatch):
     """Rows that were answered already, elsewhere, by a model of this task."""
 
-    def answer_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
+    def predict_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
         """They keep the answers that they have."""
         self.done = max(self.done, int(np.searchsorted(self.order, place, "left")))
 
@@ -239,7 +239,7 @@ def _answers(
         width: of an answer, where it is a list.
     """
     every = valid.all()
-    values, failed = answers_to(predict, X if every else X[valid], width=width)
+    values, failed = predict_rows(predict, X if every else X[valid], width=width)
     if every and not failed and values is not None and values.ndim == 1 and values.dtype.kind in "fiub":
         return pa.array(values), failed
     rows = np.flatnonzero(valid)
@@ -270,7 +270,7 @@ def _without(found: pa.Array, failed: Mapping[int, str]) -> pa.Array:
     return found.take(pa.array(where, mask=mask))
 
 
-def answers_to(
+def predict_rows(
     predict: Predict, X: npt.NDArray[Any], *, width: int = 0
 ) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
     """One answer a row, in fixed padded blocks; rows without one, or with one that is no finite number, and why.

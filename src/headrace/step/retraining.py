@@ -19,7 +19,7 @@ from headrace.position import Position
 from headrace.step.events import Merged, Swap, Train
 from headrace.step.learning import end_version
 from headrace.step.operator_run import Raised
-from headrace.step.state import Asked, State
+from headrace.step.state import PendingTraining, State
 from headrace.step.training import Chosen, Fresh, Moment, Reader, Trained, choose, train
 
 Line = dict[str, Any]
@@ -110,7 +110,7 @@ def _begin(
     except HeadraceError as error:
         return [_told(task, state, line, {"status": "failed", "reason": error.message})]
     if plan.swap == "when_ready":
-        state.training = Asked(chosen.rows, chosen.about, position, moment.at_us, by, cause)
+        state.training = PendingTraining(chosen.rows, chosen.about, position, moment.at_us, by, cause)
         return [_told(task, state, line, {"status": "started", **chosen.about})]
     trained = train(task, state, chosen, plan=plan)
     fault("train.trained")

@@ -23,7 +23,7 @@ from headrace.learn.features import Targets, matrix, resolved, targets_of
 from headrace.plain_values import values
 from headrace.plan.task import EvaluatePlan, ModelTask
 from headrace.step.events import Merged, order_of
-from headrace.step.predictions import Query, answers_to
+from headrace.step.predictions import PredictionBatch, predict_rows
 from headrace.step.state import Answering, State
 
 LARGEST_GAP = 1000
@@ -55,11 +55,11 @@ class Scored:
     plan: EvaluatePlan
     name: str
     batch: Batch
-    query: Query | None
-    late: Query | None
+    query: PredictionBatch | None
+    late: PredictionBatch | None
 
     @property
-    def queries(self) -> tuple[Query, ...]:
+    def queries(self) -> tuple[PredictionBatch, ...]:
         return tuple(one for one in (self.query, self.late) if one is not None)
 
 
@@ -137,7 +137,7 @@ def _scorable(
     return rows, truth, by
 
 
-def _answers(query: Query | None, order: Ints) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+def _answers(query: PredictionBatch | None, order: Ints) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     """The valid answers to rows at some places, and which were asked for; null where there is none."""
     if query is None or not len(query.order):
         return pa.nulls(len(order)), np.zeros(len(order), np.bool_)
@@ -196,7 +196,7 @@ def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: 
     X, truth = _fixed(task, plan, by)
     # Each line is about the whole set, not about more and more of it.
     fresh = Scores(plan.spec)
-    answers, failed = answers_to(by.learner.predict, X)
+    answers, failed = predict_rows(by.learner.predict, X)
     if answers is None:
         return []
     keep = np.setdiff1d(np.arange(len(X)), list(failed))

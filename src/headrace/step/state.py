@@ -45,7 +45,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Samples:
     """Rows of an incomplete cut: features of shape (n, d), and targets and weights of shape (n,) where there are.
 
     Attributes:
@@ -60,16 +60,16 @@ class Kept:
     def __len__(self) -> int:
         return len(self.X)
 
-    def slice(self, start: int, end: int) -> Kept:
+    def slice(self, start: int, end: int) -> Samples:
         return self._each(lambda array: array[start:end])
 
-    def taken(self, by: npt.NDArray[Any]) -> Kept:
+    def taken(self, by: npt.NDArray[Any]) -> Samples:
         """Rows by their numbers, or by a mask; C-contiguous."""
         return self._each(lambda array: array[by])
 
-    def _each(self, some: Callable[[Array], Array]) -> Kept:
+    def _each(self, some: Callable[[Array], Array]) -> Samples:
         y, weight, origin = self.y, self.weight, self.origin
-        return Kept(
+        return Samples(
             some(self.X),
             None if y is None else some(y),
             None if weight is None else some(weight),
@@ -77,7 +77,7 @@ class Kept:
         )
 
     @classmethod
-    def joined(cls, parts: Sequence[Kept]) -> Kept:
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
         """Several as one, C-contiguous."""
         if len(parts) == 1:
             return parts[0]._each(np.array)
@@ -128,7 +128,7 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PendingTraining:
     """A training that was begun and has not ended, while the old model goes on answering.
 
     Attributes:
@@ -188,7 +188,7 @@ class State:
     shown_version: int = 1
     shown_rows: int = 0
     shown_known: dict[str, int] = field(default_factory=dict)
-    pending: list[Kept] = field(default_factory=list)
+    pending: list[Samples] = field(default_factory=list)
     pending_rows: int = 0
     pending_refused: int = 0
     pending_position: Position | None = None
@@ -209,7 +209,7 @@ class State:
     ended: list[Ended] = field(default_factory=list)
     flow: OperatorState | None = None
     trained_on: str = ""
-    training: Asked | None = None
+    training: PendingTraining | None = None
     shadow: Swap | None = None
     shadow_errors: list[list[float]] = field(default_factory=list)
     written: dict[str, int] = field(default_factory=dict)
@@ -338,7 +338,7 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     state.position = Position.parse(meta["position"]) if meta["position"] else None
     state.shown_position = Position.parse(meta["shown_position"]) if meta["shown_position"] else None
     state.pending = [
-        Kept(flat[f"pending.{i}.X"], *(flat.get(f"pending.{i}.{name}") for name in ("y", "weight", "origin")))
+        Samples(flat[f"pending.{i}.X"], *(flat.get(f"pending.{i}.{name}") for name in ("y", "weight", "origin")))
         for i in range(meta["pending"])
     ]
     if isinstance(task, ModelTask):
@@ -381,7 +381,7 @@ def load_state(task: Task, flat: Mapping[str, Any]) -> State:
     return state
 
 
-def _of_nowhere(rows: Kept, task: ModelTask) -> Kept:
+def _of_nowhere(rows: Samples, task: ModelTask) -> Samples:
     """Rows that were stored before it was, where they are found."""
     origin = np.zeros((len(rows), 4 if task.learn_nodes else 2), np.int64)
     origin[:, 0] = len(task.learn)
@@ -426,11 +426,11 @@ def _swap(meta: Mapping[str, Any], state: Mapping[str, Any]) -> Swap:
     return Swap(*about, meta.get("artifact", ""), meta.get("by", ""), meta.get("training", {}))
 
 
-def _asked_meta(asked: Asked) -> dict[str, Any]:
+def _asked_meta(asked: PendingTraining) -> dict[str, Any]:
     about = {"about": asked.about, "position": str(asked.position), "at_us": asked.at_us}
     return {**about, "by": asked.by, "cause": asked.cause}
 
 
-def _asked(meta: Mapping[str, Any], rows: Batch) -> Asked:
+def _asked(meta: Mapping[str, Any], rows: Batch) -> PendingTraining:
     position = Position.parse(meta["position"])
-    return Asked(rows, meta["about"], position, meta["at_us"], meta["by"], meta["cause"])
+    return PendingTraining(rows, meta["about"], position, meta["at_us"], meta["by"], meta["cause"])

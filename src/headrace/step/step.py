@@ -38,7 +38,7 @@ from headrace.plan.task import (
 )
 from headrace.position import Position
 from headrace.step import row_identity
-from headrace.step.derived_step import flow_step, kept_and_stopped, time_passed, trial
+from headrace.step.derived_step import challenger, flow_step, kept_and_stopped, time_passed
 from headrace.step.events import Event, Rows, Tick, Train, merge, order_of
 from headrace.step.grade_join import events, whole
 from headrace.step.labels import NO_LABEL, Changes
@@ -56,11 +56,11 @@ from headrace.step.learning import (
 )
 from headrace.step.operator_run import OperatorRun
 from headrace.step.outputs import Output, batches_of, derived, emitted, made, refused, unlearned
-from headrace.step.predictions import Given, Query
+from headrace.step.predictions import PredictionBatch, ServedPredictions
 from headrace.step.retraining import answer_training, ask_now, retrain
 from headrace.step.row_identity import ROW
 from headrace.step.scoring import Line, Place, Scored, held_out, in_order, reused, scored
-from headrace.step.state import Kept, State, named_uses
+from headrace.step.state import Samples, State, named_uses
 from headrace.step.training import Reader, told
 from headrace.transform.expressions import operate
 
@@ -104,10 +104,10 @@ def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) ->
     return outputs + ([(task.training_topic, told(lines))] if lines else [])
 
 
-def answer(task: ModelTask, state: State, batch: Batch) -> Batch:
+def predict_batch(task: ModelTask, state: State, batch: Batch) -> Batch:
     """Rows that came from no topic, with the answers of the model that answers now; nothing is changed."""
-    query = Query(batch, np.arange(batch.num_rows), task)
-    query.answer_until(batch.num_rows, state.answering)
+    query = PredictionBatch(batch, np.arange(batch.num_rows), task)
+    query.predict_until(batch.num_rows, state.answering)
     return query.output()
 
 
@@ -194,17 +194,17 @@ class _ModelStep:
         self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
         return self.outputs + ([(self.task.training_topic, told(self.told))] if self.told else [])
 
-    def _deriving(self, queries: Sequence[tuple[PredictPlan, Query]]) -> OperatorRun:
+    def _deriving(self, queries: Sequence[tuple[PredictPlan, PredictionBatch]]) -> OperatorRun:
         assert self.state.flow is not None
         by_number = {
             number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
         }
-        more = kept_and_stopped(self.task) | {"trial": trial(self.task, self.state)}
+        more = kept_and_stopped(self.task) | {"challenger": challenger(self.task, self.state)}
         more |= {"predicted": self.task.predict, "features": self.task.feature_names}
         nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
         return OperatorRun(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
 
-    def _end_open_transaction(self, asked: Sequence[Query]) -> None:
+    def _end_open_transaction(self, asked: Sequence[PredictionBatch]) -> None:
         """The transaction left open by the last event ends here, or at the end of these rows, or later still."""
         place = self.merged.after(0)
         if place < self.merged.rows or self.complete:
@@ -247,30 +247,30 @@ class _ModelStep:
                     reach[part.topic] = part.offset + taken
         return reach
 
-    def _answer(self, asked: Sequence[Query], place: int) -> None:
+    def _answer(self, asked: Sequence[PredictionBatch], place: int) -> None:
         by, beside = self.state.answering, self.state.beside
         for query in asked:
-            query.answer_until(place, by, beside)
+            query.predict_until(place, by, beside)
         # What is derived is looked at where it may change who answers next, else once for all rows.
         if self.derive is None or (self.task.retrain is None and place < self.merged.rows):
             return
         while (raised := self.derive.advance(place)) is not None:
             before = (self.state.version, self.state.shadow)
-            self._note_trial()
+            self._note_challenger()
             fresh = functools.partial(made, self.task, self.derive, asked, raised[0])
             self.told += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
-            self.derive.trial = trial(self.task, self.state)
+            self.derive.challenger = challenger(self.task, self.state)
             if (self.state.version, self.state.shadow) != before:
                 by, beside = self.state.answering, self.state.beside
                 for query in asked:
                     query.forget(raised[0] + 1)
-                    query.answer_until(place, by, beside)
-        self._note_trial()
+                    query.predict_until(place, by, beside)
+        self._note_challenger()
 
-    def _note_trial(self) -> None:
+    def _note_challenger(self) -> None:
         assert self.derive is not None
-        if self.derive.trial is not None:
-            self.state.shadow_errors = self.derive.trial.errors
+        if self.derive.challenger is not None:
+            self.state.shadow_errors = self.derive.challenger.errors
 
     def _finish(self, examples: Examples, windows: Ints | None) -> None:
         state, merged = self.state, self.merged
@@ -424,7 +424,7 @@ class _ModelStep:
         if not valid.all():
             bad = np.flatnonzero(~valid)
             self._refuse(topic, batch.take(bad), [reasons[i] for i in bad.tolist()], "learn")
-        rows = Kept(found.X, y, weight, self._origins(number, batch))
+        rows = Samples(found.X, y, weight, self._origins(number, batch))
         return Examples(order_of(batch), rows) if valid.all() else Examples(order_of(batch)[valid], rows.taken(valid))
 
     def _origins(self, number: int, batch: Batch) -> Ints:
@@ -445,8 +445,8 @@ class _ModelStep:
             valid[row] = False
         return np.ascontiguousarray(weight)
 
-    def _queries(self, plan: PredictPlan, name: str) -> list[tuple[PredictPlan, Query]]:
-        queries: list[tuple[PredictPlan, Query]] = []
+    def _queries(self, plan: PredictPlan, name: str) -> list[tuple[PredictPlan, PredictionBatch]]:
+        queries: list[tuple[PredictPlan, PredictionBatch]] = []
         for batch in self._stream(plan.stream, "predict"):
             asks, made = self._asks(batch, name)
             offset = self.state.emitted.get(plan.stream.topic, 0)
@@ -459,14 +459,14 @@ class _ModelStep:
         for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
             missing = next((name for name in PREDICTION_COLUMNS if name not in batch.schema.names), None)
             if missing is None:
-                queries.append((plan, Given(batch, order_of(batch), self.task, stream=plan.stream)))
+                queries.append((plan, ServedPredictions(batch, order_of(batch), self.task, stream=plan.stream)))
             else:
                 self._refuse(
                     plan.stream.topic, batch, [f"no answer: no column «{missing}»"] * batch.num_rows, "predict"
                 )
         return queries
 
-    def _scored(self, number: int, queries: Sequence[tuple[PredictPlan, Query]]) -> Iterator[Scored]:
+    def _scored(self, number: int, queries: Sequence[tuple[PredictPlan, PredictionBatch]]) -> Iterator[Scored]:
         """The answers that are compared with the truth: those that are given anyway, where they are."""
         plan, target = self.task.evaluate[number], self.task.target
         if plan.stream is None or target is None:
@@ -474,7 +474,7 @@ class _ModelStep:
         name = named_uses(self.task, "evaluate")[number]
         reuses = None if self.state.emitted else reused(plan, self.task)
         mine = None if reuses is None else self.task.predict[reuses]
-        given = [query for one, query in queries if one is mine and not isinstance(query, Given)]
+        given = [query for one, query in queries if one is mine and not isinstance(query, ServedPredictions)]
         for batch in self._stream(plan.stream, None):
             if target not in batch.schema.names:
                 batch = batch.filter(inserted(batch))
@@ -488,23 +488,25 @@ class _ModelStep:
             else:
                 places = order_of(batch)
                 query = next((one for one in given if np.isin(one.order[:1], places).all()), None)
-            # Where a row had no answer before its label came, it is answered then.
+            # Where a row had no prediction before its label came, it is answered then.
             late = (batch.op == OPS["u"]) & np.asarray(batch.column(target).is_valid())
             yield Scored(plan, name, batch, query, self._query(batch, late) if late.any() else None)
 
-    def _query(self, batch: Batch, asks: npt.NDArray[np.bool_], made: Matrix | None = None, **options: Any) -> Query:
+    def _query(
+        self, batch: Batch, asks: npt.NDArray[np.bool_], made: Matrix | None = None, **options: Any
+    ) -> PredictionBatch:
         """The rows that ask, and their features where these are made."""
         if asks.all():
-            return Query(batch, order_of(batch), self.task, made=made, **options)
+            return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
         if made is not None:
             where = np.cumsum(asks) - 1
             reasons = {int(where[row]): reason for row, reason in made.reasons.items() if asks[row]}
             made = Matrix(np.ascontiguousarray(made.X[asks]), made.valid[asks], reasons)
         batch = batch.filter(asks)
-        return Query(batch, order_of(batch), self.task, made=made, **options)
+        return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
 
     def _asks(self, batch: Batch, name: str) -> tuple[npt.NDArray[np.bool_], Matrix | None]:
-        """Which events ask for an answer: inserts, snapshot reads, and updates that change a feature or may have.
+        """Which events ask for a prediction: inserts, snapshot reads, and updates that change a feature or may have.
 
         Returns:
             Them, and the features of all rows where a function makes them: only what it gives tells a change.
@@ -547,7 +549,7 @@ class _ModelStep:
         if batch.num_rows:
             self.outputs.append(refused(topic, batch, reasons, stage, self.task.name))
 
-    def _emit(self, plan: PredictPlan, query: Query) -> None:
+    def _emit(self, plan: PredictPlan, query: PredictionBatch) -> None:
         self.state.counters.predicted += query.batch.num_rows
         invalid = np.flatnonzero(~query.valid)
         if len(invalid):

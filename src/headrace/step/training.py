@@ -31,8 +31,8 @@ from headrace.plan.operators import RetrainPlan, Selection, StreamPlan
 from headrace.plan.task import ModelTask
 from headrace.step.grade_join import whole
 from headrace.step.labels import unsent
-from headrace.step.learning import Again
-from headrace.step.predictions import answers_to
+from headrace.step.learning import EarlierRows
+from headrace.step.predictions import predict_rows
 from headrace.step.row_identity import Identity
 from headrace.step.state import State
 from headrace.transform.expressions import operate
@@ -43,7 +43,7 @@ MOST_TRAININGS = 100
 Fresh = Mapping[str, Sequence[Batch]]
 
 
-class Reader(Again, Protocol):
+class Reader(EarlierRows, Protocol):
     """What a step asks of the log, which is seldom: rows to train on, and rows of an earlier event that are refused."""
 
     def rows(self, stream: StreamPlan, until: int, fresh: Fresh) -> list[Batch]:
@@ -371,7 +371,7 @@ def _gated(
 
 def _score(plan: RetrainPlan, learner: Learner, found: Matrix, truth: npt.NDArray[Any]) -> float:
     assert plan.gate is not None
-    answers, failed = answers_to(learner.predict, np.ascontiguousarray(found.X[found.valid]))
+    answers, failed = predict_rows(learner.predict, np.ascontiguousarray(found.X[found.valid]))
     if answers is None or failed or not len(answers):
         return float("nan")
     return float(np.mean(np.asarray(plan.gate(answers, truth[found.valid]), np.float64)))

@@ -45,7 +45,7 @@ from headrace.errors import BadRows
 from headrace.learn.base import Learner
 from headrace.learn.handover import Block, Handover
 from headrace.learn.state import dump_state, load_state, state_hash
-from headrace.step.predictions import answers_to
+from headrace.step.predictions import predict_rows
 
 Make = Callable[[], Learner]
 Cut = tuple[Array, Array | None]
@@ -279,7 +279,7 @@ def _handed_over(fresh: Learner, cuts: list[Cut], X: Array, what: str) -> None:
     if learner.ready:
         asked = np.array(np.resize(X, (64, X.shape[1])), np.float64)
         asked[:: 64 // len(_HOSTILE)][: len(_HOSTILE), 0] = _HOSTILE
-        values, failed = answers_to(learner.predict, asked)
+        values, failed = predict_rows(learner.predict, asked)
         _require(values is not None, f"{what}: no row is answered: {next(iter(failed.values()), '')}")
 
 

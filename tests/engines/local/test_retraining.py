@@ -13,7 +13,7 @@ import pytest
 
 import headrace as hr
 from headrace.log import open_log
-from headrace.registry.versions import Shelf
+from headrace.registry.versions import VersionList
 from headrace.replay.explain import explain
 from headrace.replay.verify import verify
 
@@ -103,7 +103,7 @@ def test_an_alarm_trains_on_the_rows_that_were_chosen(
     assert [row["model_version"] for row in answers] == [1] * 4 + [2] * 2
     assert (line["status"], line["rows"], line["version"]) == ("trained", learned, 2)
     with contextlib.closing(open_log(log, writer=False)) as held:
-        first, second = Shelf.read(held, "m")
+        first, second = VersionList.read(held, "m")
         assert (first.training["rows"], second.training["rows"], second.parent) == (2, learned, 1)
         about = explain(held, "answers", 5)
         assert sum(part["count"] for part in about["learned"]) == learned

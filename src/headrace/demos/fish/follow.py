@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from headrace.demos.fish.outcome import MODEL, Row, is_graded
 from headrace.demos.fish.show import Show
 from headrace.engines.local.running import Running
-from headrace.registry.versions import Shelf
+from headrace.registry.versions import VersionList
 
 LOOK_SECONDS = 0.1
 
@@ -57,7 +57,7 @@ class Follower:
     def _look_at_model(self) -> None:
         version = self._running[MODEL].version
         if version != self._version:
-            known = Shelf.read(self._log, MODEL).versions.get(version)
+            known = VersionList.read(self._log, MODEL).versions.get(version)
             if known is not None:
                 self._version = version
                 self._view.answers(version, known.ts_us)

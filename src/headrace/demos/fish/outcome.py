@@ -15,7 +15,7 @@ from headrace.learn.state import load_state
 from headrace.log.base import Log
 from headrace.pipeline.app import App
 from headrace.plan.task import ModelTask
-from headrace.registry.versions import Shelf, Version
+from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state
 from headrace.replay.rebuild import Place, rebuild
 
@@ -158,7 +158,7 @@ def mean_errors(
 
 def _trainings(app: App, log: Log, graded: Sequence[Row]) -> list[Training]:
     """Versions that were trained while rows came, each with its coefficients as R's ``lm`` names them."""
-    shelf = Shelf.read(log, MODEL)
+    shelf = VersionList.read(log, MODEL)
     trained = [one for one in shelf if one.parent is not None and one.training.get("status") == "trained"]
     if not trained:
         return []
@@ -180,7 +180,7 @@ def _trainings(app: App, log: Log, graded: Sequence[Row]) -> list[Training]:
     return found
 
 
-def _known(version: Version, current: int) -> Mapping[str, int] | None:
+def _known(version: VersionRecord, current: int) -> Mapping[str, int] | None:
     return None if version.version == current else version.known
 
 

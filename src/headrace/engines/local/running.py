@@ -23,7 +23,7 @@ from headrace.log.base import Log
 from headrace.plan.task import ModelTask
 from headrace.position import format_lsn, parse_lsn
 from headrace.registry.requests import Request, whoami
-from headrace.step.step import answer
+from headrace.step.step import predict_batch
 
 if TYPE_CHECKING:
     from headrace.serve.server import Server
@@ -52,7 +52,7 @@ class RunningModel:
         """
         batch = Batch.of(_as_records(rows, self._task))
         with self._engine.guard:
-            answers = answer(self._task, self._runner.state, batch)
+            answers = predict_batch(self._task, self._runner.state, batch)
         bad = np.flatnonzero(np.asarray(answers.column("status")) != "ok")
         if len(bad):
             status = answers.column("status")[int(bad[0])].as_py()
@@ -188,7 +188,7 @@ class Running:
         """Append rows to a topic that was declared with ``append=True``; returns when they are durable.
 
         The rows of one call are one transaction: they are written together, and in the same transaction of the log
-        models learn and answer them. May be called from any thread but the engine's.
+        models learn and predict them. May be called from any thread but the engine's.
 
         Args:
             topic: its name.

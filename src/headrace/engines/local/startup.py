@@ -31,7 +31,7 @@ from headrace.plan.blueprint import blueprint
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry.models import declare, differences, read_model
-from headrace.replay.environment import libraries_of, machine_fingerprint, record_machine
+from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
 
 if TYPE_CHECKING:
     from headrace.serve.settings import ServeSettings
@@ -206,7 +206,7 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:
 
 def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
     with log.transaction() as txn:
-        record_machine(log, txn, plan.app, machine_fingerprint())
+        record_environment(log, txn, plan.app, environment_fingerprint())
         for task in plan.models:
             known, made_of = read_model(log, task.name), blueprint(task)
             if known is None or not known["fingerprint"] or known.get("blueprint", {}) != made_of:

@@ -31,7 +31,7 @@ from headrace.plan.task import ModelTask
 from headrace.position import parse_lsn
 from headrace.registry.models import Progress, checkpoint_steps, read_progress
 from headrace.registry.requests import Request, ask, folder_of, whoami
-from headrace.registry.versions import Shelf
+from headrace.registry.versions import VersionList
 from headrace.replay.recovery import replay, restore
 from headrace.serve.models import TAKES_OVER, Gauge, Part, Wanted
 
@@ -92,7 +92,7 @@ class FollowedTask:
 
     def _made_at(self, version: int) -> int:
         if version not in self._made:
-            self._made = {one.version: one.ts_us for one in Shelf.read(self._log, self.task.name)}
+            self._made = {one.version: one.ts_us for one in VersionList.read(self._log, self.task.name)}
         return self._made.get(version, 0)
 
 

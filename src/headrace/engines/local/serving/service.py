@@ -29,7 +29,7 @@ from headrace.log.base import Log
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.position import Position
-from headrace.registry.versions import Shelf, Version
+from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state
 from headrace.serve.models import Busy, Description, Gauge, NoModel, Part, Wanted
 from headrace.serve.parameters import Endpoint
@@ -57,7 +57,7 @@ class Shelves:
 
     def numbers(self, current: Frozen) -> list[str]:
         """Versions that can be asked for: the current one, and those whose state is kept."""
-        shelf = Shelf.read(self._log, current.made.model)
+        shelf = VersionList.read(self._log, current.made.model)
         return [str(one.version) for one in shelf if one.kept or one.version == current.made.version]
 
     def find(self, published: Published, wanted: str) -> Frozen:
@@ -77,7 +77,7 @@ class Shelves:
             if wanted.isdecimal() and (name, int(wanted)) in self._loaded:
                 return self._loaded[name, int(wanted)]
             try:
-                version = Shelf.read(self._log, name).find(wanted)
+                version = VersionList.read(self._log, name).find(wanted)
                 if version.version == current.made.version:
                     return current
                 data = kept_state(self._log, version)
@@ -90,7 +90,7 @@ class Shelves:
             return found
 
 
-def _frozen(published: Published, version: Version, data: bytes) -> Frozen:
+def _frozen(published: Published, version: VersionRecord, data: bytes) -> Frozen:
     learner = copy.deepcopy(published.task.learner)
     learner.restore(dict(load_values(data)))
     known = {column: words[: version.known.get(column, 0)] for column, words in published.words.items()}
@@ -237,7 +237,7 @@ def _published(runner: TaskRunner) -> Published:
     assert isinstance(runner.task, ModelTask)
 
     def made_at(version: int) -> int:
-        found = runner.lineage.shelf.versions.get(version) if runner.lineage is not None else None
+        found = runner.lineage.versions.versions.get(version) if runner.lineage is not None else None
         return found.ts_us if found is not None else 0
 
     return Published(runner.task, made_at)

@@ -26,7 +26,7 @@ from headrace.learn.features import resolved
 from headrace.learn.images import Image, Vector
 from headrace.plan.task import ModelTask
 from headrace.serve.models import Answer, Column, Description, Made, NotReady, RowRefused, TooSlow
-from headrace.step.predictions import BLOCK_ROWS, Query, answers_to
+from headrace.step.predictions import BLOCK_ROWS, PredictionBatch, predict_rows
 from headrace.step.state import Answering, State
 
 SLOW_SECONDS = 0.002
@@ -156,7 +156,7 @@ class Frozen:
         if not good:
             return found
         started = time.perf_counter()
-        values, failed = answers_to(self.by.learner.predict, block[:good])
+        values, failed = predict_rows(self.by.learner.predict, block[:good])
         self._pace.took(time.perf_counter() - started)
         listed: list[Outcome] = [None] * good if values is None else values.tolist()
         for at, reason in failed.items():
@@ -180,9 +180,9 @@ class Frozen:
         """
         for name in filter(is_meta, rows.schema.names):
             raise HeadraceError(f"the rows have a column «{name}», a name of Headrace's own", advice="Rename it.")
-        query = Query(Batch.of(rows), np.arange(rows.num_rows), self._task, proba=probabilities)
+        query = PredictionBatch(Batch.of(rows), np.arange(rows.num_rows), self._task, proba=probabilities)
         with self._asking:
-            query.answer_until(rows.num_rows, self.by)
+            query.predict_until(rows.num_rows, self.by)
         if not rows.num_rows:
             return Answer(_nothing(rows, self._task, probabilities), self._made, {})
         return Answer(query.output().rows, self._made, query.reasons)
