@@ -17,7 +17,7 @@ from headrace.formats.base import Encoded
 from headrace.formats.factory import format_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.producer import DELIVERY_MILLISECONDS, TransactionalProducer
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.settings import KafkaLocation
 from headrace.testing.servers import KafkaBroker
 
 REPEATS = 3
@@ -71,7 +71,7 @@ def predictions(rows: int) -> Encoded:
 def _in_transactions(broker: KafkaBroker, name: str, messages: Encoded, chunks: int) -> tuple[float, int]:
     """Seconds, and the number of transactions."""
     broker.create_topic(name)
-    place = KafkaPlace.parse(f"kafka://{broker.bootstrap}/{name}")
+    place = KafkaLocation.parse(f"kafka://{broker.bootstrap}/{name}")
     producer = TransactionalProducer(place, Cluster(place), lambda line: None)
     started = begun = time.perf_counter()
     commits = 0
@@ -91,7 +91,7 @@ def _plainly(broker: KafkaBroker, name: str, messages: Encoded, chunks: int) -> 
     from confluent_kafka import Producer
 
     broker.create_topic(name)
-    place = KafkaPlace.parse(f"kafka://{broker.bootstrap}/{name}")
+    place = KafkaLocation.parse(f"kafka://{broker.bootstrap}/{name}")
     producer = Producer(
         place.client(
             compression_type="lz4",

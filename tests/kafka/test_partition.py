@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.kafka.partition import murmur2, partitions_of
-from headrace.kafka.place import Place, pack_spread, places_of, unpack_spread
+from headrace.kafka.ranges import MessageRange, pack_spread, ranges_of, unpack_spread
 
 # org.apache.kafka.common.utils.UtilsTest.testMurmur2
 JAVA = {
@@ -56,11 +56,11 @@ def test_a_spread_comes_back(partitions: list[int]) -> None:
     [
         ([], [], ()),
         ([3], [], ()),
-        ([3], [0], (Place(7, 3, 3, 1),)),
-        ([3, 4, 9], [0, 1, 2], (Place(7, 3, 9, 3),)),  # a marker between them is no message
-        ([3, 4, 5], [0, 2], (Place(7, 3, 3, 1), Place(7, 5, 5, 1))),
-        ([3, 4, 5, 6], [1, 2], (Place(7, 4, 5, 2),)),
+        ([3], [0], (MessageRange(7, 3, 3, 1),)),
+        ([3, 4, 9], [0, 1, 2], (MessageRange(7, 3, 9, 3),)),  # a marker between them is no message
+        ([3, 4, 5], [0, 2], (MessageRange(7, 3, 3, 1), MessageRange(7, 5, 5, 1))),
+        ([3, 4, 5, 6], [1, 2], (MessageRange(7, 4, 5, 2),)),
     ],
 )
-def test_places(offsets: list[int], chosen: list[int], expected: tuple[Place, ...]) -> None:
-    assert places_of(np.array(offsets, np.int64), 7, np.array(chosen, np.int64)) == expected
+def test_places(offsets: list[int], chosen: list[int], expected: tuple[MessageRange, ...]) -> None:
+    assert ranges_of(np.array(offsets, np.int64), 7, np.array(chosen, np.int64)) == expected

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headrace.errors import DeclarationError
-from headrace.kafka.settings import KafkaPlace, read_settings
+from headrace.kafka.settings import KafkaLocation, read_settings
 
 SECRET = "tr0ub4dor&3"
 
@@ -25,7 +25,7 @@ SECRET = "tr0ub4dor&3"
     ],
 )
 def test_locations(location: str, bootstrap: str, name: str, partitions: int, replication: int) -> None:
-    place = KafkaPlace.parse(location, name="app", environ={})
+    place = KafkaLocation.parse(location, name="app", environ={})
     assert (place.bootstrap, place.name, place.partitions, place.replication) == (
         bootstrap,
         name,
@@ -47,7 +47,7 @@ def test_locations(location: str, bootstrap: str, name: str, partitions: int, re
 )
 def test_wrong_locations(location: str, words: str) -> None:
     with pytest.raises(DeclarationError, match=words) as caught:
-        KafkaPlace.parse(location, environ={})
+        KafkaLocation.parse(location, environ={})
     assert SECRET not in str(caught.value)
 
 
@@ -81,16 +81,16 @@ def test_a_bad_file_is_said_without_its_content(tmp_path: Path, text: str | None
     assert SECRET not in str(caught.value)
 
 
-def secret_place() -> KafkaPlace:
+def secret_place() -> KafkaLocation:
     names = ("SASL_PASSWORD", "SSL_KEY_PASSWORD", "SASL_OAUTHBEARER_CLIENT_SECRET")
     environment: dict[str, Any] = {f"HEADRACE_KAFKA_{name}": SECRET for name in names}
-    return KafkaPlace.parse("kafka://127.0.0.1:9/iris", environ=environment)
+    return KafkaLocation.parse("kafka://127.0.0.1:9/iris", environ=environment)
 
 
 def test_settings_are_never_shown() -> None:
     place = secret_place()
     assert place.client()["sasl.password"] == SECRET
-    for shown in (repr(place), str(place), place.location, f"{place}"):
+    for shown in (repr(place), str(place), place.url, f"{place}"):
         assert SECRET not in shown
 
 
@@ -104,7 +104,7 @@ def test_a_client_that_is_refused_shows_no_settings(capfd: pytest.CaptureFixture
         "HEADRACE_KAFKA_SASL_MECHANISMS": "PLAIN",
         "HEADRACE_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
     }
-    place = KafkaPlace.parse("kafka://127.0.0.1:9/iris", environ=environment)
+    place = KafkaLocation.parse("kafka://127.0.0.1:9/iris", environ=environment)
     with pytest.raises(HeadraceError) as caught:
         Cluster(place, patience=0.0).topics(patience=0.0)
     words = "".join(traceback.format_exception(caught.value)) + "".join(capfd.readouterr())

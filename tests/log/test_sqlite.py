@@ -19,9 +19,10 @@ import apsw
 import pyarrow as pa
 import pytest
 
+from headrace.clock import SystemClock
 from headrace.errors import LogCorrupt, LogError, LogFull, LogLocked, LogVersionError
 from headrace.faults import VARIABLE
-from headrace.log import layout, open_log, sqlite_writer
+from headrace.log import layout, open_log, sqlite
 from headrace.log.base import Log
 from headrace.log.lease import filesystem_of, refuse_network_filesystem
 from headrace.log.sqlite import SqliteLog
@@ -171,7 +172,7 @@ def test_publishing_moves_no_bodies(log: SqliteLog) -> None:
 
 
 def test_a_body_too_large_for_one_entry_is_split(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_writer, "LARGEST_BODY", 10_000)
+    monkeypatch.setattr(sqlite, "LARGEST_BODY", 10_000)
     with log.transaction() as txn:
         assert txn.append("a", rows(*range(10_000))) == 0
         txn.stage("b", rows(*range(10_000)))
@@ -200,7 +201,7 @@ def test_the_wal_is_bounded(log: SqliteLog) -> None:
 
 def test_a_reader_that_stays_is_outlasted(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """One paused reader makes the WAL grow; the writer goes on, and starts the WAL anew once the reader is gone."""
-    monkeypatch.setattr(sqlite_writer, "RESTART_PAGES", sqlite_writer.CHECKPOINT_PAGES + 500)
+    monkeypatch.setattr(sqlite, "RESTART_PAGES", sqlite.CHECKPOINT_PAGES + 500)
     append(log, 0)
     paused = layout.connect_reader(log.path)
     paused.execute("BEGIN")
@@ -224,7 +225,7 @@ def test_a_reader_that_stays_is_outlasted(log: SqliteLog, monkeypatch: pytest.Mo
 
 def test_readers_without_a_gap_cannot_make_the_wal_grow(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every moment some reader stands on an older state, so that no passive checkpoint can finish."""
-    monkeypatch.setattr(sqlite_writer, "RESTART_PAGES", 2 * sqlite_writer.CHECKPOINT_PAGES)
+    monkeypatch.setattr(sqlite, "RESTART_PAGES", 2 * sqlite.CHECKPOINT_PAGES)
     append(log, 0)
     done = threading.Event()
     reading = threading.Barrier(4)
@@ -351,19 +352,13 @@ def test_a_forked_child_reads_through_connections_of_its_own(path: Path) -> None
 def test_a_writer_that_was_overtaken_writes_nothing(log: SqliteLog) -> None:
     """As on a file system whose locks do nothing: the epoch in the file decides."""
     append(log, 1)
-    other = sqlite_writer.SqliteWriter(log.path, sqlite_writer_clock())
+    other = sqlite.SqliteWriter(log.path, SystemClock())
     with pytest.raises(LogLocked, match="another process has opened"):
         append(log, 2)
     with other.transaction() as txn:
         txn.append("a", rows(3))
     other.close()
     assert ids(log) == [1, 3]
-
-
-def sqlite_writer_clock() -> Any:
-    from headrace.clock import SystemClock
-
-    return SystemClock()
 
 
 def test_a_log_opened_for_reading_refuses_to_write(log: SqliteLog) -> None:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from headrace.inspect.tables import cell
 from headrace.log.base import Log, TopicInfo
-from headrace.log.kafka_view import Seen
+from headrace.log.kafka_view import TopicView
 from headrace.pipeline.app import App
 from headrace.plain_values import beyond, cast_texts, texts
 from headrace.registry import models as registry
@@ -40,7 +40,7 @@ def topic_row(info: TopicInfo) -> dict[str, Any]:
     }
 
 
-def seen_row(seen: Seen, newest_us: int = 0) -> dict[str, Any]:
+def seen_row(seen: TopicView, newest_us: int = 0) -> dict[str, Any]:
     """A topic of a cluster: of a pipeline by its log, of others by the broker, who counts messages only."""
     where = {"partitions": len(seen.end), "pipeline": seen.pipeline or None}
     if seen.info is not None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from headrace.cli.console import talk
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import codec_for
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
@@ -56,7 +56,7 @@ def looking(log: str | None) -> Iterator[Log | KafkaView]:
         with reading(where) as held:
             yield held
         return
-    with KafkaView(KafkaPlace.parse(where), codec=codec_for()) as view:
+    with KafkaView(KafkaLocation.parse(where), codec=codec_for()) as view:
         for warning in view.warnings:
             talk.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
         yield view
@@ -71,7 +71,7 @@ def reading(log: str | None, *, name: str = "", formats: Formats | None = None) 
         formats: as the pipeline declares them.
     """
     where = location(log)
-    if where.startswith(SCHEME) and not KafkaPlace.parse(where, name=name).name:
+    if where.startswith(SCHEME) and not KafkaLocation.parse(where, name=name).name:
         with looking(where) as view:
             assert isinstance(view, KafkaView)
             yield view.log
@@ -88,7 +88,7 @@ def writing(log: str | None) -> Iterator[Log]:
     """One pipeline's log, to change records in it."""
     where = location(log)
     with reading(where) as held:  # first: opening to write would make one where there is none
-        name = held.place.name if isinstance(held, KafkaLog) else ""
+        name = held.location.name if isinstance(held, KafkaLog) else ""
     opened = open_log(where, writer=True, name=name, codec=codec_for())
     try:
         yield opened

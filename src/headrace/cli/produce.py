@@ -31,7 +31,7 @@ from headrace.errors import DeclarationError, FormatError, HeadraceError, LogErr
 from headrace.formats.json_columns import ROW, Column
 from headrace.formats.topic_formats import COLUMNS, Decision, TopicCodec, checked_format, codec_for
 from headrace.inspect.messages import to_json
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
@@ -98,7 +98,7 @@ def produce(
         source.column = appender.column
         with _progress(total, appender.done, show=not as_json) as advance:
             ended = append_all(source, appender, pace, limit, advance)
-        place = held.place.location if isinstance(held, KafkaLog) else where
+        place = held.location.url if isinstance(held, KafkaLog) else where
     result = {"topic": topic, "log": place, **appender.figures(), "ended": ended}
     if as_json:
         print(to_json({**result, "seconds": round(time.monotonic() - since, 3)}))
@@ -132,9 +132,9 @@ def open_for(where: str, topic: str, codec: TopicCodec, *, take_over: bool = Fal
                 advice="A file's log has one writer: stop the pipeline, append, and start it again; or give --log "
                 "kafka://host:port, where rows are appended while pipelines run.",
             ) from error
-    place = KafkaPlace.parse(where)
+    place = KafkaLocation.parse(where)
     name = place.name or f"{PRODUCERS}{topic}"
-    place = KafkaPlace.parse(where, name=name)
+    place = KafkaLocation.parse(where, name=name)
     if not take_over:
         _refuse_a_pipelines(place, codec)
     opened = open_log(where, writer=True, name=name, codec=codec)
@@ -147,7 +147,7 @@ def open_for(where: str, topic: str, codec: TopicCodec, *, take_over: bool = Fal
     return opened
 
 
-def _refuse_a_pipelines(place: KafkaPlace, codec: TopicCodec) -> None:
+def _refuse_a_pipelines(place: KafkaLocation, codec: TopicCodec) -> None:
     """Opening a log on a cluster to write ends its other writer: look first."""
     try:
         seen = KafkaLog(place, writer=False, codec=codec)
@@ -156,17 +156,17 @@ def _refuse_a_pipelines(place: KafkaPlace, codec: TopicCodec) -> None:
     with closing(seen):
         if set(seen.kinds()) - {KIND, COLUMNS}:
             raise LogLocked(
-                f"{place.location} is the log of a pipeline, and a second writer would end its run",
+                f"{place.url} is the log of a pipeline, and a second writer would end its run",
                 advice=f"Give --log {SCHEME}{place.bootstrap} and let the pipeline read the topic; or stop the "
                 "pipeline and add --take-over.",
             )
 
 
 def _refuse_anothers(log: KafkaLog, topic: str) -> None:
-    theirs = owners(log.place, log.cluster, [topic])
+    theirs = owners(log.location, log.cluster, [topic])
     for name in theirs:
         raise LogError(
-            f"the topic «{topic}» on {log.place.bootstrap} belongs to the log of «{name}»",
+            f"the topic «{topic}» on {log.location.bootstrap} belongs to the log of «{name}»",
             advice="Choose another topic, or write into that log.",
         )
 

@@ -20,7 +20,7 @@ from headrace.errors import DeclarationError, LogError
 from headrace.formats.topic_formats import ForeignFormats, TopicCodec, checked_format, codec_for
 from headrace.inspect.messages import messages, plain, rows, to_json, wire_lines
 from headrace.inspect.query import joined, topic_table, with_numbers
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Log, TopicInfo
 from headrace.log.kafka_view import KafkaView
@@ -146,7 +146,7 @@ def topics_create(
     """
     where = location(log)
     if where.startswith(SCHEME):
-        made = create_on_cluster(KafkaPlace.parse(where), topic, partitions)
+        made = create_on_cluster(KafkaLocation.parse(where), topic, partitions)
     else:
         if partitions is not None:
             raise DeclarationError("a topic of a file's log has no partitions", advice="Leave out --partitions.")
@@ -178,7 +178,7 @@ def topics_delete(
     if topic.startswith("__"):
         raise DeclarationError(f"«{topic}» holds the state of others", advice="Its owner deletes it, nobody else.")
     if where.startswith(SCHEME):
-        rows_gone = delete_on_cluster(KafkaPlace.parse(where), topic, force=force)
+        rows_gone = delete_on_cluster(KafkaLocation.parse(where), topic, force=force)
     else:
         rows_gone = delete_in_file(where, topic, force=force)
     if as_json:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from headrace.errors import DeclarationError, LogError, LogMissing
 from headrace.formats.topic_formats import COLUMNS, codec_for
 from headrace.kafka.cluster import FOR_EVER, Cluster
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.settings import KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Log, no_such_topic, topic_exists, walk
 from headrace.log.kafka import KafkaLog
@@ -39,7 +39,7 @@ def check_new(topic: str) -> None:
         raise DeclarationError(f"the topic name «{topic}» is Headrace's own", advice="Choose another name.")
 
 
-def create_on_cluster(place: KafkaPlace, topic: str, partitions: int | None) -> dict[str, Any]:
+def create_on_cluster(place: KafkaLocation, topic: str, partitions: int | None) -> dict[str, Any]:
     """Make a topic of a cluster; whoever writes to it first has it, a pipeline of ours or anybody.
 
     Raises:
@@ -48,9 +48,9 @@ def create_on_cluster(place: KafkaPlace, topic: str, partitions: int | None) -> 
     check_new(topic)
     cluster = Cluster(place)
     if cluster.partitions(topic):
-        raise topic_exists(topic, place.location)
+        raise topic_exists(topic, place.url)
     cluster.create(topic, partitions=partitions or place.partitions, config=FOR_EVER)
-    return {"topic": topic, "log": place.location, "partitions": cluster.partitions(topic)}
+    return {"topic": topic, "log": place.url, "partitions": cluster.partitions(topic)}
 
 
 def delete_in_file(where: str, topic: str, *, force: bool) -> int:
@@ -75,7 +75,7 @@ def delete_in_file(where: str, topic: str, *, force: bool) -> int:
         return info.rows
 
 
-def delete_on_cluster(place: KafkaPlace, topic: str, *, force: bool) -> int:
+def delete_on_cluster(place: KafkaLocation, topic: str, *, force: bool) -> int:
     """Delete a topic of a cluster; returns the rows, or at most so many messages, that it held.
 
     Raises:
@@ -84,13 +84,13 @@ def delete_on_cluster(place: KafkaPlace, topic: str, *, force: bool) -> int:
     with closing(KafkaView(replace(place, name=""), codec=codec_for())) as view:
         seen = view.seen(topic)
         owner = view.owner(topic)
-        name = owner.place.name if owner is not None else ""
+        name = owner.location.name if owner is not None else ""
         found = [user for log in view.logs.values() for user in _users_on(log, topic)]
         refuse_used(topic, found, force=force)
     if not name:
         Cluster(place).delete(topic)
         return seen.rows
-    with closing(open_log(replace(place, name=name).location, writer=True, codec=codec_for())) as log:
+    with closing(open_log(replace(place, name=name).url, writer=True, codec=codec_for())) as log:
         with log.transaction() as transaction:
             transaction.drop_topic(topic)
             transaction.delete(COLUMNS, topic)
@@ -98,14 +98,14 @@ def delete_on_cluster(place: KafkaPlace, topic: str, *, force: bool) -> int:
 
 
 def _users_on(log: KafkaLog, topic: str) -> Iterator[str]:
-    head = log.heads.get(topic)
+    head = log.metadata.get(topic)
     if head is None or not head.visible:
         return
-    yield from (f"{user} (log «{log.place.name}»)" for user in users(log, topic))
+    yield from (f"{user} (log «{log.location.name}»)" for user in users(log, topic))
     if head.foreign and head.rows:
-        yield f"the log of «{log.place.name}», which holds the order of its rows"
+        yield f"the log of «{log.location.name}», which holds the order of its rows"
     elif not head.foreign and set(log.kinds()) - PRODUCED:
-        yield f"the log of the pipeline «{log.place.name}», whose run ends when another one writes there"
+        yield f"the log of the pipeline «{log.location.name}», whose run ends when another one writes there"
 
 
 def refuse_used(topic: str, found: list[str], *, force: bool) -> None:

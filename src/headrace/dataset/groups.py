@@ -27,15 +27,15 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.errors import LogError
-from headrace.kafka.place import unpack_spread
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.ranges import unpack_spread
+from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import Log
 
 if TYPE_CHECKING:
     import apsw
 
     from headrace.log.kafka import KafkaLog
-    from headrace.log.slices import Stored
+    from headrace.log.slices import IndexEntry
 
 LOOK_AT_ENTRIES = 200
 COMMIT_SECONDS = 0.5
@@ -69,9 +69,9 @@ class Positions(Protocol):
         ...
 
 
-def open_positions(where: Log | KafkaPlace, topic: str, group: str) -> Positions:
+def open_positions(where: Log | KafkaLocation, topic: str, group: str) -> Positions:
     """Return the positions of a group in a topic of a log, or in a topic of a cluster that others write."""
-    if isinstance(where, KafkaPlace):
+    if isinstance(where, KafkaLocation):
         return MessagePositions(where, topic, group)
     from headrace.log.sqlite import SqliteLog
 
@@ -173,7 +173,7 @@ class MessagePositions:
     is read again.
     """
 
-    def __init__(self, place: KafkaPlace, topic: str, group: str) -> None:
+    def __init__(self, place: KafkaLocation, topic: str, group: str) -> None:
         from confluent_kafka import Consumer
 
         from headrace.kafka.cluster import Cluster
@@ -231,7 +231,7 @@ class MessagePositions:
             except KafkaException as error:
                 if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                     raise LogError(
-                        f"consumers are reading as the group «{self._group}» on {self._place.location} now",
+                        f"consumers are reading as the group «{self._group}» on {self._place.url} now",
                         advice="Kafka shares its offsets with nobody while they do: give the data set its own group.",
                     ) from error
                 raise
@@ -254,7 +254,7 @@ class RowPositions(MessagePositions):
     """
 
     def __init__(self, log: KafkaLog, topic: str, group: str) -> None:
-        super().__init__(log.place, topic, group)
+        super().__init__(log.location, topic, group)
         self._log = log
 
     def read(self) -> Mapping[int, int] | None:
@@ -299,9 +299,9 @@ class RowPositions(MessagePositions):
         return info.end
 
 
-def _messages(stored: Stored) -> tuple[Ints, Ints]:
+def _messages(stored: IndexEntry) -> tuple[Ints, Ints]:
     """Return partition and offset of an entry's messages, in the order of its rows where each is one."""
-    places = [place for place in stored.places if place.messages]
+    places = [place for place in stored.ranges if place.messages]
     partitions = np.repeat([place.partition for place in places], [place.messages for place in places])
     # Where others write to the partition too, some of ours lie a little later than said here.
     offsets = np.concatenate([place.first + np.arange(place.messages) for place in places] or [_NONE])

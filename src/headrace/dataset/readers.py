@@ -22,7 +22,7 @@ from headrace.errors import LogError, LogMissing
 from headrace.formats.topic_formats import ForeignFormats, TopicCodec, codec_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.fetch import wire_messages
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Entry, Log
 from headrace.log.kafka import KafkaLog
@@ -213,7 +213,7 @@ class MessageReader:
         decode: what makes rows of messages.
     """
 
-    def __init__(self, place: KafkaPlace, topic: str, decode: ForeignFormats) -> None:
+    def __init__(self, place: KafkaLocation, topic: str, decode: ForeignFormats) -> None:
         self._where = place
         self._topic = topic
         self._decode = decode
@@ -378,7 +378,7 @@ class ClusterFinder:
 
     def __init__(self, plan: Plan, topic: str) -> None:
         declared = next((topics for topics in plan.topics if topics.matches(topic) and topics.kafka), None)
-        self._place = KafkaPlace.parse(declared.kafka if declared is not None else plan.log, name=plan.app)
+        self._place = KafkaLocation.parse(declared.kafka if declared is not None else plan.log, name=plan.app)
         self._topic = topic
         self._codec: TopicCodec = codec_for(plan.formats)
         prefixes = any(topic.startswith(f"{prefix}.") for prefix in plan.formats.prefixes)
@@ -408,7 +408,7 @@ class ClusterFinder:
             log = KafkaLog(replace(self._place, name=name), writer=False, codec=self._codec)
         except LogMissing:
             return None
-        head = log.heads.get(self._topic)
+        head = log.metadata.get(self._topic)
         if head is None or head.foreign:
             log.close()
             return None

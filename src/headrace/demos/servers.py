@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from headrace.errors import DeclarationError
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.testing.servers import KafkaBroker, KafkaConnect, PostgresServer, free_directory
 
 Say = Callable[[str], None]
@@ -113,7 +113,7 @@ def stage(
     say: Say,
     database: bool,
     dsn: str | None,
-    refuse: Callable[[KafkaPlace], None] | None,
+    refuse: Callable[[KafkaLocation], None] | None,
 ) -> Iterator[Scene]:
     """A demo's log and servers, running.
 
@@ -134,7 +134,7 @@ def stage(
             server = stack.enter_context(broker(keep, found.kept, say))
             found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{app}", not keep
         elif log is not None and log.startswith(SCHEME):
-            place = KafkaPlace.parse(log, name=app)
+            place = KafkaLocation.parse(log, name=app)
             found.log = f"{SCHEME}{place.bootstrap}/{place.name}"
             if refuse is not None:
                 refuse(place)

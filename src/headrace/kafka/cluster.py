@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.settings import KafkaLocation
 from headrace.retry import Backoff
 
 logger = logging.getLogger("headrace")
@@ -34,7 +34,7 @@ class Cluster:
     """One cluster. Any thread may use it; calls wait for a broker that is away, up to half a minute.
 
     Args:
-        place: where it is.
+        location: where it is.
         patience: seconds to wait for a broker that is away.
 
     Attributes:
@@ -42,14 +42,14 @@ class Cluster:
         interrupted: whether nobody wants to wait long any more; see `interrupt`.
     """
 
-    def __init__(self, place: KafkaPlace, *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, location: KafkaLocation, *, patience: float = PATIENCE_SECONDS) -> None:
         from confluent_kafka.admin import AdminClient
 
-        self.place = place
+        self.location = location
         self._patience = patience
         self.on_wait: Callable[[str], None] = lambda _: None
         self._interrupted_at: float | None = None
-        self._admin = AdminClient(place.client(socket_timeout_ms=10_000))
+        self._admin = AdminClient(location.client(socket_timeout_ms=10_000))
         self._partitions: dict[str, tuple[int, float]] = {}
         self._limits: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -94,7 +94,7 @@ class Cluster:
                 if outcome.done():
                     return outcome.result()
             if self.out_of_patience(math.inf):
-                raise LogUnavailable(f"stopped while {what}: {self.place.location} is away")
+                raise LogUnavailable(f"stopped while {what}: {self.location.url} is away")
 
     def patiently(self, what: str, call: Callable[[], _T], *, patience: float | None = None) -> _T:
         """Call again, with backoff, while the broker is away.
@@ -116,7 +116,7 @@ class Cluster:
                     if not failure.retry or self.out_of_patience(deadline):
                         raise failure from error
                     logger.info("%s; trying again", failure.message)
-                    self.on_wait(f"waiting for {self.place.location} ({what}); trying again")
+                    self.on_wait(f"waiting for {self.location.url} ({what}); trying again")
                 waited = True
                 time.sleep(backoff.next())
         finally:
@@ -154,7 +154,7 @@ class Cluster:
         from confluent_kafka import KafkaError, KafkaException
         from confluent_kafka.admin import NewTopic
 
-        new = NewTopic(topic, partitions, self.place.replication, config=dict(config))
+        new = NewTopic(topic, partitions, self.location.replication, config=dict(config))
 
         def ask() -> None:
             try:
@@ -195,7 +195,7 @@ class Cluster:
         deadline = time.monotonic() + self._patience
         while not reached():
             if self.out_of_patience(deadline):
-                raise LogUnavailable(f"waited {self._patience:.0f} s for {what} on {self.place.location}")
+                raise LogUnavailable(f"waited {self._patience:.0f} s for {what} on {self.location.url}")
             time.sleep(0.02)
 
     def identities(self, topics: Sequence[str]) -> dict[str, str]:
@@ -308,7 +308,7 @@ class Cluster:
 
     def translate(self, error: Any, what: str) -> LogError:
         """What librdkafka's error means for the log; raise it ``from`` the original."""
-        return translate(error.args[0] if getattr(error, "args", None) else error, what, self.place.location)
+        return translate(error.args[0] if getattr(error, "args", None) else error, what, self.location.url)
 
 
 def translate(error: Any, what: str, where: str) -> LogError:

@@ -13,13 +13,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from headrace.errors import LogTruncated, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.ranges import TopicRange
+from headrace.kafka.settings import KafkaLocation
 from headrace.wire import WireMessages
 
 _MILLISECONDS = itemgetter(1)
@@ -30,31 +31,18 @@ SKIPPED = 1_000  # messages that are rather read and left than looked for anew
 Where = tuple[str, int]
 
 
-class Range(NamedTuple):
-    """Messages wanted: the visible ones of a partition from ``first`` to ``last``."""
-
-    topic: str
-    partition: int
-    first: int
-    last: int
-
-    @property
-    def where(self) -> Where:
-        return (self.topic, self.partition)
+Wanted = dict[Where, deque[tuple[int, TopicRange]]]
 
 
-Wanted = dict[Where, deque[tuple[int, Range]]]
-
-
-def consumer_properties(place: KafkaPlace, **more: Any) -> dict[str, Any]:
+def consumer_properties(location: KafkaLocation, **more: Any) -> dict[str, Any]:
     """Properties of a consumer that reads committed messages from offsets of its own, fast.
 
     librdkafka's own queue limits cap a reader at some 135,000 messages a second, measured on loopback. A look elsewhere
     begins when the fetch that waits at the end of what was read before comes back: it waits 5 ms at most (the idle
     fetches cost 1 % of a core).
     """
-    return place.client(
-        group_id=f"headrace-{place.name or 'reader'}",
+    return location.client(
+        group_id=f"headrace-{location.name or 'reader'}",
         enable_auto_commit=False,
         enable_auto_offset_store=False,
         auto_offset_reset="error",
@@ -105,8 +93,8 @@ def errors_among(messages: list[Any]) -> list[Any]:
 class Fetcher:
     """Reads ranges of messages. Any thread may call it; one is served at a time."""
 
-    def __init__(self, place: KafkaPlace, cluster: Cluster) -> None:
-        self._place = place
+    def __init__(self, location: KafkaLocation, cluster: Cluster) -> None:
+        self._location = location
         self._cluster = cluster
         self._consumer: Any = None
         self._next: dict[Where, int] = {}
@@ -114,7 +102,7 @@ class Fetcher:
         self._known: set[str] = set()
         self._lock = threading.Lock()
 
-    def fetch(self, ranges: Sequence[Range], *, patience: float = FETCH_SECONDS) -> list[list[Any]]:
+    def fetch(self, ranges: Sequence[TopicRange], *, patience: float = FETCH_SECONDS) -> list[list[Any]]:
         """The messages of each range, when all are there.
 
         Args:
@@ -149,7 +137,7 @@ class Fetcher:
         from confluent_kafka import Consumer, TopicPartition
 
         if self._consumer is None:
-            self._consumer = Consumer(consumer_properties(self._place))
+            self._consumer = Consumer(consumer_properties(self._location))
         firsts = {where: waiting[0][1].first for where, waiting in wanted.items()}
         self._leave(
             where
@@ -206,7 +194,7 @@ class Fetcher:
 
     def _heed(self, error: Any, message: Any) -> None:
         what = f"reading «{message.topic()}» partition {message.partition()}" if message.topic() else "reading"
-        failure = translate(error, what, self._place.location)
+        failure = translate(error, what, self._location.url)
         if not failure.retry and not (is_unknown(error) and not self._cluster.gone(message.topic())):
             self._drop()
             raise failure
@@ -218,7 +206,7 @@ class Fetcher:
             oldest = self._cluster.beginnings(topic).get(partition)
             if oldest is None or oldest > waiting[0][1].first:
                 self._drop()
-                raise truncated(topic, partition, waiting[0][1].first, oldest, self._place.location)
+                raise truncated(topic, partition, waiting[0][1].first, oldest, self._location.url)
 
     def _missing(self, wanted: Wanted) -> LogUnavailable:
         where, waiting = next((where, waiting) for where, waiting in wanted.items() if waiting)

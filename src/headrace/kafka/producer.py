@@ -15,8 +15,8 @@ from headrace.arrays import Ints
 from headrace.errors import LogTruncated, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.partition import partitions_of
-from headrace.kafka.place import Place, pack_spread
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.ranges import MessageRange, pack_spread
+from headrace.kafka.settings import KafkaLocation
 from headrace.wire import Headers
 
 logger = logging.getLogger("headrace")
@@ -32,7 +32,7 @@ GAP_SECONDS = 0.006
 
 
 class Sent:
-    """Messages of one topic on their way; `places` is known when they have been delivered."""
+    """Messages of one topic on their way; `ranges` is known when they have been delivered."""
 
     def __init__(self, topic: str, partitions: Ints) -> None:
         self.topic = topic
@@ -56,7 +56,7 @@ class Sent:
         self.last(error, message)
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def ranges(self) -> tuple[MessageRange, ...]:
         """Where they lie.
 
         Raises:
@@ -65,7 +65,7 @@ class Sent:
         numbers, counts = np.unique(self._partitions, return_counts=True)
         try:
             return tuple(
-                Place(number, self._first[number], self._last[number], count)
+                MessageRange(number, self._first[number], self._last[number], count)
                 for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
             )
         except KeyError as error:
@@ -84,7 +84,7 @@ class TransactionalProducer:
     Opening it ends every other run's transactions (KIP-98, "zombie fencing"). Used by the writing thread only.
 
     Args:
-        place, cluster: the log's.
+        location, cluster: the log's.
         on_wait: called with a line for people while the broker is away, and with "" when it is back.
 
     Raises:
@@ -92,10 +92,10 @@ class TransactionalProducer:
         LogError: it does not let us write.
     """
 
-    def __init__(self, place: KafkaPlace, cluster: Cluster, on_wait: Callable[[str], None]) -> None:
+    def __init__(self, location: KafkaLocation, cluster: Cluster, on_wait: Callable[[str], None]) -> None:
         from confluent_kafka import Producer
 
-        self._place = place
+        self._location = location
         self._cluster = cluster
         self._on_wait = on_wait
         self._open = False
@@ -106,8 +106,8 @@ class TransactionalProducer:
         self._producer = Producer(
             {
                 **defaults,
-                **place.client(
-                    transactional_id=f"headrace.{place.name}",
+                **location.client(
+                    transactional_id=f"headrace.{location.name}",
                     message_timeout_ms=DELIVERY_MILLISECONDS,
                     message_max_bytes=1_000_000_000,
                     queue_buffering_max_messages=200_000,
@@ -196,7 +196,7 @@ class TransactionalProducer:
                     # The transaction is undone, and tried again with what the client knows by then.
                     with contextlib.suppress(KafkaException):
                         self._producer.list_topics(topic, 5.0)
-                    failure = LogUnavailable(f"{self._place.location} did not know «{topic}» for a moment")
+                    failure = LogUnavailable(f"{self._location.url} did not know «{topic}» for a moment")
                 raise failure from error
 
     def _serve(self, call: Callable[[float], int], seconds: float) -> int:
@@ -275,24 +275,24 @@ class TransactionalProducer:
         error = exception.args[0]
         if error.fatal():
             self._open = False
-            raise translate(error, what, self._place.location) from exception
+            raise translate(error, what, self._location.url) from exception
         if error.txn_requires_abort():
             if what == "committing":
                 self.abort()
                 raise LogUnavailable(
-                    f"{self._place.location} has undone a transaction: {error.str()}", advice="It is tried again."
+                    f"{self._location.url} has undone a transaction: {error.str()}", advice="It is tried again."
                 ) from exception
             return
         if not error.retriable():
-            raise translate(error, what, self._place.location) from exception
+            raise translate(error, what, self._location.url) from exception
         self._waiting(since, what)
 
     def _waiting(self, since: float, what: str) -> None:
         waited = time.monotonic() - since
         if self._cluster.out_of_patience(math.inf):
-            raise LogUnavailable(f"stopped while {what}: {self._place.location} is away")
+            raise LogUnavailable(f"stopped while {what}: {self._location.url} is away")
         if waited > 2:
-            self._on_wait(f"waiting for {self._place.location} ({what}); trying again")
+            self._on_wait(f"waiting for {self._location.url} ({what}); trying again")
 
     def close(self) -> None:
         """Leave the cluster; an open transaction is undone by whoever writes next."""

@@ -40,7 +40,7 @@ _JAVA = {"sasl.mechanism": "sasl.mechanisms", "ssl.truststore.certificates": "ss
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaPlace:
+class KafkaLocation:
     """A log's place on a cluster.
 
     Attributes:
@@ -58,14 +58,14 @@ class KafkaPlace:
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def parse(cls, location: str, *, name: str = "", environ: Mapping[str, str] | None = None) -> KafkaPlace:
+    def parse(cls, location: str, *, name: str = "", environ: Mapping[str, str] | None = None) -> KafkaLocation:
         """A location as the user writes it, with the settings that the environment adds.
 
         Raises:
             DeclarationError: it is no such location, or a setting is not the user's to change.
 
-        >>> KafkaPlace.parse("kafka://a:9092,b:9092/iris?partitions=4", environ={})
-        KafkaPlace(bootstrap='a:9092,b:9092', name='iris', partitions=4, replication=-1)
+        >>> KafkaLocation.parse("kafka://a:9092,b:9092/iris?partitions=4", environ={})
+        KafkaLocation(bootstrap='a:9092,b:9092', name='iris', partitions=4, replication=-1)
         """
         rest, _, query = location.removeprefix(SCHEME).partition("?")
         bootstrap, _, path = rest.partition("/")
@@ -83,7 +83,7 @@ class KafkaPlace:
         return cls(bootstrap, path.strip("/") or name, settings=settings, **options)
 
     @property
-    def location(self) -> str:
+    def url(self) -> str:
         """As the user would write it, without options."""
         return f"{SCHEME}{self.bootstrap}" + (f"/{self.name}" if self.name else "")
 

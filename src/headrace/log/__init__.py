@@ -48,10 +48,10 @@ def open_log(
 
         return MemoryLog(clock=clock)
     if text.startswith("kafka://"):
-        from headrace.kafka.settings import KafkaPlace
+        from headrace.kafka.settings import KafkaLocation
         from headrace.log.kafka import KafkaLog
 
-        return KafkaLog(KafkaPlace.parse(text, name=name), writer=writer, codec=codec, clock=clock)
+        return KafkaLog(KafkaLocation.parse(text, name=name), writer=writer, codec=codec, clock=clock)
     if "://" in text:
         raise DeclarationError(
             f"no log can be kept at «{text}» in this version",

@@ -19,12 +19,12 @@ from pathlib import Path
 from headrace.clock import SystemClock
 from headrace.errors import DeclarationError, LogError, LogMissing
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Entry, Log, Transaction
 from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec
-from headrace.log.kafka_topics import COPYING
 from headrace.log.kafka_view import pipelines
+from headrace.log.topic_metadata import COPYING
 
 ROWS_AT_ONCE = 32_768
 STEPS = ".steps"
@@ -166,24 +166,24 @@ def _with_name(source: str) -> str:
     """A pipeline on a cluster by its name: the only one there, where none is given."""
     if not source.startswith(SCHEME):
         return source
-    place = KafkaPlace.parse(source)
-    if place.name:
+    kafka = KafkaLocation.parse(source)
+    if kafka.name:
         return source
-    names = pipelines(Cluster(place))
+    names = pipelines(Cluster(kafka))
     if len(names) != 1:
         raise DeclarationError(
-            f"{len(names)} pipelines have logs on {place.bootstrap}: {', '.join(names) or 'none'}",
-            advice=f"Say which: --from {place.location}/NAME",
+            f"{len(names)} pipelines have logs on {kafka.bootstrap}: {', '.join(names) or 'none'}",
+            advice=f"Say which: --from {kafka.url}/NAME",
         )
-    return f"{place.location}/{names[0]}"
+    return f"{kafka.url}/{names[0]}"
 
 
 def _named(target: str, source: Log) -> str:
     """A target on a cluster with its name: the pipeline's, where none is given."""
     if not target.startswith(SCHEME):
         return target
-    place = KafkaPlace.parse(target)
-    if place.name:
+    kafka = KafkaLocation.parse(target)
+    if kafka.name:
         return target
     before = f"{INTERNAL_PREFIX}."
     names = [one for one in source.topics() if one.startswith(before) and one.endswith(STEPS)]
@@ -226,15 +226,15 @@ def _kafka_target(
 ) -> Iterator[tuple[Log, int]]:
     from headrace.log.kafka import KafkaLog
 
-    place = KafkaPlace.parse(location)
-    cluster = Cluster(place)
+    kafka = KafkaLocation.parse(location)
+    cluster = Cluster(kafka)
     begun = False
-    if cluster.partitions(f"{INTERNAL_PREFIX}.{place.name}.changelog"):
-        with contextlib.closing(KafkaLog(place, writer=False, codec=codec, half_copied=True)) as there:
-            begun = _begun(there, origin, place)
+    if cluster.partitions(f"{INTERNAL_PREFIX}.{kafka.name}.changelog"):
+        with contextlib.closing(KafkaLog(kafka, writer=False, codec=codec, half_copied=True)) as there:
+            begun = _begun(there, origin, kafka)
     if not begun:
-        _refuse_taken(cluster, place, list(source.topics()))
-    with contextlib.closing(KafkaLog(place, writer=True, codec=codec, clock=clock, half_copied=True)) as log:
+        _refuse_taken(cluster, kafka, list(source.topics()))
+    with contextlib.closing(KafkaLog(kafka, writer=True, codec=codec, clock=clock, half_copied=True)) as log:
         with log.transaction() as txn:
             txn.put(COPYING, "", _absolute(origin).encode())
         yield log, log.newest_slice()
@@ -244,7 +244,7 @@ def _absolute(origin: str) -> str:
     return origin if origin.startswith(SCHEME) else str(Path(origin).resolve())
 
 
-def _begun(there: Log, origin: str, place: KafkaPlace) -> bool:
+def _begun(there: Log, origin: str, kafka: KafkaLocation) -> bool:
     """Whether this copy was begun there before.
 
     Raises:
@@ -257,17 +257,17 @@ def _begun(there: Log, origin: str, place: KafkaPlace) -> bool:
         return False
     what = f"half of a copy of {marks[''].decode()}" if marks else "a log"
     raise LogError(
-        f"there is {what} at {place.location} already",
+        f"there is {what} at {kafka.url} already",
         advice="Copy to another cluster, or delete that log's topics first.",
     )
 
 
-def _refuse_taken(cluster: Cluster, place: KafkaPlace, topics: list[str]) -> None:
+def _refuse_taken(cluster: Cluster, kafka: KafkaLocation, topics: list[str]) -> None:
     """Rows of ours never go among messages of others."""
     there = cluster.topics()
     for topic in topics:
         if topic in there and cluster.ends(topic) != cluster.beginnings(topic):
             raise LogError(
-                f"the cluster {place.bootstrap} has a topic «{topic}» with messages in it",
+                f"the cluster {kafka.bootstrap} has a topic «{topic}» with messages in it",
                 advice="Another log or another program wrote them. Copy to another cluster, or delete that topic.",
             )

@@ -20,37 +20,56 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
 from headrace.errors import DeclarationError, LogError, LogLocked, LogMissing, LogTruncated
+from headrace.faults import fault
 from headrace.kafka.cluster import COMPACTED, FOR_EVER, Cluster
 from headrace.kafka.fetch import Fetcher
-from headrace.kafka.producer import TransactionalProducer
-from headrace.kafka.settings import KafkaPlace
-from headrace.log.base import Entry, Extent, TopicInfo
-from headrace.log.changelog import Changelog
-from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec, Codecs
-from headrace.log.kafka_index import PartitionReader, SliceIndex
-from headrace.log.kafka_load import Loader
-from headrace.log.kafka_topics import COPYING, FORM, HEAD, OURS, TOPIC, Form, Head, heads
-from headrace.log.kafka_writer import STAGED_IN_MEMORY, Cached, KafkaTransaction, Staged
-from headrace.log.slices import Stored
+from headrace.kafka.producer import Sent, TransactionalProducer, too_large
+from headrace.kafka.ranges import MessageRange, TopicRange
+from headrace.kafka.settings import KafkaLocation
+from headrace.log.base import Entry, Extent, TopicInfo, checked_slice, no_such_topic, topic_exists
+from headrace.log.changelog import Changelog, Value
+from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Codec, Codecs, Form, Messages
+from headrace.log.kafka_reader import Cached, Loader, PartitionReader, SliceIndex
+from headrace.log.message import MessageFormat
+from headrace.log.slices import IndexEntry, dump_slices
+from headrace.log.topic_metadata import COPYING, CREATED, FORM, HEAD, OURS, TOPIC, TopicMetadata, topic_metadata
 
 logger = logging.getLogger("headrace")
 
 TAIL_BYTES = 32 << 20
 TAIL_ENTRIES = 20_000
+STAGED_IN_MEMORY = 32 << 20
+OVERHEAD_BYTES = 200  # of a message's own fields and of the batch around it
+_UNKNOWN = TopicMetadata()
+_NOWHERE = IndexEntry(0, 0, "", 0, 0, 0, 0, True, 0, ())
+
+
+@dataclass(slots=True)
+class Staged:
+    """Rows of a source's transaction whose commit has not been seen."""
+
+    group: int
+    topic: str
+    rows: int
+    form: int
+    records: pa.RecordBatch | None
+    sent: Sent | None
+    span: MessageRange | None = None
 
 
 class KafkaLog:
     """A `Log` on Kafka.
 
     Args:
-        place: cluster, name and settings.
+        location: cluster, name and settings.
         writer: whether to write. A new writer takes over from an earlier one, whose next commit fails.
         codec: the formats of the topics; without one, batches go as Arrow messages.
         clock: says when an entry was appended.
@@ -63,25 +82,25 @@ class KafkaLog:
 
     def __init__(
         self,
-        place: KafkaPlace,
+        location: KafkaLocation,
         *,
         writer: bool,
         codec: Codec | None = None,
         clock: Clock | None = None,
         half_copied: bool = False,
     ) -> None:
-        if not place.name:
-            raise DeclarationError(f"{place.location} names no pipeline", advice=f"Write {place.location}/NAME.")
-        self.place = place
+        if not location.name:
+            raise DeclarationError(f"{location.url} names no pipeline", advice=f"Write {location.url}/NAME.")
+        self.location = location
         self.clock = clock or SystemClock()
         self.codecs = Codecs(codec)
-        self.cluster = Cluster(place)
-        prefix = f"{INTERNAL_PREFIX}.{place.name}"
+        self.cluster = Cluster(location)
+        prefix = f"{INTERNAL_PREFIX}.{location.name}"
         self.slices_topic, self.changelog_topic = f"{prefix}.slices", f"{prefix}.changelog"
         self.staging = f"{prefix}.staged"
         self.status = ""
         self.changelog = Changelog()
-        self.heads: dict[str, Head] = {}
+        self.metadata: dict[str, TopicMetadata] = {}
         self.forms: dict[int, Form] = {}
         self.form_numbers: dict[tuple[str, bytes], int] = {}
         self.staged: list[Staged] = []
@@ -95,9 +114,9 @@ class KafkaLog:
         self._thread = 0
         self._closed = False
         self._producer: TransactionalProducer | None = None
-        self._index = SliceIndex(place, self.cluster, self.slices_topic)
-        self._records = PartitionReader(place, self.cluster, self.changelog_topic)
-        self._loader = Loader(Fetcher(place, self.cluster), self.codecs, self.forms)
+        self._index = SliceIndex(location, self.cluster, self.slices_topic)
+        self._records = PartitionReader(location, self.cluster, self.changelog_topic)
+        self._loader = Loader(Fetcher(location, self.cluster), self.codecs, self.forms)
         try:
             self._open(writer)
             if not half_copied:
@@ -110,27 +129,27 @@ class KafkaLog:
         if not self.cluster.partitions(self.changelog_topic):
             if not writer:
                 raise LogMissing(
-                    f"there is no log of «{self.place.name}» on {self.place.bootstrap}",
+                    f"there is no log of «{self.location.name}» on {self.location.bootstrap}",
                     advice="Check the name, or run the pipeline that writes it.",
                 )
             self.cluster.create(self.slices_topic, partitions=1, config=FOR_EVER)
             self.cluster.create(self.changelog_topic, partitions=1, config=COMPACTED)
         if writer:
             self.cluster.on_wait = self._say
-            self._producer = TransactionalProducer(self.place, self.cluster, self._say)
+            self._producer = TransactionalProducer(self.location, self.cluster, self._say)
         self._records.seek(self.cluster.beginnings(self.changelog_topic)[0])
         self._follow()
         if writer:
             # From here on it knows what it writes; a consumer left there would fetch it all the same.
             self._records.close()
         self._refuse_replaced()
-        self._evicted = {topic: head.last_slice for topic, head in self.heads.items()}
+        self._evicted = {topic: about.last_slice for topic, about in self.metadata.items()}
 
     def _refuse_half_copied(self) -> None:
         for origin in self.changelog.records(COPYING).values():
             raise LogError(
-                f"the log {self.place.location} is half of a copy of {origin.decode()}, which was broken off",
-                advice=f"Go on with it: headrace topics copy --from {origin.decode()} --to {self.place.location}",
+                f"the log {self.location.url} is half of a copy of {origin.decode()}, which was broken off",
+                advice=f"Go on with it: headrace topics copy --from {origin.decode()} --to {self.location.url}",
             )
 
     def _say(self, status: str) -> None:
@@ -146,9 +165,9 @@ class KafkaLog:
             for message in chunk:
                 self.changelog.apply(message.key(), message.value())
         if changed:
-            known, self.heads = self.heads, heads(self.changelog.records(TOPIC))
+            before, self.metadata = self.metadata, topic_metadata(self.changelog.records(TOPIC))
             # A consumer that stands in a topic that is gone would complain of the next one of its name.
-            if any(head.born != known.get(name, head).born for name, head in self.heads.items()):
+            if any(topic.born != before.get(name, topic).born for name, topic in self.metadata.items()):
                 self._loader.close()
             for number, value in self.changelog.records(FORM).items():
                 if int(number) not in self.forms:
@@ -161,14 +180,14 @@ class KafkaLog:
 
     def _refuse_replaced(self) -> None:
         """A topic that was deleted, or deleted and made anew, is not the one whose offsets we know."""
-        mine = {topic: head.identity for topic, head in self.heads.items() if head.identity and head.rows}
+        mine = {topic: about.identity for topic, about in self.metadata.items() if about.identity and about.rows}
         now = self.cluster.identities(list(mine))
         for topic, identity in mine.items():
             if now.get(topic) != identity:
                 what = "was deleted and made anew" if topic in now else "is not there any more"
                 raise LogTruncated(
-                    f"the topic «{topic}» on {self.place.bootstrap} {what}; rows of it are in the log of "
-                    f"«{self.place.name}»",
+                    f"the topic «{topic}» on {self.location.bootstrap} {what}; rows of it are in the log of "
+                    f"«{self.location.name}»",
                     advice="Restore it, or begin a log with another app name.",
                 )
 
@@ -180,7 +199,7 @@ class KafkaLog:
             LogLocked: the log is open for reading only.
         """
         if self._producer is None:
-            raise LogLocked(f"the log {self.place.location} is open for reading only", advice="Open it to write.")
+            raise LogLocked(f"the log {self.location.url} is open for reading only", advice="Open it to write.")
         return self._producer
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -221,11 +240,14 @@ class KafkaLog:
             if waiting > STAGED_IN_MEMORY:
                 one.records = None
         if self.staged and not transaction.staged:
-            last = max((one.place.last for one in self.staged if one.place is not None), default=-1)
+            last = max((one.span.last for one in self.staged if one.span is not None), default=-1)
             transaction.deletions[self.staging] = {0: last + 1}
         with self._lock:
             self.staged = transaction.staged
-            self.heads = {**self.heads, **{name: head for name, head in transaction.heads.items() if head.known}}
+            self.metadata = {
+                **self.metadata,
+                **{name: about for name, about in transaction.metadata.items() if about.is_known},
+            }
             self.last_slice = transaction.last_slice
             for cached in transaction.entries:
                 cached.sent = cached.staged = None
@@ -263,8 +285,8 @@ class KafkaLog:
 
     def staged_records(self, staged: Staged) -> pa.RecordBatch:
         """Rows that wait for their publication."""
-        assert staged.place is not None
-        return self._loader.staged(self.staging, staged.place, staged.form)
+        assert staged.span is not None
+        return self._loader.staged(staged.span.of(self.staging), staged.form)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -313,13 +335,13 @@ class KafkaLog:
         with contextlib.closing(self._of_topic(topic, offset)) as found:
             return [one.stored.extent for one in itertools.islice(found, limit)]
 
-    def entries_of(self, topic: str, offset: int) -> Generator[Stored]:
+    def entries_of(self, topic: str, offset: int) -> Generator[IndexEntry]:
         """A topic's entries from an offset on, without rows."""
         with contextlib.closing(self._of_topic(topic, offset)) as found:
             yield from (one.stored for one in found)
 
-    def follow(self, topics: Collection[str], after: int, *, limit: int = 65_536) -> tuple[list[Followed], int]:
-        """Entries of later slices with the places of their messages, for whoever reads them in this log's order.
+    def follow(self, topics: Collection[str], after: int, *, limit: int = 65_536) -> tuple[list[FollowedEntry], int]:
+        """Entries of later slices with where their messages lie, for whoever reads them in this log's order.
 
         Whole slices; waits until it is past the last message of each.
 
@@ -337,28 +359,28 @@ class KafkaLog:
                 if stored.topic in topics:
                     chosen.append(Cached(stored))
                     rows += stored.rows
-        known = self._current_heads()
-        chosen = [one for one in chosen if one.stored.end > known.get(one.stored.topic, _NO_HEAD).born]
+        known = self._current_metadata()
+        chosen = [one for one in chosen if one.stored.end > known.get(one.stored.topic, _UNKNOWN).born]
         entries = self._loader.load(chosen)
         formats = [self.forms[one.stored.form].format for one in chosen]
-        return [Followed(e, c.stored, f) for e, c, f in zip(entries, chosen, formats, strict=True)], last
+        return [FollowedEntry(e, c.stored, f) for e, c, f in zip(entries, chosen, formats, strict=True)], last
 
     def newest_slice(self) -> int:
         """The last slice that is committed now."""
-        self._current_heads()
+        self._current_metadata()
         return self.last_slice
 
     def topics(self) -> dict[str, TopicInfo]:
         """See `Log.topics`."""
         self._check_open()
         own = self._own
-        heads = {**self._current_heads(), **(own.heads if own is not None else {})}
-        return {name: head.info(name) for name, head in sorted(heads.items()) if head.visible}
+        metadata = {**self._current_metadata(), **(own.metadata if own is not None else {})}
+        return {name: about.info(name) for name, about in sorted(metadata.items()) if about.visible}
 
     def records(self, kind: str, prefix: str = "") -> dict[str, bytes]:
         """See `Log.records`."""
         self._check_open()
-        self._current_heads()
+        self._current_metadata()
         found = self.changelog.records(kind, prefix)
         own = self._own
         for (of, name), value in own.puts.items() if own is not None else ():
@@ -370,7 +392,7 @@ class KafkaLog:
 
     def kinds(self) -> list[str]:
         """See `Log.kinds`."""
-        self._current_heads()
+        self._current_metadata()
         return [kind for kind in self.changelog.kinds() if not kind.startswith(OURS)]
 
     def prune(self, topic: str, *, before_offset: int) -> int:
@@ -380,12 +402,12 @@ class KafkaLog:
         with self.transaction() as transaction:
             return transaction.prune(topic, before_offset)
 
-    def _current_heads(self) -> dict[str, Head]:
+    def _current_metadata(self) -> dict[str, TopicMetadata]:
         """Where topics begin and end: the writer knows, a reader looks."""
         if self._producer is None:
             with self._lock:
                 self._follow()
-        return self.heads
+        return self.metadata
 
     @property
     def _own(self) -> KafkaTransaction | None:
@@ -401,7 +423,7 @@ class KafkaLog:
     def _after(self, after: int, names: set[str] | None) -> Generator[Cached]:
         """Entries of later slices, in order."""
         own = self._own
-        heads = {**self._current_heads(), **(own.heads if own is not None else {})}
+        metadata = {**self._current_metadata(), **(own.metadata if own is not None else {})}
         live = self._live(own, after)
         wanted = self._evicted if names is None else {name: self._evicted.get(name, 0) for name in names}
         if self._producer is None or any(slice_ > after for slice_ in wanted.values()):
@@ -411,21 +433,21 @@ class KafkaLog:
                 for stored in found:
                     if self._producer is not None and stored.slice >= first:
                         break
-                    if stored.end > _first(heads, stored.topic):
+                    if stored.end > _first(metadata, stored.topic):
                         yield Cached(stored)
         for one in live:
-            if one.stored.end > _first(heads, one.stored.topic):
+            if one.stored.end > _first(metadata, one.stored.topic):
                 yield one
 
     def _of_topic(self, topic: str, offset: int) -> Generator[Cached]:
         """A topic's entries from the one that holds an offset on."""
         own = self._own
-        head = (own.heads.get(topic) if own is not None else None) or self._current_heads().get(topic)
-        if head is None or max(offset, head.first) >= head.end:
+        known = (own.metadata.get(topic) if own is not None else None) or self._current_metadata().get(topic)
+        if known is None or max(offset, known.first) >= known.end:
             return
-        offset = max(offset, head.first)
+        offset = max(offset, known.first)
         live = [one for one in self._live(own, 0) if one.stored.topic == topic]
-        committed = self.heads.get(topic)
+        committed = self.metadata.get(topic)
         if committed is not None and (not live or live[0].stored.offset > offset):
             # The index holds no slice of this thread's own transaction, and must not be asked to wait for one.
             last = committed.last_slice
@@ -448,7 +470,7 @@ class KafkaLog:
         """See `Log.close`."""
         if self._own is not None:
             raise LogError(
-                f"the log {self.place.location} is inside a transaction", advice="Close it after the with block."
+                f"the log {self.location.url} is inside a transaction", advice="Close it after the with block."
             )
         self._closed = True
         self._index.close()
@@ -460,20 +482,409 @@ class KafkaLog:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise LogError(f"the log {self.place.location} is closed", advice="Open it again.")
+            raise LogError(f"the log {self.location.url} is closed", advice="Open it again.")
 
 
-class Followed(NamedTuple):
+class FollowedEntry(NamedTuple):
     """An entry as `KafkaLog.follow` gives it: with where its messages lie and their format."""
 
     entry: Entry
-    stored: Stored
+    stored: IndexEntry
     format: str
 
 
-_NO_HEAD = Head()
+class TransactionTopics:
+    """What a `headrace.log.kafka.KafkaTransaction` does to topics as a whole.
+
+    Attributes:
+        topic_metadata: of the topics that it has touched.
+        dropped: what the cluster deletes after the commit.
+    """
+
+    def __init__(self, log: KafkaLog) -> None:
+        self._log = log
+        self._over = False
+        self.metadata: dict[str, TopicMetadata] = {}
+        self.dropped: set[str] = set()
+
+    def known(self, topic: str) -> TopicMetadata:
+        """A topic as this transaction sees it."""
+        return self.metadata.get(topic) or self._log.metadata.get(topic) or TopicMetadata()
+
+    def _make_topic(self, topic: str) -> None:
+        """Make it where it is missing; remember which one it is, so that another of its name is noticed."""
+        if self.known(topic).identity:
+            return
+        if topic in self.dropped:
+            raise LogError(f"«{topic}» was dropped in this transaction", advice="Make it again in the next one.")
+        cluster, location = self._log.cluster, self._log.location
+        if not cluster.partitions(topic):
+            partitions = 1 if topic.startswith(INTERNAL_PREFIX) else location.partitions
+            cluster.create(topic, partitions=partitions, config=FOR_EVER)
+        identity = cluster.identities([topic]).get(topic, "?")
+        self.metadata[topic] = replace(self.known(topic), identity=identity, foreign=False)
+
+    def restore_topic(self, topic: str, *, offset: int) -> None:
+        """See `Transaction.restore_topic`."""
+        self._check()
+        if self.known(topic).end:
+            raise LogError(f"the log has the topic «{topic}» already")
+        if not offset:
+            self._make_topic(topic)
+        mark = "" if offset else CREATED
+        self.metadata[topic] = replace(self.known(topic), first=offset, end=offset, mark=mark)
+
+    def create_topic(self, topic: str, *, partitions: int | None = None) -> None:
+        """See `Transaction.create_topic`."""
+        self._check()
+        cluster, location = self._log.cluster, self._log.location
+        if self.known(topic).visible or cluster.partitions(topic):
+            raise topic_exists(topic, location.url)
+        cluster.create(topic, partitions=partitions or location.partitions, config=FOR_EVER)
+        self._make_topic(topic)
+        now_us = self._log.clock.now_us()
+        self.metadata[topic] = replace(self.known(topic), mark=CREATED, first_ts_us=now_us, last_ts_us=now_us)
+
+    def drop_topic(self, topic: str) -> None:
+        """See `Transaction.drop_topic`."""
+        self._check()
+        known = self.known(topic)
+        if not known.visible:
+            raise no_such_topic(topic)
+        if known.foreign:
+            raise LogError(
+                f"others write the topic «{topic}»; the log holds only the order of its messages",
+                advice="Delete it with their tools.",
+            )
+        self.metadata[topic] = known.dropped()
+        self.dropped.add(topic)
+
+    def _check(self) -> None:
+        if self._over:
+            raise LogError("this log transaction is over", advice="Use it inside its with block.")
 
 
-def _first(heads: dict[str, Head], topic: str) -> int:
-    head = heads.get(topic)
-    return head.first if head is not None else 0
+class KafkaTransaction(TransactionTopics):
+    """A `Transaction` of a `KafkaLog`. After an error nothing more can be done in it."""
+
+    def __init__(self, log: KafkaLog) -> None:
+        super().__init__(log)
+        self.forms: dict[int, Form] = {}
+        self.entries: list[Cached] = []
+        self.staged: list[Staged] = list(log.staged)
+        self.puts: dict[tuple[str, str], Value | None] = {}
+        self.deletions: dict[str, dict[int, int]] = {}
+        self.last_slice = log.last_slice
+        self._seq = 0
+        self._slice_open = False
+        self._group_open = False
+        self._announced = False
+        self._prepared: tuple[pa.RecordBatch, str, Messages] | None = None
+
+    # -- rows -----------------------------------------------------------------------------------------------------
+
+    def append(self, topic: str, records: pa.RecordBatch, *, complete: bool = True) -> int:
+        """See `Transaction.append`."""
+        self._check()
+        if not records.num_rows:
+            return self.known(topic).end
+        return self._append(topic, records, complete, kept=_copied(records))
+
+    def _append(
+        self,
+        topic: str,
+        records: pa.RecordBatch,
+        complete: bool,
+        *,
+        kept: pa.RecordBatch | None,
+        staged: tuple[TopicRange, int] | None = None,
+    ) -> int:
+        self._make_topic(topic)
+        messages = self._encode(topic, records)
+        self._prepared = None
+        refused = self._refused(topic, messages)
+        if refused:
+            raise LogError(f"«{topic}»: row {min(refused)}: {refused[min(refused)]}")
+        form = self._form(Form(self._log.codecs.format_of(topic), records.schema))
+        self._announce()
+        sent = self._log.producer.send(topic, messages.keys, messages.values, messages.headers)
+        size = sum(map(len, filter(None, messages.values))) + sum(map(len, filter(None, messages.keys)))
+        return self._enter(topic, records.num_rows, size, form, complete, Cached(_NOWHERE, kept, staged, sent))
+
+    def adopt(
+        self,
+        topic: str,
+        records: pa.RecordBatch,
+        ranges: Sequence[MessageRange],
+        *,
+        format_: str,
+        spread: bytes = b"",
+        complete: bool = True,
+    ) -> int:
+        """Take rows that others wrote into the order of this log, where they are: nothing is copied.
+
+        Args:
+            records: what their messages mean.
+            ranges: where the messages lie.
+            format_: what `Codec.decode` needs to read them again.
+            spread: as in `IndexEntry`.
+            complete: as for `append`.
+        """
+        self._check()
+        if not records.num_rows:
+            return self.known(topic).end
+        if topic not in self.metadata and not self.known(topic).identity:
+            identity = self._log.cluster.identities([topic]).get(topic, "")
+            self.metadata[topic] = replace(self.known(topic), identity=identity, foreign=True)
+        form = self._form(Form(format_, records.schema))
+        stored = replace(_NOWHERE, ranges=tuple(ranges), spread=spread)
+        return self._enter(topic, records.num_rows, records.nbytes, form, complete, Cached(stored, _copied(records)))
+
+    def _announce(self) -> None:
+        """Have the transaction's partitions known to the broker while rows are on their way.
+
+        The first message to a partition in a transaction waits for the coordinator (KIP-98, AddPartitionsToTxn). The
+        slices record can be sent only when the rows have their offsets: an empty one before them spares that wait.
+        """
+        if self._announced:
+            return
+        self._announced = True
+        producer = self._log.producer
+        producer.send(self._log.slices_topic, [None], [b"[]"], [()], timestamp=self.last_slice + 1)
+        ((key, value),) = self._log.changelog.changes({(HEAD, ""): str(self.last_slice + 1).encode()})
+        producer.send(self._log.changelog_topic, [key], [value], [()])
+
+    def _enter(self, topic: str, rows: int, size: int, form: int, complete: bool, cached: Cached) -> int:
+        if not self._slice_open:
+            self.last_slice += 1
+            self._seq = 0
+            self._slice_open = True
+        now_us = self._log.clock.now_us()
+        known = self.known(topic)
+        cached.stored = IndexEntry(
+            self.last_slice,
+            self._seq,
+            topic,
+            known.end,
+            rows,
+            size,
+            form,
+            complete,
+            now_us,
+            cached.stored.ranges,
+            cached.stored.spread,
+        )
+        self._seq += 1
+        self.entries.append(cached)
+        self.metadata[topic] = known.with_entry(rows, size, self.last_slice, now_us)
+        return known.end
+
+    def oversized(self, topic: str, records: pa.RecordBatch) -> dict[int, str]:
+        """See `Transaction.oversized`."""
+        self._check()
+        if not records.num_rows:
+            return {}
+        self._make_topic(topic)
+        return self._refused(topic, self._encode(topic, records))
+
+    def _refused(self, topic: str, messages: Messages) -> dict[int, str]:
+        limit = self._log.cluster.largest_message(topic)
+        largest = max(map(len, filter(None, messages.values)), default=0)
+        keys = max(map(len, filter(None, messages.keys)), default=0)
+        if largest + 2 * keys + OVERHEAD_BYTES <= limit // 2:
+            return {}
+        refused = {}
+        rows = messages.rows.tolist()
+        for row, key, value, headers in zip(rows, messages.keys, messages.values, messages.headers, strict=True):
+            size = len(value or b"") + len(key or b"") + OVERHEAD_BYTES
+            size += sum(len(name) + len(one or b"") for name, one in headers)
+            if size > limit:
+                refused[row] = too_large(size, limit, topic)
+        return refused
+
+    def _encode(self, topic: str, records: pa.RecordBatch) -> Messages:
+        """The messages of rows; those of the last ones asked about are kept for their appending."""
+        if self._prepared is not None and self._prepared[0] is records and self._prepared[1] == topic:
+            return self._prepared[2]
+        codecs = self._log.codecs
+        messages = codecs.encode(topic, codecs.format_of(topic), records)
+        self._prepared = (records, topic, messages)
+        return messages
+
+    def _form(self, form: Form) -> int:
+        key = form.key
+        for number, known in self.forms.items():
+            if known.key == key:
+                return number
+        known_number = self._log.form_numbers.get(key)
+        if known_number is not None:
+            return known_number
+        number = max([*self._log.forms, *self.forms], default=0) + 1
+        self.forms[number] = form
+        return number
+
+    def next_slice(self) -> None:
+        """See `Transaction.next_slice`."""
+        self._check()
+        self._slice_open = self._group_open = False
+
+    # -- staging --------------------------------------------------------------------------------------------------
+
+    def stage(self, topic: str, records: pa.RecordBatch) -> None:
+        """See `Transaction.stage`: rows wait in a topic of their own."""
+        self._check()
+        if not records.num_rows:
+            return
+        group = self.staged[-1].group if self.staged else 0
+        if not self._group_open:
+            group += 1
+            self._group_open = True
+        self._log.make_staging()
+        messages = self._log.codecs.encode(self._log.staging, INTERNAL_FORMAT, records)
+        sent = self._log.producer.send(self._log.staging, messages.keys, messages.values, messages.headers)
+        form = self._form(Form(INTERNAL_FORMAT, records.schema))
+        self.staged.append(Staged(group, topic, records.num_rows, form, records, sent))
+
+    def publish(self) -> None:
+        """See `Transaction.publish`. Rows are read from where they wait, a piece at a time."""
+        self._check()
+        staged, self.staged = self.staged, []
+        group = None
+        for one in staged:
+            if one.group != group:
+                self.next_slice()
+                group = one.group
+            records = one.records if one.records is not None else self._log.staged_records(one)
+            complete = one.group == staged[-1].group
+            waits = None
+            if one.records is None and one.span is not None:
+                waits = (one.span.of(self._log.staging), one.form)
+            self._append(one.topic, records, complete, kept=one.records, staged=waits)
+        self.next_slice()
+
+    def discard_staged(self) -> None:
+        """See `Transaction.discard_staged`."""
+        self._check()
+        self.staged = []
+        self._group_open = False
+
+    # -- records --------------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, name: str, value: Value) -> None:
+        """See `Transaction.put`."""
+        self._check()
+        self.puts[kind, name] = value if isinstance(value, bytes) else [bytes(piece) for piece in value]
+
+    def delete(self, kind: str, name: str) -> None:
+        """See `Transaction.delete`."""
+        self._check()
+        self.puts[kind, name] = None
+
+    def restore_slice(self, number: int) -> None:
+        """See `Transaction.restore_slice`."""
+        self._check()
+        self.last_slice, self._seq, self._slice_open = checked_slice(number, self.last_slice), 0, True
+
+    def prune(self, topic: str, before_offset: int) -> int:
+        """Forget whole entries before an offset; the broker deletes their messages after the commit."""
+        self._check()
+        known = self.known(topic)
+        dropped: list[IndexEntry] = []
+        kept: IndexEntry | None = None
+        for one in self._log.entries_of(topic, known.first):
+            if one.end > before_offset:
+                kept = one
+                break
+            dropped.append(one)
+        if not dropped:
+            return 0
+        self.metadata[topic] = replace(
+            known,
+            first=dropped[-1].end,
+            bytes=known.bytes - sum(one.bytes for one in dropped),
+            entries=known.entries - len(dropped),
+            first_ts_us=kept.ts_us if kept else known.last_ts_us,
+            first_slice=kept.slice if kept else known.last_slice,
+        )
+        if not known.foreign:
+            ends = self.deletions.setdefault(topic, {})
+            for span in (span for entry in dropped for span in entry.ranges):
+                ends[span.partition] = max(ends.get(span.partition, 0), span.last + 1)
+        return sum(one.rows for one in dropped)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(
+            self.entries or self.puts or self.metadata or self.forms or len(self.staged) != len(self._log.staged)
+        )
+
+    def finish(self) -> None:
+        """Make it durable.
+
+        Raises:
+            LogUnavailable: it was undone.
+            LogLocked: another run has taken over.
+        """
+        fault("log.before-commit")
+        if self.changed:
+            producer = self._log.producer
+            # On their way with the rows: a partition's first message in a transaction costs a question of the broker's.
+            changes = list(self._log.changelog.changes(self._all_puts()))
+            producer.send(
+                self._log.changelog_topic,
+                [key for key, _ in changes],
+                [value for _, value in changes],
+                [()] * len(changes),
+            )
+            if self.entries or self.staged:
+                producer.deliver()
+            for cached in self.entries:
+                if cached.sent is not None:
+                    cached.stored = replace(cached.stored, ranges=cached.sent.ranges, spread=cached.sent.spread)
+            for one in self.staged:
+                if one.sent is not None:
+                    one.span = one.sent.ranges[0]
+            fault("log.delivered")
+            for last, record in dump_slices(self._slices()):
+                producer.send(self._log.slices_topic, [None], [record], [()], timestamp=last)
+            fault("log.sent")
+            producer.commit()
+            for key, value in changes:
+                self._log.changelog.apply(key, value)
+        fault("log.after-commit")
+        self.end()
+
+    def _slices(self) -> list[IndexEntry]:
+        """The entries; readers wait for the last slice, and so a restored one without any is an empty entry."""
+        stored = [cached.stored for cached in self.entries]
+        written = stored[-1].slice if stored else self._log.last_slice
+        return stored if self.last_slice <= written else [*stored, replace(_NOWHERE, slice=self.last_slice)]
+
+    def _all_puts(self) -> Mapping[tuple[str, str], Value | None]:
+        puts = dict(self.puts)
+        for topic, about in self.metadata.items():
+            if about.is_known:
+                puts[TOPIC, topic] = about.to_json()
+        for number, form in self.forms.items():
+            puts[FORM, f"{number:06d}"] = form.to_json()
+        if self.last_slice != self._log.last_slice:
+            puts[HEAD, ""] = str(self.last_slice).encode()
+        return puts
+
+    def end(self) -> None:
+        """Nothing more can be done in this transaction."""
+        self._over = True
+
+
+def _copied(records: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows that nobody else holds: the caller's may change, or be a small part of something large."""
+    form = MessageFormat(records.schema)
+    return form.decode(form.encode(records).to_pybytes())
+
+
+def _first(metadata: dict[str, TopicMetadata], topic: str) -> int:
+    known = metadata.get(topic)
+    return known.first if known is not None else 0

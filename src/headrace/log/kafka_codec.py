@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,13 +13,39 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.errors import LogCorrupt
-from headrace.log.kafka_topics import Form
 from headrace.log.message import MessageFormat
 from headrace.wire import Headers, WireMessages
 
 INTERNAL_FORMAT = "headrace"
 INTERNAL_PREFIX = "__headrace"
 LARGEST = 600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What an entry's messages are: the format's name, and the rows' schema.
+
+    >>> form = Form("json", pa.schema([("id", pa.int64())]))
+    >>> Form.from_json(form.to_json()) == form
+    True
+    """
+
+    format: str
+    schema: pa.Schema
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """Equal for equal forms, metadata included."""
+        return self.format, self.schema.serialize().to_pybytes()
+
+    def to_json(self) -> bytes:
+        ipc = base64.b64encode(self.schema.serialize()).decode()
+        return json.dumps({"format": self.format, "schema": ipc}).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> Form:
+        known = json.loads(value)
+        return cls(known["format"], pa.ipc.read_schema(pa.py_buffer(base64.b64decode(known["schema"]))))
 
 
 class Messages(Protocol):
@@ -54,7 +82,7 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class EncodedMessages:
     """`Messages`, of our own."""
 
     keys: Sequence[bytes | None]
@@ -70,7 +98,7 @@ class InternalCodec:
         """See `Codec`."""
         return INTERNAL_FORMAT
 
-    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Made:
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> EncodedMessages:
         """See `Codec`; a batch too large for one message becomes several."""
         form = MessageFormat(records.schema)
         bodies: list[tuple[int, bytes]] = []
@@ -84,7 +112,9 @@ class InternalCodec:
             else:
                 bodies.append((first, body))
         n = len(bodies)
-        return Made([None] * n, [body for _, body in bodies], [()] * n, np.array([first for first, _ in bodies]))
+        return EncodedMessages(
+            [None] * n, [body for _, body in bodies], [()] * n, np.array([first for first, _ in bodies])
+        )
 
     def decode(self, format_: str, messages: WireMessages, schema: pa.Schema) -> pa.RecordBatch:
         """See `Codec`."""

@@ -17,15 +17,15 @@ import numpy as np
 from headrace.arrays import Ints
 from headrace.errors import DeclarationError, LogError, LogMissing, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
-from headrace.kafka.fetch import Fetcher, Range, consumer_properties, receive, wire_messages
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.fetch import Fetcher, consumer_properties, receive, wire_messages
+from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import TopicInfo
 from headrace.log.changelog import Changelog
 from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec
-from headrace.log.kafka_load import in_order
-from headrace.log.kafka_topics import TOPIC, heads
-from headrace.log.slices import Stored
+from headrace.log.kafka_reader import in_order
+from headrace.log.slices import IndexEntry
+from headrace.log.topic_metadata import TOPIC, topic_metadata
 from headrace.wire import WireMessages
 
 ROWS_AT_ONCE = 8_192
@@ -33,7 +33,7 @@ LAST_MESSAGES = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TopicView:
     """A topic as it lies on the cluster.
 
     Attributes:
@@ -60,7 +60,7 @@ class KafkaView:
     """Looks at a cluster.
 
     Args:
-        place: where; with a name, that pipeline is meant where one has to be.
+        location: where; with a name, that pipeline is meant where one has to be.
         codec: the formats of pipelines' topics.
 
     Raises:
@@ -68,15 +68,15 @@ class KafkaView:
         LogMissing: there is no pipeline of the name given.
     """
 
-    def __init__(self, place: KafkaPlace, *, codec: Codec) -> None:
-        self.place = place
+    def __init__(self, location: KafkaLocation, *, codec: Codec) -> None:
+        self.location = location
         self._codec = codec
-        self._cluster = Cluster(place)
+        self._cluster = Cluster(location)
         self._logs: dict[str, KafkaLog] = {}
-        self._fetcher = Fetcher(place, self._cluster)
+        self._fetcher = Fetcher(location, self._cluster)
         self.warnings: list[str] = []
         try:
-            for name in [place.name] if place.name else pipelines(self._cluster):
+            for name in [location.name] if location.name else pipelines(self._cluster):
                 self._open(name)
         except BaseException:
             self.close()
@@ -84,9 +84,9 @@ class KafkaView:
 
     def _open(self, name: str) -> None:
         try:
-            self._logs[name] = KafkaLog(replace(self.place, name=name), writer=False, codec=self._codec)
+            self._logs[name] = KafkaLog(replace(self.location, name=name), writer=False, codec=self._codec)
         except LogError as error:
-            if self.place.name or error.retry:
+            if self.location.name or error.retry:
                 raise
             # One that cannot be read does not hide the others; its topics are shown as they lie there.
             self.warnings.append(f"the log of «{name}» is left out: {error.message}")
@@ -105,16 +105,16 @@ class KafkaView:
             LogMissing: there is none.
             DeclarationError: there are several.
         """
-        named = self.place.name
+        named = self.location.name
         logs = {name: log for name, log in self._logs.items() if name == named or not name.startswith(PRODUCERS)}
         if not logs:
             raise LogMissing(
-                f"no pipeline has a log on {self.place.bootstrap}", advice="Run one with this --log, or check it."
+                f"no pipeline has a log on {self.location.bootstrap}", advice="Run one with this --log, or check it."
             )
         if len(logs) > 1:
             raise DeclarationError(
-                f"{len(logs)} pipelines have logs on {self.place.bootstrap}: {', '.join(logs)}",
-                advice=f"Say which: --log {self.place.location}/{next(iter(logs))}",
+                f"{len(logs)} pipelines have logs on {self.location.bootstrap}: {', '.join(logs)}",
+                advice=f"Say which: --log {self.location.url}/{next(iter(logs))}",
             )
         return next(iter(logs.values()))
 
@@ -126,8 +126,8 @@ class KafkaView:
     def names(self, *, internal: bool = False) -> list[str]:
         """Topics: every one of the cluster, or those that the named pipeline's log knows; ours and Kafka's own last."""
         known = self._cluster.topics()
-        if self.place.name:
-            mine = self._logs[self.place.name]
+        if self.location.name:
+            mine = self._logs[self.location.name]
             kept = {*mine.topics(), mine.slices_topic, mine.changelog_topic, mine.staging}
             known = {name: one for name, one in known.items() if name in kept}
         shown = [name for name in known if not name.startswith("__")]
@@ -140,12 +140,12 @@ class KafkaView:
     def owner(self, topic: str) -> KafkaLog | None:
         """The log that a topic belongs to, None where others write it."""
         for log in self._logs.values():
-            head = log.heads.get(topic)
-            if head is not None and not head.foreign:
+            known = log.metadata.get(topic)
+            if known is not None and not known.foreign:
                 return log
         return None
 
-    def seen(self, topic: str) -> Seen:
+    def seen(self, topic: str) -> TopicView:
         """One topic.
 
         Raises:
@@ -153,11 +153,11 @@ class KafkaView:
         """
         if not self._cluster.partitions(topic):
             known = ", ".join(self.names()) or "none"
-            raise LogError(f"{self.place.location} has no topic «{topic}»", advice=f"Its topics: {known}.")
+            raise LogError(f"{self.location.url} has no topic «{topic}»", advice=f"Its topics: {known}.")
         log = self.owner(topic)
         info = log.topics().get(topic) if log is not None else None
-        pipeline = log.place.name if log is not None else ""
-        return Seen(topic, pipeline, info, self._cluster.beginnings(topic), self._cluster.ends(topic))
+        pipeline = log.location.name if log is not None else ""
+        return TopicView(topic, pipeline, info, self._cluster.beginnings(topic), self._cluster.ends(topic))
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -185,13 +185,13 @@ class KafkaView:
         log = self.owner(topic)
         if log is None:
             return ""
-        newest = list(log.entries_of(topic, log.heads[topic].last_offset))
+        newest = list(log.entries_of(topic, log.metadata[topic].last_offset))
         return log.forms[newest[-1].form].format if newest else ""
 
     def _owned(self, log: KafkaLog, topic: str, offset: int, follow: bool) -> Iterator[WireMessages]:
         while True:
             with contextlib.closing(log.entries_of(topic, offset)) as entries:
-                chosen: list[Stored] = []
+                chosen: list[IndexEntry] = []
                 while sum(one.rows for one in chosen) < ROWS_AT_ONCE and (one := next(entries, None)) is not None:
                     chosen.append(one)
             found = self._fetched(chosen, offset)
@@ -200,12 +200,12 @@ class KafkaView:
             offset = chosen[-1].end if chosen else offset
             yield _page(topic, found)
 
-    def _fetched(self, chosen: Sequence[Stored], offset: int) -> list[Any]:
-        ranges = [Range(one.topic, place.partition, place.first, place.last) for one in chosen for place in one.places]
+    def _fetched(self, chosen: Sequence[IndexEntry], offset: int) -> list[Any]:
+        ranges = [span.of(stored.topic) for stored in chosen for span in stored.ranges]
         fetched = iter(self._fetcher.fetch(ranges))
         found: list[Any] = []
         for one in chosen:
-            messages = in_order(one, [next(fetched) for _ in one.places])
+            messages = in_order(one, [next(fetched) for _ in one.ranges])
             skip = offset - one.offset if len(messages) == one.rows else 0
             found += messages[max(0, skip) :]
         return found
@@ -238,7 +238,7 @@ class KafkaView:
     def _consumer(self, first: dict[tuple[str, int], int], **more: Any) -> Iterator[Any]:
         from confluent_kafka import Consumer, TopicPartition
 
-        consumer = Consumer(consumer_properties(self.place, **more))
+        consumer = Consumer(consumer_properties(self.location, **more))
         try:
             consumer.assign([TopicPartition(*where, offset) for where, offset in first.items()])
             yield consumer
@@ -257,7 +257,7 @@ class KafkaView:
             elif error.code() == KafkaError._PARTITION_EOF:
                 reached = max(reached, message.offset())
             else:
-                failure = translate(error, f"reading «{topic}»", self.place.location)
+                failure = translate(error, f"reading «{topic}»", self.location.url)
                 if not failure.retry:
                     raise failure
         return messages, reached
@@ -281,7 +281,7 @@ def pipelines(cluster: Cluster) -> list[str]:
 
 
 def owners(
-    place: KafkaPlace, cluster: Cluster, topics: Sequence[str], *, patience: float = 30.0
+    location: KafkaLocation, cluster: Cluster, topics: Sequence[str], *, patience: float = 30.0
 ) -> dict[str, list[str]]:
     """Pipelines that write some of these topics, and which; from all their changelogs, read side by side.
 
@@ -290,12 +290,12 @@ def owners(
     """
     from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-    logs = {f"{INTERNAL_PREFIX}.{name}.changelog": name for name in pipelines(cluster) if name != place.name}
+    logs = {f"{INTERNAL_PREFIX}.{name}.changelog": name for name in pipelines(cluster) if name != location.name}
     if not logs:
         return {}
     found: dict[str, Changelog] = {topic: Changelog() for topic in logs}
     unread = set(logs)
-    consumer = Consumer(consumer_properties(place, enable_partition_eof=True))
+    consumer = Consumer(consumer_properties(location, enable_partition_eof=True))
     deadline = time.monotonic() + patience
     try:
         consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in logs])
@@ -306,12 +306,12 @@ def owners(
                 elif message.error().code() in (KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART):
                     unread.discard(message.topic())
             if time.monotonic() >= deadline:
-                raise LogUnavailable(f"{place.location} does not give {', '.join(sorted(unread))}")
+                raise LogUnavailable(f"{location.url} does not give {', '.join(sorted(unread))}")
     finally:
         consumer.close()
     wanted = {}
     for topic, changelog in found.items():
-        known = heads(changelog.records(TOPIC))
+        known = topic_metadata(changelog.records(TOPIC))
         theirs = [one for one in topics if one in known and not known[one].foreign]
         if theirs:
             wanted[logs[topic]] = theirs

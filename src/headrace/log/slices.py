@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from headrace.kafka.place import Place
+from headrace.kafka.ranges import MessageRange
 from headrace.log.base import Extent
 
 Packed = bytes  # the name «bytes» is a field's here
@@ -26,7 +26,7 @@ ENTRIES_IN_RECORD = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class IndexEntry:
     """One entry of a topic, without its rows.
 
     Attributes:
@@ -34,7 +34,7 @@ class Stored:
         topic, offset, rows, bytes: as in `headrace.log.base.Entry` and `Extent`.
         form: number of its schema and format.
         complete, ts_us: as in `headrace.log.base.Entry`.
-        places: where its messages lie; for several partitions without ``spread``, one place after the other.
+        ranges: where its messages lie; for several partitions without ``spread``, one range after the other.
         spread: the partition of each message in order, where rows were spread over several partitions.
     """
 
@@ -47,7 +47,7 @@ class Stored:
     form: int
     complete: bool
     ts_us: int
-    places: tuple[Place, ...]
+    ranges: tuple[MessageRange, ...]
     spread: Packed = b""
 
     @property
@@ -60,7 +60,7 @@ class Stored:
         return Extent(self.offset, self.rows, self.bytes, self.ts_us)
 
 
-def dump_slices(entries: Sequence[Stored]) -> Iterator[tuple[int, bytes]]:
+def dump_slices(entries: Sequence[IndexEntry]) -> Iterator[tuple[int, bytes]]:
     """Entries in the order of their slices as records: number of the last slice, and bytes, of each.
 
     A slice is never divided between two records.
@@ -75,7 +75,7 @@ def dump_slices(entries: Sequence[Stored]) -> Iterator[tuple[int, bytes]]:
         start = end
 
 
-def _row(one: Stored) -> list[object]:
+def _row(one: IndexEntry) -> list[object]:
     row: list[object] = [
         one.slice,
         one.seq,
@@ -86,21 +86,21 @@ def _row(one: Stored) -> list[object]:
         one.form,
         int(one.complete),
         one.ts_us,
-        one.places,
+        one.ranges,
     ]
     return [*row, base64.b64encode(one.spread).decode()] if one.spread else row
 
 
-def load_slices(value: bytes) -> list[Stored]:
+def load_slices(value: bytes) -> list[IndexEntry]:
     """The inverse of one record of `dump_slices`.
 
-    >>> entry = Stored(7, 0, "t", 3, 2, 40, 1, True, 99, (Place(0, 12, 13, 2),))
+    >>> entry = IndexEntry(7, 0, "t", 3, 2, 40, 1, True, 99, (MessageRange(0, 12, 13, 2),))
     >>> [load_slices(value) == [entry] for _, value in dump_slices([entry])]
     [True]
     """
     found = []
-    for slice_, seq, topic, offset, rows, size, form, complete, ts_us, places, *spread in json.loads(value):
-        placed = tuple(Place(*place) for place in places)
+    for slice_, seq, topic, offset, rows, size, form, complete, ts_us, ranges, *spread in json.loads(value):
+        span = tuple(MessageRange(*values) for values in ranges)
         packed = base64.b64decode(spread[0]) if spread else b""
-        found.append(Stored(slice_, seq, topic, offset, rows, size, form, bool(complete), ts_us, placed, packed))
+        found.append(IndexEntry(slice_, seq, topic, offset, rows, size, form, bool(complete), ts_us, span, packed))
     return found

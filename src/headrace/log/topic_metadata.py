@@ -1,86 +1,97 @@
-"""The topics of one transaction on Kafka: where they begin and end in it, which it makes, and which it drops."""
+"""Kinds of records that a log on Kafka keeps about itself, and what it knows of each of its topics."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
-from headrace.errors import LogError
-from headrace.kafka.cluster import FOR_EVER
-from headrace.log.base import no_such_topic, topic_exists
-from headrace.log.kafka_codec import INTERNAL_PREFIX
-from headrace.log.kafka_topics import CREATED, Head
+from headrace.log.base import TopicInfo
 
-if TYPE_CHECKING:
-    from headrace.log.kafka import KafkaLog
+Json = bytes  # the name «bytes» is a field's here
+TOPIC, FORM, HEAD = "~topic", "~form", "~head"
+COPYING = "~copying"  # while `headrace.log.copy` fills a log
+OURS = "~"  # what a log's own kinds of records begin with
+CREATED, DROPPED = "created", "dropped"
+_LATER = ("mark", "born")
 
 
-class TransactionTopics:
-    """What a `headrace.log.kafka_writer.KafkaTransaction` does to topics as a whole.
+@dataclass(frozen=True, slots=True)
+class TopicMetadata:
+    """Where a topic begins and ends, in rows of ours; written by every transaction that adds to it.
 
     Attributes:
-        heads: of the topics that it has touched.
-        dropped: what the cluster deletes after the commit.
+        first, end, bytes, entries, first_ts_us, last_ts_us: as in `headrace.log.base.TopicInfo`.
+        first_slice, last_slice: slices of its oldest and its newest entry.
+        last_offset: the newest entry's offset.
+        identity: the broker's id of the topic when we first wrote or read it.
+        foreign: others write it; we only wrote down in which order we read it. So does whoever comes after us.
+        mark: of a topic without entries "created", or "dropped" where only its end is remembered.
+        born: its first offset ever; rows before it were of a topic of the same name that was dropped.
     """
 
-    def __init__(self, log: KafkaLog) -> None:
-        self._log = log
-        self._over = False
-        self.heads: dict[str, Head] = {}
-        self.dropped: set[str] = set()
+    first: int = 0
+    end: int = 0
+    bytes: int = 0
+    entries: int = 0
+    first_ts_us: int = 0
+    last_ts_us: int = 0
+    first_slice: int = 0
+    last_slice: int = 0
+    last_offset: int = 0
+    identity: str = ""
+    foreign: bool = False
+    mark: str = ""
+    born: int = 0
 
-    def head(self, topic: str) -> Head:
-        """A topic as this transaction sees it."""
-        return self.heads.get(topic) or self._log.heads.get(topic) or Head()
+    @property
+    def is_known(self) -> bool:
+        """Return whether there is anything to remember; of a topic made on the way that got no row there is not."""
+        return bool(self.end or self.mark)
 
-    def _make_topic(self, topic: str) -> None:
-        """Make it where it is missing; remember which one it is, so that another of its name is noticed."""
-        if self.head(topic).identity:
-            return
-        if topic in self.dropped:
-            raise LogError(f"«{topic}» was dropped in this transaction", advice="Make it again in the next one.")
-        cluster, place = self._log.cluster, self._log.place
-        if not cluster.partitions(topic):
-            partitions = 1 if topic.startswith(INTERNAL_PREFIX) else place.partitions
-            cluster.create(topic, partitions=partitions, config=FOR_EVER)
-        identity = cluster.identities([topic]).get(topic, "?")
-        self.heads[topic] = replace(self.head(topic), identity=identity, foreign=False)
+    @property
+    def visible(self) -> bool:
+        """Return whether the log has this topic."""
+        return self.is_known and self.mark != DROPPED
 
-    def restore_topic(self, topic: str, *, offset: int) -> None:
-        """See `Transaction.restore_topic`."""
-        self._check()
-        if self.head(topic).end:
-            raise LogError(f"the log has the topic «{topic}» already")
-        if not offset:
-            self._make_topic(topic)
-        mark = "" if offset else CREATED
-        self.heads[topic] = replace(self.head(topic), first=offset, end=offset, mark=mark)
+    @property
+    def rows(self) -> int:
+        """Rows still held."""
+        return self.end - self.first
 
-    def create_topic(self, topic: str, *, partitions: int | None = None) -> None:
-        """See `Transaction.create_topic`."""
-        self._check()
-        cluster, place = self._log.cluster, self._log.place
-        if self.head(topic).visible or cluster.partitions(topic):
-            raise topic_exists(topic, place.location)
-        cluster.create(topic, partitions=partitions or place.partitions, config=FOR_EVER)
-        self._make_topic(topic)
-        now_us = self._log.clock.now_us()
-        self.heads[topic] = replace(self.head(topic), mark=CREATED, first_ts_us=now_us, last_ts_us=now_us)
+    def with_entry(self, rows: int, size: int, slice_: int, ts_us: int) -> TopicMetadata:
+        """Return what is known after one more entry."""
+        return replace(
+            self,
+            end=self.end + rows,
+            bytes=self.bytes + size,
+            entries=self.entries + 1,
+            first_ts_us=self.first_ts_us if self.entries else ts_us,
+            last_ts_us=ts_us,
+            first_slice=self.first_slice if self.entries else slice_,
+            last_slice=slice_,
+            last_offset=self.end,
+            mark="",
+        )
 
-    def drop_topic(self, topic: str) -> None:
-        """See `Transaction.drop_topic`."""
-        self._check()
-        head = self.head(topic)
-        if not head.visible:
-            raise no_such_topic(topic)
-        if head.foreign:
-            raise LogError(
-                f"others write the topic «{topic}»; the log holds only the order of its messages",
-                advice="Delete it with their tools.",
-            )
-        self.heads[topic] = head.dropped()
-        self.dropped.add(topic)
+    def dropped(self) -> TopicMetadata:
+        """Return what is left of a topic that is gone: where the next one of its name begins."""
+        return TopicMetadata(self.end, self.end, last_slice=self.last_slice, foreign=True, mark=DROPPED, born=self.end)
 
-    def _check(self) -> None:
-        if self._over:
-            raise LogError("this log transaction is over", advice="Use it inside its with block.")
+    def info(self, topic: str) -> TopicInfo:
+        """Return what readers of the log see."""
+        return TopicInfo(topic, self.first, self.end, self.bytes, self.entries, self.first_ts_us, self.last_ts_us)
+
+    def to_json(self) -> Json:
+        """Return the record; fields that came later are left out while empty, so that an older Headrace reads it."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value or name not in _LATER}).encode()
+
+    @classmethod
+    def from_json(cls, value: Json) -> TopicMetadata:
+        """Read a record of `to_json`."""
+        return cls(**json.loads(value))
+
+
+def topic_metadata(records: Mapping[str, bytes]) -> dict[str, TopicMetadata]:
+    """Read the metadata of all topics from the records of the kind `TOPIC`."""
+    return {name: TopicMetadata.from_json(value) for name, value in records.items()}

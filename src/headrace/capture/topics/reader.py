@@ -9,7 +9,7 @@ from typing import Any
 from headrace.errors import LogTruncated, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.fetch import consumer_properties, errors_among, make_known, receive, truncated
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.settings import KafkaLocation
 
 LOOK_FOR_TOPICS_S = 0.5
 LOOK_FOR_PARTITIONS_S = 5.0
@@ -72,7 +72,7 @@ class TopicsReader:
 
     def __init__(
         self,
-        place: KafkaPlace,
+        place: KafkaLocation,
         cluster: Cluster,
         topics: Sequence[str],
         positions: Mapping[Where, int],
@@ -144,8 +144,8 @@ class TopicsReader:
             return
         if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
             oldest = self._cluster.beginnings(where[0]).get(where[1])
-            raise truncated(*where, self._next[where], oldest, self._place.location)
-        failure = translate(error, f"reading «{where[0]}»" if where[0] else "reading", self._place.location)
+            raise truncated(*where, self._next[where], oldest, self._place.url)
+        failure = translate(error, f"reading «{where[0]}»" if where[0] else "reading", self._place.url)
         if not failure.retry and not isinstance(failure, LogTruncated):
             raise failure
         # The broker is away, or says that a topic is not there: see which of the two at the next look.
@@ -196,7 +196,7 @@ class TopicsReader:
             start = oldest[topic].get(number, 0)
             offset = self._next.get((topic, number), start)
             if offset < start:
-                raise truncated(topic, number, offset, start, self._place.location)
+                raise truncated(topic, number, offset, start, self._place.url)
             self._next[topic, number] = offset
             self._read.setdefault((topic, number), offset)
             assigned.append(TopicPartition(topic, number, offset))

@@ -24,8 +24,8 @@ from headrace.capture.topics.reader import Offsets, TopicsReader, Where
 from headrace.errors import RegistryUnavailable
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.fetch import wire_messages
-from headrace.kafka.place import Place, places_of
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.ranges import MessageRange, ranges_of
+from headrace.kafka.settings import KafkaLocation
 from headrace.wire import WireMessages
 
 KIND = "source"
@@ -42,9 +42,9 @@ REGISTRY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a batch's messages lie (`headrace.kafka.place`), and in which form they are to be read again."""
+    """Where a batch's messages lie (`headrace.kafka.ranges`), and in which form they are to be read again."""
 
-    places: tuple[Place, ...]
+    places: tuple[MessageRange, ...]
     format: str
     spread: bytes = b""
 
@@ -148,7 +148,7 @@ class TopicSource:
     rewound = False
 
     def __init__(
-        self, place: KafkaPlace, *, name: str, topics: Sequence[str], decode: Decode, order: Order | None = None
+        self, place: KafkaLocation, *, name: str, topics: Sequence[str], decode: Decode, order: Order | None = None
     ) -> None:
         self.name = name
         self.cluster = place.bootstrap
@@ -290,7 +290,7 @@ class TopicSource:
         for i, (batch, rows) in enumerate(decoded.parts):
             batches.append((topic, batch))
             name = decoded.formats[i] if decoded.formats else format_
-            placed.append(Placed(places_of(wire.offsets, partition, _distinct(rows)), name))
+            placed.append(Placed(ranges_of(wire.offsets, partition, _distinct(rows)), name))
         rejected = ((f"{topic}.dlq", refused(wire, decoded.bad)),) if decoded.bad else ()
         return TopicPiece(tuple(batches), tuple(placed), rejected, end_lsn=1)
 
@@ -335,7 +335,7 @@ class TopicSource:
     def status(self) -> str:
         """What is waited for, for people."""
         if self._reader is not None and self._reader.away:
-            return f"waiting for {self._place.location}: {self._reader.away}; trying again"
+            return f"waiting for {self._place.url}: {self._reader.away}; trying again"
         missing = self._reader.missing if self._reader is not None else ()
         if self._status or not missing:
             return self._status or "reading"

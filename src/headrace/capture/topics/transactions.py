@@ -24,7 +24,7 @@ from headrace.batch import OPS, Batch
 from headrace.capture.topics.reader import Where
 from headrace.capture.topics.source import DecodedLike, Placed, TopicPiece, refused
 from headrace.errors import DecodeError
-from headrace.kafka.place import places_of
+from headrace.kafka.ranges import ranges_of
 from headrace.wire import WireMessages
 
 # In a JSON event the transaction's id is "txId:LSN of the event".
@@ -227,5 +227,5 @@ def _piece(taken: Sequence[tuple[str, _Chunk]]) -> TopicPiece:
             rejected.append((f"{topic}.dlq", refused(chunk.wire, [(int(chunk.at[0]), chunk.reason)])))
             continue
         batches.append((topic, chunk.batch))
-        placed.append(Placed(places_of(chunk.wire.offsets, chunk.partition, np.unique(chunk.at)), chunk.format))
+        placed.append(Placed(ranges_of(chunk.wire.offsets, chunk.partition, np.unique(chunk.at)), chunk.format))
     return TopicPiece(tuple(batches), tuple(placed), tuple(rejected), end_lsn=1)

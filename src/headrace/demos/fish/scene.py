@@ -16,7 +16,7 @@ from headrace.demos.fish.pipeline import MEASUREMENT, TABLES, WEIGHT
 from headrace.demos.servers import Say, Scene, stage
 from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.settings import KafkaLocation
 
 APP = "fish"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,7 +43,7 @@ def scene(*, log: str | None, keep: bool, say: Say, database: bool, postgres: st
         yield found
 
 
-def _refuse_taken(place: KafkaPlace) -> None:
+def _refuse_taken(place: KafkaLocation) -> None:
     if f"__headrace.{place.name}.changelog" in Cluster(place, patience=5).topics():
         raise DeclarationError(
             f"there is a log of «{place.name}» on {place.bootstrap} already; from tables the demo starts its own",

@@ -15,7 +15,7 @@ from headrace.demos.servers import Say, broker, clean_up, log_file, stopped
 from headrace.demos.servers import postgres as database_of
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.settings import SCHEME, KafkaPlace
+from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.testing.servers import KafkaConnect
 
 APP = "iris"
@@ -133,8 +133,8 @@ def create_tables(database: psycopg.Connection[Any]) -> None:
         database.execute(sql.SQL(CREATE).format(name))
 
 
-def _place(log: str) -> KafkaPlace:
-    return KafkaPlace.parse(log, name=APP)
+def _place(log: str) -> KafkaLocation:
+    return KafkaLocation.parse(log, name=APP)
 
 
 def _refuse_taken(log: str, prefix: str) -> None:

@@ -13,7 +13,7 @@ from headrace.demos.mnist.digits import CREATE
 from headrace.demos.servers import Say, Scene, stage
 from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.settings import KafkaLocation
 
 APP = "mnist"
 TABLES = ("mnist_train", "mnist_test")
@@ -53,7 +53,7 @@ def create_tables(database: psycopg.Connection[Any]) -> None:
         database.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(name))
 
 
-def _refuse_taken(place: KafkaPlace) -> None:
+def _refuse_taken(place: KafkaLocation) -> None:
     there = Cluster(place, patience=5).topics()
     taken = [
         topic

@@ -93,7 +93,7 @@ class Progress:
 
 
 def _adopt(txn: Any, topic: str, batch: Any, placed: Any, complete: bool) -> None:
-    """Take rows in where they lie; see `headrace.log.kafka_writer.KafkaTransaction.adopt`."""
+    """Take rows in where they lie; see `headrace.log.kafka.KafkaTransaction.adopt`."""
     txn.adopt(topic, batch.records, placed.places, format_=placed.format, spread=placed.spread, complete=complete)
 
 
@@ -136,7 +136,7 @@ class Engine:
         read = {topic for task in plan.tasks for topic in task.topics}
         self._read_here = read & plan.written.keys()
         # On the same cluster a log takes in messages where they lie.
-        self._cluster = str(getattr(getattr(log, "place", None), "bootstrap", "no cluster"))
+        self._cluster = str(getattr(getattr(log, "location", None), "bootstrap", "no cluster"))
         self._pruned_at = self.clock.monotonic()
         self._round_at = time.monotonic()
         self.round_seconds = 0.0

@@ -16,7 +16,7 @@ import pyarrow as pa
 from headrace.batch import Batch
 from headrace.capture.topics.reader import Offsets
 from headrace.capture.topics.source import Placed, TopicPiece
-from headrace.log.kafka import Followed, KafkaLog
+from headrace.log.kafka import FollowedEntry, KafkaLog
 
 LOOK_S = 0.01
 
@@ -40,11 +40,11 @@ class FollowedSource:
     rewound = False
 
     def __init__(self, log: KafkaLog, topics: Sequence[str]) -> None:
-        self.name = f"log:{log.place.name}"
-        self.cluster = log.place.bootstrap
+        self.name = f"log:{log.location.name}"
+        self.cluster = log.location.bootstrap
         self.topics = tuple(topics)
         self.warnings: list[str] = []
-        self.status = f"following «{log.place.name}»"
+        self.status = f"following «{log.location.name}»"
         self._log = log
         self._slice = 0
         self._looked_at = 0.0
@@ -106,15 +106,15 @@ class FollowedSource:
         self._log.close()
 
 
-def _pieces(found: Sequence[Followed]) -> list[TopicPiece]:
+def _pieces(found: Sequence[FollowedEntry]) -> list[TopicPiece]:
     """A piece for each slice."""
-    slices: dict[int, list[Followed]] = {}
+    slices: dict[int, list[FollowedEntry]] = {}
     for one in found:
         slices.setdefault(one.stored.slice, []).append(one)
     return [
         TopicPiece(
             tuple((one.entry.topic, _events(one.entry.records)) for one in some),
-            tuple(Placed(one.stored.places, one.format, one.stored.spread) for one in some),
+            tuple(Placed(one.stored.ranges, one.format, one.stored.spread) for one in some),
             end_lsn=1,
             complete=some[-1].entry.complete,
         )

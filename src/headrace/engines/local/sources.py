@@ -14,7 +14,7 @@ from headrace.engines.local.pipeline_source import FollowedSource
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import ForeignFormats, TopicCodec, codec_for
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.settings import KafkaPlace
+from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import owners
@@ -28,7 +28,7 @@ OnProgress = Callable[[str, int, int], None]
 
 def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -> list[PostgresSource]:
     """The databases of a plan; ``take_over`` their slots where they belong to another log."""
-    place = KafkaPlace.parse(plan.log, name=plan.app).location if plan.on_kafka else plan.log
+    place = KafkaLocation.parse(plan.log, name=plan.app).url if plan.on_kafka else plan.log
     return [
         PostgresSource(
             declared.dsn,
@@ -105,8 +105,8 @@ def foreign_topics(plan: Plan, log: Log, tables: Mapping[str, object]) -> dict[T
 
 def _heads(log: Log) -> dict[str, bool]:
     """Topics that the log knows, and whether others write them."""
-    heads = getattr(log, "heads", {})
-    return {name: bool(getattr(heads.get(name), "foreign", False)) for name in log.topics()}
+    metadata = getattr(log, "metadata", {})
+    return {name: bool(getattr(metadata.get(name), "foreign", False)) for name in log.topics()}
 
 
 def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> list[TopicSource | FollowedSource]:
@@ -114,7 +114,7 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
     codec = codec_for(plan.formats)
     found: list[TopicSource | FollowedSource] = []
     for declared, names in topics.items():
-        place = KafkaPlace.parse(declared.kafka or plan.log, name=plan.app)
+        place = KafkaLocation.parse(declared.kafka or plan.log, name=plan.app)
         followed = followed_sources(place, codec, names)
         found += followed
         names = [name for name in names if not any(name in one.topics for one in followed)]
@@ -126,7 +126,7 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
     return found
 
 
-def followed_sources(place: KafkaPlace, codec: TopicCodec, topics: Sequence[str]) -> list[FollowedSource]:
+def followed_sources(place: KafkaLocation, codec: TopicCodec, topics: Sequence[str]) -> list[FollowedSource]:
     """Topics that another pipeline of ours writes on the cluster are read in the order of that pipeline's log."""
     return [
         FollowedSource(KafkaLog(replace(place, name=name), writer=False, codec=codec), theirs)
@@ -134,7 +134,7 @@ def followed_sources(place: KafkaPlace, codec: TopicCodec, topics: Sequence[str]
     ]
 
 
-def _in_transactions(declared: TopicsPlan, place: KafkaPlace) -> bool:
+def _in_transactions(declared: TopicsPlan, place: KafkaLocation) -> bool:
     """Whether Debezium's transaction topic orders these topics: as declared, or where it is there."""
     if declared.transactions is not None or not declared.prefix:
         return bool(declared.transactions)

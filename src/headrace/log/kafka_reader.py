@@ -1,0 +1,316 @@
+"""Reading a log on Kafka: a partition to its committed end, the slices in it, and entries with their rows.
+
+`PartitionReader` reads an internal topic, `SliceIndex` finds entries by slice and by offset, `Loader` fetches and
+decodes their rows, many entries at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.errors import LogTruncated, LogUnavailable
+from headrace.kafka.cluster import REQUEST_SECONDS, Cluster, translate
+from headrace.kafka.fetch import Fetcher, consumer_properties, is_unknown, receive, wire_messages
+from headrace.kafka.producer import Sent
+from headrace.kafka.ranges import TopicRange, unpack_spread
+from headrace.kafka.settings import KafkaLocation
+from headrace.log.base import Entry
+from headrace.log.kafka_codec import Codecs, Form
+from headrace.log.slices import IndexEntry, load_slices
+
+PATIENCE_SECONDS = 60.0
+PROBE_SLICES = 500
+
+
+class PartitionReader:
+    """Reads partition 0 of a topic, from an offset to what is committed now, and later on from there.
+
+    Used by one thread at a time.
+    """
+
+    def __init__(self, location: KafkaLocation, cluster: Cluster, topic: str) -> None:
+        self.topic = topic
+        self._location = location
+        self._cluster = cluster
+        self._consumer: Any = None
+        self._end = 0
+        self.next = -1
+
+    def seek(self, offset: int) -> None:
+        """Read from an offset on."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        if self._consumer is None:
+            self._consumer = Consumer(consumer_properties(self._location, enable_partition_eof=True))
+        if offset != self.next:
+            self._consumer.assign([TopicPartition(self.topic, 0, offset)])
+            self.next, self._end = offset, 0
+
+    def seek_time(self, ts: int) -> None:
+        """Read from the first message on whose timestamp is not below; from the end where there is none."""
+        from confluent_kafka import TopicPartition
+
+        if self._consumer is None:
+            self.seek(self._cluster.beginnings(self.topic)[0])
+        # Asked first: what is committed between the two questions must not be passed over.
+        end = self._cluster.ends(self.topic)[0]
+        where = [TopicPartition(self.topic, 0, ts)]
+
+        what = f"looking for a time in «{self.topic}»"
+
+        def ask() -> int:
+            found = self._cluster.breakable(
+                what, lambda: self._consumer.offsets_for_times(where, timeout=REQUEST_SECONDS)
+            )
+            return int(found[0].offset)
+
+        offset = self._cluster.patiently(what, ask)
+        self.seek(offset if offset >= 0 else end)
+
+    def new_messages(self) -> Iterator[list[Any]]:
+        """What lies between the reader and the committed end, in chunks.
+
+        Raises:
+            LogTruncated: messages there were deleted.
+            LogUnavailable: the broker stays away.
+        """
+        end = self._cluster.ends(self.topic)[0]
+        if end < self.next:
+            raise LogTruncated(
+                f"«{self.topic}» ends at offset {end}, we have read up to {self.next}: it was deleted or made anew",
+                advice="Restore it, or begin a log with another app name.",
+            )
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._end < end:
+            chunk = []
+            for message in receive(self._consumer, 0.2):
+                if message.error() is None:
+                    chunk.append(message)
+                    self.next = message.offset() + 1
+                else:
+                    self._heed(message)
+            if chunk:
+                deadline = time.monotonic() + PATIENCE_SECONDS
+                yield chunk
+            elif self._cluster.out_of_patience(deadline):
+                raise LogUnavailable(f"«{self.topic}» does not give its messages up to offset {end}")
+
+    def _heed(self, message: Any) -> None:
+        from confluent_kafka import KafkaError
+
+        error = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._end = self.next = max(self._end, int(message.offset()))
+            return
+        failure = translate(error, f"reading «{self.topic}»", self._location.url)
+        if not failure.retry and not (is_unknown(error) and not self._cluster.gone(self.topic)):
+            raise failure
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        if self._consumer is not None:
+            self._consumer.close()
+        self._consumer, self.next = None, -1
+
+
+class SliceIndex:
+    """Finds entries by slice and by offset. Any thread may call it; one is served at a time."""
+
+    def __init__(self, location: KafkaLocation, cluster: Cluster, topic: str) -> None:
+        self._reader = PartitionReader(location, cluster, topic)
+        self._lock = threading.RLock()
+
+    def after(self, slice_: int, *, through: int = 0) -> Generator[IndexEntry]:
+        """Committed entries of later slices, in order; close the iterator to let other threads have their turn.
+
+        Args:
+            through: a slice that is known to be committed and is waited for: a broker says so a moment before it shows
+                what was committed.
+
+        Raises:
+            LogTruncated, LogUnavailable: as for `PartitionReader.new_messages`.
+        """
+        with self._lock:
+            self._reader.seek_time(slice_ + 1)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            last = slice_
+            while True:
+                for chunk in self._reader.new_messages():
+                    for message in chunk:
+                        entries = load_slices(message.value())
+                        last = entries[-1].slice if entries else last
+                        yield from (one for one in entries if one.slice > slice_)
+                if last >= through:
+                    return
+                if time.monotonic() >= deadline:
+                    raise LogTruncated(
+                        f"«{self._reader.topic}» ends at slice {last}, the log knows of slice {through}",
+                        advice="The topic lost records: restore it, or begin a log with another app name.",
+                    )
+                time.sleep(0.002)
+
+    def from_offset(self, topic: str, offset: int, first: int, last: int) -> Generator[IndexEntry]:
+        """A topic's entries from the one that holds an offset on.
+
+        Args:
+            first, last: slices between which the topic's entries lie.
+        """
+        start = self._bisect(topic, offset, first, last)
+        with contextlib.closing(self.after(start - 1, through=last)) as entries:
+            yield from (one for one in entries if one.topic == topic and one.end > offset)
+
+    def _bisect(self, topic: str, offset: int, first: int, last: int) -> int:
+        """A slice not behind the entry that holds an offset, and not far before it."""
+        while last - first > 4 * PROBE_SLICES:
+            middle = (first + last) // 2
+            found = self._probe(topic, middle)
+            if found is None or found.offset > offset:
+                last = middle
+            else:
+                first = found.slice
+        return first
+
+    def _probe(self, topic: str, slice_: int) -> IndexEntry | None:
+        """The first entry of a topic in the slices from one on, if there is one soon."""
+        with contextlib.closing(self.after(slice_ - 1, through=slice_)) as entries:
+            for one in entries:
+                if one.topic == topic:
+                    return one
+                if one.slice > slice_ + PROBE_SLICES:
+                    break
+        return None
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        with self._lock:
+            self._reader.close()
+
+
+OURS = "__position"
+
+
+@dataclass(slots=True)
+class Cached:
+    """An entry, and its rows where they are in memory.
+
+    Attributes:
+        staged: where its rows lie in the staging topic, while nobody else has them.
+        sent: its messages on their way, until the transaction ends.
+    """
+
+    stored: IndexEntry
+    records: pa.RecordBatch | None = None
+    staged: tuple[TopicRange, int] | None = None
+    sent: Sent | None = None
+
+
+class Loader:
+    """Reads the rows of entries. Any thread may call it.
+
+    Args:
+        fetcher: where messages come from.
+        codecs: what they mean.
+        forms: number -> form, kept up to date by the log.
+    """
+
+    def __init__(self, fetcher: Fetcher, codecs: Codecs, forms: Mapping[int, Form]) -> None:
+        self._fetcher = fetcher
+        self._codecs = codecs
+        self._forms = forms
+
+    def load(self, chosen: Sequence[Cached]) -> list[Entry]:
+        """The entries, in the order given."""
+        missing = [one.stored for one in chosen if one.records is None and one.staged is None]
+        loaded = iter(self._fetched(missing))
+        entries = []
+        for one in chosen:
+            records = one.records
+            if records is None and one.staged is not None:
+                records = self.staged(*one.staged)
+            entries.append(_entry(one.stored, next(loaded) if records is None else records))
+        return entries
+
+    def staged(self, span: TopicRange, form: int) -> pa.RecordBatch:
+        """Rows that wait for their publication."""
+        messages = self._fetcher.fetch([span])[0]
+        return self._codecs.decode(self._forms[form], wire_messages(span.topic, messages))
+
+    def _fetched(self, missing: Sequence[IndexEntry]) -> Iterator[pa.RecordBatch]:
+        ranges = [span.of(stored.topic) for stored in missing for span in stored.ranges]
+        by_partition = sorted(range(len(ranges)), key=lambda i: (ranges[i].where, ranges[i].first))
+        found: list[list[Any]] = [[] for _ in ranges]
+        fetched = self._fetcher.fetch([ranges[i] for i in by_partition])
+        for i, messages in zip(by_partition, fetched, strict=True):
+            found[i] = messages
+        each: list[list[Any]] = []
+        at = 0
+        for stored in missing:
+            each.append(in_order(stored, found[at : at + len(stored.ranges)]))
+            at += len(stored.ranges)
+        yield from self._decoded(missing, each)
+
+    def _decoded(self, missing: Sequence[IndexEntry], each: Sequence[list[Any]]) -> Iterator[pa.RecordBatch]:
+        """Rows of consecutive entries of one form are decoded together, where each message is a row."""
+        start = 0
+        while start < len(missing):
+            end = start + 1
+            while end < len(missing) and _together(missing[start], missing[end], each[start], each[end]):
+                end += 1
+            topic, form = missing[start].topic, self._forms[missing[start].form]
+            joined = [message for messages in each[start:end] for message in messages]
+            records = self._codecs.decode(form, wire_messages(topic, joined))
+            first = 0
+            for stored in missing[start:end]:
+                yield records.slice(first, stored.rows) if end - start > 1 else records
+                first += stored.rows
+            start = end
+
+    def close(self) -> None:
+        """Leave the cluster; `load` comes back to it."""
+        self._fetcher.close()
+
+
+def _together(one: IndexEntry, other: IndexEntry, messages: list[Any], others: list[Any]) -> bool:
+    same = one.topic == other.topic and one.form == other.form
+    return same and len(messages) == one.rows and len(others) == other.rows
+
+
+def in_order(stored: IndexEntry, found: Sequence[list[Any]]) -> list[Any]:
+    """An entry's messages in the order of its rows.
+
+    Raises:
+        LogTruncated: some are missing.
+    """
+    parts = []
+    for span, messages in zip(stored.ranges, found, strict=True):
+        if len(messages) > span.messages:
+            # Others wrote to the same partition at the same time.
+            messages = [one for one in messages if any(name == OURS for name, _ in one.headers() or ())]
+        if len(messages) != span.messages:
+            raise LogTruncated(
+                f"«{stored.topic}» partition {span.partition} holds {len(messages)} of the {span.messages} messages "
+                f"of ours between offsets {span.first} and {span.last}",
+                advice="They were deleted or compacted. Restore them, or begin a log with another app name.",
+            )
+        parts.append(messages)
+    if not stored.spread:
+        return parts[0] if len(parts) == 1 else [one for messages in parts for one in messages]
+    by_partition = {span.partition: messages for span, messages in zip(stored.ranges, parts, strict=True)}
+    spread = unpack_spread(stored.spread)
+    ordered: list[Any] = [None] * len(spread)
+    for partition, messages in by_partition.items():
+        for i, message in zip(np.flatnonzero(spread == partition).tolist(), messages, strict=True):
+            ordered[i] = message
+    return ordered
+
+
+def _entry(stored: IndexEntry, records: pa.RecordBatch) -> Entry:
+    return Entry(stored.topic, stored.slice, stored.offset, records, stored.complete, stored.ts_us)
