@@ -1,6 +1,6 @@
 """Every column type into every sink: what it delivers is the row's value, what it refuses has a reason, and it goes on.
 
-The sinks' own objects with a journal that notes; a real PostgreSQL, a receiver, a server of MongoDB's protocol.
+The sinks' own objects with a context that notes; a real PostgreSQL, a receiver, a server of MongoDB's protocol.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import pytest
 
 from headrace import plain_values
 from headrace.batch import Batch, dead_letters
-from headrace.sinks.base import Part, Reason, Target
-from headrace.sinks.console import ConsoleTarget
-from headrace.sinks.http import http_target
-from headrace.sinks.mongo import mongo_target
-from headrace.sinks.parquet import parquet_target
-from headrace.sinks.table import table_target
+from headrace.sinks.base import Reason, SinkBatch, SinkSpec
+from headrace.sinks.console import ConsoleSpec
+from headrace.sinks.http import http_spec
+from headrace.sinks.mongo import mongo_spec
+from headrace.sinks.parquet import parquet_spec
+from headrace.sinks.table import table_spec
 from headrace.testing.servers import MongoDbServer
 from tests.sinks.conftest import Query
 from tests.sinks.receiver import Receiver
@@ -38,7 +38,7 @@ CHOSEN = (
 
 
 class Noted:
-    """A journal that notes what a sink refuses and keeps."""
+    """A context that notes what a sink refuses and keeps."""
 
     app, log_id = "shop", "this log"
 
@@ -47,14 +47,14 @@ class Noted:
         self.position = 0
         self.refused: list[Reason] = []
 
-    def refuse(self, part: Part, reasons: Sequence[Reason]) -> None:
+    def refuse(self, part: SinkBatch, reasons: Sequence[Reason]) -> None:
         rows = np.array([row for row, _ in reasons], np.int64)
         letters = dead_letters(part.batch.take(rows), [reason for _, reason in reasons], stage="sink")
         assert all(json.loads(row) for row in letters.column("row").to_pylist())
         self.refused += reasons
 
     def keep(
-        self, position: int, *, outputs: Iterable[Any] = (), refused: tuple[Part, Sequence[Reason]] | None = None
+        self, position: int, *, outputs: Iterable[Any] = (), refused: tuple[SinkBatch, Sequence[Reason]] | None = None
     ) -> None:
         list(outputs)
         if refused is not None:
@@ -65,22 +65,22 @@ class Noted:
         raise AssertionError(f"the sink stands: {why}")
 
 
-def deliver(target: Target, kind: str, batches: Sequence[Batch]) -> list[Reason]:
+def deliver(spec: SinkSpec, kind: str, batches: Sequence[Batch]) -> list[Reason]:
     """All of a topic's rows, again after a restart; what was refused."""
-    journal = Noted("sink", kind)
+    context = Noted("sink", kind)
     for _ in range(2):  # the second time everything is there already
-        sink = target.sink(journal)  # type: ignore[arg-type]
+        sink = spec.sink(context)  # type: ignore[arg-type]
         try:
             offset = sink.open()
             start = 0
             for batch in batches:
                 end = start + batch.num_rows
                 if end > offset:
-                    sink.deliver(Part(kind, start, end, batch, np.arange(start, end)))
+                    sink.deliver(SinkBatch(kind, start, end, batch, np.arange(start, end)))
                 start = end
         finally:
             sink.close()
-    return journal.refused
+    return context.refused
 
 
 def same(found: Sequence[Any], batches: Sequence[Batch], refused: Sequence[Reason]) -> None:
@@ -97,7 +97,7 @@ def test_the_console_prints_everything(captured: Captured, monkeypatch: pytest.M
                 def run(kind: str = kind, batches: list[Batch] = batches, form: Any = form) -> None:
                     out = io.StringIO()
                     monkeypatch.setattr("sys.stdout", out)
-                    refused = deliver(ConsoleTarget(form), kind, batches)
+                    refused = deliver(ConsoleSpec(form), kind, batches)
                     monkeypatch.undo()
                     if form == "lines":
                         same([json.loads(line) for line in out.getvalue().split("\n") if line], batches, refused)
@@ -109,7 +109,7 @@ def test_the_console_prints_everything(captured: Captured, monkeypatch: pytest.M
 def test_files_of_parquet_hold_everything(captured: Captured, tmp_path: Path, by: str | None) -> None:
     def run(kind: str, batches: list[Batch], by: str | None) -> None:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        refused = deliver(parquet_target(folder, partition_by=by, rows_per_file=1), kind, batches)
+        refused = deliver(parquet_spec(folder, partition_by=by, rows_per_file=1), kind, batches)
         files = [one for one in folder.rglob("*.parquet") if not one.name.startswith(".")]
         same([row for one in files for row in range(pq.ParquetFile(one).metadata.num_rows)], batches, refused)
         if by is None:
@@ -129,7 +129,7 @@ def test_a_receiver_gets_everything(captured: Captured) -> None:
 
             def run(kind: str = kind, batches: list[Batch] = batches) -> None:
                 receiver.requests.clear()
-                refused = deliver(http_target(receiver.url), kind, batches)
+                refused = deliver(http_spec(receiver.url), kind, batches)
                 same([one.row for one in receiver.requests], batches, refused)
 
             check(kind, run)
@@ -138,7 +138,7 @@ def test_a_receiver_gets_everything(captured: Captured) -> None:
 @pytest.mark.parametrize("key", ["id", "v", None])
 def test_tables_hold_everything(captured: Captured, dsn: str, query: Query, key: str | None) -> None:
     def run(number: int, batches: list[Batch]) -> None:
-        refused = deliver(table_target(dsn, f"t{number}", key=key), str(number), batches)
+        refused = deliver(table_spec(dsn, f"t{number}", key=key), str(number), batches)
         found = query(f"select count(*) from t{number}")[0][0] if len(refused) < _rows(batches) else 0
         if key != "v":
             same([None] * found, batches, refused)
@@ -156,7 +156,7 @@ def _rows(batches: Sequence[Batch]) -> int:
 
 def test_a_table_has_the_times_of_postgresql(captured: Captured, dsn: str, query: Query) -> None:
     for kind in ("date", "timestamp without time zone", "timestamp with time zone"):
-        refused = deliver(table_target(dsn, f"t {kind}", key="id"), kind, captured.batches[kind])
+        refused = deliver(table_spec(dsn, f"t {kind}", key="id"), kind, captured.batches[kind])
         assert not refused
         stored = {row[0] for row in query(f'select v::text from "t {kind}"')}
         given = {text for one in captured.batches[kind] for text in plain_values.texts(one.column("v"))}
@@ -168,8 +168,8 @@ def test_documents_hold_everything(captured: Captured, mongo: MongoDbServer, key
     kinds = captured.batches if key is None else {name: captured.batches[name] for name in CHOSEN}
 
     def run(number: int, batches: list[Batch]) -> None:
-        target = mongo_target(mongo.uri, f"hostile{key}.c{number}", key=key)
-        refused = deliver(target, str(number), batches)
+        spec = mongo_spec(mongo.uri, f"hostile{key}.c{number}", key=key)
+        refused = deliver(spec, str(number), batches)
         assert all(reason for _, reason in refused)
         assert key == "v" or len(refused) < _rows(batches) or not batches
 

@@ -20,8 +20,8 @@ import headrace as hr
 from headrace.cli.console import talk
 from headrace.cli.main import main
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.replica import Follower
-from headrace.engines.local.serving.service import Place
+from headrace.engines.local.serving.replica import Replica
+from headrace.engines.local.serving.service import ServerBinding
 from headrace.serve.settings import ServeSettings
 
 FISH = [
@@ -140,9 +140,9 @@ def headrace(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
 def following(app: hr.App) -> Iterator[Client]:
     """A client of a server that follows the app's log, which another engine writes."""
     with contextlib.ExitStack() as stack:
-        place = Place.of(app.plan(), ServeSettings(port=0))
+        place = ServerBinding.of(app.plan(), ServeSettings(port=0))
         stack.callback(place.close)
-        follower = Follower.of(app.plan())
+        follower = Replica.of(app.plan())
         stack.callback(follower.stop)
         server = place.serving(follower)
         follower.start()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import jwt
 import pytest
 
-from headrace.serve import connection, service
+from headrace.serve import server, service
 from headrace.serve.keys import KeyFile
 
 from .asked import FISH, SEEDS, Client, fish, serving, wait_until
@@ -225,7 +225,7 @@ def ends(opened: socket.socket) -> bool:
 
 
 def test_a_head_that_does_not_end_is_cut_off(opened: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     for beginning in (b"", b"GET /prediction HTTP/1.1\r\nHost: localhost\r\nX-A: "):
         with connect(opened) as slow:
             slow.sendall(beginning)

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.engines.local.serving.replica import Follower
-from headrace.engines.local.serving.served_rows import HandingOver
+from headrace.engines.local.serving.replica import Replica
+from headrace.engines.local.serving.served_rows import ServedRowsSender
 from headrace.errors import FingerprintError, HeadraceError, LogMissing
 from headrace.learn.state import state_hash
-from headrace.serve.models import Wanted
+from headrace.serve.models import AtLeast
 from headrace.serve.settings import ServeSettings
 
 from .asked import FISH, SEEDS, Client, fish, headrace, wait_until
@@ -40,8 +40,8 @@ app = {app}
 
 
 @contextlib.contextmanager
-def following(app: hr.App) -> Iterator[Follower]:
-    follower = Follower.of(app.plan())
+def following(app: hr.App) -> Iterator[Replica]:
+    follower = Replica.of(app.plan())
     follower.start()
     try:
         yield follower
@@ -49,7 +49,7 @@ def following(app: hr.App) -> Iterator[Follower]:
         follower.stop()
 
 
-def hash_of(follower: Follower) -> str:
+def hash_of(follower: Replica) -> str:
     return state_hash(follower.current("weight").by.learner.state())
 
 
@@ -63,7 +63,7 @@ def test_a_follower_is_where_the_pipeline_is_to_the_bit(tmp_path: Path) -> None:
                 rows = [{**FISH[i % 6], "Length": float(rng.normal(70, 9))} for i in range(n)]
                 running.append("measured", rows)
                 position = running["weight"].position
-                wait_until(lambda position=position: follower.current("weight").made.position == position)
+                wait_until(lambda position=position: follower.current("weight").info.position == position)
                 assert hash_of(follower) == running["weight"].hash
         # It was away for a while.
         running.append("measured", FISH)
@@ -78,15 +78,15 @@ def test_a_follower_takes_part_in_versions(tmp_path: Path) -> None:
         with following(retrained(log)) as follower:
             assert not follower.ready()
             assert follower.train("weight", 20)["version"] == 2
-            wait_until(lambda: follower.current("weight").made.version == 2)
+            wait_until(lambda: follower.current("weight").info.version == 2)
             assert hash_of(follower) == running["weight"].hash
             running.append("measured", FISH[:2])
             running.retrain("weight")
-            wait_until(lambda: follower.current("weight").made.version == 3)
-            before = follower.version("weight", "2").some([[86.37, 18.74, "salmon"]], wait=True)
+            wait_until(lambda: follower.current("weight").info.version == 3)
+            before = follower.version("weight", "2").predict([[86.37, 18.74, "salmon"]], wait=True)
             running.rollback("weight", 2)
-            wait_until(lambda: follower.current("weight").made.version == 4)
-            assert follower.current("weight").some([[86.37, 18.74, "salmon"]], wait=True) == before
+            wait_until(lambda: follower.current("weight").info.version == 4)
+            assert follower.current("weight").predict([[86.37, 18.74, "salmon"]], wait=True) == before
             with pytest.raises(HeadraceError, match="came to nothing"):
                 follower.train("weight", 20)
 
@@ -96,12 +96,12 @@ def test_a_follower_says_how_far_it_is(tmp_path: Path) -> None:
     with fish(log).start() as running:
         running.append("measured", FISH[:3])
         with following(fish(log)) as follower:
-            assert follower.reached("weight", Wanted(topic="measured", offset=2)) is not None
-            assert follower.reached("weight", Wanted(topic="measured", offset=3)) is None
+            assert follower.reached("weight", AtLeast(topic="measured", offset=2)) is not None
+            assert follower.reached("weight", AtLeast(topic="measured", offset=3)) is None
             running.append("measured", FISH[3:4])
-            found = wait_until(lambda: follower.reached("weight", Wanted(topic="measured", offset=3)))
-            assert found.made.position == running["weight"].position
-            assert {one.name for one in follower.gauges()} >= {"model_version", "model_lag_rows", "model_learned"}
+            found = wait_until(lambda: follower.reached("weight", AtLeast(topic="measured", offset=3)))
+            assert found.info.position == running["weight"].position
+            assert {one.name for one in follower.metrics()} >= {"model_version", "model_lag_rows", "model_learned"}
 
 
 def test_a_reset_model_is_followed(tmp_path: Path) -> None:
@@ -117,18 +117,18 @@ def test_a_reset_model_is_followed(tmp_path: Path) -> None:
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        wait_until(lambda: follower.current("weight").made.version == 2)
+        wait_until(lambda: follower.current("weight").info.version == 2)
         assert not follower.ready()
 
 
 def test_what_cannot_be_followed(tmp_path: Path) -> None:
     with pytest.raises(LogMissing):
-        Follower.of(fish(tmp_path / "none.headrace").plan())
+        Replica.of(fish(tmp_path / "none.headrace").plan())
     log = tmp_path / "fish.headrace"
     with fish(log).start() as running:
         running.append("measured", FISH)
     with pytest.raises(FingerprintError, match="declared differently"):
-        Follower.of(retrained(log).plan())
+        Replica.of(retrained(log).plan())
 
 
 def test_rows_are_handed_over_once_whatever_dies(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_rows_are_handed_over_once_whatever_dies(tmp_path: Path) -> None:
     with app.start(serve=ServeSettings(port=0)), following(fish(log, log_to="answered.by-http")) as follower:
         follower.record("answered.by-http", rows, 20)
         assert len(app.topic("answered.by-http").read()) == 2
-        other = HandingOver(follower.log)
+        other = ServedRowsSender(follower.log)
         other.append("answered.by-http", rows, 20)
         folder = tmp_path / "fish.headrace.handed"
         assert list(folder.iterdir()) == []

@@ -13,7 +13,7 @@ import pytest
 import headrace as hr
 from headrace.engines.local.append_source import AppendedSource
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.replica import Follower
+from headrace.engines.local.serving.replica import Replica
 from headrace.errors import DeclarationError
 from headrace.log import open_log
 from headrace.replay.verify import verify
@@ -180,7 +180,7 @@ def test_a_follower_that_dies_leaves_what_it_handed_over(tmp_path: Path) -> None
     log = tmp_path / "fish.headrace"
     with serving(factory(log)):
         pass
-    follower = Follower.of(factory(log).plan())
+    follower = Replica.of(factory(log).plan())
     try:
         made = follower.current("weight")
         assert made.ready

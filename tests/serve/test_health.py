@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import headrace as hr
-from headrace.engines.local.serving.health import health_file, parts_beside
+from headrace.engines.local.serving.health import health_file, read_health
 from headrace.log import open_log
 from headrace.serve.settings import ServeSettings
 from headrace.testing.servers import postgres
@@ -60,7 +60,7 @@ def test_a_database_that_is_away_is_said(tmp_path: Path) -> None:
             assert metric(client, "source_connected", source="p") == 0.0
             assert (metric(client, "source_away_seconds", source="p") or 0) > 0.2
             assert wait_until(
-                lambda: any(part.kind == "source" and part.seconds for part in parts_beside(running.log)), 60
+                lambda: any(part.kind == "source" and part.seconds for part in read_health(running.log)), 60
             )
             assert follower.get("/v2/health/ready").json["parts"], "a process that follows knows of it too"
             server.start()
@@ -81,17 +81,15 @@ def test_a_sink_and_a_silent_engine_are_said(tmp_path: Path) -> None:
         assert path is not None
         wait_until(path.exists)
         # An engine whose rounds do not end, as others see it: what it wrote last grows old.
-        engine = next(part for part in parts_beside(running.log) if part.kind == "engine")
+        engine = next(part for part in read_health(running.log) if part.kind == "engine")
         running.engine._round = lambda: time.sleep(0.05)  # type: ignore[method-assign]  # it does nothing any more
         wait_until(lambda: metric(client, "round_age_seconds"))
-        wait_until(
-            lambda: next(p for p in parts_beside(running.log) if p.kind == "engine").seconds > engine.seconds + 1
-        )
+        wait_until(lambda: next(p for p in read_health(running.log) if p.kind == "engine").seconds > engine.seconds + 1)
     assert not path.exists()
     log = open_log(tmp_path / "fish.headrace", writer=False)
-    assert parts_beside(log) == []
+    assert read_health(log) == []
     path.write_text("{")
-    (broken,) = parts_beside(log)
+    (broken,) = read_health(log)
     assert broken.ended and "cannot be read" in broken.status
     log.close()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import headrace as hr
-from headrace.engines.local.serving.replica import Follower
+from headrace.engines.local.serving.replica import Replica
 from headrace.position import Position
-from headrace.serve.models import Wanted
+from headrace.serve.models import AtLeast
 from headrace.serve.settings import ServeSettings
 
 from ..integration.conftest import Database, database  # noqa: F401 - the fixture, by its name
@@ -35,7 +35,7 @@ def test_what_was_committed_is_learned(database: Database, tmp_path: Path) -> No
     with weights(database.dsn, log).start(serve=ServeSettings(port=0)) as running:
         assert running.server is not None
         client = Client(running.server.url)
-        follower = Follower.of(weights(database.dsn, log).plan())
+        follower = Replica.of(weights(database.dsn, log).plan())
         follower.start()
         for i in range(10):
             database.execute("insert into fish values (%s, %s, %s)", i, float(i), 3.0 * i)
@@ -47,9 +47,9 @@ def test_what_was_committed_is_learned(database: Database, tmp_path: Path) -> No
             assert running["weight"].learned == i + 3
             committed = running["weight"].position
             assert got.headers["headrace-position"] == committed
-            wanted = Wanted(lsn=Position.parse(str(committed)).lsn)
+            wanted = AtLeast(lsn=Position.parse(str(committed)).lsn)
             found = wait_until(lambda wanted=wanted: follower.reached("weight", wanted))
-            assert found.made.position == committed
+            assert found.info.position == committed
         # Nothing of this table, but the database has gone on: the model has still learned all there was.
         database.execute("insert into other values (1)")
         got = client.get("/prediction", length=7, at_least=now(database))

@@ -19,7 +19,7 @@ import jwt
 import pytest
 
 from headrace.errors import DeclarationError
-from headrace.serve.exchange import Call, Problem
+from headrace.serve.exchange import Problem, Request
 from headrace.serve.keys import LOOK_SECONDS, KeyFile
 from headrace.serve.security import Gate
 from headrace.serve.settings import ServeSettings
@@ -151,7 +151,7 @@ def test_a_file_of_keys_that_cannot_be_read_closes_the_server(tmp_path: Path, ca
     gates = [Gate(ServeSettings(), keys)]
     _, text = keys.create("till", ["predict"])
     gates.append(Gate(ServeSettings(), keys))
-    call = Call({"headers": [(b"host", b"localhost"), (b"x-api-key", text.encode())]}, None, {}, 0)  # type: ignore[arg-type]
+    call = Request({"headers": [(b"host", b"localhost"), (b"x-api-key", text.encode())]}, None, {}, 0)  # type: ignore[arg-type]
     UNREADABLE[case](keys.path)
     now[0] += LOOK_SECONDS
     for gate in gates:
@@ -310,7 +310,7 @@ def test_secrets_are_never_shown(
             for path in ("/prediction", "/nothing", f"/{given}", f"/v2/models/{given}"):
                 client.get(path, {"X-API-Key": given}, api_key=given, length="x")
             client.post("/v2/models/weight/infer", {"inputs": given}, {"X-API-Key": given})
-        monkeypatch.setattr(running.server._asking, "values", None)  # a defect, and what is logged of it
+        monkeypatch.setattr(running.server._service, "predict", None)  # a defect, and what is logged of it
         assert client.get("/prediction", {"X-API-Key": text}, **SEEDS, api_key=text).status == 422
         assert client.get("/prediction", {"X-API-Key": text}, **SEEDS).status == 500
         client.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import headrace as hr
 from headrace.batch import Batch
-from headrace.engines.local.serving.snapshots import Frozen, Published, describe
+from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher, describe
 from headrace.learn.linear import LinearRegression
 from headrace.plan.task import Cut, ModelTask, StreamPlan
 from headrace.serve.models import NotReady, RowRefused, TooSlow
@@ -50,8 +50,8 @@ def feed(task: ModelTask, state: State, rng: np.random.Generator, n: int, lsn: i
     step(task, state, Rows((Part("t", batch, np.full(n, lsn), 0),), True))
 
 
-def frozen(task: ModelTask, state: State) -> Frozen:
-    published = Published(task, lambda version: version)
+def frozen(task: ModelTask, state: State) -> ModelSnapshot:
+    published = SnapshotPublisher(task, lambda version: version)
     published.publish(state)
     assert published.newest is not None
     return published.newest
@@ -70,11 +70,11 @@ def test_values_and_batches_give_the_same_bits(name: str, rows: list[tuple[Any, 
     }
     batch = pa.RecordBatch.from_pydict(columns)
     expected = predict_batch(task, state, Batch.of(batch))
-    whole = snapshot.answer(batch)
+    whole = snapshot.predict_batch(batch)
     assert whole.batch.column("prediction").equals(expected.column("prediction"))
     place = {"a": 0, "b": 1, "w": 2}
     names = [one.name for one in describe(task).columns]
-    found = snapshot.some([[row[place[name]] for name in names] for row in rows], wait=True)
+    found = snapshot.predict([[row[place[name]] for name in names] for row in rows], wait=True)
     for i, one in enumerate(found):
         if isinstance(one, RowRefused):
             # Where several values are wrong, either of them may be named.
@@ -88,17 +88,17 @@ def test_values_and_batches_give_the_same_bits(name: str, rows: list[tuple[Any, 
 def test_a_snapshot_stays_as_it_was() -> None:
     task, state = learned(FEATURES["a growing category"])
     snapshot = frozen(task, state)
-    before = snapshot.some([[1.0, "x"], [2.0, "q"]], wait=True)
+    before = snapshot.predict([[1.0, "x"], [2.0, "q"]], wait=True)
     for i in range(5):
         feed(task, state, np.random.default_rng(i), 20, lsn=20 + i)
-    assert snapshot.some([[1.0, "x"], [2.0, "q"]], wait=True) == before
-    assert frozen(task, state).some([[1.0, "x"], [2.0, "q"]], wait=True) != before
-    assert snapshot.made.position == "0/A:29"
+    assert snapshot.predict([[1.0, "x"], [2.0, "q"]], wait=True) == before
+    assert frozen(task, state).predict([[1.0, "x"], [2.0, "q"]], wait=True) != before
+    assert snapshot.info.position == "0/A:29"
 
 
 def test_a_model_is_published_when_it_has_changed() -> None:
     task, state = learned(FEATURES["numbers"])
-    published = Published(task, lambda version: 0)
+    published = SnapshotPublisher(task, lambda version: 0)
     published.publish(state)
     first = published.newest
     published.publish(state)
@@ -121,7 +121,7 @@ class Costly(LinearRegression):
 def test_copies_that_take_long_are_made_less_often() -> None:
     task = ModelTask("m", Costly(), ("a", "b"), "y", Cut(transaction=True), (StreamPlan("t"),))
     state = initial_state(task)
-    published = Published(task, lambda version: 0)
+    published = SnapshotPublisher(task, lambda version: 0)
     for i in range(8):
         feed(task, state, np.random.default_rng(i), 3, lsn=20 + i)
         published.publish(state)
@@ -134,15 +134,17 @@ def test_copies_that_take_long_are_made_less_often() -> None:
     assert published.behind
     published.publish(state, idle=True)
     assert published.newest is not None
-    assert published.newest.made.position == str(state.position)
+    assert published.newest.info.position == str(state.position)
 
 
 def test_a_model_that_has_learned_nothing_says_so() -> None:
     task = ModelTask("m", LinearRegression(), ("a",), "y", Cut(transaction=True), (StreamPlan("t"),))
     snapshot = frozen(task, initial_state(task))
     with pytest.raises(NotReady, match="learned nothing"):
-        snapshot.some([[1.0]])
-    assert snapshot.answer(pa.RecordBatch.from_pydict({"a": [1.0]})).batch.column("status").to_pylist() == ["not_ready"]
+        snapshot.predict([[1.0]])
+    assert snapshot.predict_batch(pa.RecordBatch.from_pydict({"a": [1.0]})).batch.column("status").to_pylist() == [
+        "not_ready"
+    ]
 
 
 def test_who_must_not_wait_is_told() -> None:
@@ -159,11 +161,13 @@ def test_who_must_not_wait_is_told() -> None:
     held = Held()
     held.restore(snapshot.by.learner.state())
     object.__setattr__(snapshot.by, "learner", held)
-    asking = threading.Thread(target=lambda: snapshot.answer(pa.RecordBatch.from_pydict({"a": [1.0], "b": [2.0]})))
+    asking = threading.Thread(
+        target=lambda: snapshot.predict_batch(pa.RecordBatch.from_pydict({"a": [1.0], "b": [2.0]}))
+    )
     asking.start()
     assert entered.wait(10)
     with pytest.raises(TooSlow, match="is answering"):
-        snapshot.some([[1.0, 2.0]])
+        snapshot.predict([[1.0, 2.0]])
     leave.set()
     asking.join(10)
 
@@ -180,7 +184,7 @@ def test_a_slow_model_holds_nobody_up_twice() -> None:
     slow.restore(state.learner.state())
     state.learner = slow
     snapshot = frozen(task, state)
-    first = snapshot.some([[1.0, 2.0]])
+    first = snapshot.predict([[1.0, 2.0]])
     with pytest.raises(TooSlow, match="takes 1"):
-        snapshot.some([[1.0, 2.0]])
-    assert snapshot.some([[1.0, 2.0]], wait=True) == first
+        snapshot.predict([[1.0, 2.0]])
+    assert snapshot.predict([[1.0, 2.0]], wait=True) == first

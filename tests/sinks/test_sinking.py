@@ -78,23 +78,23 @@ def test_two_processes_of_one_sink_do_not_double_rows(dsn: str, query: Any, tmp_
     write(tmp_path / "log", *(events(f"op id\nc {number}") for number in range(5)))
     app, stream = app_on(tmp_path / "log")
     stream.to_table(dsn, "out")
-    target = app.plan().sinks[0].target
+    spec = app.plan().sinks[0].spec
     app.run(until="caught-up")
     from headrace.batch import Batch
     from headrace.errors import SinkUnavailable
-    from headrace.sinks.base import Part
+    from headrace.sinks.base import SinkBatch
 
     class Journal:
         app, sink, topic = "shop", "postgres:out", "in"
         log_id = query("select log from headrace.sinks")[0][0]
 
-    late = target.sink(Journal())
+    late = spec.sink(Journal())
     assert late.open() == 5
     rows = Batch.of({"id": [4]})
     import numpy as np
 
     with pytest.raises(SinkUnavailable, match="another process has moved the position"):
-        late.deliver(Part("in", 4, 5, rows, np.array([4])))
+        late.deliver(SinkBatch("in", 4, 5, rows, np.array([4])))
     late.close()
     assert query("select count(*) from out") == [(5,)]
 

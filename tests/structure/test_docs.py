@@ -112,7 +112,7 @@ def test_the_fish_factory_of_the_readme_is_a_plan(tmp_path: Path, monkeypatch: p
         exec(compile(block, str(README), "exec"), space)
     plan = space["app"].plan()
     plan.check()
-    assert [one.target.kind for one in plan.sinks] == ["postgres", "mongo", "parquet", "http", "console"]
+    assert [one.spec.kind for one in plan.sinks] == ["postgres", "mongo", "parquet", "http", "console"]
     assert {one.topic for one in plan.models[0].outputs} >= {"weight-prediction", "weight-alarm", "weight-drift"}
 
 

@@ -19,7 +19,7 @@ from headrace.errors import DeclarationError, LogLocked
 from headrace.pipeline.app import App
 
 if TYPE_CHECKING:
-    from headrace.engines.local.serving.service import Place
+    from headrace.engines.local.serving.service import ServerBinding
     from headrace.serve.keys import KeyFile
     from headrace.serve.settings import ServeSettings
 
@@ -115,15 +115,15 @@ def _serve_alone(pipeline: App, settings: ServeSettings, signals: Signals, *, ru
 
 
 def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json: bool) -> None:
-    from headrace.engines.local.serving.replica import Follower
-    from headrace.engines.local.serving.service import Place
+    from headrace.engines.local.serving.replica import Replica
+    from headrace.engines.local.serving.service import ServerBinding
     from headrace.engines.local.serving.workers import PARENT, end_with_parent, inherited_socket
 
     ended = threading.Event()
     with ExitStack() as stack:
-        place = Place.of(pipeline.plan(), settings, listening=inherited_socket())
+        place = ServerBinding.of(pipeline.plan(), settings, listening=inherited_socket())
         stack.callback(place.close)
-        follower = Follower.of(pipeline.plan())
+        follower = Replica.of(pipeline.plan())
         stack.callback(follower.stop)
         server = place.serving(follower)
         follower.start()
@@ -140,7 +140,7 @@ def _serve_by_workers(
     pipeline: App, settings: ServeSettings, named: dict[str, Any], signals: Signals, *, file: str, count: int, run: bool
 ) -> None:
     """Processes that follow, and answer; this one runs the pipeline, unless another one does."""
-    from headrace.engines.local.serving.service import Place
+    from headrace.engines.local.serving.service import ServerBinding
     from headrace.engines.local.serving.workers import is_file, workers
     from headrace.serve.settings import SOME_KEY
 
@@ -148,7 +148,7 @@ def _serve_by_workers(
         raise DeclarationError("a log in memory has one process", advice="Give the app a file, or leave --workers out.")
     ended = threading.Event()
     with ExitStack() as stack:
-        place: Place = Place.of(pipeline.plan(), settings)
+        place: ServerBinding = ServerBinding.of(pipeline.plan(), settings)
         stack.callback(place.close)
         running = None
         if run:

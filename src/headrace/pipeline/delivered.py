@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from headrace.errors import DeclarationError
-from headrace.plan.sinks import Destination, SinkPlan
+from headrace.plan.sinks import SinkPlan
+from headrace.sinks.base import SinkSpec
 
 if TYPE_CHECKING:
     from headrace.pipeline.app import App
@@ -49,9 +50,9 @@ class Delivered:
         shop   log: memory://
         ├─ predictions ──▶ postgres:predictions  db:5432/shop, key id
         """
-        from headrace.sinks.table import table_target
+        from headrace.sinks.table import table_spec
 
-        return self._sink(name or f"postgres:{table}", table_target(dsn, table, key=key))
+        return self._sink(name or f"postgres:{table}", table_spec(dsn, table, key=key))
 
     def to_mongo(
         self,
@@ -74,10 +75,10 @@ class Delivered:
             key: fields that identify a document; a unique index on them is made.
             name: the sink's; ``mongo:DATABASE.COLLECTION`` by default.
         """
-        from headrace.sinks.mongo import mongo_target
+        from headrace.sinks.mongo import mongo_spec
 
-        target = mongo_target(uri, database_collection, database=database, collection=collection, key=key)
-        return self._sink(name or f"mongo:{target.database}.{target.collection}", target)
+        spec = mongo_spec(uri, database_collection, database=database, collection=collection, key=key)
+        return self._sink(name or f"mongo:{spec.database}.{spec.collection}", spec)
 
     def to_parquet(
         self,
@@ -100,12 +101,12 @@ class Delivered:
             every: or after so long; also when the pipeline is waited for, or stops.
             name: the sink's; ``parquet:DIRECTORY`` by default.
         """
-        from headrace.sinks.parquet import parquet_target
+        from headrace.sinks.parquet import parquet_spec
 
-        target = parquet_target(
+        spec = parquet_spec(
             directory, partition_by=partition_by, rows_per_file=rows_per_file, every=every, label=name or ""
         )
-        return self._sink(name or f"parquet:{directory}", target)
+        return self._sink(name or f"parquet:{directory}", spec)
 
     def to_http(
         self,
@@ -137,13 +138,13 @@ class Delivered:
             timeout: how long the receiver may be silent.
             name: the sink's; ``http:`` and the URL without query by default.
         """
-        from headrace.sinks.http import http_target
+        from headrace.sinks.http import http_spec
 
-        target = http_target(
+        spec = http_spec(
             url, method=method, headers=headers, secret=secret, success_topic=success_topic, error_topic=error_topic,
             retries=retries, backoff=backoff, timeout=timeout,
         )  # fmt: skip
-        return self._sink(name or f"http:{target.where}", target)
+        return self._sink(name or f"http:{spec.where}", spec)
 
     def to_console(self, *, format: Literal["table", "lines"] | None = None, name: str | None = None) -> Self:
         """Print the rows on standard output: as tables in a terminal, elsewhere one JSON object a line.
@@ -152,15 +153,15 @@ class Delivered:
             format: which of the two, where it shall not depend on what standard output is.
             name: the sink's; ``console:TOPIC`` by default.
         """
-        from headrace.sinks.console import ConsoleTarget
+        from headrace.sinks.console import ConsoleSpec
 
-        return self._sink(name or f"console:{self._plan.topic}", ConsoleTarget(format))
+        return self._sink(name or f"console:{self._plan.topic}", ConsoleSpec(format))
 
-    def _sink(self, name: str, target: Destination) -> Self:
+    def _sink(self, name: str, spec: SinkSpec) -> Self:
         self._refuse_unwritten()
         if not name.strip():
             raise DeclarationError(f"name={name!r} cannot name a sink")
-        self._app._sinks.append(SinkPlan(name, self._plan, target))
+        self._app._sinks.append(SinkPlan(name, self._plan, spec))
         return self
 
     def _refuse_unwritten(self) -> Any:

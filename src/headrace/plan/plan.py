@@ -161,7 +161,7 @@ class Plan:
     @property
     def written(self) -> dict[str, str]:
         """Topic -> task that writes it; «append» for those that the program itself appends to."""
-        own = {topic: sink.name for sink in self.sinks for topic in sink.target.writes}
+        own = {topic: sink.name for sink in self.sinks for topic in sink.spec.writes}
         own |= dict.fromkeys(self.appending, "append")
         return own | {output.topic: task.name for task in self.tasks for output in task.outputs}
 
@@ -200,7 +200,7 @@ class Plan:
         check_sinks(self.sinks, replace(self, sinks=()).written)
         for sink in self.sinks:
             self._check_captured(sink.stream.topic, sink.name)
-            for topic in sink.target.writes:
+            for topic in sink.spec.writes:
                 _check_output(self, OutputPlan(topic))
         _check_circles(self)
 
@@ -388,7 +388,7 @@ def _check_circles(plan: Plan) -> None:
         for source, outputs in _made_of(task):
             made.setdefault(source, set()).update(output.topic for output in outputs)
     for sink in plan.sinks:
-        made.setdefault(sink.stream.topic, set()).update(sink.target.writes)
+        made.setdefault(sink.stream.topic, set()).update(sink.spec.writes)
     for start in made:
         way, seen = [[start]], set[str]()
         while way:

@@ -5,30 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from headrace.batch import is_meta
 from headrace.errors import DeclarationError
 from headrace.plan.task import StreamPlan
+from headrace.sinks.base import SinkSpec
 from headrace.transform.expressions import Filter, Operation, Select, WithColumns
 
 OWN = "__headrace"
-
-
-class Destination(Protocol):
-    """What a plan knows of a destination (`headrace.sinks.base.Target`)."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def key(self) -> tuple[str, ...]: ...
-    @property
-    def columns(self) -> tuple[str, ...]: ...
-    @property
-    def where(self) -> str: ...
-    @property
-    def writes(self) -> tuple[str, ...]: ...
-    def sink(self, journal: Any) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +26,16 @@ class SinkPlan:
 
     name: str
     stream: StreamPlan
-    target: Destination
+    spec: SinkSpec
 
     def __str__(self) -> str:
-        key = f", key {', '.join(self.target.key)}" if self.target.key else ""
-        return f"{self.stream} ──▶ {self.name}  {self.target.where}{key}"
+        key = f", key {', '.join(self.spec.key)}" if self.spec.key else ""
+        return f"{self.stream} ──▶ {self.name}  {self.spec.where}{key}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; no secret is among them."""
-        where, key = self.target.where, list(self.target.key)
-        return {"name": self.name, "input": str(self.stream), "to": self.target.kind, "where": where, "key": key}
+        where, key = self.spec.where, list(self.spec.key)
+        return {"name": self.name, "input": str(self.stream), "to": self.spec.kind, "where": where, "key": key}
 
 
 def check_sinks(sinks: Sequence[SinkPlan], written: Mapping[str, str]) -> None:
@@ -68,7 +53,7 @@ def check_sinks(sinks: Sequence[SinkPlan], written: Mapping[str, str]) -> None:
         names.add(sink.name)
         if sink.stream.topic.startswith(OWN):
             raise DeclarationError(f"«{sink.name}»: the topic {sink.stream.topic} is Headrace's own")
-        for topic in sink.target.writes:
+        for topic in sink.spec.writes:
             if topic in written:
                 raise DeclarationError(
                     f"«{sink.name}» writes the topic «{topic}», which «{written[topic]}» writes",
@@ -80,7 +65,7 @@ def check_sink_columns(sinks: Sequence[SinkPlan], schemas: Mapping[str, Iterable
     """Columns that a sink needs, where a captured table's columns are known before anything runs."""
     for sink in sinks:
         have = columns_of(sink.stream.operations, schemas.get(sink.stream.topic))
-        for name in sink.target.columns if have is not None else ():
+        for name in sink.spec.columns if have is not None else ():
             if name not in (have or ()):
                 close = difflib.get_close_matches(name, have or (), n=1)
                 near = f" (did you mean «{close[0]}»?)" if close else ""

@@ -16,20 +16,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+import fastapi
 
 from headrace.errors import HeadraceError
 from headrace.serve import openapi, tracing
 from headrace.serve.arrow import Batches
 from headrace.serve.endpoint import Prediction, Training
-from headrace.serve.exchange import Call, Handler, Problem, Receive, Reply, Scope, Send
+from headrace.serve.exchange import Handler, Problem, Receive, Request, Response, Scope, Send
 from headrace.serve.inference import Inference, protocol
 from headrace.serve.keys import KeyFile
 from headrace.serve.metrics import Metrics, Scrape
 from headrace.serve.models import Models
 from headrace.serve.parameters import Endpoint
 from headrace.serve.security import Gate
-from headrace.serve.service import Asking, problem_of
+from headrace.serve.service import PredictionService, problem_of
 from headrace.serve.settings import ServeSettings
 
 logger = logging.getLogger("headrace")
@@ -69,24 +69,24 @@ class Route:
 
 def application(
     models: Models, endpoints: Sequence[Endpoint], settings: ServeSettings, keys: KeyFile | None, *, title: str
-) -> tuple[Front, Asking]:
+) -> tuple[Front, PredictionService]:
     """The application of one server, and what is to be closed after it."""
     from fastapi_offline import FastAPIOffline
 
-    asking = Asking(models, settings)
-    metrics = Metrics(models.gauges)
-    routes = _routes(asking, endpoints, settings, metrics)
-    app: FastAPI = FastAPIOffline(
+    service = PredictionService(models, settings)
+    metrics = Metrics(models.metrics)
+    routes = _routes(service, endpoints, settings, metrics)
+    app: fastapi.FastAPI = FastAPIOffline(
         title=f"Headrace: {title}", version="2", docs_url="/docs", redoc_url=None, redirect_slashes=False
     )
     for route in routes:
         _add(app, route, settings.body_limit)
     gate = Gate(settings, keys)
     _say_what_is_needed(app, gate)
-    return Front(app, routes=routes, gate=gate, metrics=metrics, body_limit=settings.body_limit), asking
+    return Front(app, routes=routes, gate=gate, metrics=metrics, body_limit=settings.body_limit), service
 
 
-def _say_what_is_needed(app: FastAPI, gate: Gate) -> None:
+def _say_what_is_needed(app: fastapi.FastAPI, gate: Gate) -> None:
     """Let the page ask for a key where one is needed; a first key may be made at any time."""
     described_by_fastapi = app.openapi
 
@@ -100,17 +100,19 @@ def _say_what_is_needed(app: FastAPI, gate: Gate) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual has it
 
 
-def _routes(asking: Asking, endpoints: Sequence[Endpoint], settings: ServeSettings, metrics: Metrics) -> list[Route]:
-    longest, descriptions = settings.longest_deadline, asking.models.descriptions
+def _routes(
+    service: PredictionService, endpoints: Sequence[Endpoint], settings: ServeSettings, metrics: Metrics
+) -> list[Route]:
+    longest, descriptions = settings.longest_deadline, service.models.descriptions
     found = []
     for one in endpoints:
         about = openapi.prediction(one, descriptions[one.model], longest)
-        found.append(Route("GET", one.path, "predict", Prediction(asking, one), about, hot=True))
-    batches = Batches(asking)
+        found.append(Route("GET", one.path, "predict", Prediction(service, one), about, hot=True))
+    batches = Batches(service)
     about = openapi.batches(descriptions.values(), longest)
     return [
         *found,
-        Route("POST", "/train", "train", Training(asking), openapi.training()),
+        Route("POST", "/train", "train", Training(service), openapi.training()),
         Route("GET", "/models", "predict", batches.models, openapi.models()),
         Route(
             "POST",
@@ -119,8 +121,8 @@ def _routes(asking: Asking, endpoints: Sequence[Endpoint], settings: ServeSettin
             batches.predict,
             openapi.batches(descriptions.values(), longest),
         ),
-        Route("GET", "/metrics", "admin", Scrape(metrics, asking.blocking), openapi.metrics()),
-        *_protocol_routes(Inference(asking)),
+        Route("GET", "/metrics", "admin", Scrape(metrics, service.blocking), openapi.metrics()),
+        *_protocol_routes(Inference(service)),
     ]
 
 
@@ -142,16 +144,16 @@ def _protocol_routes(inference: Inference) -> list[Route]:
     return found
 
 
-def _add(app: FastAPI, route: Route, body_limit: int) -> None:
+def _add(app: fastapi.FastAPI, route: Route, body_limit: int) -> None:
     """Give FastAPI a route: its description, and the same handler."""
 
-    async def endpoint(request: Request) -> Response:
-        if request.scope.get(ROUTE) is not route:  # not what was asked for: see the module's docstring
-            return Response(status_code=404)
-        call = Call(request.scope, request.receive, dict(request.path_params), body_limit)
-        reply = await _safely(route.handler, call)
-        headers = {name.decode(): value.decode("latin-1") for name, value in reply.headers}
-        return Response(reply.body, reply.status, headers)
+    async def endpoint(received: fastapi.Request) -> fastapi.Response:
+        if received.scope.get(ROUTE) is not route:  # not what was asked for: see the module's docstring
+            return fastapi.Response(status_code=404)
+        request = Request(received.scope, received.receive, dict(received.path_params), body_limit)
+        response = await _safely(route.handler, request)
+        headers = {name.decode(): value.decode("latin-1") for name, value in response.headers}
+        return fastapi.Response(response.body, response.status, headers)
 
     about = {key: value for key, value in route.about.items() if key not in ("summary", "responses")}
     if not route.scope:
@@ -163,22 +165,22 @@ def _add(app: FastAPI, route: Route, body_limit: int) -> None:
         name=f"{route.method.lower()} {route.path}",
         summary=route.about["summary"],
         openapi_extra={**about, "responses": route.about["responses"]},
-        response_class=Response,
+        response_class=fastapi.Response,
     )
 
 
-async def answered(handler: Handler, call: Call) -> Reply:
+async def answered(handler: Handler, request: Request) -> Response:
     """What a handler answers, errors included."""
     try:
-        return await handler(call)
+        return await handler(request)
     except Problem as problem:
-        return problem.reply()
+        return problem.response()
     except HeadraceError as error:
-        return problem_of(error).reply()
+        return problem_of(error).response()
 
 
 class Front:
-    """Before FastAPI: admits, counts, answers the hot routes. Bare ASGI.
+    """Before fastapi.FastAPI: admits, counts, answers the hot routes. Bare ASGI.
 
     Args:
         app: what answers the rest.
@@ -207,36 +209,36 @@ class Front:
             scope = {**scope, "method": "GET"}
         route, names = self._find(scope["path"])
         scope[ROUTE] = route
-        call = Call(scope, receive, names, self._body_limit)
+        request = Request(scope, receive, names, self._body_limit)
         label = route.path if route is not None else "other"
         if self._tracer is None:
-            status = await self._answer(route, call, receive, send, None)
+            status = await self._answer(route, request, receive, send, None)
         else:
-            with tracing.request_span(self._tracer, call, label) as span:
-                status = await self._answer(route, call, receive, send, span)
+            with tracing.request_span(self._tracer, request, label) as span:
+                status = await self._answer(route, request, receive, send, span)
         self._metrics.count(label, status, time.perf_counter() - started)
 
-    async def _answer(self, route: Route | None, call: Call, receive: Receive, send: Send, span: Any) -> int:
-        reply = self._refusal(route, call)
-        if reply is None:
-            if route is None or not route.hot or call.scope["method"] != route.method:
-                return await self._pass_on(call.scope, receive, send, span)
-            reply = await _safely(route.handler, call)
-        await reply.send(send)
-        tracing.annotate(span, reply.status, reply.headers)
-        return reply.status
+    async def _answer(self, route: Route | None, request: Request, receive: Receive, send: Send, span: Any) -> int:
+        response = self._refusal(route, request)
+        if response is None:
+            if route is None or not route.hot or request.scope["method"] != route.method:
+                return await self._pass_on(request.scope, receive, send, span)
+            response = await _safely(route.handler, request)
+        await response.send(send)
+        tracing.annotate(span, response.status, response.headers)
+        return response.status
 
-    def _refusal(self, route: Route | None, call: Call) -> Reply | None:
+    def _refusal(self, route: Route | None, request: Request) -> Response | None:
         """The answer to a request that is not let in."""
         try:
-            self._gate.admit(call, route.scope if route is not None else "")
+            self._gate.admit(request, route.scope if route is not None else "")
         except Problem as problem:
-            return problem.reply()
+            return problem.response()
         except Exception:  # whoever cannot be judged stays out
-            logger.exception("whether a request of %r is let in could not be decided", call.scope["path"])
-            return Problem(503, "who may ask cannot be decided now").reply()
-        if route is None and PAGES.fullmatch(call.scope["path"]) is None:
-            return Problem(404, "Not Found").reply()
+            logger.exception("whether a request of %r is let in could not be decided", request.scope["path"])
+            return Problem(503, "who may ask cannot be decided now").response()
+        if route is None and PAGES.fullmatch(request.scope["path"]) is None:
+            return Problem(404, "Not Found").response()
         return None
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, span: Any) -> int:
@@ -263,10 +265,10 @@ class Front:
         return None, {}
 
 
-async def _safely(handler: Handler, call: Call) -> Reply:
+async def _safely(handler: Handler, request: Request) -> Response:
     """A handler's answer; a defect of ours is logged and answered with 500, without what it says."""
     try:
-        return await answered(handler, call)
+        return await answered(handler, request)
     except Exception:
-        logger.exception("a request of %r failed", call.scope["path"])
-        return Problem(500, "Internal Server Error").reply()
+        logger.exception("a request of %r failed", request.scope["path"])
+        return Problem(500, "Internal Server Error").response()

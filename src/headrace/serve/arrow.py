@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import record_batch, to_ipc
-from headrace.serve.exchange import Call, Problem, Reply, json_reply, wrong
+from headrace.serve.exchange import Problem, Request, Response, field_error, json_response
 from headrace.serve.models import Snapshot
-from headrace.serve.service import Asking, reach_wanted
+from headrace.serve.service import PredictionService, reach_wanted
 
 STREAM = "application/vnd.apache.arrow.stream"
 MOST_ROWS = 1_000_000
@@ -21,41 +21,43 @@ _DICTIONARY, _BATCH = 2, 3
 class Batches:
     """Handlers of whole batches, and of what there is."""
 
-    def __init__(self, asking: Asking) -> None:
-        self._asking = asking
+    def __init__(self, service: PredictionService) -> None:
+        self._service = service
 
-    async def models(self, call: Call) -> Reply:
+    async def models(self, request: Request) -> Response:
         """``GET /models``: each model, its version, position and time."""
-        models = self._asking.models
-        found = [{**models.current(name).made.to_dict(), "ready": models.ready(name)} for name in models.descriptions]
-        return json_reply({"models": found})
+        models = self._service.models
+        found = [{**models.current(name).info.to_dict(), "ready": models.ready(name)} for name in models.descriptions]
+        return json_response({"models": found})
 
-    async def predict(self, call: Call) -> Reply:
+    async def predict(self, request: Request) -> Response:
         """``POST /models/{model}/predict``. Rows that have no answer say so in ``status`` and ``reason``."""
-        name = call.names["model"]
-        snapshot: Snapshot = self._asking.models.current(name)
-        kind = (call.header(b"content-type") or "").partition(";")[0].strip().lower()
-        body = await call.body()
+        name = request.names["model"]
+        snapshot: Snapshot = self._service.models.current(name)
+        kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
+        body = await request.body()
         if kind != STREAM:
             raise Problem(415, f"send rows as {STREAM}", headers=[(b"accept-post", STREAM.encode())])
-        query = dict(call.query())
-        reached = await reach_wanted(self._asking, name, call, query)
+        query = dict(request.query())
+        reached = await reach_wanted(self._service, name, request, query)
         wanted = query.get("version")
         if wanted is not None:
-            snapshot = await self._asking.version(name, wanted)
+            snapshot = await self._service.version(name, wanted)
         else:
             snapshot = reached or snapshot
         chances = query.get("probabilities", "false") == "true"
-        if chances and self._asking.models.descriptions[name].classes is None:
-            raise Problem(422, [wrong("query", "probabilities", msg=f"the model «{name}» gives no probabilities")])
+        if chances and self._service.models.descriptions[name].classes is None:
+            raise Problem(
+                422, [field_error("query", "probabilities", msg=f"the model «{name}» gives no probabilities")]
+            )
         rows = _rows(body)
-        answer = await self._asking.answer(snapshot, rows, probabilities=chances)
+        answer = await self._service.predict_batch(snapshot, rows, probabilities=chances)
         found = answer.batch
         if answer.reasons:
             reasons = pa.array([answer.reasons.get(i) for i in range(found.num_rows)], pa.string())
             found = found.append_column("reason", reasons)
-        headers = [(b"content-type", STREAM.encode()), *answer.made.headers]
-        return Reply(to_ipc(found).to_pybytes(), 200, headers)
+        headers = [(b"content-type", STREAM.encode()), *answer.info.headers]
+        return Response(to_ipc(found).to_pybytes(), 200, headers)
 
 
 def _rows(body: bytes) -> pa.RecordBatch:
@@ -78,9 +80,9 @@ def _rows(body: bytes) -> pa.RecordBatch:
         table = pa.table([_written_out(one) for one in table.columns], table.schema.names)
         rows = record_batch(table)
     except (pa.ArrowException, ValueError, OSError, EOFError, struct.error) as error:
-        raise Problem(422, [wrong("body", msg=f"not an Arrow stream: {error}")]) from None
+        raise Problem(422, [field_error("body", msg=f"not an Arrow stream: {error}")]) from None
     if len(set(table.schema.names)) != len(table.schema.names):
-        raise Problem(422, [wrong("body", msg="two columns have one name")])
+        raise Problem(422, [field_error("body", msg="two columns have one name")])
     return rows
 
 
@@ -136,7 +138,7 @@ def _check_type(field: pa.Field) -> None:
     kind = field.type
     alone = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_null(kind) or (_has_bytes(alone) and not (alone is not kind and pa.types.is_nested(alone)))):
-        raise Problem(422, [wrong("body", field.name, msg=f"columns of type {kind} are not taken")])
+        raise Problem(422, [field_error("body", field.name, msg=f"columns of type {kind} are not taken")])
 
 
 def _has_bytes(kind: pa.DataType) -> bool:

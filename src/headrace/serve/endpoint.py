@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from headrace.batch import told_apart
 from headrace.errors import HeadraceError, WaitTimeout
-from headrace.serve.exchange import JSON, Call, Problem, Reply, json_reply, wrong
-from headrace.serve.models import TAKES_OVER, Busy, Made, NoModel, RowRefused
+from headrace.serve.exchange import JSON, Problem, Request, Response, field_error, json_response
+from headrace.serve.models import TAKES_OVER, Busy, NoModel, RowRefused, VersionInfo
 from headrace.serve.parameters import AT_LEAST, DEADLINE, Endpoint
-from headrace.serve.service import Asking, reach_wanted
+from headrace.serve.service import PredictionService, reach_wanted
 
 _EXTRA = "Extra inputs are not permitted"
 _ARROW = {"number": pa.float64(), "integer": pa.int64(), "text": pa.string()}
@@ -28,9 +28,9 @@ class Prediction:
         columns: of the model's features, in order.
     """
 
-    def __init__(self, asking: Asking, endpoint: Endpoint) -> None:
-        description = asking.models.descriptions[endpoint.model]
-        self._asking = asking
+    def __init__(self, service: PredictionService, endpoint: Endpoint) -> None:
+        description = service.models.descriptions[endpoint.model]
+        self._service = service
         self._endpoint = endpoint
         self._parameters = {one.name: one for one in endpoint.parameters}
         columns = [one.name for one in description.columns]
@@ -41,33 +41,33 @@ class Prediction:
         self._features = [one for one in endpoint.parameters if one.column in place]
         self._type = description.answers
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, request: Request) -> Response:
         """Answer a request."""
-        query = self._read(call)
+        query = self._read(request)
         endpoint = self._endpoint
-        if AT_LEAST in query or DEADLINE in query or call.header(b"headrace-at-least") is not None:
-            await reach_wanted(self._asking, endpoint.model, call, query)
+        if AT_LEAST in query or DEADLINE in query or request.header(b"headrace-at-least") is not None:
+            await reach_wanted(self._service, endpoint.model, request, query)
         values = self._values(query)
         row: list[Any] = [None] * self._width
         for name, place in self._places.items():
             row[place] = values[name]
-        (value,), made = await self._asking.values(endpoint.model, [row])
+        (value,), info = await self._service.predict(endpoint.model, [row])
         if isinstance(value, RowRefused):
-            raise Problem(422, [self._refusal(value, query)], headers=made.headers)
+            raise Problem(422, [self._refusal(value, query)], headers=info.headers)
         if endpoint.log_to:
-            await self._asking.record(endpoint.log_to, self._logged(values, value, made))
+            await self._service.record(endpoint.log_to, self._logged(values, value, info))
         if endpoint.digits is not None and isinstance(value, float):
             value = round(value, endpoint.digits)
         answer = {endpoint.output: value}
         if endpoint.model_time:
-            answer["ModelTime"] = made.model_time
-        return Reply(orjson.dumps(answer), 200, [JSON, *made.headers])
+            answer["ModelTime"] = info.model_time
+        return Response(orjson.dumps(answer), 200, [JSON, *info.headers])
 
-    def _read(self, call: Call) -> dict[str, str]:
+    def _read(self, request: Request) -> dict[str, str]:
         found: dict[str, str] = {}
-        for name, value in call.query():
+        for name, value in request.query():
             if name in found:
-                raise Problem(422, [wrong("query", name, msg="Field given twice", given=value)])
+                raise Problem(422, [field_error("query", name, msg="Field given twice", given=value)])
             found[name] = value
         return found
 
@@ -75,7 +75,7 @@ class Prediction:
         """Values by parameter.
 
         Raises:
-            Problem: 422 with every field that is wrong, and why.
+            Problem: 422 with every field that is field_error, and why.
         """
         values: dict[str, Any] = {}
         problems = []
@@ -84,15 +84,17 @@ class Prediction:
             if text is None:
                 values[name] = None
                 if not parameter.optional:
-                    problems.append(wrong("query", name, msg="Field required", kind="missing"))
+                    problems.append(field_error("query", name, msg="Field required", kind="missing"))
                 continue
             try:
                 values[name] = parameter.parse(text)
             except ValueError as error:
-                problems.append(wrong("query", name, msg=str(error), kind=f"{parameter.type}_parsing", given=text))
+                problems.append(
+                    field_error("query", name, msg=str(error), kind=f"{parameter.type}_parsing", given=text)
+                )
         unknown = [name for name in query if name not in self._parameters and name not in (AT_LEAST, DEADLINE)]
         problems += [
-            wrong("query", one, msg="Extra inputs are not permitted", kind="extra_forbidden") for one in unknown
+            field_error("query", one, msg="Extra inputs are not permitted", kind="extra_forbidden") for one in unknown
         ]
         if problems:
             raise Problem(422, problems)
@@ -101,9 +103,9 @@ class Prediction:
     def _refusal(self, refused: RowRefused, query: Mapping[str, str]) -> dict[str, Any]:
         named = [one.name for one in self._features if one.column == refused.column]
         given = query.get(named[0]) if named else None
-        return wrong("query", *named, msg=refused.message, given=given)
+        return field_error("query", *named, msg=refused.message, given=given)
 
-    def _logged(self, values: Mapping[str, Any], value: Any, made: Made) -> pa.RecordBatch:
+    def _logged(self, values: Mapping[str, Any], value: Any, info: VersionInfo) -> pa.RecordBatch:
         """The row as the model's topic of predictions has it."""
         columns: dict[str, pa.Array] = {}
         names = [one.column for one in (*self._others, *self._features)]
@@ -113,25 +115,25 @@ class Prediction:
             columns[beside[one.column]] = pa.array([values[one.name]], _ARROW[one.type])
         columns["prediction"] = pa.array([value], self._type)
         columns["status"] = pa.array(["ok"])
-        columns["model"] = pa.array([made.model])
-        columns["model_version"] = pa.array([made.version], pa.int64())
-        columns["model_position"] = pa.array([made.position], pa.string())
+        columns["model"] = pa.array([info.model])
+        columns["model_version"] = pa.array([info.version], pa.int64())
+        columns["model_position"] = pa.array([info.position], pa.string())
         return pa.RecordBatch.from_pydict(columns)
 
 
 class Training:
     """``POST /train``: a new version now."""
 
-    def __init__(self, asking: Asking) -> None:
-        self._asking = asking
+    def __init__(self, service: PredictionService) -> None:
+        self._service = service
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, request: Request) -> Response:
         """Train, and return the new version."""
-        await call.body()
-        model = self._chosen(dict(call.query()))
-        models, timeout = self._asking.models, self._asking.settings.train_timeout
+        await request.body()
+        model = self._chosen(dict(request.query()))
+        models, timeout = self._service.models, self._service.settings.train_timeout
         try:
-            done = await self._asking.blocking(lambda: models.train(model, timeout))
+            done = await self._service.blocking(lambda: models.train(model, timeout))
         except Busy as busy:
             raise Problem(409, busy.message, model=model, **self._now(model)) from None
         except (NoModel, WaitTimeout):
@@ -142,25 +144,25 @@ class Training:
         done = {name: one for name, one in done.items() if name != "by"}  # a user and a machine: nobody's business here
         if done["status"] not in TAKES_OVER:
             # It runs beside the pipeline, or answers beside the current one: that one has not changed yet.
-            return json_reply({"model": model, **done}, 202)
-        made = self._asking.models.current(model).made
-        if made.version != done["version"]:  # there is a later one already
-            made = (await self._asking.version(model, str(done["version"]))).made
-        return json_reply({"model": model, **done, "ModelTime": made.model_time}, 200, made.headers)
+            return json_response({"model": model, **done}, 202)
+        info = self._service.models.current(model).info
+        if info.version != done["version"]:  # there is a later one already
+            info = (await self._service.version(model, str(done["version"]))).info
+        return json_response({"model": model, **done, "ModelTime": info.model_time}, 200, info.headers)
 
     def _now(self, model: str) -> dict[str, Any]:
-        made = self._asking.models.current(model).made
-        return {"version": made.version, "position": made.position}
+        info = self._service.models.current(model).info
+        return {"version": info.version, "position": info.position}
 
     def _chosen(self, query: dict[str, str]) -> str:
-        names = list(self._asking.models.descriptions)
+        names = list(self._service.models.descriptions)
         extra = [name for name in query if name != "model"]
         if extra:
-            raise Problem(422, [wrong("query", extra[0], msg=_EXTRA, kind="extra_forbidden")])
+            raise Problem(422, [field_error("query", extra[0], msg=_EXTRA, kind="extra_forbidden")])
         if "model" not in query:
             if len(names) != 1:
                 msg = f"Field required: there are {', '.join(names)}"
-                raise Problem(422, [wrong("query", "model", msg=msg, kind="missing")])
+                raise Problem(422, [field_error("query", "model", msg=msg, kind="missing")])
             return names[0]
         if query["model"] not in names:
             raise NoModel(f"there is no model «{query['model']}»", advice=f"There are: {', '.join(names)}.")

@@ -27,11 +27,11 @@ class Problem(Exception):
 
     Args:
         status: HTTP's.
-        detail: what is wrong, a text or a list as FastAPI gives them.
+        detail: what is field_error, a text or a list as FastAPI gives them.
         headers: of the answer.
         more: other members of the answer's object.
 
-    >>> Problem(404, "there is no model «m»").reply().body.decode()
+    >>> Problem(404, "there is no model «m»").response().body.decode()
     '{"detail":"there is no model «m»"}'
     """
 
@@ -42,11 +42,11 @@ class Problem(Exception):
         self.headers = tuple(headers)
         self.more = more
 
-    def reply(self, *, protocol: bool = False) -> Reply:
+    def response(self, *, protocol: bool = False) -> Response:
         """The answer; with ``protocol`` as the Open Inference Protocol has it: ``{"error": text}``."""
         if not protocol:
-            return json_reply({"detail": self.detail, **self.more}, self.status, self.headers)
-        return json_reply({"error": said(self.detail), **self.more}, self.status, self.headers)
+            return json_response({"detail": self.detail, **self.more}, self.status, self.headers)
+        return json_response({"error": said(self.detail), **self.more}, self.status, self.headers)
 
 
 def said(detail: Any) -> str:
@@ -56,16 +56,16 @@ def said(detail: Any) -> str:
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in detail)
 
 
-def wrong(*loc: str, msg: str, kind: str = "value_error", given: Any = None) -> dict[str, Any]:
+def field_error(*loc: str, msg: str, kind: str = "value_error", given: Any = None) -> dict[str, Any]:
     """One member of a 422's detail, as pydantic writes it.
 
-    >>> wrong("query", "length", msg="Field required", kind="missing")["loc"]
+    >>> field_error("query", "length", msg="Field required", kind="missing")["loc"]
     ['query', 'length']
     """
     return {"type": kind, "loc": list(loc), "msg": msg, "input": given}
 
 
-class Reply:
+class Response:
     """An answer."""
 
     __slots__ = ("body", "headers", "status")
@@ -82,12 +82,12 @@ class Reply:
         await send({"type": "http.response.body", "body": self.body})
 
 
-def json_reply(value: Any, status: int = 200, headers: Headers = ()) -> Reply:
+def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:
     """A value as JSON; NaN and infinities become null."""
-    return Reply(orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY), status, [JSON, *headers])
+    return Response(orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY), status, [JSON, *headers])
 
 
-class Call:
+class Request:
     """One request.
 
     Args:
@@ -123,7 +123,7 @@ class Call:
         try:
             return parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=1000)
         except ValueError as error:
-            raise Problem(422, [wrong("query", msg=f"not a query in UTF-8: {error}")]) from None
+            raise Problem(422, [field_error("query", msg=f"not a query in UTF-8: {error}")]) from None
 
     async def body(self) -> bytes:
         """The whole body.
@@ -162,4 +162,4 @@ class Call:
         return Problem(413, f"the body is larger than {self.body_limit:,} bytes", headers=[(b"connection", b"close")])
 
 
-Handler = Callable[[Call], Awaitable[Reply]]
+Handler = Callable[[Request], Awaitable[Response]]

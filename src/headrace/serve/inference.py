@@ -2,42 +2,63 @@
 
 A model's inputs are its columns, each a tensor of shape [rows]; where they are all numbers, one tensor of shape
 [rows, columns] will do. Outputs are ``prediction`` and, where it is asked for, ``probability``.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md, for binary data
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
 from headrace import plain_values
 from headrace.errors import HeadraceError
-from headrace.serve.batching import BLOCK_ROWS, refused
-from headrace.serve.exchange import JSON, Call, Handler, Problem, Reply, json_reply, wrong
-from headrace.serve.models import Column, Description, Made, Part, Snapshot
-from headrace.serve.service import Asking, problem_of, reach_wanted
-from headrace.serve.tensors import Tensor, arrow_of, binary_tensor, datatype_of, json_tensor, read_tensor, values_of
+from headrace.serve.exchange import JSON, Handler, Problem, Request, Response, field_error, json_response
+from headrace.serve.models import Column, ComponentHealth, Description, Snapshot, VersionInfo
+from headrace.serve.service import BLOCK_ROWS, PredictionService, problem_of, reach_wanted, refused
 
 LENGTH_HEADER = b"inference-header-content-length"
 PREDICTION, PROBABILITY = "prediction", "probability"
+_NUMPY = {
+    "BOOL": "?",
+    "UINT8": "u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "INT8": "i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+DATATYPES = (*_NUMPY, "BYTES")
+_LENGTH = struct.Struct("<I")
+MOST_ELEMENTS = 2**40
 
 
 def protocol(handler: Handler) -> Handler:
     """A handler whose errors are as the protocol has them: ``{"error": text}``."""
 
-    async def answered(call: Call) -> Reply:
+    async def answered(request: Request) -> Response:
         try:
-            return await handler(call)
+            return await handler(request)
         except HeadraceError as error:
-            return problem_of(error).reply(protocol=True)
+            return problem_of(error).response(protocol=True)
         except Problem as problem:
-            return problem.reply(protocol=True)
+            return problem.response(protocol=True)
 
     return answered
 
@@ -45,81 +66,81 @@ def protocol(handler: Handler) -> Handler:
 class Inference:
     """The protocol's handlers, on what a server asks."""
 
-    def __init__(self, asking: Asking) -> None:
-        self._asking = asking
-        self._models = asking.models
+    def __init__(self, service: PredictionService) -> None:
+        self._service = service
+        self._models = service.models
 
-    async def server(self, call: Call) -> Reply:
+    async def server(self, request: Request) -> Response:
         """``GET /v2``."""
         try:
             number = version("headrace")
         except PackageNotFoundError:
             number = "0"
-        return json_reply({"name": "headrace", "version": number, "extensions": ["binary_tensor_data"]})
+        return json_response({"name": "headrace", "version": number, "extensions": ["binary_tensor_data"]})
 
-    async def live(self, call: Call) -> Reply:
+    async def live(self, request: Request) -> Response:
         """``GET /v2/health/live``: the loop runs, since it answers; and so does the engine."""
-        limits = {"engine": self._asking.settings.live_round_seconds}
-        return _health("live", True, await self._asking.blocking(self._models.parts), limits)
+        limits = {"engine": self._service.settings.live_round_seconds}
+        return _health("live", True, await self._service.blocking(self._models.health), limits)
 
-    async def ready(self, call: Call) -> Reply:
+    async def ready(self, request: Request) -> Response:
         """``GET /v2/health/ready``: every model can answer, and what it learns from arrives."""
-        settings = self._asking.settings
+        settings = self._service.settings
         limits = {
             "source": settings.ready_source_seconds,
             "sink": settings.ready_sink_seconds,
             "engine": settings.ready_round_seconds,
         }
-        return _health("ready", self._models.ready(), await self._asking.blocking(self._models.parts), limits)
+        return _health("ready", self._models.ready(), await self._service.blocking(self._models.health), limits)
 
-    async def model_ready(self, call: Call) -> Reply:
+    async def model_ready(self, request: Request) -> Response:
         """``GET /v2/models/{model}[/versions/{version}]/ready``."""
-        name = call.names["model"]
-        if "version" in call.names:
-            await self._asking.version(name, call.names["version"])
+        name = request.names["model"]
+        if "version" in request.names:
+            await self._service.version(name, request.names["version"])
         ready = self._models.ready(name)
-        return json_reply({"name": name, "ready": ready}, 200 if ready else 503)
+        return json_response({"name": name, "ready": ready}, 200 if ready else 503)
 
-    async def metadata(self, call: Call) -> Reply:
+    async def metadata(self, request: Request) -> Response:
         """``GET /v2/models/{model}[/versions/{version}]``."""
-        name = call.names["model"]
+        name = request.names["model"]
         snapshot: Snapshot = self._models.current(name)
-        if "version" in call.names:
-            snapshot = await self._asking.version(name, call.names["version"])
+        if "version" in request.names:
+            snapshot = await self._service.version(name, request.names["version"])
         description = self._models.descriptions[name]
-        numbers = await self._asking.blocking(lambda: self._models.versions(name))
-        return json_reply(
+        numbers = await self._service.blocking(lambda: self._models.versions(name))
+        return json_response(
             {
                 "name": name,
                 "versions": numbers,
                 "platform": f"headrace_{description.learner}",
                 "inputs": [_input(one) for one in description.columns],
                 "outputs": _outputs(description),
-                "parameters": _parameters(snapshot.made),
+                "parameters": _parameters(snapshot.info),
             },
             200,
-            snapshot.made.headers,
+            snapshot.info.headers,
         )
 
-    async def infer(self, call: Call) -> Reply:
+    async def infer(self, request: Request) -> Response:
         """``POST /v2/models/{model}[/versions/{version}]/infer``."""
-        name = call.names["model"]
+        name = request.names["model"]
         description = self._models.descriptions.get(name)
         if description is None:
             self._models.current(name)  # says which there are
         assert description is not None
-        request, tensors = _read(await call.body(), call.header(LENGTH_HEADER))
-        outputs = _wanted(request, description)
-        query = {key: str(one) for key, one in (request.get("parameters") or {}).items() if key in _ASKED}
-        await reach_wanted(self._asking, name, call, {**query, **dict(call.query())})
-        chosen = await self._asking.version(name, call.names["version"]) if "version" in call.names else None
+        content, tensors = _read(await request.body(), request.header(LENGTH_HEADER))
+        outputs = _wanted(content, description)
+        query = {key: str(one) for key, one in (content.get("parameters") or {}).items() if key in _ASKED}
+        await reach_wanted(self._service, name, request, {**query, **dict(request.query())})
+        chosen = await self._service.version(name, request.names["version"]) if "version" in request.names else None
         proba = any(one["name"] == PROBABILITY for one in outputs)
         found = await self._answers(description, tensors, chosen, proba=proba)
-        return _reply(request, description, outputs, *found)
+        return _response(content, description, outputs, *found)
 
     async def _answers(
         self, description: Description, tensors: Sequence[Tensor], chosen: Snapshot | None, *, proba: bool
-    ) -> tuple[Made, Sequence[Any], Any]:
+    ) -> tuple[VersionInfo, Sequence[Any], Any]:
         """Who answered, predictions, and probabilities where they are wanted."""
         columns = description.columns
         given = _given(description, tensors)
@@ -129,14 +150,14 @@ class Inference:
             values = [values_of(one, column) for one, column in zip(given, columns, strict=True)]
             rows = list(zip(*values, strict=True))
             if rows:
-                answers, made = await self._asking.values(description.name, rows)
-                _refuse([(row, one.message, one.column) for row, one in refused(answers)], made)
-                return made, answers, None
+                answers, info = await self._service.predict(description.name, rows)
+                _refuse([(row, one.message, one.column) for row, one in refused(answers)], info)
+                return info, answers, None
         arrays = [arrow_of(one, column) for one, column in zip(given, columns or [None] * len(given), strict=True)]
         batch = pa.RecordBatch.from_arrays(arrays, [one.name for one in given])
         snapshot: Snapshot = chosen or self._models.current(description.name)
-        answer = await self._asking.answer(snapshot, batch, probabilities=proba)
-        _refuse([(row, text, "") for row, text in answer.reasons.items()], answer.made)
+        answer = await self._service.predict_batch(snapshot, batch, probabilities=proba)
+        _refuse([(row, text, "") for row, text in answer.reasons.items()], answer.info)
         found = answer.batch
         states = set(found.column("status").to_pylist())
         if "not_ready" in states:
@@ -144,11 +165,11 @@ class Inference:
         if "diverged" in states:
             raise Problem(503, f"the model «{description.name}» has diverged")
         if not proba:
-            return answer.made, plain_values.values(found.column(PREDICTION)), None
+            return answer.info, plain_values.values(found.column(PREDICTION)), None
         chances = found.column(PROBABILITY)
         assert description.classes is not None
         flat = np.asarray(chances.flatten(), np.float64).reshape(len(chances), len(description.classes))
-        return answer.made, plain_values.values(found.column(PREDICTION)), flat
+        return answer.info, plain_values.values(found.column(PREDICTION)), flat
 
 
 _ASKED = ("at_least", "deadline")
@@ -169,11 +190,11 @@ def _outputs(description: Description) -> list[dict[str, Any]]:
     return found
 
 
-def _parameters(made: Made) -> dict[str, Any]:
-    return {"model_version": made.version, "position": made.position or "", "model_time": made.model_time}
+def _parameters(info: VersionInfo) -> dict[str, Any]:
+    return {"model_version": info.version, "position": info.position or "", "model_time": info.model_time}
 
 
-def _health(name: str, models: bool, parts: Sequence[Part], limits: Mapping[str, float | None]) -> Reply:
+def _health(name: str, models: bool, parts: Sequence[ComponentHealth], limits: Mapping[str, float | None]) -> Response:
     """Whether no part is past its limit, and which are."""
     reasons = [] if models else ["a model has learned nothing yet"]
     for part in parts:
@@ -184,7 +205,7 @@ def _health(name: str, models: bool, parts: Sequence[Part], limits: Mapping[str,
             reasons.append(f"the {part.kind} «{part.name}» for {part.seconds:.0f} s: {part.status}")
     well = not reasons
     found = {name: well, "reasons": reasons, "parts": [asdict(part) for part in parts]}
-    return json_reply(found, 200 if well else 503)
+    return json_response(found, 200 if well else 503)
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -194,39 +215,39 @@ def _read(body: bytes, length: str | None) -> tuple[dict[str, Any], list[Tensor]
     """The JSON of a request, and its tensors.
 
     Raises:
-        Problem: 400, saying what is wrong.
+        Problem: 400, saying what is field_error.
     """
     size = len(body) if length is None else int(length) if re.fullmatch("[0-9]{1,18}", length) else -1
     if not 0 <= size <= len(body):
         raise Problem(400, f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     try:
-        request = orjson.loads(body[:size])
+        content = orjson.loads(body[:size])
     except orjson.JSONDecodeError as error:
         raise Problem(400, f"the request is no JSON: {error}") from None
-    if not isinstance(request, dict) or not isinstance(request.get("inputs"), list) or not request["inputs"]:
+    if not isinstance(content, dict) or not isinstance(content.get("inputs"), list) or not content["inputs"]:
         raise Problem(400, "the request must be an object with inputs, a list of tensors")
     for name, kind in (("id", str), ("parameters", dict), ("outputs", list)):
-        if not isinstance(request.get(name), kind | None):
+        if not isinstance(content.get(name), kind | None):
             raise Problem(400, f"«{name}» must be {_KINDS[kind]}")
     binary = memoryview(body)[size:]
     tensors: list[Tensor] = []
-    for about in request["inputs"]:
+    for about in content["inputs"]:
         tensor, taken = read_tensor(about, binary)
         binary = binary[taken:]
         tensors.append(tensor)
     if len(binary):
         raise Problem(400, f"{len(binary)} bytes of the body belong to no input")
-    return request, tensors
+    return content, tensors
 
 
 _KINDS = {str: "a text", dict: "an object", list: "a list"}
 
 
-def _wanted(request: dict[str, Any], description: Description) -> list[dict[str, Any]]:
+def _wanted(content: dict[str, Any], description: Description) -> list[dict[str, Any]]:
     """The outputs that are asked for, each with its name and whether it is to be binary."""
     known = [one["name"] for one in _outputs(description)]
-    binary = bool((request.get("parameters") or {}).get("binary_data_output", False))
-    given = request.get("outputs")
+    binary = bool((content.get("parameters") or {}).get("binary_data_output", False))
+    given = content.get("outputs")
     if not given:
         return [{"name": PREDICTION, "binary": binary}]
     found = []
@@ -268,25 +289,25 @@ def _given(description: Description, tensors: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _refuse(reasons: Sequence[tuple[int, str, str]], made: Made) -> None:
+def _refuse(reasons: Sequence[tuple[int, str, str]], info: VersionInfo) -> None:
     """Refuse a request some of whose rows have no answer, naming the first."""
     if reasons:
-        detail = [wrong("inputs", column, str(row), msg=text) for row, text, column in reasons[:20]]
+        detail = [field_error("inputs", column, str(row), msg=text) for row, text, column in reasons[:20]]
         row, text, _ = reasons[0]
-        raise Problem(422, f"row {row}: {text}", headers=made.headers, rows=detail)
+        raise Problem(422, f"row {row}: {text}", headers=info.headers, rows=detail)
 
 
-# -- replies ----------------------------------------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------------------------------------
 
 
-def _reply(
-    request: dict[str, Any],
+def _response(
+    content: dict[str, Any],
     description: Description,
     outputs: Sequence[dict[str, Any]],
-    made: Made,
+    info: VersionInfo,
     predictions: Sequence[Any],
     chances: Any,
-) -> Reply:
+) -> Response:
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
     for one in outputs:
@@ -300,12 +321,205 @@ def _reply(
             binary.append(data)
         else:
             tensors.append(json_tensor(*what))
-    answer: dict[str, Any] = {"model_name": made.model, "model_version": str(made.version), "outputs": tensors}
-    answer["parameters"] = _parameters(made)
-    if request.get("id") is not None:
-        answer["id"] = request["id"]
+    answer: dict[str, Any] = {"model_name": info.model, "model_version": str(info.version), "outputs": tensors}
+    answer["parameters"] = _parameters(info)
+    if content.get("id") is not None:
+        answer["id"] = content["id"]
     text = orjson.dumps(answer)
     if not binary:
-        return Reply(text, 200, [JSON, *made.headers])
-    headers = [(b"content-type", b"application/octet-stream"), (LENGTH_HEADER, str(len(text)).encode()), *made.headers]
-    return Reply(b"".join([text, *binary]), 200, headers)
+        return Response(text, 200, [JSON, *info.headers])
+    headers = [(b"content-type", b"application/octet-stream"), (LENGTH_HEADER, str(len(text)).encode()), *info.headers]
+    return Response(b"".join([text, *binary]), 200, headers)
+
+
+# -- tensors, in JSON and in the binary extension ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a request; ``data`` has the given shape, of BYTES elements are objects (bytes)."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: npt.NDArray[Any]
+
+
+def read_tensor(about: Any, binary: memoryview) -> tuple[Tensor, int]:
+    """One member of ``inputs``, and how many bytes of the binary part it took.
+
+    Raises:
+        Problem: 400, saying what is wrong with it.
+    """
+    if not isinstance(about, dict) or not isinstance(about.get("name"), str):
+        raise Problem(400, "an input must be an object with a name")
+    name, datatype, shape = about["name"], about.get("datatype"), about.get("shape")
+    if datatype not in DATATYPES:
+        raise Problem(400, f"the input «{name}» has datatype {datatype!r}; taken are {', '.join(DATATYPES)}")
+    if not _sizes(shape):
+        raise Problem(400, f"the input «{name}» has shape {shape!r}: give a list of sizes")
+    parameters = about.get("parameters") or {}
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    count = math.prod(shape)
+    if size is None:
+        flat = _from_json(name, datatype, about.get("data"), count)
+        return Tensor(name, datatype, tuple(shape), flat.reshape(shape)), 0
+    if type(size) is not int or not 0 <= size <= len(binary):
+        raise Problem(400, f"the input «{name}» has {size!r} bytes of binary data, {len(binary)} are there")
+    flat = _from_bytes(name, datatype, binary[:size], count)
+    return Tensor(name, datatype, tuple(shape), flat.reshape(shape)), size
+
+
+def _sizes(shape: Any) -> TypeGuard[list[int]]:
+    whole = isinstance(shape, list) and all(type(one) is int and 0 <= one < MOST_ELEMENTS for one in shape)
+    return whole and math.prod(shape) < MOST_ELEMENTS
+
+
+def _from_json(name: str, datatype: str, data: Any, count: int) -> npt.NDArray[Any]:
+    if not isinstance(data, list):
+        raise Problem(400, f"the input «{name}» has no data")
+    flat = _flat(data)
+    if len(flat) != count:
+        raise Problem(400, f"the input «{name}» has {len(flat)} elements, its shape says {count}")
+    if datatype == "BYTES":
+        if not all(isinstance(one, str) for one in flat):
+            raise Problem(400, f"the input «{name}» has elements that are no text")
+        found = np.empty(count, object)
+        found[:] = [one.encode() for one in flat]
+        return found
+    kind = np.dtype(_NUMPY[datatype])
+    taken: tuple[type, ...] = {"b": (bool,), "f": (int, float)}.get(kind.kind, (int,))
+    if not all(type(one) in taken for one in flat):
+        raise Problem(400, f"the input «{name}» has elements that are no {datatype}")
+    try:
+        return np.array(flat, kind)
+    except OverflowError:
+        raise Problem(400, f"the input «{name}» has elements that {datatype} does not hold") from None
+
+
+def _flat(data: Sequence[Any]) -> list[Any]:
+    """Nested lists, row by row, as one."""
+    found = list(data)
+    while found and all(isinstance(one, list) for one in found):
+        found = [inner for one in found for inner in one]
+    return found
+
+
+def _from_bytes(name: str, datatype: str, data: memoryview, count: int) -> npt.NDArray[Any]:
+    if datatype != "BYTES":
+        kind = np.dtype(_NUMPY[datatype])
+        if len(data) != count * kind.itemsize:
+            raise Problem(400, f"the input «{name}» has {len(data)} bytes, its shape says {count * kind.itemsize}")
+        return np.frombuffer(data, kind)
+    if 4 * count > len(data):
+        raise Problem(400, f"the input «{name}» has {len(data)} bytes, too few for {count} elements")
+    found = np.empty(count, object)
+    at = 0
+    for i in range(count):
+        end = at + 4
+        length = _LENGTH.unpack_from(data, at)[0] if end <= len(data) else len(data)
+        if end + length > len(data):
+            raise Problem(400, f"the input «{name}» ends within element {i}")
+        found[i] = bytes(data[end : end + length])
+        at = end + length
+    if at != len(data):
+        raise Problem(400, f"the input «{name}» has {len(data) - at} bytes after its last element")
+    return found
+
+
+# -- tensors as columns -----------------------------------------------------------------------------------------------
+
+
+def values_of(tensor: Tensor, column: Column) -> list[Any]:
+    """A tensor as values of a column of numbers or words.
+
+    Raises:
+        Problem: it is of another kind or shape.
+    """
+    flat = _rows(tensor, column)
+    if column.kind == "text":
+        return _texts(tensor, flat)
+    if tensor.datatype == "BYTES":
+        raise Problem(400, f"the input «{tensor.name}» is BYTES, the model wants numbers")
+    return list(flat.astype(np.float64).tolist())
+
+
+def arrow_of(tensor: Tensor, column: Column | None) -> pa.Array:
+    """A tensor as an Arrow column.
+
+    Args:
+        column: as the model wants it; None where it does not say.
+    """
+    if column is None:
+        flat = tensor.data.reshape(len(tensor.data), -1) if tensor.data.ndim else tensor.data.reshape(1, 1)
+        if tensor.datatype == "BYTES":
+            return pa.array(_texts(tensor, flat[:, 0]), pa.string())
+        return pa.array(flat[:, 0]) if flat.shape[1] == 1 else _lists(flat)
+    if column.kind == "numbers":
+        if len(tensor.shape) != 2 or tensor.datatype == "BYTES":
+            raise Problem(400, f"the input «{tensor.name}» must have shape [rows, numbers], not {list(tensor.shape)}")
+        return _lists(tensor.data)
+    if column.kind == "bytes":
+        if tensor.datatype == "BYTES":
+            return pa.array(_rows(tensor, column).tolist(), pa.binary())
+        if tensor.datatype != "UINT8" or len(tensor.shape) < 2:
+            raise Problem(400, f"the input «{tensor.name}» must be BYTES, or UINT8 of shape [rows, …]")
+        return pa.array([one.tobytes() for one in tensor.data], pa.binary())
+    if column.kind == "text":
+        return pa.array(_texts(tensor, _rows(tensor, column)), pa.string())
+    if tensor.datatype == "BYTES":
+        raise Problem(400, f"the input «{tensor.name}» is BYTES, the model wants numbers")
+    return pa.array(_rows(tensor, column).astype(np.float64))
+
+
+def _rows(tensor: Tensor, column: Column) -> npt.NDArray[Any]:
+    if not tensor.shape or (len(tensor.shape) > 1 and math.prod(tensor.shape[1:]) != 1):
+        raise Problem(400, f"the input «{column.name}» must have shape [rows], not {list(tensor.shape)}")
+    return tensor.data.reshape(-1)
+
+
+def _texts(tensor: Tensor, flat: npt.NDArray[Any]) -> list[str]:
+    if tensor.datatype != "BYTES":
+        return [str(one) for one in pa.array(flat).cast(pa.string()).to_pylist()]
+    try:
+        return [one.decode() for one in flat.tolist()]
+    except UnicodeDecodeError:
+        raise Problem(400, f"the input «{tensor.name}» has text that is no UTF-8") from None
+
+
+def _lists(matrix: npt.NDArray[Any]) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(matrix).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, max(1, matrix.shape[1])) if matrix.size else pa.nulls(len(matrix))
+
+
+# -- tensors of a response --------------------------------------------------------------------------------------------
+
+
+def datatype_of(kind: pa.DataType) -> str:
+    """The protocol's name of an Arrow type of answers.
+
+    >>> datatype_of(pa.float64()), datatype_of(pa.string())
+    ('FP64', 'BYTES')
+    """
+    names: Mapping[str, str] = {"double": "FP64", "float": "FP32", "halffloat": "FP16", "bool": "BOOL"}
+    name = names.get(str(kind), str(kind).upper())
+    return name if name in _NUMPY else "BYTES"
+
+
+def json_tensor(name: str, datatype: str, shape: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
+    """An output in JSON."""
+    data = [one if isinstance(one, str) else str(one) for one in values] if datatype == "BYTES" else list(values)
+    return {"name": name, "datatype": datatype, "shape": list(shape), "data": data}
+
+
+def binary_tensor(
+    name: str, datatype: str, shape: Sequence[int], values: Sequence[Any]
+) -> tuple[dict[str, Any], bytes]:
+    """An output in binary: what stands in the JSON, and the bytes."""
+    if datatype == "BYTES":
+        texts = [str(one).encode() for one in values]
+        data = b"".join(_LENGTH.pack(len(one)) + one for one in texts)
+    else:
+        data = np.asarray(values, np.dtype(_NUMPY[datatype])).tobytes()
+    about = {"name": name, "datatype": datatype, "shape": list(shape), "parameters": {"binary_data_size": len(data)}}
+    return about, data

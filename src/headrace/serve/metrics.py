@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from headrace.serve.exchange import Call, Reply
+from headrace.serve.exchange import Request, Response
 from headrace.serve.models import Gauge
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -84,7 +84,7 @@ class Scrape:
         self._metrics = metrics
         self._blocking = blocking
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, request: Request) -> Response:
         """The counts as they are now."""
         text = await self._blocking(self._metrics.text)
-        return Reply(text, 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())])
+        return Response(text, 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())])

@@ -65,7 +65,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Made:
+class VersionInfo:
     """Which model answered.
 
     Attributes:
@@ -74,7 +74,7 @@ class Made:
         headers: the same for every HTTP answer.
         model_time: ``ts_us`` as the seed writes it (UTC).
 
-    >>> Made("weight", 2, "0/A:1", 1622620132000000).model_time
+    >>> VersionInfo("weight", 2, "0/A:1", 1622620132000000).model_time
     '2021-06-02 07:48:52'
     """
 
@@ -106,7 +106,7 @@ def _latin(text: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PredictedRows:
     """Answers to the rows of a batch, by one model.
 
     Attributes:
@@ -116,7 +116,7 @@ class Answer:
     """
 
     batch: pa.RecordBatch
-    made: Made
+    info: VersionInfo
     reasons: Mapping[int, str]
 
 
@@ -124,9 +124,9 @@ class Snapshot(Protocol):
     """One model after one commit. Its methods may be called from any thread, one at a time or not."""
 
     @property
-    def made(self) -> Made: ...
+    def info(self) -> VersionInfo: ...
 
-    def some(self, rows: Sequence[Sequence[Any]], *, wait: bool = False) -> list[Any]:
+    def predict(self, rows: Sequence[Sequence[Any]], *, wait: bool = False) -> list[Any]:
         """The predictions for at most 64 rows: values of `Description.columns`, in order; the bits that `answer` gives.
 
         Args:
@@ -141,13 +141,13 @@ class Snapshot(Protocol):
         """
         ...
 
-    def answer(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> Answer:
+    def predict_batch(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> PredictedRows:
         """Answers to many rows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AtLeast:
     """How far a model must have learned; one of the two is set.
 
     Attributes:
@@ -171,7 +171,7 @@ class Gauge:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ComponentHealth:
     """One part of the pipeline, for the health routes.
 
     Attributes:
@@ -201,7 +201,7 @@ class Models(Protocol):
         """Whether a model, or every one, can answer."""
         ...
 
-    def parts(self) -> list[Part]:
+    def health(self) -> list[ComponentHealth]:
         """How the pipeline's sources, sinks and engine are, as far as that is known here."""
         ...
 
@@ -225,7 +225,7 @@ class Models(Protocol):
         """Numbers of the versions that can be asked for; reads the log."""
         ...
 
-    def reached(self, model: str, wanted: Wanted) -> Snapshot | None:
+    def reached(self, model: str, wanted: AtLeast) -> Snapshot | None:
         """The model that answers now, when it has learned that far; None: not yet, ask again."""
         ...
 
@@ -244,7 +244,7 @@ class Models(Protocol):
         """Append answers that were given to a topic; returns when they are durable."""
         ...
 
-    def gauges(self) -> list[Gauge]:
+    def metrics(self) -> list[Gauge]:
         """Numbers about the pipeline."""
         ...
 

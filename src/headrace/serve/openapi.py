@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from headrace.serve.arrow import STREAM
+from headrace.serve.inference import DATATYPES, datatype_of
 from headrace.serve.models import Description
 from headrace.serve.parameters import Endpoint, Parameter
-from headrace.serve.tensors import DATATYPES, datatype_of
 
 _TEXT = {"type": "string"}
 _POSITION = {"anyOf": [{"type": "string"}, {"type": "null"}]}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import DeclarationError
-from headrace.serve.exchange import Call, Problem
+from headrace.serve.exchange import Problem, Request
 from headrace.serve.keys import SCOPES, KeyFile
 from headrace.serve.settings import SOME_KEY, ServeSettings
 
@@ -79,7 +79,7 @@ class Gate:
             logger.warning("this server is closed from now on: %s", error.message)
             self.open = False
 
-    def admit(self, call: Call, scope: str) -> Caller:
+    def admit(self, request: Request, scope: str) -> Caller:
         """Who asks, when they may.
 
         Args:
@@ -89,13 +89,13 @@ class Gate:
             Problem: 401, 403, 429; 503 while the keys cannot be read; 421 or 403 for a page that asks through a
                 browser of this machine.
         """
-        address = (call.scope.get("client") or ("?", 0))[0]
+        address = (request.scope.get("client") or ("?", 0))[0]
         self.look()
         if self.open:
-            self._refuse_pages(call, scope)
+            self._refuse_pages(request, scope)
             caller = Caller(address, _ANYBODY_HERE)
         elif scope:
-            caller = self._authenticated(call, address)
+            caller = self._authenticated(request, address)
             if not caller.may(scope):
                 raise Problem(403, f"this key or token may not {scope}; it may {', '.join(sorted(caller.scopes))}")
         else:
@@ -104,12 +104,12 @@ class Gate:
             raise _too_many(*self._rate, caller.name)
         return caller
 
-    def _authenticated(self, call: Call, address: str) -> Caller:
+    def _authenticated(self, request: Request, address: str) -> Caller:
         if not self._failing.test(self._failures, address):
             raise _too_many(self._failing, self._failures, address)
-        text = call.header(b"x-api-key")
+        text = request.header(b"x-api-key")
         if text is None:
-            kind, _, text = (call.header(b"authorization") or "").partition(" ")
+            kind, _, text = (request.header(b"authorization") or "").partition(" ")
             text = text.strip() if kind.lower() == "bearer" else ""
         caller = self._known(text) if text else None
         if caller is None:
@@ -136,15 +136,15 @@ class Gate:
             return None if key is None else Caller(f"key {key.id}", frozenset(key.scopes))
         return None if self._verify is None else self._verify(text)
 
-    def _refuse_pages(self, call: Call, scope: str) -> None:
-        host = call.header(b"host") or ""
+    def _refuse_pages(self, request: Request, scope: str) -> None:
+        host = request.header(b"host") or ""
         name = host if host.endswith("]") else host.rpartition(":")[0] if ":" in host else host
         if name.lower() not in _OWN_NAMES and name != self._settings.host:
             raise Problem(421, "without keys this server answers only to localhost")
         # A browser says so where a page of another site asks, also where it says no origin: <img src="…/prediction?…">.
-        if scope and call.header(b"sec-fetch-site") in ("cross-site", "same-site"):
+        if scope and request.header(b"sec-fetch-site") in ("cross-site", "same-site"):
             raise Problem(403, "without keys this server takes no requests from pages of other sites")
-        origin = call.header(b"origin")
+        origin = request.header(b"origin")
         if origin is not None and scope and origin.partition("://")[2] != host:
             raise Problem(403, "without keys this server takes no requests from pages of other sites")
 

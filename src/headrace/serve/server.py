@@ -155,7 +155,7 @@ class Server:
     ) -> None:
         self.settings = settings
         self._socket = listening
-        app, self._asking = application(models, endpoints, settings, keys, title=title)
+        app, self._service = application(models, endpoints, settings, keys, title=title)
         # A header that says where a request came from is not believed: limits are by the address that connects.
         options: dict[str, Any] = {
             "proxy_headers": False,
@@ -208,7 +208,7 @@ class Server:
         try:
             self._server.run(sockets=[self._socket])
         finally:
-            self._asking.close()
+            self._service.close()
             flush()
 
     def stop(self) -> None:

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, cast
 
-from headrace.serve.exchange import Call
-from headrace.serve.models import Made
+from headrace.serve.exchange import Request
+from headrace.serve.models import VersionInfo
 
 logger = logging.getLogger("headrace")
 
@@ -52,18 +52,18 @@ def flush() -> None:
         provider.force_flush()
 
 
-def request_span(traced: Any, call: Call, route: str) -> AbstractContextManager[Any]:
+def request_span(traced: Any, request: Request, route: str) -> AbstractContextManager[Any]:
     """The span of a request, inside the caller's own where its headers name one; nothing without a tracer."""
-    return nullcontext() if traced is None else _span(traced, call, route)
+    return nullcontext() if traced is None else _span(traced, request, route)
 
 
 @contextmanager
-def _span(traced: Any, call: Call, route: str) -> Iterator[Any]:
+def _span(traced: Any, request: Request, route: str) -> Iterator[Any]:
     from opentelemetry.propagate import extract
     from opentelemetry.trace import SpanKind
 
-    carrier = {name: found for name in ("traceparent", "tracestate") if (found := call.header(name.encode()))}
-    method = call.scope["method"]
+    carrier = {name: found for name in ("traceparent", "tracestate") if (found := request.header(name.encode()))}
+    method = request.scope["method"]
     with traced.start_as_current_span(f"{method} {route}", context=extract(carrier), kind=SpanKind.SERVER) as span:
         span.set_attribute("http.request.method", method)
         span.set_attribute("http.route", route)
@@ -88,11 +88,11 @@ def predict_span(traced: Any, model: str, rows: int) -> AbstractContextManager[A
     return cast(AbstractContextManager[Any], traced.start_as_current_span("predict", attributes=about))
 
 
-def made_by(span: Any, made: Made) -> None:
+def say_version(span: Any, info: VersionInfo) -> None:
     """Say on a prediction's span which model answered."""
     if span is not None:
-        span.set_attribute("headrace.version", made.version)
-        span.set_attribute("headrace.position", made.position or "")
+        span.set_attribute("headrace.version", info.version)
+        span.set_attribute("headrace.position", info.position or "")
 
 
 def past_span(traced: Any, name: str, start_us: int, end_us: int, about: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ ROW_ERRORS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SinkBatch:
     """Rows of one topic that are delivered together.
 
     Attributes:
@@ -54,7 +54,7 @@ class Part:
 
         Where one row of the topic became several, those after the first have their number behind a dot.
 
-        >>> part = Part("t", 0, 3, Batch.of({"a": [1, 2, 3]}), np.array([0, 2, 2]))
+        >>> part = SinkBatch("t", 0, 3, Batch.of({"a": [1, 2, 3]}), np.array([0, 2, 2]))
         >>> part.ids("shop")
         ['shop/t/0', 'shop/t/2', 'shop/t/2.1']
         """
@@ -62,16 +62,16 @@ class Part:
         pairs = zip(self.offsets.tolist(), nth.tolist(), strict=True)
         return [f"{app}/{self.topic}/{offset}" + (f".{again}" if again else "") for offset, again in pairs]
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Part:
+    def take(self, rows: npt.NDArray[np.int64]) -> SinkBatch:
         """The same part with some of its rows."""
-        return Part(self.topic, self.first, self.end, self.batch.take(rows), self.offsets[rows])
+        return SinkBatch(self.topic, self.first, self.end, self.batch.take(rows), self.offsets[rows])
 
 
 class Stopped(Exception):
     """The pipeline is being stopped: what a sink was doing is done again at the next start."""
 
 
-class Journal(Protocol):
+class SinkContext(Protocol):
     """What the log keeps for one sink. Given to it by the engine; used by the sink's own thread only.
 
     `refuse` and `keep` return when it is durable; they and `pause` raise `Stopped` when the pipeline ends before that.
@@ -88,7 +88,7 @@ class Journal(Protocol):
         """The position that `keep` has stored; 0 at first."""
         ...
 
-    def refuse(self, part: Part, reasons: Sequence[Reason]) -> None:
+    def refuse(self, part: SinkBatch, reasons: Sequence[Reason]) -> None:
         """Write rows of a part (by their indexes) to the dead-letter topic, each once however often it is refused.
 
         To be called before the position moves past them.
@@ -100,7 +100,7 @@ class Journal(Protocol):
         position: int,
         *,
         outputs: Iterable[tuple[str, Batch]] = (),
-        refused: tuple[Part, Sequence[Reason]] | None = None,
+        refused: tuple[SinkBatch, Sequence[Reason]] | None = None,
     ) -> None:
         """Store the position, with rows for topics of the log and dead letters, in one transaction of the log."""
         ...
@@ -127,10 +127,10 @@ class Sink(Protocol):
         """
         ...
 
-    def deliver(self, part: Part) -> None:
+    def deliver(self, part: SinkBatch) -> None:
         """Deliver a part and move the position to its end; the part may be given again after an error.
 
-        A row that the destination refuses for what it holds goes to `Journal.refuse`, the others are delivered.
+        A row that the destination refuses for what it holds goes to `SinkContext.refuse`, the others are delivered.
 
         Raises:
             SinkUnavailable, SinkError: as `open`. Afterwards the sink is closed, and another one opened.
@@ -146,7 +146,7 @@ class Sink(Protocol):
         ...
 
 
-class Target(Protocol):
+class SinkSpec(Protocol):
     """A destination as declared: a frozen description whose secrets are in no repr."""
 
     @property
@@ -171,7 +171,7 @@ class Target(Protocol):
         """Topics of the log that it writes to, dead letters left out."""
         ...
 
-    def sink(self, journal: Journal) -> Sink:
+    def sink(self, context: SinkContext) -> Sink:
         """A sink, not yet open."""
         ...
 
@@ -208,10 +208,10 @@ def settle(count: int, attempt: Callable[[int, int], str | None]) -> list[Reason
     return refused
 
 
-def other_log(where: str, journal: Journal, *, advice: str) -> SinkError:
+def other_log(where: str, context: SinkContext, *, advice: str) -> SinkError:
     """The refusal to add rows of a new log to those of another one, which cannot be told apart."""
     return SinkError(
-        f"{where} holds results that the sink «{journal.sink}» has written from another log of «{journal.app}»",
+        f"{where} holds results that the sink «{context.sink}» has written from another log of «{context.app}»",
         advice=advice,
     )
 

@@ -12,14 +12,14 @@ from headrace import plain_values
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, SinkUnavailable
 from headrace.faults import fault
-from headrace.sinks.base import Journal, Part
+from headrace.sinks.base import SinkBatch, SinkContext
 from headrace.sinks.json_row import json_rows, sent_rows
 
 FORMATS = ("table", "lines")
 
 
 @dataclass(frozen=True, slots=True)
-class ConsoleTarget:
+class ConsoleSpec:
     """Standard output, as declared.
 
     Attributes:
@@ -37,9 +37,9 @@ class ConsoleTarget:
         if self.format not in (None, *FORMATS):
             raise DeclarationError(f"to_console: format={self.format!r}", advice='Give "table" or "lines".')
 
-    def sink(self, journal: Journal) -> ConsoleSink:
+    def sink(self, context: SinkContext) -> ConsoleSink:
         """See `Target.sink`."""
-        return ConsoleSink(self, journal)
+        return ConsoleSink(self, context)
 
 
 class ConsoleSink:
@@ -48,16 +48,16 @@ class ConsoleSink:
     rows = 1_000
     linger = 0.0
 
-    def __init__(self, target: ConsoleTarget, journal: Journal, *, file: TextIO | None = None) -> None:
-        self.target = target
-        self.journal = journal
+    def __init__(self, spec: ConsoleSpec, context: SinkContext, *, file: TextIO | None = None) -> None:
+        self.spec = spec
+        self.context = context
         self._file = file
 
     def open(self) -> int:
         """See `Sink.open`."""
-        return self.journal.position
+        return self.context.position
 
-    def deliver(self, part: Part) -> None:
+    def deliver(self, part: SinkBatch) -> None:
         """See `Sink.deliver`."""
         if part.batch.num_rows:
             file = self._file or sys.stdout
@@ -68,13 +68,13 @@ class ConsoleSink:
             except (OSError, ValueError) as error:
                 raise SinkUnavailable(f"standard output cannot be written: {error}") from error
         fault("sink.written")
-        self.journal.keep(part.end)
+        self.context.keep(part.end)
         fault("sink.committed")
 
-    def _text(self, part: Part, file: TextIO) -> str:
+    def _text(self, part: SinkBatch, file: TextIO) -> str:
         """What is printed, in letters that standard output has."""
         encoding = getattr(file, "encoding", None) or "utf-8"
-        people = file.isatty() if self.target.format is None else self.target.format == "table"
+        people = file.isatty() if self.spec.format is None else self.spec.format == "table"
         if people:
             return _table(part.topic, part.batch, file).encode(encoding, "backslashreplace").decode(encoding)
         lines = "".join(f"{row.decode()}\n" for row in json_rows(part.batch))

@@ -30,7 +30,7 @@ from headrace.clock import Clock, SystemClock, duration_us
 from headrace.errors import DeclarationError, SinkError
 from headrace.faults import fault
 from headrace.retry import Backoff
-from headrace.sinks.base import Journal, Part, Reason, Stopped
+from headrace.sinks.base import Reason, SinkBatch, SinkContext, Stopped
 from headrace.sinks.json_row import json_rows
 
 METHODS = ("POST", "PUT", "PATCH")
@@ -44,14 +44,14 @@ SHUT = frozenset({401, 403, 407})
 
 
 @dataclass(frozen=True, slots=True)
-class HttpTarget:
+class HttpSpec:
     """A receiver, as declared.
 
     Raises:
         DeclarationError: the URL, the method or a header cannot be.
 
-    >>> target = HttpTarget("https://me:secret@hooks.example.com/alarms?token=abc")
-    >>> target.where
+    >>> spec = HttpSpec("https://me:secret@hooks.example.com/alarms?token=abc")
+    >>> spec.where
     'https://hooks.example.com/alarms'
     """
 
@@ -98,12 +98,12 @@ class HttpTarget:
         """See `Target.writes`."""
         return tuple(one for one in (self.success_topic, self.error_topic) if one)
 
-    def sink(self, journal: Journal) -> HttpSink:
+    def sink(self, context: SinkContext) -> HttpSink:
         """See `Target.sink`."""
-        return HttpSink(self, journal)
+        return HttpSink(self, context)
 
 
-def http_target(
+def http_spec(
     url: str,
     *,
     method: str = "POST",
@@ -114,12 +114,12 @@ def http_target(
     retries: int | None = None,
     backoff: str | float | timedelta = 0.1,
     timeout: str | float | timedelta = 10.0,
-) -> HttpTarget:
+) -> HttpSpec:
     """A receiver as a user declares it."""
     key = secret.encode() if isinstance(secret, str) else secret
     if key == b"":
         raise DeclarationError("to_http: secret is empty", advice="Give a secret, or leave it out.")
-    return HttpTarget(
+    return HttpSpec(
         str(url), method.upper(), dict(headers or {}), key, success_topic, error_topic, retries,
         _seconds(backoff, "backoff"), _seconds(timeout, "timeout"),
     )  # fmt: skip
@@ -163,22 +163,22 @@ class HttpSink:
     rows = 1_000
     linger = 0.0
 
-    def __init__(self, target: HttpTarget, journal: Journal, *, clock: Clock | None = None) -> None:
-        self.target = target
-        self.journal = journal
+    def __init__(self, spec: HttpSpec, context: SinkContext, *, clock: Clock | None = None) -> None:
+        self.spec = spec
+        self.context = context
         self.clock = clock or SystemClock()
         self._connection: http.client.HTTPConnection | None = None
         self._cancelled = False
-        parts = urlsplit(target.url)
+        parts = urlsplit(spec.url)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._headers = {"User-Agent": "headrace", **target.headers, "Content-Type": "application/json"}
+        self._headers = {"User-Agent": "headrace", **spec.headers, "Content-Type": "application/json"}
         if parts.username and "authorization" not in map(str.lower, self._headers):
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
 
     def open(self) -> int:
         """See `Sink.open`; the receiver is first asked with the first row."""
-        return self.journal.position
+        return self.context.position
 
     def cancel(self) -> None:
         """See `Sink.cancel`."""
@@ -195,9 +195,9 @@ class HttpSink:
         if connection is not None:
             connection.close()
 
-    def deliver(self, part: Part) -> None:
+    def deliver(self, part: SinkBatch) -> None:
         """See `Sink.deliver`: a request for each row; answers and position are stored every tenth of a second."""
-        ids, done = part.ids(self.journal.app), 0
+        ids, done = part.ids(self.context.app), 0
         answers: list[Answer] = []
         kept = self.clock.monotonic()
         try:
@@ -216,32 +216,32 @@ class HttpSink:
         self._keep(part, done, answers, part.end)
 
     @staticmethod
-    def _whole(part: Part, row: int) -> bool:
+    def _whole(part: SinkBatch, row: int) -> bool:
         """Whether the rows made of one row of the topic end here: a position is between two rows of the topic."""
         return row + 1 == part.offsets.size or bool(part.offsets[row + 1] != part.offsets[row])
 
-    def _settled(self, part: Part, rows: int) -> int:
+    def _settled(self, part: SinkBatch, rows: int) -> int:
         """As many of the first rows as are whole."""
         while rows > 0 and not self._whole(part, rows - 1):
             rows -= 1
         return rows
 
-    def _keep(self, part: Part, start: int, answers: Sequence[Answer], position: int) -> None:
-        some = Part(part.topic, part.first, position, part.batch.slice(start, len(answers)), part.offsets[start:][: len(answers)])  # noqa: E501  # fmt: skip
+    def _keep(self, part: SinkBatch, start: int, answers: Sequence[Answer], position: int) -> None:
+        some = SinkBatch(part.topic, part.first, position, part.batch.slice(start, len(answers)), part.offsets[start:][: len(answers)])  # noqa: E501  # fmt: skip
         outputs = []
-        for topic, good in ((self.target.success_topic, True), (self.target.error_topic, False)):
+        for topic, good in ((self.spec.success_topic, True), (self.spec.error_topic, False)):
             rows = np.array([i for i, one in enumerate(answers) if one.good == good], np.int64)
             if topic and rows.size:
-                outputs.append((topic, _responses(some.take(rows), [answers[i] for i in rows], self.journal.app)))
+                outputs.append((topic, _responses(some.take(rows), [answers[i] for i in rows], self.context.app)))
         refused: list[Reason] = [(i, _reason(one)) for i, one in enumerate(answers) if not one.good]
-        self.journal.keep(position, outputs=outputs, refused=(some, refused) if refused else None)
+        self.context.keep(position, outputs=outputs, refused=(some, refused) if refused else None)
         fault("sink.committed")
 
     # -- one request ----------------------------------------------------------------------------------------------
 
-    def _send(self, body: bytes, part: Part, row: int, name: str) -> Answer:
+    def _send(self, body: bytes, part: SinkBatch, row: int, name: str) -> Answer:
         """Ask until there is an answer that counts, or no attempt is left."""
-        backoff, attempts = Backoff(first=self.target.backoff), 0
+        backoff, attempts = Backoff(first=self.spec.backoff), 0
         headers = {
             **self._headers,
             "Idempotency-Key": quote(name, safe="/"),
@@ -256,7 +256,7 @@ class HttpSink:
                 wait = _seconds_after(after, self.clock)
                 if status in SHUT or 300 <= status < 400:
                     raise SinkError(
-                        f"{self.target.where} answers {status}: it lets nobody in with these headers, or is elsewhere",
+                        f"{self.spec.where} answers {status}: it lets nobody in with these headers, or is elsewhere",
                         advice="Check the address, user and headers; the sink tries again.",
                     )
                 if status < 500 and status not in PASSING:
@@ -265,14 +265,14 @@ class HttpSink:
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 status, text, problem = 0, "", f"cannot be reached: {_words(error)}"
-            if self.target.retries is not None and attempts > self.target.retries:
+            if self.spec.retries is not None and attempts > self.spec.retries:
                 return Answer(status, text or problem, attempts)
-            self.journal.pause(max(wait, backoff.next()), f"{self.target.where} {problem}")
+            self.context.pause(max(wait, backoff.next()), f"{self.spec.where} {problem}")
 
     def _ask(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, str, str | None]:
         signed = dict(headers)
-        if self.target.secret is not None:
-            signed["Headrace-Signature"] = signature(self.target.secret, body, self.clock.now_us() // 1_000_000)
+        if self.spec.secret is not None:
+            signed["Headrace-Signature"] = signature(self.spec.secret, body, self.clock.now_us() // 1_000_000)
         again = self._connection is not None
         try:
             answer = self._requested(body, signed)
@@ -292,19 +292,19 @@ class HttpSink:
             raise ConnectionAbortedError("the sink is being stopped")
         if self._connection is None:
             self._connection = self._connect()
-        self._connection.request(self.target.method, self._path, body, dict(headers))
+        self._connection.request(self.spec.method, self._path, body, dict(headers))
         return self._connection.getresponse()
 
     def _connect(self) -> http.client.HTTPConnection:
-        parts = urlsplit(self.target.url)
+        parts = urlsplit(self.spec.url)
         assert parts.hostname is not None
         if parts.scheme == "https":
             context = ssl.create_default_context()
-            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=self.target.timeout, context=context)
-        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.target.timeout)
+            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=self.spec.timeout, context=context)
+        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.spec.timeout)
 
 
-def _responses(part: Part, answers: Sequence[Answer], app: str) -> Batch:
+def _responses(part: SinkBatch, answers: Sequence[Answer], app: str) -> Batch:
     """Answers as rows, at the positions of the rows that were sent."""
     columns: dict[str, Any] = {
         "idempotency_key": pa.array(part.ids(app)),

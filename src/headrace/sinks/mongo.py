@@ -22,7 +22,16 @@ from headrace import plain_values
 from headrace.batch import OPS, told_apart
 from headrace.errors import DeclarationError, MissingExtra, SinkError, SinkUnavailable
 from headrace.faults import fault
-from headrace.sinks.base import ROW_ERRORS, Journal, Part, Reason, check_names, error_text, nothing_kept, settle
+from headrace.sinks.base import (
+    ROW_ERRORS,
+    Reason,
+    SinkBatch,
+    SinkContext,
+    check_names,
+    error_text,
+    nothing_kept,
+    settle,
+)
 from headrace.sinks.changes import Rows, fold, spans, unsent, without_key
 from headrace.sinks.json_row import seconds
 
@@ -40,15 +49,15 @@ DOCUMENT_AT_FAULT = frozenset({2, 9, 14, 15, 22, 52, 55, 56, 57, 66, 121, 10_334
 
 
 @dataclass(frozen=True, slots=True)
-class MongoTarget:
+class MongoSpec:
     """A collection, as declared.
 
     Raises:
         DeclarationError: the URI, a name or the key cannot be.
         MissingExtra: pymongo is not installed.
 
-    >>> target = MongoTarget("mongodb://me:secret@db:27017", "Weight", "TrainingData", ("Fish_Id",))
-    >>> target.where
+    >>> spec = MongoSpec("mongodb://me:secret@db:27017", "Weight", "TrainingData", ("Fish_Id",))
+    >>> spec.where
     'db:27017/Weight.TrainingData'
     """
 
@@ -102,25 +111,25 @@ class MongoTarget:
         """None: see `Target.writes`."""
         return ()
 
-    def sink(self, journal: Journal) -> MongoSink:
+    def sink(self, context: SinkContext) -> MongoSink:
         """See `Target.sink`."""
-        return MongoSink(self, journal)
+        return MongoSink(self, context)
 
 
-def mongo_target(
+def mongo_spec(
     uri: str,
     database_collection: str | None = None,
     *,
     database: str | None = None,
     collection: str | None = None,
     key: str | Sequence[str] | None = None,
-) -> MongoTarget:
+) -> MongoSpec:
     """A collection as a user declares it: ``"Weight.TrainingData"``, or both names apart."""
     if database_collection is not None:
         if database is not None or collection is not None:
             raise DeclarationError("to_mongo: the collection is named twice")
         database, _, collection = database_collection.partition(".")
-    return MongoTarget(str(uri), database or "", collection or "", () if key is None else check_names(key, "key"))
+    return MongoSpec(str(uri), database or "", collection or "", () if key is None else check_names(key, "key"))
 
 
 class MongoSink:
@@ -129,42 +138,42 @@ class MongoSink:
     rows = 10_000
     linger = 0.0
 
-    def __init__(self, target: MongoTarget, journal: Journal) -> None:
-        self.target = target
-        self.journal = journal
+    def __init__(self, spec: MongoSpec, context: SinkContext) -> None:
+        self.spec = spec
+        self.context = context
         self._client: MongoClient[dict[str, Any]] | None = None
         self._cancelled = False
 
     @property
     def _place(self) -> str:
-        return f"the collection {self.target.database}.{self.target.collection} ({self.target.where.partition('/')[0]})"
+        return f"the collection {self.spec.database}.{self.spec.collection} ({self.spec.where.partition('/')[0]})"
 
     def _of(self, name: str) -> Collection[dict[str, Any]]:
         if self._client is None or self._cancelled:
             raise SinkUnavailable(f"{self._place}: the connection is closed")
-        return self._client[self.target.database][name]
+        return self._client[self.spec.database][name]
 
     def open(self) -> int:
         """See `Sink.open`: connects, makes a unique index on the key, reads the position."""
         with self._translated():
             self._client = _pymongo().MongoClient(
-                self.target.uri,
+                self.spec.uri,
                 serverSelectionTimeoutMS=SELECT_MS,
                 connectTimeoutMS=SELECT_MS,
                 socketTimeoutMS=SOCKET_MS,
                 tz_aware=True,
                 appname="headrace sink",
             )
-            if self.target.key and self.target.key != ("_id",):
-                rows = self._of(self.target.collection)
-                rows.create_index([(name, 1) for name in self.target.key], unique=True)
+            if self.spec.key and self.spec.key != ("_id",):
+                rows = self._of(self.spec.collection)
+                rows.create_index([(name, 1) for name in self.spec.key], unique=True)
             found = self._of(POSITIONS).find_one({"_id": self._name})
         # Rows of another log: those of this one take their places, by key or by offset.
-        return int(found["next"]) if found is not None and found["log"] == self.journal.log_id else 0
+        return int(found["next"]) if found is not None and found["log"] == self.context.log_id else 0
 
     @property
     def _name(self) -> str:
-        return f"{self.journal.app}/{self.journal.sink}/{self.journal.topic}"
+        return f"{self.context.app}/{self.context.sink}/{self.context.topic}"
 
     def cancel(self) -> None:
         """See `Sink.cancel`."""
@@ -178,25 +187,25 @@ class MongoSink:
         if client is not None:
             client.close()
 
-    def deliver(self, part: Part) -> None:
+    def deliver(self, part: SinkBatch) -> None:
         """See `Sink.deliver`: the rows, then the position. Where rows keep values, in pieces that can be repeated."""
-        for piece in _repeatable(part, self.target.key):
+        for piece in _repeatable(part, self.spec.key):
             with self._translated():
-                refused = self._by_key(piece) if self.target.key else self._by_offset(piece)
+                refused = self._by_key(piece) if self.spec.key else self._by_offset(piece)
                 if refused:
-                    self.journal.refuse(piece, refused)
+                    self.context.refuse(piece, refused)
                 fault("sink.written")
-                position = {"app": self.journal.app, "sink": self.journal.sink, "topic": self.journal.topic}
+                position = {"app": self.context.app, "sink": self.context.sink, "topic": self.context.topic}
                 self._of(POSITIONS).replace_one(
-                    {"_id": self._name}, {**position, "log": self.journal.log_id, "next": piece.end}, upsert=True
+                    {"_id": self._name}, {**position, "log": self.context.log_id, "next": piece.end}, upsert=True
                 )
                 fault("sink.committed")
 
-    def _by_offset(self, part: Part) -> list[Reason]:
+    def _by_offset(self, part: SinkBatch) -> list[Reason]:
         from pymongo import ReplaceOne
 
         rows = np.flatnonzero(~np.isin(part.batch.op, (OPS["d"], OPS["t"])))
-        ids = part.ids(self.journal.app)
+        ids = part.ids(self.context.app)
         some = part.batch.take(rows)
         called = dict(zip(some.column_names, told_apart(some.column_names, {"_id"}), strict=True))
         found = zip(rows.tolist(), plain_values.rows(some.rows), unsent(part.batch, rows), strict=True)
@@ -207,15 +216,15 @@ class MongoSink:
             writes.append((row, {"_id": ids[row], **sent}))
         return self._write(writes, lambda document: ReplaceOne({"_id": document["_id"]}, document, upsert=True))
 
-    def _by_key(self, part: Part) -> list[Reason]:
-        key = self.target.key
+    def _by_key(self, part: SinkBatch) -> list[Reason]:
+        key = self.spec.key
         refused = without_key(part.batch, key)
         left = np.setdiff1d(np.arange(part.batch.num_rows), [row for row, _ in refused]).astype(np.int64)
         # A row knows its place in the part by a column of its own, whatever becomes of the others.
         numbered = part.take(left).batch.with_columns([(_ROW, _indices(left))])
         for change in fold(numbered, key):
             if change.clear:
-                self._of(self.target.collection).delete_many({})
+                self._of(self.spec.collection).delete_many({})
             documents = []
             for rows in change.rows:
                 some = [(one.pop(_ROW), one) for one in plain_values.rows(rows.records)]
@@ -238,9 +247,9 @@ class MongoSink:
             What is to be written, and the rows of which nobody has the values that stay, with the reasons.
         """
         assert rows.was is not None
-        collection, there, absent = self._of(self.target.collection), [], []
+        collection, there, absent = self._of(self.spec.collection), [], []
         for (row, document), was in zip(documents, plain_values.rows(rows.was), strict=True):
-            now = {name: document[name] for name in self.target.key}
+            now = {name: document[name] for name in self.spec.key}
             wrong = _settle(was) or _settle(now)
             old = None if wrong else collection.find_one(was)
             # Moved already, by a run that was killed before it stored the position: the document is there.
@@ -280,7 +289,7 @@ class MongoSink:
         from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
         try:
-            self._of(self.target.collection).bulk_write(list(writes), ordered=False)
+            self._of(self.spec.collection).bulk_write(list(writes), ordered=False)
         except BulkWriteError as error:
             if error.details.get("writeConcernErrors"):
                 raise
@@ -322,7 +331,7 @@ def _indices(rows: Any) -> Any:
     return pa.array(rows, pa.int64())
 
 
-def _repeatable(part: Part, key: tuple[str, ...]) -> Iterator[Part]:
+def _repeatable(part: SinkBatch, key: tuple[str, ...]) -> Iterator[SinkBatch]:
     """A part in pieces of which each can be written twice with the effect of once."""
     rows = part.batch.num_rows
     found = spans(part.batch, key) if key and not without_key(part.batch, key) else [(0, rows)]
@@ -331,7 +340,7 @@ def _repeatable(part: Part, key: tuple[str, ...]) -> Iterator[Part]:
     first = part.first
     for start, stop in pairwise([0, *inner, rows]):
         end = part.end if stop == rows else int(part.offsets[stop])
-        yield Part(part.topic, first, end, part.batch.slice(start, stop - start), part.offsets[start:stop])
+        yield SinkBatch(part.topic, first, end, part.batch.slice(start, stop - start), part.offsets[start:stop])
         first = end
 
 

@@ -36,7 +36,7 @@ from headrace.clock import duration_us
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
 from headrace.plain_values import cast_texts
-from headrace.sinks.base import ROW_ERRORS, Journal, Part, Reason, all_utf8, check_names, other_log
+from headrace.sinks.base import ROW_ERRORS, Reason, SinkBatch, SinkContext, all_utf8, check_names, other_log
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 HIDDEN = ".headrace"
@@ -46,7 +46,7 @@ _LETTERS = pa.array([chr(code) for code in range(128)])
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetTarget:
+class ParquetSpec:
     """A directory of Parquet files, as declared.
 
     Attributes:
@@ -87,38 +87,38 @@ class ParquetTarget:
         """None: see `Target.writes`."""
         return ()
 
-    def sink(self, journal: Journal) -> ParquetSink:
+    def sink(self, context: SinkContext) -> ParquetSink:
         """See `Target.sink`."""
-        return ParquetSink(self, journal)
+        return ParquetSink(self, context)
 
 
-def parquet_target(
+def parquet_spec(
     directory: str | Path,
     *,
     partition_by: str | Sequence[str] | None = None,
     rows_per_file: int = 250_000,
     every: str | timedelta = "1 min",
     label: str = "",
-) -> ParquetTarget:
+) -> ParquetSpec:
     """A directory as a user declares it."""
     try:
         linger = duration_us(every) / 1e6
     except ValueError as error:
         raise DeclarationError(f"to_parquet: every={every!r}: {error}") from error
     columns = () if partition_by is None else check_names(partition_by, "partition_by")
-    return ParquetTarget(Path(directory).absolute(), columns, rows_per_file, linger, label)
+    return ParquetSpec(Path(directory).absolute(), columns, rows_per_file, linger, label)
 
 
 class ParquetSink:
     """A directory, open; see `headrace.sinks.base.Sink`."""
 
-    def __init__(self, target: ParquetTarget, journal: Journal) -> None:
-        self.target = target
-        self.journal = journal
-        self.rows = target.rows_per_file
-        self.linger = target.linger
-        own = _shortened(quote(f"{journal.app}-{journal.sink}-{journal.topic}", safe=""), LONGEST_NAME)
-        self._hidden = target.directory / HIDDEN / own
+    def __init__(self, spec: ParquetSpec, context: SinkContext) -> None:
+        self.spec = spec
+        self.context = context
+        self.rows = spec.rows_per_file
+        self.linger = spec.linger
+        own = _shortened(quote(f"{context.app}-{context.sink}-{context.topic}", safe=""), LONGEST_NAME)
+        self._hidden = spec.directory / HIDDEN / own
         self._manifest = self._hidden / "manifest.json"
 
     def open(self) -> int:
@@ -128,9 +128,9 @@ class ParquetSink:
             position = 0
             if self._manifest.exists():
                 manifest = json.loads(self._manifest.read_text())
-                if manifest["log"] != self.journal.log_id:
+                if manifest["log"] != self.context.log_id:
                     raise other_log(
-                        str(self.target.directory), self.journal, advice="Empty the directory, or name another one."
+                        str(self.spec.directory), self.context, advice="Empty the directory, or name another one."
                     )
                 self._move(manifest["moves"])
                 position = int(manifest["next"])
@@ -144,11 +144,11 @@ class ParquetSink:
     def close(self) -> None:
         """Nothing is open."""
 
-    def deliver(self, part: Part) -> None:
+    def deliver(self, part: SinkBatch) -> None:
         """See `Sink.deliver`: files beside their place, the manifest, the moves."""
         files, refused = self._files(part)
         if refused:
-            self.journal.refuse(part, refused)
+            self.context.refuse(part, refused)
         with self._translated():
             # Named for the part: an older manifest, whose moves a restart repeats, names none of these.
             moves = [
@@ -157,23 +157,23 @@ class ParquetSink:
             ]
             # What cannot be is found before the commit: after it the moves must succeed.
             for _, place in moves:
-                (self.target.directory / place).parent.mkdir(parents=True, exist_ok=True)
+                (self.spec.directory / place).parent.mkdir(parents=True, exist_ok=True)
             fault("sink.written")
             self._commit(part.end, moves)
             fault("sink.committed")
             self._move(moves)
 
-    def _files(self, part: Part) -> tuple[list[tuple[Path, pa.Table]], list[Reason]]:
+    def _files(self, part: SinkBatch) -> tuple[list[tuple[Path, pa.Table]], list[Reason]]:
         """Where each file goes, relative to the directory, and its rows; and the rows that can be in none."""
         refused = _unwritable(part.batch.rows)
-        missing = [name for name in self.target.partition_by if name not in part.batch.column_names]
+        missing = [name for name in self.spec.partition_by if name not in part.batch.column_names]
         if missing:
             refused = dict.fromkeys(range(part.batch.num_rows), f"there is no column «{missing[0]}» to partition by")
         left = np.setdiff1d(np.arange(part.batch.num_rows), list(refused)).astype(np.int64)
         if not left.size:
             return [], sorted(refused.items())
         kept = part if left.size == part.batch.num_rows else part.take(left)
-        table, columns = _events(kept, self.target.partition_by)
+        table, columns = _events(kept, self.spec.partition_by)
         name = self._file_name(kept)
         folders, wrong = _partitions(table, columns, self._room(name))
         refused |= {int(left[row]): reason for row, reason in wrong.items()}
@@ -188,15 +188,15 @@ class ParquetSink:
             files.append((folder / f"{name}{again}.parquet", rest if rows is None else rest.take(rows)))
         return files, sorted(refused.items())
 
-    def _file_name(self, part: Part) -> str:
-        label = f"{quote(self.target.label, safe='')}-" if self.target.label else ""
+    def _file_name(self, part: SinkBatch) -> str:
+        label = f"{quote(self.spec.label, safe='')}-" if self.spec.label else ""
         end = f"-{int(part.offsets[0]):020d}-{int(part.offsets[-1]):020d}"
         # With room for a number, and for the ending.
         return _shortened(f"{label}{quote(part.topic, safe='')}", LONGEST_NAME - len(end) - 24) + end
 
     def _room(self, name: str) -> int:
         """Bytes that a path has left for folders."""
-        return LONGEST_PATH - len(os.fsencode(self.target.directory)) - len(name) - 26
+        return LONGEST_PATH - len(os.fsencode(self.spec.directory)) - len(name) - 26
 
     def _written(self, name: str, rows: pa.Table) -> str:
         temporary = self._hidden / name
@@ -209,7 +209,7 @@ class ParquetSink:
     def _commit(self, position: int, moves: list[list[str]]) -> None:
         draft = self._hidden / "manifest.draft"
         with draft.open("w") as file:
-            json.dump({"log": self.journal.log_id, "next": position, "moves": moves}, file)
+            json.dump({"log": self.context.log_id, "next": position, "moves": moves}, file)
             file.flush()
             os.fsync(file.fileno())
         _sync(self._hidden)  # the files that it names are found again after a power cut
@@ -222,7 +222,7 @@ class ParquetSink:
             source = self._hidden / temporary
             if source.exists():
                 # Earlier versions have committed places whose names are too long.
-                goal = self.target.directory.joinpath(*(_fitting(part) or part for part in Path(place).parts))
+                goal = self.spec.directory.joinpath(*(_fitting(part) or part for part in Path(place).parts))
                 goal.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(goal)
                 _sync(goal.parent)
@@ -232,13 +232,13 @@ class ParquetSink:
         try:
             yield
         except OSError as error:
-            message = f"{self.target.directory} cannot be written: {error.strerror or error}"
+            message = f"{self.spec.directory} cannot be written: {error.strerror or error}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE):
                 raise SinkUnavailable(message) from error
             raise SinkError(message, advice="Check the directory and its rights; the sink tries again.") from error
 
 
-def _events(part: Part, partition_by: Sequence[str]) -> tuple[pa.Table, list[str]]:
+def _events(part: SinkBatch, partition_by: Sequence[str]) -> tuple[pa.Table, list[str]]:
     """The rows, and of each what happened to it: ``__op`` (Debezium's letter), ``__ts``, ``__offset``.
 
     Where the source did not send some values, ``__unchanged`` names their columns: that they are null says nothing.

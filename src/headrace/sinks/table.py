@@ -7,10 +7,11 @@ else, and is never captured.
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +19,20 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pyarrow import csv
 
+from headrace import plain_values
 from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
 from headrace.sinks.base import (
     ROW_ERRORS,
-    Journal,
-    Part,
     Reason,
+    SinkBatch,
+    SinkContext,
     check_names,
     error_text,
     nothing_kept,
@@ -36,7 +40,7 @@ from headrace.sinks.base import (
     settle,
 )
 from headrace.sinks.changes import Rows, fold, unsent, without_key
-from headrace.sinks.table_text import csv_bytes, finer, sql_type
+from headrace.sinks.json_row import json_of
 
 SCHEMA = "headrace"
 POSITIONS = sql.Identifier(SCHEMA, "sinks")
@@ -53,15 +57,15 @@ PASSING = ("08", "40", "53", "55", "57", "58")
 
 
 @dataclass(frozen=True, slots=True)
-class TableTarget:
+class TableSpec:
     """A table, as declared.
 
     Raises:
         DeclarationError: the connection string, the table's name or the key cannot be.
 
-    >>> target = TableTarget("postgresql://me:secret@db/shop", "predictions", ("id",))
-    >>> target.where, target
-    ('db:5432/shop', TableTarget(table='predictions', key=('id',)))
+    >>> spec = TableSpec("postgresql://me:secret@db/shop", "predictions", ("id",))
+    >>> spec.where, spec
+    ('db:5432/shop', TableSpec(table='predictions', key=('id',)))
     """
 
     dsn: str = field(repr=False)
@@ -131,14 +135,14 @@ class TableTarget:
                 raise SinkUnavailable(said) from error
             raise SinkError(said, advice=_advice(state, self)) from error
 
-    def sink(self, journal: Journal) -> TableSink:
+    def sink(self, context: SinkContext) -> TableSink:
         """See `Target.sink`."""
-        return TableSink(self, journal)
+        return TableSink(self, context)
 
 
-def table_target(dsn: str, table: str, *, key: str | Sequence[str] | None = None) -> TableTarget:
+def table_spec(dsn: str, table: str, *, key: str | Sequence[str] | None = None) -> TableSpec:
     """A table as a user declares it."""
-    return TableTarget(str(dsn), table, () if key is None else check_names(key, "key"))
+    return TableSpec(str(dsn), table, () if key is None else check_names(key, "key"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +198,9 @@ JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v',
 """
 
 
-def _reach(connection: psycopg.Connection[Any], target: TableTarget, who: tuple[str, str, str]) -> Reach:
+def _reach(connection: psycopg.Connection[Any], spec: TableSpec, who: tuple[str, str, str]) -> Reach:
     marks = frozenset(int(mark) for (mark,) in connection.execute(_LOCKS))
-    schema, name, kind = _place(connection, target)
+    schema, name, kind = _place(connection, spec)
     touched = frozenset({(schema, name)})
     columns: tuple[str, ...] = ()
     if kind:
@@ -209,7 +213,7 @@ def _reach(connection: psycopg.Connection[Any], target: TableTarget, who: tuple[
             POSITIONS
         )
         ((known, made),) = connection.execute(look, [who[0], _destination(schema, name)]).fetchall()
-    old = _old_positions(connection, target)
+    old = _old_positions(connection, spec)
     if old is not None and not known:
         look = sql.SQL("SELECT count(*) > 0 FROM {} WHERE app = %s AND sink = %s AND topic = %s").format(old)
         ((known,),) = connection.execute(look, who).fetchall()
@@ -217,9 +221,9 @@ def _reach(connection: psycopg.Connection[Any], target: TableTarget, who: tuple[
     return Reach(marks, schema, name, kind, known, bool(made), columns, touched)
 
 
-def _place(connection: psycopg.Connection[Any], target: TableTarget) -> tuple[str, str, str]:
-    """Schema and name of the target, and its kind (empty where it is not there)."""
-    *named, name = target.table.split(".")
+def _place(connection: psycopg.Connection[Any], spec: TableSpec) -> tuple[str, str, str]:
+    """Schema and name of the spec, and its kind (empty where it is not there)."""
+    *named, name = spec.table.split(".")
     find = (
         "SELECT n.nspname::text, c.relname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n"
         " ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)"
@@ -252,9 +256,9 @@ def _exists(connection: psycopg.Connection[Any], table: sql.Identifier) -> bool:
     return found is not None and found[0] is not None
 
 
-def _old_positions(connection: psycopg.Connection[Any], target: TableTarget) -> sql.Identifier | None:
+def _old_positions(connection: psycopg.Connection[Any], spec: TableSpec) -> sql.Identifier | None:
     """The table in which an older version kept the position; None where there is none."""
-    table = sql.Identifier(*target.table.split(".")[:-1], OLD_POSITIONS)
+    table = sql.Identifier(*spec.table.split(".")[:-1], OLD_POSITIONS)
     if not _exists(connection, table):
         return None
     ours = {"app", "sink", "topic", "log", "next_offset"}
@@ -267,11 +271,11 @@ class TableSink:
     rows = 65_536
     linger = 0.0
 
-    def __init__(self, target: TableTarget, journal: Journal) -> None:
-        self.target = target
-        self.journal = journal
-        self._table = sql.Identifier(*target.table.split("."))
-        self._destination = target.table
+    def __init__(self, spec: TableSpec, context: SinkContext) -> None:
+        self.spec = spec
+        self.context = context
+        self._table = sql.Identifier(*spec.table.split("."))
+        self._destination = spec.table
         self._made = False
         self._connection: psycopg.Connection[Any] | None = None
         self._cancelled = False
@@ -281,7 +285,7 @@ class TableSink:
 
     @property
     def _place(self) -> str:
-        return f"the table {self.target.table} ({self.target.where})"
+        return f"the table {self.spec.table} ({self.spec.where})"
 
     @property
     def _db(self) -> psycopg.Connection[Any]:
@@ -294,10 +298,10 @@ class TableSink:
     def open(self) -> int:
         """See `Sink.open`: connects, makes ``headrace.sinks`` and this sink's row in it."""
         with self._translated():
-            self._connection = psycopg.connect(self.target.conninfo(), autocommit=True)
+            self._connection = psycopg.connect(self.spec.conninfo(), autocommit=True)
             with self._db.transaction():
                 self._make_positions()
-                schema, name, kind = _place(self._db, self.target)
+                schema, name, kind = _place(self._db, self.spec)
                 if kind == "f":
                     raise _foreign(self._place)
                 # From now on with its schema: whatever becomes of search_path, it is this table.
@@ -325,7 +329,7 @@ class TableSink:
     def _make_positions(self) -> None:
         # Two that make the same table at once would stumble over each other in the catalogue.
         self._db.execute("SELECT pg_advisory_xact_lock(hashtext('headrace sinks'))")
-        for schema in (SCHEMA, *self.target.table.split(".")[:-1]):
+        for schema in (SCHEMA, *self.spec.table.split(".")[:-1]):
             known = self._db.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]).fetchone()
             if known is None:
                 try:
@@ -350,7 +354,7 @@ class TableSink:
         self._take_old(there)
         if not there:
             forget = sql.SQL("UPDATE {} SET made = false WHERE app = %s AND destination = %s").format(POSITIONS)
-            self._db.execute(forget, [self.journal.app, self._destination])
+            self._db.execute(forget, [self.context.app, self._destination])
         look = sql.SQL("SELECT next_offset FROM {} WHERE {} FOR UPDATE").format(POSITIONS, self._mine)
         found = self._db.execute(look, self._who).fetchone()
         if found is None:
@@ -359,7 +363,7 @@ class TableSink:
             name = sql.SQL("UPDATE {} SET destination = %s WHERE {}").format(POSITIONS, self._mine)
             self._db.execute(name, [self._destination, *self._who])
         made = sql.SQL("SELECT bool_or(made) FROM {} WHERE app = %s AND destination = %s").format(POSITIONS)
-        ((self._made,),) = self._db.execute(made, [self.journal.app, self._destination]).fetchall()
+        ((self._made,),) = self._db.execute(made, [self.context.app, self._destination]).fetchall()
         return 0 if found is None else int(found[0])
 
     def _begin(self) -> None:
@@ -369,10 +373,10 @@ class TableSink:
             "FROM {} WHERE app = %s AND sink = %s AND topic = %s AND log <> %s AND destination = %s"
         ).format(POSITIONS)
         found = self._db.execute(sql.SQL("SELECT bool_or(made) {}").format(other), who).fetchone() or (None,)
-        if found[0] is not None and not self.target.key:
+        if found[0] is not None and not self.spec.key:
             raise other_log(
                 self._place,
-                self.journal,
+                self.context,
                 advice=f"Empty the table and delete the sink's row in {SCHEMA}.sinks, or give the sink another name=…; "
                 "with key=… rows would be updated.",
             )
@@ -385,7 +389,7 @@ class TableSink:
 
     def _take_old(self, there: bool) -> None:
         """Move the position that an older version kept beside the table."""
-        old = _old_positions(self._db, self.target)
+        old = _old_positions(self._db, self.spec)
         if old is None:
             return
         take = sql.SQL("DELETE FROM {} WHERE app = %s AND sink = %s AND topic = %s RETURNING log, next_offset")
@@ -402,34 +406,34 @@ class TableSink:
 
     @property
     def _who(self) -> list[str]:
-        return [self.journal.app, self.journal.sink, self.journal.topic, self.journal.log_id]
+        return [self.context.app, self.context.sink, self.context.topic, self.context.log_id]
 
     # -- delivering -----------------------------------------------------------------------------------------------
 
-    def deliver(self, part: Part) -> None:
+    def deliver(self, part: SinkBatch) -> None:
         """See `Sink.deliver`: rows and position in one transaction."""
         with self._translated():
             with self._db.transaction():
                 self._move(part)
                 refused = self._put(part)
                 if refused:
-                    self.journal.refuse(part, refused)
+                    self.context.refuse(part, refused)
                 fault("sink.written")
             fault("sink.committed")
 
-    def _move(self, part: Part) -> None:
+    def _move(self, part: SinkBatch) -> None:
         """Take the position from this part's beginning to its end; nobody else can until the commit."""
         move = "UPDATE {} SET next_offset = %s, updated = now() WHERE {} AND next_offset = %s"
         moved = self._db.execute(sql.SQL(move).format(POSITIONS, self._mine), [part.end, *self._who, part.first])
         if moved.rowcount != 1:
-            raise SinkUnavailable(f"{self._place}: another process has moved the position of «{self.journal.sink}»")
+            raise SinkUnavailable(f"{self._place}: another process has moved the position of «{self.context.sink}»")
 
-    def _put(self, part: Part) -> list[Reason]:
+    def _put(self, part: SinkBatch) -> list[Reason]:
         """Write the rows; those that the table refuses, with the reasons."""
         self._takes = False
-        refused = dict(without_key(part.batch, self.target.key)) | finer(part.batch.rows)
+        refused = dict(without_key(part.batch, self.spec.key)) | finer(part.batch.rows)
         left = _others(part.batch.num_rows, refused)
-        if not self.target.key:
+        if not self.spec.key:
             left = left[~np.isin(part.batch.op[left], (OPS["d"], OPS["t"]))]
             refused |= _unknown_values(part.batch, left)
             left = np.setdiff1d(left, list(refused))
@@ -488,10 +492,10 @@ class TableSink:
         return True
 
     def _write(self, batch: Batch) -> None:
-        if not self.target.key:
+        if not self.spec.key:
             self._copy(self._table, self._known(batch.rows))
             return
-        for change in fold(batch, self.target.key):
+        for change in fold(batch, self.spec.key):
             if change.clear:
                 self._db.execute(sql.SQL("DELETE FROM {}").format(self._table))
             for rows in change.rows:
@@ -505,12 +509,12 @@ class TableSink:
     def _keep(self, rows: Rows) -> None:
         """Bring the rows of which some values stay under their new keys, where the values wait for the others."""
         assert rows.was is not None
-        new = rows.records.select(list(self.target.key))
+        new = rows.records.select(list(self.spec.key))
         stage = self._paired(rows.was, new)
-        numbers = range(len(self.target.key))
+        numbers = range(len(self.spec.key))
         old_key = sql.SQL(", ").join(sql.Identifier(f"old{i}") for i in numbers)
         new_key = sql.SQL(", ").join(sql.Identifier(f"new{i}") for i in numbers)
-        own_key = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in self.target.key)
+        own_key = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in self.spec.key)
         parts = {"table": self._table, "stage": stage, "old": old_key, "new": new_key, "own": own_key}
         absent = sql.SQL(
             "SELECT 1 FROM {stage} WHERE NOT EXISTS (SELECT FROM {table} t WHERE ({own}) = ({old})) LIMIT 1"
@@ -523,7 +527,7 @@ class TableSink:
         )
         sets = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier(f"new{i}"))
-            for i, name in enumerate(self.target.key)
+            for i, name in enumerate(self.spec.key)
         )
         self._db.execute(
             sql.SQL("UPDATE {table} t SET {sets} {moved} AND ({own}) = ({old})").format(**parts, sets=sets, moved=moved)
@@ -531,7 +535,7 @@ class TableSink:
 
     def _paired(self, old: pa.RecordBatch, new: pa.RecordBatch) -> sql.Identifier:
         """Keys before and after, in a temporary table of the key's types."""
-        stage, key = sql.Identifier("pg_temp", "headrace_keys"), self.target.key
+        stage, key = sql.Identifier("pg_temp", "headrace_keys"), self.spec.key
         names = [*(f"old{i}" for i in range(len(key))), *(f"new{i}" for i in range(len(key)))]
         columns = sql.SQL(", ").join(
             sql.SQL("{} AS {}").format(sql.Identifier(one), sql.Identifier(name))
@@ -553,12 +557,12 @@ class TableSink:
     def _upsert(self, rows: pa.RecordBatch) -> None:
         stage = self._staged(rows)
         names = rows.schema.names
-        others = [sql.Identifier(name) for name in names if name not in self.target.key]
+        others = [sql.Identifier(name) for name in names if name not in self.spec.key]
         sets = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(one) for one in others)
         what = sql.SQL("UPDATE SET {}").format(sets) if others else sql.SQL("NOTHING")
         self._db.execute(
             sql.SQL("INSERT INTO {} ({columns}) SELECT {columns} FROM {} ON CONFLICT ({}) DO {}").format(
-                self._table, stage, _joined(self.target.key), what, columns=_joined(names)
+                self._table, stage, _joined(self.spec.key), what, columns=_joined(names)
             )
         )
 
@@ -623,12 +627,12 @@ class TableSink:
 
     def _extend(self, columns: Mapping[str, str]) -> dict[str, str]:
         """Make the table or add columns; those that it cannot have (there are too many), with the reasons."""
-        first = [name for name in columns if name in self.target.key] if self._columns is None else []
+        first = [name for name in columns if name in self.spec.key] if self._columns is None else []
         others = [name for name in columns if name not in first]
         defined = {name: sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in columns.items()}
         if self._columns is None:
             parts = [defined[name] for name in first]
-            parts += [sql.SQL("PRIMARY KEY ({})").format(_joined(self.target.key))] if self.target.key else []
+            parts += [sql.SQL("PRIMARY KEY ({})").format(_joined(self.spec.key))] if self.spec.key else []
             self._db.execute(sql.SQL("CREATE TABLE {} ({})").format(self._table, sql.SQL(", ").join(parts)))
             self._note_made()
 
@@ -667,18 +671,18 @@ class TableSink:
             if lost or state[:2] in PASSING or (not state and isinstance(error, psycopg.OperationalError)):
                 raise SinkUnavailable(f"{self._place} cannot be written now: {_words(error)}") from error
             raise SinkError(
-                f"{self._place} cannot be written: {_words(error)}", advice=_advice(state, self.target)
+                f"{self._place} cannot be written: {_words(error)}", advice=_advice(state, self.spec)
             ) from error
 
 
-def _advice(state: str, target: TableTarget) -> str:
+def _advice(state: str, spec: TableSpec) -> str:
     if state == "42P10":
-        keys = ", ".join(target.key)
-        return f"The table has no unique index on its key: CREATE UNIQUE INDEX ON {target.table} ({keys})."
+        keys = ", ".join(spec.key)
+        return f"The table has no unique index on its key: CREATE UNIQUE INDEX ON {spec.table} ({keys})."
     if state == "42501":
         return (
             "Grant the user CREATE on the schema, and SELECT, INSERT, UPDATE and DELETE on "
-            f"{target.table} and {SCHEMA}.sinks."
+            f"{spec.table} and {SCHEMA}.sinks."
         )
     if state[:2] == "28" or state[:2] == "3D":
         return "Check user, password and database; the sink tries again."
@@ -737,3 +741,172 @@ def _no_name(name: str) -> str:
 
 def _joined(names: Sequence[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, names))
+
+
+# -- Arrow columns as PostgreSQL takes them ----------------------------------------------------------------------------
+#
+# The type that a column is made with, and its values as text for COPY. The CSV writer of Arrow does most of the work:
+# it quotes every string and leaves NULL empty, which is what COPY's CSV format means by them.
+
+
+_TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+    (pa.types.is_boolean, "boolean"),
+    (lambda one: pa.types.is_int8(one) or pa.types.is_uint8(one) or pa.types.is_int16(one), "smallint"),
+    (lambda one: pa.types.is_uint16(one) or pa.types.is_int32(one), "integer"),
+    (lambda one: pa.types.is_uint32(one) or pa.types.is_int64(one), "bigint"),
+    (pa.types.is_uint64, "numeric(20)"),
+    (lambda one: pa.types.is_float16(one) or pa.types.is_float32(one), "real"),
+    (pa.types.is_float64, "double precision"),
+    (pa.types.is_date, "date"),
+    (pa.types.is_time, "time"),
+    (pa.types.is_duration, "interval"),
+    (pa.types.is_interval, "interval"),
+)
+
+
+def sql_type(kind: pa.DataType) -> str | None:
+    """The PostgreSQL type of a column made for an Arrow type; None where nothing is known of it yet (all null).
+
+    >>> sql_type(pa.int64()), sql_type(pa.list_(pa.float64())), sql_type(pa.struct([("a", pa.int8())]))
+    ('bigint', 'double precision[]', 'jsonb')
+    """
+    kind = _plain_type(kind)
+    if pa.types.is_null(kind):
+        return None
+    for matches, name in _TYPES:
+        if matches(kind):
+            return name
+    if pa.types.is_decimal(kind):
+        return f"numeric({kind.precision},{kind.scale})" if kind.scale >= 0 else "numeric"
+    if pa.types.is_timestamp(kind):
+        return "timestamptz" if kind.tz else "timestamp"
+    if _is_binary(kind):
+        return "bytea"
+    if _is_list(kind):
+        inner = _plain_type(kind.value_type)
+        return "jsonb" if _is_nested(inner) or _is_binary(inner) else f"{sql_type(inner) or 'text'}[]"
+    return "jsonb" if _is_nested(kind) else "text"
+
+
+def csv_bytes(rows: pa.RecordBatch) -> pa.Buffer:
+    """Rows in the format of ``COPY … FROM STDIN (FORMAT csv)``, without a header.
+
+    >>> bytes(csv_bytes(pa.RecordBatch.from_pydict({"a": ["", None, 'x"y'], "b": [[1, None], [], None]})))
+    b'"","{1,NULL}"\\n,"{}"\\n"x""y",\\n'
+    """
+    columns = [_cells(column) for column in rows.columns]
+    # A row of one NULL would be an empty line, which COPY takes for a NULL too.
+    table = pa.RecordBatch.from_arrays(columns, names=[str(i) for i in range(len(columns))])
+    sink = pa.BufferOutputStream()
+    csv.write_csv(table, sink, csv.WriteOptions(include_header=False, batch_size=max(1, rows.num_rows)))
+    return sink.getvalue()
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    return kind.value_type if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _cells(column: pa.Array) -> pa.Array:
+    """A column as the CSV writer and PostgreSQL both take it."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_null(kind):
+        return column.cast(pa.string())
+    if pa.types.is_float16(kind):
+        return column.cast(pa.float32())
+    if pa.types.is_timestamp(kind):
+        # The zone is only how a time is shown.
+        return plain_values.cast_texts(column.cast(pa.timestamp(kind.unit, "UTC" if kind.tz else None)))
+    if pa.types.is_date(kind) or pa.types.is_time(kind):
+        return plain_values.cast_texts(column)
+    if pa.types.is_duration(kind):
+        return pa.array(plain_values.texts(column), pa.string())
+    if pa.types.is_interval(kind):
+        spans = [None if one is None else _interval(*one) for one in plain_values.values(column)]
+        return pa.array(spans, pa.string())
+    if pa.types.is_decimal256(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if _is_binary(kind):
+        return _hexadecimal(column)
+    if _is_list(kind) and not _is_nested(_plain_type(kind.value_type)) and not _is_binary(kind.value_type):
+        return _array_text(column)
+    return _json(column) if _is_nested(kind) else column
+
+
+def _hexadecimal(column: pa.Array) -> pa.Array:
+    """bytea's text: ``\\x`` and two digits a byte, made of the whole buffer at once."""
+    filled = pc.fill_null(column.cast(pa.large_binary()), b"")
+    offsets = np.frombuffer(filled.buffers()[1], np.int64)[filled.offset : filled.offset + len(filled) + 1]
+    digits = binascii.hexlify(memoryview(filled.buffers()[2] or b"")[offsets[0] : offsets[-1]])
+    texts = pa.LargeStringArray.from_buffers(
+        len(filled), pa.py_buffer((offsets - offsets[0]) * 2), pa.py_buffer(digits)
+    )
+    joined = pc.binary_join_element_wise(pa.scalar("\\x", texts.type), texts, pa.scalar("", texts.type))
+    return pc.if_else(column.is_valid(), joined, pa.scalar(None, texts.type))
+
+
+def _array_text(column: pa.Array) -> pa.Array:
+    """PostgreSQL's array text: ``{1,NULL,"a \\"b\\""}``."""
+    column = column.cast(pa.list_(column.type.value_type))
+    values = _cells(column.flatten())
+    texts = values.cast(pa.string())
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        texts = pc.replace_substring(pc.replace_substring(texts, "\\", "\\\\"), '"', '\\"')
+        texts = pc.binary_join_element_wise('"', texts, '"', "")
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    lists = pa.ListArray.from_arrays(offsets, pc.fill_null(texts, "NULL"))
+    joined = pc.binary_join_element_wise("{", pc.binary_join(lists, ","), "}", "")
+    return pc.if_else(column.is_valid(), joined, pa.scalar(None, pa.string()))
+
+
+def _json(column: pa.Array) -> pa.Array:
+    """Nested values as JSON."""
+    return pa.array(json_of(column), pa.string())
+
+
+def finer(rows: pa.RecordBatch) -> dict[int, str]:
+    """Rows with a time that has nanoseconds: PostgreSQL counts microseconds, and would round it.
+
+    >>> finer(pa.RecordBatch.from_pydict({"at": pa.array([1000, 1001], pa.timestamp("ns"))}))
+    {1: '«at» has nanoseconds, and PostgreSQL counts microseconds'}
+    """
+    found: dict[int, str] = {}
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        if getattr(column.type, "unit", "") == "ns":
+            numbers = np.asarray(pc.fill_null(column.view(pa.int64()), 0))
+        elif pa.types.is_interval(column.type):
+            numbers = np.array([0 if one is None else one[2] for one in plain_values.values(column)], np.int64)
+        else:
+            continue
+        reason = f"«{name}» has nanoseconds, and PostgreSQL counts microseconds"
+        found = dict.fromkeys(np.flatnonzero(numbers % 1000).tolist(), reason) | found
+    return found
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    return f"{months} months {days} days {nanoseconds // 1000} microseconds"

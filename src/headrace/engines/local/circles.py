@@ -19,7 +19,7 @@ from headrace.errors import DeclarationError, SinkError
 from headrace.plan.plan import Plan, SourcePlan
 from headrace.plan.sinks import SinkPlan, columns_of, key_sources
 from headrace.plan.task import PREDICTION_COLUMNS, ModelTask, OutputPlan, StreamPlan, StreamTask, Task
-from headrace.sinks.table import Reach, TableTarget
+from headrace.sinks.table import Reach, TableSpec
 
 logger = logging.getLogger("headrace")
 
@@ -31,13 +31,13 @@ class End:
     """A table that a sink writes, and the source (if one is) in whose database it lies."""
 
     sink: SinkPlan
-    target: TableTarget
+    spec: TableSpec
     reach: Reach
     source: PostgresSource | None
     plan: SourcePlan | None
 
     def __str__(self) -> str:
-        return f"the sink «{self.sink.name}» writes the table {self.reach} ({self.target.where})"
+        return f"the sink «{self.sink.name}» writes the table {self.reach} ({self.spec.where})"
 
     @property
     def ours(self) -> bool:
@@ -60,7 +60,7 @@ class Circles:
 
     def look(self) -> None:
         """Ask the databases, and leave tables that are ours out of capture: before the sources are checked."""
-        sinks = [sink for sink in self._plan.sinks if isinstance(sink.target, TableTarget)]
+        sinks = [sink for sink in self._plan.sinks if isinstance(sink.spec, TableSpec)]
         self._ends, self.unseen = self._found(sinks)
 
     def check(self, schemas: Mapping[str, pa.Schema]) -> None:
@@ -99,19 +99,19 @@ class Circles:
             if sinks:
                 marks = {stack.enter_context(source.marked()): source for source in self._sources}
             for sink in sinks if marks else ():
-                target = sink.target
-                assert isinstance(target, TableTarget)
+                spec = sink.spec
+                assert isinstance(spec, TableSpec)
                 try:
-                    reach = target.reach(self._plan.app, sink.name, sink.stream.topic)
+                    reach = spec.reach(self._plan.app, sink.name, sink.stream.topic)
                 except SinkError as error:
                     unseen[sink.name] = error
                     continue
                 same = [source for mark, source in marks.items() if mark in reach.marks]
                 plans = {plan.prefix: plan for plan in self._plan.sources}
-                found = [End(sink, target, reach, source, plans[source.name]) for source in same]
+                found = [End(sink, spec, reach, source, plans[source.name]) for source in same]
                 for end in found:
                     _leave_out(end)
-                ends += found or [End(sink, target, reach, None, None)]
+                ends += found or [End(sink, spec, reach, None, None)]
         return ends, unseen
 
 
@@ -180,9 +180,9 @@ def _check_identities(plan: Plan, source: PostgresSource) -> None:
         topic, own = _origin(plan, sink)
         identity = identities.get(topic)
         # Without any identity the server lets no row be updated or deleted.
-        if not sink.target.key or not identity or own is None:
+        if not sink.spec.key or not identity or own is None:
             continue
-        if topic != sink.stream.topic and list(sink.target.key) != own:
+        if topic != sink.stream.topic and list(sink.spec.key) != own:
             raise DeclarationError(
                 f"the sink «{sink.name}» identifies rows of {topic} by another name that «{sink.stream.topic}» has for "
                 f"«{own[0]}», under which moved rows are not found",
@@ -209,7 +209,7 @@ def _origin(plan: Plan, sink: SinkPlan) -> tuple[str, list[str] | None]:
         for output in task.outputs
     }
     topic, operations = sink.stream.topic, sink.stream.operations
-    own = key_sources(operations, sink.target.key)
+    own = key_sources(operations, sink.spec.key)
     while own is not None and topic in made:
         stream, output = made.pop(topic)
         own = key_sources((*stream.operations, *output.operations), own)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from headrace.batch import Batch, as_records
 from headrace.engines.local.append_source import AppendedSource
 from headrace.engines.local.engine import Engine
-from headrace.engines.local.sink_runner import Sinking, SinkStatus
+from headrace.engines.local.sink_runner import SinkRunners, SinkStatus
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import DeclarationError, HeadraceError, LearnError, WaitTimeout
 from headrace.log.base import Log
@@ -92,14 +92,14 @@ class RunningModel:
 class Running:
     """A pipeline that runs in the background; leave the ``with`` block, or call `stop`, to end it."""
 
-    def __init__(self, engine: Engine, log: Log, *, close_log: bool = True, sinking: Sinking | None = None) -> None:
+    def __init__(self, engine: Engine, log: Log, *, close_log: bool = True, sinking: SinkRunners | None = None) -> None:
         self.engine = engine
         self.log = log
         self._close_log = close_log
         self.server: Server | None = None
         self.closing: list[Callable[[], None]] = []
         self.at_end: Callable[[Log], None] | None = None
-        self._sinking = sinking or Sinking((), engine, log, lambda: (log, False))
+        self._sinking = sinking or SinkRunners((), engine, log, lambda: (log, False))
         self._thread = threading.Thread(target=self._run, name=f"headrace-{engine.plan.app}", daemon=True)
         try:
             self._thread.start()

@@ -33,9 +33,9 @@ from headrace.retry import Backoff
 from headrace.sinks.base import (
     ORDER,
     ROW_ERRORS,
-    Part,
     Reason,
     Sink,
+    SinkBatch,
     Stopped,
     error_text,
     unreadable,
@@ -83,12 +83,12 @@ class SinkStatus:
 class _RowsAtFault(Exception):
     """A library failed on what rows hold: they are delivered in smaller parts, and the one at fault is refused."""
 
-    def __init__(self, part: Part, error: Exception) -> None:
+    def __init__(self, part: SinkBatch, error: Exception) -> None:
         super().__init__(error_text(error))
         self.first, self.rows = part.first, part.end - part.first
 
 
-class LogJournal:
+class LogSinkContext:
     """What the log keeps for one sink; see `headrace.sinks.base.Journal`.
 
     Its record (``sink`` APP/SINK/TOPIC) holds ``next``, and ``refused``: offsets of rows that are in the dead letters
@@ -111,7 +111,7 @@ class LogJournal:
         """See `Journal.position`."""
         return int(str(self._record.get("next", 0)))
 
-    def refuse(self, part: Part, reasons: Sequence[Reason]) -> None:
+    def refuse(self, part: SinkBatch, reasons: Sequence[Reason]) -> None:
         """See `Journal.refuse`."""
         found = self._record.get("refused")
         known = {one for one in found if one >= part.first} if isinstance(found, list) else set()
@@ -126,7 +126,7 @@ class LogJournal:
         position: int,
         *,
         outputs: Iterable[tuple[str, Batch]] = (),
-        refused: tuple[Part, Sequence[Reason]] | None = None,
+        refused: tuple[SinkBatch, Sequence[Reason]] | None = None,
     ) -> None:
         """See `Journal.keep`."""
         topics = [*outputs, *([self._letters(*refused)] if refused else [])]
@@ -138,7 +138,7 @@ class LogJournal:
         """See `Journal.pause`."""
         self._runner.pause(seconds, why)
 
-    def _letters(self, part: Part, reasons: Sequence[Reason]) -> tuple[str, Batch]:
+    def _letters(self, part: SinkBatch, reasons: Sequence[Reason]) -> tuple[str, Batch]:
         rows = part.take(np.array([row for row, _ in reasons], np.int64))
         texts = [f"{self.sink}: {reason}" for _, reason in reasons]
         return f"{part.topic}.dlq", dead_letters(rows.batch, texts, stage="sink")
@@ -169,7 +169,7 @@ class SinkRunner:
     ) -> None:
         self.plan = plan
         self._late = late
-        self.status = SinkStatus(plan.name, plan.stream.topic, plan.target.where)
+        self.status = SinkStatus(plan.name, plan.stream.topic, plan.spec.where)
         self._engine = engine
         self._log_id = log_id
         self._reader = reader
@@ -179,13 +179,13 @@ class SinkRunner:
         self._hurry = 0
         self._since: float | None = None
         self._sink: Sink | None = None
-        self._journal: LogJournal | None = None
+        self._context: LogSinkContext | None = None
         self._limit: int | None = None
         self._doomed: tuple[int, str] | None = None
         # Of a copy of a captured table, the columns of the table that its key is.
-        copied = plan.target.key and _captured(engine.plan.sources, plan.stream.topic)
-        self._source_key = (key_sources(plan.stream.operations, plan.target.key) or []) if copied else []
-        self._operations = tuple(_keeping_order(one, copies=bool(plan.target.key)) for one in plan.stream.operations)
+        copied = plan.spec.key and _captured(engine.plan.sources, plan.stream.topic)
+        self._source_key = (key_sources(plan.stream.operations, plan.spec.key) or []) if copied else []
+        self._operations = tuple(_keeping_order(one, copies=bool(plan.spec.key)) for one in plan.stream.operations)
         self._thread = threading.Thread(target=self._run, name=f"headrace-sink-{plan.name}", daemon=True)
 
     # -- others -----------------------------------------------------------------------------------------------------
@@ -282,8 +282,8 @@ class SinkRunner:
             reader, ours = self._reader()
             if ours:
                 stack.callback(reader.close)
-            self._journal = LogJournal(self._engine, self.plan, self._log_id, self)
-            self._sink = sink = self.plan.target.sink(self._journal)
+            self._context = LogSinkContext(self._engine, self.plan, self._log_id, self)
+            self._sink = sink = self.plan.spec.sink(self._context)
             stack.callback(sink.close)
             if self._late is not None:
                 self._late()
@@ -319,7 +319,7 @@ class SinkRunner:
         info = reader.topics().get(self.plan.stream.topic)
         if position > end:
             raise SinkError(
-                f"{self.plan.target.where} has rows up to offset {position} of {self.plan.stream.topic}, which in this "
+                f"{self.plan.spec.where} has rows up to offset {position} of {self.plan.stream.topic}, which in this "
                 f"log ends at {end}: the log was put back to an earlier state",
                 advice="Give the sink another name=… and an empty destination.",
             )
@@ -366,19 +366,19 @@ class SinkRunner:
 
     def _deliver(self, sink: Sink, entries: Sequence[Entry], position: int) -> int:
         fault("sink.read")
-        assert self._journal is not None
+        assert self._context is not None
         topic = self.plan.stream.topic
         batch, end = _joined(entries, position, self._rows(sink, position))
         untold = _untold(batch, self._source_key) if self._source_key else {}
         if untold:
             rows = np.array(sorted(untold), np.int64)
-            part = Part(topic, position, end, *_rows([batch.take(rows)], batch))
-            self._journal.refuse(part, [(i, untold[row]) for i, row in enumerate(rows.tolist())])
+            part = SinkBatch(topic, position, end, *_rows([batch.take(rows)], batch))
+            self._context.refuse(part, [(i, untold[row]) for i, row in enumerate(rows.tolist())])
             batch = batch.take(np.setdiff1d(np.arange(batch.num_rows), rows).astype(np.int64))
         good, bad = operate(_with_old_keys(batch, self.plan), self._operations)
         if bad:
-            whole = Part(topic, position, end, *_rows([one for one, _ in bad], batch))
-            self._journal.refuse(whole, [(i, reason) for i, (_, reason) in enumerate(bad)])
+            whole = SinkBatch(topic, position, end, *_rows([one for one, _ in bad], batch))
+            self._context.refuse(whole, [(i, reason) for i, (_, reason) in enumerate(bad)])
         for part in _parts(topic, position, end, good, batch):
             refused = self.status.refused
             try:
@@ -392,19 +392,19 @@ class SinkRunner:
         self._limit = None if self._limit is None or self._limit >= sink.rows else 2 * self._limit
         return end
 
-    def _readable(self, part: Part) -> Part:
+    def _readable(self, part: SinkBatch) -> SinkBatch:
         """The part without rows that no destination can be given, which are refused."""
         wrong = unreadable(part.batch.rows)
         if self._doomed is not None and self._doomed[0] == part.first:
             wrong = dict.fromkeys(range(part.batch.num_rows), self._doomed[1])
         if not wrong:
             return part
-        assert self._journal is not None
-        self._journal.refuse(part, sorted(wrong.items()))
+        assert self._context is not None
+        self._context.refuse(part, sorted(wrong.items()))
         return part.take(np.setdiff1d(np.arange(part.batch.num_rows), list(wrong)).astype(np.int64))
 
 
-class Sinking:
+class SinkRunners:
     """All sinks of a pipeline.
 
     Args:
@@ -516,7 +516,7 @@ def _rows(batches: Sequence[Batch], like: Batch) -> tuple[Batch, np.ndarray[tupl
     return Batch(whole.drop_columns([ORDER])), np.asarray(whole.column(ORDER)).astype(np.int64)
 
 
-def _parts(topic: str, first: int, end: int, good: Sequence[Batch], like: Batch) -> Iterator[Part]:
+def _parts(topic: str, first: int, end: int, good: Sequence[Batch], like: Batch) -> Iterator[SinkBatch]:
     """What came of the rows, in parts of one schema each; together they cover all offsets."""
     runs: list[list[Batch]] = []
     for one in good:
@@ -530,7 +530,7 @@ def _parts(topic: str, first: int, end: int, good: Sequence[Batch], like: Batch)
         batch, offsets = _rows(run, like)
         following = runs[number + 1][0] if number + 1 < len(runs) else None
         until = end if following is None else int(following.column(ORDER)[0].as_py())
-        yield Part(topic, first, until, batch, offsets)
+        yield SinkBatch(topic, first, until, batch, offsets)
         first = until
 
 
@@ -599,7 +599,7 @@ def _untold(batch: Batch, key: Sequence[str]) -> dict[int, str]:
 
 def _with_old_keys(batch: Batch, plan: SinkPlan) -> Batch:
     """The batch with the keys that updated rows had as the operations make them: they name and compute columns."""
-    key, before = plan.target.key, batch.before
+    key, before = plan.spec.key, batch.before
     computing = [one for one in plan.stream.operations if isinstance(one, Select | WithColumns)]
     if not key or before is None or not computing or any(isinstance(one, Transform) for one in plan.stream.operations):
         return batch

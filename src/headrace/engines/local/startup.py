@@ -16,9 +16,9 @@ from headrace.engines.local.append_source import AppendedSource
 from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.health import HealthWriter, health_file, parts_of
-from headrace.engines.local.serving.service import InProcess, Place, serve_running, take_handed
-from headrace.engines.local.sink_runner import Sinking
+from headrace.engines.local.serving.health import HealthWriter, health_file, health_of
+from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
+from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import Captured, check_apart, databases, foreign_topics, topic_sources
 from headrace.engines.local.tasks import OnStep
 from headrace.engines.local.traced import trace_rounds
@@ -70,7 +70,7 @@ def start(plan: Plan, settings: RunSettings | None = None) -> Running:
     """
     settings = settings or RunSettings()
     plan.check()
-    place = Place.of(plan, settings.serve) if settings.serve else None
+    place = ServerBinding.of(plan, settings.serve) if settings.serve else None
     try:
         return _start(plan, settings, place)
     except BaseException:
@@ -79,7 +79,7 @@ def start(plan: Plan, settings: RunSettings | None = None) -> Running:
         raise
 
 
-def _start(plan: Plan, settings: RunSettings, place: Place | None) -> Running:
+def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Running:
     keep = Keep.parse(plan.keep) if plan.keep is not None else None
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
@@ -103,9 +103,9 @@ def _start(plan: Plan, settings: RunSettings, place: Place | None) -> Running:
         for source in sources:
             source.start(log)
         engine.recover(_repeating(settings.on_status))
-        sinking = Sinking(plan.sinks, engine, log, lambda: _reader(plan, log, codec), late=circles.late)
+        sinking = SinkRunners(plan.sinks, engine, log, lambda: _reader(plan, log, codec), late=circles.late)
         engine.holders.append(sinking.needed)
-        models = InProcess(engine) if place else None
+        models = LocalModels(engine) if place else None
         trace_rounds(engine)
     except BaseException:
         for source in sources:
@@ -116,7 +116,7 @@ def _start(plan: Plan, settings: RunSettings, place: Place | None) -> Running:
     stays_open = settings.log is not None or plan.log.startswith("memory:")
     running = Running(engine, log, close_log=not stays_open, sinking=sinking)
     _tell_health(running)
-    take_handed(running, plan.endpoints)
+    receive_served_rows(running, plan.endpoints)
     return serve_running(running, models, place) if models and place else running
 
 
@@ -140,7 +140,7 @@ def _tell_health(running: Running) -> None:
     """Let processes that follow the log know how its pipeline is."""
     path = health_file(running.log)
     if path is not None:
-        told = HealthWriter(path, lambda: parts_of(running.engine, list(running.sinks.values())))
+        told = HealthWriter(path, lambda: health_of(running.engine, list(running.sinks.values())))
         running.engine.each_round.append(told.write)
         running.closing.append(told.remove)
 

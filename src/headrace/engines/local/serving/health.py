@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.engines.local.sink_runner import SinkStatus
 from headrace.log.base import Log
-from headrace.serve.models import Gauge, Part
+from headrace.serve.models import ComponentHealth, Gauge
 
 if TYPE_CHECKING:
     from headrace.engines.local.engine import Engine
@@ -25,22 +25,25 @@ if TYPE_CHECKING:
 WRITE_SECONDS = 1.0
 
 
-def parts_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Part]:
+def health_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[ComponentHealth]:
     """The parts of a pipeline that runs in this process, as they are now."""
     found = []
     for source in engine.sources:
         away = getattr(source, "away_seconds", 0.0)
-        found.append(Part("source", source.name, away, str(source.status)))
-    found += [Part("sink", sink.name, sink.waiting_seconds, sink.status) for sink in sinks]
+        found.append(ComponentHealth("source", source.name, away, str(source.status)))
+    found += [ComponentHealth("sink", sink.name, sink.waiting_seconds, sink.status) for sink in sinks]
     status = engine.progress.status
     if engine.error is not None:
         status = f"ended: {engine.error}"
     elif engine.finished.is_set():
         status = "ended"
-    return [*found, Part("engine", engine.plan.app, engine.round_age, status, ended=engine.finished.is_set())]
+    return [
+        *found,
+        ComponentHealth("engine", engine.plan.app, engine.round_age, status, ended=engine.finished.is_set()),
+    ]
 
 
-def gauges_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gauge]:
+def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gauge]:
     """Numbers about sources, sinks and rounds."""
     found = []
     for source in engine.sources:
@@ -81,9 +84,9 @@ def health_file(log: Log) -> Path | None:
 
 
 class HealthWriter:
-    """Writes what `parts_of` says beside a log. Called by the engine's thread, in each round."""
+    """Writes what `health_of` says beside a log. Called by the engine's thread, in each round."""
 
-    def __init__(self, path: Path, parts: Callable[[], list[Part]]) -> None:
+    def __init__(self, path: Path, parts: Callable[[], list[ComponentHealth]]) -> None:
         self._path = path
         self._parts = parts
         self._written_at = -WRITE_SECONDS
@@ -106,7 +109,7 @@ class HealthWriter:
             self._path.unlink(missing_ok=True)
 
 
-def parts_beside(log: Log) -> list[Part]:
+def read_health(log: Log) -> list[ComponentHealth]:
     """The parts of the pipeline that another process runs on a log, as it wrote them last, and older since then.
 
     Returns:
@@ -115,12 +118,12 @@ def parts_beside(log: Log) -> list[Part]:
     path = health_file(log)
     try:
         about: dict[str, Any] = json.loads(path.read_text()) if path is not None else {"parts": [], "ts": 0.0}
-        found = [Part(**part) for part in about["parts"]]
+        found = [ComponentHealth(**part) for part in about["parts"]]
         age = max(0.0, time.time() - float(about["ts"]))
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return [Part("engine", str(path), 0.0, f"its health cannot be read: {error}", ended=True)]
+        return [ComponentHealth("engine", str(path), 0.0, f"its health cannot be read: {error}", ended=True)]
     # What was away then is taken to be away still, and the rounds of a process that is silent grow old.
     return [
         replace(part, seconds=part.seconds + age) if part.seconds or part.kind == "engine" else part for part in found

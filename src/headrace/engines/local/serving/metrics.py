@@ -30,7 +30,7 @@ _COUNTERS = {
 }
 
 
-def of_model(progress: Progress, state: State, model: str) -> list[Gauge]:
+def model_metrics(progress: Progress, state: State, model: str) -> list[Gauge]:
     """Numbers about one model."""
     labels = {"model": model}
     found = [Gauge("model_version", "The model's current version", state.version, labels)]
@@ -50,7 +50,7 @@ def of_model(progress: Progress, state: State, model: str) -> list[Gauge]:
     return found
 
 
-def of_flow(log: Log, task: Task, state: State) -> list[Gauge]:
+def flow_metrics(log: Log, task: Task, state: State) -> list[Gauge]:
     """Numbers about what is derived from a task's rows: labels that are waited for, errors, alarms."""
     flow = state.flow
     if flow is None:
@@ -113,7 +113,7 @@ def newest(log: Log, topic: TopicInfo, rows: int) -> pa.Table:
     return united(found)
 
 
-def of_topics(log: Log, tasks: Sequence[ModelTask], offsets: Mapping[str, Mapping[str, int]]) -> list[Gauge]:
+def topic_metrics(log: Log, tasks: Sequence[ModelTask], offsets: Mapping[str, Mapping[str, int]]) -> list[Gauge]:
     """How far each model has come in the topics that it reads, and how many rows are before it; dead letters.
 
     Args:

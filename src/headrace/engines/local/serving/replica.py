@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from headrace.engines.local.running import trained
-from headrace.engines.local.serving.health import parts_beside
-from headrace.engines.local.serving.metrics import of_flow, of_model, of_topics
-from headrace.engines.local.serving.served_rows import HandingOver
-from headrace.engines.local.serving.service import Providing
-from headrace.engines.local.serving.snapshots import Frozen, Published
+from headrace.engines.local.serving.health import read_health
+from headrace.engines.local.serving.metrics import flow_metrics, model_metrics, topic_metrics
+from headrace.engines.local.serving.served_rows import ServedRowsSender
+from headrace.engines.local.serving.service import ModelProvider
+from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher
 from headrace.engines.local.startup import check_fingerprint
 from headrace.errors import HeadraceError, LogError
 from headrace.formats.topic_formats import codec_for
@@ -33,7 +33,7 @@ from headrace.registry.models import Progress, checkpoint_steps, read_progress
 from headrace.registry.requests import Request, ask, folder_of, whoami
 from headrace.registry.versions import VersionList
 from headrace.replay.recovery import replay, restore
-from headrace.serve.models import TAKES_OVER, Gauge, Part, Wanted
+from headrace.serve.models import TAKES_OVER, AtLeast, ComponentHealth, Gauge
 
 logger = logging.getLogger("headrace")
 
@@ -41,15 +41,15 @@ LOOK_SECONDS = 0.02
 AFTER_ERROR = 1.0
 
 
-class FollowedTask:
+class ReplicaTask:
     """One model as the log has it. Used by one thread."""
 
     def __init__(self, plan: Plan, task: ModelTask, log: Log) -> None:
         self._plan = plan
         self._log = log
-        self._made: dict[int, int] = {}
+        self._info: dict[int, int] = {}
         self.task = task
-        self.published = Published(task, self._made_at)
+        self.published = SnapshotPublisher(task, self._time_of)
         self._start()
 
     def _start(self) -> None:
@@ -90,27 +90,27 @@ class FollowedTask:
         """Whether the log holds rows that the model has not consumed."""
         return bool(self._log.read(self.task.topics, after=self.progress.slice, limit=1))
 
-    def _made_at(self, version: int) -> int:
-        if version not in self._made:
-            self._made = {one.version: one.ts_us for one in VersionList.read(self._log, self.task.name)}
-        return self._made.get(version, 0)
+    def _time_of(self, version: int) -> int:
+        if version not in self._info:
+            self._info = {one.version: one.ts_us for one in VersionList.read(self._log, self.task.name)}
+        return self._info.get(version, 0)
 
 
-class Follower(Providing):
+class Replica(ModelProvider):
     """Models that follow a log; see `headrace.serve.models.Models`. `start` begins, `stop` ends and closes the log."""
 
     def __init__(self, plan: Plan, log: Log) -> None:
-        self._tasks = {task.name: FollowedTask(plan, task, log) for task in plan.models}
+        self._tasks = {task.name: ReplicaTask(plan, task, log) for task in plan.models}
         super().__init__(plan, log, {name: one.published for name, one in self._tasks.items()})
         self._offsets: Mapping[str, Mapping[str, int]] = {}
         self._databases: Mapping[str, int] = {}
         self._ended = threading.Event()
-        self._handing = HandingOver(log)
+        self._handing = ServedRowsSender(log)
         self._thread = threading.Thread(target=self._run, name=f"headrace-follow-{plan.app}", daemon=True)
         self._look()
 
     @classmethod
-    def of(cls, plan: Plan) -> Follower:
+    def of(cls, plan: Plan) -> Replica:
         """Follow the log of a pipeline that another process runs.
 
         Raises:
@@ -161,7 +161,7 @@ class Follower(Providing):
         found = {name: json.loads(value) for name, value in self.log.records("source").items()}
         return {name: parse_lsn(one["acknowledged"]) for name, one in found.items() if "acknowledged" in one}
 
-    def reached(self, model: str, wanted: Wanted) -> Frozen | None:
+    def reached(self, model: str, wanted: AtLeast) -> ModelSnapshot | None:
         """The model that answers now, when it has learned that far."""
         self._is_read(model, wanted)
         if wanted.lsn is None:
@@ -184,7 +184,7 @@ class Follower(Providing):
         finally:
             lock.release()
         if told["status"] in TAKES_OVER:
-            while self.current(model).made.version < told["version"]:
+            while self.current(model).info.version < told["version"]:
                 if self._ended.wait(LOOK_SECONDS / 4) or time.monotonic() > until:
                     break
         return told
@@ -199,13 +199,13 @@ class Follower(Providing):
         """Hand answers that were given over to the process that writes the log."""
         self._handing.append(topic, rows, timeout)
 
-    def parts(self) -> list[Part]:
+    def health(self) -> list[ComponentHealth]:
         """How sources, sinks and the engine of the process that writes the log are, as far as it tells."""
-        return parts_beside(self.log)
+        return read_health(self.log)
 
-    def gauges(self) -> list[Gauge]:
+    def metrics(self) -> list[Gauge]:
         """Numbers about the pipeline."""
         found: list[Gauge] = []
         for name, one in self._tasks.items():
-            found += [*of_model(one.progress, one.state, name), *of_flow(self.log, one.task, one.state)]
-        return [*found, *of_topics(self.log, self.plan.models, self._offsets)]
+            found += [*model_metrics(one.progress, one.state, name), *flow_metrics(self.log, one.task, one.state)]
+        return [*found, *topic_metrics(self.log, self.plan.models, self._offsets)]

@@ -39,7 +39,7 @@ def folder_of(log: Log) -> Path | None:
     return path.with_name(f"{path.name}.handed") if isinstance(path, Path) else None
 
 
-class HandingOver:
+class ServedRowsSender:
     """The side of a process that does not write the log. May be called from any thread."""
 
     def __init__(self, log: Log) -> None:
@@ -86,7 +86,7 @@ class HandingOver:
             raise LogError(f"the rows were not appended: {reason}")
 
 
-class HandedRows:
+class ServedRowsReceiver:
     """The side of the process that writes the log: a thread that appends what was handed over.
 
     Args:

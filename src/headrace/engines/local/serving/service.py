@@ -1,6 +1,6 @@
 """The models of a pipeline in this process, for the HTTP side; and what both kinds of providers have in common.
 
-`InProcess` publishes a snapshot of each model after each commit, from the engine's thread, and requests read it.
+`LocalModels` publishes a snapshot of each model after each commit, from the engine's thread, and requests read it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pyarrow as pa
 from headrace.engines.local.append_source import AppendedSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.health import gauges_of, parts_of
-from headrace.engines.local.serving.metrics import of_flow, of_model, of_topics
-from headrace.engines.local.serving.served_rows import HandedRows, folder_of
-from headrace.engines.local.serving.snapshots import Frozen, Published, describe
+from headrace.engines.local.serving.health import engine_metrics, health_of
+from headrace.engines.local.serving.metrics import flow_metrics, model_metrics, topic_metrics
+from headrace.engines.local.serving.served_rows import ServedRowsReceiver, folder_of
+from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher, describe
 from headrace.engines.local.sink_runner import SinkStatus
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import HeadraceError
@@ -31,7 +31,7 @@ from headrace.plan.task import ModelTask
 from headrace.position import Position
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state
-from headrace.serve.models import Busy, Description, Gauge, NoModel, Part, Wanted
+from headrace.serve.models import AtLeast, Busy, ComponentHealth, Description, Gauge, NoModel
 from headrace.serve.parameters import Endpoint
 from headrace.step.state import Answering
 
@@ -47,20 +47,20 @@ KEPT_VERSIONS = 8
 LONGEST_NUMBER = 18
 
 
-class Shelves:
+class VersionCache:
     """Versions that are not the current one, as their log keeps them; the last few that were asked for stay here."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._loaded: OrderedDict[tuple[str, int], Frozen] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, int], ModelSnapshot] = OrderedDict()
         self._loading = threading.Lock()
 
-    def numbers(self, current: Frozen) -> list[str]:
+    def numbers(self, current: ModelSnapshot) -> list[str]:
         """Versions that can be asked for: the current one, and those whose state is kept."""
-        shelf = VersionList.read(self._log, current.made.model)
-        return [str(one.version) for one in shelf if one.kept or one.version == current.made.version]
+        shelf = VersionList.read(self._log, current.info.model)
+        return [str(one.version) for one in shelf if one.kept or one.version == current.info.version]
 
-    def find(self, published: Published, wanted: str) -> Frozen:
+    def find(self, published: SnapshotPublisher, wanted: str) -> ModelSnapshot:
         """A version by its number or tag.
 
         Raises:
@@ -68,8 +68,8 @@ class Shelves:
         """
         current = published.newest
         assert current is not None
-        name = current.made.model
-        if wanted == str(current.made.version):
+        name = current.info.model
+        if wanted == str(current.info.version):
             return current
         if wanted.isdecimal() and len(wanted) > LONGEST_NUMBER:
             raise NoModel(f"«{name}» has no version of that number")
@@ -78,7 +78,7 @@ class Shelves:
                 return self._loaded[name, int(wanted)]
             try:
                 version = VersionList.read(self._log, name).find(wanted)
-                if version.version == current.made.version:
+                if version.version == current.info.version:
                     return current
                 data = kept_state(self._log, version)
             except HeadraceError as error:
@@ -90,7 +90,7 @@ class Shelves:
             return found
 
 
-def _frozen(published: Published, version: VersionRecord, data: bytes) -> Frozen:
+def _frozen(published: SnapshotPublisher, version: VersionRecord, data: bytes) -> ModelSnapshot:
     learner = copy.deepcopy(published.task.learner)
     learner.restore(dict(load_values(data)))
     known = {column: words[: version.known.get(column, 0)] for column, words in published.words.items()}
@@ -100,17 +100,17 @@ def _frozen(published: Published, version: VersionRecord, data: bytes) -> Frozen
     return published.freeze(by, learner)
 
 
-class Providing:
+class ModelProvider:
     """What every provider has: the newest snapshots, other versions, descriptions, training one at a time."""
 
-    def __init__(self, plan: Plan, log: Log, published: Mapping[str, Published]) -> None:
+    def __init__(self, plan: Plan, log: Log, published: Mapping[str, SnapshotPublisher]) -> None:
         self.plan = plan
         self.log = log
         self.descriptions: Mapping[str, Description] = {
             task.name: describe(task, databases=bool(plan.sources)) for task in plan.models
         }
         self.published = published
-        self._shelves = Shelves(log)
+        self._shelves = VersionCache(log)
         self._training: dict[str, threading.Lock] = {name: threading.Lock() for name in published}
 
     def ready(self, model: str | None = None) -> bool:
@@ -118,13 +118,13 @@ class Providing:
         chosen = self.published.values() if model is None else [self._named(model)]
         return all(one.newest is not None and one.newest.ready for one in chosen)
 
-    def current(self, model: str) -> Frozen:
+    def current(self, model: str) -> ModelSnapshot:
         """The model that answers now."""
         newest = self._named(model).newest
         assert newest is not None
         return newest
 
-    def version(self, model: str, version: str) -> Frozen:
+    def version(self, model: str, version: str) -> ModelSnapshot:
         """A version, by its number or a tag."""
         return self._shelves.find(self._named(model), version)
 
@@ -132,13 +132,13 @@ class Providing:
         """Numbers of the versions that can be asked for."""
         return self._shelves.numbers(self.current(model))
 
-    def _named(self, model: str) -> Published:
+    def _named(self, model: str) -> SnapshotPublisher:
         found = self.published.get(model)
         if found is None:
             raise NoModel(f"there is no model «{model}»", advice=f"There are: {', '.join(self.published) or 'none'}.")
         return found
 
-    def _is_read(self, model: str, wanted: Wanted) -> None:
+    def _is_read(self, model: str, wanted: AtLeast) -> None:
         """Refuse what can never be reached.
 
         Raises:
@@ -159,7 +159,7 @@ class Providing:
         return lock
 
 
-class InProcess(Providing):
+class LocalModels(ModelProvider):
     """The models of an engine in this process; see `headrace.serve.models.Models`.
 
     Args:
@@ -182,7 +182,7 @@ class InProcess(Providing):
         # After the snapshots: who reads the offsets first, and then takes a snapshot, has one that is as new.
         self._offsets = {name: dict(runner.progress.offsets) for name, runner in self._runners.items()}
 
-    def reached(self, model: str, wanted: Wanted) -> Frozen | None:
+    def reached(self, model: str, wanted: AtLeast) -> ModelSnapshot | None:
         """The model that answers now, when it has learned that far."""
         self._is_read(model, wanted)
         if wanted.lsn is None:
@@ -218,36 +218,42 @@ class InProcess(Providing):
         assert self.running is not None
         self.running.append(topic, rows, timeout=timeout)
 
-    def gauges(self) -> list[Gauge]:
+    def metrics(self) -> list[Gauge]:
         """Numbers about the pipeline."""
-        found = [one for name, runner in self._runners.items() for one in of_model(runner.progress, runner.state, name)]
+        found = [
+            one for name, runner in self._runners.items() for one in model_metrics(runner.progress, runner.state, name)
+        ]
         for runner in self.engine.runners:
-            found += of_flow(self.log, runner.task, runner.state)
-        return [*found, *of_topics(self.log, self.plan.models, self._offsets), *gauges_of(self.engine, self._sinks())]
+            found += flow_metrics(self.log, runner.task, runner.state)
+        return [
+            *found,
+            *topic_metrics(self.log, self.plan.models, self._offsets),
+            *engine_metrics(self.engine, self._sinks()),
+        ]
 
-    def parts(self) -> list[Part]:
+    def health(self) -> list[ComponentHealth]:
         """How sources, sinks and the engine are."""
-        return parts_of(self.engine, self._sinks())
+        return health_of(self.engine, self._sinks())
 
     def _sinks(self) -> list[SinkStatus]:
         return [] if self.running is None else list(self.running.sinks.values())
 
 
-def _published(runner: TaskRunner) -> Published:
+def _published(runner: TaskRunner) -> SnapshotPublisher:
     assert isinstance(runner.task, ModelTask)
 
-    def made_at(version: int) -> int:
+    def time_of(version: int) -> int:
         found = runner.lineage.versions.versions.get(version) if runner.lineage is not None else None
         return found.ts_us if found is not None else 0
 
-    return Published(runner.task, made_at)
+    return SnapshotPublisher(runner.task, time_of)
 
 
 # -- a server for a pipeline ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Place:
+class ServerBinding:
     """Where a pipeline is to be served: checked, and its port taken, before anything runs."""
 
     app: str
@@ -257,7 +263,7 @@ class Place:
     listening: socket.socket
 
     @classmethod
-    def of(cls, plan: Plan, serve: bool | ServeSettings, *, listening: socket.socket | None = None) -> Place:
+    def of(cls, plan: Plan, serve: bool | ServeSettings, *, listening: socket.socket | None = None) -> ServerBinding:
         """The place that settings, or the environment, say.
 
         Args:
@@ -286,7 +292,7 @@ class Place:
         self.listening.close()
 
 
-def serve_running(running: Running, models: InProcess, place: Place) -> Running:
+def serve_running(running: Running, models: LocalModels, place: ServerBinding) -> Running:
     """Serve a pipeline that runs, until it is stopped."""
     models.running = running
     try:
@@ -299,11 +305,11 @@ def serve_running(running: Running, models: InProcess, place: Place) -> Running:
     return running
 
 
-def take_handed(running: Running, endpoints: Sequence[Endpoint]) -> None:
+def receive_served_rows(running: Running, endpoints: Sequence[Endpoint]) -> None:
     """Take rows that processes which follow the log hand over, where answers are logged at all."""
     folder = folder_of(running.log)
     queue = next((one for one in running.engine.sources if isinstance(one, AppendedSource)), None)
     if folder is not None and queue is not None and any(one.log_to for one in endpoints):
-        handed = HandedRows(folder, queue)
+        handed = ServedRowsReceiver(folder, queue)
         running.closing.append(handed.stop)
         handed.start()

@@ -25,7 +25,7 @@ from headrace.learn.category import Category
 from headrace.learn.features import resolved
 from headrace.learn.images import Image, Vector
 from headrace.plan.task import ModelTask
-from headrace.serve.models import Answer, Column, Description, Made, NotReady, RowRefused, TooSlow
+from headrace.serve.models import Column, Description, NotReady, PredictedRows, RowRefused, TooSlow, VersionInfo
 from headrace.step.predictions import BLOCK_ROWS, PredictionBatch, predict_rows
 from headrace.step.state import Answering, State
 
@@ -87,7 +87,7 @@ class Pace:
         return self.seconds > SLOW_SECONDS
 
 
-class Frozen:
+class ModelSnapshot:
     """A model after one commit; see `headrace.serve.models.Snapshot`.
 
     Args:
@@ -95,24 +95,24 @@ class Frozen:
         pace: of this model, shared by its snapshots.
     """
 
-    def __init__(self, task: ModelTask, by: Answering, made: Made, pace: Pace) -> None:
+    def __init__(self, task: ModelTask, by: Answering, info: VersionInfo, pace: Pace) -> None:
         self.by = by
-        self._made = made
+        self._info = info
         self._task = task
         self._pace = pace
-        self._asking = threading.Lock()
+        self._predicting = threading.Lock()
         self._width, self._dtype, self._code = _coder(task, by)
 
     @property
-    def made(self) -> Made:
-        return self._made
+    def info(self) -> VersionInfo:
+        return self._info
 
     @property
     def ready(self) -> bool:
         """Whether it can answer."""
         return self.by.learner.ready and not self.by.diverged
 
-    def some(self, rows: Sequence[Sequence[Any]], *, wait: bool = False) -> list[Outcome]:
+    def predict(self, rows: Sequence[Sequence[Any]], *, wait: bool = False) -> list[Outcome]:
         """The predictions for at most 64 rows of values, in one block: the same bits as `answer` gives for each.
 
         Args:
@@ -127,19 +127,19 @@ class Frozen:
             TooSlow: see ``wait``.
         """
         if not self.by.learner.ready:
-            raise NotReady(f"the model «{self._made.model}» has learned nothing yet")
+            raise NotReady(f"the model «{self._info.model}» has learned nothing yet")
         if self.by.diverged:
-            raise NotReady(f"the model «{self._made.model}» has diverged: {self.by.diverged}")
+            raise NotReady(f"the model «{self._info.model}» has diverged: {self.by.diverged}")
         if not wait and (self._pace.slow or self._code is None):
-            raise TooSlow(f"the model «{self._made.model}» takes {self._pace.seconds * 1000:.1f} ms")
+            raise TooSlow(f"the model «{self._info.model}» takes {self._pace.seconds * 1000:.1f} ms")
         if self._code is None:
             return [self._by_batch(row) for row in rows]
-        if not self._asking.acquire(blocking=wait):
-            raise TooSlow(f"the model «{self._made.model}» is answering")
+        if not self._predicting.acquire(blocking=wait):
+            raise TooSlow(f"the model «{self._info.model}» is answering")
         try:
             return self._in_block(rows, self._code)
         finally:
-            self._asking.release()
+            self._predicting.release()
 
     def _in_block(self, rows: Sequence[Sequence[Any]], code: Coder) -> list[Outcome]:
         block = np.empty((BLOCK_ROWS, self._width), self._dtype)
@@ -167,12 +167,14 @@ class Frozen:
     def _by_batch(self, row: Sequence[Any]) -> Outcome:
         """A row whose features need Arrow: a vector, bytes."""
         names = self._task.feature_names
-        answer = self.answer(pa.RecordBatch.from_pydict({name: [one] for name, one in zip(names, row, strict=True)}))
+        answer = self.predict_batch(
+            pa.RecordBatch.from_pydict({name: [one] for name, one in zip(names, row, strict=True)})
+        )
         if answer.reasons:
             return RowRefused(answer.reasons[0])
         return plain_values.value(answer.batch.column("prediction")[0])
 
-    def answer(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> Answer:
+    def predict_batch(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> PredictedRows:
         """Answers to rows, in blocks; waits for other callers of this snapshot.
 
         Raises:
@@ -181,11 +183,11 @@ class Frozen:
         for name in filter(is_meta, rows.schema.names):
             raise HeadraceError(f"the rows have a column «{name}», a name of Headrace's own", advice="Rename it.")
         query = PredictionBatch(Batch.of(rows), np.arange(rows.num_rows), self._task, proba=probabilities)
-        with self._asking:
+        with self._predicting:
             query.predict_until(rows.num_rows, self.by)
         if not rows.num_rows:
-            return Answer(_nothing(rows, self._task, probabilities), self._made, {})
-        return Answer(query.output().rows, self._made, query.reasons)
+            return PredictedRows(_nothing(rows, self._task, probabilities), self._info, {})
+        return PredictedRows(query.output().rows, self._info, query.reasons)
 
 
 def _nothing(rows: pa.RecordBatch, task: ModelTask, probabilities: bool) -> pa.RecordBatch:
@@ -265,7 +267,7 @@ def _number(name: str, value: Any, missing: float | None) -> float:
 # -- publishing -------------------------------------------------------------------------------------------------------
 
 
-class Published:
+class SnapshotPublisher:
     """The newest snapshot of one model. `publish` is called by the one thread that changes the state.
 
     A copy is made with every commit that changed the model, so that a request after a commit sees it. Only where copies
@@ -273,14 +275,14 @@ class Published:
     another version has begun, or there is nothing else to do.
     """
 
-    def __init__(self, task: ModelTask, made_at: Callable[[int], int]) -> None:
+    def __init__(self, task: ModelTask, time_of: Callable[[int], int]) -> None:
         self.task = task
         self.pace = Pace()
-        self.newest: Frozen | None = None
+        self.newest: ModelSnapshot | None = None
         self.words: Mapping[str, tuple[str, ...]] = {}
         self.behind = False
         self.wanted = False
-        self._made_at = made_at
+        self._time_of = time_of
         self._key: tuple[Any, ...] | None = None
         self._costs: deque[float] = deque([0.0], maxlen=4)
         self._copied_at = 0.0
@@ -308,10 +310,12 @@ class Published:
         self._copied_at = time.monotonic()
         self._costs.append(self._copied_at - now)
 
-    def freeze(self, by: Answering, learner: Any = None) -> Frozen:
+    def freeze(self, by: Answering, learner: Any = None) -> ModelSnapshot:
         """A snapshot of a model; the learner is copied where none is given."""
         words = {column: tuple(found) for column, found in by.words.items()}
         own = copy.deepcopy(by.learner) if learner is None else learner
         kept = Answering(own, by.position, by.version, by.rows, words, dict(by.sizes), by.diverged)
-        made = Made(self.task.name, by.version, str(by.position) if by.position else None, self._made_at(by.version))
-        return Frozen(self.task, kept, made, self.pace)
+        info = VersionInfo(
+            self.task.name, by.version, str(by.position) if by.position else None, self._time_of(by.version)
+        )
+        return ModelSnapshot(self.task, kept, info, self.pace)
