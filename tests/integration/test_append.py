@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.engines.local.append_source import fingerprint, last_of
 from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
 from headrace.log import open_log
+from headrace.produce.producer import fingerprint, last_of
 from headrace.testing.servers import KafkaBroker
 
 HEADRACE = str(Path(sys.executable).parent / "headrace")

@@ -19,10 +19,10 @@ import pytest
 from pyarrow import parquet
 
 from headrace.batch import Batch
-from headrace.cli.produce import Pace, parse_rate
 from headrace.errors import DeclarationError, FormatError, LogMissing
 from headrace.log import open_log
-from headrace.produce.row_files import count_rows, event_times, read_json_lines, read_rows
+from headrace.produce.files import count_rows, event_times, read_json_lines, read_rows
+from headrace.produce.producer import Throttle, parse_rate
 from headrace.testing.servers import KafkaBroker
 
 from .test_demo import HEADRACE, headrace
@@ -200,7 +200,7 @@ def test_throttled(tmp_path: Path) -> None:
     assert result["rows"] == 40 and time.monotonic() - since >= 38 / 20
     with closing(open_log(tmp_path / LOG, writer=False)) as log:
         assert {one.rows for one in log.extents("t")} == {2}
-    assert (Pace(0.5).rows, Pace(1e9).rows, Pace().rows) == (1, 8192, 8192)
+    assert (Throttle(0.5).rows, Throttle(1e9).rows, Throttle().rows) == (1, 8192, 8192)
 
 
 # -- once each --------------------------------------------------------------------------------------------------------

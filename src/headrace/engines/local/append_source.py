@@ -4,35 +4,28 @@ A log in a file has one writing process: rows from Python reach a running pipeli
 them as it takes what a database has committed: each append is a slice of its own, written in the log transaction that
 also holds what the models made of it.
 
-How far a producer is stands in the log under its name, as ``headrace produce --producer-id`` writes it: rows until now,
-and a hash of the last 16 of them. Each can go on where the other ended.
+How far a producer is stands in the log as ``headrace produce --producer-id`` writes it (`produce.producer`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from headrace import plain_values
 from headrace.batch import Batch, is_meta
 from headrace.capture.topics.reader import Offsets
 from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
 from headrace.formats.topic_formats import COLUMNS, Decision
-from headrace.inspect.messages import to_json
 from headrace.log.base import Log, Transaction
+from headrace.produce.producer import KIND, REMEMBERED, ProducerProgress, fingerprint
 
-KIND = "producer"
-REMEMBERED = 16
 NAME = "append"
 
 
@@ -69,45 +62,6 @@ class AppendedPiece:
         return self.number
 
 
-@dataclass(slots=True)
-class _Producer:
-    """How far one is, and the last rows of it that are known."""
-
-    rows: int = 0
-    last: str = ""
-    kept: list[pa.RecordBatch] = field(default_factory=list)
-    again: list[pa.RecordBatch] = field(default_factory=list)
-    again_at: int = -1
-
-    def take(self, rows: pa.RecordBatch) -> None:
-        """Rows that follow."""
-        self.kept = last_of([*self.kept, rows])
-        self.rows += rows.num_rows
-        self.last = fingerprint(self.kept)
-
-    def compare(self, name: str, rows: pa.RecordBatch, at: int) -> None:
-        """Rows that were written before are given again: where enough of them are, they must be the same.
-
-        Raises:
-            LogError: they are others.
-        """
-        self.again = last_of([*(self.again if at == self.again_at else []), rows])
-        self.again_at = at + rows.num_rows
-        known = sum(one.num_rows for one in self.again)
-        if self.again_at < self.rows or known < min(REMEMBERED, self.rows):
-            return
-        if fingerprint(self.again) != self.last:
-            raise LogError(
-                f"row {self.rows} of the producer «{name}» is not the one that was written",
-                advice="Go on with the same rows, or choose another producer_id.",
-            )
-        self.kept = self.again
-
-    def record(self) -> bytes:
-        """How far it is, for the log."""
-        return json.dumps({"rows": self.rows, "last": self.last}).encode()
-
-
 class AppendedSource:
     """The queue. `append` is called by any thread, the rest by the engine.
 
@@ -129,7 +83,7 @@ class AppendedSource:
         self._taken: list[AppendedPiece] = []
         self._queued = self._handed = self._durable = 0
         self._ended = False
-        self._producers: dict[str, _Producer] = {}
+        self._producers: dict[str, ProducerProgress] = {}
         self._next: dict[str, int] = {}
         self._decided: dict[str, Decision] = {}
         self._log: Log | None = None
@@ -277,16 +231,16 @@ class AppendedSource:
             producer.take(rows)
         return rows, (name, producer.record())
 
-    def _producer(self, topic: str, producer_id: str) -> _Producer:
+    def _producer(self, topic: str, producer_id: str) -> ProducerProgress:
         name = f"{topic}/{producer_id}"
         if name not in self._producers:
             assert self._log is not None
             known = self._log.records(KIND, name).get(name)
-            self._producers[name] = _Producer(**json.loads(known)) if known else _Producer()
+            self._producers[name] = ProducerProgress.load(known)
             self._remember(topic, self._producers[name])
         return self._producers[name]
 
-    def _remember(self, topic: str, producer: _Producer) -> None:
+    def _remember(self, topic: str, producer: ProducerProgress) -> None:
         """Its last rows, where they are the last ones of the topic too."""
         end = self._end(topic)
         wanted = min(REMEMBERED, producer.rows, end)
@@ -368,35 +322,3 @@ class AppendedSource:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-
-
-def last_of(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """The last 16 rows, or a few more."""
-    kept = [one.slice(max(0, one.num_rows - REMEMBERED)) for one in batches if one.num_rows]
-    while len(kept) > 1 and sum(one.num_rows for one in kept[1:]) >= REMEMBERED:
-        kept.pop(0)
-    return kept
-
-
-def fingerprint(batches: Sequence[pa.RecordBatch]) -> str:
-    """A hash of the last 16 rows: the same however they were cut, and whether a column was still narrower or missing.
-
-    >>> fingerprint([pa.RecordBatch.from_pylist([{"a": 1}])]) == fingerprint(
-    ...     [pa.RecordBatch.from_pylist([{"a": 1.0, "b": None}])]
-    ... )
-    True
-    """
-    rows = [row for batch in batches for row in plain_values.rows(batch)][-REMEMBERED:]
-    return hashlib.sha256(to_json([_settled(row) for row in rows]).encode()).hexdigest()
-
-
-def _settled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _settled(value[name]) for name in sorted(value) if value[name] is not None}
-    if isinstance(value, list):
-        return [_settled(one) for one in value]
-    if isinstance(value, Decimal) and value.is_finite():
-        # As it was before its column was widened; never as a float that is another number.
-        value = int(value) if value == value.to_integral_value() else value
-        return float(value) if isinstance(value, Decimal) and Decimal(repr(float(value))) == value else value
-    return int(value) if isinstance(value, float) and value.is_integer() else value

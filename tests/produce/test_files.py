@@ -13,7 +13,7 @@ import pytest
 
 from headrace.errors import FormatError
 from headrace.formats import decimals
-from headrace.produce.row_files import read_json_lines, read_rows
+from headrace.produce.files import read_json_lines, read_rows
 
 
 def table(path: Path) -> tuple[dict[str, list[Any]], list[pa.Schema]]:
@@ -79,7 +79,7 @@ def test_what_a_column_of_a_csv_is(fields: list[str], values: list[Any], kind: s
 
 def test_a_type_is_that_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not of its first block."""
-    monkeypatch.setattr("headrace.produce.row_files.BLOCK_BYTES", 200)
+    monkeypatch.setattr("headrace.produce.files.BLOCK_BYTES", 200)
     path = tmp_path / "f.csv.gz"
     path.write_bytes(gzip.compress(b"id,x\n" + b"".join(b"%d,%d\n" % (i, i) for i in range(99)) + b"99,late\n"))
     columns, schemas = table(path)
