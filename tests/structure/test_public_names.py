@@ -44,6 +44,7 @@ LAZY = (
     "sklearn",
     "torch",
     "typer",
+    "urllib3",
 )
 
 GRAB_BAGS = frozenset(

@@ -1,8 +1,5 @@
 """Client of a schema registry: Confluent's REST API, which Apicurio and others answer too, and Apicurio's own.
 
-On the standard library's HTTP client: five kinds of request do not pay for the four packages that confluent-kafka's
-client brings (httpx2, authlib, cachetools, attrs).
-
 Sources: https://docs.confluent.io/platform/current/schema-registry/develop/api.html and Apicurio Registry's
 ``/apis/registry/v3`` (3.0.9) and ``v2``.
 """
@@ -14,15 +11,13 @@ import json
 import os
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
+from headrace.http_client import HttpClient, HttpResponse, NoResponse
 from headrace.retry import Backoff
 
 _JSON = "application/vnd.schemaregistry.v1+json, application/json"
@@ -111,9 +106,7 @@ class SchemaRegistry:
         given = auth or inside or os.environ.get("HEADRACE_SCHEMA_REGISTRY_AUTH")
         self._headers = {"Accept": _JSON, **(headers or {}), **_authorization(given)}
         self._deadline = deadline
-        self._timeout = timeout
-        # Authorization must not follow a redirection to somebody else's machine.
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._client = HttpClient(timeout)
         self._lock = threading.Lock()
         self._schemas: dict[SchemaId, RegisteredSchema] = {}
         self._ids: dict[tuple[str, str, str], int] = {}
@@ -291,33 +284,33 @@ class SchemaRegistry:
     def _attempt(self, url: str, what: str, body: Mapping[str, Any] | None) -> str:
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
-        request = urllib.request.Request(url, data=data, headers=headers)
         try:
-            with self._opener.open(request, timeout=self._timeout) as answer:
-                return str(answer.read().decode())
-        except urllib.error.HTTPError as error:
-            if error.code >= 500 or error.code in (408, 429):
-                raise _Again(f"status {error.code}") from error
-            raise self._refusal(error, what) from error
-        except (OSError, HTTPException) as error:
-            raise _Again(f"{getattr(error, 'reason', None) or error}") from error
+            response = self._client.request("GET" if data is None else "POST", url, headers=headers, body=data)
+        except NoResponse as error:
+            raise _Again(str(error)) from error
+        if response.status >= 500 or response.status in (408, 429):
+            raise _Again(f"status {response.status}")
+        if response.status >= 300:
+            raise self._refusal(response, what)
+        try:
+            return response.body.decode()
         except UnicodeDecodeError as error:
             raise FormatError(f"the schema registry's answer for {what} is not text") from error
 
-    def _refusal(self, error: urllib.error.HTTPError, what: str) -> FormatError:
-        message = _message(error)
+    def _refusal(self, response: HttpResponse, what: str) -> FormatError:
+        message, status = _message(response), response.status
         where = f"the schema registry at {self.url}"
-        if error.code in (401, 403):
+        if status in (401, 403):
             advice = "Check the credentials: the auth argument or HEADRACE_SCHEMA_REGISTRY_AUTH."
-            return FormatError(f"{where} refuses {what} to this user ({error.code}: {message})", advice=advice)
-        if error.code == 404:
+            return FormatError(f"{where} refuses {what} to this user ({status}: {message})", advice=advice)
+        if status == 404:
             advice = "Was the message written with another registry, or the schema deleted?"
             return _Missing(f"{where} does not have {what} (404: {message})", advice=advice)
-        if error.code == 409:
+        if status == 409:
             advice = "Change the table compatibly, lower the subject's compatibility level, or use another topic."
             return FormatError(f"{where} finds the schema incompatible with {what} (409: {message})", advice=advice)
-        advice = "Its address must be that of the Confluent-compatible API." if error.code < 400 else ""
-        return FormatError(f"{where} refuses {what} ({error.code}: {message})", advice=advice)
+        advice = "Its address must be that of the Confluent-compatible API." if status < 400 else ""
+        return FormatError(f"{where} refuses {what} ({status}: {message})", advice=advice)
 
 
 class _Again(Exception):
@@ -326,11 +319,6 @@ class _Again(Exception):
 
 class _Missing(FormatError):
     """The registry answers that it does not have it."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
 
 
 def kind_of(text: str) -> str:
@@ -357,14 +345,14 @@ def _authorization(auth: str | tuple[str, str] | None) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
 
-def _message(error: urllib.error.HTTPError) -> str:
+def _message(response: HttpResponse) -> str:
     """The registry's own words."""
+    text = response.body[:10_000].decode(errors="replace")
     try:
-        text = error.read(10_000).decode(errors="replace")
         answer = json.loads(text)
-        return str(answer.get("message") or answer.get("title") or text)[:1000] if isinstance(answer, dict) else text
-    except (ValueError, OSError, HTTPException):
-        return str(error.reason)
+    except ValueError:
+        return response.reason
+    return str(answer.get("message") or answer.get("title") or text)[:1000] if isinstance(answer, dict) else text
 
 
 def _quoted(name: str) -> str:

@@ -9,12 +9,8 @@ the answers.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import hmac
-import http.client
-import socket
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,13 +25,14 @@ from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock, duration_us
 from headrace.errors import DeclarationError, SinkError
 from headrace.faults import fault
+from headrace.http_client import HttpClient, NoResponse
 from headrace.retry import Backoff
 from headrace.sinks.base import Reason, SinkBatch, SinkContext, Stopped
 from headrace.sinks.json_row import json_rows
 
 METHODS = ("POST", "PUT", "PATCH")
 KEPT_EVERY = 0.1
-LONGEST_ANSWER = 65_536
+LONGEST_RESPONSE = 65_536
 LONGEST_WAIT = 3600.0
 # The receiver is not ready for anybody's request.
 PASSING = frozenset({408, 425, 429})
@@ -158,7 +155,7 @@ class Answer:
 
 
 class HttpSink:
-    """A receiver; see `headrace.sinks.base.Sink`. One connection, kept open between requests."""
+    """A receiver; see `headrace.sinks.base.Sink`. Its connection is kept open between requests."""
 
     rows = 1_000
     linger = 0.0
@@ -167,11 +164,9 @@ class HttpSink:
         self.spec = spec
         self.context = context
         self.clock = clock or SystemClock()
-        self._connection: http.client.HTTPConnection | None = None
-        self._cancelled = False
+        self._client = HttpClient(spec.timeout)
         parts = urlsplit(spec.url)
-        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._headers = {"User-Agent": "headrace", **spec.headers, "Content-Type": "application/json"}
+        self._headers = {**spec.headers, "Content-Type": "application/json"}
         if parts.username and "authorization" not in map(str.lower, self._headers):
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
@@ -182,18 +177,11 @@ class HttpSink:
 
     def cancel(self) -> None:
         """See `Sink.cancel`."""
-        self._cancelled = True
-        connection = self._connection
-        line = None if connection is None else connection.sock
-        if line is not None:
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+        self._client.cancel()
 
     def close(self) -> None:
         """See `Sink.close`."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._client.close()
 
     def deliver(self, part: SinkBatch) -> None:
         """See `Sink.deliver`: a request for each row; answers and position are stored every tenth of a second."""
@@ -252,8 +240,7 @@ class HttpSink:
             attempts += 1
             wait = 0.0
             try:
-                status, text, after = self._ask(body, headers)
-                wait = _seconds_after(after, self.clock)
+                status, text, wait = self._ask(body, headers)
                 if status in SHUT or 300 <= status < 400:
                     raise SinkError(
                         f"{self.spec.where} answers {status}: it lets nobody in with these headers, or is elsewhere",
@@ -262,46 +249,23 @@ class HttpSink:
                 if status < 500 and status not in PASSING:
                     return Answer(status, text, attempts)
                 problem = f"answers {status}"
-            except (OSError, http.client.HTTPException) as error:
-                self.close()
-                status, text, problem = 0, "", f"cannot be reached: {_words(error)}"
+            except NoResponse as error:
+                self._client.close()
+                status, text, problem = 0, "", f"cannot be reached: {error}"
             if self.spec.retries is not None and attempts > self.spec.retries:
                 return Answer(status, text or problem, attempts)
             self.context.pause(max(wait, backoff.next()), f"{self.spec.where} {problem}")
 
-    def _ask(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, str, str | None]:
+    def _ask(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, str, float]:
+        """Send a request; returns the status, the response's beginning and the seconds that it asks to wait."""
         signed = dict(headers)
         if self.spec.secret is not None:
             signed["Headrace-Signature"] = signature(self.spec.secret, body, self.clock.now_us() // 1_000_000)
-        again = self._connection is not None
-        try:
-            answer = self._requested(body, signed)
-        except (ConnectionError, http.client.BadStatusLine):
-            # A receiver may close an idle connection at any time: asked again on a new one, at once.
-            self.close()
-            if not again:
-                raise
-            answer = self._requested(body, signed)
-        text = answer.read(LONGEST_ANSWER + 1)
-        if len(text) > LONGEST_ANSWER or answer.will_close:
-            self.close()
-        return answer.status, text[:LONGEST_ANSWER].decode(errors="replace"), answer.headers.get("Retry-After")
-
-    def _requested(self, body: bytes, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        if self._cancelled:
-            raise ConnectionAbortedError("the sink is being stopped")
-        if self._connection is None:
-            self._connection = self._connect()
-        self._connection.request(self.spec.method, self._path, body, dict(headers))
-        return self._connection.getresponse()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        parts = urlsplit(self.spec.url)
-        assert parts.hostname is not None
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=self.spec.timeout, context=context)
-        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.spec.timeout)
+        response = self._client.request(
+            self.spec.method, self.spec.url, headers=signed, body=body, limit=LONGEST_RESPONSE
+        )
+        wait = _seconds_after(response.headers.get("Retry-After"), self.clock)
+        return response.status, response.body.decode(errors="replace"), wait
 
 
 def _responses(part: SinkBatch, answers: Sequence[Answer], app: str) -> Batch:
@@ -333,7 +297,3 @@ def _seconds_after(text: str | None, clock: Clock) -> float:
     except (ValueError, TypeError):
         return 0.0
     return min(LONGEST_WAIT, max(0.0, seconds))
-
-
-def _words(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
