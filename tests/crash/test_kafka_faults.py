@@ -389,7 +389,7 @@ def test_a_schema_registry_that_is_away_is_waited_for(broker: KafkaBroker) -> No
     kafka = topics(broker)
     app = foreign.build(kafka, kafka)
     with SchemaRegistryServer(keep=True) as registry:
-        app._registry = registry.url
+        app._declared.registry = registry.url
         first = avro(registry, POINTS, 0, 20, POINT)
         more = {**POINT, "fields": [*POINT["fields"], {"name": "note", "type": "string", "default": ""}]}
         later = avro(registry, POINTS, 20, 20, more)

@@ -443,7 +443,7 @@ def test_a_topic_or_log_that_nobody_waits_for_is_an_error(app: hr.App) -> None:
 
 def test_a_memory_log_and_its_groups() -> None:
     app = hr.App("data", log="memory://")
-    app._open = log = open_log("memory://", writer=True)
+    app._declared.open_log = log = open_log("memory://", writer=True)
     fill(log, 10)
     data = app.topic(TOPIC).dataset(4, group="g")
     assert some(data, 2) == cut(range(8), 4)

@@ -19,8 +19,7 @@ import pytest
 
 import headrace as hr
 from headrace.engines.local.running import Running
-from headrace.pipeline.stream import Stream
-from headrace.pipeline.windows import Windowed
+from headrace.pipeline.stream import Stream, Windowed
 from headrace.replay.verify import verify
 
 from .conftest import Database
@@ -168,15 +167,16 @@ class Product:
 
     def declare(self, kind: str, word: str, declaration: Callable[[], Look]) -> None:
         """Declare a word on a kind: it is refused, or its rows are to be looked at."""
-        app = self.app
-        lengths = [(one, len(one)) for one in (app._models, app._streams, app._flows, app._sinks)]
+        declared = self.app._declared
+        kinds: tuple[list[Any], ...] = (declared.models, declared.streams, declared.operator_tasks, declared.sinks)
+        lengths = [(declarations, len(declarations)) for declarations in kinds]
         try:
             self.looks[kind, word] = declaration()
         except hr.errors.DeclarationError as error:
             assert error.exit_code == 2 and error.message
             self.refused[kind, word] = error.message
-            for declared, length in lengths:
-                del declared[length:]
+            for declarations, length in lengths:
+                del declarations[length:]
 
     def look(self, topic: str) -> Look:
         return lambda running: self.app.topic(topic).read().to_arrow().num_rows

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from contextlib import nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.live import Live
@@ -28,6 +28,7 @@ from headrace.cli.console import (
 )
 from headrace.cli.log import JsonOption, LogOption, looking, reading
 from headrace.cli.pipeline_file import load_app
+from headrace.engines.local.signals import run_in_foreground
 from headrace.errors import HeadraceError
 from headrace.inspect.messages import to_json
 from headrace.log.kafka_view import KafkaView
@@ -88,8 +89,12 @@ def run(
     models: list[dict[str, Any]] = []
     with live if talk.is_terminal and not as_json else nullcontext():
         # Before the log is closed: opening it once more could wait for a broker that has gone.
-        until: Literal["caught-up"] | None = "caught-up" if until_caught_up else None
-        pipeline._run(until, False, lambda held: models.extend(model_rows(held)), take_over=take_over)
+        run_in_foreground(
+            lambda: pipeline.start(take_over=take_over),
+            lambda: pipeline.running,
+            until_caught_up=until_caught_up,
+            at_end=lambda held: models.extend(model_rows(held)),
+        )
     if as_json:
         print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models}))
     else:

@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
-from headrace.formats.topic_formats import checked_format, codec_for
+from headrace.formats.topic_formats import checked_format
 from headrace.learn.adapters import adapted
-from headrace.log import open_log
-from headrace.log.base import Log
-from headrace.pipeline.initial import initial_of
-from headrace.pipeline.model import Model
-from headrace.pipeline.stream import Database, Flow, Stream, Topics
-from headrace.plan.plan import Formats, Plan, SourcePlan, TopicsPlan
-from headrace.plan.sinks import SinkPlan
-from headrace.plan.task import OutputPlan, StreamPlan, StreamTask, Task, Versions, check_features
+from headrace.pipeline.declarations import Declarations, DeclaredModel
+from headrace.pipeline.model import Model, initial_of
+from headrace.pipeline.stream import Database, Stream, Topics
+from headrace.plan.plan import Plan, SourcePlan, TopicsPlan
+from headrace.plan.task import StreamPlan, Versions, check_features
 
 if TYPE_CHECKING:
     from headrace.engines.local.running import Running
@@ -60,24 +57,41 @@ class App:
     ) -> None:
         if not name or "/" in name or name != name.strip():
             raise DeclarationError(f"{name!r} cannot name an app", advice="Give a word such as «iris».")
-        self.name = name
-        self.log = str(log) if log is not None else f"{name}.headrace"
-        self.keep = keep
         self.starting = "starting"
-        self._format = checked_format(format)
-        self._registry = registry
-        self._formats: dict[str, str] = {}
-        self._prefixes: dict[str, str] = {}
-        self._keys: dict[str, str] = {}
-        self._topics: list[TopicsPlan] = []
-        self._appended: list[str] = []
-        self._sources: list[SourcePlan] = []
-        self._models: list[Model] = []
-        self._streams: list[tuple[StreamPlan, OutputPlan]] = []
-        self._flows: list[Flow] = []
-        self._sinks: list[SinkPlan] = []
-        self._open: Log | None = None
-        self._running: Running | None = None
+        self._declared = Declarations(
+            name,
+            str(log) if log is not None else f"{name}.headrace",
+            keep,
+            default_format=format,
+            registry=registry,
+        )
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name. Like the log and `keep` it can be set until the pipeline starts."""
+        return self._declared.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._declared.name = name
+
+    @property
+    def log(self) -> str:
+        """The log's location."""
+        return self._declared.log
+
+    @log.setter
+    def log(self, location: str) -> None:
+        self._declared.log = location
+
+    @property
+    def keep(self) -> str | timedelta | None:
+        """The time, or the bytes, for which topics keep rows; None: for ever."""
+        return self._declared.keep
+
+    @keep.setter
+    def keep(self, keep: str | timedelta | None) -> None:
+        self._declared.keep = keep
 
     # -- declaring ------------------------------------------------------------------------------------------------
 
@@ -117,14 +131,14 @@ class App:
             raise DeclarationError(f"snapshot={snapshot!r}", advice='Give "initial" or "never".')
         source = SourcePlan(prefix or self.name, dsn, patterns, slot, publication, snapshot, allow_failing_updates)
         check_patterns(source.tables)
-        if any(other.prefix == source.prefix for other in self._sources):
+        if any(other.prefix == source.prefix for other in self._declared.sources):
             raise DeclarationError(
                 f"two sources have the prefix «{source.prefix}»", advice="Give each its own prefix=."
             )
-        self._sources.append(source)
+        self._declared.sources.append(source)
         if format is not None:
-            self._prefixes[source.prefix] = checked_format(format)
-        return Database(self, source)
+            self._declared.source_formats[source.prefix] = checked_format(format)
+        return Database(self._declared, source)
 
     def debezium(
         self,
@@ -158,15 +172,17 @@ class App:
             )
         plan = TopicsPlan(f"debezium:{prefix}", where, prefix, patterns, transactions)
         check_patterns(patterns)
-        if any(other.prefix == prefix for other in self._topics) or any(s.prefix == prefix for s in self._sources):
+        if any(other.prefix == prefix for other in self._declared.topics) or any(
+            source.prefix == prefix for source in self._declared.sources
+        ):
             raise DeclarationError(f"two sources have the prefix «{prefix}»", advice="Give each its own prefix=.")
-        self._topics.append(plan)
+        self._declared.topics.append(plan)
         if format is not None:
-            self._prefixes[prefix] = checked_format(format)
-        return Topics(self, plan)
+            self._declared.source_formats[prefix] = checked_format(format)
+        return Topics(self._declared, plan)
 
     def topic(self, name: str, *, format: str | None = None, append: bool = False) -> Stream:
-        """A topic of the log, to read now or to use in the pipeline.
+        """Return the stream of a topic of the log, to read now or to use in the pipeline.
 
         On a Kafka log it may be anybody's topic of the cluster: its messages are taken in as they arrive.
 
@@ -175,11 +191,11 @@ class App:
             format: its messages' format, where they do not show it themselves (``"csv"``, ``"string"``, ``"bytes"``).
             append: this program appends rows to it itself, by `Running.append`.
         """
-        if append and name not in self._appended:
-            self._appended.append(name)
+        if append:
+            self._declared.append_to(name)
         if format is not None:
-            self._formats[name] = checked_format(format)
-        return Stream(self, StreamPlan(name))
+            self._declared.formats[name] = checked_format(format)
+        return Stream(self._declared, StreamPlan(name))
 
     def model(
         self,
@@ -214,14 +230,14 @@ class App:
                 what it then is: ``(name, version)`` of a model in this log, or a fitted estimator. Part of the
                 fingerprint.
         """
-        if any(model.name == name for model in self._models):
+        if any(model.name == name for model in self._declared.models):
             raise DeclarationError(f"two models are named «{name}»", advice="Give each a name of its own.")
         names: list[str] | None = None
         if not callable(features):
             features = check_features(features, f"features of «{name}»")
             if not features:
                 raise DeclarationError(f"the model «{name}» has no features", advice="Name columns in features=[…].")
-            plain = [one for one in features if isinstance(one, str)]
+            plain = [feature for feature in features if isinstance(feature, str)]
             names = plain if len(plain) == len(features) else None
         try:
             learner = adapted(learner, classes=classes, names=names)
@@ -239,32 +255,13 @@ class App:
             )
         kept = Versions(versions or 0, keep_versions)
         begins = None if initial is None else initial_of(initial, learner, classes=classes, names=names)
-        model = Model(self, name, learner, features, target, missing=missing, versions=kept, initial=begins)
-        self._models.append(model)
-        return model
+        model = DeclaredModel(name, learner, features, target, missing=missing, versions=kept, initial=begins)
+        self._declared.models.append(model)
+        return Model(self._declared, model)
 
     def plan(self) -> Plan:
-        """The pipeline as declared so far, as data; printing it draws it."""
-        tasks: list[Task] = [model._task() for model in self._models]
-        grouped: dict[StreamPlan, list[OutputPlan]] = {}
-        for stream, output in self._streams:
-            grouped.setdefault(stream, []).append(output)
-        tasks += [flow.task() for flow in self._flows]
-        tasks += [StreamTask(f"stream:{s.topic}→{o[0].topic}", s, tuple(o)) for s, o in grouped.items()]
-        endpoints = tuple(endpoint for model in self._models for endpoint in model._served)
-        formats = Formats(self._format, dict(self._formats), dict(self._prefixes), dict(self._keys), self._registry)
-        return Plan(
-            self.name, self.log, tuple(self._sources), tuple(tasks), tuple(self._topics), formats,
-            tuple(self._appended), tuple(self._sinks), endpoints, self.keep,
-        )  # fmt: skip
-
-    def _flow(self, topic: str) -> Flow:
-        """What is derived from a topic without a model has a task of its own."""
-        name = f"flow:{self.name}:{topic}"
-        alike = sum(one.name.split("#")[0] == name for one in self._flows)
-        flow = Flow(self, name + (f"#{alike + 1}" if alike else ""))
-        self._flows.append(flow)
-        return flow
+        """Return the pipeline as declared so far, as data; printing it draws it."""
+        return self._declared.plan()
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -272,7 +269,7 @@ class App:
         """Run in the background: ``with app.start() as running: …``.
 
         Args:
-            serve: answer over HTTP too, as `headrace.serve.settings.ServeSettings` says, or the environment.
+            serve: predict over HTTP too, as `headrace.serve.settings.ServeSettings` says, or the environment.
             take_over: take replication slots that belong to another log, which can then never go on; this log begins
                 with a new snapshot. Without it that is refused.
 
@@ -285,11 +282,11 @@ class App:
 
         if self.running is not None:
             raise DeclarationError(f"the app «{self.name}» is running already", advice="Stop it first.")
-        settings = RunSettings(serve, take_over, self._open, on_status=self._say_starting)
-        self._running = start(self.plan(), settings)
+        settings = RunSettings(serve, take_over, self._declared.open_log, on_status=self._say_starting)
+        running = self._declared.running = start(self.plan(), settings)
         if self.log.startswith("memory:"):
-            self._open = self._running.log
-        return self._running
+            self._declared.open_log = running.log
+        return running
 
     def _say_starting(self, line: str) -> None:
         self.starting = line
@@ -304,42 +301,20 @@ class App:
         """Run until SIGINT or SIGTERM, or until everything committed before this call is dealt with.
 
         Args:
-            until: ``"caught-up"`` returns when all that was committed before the call is captured, answered and,
+            until: ``"caught-up"`` returns when all that was committed before the call is captured, predicted and,
                 in complete cuts, learned.
-            serve: answer over HTTP too; see `start`.
+            serve: predict over HTTP too; see `start`.
             take_over: take replication slots that belong to another log; see `start`.
         """
-        self._run(until, serve, lambda log: None, take_over=take_over)
-
-    def _run(
-        self,
-        until: Literal["caught-up"] | None,
-        serve: bool | ServeSettings,
-        at_end: Callable[[Log], None],
-        *,
-        take_over: bool = False,
-    ) -> None:
-        """Run; ``at_end`` is given the log before that is closed, where the pipeline had started."""
         if until not in (None, "caught-up"):
             raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
-        # A signal that comes while the pipeline is still starting ends it there, as cleanly.
-        from headrace.engines.local.signals import Signals, Stopped
+        from headrace.engines.local.signals import run_in_foreground
 
-        with Signals() as signals:
-            try:
-                with self.start(serve=serve, take_over=take_over) as running:
-                    running.at_end = at_end
-                    signals.stop = running.engine.stop
-                    if running.server is not None:
-                        running.server.announce()
-                    if until is None:
-                        while not running.join(0.2):
-                            pass
-                    else:
-                        running.wait(None)
-            except Stopped:
-                if self.running is not None:
-                    self.running.stop()
+        run_in_foreground(
+            lambda: self.start(serve=serve, take_over=take_over),
+            lambda: self.running,
+            until_caught_up=until is not None,
+        )
 
     def tick(self, model: Model | str | None = None, *, timeout: float | None = 30.0) -> None:
         """Close a model's cut now, as a recorded tick; where nothing is pending, an empty cut is learned.
@@ -350,27 +325,18 @@ class App:
         """
         if self.running is None:
             raise DeclarationError(f"the app «{self.name}» is not running", advice="Tick inside `with app.start()`.")
-        chosen = [one.name for one in self._models if one._learns] if model is None else [model]
-        for one in chosen:
-            self.running.tick(one if isinstance(one, str) else one.name, timeout=timeout)
+        if model is None:
+            names = [declared.name for declared in self._declared.models if declared.learn]
+        else:
+            names = [model if isinstance(model, str) else model.name]
+        for name in names:
+            self.running.tick(name, timeout=timeout)
 
     @property
     def running(self) -> Running | None:
         """The pipeline that `start` or `run` runs now."""
-        return self._running if self._running is not None and self._running.alive else None
-
-    # -- the log, for streams that are read now ---------------------------------------------------------------------
-
-    def _log_in_memory(self) -> Log | None:
-        return self._open
-
-    def _reading(self) -> tuple[Log, bool]:
-        """A log to read from, and whether the caller closes it."""
-        if self._open is not None:
-            return self._open, False
-        if self.running is not None:
-            return self.running.log, False
-        return open_log(self.log, writer=False, name=self.name, codec=codec_for(self.plan().formats)), True
+        running = self._declared.running
+        return running if running is not None and running.alive else None
 
 
 def check_patterns(patterns: Sequence[str]) -> None:

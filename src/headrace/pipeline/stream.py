@@ -1,36 +1,47 @@
-"""What a pipeline is declared of: captured databases, topics of others, and streams of rows."""
+"""Streams: rows of a topic, what is done to them, what is derived from them, and where they are delivered."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.batch import Batch
+from headrace.clock import duration_us
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import checked_format
+from headrace.grade import metrics
+from headrace.grade.alarm import AlarmSpec
+from headrace.grade.compare import CompareSpec
+from headrace.grade.drift import DriftSpec, refuse_unrepeatable
+from headrace.grade.metrics import Aggregate, Metric, absolute_error, as_metric, incorrect
+from headrace.grade.windows.window import WindowSpec
 from headrace.inspect.rows import Rows, read_rows
-from headrace.pipeline.declared import Declared, Host, Root
-from headrace.pipeline.delivered import Delivered
-from headrace.pipeline.derivable import Derivable
-from headrace.plan.operators import Read
+from headrace.learn.base import scored_as
+from headrace.pipeline.declarations import Declarations, DeclaredModel, DeclaredNode, DeclaredPredictions, Root
+from headrace.plan.operators import Alarms, Drifts, Grade, Predicted, Read, Windows
 from headrace.plan.plan import SourcePlan, TopicsPlan
+from headrace.plan.sinks import SinkPlan
 from headrace.plan.task import OutputPlan, StreamPlan, check_columns, check_features
+from headrace.sinks.base import SinkSpec
 from headrace.transform.expressions import Filter, Operation, Select, Transform, WithColumns, check
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset
     from headrace.learn.features import Feature
-    from headrace.pipeline.app import App
-    from headrace.pipeline.model import Model
+
+# Added to a time, and ten times this long remembered, it stays below 64 bits.
+_LONGEST_US = 2**56
 
 
 class Database:
     """A captured database; ``db["schema.table"]`` is a table's stream of changes."""
 
-    def __init__(self, app: App, source: SourcePlan) -> None:
-        self._app = app
+    def __init__(self, declared: Declarations, source: SourcePlan) -> None:
+        self._declared = declared
         self._source = source
 
     def __getitem__(self, table: str) -> Stream:
@@ -44,7 +55,7 @@ class Database:
                 f"{', '.join(self._source.tables)}",
                 advice="Patterns match the whole of schema.table; widen tables=….",
             )
-        return Stream(self._app, StreamPlan(f"{self._source.prefix}.{topic_name(table)}"))
+        return Stream(self._declared, StreamPlan(f"{self._source.prefix}.{topic_name(table)}"))
 
     def __repr__(self) -> str:
         return f"Database({self._source.prefix}, {self._source.where})"
@@ -53,8 +64,8 @@ class Database:
 class Topics:
     """Debezium's topics; ``topics["schema.table"]`` is a table's stream of changes."""
 
-    def __init__(self, app: App, plan: TopicsPlan) -> None:
-        self._app = app
+    def __init__(self, declared: Declarations, plan: TopicsPlan) -> None:
+        self._declared = declared
         self._plan = plan
 
     def __getitem__(self, table: str) -> Stream:
@@ -64,33 +75,37 @@ class Topics:
                 f"no pattern of «{self._plan.prefix}» matches {table}: {', '.join(self._plan.tables)}",
                 advice="Patterns match the whole of schema.table; widen tables=….",
             )
-        return Stream(self._app, StreamPlan(topic))
+        return Stream(self._declared, StreamPlan(topic))
 
     def __repr__(self) -> str:
         return f"Topics({self._plan.prefix})"
 
 
-class Stream(Derivable, Delivered):
-    """Rows of a topic, and what is to be done with them. Every method returns a new stream."""
+class Stream:
+    """Rows of a topic, and what is to be done with them. Every method returns a new stream.
+
+    A sink (``to_table`` and so on) follows the stream's topic from a position of its own, in a thread of its own: while
+    its destination is away it waits, and holds back nobody else. A row that the destination refuses goes to
+    ``<topic>.dlq``, with the reason.
+    """
 
     def __init__(
         self,
-        app: App,
+        declared: Declarations,
         plan: StreamPlan,
-        predicted: tuple[Model, int] | None = None,
+        predictions: DeclaredPredictions | None = None,
         *,
-        node: Declared | None = None,
+        node: DeclaredNode | None = None,
         origin: Root | None = None,
     ) -> None:
-        self._app = app
+        self._declared = declared
         self._plan = plan
-        self._predicted = predicted
+        self._predictions = predictions
         # Derived rows that have no topic yet; or, of a topic, what this app derives its rows from.
         self._node = node
         self._origin = origin
 
-    def _stream_of(self, node: Declared) -> Stream:
-        return Stream(self._app, StreamPlan(""), node=node)
+    # -- rows ----------------------------------------------------------------------------------------------------------
 
     def filter(self, expression: Any) -> Stream:
         """Keep rows for which an expression (`pyarrow.compute`, or a function of a Batch) is true."""
@@ -110,7 +125,7 @@ class Stream(Derivable, Delivered):
         return self._with(WithColumns(computed))
 
     def transform(self, function: Callable[[Batch], Batch]) -> Stream:
-        """A function of your own, Batch -> Batch, which depends on each row alone."""
+        """Apply a function of your own, Batch -> Batch, which depends on each row alone."""
         if not callable(function):
             raise DeclarationError(f"transform({function!r}): not a function")
         return self._with(Transform(function))
@@ -128,30 +143,24 @@ class Stream(Derivable, Delivered):
         if not topic or topic != topic.strip():
             raise DeclarationError(f"{topic!r} cannot name a topic")
         if format is not None:
-            self._app._formats[topic] = checked_format(format)
+            self._declared.formats[topic] = checked_format(format)
         if key_format is not None:
-            checked_format(self._app._formats.get(topic, self._app._format), key=key_format)
-            self._app._keys[topic] = key_format
+            checked_format(self._declared.formats.get(topic, self._declared.default_format), key=key_format)
+            self._declared.key_formats[topic] = key_format
         output = OutputPlan(topic, self._plan.operations)
-        if self._predicted is not None:
-            model, number = self._predicted
-            model._predicts[number][1].append(output)
-            return Stream(self._app, StreamPlan(topic), origin=(model._predicted_node(number), output.operations))
-        if self._node is not None:
-            self._node.outputs.append(output)
-            return Stream(self._app, StreamPlan(topic), origin=(self._node, output.operations))
-        self._app._streams.append((StreamPlan(self._plan.topic), output))
-        return Stream(self._app, StreamPlan(topic))
+        written = self._predictions or self._node
+        if written is None:
+            self._declared.streams.append((StreamPlan(self._plan.topic), output))
+            return Stream(self._declared, StreamPlan(topic))
+        written.outputs.append(output)
+        node = written.node if isinstance(written, DeclaredPredictions) else written
+        return Stream(self._declared, StreamPlan(topic), origin=(node, output.operations))
 
     def read(self) -> Rows:
-        """The rows that the log holds now, at once."""
+        """Return the rows that the log holds now, at once."""
         self._refuse_unwritten()
-        log, close = self._app._reading()
-        try:
+        with self._declared.reading() as log:
             return read_rows(log, self._plan)
-        finally:
-            if close:
-                log.close()
 
     def dataset(
         self,
@@ -169,7 +178,7 @@ class Stream(Derivable, Delivered):
         seed: int = 0,
         drop_remainder: bool = False,
     ) -> Dataset:
-        """The rows as batches, in constant memory: ``for X, y in …``, ``model.fit(….keras())``, ``….torch()``.
+        """Return the rows as batches, in constant memory: ``for X, y in …``, ``model.fit(….keras())``, ``….torch()``.
 
         The rows are those that a model would learn: inserts and rows of a snapshot, and the update that gives a row its
         label. By default they are the rows that exist when iterating begins; with ``wait`` or ``idle_timeout`` the data
@@ -217,9 +226,9 @@ class Stream(Derivable, Delivered):
             group=group, wait=wait, idle_timeout=idle_timeout, start=start, epochs=epochs, until=until
         )
         return Dataset(
-            self._app.plan(),
+            self._declared.plan(),
             self._plan,
-            self._app._log_in_memory,
+            lambda: self._declared.open_log,
             batch_size,
             features,
             target,
@@ -229,19 +238,294 @@ class Stream(Derivable, Delivered):
             drop_remainder=drop_remainder,
         )
 
+    # -- deriving ------------------------------------------------------------------------------------------------------
+
+    def grade(
+        self,
+        truth: Stream,
+        *,
+        on: str | Sequence[str] | tuple[str, str],
+        within: str | timedelta,
+        metric: Any = None,
+        time: str | tuple[str | None, str | None] | None = None,
+        lateness: str | timedelta | None = None,
+        round: int | None = None,
+        target: str | None = None,
+        limit: int = 2_000_000,
+    ) -> Stream:
+        """Compare predictions with the truth, which comes later, or earlier: one row for each outcome.
+
+        A prediction waits for the label of its key until ``within`` is over, by the event times of both streams. The
+        column ``status`` says what came of it: ``graded``; ``corrected`` (the label was changed; ``supersedes`` names
+        the earlier ``grade``); ``expired`` (no label came); of a label ``late`` (it came after that) and ``orphan``
+        (nothing was predicted). An outcome has the columns of the prediction as the model made it, the truth under the
+        target's name, the label's other columns, ``error``, ``label_delay`` in seconds, and the positions of both rows.
+
+        Args:
+            truth: the stream of labels: a table's, or a topic's.
+            on: the column both sides share; several in a list. ``{"left": …, "right": …}`` where names differ.
+            within: how far apart both may be, inclusive (ksqlDB's ``WITHIN``).
+            metric: of `headrace.metrics`, or a function (prediction, truth) -> array. By default the absolute error,
+                for classifiers whether the prediction was incorrect.
+            time: column of event times, or one for each side in a tuple; ``"arrival"``: when the log took the row in.
+                By default when the row was committed.
+            lateness: how long rows may come out of order.
+            round: digits of ``error``.
+            target: the label's column; the model's own by default.
+            limit: how many rows may wait on each side; beyond that the oldest expire.
+        """
+        root = self._graded_root()
+        task = root[0].task
+        model = task if isinstance(task, DeclaredModel) else None
+        target = target or (model.target if model is not None else None)
+        if target is None:
+            raise DeclarationError("grade(…) does not know which column is the truth", advice='Say target="…".')
+        if not isinstance(truth, Stream) or truth._predictions is not None or truth._node is not None:
+            raise DeclarationError("grade(…) wants a stream of labels", advice="Give a topic's or a table's stream.")
+        if limit < 1:
+            raise DeclarationError(f"limit={limit}", advice="Give a positive number of rows.")
+        left, right = _sides(on)
+        times = time if isinstance(time, tuple) else (time, time)
+        compare = CompareSpec(
+            target=target,
+            on_left=left,
+            on_right=right,
+            metric=as_metric(metric) if metric is not None else _metric_of(model),
+            round=round,
+        )
+        late = 0 if lateness is None else microseconds(lateness, "lateness")
+        what = Grade(truth._plan, microseconds(within, "within"), compare, late, limit, times)
+        return self._derived(task.add(what, root, value="error"))
+
+    def window(
+        self,
+        size: str | int | timedelta,
+        *,
+        every: str | int | timedelta | None = None,
+        lateness: str | timedelta | None = None,
+        by: str | Sequence[str] = (),
+        time: str | None = None,
+        emit: Literal["final", "changes"] = "final",
+    ) -> Windowed:
+        """Put rows into windows of event time, aligned to 1970-01-01 UTC, or over the newest rows.
+
+        ``window("1 min").mean("error")`` is the mean of each minute.
+
+        Args:
+            size: a duration, or a number of rows.
+            every: a duration between the starts of windows that overlap; of rows: how many between two lines.
+            lateness: how long a window stays open for rows that come out of order.
+            by: columns; each group has windows of its own.
+            time: a column of event times; the rows' own by default, which of a grade is that of the later row.
+            emit: ``"final"``: one line when a window is over, which is when a row past its end comes; ``"changes"``: a
+                line whenever it changes, too.
+        """
+        spec = window_spec(size, every=every, lateness=lateness, by=by, emit=emit)
+        return Windowed(self, self._root(), spec, time)
+
+    def above(self, x: float, *, column: str | None = None, consecutive: int = 1, cooldown: Any = None) -> Stream:
+        """Select rows whose value is above a limit: an alarm each.
+
+        Args:
+            x: the limit.
+            column: of what; where a window has just one number, that one.
+            consecutive: so many rows in a row must be above it.
+            cooldown: after an alarm so many rows, or so long a time, raise none; 0: all may. By default the length of a
+                window after an alarm of windows, since predictions of the old model are still being graded.
+        """
+        return self._alarm(column, consecutive, cooldown, above=x)
+
+    def below(self, x: float, *, column: str | None = None, consecutive: int = 1, cooldown: Any = None) -> Stream:
+        """Select rows whose value is below a limit, as for `above`."""
+        return self._alarm(column, consecutive, cooldown, below=x)
+
+    def outside(
+        self, a: float, b: float, *, column: str | None = None, consecutive: int = 1, cooldown: Any = None
+    ) -> Stream:
+        """Select rows whose value is below ``a`` or above ``b``, as for `above`."""
+        if a > b:
+            raise DeclarationError(f"outside({a}, {b}): nothing is between", advice="Give the smaller one first.")
+        return self._alarm(column, consecutive, cooldown, below=a, above=b)
+
+    def drift(self, column: str, detector: Any, *, by: str | Sequence[str] = (), cooldown: Any = 0) -> Stream:
+        """Select rows at which a drift detector of River says that a column has changed: an alarm each.
+
+        Args:
+            column: of numbers.
+            detector: such as ``river.drift.ADWIN()``; it is copied, never changed. KSWIN needs a seed.
+            by: columns; each group has a detector of its own.
+            cooldown: as for `above`.
+        """
+        groups = (by,) if isinstance(by, str) else tuple(by)
+        rows, span = _cooldown(cooldown, None)
+        try:
+            refuse_unrepeatable(detector)
+        except ValueError as error:
+            raise DeclarationError(f"drift(«{column}»): {error}") from error
+        root = self._root()
+        return self._derived(root[0].task.add(Drifts(DriftSpec(column, detector, groups, rows, span)), root))
+
+    def last(self, rows: int) -> Rowset:
+        """Choose the newest rows to train on; of grades those that have a truth."""
+        if rows < 1:
+            raise DeclarationError(f"last({rows})", advice="Give a positive number of rows.")
+        return Rowset(self, "last", rows=rows)
+
+    def since(self, span: str | timedelta) -> Rowset:
+        """Choose the rows of so long before now to train on."""
+        return Rowset(self, "since", span_us=microseconds(span, "since"))
+
+    def all(self) -> Rowset:
+        """Choose all rows of a table, as they are when the training begins."""
+        self._refuse_unwritten()
+        return Rowset(self, "all")
+
+    # -- delivering ----------------------------------------------------------------------------------------------------
+
+    def to_table(
+        self, dsn: str, table: str, *, key: str | Sequence[str] | None = None, name: str | None = None
+    ) -> Stream:
+        """Keep a PostgreSQL table up to date, exactly once: the position is stored in the rows' transaction.
+
+        The table is made, and gets columns that come later, from the rows' schema; one that is there already stays as
+        it is. With a key the newest row of each key is there; deletes and truncates delete. Without one every insert
+        and update is added, deletes are left out. A table that the pipeline captures is refused.
+
+        Args:
+            dsn: a libpq connection string or URL.
+            table: ``TABLE`` or ``SCHEMA.TABLE``.
+            key: columns that identify a row; of a captured table within its replica identity. A table that is there
+                already needs a unique index on them.
+            name: the sink's; ``postgres:TABLE`` by default.
+
+        >>> import headrace as hr
+        >>> app = hr.App("shop", log="memory://")
+        >>> app.topic("predictions").to_table("postgresql://me:secret@db/shop", "predictions", key="id")
+        Stream(predictions)
+        >>> print(app.plan())
+        shop   log: memory://
+        ├─ predictions ──▶ postgres:predictions  db:5432/shop, key id
+        """
+        from headrace.sinks.table import table_spec
+
+        return self._sink(name or f"postgres:{table}", table_spec(dsn, table, key=key))
+
+    def to_mongo(
+        self,
+        uri: str,
+        database_collection: str | None = None,
+        *,
+        database: str | None = None,
+        collection: str | None = None,
+        key: str | Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> Stream:
+        """Keep a MongoDB collection up to date (needs the extra ``mongo``).
+
+        Rows are upserted by key (deletes delete), or, without one, by an ``_id`` made of app, topic and offset: after
+        a crash the last rows may be written again, which changes nothing.
+
+        Args:
+            uri: ``mongodb://USER:PASSWORD@HOST:PORT``.
+            database_collection: ``"Weight.TrainingData"``; or both apart, as ``database=`` and ``collection=``.
+            key: fields that identify a document; a unique index on them is made.
+            name: the sink's; ``mongo:DATABASE.COLLECTION`` by default.
+        """
+        from headrace.sinks.mongo import mongo_spec
+
+        spec = mongo_spec(uri, database_collection, database=database, collection=collection, key=key)
+        return self._sink(name or f"mongo:{spec.database}.{spec.collection}", spec)
+
+    def to_parquet(
+        self,
+        directory: str | Path,
+        *,
+        partition_by: str | Sequence[str] | None = None,
+        rows_per_file: int = 250_000,
+        every: str | timedelta = "1 min",
+        name: str | None = None,
+    ) -> Stream:
+        """Write Parquet files, whole ones only; every event is one row in one of them, exactly once.
+
+        The rows' columns are followed by ``__op`` (c, u, d, t or r), ``__ts`` and ``__offset``, and, where the source
+        did not send some values, by ``__unchanged``, their columns' names.
+
+        Args:
+            directory: made when missing.
+            partition_by: columns whose values become folders ``column=value``, as Hive, DuckDB and Spark read them.
+            rows_per_file: a file is written when so many rows are there; partitions share them.
+            every: or after so long; also when the pipeline is waited for, or stops.
+            name: the sink's; ``parquet:DIRECTORY`` by default.
+        """
+        from headrace.sinks.parquet import parquet_spec
+
+        spec = parquet_spec(
+            directory, partition_by=partition_by, rows_per_file=rows_per_file, every=every, label=name or ""
+        )
+        return self._sink(name or f"parquet:{directory}", spec)
+
+    def to_http(
+        self,
+        url: str,
+        *,
+        method: Literal["POST", "PUT", "PATCH"] = "POST",
+        headers: Mapping[str, str] | None = None,
+        secret: str | bytes | None = None,
+        success_topic: str | None = None,
+        error_topic: str | None = None,
+        retries: int | None = None,
+        backoff: str | float | timedelta = 0.1,
+        timeout: str | float | timedelta = 10.0,
+        name: str | None = None,
+    ) -> Stream:
+        """Send each row as JSON in a request of its own: an alarm to a receiver.
+
+        ``Idempotency-Key: <app>/<topic>/<offset>`` is the same at every attempt. No response, 5xx, 408, 425 and 429 are
+        tried again, with growing pauses or after ``Retry-After``. 401, 403, 407 and 3xx hold the sink back, since no
+        row would be taken; another 4xx refuses its row.
+
+        Args:
+            url: ``http(s)://HOST[:PORT]/PATH``.
+            headers: sent with each request.
+            secret: signs each: ``Headrace-Signature: t=SECONDS,v1=HEX``, HMAC-SHA256 of ``SECONDS.BODY``.
+            success_topic, error_topic: topics for the responses: idempotency key, status, attempts, response, request.
+            retries: after so many a row goes to the dead letters; None: never given up.
+            backoff: the first pause; doubled each time, up to 15 s.
+            timeout: how long the receiver may be silent.
+            name: the sink's; ``http:`` and the URL without query by default.
+        """
+        from headrace.sinks.http import http_spec
+
+        spec = http_spec(
+            url, method=method, headers=headers, secret=secret, success_topic=success_topic, error_topic=error_topic,
+            retries=retries, backoff=backoff, timeout=timeout,
+        )  # fmt: skip
+        return self._sink(name or f"http:{spec.where}", spec)
+
+    def to_console(self, *, format: Literal["table", "lines"] | None = None, name: str | None = None) -> Stream:
+        """Print the rows on standard output: as tables in a terminal, elsewhere one JSON object a line.
+
+        Args:
+            format: which of the two, where it shall not depend on what standard output is.
+            name: the sink's; ``console:TOPIC`` by default.
+        """
+        from headrace.sinks.console import ConsoleSpec
+
+        return self._sink(name or f"console:{self._plan.topic}", ConsoleSpec(format))
+
+    # -- what it is made of --------------------------------------------------------------------------------------------
+
     def _root(self) -> Root:
-        """What the rows come from, and what is done to them after that."""
+        """Return what the rows come from; where a topic gives them, that begins a task of its own."""
         root = self._derived_from()
         if root is not None:
             return root
-        host = self._app._flow(self._plan.topic)
-        return host.add(Declared(host, Read(self._plan))), ()
+        return self._declared.operator_task(self._plan.topic).add(Read(self._plan)), ()
 
     def _derived_from(self) -> Root | None:
-        """What this app derives the rows from, and what is done to them after that; None where a topic gives them."""
-        if self._predicted is not None:
-            model, number = self._predicted
-            return model._predicted_node(number), self._plan.operations
+        """Return what this app derives the rows from; None where a topic gives them."""
+        if self._predictions is not None:
+            return self._predictions.node, self._plan.operations
         if self._node is not None:
             return self._node, self._plan.operations
         if self._origin is not None:
@@ -250,29 +534,213 @@ class Stream(Derivable, Delivered):
         return None
 
     def _refuse_unwritten(self) -> None:
-        if self._predicted is not None:
+        if self._predictions is not None:
             raise DeclarationError("predictions are read from their topic", advice='Read app.topic("…") instead.')
         if self._node is not None:
             raise DeclarationError("these rows have no topic", advice="Write them to one first: .to(topic).")
 
     def _with(self, operation: Operation) -> Stream:
         plan = StreamPlan(self._plan.topic, (*self._plan.operations, operation))
-        return Stream(self._app, plan, self._predicted, node=self._node, origin=self._origin)
+        return Stream(self._declared, plan, self._predictions, node=self._node, origin=self._origin)
+
+    def _derived(self, node: DeclaredNode) -> Stream:
+        return Stream(self._declared, StreamPlan(""), node=node)
 
     def __repr__(self) -> str:
         return f"Stream({self._plan})"
 
+    def _alarm(self, column: str | None, consecutive: int, cooldown: Any, **limits: float) -> Stream:
+        root = self._root()
+        source = root[0]
+        name = column or source.value
+        if name is None:
+            raise DeclarationError("an alarm on rows of many columns", advice='Say which: column="…".')
+        if consecutive < 1:
+            raise DeclarationError(f"consecutive={consecutive}", advice="Give a positive number of rows.")
+        rows, span = _cooldown(cooldown, source)
+        spec = AlarmSpec(name, consecutive=consecutive, cooldown_us=span, cooldown_rows=rows, by=source.by, **limits)
+        return self._derived(source.task.add(Alarms(spec), root, value=name, by=source.by))
 
-class Flow(Host):
-    """Things derived from a topic, without a model."""
+    def _graded_root(self) -> Root:
+        """Return what is graded: a model's predictions as they were made, or predictions in a topic."""
+        source, operations = self._root()
+        if isinstance(source.what, Read):
+            return source, operations
+        if isinstance(source.what, Predicted):
+            if any(not isinstance(operation, Select | WithColumns) for operation in operations):
+                raise DeclarationError(
+                    "predictions are filtered before they are graded",
+                    advice="Filter the rows before predict, or grade all and filter the grades.",
+                )
+            return source, ()
+        raise DeclarationError("grade(…) wants predictions", advice="Grade model.predict(stream), or its topic.")
 
-    def __init__(self, app: App, name: str) -> None:
-        super().__init__(name)
-        self.app = app
+    def _sink(self, name: str, spec: SinkSpec) -> Stream:
+        self._refuse_unwritten()
+        if not name.strip():
+            raise DeclarationError(f"name={name!r} cannot name a sink")
+        self._declared.sinks.append(SinkPlan(name, self._plan, spec))
+        return self
+
+
+class Windowed:
+    """Windows over a stream. `agg`, or a word for one aggregate, says what is made of each.
+
+    A window's line has ``window_start``, ``window_end``, the columns it is grouped by, ``rows``, and what was asked.
+    """
+
+    def __init__(self, stream: Stream, root: Root, spec: WindowSpec, time: str | None) -> None:
+        self._stream = stream
+        self._root = root
+        self._spec = spec
+        self._time = time
+
+    def agg(self, **aggregates: Aggregate) -> Stream:
+        """Compute several aggregates, by the names of their columns: ``agg(ErrorAvg=hr.metrics.mean("error"))``."""
+        if not aggregates:
+            raise DeclarationError("window(…).agg() makes nothing", advice="Name at least one aggregate.")
+        for name, aggregate in aggregates.items():
+            if not isinstance(aggregate, Aggregate):
+                raise DeclarationError(
+                    f"agg({name}={aggregate!r}) is no aggregate", advice='For example hr.metrics.mean("error").'
+                )
+            if name in ("window_start", "window_end", "rows", "final", *self._spec.by):
+                raise DeclarationError(f"agg({name}=…): windows have a column of that name", advice="Choose another.")
+        spec = replace(self._spec, aggregates=tuple(aggregates.items()))
+        value = next(iter(aggregates)) if len(aggregates) == 1 else None
+        numbers = [name for name, aggregate in aggregates.items() if aggregate.kind not in ("unique", "first", "last")]
+        node = self._root[0].task.add(
+            Windows(spec, self._time),
+            self._root,
+            value=value or (numbers[0] if len(numbers) == 1 else None),
+            by=spec.by,
+            span_us=spec.size_us,
+            span_rows=-(-spec.rows // spec.every_rows) if spec.rows else 0,
+        )
+        return self._stream._derived(node)
+
+    def mean(self, column: str) -> Stream:
+        """Compute the mean of a column, under its own name."""
+        return self.agg(**{column: metrics.mean(column)})
+
+    def median(self, column: str) -> Stream:
+        """Compute the median of a column."""
+        return self.agg(**{column: metrics.median(column)})
+
+    def quantile(self, column: str, q: float) -> Stream:
+        """Compute a quantile of a column."""
+        return self.agg(**{column: metrics.quantile(column, q)})
+
+    def min(self, column: str) -> Stream:
+        """Compute the smallest value of a column."""
+        return self.agg(**{column: metrics.min(column)})
+
+    def max(self, column: str) -> Stream:
+        """Compute the largest value of a column."""
+        return self.agg(**{column: metrics.max(column)})
+
+    def sum(self, column: str) -> Stream:
+        """Compute the sum of a column."""
+        return self.agg(**{column: metrics.sum(column)})
+
+    def std(self, column: str) -> Stream:
+        """Compute the standard deviation of a column."""
+        return self.agg(**{column: metrics.std(column)})
+
+    def count(self) -> Stream:
+        """Count the rows, as ``count``."""
+        return self.agg(count=metrics.count())
+
+
+class Rowset:
+    """Rows to train on, as they are when a training begins."""
+
+    def __init__(self, stream: Stream, kind: str, *, rows: int = 0, span_us: int = 0) -> None:
+        self.stream, self.kind, self.rows, self.span_us = stream, kind, rows, span_us
+
+
+# -- what a user may say ----------------------------------------------------------------------------------------------
+
+
+def _sides(on: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if isinstance(on, dict):
+        if set(on) != {"left", "right"}:
+            raise DeclarationError(f"on={on!r}", advice='Give a column, or {"left": …, "right": …}.')
+        left, right = check_columns(on["left"], "on"), check_columns(on["right"], "on")
+        if len(left) != len(right):
+            raise DeclarationError(f"on={on!r}: both sides need as many columns")
+        return left, right
+    names = check_columns(on, "on")
+    if not names:
+        raise DeclarationError("on=[] finds no label", advice="Name the column that both sides share.")
+    return names, names
+
+
+def _metric_of(model: DeclaredModel | None) -> Metric:
+    classifies = model is not None and scored_as(model.learner) == "classification"
+    return incorrect if classifies else absolute_error
+
+
+def _cooldown(given: str | int | timedelta | None, source: DeclaredNode | None) -> tuple[int, int]:
+    """Return a cooldown in rows, and in microseconds."""
+    if given is None:
+        return (source.span_rows, source.span_us) if source is not None else (0, 0)
+    if isinstance(given, int) and not isinstance(given, bool):
+        if given < 0:
+            raise DeclarationError(f"cooldown={given}", advice="Give a number of rows, or a duration.")
+        return given, 0
+    return 0, microseconds(given, "cooldown")
+
+
+def microseconds(duration: str | int | timedelta, what: str) -> int:
+    """Return a duration that a user gave, in microseconds.
+
+    Raises:
+        DeclarationError: it is none.
+    """
+    try:
+        found = duration_us(duration)  # type: ignore[arg-type]  # a number is refused there
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise DeclarationError(f"{what}={duration!r}: {error}", advice='Give one such as "1 min".') from error
+    if found > _LONGEST_US:
+        raise DeclarationError(f"{what}={duration!r} is longer than 2,283 years", advice='Give one such as "1 min".')
+    return found
+
+
+def window_spec(
+    size: str | int | timedelta,
+    *,
+    every: str | int | timedelta | None,
+    lateness: str | timedelta | None,
+    by: str | Sequence[str],
+    emit: str,
+) -> WindowSpec:
+    """Check the windows that a user asks for.
+
+    Raises:
+        DeclarationError: it makes no sense.
+    """
+    groups = (by,) if isinstance(by, str) else tuple(by)
+    if emit not in ("final", "changes"):
+        raise DeclarationError(f"emit={emit!r}", advice='Give "final" or "changes".')
+    late = 0 if lateness is None else microseconds(lateness, "lateness")
+    more: dict[str, Any] = {"by": groups, "emit": emit, "lateness_us": late}
+    if isinstance(size, int) and not isinstance(size, bool):
+        step = 1 if every is None else every
+        if not isinstance(step, int) or isinstance(step, bool) or step < 1 or size < 1:
+            raise DeclarationError(f"window({size}, every={every!r})", advice="Give positive numbers of rows.")
+        return WindowSpec(rows=size, every_rows=step, **more)
+    if isinstance(every, int):
+        raise DeclarationError(f"window({size!r}, every={every})", advice='Give a duration, such as "10 s".')
+    span = microseconds(size, "window")
+    hop = span if every is None else microseconds(every, "every")
+    if hop > span:
+        raise DeclarationError(f"window({size!r}, every={every!r}) leaves rows out", advice="Give a shorter every=.")
+    return WindowSpec(size_us=span, every_us=hop, **more)
 
 
 def topic_name(table: str) -> str:
-    """A table's part of its topic's name: other characters than Kafka allows become ``_`` (Debezium).
+    """Return a table's part of its topic's name: other characters than Kafka allows become ``_`` (Debezium).
 
     >>> topic_name("My Schema.täble")
     'My_Schema.t_ble'

@@ -84,7 +84,7 @@ def predict_span(traced: Any, model: str, rows: int) -> AbstractContextManager[A
     """The span of what a model takes, inside a request's; nothing without a tracer."""
     if traced is None:
         return nullcontext()
-    about = {"headrace.pipeline.model": model, "headrace.inspect.rows": rows}
+    about = {"headrace.model": model, "headrace.rows": rows}
     return cast(AbstractContextManager[Any], traced.start_as_current_span("predict", attributes=about))
 
 

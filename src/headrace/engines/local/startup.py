@@ -43,10 +43,10 @@ SAY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """How a plan is run this time: what is no part of its description.
+    """What is said anew at each start of a plan, and is no part of its description.
 
     Attributes:
-        serve: answer over HTTP too, as these settings say, or (True) the environment.
+        serve: predict over HTTP too, as these settings say, or (True) the environment.
         take_over: take replication slots that belong to another log.
         log: the plan's log where it is open already: it stays open at the end.
         clock: what time it is.

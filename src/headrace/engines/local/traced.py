@@ -41,7 +41,7 @@ class Rounds:
                 continue
             state = runner.state
             about = {
-                "headrace.pipeline.model": name,
+                "headrace.model": name,
                 "headrace.version": state.version,
                 "headrace.position": runner.progress.position or "",
                 "headrace.learned": count[0] - learned,

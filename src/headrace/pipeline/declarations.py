@@ -1,0 +1,274 @@
+"""Everything that a user has declared so far, and the plan that is made of it.
+
+Streams and models write down here what they are asked for, and know of each other only what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from headrace.formats.topic_formats import checked_format, codec_for
+from headrace.learn.base import Learner
+from headrace.learn.features import Features
+from headrace.log import open_log
+from headrace.log.base import Log
+from headrace.plan.operators import Initial, Node, OutputPlan, Predicted, RetrainPlan, What
+from headrace.plan.plan import Formats, Plan, SourcePlan, TopicsPlan, served_topic
+from headrace.plan.sinks import SinkPlan
+from headrace.plan.task import (
+    Cut,
+    EvaluatePlan,
+    ModelTask,
+    OperatorTask,
+    PredictPlan,
+    StreamPlan,
+    StreamTask,
+    Task,
+    Versions,
+)
+from headrace.serve.parameters import Endpoint
+from headrace.transform.expressions import Operation
+
+if TYPE_CHECKING:
+    from headrace.engines.local.running import Running
+
+
+@dataclass(eq=False, slots=True)
+class DeclaredNode:
+    """One thing that is derived.
+
+    Attributes:
+        task: the task that derives it: a model's, whose predictions it is made of, or one of operators alone.
+        value: the column that a condition is about, where there is just one.
+        by: of windows and alarms, the columns that they are grouped by.
+        span_us, span_rows: of windows, how long one is: after an alarm the next one raises none.
+    """
+
+    task: DeclaredTask
+    what: What
+    source: DeclaredNode | None = None
+    operations: tuple[Operation, ...] = ()
+    value: str | None = None
+    by: tuple[str, ...] = ()
+    span_us: int = 0
+    span_rows: int = 0
+    outputs: list[OutputPlan] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        """The place among the nodes of its task."""
+        return self.task.nodes.index(self)
+
+
+# A node that rows come from, and what is done to them after that.
+Root = tuple[DeclaredNode, tuple[Operation, ...]]
+
+
+class DeclaredTask:
+    """A task that derives rows from topics, with its nodes in the order of their declaration."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[DeclaredNode] = []
+
+    def add(
+        self,
+        what: What,
+        root: Root | None = None,
+        *,
+        value: str | None = None,
+        by: tuple[str, ...] = (),
+        span_us: int = 0,
+        span_rows: int = 0,
+    ) -> DeclaredNode:
+        """Add a node, which takes its rows from a root; the arguments are as for `DeclaredNode`."""
+        source, operations = (None, ()) if root is None else root
+        node = DeclaredNode(self, what, source, operations, value, by, span_us, span_rows)
+        self.nodes.append(node)
+        return node
+
+    def plans(self) -> tuple[Node, ...]:
+        """Return the nodes as a task holds them."""
+        return tuple(
+            Node(node.what, None if node.source is None else node.source.number, node.operations, tuple(node.outputs))
+            for node in self.nodes
+        )
+
+    def task(self, app: str) -> Task:
+        """Return the frozen task."""
+        return OperatorTask(self.name, self.plans())
+
+
+@dataclass(eq=False, slots=True)
+class DeclaredPredictions:
+    """The predictions of one stream's rows by a model, and where they go."""
+
+    model: DeclaredModel
+    number: int
+    stream: StreamPlan
+    proba: bool
+    outputs: list[OutputPlan] = field(default_factory=list)
+    _node: DeclaredNode | None = None
+
+    @property
+    def node(self) -> DeclaredNode:
+        """The node with which everything that is derived from these predictions begins."""
+        if self._node is None:
+            self._node = self.model.add(Predicted(self.number), value="prediction")
+        return self._node
+
+    def plan(self, app: str) -> PredictPlan:
+        """Return the frozen description."""
+        logged = {endpoint.log_to for endpoint in self.model.endpoints}
+        served = [output.topic for output in self.outputs if output.topic in logged]
+        plan = StreamPlan(served_topic(app, served[0])) if served else None
+        return PredictPlan(self.stream, tuple(self.outputs), self.proba, plan)
+
+
+class DeclaredModel(DeclaredTask):
+    """A model's task as it is declared so far; `ModelTask` says what its parts are."""
+
+    def __init__(
+        self,
+        name: str,
+        learner: Learner,
+        features: Features,
+        target: str | None,
+        *,
+        missing: str = "reject",
+        versions: Versions | None = None,
+        initial: Initial | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.learner = learner
+        self.features = features
+        self.target = target
+        self.missing = missing
+        self.versions = versions or Versions()
+        self.initial = initial
+        self.cut: Cut | None = None
+        self.sample_weight: str | None = None
+        self.learn: list[StreamPlan] = []
+        self.learn_nodes: list[Root] = []
+        self.predictions: list[DeclaredPredictions] = []
+        self.evaluate: list[EvaluatePlan] = []
+        self.endpoints: list[Endpoint] = []
+        self.retrain: RetrainPlan | None = None
+        self.training_nodes: list[DeclaredNode] = []
+
+    def plans(self) -> tuple[Node, ...]:
+        """Return the nodes as the model's task holds them; none where nothing is made of its predictions."""
+        plain = all(isinstance(node.what, Predicted) for node in self.nodes)
+        return () if plain and not self.training_nodes else super().plans()
+
+    def task(self, app: str) -> ModelTask:
+        """Return the frozen task."""
+        return ModelTask(
+            name=self.name,
+            learner=self.learner,
+            features=self.features,
+            target=self.target,
+            cut=self.cut or Cut(transaction=True),
+            learn=tuple(self.learn),
+            predict=tuple(predictions.plan(app) for predictions in self.predictions),
+            evaluate=tuple(self.evaluate),
+            sample_weight=self.sample_weight,
+            missing=self.missing,
+            versions=self.versions,
+            nodes=self.plans(),
+            learn_nodes=tuple((node.number, operations) for node, operations in self.learn_nodes),
+            retrain=self.retrain,
+            initial=self.initial,
+        )
+
+
+class Declarations:
+    """A pipeline as its user has declared it so far.
+
+    Attributes:
+        formats: of topics, by their names; `source_formats` by the prefix of a source, `key_formats` of topics' keys.
+        streams: streams that are written to a topic without a model, each with that topic.
+        running: the pipeline that was started last.
+        open_log: a log in memory, which lives as long as this.
+    """
+
+    def __init__(
+        self, name: str, log: str, keep: str | timedelta | None, *, default_format: str, registry: str | None
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.keep = keep
+        self.default_format = checked_format(default_format)
+        self.registry = registry
+        self.formats: dict[str, str] = {}
+        self.source_formats: dict[str, str] = {}
+        self.key_formats: dict[str, str] = {}
+        self.sources: list[SourcePlan] = []
+        self.topics: list[TopicsPlan] = []
+        self.appended: list[str] = []
+        self.models: list[DeclaredModel] = []
+        self.operator_tasks: list[DeclaredTask] = []
+        self.streams: list[tuple[StreamPlan, OutputPlan]] = []
+        self.sinks: list[SinkPlan] = []
+        self.running: Running | None = None
+        self.open_log: Log | None = None
+
+    def operator_task(self, topic: str) -> DeclaredTask:
+        """Begin a task of its own for what is derived from a topic without a model."""
+        name = f"flow:{self.name}:{topic}"
+        alike = sum(task.name.split("#")[0] == name for task in self.operator_tasks)
+        task = DeclaredTask(name + (f"#{alike + 1}" if alike else ""))
+        self.operator_tasks.append(task)
+        return task
+
+    def append_to(self, topic: str) -> None:
+        """Note that the program itself appends to a topic."""
+        if topic not in self.appended:
+            self.appended.append(topic)
+
+    def plan(self) -> Plan:
+        """Return the pipeline as a frozen description."""
+        grouped: dict[StreamPlan, list[OutputPlan]] = {}
+        for stream, output in self.streams:
+            grouped.setdefault(stream, []).append(output)
+        tasks: list[Task] = [task.task(self.name) for task in (*self.models, *self.operator_tasks)]
+        tasks += [
+            StreamTask(f"stream:{stream.topic}→{outputs[0].topic}", stream, tuple(outputs))
+            for stream, outputs in grouped.items()
+        ]
+        return Plan(
+            self.name,
+            self.log,
+            tuple(self.sources),
+            tuple(tasks),
+            tuple(self.topics),
+            Formats(
+                self.default_format,
+                dict(self.formats),
+                dict(self.source_formats),
+                dict(self.key_formats),
+                self.registry,
+            ),
+            tuple(self.appended),
+            tuple(self.sinks),
+            tuple(endpoint for model in self.models for endpoint in model.endpoints),
+            self.keep,
+        )
+
+    @contextmanager
+    def reading(self) -> Iterator[Log]:
+        """Give a log to read from now: the one that is open here, or one that is opened for this."""
+        running = self.running
+        opened = self.open_log or (running.log if running is not None and running.alive else None)
+        if opened is not None:
+            yield opened
+            return
+        log = open_log(self.log, writer=False, name=self.name, codec=codec_for(self.plan().formats))
+        try:
+            yield log
+        finally:
+            log.close()
