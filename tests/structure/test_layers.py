@@ -159,7 +159,6 @@ def test_every_room_has_a_floor() -> None:
     assert not new, f"say in FLOORS of {Path(__file__).name} on which floor they are: {', '.join(new)}"
 
 
-@pytest.mark.xfail(reason="the move is under way")
 def test_every_arrow_points_down() -> None:
     wrong = [
         found
@@ -171,7 +170,6 @@ def test_every_arrow_points_down() -> None:
     assert_none(wrong, "a room imports rooms of lower floors, values and itself")
 
 
-@pytest.mark.xfail(reason="the move is under way")
 def test_modules_import_each_other_in_no_circle() -> None:
     """Imports for types count: who needs them to be read cannot be understood alone."""
     below: dict[str, set[str]] = {module: set() for module in modules()}
