@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from tests.processes import run_python
 
 from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.errors import SourceRefused
@@ -205,7 +205,7 @@ source = PostgresSource({database.dsn!r}, app={database.name!r}, prefix={databas
 source.check(log)
 source.start(log)
 """
-    result = subprocess.run([sys.executable, "-c", program], env={"HEADRACE_FAULT": point}, check=False)
+    result = run_python([sys.executable, "-c", program], env={"HEADRACE_FAULT": point}, check=False)
     assert result.returncode == -9
     log = SqliteLog(tmp_path / "log", writer=True)
     engine = capture(log)

@@ -24,6 +24,7 @@ from headrace.log.base import walk
 from headrace.registry.models import read_progress
 from headrace.replay.verify import verify as replayed
 from headrace.testing.servers import PostgresServer
+from tests.processes import Child
 
 PIPELINE = Path(__file__).parent / "pipeline.py"
 FOREIGN = Path(__file__).parent / "foreign.py"
@@ -82,7 +83,7 @@ def start(
     """A pipeline in a child process: the one on two tables of a database, or the one on topics of others."""
     command = [sys.executable, str(program), source, str(log), *([name] if name else [])]
     variables = {**os.environ, "HEADRACE_FAULT": fault, **(environment or {})}
-    return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return Child(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def finish(child: subprocess.Popen[bytes], timeout: float = 120) -> int:

@@ -10,7 +10,6 @@ import random
 import signal
 import struct
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from headrace.formats.topic_formats import codec_for
 from headrace.kafka import fetch
 from headrace.log import open_log
 from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer, SchemaRegistryServer
+from tests.processes import HEADRACE, Child
 
 from . import foreign, harness, pipeline
 from .test_kafka_kill import fresh, produce, same_foreign, write
@@ -139,8 +139,8 @@ def test_a_signal_ends_a_pipeline_whose_broker_answers_nothing(broker: KafkaBrok
     file.write_text(SIGNALLED.format(log=topics(broker, "signalled", "signalled_out"), topic="signalled"))
 
     def begin(**more: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "from headrace.cli.main import main; main()", "run", str(file)]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **more)
+        command = [HEADRACE, "run", str(file)]
+        return Child(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **more)
 
     def ended(child: subprocess.Popen[bytes], *signals: int) -> tuple[int, float]:
         begun = time.monotonic()

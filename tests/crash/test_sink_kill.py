@@ -23,6 +23,7 @@ from headrace.batch import OPS, Batch
 from headrace.log import open_log
 from headrace.log.base import walk
 from headrace.testing.servers import JavaMissing, MongoDbServer, PostgresServer
+from tests.processes import Child
 
 from ..sinks.receiver import Receiver
 from . import harness
@@ -161,7 +162,7 @@ def fill(log: Path, *, deletes: bool) -> None:
 def start(where: str, log: Path, *more: str, fault: str = "") -> subprocess.Popen[bytes]:
     command = [sys.executable, str(PROGRAM), where, str(log), *more]
     variables = {**os.environ, "HEADRACE_FAULT": fault}
-    return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return Child(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 # Each start takes a second: a few edges of each kind, all of them in the long form (`make crash`).

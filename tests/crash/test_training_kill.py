@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from headrace.log import open_log
 from headrace.log.base import walk
 from headrace.replay.verify import verify
+from tests.processes import run_python
 
 from . import fish
 from .test_kill import ROUNDS
@@ -38,7 +38,7 @@ def run(log: Path, fault: str = "", *more: str) -> int:
     import os
 
     environment = {**os.environ, "HEADRACE_FAULT": fault}
-    done = subprocess.run([sys.executable, PROGRAM, log, *more], env=environment, timeout=120, check=False)
+    done = run_python([sys.executable, PROGRAM, log, *more], env=environment, timeout=120, check=False)
     return done.returncode
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -20,8 +19,8 @@ from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeo
 from headrace.log import open_log
 from headrace.produce.producer import fingerprint, last_of
 from headrace.testing.servers import KafkaBroker
+from tests.processes import HEADRACE, run_python
 
-HEADRACE = str(Path(sys.executable).parent / "headrace")
 ROWS = [{"id": i, "x": float(i % 7), "raw": bytes([i % 256])} for i in range(60)]
 
 
@@ -143,7 +142,7 @@ def test_headrace_produce_goes_on_where_the_program_stopped_and_back(first: int,
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [HEADRACE, "produce", "rows", "--file", str(file), "--producer-id", "p", "--limit", "50", "--json"]
-    done = subprocess.run([*command, "--log", app.log], capture_output=True, text=True, timeout=60, check=False)
+    done = run_python([*command, "--log", app.log], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["skipped"] == first + 3
     with app.start() as running:
@@ -239,7 +238,7 @@ def test_killed_anywhere_and_repeated_every_row_is_there_once(edge: str, tmp_pat
         for fault in faults:
             script = KILLED.format(tests=root, log=str(log))
             environment = {**os.environ, "HEADRACE_FAULT": fault}
-            done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, capture_output=True)
+            done = run_python([sys.executable, "-c", script], env=environment, timeout=60, capture_output=True)
             assert done.returncode == (-signal.SIGKILL if fault else 0), done.stderr.decode()
     expected, found = declared(whole), declared(killed)
     assert ids(found) == ids(found, "answers") == list(range(60))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 
 from headrace.testing.servers import JavaMissing, KafkaBroker
+from tests.processes import HEADRACE, Child, headrace, run_python
 
 from .conftest import Database
-from .test_demo import headrace
 
 pytestmark = pytest.mark.xdist_group("kafka")
 
@@ -113,11 +114,7 @@ def test_cat(log: str, cluster: KafkaBroker, tmp_path: Path, capfd: pytest.Captu
 
 
 def test_a_message_that_cannot_be_decoded_is_said(log: str, tmp_path: Path) -> None:
-    import subprocess
-
-    from .test_demo import HEADRACE
-
-    done = subprocess.run(
+    done = run_python(
         [HEADRACE, "topics", "cat", "orders", "--log", log], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "orders partition 0 offset 1: " in done.stderr
@@ -126,12 +123,8 @@ def test_a_message_that_cannot_be_decoded_is_said(log: str, tmp_path: Path) -> N
 def test_follow(log: str, cluster: KafkaBroker, tmp_path: Path) -> None:
     cluster.create_topic("followed")
     produced(cluster, "followed", 0, b'{"n": 1}')
-    import subprocess
-
-    from .test_demo import HEADRACE
-
     following = [HEADRACE, "topics", "cat", "followed", "--follow", "--limit", "2", "--log", log]
-    with subprocess.Popen(following, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    with Child(following, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["n"] == 1
         produced(cluster, "followed", 0, b'{"n": 2}')

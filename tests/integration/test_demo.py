@@ -5,24 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import headrace
+
 from .conftest import Database
 
 EXPECTED = json.loads((files("headrace.demos.iris") / "data" / "expected.json").read_text())
-HEADRACE = str(Path(sys.executable).parent / "headrace")
-
-
-def headrace(*arguments: str, cwd: Path, code: int = 0) -> str:
-    """Run a command as a user would; its standard output."""
-    done = subprocess.run([HEADRACE, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize(("flavour", "correct"), [("flink", [5, 7, 9]), ("spark", [5, 8, 11])])

@@ -12,7 +12,6 @@ import random
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable
@@ -28,11 +27,11 @@ from headrace.demos.fish.events import read_data
 from headrace.errors import DeclarationError
 from headrace.log import open_log
 from headrace.testing.servers import KafkaBroker
+from tests.processes import HEADRACE, Child, headrace
 
 from .conftest import Database
 
 pytestmark = pytest.mark.timeout(300)
-HEADRACE = str(Path(sys.executable).parent / "headrace")
 SHIPPED = Path(pipeline.__file__).parent / "data"
 KEYS = ["rows", "alarms", "versions", "mean_error", "log", "seconds"]
 ROW_KEYS = ["Fish_Id", "Species", "PredictedWeight", "ActualWeight", "Error", "model_version"]
@@ -49,13 +48,6 @@ TOPICS = {
 FILES = ("training.csv", "measurement.jsonl", "weight.jsonl")
 CAME = ["salmon", "walleye", "bream"]
 Result = dict[str, Any]
-
-
-def headrace(*arguments: str, cwd: Path, code: int = 0) -> str:
-    """Run a command as a user would; its standard output, or what it said of its failure."""
-    done = subprocess.run([HEADRACE, *arguments], cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
 
 
 def result(*arguments: str, cwd: Path) -> Result:
@@ -457,7 +449,7 @@ def test_killed_and_started_again_it_is_as_if_it_had_never_been_killed(shipped: 
 
 def started(options: list[str], log: Path) -> subprocess.Popen[str]:
     command = [HEADRACE, "demo", "fish", "--json", "--log", str(log), *options]
-    return subprocess.Popen(command, cwd=log.parent, stdout=subprocess.PIPE, text=True)
+    return Child(command, cwd=log.parent, stdout=subprocess.PIPE, text=True)
 
 
 def wait_for(rows: int, log: Path, child: subprocess.Popen[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 import pytest
 
 from headrace.testing.servers import JavaMissing, KafkaBroker
+from tests.processes import HEADRACE, headrace, run_python
 
-from .test_demo import EXPECTED, HEADRACE, headrace
+from .test_demo import EXPECTED
 
 pytestmark = pytest.mark.xdist_group("kafka")
 TABLES = [("flink", [5, 7, 9]), ("spark", [5, 8, 11])]
@@ -91,7 +91,7 @@ def test_on_a_broker_of_its_own(tmp_path: Path, cluster: KafkaBroker) -> None:
 def test_without_java_it_says_so(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"} | {"PATH": "/nowhere"}
     command = [sys.executable, HEADRACE, "demo", "iris", "--log", "kafka"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = run_python(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "there is no Java on PATH" in done.stderr
     assert "Traceback" not in done.stderr

@@ -9,7 +9,6 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,14 @@ from headrace.errors import DeclarationError
 from headrace.learn.state import state_hash
 from headrace.log import open_log
 from headrace.testing.servers import KafkaBroker
+from tests.processes import HEADRACE, Child, headrace
 
 from .conftest import Database
 
 pytestmark = pytest.mark.timeout(300)
-HEADRACE = str(Path(sys.executable).parent / "headrace")
 KEYS = ["mode", "model", "train_rows", "test_rows", "accuracy", "accuracy_curve", "digit3", "log", "seconds"]
 PNG = b"\x89PNG\r\n\x1a\n"
 needs_keras = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="Keras is not installed")
-
-
-def headrace(*arguments: str, cwd: Path, code: int = 0, timeout: float = 280) -> str:
-    """Run a command as a user would; its standard output."""
-    done = subprocess.run([HEADRACE, *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
 
 
 def result(*arguments: str, cwd: Path) -> dict[str, Any]:
@@ -270,7 +262,7 @@ def test_killed_and_started_again_it_is_as_if_it_had_never_been_killed(model: st
 
 def kill_at(rows: int, log: Path, options: list[str], *, cwd: Path) -> None:
     """Kill the demo when it has appended so many digits."""
-    child = subprocess.Popen([HEADRACE, "demo", "mnist", *options], cwd=cwd, stdout=subprocess.DEVNULL)
+    child = Child([HEADRACE, "demo", "mnist", *options], cwd=cwd, stdout=subprocess.DEVNULL)
     try:
         wait_for(rows, log, child)
     finally:
@@ -303,7 +295,7 @@ def test_stopped_it_ends_cleanly_and_goes_on_later(how: str, small: Path, tmp_pa
     log = tmp_path / "o.headrace"
     command = ["demo", "mnist", "--online", "--model", "mlp", "--idx", str(small), "--log", str(log), "--json"]
     master, slave = os.openpty()
-    child = subprocess.Popen([HEADRACE, *command], cwd=tmp_path, stdin=slave, stdout=subprocess.PIPE, text=True)
+    child = Child([HEADRACE, *command], cwd=tmp_path, stdin=slave, stdout=subprocess.PIPE, text=True)
     try:
         wait_for(50, log, child)
         if how == "Enter":

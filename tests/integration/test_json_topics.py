@@ -20,8 +20,7 @@ from headrace.log.base import walk
 from headrace.plain_values import values
 from headrace.replay.verify import verify
 from headrace.testing import KafkaBroker
-
-from .test_demo import headrace
+from tests.processes import headrace
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 

@@ -19,8 +19,8 @@ from headrace.errors import HeadraceError
 from headrace.learn.state import load_state, state_hash
 from headrace.log import open_log
 from headrace.testing.servers import KafkaBroker
+from tests.processes import HEADRACE, run_python
 
-HEADRACE = str(Path(sys.executable).parent / "headrace")
 CENTERS = [[0.0, 0.0], [5.0, 5.0], [9.0, 1.0]]
 
 
@@ -32,7 +32,7 @@ def rows(seed: int, count: int) -> list[dict[str, Any]]:
 
 def command(*words: str, log: str, code: int = 0) -> Any:
     """A command's JSON; of one that fails, its words."""
-    done = subprocess.run(
+    done = run_python(
         [HEADRACE, *words, "--log", log, "--json"], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == code, done.stderr
@@ -102,7 +102,7 @@ def test_versions_are_listed_and_shown(log: str) -> None:
     assert shown["versions"][2]["hash"] == shown["versions"][3]["hash"] == row["hash"]
     assert shown["versions"][0]["learned"] == {"rows": 20}
     assert shown["versions"][0]["libraries"]["numpy"] == np.__version__
-    subprocess.run([HEADRACE, "models", "show", "m", "--log", log], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    run_python([HEADRACE, "models", "show", "m", "--log", log], check=True, timeout=60, stdout=subprocess.DEVNULL)
 
 
 def test_a_pipeline_that_is_stopped_goes_on_from_the_version_when_it_starts(log: str, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_what_moved_between_two_versions(log: str) -> None:
     assert moved
     assert all(0 < one["max_abs"] <= one["norm"] for one in moved)
     assert [one for one in command("models", "diff", "m", "2", "2", log=log)["state"] if one["changed"]] == []
-    subprocess.run([HEADRACE, "models", "diff", "m", "1", "2", "--log", log], check=True, timeout=60)
+    run_python([HEADRACE, "models", "diff", "m", "1", "2", "--log", log], check=True, timeout=60)
 
 
 def card_code(folder: Path) -> str:
@@ -314,7 +314,7 @@ def test_a_river_model_is_exported_with_a_warning(log: str, tmp_path: Path) -> N
     assert said.strip() in ("True", "False")
     stranger = {**os.environ, "HEADRACE_KEY_FILE": str(tmp_path / "another" / "key")}
     words = [HEADRACE, "models", "export", "m", "--to", str(tmp_path / "x"), "--log", log]
-    done = subprocess.run(words, env=stranger, capture_output=True, text=True, timeout=60, check=False)
+    done = run_python(words, env=stranger, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "not written by this installation" in " ".join(done.stderr.split())
 

@@ -24,8 +24,7 @@ from headrace.log import open_log
 from headrace.produce.files import count_rows, event_times, read_json_lines, read_rows
 from headrace.produce.producer import Throttle, parse_rate
 from headrace.testing.servers import KafkaBroker
-
-from .test_demo import HEADRACE, headrace
+from tests.processes import HEADRACE, Child, headrace, run_python
 
 LOG = "a.headrace"
 DEADLINE = 60.0
@@ -38,7 +37,7 @@ def produce(*arguments: str, cwd: Path, log: str = LOG) -> dict[str, Any]:
 
 def refused(*arguments: str, cwd: Path, log: str = LOG, code: int = 1) -> str:
     command = [HEADRACE, "produce", *arguments, "--log", log]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    done = run_python(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return " ".join(done.stderr.split())
@@ -136,7 +135,7 @@ def test_the_real_digits(shared_data: Path, tmp_path: Path) -> None:
 def test_standard_input_as_it_comes(tmp_path: Path) -> None:
     """Rows are in the log while the input is still open; a column that widens keeps all values."""
     command = [HEADRACE, "produce", "t", "--stdin", "--log", LOG, "--json"]
-    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with Child(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(b'{"n": 1}\n{"n"')
         process.stdin.flush()
@@ -237,7 +236,7 @@ def test_interrupted_and_started_again(number: signal.Signals, stdin: bool, tmp_
         command = [HEADRACE, "produce", "t", *told, "--rate", "200/s", "--log", LOG, "--json"]
         with (
             file.open() as stream,
-            subprocess.Popen(command, cwd=tmp_path, stdin=stream, stdout=subprocess.PIPE, text=True) as process,
+            Child(command, cwd=tmp_path, stdin=stream, stdout=subprocess.PIPE, text=True) as process,
         ):
             until(partial(at_least, at, tmp_path))
             process.send_signal(number)
@@ -245,7 +244,7 @@ def test_interrupted_and_started_again(number: signal.Signals, stdin: bool, tmp_
         if number is not signal.SIGKILL:
             assert process.returncode == 0 and json.loads(out)["ended"] == "stopped"
     text = file.read_text()
-    last = subprocess.run(
+    last = run_python(
         [HEADRACE, "produce", "t", *told, "--log", LOG, "--json"],
         cwd=tmp_path,
         input=text,
@@ -260,7 +259,7 @@ def test_interrupted_and_started_again(number: signal.Signals, stdin: bool, tmp_
 
 def killed_at(point: str, *arguments: str, cwd: Path, log: str) -> None:
     """Three commits of 50 rows; killed at the second passage of a point."""
-    done = subprocess.run(
+    done = run_python(
         [HEADRACE, "produce", *arguments, "--rate", "500/s", "--log", log],
         cwd=cwd,
         env={**os.environ, "HEADRACE_FAULT": f"{point}:2"},
@@ -295,7 +294,7 @@ def test_killed_at_an_edge_of_a_clusters_commit(
 
 def test_an_interrupt_while_nothing_comes(tmp_path: Path) -> None:
     command = [HEADRACE, "produce", "t", "--stdin", "--log", LOG, "--json"]
-    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with Child(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(b'{"n": 1}\n{"half')
         process.stdin.flush()
@@ -404,7 +403,7 @@ def test_a_running_pipeline_on_a_cluster_learns_while_rows_are_appended(
     numbers(tmp_path / "f.jsonl", 96)
     told = (topic, "--file", "f.jsonl", "--producer-id", "p")
     produce(*told, "--limit", "32", cwd=tmp_path, log=where)
-    with subprocess.Popen([HEADRACE, "run", "app.py"], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+    with Child([HEADRACE, "run", "app.py"], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
         try:
             for limit in (64, 96):
                 produce(*told, "--limit", str(limit), "--rate", "500/s", cwd=tmp_path, log=where)

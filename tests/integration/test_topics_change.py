@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import pytest
 
 import headrace as hr
 from headrace.testing.servers import KafkaBroker
+from tests.processes import HEADRACE, headrace, run_python
 
 from .conftest import Database
-from .test_demo import HEADRACE, headrace
 
 
 def listed(log: str, cwd: Path) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def test_what_a_pipeline_uses_is_refused(database: Database, tmp_path: Path) -> 
     log = ("--log", "shop.headrace")
     for topic, said in [*((f"shop.public.{one}", said) for one, said in USED), ("shop.answers", "«m», which writes")]:
         command = [HEADRACE, "topics", "delete", topic, *log]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        done = run_python(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 1 and said in " ".join(done.stderr.split())
     headrace("topics", "create", "more", *log, cwd=tmp_path)
     headrace("topics", "delete", "more", *log, cwd=tmp_path)

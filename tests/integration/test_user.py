@@ -18,9 +18,9 @@ import pytest
 
 import headrace as hr
 from headrace.errors import DeclarationError, FingerprintError, LogLocked, SourceRefused, SourceUnavailable, WaitTimeout
+from tests.processes import HEADRACE, Child, headrace
 
 from .conftest import Database
-from .test_demo import HEADRACE, headrace
 
 PIPELINE = """
 import headrace as hr
@@ -178,7 +178,7 @@ def test_databases_that_cannot_be_captured_are_refused(tables: Database, tmp_pat
 def test_a_signal_stops_it_cleanly(tables: Database, tmp_path: Path, number: int, by: str) -> None:
     (tmp_path / "shop.py").write_text(PIPELINE.format(dsn=tables.dsn, every=1))
     command = [sys.executable, "shop.py"] if by == "python" else [HEADRACE, "run", "shop.py"]
-    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    child = Child(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while not tables.execute("select 1 from pg_replication_slots where active and database = current_database()"):
         assert child.poll() is None and time.monotonic() < deadline, child.communicate()
@@ -240,7 +240,7 @@ def test_following_a_topic_from_another_process(tables: Database, tmp_path: Path
         insert(tables, "f_test", (0, 0, 0, None))
         running.wait(timeout=20)
         command = [HEADRACE, "topics", "cat", "answers", "--follow", "--log", str(tmp_path / "shop.headrace")]
-        tail = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        tail = Child(command, stdout=subprocess.PIPE, text=True)
         assert tail.stdout is not None
         killer = threading.Timer(60, tail.kill)
         killer.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import signal
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.processes import run_python
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, LogError, LogLocked
@@ -153,7 +153,7 @@ copy.copy_log(sys.argv[1], sys.argv[2], codec=codec_for(), on_rows=on_rows)
 
 
 def killed(source: str, target: str) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, source, target], timeout=60, check=False)
+    done = run_python([sys.executable, "-c", KILLED, source, target], timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 import pyarrow as pa
 import pytest
+from tests.processes import Child
 
 from headrace.clock import SystemClock
 from headrace.errors import LogCorrupt, LogError, LogFull, LogLocked, LogVersionError
@@ -66,7 +67,7 @@ def start(script: str, path: Path, fault: str = "") -> subprocess.Popen[str]:
     """Another process with this script; it finds ``path``, ``rows`` and `open_log`."""
     command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), str(path)]
     environment = os.environ | {VARIABLE: fault}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return Child(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:

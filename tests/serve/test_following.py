@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +23,12 @@ from headrace.errors import FingerprintError, HeadraceError, LogMissing
 from headrace.learn.state import state_hash
 from headrace.serve.models import AtLeast
 from headrace.serve.settings import ServeSettings
+from tests.processes import HEADRACE, Child, run_python
 
 from .asked import FISH, SEEDS, Client, fish, headrace, wait_until
 from .test_endpoint import retrained
 
-COMMAND = [sys.executable, "-c", "from headrace.cli.main import main; main()"]
+COMMAND = [HEADRACE]
 FILE = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -110,7 +110,7 @@ def test_a_reset_model_is_followed(tmp_path: Path) -> None:
         running.append("measured", FISH)
     with following(fish(log)) as follower:
         assert follower.ready()
-        done = subprocess.run(
+        done = run_python(
             [*COMMAND, "models", "reset", "weight", "--log", str(log), "--from", "latest"],
             capture_output=True,
             text=True,
@@ -172,7 +172,7 @@ def write_file(tmp_path: Path, app: str, *, more: str = "") -> Path:
 @contextlib.contextmanager
 def command(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``headrace serve``, and where it answers."""
-    process = subprocess.Popen(
+    process = Child(
         [*COMMAND, "serve", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

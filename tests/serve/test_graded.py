@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from headrace.engines.local.serving.replica import Replica
 from headrace.errors import DeclarationError
 from headrace.log import open_log
 from headrace.replay.verify import verify
+from tests.processes import run_python
 
 from .asked import following, serving, wait_until
 from .factory import factory
@@ -153,7 +153,7 @@ def test_from_a_follower(tmp_path: Path) -> None:
             found = grades(app)
             assert {fish: row["status"] for fish, row in found.items()} == dict.fromkeys((1, 2, 3), "graded")
             assert found[1]["prediction"] == found[3]["prediction"] == got.json["Weight"]
-    done = subprocess.run([*COMMAND, "verify", file], capture_output=True, text=True, timeout=60)
+    done = run_python([*COMMAND, "verify", file], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import headrace as hr
+from tests.processes import Child
 
 from .asked import Client, wait_until
 from .factory import factory
@@ -33,7 +34,7 @@ SALMON = {"length": 86.37, "height": 18.74, "species": "salmon"}
 @contextlib.contextmanager
 def begun(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A Python program, and where it says it serves; killed where it still runs at the end."""
-    process = subprocess.Popen(
+    process = Child(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
