@@ -160,8 +160,13 @@ def _serve(connection: socket.socket) -> tuple[list[str], str, dict[str, str]]:
     """
     import signal
 
+    def reap(*_: Any) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, reap)  # not SIG_IGN: what their children's times are added to is this process
     while True:
         header, descriptors, _, _ = socket.recv_fds(connection, _HEADER.size, 4)
         if not header:
