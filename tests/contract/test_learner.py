@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.learners import contract
 
 from headrace.errors import BadRows
 from headrace.learn.kmeans import KMeans
@@ -35,14 +36,7 @@ CASES: dict[str, tuple[Callable[[], Any], Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{case}: {name}")
-        for case, (make, X, y) in CASES.items()
-        for name, check in learner_checks(make, X, y)
-    ],
-)
+@pytest.mark.parametrize("check", contract(CASES))
 def test_contract(check: Callable[[], None]) -> None:
     check()
 

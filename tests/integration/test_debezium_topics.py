@@ -653,9 +653,7 @@ def test_recorded_events_decode_without_a_dead_letter(
     assert rows == sizes
 
 
-def produced(
-    broker: KafkaBroker, app: hr.App, paths: Sequence[Path], kind: str, *, one_source: bool
-) -> dict[str, int]:
+def produced(broker: KafkaBroker, app: hr.App, paths: Sequence[Path], kind: str, *, one_source: bool) -> dict[str, int]:
     """Put the files' messages on topics of the cluster, declare these, and say how many rows each holds."""
     from confluent_kafka import Producer
     from confluent_kafka.admin import NewTopic

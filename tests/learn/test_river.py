@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from river import anomaly, cluster, compose, forest, linear_model, preprocessing, tree
+from tests.learners import contract
 
 import headrace as hr
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters import adapted
 from headrace.learn.adapters.river import RiverLearner
 from headrace.learn.state import state_hash
-from headrace.testing.learners import learner_checks
 
 RNG = np.random.default_rng(7)
 X = np.abs(RNG.normal(size=(96, 4)))
@@ -54,14 +54,7 @@ CASES: dict[str, tuple[Callable[[], hr.Learner], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{case}: {name}")
-        for case, (build, y) in CASES.items()
-        for name, check in learner_checks(build, X, y)
-    ],
-)
+@pytest.mark.parametrize("check", contract({case: (build, X, y) for case, (build, y) in CASES.items()}))
 def test_contract(check: Callable[[], None]) -> None:
     check()
 

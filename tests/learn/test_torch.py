@@ -20,12 +20,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.learners import contract  # noqa: E402
+
 import headrace as hr  # noqa: E402
 from headrace.errors import BadRows, DeclarationError, LearnError  # noqa: E402
 from headrace.learn.adapters import adapted  # noqa: E402
 from headrace.learn.adapters import torch as with_options  # noqa: E402
 from headrace.learn.state import dump_state, load_state, state_hash  # noqa: E402
-from headrace.testing.learners import learner_checks  # noqa: E402
 
 nn, optim = torch.nn, torch.optim
 RNG = np.random.default_rng(7)
@@ -75,14 +76,7 @@ CASES: dict[str, tuple[Callable[[], hr.Learner], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{case}: {name}")
-        for case, (build, y) in CASES.items()
-        for name, check in learner_checks(build, X, y)
-    ],
-)
+@pytest.mark.parametrize("check", contract({case: (build, X, y) for case, (build, y) in CASES.items()}))
 def test_contract(check: Callable[[], None]) -> None:
     check()
 
