@@ -28,7 +28,6 @@ from tests.processes import HEADRACE, Child, run_python
 from .asked import FISH, SEEDS, Client, fish, headrace, wait_until
 from .test_endpoint import retrained
 
-COMMAND = [HEADRACE]
 FILE = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -111,7 +110,7 @@ def test_a_reset_model_is_followed(tmp_path: Path) -> None:
     with following(fish(log)) as follower:
         assert follower.ready()
         done = run_python(
-            [*COMMAND, "models", "reset", "weight", "--log", str(log), "--from", "latest"],
+            [HEADRACE, "models", "reset", "weight", "--log", str(log), "--from", "latest"],
             capture_output=True,
             text=True,
             timeout=60,
@@ -173,7 +172,7 @@ def write_file(tmp_path: Path, app: str, *, more: str = "") -> Path:
 def command(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``headrace serve``, and where it answers."""
     process = Child(
-        [*COMMAND, "serve", *arguments],
+        [HEADRACE, "serve", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,11 +16,11 @@ from headrace.engines.local.serving.replica import Replica
 from headrace.errors import DeclarationError
 from headrace.log import open_log
 from headrace.replay.verify import verify
-from tests.processes import run_python
+from tests.processes import HEADRACE, run_python
 
 from .asked import following, serving, wait_until
 from .factory import factory
-from .test_following import COMMAND, clients_of, command, write_file
+from .test_following import clients_of, command, write_file
 
 SALMON: dict[str, Any] = {"length": 86.37, "height": 18.74, "species": "salmon"}
 
@@ -153,7 +153,7 @@ def test_from_a_follower(tmp_path: Path) -> None:
             found = grades(app)
             assert {fish: row["status"] for fish, row in found.items()} == dict.fromkeys((1, 2, 3), "graded")
             assert found[1]["prediction"] == found[3]["prediction"] == got.json["Weight"]
-    done = run_python([*COMMAND, "verify", file], capture_output=True, text=True, timeout=60)
+    done = run_python([HEADRACE, "verify", file], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

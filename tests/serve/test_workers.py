@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import HEADRACE, Child
+
 from .asked import FISH, SEEDS, Client, wait_until
 from .test_endpoint import retrained
-from .test_following import COMMAND, clients_of, command, write_file
+from .test_following import clients_of, command, write_file
 
 BROKEN = (ConnectionError, http.client.BadStatusLine, http.client.IncompleteRead)
 
@@ -161,9 +163,7 @@ def test_workers_that_die_again_and_again(tmp_path: Path) -> None:
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     file = str(write_file(tmp_path, f"fish({str(tmp_path / 'fish.headrace')!r})"))
-    process = subprocess.Popen(
-        [*COMMAND, "serve", file, "--workers", "2", "--port", "0"], stderr=subprocess.PIPE, text=True
-    )
+    process = Child([HEADRACE, "serve", file, "--workers", "2", "--port", "0"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert "serving at" in process.stderr.readline()
     children = children_of(process.pid)
