@@ -218,11 +218,11 @@ def test_equal_to_line_by_line_however_lines_are_grouped(spec: AlarmSpec, drawn:
     while at < len(drawn):
         step = data.draw(st.integers(0, 12), label="step")
         part = slice(at, at + step)
-        before, kept = alarm.copy(), dump_state(alarm.state())
+        before, kept = alarm.copy(), dump_state(alarm.snapshot())
         found += alarm.push(records.slice(at, step), time[part], np.arange(len(time))[part]).place.tolist()
-        assert dump_state(before.state()) == kept, "lines of the original do not change a copy"
+        assert dump_state(before.snapshot()) == kept, "lines of the original do not change a copy"
         if data.draw(st.booleans(), label="restore"):
-            alarm, state = Alarm(spec), alarm.state()
+            alarm, state = Alarm(spec), alarm.snapshot()
             alarm.restore(load_state(dump_state(state)))
         at += step
     assert found == expected
@@ -232,7 +232,7 @@ def test_a_plain_alarm_remembers_nothing_and_others_forget_calm_groups() -> None
     alarm = Alarm(AlarmSpec("mean", above=1.0, consecutive=2, by=("by",)))
     records = pa.record_batch({"mean": [2.0, 2.0, 0.0], "by": ["a", "b", "b"]})
     alarm.push(records, np.arange(3), np.arange(3))
-    assert alarm.state()["streak"].tolist() == [1], "b is as it was in the beginning"
+    assert alarm.snapshot()["streak"].tolist() == [1], "b is as it was in the beginning"
 
 
 @pytest.mark.parametrize(

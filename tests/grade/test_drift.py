@@ -44,7 +44,7 @@ def made(spec: DriftSpec) -> Drift:
 
 def restored(drift: Drift) -> Drift:
     again = made(drift.spec)
-    again.restore(load_state(dump_state(drift.state())))
+    again.restore(load_state(dump_state(drift.snapshot())))
     return again
 
 
@@ -190,7 +190,7 @@ def test_the_detector_given_is_never_changed() -> None:
     assert given_one.values == []
     copy = drift.copy()
     copy.push(pa.record_batch({"x": [6.0]}), np.array([0]), np.array([0]))
-    seen = [pickle.loads(one.state()["detectors"].tobytes()).values for one in (drift, copy)]
+    seen = [pickle.loads(one.snapshot()["detectors"].tobytes()).values for one in (drift, copy)]
     assert seen == [[5.0], [5.0, 6.0]]
 
 
@@ -201,7 +201,7 @@ def test_only_load_reads_a_states_detectors() -> None:
     drift = made(DriftSpec("x", Threshold()))
     drift.push(pa.record_batch({"x": [5.0]}), np.array([0]), np.array([0]))
     with pytest.raises(LearnError, match="not written by this installation"):
-        Drift(drift.spec, dump=pickle.dumps, load=refuse).restore(drift.state())
+        Drift(drift.spec, dump=pickle.dumps, load=refuse).restore(drift.snapshot())
 
 
 def test_a_column_of_the_row_keeps_its_name() -> None:

@@ -284,7 +284,7 @@ def test_too_many_waiting(few: str) -> None:
         (2, "expired", 0, "more than 2 rows were waiting"),
         (3, "expired", 1, "more than 2 rows were waiting"),
     ]
-    assert join.waiting == (2, 0)
+    assert join.pending == (2, 0)
     assert [one[1] for one in told(join.match(*event([Row("label", "b", 3)]), end=1))] == ["late"]
 
 
@@ -421,11 +421,11 @@ def test_the_join_is_the_automaton(few: str, scenario: dict[str, Any]) -> None:
     outcomes, join = joined(scenario)
     # A tick has place 0 in its event, and a row of an event has its own: the automaton counts all rows.
     assert outcomes == automaton.outcomes
-    assert join.waiting == (len(automaton.predictions), len(automaton.labels))
+    assert join.pending == (len(automaton.predictions), len(automaton.labels))
     times = [row.time for row in (*automaton.predictions, *automaton.labels)]
     assert join.deadline_us == (min(times) + scenario["within"] + 1 if times else None)
     join.settle()
-    assert [len(join.left_rows), len(join.right_rows)] == list(join.waiting)
+    assert [len(join.left_rows), len(join.right_rows)] == list(join.pending)
 
 
 def busy(seed: int) -> dict[str, Any]:
@@ -462,7 +462,7 @@ def test_a_busy_stream_is_the_automaton(few: str) -> None:
         automaton = plain(scenario)
         outcomes, join = joined(scenario)
         assert outcomes == automaton.outcomes, f"seed {seed}"
-        assert join.waiting == (len(automaton.predictions), len(automaton.labels))
+        assert join.pending == (len(automaton.predictions), len(automaton.labels))
         for status, count in join.counts.items():
             if status in seen:
                 seen[status] += count

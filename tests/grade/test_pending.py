@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import HeadraceError
-from headrace.grade.interval_join.expiry_queue import ExpiryQueue
+from headrace.grade.interval_join.join_side import ExpiryQueue
 from headrace.grade.interval_join.keys import pack_keys, unpack_keys
 from headrace.grade.interval_join.pending import PendingRows
 from headrace.grade.interval_join.truths import truth_codes

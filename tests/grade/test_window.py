@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from headrace.errors import BadRows, DeclarationError
 from headrace.grade.metrics import Aggregate
+from headrace.grade.operator_logic import Results
 from headrace.grade.windows import count_windows, time_windows
-from headrace.grade.windows.window import Lines, Window, WindowSpec
+from headrace.grade.windows.window import Window, WindowSpec
 from headrace.learn.state import dump_state, load_state
 
 MEAN = (("mean", Aggregate("mean", "x")),)
@@ -34,7 +35,7 @@ def number(cell: str) -> float | None:
     return None if cell == "-" else float(cell)
 
 
-def shown(lines: Lines, columns: list[str]) -> list[list[str]]:
+def shown(lines: Results, columns: list[str]) -> list[list[str]]:
     """The lines as a table's cells: place, then columns, times in seconds."""
     taken = []
     for name in columns:
@@ -256,7 +257,7 @@ def test_rows_give_lines(case: str, pieces: str) -> None:
     )
     time, place = seconds(*(float(time) for time, _, _ in rows)), np.arange(len(rows))
     step = len(rows) if pieces == "at once" else 1
-    lines = Lines.joined(
+    lines = Results.joined(
         [
             window.push(records.slice(i, step), time[i : i + step], place[i : i + step])
             for i in range(0, len(rows), step)
@@ -377,11 +378,11 @@ def test_corrections_take_the_earlier_row_out(case: str, pieces: str) -> None:
             )
         )
     columns = expected.strip().splitlines()[0].split()[1:]
-    assert shown(Lines.joined(parts), columns) == grid(expected)
+    assert shown(Results.joined(parts), columns) == grid(expected)
 
 
 def test_rows_taken_out_one_by_one_stay_out_and_copies_keep_theirs() -> None:
-    def corrected(window: Window, time: int, number: int, supersedes: int) -> Lines:
+    def corrected(window: Window, time: int, number: int, supersedes: int) -> Results:
         more = {"number": np.array([number]), "supersedes": np.array([supersedes])}
         return window.push(pa.record_batch({"x": [0.0]}), np.array([time]), np.array([5]), **more)
 
@@ -564,14 +565,14 @@ def batch(rows: list[Row]) -> pa.RecordBatch:
     )
 
 
-def pushed(window: Window, rows: list[Row]) -> Lines:
+def pushed(window: Window, rows: list[Row]) -> Results:
     time, place, numbers, supersedes = (
         np.array([getattr(row, name) for row in rows], np.int64) for name in ("time", "place", "number", "supersedes")
     )
     return window.push(batch(rows), time, place, number=numbers, supersedes=supersedes)
 
 
-def tuples(lines: Lines) -> list[tuple[Any, ...]]:
+def tuples(lines: Results) -> list[tuple[Any, ...]]:
     columns = [
         (one.view(pa.int64()) if pa.types.is_timestamp(one.type) else one).to_pylist() for one in lines.records.columns
     ]
@@ -580,7 +581,7 @@ def tuples(lines: Lines) -> list[tuple[Any, ...]]:
 
 def restored(window: Window) -> Window:
     made = Window(window.spec)
-    made.restore(load_state(dump_state(window.state())))
+    made.restore(load_state(dump_state(window.snapshot())))
     return made
 
 
@@ -613,7 +614,7 @@ def test_equal_to_row_by_row_however_rows_are_grouped(
     def flush() -> None:
         nonlocal window
         if waiting:
-            copies.append((window.copy(), window.state()))
+            copies.append((window.copy(), window.snapshot()))
             found.extend(tuples(pushed(window, waiting)))
             waiting.clear()
             ends = [start + spec.size_us for start, members in oracle.windows.items() if members]
@@ -635,7 +636,7 @@ def test_equal_to_row_by_row_however_rows_are_grouped(
     assert found == oracle.lines
     assert (window.time_us, window.late) == (oracle.newest, oracle.late)
     for kept, state in copies:
-        assert dump_state(kept.state()) == dump_state(state), "pushes on the original do not change a copy"
+        assert dump_state(kept.snapshot()) == dump_state(state), "pushes on the original do not change a copy"
 
 
 @settings(max_examples=150, deadline=None)
@@ -736,12 +737,12 @@ def test_rows_that_do_not_fit_are_refused_and_nothing_changes(records: pa.Record
     window = Window(WindowSpec(size_us=10, by=("by",) if "by" in records.schema.names else (), aggregates=MEAN))
     good = pa.record_batch({"x": [1.0], "by": ["a"]})
     window.push(good, np.array([1]), np.array([0]))
-    before = dump_state(window.state())
+    before = dump_state(window.snapshot())
     with pytest.raises(DeclarationError, match=f"(?s){message}"):
         window.push(records, np.array([50]), np.array([0]))
     with pytest.raises(BadRows, match="1 rows and 2 of time_us"):
         window.push(good, np.array([1, 2]), np.array([0]))
-    assert dump_state(window.state()) == before
+    assert dump_state(window.snapshot()) == before
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.arrays import Ints, Mask
+from headrace.arrays import Floats, Ints, Mask
 from headrace.errors import DeclarationError
-from headrace.grade.windows.columns import exceeds, group_columns, numbers
-from headrace.grade.windows.groups import Key, KeyedBy, group_codes, group_keys
-from headrace.grade.windows.window_results import START, Lines
+from headrace.grade.columns import Key, KeyedBy, exceeds, group_codes, group_columns, group_keys, numbers
+from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
 
 _WHO = "an alarm"
 
@@ -49,8 +47,8 @@ class AlarmSpec:
     by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        bounds = [one for one in (self.above, self.below) if one is not None]
-        if not bounds or any(one != one for one in bounds):
+        bounds = [bound for bound in (self.above, self.below) if bound is not None]
+        if not bounds or any(bound != bound for bound in bounds):
             raise DeclarationError(f"an alarm on «{self.column}» without a bound", advice="Say above(x) or below(x).")
         if len(bounds) == 2 and bounds[0] < bounds[1]:
             raise DeclarationError(
@@ -62,7 +60,7 @@ class AlarmSpec:
 
 
 class _Group(NamedTuple):
-    """What an alarm remembers of a group; one that is as new is not remembered."""
+    """A group as an alarm remembers it; one that is as new is not remembered."""
 
     streak: int = 0  # lines in a row that satisfy the condition, up to the newest line
     rows: int = 0  # lines yet to come that are in the cooldown
@@ -72,8 +70,8 @@ class _Group(NamedTuple):
 _NEW = _Group()
 
 
-class Alarm:
-    """Which lines raise an alarm.
+class Alarm(OperatorLogic):
+    """The lines that raise an alarm.
 
     >>> alarm = Alarm(AlarmSpec("mean", above=0.15, cooldown_rows=1))
     >>> lines = pa.record_batch({"mean": [0.1, 0.7, 0.8, 0.9]})
@@ -83,12 +81,13 @@ class Alarm:
 
     def __init__(self, spec: AlarmSpec) -> None:
         self.spec = spec
+        self.numbers = frozenset({spec.column})
         self._groups: dict[Key, _Group] = {}
         self._keyed = KeyedBy(spec.by)
         self._plain = spec.consecutive == 1 and not spec.cooldown_us and not spec.cooldown_rows
 
-    def push(self, records: pa.RecordBatch, time_us: Ints, place: Ints) -> Lines:
-        """The lines that raise an alarm, with all their columns; shape (n, …), their times and places (n,).
+    def push(self, records: pa.RecordBatch, time_us: Ints, place: Ints) -> Results:
+        """Return the lines that raise an alarm, with all their columns; shape (n, …), their times and places (n,).
 
         Raises:
             DeclarationError: a column is missing, or holds no numbers. Nothing has changed then.
@@ -98,13 +97,13 @@ class Alarm:
         values = records.column(self.spec.column)
         by = group_columns(records, self.spec.by, _WHO)
         self._keyed.meet(by, _WHO)
-        lines = Lines(records, np.asarray(place, np.int64), np.asarray(time_us, np.int64))
+        lines = Results(records, np.asarray(place, np.int64), np.asarray(time_us, np.int64))
         hits = self._satisfying(values, near)
         if not self._plain and len(lines.place):
             hits = self._raising(by, lines.time_us, hits)
         return lines.filter(hits)
 
-    def _satisfying(self, values: pa.Array, near: npt.NDArray[np.float64]) -> Ints:
+    def _satisfying(self, values: pa.Array, near: Floats) -> Ints:
         found: Mask = np.zeros(len(values), np.bool_)
         if self.spec.above is not None:
             found |= exceeds(values, near, self.spec.above)
@@ -113,7 +112,7 @@ class Alarm:
         return np.flatnonzero(found)
 
     def _raising(self, by: list[pa.Array], time_us: Ints, hits: Ints) -> Ints:
-        """Those of the hits that raise an alarm."""
+        """Return those of the hits that raise an alarm."""
         codes, first = group_codes(by, len(time_us))
         order = np.argsort(codes, kind="stable")
         sizes = np.bincount(codes, minlength=len(first))
@@ -135,7 +134,7 @@ class Alarm:
         return np.sort(np.array(raised, np.int64))
 
     def _moved(self, group: _Group, size: int, hits: Ints, number: Ints, time_us: Ints, raised: list[int]) -> _Group:
-        """A group after ``size`` of its lines; the alarms among the hits are added to ``raised``."""
+        """Return a group after ``size`` of its lines; the alarms among the hits are added to ``raised``."""
         streak, cool, until, newest = group.streak, group.rows, group.until_us, -1
         for hit, at, time in zip(hits.tolist(), number.tolist(), time_us.tolist(), strict=True):
             if at != newest + 1:
@@ -153,24 +152,29 @@ class Alarm:
         return _Group(streak if newest == size - 1 else 0, max(cool - size, 0), until)
 
     def copy(self) -> Alarm:
-        """Another one in this state; neither sees the other's lines."""
+        """Return another one in this state; neither sees the other's lines."""
         made = copy.copy(self)
         made._groups, made._keyed = dict(self._groups), copy.copy(self._keyed)
         return made
 
-    def state(self) -> dict[str, Any]:
-        """Plain numbers and arrays, the groups as Arrow's IPC stream (uint8)."""
+    def snapshot(self) -> dict[str, Any]:
+        """Return plain numbers and arrays, the groups as Arrow's IPC stream (uint8)."""
         groups = self._groups.values()
         return {
             "groups": self._keyed.dump(list(self._groups)),
-            "streak": np.array([one.streak for one in groups], np.int64),
-            "rows": np.array([one.rows for one in groups], np.int64),
-            "until_us": np.array([one.until_us for one in groups], np.int64),
+            "streak": np.array([group.streak for group in groups], np.int64),
+            "rows": np.array([group.rows for group in groups], np.int64),
+            "until_us": np.array([group.until_us for group in groups], np.int64),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`, for an alarm of the same `AlarmSpec`."""
+        """Become what `snapshot` was taken of; the `AlarmSpec` is the same."""
         counts = [np.asarray(state[name], np.int64).tolist() for name in ("streak", "rows", "until_us")]
-        groups = [_Group(*one) for one in zip(*counts, strict=True)]
+        groups = [_Group(*numbers) for numbers in zip(*counts, strict=True)]
         keys = self._keyed.load(state["groups"], len(groups))
         self._groups = dict(zip(keys, groups, strict=True))
+
+    @classmethod
+    def measures_of(cls, newest: pa.Table, end: int) -> list[Measure]:
+        """Return how many alarms there were."""
+        return [Measure("alarms", "Alarms since the topic began", end)]

@@ -16,16 +16,15 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.errors import LearnError
-from headrace.grade.windows.columns import group_columns, numbers
-from headrace.grade.windows.groups import Key, KeyedBy, group_codes, group_keys
-from headrace.grade.windows.window_results import START, Lines
+from headrace.grade.columns import Key, KeyedBy, group_codes, group_columns, group_keys, numbers
+from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
 
 _WHO = "a drift detector"
 
 
 @dataclass(frozen=True, slots=True)
 class DriftSpec:
-    """Whose values a detector watches.
+    """Values that a detector watches.
 
     Attributes:
         column: its values; nulls and NaN are skipped.
@@ -83,7 +82,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a drift's row says."""
+    """What the row of a drift says."""
 
     row: int
     rows: int
@@ -91,8 +90,8 @@ class _Seen:
     after: float | None
 
 
-class Drift:
-    """Which rows show a drift.
+class Drift(OperatorLogic):
+    """The rows that show a drift.
 
     Args:
         spec: whose values.
@@ -115,14 +114,15 @@ class Drift:
         if min(spec.cooldown_rows, spec.cooldown_us) < 0:
             raise ValueError(f"a drift's cooldown is positive, not {min(spec.cooldown_rows, spec.cooldown_us)}")
         self.spec = replace(spec, detector=copy.deepcopy(spec.detector))
+        self.numbers = frozenset({spec.column})
         self._dump, self._load = dump, load
         self._groups: dict[Key, _Group] = {}
         # Detectors that no copy of this drift shares, which alone may be changed.
         self._own: set[Key] = set()
         self._keyed = KeyedBy(spec.by)
 
-    def push(self, records: pa.RecordBatch, time_us: Ints, place: Ints) -> Lines:
-        """The rows at which a drift shows, shape (n, …); their times and places (n,).
+    def push(self, records: pa.RecordBatch, time_us: Ints, place: Ints) -> Results:
+        """Return the rows at which a drift shows, shape (n, …); their times and places (n,).
 
         They have the row's columns, then ``detector`` (its name), ``rows`` (values since the drift said last, this one
         included), ``mean_before`` and ``mean_after`` (float64): of the values before the change, the ones that the
@@ -144,9 +144,9 @@ class Drift:
         seen: list[_Seen] = []
         for key, rows in zip(group_keys(by, first), parts, strict=True):
             self._fed(key, rows, values[rows].tolist(), time_us[rows].tolist(), seen)
-        seen.sort(key=lambda one: one.row)
-        at = np.array([one.row for one in seen], np.int64)
-        return Lines(self._described(records.take(pa.array(at)), seen), place[at], time_us[at])
+        seen.sort(key=lambda drift: drift.row)
+        at = np.array([drift.row for drift in seen], np.int64)
+        return Results(self._described(records.take(pa.array(at)), seen), place[at], time_us[at])
 
     def _fed(self, key: Key, rows: Ints, values: list[float], time_us: list[int], seen: list[_Seen]) -> None:
         """Feed one group's values to its detector; drifts are added to ``seen``."""
@@ -180,9 +180,9 @@ class Drift:
         name = type(self.spec.detector).__name__
         added = {
             "detector": pa.array([name] * len(seen), pa.string()),
-            "rows": pa.array([one.rows for one in seen], pa.int64()),
-            "mean_before": pa.array([one.before for one in seen], pa.float64()),
-            "mean_after": pa.array([one.after for one in seen], pa.float64()),
+            "rows": pa.array([drift.rows for drift in seen], pa.int64()),
+            "mean_before": pa.array([drift.before for drift in seen], pa.float64()),
+            "mean_after": pa.array([drift.after for drift in seen], pa.float64()),
         }
         fields, arrays, names = list(records.schema), list(records.columns), list(records.schema.names)
         for column, values in added.items():
@@ -194,43 +194,48 @@ class Drift:
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=records.schema.metadata))
 
     def copy(self) -> Drift:
-        """Another one in this state; neither sees the other's rows. Detectors are copied when one of both is fed."""
+        """Return another one in this state; neither sees the other's rows. Detectors are copied when fed."""
         made = copy.copy(self)
         made._groups, made._keyed = dict(self._groups), copy.copy(self._keyed)
         self._own, made._own = set(), set()
         return made
 
-    def state(self) -> dict[str, Any]:
-        """Plain numbers and arrays; detectors as ``dump`` gave them, one after the other (uint8)."""
+    def snapshot(self) -> dict[str, Any]:
+        """Return plain numbers and arrays; detectors as ``dump`` gave them, one after the other (uint8)."""
         groups = self._groups.values()
-        dumped = [self._dump(one.detector) for one in groups]
+        dumped = [self._dump(group.detector) for group in groups]
         return {
             "groups": self._keyed.dump(list(self._groups)),
             "detectors": np.frombuffer(b"".join(dumped), np.uint8),
-            "ends": np.cumsum([len(one) for one in dumped], dtype=np.int64),
-            "total": np.array([one.total for one in groups], np.float64),
-            **{name: np.array([getattr(one, name) for one in groups], np.int64) for name in _COUNTS},
+            "ends": np.cumsum([len(data) for data in dumped], dtype=np.int64),
+            "total": np.array([group.total for group in groups], np.float64),
+            **{name: np.array([getattr(group, name) for group in groups], np.int64) for name in _COUNTS},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`, for a drift of the same `DriftSpec`; raises what ``load`` raises."""
+        """Become what `snapshot` was taken of; the `DriftSpec` is the same. Raises what ``load`` raises."""
         data, ends = np.asarray(state["detectors"], np.uint8).tobytes(), np.asarray(state["ends"], np.int64).tolist()
         detectors = [self._load(data[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
         counts = {name: np.asarray(state[name], np.int64).tolist() for name in _COUNTS}
         totals = np.asarray(state["total"], np.float64).tolist()
         keys = self._keyed.load(state["groups"], len(detectors))
         self._groups = {
-            key: _Group(detectors[i], total=totals[i], **{name: one[i] for name, one in counts.items()})
+            key: _Group(detectors[i], total=totals[i], **{name: numbers[i] for name, numbers in counts.items()})
             for i, key in enumerate(keys)
         }
         self._own = set(keys)
+
+    @classmethod
+    def measures_of(cls, newest: pa.Table, end: int) -> list[Measure]:
+        """Return how many alarms there were."""
+        return [Measure("alarms", "Alarms since the topic began", end)]
 
 
 _COUNTS = ("rows", "count", "cooldown", "until_us")
 
 
 def _kept(detector: Any) -> tuple[int, float | None]:
-    """How many values a detector keeps after a drift, and their mean: ADWIN's own figures, KSWIN's window."""
+    """Return how many values a detector keeps after a drift, and their mean: ADWIN's own figures, KSWIN's window."""
     width, mean = getattr(detector, "width", None), getattr(detector, "estimation", None)
     if isinstance(width, int | float) and isinstance(mean, int | float) and width > 0:
         return int(width), float(mean)

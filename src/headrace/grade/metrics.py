@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from headrace import plain_values
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, HeadraceError
-from headrace.grade.windows.columns import is_text, number_of
+from headrace.grade.columns import is_text, number_of
 
 Function = Callable[[Array, Array], Any]
 KINDS = ("mean", "median", "quantile", "count", "min", "max", "sum", "std", "unique", "first", "last")

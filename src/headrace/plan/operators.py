@@ -1,4 +1,4 @@
-"""What is derived from a task's rows, as frozen descriptions: grades, windows, alarms, and what they set off.
+"""Operators of a task as frozen descriptions: grades, windows, alarms, and the trainings that they set off.
 
 A task's nodes are numbered so that each comes after the one whose rows it takes. They run in the task's own step: an
 alarm is raised at the row that causes it, and the row after it may already be answered by the model trained on it.
@@ -6,13 +6,17 @@ alarm is raised at the row that causes it, and the row after it may already be a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
+import pyarrow as pa
+
+from headrace.errors import DeclarationError
 from headrace.grade.alarm import AlarmSpec
 from headrace.grade.compare import CompareSpec
 from headrace.grade.drift import DriftSpec
+from headrace.grade.interval_join.keys import kind_of
 from headrace.grade.metrics import Metric
 from headrace.grade.windows.window import WindowSpec
 from headrace.transform.expressions import Operation
@@ -29,7 +33,7 @@ class StreamPlan:
     operations: tuple[Operation, ...] = ()
 
     def __str__(self) -> str:
-        return " │ ".join([self.topic, *(str(one) for one in self.operations)])
+        return " │ ".join([self.topic, *map(str, self.operations)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +44,107 @@ class OutputPlan:
     operations: tuple[Operation, ...] = ()
 
     def __str__(self) -> str:
-        return " │ ".join([*(str(one) for one in self.operations), self.topic])
+        return " │ ".join([*map(str, self.operations), self.topic])
+
+
+FieldOf = Callable[[StreamPlan, str], pa.Field | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
-    """Rows as the task's model answers them; ``number`` is that of its `PredictPlan`."""
+class OperatorPlan:
+    """An operator of a task: what is done with the rows of the node before it, or where rows enter.
+
+    A new operator is a class like those below, the logic in `headrace.grade` that it describes
+    (`headrace.grade.operator_logic`), and their registration in `headrace.step.operators`.
+
+    Attributes:
+        kind: its name, in the text of a plan and in a fingerprint.
+        edge: the point where a test may kill the process when it has run.
+    """
+
+    kind: ClassVar[str] = ""
+    edge: ClassVar[str] = ""
+
+    @property
+    def stream(self) -> StreamPlan | None:
+        """The stream whose rows it gives, where rows enter."""
+        return None
+
+    @property
+    def labels(self) -> StreamPlan | None:
+        """The stream of labels that it meets rows with."""
+        return None
+
+    @property
+    def metric(self) -> Metric | None:
+        """What it finds predictions' errors with."""
+        return None
+
+    @property
+    def streams(self) -> tuple[StreamPlan, ...]:
+        """The streams that it reads itself."""
+        return tuple(stream for stream in (self.stream, self.labels) if stream is not None)
+
+    def name(self, number: int) -> str:
+        """Return its name in the text of a plan, where its rows go to no topic."""
+        return f"{self.kind} {number}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON values: part of a fingerprint."""
+        raise NotImplementedError
+
+    def check(self, left: StreamPlan | None, field_of: FieldOf, task: str) -> None:
+        """Refuse columns of captured tables that cannot be.
+
+        Args:
+            left: the stream that its rows come from, where it is known.
+            field_of: gives a column of a stream; None where it is not known before rows come.
+
+        Raises:
+            DeclarationError: a column is not there, or of a wrong type.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted(OperatorPlan):
+    """Rows of a stream as the task's model predicts them; ``number`` is that of its `PredictPlan`."""
 
     number: int
+    predicted: StreamPlan
 
-    def describe(self) -> Any:
-        return {"predicted": self.number}
+    kind: ClassVar[str] = "predicted"
+    edge: ClassVar[str] = "derive.predicted"
+
+    @property
+    def stream(self) -> StreamPlan:
+        return self.predicted
+
+    def describe(self) -> dict[str, Any]:
+        return {self.kind: self.number}
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class Read(OperatorPlan):
     """Rows of a topic."""
 
-    stream: StreamPlan
+    source: StreamPlan
 
-    def describe(self) -> Any:
-        return {"read": str(self.stream)}
+    kind: ClassVar[str] = "read"
+    edge: ClassVar[str] = "derive.read"
+
+    @property
+    def stream(self) -> StreamPlan:
+        return self.source
+
+    def name(self, number: int) -> str:
+        return str(self.source)
+
+    def describe(self) -> dict[str, Any]:
+        return {self.kind: str(self.source)}
 
 
 @dataclass(frozen=True, slots=True)
-class Grade:
+class Grade(OperatorPlan):
     """Predictions beside the truth.
 
     Attributes:
@@ -81,10 +161,21 @@ class Grade:
     limit: int = 2_000_000
     time: tuple[str | None, str | None] = (None, None)
 
-    def describe(self) -> Any:
+    kind: ClassVar[str] = "grade"
+    edge: ClassVar[str] = "derive.joined"
+
+    @property
+    def labels(self) -> StreamPlan:
+        return self.truth
+
+    @property
+    def metric(self) -> Metric:
+        return self.compare.metric
+
+    def describe(self) -> dict[str, Any]:
         compare = self.compare
         return {
-            "grade": str(self.truth),
+            self.kind: str(self.truth),
             "on": [list(compare.on_left), list(compare.on_right)],
             "within": self.within_us,
             "lateness": self.lateness_us,
@@ -94,49 +185,68 @@ class Grade:
             "target": compare.target,
         }
 
+    def check(self, left: StreamPlan | None, field_of: FieldOf, task: str) -> None:
+        compare, truth = self.compare, self.truth
+        right = [field_of(truth, name) for name in (*compare.on_right, compare.target)]
+        for mine, name, label in zip(compare.on_left, compare.on_right, right, strict=False):
+            prediction = None if left is None else field_of(left, mine)
+            kinds = [None if column is None else kind_of(column) for column in (prediction, label)]
+            if None not in kinds and kinds[0] != kinds[1] and left is not None:
+                raise DeclarationError(
+                    f"«{task}»: grade(on=…) compares «{mine}» of {left.topic}, which is {kinds[0]}, with «{name}» "
+                    f"of {truth.topic}, which is {kinds[1]}: no label would ever be found",
+                    advice="Give both one type, in the table or by .with_columns(…).",
+                )
+
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class Windows(OperatorPlan):
     """Rows put together by time or by count; ``time``: a column of event times, else the rows' own."""
 
     spec: WindowSpec
     time: str | None = None
 
-    def describe(self) -> Any:
-        spec = self.spec
-        return {"window": {name: _plain(getattr(spec, name)) for name in spec.__slots__}, "time": self.time}
+    kind: ClassVar[str] = "window"
+    edge: ClassVar[str] = "derive.windowed"
+
+    def describe(self) -> dict[str, Any]:
+        return {self.kind: _fields(self.spec), "time": self.time}
 
 
 @dataclass(frozen=True, slots=True)
-class Alarms:
+class Alarms(OperatorPlan):
     """Rows that say that something is wrong."""
 
     spec: AlarmSpec
 
-    def describe(self) -> Any:
-        return {"alarm": {name: _plain(getattr(self.spec, name)) for name in self.spec.__slots__}}
+    kind: ClassVar[str] = "alarm"
+    edge: ClassVar[str] = "derive.alarmed"
+
+    def describe(self) -> dict[str, Any]:
+        return {self.kind: _fields(self.spec)}
 
 
 @dataclass(frozen=True, slots=True)
-class Drifts:
+class Drifts(OperatorPlan):
     """Rows at which a detector says that a column has changed."""
 
     spec: DriftSpec
 
-    def describe(self) -> Any:
+    kind: ClassVar[str] = "drift"
+    edge: ClassVar[str] = "derive.drifted"
+
+    def describe(self) -> dict[str, Any]:
         detector = self.spec.detector
-        kind = f"{type(detector).__module__}.{type(detector).__qualname__}"
-        given: dict[str, Any] = getattr(detector, "_get_params", dict)()
-        more = {name: _plain(getattr(self.spec, name)) for name in self.spec.__slots__ if name != "detector"}
-        return {"drift": {**more, "detector": kind, "parameters": _plain(given)}}
-
-
-What = Predicted | Read | Grade | Windows | Alarms | Drifts
+        name = f"{type(detector).__module__}.{type(detector).__qualname__}"
+        # River's way to ask for what a detector was made with; detectors of somebody's own may lack it.
+        parameters: dict[str, Any] = getattr(detector, "_get_params", dict)()
+        own = {key: value for key, value in _fields(self.spec).items() if key != "detector"}
+        return {self.kind: {**own, "detector": name, "parameters": _plain(parameters)}}
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One thing that is derived.
+    """An operator in its place.
 
     Attributes:
         source: number of the node whose rows it takes; None where rows enter.
@@ -144,21 +254,49 @@ class Node:
         outputs: topics that its own rows go to.
     """
 
-    what: What
+    operator: OperatorPlan
     source: int | None = None
     operations: tuple[Operation, ...] = ()
     outputs: tuple[OutputPlan, ...] = ()
 
-    def describe(self) -> Any:
-        """JSON values: part of a fingerprint."""
-        return {**self.what.describe(), "source": self.source, "after": [str(one) for one in self.operations]}
+    def describe(self) -> dict[str, Any]:
+        """Return JSON values: part of a fingerprint."""
+        after = [str(operation) for operation in self.operations]
+        return {**self.operator.describe(), "source": self.source, "after": after}
 
 
-def topics_of(nodes: tuple[Node, ...]) -> tuple[str, ...]:
-    """Topics that nodes read themselves."""
-    streams = [node.what.stream for node in nodes if isinstance(node.what, Read)]
-    streams += [node.what.truth for node in nodes if isinstance(node.what, Grade)]
-    return tuple(dict.fromkeys(stream.topic for stream in streams))
+def topics_behind(nodes: Sequence[Node], number: int) -> list[str]:
+    """Return the topics that a node's rows come from; those of the rows it takes come first."""
+    node = nodes[number]
+    before = [] if node.source is None else topics_behind(nodes, node.source)
+    return [*before, *(stream.topic for stream in node.operator.streams)]
+
+
+def name_of(nodes: Sequence[Node], number: int) -> str:
+    """Return a node's name in the text of a plan: its topic, or what it is."""
+    node = nodes[number]
+    return node.outputs[0].topic if node.outputs else node.operator.name(number)
+
+
+def lines_of(nodes: Sequence[Node]) -> list[str]:
+    """Return nodes as text, each with what it takes its rows from."""
+    lines = []
+    for number, node in enumerate(nodes):
+        if node.source is not None:
+            beside = f" with {node.operator.labels}" if node.operator.labels else ""
+            outputs = ", ".join(str(output) for output in node.outputs) or name_of(nodes, number)
+            lines.append(f"{name_of(nodes, node.source)}{beside} ──{node.operator.kind}──▶ {outputs}")
+    return lines
+
+
+def topics_of(nodes: Sequence[Node]) -> tuple[str, ...]:
+    """Return the topics that nodes read themselves."""
+    return tuple(dict.fromkeys(stream.topic for node in nodes for stream in node.operator.streams))
+
+
+def label_topics(nodes: Sequence[Node]) -> set[str]:
+    """Return the topics of labels that nodes meet rows with."""
+    return {node.operator.labels.topic for node in nodes if node.operator.labels is not None}
 
 
 # -- training anew ----------------------------------------------------------------------------------------------------
@@ -189,15 +327,15 @@ class Selection:
             return f"the last {self.span_us / 1e6:g} s"
         return f"all rows of {self.stream}" if self.stream is not None else self.query
 
-    def describe(self) -> Any:
-        """JSON values: part of a fingerprint."""
-        after = [str(one) for one in self.operations]
+    def describe(self) -> dict[str, Any]:
+        """Return JSON values: part of a fingerprint."""
+        after = [str(operation) for operation in self.operations]
         return {"rows": str(self), "node": self.node, "after": after}
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainPlan:
-    """When a model is trained anew, and on what.
+    """A model's training anew: when, and on what.
 
     Attributes:
         on: the node each of whose rows begins a training; None: only when asked.
@@ -216,8 +354,8 @@ class RetrainPlan:
     promote: int = 0
     epochs: int = 1
 
-    def describe(self) -> Any:
-        """JSON values: part of the model's fingerprint."""
+    def describe(self) -> dict[str, Any]:
+        """Return JSON values: part of the model's fingerprint."""
         return {
             **self.rows.describe(),
             "on": self.on,
@@ -230,7 +368,7 @@ class RetrainPlan:
 
 @dataclass(frozen=True, slots=True)
 class Initial:
-    """What a model is trained on, or what it is, before its first event.
+    """A model's beginning: what it is trained on, or what it is, before its first event.
 
     Attributes:
         text: what it is, as JSON values: part of the model's fingerprint.
@@ -246,12 +384,16 @@ class Initial:
     state: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
 
+def _fields(spec: WindowSpec | AlarmSpec | DriftSpec) -> dict[str, Any]:
+    return {field.name: _plain(getattr(spec, field.name)) for field in fields(spec)}
+
+
 def _plain(value: Any) -> Any:
-    """A specification's value as JSON has it."""
+    """Return a specification's value as JSON has it."""
     if isinstance(value, str | int | float | bool | None):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     return str(value)

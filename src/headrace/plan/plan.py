@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from headrace.batch import is_meta
 from headrace.errors import DeclarationError
-from headrace.grade.interval_join.keys import kind_of
 from headrace.learn.features import unfit, unfit_target
-from headrace.plan.operators import Grade, Node, Predicted, Read, StreamPlan
+from headrace.plan.operators import StreamPlan, lines_of, name_of, topics_behind
 from headrace.plan.sinks import SinkPlan, check_sink_columns, check_sinks
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
 from headrace.serve.parameters import Endpoint
@@ -296,35 +295,16 @@ def _draw(task: Task) -> list[str]:
     if isinstance(task, StreamTask):
         return [f"├─ {task.stream} ──▶ {output}" for output in task.outputs]
     if isinstance(task, OperatorTask):
-        return [f"├─ {task.name}", *_draw_nodes(task.nodes)]
+        return [f"├─ {task.name}", *(f"│    {line}" for line in lines_of(task.nodes))]
     lines = [f"├─ model «{task.name}»  {task.learner!r}"]
     lines += [f"│    {stream} ──learn, cut every {task.cut}──▶ «{task.name}»" for stream in task.learn]
     for one in task.predict:
         lines += [f"│    {one.stream} ──predict──▶ «{task.name}» ──▶ {output}" for output in one.outputs]
-    lines += _draw_nodes(task.nodes)
+    lines += [f"│    {line}" for line in lines_of(task.nodes)]
     if task.retrain is not None:
-        on = "when asked" if task.retrain.on is None else f"on each row of {_named(task.nodes, task.retrain.on)}"
+        on = "when asked" if task.retrain.on is None else f"on each row of {name_of(task.nodes, task.retrain.on)}"
         lines.append(f"│    «{task.name}» ◀──trained anew on {task.retrain.rows}, {on}")
     return lines
-
-
-def _draw_nodes(nodes: Sequence[Node]) -> list[str]:
-    """What is derived, each with what it takes its rows from."""
-    lines = []
-    for i, node in enumerate(nodes):
-        if node.source is not None:
-            kind = next(iter(node.what.describe()))
-            beside = f" with {node.what.truth}" if isinstance(node.what, Grade) else ""
-            outputs = ", ".join(str(output) for output in node.outputs)
-            lines.append(f"│    {_named(nodes, node.source)}{beside} ──{kind}──▶ {outputs or _named(nodes, i)}")
-    return lines
-
-
-def _named(nodes: Sequence[Node], i: int) -> str:
-    node = nodes[i]
-    if node.outputs:
-        return node.outputs[0].topic
-    return str(node.what.stream) if isinstance(node.what, Read) else f"{next(iter(node.what.describe()))} {i}"
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -410,18 +390,8 @@ def _made_of(task: Task) -> list[tuple[str, Sequence[OutputPlan]]]:
         return [(task.stream.topic, task.outputs)]
     predict = task.predict if isinstance(task, ModelTask) else ()
     found: list[tuple[str, Sequence[OutputPlan]]] = [(one.stream.topic, one.outputs) for one in predict]
-    causes: list[set[str]] = []
-    for node in task.nodes:
-        what = node.what
-        mine = set(causes[node.source]) if node.source is not None else set()
-        if isinstance(what, Read):
-            mine.add(what.stream.topic)
-        elif isinstance(what, Predicted):
-            mine.add(predict[what.number].stream.topic)
-        elif isinstance(what, Grade):
-            mine.add(what.truth.topic)
-        causes.append(mine)
-        found += [(topic, node.outputs) for topic in mine]
+    for number, node in enumerate(task.nodes):
+        found += [(topic, node.outputs) for topic in dict.fromkeys(topics_behind(task.nodes, number))]
     return found
 
 
@@ -452,7 +422,7 @@ def _check_nodes(task: ModelTask | OperatorTask) -> None:
     for number, node in enumerate(task.nodes):
         if not node.outputs and number not in used and node.source is not None:
             raise DeclarationError(
-                f"«{task.name}»: rows of a {next(iter(node.what.describe()))} go nowhere", advice="Add .to(topic)."
+                f"«{task.name}»: rows of a {node.operator.kind} go nowhere", advice="Add .to(topic)."
             )
 
 
@@ -472,23 +442,8 @@ def _check_texts(task: ModelTask) -> None:
 def _check_keys(task: ModelTask | OperatorTask, tables: Mapping[str, pa.Schema]) -> None:
     """Keys of both sides of a grade are there and may match, as far as captured tables tell."""
     for node in task.nodes:
-        if not isinstance(node.what, Grade) or node.source is None:
-            continue
-        what, source = node.what, task.nodes[node.source].what
-        left = source.stream if isinstance(source, Read) else None
-        if isinstance(source, Predicted) and isinstance(task, ModelTask):
-            left = task.predict[source.number].stream
-        wanted = [*what.compare.on_right, what.compare.target]
-        right = [_known_field(what.truth, name, tables, task.name) for name in wanted]
-        for mine, name, theirs in zip(what.compare.on_left, what.compare.on_right, right, strict=False):
-            field = None if left is None else _known_field(left, mine, tables, task.name)
-            kinds = [None if one is None else kind_of(one) for one in (field, theirs)]
-            if None not in kinds and kinds[0] != kinds[1] and left is not None:
-                raise DeclarationError(
-                    f"«{task.name}»: grade(on=…) compares «{mine}» of {left.topic}, which is {kinds[0]}, with «{name}» "
-                    f"of {what.truth.topic}, which is {kinds[1]}: no label would ever be found",
-                    advice="Give both one type, in the table or by .with_columns(…).",
-                )
+        left = None if node.source is None else task.nodes[node.source].operator.stream
+        node.operator.check(left, lambda stream, name: _known_field(stream, name, tables, task.name), task.name)
 
 
 def _known_field(stream: StreamPlan, name: str, tables: Mapping[str, pa.Schema], reader: str) -> pa.Field | None:

@@ -1,4 +1,4 @@
-"""One comparison of predictions with the truth, in one event: who meets whom, and the rows that come of it.
+"""Predictions beside the truth: the join as an operator, and one comparison in one event.
 
 Whom a prediction meets depends on keys and times alone, so it is known before anything is predicted; what comes of it
 is made when the predictions are there.
@@ -6,39 +6,167 @@ is made when the predictions are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Ints
+from headrace.arrays import Ints, Mask
 from headrace.batch import UPDATE, Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
-from headrace.grade.compare import faults, graded_rows
+from headrace.grade.compare import CompareSpec, faults, graded_rows
 from headrace.grade.interval_join.join import Arrivals, Found, Join
 from headrace.grade.interval_join.keys import converter, kind_of, matching_keys, reconverted
 from headrace.grade.interval_join.pending import PendingRows, ascends, picked
+from headrace.grade.operator_logic import Measure
 from headrace.plain_values import united
-from headrace.plan.operators import ARRIVAL, Grade
-from headrace.step.events import Merged, order_of
+from headrace.plan.operators import ARRIVAL, GRADED, Grade, Node
+from headrace.step.events import order_of
 from headrace.step.labels import Truths
-from headrace.step.operator_state import NEVER, OperatorState
-from headrace.step.predictions import PredictionBatch
+from headrace.step.operators import Operator, OperatorEvent, below, plain, reason_of, rows_at, whole
 from headrace.step.row_identity import ROW
 
-Refuse = Callable[[str, Batch, Sequence[str], str], None]
+NEVER = -(2**62)
+# How many of the newest grades the mean error is of.
+NEWEST = 50
 NO_ROWS = np.empty(0, np.int64)
 # Keys that stand for rows are below those that anybody has.
 _ROWS = -(2**62)
 
 
+class GradeJoin(Operator):
+    """Predictions that await their labels: the join, and what tells which rows are labels and when they were.
+
+    Attributes:
+        truths: the newest label of each row of the truth (`headrace.step.labels`).
+        seen: the newest event times of the two sides as rows brought them; ticks count from there.
+        schema: of its grades so far.
+        key_kinds: for each side and each column of the key, what kinds of values were there; None before the first row.
+    """
+
+    looks_at = NEWEST
+
+    def __init__(self, number: int, nodes: Sequence[Node]) -> None:
+        super().__init__(number, nodes)
+        plan = self.node.operator
+        assert isinstance(plan, Grade) and self.node.source is not None
+        self.plan, self.source = plan, self.node.source
+        self.join = Join(plan.within_us, lateness_us=plan.lateness_us, limit=plan.limit)
+        self.truths = Truths()
+        self.seen = [NEVER, NEVER]
+        self.schema: pa.Schema | None = None
+        self.key_kinds: list[list[list[str]]] | None = None
+        self._comparison: Comparison | None = None
+
+    def begin(self, event: OperatorEvent) -> None:
+        """Find whom the event's rows meet."""
+        self._comparison = Comparison(self, event)
+
+    def push(self, event: OperatorEvent, place: int) -> list[Batch]:
+        """Return the outcomes whose predictions are there."""
+        assert self._comparison is not None
+        return self._comparison.grades(event.done, place)
+
+    def examples(self) -> list[Batch]:
+        """Return the event's predictions with the label beside them, at the places where the label is known."""
+        return [] if self._comparison is None else self._comparison.examples()
+
+    def mark(self) -> pa.Schema | None:
+        """Return the schema: all else is known before anything is pushed."""
+        return self.schema
+
+    def rewind(self, mark: pa.Schema | None) -> None:
+        """Take the schema back."""
+        self.schema = mark
+
+    def counted(self, rows: list[Batch]) -> list[Batch]:
+        """Return the grades that have a truth."""
+        return [batch for batch in map(with_truth, rows) if batch.num_rows]
+
+    def _times(self, idle_us: Mapping[str, int]) -> tuple[int, int]:
+        """Return both sides' times after a silence; one that has never had a row goes by the other's."""
+        newest = max(self.seen)
+        if newest == NEVER:
+            return NEVER, NEVER
+        left, right = (
+            (time if time > NEVER else newest) + idle_us.get(topic, 0)
+            for time, topic in zip(self.seen, self.topics, strict=True)
+        )
+        return left, right
+
+    def advance(self, idle_us: Mapping[str, int]) -> None:
+        """Give up what has waited too long."""
+        left, right = self._times(idle_us)
+        if min(left, right) > NEVER and self._comparison is not None:
+            self._comparison.found = self.join.advance(left, right)
+
+    def due(self, idle_us: Mapping[str, int]) -> bool:
+        """Return whether something has waited too long after such a silence."""
+        deadline = self.join.deadline_us
+        return deadline is not None and min(self._times(idle_us)) - self.plan.lateness_us >= deadline
+
+    def finish(self) -> None:
+        """Keep what is pending, with its predictions, and let go of what is not."""
+        if self._comparison is not None:
+            self._comparison.finish()
+            self._comparison = None
+
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the join, the labels and the schema; of JSON the times and the kinds of keys."""
+        number = self.number
+        flat: dict[str, Any] = {f"{number}.{key}": value for key, value in self.join.snapshot().items()}
+        flat |= {f"truths.{number}.{key}": value for key, value in self.truths.state().items()}
+        if self.schema is not None:
+            flat[f"schemas.{number}"] = np.frombuffer(self.schema.serialize(), np.uint8).copy()
+        return flat, {"seen": self.seen, "key_kinds": self.key_kinds}
+
+    def restore(self, flat: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Become what `snapshot` was taken of."""
+        number = self.number
+        self.join.restore(below(f"{number}.", flat))
+        if truths := below(f"truths.{number}.", flat):
+            self.truths.restore(truths)
+        # States of versions that knew rows by their keys only.
+        if (keys := flat.get(f"labels.{number}")) is not None:
+            self.truths.hashes = set(keys.tolist())
+        if (schema := flat.get(f"schemas.{number}")) is not None:
+            self.schema = pa.ipc.read_schema(pa.py_buffer(np.ascontiguousarray(schema)))
+        self.seen = list(about.get("seen") or (NEVER, NEVER))
+        self.key_kinds = about.get("key_kinds")
+
+    def measures(self) -> list[Measure]:
+        """Return how many rows are pending, and the grades by their status."""
+        predictions, labels = self.join.pending
+        return [
+            Measure("pending_labels", "Predictions that may still be graded", predictions),
+            Measure("waiting_truths", "Labels that predictions to come may meet", labels),
+            *(
+                Measure("grades", "Grades by status", count, {"status": status})
+                for status, count in self.join.counts.items()
+            ),
+        ]
+
+    def measures_of(self, newest: pa.Table, end: int) -> list[Measure]:
+        """Return the mean error of the newest grades."""
+        if "error" not in newest.schema.names:
+            return []
+        mean = pc.mean(newest.column("error").drop_null()).as_py()
+        text = f"Mean error of the newest {NEWEST} grades"
+        return [] if mean is None or not np.isfinite(mean) else [Measure("windowed_error", text, mean)]
+
+
+def with_truth(grades: Batch) -> Batch:
+    """Return the grades that have a truth."""
+    takes = pc.is_in(grades.column("status"), value_set=pa.array(GRADED)).to_numpy(zero_copy_only=False)
+    return grades if takes.all() else grades.filter(takes)
+
+
 @dataclass(slots=True)
-class Side:
+class _Entered:
     """Rows of one side of a comparison, in order.
 
     Attributes:
@@ -51,112 +179,56 @@ class Side:
     first: int = 0
 
 
-@dataclass(slots=True)
-class ChallengerErrors:
-    """A model that answers beside the current one.
-
-    Attributes:
-        errors: of both, for each graded row, the current one's first.
-        decided: the place of the row with which there are enough.
-    """
-
-    version: int
-    needed: int
-    errors: list[list[float]]
-    decided: int | None = None
-
-    def take(self, columns: Mapping[str, pa.Array], place: Ints) -> None:
-        """Grades, in order."""
-        self.decided = None
-        mine = pc.equal(columns["shadow_version"], self.version).fill_null(False)
-        mine = pc.and_(mine, pc.and_(columns["error"].is_valid(), columns["shadow_error"].is_valid()))
-        mine = pc.and_(mine, pc.equal(columns["status"], "graded"))
-        rows = np.flatnonzero(mine.to_numpy(zero_copy_only=False))
-        room = self.needed - len(self.errors)
-        for row in rows[: max(room, 0)].tolist():
-            self.errors.append([float(columns["error"][row].as_py()), float(columns["shadow_error"][row].as_py())])
-        if 0 < room <= len(rows):
-            self.decided = int(place[rows[room - 1]])
-
-
-@dataclass(frozen=True, slots=True)
-class Entering:
-    """What a comparison takes in one event.
-
-    Attributes:
-        predictions: with their places; ``queries``: where the task's own model makes them, as far as it has.
-        labels: batches of the truth's stream.
-        topic: of the predictions, where those that cannot take part are told of; ``output``: of the grades.
-        shadows: whether answers of a second model stand beside; None: where the rows have such columns.
-        same_table: whether the labels are columns of the very rows that are predicted.
-    """
-
-    predictions: list[Batch]
-    queries: list[PredictionBatch]
-    labels: list[Batch]
-    topic: str
-    output: str
-    same_table: bool = False
-    shadows: bool | None = None
-
-
 class Comparison:
-    """One comparison in one event.
+    """One comparison in one event: who meets whom, and the rows that come of it.
 
     Args:
-        number: of its node; ``flow``: what the task's nodes know, changed in place.
-        merged: the event's rows in order.
-        refuse: takes rows that cannot be handled, with their reasons.
+        known: what stays when the event is over, changed in place.
     """
 
-    def __init__(
-        self, number: int, what: Grade, flow: OperatorState, merged: Merged, entering: Entering, refuse: Refuse
-    ) -> None:
-        self.number, self.what, self.flow, self.merged = number, what, flow, merged
-        self._entering, self._refuse = entering, refuse
+    def __init__(self, known: GradeJoin, event: OperatorEvent) -> None:
+        self.known, self.event, self.plan, self.join = known, event, known.plan, known.join
         self._made: tuple[tuple[list[int], list[pa.Array]], pa.Table] | None = None
-        join = self.join
-        on, time = what.compare, what.time
-        predictions, labelled = self._of_one_kind(entering.predictions, self._labels(entering.labels))
-        self.left, arrivals = self._side(predictions, on.on_left, time[0], 0, entering.topic)
-        self.left.first = join.next_left
-        topic = what.truth.topic
-        right, labels = self._side(labelled, on.on_right, time[1], 1, topic)
+        entering = event.operators[known.source].entering(event)
+        self._predictions = entering.predictions
+        # Labels may be columns of the very rows that are predicted.
+        self._same_table = entering.predicted == self.plan.truth.topic
+        predictions = event.after(known.node.operations, entering.batches, known.source)
+        predictions, labelled = self._of_one_kind(predictions, self._labels(event.streams(self.plan.truth, "grade")))
+        self.left, arrivals = self._side(predictions, 0)
+        self.left.first = self.join.next_left
+        right, labels = self._side(labelled, 1)
         for batch in right.batches:
-            _put(join.right_rows, plain(batch))
-        self.found = join.match(arrivals, labels, end=2 * merged.rows)
-
-    @property
-    def join(self) -> Join:
-        join = self.flow.running[self.number]
-        assert isinstance(join, Join)
-        return join
+            _put(self.join.right_rows, plain(batch))
+        self.found = self.join.match(arrivals, labels, end=2 * event.merged.rows)
 
     def _labels(self, batches: list[Batch]) -> list[Batch]:
-        """Rows that bring a label, or another one."""
-        what, target = self.what, self.what.compare.target
-        truths = self.flow.labels.setdefault(self.number, Truths())
+        """Return the rows that bring a label, or another one."""
+        target = self.plan.compare.target
         found = []
         for batch in batches:
             if target not in batch.schema.names:
                 if batch.num_rows:
                     reason = f"there is no column «{target}» to compare predictions with"
-                    self._refuse(what.truth.topic, batch, [reason] * batch.num_rows, "grade")
+                    self.event.refuse(self.plan.truth.topic, batch, [reason] * batch.num_rows, "grade")
                 continue
-            brings, again = truths.brought(batch, target)
-            self.flow.count("ignored", int((~brings).sum()))
+            brings, again = self.known.truths.brought(batch, target)
+            self.event.count("ignored", int((~brings).sum()))
             batch = Batch(batch.records.append_column(UPDATE, pa.array(again)))
             found.append(batch if brings.all() else batch.filter(brings))
         return [batch for batch in found if batch.num_rows]
 
     def _of_one_kind(self, predictions: list[Batch], labels: list[Batch]) -> tuple[list[Batch], list[Batch]]:
-        """The rows of both sides whose keys may match what the other side has shown; the others are refused."""
-        compare = self.what.compare
+        """Return the rows of both sides whose keys may match what the other side has shown; others are refused."""
+        compare = self.plan.compare
         sides, on = (predictions, labels), (compare.on_left, compare.on_right)
-        topics = (self._entering.topic, self.what.truth.topic)
-        if self.number not in self.flow.key_kinds and (predictions or labels):
+        topics = self.known.topics
+        if self.known.key_kinds is None:
+            if not predictions and not labels:
+                return sides
             self._meet_old_keys(sides, on)
-        known = self.flow.key_kinds.setdefault(self.number, [[[] for _ in on[0]] for _ in on])
+            self.known.key_kinds = [[[] for _ in on[0]] for _ in on]
+        known = self.known.key_kinds
         for j in range(len(on[0])):
             first = [_first_of_kinds(known[side][j], sides[side], on[side][j], side) for side in (0, 1)]
             sides = (
@@ -170,7 +242,7 @@ class Comparison:
     def _matching(
         self, batches: list[Batch], side: int, name: str, others: dict[str, int], topics: tuple[str, str]
     ) -> list[Batch]:
-        """Rows before whose place the other side has shown their kind, or none."""
+        """Return the rows before whose place the other side has shown their kind, or none."""
         if not others:
             return batches
         earliest, found = min(others.values()), []
@@ -182,14 +254,14 @@ class Comparison:
             if wrong.any():
                 other = next(word for word, at in others.items() if at == earliest)
                 reason = f"the key «{name}» is {kind} here, and {other} in {topics[1]}: no two would match"
-                self._refuse(topics[0], batch.filter(wrong), [reason] * int(wrong.sum()), "grade")
+                self.event.refuse(topics[0], batch.filter(wrong), [reason] * int(wrong.sum()), "grade")
             found.append(batch.filter(~wrong) if wrong.any() else batch)
         return [batch for batch in found if batch.num_rows]
 
     def _meet_old_keys(self, sides: tuple[list[Batch], list[Batch]], on: tuple[tuple[str, ...], ...]) -> None:
-        """Keys of a state from before numbers were told from their text become those that they are now."""
+        """Change keys of a state from before numbers were told from their text to those that they are now."""
         join = self.join
-        if not any(join.waiting) and not join.next_left:
+        if not any(join.pending) and not join.next_left:
             return
         fields = [
             [batch.schema.field(name) for name in names]
@@ -204,15 +276,10 @@ class Comparison:
         if any(converters):
             join.rekey(lambda key: reconverted(key, converters))
 
-    def _side(
-        self,
-        batches: list[Batch],
-        on: tuple[str, ...],
-        time: str | None,
-        side: int,
-        topic: str,
-    ) -> tuple[Side, Arrivals]:
-        """Keys, times and places of one side; rows that lack one of them are refused."""
+    def _side(self, batches: list[Batch], side: int) -> tuple[_Entered, Arrivals]:
+        """Return keys, times and places of one side; rows that lack one of them are refused."""
+        compare = self.plan.compare
+        on, time = (compare.on_left, compare.on_right)[side], self.plan.time[side]
         kept: list[Batch] = []
         keys: list[Any] = []
         times: list[Ints] = []
@@ -220,38 +287,37 @@ class Comparison:
             found, valid, reasons = self._times(batch, on, time)
             if not valid.all():
                 bad = np.flatnonzero(~valid)
-                self._refuse(topic, batch.take(bad), [reasons[row] for row in bad.tolist()], "grade")
+                texts = [reasons[row] for row in bad.tolist()]
+                self.event.refuse(self.known.topics[side], batch.take(bad), texts, "grade")
                 batch, found = batch.filter(valid), found[valid]
             if batch.num_rows:
                 kept.append(batch)
                 keys += _row_keys(batch, on) if self._same_rows(batch) else keys_of(batch, on)
                 times.append(found)
-        order = np.concatenate([order_of(one) for one in kept]) if kept else NO_ROWS
+        order = np.concatenate([order_of(batch) for batch in kept]) if kept else NO_ROWS
         when = np.concatenate(times) if times else NO_ROWS
         if not ascends(order):
             # Predictions of several topics: those that were asked for elsewhere come between the others.
             by = np.argsort(order)
             order, when, keys = order[by], when[by], [keys[row] for row in by.tolist()]
-        seen = self.flow.seen.setdefault(self.number, [NEVER, NEVER])
+        seen = self.known.seen
         if len(when):
             seen[side] = max(seen[side], int(when.max()))
         update = truth = None
         if side:
-            update = np.concatenate([np.asarray(one.column(UPDATE)) for one in kept]) if kept else None
-            truth = _as_one([one.column(self.what.compare.target) for one in kept])
+            update = np.concatenate([np.asarray(batch.column(UPDATE)) for batch in kept]) if kept else None
+            truth = _as_one([batch.column(compare.target) for batch in kept])
         # A row of one topic may be on both sides: as a prediction it comes first.
-        return Side(kept, order), Arrivals(keys, when, 2 * order + side, update, truth)
+        return _Entered(kept, order), Arrivals(keys, when, 2 * order + side, update, truth)
 
     def _same_rows(self, batch: Batch) -> bool:
-        """Whether predictions and labels are rows of one table, told apart by its key."""
-        on = self.what.compare
-        if not self._entering.same_table or ROW not in batch.schema.names or on.on_left != on.on_right:
+        """Return whether predictions and labels are rows of one table, told apart by its key."""
+        on = self.plan.compare
+        if not self._same_table or ROW not in batch.schema.names or on.on_left != on.on_right:
             return False
         return set(on.on_left) in (set(batch.key_columns), set(batch.identity_columns))
 
-    def _times(
-        self, batch: Batch, on: tuple[str, ...], time: str | None
-    ) -> tuple[Ints, npt.NDArray[np.bool_], dict[int, str]]:
+    def _times(self, batch: Batch, on: tuple[str, ...], time: str | None) -> tuple[Ints, Mask, dict[int, str]]:
         n = batch.num_rows
         missing = [name for name in on if name not in batch.schema.names]
         if missing:
@@ -263,7 +329,7 @@ class Comparison:
 
     def _arrived(self, batch: Batch) -> Ints:
         order = order_of(batch)
-        for part in self.merged.parts:
+        for part in self.event.merged.parts:
             if part.arrived_us is not None and np.isin(order, order_of(part.batch)).all():
                 return part.arrived_us[np.searchsorted(order_of(part.batch), order)]
         return batch.ts_us
@@ -271,24 +337,24 @@ class Comparison:
     # -- examples that a model learns from what it is graded on ----------------------------------------------------
 
     def examples(self) -> list[Batch]:
-        """Rows of a comparison's predictions with the label beside them, at the places where the label is known."""
+        """Return predictions with the label beside them, at the places where the label is known."""
         found = self.found
         chosen = np.flatnonzero(found.status == 0)
         if not len(chosen):
             return []
-        left = self._rows_of(found.left[chosen], answered=False)
+        left = self._rows_of(found.left[chosen], predicted=False)
         right = self.join.right_rows.take(found.right[chosen])
-        target = self.what.compare.target
+        target = self.plan.compare.target
         names = [name for name in left.column_names if not name.startswith("__") and name != target]
         columns = {name: whole(left.column(name)) for name in names}
         columns[target] = whole(right.column(target))
         place = found.place[chosen] // 2
-        return [events(self.merged, columns, place, found.time_us[chosen])]
+        return [rows_at(self.event.merged, columns, place, found.time_us[chosen])]
 
-    def _rows_of(self, sequence: Ints, *, answered: bool) -> pa.Table:
-        """Rows of predictions by their numbers: of earlier events, and of this one as far as they are answered."""
+    def _rows_of(self, sequence: Ints, *, predicted: bool) -> pa.Table:
+        """Return rows of predictions by their numbers: of earlier events, and of this one so far as predicted."""
         join = self.join
-        now = self._left_table(answered=answered) if self.left.batches else None
+        now = self._left_table(predicted=predicted) if self.left.batches else None
         fresh = sequence >= self.left.first
         old = (sequence >= 0) & ~fresh
         if now is None or not now.num_columns:
@@ -305,62 +371,59 @@ class Comparison:
         where[old] = np.arange(stored.num_rows)
         return both.take(pa.array(where, mask=sequence < 0))
 
-    def _left_table(self, *, answered: bool) -> pa.Table:
-        """Rows of this event's predictions in order, all of them or those that are answered so far."""
-        if answered and self._entering.queries:
-            return self._answered_table()
+    def _left_table(self, *, predicted: bool) -> pa.Table:
+        """Return rows of this event's predictions in order, all of them or those that are predicted so far."""
+        if predicted and self._predictions:
+            return self._predicted_table()
         return _in_order([(plain(batch), order_of(batch)) for batch in self.left.batches])
 
-    def _answered_table(self) -> pa.Table:
-        """Rows that are answered so far; made once for the same answers, which a query only ever replaces whole."""
-        queries = self._entering.queries
-        answers = [query.done for query in queries], [part for query in queries for part in query.predictions]
+    def _predicted_table(self) -> pa.Table:
+        """Return the rows that are predicted so far; made once for the same ones, which are only replaced whole."""
+        batches = self._predictions
+        now = [rows.done for rows in batches], [part for rows in batches for part in rows.predictions]
         if self._made is not None:
             (done, parts), table = self._made
-            same = done == answers[0] and len(parts) == len(answers[1])
-            if same and all(one is other for one, other in zip(parts, answers[1], strict=True)):
+            same = done == now[0] and len(parts) == len(now[1])
+            if same and all(part is other for part, other in zip(parts, now[1], strict=True)):
                 return table
-        found = [(query.output().records, query.order[: query.done]) for query in queries]
-        if not self._all_take_part:
+        found = [(rows.output().records, rows.order[: rows.done]) for rows in batches]
+        if len(self.left.order) != sum(len(rows.order) for rows in batches):
+            # Not all of them take part.
             found = [_those_in(records, order, self.left.order) for records, order in found]
         table = _in_order(found)
-        self._made = answers, table
+        self._made = now, table
         return table
-
-    @property
-    def _all_take_part(self) -> bool:
-        return len(self.left.order) == sum(len(query.order) for query in self._entering.queries)
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
-    def grades(self, begin: int, place: int, challenger: ChallengerErrors | None) -> list[Batch]:
-        """The outcomes at places from one to another, whose predictions are there."""
-        found, what = self.found, self.what
+    def grades(self, begin: int, place: int) -> list[Batch]:
+        """Return the outcomes at places from one to another, whose predictions are there."""
+        found, challenger = self.found, self.event.challenger
         start, end = np.searchsorted(found.place, [2 * begin, 2 * place])
         if start == end:
             return []
         part = found.take(slice(int(start), int(end)))
-        left = self._rows_of(part.left, answered=True)
+        left = self._rows_of(part.left, predicted=True)
         right = _filled(self.join.right_rows.take(part.right), len(part))
         graded: list[Batch] = []
         for outcomes, rows in self._compared(part, left, right):
             columns = {name: rows.column(name) for name in rows.schema.names}
             # Without a second model such columns are the user's own.
-            if self._entering.shadows is not False and {"shadow_prediction", "shadow_version"} <= columns.keys():
-                columns["shadow_error"] = errors_of(columns, "shadow_prediction", what)
+            if self.event.shadows is not False and {"shadow_prediction", "shadow_version"} <= columns.keys():
+                columns["shadow_error"] = errors_of(columns, "shadow_prediction", self.plan.compare)
                 if challenger is not None:
                     challenger.take(columns, outcomes.place // 2)
-            key = what.compare.on_left
-            graded.append(events(self.merged, columns, outcomes.place // 2, outcomes.time_us, key=key))
+            key, merged = self.plan.compare.on_left, self.event.merged
+            graded.append(rows_at(merged, columns, outcomes.place // 2, outcomes.time_us, key=key))
         return graded
 
     def _compared(self, part: Found, left: pa.Table, right: pa.Table) -> list[tuple[Found, pa.RecordBatch]]:
-        """Outcomes as rows, without those that the metric fails on, which are refused."""
+        """Return outcomes as rows, without those that the metric fails on, which are refused."""
         try:
             return [(part, self._as_before(part, left, right))]
         except Exception as error:  # whatever a metric of somebody's own raises
-            reason = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
-        bad = faults(left, right, self.what.compare)
+            reason = reason_of(error)
+        bad = faults(left, right, self.plan.compare)
         if not bad and len(part) > 1:
             # Each row by itself is taken, or what fails is no metric.
             half = len(part) // 2
@@ -370,35 +433,35 @@ class Comparison:
         rows = np.array(sorted(bad))
         names = [name for name in left.column_names if not name.startswith("__")]
         known = {name: whole(left.column(name).take(pa.array(rows))) for name in names}
-        refused = events(self.merged, known, part.place[rows] // 2, part.time_us[rows])
-        self._refuse(self._entering.output, refused, [bad[row] for row in rows.tolist()], "grade")
+        refused = rows_at(self.event.merged, known, part.place[rows] // 2, part.time_us[rows])
+        self.event.refuse(self.event.topic(self.known.number), refused, [bad[row] for row in rows.tolist()], "grade")
         good = np.setdiff1d(np.arange(len(part)), rows)
         picked_rows = pa.array(good)
         return self._compared(part.take(good), left.take(picked_rows), right.take(picked_rows)) if len(good) else []
 
     def _as_before(self, part: Found, left: pa.Table, right: pa.Table) -> pa.RecordBatch:
-        """Grades with the columns that earlier ones had; where a column's type has changed, as they are."""
-        what, schema = self.what, self.flow.schemas.get(self.number)
-        known = None if schema is None else pa.schema([one for one in schema if not pa.types.is_null(one.type)])
+        """Return grades with the columns that earlier ones had; where a column's type has changed, as they are."""
+        compare, schema = self.plan.compare, self.known.schema
+        earlier = schema and pa.schema([column for column in schema if not pa.types.is_null(column.type)])
         try:
-            rows = graded_rows(part, left, right, what.compare, schema=known)
+            rows = graded_rows(part, left, right, compare, schema=earlier)
         except HeadraceError:
-            if known is None:
+            if earlier is None:
                 raise
-            rows = graded_rows(part, left, right, what.compare)
-        self.flow.schemas[self.number] = rows.schema
+            rows = graded_rows(part, left, right, compare)
+        self.known.schema = rows.schema
         return rows
 
     def finish(self) -> None:
-        """Keep what waits, with its answers, and let go of what does not."""
+        """Keep what is pending, with its predictions, and let go of what is not."""
         if self.left.batches:
-            for one in self._left_table(answered=True).combine_chunks().to_batches():
-                _put(self.join.left_rows, one)
+            for records in self._left_table(predicted=True).combine_chunks().to_batches():
+                _put(self.join.left_rows, records)
         self.join.settle()
 
 
 def _in_order(found: list[tuple[pa.RecordBatch, Ints]]) -> pa.Table:
-    """Rows of several batches in the order of their places."""
+    """Return rows of several batches in the order of their places."""
     tables = [pa.Table.from_batches([records]) for records, _ in found]
     table = tables[0] if len(tables) == 1 else united(tables)
     order = np.concatenate([order for _, order in found])
@@ -406,17 +469,9 @@ def _in_order(found: list[tuple[pa.RecordBatch, Ints]]) -> pa.Table:
 
 
 def _those_in(records: pa.RecordBatch, order: Ints, wanted: Ints) -> tuple[pa.RecordBatch, Ints]:
-    """Rows at some of the places."""
+    """Return rows at some of the places."""
     takes = np.isin(order, wanted)
     return records.filter(pa.array(takes)), order[takes]
-
-
-def events(
-    merged: Merged, columns: dict[str, Any] | pa.RecordBatch, place: Ints, time_us: Ints, *, key: Sequence[str] = ()
-) -> Batch:
-    """Rows at the places, and with the positions, of those that brought them about."""
-    rows = Batch.of(columns, lsn=merged.lsn[place], index=merged.index[place], ts_us=time_us, key=key)
-    return placed(rows, place)
 
 
 def _put(rows: PendingRows, records: pa.RecordBatch) -> None:
@@ -430,17 +485,17 @@ def _put(rows: PendingRows, records: pa.RecordBatch) -> None:
         rows.add(records.select(names))
 
 
-def errors_of(columns: Mapping[str, pa.Array], prediction: str, what: Grade) -> pa.Array:
-    """The metric of another column of predictions; NULL where one of the two values is."""
-    answers, truth = columns[prediction], columns[what.compare.target]
-    both = pc.and_(answers.is_valid(), truth.is_valid()).to_numpy(zero_copy_only=False)
+def errors_of(columns: Mapping[str, pa.Array], prediction: str, compare: CompareSpec) -> pa.Array:
+    """Return the metric of another column of predictions; NULL where one of the two values is."""
+    predictions, truth = columns[prediction], columns[compare.target]
+    both = pc.and_(predictions.is_valid(), truth.is_valid()).to_numpy(zero_copy_only=False)
     found = np.full(len(both), np.nan)
     rows = [np.flatnonzero(both)] if both.any() else []
     while rows:
         some = rows.pop()
         try:
-            values = (one.take(pa.array(some)).to_numpy(zero_copy_only=False) for one in (answers, truth))
-            found[some] = np.asarray(what.compare.metric(*values), np.float64)
+            values = (side.take(pa.array(some)).to_numpy(zero_copy_only=False) for side in (predictions, truth))
+            found[some] = np.asarray(compare.metric(*values), np.float64)
         except Exception:  # whatever a metric of somebody's own raises: the other rows have theirs
             both[some] = len(some) > 1
             rows += [half for half in np.array_split(some, 2) if len(some) > 1]
@@ -448,17 +503,17 @@ def errors_of(columns: Mapping[str, pa.Array], prediction: str, what: Grade) -> 
 
 
 def _filled(table: pa.Table, n: int) -> pa.Table:
-    """A table of so many rows, even if it has no columns: one of NULLs then."""
+    """Return a table of so many rows, even if it has no columns: one of NULLs then."""
     return table if table.num_columns else pa.table({"__op": pa.nulls(n, pa.uint8())})
 
 
 def keys_of(batch: Batch, on: Sequence[str]) -> list[Any]:
-    """The values that a prediction and its label share; None where one is NULL."""
+    """Return the values that a prediction and its label share; None where one is NULL."""
     return matching_keys([(batch.schema.field(name), batch.column(name)) for name in on])
 
 
 def _first_of_kinds(known: list[str], batches: list[Batch], name: str, side: int) -> dict[str, int]:
-    """Which kinds of keys a side has shown, each with the place of the first row."""
+    """Return which kinds of keys a side has shown, each with the place of the first row."""
     first = dict.fromkeys(known, NEVER)
     for batch in batches:
         kind = kind_of(batch.schema.field(name)) if name in batch.schema.names and batch.num_rows else None
@@ -468,7 +523,7 @@ def _first_of_kinds(known: list[str], batches: list[Batch], name: str, side: int
 
 
 def _row_keys(batch: Batch, on: Sequence[str]) -> list[Any]:
-    """What a prediction and its label share where both are rows of one table: the row itself, whatever its key is.
+    """Return what a prediction and its label share where both are rows of one table: the row, whatever its key is.
 
     Rows that the log showed first by an update have their values.
     """
@@ -482,26 +537,9 @@ def _row_keys(batch: Batch, on: Sequence[str]) -> list[Any]:
     return keys
 
 
-def placed(batch: Batch, order: Ints) -> Batch:
-    """Rows with their places."""
-    if "__order" in batch.schema.names:
-        return batch
-    return Batch(batch.records.append_column("__order", pa.array(order)))
-
-
-def plain(batch: Batch) -> pa.RecordBatch:
-    """Its records without the columns that only an event has."""
-    return batch.stored.records
-
-
-def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column in one piece."""
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
 def _as_one(arrays: list[pa.Array]) -> pa.Array | None:
     if not arrays:
         return None
-    if any(not one.type.equals(arrays[0].type) for one in arrays):
-        return whole(united([pa.table({"": one}) for one in arrays]).column(0))
+    if any(not array.type.equals(arrays[0].type) for array in arrays):
+        return whole(united([pa.table({"": array}) for array in arrays]).column(0))
     return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from headrace.arrays import Ints, Mask
-from headrace.grade.interval_join.keyed import MANY, NONE, NOT_YET, Entries, JoinSide, object_array
+from headrace.grade.interval_join.join_side import MANY, NONE, NOT_YET, Entries, JoinSide, object_array
 from headrace.grade.interval_join.outcomes import (
     AGAIN,
     CHANGED,

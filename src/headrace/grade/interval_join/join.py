@@ -141,8 +141,8 @@ class Join:
         return self._pairing.watermark
 
     @property
-    def waiting(self) -> tuple[int, int]:
-        """How many predictions and labels wait, those that have a grade included."""
+    def pending(self) -> tuple[int, int]:
+        """How many predictions and labels are pending, those that have a grade included."""
         return self._pairing.left.live, self._pairing.right.live
 
     @property
@@ -184,7 +184,7 @@ class Join:
     def _piece(self, left: Arrivals, right: Arrivals, i: int, j: int) -> tuple[bool, int, int]:
         """How many of the next rows are matched together: as many as surely stay below the limit."""
         rest = len(left) + len(right) - i - j
-        count = min(rest, self.limit - max(self.waiting))
+        count = min(rest, self.limit - max(self.pending))
         together = count > FEW
         if not together:
             count = min(rest, SOME)
@@ -224,7 +224,7 @@ class Join:
         self._pairing.left.settle()
         self._pairing.right.settle()
 
-    def state(self) -> dict[str, npt.NDArray[Any] | int | str]:
+    def snapshot(self) -> dict[str, npt.NDArray[Any] | int | str]:
         """Everything, as arrays and numbers."""
         pairing = self._pairing
         keys, ordinals, times = pairing.remembered.entries()
@@ -242,7 +242,7 @@ class Join:
         return found
 
     def restore(self, state: Mapping[str, npt.NDArray[Any] | int | str]) -> None:
-        """Become what `state` was taken of. The settings are those that this join was made with."""
+        """Become what `snapshot` was taken of. The settings are those that this join was made with."""
         old = self._pairing
         remember = old.remembered.keep_us - old.within
         pairing = self._pairing = Pairing(old.within, old.lateness, old.limit, remember)
@@ -258,7 +258,7 @@ class Join:
 
     def rekey(self, change: Callable[[Any], Any]) -> None:
         """Change the keys of all that waits or is remembered."""
-        state = self.state()
+        state = self.snapshot()
         for name in ("left.keys", "right.keys", "remembered.keys"):
             state[name] = pack_keys([change(key) for key in unpack_keys(np.asarray(state[name]))])
         self.restore(state)

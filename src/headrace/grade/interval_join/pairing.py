@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.arrays import Ints
-from headrace.grade.interval_join.keyed import NOT_YET, Entries, JoinSide
+from headrace.grade.interval_join.join_side import NOT_YET, Entries, JoinSide
 from headrace.grade.interval_join.outcomes import (
     AGAIN,
     CHANGED,

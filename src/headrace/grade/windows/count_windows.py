@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace.arrays import Ints
-from headrace.grade.windows.chunks import Chunk, joined
-from headrace.grade.windows.groups import Key, group_codes, group_keys, runs
-from headrace.grade.windows.window_results import START, Cut, Layout, Lines
+from headrace.grade.columns import Key, group_codes, group_keys, runs
+from headrace.grade.operator_logic import START, Results
+from headrace.grade.windows.layout import Chunk, Cut, Layout, joined
 
 _PIECES = 64  # small pushes that are joined at once
 
@@ -41,7 +41,7 @@ class CountWindows:
         """Have a dictionary of its own; what is in it is never changed."""
         self._groups = dict(self._groups)
 
-    def push(self, rows: Chunk, place: Ints, supersedes: Ints | None) -> Lines:
+    def push(self, rows: Chunk, place: Ints, supersedes: Ints | None) -> Results:
         """Rows (their ``arrival`` is not read), and for each the number of the row that it corrects, or -1."""
         n = len(rows)
         self.time_us = max(self.time_us, int(rows.time_us.max()))
@@ -54,9 +54,9 @@ class CountWindows:
             if named[start] >= 0:
                 self._take_out(int(named[start]))
             parts.append(self._push(rows.slice(start, end), place[start:end]))
-        return Lines.joined(parts)
+        return Results.joined(parts)
 
-    def advance(self, watermark_us: int) -> Lines:
+    def advance(self, watermark_us: int) -> Results:
         """Time closes none of these."""
         self.watermark_us = max(self.watermark_us, watermark_us)
         return self.layout.none()
@@ -91,13 +91,13 @@ class CountWindows:
         bounds = runs(codes[order])
         return list(zip(keys, np.split(order, bounds[1:-1]), strict=True))
 
-    def _push(self, rows: Chunk, place: Ints) -> Lines:
+    def _push(self, rows: Chunk, place: Ints) -> Results:
         windows, starts, ends, at, offset = [], [], [], [], 0
         groups = self._grouped(rows)
         for key, row in groups:
             own = rows if len(groups) == 1 else rows.take(row)
             group = self._groups.get(key) or _Group((), 0, self._every)
-            # Lines come at the group's rows of these numbers, counted from 1.
+            # Results come at the group's rows of these numbers, counted from 1.
             due = np.arange(max(self._rows - group.held, self._every - group.since, 1), len(own) + 1, self._every)
             pieces = (*group.pieces, own)
             if len(due):
@@ -116,7 +116,7 @@ class CountWindows:
 
     def _lines(
         self, rows: Chunk, windows: Chunk, found: tuple[list[Ints], list[Ints], list[Ints]], place: Ints
-    ) -> Lines:
+    ) -> Results:
         start, end, at = (np.concatenate(one) for one in found)
         order = np.argsort(at, kind="stable")
         start, end, at = start[order], end[order], at[order]

@@ -13,13 +13,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.arrays import Ints
-from headrace.grade.windows.chunks import Chunk, Held, joined
-from headrace.grade.windows.groups import group_codes, runs
-from headrace.grade.windows.window_results import CHANGES, START, Cut, Layout, Lines
+from headrace.arrays import Ints, Mask
+from headrace.grade.columns import group_codes, runs
+from headrace.grade.operator_logic import START, Results
+from headrace.grade.windows.layout import CHANGES, Chunk, Cut, Layout, joined
 
 _TAIL = 256  # small pushes that are merged at once
 _TAIL_ROWS = 1 << 16
@@ -43,6 +42,57 @@ class Pairs(NamedTuple):
     segments: Ints
 
 
+class Held(NamedTuple):
+    """What a window has of a chunk that is in the order of its times: rows from ``start``, without those taken out."""
+
+    chunk: Chunk
+    start: int = 0
+    alive: Mask | None = None  # of the whole chunk; None: all of them
+
+    def rows(self, before_us: int | None = None) -> Chunk:
+        """The rows held; with ``before_us`` those of earlier times."""
+        end = len(self.chunk) if before_us is None else int(np.searchsorted(self.chunk.time_us, before_us))
+        if self.alive is None:
+            return self.chunk.slice(self.start, max(end, self.start))
+        return self.chunk.take(self.start + np.flatnonzero(self.alive[self.start : end]))
+
+    def since(self, time_us: int) -> Held:
+        """Without the rows of earlier times, and beginning with one that was not taken out."""
+        start = max(self.start, int(np.searchsorted(self.chunk.time_us, time_us)))
+        if self.alive is not None and start < len(self.chunk):
+            start += int(np.argmax(self.alive[start:])) if self.alive[start:].any() else len(self.chunk) - start
+        return self if start == self.start else self._replace(start=start)
+
+    def without(self, rows: Ints) -> Held:
+        """Without some rows of the chunk."""
+        alive = np.ones(len(self.chunk), np.bool_) if self.alive is None else self.alive.copy()
+        alive[rows] = False
+        return self._replace(alive=alive)
+
+    def has(self, rows: Ints) -> Mask:
+        """Whether rows of the chunk are among those held."""
+        return (rows >= self.start) & (True if self.alive is None else self.alive[rows])
+
+    def compact(self) -> Held:
+        """The same rows; the chunk is given back where less than half of it is held."""
+        if 2 * self.most >= len(self.chunk):
+            return self
+        return Held(self.chunk.take(self.start + np.arange(self.most)), alive=self._alive_now())
+
+    def _alive_now(self) -> Mask | None:
+        return None if self.alive is None else self.alive[self.start :]
+
+    @property
+    def most(self) -> int:
+        """At most so many rows are held."""
+        return len(self.chunk) - self.start
+
+    @property
+    def first_us(self) -> int:
+        """The earliest time; the window drops a chunk of which nothing is held, so there is one."""
+        return int(self.chunk.time_us[self.start])
+
+
 class TimeWindows:
     """Open windows over time. See `headrace.grade.windows.window.Window` for what its methods do."""
 
@@ -59,7 +109,7 @@ class TimeWindows:
         self._tail: tuple[Chunk, ...] = ()
         self._tail_rows = 0
 
-    def push(self, rows: Chunk, place: Ints, supersedes: Ints | None) -> Lines:
+    def push(self, rows: Chunk, place: Ints, supersedes: Ints | None) -> Results:
         """Rows (their ``arrival`` is not read), and for each the number of the row that it corrects, or -1."""
         if self.layout.spec.emit != CHANGES:
             return self._push(rows, place, supersedes)[0]
@@ -68,9 +118,9 @@ class TimeWindows:
             part = None if supersedes is None else supersedes[start:end]
             lines, joins, taken = self._push(rows.slice(start, end), place[start:end], part)
             parts += [lines, self._touched(joins, taken, int(place[start]))]
-        return Lines.joined(parts)
+        return Results.joined(parts)
 
-    def advance(self, watermark_us: int) -> Lines:
+    def advance(self, watermark_us: int) -> Results:
         """A tick: windows that end by then close at place 0."""
         if watermark_us <= self.watermark_us:
             return self.layout.none()
@@ -98,8 +148,8 @@ class TimeWindows:
 
     # -- a push ---------------------------------------------------------------------------------------------------
 
-    def _push(self, rows: Chunk, place: Ints, supersedes: Ints | None) -> tuple[Lines, Chunk, Chunk]:
-        """Lines, the rows that are in a window now, and those that were taken out."""
+    def _push(self, rows: Chunk, place: Ints, supersedes: Ints | None) -> tuple[Results, Chunk, Chunk]:
+        """Results, the rows that are in a window now, and those that were taken out."""
         n = len(rows)
         newest = np.maximum.accumulate(rows.time_us)
         watermark = np.maximum(np.maximum(newest, self.time_us) - self.layout.spec.lateness_us, self.watermark_us)
@@ -178,7 +228,7 @@ class TimeWindows:
 
     # -- closing --------------------------------------------------------------------------------------------------
 
-    def _close(self, moves: Moves, watermark: Ints, place: Ints) -> Lines:
+    def _close(self, moves: Moves, watermark: Ints, place: Ints) -> Results:
         """The lines of the windows that end by the last watermark, each closed by the first row that reaches it."""
         last = (int(watermark[-1]) - self._size) // self._every
         moves = self._gathered(moves, last * self._every + self._size, len(watermark))
@@ -191,7 +241,7 @@ class TimeWindows:
             pairs = self._pairs(moves, windows[block], closed_by[block])
             if len(pairs.row):
                 parts.append(self._lines(moves.rows, pairs, windows[block], place[closed_by[block]]))
-        return Lines.joined(parts) if parts else self.layout.none()
+        return Results.joined(parts) if parts else self.layout.none()
 
     def _gathered(self, moves: Moves, before_us: int, n: int) -> Moves:
         """All rows of earlier times, those held before the push first, in the order of their times."""
@@ -252,7 +302,7 @@ class TimeWindows:
             row, window, codes = row[order], window[order], codes[order]
         return Pairs(row, window, runs(codes))
 
-    def _lines(self, rows: Chunk, pairs: Pairs, windows: Ints, place: Ints) -> Lines:
+    def _lines(self, rows: Chunk, pairs: Pairs, windows: Ints, place: Ints) -> Results:
         """A line for each segment."""
         bounds = pairs.segments
         group, of = pairs.row[bounds[:-1]], pairs.window[bounds[:-1]]
@@ -265,7 +315,7 @@ class TimeWindows:
 
     # -- changes --------------------------------------------------------------------------------------------------
 
-    def _touched(self, joins: Chunk, taken: Chunk, place: int) -> Lines:
+    def _touched(self, joins: Chunk, taken: Chunk, place: int) -> Results:
         """A line for each open window and group that rows joined or were taken out of, as it is now."""
         self._settle()
         moved = joined([joins, taken], self.layout.types)
@@ -283,10 +333,8 @@ class TimeWindows:
         counted = ~np.isin(rows.arrival, taken.arrival)
         return self._standing(rows, pairs, windows, (touched, counted), place)
 
-    def _standing(
-        self, rows: Chunk, pairs: Pairs, windows: Ints, which: tuple[npt.NDArray[np.bool_], ...], place: int
-    ) -> Lines:
-        """Lines of the segments with a touched row, over their rows that count: there may be none left."""
+    def _standing(self, rows: Chunk, pairs: Pairs, windows: Ints, which: tuple[Mask, ...], place: int) -> Results:
+        """Results of the segments with a touched row, over their rows that count: there may be none left."""
         touched, counted = (flag[pairs.row] for flag in which)
         begin = pairs.segments[:-1]
         if not len(begin):

@@ -12,19 +12,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.errors import BadRows, DeclarationError, HeadraceError
-from headrace.grade.windows.chunks import NO_NUMBER, Chunk
-from headrace.grade.windows.columns import from_bytes, no_numbers, to_bytes
+from headrace.grade.columns import from_bytes, no_numbers, to_bytes
+from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
 from headrace.grade.windows.count_windows import CountWindows
+from headrace.grade.windows.layout import NO_NUMBER, Chunk, Layout, WindowSpec
 from headrace.grade.windows.time_windows import TimeWindows
-from headrace.grade.windows.window_results import Layout, Lines, WindowSpec
 
-__all__ = ["Lines", "Window", "WindowSpec"]
+__all__ = ["Window", "WindowSpec"]
 
 
-class Window:
+class Window(OperatorLogic):
     """The open windows of one stream.
 
     **Over time.** The watermark is the newest event time less the lateness, and never runs backwards. A row moves it
@@ -51,9 +52,13 @@ class Window:
     ([0.2], [9], 120000000)
     """
 
-    def __init__(self, spec: WindowSpec) -> None:
-        self.spec = spec
+    keeps_rows = False
+    looks_at = 1
+
+    def __init__(self, spec: WindowSpec, time: str | None = None) -> None:
+        self.spec, self.time = spec, time
         self._layout = Layout(spec)
+        self.numbers = self._layout.of_numbers
         self._open: TimeWindows | CountWindows = (CountWindows if spec.rows else TimeWindows)(self._layout)
 
     def push(
@@ -64,14 +69,14 @@ class Window:
         *,
         number: Ints | None = None,
         supersedes: Ints | None = None,
-    ) -> Lines:
-        """Rows, in order, and the lines that came to be.
+    ) -> Results:
+        """Take rows, and return the lines that came to be.
 
         Args:
             rows: with the columns of the groups and the aggregates, shape (n, …); the others are not looked at.
             time_us: event times, shape (n,).
             place: in the event's order, ascending, shape (n,).
-            number: of rows that may be corrected: no two are equal, shape (n,).
+            number: of rows that may be corrected: no two are equal, shape (n,). Of grades it is their own.
             supersedes: the number of the row that a row corrects, or below 0, shape (n,).
 
         Raises:
@@ -80,9 +85,11 @@ class Window:
             HeadraceError: a text is no number. What has changed then is to be forgotten: push to a copy.
         """
         n = rows.num_rows
-        for name, one in (("time_us", time_us), ("place", place), ("number", number), ("supersedes", supersedes)):
-            if one is not None and len(one) != n:
-                raise BadRows(f"a window was given {n} rows and {len(one)} of {name}")
+        if number is None and supersedes is None and is_graded(rows.schema):
+            number, supersedes = (_numbers(rows.column(name)) for name in ("grade", "supersedes"))
+        for name, array in (("time_us", time_us), ("place", place), ("number", number), ("supersedes", supersedes)):
+            if array is not None and len(array) != n:
+                raise BadRows(f"a window was given {n} rows and {len(array)} of {name}")
         types = self._layout.types
         columns = self._layout.select(rows)
         if self._layout.types != types:
@@ -107,9 +114,13 @@ class Window:
                 advice="Cast the column before.",
             ) from error
 
-    def advance(self, watermark_us: int) -> Lines:
-        """A recorded tick: no row before this time is waited for. The lines come to be at place 0."""
+    def advance(self, watermark_us: int) -> Results:
+        """Let time go on by a recorded tick: no row before this time is waited for. Lines are at place 0."""
         return self._open.advance(watermark_us)
+
+    def watermark_after(self, idle_us: int) -> int:
+        """Return the newest row's time and the silence, less the lateness; `START` before the first row."""
+        return START if self.time_us == START else self.time_us + idle_us - self.spec.lateness_us
 
     @property
     def deadline_us(self) -> int | None:
@@ -132,7 +143,7 @@ class Window:
         return self._open.late
 
     def copy(self) -> Window:
-        """Another window in this state; neither sees the other's pushes. The rows held are shared."""
+        """Return another window in this state; neither sees the other's pushes. The rows held are shared."""
         made = copy.copy(self)
         made._layout = self._layout.copy()
         made._open = copy.copy(self._open)
@@ -141,8 +152,8 @@ class Window:
             made._open.copy_groups()
         return made
 
-    def state(self) -> dict[str, Any]:
-        """All that a restored window needs: plain numbers and arrays, the rows as Arrow's IPC stream (uint8)."""
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that a restored window needs: numbers and arrays, the rows as Arrow's IPC stream (uint8)."""
         rows = self._open.rows()
         found = {
             "time_us": self.time_us,
@@ -155,7 +166,7 @@ class Window:
         return found | ({"since": self._open.since()} if isinstance(self._open, CountWindows) else {})
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`, for a window of the same `WindowSpec`."""
+        """Become what `snapshot` was taken of; the `WindowSpec` is the same."""
         batch = from_bytes(state["rows"])
         self._layout.remember(batch.schema)
         time_us, number = (np.asarray(state[name], np.int64) for name in ("row_time_us", "row_number"))
@@ -167,3 +178,30 @@ class Window:
         else:
             made.late = int(state["late"])
             made.restore(rows)
+
+    def measures(self) -> list[Measure]:
+        """Return how many rows came late."""
+        return [Measure("window_late_rows", "Rows that came when their windows had closed", self.late)]
+
+    @classmethod
+    def measures_of(cls, newest: pa.Table, end: int) -> list[Measure]:
+        """Return the numbers of the newest window."""
+        own = [field.name for field in newest.schema if field.name[:2] != "__" and pa.types.is_floating(field.type)]
+        values = {name: newest.column(name)[-1].as_py() for name in own}
+        return [
+            Measure("window_value", "Of the newest window", value, {"column": name})
+            for name, value in values.items()
+            if value is not None
+        ]
+
+
+def is_graded(schema: pa.Schema) -> bool:
+    """Return whether rows are grades, which a later one may correct: their numbers are whole ones."""
+    names = [name for name in ("grade", "supersedes") if schema.get_field_index(name) >= 0]
+    return len(names) == 2 and all(
+        pa.types.is_integer(schema.field(name).type) or pa.types.is_null(schema.field(name).type) for name in names
+    )
+
+
+def _numbers(array: pa.Array) -> Ints:
+    return np.asarray(pc.fill_null(array, -1).to_numpy(zero_copy_only=False), np.int64)

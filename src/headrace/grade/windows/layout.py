@@ -1,10 +1,10 @@
-"""What a window is, and the lines that it gives: their columns, their types, and when they came to be."""
+"""What a window is, the rows that it holds, and what comes of them: their columns, types and aggregates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,15 +12,13 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.errors import DeclarationError
-from headrace.grade.windows.chunks import Chunk, joined
-from headrace.grade.windows.columns import NUMERIC, column_index, is_numeric, is_text, plain, refuse_nested, wider
-
-if TYPE_CHECKING:
-    from headrace.grade.metrics import Aggregate
+from headrace.grade.columns import NUMERIC, column_index, is_numeric, is_text, plain, refuse_nested, wider
+from headrace.grade.metrics import Aggregate
+from headrace.grade.operator_logic import Results
 
 TIME = pa.timestamp("us", tz="UTC")
 FINAL, CHANGES = "final", "changes"
-START = -(2**62)  # the time before the first row
+NO_NUMBER = -1
 _WHO = "a window"
 _OWN = ("window_start", "window_end", "rows", FINAL)
 OF_NUMBERS = frozenset({"mean", "median", "quantile", "sum", "std"})
@@ -78,41 +76,77 @@ class WindowSpec:
         object.__setattr__(self, "every_us", self.every_us or self.size_us)
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """Lines, in the order in which they came to be.
+class Chunk:
+    """Some rows; all arrays have one length.
 
     Attributes:
-        records: of a window: ``window_start`` and ``window_end`` (timestamp[us, UTC]; over rows: the times of the first
-            and the last row), the groups' columns, ``rows`` (int64), the aggregates by their names, ``final`` (bool)
-            where changes are asked for.
-        place: for each line the place at which it came to be, shape (n,).
-        time_us: its event time, shape (n,).
-        refused: lines one of whose aggregates does not fit its type, by their indexes, and why; it is null there.
+        time_us: event times.
+        arrival: the order in which the rows came, ascending over all chunks of a window.
+        number: names of rows, which a correction may name; `NO_NUMBER` where a row has none.
+        columns: Arrow arrays.
     """
 
-    records: pa.RecordBatch
-    place: Ints
-    time_us: Ints
-    refused: Mapping[int, str] = field(default_factory=dict)
+    __slots__ = ("_by_number", "arrival", "columns", "number", "time_us")
 
-    def filter(self, rows: Ints) -> Lines:
-        """Some of the lines, by their indexes."""
-        return Lines(self.records.take(pa.array(rows)), self.place[rows], self.time_us[rows])
+    def __init__(self, time_us: Ints, arrival: Ints, number: Ints, columns: Sequence[pa.Array]) -> None:
+        self.time_us = time_us
+        self.arrival = arrival
+        self.number = number
+        self.columns = columns
+        self._by_number: tuple[Ints, Ints] | None = None
 
-    @classmethod
-    def joined(cls, parts: Sequence[Lines]) -> Lines:
-        """Lines one after the other, of one schema."""
-        if len(parts) == 1:
-            return parts[0]
-        starts = np.cumsum([0, *(len(one.place) for one in parts)]).tolist()
-        refused = {at + row: why for at, one in zip(starts, parts, strict=False) for row, why in one.refused.items()}
-        return cls(
-            pa.concat_batches([one.records for one in parts]),
-            np.concatenate([one.place for one in parts]),
-            np.concatenate([one.time_us for one in parts]),
-            refused,
-        )
+    def __len__(self) -> int:
+        return len(self.time_us)
+
+    def slice(self, start: int, end: int) -> Chunk:
+        """Rows from ``start`` to ``end``; nothing is copied."""
+        if start == 0 and end == len(self):
+            return self
+        columns = [one.slice(start, end - start) for one in self.columns]
+        return Chunk(self.time_us[start:end], self.arrival[start:end], self.number[start:end], columns)
+
+    def take(self, rows: Ints) -> Chunk:
+        """Some rows, in that order, copied."""
+        picked = pa.array(rows)
+        columns = [one.take(picked) for one in self.columns]
+        return Chunk(self.time_us[rows], self.arrival[rows], self.number[rows], columns)
+
+    def by_time(self) -> Chunk:
+        """The rows in the order of their times, then of arrival where they were in that order."""
+        if len(self) < 2 or bool((self.time_us[1:] >= self.time_us[:-1]).all()):
+            return self
+        return self.take(np.argsort(self.time_us, kind="stable"))
+
+    def find(self, numbers: Ints) -> tuple[Ints, Ints]:
+        """Which of ``numbers`` are here, and at which rows: two arrays of one length."""
+        if self._by_number is None:
+            order = np.argsort(self.number, kind="stable")
+            self._by_number = order, self.number[order]
+        order, ordered = self._by_number
+        where = np.searchsorted(ordered, numbers)
+        found = np.flatnonzero(ordered[np.minimum(where, len(ordered) - 1)] == numbers) if len(ordered) else where[:0]
+        return found, order[where[found]]
+
+
+def joined(chunks: Sequence[Chunk], types: Sequence[pa.DataType]) -> Chunk:
+    """Chunks one after the other, their columns as ``types``."""
+    if len(chunks) == 1:
+        (only,) = chunks
+        return Chunk(only.time_us, only.arrival, only.number, _cast(only.columns, types))
+    if not chunks:
+        none = np.zeros(0, np.int64)
+        return Chunk(none, none, none, [pa.nulls(0, one) for one in types])
+    parts = [_cast(chunk.columns, types) for chunk in chunks]
+    return Chunk(
+        np.concatenate([chunk.time_us for chunk in chunks]),
+        np.concatenate([chunk.arrival for chunk in chunks]),
+        np.concatenate([chunk.number for chunk in chunks]),
+        [pa.concat_arrays([part[i] for part in parts]) for i in range(len(types))],
+    )
+
+
+def _cast(columns: Sequence[pa.Array], types: Sequence[pa.DataType]) -> list[pa.Array]:
+    return [one if one.type == kind else one.cast(kind) for one, kind in zip(columns, types, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +183,11 @@ class Layout:
         wanted = [*spec.by, *(one.column for _, one in spec.aggregates if one.column is not None)]
         self.names = tuple(dict.fromkeys(wanted))
         self.types: tuple[pa.DataType, ...] = tuple(pa.null() for _ in self.names)
-        self.of_numbers = frozenset(one.column for _, one in spec.aggregates if one.kind in OF_NUMBERS)
+        self.of_numbers = frozenset(
+            aggregate.column
+            for _, aggregate in spec.aggregates
+            if aggregate.kind in OF_NUMBERS and aggregate.column is not None
+        )
         # Columns of numbers that are held as their text.
         self.numeric: frozenset[str] = frozenset()
         self._where = [None if one.column is None else self.names.index(one.column) for _, one in spec.aggregates]
@@ -216,7 +254,7 @@ class Layout:
         self._schema = self._described()
         none = np.zeros(0, np.int64)
         arrays = [pa.nulls(0, kind) for kind in self._schema.types]
-        self._none = Lines(pa.RecordBatch.from_arrays(arrays, schema=self._schema), none, none)
+        self._none = Results(pa.RecordBatch.from_arrays(arrays, schema=self._schema), none, none)
         self.no_rows = joined([], self.types)
 
     def _described(self) -> pa.Schema:
@@ -231,7 +269,7 @@ class Layout:
             fields.append(pa.field(FINAL, pa.bool_()))
         return pa.schema(fields)
 
-    def lines(self, cut: Cut, *, final: bool = True) -> Lines:
+    def lines(self, cut: Cut, *, final: bool = True) -> Results:
         """The lines, with their aggregates."""
         sizes = cut.end - cut.start
         picked = pa.array(cut.group)
@@ -247,9 +285,9 @@ class Layout:
             columns.append(_answers(aggregate, over, spans, self._schema.field(len(columns)), refused))
         if self.spec.emit == CHANGES:
             columns.append(pa.array(np.full(len(sizes), final)))
-        return Lines(pa.RecordBatch.from_arrays(columns, schema=self._schema), cut.place, cut.time_us, refused)
+        return Results(pa.RecordBatch.from_arrays(columns, schema=self._schema), cut.place, cut.time_us, refused)
 
-    def none(self) -> Lines:
+    def none(self) -> Results:
         """No lines, of the right schema."""
         return self._none
 
