@@ -388,7 +388,7 @@ def joined(scenario: dict[str, Any]) -> tuple[list[tuple[Any, ...]], Join]:
     rows, cuts = fresh(scenario["rows"]), scenario["cuts"]
     for start, stop in zip(cuts, [*cuts[1:], None], strict=True):
         if start in scenario["restored"]:
-            state = join.state()
+            state = join.snapshot()
             join = new()
             join.restore(state)
         if start in scenario["ticked"]:

@@ -437,7 +437,7 @@ def test_a_state_that_knows_keys_only_goes_on() -> None:
     flat = {key: value for key, value in dump_state(state).items() if not key.startswith(("memory.", "flow.truths."))}
     flat["meta"] = json.dumps({**json.loads(flat["meta"]), "unlabelled": ["t"]})
     flat["unlabelled.0"] = flat["flow.labels.0"] = np.array([labels._hash((key,)) for key in (1, 3)], np.int64)
-    number = next(i for i, node in enumerate(task.nodes) if isinstance(node.what, Grade))
+    number = next(i for i, node in enumerate(task.nodes) if isinstance(node.operator, Grade))
     flat[f"flow.labels.{number}"] = flat.pop("flow.labels.0")
     state = load_state(task, flat)
     one, two, three = (table.rows[key] for key in (1, 2, 3))
@@ -495,9 +495,9 @@ def test_the_rows_of_a_table_now_are_followed_when_keys_move() -> None:
 def test_a_correction_takes_the_place_of_a_grade_that_came_with_it() -> None:
     grades = {"grade": [1, 2, 3], "supersedes": [None, 1, None], "error": [1.0, 2.0, 3.0]}
     whole, apart = TrainingRows(rows=10), TrainingRows(rows=10)
-    whole.add(Batch.of(grades))
+    whole.push(Batch.of(grades))
     for i in range(3):
-        apart.add(Batch.of(grades).slice(i, 1))
+        apart.push(Batch.of(grades).slice(i, 1))
     assert whole.table()["grade"].to_pylist() == apart.table()["grade"].to_pylist() == [2, 3]
 
 

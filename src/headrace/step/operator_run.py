@@ -116,7 +116,7 @@ class OperatorRun:
         event, state = self.event, self.state
         begun, marks = event.done, [operator.mark() for operator in state.operators]
         errors = None if event.challenger is None else list(event.challenger.errors)
-        retained = None if state.retained is None else state.retained.copy()
+        retained = None if state.training_rows is None else state.training_rows.copy()
         lengths = [len(batches) for batches in self.out]
         self._run(place)
         raised = self._raised()
@@ -124,7 +124,7 @@ class OperatorRun:
             return raised
         for operator, mark in zip(state.operators, marks, strict=True):
             operator.rewind(mark)
-        state.retained, event.done = retained, begun
+        state.training_rows, event.done = retained, begun
         if event.challenger is not None:
             event.challenger.errors = errors or []
         for batches, length in zip(self.out, lengths, strict=True):
@@ -159,10 +159,10 @@ class OperatorRun:
             if operator.emits:
                 self.out[number] += event.rows[number]
             fault(operator.node.operator.edge)
-        if self.state.retained is not None and self._retrain is not None and self._retrain.rows.node is not None:
+        if self.state.training_rows is not None and self._retrain is not None and self._retrain.rows.node is not None:
             selection, node = self._retrain.rows, self._retrain.rows.node
             for batch in event.after(selection.operations, event.rows[node], node):
-                self.state.retained.push(batch)
+                self.state.training_rows.push(batch)
         event.done = place
 
     # -- at the end of the event --------------------------------------------------------------------------------------

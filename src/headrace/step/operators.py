@@ -28,7 +28,6 @@ from headrace.transform.expressions import Operation, operate
 
 Streams = Callable[[StreamPlan, str], list[Batch]]
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
-Columns = dict[str, pa.Array] | pa.RecordBatch
 # The place of a row that may change which model predicts, and the row that begins a training (None: a decision).
 Raised = tuple[int, Batch | None]
 
@@ -422,10 +421,12 @@ def reason_of(error: Exception) -> str:
     return error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
 
 
-def rows_at(merged: Merged, columns: Columns, place: Ints, time_us: Ints, *, key: Sequence[str] = ()) -> Batch:
+def rows_at(
+    merged: Merged, rows: dict[str, pa.Array] | pa.RecordBatch, place: Ints, time_us: Ints, *, key: Sequence[str] = ()
+) -> Batch:
     """Return rows at the places, and with the positions, of those that brought them about."""
-    rows = Batch.of(columns, lsn=merged.lsn[place], index=merged.index[place], ts_us=time_us, key=key)
-    return placed(rows, place)
+    batch = Batch.of(rows, lsn=merged.lsn[place], index=merged.index[place], ts_us=time_us, key=key)
+    return placed(batch, place)
 
 
 def placed(batch: Batch, order: Ints) -> Batch:

@@ -9,11 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.batch import Batch, dead_letters
-from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamPlan
+from headrace.plan.task import ModelTask, OutputPlan, StreamPlan
 from headrace.step.events import Merged
 from headrace.step.learning import EarlierRows, Refused
-from headrace.step.operator_run import OperatorRun
-from headrace.step.predictions import PredictionBatch
 from headrace.step.state import Samples, State
 from headrace.transform.expressions import operate
 
@@ -87,32 +85,6 @@ def emitted(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) 
         outputs += [refused(plan.topic, one, [reason], "transform") for one, reason in bad]
         outputs += [(plan.topic, one) for one in good if one.num_rows]
     return outputs
-
-
-def derived(task: ModelTask | OperatorTask, derive: OperatorRun) -> list[Output]:
-    """Rows of the nodes, to their topics."""
-    features = task.feature_names if isinstance(task, ModelTask) else ()
-    outputs: list[Output] = []
-    for node, batches in zip(task.nodes, derive.out, strict=True):
-        for batch in batches if node.outputs else ():
-            outputs += emitted(node.outputs, batch.stored, features)
-    return outputs
-
-
-def made(
-    task: ModelTask, derive: OperatorRun, asked: Sequence[PredictionBatch], last: int = 0
-) -> dict[str, list[Batch]]:
-    """What a step has made for its topics, up to a place."""
-    found: dict[str, list[Batch]] = {}
-    for topic, batch in derived(task, derive):
-        found.setdefault(topic, []).append(batch)
-    for query in asked:
-        for plan in task.predict:
-            if query.stream == plan.stream:
-                rows = query.output().slice(0, int(np.searchsorted(query.order, last, "right")))
-                for topic, batch in emitted(plan.outputs, rows, task.feature_names):
-                    found.setdefault(topic, []).append(batch)
-    return found
 
 
 def batches_of(merged: Merged, stream: StreamPlan, refuse: Callable[[str, Batch, str], None]) -> list[Batch]:

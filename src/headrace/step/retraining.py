@@ -13,12 +13,11 @@ from headrace.faults import fault
 from headrace.grade.metrics import Metric
 from headrace.learn.base import Learner
 from headrace.plain_values import json_texts
-from headrace.plan.operators import Grade
 from headrace.plan.task import ModelTask
 from headrace.position import Position
 from headrace.step.events import Merged, Swap, Train
 from headrace.step.learning import end_version
-from headrace.step.operator_run import Raised
+from headrace.step.operators import Raised
 from headrace.step.state import PendingTraining, State
 from headrace.step.training import Chosen, Fresh, Moment, Reader, Trained, choose, train
 
@@ -65,7 +64,7 @@ def _decided(task: ModelTask, state: State, position: Position, at_us: int) -> L
 
 def _metric(task: ModelTask) -> Metric | None:
     """What its answers are graded by."""
-    return next((node.what.compare.metric for node in task.nodes if isinstance(node.what, Grade)), None)
+    return next((metric for node in task.nodes if (metric := node.operator.metric) is not None), None)
 
 
 def promote(task: ModelTask, state: State, position: Position, line: Line) -> Line:
@@ -92,7 +91,7 @@ def ask_now(task: ModelTask, state: State, event: Train, reader: Reader | None) 
         if state.shadow is None:
             return [_told(task, state, line, {"status": "failed", "reason": "no model is tried out"})]
         return [promote(task, state, position, line)]
-    kept = None if flow is None else flow.kept
+    kept = None if flow is None else flow.training_rows
     at_us = kept.newest_us if kept is not None and len(kept) else event.ts_us
     return _begin(task, state, position, Moment(at_us, event.until, reader, dict), by=event.by)
 

@@ -24,12 +24,12 @@ from headrace.step.labels import Memory, named
 from headrace.step.operator_state import (
     OperatorState,
     as_bytes,
-    below,
     dump_operators,
     from_bytes,
     initial_operators,
     load_operators,
 )
+from headrace.step.operators import below
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from headrace.learn.base import pinned
 from headrace.learn.category import new_words
 from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets_of, unsized
 from headrace.plain_values import value
-from headrace.plan.operators import Grade
+from headrace.plan.operators import label_topics
 from headrace.plan.task import (
     PREDICTION_COLUMNS,
     ModelTask,
@@ -38,9 +38,7 @@ from headrace.plan.task import (
 )
 from headrace.position import Position
 from headrace.step import row_identity
-from headrace.step.derived_step import challenger, flow_step, kept_and_stopped, time_passed
 from headrace.step.events import Event, Rows, Tick, Train, merge, order_of
-from headrace.step.grade_join import events, whole
 from headrace.step.labels import NO_LABEL, Changes
 from headrace.step.learning import (
     GRADED,
@@ -54,8 +52,9 @@ from headrace.step.learning import (
     swap,
     tick,
 )
-from headrace.step.operator_run import OperatorRun
-from headrace.step.outputs import Output, batches_of, derived, emitted, made, refused, unlearned
+from headrace.step.operator_run import OperatorRun, challenger, operator_step, time_passed
+from headrace.step.operators import rows_at, whole
+from headrace.step.outputs import Output, batches_of, emitted, refused, unlearned
 from headrace.step.predictions import PredictionBatch, ServedPredictions
 from headrace.step.retraining import answer_training, ask_now, retrain
 from headrace.step.row_identity import ROW
@@ -77,7 +76,7 @@ def step(task: Task, state: State, event: Event, reader: Reader | None = None) -
         return _copy(task, event)
     state.ended = []
     if isinstance(task, OperatorTask):
-        return flow_step(task, state, event)
+        return operator_step(task, state, event)
     # Numbers that overflow are refused where they come out, row by row.
     with pinned(state.learner), np.errstate(all="ignore"):
         return _step(task, state, event, reader)
@@ -136,7 +135,7 @@ def _tables(task: ModelTask) -> set[str]:
     found = {plan.stream.topic for plan in task.predict}
     found |= {plan.stream.topic for plan in task.evaluate if plan.stream is not None}
     found |= {stream.topic for stream in task.learn} if task.target is not None else set()
-    return found | {node.what.truth.topic for node in task.nodes if isinstance(node.what, Grade)}
+    return found | label_topics(task.nodes)
 
 
 # -- the model's step ---------------------------------------------------------------------------------------------
@@ -156,7 +155,7 @@ class _ModelStep:
         self.births: dict[str, Ints] = {}
         self.outputs: list[Output] = []
         self.lines: list[Line] = []
-        self.derive: OperatorRun | None = None
+        self.operators: OperatorRun | None = None
         self.told: list[dict[str, Any]] = []
 
     def run(self) -> list[Output]:
@@ -164,7 +163,7 @@ class _ModelStep:
         names = zip(self.task.predict, named_uses(self.task, "predict"), strict=True)
         queries = [query for plan, name in names for query in self._queries(plan, name)]
         if self.task.nodes and state.flow is not None:
-            self.derive = self._deriving(queries)
+            self.operators = self._deriving(queries)
         examples = self._examples()
         compared = [one for number in range(len(self.task.evaluate)) for one in self._scored(number, queries)]
         answered = [query for _, query in queries] + [query for one in compared for query in one.queries]
@@ -185,9 +184,9 @@ class _ModelStep:
         self._finish(examples, windows)
         for predict, query in queries:
             self._emit(predict, query)
-        if self.derive is not None:
-            self.derive.finish()
-            self.outputs += derived(self.task, self.derive)
+        if self.operators is not None:
+            self.operators.finish()
+            self.outputs += self.operators.outputs()
         for one in compared:
             self.lines += scored(self.task, state, one, merged, self._refuse, open_end=not self.complete)
         self._forget()
@@ -199,10 +198,15 @@ class _ModelStep:
         by_number = {
             number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
         }
-        more = kept_and_stopped(self.task) | {"challenger": challenger(self.task, self.state)}
-        more |= {"predicted": self.task.predict, "features": self.task.feature_names}
-        nodes, flow, merged = self.task.nodes, self.state.flow, self.merged
-        return OperatorRun(nodes, flow, merged, streams=self._stream, refuse=self._refuse, queries=by_number, **more)
+        return OperatorRun(
+            self.task,
+            self.state.flow,
+            self.merged,
+            streams=self._stream,
+            refuse=self._refuse,
+            queries=by_number,
+            challenger=challenger(self.task, self.state),
+        )
 
     def _end_open_transaction(self, asked: Sequence[PredictionBatch]) -> None:
         """The transaction left open by the last event ends here, or at the end of these rows, or later still."""
@@ -252,14 +256,14 @@ class _ModelStep:
         for query in asked:
             query.predict_until(place, by, beside)
         # What is derived is looked at where it may change who answers next, else once for all rows.
-        if self.derive is None or (self.task.retrain is None and place < self.merged.rows):
+        if self.operators is None or (self.task.retrain is None and place < self.merged.rows):
             return
-        while (raised := self.derive.advance(place)) is not None:
+        while (raised := self.operators.advance(place)) is not None:
             before = (self.state.version, self.state.shadow)
             self._note_challenger()
-            fresh = functools.partial(made, self.task, self.derive, asked, raised[0])
+            fresh = functools.partial(self.operators.made, asked, raised[0])
             self.told += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
-            self.derive.challenger = challenger(self.task, self.state)
+            self.operators.event.challenger = challenger(self.task, self.state)
             if (self.state.version, self.state.shadow) != before:
                 by, beside = self.state.answering, self.state.beside
                 for query in asked:
@@ -268,9 +272,9 @@ class _ModelStep:
         self._note_challenger()
 
     def _note_challenger(self) -> None:
-        assert self.derive is not None
-        if self.derive.challenger is not None:
-            self.state.shadow_errors = self.derive.challenger.errors
+        assert self.operators is not None
+        if self.operators.event.challenger is not None:
+            self.state.shadow_errors = self.operators.event.challenger.errors
 
     def _finish(self, examples: Examples, windows: Ints | None) -> None:
         state, merged = self.state, self.merged
@@ -313,16 +317,16 @@ class _ModelStep:
     def _examples(self) -> Examples:
         streams = enumerate(zip(self.task.learn, named_uses(self.task, "learn"), strict=True))
         fresh = [(i, batch) for i, one in streams for batch in self._fresh(*one) if batch.num_rows]
-        if self.derive is not None:
-            fresh += [(GRADED, batch) for batch in self._graded(self.derive)]
+        if self.operators is not None:
+            fresh += [(GRADED, batch) for batch in self._graded(self.operators)]
         if depend_on_the_log(self.task.features):
             self._look(batch for _, batch in fresh)
         return joined([self._accept(number, batch) for number, batch in fresh])
 
-    def _graded(self, derive: OperatorRun) -> Iterator[Batch]:
+    def _graded(self, operators: OperatorRun) -> Iterator[Batch]:
         """Rows that were predicted, where their labels are known."""
         for number, operations in self.task.learn_nodes:
-            for batch in derive.graded_examples(number):
+            for batch in operators.graded_examples(number):
                 good, bad = operate(batch, operations)
                 for one, reason in bad:
                     self._refuse("graded", one, [reason], "transform")
@@ -378,7 +382,7 @@ class _ModelStep:
                 places.append(order_of(part.batch)[new])
         place = np.concatenate(places)[np.searchsorted(np.concatenate(came), numbers + row_identity.LIMIT)]
         columns = {name: whole(kept.column(name)) for name in kept.column_names}
-        batch = events(self.merged, columns, place, self.merged.ts_us[place])
+        batch = rows_at(self.merged, columns, place, self.merged.ts_us[place])
         self._refuse(topic, batch, [NO_LABEL.format(limit=row_identity.LIMIT)] * len(numbers), "learn")
 
     def _look(self, batches: Iterable[Batch]) -> None:

@@ -29,9 +29,9 @@ from headrace.learn.state import dump_state, load_state
 from headrace.plain_values import united, values
 from headrace.plan.operators import RetrainPlan, Selection, StreamPlan
 from headrace.plan.task import ModelTask
-from headrace.step.grade_join import whole
 from headrace.step.labels import unsent
 from headrace.step.learning import EarlierRows
+from headrace.step.operators import whole
 from headrace.step.predictions import predict_rows
 from headrace.step.row_identity import Identity
 from headrace.step.state import State
@@ -110,9 +110,9 @@ def choose(task: ModelTask, state: State, moment: Moment) -> Chosen:
 
 def _selected(selection: Selection, state: State, moment: Moment) -> Batch:
     if selection.kind in ("last", "since"):
-        assert state.flow is not None and state.flow.kept is not None
+        assert state.flow is not None and state.flow.training_rows is not None
         since = moment.at_us - selection.span_us if selection.kind == "since" else None
-        return as_batch(state.flow.kept.table(since_us=since))
+        return as_batch(state.flow.training_rows.table(since_us=since))
     if moment.reader is None:
         raise HeadraceError("rows of a log are wanted, and there is none")
     if selection.stream is not None:

@@ -33,8 +33,8 @@ from headrace.replay.recovery import note_written, replay, restore
 from headrace.replay.steps import StepRecord, append_fitting, load_rows
 from headrace.replay.training_rows import LogReader
 from headrace.step.events import Swap, Tick, Train
-from headrace.step.idleness import due, watched
 from headrace.step.learning import oldest_kept
+from headrace.step.operator_run import due, watched
 from headrace.step.outputs import Output
 from headrace.step.state import dump_state, initial_state
 from headrace.step.step import step
@@ -70,12 +70,11 @@ class TaskRunner:
         self._work_s = 0.0
         self._storing_s = 0.0
         self._reader = LogReader(log, task, self.state) if isinstance(task, ModelTask) else None
-        self._predicted = [one.stream.topic for one in task.predict] if isinstance(task, ModelTask) else []
         # Answers that were given elsewhere are answers to a stream, which is then not silent.
         plans = task.predict if isinstance(task, ModelTask) else ()
         self._served = {one.served.topic: one.stream.topic for one in plans if one.served is not None}
         self._nodes = getattr(task, "nodes", ())
-        self._watched = watched(self._nodes, self._predicted)
+        self._watched = watched(self._nodes)
         # When rows of each topic came last, or all were dealt with for the first time.
         self._came: dict[str, float] = {}
         self._trainer: Trainer | None = None
@@ -195,7 +194,7 @@ class TaskRunner:
     def due_tick(self, now_us: int) -> Tick | None:
         """The tick that closes an idle duration cut, or what is derived, when its time has come."""
         idle_us = self._idle()
-        if idle_us and self.state.flow is not None and due(self._nodes, self.state.flow, self._predicted, idle_us):
+        if idle_us and self.state.flow is not None and due(self.state.flow, idle_us):
             return Tick(now_us, idle_us=idle_us)
         if not isinstance(self.task, ModelTask) or not self.task.cut.duration_us or not self.state.pending_rows:
             return None

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from headrace.grade.interval_join.join import Join
-from headrace.grade.windows.window import Window
+from headrace.grade.operator_logic import Measure
 from headrace.log.base import Log, TopicInfo
 from headrace.plain_values import united
-from headrace.plan.operators import Alarms, Drifts, Grade, Node, Windows
 from headrace.plan.task import ModelTask, Task
 from headrace.registry.models import Progress
 from headrace.serve.models import Gauge
 from headrace.step.state import State
-
-NEWEST = 50
 
 _COUNTERS = {
     "learned": "Rows learned",
@@ -50,61 +44,30 @@ def model_metrics(progress: Progress, state: State, model: str) -> list[Gauge]:
     return found
 
 
-def flow_metrics(log: Log, task: Task, state: State) -> list[Gauge]:
-    """Numbers about what is derived from a task's rows: labels that are waited for, errors, alarms."""
-    flow = state.flow
-    if flow is None:
+def operator_metrics(log: Log, task: Task, state: State) -> list[Gauge]:
+    """Return numbers about what is derived from a task's rows: labels that are waited for, errors, alarms."""
+    if state.flow is None:
         return []
     topics = log.topics()
     found: list[Gauge] = []
-    for i, node in enumerate(getattr(task, "nodes", ())):
-        labels = {"task": task.name, "node": str(i)}
-        running = flow.running[i]
-        if isinstance(running, Join):
-            predictions, truths = running.waiting
-            found.append(Gauge("pending_labels", "Predictions that may still be graded", predictions, labels))
-            found.append(Gauge("waiting_truths", "Labels that predictions to come may meet", truths, labels))
-            for status, count in running.counts.items():
-                found.append(Gauge("grades", "Grades by status", count, {**labels, "status": status}))
-        if isinstance(running, Window):
-            late = running.late
-            found.append(Gauge("window_late_rows", "Rows that came when their windows had closed", late, labels))
-        for topic in _written(node, topics):
-            found += _of_output(log, node, topic)
+    for operator in state.flow.operators:
+        node = {"task": task.name, "node": str(operator.number)}
+        found += [_gauge(measure, node) for measure in operator.measures()]
+        for output in operator.node.outputs:
+            if (topic := topics.get(output.topic)) is not None and topic.rows:
+                rows = newest(log, topic, operator.looks_at)
+                found += [_gauge(measure, {"topic": topic.name}) for measure in operator.measures_of(rows, topic.end)]
     return found
 
 
-def _written(node: Node, topics: Mapping[str, TopicInfo]) -> list[TopicInfo]:
-    return [topics[one.topic] for one in node.outputs if one.topic in topics and topics[one.topic].rows]
-
-
-def _of_output(log: Log, node: Node, topic: TopicInfo) -> list[Gauge]:
-    """What the newest rows of a topic say."""
-    labels = {"topic": topic.name}
-    if isinstance(node.what, Alarms | Drifts):
-        return [Gauge("alarms", "Alarms since the topic began", topic.end, labels)]
-    if isinstance(node.what, Windows):
-        last = newest(log, topic, 1)
-        own = [one for one in last.schema if one.name[:2] != "__" and pa.types.is_floating(one.type)]
-        values = {one.name: last.column(one.name)[-1].as_py() for one in own}
-        return [
-            Gauge("window_value", "Of the newest window", value, {**labels, "column": name})
-            for name, value in values.items()
-            if value is not None
-        ]
-    return _error_of(newest(log, topic, NEWEST), labels) if isinstance(node.what, Grade) else []
-
-
-def _error_of(rows: pa.RecordBatch | pa.Table, labels: Mapping[str, str]) -> list[Gauge]:
-    if "error" not in rows.schema.names:
-        return []
-    mean = pc.mean(rows.column("error").drop_null()).as_py()
-    text = f"Mean error of the newest {NEWEST} grades"
-    return [] if mean is None or not np.isfinite(mean) else [Gauge("windowed_error", text, mean, labels)]
+def _gauge(measure: Measure, labels: Mapping[str, str]) -> Gauge:
+    return Gauge(measure.name, measure.text, measure.value, {**labels, **measure.labels})
 
 
 def newest(log: Log, topic: TopicInfo, rows: int) -> pa.Table:
     """The last rows of a topic."""
+    if not rows:
+        return pa.table({})
     start = max(topic.first, topic.end - rows)
     found = [
         pa.Table.from_batches([one.records.slice(max(0, start - one.offset))])

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from headrace.engines.local.running import trained
 from headrace.engines.local.serving.health import read_health
-from headrace.engines.local.serving.metrics import flow_metrics, model_metrics, topic_metrics
+from headrace.engines.local.serving.metrics import model_metrics, operator_metrics, topic_metrics
 from headrace.engines.local.serving.served_rows import ServedRowsSender
 from headrace.engines.local.serving.service import ModelProvider
 from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher
@@ -207,5 +207,5 @@ class Replica(ModelProvider):
         """Numbers about the pipeline."""
         found: list[Gauge] = []
         for name, one in self._tasks.items():
-            found += [*model_metrics(one.progress, one.state, name), *flow_metrics(self.log, one.task, one.state)]
+            found += [*model_metrics(one.progress, one.state, name), *operator_metrics(self.log, one.task, one.state)]
         return [*found, *topic_metrics(self.log, self.plan.models, self._offsets)]

@@ -18,7 +18,7 @@ from headrace.engines.local.append_source import AppendedSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import engine_metrics, health_of
-from headrace.engines.local.serving.metrics import flow_metrics, model_metrics, topic_metrics
+from headrace.engines.local.serving.metrics import model_metrics, operator_metrics, topic_metrics
 from headrace.engines.local.serving.served_rows import ServedRowsReceiver, folder_of
 from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher, describe
 from headrace.engines.local.sink_runner import SinkStatus
@@ -224,7 +224,7 @@ class LocalModels(ModelProvider):
             one for name, runner in self._runners.items() for one in model_metrics(runner.progress, runner.state, name)
         ]
         for runner in self.engine.runners:
-            found += flow_metrics(self.log, runner.task, runner.state)
+            found += operator_metrics(self.log, runner.task, runner.state)
         return [
             *found,
             *topic_metrics(self.log, self.plan.models, self._offsets),
