@@ -21,6 +21,7 @@ from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
 from headrace.grade.windows.count_windows import CountWindows
 from headrace.grade.windows.layout import NO_NUMBER, Chunk, Layout, WindowSpec
 from headrace.grade.windows.time_windows import TimeWindows
+from headrace.plain_values import value
 
 __all__ = ["Window", "WindowSpec"]
 
@@ -187,11 +188,11 @@ class Window(OperatorLogic):
     def measures_of(cls, newest: pa.Table, end: int) -> list[Measure]:
         """Return the numbers of the newest window."""
         own = [field.name for field in newest.schema if field.name[:2] != "__" and pa.types.is_floating(field.type)]
-        values = {name: newest.column(name)[-1].as_py() for name in own}
+        values = {name: value(newest.column(name)[-1]) for name in own}
         return [
-            Measure("window_value", "Of the newest window", value, {"column": name})
-            for name, value in values.items()
-            if value is not None
+            Measure("window_value", "Of the newest window", number, {"column": name})
+            for name, number in values.items()
+            if number is not None
         ]
 
 
