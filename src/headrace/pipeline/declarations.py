@@ -16,7 +16,7 @@ from headrace.learn.base import Learner
 from headrace.learn.features import Features
 from headrace.log import open_log
 from headrace.log.base import Log
-from headrace.plan.operators import Initial, Node, OutputPlan, Predicted, RetrainPlan, What
+from headrace.plan.operators import Initial, Node, OperatorPlan, OutputPlan, Predicted, RetrainPlan
 from headrace.plan.plan import Formats, Plan, SourcePlan, TopicsPlan, served_topic
 from headrace.plan.sinks import SinkPlan
 from headrace.plan.task import (
@@ -49,7 +49,7 @@ class DeclaredNode:
     """
 
     task: DeclaredTask
-    what: What
+    what: OperatorPlan
     source: DeclaredNode | None = None
     operations: tuple[Operation, ...] = ()
     value: str | None = None
@@ -77,7 +77,7 @@ class DeclaredTask:
 
     def add(
         self,
-        what: What,
+        what: OperatorPlan,
         root: Root | None = None,
         *,
         value: str | None = None,
@@ -118,7 +118,7 @@ class DeclaredPredictions:
     def node(self) -> DeclaredNode:
         """The node with which everything that is derived from these predictions begins."""
         if self._node is None:
-            self._node = self.model.add(Predicted(self.number), value="prediction")
+            self._node = self.model.add(Predicted(self.number, self.stream), value="prediction")
         return self._node
 
     def plan(self, app: str) -> PredictPlan:
