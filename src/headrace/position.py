@@ -33,6 +33,24 @@ def parse_lsn(text: str) -> int:
     return int(high, 16) << 32 | int(low, 16)
 
 
+class Lsn(int):
+    """A byte of a server's write-ahead log, as a source's position: everything committed before it.
+
+    >>> str(Lsn.parse("16/B374D848")), Lsn.parse(5) >= Lsn.parse("0/4")
+    ('16/B374D848', True)
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, lsn: str | int) -> Lsn:
+        """Make one of PostgreSQL's text, or of the number itself."""
+        return cls(parse_lsn(lsn) if isinstance(lsn, str) else lsn)
+
+    def __str__(self) -> str:
+        return format_lsn(self)
+
+
 @dataclass(frozen=True, order=True, slots=True)
 class Position:
     """One row's place in commit order; positions of one source compare.

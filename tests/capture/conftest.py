@@ -13,10 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.capture.postgres.decode import Piece
+from headrace.capture.base import Piece, Waker
 from headrace.capture.postgres.source import PostgresSource
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
+from headrace.position import Lsn
 from headrace.testing.servers import PostgresServer
 
 _numbers = itertools.count()
@@ -83,34 +84,31 @@ class Engine:
 
     def __init__(self, source: PostgresSource, log: Log) -> None:
         self.source, self.log = source, log
-        self.pieces: list[Piece] = []
+        self.pieces: list[Piece[Lsn]] = []
         self.rewinds = 0
+        self.waker = Waker()
 
     def round(self, timeout: float = 0.05) -> int:
         """One poll and what it brought; the rows."""
-        source = self.source
-        pieces = source.poll(timeout)
-        if pieces or source.rewound:
+        pieces = self.source.poll(timeout)
+        reached = [piece.position for piece in pieces if piece.position is not None]
+        if pieces:
             with self.log.transaction() as transaction:
-                if source.rewound:
-                    transaction.discard_staged()
                 for piece in pieces:
                     self._append(transaction, piece)
-                end_lsn = max((piece.end_lsn for piece in pieces), default=0)
-                if end_lsn:
-                    source.store(transaction, end_lsn)
-            self.rewinds += source.rewound
-            source.rewound = False
-            source.acknowledge()
-            self.pieces += pieces
-        elif (lsn := source.idle_lsn()) is not None:
-            with self.log.transaction() as transaction:
-                source.store(transaction, lsn)
-            source.acknowledge()
+                if reached:
+                    self.source.store(transaction, reached[-1])
+        if reached:
+            self.source.acknowledge()
+        self.rewinds += sum(piece.rewound for piece in pieces)
+        self.pieces += [piece for piece in pieces if not piece.rewound and not piece.idle]
         return sum(piece.rows for piece in pieces)
 
     @staticmethod
-    def _append(transaction: Any, piece: Piece) -> None:
+    def _append(transaction: Any, piece: Piece[Lsn]) -> None:
+        if piece.rewound:
+            transaction.discard_staged()
+            return
         transaction.next_slice()
         whole = not piece.open and not piece.continued
         for topic, batch in (*piece.batches, *piece.rejected):
@@ -127,9 +125,8 @@ class Engine:
     def catch_up(self, timeout: float = 20.0) -> float:
         """Until everything committed before now is in the log; the seconds it took."""
         begun = time.monotonic()
-        target = self.source.current_lsn()
-        self.source.request_progress(target)
-        self.until(lambda: self.source.received_lsn() >= target, timeout)
+        target = self.source.end()
+        self.until(lambda: self.source.status.position >= target, timeout)
         return time.monotonic() - begun
 
     def ids(self, topic: str, column: str = "id") -> list[Any]:
@@ -148,8 +145,9 @@ def capture(database: Database) -> Capture:
         into = MemoryLog() if log is None else log
         source = database.source(**options)
         source.check(into)
-        source.start(into)
-        return Engine(source, into)
+        engine = Engine(source, into)
+        source.start(into, engine.waker)
+        return engine
 
     return start
 

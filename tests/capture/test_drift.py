@@ -9,10 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from headrace.capture.base import KIND
 from headrace.capture.postgres import drift
 from headrace.capture.postgres.decode import Known
 from headrace.capture.postgres.messages import Column, Relation
-from headrace.capture.postgres.slot_binding import KIND, SourceRecord
+from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.capture.postgres.table import table as stream_table
 from headrace.errors import LogCorrupt, SourceRefused
 from headrace.log.base import Log
@@ -33,7 +34,7 @@ def refusal(database: Database, log: Log, **options: Any) -> str:
 def refused_while_running(engine: Engine) -> str:
     """What the pipeline ends with; a wait must not say before that everything is in the log."""
     with pytest.raises(SourceRefused) as waited:
-        engine.source.current_lsn()
+        engine.source.end()
     with pytest.raises(SourceRefused) as polled:
         engine.until(lambda: False)
     assert str(waited.value) == str(polled.value)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from headrace.capture.base import KIND
 from headrace.capture.postgres import slot_binding
-from headrace.capture.postgres.slot_binding import KIND
 from headrace.errors import SourceRefused
 from headrace.log import open_log
 from headrace.log.base import Log

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.capture.postgres.slot_binding import KIND
+from headrace.capture.base import KIND
 from headrace.errors import LogCorrupt, SourceRefused, SourceUnavailable
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
@@ -107,7 +107,7 @@ def test_patterns_are_anchored_and_ignore_case(database: Database) -> None:
     assert "no table" in refusal(database, tables=["ublic.t"])
     source = database.source(tables=["PUBLIC.T"])
     source.check(MemoryLog())
-    assert list(source.tables()) == [database.topic()]
+    assert list(source.traits.tables) == [database.topic()]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_views_and_foreign_tables_are_not_tables(database: Database) -> None:
     database.execute("CREATE VIEW tv AS SELECT * FROM t; CREATE MATERIALIZED VIEW tw AS SELECT * FROM t")
     source = database.source()
     source.check(MemoryLog())
-    assert list(source.tables()) == [database.topic()]
+    assert list(source.traits.tables) == [database.topic()]
 
 
 # --- slots and publications that are not ours ---

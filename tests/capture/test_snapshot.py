@@ -10,6 +10,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from headrace.capture.base import Waker
 from headrace.capture.postgres import snapshot as snapshots
 from headrace.capture.postgres.snapshot import Converter, SnapshotStale, literal, select
 from headrace.errors import SourceRefused, SourceUnavailable
@@ -216,11 +217,11 @@ def test_waiting_for_open_transactions_can_be_interrupted(database: Database) ->
         connection.execute("INSERT INTO t VALUES (1, 1)")
         source = database.source()
         source.check(MemoryLog())
-        stop = threading.Event()
-        threading.Timer(0.5, stop.set).start()
+        waker = Waker()
+        threading.Timer(0.5, waker.interrupt).start()
         with pytest.raises(SourceUnavailable, match="interrupted"):
-            source.start(MemoryLog(), cancelled=stop.is_set)
-        assert "waits for the transactions that are open" in source.status
+            source.start(MemoryLog(), waker)
+        assert "waits for the transactions that are open" in source.status.text
 
 
 def test_a_broken_snapshot_leaves_nothing(database: Database, capture: Capture) -> None:
@@ -251,7 +252,7 @@ def test_literals() -> None:
 def catalog_table(database: Database) -> Iterator[object]:
     source = database.source()
     source.check(MemoryLog())
-    yield source._opening.tables[0]
+    yield source._startup.tables[0]
 
 
 def test_plain_tables_are_selected_plainly(catalog_table: object) -> None:

@@ -13,12 +13,13 @@ import psycopg
 import pytest
 from tests.processes import run_python
 
+from headrace.capture.base import Piece, SourceState
 from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.errors import SourceRefused
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
 from headrace.log.sqlite import SqliteLog
-from headrace.position import Position, parse_lsn
+from headrace.position import Lsn, Position, parse_lsn
 from headrace.testing.servers import postgres
 
 from .conftest import Capture, Database, Engine, Writer
@@ -94,7 +95,7 @@ def test_tables_says_the_schema_of_the_topics(database: Database, capture: Captu
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine = capture()
     (entry,) = engine.log.read_topic(database.topic())
-    assert engine.source.tables() == {database.topic(): entry.records.schema}
+    assert engine.source.traits.tables == {database.topic(): entry.records.schema}
 
 
 def test_empty_tables_and_no_snapshot(database: Database, capture: Capture) -> None:
@@ -129,7 +130,7 @@ def test_what_was_not_stored_comes_again(database: Database, capture: Capture) -
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine.catch_up()
     database.execute("INSERT INTO t VALUES (2, 2)")
-    while not engine.source.poll(0.1):
+    while not any(piece.rows for piece in engine.source.poll(0.1)):
         pass  # received, and lost with the process
     engine.source.stop()
     engine = capture(engine.log)
@@ -140,14 +141,16 @@ def test_what_was_not_stored_comes_again(database: Database, capture: Capture) -
 def test_what_was_stored_and_not_acknowledged_does_not(database: Database, capture: Capture) -> None:
     engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
-    pieces = []
-    while not pieces:
+    pieces: list[Piece[Lsn]] = []
+    while not any(piece.rows for piece in pieces):
         pieces = engine.source.poll(0.1)
+    end = pieces[0].position
+    assert end is not None
     with engine.log.transaction() as transaction:
         engine._append(transaction, pieces[0])
-        engine.source.store(transaction, pieces[0].end_lsn)
+        engine.source.store(transaction, end)
     engine.source.stop()  # without acknowledge
-    assert parse_lsn(database.slot()["confirmed_flush_lsn"]) < pieces[0].end_lsn
+    assert parse_lsn(database.slot()["confirmed_flush_lsn"]) < end
     engine = capture(engine.log)
     database.execute("INSERT INTO t VALUES (2, 2)")
     engine.catch_up()
@@ -239,9 +242,9 @@ def test_the_server_restarts(tmp_path: Path) -> None:
         engine.catch_up()
         database.execute("INSERT INTO t SELECT g FROM generate_series(2, 2000) g")
         server.stop("immediate")
-        while "streaming" in engine.source.status:
+        while engine.source.status.state is SourceState.CONNECTED:
             engine.round()
-        assert "again in" in engine.source.status
+        assert engine.source.status.state is SourceState.RETRYING and "again in" in engine.source.status.text
         begun = time.monotonic()
         assert engine.source.poll(0.05) == []
         assert time.monotonic() - begun < 1.0
@@ -250,7 +253,7 @@ def test_the_server_restarts(tmp_path: Path) -> None:
         engine.until(lambda: len(engine.ids(database.topic())) >= 2001)
         engine.catch_up()
         assert engine.ids(database.topic()) == list(range(1, 2002))
-        assert "streaming" in engine.source.status
+        assert "streaming" in engine.source.status.text
         engine.source.stop()
 
 
@@ -262,8 +265,8 @@ def test_the_walsender_is_terminated(database: Database, capture: Capture) -> No
             while writer.last < aim:
                 engine.round()
             database.server.execute("SELECT pg_terminate_backend(%s)", database.slot()["active_pid"])
-            engine.until(lambda: engine.source.status.startswith("connecting"))
-            engine.until(lambda: engine.source.status.startswith("streaming"))
+            engine.until(lambda: engine.source.status.state is SourceState.RETRYING)
+            engine.until(lambda: engine.source.status.state is SourceState.CONNECTED)
     engine.catch_up()
     assert engine.ids(database.topic()) == list(range(1, writer.last + 1))
     assert engine.rewinds == 3
@@ -344,11 +347,10 @@ def test_idle_slot_moves_when_only_other_tables_are_written(database: Database, 
 def test_idle_position_waits_for_what_is_not_stored(database: Database, capture: Capture) -> None:
     engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
-    while not engine.source.poll(0.1):
+    while not any(piece.rows for piece in engine.source.poll(0.1)):
         pass
     time.sleep(1.1)
-    engine.source.poll(0.1)
-    assert engine.source.idle_lsn() is None
+    assert engine.source.poll(0.1) == []
 
 
 def test_waiting_ends_promptly(database: Database, capture: Capture) -> None:
@@ -381,7 +383,7 @@ def test_wake_ends_a_poll(database: Database, capture: Capture) -> None:
     engine = capture()
     engine.catch_up()
     engine.source.poll(0)
-    threading.Timer(0.2, engine.source.wake).start()
+    threading.Timer(0.2, engine.waker.wake).start()
     begun = time.monotonic()
     while engine.source.poll(10) == [] and time.monotonic() - begun < 0.2:
         pass
@@ -522,9 +524,10 @@ def test_tables_whose_updates_would_fail(
     assert database.execute("SELECT pubname FROM pg_publication") == []
 
     engine = capture(allow_failing_updates=True)
-    assert sorted(text.split(":")[0] for text in engine.source.warnings) == sorted(f"table public.{t}" for t in refused)
+    warnings = engine.source.traits.warnings
+    assert sorted(text.split(":")[0] for text in warnings) == sorted(f"table public.{t}" for t in refused)
     for name, says in refused.items():
-        assert any(f"public.{name}: " in text and says in text for text in engine.source.warnings)
+        assert any(f"public.{name}: " in text and says in text for text in warnings)
     for name in IDENTITIES:
         failed = False
         try:
@@ -542,7 +545,7 @@ def test_tables_whose_updates_would_fail(
     engine.source.stop()
     again = database.source()  # a log that has them goes on
     again.check(log)
-    assert len(again.warnings) == len(refused) + 1
+    assert len(again.traits.warnings) == len(refused) + 1
 
 
 def test_stop_before_start_and_twice(database: Database) -> None:
@@ -558,9 +561,11 @@ def test_a_server_that_does_not_answer_is_left_in_time(database: Database, captu
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         port = silent.getsockname()[1]
-        engine.source._link._server = type(engine.source._link._server)(f"postgresql://x@127.0.0.1:{port}/x")
-        engine.source._link.drop("test", at_once=True)
+        engine.source._connection._server = type(engine.source._connection._server)(
+            f"postgresql://x@127.0.0.1:{port}/x"
+        )
+        engine.source._connection.drop("test", at_once=True)
         for _ in range(3):
             begun = time.monotonic()
-            assert engine.source.poll(0.1) == []
+            assert not any(piece.rows for piece in engine.source.poll(0.1))
             assert time.monotonic() - begun < 0.5

@@ -66,7 +66,7 @@ def test_a_lock_or_a_transaction(
             time.sleep(0.05)
         assert not ended.is_set()
     assert ended.wait(60)
-    assert "streaming" in source.status
+    assert "streaming" in source.status.text
 
 
 def test_another_reader_of_the_slot(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.engines.local.admin_requests import Asked
+from headrace.engines.local.admin_requests import AdminRequest
 from headrace.engines.local.engine import Engine
 from headrace.learn.kmeans import KMeans
 from headrace.log.memory import MemoryLog
@@ -60,7 +60,7 @@ class Bench:
         for _ in range(count):
             self.engine._round()
 
-    def ask(self, version: int | str) -> Asked:
+    def ask(self, version: int | str) -> AdminRequest:
         asked = self.engine.request(Request("rollback", "m", version, "me@here"))
         self.rounds(1)
         assert asked.done.is_set()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
-from headrace.engines.local.append_source import AppendedSource
+from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.replica import Replica
 from headrace.errors import DeclarationError
@@ -79,7 +79,7 @@ def test_several_in_one_round(tmp_path: Path) -> None:
     log = tmp_path / "fish.headrace"
     app = factory(log)
     with serving(app) as (running, client), ThreadPoolExecutor(30) as threads, clients_of(*[client.url] * 20) as many:
-        queue = next(one for one in running.engine.sources if isinstance(one, AppendedSource))
+        queue = next(one for one in running.engine.sources if isinstance(one, AppendSource))
         with running.engine.guard:
             asked = [threads.submit(one.get, "/prediction", None, **SALMON, fish=i) for i, one in enumerate(many)]
             appended = [threads.submit(running.append, "measured", [measurement(100 + i)]) for i in range(8)]

@@ -351,15 +351,16 @@ class KafkaLog:
         self._check_open()
         chosen: list[Cached] = []
         rows, last = 0, after
-        with contextlib.closing(self._index.after(after)) as found:
+        # The index may show a transaction a moment before the changelog does, which has its forms.
+        known, newest = self._current_metadata(), self.last_slice
+        with contextlib.closing(self._index.after(after, through=newest)) as found:
             for stored in found:
-                if rows >= limit and stored.slice != last:
+                if stored.slice > newest or (rows >= limit and stored.slice != last):
                     break
                 last = stored.slice
                 if stored.topic in topics:
                     chosen.append(Cached(stored))
                     rows += stored.rows
-        known = self._current_metadata()
         chosen = [one for one in chosen if one.stored.end > known.get(one.stored.topic, _UNKNOWN).born]
         entries = self._loader.load(chosen)
         formats = [self.forms[one.stored.form].format for one in chosen]

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.batch import Batch
-from headrace.log.base import Log, Transaction
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Rows as a source hands them out; see `headrace.engines.local.engine.CapturedPiece`."""
-
-    batches: tuple[tuple[str, Batch], ...]
-    continued: bool = False
-    open: bool = False
-    end_lsn: int = 0
-    rejected: tuple[tuple[str, Batch], ...] = ()
-
-    @property
-    def rows(self) -> int:
-        return sum(batch.num_rows for _, batch in self.batches)
+from headrace.capture.base import KIND, Log, Piece, SourceState, SourceStatus, SourceTraits, Transaction, Waker
+from headrace.position import Lsn
 
 
 class ScriptedSource:
@@ -38,85 +24,85 @@ class ScriptedSource:
     [2]
     """
 
-    status = "scripted"
+    traits: SourceTraits[Lsn] = SourceTraits(parse_position=Lsn.parse)
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.rewound = False
-        self.acknowledged = 0
-        self._stored = 0
-        self._pieces: list[Piece] = []
+        self.acknowledged = Lsn(0)
+        self._stored = Lsn(0)
+        self._pieces: list[Piece[Lsn]] = []
         self._next = 0
+        self._rewound = False
         self._lsn = 0
 
-    def commit(self, rows: dict[str, list[dict[str, Any]]], *, op: str = "c", ts_us: int = 0, pieces: int = 1) -> int:
-        """Commit one transaction: its rows by topic; in several pieces it is a large one. Returns its end LSN."""
+    def commit(self, rows: dict[str, list[dict[str, Any]]], *, op: str = "c", ts_us: int = 0, pieces: int = 1) -> Lsn:
+        """Commit one transaction: its rows by topic; in several pieces it is a large one. Return its end LSN."""
         self._lsn += 10
-        index = 0
+        index, end = 0, Lsn(self._lsn + 5)
         batches: list[tuple[str, Batch]] = []
-        for topic, found in rows.items():
-            records = pa.RecordBatch.from_pylist(found)
-            numbers = np.arange(index, index + len(found))
+        for topic, given in rows.items():
+            records = pa.RecordBatch.from_pylist(given)
+            numbers = np.arange(index, index + len(given))
             batches.append(
                 (topic, Batch.of(records, op=op, lsn=self._lsn, index=numbers, ts_us=ts_us, source=self.name))
             )
-            index += len(found)
-        if pieces == 1:
-            self._pieces.append(Piece(tuple(batches), end_lsn=self._lsn + 5))
-            return self._lsn + 5
-        for i in range(pieces):
-            last = i == pieces - 1
-            part = tuple((topic, _share(batch, i, pieces)) for topic, batch in batches)
-            kept = tuple((topic, batch) for topic, batch in part if batch.num_rows)
-            self._pieces.append(Piece(kept, i > 0, not last, self._lsn + 5 if last else 0))
-        return self._lsn + 5
+            index += len(given)
+        shares = [[(topic, _share(batch, i, pieces)) for topic, batch in batches] for i in range(pieces)]
+        parts = [
+            Piece[Lsn](tuple((topic, batch) for topic, batch in share if batch.num_rows), continued=i > 0, open=True)
+            for i, share in enumerate(shares)
+        ]
+        self._pieces += [*parts[:-1], replace(parts[-1], open=False, position=end)]
+        return end
 
     def lose_connection(self) -> None:
-        """Give again what was received and not stored."""
-        self.rewound = True
+        """Lose it: what was handed out and not stored comes again."""
+        self._rewound = True
         pieces = self._pieces
         self._next = next((i for i in range(len(pieces)) if _end(pieces, i) > self._stored), len(pieces))
 
-    def start(self, log: Log) -> None:
+    def start(self, log: Log, waker: Waker | None = None) -> None:
         """Resume after what the log has stored."""
-        record = log.records("source", self.name).get(self.name)
-        self._stored = json.loads(record)["acknowledged"] if record else 0
+        record = log.records(KIND, self.name).get(self.name)
+        self._stored = Lsn(json.loads(record)["acknowledged"] if record else 0)
         self.lose_connection()
 
-    def poll(self, timeout: float) -> Sequence[Piece]:
-        del timeout
+    def poll(self, timeout: float) -> list[Piece[Lsn]]:
+        """Return the next piece; it never waits."""
+        rewound = [Piece[Lsn](rewound=True)] if self._rewound else []
+        self._rewound = False
         taken = self._pieces[self._next : self._next + 1]
         self._next += len(taken)
-        return taken
+        return [*rewound, *taken]
 
-    def store(self, txn: Transaction, end_lsn: int) -> None:
-        self._stored = end_lsn
-        txn.put("source", self.name, json.dumps({"acknowledged": end_lsn}).encode())
+    def store(self, txn: Transaction, position: Lsn) -> None:
+        """Put the position into the transaction."""
+        self._stored = position
+        txn.put(KIND, self.name, json.dumps({"acknowledged": position}).encode())
 
     def acknowledge(self) -> None:
+        """Note in ``acknowledged`` what is stored."""
         self.acknowledged = self._stored
 
-    def idle_lsn(self) -> int | None:
-        return None
+    def end(self, until: Lsn | None = None) -> Lsn:
+        """Return the end of the last transaction that was committed."""
+        return _last(self._pieces) if until is None else until
 
-    def received_lsn(self) -> int:
-        return max((piece.end_lsn for piece in self._pieces[: self._next]), default=0)
-
-    def current_lsn(self) -> int:
-        return max((piece.end_lsn for piece in self._pieces), default=0)
-
-    def request_progress(self, until: int | None = None) -> None:
-        del until
-
-    def wake(self) -> None:
-        return None
+    @property
+    def status(self) -> SourceStatus:
+        """Connected, always."""
+        return SourceStatus(SourceState.CONNECTED, "scripted", _last(self._pieces[: self._next]))
 
     def stop(self) -> None:
-        return None
+        """Do nothing."""
 
 
-def _end(pieces: Sequence[Piece], i: int) -> int:
-    return next(piece.end_lsn for piece in pieces[i:] if piece.end_lsn)
+def _last(pieces: Sequence[Piece[Lsn]]) -> Lsn:
+    return max((piece.position for piece in pieces if piece.position is not None), default=Lsn(0))
+
+
+def _end(pieces: Sequence[Piece[Lsn]], i: int) -> Lsn:
+    return next(piece.position for piece in pieces[i:] if piece.position is not None)
 
 
 def _share(batch: Batch, i: int, pieces: int) -> Batch:

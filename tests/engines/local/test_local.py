@@ -147,7 +147,7 @@ def test_outputs_name_the_model_they_come_from(cut: Cut) -> None:
     assert out[0]["model_position"] is None
     assert out[-1]["model_position"] is not None
     assert [row["x"] for row in rows(log, "again")] == [row["x"] for row in out]
-    assert source.acknowledged == source.current_lsn()
+    assert source.acknowledged == source.end()
 
 
 def test_a_restart_after_every_round_changes_nothing(cut: Cut) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from headrace.arrays import Ints, Mask
 from headrace.batch import Batch
+from headrace.capture.base import Piece
 from headrace.capture.postgres.messages import (
     BEGIN,
     COMMIT,
@@ -35,41 +36,15 @@ from headrace.capture.postgres.messages import (
 )
 from headrace.capture.postgres.table import Events, NeedsTextMode, Table, rows, table, truncates
 from headrace.errors import DecodeError
-from headrace.position import format_lsn
+from headrace.position import Lsn, format_lsn
 
-__all__ = ["Decoder", "HistoryDiffers", "Known", "NeedsTextMode", "Piece", "Resent", "UnknownRelation"]
+__all__ = ["Decoder", "HistoryDiffers", "Known", "NeedsTextMode", "Resent", "UnknownRelation"]
 
 _History = list[tuple[int, Table]]
 MAX_ROWS = 65_536
 MAX_BYTES = 32 << 20
 # Offsets of Arrow strings have 31 bits: a larger transaction is cut wherever this is reached.
 _HARD_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What a chunk of the stream said: whole transactions, or a part of one.
-
-    Attributes:
-        batches: (topic, rows); in commit order inside each topic, and by their first rows' positions across topics.
-        rejected: (topic + ``.dlq``, dead letters) of the rows whose values Arrow cannot hold.
-        rows: row events in ``batches`` and ``rejected``.
-        commits: transactions that end here, empty ones included.
-        continued: the first rows belong to a transaction begun in an earlier piece; there is nothing else in it.
-        open: its transaction goes on after this piece.
-        end_lsn: end LSN of the last COMMIT here, which is what the source acknowledges (0: no COMMIT).
-        commit_lsn, commit_ts_us: LSN and time of that COMMIT.
-    """
-
-    batches: tuple[tuple[str, Batch], ...]
-    rejected: tuple[tuple[str, Batch], ...]
-    rows: int
-    commits: int
-    continued: bool
-    open: bool
-    end_lsn: int
-    commit_lsn: int
-    commit_ts_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +214,7 @@ class Decoder:
         self.skip_below = until
         self.resent = resent
 
-    def feed(self, messages: Sequence[bytes | memoryview] | Frame) -> list[Piece]:
+    def feed(self, messages: Sequence[bytes | memoryview] | Frame) -> list[Piece[Lsn]]:
         """Decode whole transactions of what has come so far; see `Piece` for what is made of an unfinished one.
 
         Raises:
@@ -254,7 +229,7 @@ class Decoder:
         frame.number = self._number
         self._number += len(messages)
         stop = frame.kinds.rfind(b"C") + 1
-        pieces: list[Piece] = []
+        pieces: list[Piece[Lsn]] = []
         if stop:
             done = Frame.join([*self._tail, frame.part(0, stop)])
             self._tail, self._tail_rows, self._tail_bytes = [], 0, 0
@@ -267,7 +242,7 @@ class Decoder:
             pieces += self._overflow()
         return pieces
 
-    def _overflow(self) -> list[Piece]:
+    def _overflow(self) -> list[Piece[Lsn]]:
         """Hand out the tail when it is too large, or when it is no transaction's."""
         large = self._tail_rows > self.max_open_rows or self._tail_bytes > self.max_open_bytes
         if not large and (self._unfinished or any(b"B" in one.kinds for one in self._tail)):
@@ -276,7 +251,7 @@ class Decoder:
         self._tail, self._tail_rows, self._tail_bytes = [], 0, 0
         return self._pieces(tail)
 
-    def _pieces(self, frame: Frame) -> list[Piece]:
+    def _pieces(self, frame: Frame) -> list[Piece[Lsn]]:
         made = (self._piece(frame.part(first, stop)) for first, stop in self._cuts(frame))
         return [piece for piece in made if piece is not None]
 
@@ -307,7 +282,7 @@ class Decoder:
             yield first, stop
             first = stop
 
-    def _piece(self, frame: Frame) -> Piece | None:
+    def _piece(self, frame: Frame) -> Piece[Lsn] | None:
         """Decode one cut; None when there is nothing to say of it."""
         before = self._unfinished
         found = transactions(frame, before)
@@ -328,19 +303,14 @@ class Decoder:
         if stored:
             first = int(counts[:stored].sum())
             events, relation_ids = events.take(slice(first, None)), relation_ids[first:]
-        commits = found.end_lsn.size - stored
-        taken, batches, rejected = self._batches(frame, events, relation_ids, changes)
-        closed = found.end_lsn.size - 1
+        batches, rejected = self._batches(frame, events, relation_ids, changes)
+        ended = found.end_lsn.size
         return Piece(
             batches=batches,
             rejected=rejected,
-            rows=taken,
-            commits=max(commits, 0),
+            position=Lsn(found.end_lsn[-1]) if ended > stored else None,
             continued=before is not None,
             open=self._unfinished is not None,
-            end_lsn=int(found.end_lsn[closed]) if commits > 0 else 0,
-            commit_lsn=int(found.lsn[closed]) if commits > 0 else 0,
-            commit_ts_us=int(found.ts_us[closed]) if commits > 0 else 0,
         )
 
     def _check_resent(self, found: Transactions, counts: Ints, relation_ids: Longs, stored: int) -> None:
@@ -402,11 +372,10 @@ class Decoder:
 
     def _batches(
         self, frame: Frame, events: Events, relation_ids: Longs, changes: dict[int, _History]
-    ) -> tuple[int, tuple[tuple[str, Batch], ...], tuple[tuple[str, Batch], ...]]:
-        """How many events there are of captured tables, their batches by topic, and the dead letters."""
+    ) -> tuple[tuple[tuple[str, Batch], ...], tuple[tuple[str, Batch], ...]]:
+        """Return the batches of captured tables by topic, and the dead letters."""
         batches, rejected = [], []
-        segments = self._segments(frame, events, relation_ids, changes)
-        for segment in segments:
+        for segment in self._segments(frame, events, relation_ids, changes):
             own = events if segment.rows.size == events.message.size else events.take(segment.rows)
             if segment.truncate:
                 batches.append((segment.table.topic, truncates(segment.table, own)))
@@ -416,7 +385,7 @@ class Decoder:
                 batches.append((segment.table.topic, batch))
             if letters is not None:
                 rejected.append((f"{segment.table.topic}.dlq", letters))
-        return sum(segment.rows.size for segment in segments), tuple(batches), tuple(rejected)
+        return tuple(batches), tuple(rejected)
 
     def _segments(
         self, frame: Frame, events: Events, relation_ids: Longs, changes: dict[int, _History]

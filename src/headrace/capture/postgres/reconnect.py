@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from headrace.capture.base import SourceState
 from headrace.capture.postgres.client import Connecting, Replication, Server
 from headrace.capture.postgres.messages import Frame
 from headrace.capture.postgres.receiver import Receiver
@@ -18,24 +19,24 @@ _LONGEST_PAUSE_S = 10.0
 _SILENT_S = 40.0  # a server sends keepalives at half of wal_sender_timeout, 30 s by default, whether it is asked or not
 
 
-class Link:
+class ReconnectingStream:
     """Holds the stream, or makes it anew; used by one thread.
 
     Args:
         attach: checks a fresh connection and starts the stream on it; called at each connection. When it raises
-            `SourceUnavailable` it is tried again, any other error ends the link.
+            `SourceUnavailable` it is tried again, any other error ends it.
 
     Attributes:
         stream: the running stream, None while there is none.
         lost: the connection has been lost since the last `read`; what was unfinished will come again.
-        status: what the link is doing, for people.
+        state, doing: what it is doing, in one word and for people.
         reconnects: how often the stream was started again.
     """
 
     def __init__(self, server: Server, wake: Wake, attach: Callable[[Replication], Receiver], clock: Clock) -> None:
         self.stream: Receiver | None = None
         self.lost = False
-        self.status = f"connecting to {server}"
+        self.state, self.doing = SourceState.STARTING, f"connecting to {server}"
         self.reconnects = 0
         self._away_since: float | None = None
         self._server, self._wake, self._attach, self._clock = server, wake, attach, clock
@@ -53,16 +54,14 @@ class Link:
         self.stream = self._attach(replication)
         self.reconnects += self._away_since is not None
         self._away_since = None
-        self.status = f"streaming from {self._server}"
+        self.state, self.doing = SourceState.CONNECTED, f"streaming from {self._server}"
 
     @property
-    def away_seconds(self) -> float:
-        """How long there is no connection, or nothing comes over it, keepalives included; 0 while all is well."""
-        stream, since = self.stream, self._away_since
-        if stream is not None:
-            silent = time.monotonic() - stream.heard_at
-            return silent if silent > _SILENT_S else 0.0
-        return 0.0 if since is None else time.monotonic() - since
+    def away_since(self) -> float | None:
+        """Since when there is no connection, or nothing comes over it, keepalives included; None while all is well."""
+        if self.stream is None:
+            return self._away_since
+        return self.stream.heard_at if time.monotonic() - self.stream.heard_at > _SILENT_S else None
 
     def read(self, timeout: float) -> Frame | None:
         """What has come, waiting at most ``timeout`` seconds; nothing while the connection is being made.
@@ -108,7 +107,8 @@ class Link:
         self._attempts += not at_once
         self._retry_at = self._clock.monotonic() + pause
         text = reason.message if isinstance(reason, SourceUnavailable) else str(reason)
-        self.status = f"connecting to {self._server} again in {pause:.1f} s (attempt {self._attempts}): {text}"
+        self.state = SourceState.RETRYING
+        self.doing = f"connecting to {self._server} again in {pause:.1f} s (attempt {self._attempts}): {text}"
 
     def _connect(self, timeout: float) -> None:
         if self._connecting is None:
@@ -136,4 +136,4 @@ class Link:
         if self.stream is not None:
             self.stream.finish()
             self.stream = None
-        self.status = "stopped"
+        self.state, self.doing = SourceState.STOPPED, "stopped"

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import psycopg
 
-from headrace.capture.base import Log
+from headrace.capture.base import KIND, Log
 from headrace.capture.postgres.catalog import Slot, SqlConnection, quote
 from headrace.errors import LogCorrupt, SourceRefused
 from headrace.position import format_lsn, parse_lsn
-
-KIND = "source"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
 
 PIECE_ROWS = 100_000
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]  # table, rows until now, rows estimated
 _BATCH_BYTES = 8 << 20
 _DEAD = "__dead"
 # Selected as they are; everything else by its output function. char(n) as such: a cast would strip its padding.
@@ -268,7 +268,7 @@ class Converter:
         return f"column «{name}»: {field.metadata[b'postgres.type'].decode()} «{text}» does not fit {field.type}"
 
 
-def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, progress: Progress) -> int:
+def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, on_progress: OnProgress) -> int:
     """Stage all rows into the log, in pieces of 100,000 rows of one table, each its own slice; how many there were.
 
     What is staged becomes visible when the caller publishes it, in the same transaction as the source's record.
@@ -285,9 +285,9 @@ def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, progr
                         _stage(transaction, converter, records, index)
                         index += records.num_rows
                 fault("snapshot.piece-staged")
-                progress(str(table), index - begin, max(index - begin, table.estimated_rows))
+                on_progress(str(table), index - begin, max(index - begin, table.estimated_rows))
         if index == begin:
-            progress(str(table), 0, 0)
+            on_progress(str(table), 0, 0)
     return index
 
 

@@ -15,33 +15,34 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import psycopg
-import pyarrow as pa
 
-from headrace.capture.base import Log, Transaction
+from headrace.capture.base import (
+    KIND,
+    Log,
+    Measurement,
+    Piece,
+    SourceState,
+    SourceStatus,
+    SourceTraits,
+    Transaction,
+    Waker,
+)
 from headrace.capture.postgres import catalog, drift, slot_binding, startup
 from headrace.capture.postgres.catalog import SqlConnection
 from headrace.capture.postgres.client import CommandError, Replication, Server
-from headrace.capture.postgres.decode import (
-    Decoder,
-    HistoryDiffers,
-    Known,
-    NeedsTextMode,
-    Piece,
-    Resent,
-    UnknownRelation,
-)
+from headrace.capture.postgres.decode import Decoder, HistoryDiffers, Known, NeedsTextMode, Resent, UnknownRelation
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
-from headrace.capture.postgres.reconnect import Link
+from headrace.capture.postgres.reconnect import ReconnectingStream
 from headrace.capture.postgres.slot_binding import SourceRecord
-from headrace.capture.postgres.snapshot import Progress
-from headrace.capture.postgres.startup import Declared, Opening, Waiting
+from headrace.capture.postgres.snapshot import OnProgress
+from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
 from headrace.clock import Clock, SystemClock
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
 from headrace.faults import fault
-from headrace.position import parse_lsn
+from headrace.position import Lsn, parse_lsn
 
 logger = logging.getLogger("headrace")
 
@@ -55,20 +56,14 @@ _LOOK_S = 3.0  # so often it is looked whether the catalog is as it was
 _IN_USE = "55006"  # SQLSTATE object_in_use
 
 
-def _never() -> bool:
-    return False
-
-
 def _silent(_table: str, _rows: int, _estimated: int) -> None:
     """Reports no progress."""
 
 
 class PostgresSource:
-    """Captures the tables of one database into one log.
+    """Captures the tables of one database into one log: a `headrace.capture.base.Source` whose positions are LSNs.
 
-    The engine calls `check`, then `start`, then in turns `poll`, `store` (in the transaction that appends the rows)
-    and `acknowledge` (after it), all from one thread; `wake`, `request_progress`, `received_lsn` and `current_lsn`
-    from any.
+    `check` comes before `start`, and says what cannot be captured before anything is written.
 
     Args:
         dsn: connection string; the role needs REPLICATION and, for the snapshot, SELECT.
@@ -87,9 +82,7 @@ class PostgresSource:
 
     Attributes:
         name: the prefix.
-        rewound: the connection was lost, and what was staged of an unfinished transaction will come again: the
-            engine discards what it staged and sets it to False.
-        warnings: what the user should know about the tables, after `check`.
+        traits: with the tables, their schemas and what the user should know of them, after `check`.
     """
 
     def __init__(
@@ -107,17 +100,16 @@ class PostgresSource:
         take_over: bool = False,
         allow_failing_updates: bool = False,
         max_open_rows: int = 65_536,
-        on_progress: Progress = _silent,
+        on_progress: OnProgress = _silent,
         clock: Clock | None = None,
     ) -> None:
         self.name = prefix
-        self.rewound = False
-        self.warnings: list[str] = []
+        self.traits: SourceTraits[Lsn] = SourceTraits(parse_position=Lsn.parse, measure_lag=self.measure_lag)
         derived = slot_binding.derived_name(app, prefix)
         server = Server(dsn, f"headrace {app}")
-        self._waiting = Waiting(server, lambda: "" if self._opening.reading else f"{prefix}: {self.status}")
+        self._reporter = WaitReporter(server, lambda: "" if self._startup.reading else f"{prefix}: {self.status}")
         self._declared = Declared(
-            server=dataclasses.replace(server, connected=self._waiting.connected),
+            server=dataclasses.replace(server, connected=self._reporter.connected),
             name=prefix,
             patterns=tuple(tables),
             slot=slot or derived,
@@ -131,11 +123,11 @@ class PostgresSource:
             take_over=take_over,
             allow_failing_updates=allow_failing_updates,
         )
-        self._opening = Opening(self._declared, on_progress)
+        self._startup = Startup(self._declared, on_progress)
         self._max_open_rows = max_open_rows
         self._clock = clock or SystemClock()
         self._wake = Wake()
-        self._link = Link(self._declared.server, self._wake, self._attach, self._clock)
+        self._connection = ReconnectingStream(self._declared.server, self._wake, self._attach, self._clock)
         self._record: SourceRecord | None = None
         self._head = b""
         self._last: tuple[int, int] | None = None
@@ -148,9 +140,10 @@ class PostgresSource:
         self._decoder = Decoder(prefix)
         self._binary = True
         self._open = False
-        self._handed = self._storing = self._stored = self._sent = self._received = 0
+        self._polled = self._storing = self._stored = self._sent = 0
+        self._received = Lsn(0)
         self._sent_at = self._asked_at = self._stored_at = 0.0
-        self._wanted, self._ask = 0, False
+        self._wanted = 0
         self._newest_us = 0
         self._sql: SqlConnection | None = None
         self._sql_lock = threading.Lock()
@@ -164,38 +157,34 @@ class PostgresSource:
             SourceUnavailable: the server cannot be reached.
             SourceRefused: it cannot be captured as it stands, or slot and log do not belong together any more.
         """
-        with self._waiting:
-            self._opening.check(log)
-        tables = self._opening.tables
-        failing = self._opening.failing
-        self.warnings = [
-            _failing(str(table), failing[table.oid], self._declared.publication)
-            for table in tables
-            if table.oid in failing
-        ]
-
-    def tables(self) -> dict[str, pa.Schema]:
-        """Topic and schema of each table as the catalog had it at `check`."""
-        found: dict[str, pa.Schema] = {}
-        for table in self._opening.tables:
-            described = table.stream_table(self.name)
-            found[described.topic] = table.declared(described.schema(False, False))
-        return found
+        with self._reporter:
+            self._startup.check(log)
+        tables, failing = self._startup.tables, self._startup.failing
+        described = [(table, table.stream_table(self.name)) for table in tables]
+        self.traits = dataclasses.replace(
+            self.traits,
+            tables={stream.topic: table.declared(stream.schema(False, False)) for table, stream in described},
+            warnings=tuple(
+                _failing(str(table), failing[table.oid], self._declared.publication)
+                for table in tables
+                if table.oid in failing
+            ),
+        )
 
     def identities(self) -> dict[str, frozenset[str] | None]:
         """By topic, the columns that the stream says of an old row that was updated or deleted; None: all."""
-        found = self._opening.identities
-        return {one.stream_table(self.name).topic: found.get(one.oid, frozenset()) for one in self._opening.tables}
+        found = self._startup.identities
+        return {one.stream_table(self.name).topic: found.get(one.oid, frozenset()) for one in self._startup.tables}
 
     @property
     def resumes(self) -> bool:
         """Whether the log has rows of this source already, after `check`."""
-        return self._opening.resumes
+        return self._startup.resumes
 
     @property
     def captured(self) -> dict[tuple[str, str], str]:
         """The tables captured, as of `check`: schema and name, and the topic."""
-        return {(one.schema, one.name): one.stream_table(self.name).topic for one in self._opening.tables}
+        return {(one.schema, one.name): one.stream_table(self.name).topic for one in self._startup.tables}
 
     def leave_out(self, schema: str, name: str) -> None:
         """Do not capture a table though it matches: this pipeline's own sink writes it. From any thread."""
@@ -216,25 +205,27 @@ class PostgresSource:
 
     # --- start ---
 
-    def start(self, log: Log, *, cancelled: Callable[[], bool] = _never) -> None:
+    def start(self, log: Log, waker: Waker | None = None) -> None:
         """Make publication and slot, take the snapshot when the log has none, and begin to stream.
 
-        Can be called again after `SourceUnavailable`. ``cancelled`` is asked while waiting. What takes longer than a
-        few seconds, apart from the snapshot itself, is said on standard error, with whom it waits for.
+        Can be called again after `SourceUnavailable`. What takes longer than a few seconds, apart from the snapshot
+        itself, is said on standard error, with whom it waits for.
 
         Raises:
             SourceUnavailable, SourceRefused: as `check`; also when the slot stays in use for 30 s.
         """
-        with self._waiting:
-            self._start(log, cancelled)
+        waker = waker or Waker()
+        waker.on_wake(self._wake.set)
+        with self._reporter:
+            self._start(log, lambda: waker.interrupted)
 
     def _start(self, log: Log, cancelled: Callable[[], bool]) -> None:
-        known = self._opening.open(log, cancelled)
+        known = self._startup.open(log, cancelled)
         self._set_record(known)
         # From here on our connections are called by the log, so that another one sees whose the slot is.
-        server = dataclasses.replace(self._declared.server, application=self._opening.owner.application)
+        server = dataclasses.replace(self._declared.server, application=self._startup.owner.application)
         self._declared = dataclasses.replace(self._declared, server=server)
-        self._link = Link(server, self._wake, self._attach, self._clock)
+        self._connection = ReconnectingStream(server, self._wake, self._attach, self._clock)
         self._decoder = Decoder(
             self.name,
             known=self._known_tables(),
@@ -242,7 +233,7 @@ class PostgresSource:
             skip_below=known.acknowledged,
             max_open_rows=self._max_open_rows,
         )
-        self._binary = all(table.binary for table in self._opening.tables)
+        self._binary = all(table.binary for table in self._startup.tables)
         self._connect(cancelled)
         self._watching = threading.Thread(target=self._watch, name="headrace-catalog", daemon=True)
         self._watching.start()
@@ -251,14 +242,15 @@ class PostgresSource:
         self._record = known
         self._head = known.head()
         self._last = self._storing_last = known.last
-        self._handed = self._storing = self._stored = self._sent = self._received = known.acknowledged
+        self._polled = self._storing = self._stored = self._sent = known.acknowledged
+        self._received = Lsn(known.acknowledged)
 
     def _known_tables(self) -> dict[int, Known]:
         """All tables that the log has, those too that were dropped: rows of them may still come."""
-        assert self._opening.began is not None
-        tables = {table.oid: table for table in self._opening.tables}
+        assert self._startup.began is not None
+        tables = {table.oid: table for table in self._startup.tables}
         found = {}
-        for captured in self._opening.began.tables:
+        for captured in self._startup.began.tables:
             table, label = tables.get(captured.oid), (captured.schema, captured.name)
             columns = tuple(column.name for column in table.columns) if table else ()
             found[captured.oid] = Known(label, table.key if table else None, columns)
@@ -273,12 +265,12 @@ class PostgresSource:
     def _connect(self, cancelled: Callable[[], bool]) -> None:
         """Stream now, or say why not: at the start a server that is away is an error."""
         with contextlib.ExitStack() as stack:
-            self._opening.doing = f"starting the stream of slot «{self._declared.slot}»"
+            self._startup.doing = f"starting the stream of slot «{self._declared.slot}»"
             replication = Replication.open(self._declared.server, cancelled=cancelled)
             stack.callback(replication.close)
-            self._link.begin(replication)
+            self._connection.begin(replication)
             stack.pop_all()
-        self._opening.done()
+        self._startup.done()
 
     def _attach(self, replication: Replication) -> Receiver:
         """Check that this is still our server and slot, then start the stream where the log ends."""
@@ -312,10 +304,8 @@ class PostgresSource:
 
     # --- while it runs ---
 
-    def poll(self, timeout: float) -> list[Piece]:
-        """What has been committed, waiting at most ``timeout`` seconds for the first of it.
-
-        Empty on time-out, on `wake`, and while a lost connection is being made again (`status` says so).
+    def poll(self, timeout: float) -> list[Piece[Lsn]]:
+        """Return what has been committed; see `headrace.capture.base.Source.poll`.
 
         Raises:
             SourceRefused: the server will not go on (slot gone or invalidated, another server).
@@ -324,26 +314,24 @@ class PostgresSource:
         if self._refused is not None:
             raise self._refused
         self._send_due()
-        frame = self._link.read(min(timeout, self._until_due()) if self._link.stream else timeout)
-        if self._link.lost:
-            self._rewind()
-            return []
+        frame = self._connection.read(min(timeout, self._until_due()) if self._connection.stream else timeout)
+        if self._connection.lost:
+            return self._rewind()
         try:
             pieces = self._decode(frame) if frame is not None else []
-            if self._link.stream is not None:
-                self._decoder.passed(self._link.stream.wal_end)
+            if self._connection.stream is not None:
+                self._decoder.passed(self._connection.stream.wal_end)
         except NeedsTextMode as error:
             self._binary = False
-            self._link.drop(error.message, at_once=True)
-            self._rewind()
-            return []
+            self._connection.drop(error.message, at_once=True)
+            return self._rewind()
         except HistoryDiffers as error:
             assert self._record is not None
             raise slot_binding.restored(self._record, error.message) from error
         self._note_received(pieces)
-        return pieces
+        return pieces or self._idle()
 
-    def _decode(self, frame: Frame) -> list[Piece]:
+    def _decode(self, frame: Frame) -> list[Piece[Lsn]]:
         try:
             return self._decoder.feed(frame)
         except UnknownRelation as error:
@@ -353,23 +341,39 @@ class PostgresSource:
                 advice=slot_binding.ANEW,
             ) from error
 
-    def _rewind(self) -> None:
-        self._link.lost = False
+    def _rewind(self) -> list[Piece[Lsn]]:
+        self._connection.lost = False
         self._decoder.reset()
         self._open = False
         self._rows_at = []
-        self._handed = self._received = self._stored
-        self.rewound = True
+        self._polled = self._stored
+        self._received = Lsn(self._stored)
+        return [Piece(rewound=True)]
 
-    def _note_received(self, pieces: Sequence[Piece]) -> None:
+    def _note_received(self, pieces: Sequence[Piece[Lsn]]) -> None:
         if pieces:
             self._open = pieces[-1].open
             if pieces[-1].batches:
                 self._newest_us = int(pieces[-1].batches[-1][1].ts_us[-1])
-            self._handed = max(self._handed, *(piece.end_lsn for piece in pieces))
             self._rows_at += [at for piece in pieces if (at := _last_row(piece)) is not None]
-        wal_end = self._link.stream.wal_end if self._link.stream else 0
-        self._received = max(self._received, self._handed, wal_end)
+        for piece in pieces:
+            if piece.position is not None:
+                self._received = max(self._received, piece.position)
+                # What has no rows need not be stored by whoever got it: `_idle` hands it out again.
+                self._polled = self._polled if piece.idle else max(self._polled, piece.position)
+        if self._connection.stream is not None:
+            self._received = Lsn(max(self._received, self._connection.stream.wal_end))
+
+    def _idle(self) -> list[Piece[Lsn]]:
+        """A position to store although nothing was captured: without it other tables' changes would pile up WAL.
+
+        Nothing unless everything polled is stored, no transaction is open, and a second or 16 MB have passed.
+        """
+        if self._connection.stream is None or self._open or self._polled > self._stored:
+            return []
+        behind = self._received - self._stored
+        long_ago = self._clock.monotonic() - self._stored_at >= _IDLE_S
+        return [Piece(position=self._received)] if behind > 0 and (long_ago or behind >= _IDLE_BYTES) else []
 
     def _until_due(self) -> float:
         """Seconds until a status update has to be sent."""
@@ -379,12 +383,11 @@ class PostgresSource:
         return max(0.0, due - self._clock.monotonic())
 
     def _send_due(self) -> None:
-        if self._link.stream is None:
+        if self._connection.stream is None:
             return
         now = self._clock.monotonic()
         wanted = self._received < self._wanted and now >= self._asked_at + _ASK_AGAIN_S
-        if wanted or self._ask or now >= self._asked_at + _ASK_S:
-            self._ask = False
+        if wanted or now >= self._asked_at + _ASK_S:
             self._send(now, ask=True)
         elif self._stored > self._sent and now >= self._sent_at + _ACKNOWLEDGE_S:
             self._send(now)
@@ -399,17 +402,17 @@ class PostgresSource:
             fault("source.before-acknowledge")
         if ask:
             self._asked_at = now
-        if self._link.send_status(received=received, flushed=flushed, ask=ask):
+        if self._connection.send_status(received=received, flushed=flushed, ask=ask):
             self._sent, self._sent_at = flushed, now
             if news:
                 fault("source.after-acknowledge")
 
-    def store(self, txn: Transaction, end_lsn: int) -> None:
-        """Put the source's record into the transaction that appends everything committed before ``end_lsn``."""
-        ended = [self._last or (0, 0), *(at for at in self._rows_at if at[0] < end_lsn)]
+    def store(self, txn: Transaction, position: Lsn) -> None:
+        """Put the source's record into the transaction that appends everything committed before an LSN."""
+        ended = [self._last or (0, 0), *(at for at in self._rows_at if at[0] < position)]
         self._storing_last = max(ended) if self._last is not None or len(ended) > 1 else None
-        txn.put(slot_binding.KIND, self.name, self._head + SourceRecord.rest(end_lsn, self._storing_last))
-        self._storing = end_lsn
+        txn.put(KIND, self.name, self._head + SourceRecord.rest(position, self._storing_last))
+        self._storing = position
 
     def acknowledge(self) -> None:
         """The transaction of the last `store` is durable: tell the server, at most ten times a second."""
@@ -419,37 +422,10 @@ class PostgresSource:
         self._stored_at = self._clock.monotonic()
         self._send_due()
 
-    def idle_lsn(self) -> int | None:
-        """An LSN to `store` although nothing was captured: without it other tables' changes would pile up WAL.
-
-        None unless everything handed out is stored, no transaction is open, and a second or 16 MB have passed.
-        """
-        stream = self._link.stream
-        if stream is None or self._open or self._handed > self._stored or self._received <= self._stored:
-            return None
-        long_ago = self._clock.monotonic() - self._stored_at >= _IDLE_S
-        return self._received if long_ago or self._received - self._stored >= _IDLE_BYTES else None
-
     # --- from any thread ---
 
-    def received_lsn(self) -> int:
-        """Everything committed before this LSN has been handed out by `poll`."""
-        return self._received
-
-    def request_progress(self, until: int | None = None) -> None:
-        """Have the server say now how far it has come, and again until `received_lsn` reaches ``until``."""
-        if until is None:
-            self._ask = True
-        else:
-            self._wanted = max(self._wanted, until)
-        self._wake.set()
-
-    def wake(self) -> None:
-        """Make `poll` return soon."""
-        self._wake.set()
-
-    def current_lsn(self) -> int:
-        """Everything committed until now is committed before this LSN, and `received_lsn` will reach it.
+    def end(self, until: Lsn | None = None) -> Lsn:
+        """Return the LSN before which everything is committed that is committed now; see `Source.end`.
 
         It is the insert position: asynchronous commits run ahead of what is written. When the last records are not
         flushed, an empty logical message is committed, because nothing else might flush them on an idle server.
@@ -457,6 +433,12 @@ class PostgresSource:
         Raises:
             SourceUnavailable, SourceRefused: the server cannot be asked, or rows may have gone by the log.
         """
+        until = self._insert_lsn() if until is None else until
+        self._wanted = max(self._wanted, until)
+        self._wake.set()
+        return until
+
+    def _insert_lsn(self) -> Lsn:
         with self._sql_lock:
             for attempt in range(2):
                 if self._sql is None or self._sql.closed:
@@ -465,7 +447,7 @@ class PostgresSource:
                     lsn = _insert_lsn(self._sql)
                     # What was committed until now can only be told to be in the log while the publication has it.
                     self._check_catalog(self._sql)
-                    return lsn
+                    return Lsn(lsn)
                 except psycopg.Error as error:
                     self._sql.close()
                     if attempt:
@@ -473,25 +455,21 @@ class PostgresSource:
         raise AssertionError("unreachable")
 
     @property
-    def status(self) -> str:
-        """What the source is doing, for people."""
-        return self._opening.doing or self._link.status
+    def status(self) -> SourceStatus:
+        """What the source is doing."""
+        connection, doing = self._connection, self._startup.doing
+        return SourceStatus(
+            SourceState.STARTING if doing else connection.state,
+            doing or connection.doing,
+            self._received,
+            connection.away_since,
+            connection.reconnects,
+        )
 
-    @property
-    def away_seconds(self) -> float:
-        """How long the server has been away; 0 while it is there."""
-        return self._link.away_seconds
-
-    @property
-    def reconnects(self) -> int:
-        """Connections made again since the start."""
-        return self._link.reconnects
-
-    @property
-    def lag(self) -> dict[str, float]:
+    def measure_lag(self) -> list[Measurement]:
         """How far the log is behind the server, and how much WAL the slot keeps; nothing while the server is away."""
-        if self._link.stream is None or self._record is None:
-            return {}
+        if self._connection.stream is None or self._record is None:
+            return []
         query = """SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_insert_lsn() - restart_lsn
             FROM pg_replication_slots WHERE slot_name = %s"""
         try:
@@ -500,13 +478,19 @@ class PostgresSource:
                     self._sql = self._declared.server.sql()
                 found = self._sql.execute(query, (self._record.slot,)).fetchone()
         except (psycopg.Error, SourceUnavailable):
-            return {}
+            return []
         if found is None or found[1] is None:
-            return {}
+            return []
         behind = max(0, parse_lsn(found[0]) - max(self._stored, self._received))
         late = behind > _LATE_BYTES and self._newest_us
         age = max(0.0, self._clock.now_us() / 1e6 - self._newest_us / 1e6) if late else 0.0
-        return {"lag_bytes": float(behind), "lag_seconds": age, "slot_retained_bytes": float(found[1])}
+        return [
+            Measurement("lag_bytes", "WAL that the server has written and the log does not hold yet", float(behind)),
+            Measurement(
+                "lag_seconds", "Age of the newest captured commit, while there is WAL that is not captured", age
+            ),
+            Measurement("slot_retained_bytes", "WAL that the replication slot keeps", float(found[1])),
+        ]
 
     # --- the catalog ---
 
@@ -516,7 +500,7 @@ class PostgresSource:
         Raises:
             SourceRefused: they can.
         """
-        began = self._opening.began
+        began = self._startup.began
         if began is None:
             return
         now = drift.look_again(connection, began)
@@ -531,18 +515,18 @@ class PostgresSource:
 
     def _check_updates(self, connection: SqlConnection) -> None:
         """Say loudly when a table lost its replica identity: the user's own statements fail since then."""
-        tables = {table.oid: str(table) for table in self._opening.tables if self._opening.changes}
+        tables = {table.oid: str(table) for table in self._startup.tables if self._startup.changes}
         failing = catalog.failing_updates(connection, list(tables))
         for oid, reason in failing.items():
-            if self._opening.failing.get(oid) != reason:
+            if self._startup.failing.get(oid) != reason:
                 logger.error("%s", _failing(tables[oid], reason, self._declared.publication))
-        self._opening.failing = failing
+        self._startup.failing = failing
 
     def _watch(self) -> None:
         """Look at the catalog now and then, in a thread of its own; a server that is away is left to the stream."""
         connection: SqlConnection | None = None
         while not self._ending.wait(_LOOK_S) and self._refused is None:
-            if self._link.stream is None:
+            if self._connection.stream is None:
                 continue
             with contextlib.suppress(SourceError, psycopg.Error):
                 if connection is None or connection.closed:
@@ -555,8 +539,8 @@ class PostgresSource:
 
     def _look_for_new(self, connection: SqlConnection) -> None:
         """Say of tables that match and were made since the capture began: they are not captured."""
-        assert self._opening.began is not None
-        known = {table.oid for table in self._opening.began.tables}
+        assert self._startup.began is not None
+        known = {table.oid for table in self._startup.began.tables}
         for oid, name in catalog.matching_names(connection, self._declared.patterns).items():
             if oid not in known and name not in self._declared.left_out:
                 self._say(
@@ -575,9 +559,9 @@ class PostgresSource:
     def stop(self) -> None:
         """Acknowledge what is stored and close everything; calling it twice is harmless."""
         self._ending.set()
-        if self._link.stream is not None:
+        if self._connection.stream is not None:
             self._send(self._clock.monotonic())
-        self._link.close()
+        self._connection.close()
         if self._watching is not None:
             self._watching.join(0.5)
         with self._sql_lock:
@@ -585,7 +569,7 @@ class PostgresSource:
                 self._sql.close()
 
 
-def _last_row(piece: Piece) -> tuple[int, int] | None:
+def _last_row(piece: Piece[Lsn]) -> tuple[int, int] | None:
     """Commit LSN and time of the last transaction of which a piece has rows."""
     found = [(int(batch.lsn[-1]), int(batch.ts_us[-1])) for _, batch in (*piece.batches, *piece.rejected)]
     return max(found, default=None)

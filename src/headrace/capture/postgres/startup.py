@@ -14,13 +14,13 @@ from typing import Any
 import psycopg
 
 from headrace.batch import is_meta
-from headrace.capture.base import Log
+from headrace.capture.base import KIND, Log
 from headrace.capture.postgres import catalog, drift, slot_binding
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Look
 from headrace.capture.postgres.slot_binding import Identity, Owner, SourceRecord
-from headrace.capture.postgres.snapshot import Progress, Snapshot, SnapshotStale, stage_snapshot
+from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
 from headrace.errors import SourceError, SourceRefused
 from headrace.faults import fault
 from headrace.position import parse_lsn
@@ -59,7 +59,7 @@ class Declared:
     allow_failing_updates: bool = False
 
 
-class Opening:
+class Startup:
     """The way from a declaration to a record in the log from which streaming goes on.
 
     Attributes:
@@ -74,7 +74,7 @@ class Opening:
         owner: the log as others can see it, after `open`.
     """
 
-    def __init__(self, declared: Declared, progress: Progress) -> None:
+    def __init__(self, declared: Declared, on_progress: OnProgress) -> None:
         self.tables: list[Table] = []
         self.identities: dict[int, frozenset[str] | None] = {}
         self.changes = True
@@ -85,7 +85,7 @@ class Opening:
         self.reading = False
         self.owner = Owner("", declared.place, "", declared.app)
         self._declared = declared
-        self._progress = progress
+        self._on_progress = on_progress
         self._identity = Identity("", 0, "")
 
     def check(self, log: Log) -> None:
@@ -261,7 +261,7 @@ class Opening:
         self._discard_staged(log)
         self.reading = True
         try:
-            stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, progress=self._report)
+            stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, on_progress=self._report)
         except SourceError:
             self._discard_staged(log)
             raise
@@ -277,7 +277,7 @@ class Opening:
 
     def _report(self, table: str, rows: int, estimated: int) -> None:
         self.doing = f"snapshot of {table}: {rows:,} of about {estimated:,} rows"
-        self._progress(table, rows, estimated)
+        self._on_progress(table, rows, estimated)
 
     def _new_record(self, lsn: int) -> SourceRecord:
         declared = self._declared
@@ -289,7 +289,7 @@ class Opening:
         with log.transaction() as transaction:
             if publish:
                 transaction.publish()
-            transaction.put(slot_binding.KIND, self._declared.name, new.to_json())
+            transaction.put(KIND, self._declared.name, new.to_json())
             transaction.put(drift.KIND, self._declared.name, self.began.to_json())
         return new
 
@@ -603,7 +603,7 @@ WHERE a.pid = ANY(%s) ORDER BY a.pid, b.pid LIMIT 5
 """
 
 
-class Waiting:
+class WaitReporter:
     """Says on standard error, while its block runs, what the block waits for. It may be entered again after it was
     left.
 
@@ -625,7 +625,7 @@ class Waiting:
         """Note a connection of ours by its server process."""
         self._pids.add(pid)
 
-    def __enter__(self) -> Waiting:
+    def __enter__(self) -> WaitReporter:
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._left,), name="headrace-waiting", daemon=True)
         self._thread.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headrace.errors import LogTruncated, LogUnavailable
@@ -20,12 +20,11 @@ Where = tuple[str, int]
 
 
 class Offsets:
-    """How far topics have been read: next offsets by (topic, partition). One is ≥ another when it is in every
-    partition.
+    """How far topics have been read: the next offset of every partition. One is ≥ another when it is in all of them.
 
     >>> here = Offsets({("a", 0): 5, ("a", 1): 2})
-    >>> here >= Offsets({("a", 0): 5}), here >= Offsets({("a", 0): 5, ("a", 1): 3}), here >= 0
-    (True, False, True)
+    >>> here >= Offsets({("a", 0): 5}), here >= Offsets({("a", 0): 5, ("a", 1): 3}), here.by_topic()
+    (True, False, {'a': {'0': 5, '1': 2}})
     """
 
     __slots__ = ("_next",)
@@ -33,22 +32,24 @@ class Offsets:
     def __init__(self, offsets: Mapping[Where, int]) -> None:
         self._next = dict(offsets)
 
-    def __ge__(self, other: object) -> bool:
-        if not isinstance(other, Offsets):
-            return True
+    def __ge__(self, other: Offsets) -> bool:
         return all(self._next.get(where, 0) >= offset for where, offset in other._next.items())
-
-    def __le__(self, other: object) -> bool:
-        """With 0, which is where everything begins, on the other side."""
-        return other >= self if isinstance(other, Offsets) else not any(self._next.values())
-
-    def __lt__(self, other: object) -> bool:
-        return not self >= other
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Offsets) and self._next == other._next
 
     __hash__ = None  # type: ignore[assignment]  # as Python itself says of a class with __eq__
+
+    def items(self) -> Iterable[tuple[Where, int]]:
+        """Each partition's next offset."""
+        return self._next.items()
+
+    def by_topic(self) -> dict[str, dict[str, int]]:
+        """The same as JSON has it: topic -> partition -> offset, sorted."""
+        found: dict[str, dict[str, int]] = {}
+        for (topic, number), offset in sorted(self._next.items()):
+            found.setdefault(topic, {})[str(number)] = offset
+        return found
 
     def capped(self, limits: Mapping[Where, int]) -> Offsets:
         """With some partitions no further than they may be."""
@@ -220,11 +221,11 @@ class TopicsReader:
             self._consumer.incremental_assign([TopicPartition(*where, self._next[where]) for where in over])
         self._held = set(ahead)
 
-    def tell(self, positions: Mapping[Where, int]) -> None:
+    def commit(self, position: Offsets) -> None:
         """Commit offsets for the consumer group, without waiting: others see there how far we are."""
         from confluent_kafka import TopicPartition
 
-        offsets = [TopicPartition(*where, offset) for where, offset in positions.items() if where in self._assigned]
+        offsets = [TopicPartition(*where, offset) for where, offset in position.items() if where in self._assigned]
         if self._consumer is not None and offsets:
             self._consumer.commit(offsets=offsets, asynchronous=True)
 

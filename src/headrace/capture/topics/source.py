@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,35 +18,35 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import Batch
-from headrace.capture.base import Log, Transaction
+from headrace.capture.base import (
+    KIND,
+    Log,
+    Origin,
+    Piece,
+    SourceState,
+    SourceStatus,
+    SourceTraits,
+    Transaction,
+    Waker,
+)
 from headrace.capture.read_ahead import ReadAhead
 from headrace.capture.topics.reader import Offsets, TopicsReader, Where
 from headrace.errors import RegistryUnavailable
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.fetch import wire_messages
-from headrace.kafka.ranges import MessageRange, ranges_of
+from headrace.kafka.ranges import ranges_of
 from headrace.kafka.settings import KafkaLocation
 from headrace.wire import WireMessages
 
-KIND = "source"
 COLUMNS = "columns"  # records of what the topics are: `headrace.formats.topic_formats.Decision`
 ROWS_AT_ONCE = 65_536
 AHEAD_ROWS = 200_000
-TELL_S = 1.0
+COMMIT_S = 1.0
 RECEIVE_S = 0.1
 POURING_ROWS = 5_000  # received at once
 LINGER_SHARE = 4.0  # how long to gather for what the engine's work on the last rows took
 LONGEST_LINGER_S = 0.2
 REGISTRY_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Where a batch's messages lie (`headrace.kafka.ranges`), and in which form they are to be read again."""
-
-    places: tuple[MessageRange, ...]
-    format: str
-    spread: bytes = b""
 
 
 class DecodedLike(Protocol):
@@ -77,39 +77,17 @@ class Decode(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TopicPiece:
-    """Rows that arrived together: one slice of the log. Fields as those of a database's piece, and:
-
-    Attributes:
-        placed: for each of ``batches`` where it comes from.
-        complete: whether a transaction of the source ends with it.
-    """
-
-    batches: tuple[tuple[str, Batch], ...]
-    placed: tuple[Placed, ...]
-    rejected: tuple[tuple[str, Batch], ...] = ()
-    end_lsn: int = 0
-    complete: bool = True
-    continued: bool = False
-    open: bool = False
-
-    @property
-    def rows(self) -> int:
-        return sum(batch.num_rows for _, batch in self.batches)
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """What arrived together, decoded.
 
     Attributes:
-        positions: where a start goes on after it.
+        position: where a start goes on after it.
         read: how far the topics have been read with it, markers of transactions included.
         decided: by topic, what its messages have decided with it.
     """
 
-    pieces: list[TopicPiece]
-    positions: dict[Where, int]
+    pieces: list[Piece[Offsets]]
+    position: Offsets
     read: Offsets
     decided: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -121,7 +99,7 @@ class Order(Protocol):
     def topic(self) -> str: ...
     def take_ends(self, messages: WireMessages) -> None: ...
     def take(self, where: Where, messages: WireMessages, format_: str, decoded: DecodedLike) -> None: ...
-    def pieces(self) -> Iterable[TopicPiece]: ...
+    def pieces(self) -> Iterable[Piece[Offsets]]: ...
     def pending(self, where: Where) -> int: ...
     def positions(self, read: Mapping[Where, int]) -> dict[Where, int]: ...
 
@@ -129,7 +107,7 @@ class Order(Protocol):
 class TopicSource:
     """Reads topics in the order of their arrival, each partition in its own order; or in the order that a topic says.
 
-    Called by the engine as a database's source is.
+    A `headrace.capture.base.Source` whose positions are offsets.
 
     Args:
         place: the cluster.
@@ -137,64 +115,53 @@ class TopicSource:
         topics: what to read; those that are not there yet are waited for.
         decode: gives the format's name and the rows of messages.
         order: what orders the events; None: arrival.
-
-    Attributes:
-        name: as given.
-        cluster: the cluster's address: a log on the same one adopts the messages.
-        rewound: never; nothing is received twice.
-        warnings: what the user should know about order.
     """
-
-    rewound = False
 
     def __init__(
         self, place: KafkaLocation, *, name: str, topics: Sequence[str], decode: Decode, order: Order | None = None
     ) -> None:
         self.name = name
-        self.cluster = place.bootstrap
         self.topics = tuple(topics)
-        self.warnings: list[str] = []
+        self.traits: SourceTraits[Offsets] = SourceTraits(cluster=place.bootstrap)
         self._place = place
         self._decode = decode
         self._order = order
         self._cluster = Cluster(place)
         self._reader: TopicsReader | None = None
         self._ahead: ReadAhead[Loaded] | None = None
-        self._loaded = Loaded([], {}, Offsets({}))
-        self._stored: Mapping[str, bytes] = {}
-        self._status = ""
-        self._told_at = 0.0
+        self._loaded = Loaded([], Offsets({}), Offsets({}))
+        self._decided: Mapping[str, bytes] = {}
+        self._registry_away = ""
         self._returned_at = time.monotonic()
-        self._told: dict[Where, int] = {}
-        self._committed: dict[Where, int] = {}
+        self._storing = self._stored = self._committed = Offsets({})
+        self._committed_at = 0.0
 
-    def check(self, log: Log) -> None:
+    def check(self) -> None:
         """See that the cluster answers. Topics that are not there yet are waited for.
 
         Raises:
             LogUnavailable: it does not.
         """
-        del log
         self._cluster.topics()
 
-    def tables(self) -> dict[str, pa.Schema]:
-        """Nothing is known of the columns before rows arrive."""
-        return {}
-
-    def start(self, log: Log) -> None:
-        """Go on where this log ends."""
+    def start(self, log: Log, waker: Waker | None = None) -> None:
+        """Go on where this log ends; see `headrace.capture.base.Source`."""
+        if waker is not None:
+            waker.on_interrupt(self._cluster.interrupt)
         record = log.records(KIND, self.name).get(self.name)
         known = json.loads(record) if record else {"offsets": {}, "topics": {}}
         positions = {(t, int(p)): o for t, some in known["offsets"].items() for p, o in some.items()}
         topics = self.topics if self._order is None else (*self.topics, self._order.topic)
         self._reader = TopicsReader(self._place, self._cluster, topics, positions, known["topics"])
-        self._stored = {topic: found[topic] for topic in self.topics if topic in (found := log.records(COLUMNS, topic))}
-        self._decode.restore(self._stored)
-        self._loaded = Loaded([], positions, Offsets({}), self._stored)
+        self._decided = {
+            topic: found[topic] for topic in self.topics if topic in (found := log.records(COLUMNS, topic))
+        }
+        self._decode.restore(self._decided)
+        self._loaded = Loaded([], Offsets(positions), Offsets({}), self._decided)
         self._ahead = ReadAhead(self._load, f"headrace-{self.name}")
 
-    def poll(self, timeout: float) -> list[TopicPiece]:
-        """What has arrived, a piece for each partition; waits for the first of it.
+    def poll(self, timeout: float) -> list[Piece[Offsets]]:
+        """Return what has arrived, a piece for each partition; see `headrace.capture.base.Source.poll`.
 
         While messages pour in, they are gathered for four times as long as the caller was away, for 0.2 s at most: a
         Kafka transaction costs the same for one row and for ten thousand.
@@ -205,7 +172,7 @@ class TopicSource:
         assert self._ahead is not None
         now = time.monotonic()
         until = now + min(LONGEST_LINGER_S, LINGER_SHARE * (now - self._returned_at))
-        pieces: list[TopicPiece] = []
+        pieces: list[Piece[Offsets]] = []
         rows, pouring = 0, False
         while rows < ROWS_AT_ONCE:
             linger = max(0.0, until - time.monotonic()) if pouring else 0.0
@@ -219,16 +186,18 @@ class TopicSource:
             arrived = sum(piece.rows for piece in loaded.pieces)
             rows, pouring = rows + arrived, arrived >= POURING_ROWS
         self._returned_at = time.monotonic()
+        if pieces:
+            pieces[-1] = replace(pieces[-1], position=self._loaded.position)
         return pieces
 
     def _load(self, waiting: threading.Event) -> Iterator[Loaded]:
         """Receive and decode, in the thread that reads ahead."""
         reader, order = self._reader, self._order
         assert reader is not None
-        told = Offsets({})
+        given = Offsets({})
         while True:
             arrived = reader.receive(RECEIVE_S)
-            self._tell(reader)
+            self._commit(reader)
             decided = self._decode.records()
             while True:
                 try:
@@ -237,35 +206,35 @@ class TopicSource:
                 except RegistryUnavailable as error:
                     # The same messages are decoded when the registry is back.
                     self._decode.restore(decided)
-                    self._status = f"waiting for the schema registry: {error.message}; trying again"
+                    self._registry_away = f"waiting for the schema registry: {error.message}; trying again"
                     if waiting.wait(REGISTRY_S):
                         return
-            self._status = ""
+            self._registry_away = ""
             positions = reader.positions()
             read = reader.read()
             if order is not None:
                 read = read.capped(order.positions({}))
                 positions = order.positions(positions)
-            if pieces or read != told:
-                told = read
-                yield Loaded(pieces, positions, read, self._decode.records())
+            if pieces or read != given:
+                given = read
+                yield Loaded(pieces, Offsets(positions), read, self._decode.records())
             if waiting.is_set():
                 return
 
-    def _tell(self, reader: TopicsReader) -> None:
-        """Tell the cluster now and then how far we are: information for its tools, never where a start goes on.
+    def _commit(self, reader: TopicsReader) -> None:
+        """Commit the group's offsets now and then: information for the cluster's tools, never where a start goes on.
 
         By the thread that reads: the client makes a second thread wait while the first one polls.
         """
-        committed, now = self._committed, time.monotonic()
-        if committed and committed is not self._told and now - self._told_at >= TELL_S:
-            reader.tell(committed)
-            self._told, self._told_at = committed, now
+        stored, now = self._stored, time.monotonic()
+        if stored != self._committed and now - self._committed_at >= COMMIT_S:
+            reader.commit(stored)
+            self._committed, self._committed_at = stored, now
 
-    def _arrived(self, arrived: Mapping[Where, list[Any]]) -> list[TopicPiece]:
+    def _arrived(self, arrived: Mapping[Where, list[Any]]) -> list[Piece[Offsets]]:
         return [self._piece(where, messages) for where, messages in arrived.items()]
 
-    def _ordered(self, order: Order, arrived: Mapping[Where, list[Any]]) -> list[TopicPiece]:
+    def _ordered(self, order: Order, arrived: Mapping[Where, list[Any]]) -> list[Piece[Offsets]]:
         """What is whole now; partitions that are far ahead are not read on."""
         assert self._reader is not None
         wires = {where: wire_messages(where[0], some, partition=where[1]) for where, some in arrived.items()}
@@ -282,78 +251,56 @@ class TopicSource:
         self._reader.hold(ahead if len(ahead) < len(self._reader.positions()) - 1 else set())
         return pieces
 
-    def _piece(self, where: Where, messages: list[Any]) -> TopicPiece:
+    def _piece(self, where: Where, messages: list[Any]) -> Piece[Offsets]:
         topic, partition = where
         wire = wire_messages(topic, messages, partition=partition)
         format_, decoded = self._decode(wire)
-        batches, placed = [], []
+        batches, origins = [], []
         for i, (batch, rows) in enumerate(decoded.parts):
             batches.append((topic, batch))
             name = decoded.formats[i] if decoded.formats else format_
-            placed.append(Placed(ranges_of(wire.offsets, partition, _distinct(rows)), name))
+            origins.append(Origin(ranges_of(wire.offsets, partition, _distinct(rows)), name))
         rejected = ((f"{topic}.dlq", refused(wire, decoded.bad)),) if decoded.bad else ()
-        return TopicPiece(tuple(batches), tuple(placed), rejected, end_lsn=1)
+        return Piece(tuple(batches), rejected, origins=tuple(origins))
 
-    def store(self, txn: Transaction, end_lsn: int) -> None:
+    def store(self, txn: Transaction, position: Offsets) -> None:
         """Put the offsets reached into the transaction that takes in the rows."""
-        del end_lsn
         assert self._reader is not None
-        offsets: dict[str, dict[str, int]] = {}
-        for (topic, number), offset in sorted(self._loaded.positions.items()):
-            offsets.setdefault(topic, {})[str(number)] = offset
-        record = {"offsets": offsets, "topics": self._reader.identities}
+        record = {"offsets": position.by_topic(), "topics": self._reader.identities}
         txn.put(KIND, self.name, json.dumps(record).encode())
         for topic, decided in self._loaded.decided.items():
-            if self._stored.get(topic) != decided:
+            if self._decided.get(topic) != decided:
                 txn.put(COLUMNS, topic, decided)
+        self._storing = position
 
     def acknowledge(self) -> None:
-        """What the log holds now; the cluster is told by the thread that reads."""
-        self._committed = self._loaded.positions
-        self._stored = self._loaded.decided
+        """Note what the log holds now; the thread that reads commits it."""
+        self._stored = self._storing
+        self._decided = self._loaded.decided
 
-    def idle_lsn(self) -> int | None:
-        """None: nothing has to be stored while nothing comes."""
-        return None
-
-    def received_lsn(self) -> Any:
-        """How far the topics have been read, as `Offsets`."""
-        return self._loaded.read
-
-    def current_lsn(self) -> Any:
-        """Where the topics end now, as `Offsets`."""
+    def end(self, until: Offsets | None = None) -> Offsets:
+        """Return where the topics end now; a consumer says by itself when it has come there."""
         assert self._reader is not None
-        return self._reader.ends()
-
-    def request_progress(self, until: object = None) -> None:
-        """Nothing: a consumer tells by itself when it has come to the end."""
-
-    def wake(self) -> None:
-        """Nothing: `poll` never waits long."""
+        return self._reader.ends() if until is None else until
 
     @property
-    def status(self) -> str:
-        """What is waited for, for people."""
-        if self._reader is not None and self._reader.away:
-            return f"waiting for {self._place.url}: {self._reader.away}; trying again"
-        missing = self._reader.missing if self._reader is not None else ()
-        if self._status or not missing:
-            return self._status or "reading"
-        return f"waiting for the topic{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
-
-    @property
-    def away_seconds(self) -> float:
-        """How long the brokers have been away; 0 while they are there."""
-        reader = self._reader
-        return time.monotonic() - reader.away_since if reader is not None and reader.away else 0.0
-
-    def interrupt(self) -> None:
-        """End waiting for a broker that is away; from any thread."""
-        self._cluster.interrupt()
+    def status(self) -> SourceStatus:
+        """What is waited for."""
+        reader, read = self._reader, self._loaded.read
+        if reader is not None and reader.away:
+            text = f"waiting for {self._place.url}: {reader.away}; trying again"
+            return SourceStatus(SourceState.RETRYING, text, read, reader.away_since)
+        if self._registry_away:
+            return SourceStatus(SourceState.WAITING, self._registry_away, read)
+        missing = reader.missing if reader is not None else ()
+        if missing:
+            text = f"waiting for the topic{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+            return SourceStatus(SourceState.WAITING, text, read)
+        return SourceStatus(SourceState.CONNECTED, "reading", read)
 
     def stop(self) -> None:
         """Leave the cluster; calling it twice is harmless."""
-        self.interrupt()
+        self._cluster.interrupt()
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None

@@ -21,8 +21,9 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
-from headrace.capture.topics.reader import Where
-from headrace.capture.topics.source import DecodedLike, Placed, TopicPiece, refused
+from headrace.capture.base import Origin, Piece
+from headrace.capture.topics.reader import Offsets, Where
+from headrace.capture.topics.source import DecodedLike, refused
 from headrace.errors import DecodeError
 from headrace.kafka.ranges import ranges_of
 from headrace.wire import WireMessages
@@ -118,7 +119,7 @@ class TransactionOrder:
         # A message that cannot be read stands among the rows where it arrived.
         self._waiting.setdefault(where, deque()).extend(_in_order(chunks))
 
-    def pieces(self) -> Iterator[TopicPiece]:
+    def pieces(self) -> Iterator[Piece[Offsets]]:
         """What can be handed out now: snapshot rows, and whole transactions in the order of their ends."""
         yield from self._snapshots()
         while self._ends and (taken := self._whole(self._ends[0])) is not None:
@@ -127,7 +128,7 @@ class TransactionOrder:
                 yield _piece(taken)
             yield from self._snapshots()
 
-    def _snapshots(self) -> Iterator[TopicPiece]:
+    def _snapshots(self) -> Iterator[Piece[Offsets]]:
         """Rows that were read before streaming began belong to no transaction; they stand first in each partition."""
         for where, waiting in self._waiting.items():
             while waiting and waiting[0].batch is not None:
@@ -220,12 +221,12 @@ def _split(waiting: deque[_Chunk], most: int) -> _Chunk:
     return _part(first, 0, most)
 
 
-def _piece(taken: Sequence[tuple[str, _Chunk]]) -> TopicPiece:
-    batches, placed, rejected = [], [], []
+def _piece(taken: Sequence[tuple[str, _Chunk]]) -> Piece[Offsets]:
+    batches, origins, rejected = [], [], []
     for topic, chunk in taken:
         if chunk.batch is None:
             rejected.append((f"{topic}.dlq", refused(chunk.wire, [(int(chunk.at[0]), chunk.reason)])))
             continue
         batches.append((topic, chunk.batch))
-        placed.append(Placed(ranges_of(chunk.wire.offsets, chunk.partition, np.unique(chunk.at)), chunk.format))
-    return TopicPiece(tuple(batches), tuple(placed), tuple(rejected), end_lsn=1)
+        origins.append(Origin(ranges_of(chunk.wire.offsets, chunk.partition, np.unique(chunk.at)), chunk.format))
+    return Piece(tuple(batches), tuple(rejected), origins=tuple(origins))

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ LOOK_EVERY = 0.2
 
 
 @dataclass(slots=True, eq=False)
-class Asked:
-    """A request, and what came of it.
+class AdminRequest:
+    """A request about a model's versions, and what came of it.
 
     Attributes:
         state: a rebuilt state that comes with it.
@@ -50,8 +51,8 @@ class Asked:
         self.done.set()
 
 
-class Requests:
-    """Those that wait. `add` may be called from any thread, the rest by the engine.
+class AdminRequests:
+    """Requests that wait. `add` may be called from any thread, the rest by the engine.
 
     Args:
         log: a log in a file has a folder of requests beside it.
@@ -61,7 +62,7 @@ class Requests:
     def __init__(self, log: Log, models: Sequence[str]) -> None:
         self._log = log
         self._models = set(models)
-        self._waiting: deque[Asked] = deque()
+        self._waiting: deque[AdminRequest] = deque()
         path = getattr(log, "path", None)
         self._inbox = Inbox(folder_of(path) if isinstance(path, Path) else None)
         self._looked_at = -LOOK_EVERY
@@ -69,13 +70,15 @@ class Requests:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, asked: Asked) -> None:
-        self._waiting.append(asked)
+    def add(self, request: AdminRequest) -> None:
+        """Queue a request of this process's own."""
+        self._waiting.append(request)
 
     def recover(self) -> None:
-        """Those in the log, as it is."""
-        others = [one for one in self._waiting if not one.stored]
-        stored = [Asked(one, stored=True) for one in read_requests(self._log) if one.model in self._models]
+        """Take those that lie in the log, as it is."""
+        others = [waiting for waiting in self._waiting if not waiting.stored]
+        known = [request for request in read_requests(self._log) if request.model in self._models]
+        stored = [AdminRequest(request, stored=True) for request in known]
         self._waiting = deque([*stored, *others])
 
     def look(self, clock: Clock) -> None:
@@ -86,53 +89,53 @@ class Requests:
         if first:
             self._inbox.clear()
         for name, request, state in self._inbox.take():
-            asked = Asked(request, state, reply=lambda answer, name=name: self._inbox.reply(name, answer))  # type: ignore[misc]  # mypy infers no lambda with a default
+            received = AdminRequest(request, state, reply=partial(self._inbox.reply, name))
             if request.model not in self._models:
-                asked.error = LogError(f"the pipeline that runs has no model «{request.model}»")
-                asked.finish()
+                received.error = LogError(f"the pipeline that runs has no model «{request.model}»")
+                received.finish()
             else:
-                self._waiting.append(asked)
+                self._waiting.append(received)
 
-    def take(self) -> list[Asked]:
-        """All of them; those that cannot be recorded now are to be given back."""
+    def take(self) -> list[AdminRequest]:
+        """Take all of them; those that cannot be recorded now are to be given back."""
         return [self._waiting.popleft() for _ in range(len(self._waiting))]
 
-    def give_back(self, asked: Sequence[Asked]) -> None:
-        """They were not recorded: the transaction was undone. Those in the log come again by `recover`."""
-        self._waiting.extendleft(one for one in reversed(asked) if not one.stored)
+    def give_back(self, requests: Sequence[AdminRequest]) -> None:
+        """Queue requests again whose transaction was undone. Those in the log come again by `recover`."""
+        self._waiting.extendleft(request for request in reversed(requests) if not request.stored)
 
     def end(self) -> None:
-        """The engine has ended: whoever waits is told so."""
-        for one in self.take():
-            if not one.stored:
-                one.error = HeadraceError("the pipeline has ended before the request was recorded")
-                one.finish()
+        """Tell whoever waits that the engine has ended."""
+        for request in self.take():
+            if not request.stored:
+                request.error = HeadraceError("the pipeline has ended before the request was recorded")
+                request.finish()
 
 
-def apply(txn: Transaction, runner: TaskRunner, asked: Asked) -> StepRecord | None:
-    """Do what was asked, in the transaction; a rollback is a recorded step. A refusal is kept in ``asked.error``."""
+def apply(txn: Transaction, runner: TaskRunner, wanted: AdminRequest) -> StepRecord | None:
+    """Do what is wanted, in the transaction; a rollback is a recorded step. A refusal is kept in its ``error``."""
     assert runner.lineage is not None
-    request = asked.request
-    asked.error, asked.result = None, {}
+    request = wanted.request
+    wanted.error, wanted.result = None, {}
     record = None
     try:
         if request.action == "tag":
             version = runner.lineage.tag(txn, request)
-            asked.result = {"model": version.model, "version": version.version, "tags": version.tags}
+            wanted.result = {"model": version.model, "version": version.version, "tags": version.tags}
         elif request.action in ("retrain", "promote"):
             refuse_training(runner)
-            record, asked.result = runner.train(txn, request.by, promote=request.action == "promote")
+            record, wanted.result = runner.train(txn, request.by, promote=request.action == "promote")
         else:
-            swap = runner.lineage.asked(txn, request, runner.state, asked.state)
+            swap = runner.lineage.asked(txn, request, runner.state, wanted.state)
             record = runner.swap(txn, swap)
             taken = runner.state.swap is None
-            asked.result = {"model": request.model, "version": swap.version, "parent": swap.parent, "begun": taken}
-            asked.result |= {"position": str(swap.position) if swap.position else None, "rows": swap.rows}
+            wanted.result = {"model": request.model, "version": swap.version, "parent": swap.parent, "begun": taken}
+            wanted.result |= {"position": str(swap.position) if swap.position else None, "rows": swap.rows}
     except HeadraceError as error:
         if error.retry:
             raise
-        asked.error = error
-    if asked.stored:
+        wanted.error = error
+    if wanted.stored:
         txn.delete(KIND, request.model)
     return record
 

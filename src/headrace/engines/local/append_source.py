@@ -20,73 +20,50 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.batch import Batch, is_meta
-from headrace.capture.topics.reader import Offsets
+from headrace.capture.base import Log as SourceLog
+from headrace.capture.base import Piece, SourceState, SourceStatus, SourceTraits, Transaction, Waker
 from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
 from headrace.formats.topic_formats import COLUMNS, Decision
-from headrace.log.base import Log, Transaction
+from headrace.log.base import Log
 from headrace.produce.producer import KIND, REMEMBERED, ProducerProgress, fingerprint
 
 NAME = "append"
 
 
 @dataclass(frozen=True, slots=True)
-class AppendedPiece:
-    """One append, as the engine takes it.
+class _Append:
+    """One append: its piece, and the records (kind, name, value) that are written with it."""
 
-    Attributes:
-        parts: its rows, a batch for each type that they have.
-        progress: record name and value of its producer afterwards; None without one.
-        columns: record name and value of what the topic's columns are afterwards; None where nothing was decided.
-        number: of the append; `AppendedSource.received_lsn` counts them.
-    """
-
-    topic: str
-    parts: tuple[Batch, ...]
-    progress: tuple[str, bytes] | None
-    number: int
-    columns: tuple[str, bytes] | None = None
-    rejected: tuple[tuple[str, Batch], ...] = ()
-    continued: bool = False
-    open: bool = False
-
-    @property
-    def batches(self) -> tuple[tuple[str, Batch], ...]:
-        return tuple((self.topic, part) for part in self.parts)
-
-    @property
-    def rows(self) -> int:
-        return sum(part.num_rows for part in self.parts)
-
-    @property
-    def end_lsn(self) -> int:
-        return self.number
+    piece: Piece[int]
+    records: tuple[tuple[str, str, bytes], ...]
 
 
-class AppendedSource:
-    """The queue. `append` is called by any thread, the rest by the engine.
+class AppendSource:
+    """The queue: a `headrace.capture.base.Source` whose positions count the appends.
+
+    `append`, `wait` and `position` may be called by any thread.
 
     Args:
+        log: the one that the engine writes.
         topics: those that may be appended to.
         served: topic -> the one that is appended to instead.
     """
 
     name = NAME
-    rewound = False
-    status = "appending"
+    traits: SourceTraits[int] = SourceTraits()
 
-    def __init__(self, topics: Sequence[str], served: Mapping[str, str] | None = None) -> None:
+    def __init__(self, log: Log, topics: Sequence[str], served: Mapping[str, str] | None = None) -> None:
+        self._log = log
         self.topics = tuple(topics)
         self._served = dict(served or {})
-        self.warnings: list[str] = []
         self._changed = threading.Condition()
-        self._queue: deque[AppendedPiece] = deque()
-        self._taken: list[AppendedPiece] = []
-        self._queued = self._handed = self._durable = 0
+        self._queue: deque[_Append] = deque()
+        self._polled: list[_Append] = []
+        self._queued = self._position = self._storing = self._durable = 0
         self._ended = False
         self._producers: dict[str, ProducerProgress] = {}
         self._next: dict[str, int] = {}
         self._decided: dict[str, Decision] = {}
-        self._log: Log | None = None
 
     # -- appending ------------------------------------------------------------------------------------------------
 
@@ -139,7 +116,6 @@ class AppendedSource:
         if isinstance(rows, pa.RecordBatch):
             return [rows], None
         if topic not in self._decided:
-            assert self._log is not None
             known = self._log.records(COLUMNS, topic).get(topic)
             self._decided[topic] = Decision.load(known) if known else Decision()
         before = self._decided[topic]
@@ -164,12 +140,13 @@ class AppendedSource:
             self._next[topic] = first + part.num_rows
             index = np.arange(first, first + part.num_rows, dtype=np.int64)
             batches.append(Batch.of(part, index=index, ts_us=now, key=key))
-        columns = None
+        records = [] if progress is None else [(KIND, *progress)]
         if decided is not None and decided != self._decided.get(topic):
             self._decided[topic] = decided
-            columns = (topic, decided.dump())
+            records.append((COLUMNS, topic, decided.dump()))
         self._queued += 1
-        self._queue.append(AppendedPiece(topic, tuple(batches), progress, self._queued, columns))
+        piece = Piece(tuple((topic, batch) for batch in batches), position=self._queued)
+        self._queue.append(_Append(piece, tuple(records)))
         self._changed.notify_all()
 
     def wait(self, number: int, timeout: float | None) -> None:
@@ -234,7 +211,6 @@ class AppendedSource:
     def _producer(self, topic: str, producer_id: str) -> ProducerProgress:
         name = f"{topic}/{producer_id}"
         if name not in self._producers:
-            assert self._log is not None
             known = self._log.records(KIND, name).get(name)
             self._producers[name] = ProducerProgress.load(known)
             self._remember(topic, self._producers[name])
@@ -244,7 +220,7 @@ class AppendedSource:
         """Its last rows, where they are the last ones of the topic too."""
         end = self._end(topic)
         wanted = min(REMEMBERED, producer.rows, end)
-        if not wanted or self._log is None:
+        if not wanted:
             return
         rows: list[pa.RecordBatch] = []
         for entry in self._log.read_topic(topic, offset=end - wanted, limit=wanted):
@@ -254,71 +230,57 @@ class AppendedSource:
             producer.kept = rows
 
     def _end(self, topic: str) -> int:
-        assert self._log is not None
         info = self._log.topics().get(topic)
         return info.end if info else 0
 
     # -- the engine's side ----------------------------------------------------------------------------------------
 
-    def check(self, log: Log) -> None:
-        """Nothing has to be there."""
+    def start(self, log: SourceLog, waker: Waker | None = None) -> None:
+        """Be woken by other threads; producers go on where the log has them."""
+        del log
+        if waker is not None:
+            waker.on_wake(self._notify)
 
-    def tables(self) -> Mapping[str, pa.Schema]:
-        """Nothing is known of the columns before rows come."""
-        return {}
-
-    def start(self, log: Log) -> None:
-        """Producers go on where this log has them."""
-        self._log = log
-
-    def poll(self, timeout: float) -> list[AppendedPiece]:
-        """What is queued, waiting for the first."""
+    def poll(self, timeout: float) -> list[Piece[int]]:
+        """Return what is queued, waiting for the first."""
         with self._changed:
             if not self._queue and timeout > 0:
                 self._changed.wait(timeout)
-            pieces = list(self._queue)
+            taken = list(self._queue)
             self._queue.clear()
-            self._handed += len(pieces)
-            self._taken = pieces or self._taken
-            return pieces
+            self._polled += taken
+            self._position += len(taken)
+            return [append.piece for append in taken]
 
-    def store(self, txn: Transaction, end_lsn: int) -> None:
+    def store(self, txn: Transaction, position: int) -> None:
         """Put the producers' records into the transaction that appends their rows."""
-        del end_lsn
-        for name, value in {one.progress[0]: one.progress[1] for one in self._taken if one.progress}.items():
-            txn.put(KIND, name, value)
-        for name, value in {one.columns[0]: one.columns[1] for one in self._taken if one.columns}.items():
-            txn.put(COLUMNS, name, value)
+        records = {(kind, name): value for append in self._polled for kind, name, value in append.records}
+        for (kind, name), value in records.items():
+            txn.put(kind, name, value)
+        self._storing = position
 
     def acknowledge(self) -> None:
-        """They are durable."""
+        """Tell whoever waits that the rows are durable."""
         with self._changed:
-            self._durable = self._handed
-            self._taken = []
+            self._durable = self._storing
+            self._polled = []
             self._changed.notify_all()
 
-    def idle_lsn(self) -> int | None:
-        """None: nothing has to be stored while nothing comes."""
-        return None
+    def end(self, until: int | None = None) -> int:
+        """Return the number of appends until now; whoever appends wakes the engine."""
+        return self._queued if until is None else until
 
-    def received_lsn(self) -> Offsets:
-        """Appends handed out."""
-        return Offsets({(NAME, 0): self._handed})
+    @property
+    def status(self) -> SourceStatus:
+        """Connected, always."""
+        return SourceStatus(SourceState.CONNECTED, "appending", self._position)
 
-    def current_lsn(self) -> Offsets:
-        """Appends queued until now."""
-        return Offsets({(NAME, 0): self._queued})
-
-    def request_progress(self, until: object = None) -> None:
-        """Nothing: whoever appends wakes it."""
-
-    def wake(self) -> None:
-        """Make `poll` return soon."""
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Whoever waits is told that the pipeline has ended; calling it twice is harmless."""
+        """Tell whoever waits that the pipeline has ended; calling it twice is harmless."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()

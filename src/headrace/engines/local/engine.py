@@ -11,18 +11,20 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from headrace.batch import Batch
+from headrace.capture.base import Origin, Piece, Source, SourcePosition, SourceStatus, Waker
 from headrace.clock import Clock, SystemClock
-from headrace.engines.local.admin_requests import Asked, Requests, apply
+from headrace.engines.local.admin_requests import AdminRequest, AdminRequests, apply
 from headrace.engines.local.tasks import OnStep, TaskRunner
-from headrace.engines.local.write_queue import Note, Outbox
+from headrace.engines.local.write_queue import PendingWrite, WriteQueue
 from headrace.errors import HeadraceError, LogError, LogFull
 from headrace.faults import fault
 from headrace.log.base import Log, Transaction
+from headrace.log.kafka import KafkaLog, KafkaTransaction
 from headrace.log.retention import Keep, apply_retention
 from headrace.plan.plan import Plan
 from headrace.registry.requests import Request
@@ -35,66 +37,34 @@ IDLE_POLL = 0.2
 RETENTION_EVERY = 60.0
 FULL_DISK_WAIT = 1.0
 
-
-class CapturedPiece(Protocol):
-    """What a source hands out: rows of whole transactions, or of a part of a large one."""
-
-    @property
-    def batches(self) -> tuple[tuple[str, Any], ...]: ...
-    @property
-    def rejected(self) -> tuple[tuple[str, Any], ...]: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def continued(self) -> bool: ...
-    @property
-    def open(self) -> bool: ...
-    @property
-    def end_lsn(self) -> int: ...
-
-
-class Source(Protocol):
-    """What the engine asks of a captured database; see `headrace.capture.postgres.source`."""
-
-    name: str
-    rewound: bool
-
-    @property
-    def status(self) -> str: ...
-    def poll(self, timeout: float) -> Sequence[CapturedPiece]: ...
-    def store(self, txn: Any, end_lsn: int) -> None: ...
-    def acknowledge(self) -> None: ...
-    def idle_lsn(self) -> int | None: ...
-    def received_lsn(self) -> Any: ...
-    def current_lsn(self) -> Any: ...
-    def request_progress(self, until: Any = None) -> None: ...
-    def wake(self) -> None: ...
-    def stop(self) -> None: ...
+# Each source has positions of its own kind; an engine hands them back to it, and compares them with each other.
+_Polled = tuple[Source[Any], Sequence[Piece[Any]]]
 
 
 @dataclass(slots=True)
-class Progress:
+class EngineProgress:
     """What others may look at while the engine runs; replaced, never changed, by the engine's thread.
 
     Attributes:
         captured: rows appended since the start, by topic.
-        done: source -> LSN (of topics: offsets) up to which everything committed is captured, answered and, in
-            complete cuts, learned.
+        done: source -> position up to which everything committed is captured, predicted and, in complete cuts,
+            learned.
         caught_up: whether every task has consumed what the log holds.
         rounds: commits since the start.
         status: one line for people.
     """
 
     captured: dict[str, int] = field(default_factory=dict)
-    done: dict[str, Any] = field(default_factory=dict)
+    done: dict[str, SourcePosition] = field(default_factory=dict)
     caught_up: bool = False
     rounds: int = 0
     status: str = "starting"
 
 
-def _adopt(txn: Any, topic: str, batch: Any, placed: Any, complete: bool) -> None:
-    """Take rows in where they lie; see `headrace.log.kafka.KafkaTransaction.adopt`."""
-    txn.adopt(topic, batch.records, placed.places, format_=placed.format, spread=placed.spread, complete=complete)
+def _adopt(txn: Transaction, topic: str, batch: Batch, origin: Origin, *, complete: bool) -> None:
+    """Take rows in where their messages lie."""
+    assert isinstance(txn, KafkaTransaction)
+    txn.adopt(topic, batch.records, origin.ranges, format_=origin.format, spread=origin.spread, complete=complete)
 
 
 @dataclass(slots=True)
@@ -109,7 +79,13 @@ class Engine:
     """Runs a plan's tasks on a log. `run` belongs to one thread; the other methods may be called from any."""
 
     def __init__(
-        self, plan: Plan, log: Log, sources: Sequence[Source], *, keep: Keep | None = None, clock: Clock | None = None
+        self,
+        plan: Plan,
+        log: Log,
+        sources: Sequence[Source[Any]],
+        *,
+        keep: Keep | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.plan = plan
         self.log = log
@@ -117,7 +93,8 @@ class Engine:
         self.clock = clock or SystemClock()
         self.runners = [TaskRunner(plan, task, log, self.clock) for task in plan.tasks]
         self.keep = keep
-        self.progress = Progress()
+        self.progress = EngineProgress()
+        self.waker = Waker()
         self.changed = threading.Condition()
         self.error: BaseException | None = None
         self.finished = threading.Event()
@@ -128,15 +105,20 @@ class Engine:
         self.each_round: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self._ticks: deque[TickRequest] = deque()
-        self._requests = Requests(log, [model.name for model in plan.models])
-        self._outbox = Outbox()
+        self._requests = AdminRequests(log, [model.name for model in plan.models])
+        self._write_queue = WriteQueue()
         self.holders: list[Callable[[], Mapping[str, int]]] = []
         self._caught_up = False
         self._ignoring: set[str] = set()
         read = {topic for task in plan.tasks for topic in task.topics}
         self._read_here = read & plan.written.keys()
-        # On the same cluster a log takes in messages where they lie.
-        self._cluster = str(getattr(getattr(log, "location", None), "bootstrap", "no cluster"))
+        self._adopted: set[str] = (
+            set()
+        )  # sources on the log's own cluster, which takes in their messages where they lie
+        if isinstance(log, KafkaLog):
+            self.waker.on_interrupt(log.interrupt)
+            here = log.location.bootstrap
+            self._adopted = {source.name for source in self.sources if source.traits.cluster == here}
         self._pruned_at = self.clock.monotonic()
         self._round_at = time.monotonic()
         self.round_seconds = 0.0
@@ -176,41 +158,34 @@ class Engine:
     def stop(self) -> None:
         """End after the current round."""
         self._stop.set()
-        for waiting in (self.log, *self.sources):
-            # What waits for a broker, which may be away for long.
-            interrupt = getattr(waiting, "interrupt", None)
-            if interrupt is not None:
-                interrupt()
-        for source in self.sources:
-            source.wake()
+        self.waker.interrupt()
 
     def request_tick(self, model: str) -> TickRequest:
         """Ask for a tick after everything that is there; the request's event tells when it is recorded."""
         request = TickRequest(model)
         self._ticks.append(request)
-        for source in self.sources:
-            source.wake()
+        self.waker.wake()
         return request
 
-    def request(self, request: Request) -> Asked:
-        """Ask for another version, or a tag; the answer's event tells when it is recorded or refused."""
-        asked = Asked(request)
-        self._requests.add(asked)
-        for source in self.sources:
-            source.wake()
-        return asked
+    def request(self, request: Request) -> AdminRequest:
+        """Ask for another version, or a tag; what is returned has an event, set when it is recorded or refused."""
+        wanted = AdminRequest(request)
+        self._requests.add(wanted)
+        self.waker.wake()
+        return wanted
 
-    def put_soon(self, topics: Sequence[tuple[str, Batch]], records: Sequence[tuple[str, str, bytes]]) -> Note:
+    def write_soon(
+        self, topics: Sequence[tuple[str, Batch]], records: Sequence[tuple[str, str, bytes]]
+    ) -> PendingWrite:
         """Have rows and records (kind, name, value) written in the next round, in its transaction.
 
-        The note's event tells when they are durable, or that the engine has ended before. Any thread may call it.
+        What is returned has an event, set when they are durable or the engine has ended before. Any thread may call it.
         """
-        note = self._outbox.add(topics, records)
-        for source in self.sources:
-            source.wake()
-        return note
+        pending = self._write_queue.add(topics, records)
+        self.waker.wake()
+        return pending
 
-    def wait_for(self, predicate: Callable[[Progress], bool], timeout: float | None) -> bool:
+    def wait_for(self, predicate: Callable[[EngineProgress], bool], timeout: float | None) -> bool:
         """Wait until the progress satisfies a predicate; raises the engine's error when it has died of one."""
         with self.changed:
             reached = self.changed.wait_for(
@@ -224,54 +199,55 @@ class Engine:
 
     def _round(self) -> None:
         self._round_at = time.monotonic()
-        for note in self.each_round:
-            note()
+        for call in self.each_round:
+            call()
         captured = self._poll()
-        self._say(self._status())
-        received = {source.name: source.received_lsn() for source in self.sources}
-        if captured or not self._caught_up or self._asked or self._ticks_due() or self._trained():
+        statuses = {source.name: source.status for source in self.sources}
+        self._say_status(statuses)
+        idle = all(piece.idle for _, pieces in captured for piece in pieces)
+        if not idle or not self._caught_up or self._requested or self._ticks_due() or self._trained():
             begun = time.monotonic()
             self._commit_until_done(captured)
             self.round_seconds = time.monotonic() - begun
         else:
-            self._store_idle()
-            for told in self.after_commit:
-                told(True)
+            self._store_idle(captured)
+            for call_idle in self.after_commit:
+                call_idle(True)
         self._prune()
         if self._caught_up:
-            self._tell(received)
+            self._publish_done({name: status.position for name, status in statuses.items()})
 
-    def _poll(self) -> list[tuple[Source, Sequence[CapturedPiece]]]:
+    def _poll(self) -> list[_Polled]:
         self._requests.look(self.clock)
-        busy = not self._caught_up or self._asked
+        busy = not self._caught_up or self._requested
         timeout = 0.0 if busy else IDLE_POLL / max(1, len(self.sources))
         if not self.sources and not busy:
             self._stop.wait(IDLE_POLL)
         polled = [(source, source.poll(timeout)) for source in self.sources]
-        return [(source, pieces) for source, pieces in polled if pieces or source.rewound]
+        return [(source, pieces) for source, pieces in polled if pieces]
 
     @property
-    def _asked(self) -> bool:
-        return bool(self._ticks) or bool(self._requests) or bool(self._outbox)
+    def _requested(self) -> bool:
+        return bool(self._ticks) or bool(self._requests) or bool(self._write_queue)
 
     def _trained(self) -> bool:
         # Each is asked: that is what begins a training.
         ended = [runner.trained for runner in self.runners]
         return any(ended)
 
-    def _commit_until_done(self, captured: list[tuple[Source, Sequence[CapturedPiece]]]) -> None:
+    def _commit_until_done(self, captured: Sequence[_Polled]) -> None:
         """Commit; what undoes a round for now (a full disk, a broker or a registry that is away) is waited for.
 
         The round is tried again, with the same rows.
         """
         while True:
-            ticks, asked = list(self._ticks), self._requests.take()
+            ticks, requests = list(self._ticks), self._requests.take()
             try:
-                self._commit(captured, asked)
+                self._commit(captured, requests)
                 return
             except HeadraceError as error:
-                self._requests.give_back(asked)
-                self._outbox.give_back()
+                self._requests.give_back(requests)
+                self._write_queue.give_back()
                 self._wait_for(error)
                 self._ticks.extendleft(reversed(ticks))
 
@@ -289,70 +265,68 @@ class Engine:
             except HeadraceError as another:
                 error = another
 
-    def _commit(self, captured: list[tuple[Source, Sequence[CapturedPiece]]], asked: Sequence[Asked]) -> None:
+    def _commit(self, captured: Sequence[_Polled], requests: Sequence[AdminRequest]) -> None:
         counts = dict(self.progress.captured)
         ticks = [self._ticks.popleft() for _ in range(len(self._ticks))]
         with self.guard, self.log.transaction() as txn:
             for source, pieces in captured:
-                if source.rewound:
-                    txn.discard_staged()
                 for piece in pieces:
                     self._append(txn, source, piece, counts)
-                end_lsn = max((piece.end_lsn for piece in pieces), default=0)
-                if end_lsn:
-                    source.store(txn, end_lsn)
-            self._outbox.write(txn)
+            stored = _store(txn, captured)
+            self._write_queue.write(txn)
             fault("engine.captured")
-            more = self._step_all(txn, ticks, asked)
+            more = self._step_all(txn, ticks, requests)
             fault("engine.stepped")
         fault("engine.committed")
-        for told in self.after_commit:
-            told(False)
-        for source, _ in captured:
-            source.rewound = False
+        for call in self.after_commit:
+            call(False)
+        for source in stored:
             source.acknowledge()
         fault("engine.acknowledged")
-        self._outbox.finish()
-        for request in ticks:
-            request.done.set()
-        for one in asked:
-            one.finish()
+        self._write_queue.finish()
+        for tick in ticks:
+            tick.done.set()
+        for request in requests:
+            request.finish()
         self._say_ignored()
         self._caught_up = not more
         old = self.progress
         self.progress = replace(old, captured=counts, caught_up=False, rounds=old.rounds + 1)
 
-    def _append(self, txn: Transaction, source: Source, piece: CapturedPiece, counts: dict[str, int]) -> None:
+    def _append(self, txn: Transaction, source: Source[Any], piece: Piece[Any], counts: dict[str, int]) -> None:
+        if piece.rewound:
+            txn.discard_staged()
+        if piece.rewound or piece.idle:
+            return
         txn.next_slice()
         whole = not piece.open and not piece.continued
-        complete = bool(getattr(piece, "complete", True))
-        placed = getattr(piece, "placed", ()) if getattr(source, "cluster", "") == self._cluster else ()
+        origins = piece.origins if source.name in self._adopted else ()
         for i, (topic, batch) in enumerate((*piece.batches, *piece.rejected)):
-            if i < len(placed):
-                _adopt(txn, topic, batch, placed[i], complete)
+            if i < len(origins):
+                _adopt(txn, topic, batch, origins[i], complete=piece.complete)
             elif whole:
-                append_fitting(txn, topic, batch, stage="capture", complete=complete)
+                append_fitting(txn, topic, batch, stage="capture", complete=piece.complete)
             else:
                 txn.stage(topic, batch.records)
             counts[topic] = counts.get(topic, 0) + batch.num_rows
         if piece.continued and not piece.open:
             txn.publish()
 
-    def _step_all(self, txn: Transaction, requests: Sequence[TickRequest], asked: Sequence[Asked] = ()) -> bool:
+    def _step_all(self, txn: Transaction, ticks: Sequence[TickRequest], requests: Sequence[AdminRequest]) -> bool:
         """Let every task step once, and tick where time has passed; whether there is more to do at once.
 
         Other versions that were asked for come first: rows that have come meanwhile are theirs, where no cut is open.
         """
         stepped: list[tuple[TaskRunner, StepRecord]] = []
         for runner in self.runners:
-            wanted = [apply(txn, runner, one) for one in asked if one.request.model == runner.task.name]
-            stepped += [(runner, swapped) for swapped in wanted if swapped is not None]
+            done = [apply(txn, runner, wanted) for wanted in requests if wanted.request.model == runner.task.name]
+            stepped += [(runner, record) for record in done if record is not None]
             if runner.trained:
                 stepped.append((runner, runner.take_trained(txn)))
             record = runner.advance(txn)
             if record is not None:
                 stepped.append((runner, record))
-            stepped += [(runner, runner.tick(txn, tick)) for tick in self._ticks_for(runner, requests, record)]
+            stepped += [(runner, runner.tick(txn, tick)) for tick in self._ticks_for(runner, ticks, record)]
         if stepped:
             txn.next_slice()
             first = txn.append(self.plan.steps_topic, steps_batch([record for _, record in stepped]))
@@ -372,20 +346,19 @@ class Engine:
         now = self.clock.now_us()
         return any(runner.due_tick(now) is not None for runner in self.runners)
 
-    def _store_idle(self) -> None:
-        """Let the slot move when only other tables are written: store the position, then acknowledge it."""
-        for source in self.sources:
-            lsn = source.idle_lsn()
-            if lsn is not None:
-                try:
-                    with self.log.transaction() as txn:
-                        source.store(txn, lsn)
-                except HeadraceError as error:
-                    if not error.retry:
-                        raise
-                    # Nothing is lost: the next idle round tries again.
-                    self._say_waiting(error)
-                    return
+    def _store_idle(self, captured: Sequence[_Polled]) -> None:
+        """Let the origin forget what was of no interest here: store the position, then acknowledge it."""
+        for polled in captured:
+            try:
+                with self.log.transaction() as txn:
+                    stored = _store(txn, [polled])
+            except HeadraceError as error:
+                if not error.retry:
+                    raise
+                # Nothing is lost: the source hands the position out again.
+                self._say_waiting(error)
+                return
+            for source in stored:
                 source.acknowledge()
 
     def _prune(self) -> None:
@@ -421,23 +394,26 @@ class Engine:
 
     # -- telling others --------------------------------------------------------------------------------------------
 
-    def _tell(self, received: Mapping[str, Any]) -> None:
+    def _publish_done(self, done: Mapping[str, SourcePosition]) -> None:
         old = self.progress
-        if not old.caught_up or any(old.done.get(name) != lsn for name, lsn in received.items()):
+        if not old.caught_up or any(old.done.get(name) != position for name, position in done.items()):
             with self.changed:
-                self.progress = replace(old, done={**old.done, **received}, caught_up=True)
+                self.progress = replace(old, done={**old.done, **done}, caught_up=True)
                 self.changed.notify_all()
 
-    def _say(self, status: str) -> None:
-        """One line for people, logged where it changes: a warning when something is being waited for."""
-        if status != self.progress.status:
-            waiting = "again" in status or "waiting" in status
-            logger.log(logging.WARNING if waiting else logging.INFO, "%s", status)
-            self.progress = replace(self.progress, status=status)
+    def _say_status(self, statuses: Mapping[str, SourceStatus]) -> None:
+        text = "; ".join(f"{name}: {status}" for name, status in statuses.items())
+        self._say(text or "running", warn=any(status.troubled for status in statuses.values()))
+
+    def _say(self, text: str, *, warn: bool) -> None:
+        """Show one line to people, and log it where it changes: as a warning when something is being waited for."""
+        if text != self.progress.status:
+            logger.log(logging.WARNING if warn else logging.INFO, "%s", text)
+            self.progress = replace(self.progress, status=text)
 
     def _say_waiting(self, error: HeadraceError) -> None:
         what = "disk space" if isinstance(error, LogFull) else "the log" if isinstance(error, LogError) else "a server"
-        self._say(f"waiting for {what}: {error.message}; trying again")
+        self._say(f"waiting for {what}: {error.message}; trying again", warn=True)
 
     def _say_ignored(self) -> None:
         """Say once for each model that updates and deletes of learned rows are not taken out of it."""
@@ -452,17 +428,25 @@ class Engine:
                     ignored,
                 )
 
-    def _status(self) -> str:
-        return "; ".join(f"{source.name}: {source.status}" for source in self.sources) or "running"
-
     def _end(self) -> None:
         self._requests.end()
-        self._outbox.end()
+        self._write_queue.end()
         for source in self.sources:
             try:
                 source.stop()
             except HeadraceError as error:
-                self._say(f"{source.name}: {error.message}")
+                self._say(f"{source.name}: {error.message}", warn=True)
         with self.changed:
             self.finished.set()
             self.changed.notify_all()
+
+
+def _store(txn: Transaction, captured: Iterable[_Polled]) -> list[Source[Any]]:
+    """Put into a transaction how far sources have come with it; return those that then wait for its end."""
+    stored = []
+    for source, pieces in captured:
+        reached = [piece.position for piece in pieces if piece.position is not None]
+        if reached:
+            source.store(txn, reached[-1])
+            stored.append(source)
+    return stored

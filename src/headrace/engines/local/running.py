@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.batch import Batch, as_records
-from headrace.engines.local.append_source import AppendedSource
+from headrace.capture.base import SourcePosition
+from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.sink_runner import SinkRunners, SinkStatus
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import DeclarationError, HeadraceError, LearnError, WaitTimeout
 from headrace.log.base import Log
+from headrace.log.kafka import KafkaLog
 from headrace.plan.task import ModelTask
-from headrace.position import format_lsn, parse_lsn
 from headrace.registry.requests import Request, whoami
 from headrace.step.step import predict_batch
 
@@ -138,18 +139,18 @@ class Running:
             WaitTimeout: the deadline came first.
             HeadraceError: the pipeline has failed.
         """
-        given = parse_lsn(lsn) if isinstance(lsn, str) else lsn
-        targets = {source.name: source.current_lsn() for source in self.engine.sources}
-        if given is not None:
-            # Topics have no LSN: for them it is what they hold now.
-            targets = {name: given if isinstance(now, int) else now for name, now in targets.items()}
+        targets: dict[str, SourcePosition] = {}
+        for source in self.engine.sources:
+            targets[source.name] = source.end()
+            parse = source.traits.parse_position
+            if lsn is not None and parse is not None:
+                # Topics have no such position: for them it is what they hold now.
+                targets[source.name] = source.end(parse(lsn))
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._reached(targets):
             left = 0.05 if deadline is None else min(0.05, deadline - time.monotonic())
             if left <= 0:
                 raise WaitTimeout(self._unfinished(targets, timeout))
-            for source in self.engine.sources:
-                source.request_progress(targets[source.name])
             self.engine.wait_for(lambda _: self._reached(targets), left)
             if self.engine.finished.is_set() and not self._reached(targets):
                 raise HeadraceError("the pipeline was stopped before it had caught up")
@@ -162,17 +163,17 @@ class Running:
             raise self.engine.error
         return self.engine.finished.is_set()
 
-    def _reached(self, targets: dict[str, Any]) -> bool:
-        progress = self.engine.progress
-        return progress.caught_up and all(progress.done.get(name, 0) >= lsn for name, lsn in targets.items())
+    def _reached(self, targets: Mapping[str, SourcePosition]) -> bool:
+        return self.engine.progress.caught_up and not self._behind(targets)
 
-    def _unfinished(self, targets: dict[str, Any], timeout: float | None) -> str:
+    def _behind(self, targets: Mapping[str, SourcePosition]) -> list[tuple[str, SourcePosition | None]]:
+        """Return the sources that have not come to their positions, and where they are."""
         done = self.engine.progress.done
-        behind = [
-            f"{name} at {_shown(done.get(name, 0))}, waiting for {_shown(lsn)}"
-            for name, lsn in targets.items()
-            if not done.get(name, 0) >= lsn
-        ]
+        reached = [(name, done.get(name), target) for name, target in targets.items()]
+        return [(name, at) for name, at, target in reached if at is None or not at >= target]
+
+    def _unfinished(self, targets: Mapping[str, SourcePosition], timeout: float | None) -> str:
+        behind = [f"{name} at {at or 'its start'}, waiting for {targets[name]}" for name, at in self._behind(targets)]
         return f"not caught up after {timeout} s: {'; '.join(behind)} ({self.engine.progress.status})"
 
     def append(
@@ -217,8 +218,7 @@ class Running:
             raise DeclarationError(f"append: {error}", advice="Give Arrow, dicts, or a DataFrame.") from error
         queue = self._appending(topic)
         new, number = queue.append(topic, given, key=key, producer_id=producer_id, sequence=sequence)
-        for source in self.engine.sources:
-            source.wake()
+        self.engine.waker.wake()
         try:
             queue.wait(number, timeout)
         except HeadraceError as error:
@@ -229,9 +229,9 @@ class Running:
         """Rows that a producer has appended to a topic, those of earlier runs and of ``headrace produce`` included."""
         return self._appending(topic).position(topic, producer_id)
 
-    def _appending(self, topic: str) -> AppendedSource:
+    def _appending(self, topic: str) -> AppendSource:
         for source in self.engine.sources:
-            if isinstance(source, AppendedSource):
+            if isinstance(source, AppendSource):
                 return source
         raise DeclarationError(
             f"«{topic}» is not declared to be appended to", advice=f'Declare app.topic("{topic}", append=True).'
@@ -328,7 +328,8 @@ class Running:
     @property
     def status(self) -> str:
         """One line for people. While a log waits for its broker in the middle of a round, it says so itself."""
-        return str(getattr(self.log, "status", "")) or self.engine.progress.status
+        waiting = self.log.status if isinstance(self.log, KafkaLog) else ""
+        return waiting or self.engine.progress.status
 
     @property
     def sinks(self) -> dict[str, SinkStatus]:
@@ -388,10 +389,6 @@ def trained(model: str, told: dict[str, Any]) -> dict[str, Any]:
     if told["status"] not in ("trained", "started", "shadow", "promoted"):
         raise LearnError(f"the training of «{model}» came to nothing ({told['status']}): {told.get('reason')}")
     return told
-
-
-def _shown(position: Any) -> str:
-    return format_lsn(position) if isinstance(position, int) else str(position)
 
 
 def _as_records(rows: Any, task: ModelTask) -> pa.RecordBatch:

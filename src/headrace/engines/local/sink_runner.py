@@ -144,9 +144,9 @@ class LogSinkContext:
         return f"{part.topic}.dlq", dead_letters(rows.batch, texts, stage="sink")
 
     def _write(self, topics: Sequence[tuple[str, Batch]], record: dict[str, object]) -> None:
-        note = self._engine.put_soon(topics, [(KIND, self._name, json.dumps(record).encode())])
-        note.done.wait()
-        if not note.written:
+        pending = self._engine.write_soon(topics, [(KIND, self._name, json.dumps(record).encode())])
+        pending.done.wait()
+        if not pending.written:
             raise Stopped
         self._record = record
 

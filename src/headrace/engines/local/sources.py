@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from headrace.capture.base import Source
+from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.topics.source import TopicSource
 from headrace.capture.topics.transactions import TransactionOrder
-from headrace.engines.local.append_source import AppendedSource
-from headrace.engines.local.pipeline_source import FollowedSource
+from headrace.engines.local.pipeline_source import PipelineSource
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import ForeignFormats, TopicCodec, codec_for
 from headrace.kafka.cluster import Cluster
@@ -22,12 +24,9 @@ from headrace.plan.plan import Plan, TopicsPlan
 
 logger = logging.getLogger("headrace")
 
-Captured = PostgresSource | TopicSource | FollowedSource | AppendedSource
-OnProgress = Callable[[str, int, int], None]
-
 
 def databases(plan: Plan, on_progress: OnProgress, *, take_over: bool = False) -> list[PostgresSource]:
-    """The databases of a plan; ``take_over`` their slots where they belong to another log."""
+    """Make the sources of a plan's databases; ``take_over`` their slots where they belong to another log."""
     place = KafkaLocation.parse(plan.log, name=plan.app).url if plan.on_kafka else plan.log
     return [
         PostgresSource(
@@ -84,18 +83,19 @@ def check_apart(captured: Sequence[PostgresSource], *, on_kafka: bool) -> None:
 
 
 def foreign_topics(plan: Plan, log: Log, tables: Mapping[str, object]) -> dict[TopicsPlan, list[str]]:
-    """Topics that the plan reads and that others write, by what reads them.
+    """Return the topics that the plan reads and that others write, by what reads them.
 
     Args:
         tables: topics that the plan's databases write.
     """
     read = dict.fromkeys([*(topic for task in plan.tasks for topic in task.topics), *plan.delivered])
-    ours = {topic for topic, head in _heads(log).items() if not head}
+    others = {topic for topic, known in log.metadata.items() if known.foreign} if isinstance(log, KafkaLog) else set()
+    ours = log.topics().keys() - others
     found: dict[TopicsPlan, list[str]] = {}
     for topic in read:
         if topic in plan.written or topic in tables or topic.endswith(".dlq"):
             continue
-        declared = next((one for one in plan.topics if one.matches(topic)), None)
+        declared = next((topics for topics in plan.topics if topics.matches(topic)), None)
         if declared is None and plan.on_kafka and topic not in ours:
             declared = TopicsPlan("topics")
         if declared is not None:
@@ -103,35 +103,28 @@ def foreign_topics(plan: Plan, log: Log, tables: Mapping[str, object]) -> dict[T
     return found
 
 
-def _heads(log: Log) -> dict[str, bool]:
-    """Topics that the log knows, and whether others write them."""
-    metadata = getattr(log, "metadata", {})
-    return {name: bool(getattr(metadata.get(name), "foreign", False)) for name in log.topics()}
+def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> list[Source[Any]]:
+    """Make a source for each cluster and prefix that foreign topics are read from, and for each pipeline followed.
 
-
-def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> list[TopicSource | FollowedSource]:
-    """A source for each cluster and prefix that foreign topics are read from, and for each pipeline followed."""
+    Raises:
+        LogUnavailable: a cluster does not answer.
+    """
     codec = codec_for(plan.formats)
-    found: list[TopicSource | FollowedSource] = []
+    found: list[Source[Any]] = []
     for declared, names in topics.items():
         place = KafkaLocation.parse(declared.kafka or plan.log, name=plan.app)
-        followed = followed_sources(place, codec, names)
-        found += followed
-        names = [name for name in names if not any(name in one.topics for one in followed)]
-        if not names:
-            continue
-        order = TransactionOrder(declared.prefix, names) if _in_transactions(declared, place) else None
-        decode = ForeignFormats(codec, _named(codec, plan, names), numbered=order is None)
-        found.append(TopicSource(place, name=declared.name, topics=names, decode=decode, order=order))
+        # Topics that another pipeline of ours writes are read in the order of that pipeline's log.
+        pipelines = owners(place, Cluster(place), names)
+        for pipeline, theirs in pipelines.items():
+            found.append(PipelineSource(KafkaLog(replace(place, name=pipeline), writer=False, codec=codec), theirs))
+        names = [name for name in names if not any(name in theirs for theirs in pipelines.values())]
+        if names:
+            order = TransactionOrder(declared.prefix, names) if _in_transactions(declared, place) else None
+            decode = ForeignFormats(codec, _named(codec, plan, names), numbered=order is None)
+            source = TopicSource(place, name=declared.name, topics=names, decode=decode, order=order)
+            source.check()
+            found.append(source)
     return found
-
-
-def followed_sources(place: KafkaLocation, codec: TopicCodec, topics: Sequence[str]) -> list[FollowedSource]:
-    """Topics that another pipeline of ours writes on the cluster are read in the order of that pipeline's log."""
-    return [
-        FollowedSource(KafkaLog(replace(place, name=name), writer=False, codec=codec), theirs)
-        for name, theirs in owners(place, Cluster(place), topics).items()
-    ]
 
 
 def _in_transactions(declared: TopicsPlan, place: KafkaLocation) -> bool:

@@ -8,20 +8,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from headrace.capture.base import Source
 from headrace.capture.postgres.source import PostgresSource
 from headrace.clock import Clock, SystemClock
-from headrace.engines.local.append_source import AppendedSource
+from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import HealthWriter, health_file, health_of
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
 from headrace.engines.local.sink_runner import SinkRunners
-from headrace.engines.local.sources import Captured, check_apart, databases, foreign_topics, topic_sources
+from headrace.engines.local.sources import check_apart, databases, foreign_topics, topic_sources
 from headrace.engines.local.tasks import OnStep
-from headrace.engines.local.traced import trace_rounds
+from headrace.engines.local.tracing import trace_rounds
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.formats.topic_formats import TopicCodec, codec_for
 from headrace.log import open_log
@@ -93,15 +94,15 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
         with _as_it_stands(plan, codec) as held:
             _check(plan, captured, held, circles)
     log = settings.log or open_log(plan.log, writer=True, name=plan.app, codec=codec)
-    sources: list[Captured] = []
+    sources: list[Source[Any]] = []
     try:
         sources = _check(plan, captured, log, circles)
         engine = Engine(plan, log, sources, keep=keep, clock=settings.clock)
         _declare_models(plan, log, settings.clock)
-        for warning in [warning for source in sources for warning in source.warnings]:
+        for warning in [warning for source in sources for warning in source.traits.warnings]:
             logger.warning("%s", warning)
         for source in sources:
-            source.start(log)
+            source.start(log, engine.waker)
         engine.recover(_repeating(settings.on_status))
         sinking = SinkRunners(plan.sinks, engine, log, lambda: _reader(plan, log, codec), late=circles.late)
         engine.holders.append(sinking.needed)
@@ -166,7 +167,7 @@ def _as_it_stands(plan: Plan, codec: TopicCodec) -> Iterator[Log]:
         held.close()
 
 
-def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles) -> list[Captured]:
+def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles) -> list[Source[Any]]:
     """Refuse what cannot run; the sources that will."""
     for model in plan.models:
         check_fingerprint(plan, model, log)
@@ -174,14 +175,12 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Ci
     for source in captured:
         source.check(log)
     check_apart(captured, on_kafka=plan.on_kafka)
-    tables = {topic: schema for source in captured for topic, schema in source.tables().items()}
+    tables = {topic: schema for source in captured for topic, schema in source.traits.tables.items()}
     foreign = foreign_topics(plan, log, tables)
     plan.check_topics(tables, [*log.topics(), *(topic for topics in foreign.values() for topic in topics)])
     circles.check(tables)
     others = topic_sources(plan, foreign)
-    for other in others:
-        other.check(log)
-    return [*captured, *others, *([AppendedSource(plan.appending, plan.served)] if plan.appended else [])]
+    return [*captured, *others, *([AppendSource(log, plan.appending, plan.served)] if plan.appended else [])]
 
 
 def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:

@@ -1,4 +1,4 @@
-"""What other threads want written to the log: it goes with the engine's next round, in that round's transaction."""
+"""A queue of what other threads want written to the log: in the engine's next round, in its transaction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.replay.steps import append_fitting
 
 
 @dataclass(slots=True, eq=False)
-class Note:
+class PendingWrite:
     """Rows for topics, and records, which are written together.
 
     Attributes:
@@ -32,67 +32,67 @@ class Note:
         self.done.set()
 
 
-class Outbox:
-    """Notes in the order they came in. `add` may be called by any thread, the rest by the engine's.
+class WriteQueue:
+    """Pending writes in the order they came in. `add` may be called by any thread, the rest by the engine's.
 
-    >>> outbox = Outbox()
-    >>> note = outbox.add([], [("sink", "shop/a/t", b"7")])
-    >>> bool(outbox), note.done.is_set()
+    >>> queue = WriteQueue()
+    >>> pending = queue.add([], [("sink", "shop/a/t", b"7")])
+    >>> bool(queue), pending.done.is_set()
     (True, False)
-    >>> outbox.end(), note.done.is_set(), note.written
+    >>> queue.end(), pending.done.is_set(), pending.written
     (None, True, False)
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._notes: deque[Note] = deque()
-        self._taken: list[Note] = []
+        self._waiting: deque[PendingWrite] = deque()
+        self._taken: list[PendingWrite] = []
         self._ended = False
 
-    def add(self, topics: Sequence[tuple[str, Batch]], records: Sequence[tuple[str, str, bytes]]) -> Note:
-        """Queue a note. After the engine's end it is not written, and says so at once."""
-        note = Note(tuple(topics), tuple(records))
+    def add(self, topics: Sequence[tuple[str, Batch]], records: Sequence[tuple[str, str, bytes]]) -> PendingWrite:
+        """Queue rows and records. After the engine's end they are not written, and what is returned says so at once."""
+        pending = PendingWrite(tuple(topics), tuple(records))
         with self._lock:
             if self._ended:
-                note.finish(written=False)
+                pending.finish(written=False)
             else:
-                self._notes.append(note)
-        return note
+                self._waiting.append(pending)
+        return pending
 
     def __bool__(self) -> bool:
-        return bool(self._notes)
+        return bool(self._waiting)
 
     def write(self, txn: Transaction) -> None:
         """Put all that wait into a transaction, their rows in a slice of their own."""
         with self._lock:
-            self._taken = list(self._notes)
-            self._notes.clear()
-        if any(note.topics for note in self._taken):
+            self._taken = list(self._waiting)
+            self._waiting.clear()
+        if any(pending.topics for pending in self._taken):
             txn.next_slice()
-        for note in self._taken:
-            for topic, batch in note.topics:
+        for pending in self._taken:
+            for topic, batch in pending.topics:
                 append_fitting(txn, topic, batch, stage="sink")
-            for kind, name, value in note.records:
+            for kind, name, value in pending.records:
                 txn.put(kind, name, value)
 
     def finish(self) -> None:
         """What was written is durable."""
         taken, self._taken = self._taken, []
-        for note in taken:
-            note.finish(written=True)
+        for pending in taken:
+            pending.finish(written=True)
 
     def give_back(self) -> None:
         """The transaction was undone: they are written in the next one, first."""
         with self._lock:
-            self._notes.extendleft(reversed(self._taken))
+            self._waiting.extendleft(reversed(self._taken))
         self._taken = []
 
     def end(self) -> None:
         """Nothing is written any more."""
         with self._lock:
             self._ended = True
-            left = [*self._taken, *self._notes]
-            self._notes.clear()
+            left = [*self._taken, *self._waiting]
+            self._waiting.clear()
         self._taken = []
-        for note in left:
-            note.finish(written=False)
+        for pending in left:
+            pending.finish(written=False)

@@ -29,8 +29,8 @@ def health_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Componen
     """The parts of a pipeline that runs in this process, as they are now."""
     found = []
     for source in engine.sources:
-        away = getattr(source, "away_seconds", 0.0)
-        found.append(ComponentHealth("source", source.name, away, str(source.status)))
+        now = source.status
+        found.append(ComponentHealth("source", source.name, now.away_seconds, now.text))
     found += [ComponentHealth("sink", sink.name, sink.waiting_seconds, sink.status) for sink in sinks]
     status = engine.progress.status
     if engine.error is not None:
@@ -47,13 +47,13 @@ def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gau
     """Numbers about sources, sinks and rounds."""
     found = []
     for source in engine.sources:
-        labels, away = {"source": source.name}, getattr(source, "away_seconds", 0.0)
+        labels, status, traits = {"source": source.name}, source.status, source.traits
+        away = status.away_seconds
         found.append(Gauge("source_connected", "Whether the source is connected", float(away == 0), labels))
         found.append(Gauge("source_away_seconds", "For how long it is not", away, labels))
-        reconnects = getattr(source, "reconnects", 0)
-        found.append(Gauge("source_reconnects", "Connections made again since the start", reconnects, labels))
-        lag: dict[str, float] = getattr(source, "lag", {})
-        found += [Gauge(f"source_{name}", _LAGS[name], value, labels) for name, value in lag.items()]
+        found.append(Gauge("source_reconnects", "Connections made again since the start", status.reconnects, labels))
+        lag = traits.measure_lag() if traits.measure_lag is not None else ()
+        found += [Gauge(f"source_{measured.name}", measured.about, measured.value, labels) for measured in lag]
     ends = {name: info.end for name, info in engine.log.topics().items()} if sinks else {}
     for sink in sinks:
         labels = {"sink": sink.name, "topic": sink.topic}
@@ -68,13 +68,6 @@ def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gau
         Gauge("round_age_seconds", "Since the engine's last round began", engine.round_age),
         Gauge("round_seconds", "How long the last round that committed took", engine.round_seconds),
     ]
-
-
-_LAGS = {
-    "lag_bytes": "WAL that the server has written and the log does not hold yet",
-    "lag_seconds": "Age of the newest captured commit, while there is WAL that is not captured",
-    "slot_retained_bytes": "WAL that the replication slot keeps",
-}
 
 
 def health_file(log: Log) -> Path | None:

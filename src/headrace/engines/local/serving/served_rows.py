@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 
 from headrace.batch import from_ipc, to_ipc
-from headrace.engines.local.append_source import AppendedSource
+from headrace.engines.local.append_source import AppendSource
 from headrace.errors import HeadraceError, LogError, WaitTimeout
 from headrace.log.base import Log
 
@@ -94,7 +94,7 @@ class ServedRowsReceiver:
         queue: takes the rows into the pipeline.
     """
 
-    def __init__(self, folder: Path, queue: AppendedSource) -> None:
+    def __init__(self, folder: Path, queue: AppendSource) -> None:
         self._folder = folder
         self._queue = queue
         self._ended = threading.Event()

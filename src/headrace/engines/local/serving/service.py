@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from headrace.engines.local.append_source import AppendedSource
+from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import engine_metrics, health_of
@@ -196,12 +196,15 @@ class LocalModels(ModelProvider):
         return self.current(model) if there else None
 
     def _databases_at(self, lsn: int) -> bool:
-        names = {one.prefix for one in self.plan.sources}
         there, done = True, self.engine.progress.done
         for source in self.engine.sources:
-            if source.name in names and not done.get(source.name, 0) >= lsn:
+            parse = source.traits.parse_position
+            if parse is None:
+                continue
+            wanted, reached = parse(lsn), done.get(source.name)
+            if reached is None or not reached >= wanted:
                 there = False
-                source.request_progress(lsn)
+                source.end(wanted)
         return there
 
     def train(self, model: str, timeout: float) -> dict[str, Any]:
@@ -308,8 +311,8 @@ def serve_running(running: Running, models: LocalModels, place: ServerBinding) -
 def receive_served_rows(running: Running, endpoints: Sequence[Endpoint]) -> None:
     """Take rows that processes which follow the log hand over, where answers are logged at all."""
     folder = folder_of(running.log)
-    queue = next((one for one in running.engine.sources if isinstance(one, AppendedSource)), None)
-    if folder is not None and queue is not None and any(one.log_to for one in endpoints):
-        handed = ServedRowsReceiver(folder, queue)
+    queues = [source for source in running.engine.sources if isinstance(source, AppendSource)]
+    if folder is not None and queues and any(endpoint.log_to for endpoint in endpoints):
+        handed = ServedRowsReceiver(folder, queues[0])
         running.closing.append(handed.stop)
         handed.start()

@@ -26,11 +26,11 @@ class Rounds:
     def __init__(self, engine: Engine, traced: Any) -> None:
         self._clock = engine.clock
         self._traced = traced
-        self._runners = [one for one in engine.runners if isinstance(one.task, ModelTask)]
-        self._seen = {one.task.name: self._count(one) for one in self._runners}
+        self._runners = [runner for runner in engine.runners if isinstance(runner.task, ModelTask)]
+        self._seen = {runner.task.name: self._count(runner) for runner in self._runners}
 
     def committed(self, idle: bool) -> None:
-        """A round has ended."""
+        """Add spans for the round that has ended."""
         if idle:
             return
         now = self._clock.now_us()
