@@ -340,11 +340,15 @@ class Relay(socketserver.ThreadingTCPServer):
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Pump)
         self.port = port
+        self.connections: list[socket.socket] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
         self.server_close()
+        for connection in self.connections:  # clients keep theirs
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Pump(socketserver.BaseRequestHandler):
@@ -352,6 +356,7 @@ class _Pump(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         assert isinstance(self.server, Relay)
+        self.server.connections.append(self.request)
         with socket.create_connection(("127.0.0.1", self.server.port)) as other:
             back = threading.Thread(target=pump, args=(other, self.request), daemon=True)
             back.start()

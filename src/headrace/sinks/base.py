@@ -1,7 +1,10 @@
-"""The contract of a sink: parts of a topic come in order, at least once, and their effect is there exactly once.
+"""The contract of a sink: batches of a topic come in order, at least once, and their effect is there exactly once.
 
 A sink follows one topic of the log from a position of its own. Where the destination can hold that position, it lies
 there, together with the rows; where it cannot (HTTP, a terminal), it is a record of the log, which the engine writes.
+
+`SinkSpec` is what is declared, `Sink` what delivers, `SinkContext` what the engine gives to it.
+``tests/contract/test_sink.py`` runs every sink through what is promised here.
 """
 
 from __future__ import annotations
@@ -72,16 +75,17 @@ class Stopped(Exception):
 
 
 class SinkContext(Protocol):
-    """What the log keeps for one sink. Given to it by the engine; used by the sink's own thread only.
+    """The log's side of one sink: its names, its dead letters and, where the destination cannot hold it, its position.
 
-    `refuse` and `keep` return when it is durable; they and `pause` raise `Stopped` when the pipeline ends before that.
+    Given to a sink by the engine and used by the sink's own thread only. `refuse` and `keep` return when what they were
+    given is durable; they and `pause` raise `Stopped` when the pipeline ends before that.
     """
 
     app: str
     sink: str
     topic: str
     log_id: str
-    """Of the log: a position that was stored for another log means nothing in this one."""
+    """The log's identity: a position that was stored for another log means nothing in this one."""
 
     @property
     def position(self) -> int:
@@ -89,7 +93,7 @@ class SinkContext(Protocol):
         ...
 
     def refuse(self, part: SinkBatch, reasons: Sequence[Reason]) -> None:
-        """Write rows of a part (by their indexes) to the dead-letter topic, each once however often it is refused.
+        """Write rows of a batch (by their indexes) to the dead-letter topic, each once however often it is refused.
 
         To be called before the position moves past them.
         """
@@ -111,10 +115,23 @@ class SinkContext(Protocol):
 
 
 class Sink(Protocol):
-    """One destination, open. Used by one thread; `cancel` may be called by any other."""
+    """One destination.
+
+    The engine calls `open` once, then `deliver` again and again, then `close`, all in the sink's own thread. `cancel`
+    may be called at any time from any other thread.
+
+    A resume starts at the position that `open` returns: the offset behind the last row whose effect is durable. The
+    same rows come again only where an error, or a kill, left the position before them; they have the same offsets then,
+    and the same names (`SinkBatch.ids`), but not always the same borders. Delivering them again must change nothing
+    but where no destination could tell (a terminal).
+
+    After an error a sink is closed and another one made of the same `SinkSpec`; the engine pauses in between (see
+    `headrace.retry.Backoff`), for ever where need be. A sink tries nothing again itself, unless a status of its own has
+    to be told meanwhile (`SinkContext.pause`).
+    """
 
     rows: int
-    """At most so many rows of the topic make a part."""
+    """At most so many rows of the topic make a batch."""
     linger: float
     """Seconds to wait for that many; 0: what is there is delivered at once."""
 
@@ -128,29 +145,33 @@ class Sink(Protocol):
         ...
 
     def deliver(self, part: SinkBatch) -> None:
-        """Deliver a part and move the position to its end; the part may be given again after an error.
+        """Deliver a batch and move the position to its end, which may be all there is to do: a batch may have no rows.
 
         A row that the destination refuses for what it holds goes to `SinkContext.refuse`, the others are delivered.
 
         Raises:
-            SinkUnavailable, SinkError: as `open`. Afterwards the sink is closed, and another one opened.
+            SinkUnavailable, SinkError: as `open`.
+            Stopped: the pipeline ends; what was not stored is delivered again at the next start.
         """
         ...
 
     def cancel(self) -> None:
-        """End a call that waits for the destination, from another thread."""
+        """Break off a call that waits for the destination; calls to come may fail at once. Also before `open`."""
         ...
 
     def close(self) -> None:
-        """Let go of the destination; calling it twice is harmless."""
+        """Let go of the destination; repeatable, and harmless before `open`."""
         ...
 
 
 class SinkSpec(Protocol):
-    """A destination as declared: a frozen description whose secrets are in no repr."""
+    """A destination as declared: a frozen description whose secrets are in no repr. Opens nothing by itself."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The word for it: ``postgres``, ``mongo``, ``parquet``, ``http``, ``console``."""
+        ...
+
     @property
     def key(self) -> tuple[str, ...]:
         """Columns that the destination identifies rows by; none where it does not."""
@@ -172,7 +193,7 @@ class SinkSpec(Protocol):
         ...
 
     def sink(self, context: SinkContext) -> Sink:
-        """A sink, not yet open."""
+        """Return a sink, not yet open."""
         ...
 
 
