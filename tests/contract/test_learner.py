@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tests.learners import contract
 
 from headrace.errors import BadRows
+from headrace.learn.base import LearnerTraits, traits_of
 from headrace.learn.kmeans import KMeans
 from headrace.learn.linear import LinearRegression
 from headrace.testing.learners import check_learner, learner_checks
@@ -140,8 +143,70 @@ class SharesItsState(KMeans):
         return self._arrays()
 
 
-def test_the_suite_accepts_a_learner_that_keeps_its_promises() -> None:
-    for name, check in learner_checks(Counting, FLOWERS):
+class Traited(Counting):
+    """Says what it does in `LearnerTraits`."""
+
+    traits = LearnerTraits(splits="exact", prediction_type=pa.int64(), offers=frozenset({"unlearn"}))
+
+
+class Plain(Counting):
+    """Says nothing of itself: it has the defaults."""
+
+    traits = LearnerTraits()
+
+
+class OffersTooMuch(Counting):
+    traits = LearnerTraits(offers=frozenset({"fit"}))
+
+
+class PredictsOtherNumbers(Counting):
+    traits = LearnerTraits(prediction_type=pa.float64())
+
+
+class PredictsOtherClasses(Counting):
+    traits = LearnerTraits(classes=np.array([-2, -1]))
+
+
+class TakesNoNan(Counting):
+    traits = LearnerTraits(accepts_nan=True)
+
+
+class IsNotRowwise(LooksAtTheBlock):
+    traits = LearnerTraits(rowwise=True)
+
+
+class TakesNoWeight(Counting):
+    traits = LearnerTraits(takes_sample_weight=True)
+
+
+class IsInfinite(Counting):
+    traits = LearnerTraits(offers=frozenset({"largest"}))
+
+    def largest(self) -> float:
+        return float("inf")
+
+
+class GivesChancesOfNothing(Counting):
+    def predict_proba(self, X: Any) -> Any:
+        return np.full((len(X), 2), 0.5)
+
+
+class LearnsOnAfterFit(Counting):
+    def fit(self, X: Any, y: Any = None) -> None:
+        self.learn(X, y)
+
+
+def test_traits_are_said_in_one_value_or_in_attributes_of_their_names() -> None:
+    assert (traits_of(Counting()).splits, traits_of(Counting()).offers) == ("exact", {"unlearn"})
+    assert traits_of(Traited()) is Traited.traits
+    assert copy.deepcopy(Traited.traits) is Traited.traits
+    assert traits_of(Plain()).deterministic
+    assert not traits_of(Plain()).offers
+
+
+@pytest.mark.parametrize("make", [Counting, Traited, Plain])
+def test_the_suite_accepts_a_learner_that_keeps_its_promises(make: Callable[[], Any]) -> None:
+    for name, check in learner_checks(make, FLOWERS):
         if "another process" not in name:  # this module cannot be imported there
             check()
 
@@ -156,12 +221,21 @@ def test_the_suite_accepts_a_learner_that_keeps_its_promises() -> None:
         (TakesAnything, "refuses bad rows and changes nothing"),
         (HalfLearns, "refuses bad rows and changes nothing"),
         (ForgetsToUnlearn, "unlearns what it learned"),
+        (OffersTooMuch, "offers what the contract names"),
+        (PredictsOtherNumbers, "predicts one value a row"),
+        (PredictsOtherClasses, "predicts one value a row"),
+        (TakesNoNan, "refuses bad rows and changes nothing"),
+        (IsNotRowwise, "predicts a row alike among any neighbours"),
+        (TakesNoWeight, "offers what the contract names"),
+        (IsInfinite, "says its largest number"),
+        (GivesChancesOfNothing, "gives probabilities of its classes"),
+        (LearnsOnAfterFit, "is trained anew by fit"),
         (partial(MergesTwice, 3, decay=1), "merges parts to what learn gives"),
         (partial(SharesItsState, 3, decay=1), "gives copies of its state"),
     ],
 )
 def test_the_suite_catches_a_learner_that_breaks_one(make: Callable[[], Any], caught_by: str) -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, BadRows)):
         dict(learner_checks(make, FLOWERS))[caught_by]()
 
 

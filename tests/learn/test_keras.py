@@ -264,7 +264,7 @@ def test_labels_are_mapped_to_what_the_loss_takes(
     assert (learner.predict(X) == labels).mean() > 0.75
     assert learner.predict(X).dtype == labels.dtype
     if loss in ("hinge", "categorical_hinge", "mse"):
-        assert learner.predict_proba is None
+        assert "predict_proba" not in learner.traits.offers
         return
     chances = learner.predict_proba(X)
     assert chances.shape == (96, len(classes))

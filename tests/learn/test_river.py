@@ -85,7 +85,6 @@ def test_a_learner_equals_the_library_called_directly() -> None:
     for row, label in zip(rows, TRUE.tolist(), strict=True):
         theirs.learn_one(row, label)
     assert mine.predict(X).tolist() == [theirs.predict_one(row) for row in rows]
-    assert mine.predict_proba is not None
     assert mine.predict_proba(X)[:, 1].tolist() == [theirs.predict_proba_one(row)[True] for row in rows]
 
 

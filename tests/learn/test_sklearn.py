@@ -95,7 +95,7 @@ def test_who_cannot_learn_as_rows_arrive_is_not_asked_to(estimator: Any, words: 
 def test_who_was_trained_before_answers() -> None:
     trained = RandomForestClassifier(5, random_state=1).fit(X, LABELS)
     learner = adapted(trained)
-    assert learner.ready and learner.stores_beginning
+    assert learner.ready and learner.traits.stores_beginning
     fresh = adapted(trained)
     fresh.restore(learner.state())
     assert (fresh.predict(X) == trained.predict(X)).all()

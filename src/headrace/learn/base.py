@@ -10,7 +10,8 @@ import inspect
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,30 +22,70 @@ from headrace.arrays import Array
 State = dict[str, "npt.NDArray[Any] | int | float | str | bool | None"]
 
 
+Method = Literal["predict_proba", "fit", "unlearn", "partial", "merge", "pinned", "largest"]
+OPTIONAL_METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LearnerTraits:
+    """What a learner does beyond its six methods, and what may be relied on. `headrace.testing.learners` checks it.
+
+    Attributes:
+        deterministic: learning the same rows again gives the same bits. Of a learner that does not, the state is stored
+            with every commit that publishes predictions of it.
+        splits: ``"exact"``: a cut learned in one call or in several leaves the same bits. ``"different"`` promises
+            nothing: each call is an update of its own.
+        part_rows: with ``partial`` and ``merge``: parts of which each but the last holds a multiple of so many rows,
+            merged in order, leave the bits that ``learn`` of the whole cut leaves. None: only the same up to rounding.
+        classes: every label there is, sorted; rows with another one are refused before the learner sees them. None:
+            it predicts numbers, or clusters.
+        prediction_type: Arrow type of its predictions, for a column that is written before the first of them.
+        takes_sample_weight: ``learn`` takes a third argument of this name, shape (n,). None: by the names of its
+            arguments.
+        accepts_nan: NaN in ``X`` is a missing value, not a bad row.
+        rowwise: a prediction has the same bits whatever rows are beside it.
+        stores_beginning: its state before the first row is another one in each process, and is stored before anything
+            is learned.
+        cannot_learn: why it cannot learn as rows arrive, in words; empty where it can.
+        offers: which of these optional methods it has:
+
+            ``predict_proba(X)``: probabilities of shape (n, classes), in the order of ``classes``;
+            ``fit(X, y)``: train anew, on these rows alone;
+            ``unlearn(X, y)``: take rows out of the model exactly;
+            ``partial(X, y)`` and ``merge(parts)``: learn from sufficient statistics that were computed elsewhere;
+            ``pinned()``: a context that is entered once around many calls, where each of them would enter it;
+            ``largest()``: the largest absolute number in what it has learned, infinite where one is NaN; a row that
+            takes it beyond 1e150 is refused.
+    """
+
+    deterministic: bool = True
+    splits: Literal["exact", "different"] = "different"
+    part_rows: int | None = None
+    classes: Array | None = None
+    prediction_type: pa.DataType | None = None
+    takes_sample_weight: bool | None = None
+    accepts_nan: bool = False
+    rowwise: bool = False
+    stores_beginning: bool = False
+    cannot_learn: str = ""
+    offers: frozenset[Method] = frozenset()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LearnerTraits:
+        return self  # nothing in it changes, and learners are copied often
+
+
+_DEFAULTS = LearnerTraits()
+_NAMES = tuple(field.name for field in fields(LearnerTraits) if field.name != "offers")
+
+
 @runtime_checkable
 class Learner(Protocol):
     """An online model.
 
-    Two optional pairs are offered by learners that can: ``unlearn(X, y)`` takes rows out of the model exactly;
-    ``partial(X, y)`` and ``merge(parts)`` learn from sufficient statistics computed elsewhere.
-
-    A learner may also say: ``splits`` (``"exact"`` where a batch learned in parts gives the same bits), ``part_rows``
-    (parts of so many rows merge bit for bit), ``classes`` (every label there is; rows with another one are refused
-    before it sees them), ``takes_sample_weight`` (its ``learn`` takes a third argument of that name, shape (n,)),
-    ``cannot_learn`` (why not, in words, where it only answers), ``predict_proba(X)`` (shape (n, classes)),
-    ``accepts_nan``, ``rowwise`` (a row's prediction has the same bits whatever rows are beside it), ``fit(X, y)``
-    (trains anew, on these rows alone), ``prediction_type`` (the Arrow type of an answer, for answers before the first),
-    ``width`` (features it has seen), ``pinned()`` (a context that is entered once around many calls, where each of them
-    would enter it), ``largest()`` (the largest absolute number in what it has learned, infinite where one is NaN: a row
-    that takes it beyond 1e150 is refused), ``stores_beginning`` (its state before the first row is another one in each
-    process, and is stored before anything is learned). `headrace.testing.learners` checks it.
-
-    Attributes:
-        deterministic: False for a learner whose ``learn`` may give other bits when repeated; its state is then
-            stored with every commit that publishes predictions of it.
+    It may say more of itself in an attribute ``traits``, a `LearnerTraits`; without one it has that class's defaults,
+    except for what it says in attributes of its own that are named as those of `LearnerTraits`, and optional methods
+    that it has.
     """
-
-    deterministic: bool
 
     def learn(self, X: Array, y: Array | None = None) -> None:
         """Learn one cut. ``X`` may be empty (a recorded tick on an idle stream).
@@ -57,7 +98,7 @@ class Learner(Protocol):
         ...
 
     def predict(self, X: Array) -> Array:
-        """One prediction a row. Changes nothing; calls are made in fixed padded blocks of rows.
+        """Return one prediction a row. Changes nothing; calls are made in fixed padded blocks of rows.
 
         Raises:
             BadRows: as for ``learn``.
@@ -66,58 +107,101 @@ class Learner(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether ``predict`` can answer: something was learned, or an initial state was given."""
+        """Return whether it can predict: something was learned, or an initial state was given."""
         ...
 
     def parameters(self) -> dict[str, Any]:
-        """The declared parameters as JSON values: part of the model's fingerprint."""
+        """Return the declared parameters as JSON values: part of the model's fingerprint."""
         ...
 
     def state(self) -> State:
-        """Everything that ``learn`` has changed, as NumPy arrays and plain values; copies, not views."""
+        """Return everything that ``learn`` has changed, as NumPy arrays and plain values; copies, not views."""
         ...
 
     def restore(self, state: State) -> None:
-        """The inverse of ``state``: afterwards the learner continues bit for bit."""
+        """Take over a ``state``: afterwards the learner continues bit for bit."""
         ...
 
 
 class Classifier(Learner, Protocol):
-    """A learner that says how likely each label is."""
+    """A learner that offers ``predict_proba``."""
 
-    @property
-    def classes(self) -> Array:
-        """Every label, sorted."""
-        ...
-
-    def predict_proba(self, X: Array) -> Array:
-        """Shape (n, classes), in the order of ``classes``."""
-        ...
+    def predict_proba(self, X: Array) -> Array: ...
 
 
-def offers_probabilities(learner: Learner) -> bool:
-    """Whether it is a `Classifier`."""
-    return callable(getattr(learner, "predict_proba", None)) and getattr(learner, "classes", None) is not None
+class Refittable(Learner, Protocol):
+    """A learner that offers ``fit``."""
+
+    def fit(self, X: Array, y: Array | None = None) -> None: ...
+
+
+class Bounded(Learner, Protocol):
+    """A learner that offers ``largest``."""
+
+    def largest(self) -> float: ...
+
+
+class Pinnable(Learner, Protocol):
+    """A learner that offers ``pinned``."""
+
+    def pinned(self) -> AbstractContextManager[None]: ...
+
+
+def traits_of(learner: Learner) -> LearnerTraits:
+    """Return a learner's traits; see `Learner`.
+
+    >>> class Mine:
+    ...     accepts_nan = True
+    ...     def fit(self, X, y=None): ...
+    >>> traits = traits_of(Mine())
+    >>> traits.accepts_nan, traits.deterministic, sorted(traits.offers)
+    (True, True, ['fit'])
+    """
+    traits: LearnerTraits | None = getattr(learner, "traits", None)  # optional: learners of users have none
+    if traits is not None:
+        return traits
+    said: dict[str, Any] = {name: getattr(learner, name) for name in _NAMES if hasattr(learner, name)}
+    # A method that is None where the model has no such thing is not offered.
+    offers = frozenset(name for name in OPTIONAL_METHODS if callable(getattr(learner, name, None)))
+    return replace(_DEFAULTS, **said, offers=offers)
+
+
+def offers_probabilities(learner: Learner) -> TypeGuard[Classifier]:
+    """Return whether it is a `Classifier`."""
+    traits = traits_of(learner)
+    return "predict_proba" in traits.offers and traits.classes is not None
+
+
+def offers_fit(learner: Learner) -> TypeGuard[Refittable]:
+    """Return whether it can be trained anew."""
+    return "fit" in traits_of(learner).offers
 
 
 def takes_sample_weight(learner: Learner) -> bool:
-    """Whether ``learn`` takes ``sample_weight``; a learner may say so itself, in an attribute of this name."""
-    told = getattr(learner, "takes_sample_weight", None)
-    return "sample_weight" in inspect.signature(learner.learn).parameters if told is None else bool(told)
+    """Return whether ``learn`` takes ``sample_weight``."""
+    said = traits_of(learner).takes_sample_weight
+    return "sample_weight" in inspect.signature(learner.learn).parameters if said is None else said
 
 
-def scored_as(learner: Learner) -> str:
-    """How its answers are compared with the truth: ``"classification"`` or ``"regression"``."""
-    if getattr(learner, "classes", None) is not None:
+def scored_as(learner: Learner) -> Literal["classification", "regression"]:
+    """Return how its predictions are compared with the truth."""
+    traits = traits_of(learner)
+    if traits.classes is not None:
         return "classification"
-    kind = getattr(learner, "prediction_type", None)
+    kind = traits.prediction_type
     return "regression" if kind is None or pa.types.is_floating(kind) else "classification"
 
 
 def pinned(learner: Learner | None) -> AbstractContextManager[None]:
-    """What is entered around many calls of a learner."""
-    enter = getattr(learner, "pinned", None)
-    return nullcontext() if enter is None else enter()
+    """Return the context that is entered around many calls of a learner."""
+    if learner is None or "pinned" not in traits_of(learner).offers:
+        return nullcontext()
+    return cast("Pinnable", learner).pinned()
+
+
+def largest(learner: Learner) -> float:
+    """Return the largest absolute number that a learner says it holds; 0 where it cannot say."""
+    return cast("Bounded", learner).largest() if "largest" in traits_of(learner).offers else 0.0
 
 
 def largest_in(arrays: Iterable[Any]) -> float:

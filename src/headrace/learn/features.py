@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.batch import Batch
-from headrace.learn.base import Learner
+from headrace.learn.base import Learner, traits_of
 from headrace.learn.category import Category, is_word
 from headrace.learn.images import Image, Vector
 from headrace.plain_values import texts
@@ -215,8 +215,8 @@ def targets_of(batch: Batch, name: str, learner: Learner) -> Targets:
     One that says neither its classes nor that it gives numbers may learn labels of any kind: it gets what is no number
     as text.
     """
-    classes = getattr(learner, "classes", None)
-    kind = getattr(learner, "prediction_type", None)
+    traits = traits_of(learner)
+    classes, kind = traits.classes, traits.prediction_type
     found = targets(batch, name, classes)
     if classes is not None or (kind is not None and pa.types.is_floating(kind)) or name not in batch.schema.names:
         return found
@@ -331,10 +331,10 @@ def unfit(feature: str | Feature, field: pa.Field) -> tuple[str, str] | None:
 
 def unfit_target(learner: Learner, field: pa.Field) -> tuple[str, str] | None:
     """Why no row of a column can be a learner's target, and what to write instead; None where one can."""
-    classes = getattr(learner, "classes", None)
+    traits = traits_of(learner)
+    classes, kind = traits.classes, traits.prediction_type
     number = unfit(field.name, field)
     if classes is None:
-        kind = getattr(learner, "prediction_type", None)
         return number if kind is not None and pa.types.is_floating(kind) else None
     labels = np.asarray(classes)
     shown = ", ".join(map(repr, labels.tolist()[:3]))

@@ -30,7 +30,7 @@ import numpy as np
 
 from headrace.arrays import Array
 from headrace.errors import BadRows, HeadraceError, LearnError
-from headrace.learn.base import Learner
+from headrace.learn.base import Learner, largest, traits_of
 
 LIMIT = 1e150
 """A model that holds a larger number cannot go on: its square is none."""
@@ -132,7 +132,7 @@ class Handover:
     @property
     def _stale(self) -> bool:
         """Whether copying the learner now is cheap beside what was learned since the last copy, or must be."""
-        repeats = self.learner.deterministic
+        repeats = traits_of(self.learner).deterministic
         return bool(self._since) and (
             not repeats or self._spent > _SHARE * self._cost or self._bytes > _KEPT_BYTES or len(self._since) > 4096
         )
@@ -247,9 +247,8 @@ def _give(learner: Learner, block: Block) -> None:
 
 
 def holds(learner: Learner) -> bool:
-    """Whether a learner's numbers are no larger than `LIMIT`, as far as it can say."""
-    largest: Callable[[], float] | None = getattr(learner, "largest", None)
-    return largest is None or largest() <= LIMIT
+    """Return whether a learner's numbers are no larger than `LIMIT`, as far as it can say."""
+    return largest(learner) <= LIMIT
 
 
 def concerns_the_whole(error: Exception) -> bool:

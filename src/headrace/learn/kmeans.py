@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from headrace.arrays import Array, Floats, Ints
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.base import State, as_features, largest_in
+from headrace.learn.base import LearnerTraits, State, as_features, largest_in
 from headrace.learn.nearest import nearest, squared_distances
 
 BLOCK_ROWS = 1024
@@ -71,10 +71,9 @@ class KMeans:
     [0, 1]
     """
 
-    deterministic = True
-    splits: Literal["exact", "different"] = "different"
-    part_rows = BLOCK_ROWS
-    prediction_type = pa.int64()
+    traits = LearnerTraits(
+        part_rows=BLOCK_ROWS, prediction_type=pa.int64(), offers=frozenset({"partial", "merge", "largest"})
+    )
 
     def __init__(
         self,

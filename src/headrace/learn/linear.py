@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Array, Floats
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.base import State, as_features
+from headrace.learn.base import LearnerTraits, State, as_features
 from headrace.learn.cross_products import CrossProducts, cross_products, nothing, unpacked
 from headrace.learn.least_squares import Fit, fit
 
@@ -61,12 +61,14 @@ class LinearRegression:
     [21.0]
     """
 
-    deterministic = True
-    rowwise = True
-    splits: Literal["exact", "different"] = "exact"
-    part_rows = 1
-    takes_sample_weight = True
-    prediction_type = pa.float64()
+    traits = LearnerTraits(
+        splits="exact",
+        part_rows=1,
+        rowwise=True,
+        takes_sample_weight=True,
+        prediction_type=pa.float64(),
+        offers=frozenset({"unlearn", "partial", "merge"}),
+    )
 
     def __init__(self, *, intercept: bool = True, tolerance: float = 1e-7) -> None:
         number = isinstance(tolerance, (int, float, np.floating)) and not isinstance(tolerance, bool)

@@ -14,6 +14,7 @@ from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import checked_format
 from headrace.learn.adapters import adapted
+from headrace.learn.base import traits_of
 from headrace.pipeline.declarations import Declarations, DeclaredModel
 from headrace.pipeline.model import Model, initial_of
 from headrace.pipeline.stream import Database, Stream, Topics
@@ -245,7 +246,7 @@ class App:
             raise DeclarationError(f"«{name}»: {error.message}", advice=error.advice) from error
         if missing not in ("reject", "pass"):
             raise DeclarationError(f"missing={missing!r}", advice='Give "reject" or "pass".')
-        if missing == "pass" and not getattr(learner, "accepts_nan", False):
+        if missing == "pass" and not traits_of(learner).accepts_nan:
             raise DeclarationError(
                 f"«{name}»: {type(learner).__name__} takes no NaN", advice='Leave missing="pass" out.'
             )

@@ -14,7 +14,7 @@ from headrace.grade.metrics import Metric, as_metric
 from headrace.grade.scores import WINDOW_ROWS, score_spec
 from headrace.inspect.rows import Rows
 from headrace.learn.adapters import adapted
-from headrace.learn.base import Learner, offers_probabilities, scored_as, takes_sample_weight
+from headrace.learn.base import Learner, offers_probabilities, scored_as, takes_sample_weight, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import Feature
 from headrace.learn.rows_file import CsvRows
@@ -61,7 +61,7 @@ class Model:
             sample_weight: a column that says how much a row counts, for learners that take weights. A row whose weight
                 is NULL, negative or no finite number is refused.
         """
-        if cannot := getattr(self._declared.learner, "cannot_learn", ""):
+        if cannot := traits_of(self._declared.learner).cannot_learn:
             raise DeclarationError(
                 f"«{self.name}»: {cannot}",
                 advice="Train it anew on chosen rows (retrain), or take an estimator with partial_fit.",

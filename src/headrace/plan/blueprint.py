@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from headrace.errors import HeadraceError
-from headrace.learn.base import Learner
+from headrace.learn.base import Learner, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import Feature
 from headrace.learn.images import Image, Vector
@@ -108,11 +108,11 @@ def _learner(learner: Learner) -> dict[str, Any] | None:
     if kind == "headrace.learn.linear.LinearRegression":
         return {"kind": "linear", "parameters": parameters}
     if kind == "headrace.learn.adapters.sklearn.SklearnLearner":
-        more = {"classes": parameters["classes"], "stores_beginning": getattr(learner, "stores_beginning", False)}
+        more = {"classes": parameters["classes"], "stores_beginning": traits_of(learner).stores_beginning}
         return {"kind": "scikit-learn", **more, "state": _text(learner)}
     if kind == "headrace.learn.adapters.river.RiverLearner":
         more = {"classes": parameters["classes"], "names": parameters["names"]}
-        more["stores_beginning"] = getattr(learner, "stores_beginning", False)
+        more["stores_beginning"] = traits_of(learner).stores_beginning
         return {"kind": "river", **more, "state": _text(learner)}
     if kind == "headrace.learn.adapters.keras_model.KerasLearner":
         return _keras(learner, parameters)
@@ -137,7 +137,7 @@ def _made_learner(made: Mapping[str, Any]) -> Learner:
 
         learner = SklearnLearner(stored_estimator(state), classes=made["classes"])
     # What it had learned before the log began is in the log's first checkpoint, not here.
-    learner.stores_beginning = bool(made.get("stores_beginning"))
+    learner.traits = replace(learner.traits, stores_beginning=bool(made.get("stores_beginning")))
     return learner  # type: ignore[no-any-return]  # one of the two
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.grade.scores import ScoreSpec
-from headrace.learn.base import Learner
+from headrace.learn.base import Learner, traits_of
 from headrace.learn.features import Feature, Features, column_of
 from headrace.plan.operators import Initial, Node, RetrainPlan, topics_of
 from headrace.plan.operators import OutputPlan as OutputPlan
@@ -145,7 +145,7 @@ class ModelTask:
     @property
     def stores_beginning(self) -> bool:
         """Whether the state before its first event is stored: another process would not make the same one."""
-        return self.initial is not None or bool(getattr(self.learner, "stores_beginning", False))
+        return self.initial is not None or traits_of(self.learner).stores_beginning
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import DeclarationError, LearnError, LogError
+from headrace.learn.base import traits_of
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
@@ -139,7 +140,7 @@ def rebuild(
     for record, event in _events(plan, task, log, start, progress.step):
         if walk.arrived:
             break
-        if not task.learner.deterministic:
+        if not traits_of(task.learner).deterministic:
             raise LearnError(
                 f"the learner of «{task.name}» gives other bits when it learns again",
                 advice="Only versions that ended, and stored states, can be gone back to.",

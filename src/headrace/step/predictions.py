@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints
 from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import LearnError
-from headrace.learn.base import Classifier
+from headrace.learn.base import Classifier, Learner, traits_of
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import answers_one_by_one, concerns_the_whole
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
@@ -116,9 +116,10 @@ class PredictionBatch:
     def _chances(
         self, learner: Classifier, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], answers: bool
     ) -> tuple[pa.Array, dict[int, str]]:
-        kind = pa.list_(pa.float64(), len(learner.classes))
+        width = _number_of_classes(learner)
+        kind = pa.list_(pa.float64(), width)
         if answers:
-            found, failed = _answers(learner.predict_proba, X, valid, width=len(learner.classes))
+            found, failed = _answers(learner.predict_proba, X, valid, width=width)
             return (pa.nulls(len(X), kind) if pa.types.is_null(found.type) else found), failed
         return pa.nulls(len(X), kind), {}
 
@@ -156,8 +157,7 @@ class PredictionBatch:
             "model_position": _spread(positions, counts, pa.string()),
         }
         if self.proba:
-            width = len(cast(Classifier, self.task.learner).classes)
-            none = pa.nulls(0, pa.list_(pa.float64(), width))
+            none = pa.nulls(0, pa.list_(pa.float64(), _number_of_classes(self.task.learner)))
             answers["probability"] = pa.concat_arrays(self.probabilities or [none])
         if any(version is not None for version in self.shadow_versions):
             answers["shadow_prediction"] = self._joined(self.shadows)
@@ -172,7 +172,7 @@ class PredictionBatch:
 
     def _joined(self, parts: list[pa.Array]) -> pa.Array:
         kinds = [one.type for one in parts if not pa.types.is_null(one.type)]
-        kind = kinds[0] if kinds else getattr(self.task.learner, "prediction_type", pa.float64())
+        kind = kinds[0] if kinds else traits_of(self.task.learner).prediction_type or pa.float64()
         found = [one if one.type.equals(kind) else one.cast(kind) for one in parts]
         return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.nulls(0, kind)])
 
@@ -270,6 +270,12 @@ def _without(found: pa.Array, failed: Mapping[int, str]) -> pa.Array:
     return found.take(pa.array(where, mask=mask))
 
 
+def _number_of_classes(learner: Learner) -> int:
+    """Return how many probabilities a classifier gives a row."""
+    classes = traits_of(learner).classes
+    return 0 if classes is None else len(classes)
+
+
 def predict_rows(
     predict: Predict, X: npt.NDArray[Any], *, width: int = 0
 ) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
@@ -331,7 +337,8 @@ def predict_in_blocks(predict: Predict, X: npt.NDArray[Any]) -> npt.NDArray[Any]
     others are (``rowwise``), needs none.
     """
     n = len(X)
-    if n and getattr(getattr(predict, "__self__", None), "rowwise", False):
+    learner = getattr(predict, "__self__", None)  # of a learner's own method; a function has none
+    if n and learner is not None and traits_of(learner).rowwise:
         return np.asarray(predict(np.ascontiguousarray(X)))
     results = []
     for start in range(0, n, BLOCK_ROWS):

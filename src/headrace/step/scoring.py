@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.grade.scores import Scores
-from headrace.learn.base import scored_as
+from headrace.learn.base import scored_as, traits_of
 from headrace.learn.features import Targets, matrix, resolved, targets_of
 from headrace.plain_values import values
 from headrace.plan.task import EvaluatePlan, ModelTask
@@ -178,7 +178,7 @@ def truths(batch: Batch, task: ModelTask) -> Targets:
     """The labels of a batch as its model's answers are, and which of them can be compared with one."""
     name = str(task.target)
     labelled = np.asarray(batch.column(name).is_valid())
-    if scored_as(task.learner) == "classification" and getattr(task.learner, "classes", None) is None:
+    if scored_as(task.learner) == "classification" and traits_of(task.learner).classes is None:
         # Clusters: any labels can stand beside them.
         labels = np.empty(batch.num_rows, object)
         labels[:] = values(batch.column(name))

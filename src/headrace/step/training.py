@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.errors import HeadraceError
-from headrace.learn.base import Learner
+from headrace.learn.base import Learner, offers_fit
 from headrace.learn.category import new_words
 from headrace.learn.features import Matrix, growing, matrix, resolved, targets_of, unsized
 from headrace.learn.handover import concerns_the_whole, holds
@@ -238,9 +238,8 @@ def _train(
 def fitted(declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, epochs: int = 1) -> Learner:
     """A copy of a declared learner, trained on rows and nothing else."""
     learner = copy.deepcopy(declared)
-    fit = getattr(learner, "fit", None)
-    if fit is not None:
-        fit(X, y)
+    if offers_fit(learner):
+        learner.fit(X, y)
         return learner
     for _ in range(epochs):
         learner.learn(X, y)

@@ -11,22 +11,13 @@
     def test_contract(name, check):
         check()
 
-A learner may say more of itself in class attributes, all optional; what it says is checked:
-
-===================  ==============================================================================================
-``splits``           ``"exact"``: a cut learned in one call or in several leaves the same bits. ``"different"``, the
-                     default, promises nothing: a call is an update of its own.
-``part_rows``        with ``partial`` and ``merge``: parts of which each but the last holds a multiple of so many
-                     rows, merged in order, leave the bits that ``learn`` of the whole cut leaves. None, the
-                     default: only the same up to rounding.
-``accepts_nan``      True: NaN in ``X`` is a missing value, not a bad row.
-``prediction_type``  Arrow type of the predictions, for a column that is written before the first of them.
-===================  ==============================================================================================
+What a learner says of itself in its ``traits`` (`headrace.learn.base.LearnerTraits`) is checked too.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import json
 import os
@@ -42,7 +33,7 @@ import pyarrow as pa
 
 from headrace.arrays import Array
 from headrace.errors import BadRows
-from headrace.learn.base import Learner
+from headrace.learn.base import OPTIONAL_METHODS, Learner, pinned, takes_sample_weight, traits_of
 from headrace.learn.handover import Block, Handover
 from headrace.learn.state import dump_state, load_state, state_hash
 from headrace.step.predictions import predict_rows
@@ -71,11 +62,12 @@ def learner_checks(make: Make, X: Array, y: Array | None = None) -> Iterator[tup
     if len(X) < 16:
         raise ValueError(f"the checks need 16 rows or more, got {len(X)}")
     learner = make()
-    offered = {
-        "deterministic": bool(learner.deterministic),
-        "exact splits": getattr(learner, "splits", "different") == "exact",
-        "parts": hasattr(learner, "partial"),
-        "unlearn": hasattr(learner, "unlearn"),
+    traits = traits_of(learner)
+    offered: dict[str, bool] = {
+        "deterministic": traits.deterministic,
+        "exact splits": traits.splits == "exact",
+        "sample_weight": takes_sample_weight(learner),
+        **{method: method in traits.offers for method in OPTIONAL_METHODS},
         "": True,
     }
     for check, needs in _CHECKS.items():
@@ -103,14 +95,29 @@ def check_learner(make: Make, X: Array, y: Array | None = None) -> None:
 def _offers_what_the_contract_names(make: Make, X: Array, y: Array | None) -> None:
     learner = make()
     _require(isinstance(learner, Learner), f"{type(learner).__name__} lacks a member of headrace.learn.base.Learner")
-    _require(type(learner.deterministic) is bool, "«deterministic» is not True or False")
-    _require(getattr(learner, "splits", "different") in ("exact", "different"), '«splits» is "exact" or "different"')
-    _require(hasattr(learner, "partial") == hasattr(learner, "merge"), "«partial» and «merge» come together")
+    _traits_are_of_their_types(learner)
     declared = json.dumps(learner.parameters())
     learned = _learned(make, _cuts(X, y))
     _require(learned.ready is True, "not ready after all rows")
     _require(json.dumps(make().parameters()) == declared, "two learners declared alike have other parameters")
     _require(json.dumps(learned.parameters()) == declared, "learning changed the declared parameters")
+
+
+def _traits_are_of_their_types(learner: Learner) -> None:
+    traits = traits_of(learner)
+    for name in ("deterministic", "accepts_nan", "rowwise", "stores_beginning"):
+        _require(type(getattr(traits, name)) is bool, f"«{name}» is not True or False")
+    _require(traits.splits in ("exact", "different"), '«splits» is "exact" or "different"')
+    for method in OPTIONAL_METHODS:
+        has = callable(getattr(learner, method, None))
+        _require(has or method not in traits.offers, f"«traits» offer {method}, and there is no such method")
+    _require(("partial" in traits.offers) == ("merge" in traits.offers), "«partial» and «merge» come together")
+    if traits.classes is not None:
+        classes = np.asarray(traits.classes)
+        _require(bool((classes[:-1] < classes[1:]).all()), "«classes» are not sorted, or one is there twice")
+    if traits.takes_sample_weight:
+        named = inspect.signature(learner.learn).parameters
+        _require("sample_weight" in named, "«takes_sample_weight», and «learn» has no argument of this name")
 
 
 def _learns_the_same_bits_again(make: Make, X: Array, y: Array | None) -> None:
@@ -179,7 +186,7 @@ def _copies_learn_apart(make: Make, X: Array, y: Array | None) -> None:
     _same_state(learner, copied, "a deep copy")
     _learn(copied, cuts[-1:])
     _require(state_hash(learner.state()) == before, "learning on a deep copy changed the original")
-    if learner.deterministic:
+    if traits_of(learner).deterministic:
         _learn(learner, cuts[-1:])
         _same_state(learner, copied, "original and deep copy after the same cut")
 
@@ -211,16 +218,18 @@ def _predicts_one_value_a_row(make: Make, X: Array, y: Array | None) -> None:
     for rows in (X, X[:1], X[:0]):
         given = learner.predict(_frozen(rows))
         _require(len(given) == len(rows), f"{len(given)} predictions for {len(rows)} rows")
-        expected = getattr(learner, "prediction_type", None)
+        traits = traits_of(learner)
         _require(
-            expected is None or pa.array(given).type == expected,
-            f"predictions of Arrow type {pa.array(given).type}, «prediction_type» is {expected}",
+            traits.prediction_type is None or pa.array(given).type == traits.prediction_type,
+            f"predictions of Arrow type {pa.array(given).type}, «prediction_type» is {traits.prediction_type}",
         )
+        known = traits.classes is None or bool(np.isin(given, traits.classes).all())
+        _require(known, "a prediction is none of the «classes»")
 
 
 def _predicts_a_row_alike_among_any_neighbours(make: Make, X: Array, y: Array | None) -> None:
     learner = _learned(make, _cuts(X, y))
-    if getattr(learner, "rowwise", False):  # it says that engines may ask for any number of rows
+    if traits_of(learner).rowwise:  # it says that engines may ask for any number of rows
         together = learner.predict(_frozen(X))
         for row in range(len(X)):
             _same(together[row : row + 1], learner.predict(_frozen(X[row : row + 1])), f"row {row} alone")
@@ -237,7 +246,8 @@ def _predicts_a_row_alike_among_any_neighbours(make: Make, X: Array, y: Array | 
 def _refuses_bad_rows_and_changes_nothing(make: Make, X: Array, y: Array | None) -> None:
     row, learner = len(X) // 3, _learned(make, _cuts(X, y))
     bad = {"infinite": _with(X, row, np.inf), "NaN": _with(X, row, np.nan)}
-    if getattr(learner, "accepts_nan", False):
+    if traits_of(learner).accepts_nan:
+        learner.predict(_with(X, row, np.nan))
         del bad["NaN"]
     for what, rows in bad.items():
         _refused(learner, rows, y, (row,), f"X is {what} in row {row}")
@@ -271,10 +281,10 @@ def _handed_over(fresh: Learner, cuts: list[Cut], X: Array, what: str) -> None:
         found = handover.learn(Block(rows, targets))
         keep = np.setdiff1d(np.arange(len(rows)), list(found.refused))
         _require(all(found.refused.values()), f"{what}: a row was refused without a reason")
-        if straight.deterministic and len(keep):
+        if traits_of(straight).deterministic and len(keep):
             _learn(straight, [_cut(rows[keep], None if targets is None else targets[keep])])
     learner = handover.learner
-    if straight.deterministic:
+    if traits_of(straight).deterministic:
         _same_state(straight, learner, f"{what}: the other rows alone, and with those refused")
     if learner.ready:
         asked = np.array(np.resize(X, (64, X.shape[1])), np.float64)
@@ -293,7 +303,7 @@ def _accepts_empty_batches(make: Make, X: Array, y: Array | None) -> None:
     learner.learn(*empty)
     _require(learner.ready, "an empty batch made the learner not ready")
     learner.predict(_frozen(X))
-    if learner.deterministic:
+    if traits_of(learner).deterministic:
         again = _restored(make, _learned(make, [empty, *_cuts(X, y)]))
         again.learn(*empty)
         _same_state(learner, again, "empty batches learned twice")
@@ -304,7 +314,7 @@ def _learns_a_cut_in_pieces_bit_for_bit(make: Make, X: Array, y: Array | None) -
 
 
 def _merges_parts_to_what_learn_gives(make: Make, X: Array, y: Array | None) -> None:
-    unit = getattr(make(), "part_rows", None)
+    unit = traits_of(make()).part_rows
     n = len(X) if unit is None else max(len(X), 2 * unit + unit // 2)
     rows, targets = np.resize(X, (n, *X.shape[1:])), None if y is None else np.resize(y, n)
     for start in (make(), _learned(make, _cuts(X, y))):
@@ -333,6 +343,52 @@ def _unlearns_what_it_learned(make: Make, X: Array, y: Array | None) -> None:
     _require(bool(alike), "predictions after learning and unlearning a cut are not those before")
 
 
+def _gives_probabilities_of_its_classes(make: Make, X: Array, y: Array | None) -> None:
+    learner: Any = _learned(make, _cuts(X, y))
+    before, classes = state_hash(learner.state()), traits_of(learner).classes
+    _require(classes is not None, "it offers «predict_proba», and says no «classes»")
+    found, width = np.asarray(learner.predict_proba(_frozen(X))), len(np.asarray(classes))
+    _require(found.shape == (len(X), width), f"probabilities of shape {found.shape} for {len(X)} rows")
+    _require(bool(((found >= 0) & (found <= 1)).all()), "a probability is not between 0 and 1")
+    _require(state_hash(learner.state()) == before, "predict_proba changed the state")
+
+
+def _weighs_rows_by_sample_weight(make: Make, X: Array, y: Array | None) -> None:
+    plain, weighted = make(), make()
+    taking: Any = weighted
+    for rows, targets in _cuts(X, y):
+        plain.learn(rows, targets)
+        taking.learn(rows, targets, sample_weight=_frozen(np.ones(len(rows))))
+    alike = plain.predict(_frozen(X)), weighted.predict(_frozen(X))
+    numbers = alike[0].dtype.kind == "f"
+    _require(np.allclose(*alike, rtol=1e-4) if numbers else bool((alike[0] == alike[1]).all()), "weights of 1 count")
+
+
+def _is_trained_anew_by_fit(make: Make, X: Array, y: Array | None) -> None:
+    fresh: Any = make()
+    used: Any = make() if traits_of(fresh).cannot_learn else _learned(make, _cuts(X, y))
+    for learner in (fresh, used):
+        learner.fit(*_cut(X, y))
+        _require(learner.ready is True, "not ready after fit")
+    if traits_of(fresh).deterministic:
+        _same(
+            fresh.predict(_frozen(X)), used.predict(_frozen(X)), "fit of a fresh learner, and of one that had learned"
+        )
+
+
+def _says_its_largest_number(make: Make, X: Array, y: Array | None) -> None:
+    learner: Any = _learned(make, _cuts(X, y))
+    _require(0.0 <= float(learner.largest()) < np.inf, f"largest() is {learner.largest()} after ordinary rows")
+
+
+def _learns_the_same_in_its_context(make: Make, X: Array, y: Array | None) -> None:
+    learner = make()
+    with pinned(learner):
+        _learn(learner, _cuts(X, y))
+    if traits_of(learner).deterministic:
+        _same_state(_learned(make, _cuts(X, y)), learner, "learned with «pinned» entered once, and without")
+
+
 _CHECKS: dict[Check, str] = {
     _offers_what_the_contract_names: "",
     _learns_the_same_bits_again: "deterministic",
@@ -349,8 +405,13 @@ _CHECKS: dict[Check, str] = {
     _survives_hostile_rows: "",
     _accepts_empty_batches: "",
     _learns_a_cut_in_pieces_bit_for_bit: "exact splits",
-    _merges_parts_to_what_learn_gives: "parts",
+    _merges_parts_to_what_learn_gives: "partial",
     _unlearns_what_it_learned: "unlearn",
+    _gives_probabilities_of_its_classes: "predict_proba",
+    _weighs_rows_by_sample_weight: "sample_weight",
+    _is_trained_anew_by_fit: "fit",
+    _says_its_largest_number: "largest",
+    _learns_the_same_in_its_context: "pinned",
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.trainer import Trainer
 from headrace.errors import FingerprintError
+from headrace.learn.base import traits_of
 from headrace.learn.state import dump_pieces, state_hash
 from headrace.log.base import Log, Transaction
 from headrace.plan.plan import Plan
@@ -220,7 +221,7 @@ class TaskRunner:
 
     def _due(self) -> bool:
         learner = self.state.learner
-        never_again_the_same = learner is not None and not learner.deterministic
+        never_again_the_same = learner is not None and not traits_of(learner).deterministic
         long = self._work_s > max(REPLAY_SECONDS, STORING_SHARE * self._storing_s)
         grown = self.progress.bytes_since > CHECKPOINT_FACTOR * self.progress.size
         return self._saves or never_again_the_same or grown or long

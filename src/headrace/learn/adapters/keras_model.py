@@ -98,6 +98,7 @@ class KerasLearner(Network):
             batch_size=batch_size,
             epochs=epochs,
             learned=pretrained or trained,
+            offers=frozenset({"largest"}),
         )
         self._program: Program = program_of(model, loss, shape, pin_seeds=not trained, rows=batch_size)
         self._values = self._program.begin()

@@ -6,7 +6,7 @@ Sources: https://keras.io/api/losses/, https://docs.pytorch.org/docs/stable/nn.h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.base import State, as_features
+from headrace.learn.base import LearnerTraits, Method, State, as_features
 
 Coding = Literal["integers", "one_hot", "binary", "number"]
 Scale = Literal["softmax", "sigmoid", "exp", "as they are"]
@@ -107,14 +107,11 @@ class Network:
         batch_size: rows of one update; None: a cut is one update.
         epochs: how often a cut is learned.
         learned: whether it can answer already.
+        offers: optional methods of the library's part.
 
     Raises:
         DeclarationError: an option that is no positive number.
     """
-
-    deterministic = True
-    splits = "different"
-    stores_beginning = True  # its first weights are drawn, not declared: they are a part of what must be kept
 
     def __init__(
         self,
@@ -126,6 +123,7 @@ class Network:
         batch_size: int | None,
         epochs: int,
         learned: bool,
+        offers: frozenset[Method],
     ) -> None:
         for option, value in (("batch_size", batch_size), ("epochs", epochs)):
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -137,6 +135,14 @@ class Network:
         self._batch_size = batch_size
         self._epochs = epochs
         self._learned = learned
+        classes = outputs.classes
+        self.traits = LearnerTraits(
+            classes=classes,
+            prediction_type=pa.float64() if classes is None else pa.array(classes).type,
+            takes_sample_weight=True,
+            stores_beginning=True,  # its first weights are drawn, not declared: they are a part of what must be kept
+            offers=offers if outputs.scale is None else offers | {"predict_proba"},
+        )
 
     # -- of each library ------------------------------------------------------------------------------------------
 
@@ -154,11 +160,6 @@ class Network:
     def classes(self) -> Array | None:
         """Every label, sorted; None where the model gives a number."""
         return self._outputs.classes
-
-    @property
-    def prediction_type(self) -> pa.DataType:
-        """Arrow type of its predictions."""
-        return pa.float64() if self.classes is None else pa.array(self.classes).type
 
     @property
     def width(self) -> int:
@@ -189,15 +190,12 @@ class Network:
         """One label or number a row."""
         return self._outputs.answers(self._answered(X))
 
-    @property
-    def predict_proba(self) -> Callable[[Array], Array] | None:
-        """Probabilities of shape (n, classes), in the order of ``classes``, as the model gives them: uncalibrated.
+    def predict_proba(self, X: Array) -> Array:
+        """Return probabilities of shape (n, classes), in the order of ``classes``: the model's own, uncalibrated.
 
-        None for numbers, and where the loss makes no probabilities of the outputs (hinge).
+        Offered for classes, unless the loss makes no probabilities of the outputs (hinge).
         """
-        if self._outputs.scale is None:
-            return None
-        return lambda X: self._outputs.probabilities(self._answered(X))
+        return self._outputs.probabilities(self._answered(X))
 
     def _answered(self, X: Array) -> Array:
         if not self.ready:

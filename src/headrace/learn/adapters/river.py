@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters import canonical_pickle
 from headrace.learn.adapters.installation_key import is_ours, key_file, signature
-from headrace.learn.base import State, as_features
+from headrace.learn.base import LearnerTraits, State, as_features
 
 _PURPOSE = "headrace.river"
 _ANSWERS = {"clusterer": np.dtype(np.int64), "regressor": np.dtype(np.float64), "anomaly": np.dtype(np.float64)}
@@ -48,15 +48,11 @@ class RiverLearner:
     ['yes']
     """
 
-    deterministic = True
-    splits = "exact"
-
     def __init__(self, model: Any, *, classes: Iterable[Any] | None = None, names: Sequence[str] | None = None) -> None:
         self._kind = _kind(model)
         self.classes = _classes(model, self._kind, classes)
         self._model, self._learned = _taken(model)
-        # One that was trained elsewhere may be another one in the next process.
-        self.stores_beginning = self._learned
+        self.traits = _traits(self._model, self._kind, self.classes, learned=self._learned)
         self._declared = _described(self._model)
         self._names = None if names is None else _named(names)
         self._width = None if names is None else len(names)
@@ -94,16 +90,6 @@ class RiverLearner:
         """The same declaration without what it has learned."""
         return RiverLearner(_pinned(self._model), classes=self.classes, names=self._names)
 
-    @property
-    def prediction_type(self) -> pa.DataType:
-        """Arrow type of its predictions."""
-        return pa.array(self.classes).type if self.classes is not None else pa.from_numpy_dtype(_ANSWERS[self._kind])
-
-    @property
-    def width(self) -> int | None:
-        """Features it has seen."""
-        return self._width
-
     def learn(self, X: Array, y: Array | None = None) -> None:
         """One ``learn_one`` a row; an empty batch changes nothing."""
         X = self._checked(X)
@@ -132,19 +118,11 @@ class RiverLearner:
             found = [-1 if one is None else one for one in found]
         return np.array(found, _ANSWERS[self._kind])
 
-    @property
-    def predict_proba(self) -> Callable[[Array], Array] | None:
-        """Probabilities of shape (n, classes), in the order of ``classes``, as the model gives them: uncalibrated.
+    def predict_proba(self, X: Array) -> Array:
+        """Return probabilities of shape (n, classes), in the order of ``classes``: the model's own, uncalibrated.
 
-        None where the model has none.
+        Offered where the model has its own.
         """
-        from river.base import Classifier
-
-        if self.classes is None or type(_last(self._model)).predict_proba_one is Classifier.predict_proba_one:
-            return None
-        return self._probabilities
-
-    def _probabilities(self, X: Array) -> Array:
         found = self._answered("predict_proba_one", X)
         equal = [1 / len(self._fed)] * len(self._fed)
         listed = [[one.get(label, 0.0) for label in self._fed] if one else equal for one in found]
@@ -243,6 +221,20 @@ def _loaded(state: State) -> Any:
     except Exception as error:  # whatever another version's classes raise
         raise LearnError(f"a stored River model cannot be read by this River: {error}") from error
     return model
+
+
+def _traits(model: Any, kind: str, classes: Array | None, *, learned: bool) -> LearnerTraits:
+    from river.base import Classifier
+
+    probabilities = classes is not None and type(_last(model)).predict_proba_one is not Classifier.predict_proba_one
+    return LearnerTraits(
+        splits="exact",
+        classes=classes,
+        prediction_type=pa.array(classes).type if classes is not None else pa.from_numpy_dtype(_ANSWERS[kind]),
+        takes_sample_weight=False,
+        stores_beginning=learned,  # one that was trained elsewhere may be another one in the next process
+        offers=frozenset({"largest", "predict_proba"} if probabilities else {"largest"}),
+    )
 
 
 def _all_steps(model: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters.skops_state import CANNOT, from_state, to_state, types_within
 from headrace.learn.adapters.threads import one_thread
-from headrace.learn.base import State, as_features, largest_in
+from headrace.learn.base import LearnerTraits, Method, State, as_features, largest_in
 
 _OWN = "estimator."
 
@@ -45,13 +45,9 @@ class SklearnLearner:
     ['yes']
     """
 
-    deterministic = True
-    splits = "different"
-
     def __init__(self, estimator: Any, *, classes: Iterable[Any] | None = None) -> None:
         self._estimator = copy.deepcopy(estimator)
         self._steps = _steps(self._estimator)
-        self.cannot_learn = _cannot_learn(self._steps)
         self.classes = _classes(self._steps[-1], classes)
         _pin(self._estimator)
         _check_parameters(self._steps)
@@ -62,20 +58,11 @@ class SklearnLearner:
         except LearnError as error:
             raise DeclarationError(error.message, advice=error.advice) from error
         self._kind = _kind(self._steps[-1])
-        self.accepts_nan = all(step.__sklearn_tags__().input_tags.allow_nan for step in self._steps)
         self._width = _width(self._steps)
         self._learned = _is_fitted(self._steps[-1])
-        # One that was trained elsewhere may be another one in the next process.
-        self.stores_beginning = self._learned
+        self.traits = _traits(self._steps, self._kind, self.classes, learned=self._learned)
         self._fewest = int(getattr(self._steps[-1], "n_clusters", None) or 1)
         self._waiting: list[tuple[Array, Array | None]] = []
-
-    @property
-    def prediction_type(self) -> pa.DataType:
-        """Arrow type of its predictions."""
-        if self.classes is not None:
-            return pa.array(self.classes).type
-        return pa.float64() if self._kind == "regressor" else pa.int64()
 
     pinned = staticmethod(one_thread)
 
@@ -104,19 +91,8 @@ class SklearnLearner:
         return SklearnLearner(clone(self._estimator), classes=self.classes)
 
     @property
-    def takes_sample_weight(self) -> bool:
-        """Whether its last step does."""
-        update = getattr(self._steps[-1], "partial_fit", None)
-        return update is not None and "sample_weight" in inspect.signature(update).parameters
-
-    @property
     def _target_dtype(self) -> np.dtype[Any]:
         return np.dtype(np.float64) if self.classes is None else self.classes.dtype
-
-    @property
-    def width(self) -> int | None:
-        """Features it has seen."""
-        return self._width
 
     def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
         """One ``partial_fit`` of each step; an empty batch changes nothing.
@@ -124,8 +100,8 @@ class SklearnLearner:
         Raises:
             LearnError: a step has no ``partial_fit``.
         """
-        if self.cannot_learn:
-            raise LearnError(self.cannot_learn)
+        if self.traits.cannot_learn:
+            raise LearnError(self.traits.cannot_learn)
         X = self._checked(X)
         if not len(X):
             return
@@ -168,15 +144,12 @@ class SklearnLearner:
         """One prediction a row."""
         return self._answered("predict", X)
 
-    @property
-    def predict_proba(self) -> Callable[[Array], Array] | None:
-        """Probabilities of shape (n, classes), in the order of ``classes``, as the model gives them: uncalibrated.
+    def predict_proba(self, X: Array) -> Array:
+        """Return probabilities of shape (n, classes), in the order of ``classes``: the model's own, uncalibrated.
 
-        None where the estimator has none.
+        Offered where the estimator has it.
         """
-        if not hasattr(self._steps[-1], "predict_proba"):
-            return None
-        return lambda X: self._answered("predict_proba", X)
+        return self._answered("predict_proba", X)
 
     def _answered(self, how: str, X: Array) -> Array:
         if not self.ready:
@@ -235,7 +208,7 @@ class SklearnLearner:
     # -- checks ---------------------------------------------------------------------------------------------------
 
     def _checked(self, X: Array) -> Array:
-        if self.accepts_nan and np.asarray(X).dtype.kind == "f":
+        if self.traits.accepts_nan and np.asarray(X).dtype.kind == "f":
             as_features(np.where(np.isnan(X), 0.0, X), self._seen(X))
             return np.ascontiguousarray(X)
         kind = np.float32 if getattr(X, "dtype", None) == np.float32 else np.float64
@@ -292,7 +265,22 @@ def _learned_numbers(steps: Sequence[Any]) -> Iterator[Any]:
                     yield np.where(np.isneginf(array), 0.0, array) if "log" in name else array
 
 
-def _cannot_learn(steps: list[Any]) -> str:
+def _traits(steps: Sequence[Any], kind: str, classes: Array | None, *, learned: bool) -> LearnerTraits:
+    number = pa.float64() if kind == "regressor" else pa.int64()
+    update = getattr(steps[-1], "partial_fit", None)
+    offers: set[Method] = {"fit", "pinned", "largest"}
+    return LearnerTraits(
+        classes=classes,
+        prediction_type=number if classes is None else pa.array(classes).type,
+        takes_sample_weight=update is not None and "sample_weight" in inspect.signature(update).parameters,
+        accepts_nan=all(step.__sklearn_tags__().input_tags.allow_nan for step in steps),
+        stores_beginning=learned,  # one that was trained elsewhere may be another one in the next process
+        cannot_learn=_cannot_learn(steps),
+        offers=frozenset(offers | {"predict_proba"} if hasattr(steps[-1], "predict_proba") else offers),
+    )
+
+
+def _cannot_learn(steps: Sequence[Any]) -> str:
     for step in steps:
         stateless = step is not steps[-1] and not step.__sklearn_tags__().requires_fit
         if not hasattr(step, "partial_fit") and not stateless:

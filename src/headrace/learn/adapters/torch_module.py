@@ -20,7 +20,7 @@ from headrace.arrays import Array
 from headrace.errors import DeclarationError, LearnError
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
 from headrace.learn.adapters.torch_state import from_state, to_array, to_state
-from headrace.learn.base import State, largest_in
+from headrace.learn.base import Method, State, largest_in
 
 # What a loss takes for labels, and what makes probabilities of the outputs it judges; by class and by function.
 _LOSSES: dict[str, tuple[Coding, Scale | None]] = {
@@ -85,7 +85,10 @@ class TorchLearner(Network):
         shape = row_shape(_first_width(self._module, name) if shape is None else shape, name)
         dtype = to_array(first[..., :0]).dtype if first.dtype in (torch.float32, torch.float64) else np.float32
         learned = pretrained or bool(self._optimizer.state)
-        super().__init__(name, outputs, shape, dtype, batch_size=batch_size, epochs=epochs, learned=learned)
+        offers = frozenset[Method]({"pinned", "largest"})
+        super().__init__(
+            name, outputs, shape, dtype, batch_size=batch_size, epochs=epochs, learned=learned, offers=offers
+        )
         self._float = first.dtype
         self._generator = torch.Generator().manual_seed(seed).get_state()
         self._cuda_generator = None

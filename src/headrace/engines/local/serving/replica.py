@@ -24,6 +24,7 @@ from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPubl
 from headrace.engines.local.startup import check_fingerprint
 from headrace.errors import HeadraceError, LogError
 from headrace.formats.topic_formats import codec_for
+from headrace.learn.base import traits_of
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
@@ -70,7 +71,7 @@ class ReplicaTask:
                 self._start()
             self.published.publish(self.state, idle=True)
             return False
-        if new.origin != old.origin or new.step < old.step or not self.task.learner.deterministic:
+        if new.origin != old.origin or new.step < old.step or not traits_of(self.task.learner).deterministic:
             # A reset, or a learner whose state is only in checkpoints.
             self._start()
             return True

@@ -20,7 +20,7 @@ import pyarrow as pa
 from headrace import plain_values
 from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import HeadraceError
-from headrace.learn.base import offers_probabilities
+from headrace.learn.base import offers_probabilities, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import resolved
 from headrace.learn.images import Image, Vector
@@ -42,15 +42,15 @@ def describe(task: ModelTask, *, databases: bool = False) -> Description:
         databases: whether its pipeline captures any.
     """
     learner = task.learner
-    classes = getattr(learner, "classes", None)
+    traits = traits_of(learner)
     served = {one.served.topic for one in task.predict if one.served is not None}
     return Description(
         task.name,
         type(learner).__name__,
         () if callable(task.features) else tuple(_column(one, task.missing) for one in task.features),
         task.target,
-        getattr(learner, "prediction_type", None) or pa.float64(),
-        tuple(np.asarray(classes).tolist()) if classes is not None and offers_probabilities(learner) else None,
+        traits.prediction_type or pa.float64(),
+        tuple(np.asarray(traits.classes).tolist()) if offers_probabilities(learner) else None,
         tuple(topic for topic in task.topics if topic not in served),
         databases,
     )
