@@ -51,14 +51,14 @@ whether a label takes another one's place."""
 
 
 def is_meta(name: str) -> bool:
-    """Whether a column is one that Headrace adds to an event."""
+    """Return whether a column is one that Headrace adds to an event."""
     return name in _META_NAMES
 
 
 def told_apart(
     names: Iterable[str], reserved: Collection[str], *, suffix: str = "_input", given: dict[str, str] | None = None
 ) -> list[str]:
-    """Names of the user's columns beside columns of ours: one that is ours gets a suffix, as often as it takes.
+    """Return names of the user's columns beside columns of ours: one that is ours gets a suffix, as often as it takes.
 
     Columns that have no name of ours keep theirs, and so a suffixed one steps aside for them, whatever their order.
 
@@ -211,13 +211,13 @@ class Batch:
         return Batch(self.records.drop_columns(own)) if own else self
 
     def renamed(self, names: Mapping[str, str]) -> Batch:
-        """The batch with other names for some of its columns, those of its key included."""
+        """Return the batch with other names for some of its columns, those of its key included."""
         schema = self.records.schema
         fields = [field.with_name(names.get(field.name, field.name)) for field in schema]
         metadata = dict(schema.metadata or {})
         for about in (b"headrace.key", b"headrace.identity"):
             if about in metadata:
-                metadata[about] = json.dumps([names.get(one, one) for one in _names(metadata[about])]).encode()
+                metadata[about] = json.dumps([names.get(name, name) for name in _names(metadata[about])]).encode()
         found = pa.schema(fields, metadata=metadata or None)
         return Batch(pa.RecordBatch.from_arrays(self.records.columns, schema=found))
 
@@ -237,7 +237,7 @@ class Batch:
             return self.take(np.flatnonzero(mask))
 
     def with_columns(self, columns: Iterable[tuple[str, pa.Array]]) -> Batch:
-        """The batch with columns added (or replaced, by name) before the ones that Headrace adds."""
+        """Return the batch with columns added (or replaced, by name) before the ones that Headrace adds."""
         new = dict(columns)
         schema = self.records.schema
         own: list[tuple[pa.Field, pa.Array]] = []
@@ -280,7 +280,7 @@ def take_records(records: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.Rec
     try:
         return records.take(pa.array(rows, pa.int64()))
     except pa.ArrowNotImplementedError:
-        return pa.RecordBatch.from_arrays([take(one, rows) for one in records.columns], schema=records.schema)
+        return pa.RecordBatch.from_arrays([take(column, rows) for column in records.columns], schema=records.schema)
 
 
 def record_batch(table: pa.Table) -> pa.RecordBatch:
@@ -319,7 +319,7 @@ def from_ipc(stream: Any) -> pa.RecordBatch:
 
 
 def inserted(batch: Batch) -> npt.NDArray[np.bool_]:
-    """Which events bring a row: inserts, and rows that a snapshot read.
+    """Return which events bring a row: inserts, and rows that a snapshot read.
 
     >>> inserted(Batch.of({"id": [1, 2]}, op=np.array([OPS["c"], OPS["u"]], np.uint8))).tolist()
     [True, False]
@@ -329,7 +329,7 @@ def inserted(batch: Batch) -> npt.NDArray[np.bool_]:
 
 
 def present(records: pa.RecordBatch | pa.Table) -> pa.Table:
-    """Events as people read them: the row's columns, then ``op``, ``position`` and ``ts`` in readable form.
+    """Return events as people read them: the row's columns, then ``op``, ``position`` and ``ts`` in readable form.
 
     A column of the table that has one of those names keeps it; the event's then stays under its ``__`` name.
 
@@ -364,7 +364,7 @@ def present(records: pa.RecordBatch | pa.Table) -> pa.Table:
 def dead_letters(
     batch: Batch, reasons: Sequence[str], *, stage: str, model: str | None = None, rows: Sequence[str] | None = None
 ) -> Batch:
-    """What goes to a dead-letter topic: reason, stage and the original row as JSON, at the row's own position.
+    """Return dead letters: reason, stage and the original row as JSON, at the row's own position.
 
     Args:
         batch: the rows that could not be handled.
@@ -388,7 +388,7 @@ def dead_letters(
 
 
 def as_records(rows: Any) -> pa.RecordBatch:
-    """Rows of the user's own as a record batch: Arrow, a DataFrame, a dict, a list of dicts, or what has ``to_arrow``.
+    """Return a user's rows as a record batch: Arrow, a DataFrame, a dict, a list of dicts, or what has ``to_arrow``.
 
     Raises:
         TypeError: it is none of these.

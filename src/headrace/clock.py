@@ -27,7 +27,7 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards, for deadlines."""
+        """Return seconds that never run backwards, for deadlines."""
         ...
 
 
@@ -42,7 +42,7 @@ class SystemClock:
 
 
 def duration_us(duration: str | timedelta) -> int:
-    """A duration in microseconds, from words or a `timedelta`.
+    """Return a duration in microseconds, from words or a `timedelta`.
 
     Raises:
         ValueError: not a positive duration.

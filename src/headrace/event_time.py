@@ -1,4 +1,4 @@
-"""When something happened, by a column of the row or by the commit that brought it."""
+"""The time at which something happened: of a column of the row, or of the commit that brought it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TEXT = re.compile(
 
 
 def event_times(batch: Batch, column: str | None) -> Times:
-    """Microseconds since 1970-01-01 UTC, which rows have a time, and why the others do not.
+    """Return microseconds since 1970-01-01 UTC, which rows have a time, and why the others do not.
 
     Args:
         column: a timestamp or date; ISO 8601 text, or as PostgreSQL prints it (without a zone it is UTC); or whole
@@ -66,7 +66,7 @@ def _advice(kind: pa.DataType) -> str:
 
 
 def _microseconds(array: pa.Array) -> tuple[Ints, Mask]:
-    """Times, and which rows have one; those too far away to be counted in 64 bits have none."""
+    """Return times, and which rows have one; those too far away to be counted in 64 bits have none."""
     kind = array.type
     none = np.zeros(len(array), np.int64), np.zeros(len(array), np.bool_)
     if pa.types.is_timestamp(kind):
@@ -93,7 +93,7 @@ def _numbers(array: pa.Array) -> tuple[Ints, Mask]:
 
 
 def _finite(numbers: Ints, bits: int) -> Mask:
-    """Which numbers stand for no infinity."""
+    """Return which numbers stand for no infinity."""
     most = (1 << bits - 1) - 1
     return (numbers < most) & (numbers > -most)
 
@@ -114,7 +114,9 @@ def _milliseconds(array: pa.Array) -> tuple[Ints, Mask]:
         numbers = np.where(valid, floats, 0).astype(np.int64)
         valid &= numbers == np.where(valid, floats, 0)
         if pa.types.is_decimal(array.type):
-            whole = [one is not None and one == one.to_integral_value() for one in plain_values.values(array)]
+            whole = [
+                number is not None and number == number.to_integral_value() for number in plain_values.values(array)
+            ]
             valid &= np.array(whole, np.bool_)
     return _scaled(numbers, 1000, valid & (numbers >= _FIRST_MS) & (numbers <= _LAST_MS))
 
@@ -145,7 +147,7 @@ def _parsed(text: str) -> int | None:
 
 
 def _as_printed(text: str) -> int | None:
-    """Text of PostgreSQL: years before Christ, and of more than four digits."""
+    """Read text of PostgreSQL: years before Christ, and of more than four digits."""
     found = _TEXT.fullmatch(text.strip())
     if found is None:
         return None
@@ -155,10 +157,10 @@ def _as_printed(text: str) -> int | None:
         days = np.datetime64(f"{year:05d}-{month}-{day}", "D").astype(np.int64)
     except ValueError:
         return None
-    clock = [int(one or 0) for one in (hour, minute, second)]
+    clock = [int(part or 0) for part in (hour, minute, second)]
     if clock[0] > 24 or max(clock[1:]) > 59 or (clock[0] == 24 and any(clock[1:])):
         return None
-    away = sum(int(one or 0) * by for one, by in zip(zone, (3600, 60, 1), strict=True)) * (-1 if sign == "-" else 1)
+    away = sum(int(part or 0) * by for part, by in zip(zone, (3600, 60, 1), strict=True)) * (-1 if sign == "-" else 1)
     seconds = int(days) * 86_400 + clock[0] * 3600 + clock[1] * 60 + clock[2] - away
     return seconds * 1_000_000 + int(((fraction or ".0")[1:] + "000000")[:6])
 

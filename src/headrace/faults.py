@@ -14,7 +14,7 @@ VARIABLE = "HEADRACE_FAULT"
 
 
 def parse_fault(text: str) -> tuple[str, int]:
-    """Name of a fault point and the passage at which it strikes; an empty name strikes nowhere.
+    """Return the name of a fault point and the passage at which it strikes; an empty name strikes nowhere.
 
     >>> parse_fault("log.before-commit:3"), parse_fault("log.before-commit"), parse_fault("")
     (('log.before-commit', 3), ('log.before-commit', 1), ('', 1))
@@ -27,7 +27,7 @@ _name, _left = parse_fault(os.environ.get(VARIABLE, ""))
 
 
 def fault(name: str) -> None:
-    """A fault point: returns at once, unless this passage is the one that the environment asks for.
+    """Pass a fault point: return at once, unless this passage is the one that the environment asks for.
 
     Then the process gets SIGKILL: no handler runs, no buffer is flushed. Called from any thread.
     """

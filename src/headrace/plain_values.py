@@ -99,7 +99,7 @@ def _json(row: dict[str, Any]) -> str:
     try:
         return json.dumps(row, default=str)
     except _REFUSED:  # a whole number with more digits than Python prints
-        return json.dumps({name: repr_text(one) for name, one in row.items()}, default=repr_text)
+        return json.dumps({name: repr_text(value) for name, value in row.items()}, default=repr_text)
 
 
 def repr_text(value: Any) -> str:
@@ -142,7 +142,7 @@ def beyond(array: pa.Array | pa.ChunkedArray) -> bool:
     if pa.types.is_date32(kind):
         return _is_outside(array.view(pa.int32()), _FIRST_DAY, _END_DAY)
     if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
-        return any(isinstance(one, str) for one in values(array))
+        return any(isinstance(value, str) for value in values(array))
     return False
 
 
@@ -160,7 +160,7 @@ def _is_unreadable(array: pa.Array) -> bool:
 
 
 def _may_mislead(kind: pa.DataType) -> bool:
-    """Whether Arrow may give a wrong value, or one that depends on what is installed, without an error."""
+    """Return whether Arrow may give a wrong value, or one that depends on what is installed, without an error."""
     if isinstance(kind, pa.BaseExtensionType):
         return _may_mislead(kind.storage_type)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
@@ -222,24 +222,24 @@ def _instant(array: pa.Array, row: int, number: int, unit: str, zoned: bool) -> 
 
 
 def _whole_or(array: pa.Array, wider: pa.DataType, text: Callable[[int], str]) -> list[Any]:
-    """Nanoseconds: those that are whole microseconds as Arrow gives them, the others as text."""
+    """Return nanoseconds: those that are whole microseconds as Arrow gives them, the others as text."""
     numbers = array.view(pa.int64()).to_pylist()
     whole = [number if number is not None and number % 1000 == 0 else None for number in numbers]
-    found = values(pa.array([None if one is None else one // 1000 for one in whole], pa.int64()).view(wider))
+    found = values(pa.array([None if number is None else number // 1000 for number in whole], pa.int64()).view(wider))
     return [
-        text(number) if one is None and number is not None else known
-        for number, one, known in zip(numbers, whole, found, strict=True)
+        text(number) if micros is None and number is not None else known
+        for number, micros, known in zip(numbers, whole, found, strict=True)
     ]
 
 
 def _days(array: pa.Array) -> list[Any]:
     if pa.types.is_date64(array.type):
         numbers = array.view(pa.int64()).to_pylist()
-        days = [one if one is None or _is_extreme(one, 64) else one // (_DAY_SECONDS * 1000) for one in numbers]
+        days = [ms if ms is None or _is_extreme(ms, 64) else ms // (_DAY_SECONDS * 1000) for ms in numbers]
         bits = 64
     else:
         days, bits = array.view(pa.int32()).to_pylist(), 32
-    return [None if one is None else _day(one, bits) for one in days]
+    return [None if day is None else _day(day, bits) for day in days]
 
 
 def _day(days: int, bits: int) -> date | str:
@@ -251,7 +251,7 @@ def _day(days: int, bits: int) -> date | str:
 def _times(array: pa.Array) -> list[Any]:
     unit = array.type.unit
     numbers = array.view(pa.int32() if pa.types.is_time32(array.type) else pa.int64()).to_pylist()
-    return [None if one is None else _time(one, unit) for one in numbers]
+    return [None if number is None else _time(number, unit) for number in numbers]
 
 
 def _time(number: int, unit: str) -> time | str:
@@ -264,7 +264,7 @@ def _time(number: int, unit: str) -> time | str:
 
 def _durations(array: pa.Array) -> list[Any]:
     unit = array.type.unit
-    return [None if one is None else _duration(one, unit) for one in array.view(pa.int64()).to_pylist()]
+    return [None if number is None else _duration(number, unit) for number in array.view(pa.int64()).to_pylist()]
 
 
 def _duration(number: int, unit: str) -> timedelta | str:
@@ -282,7 +282,7 @@ def _halves(array: pa.Array) -> list[Any]:
 
 def _readable(array: pa.Array) -> list[Any]:
     raw = array.cast(pa.large_binary()) if not pa.types.is_string_view(array.type) else array.cast(pa.binary_view())
-    return [None if one is None else one.decode(errors="replace") for one in raw.to_pylist()]
+    return [None if text is None else text.decode(errors="replace") for text in raw.to_pylist()]
 
 
 def _structs(array: pa.StructArray) -> list[Any]:
@@ -290,9 +290,11 @@ def _structs(array: pa.StructArray) -> list[Any]:
     valid = array.is_valid().to_pylist()
     columns = [values(child) for child in array.flatten()]
     if not columns:
-        return [{} if one else None for one in valid]
+        return [{} if is_valid else None for is_valid in valid]
     parts = zip(*columns, strict=True)
-    return [dict(zip(names, row, strict=True)) if one else None for one, row in zip(valid, parts, strict=True)]
+    return [
+        dict(zip(names, row, strict=True)) if is_valid else None for is_valid, row in zip(valid, parts, strict=True)
+    ]
 
 
 def _lists(array: pa.Array) -> list[Any]:
@@ -310,11 +312,11 @@ def _maps(array: pa.MapArray) -> list[Any]:
 
 def _decoded(array: pa.DictionaryArray) -> list[Any]:
     known = values(array.dictionary)
-    return [None if one is None else known[one] for one in array.indices.to_pylist()]
+    return [None if code is None else known[code] for code in array.indices.to_pylist()]
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a type is a list of any kind."""
+    """Return whether a type is a list of any kind."""
     return bool(
         pa.types.is_list(kind)
         or pa.types.is_large_list(kind)
@@ -325,12 +327,12 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is a string of any width."""
+    """Return whether a type is a string of any width."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Whether a type is binary of any width."""
+    """Return whether a type is binary of any width."""
     return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
@@ -441,7 +443,7 @@ def _date(days: int) -> tuple[str, str]:
 
 
 def _is_extreme(number: int, bits: int) -> bool:
-    """Infinity is the largest number; minus infinity the smallest one, or the largest's negative (DuckDB)."""
+    """Return whether a number stands for infinity: the largest, the smallest, or the largest's negative (DuckDB)."""
     return abs(number) >= (1 << bits - 1) - 1
 
 
@@ -480,19 +482,19 @@ def texts(array: pa.Array | pa.ChunkedArray) -> list[str | None]:
         return plain
     if pa.types.is_floating(kind):
         single = not pa.types.is_float64(kind)
-        return [None if one is None else number_text(one, single) for one in values(array)]
+        return [None if number is None else number_text(number, single) for number in values(array)]
     if pa.types.is_timestamp(kind):
         zoned = kind.tz is not None
         return _each(array, pa.int64(), lambda number: timestamp_text(number, kind.unit, zoned))
     if pa.types.is_date(kind):
-        return [_date_or_text(one) for one in _days(array)]
+        return [_date_or_text(day) for day in _days(array)]
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
         return _each(
-            array, pa.int32() if pa.types.is_time32(kind) else pa.int64(), lambda one: clock_text(one, kind.unit)
+            array, pa.int32() if pa.types.is_time32(kind) else pa.int64(), lambda number: clock_text(number, kind.unit)
         )
     if is_list(kind):
         return [array_text(array[i].values) if array[i].is_valid else None for i in range(len(array))]
-    return [None if one is None else _text(one) for one in values(array)]
+    return [None if value is None else _text(value) for value in values(array)]
 
 
 def array_text(items: pa.Array) -> str:
@@ -504,12 +506,12 @@ def array_text(items: pa.Array) -> str:
     nested = is_list(items.type)
     found = texts(items)
     if pa.types.is_boolean(items.type):
-        found = [None if one is None else one[0] for one in found]
-    return "{" + ",".join("NULL" if one is None else one if nested else _quoted(one) for one in found) + "}"
+        found = [None if entry is None else entry[0] for entry in found]
+    return "{" + ",".join("NULL" if item is None else item if nested else _quoted(item) for item in found) + "}"
 
 
 def _quoted(text: str) -> str:
-    special = not text or text.upper() == "NULL" or any(one in '{}",\\' or one.isspace() for one in text)
+    special = not text or text.upper() == "NULL" or any(char in '{}",\\' or char.isspace() for char in text)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if special else text
 
@@ -539,11 +541,11 @@ def cast_texts(array: pa.Array, *, as_before: bool = False) -> pa.Array:
 
 
 def _is_odd(array: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.array([isinstance(one, str) for one in values(array)], bool)
+    return np.array([isinstance(value, str) for value in values(array)], bool)
 
 
 def _is_beyond_arrows_text(array: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which times are in years of more than 16 bits, or in a zone that is not known here, or are no time of a day."""
+    """Return which times have a year of more than 16 bits or a zone that is unknown here, or are no time of a day."""
     kind = array.type
     if pa.types.is_time(kind) or (pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC")):
         return _is_odd(array)
@@ -556,7 +558,7 @@ def _is_beyond_arrows_text(array: pa.Array) -> npt.NDArray[np.bool_]:
 
 
 def _each(array: pa.Array, numbers: pa.DataType, text: Callable[[int], str]) -> list[str | None]:
-    return [None if one is None else text(one) for one in array.view(numbers).to_pylist()]
+    return [None if number is None else text(number) for number in array.view(numbers).to_pylist()]
 
 
 def _date_or_text(day: date | str | None) -> str | None:
@@ -576,7 +578,7 @@ def _text(value: Any) -> str:
 
 
 def _unwrapped(array: pa.Array) -> pa.Array:
-    """Values of a dictionary, of runs, or of a type made of another."""
+    """Return values of a dictionary, of runs, or of a type made of another."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         return _unwrapped(array.dictionary_decode())
@@ -611,7 +613,7 @@ def keys(array: pa.Array | pa.ChunkedArray) -> list[Hashable]:
     for matches, convert in _KEYS:
         if matches(kind):
             return convert(array)
-    return [_key(one) for one in values(array)]
+    return [_key(value) for value in values(array)]
 
 
 def of_instant_keys(found: Sequence[Any], kind: pa.DataType) -> pa.Array:
@@ -626,7 +628,7 @@ def of_instant_keys(found: Sequence[Any], kind: pa.DataType) -> pa.Array:
     else:
         per = PER_SECOND["ns"] // PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
     extremes = {"infinity": 2 ** (width - 1) - 1, "-infinity": -(2 ** (width - 1))}
-    numbers = [None if one is None else extremes[one[1]] if one[1] in extremes else one[1] // per for one in found]
+    numbers = [None if key is None else extremes[key[1]] if key[1] in extremes else key[1] // per for key in found]
     return pa.array(numbers, pa.int32() if width == 32 else pa.int64()).view(kind)
 
 
@@ -659,7 +661,7 @@ def number_key(number: float | Decimal) -> Hashable:
 def _number_keys(array: pa.Array) -> list[Hashable]:
     if pa.types.is_float32(array.type) or pa.types.is_float16(array.type):
         array = array.cast(pa.float64())
-    return [None if one is None else number_key(one) for one in array.to_pylist()]
+    return [None if number is None else number_key(number) for number in array.to_pylist()]
 
 
 def _instant_keys(array: pa.Array) -> list[Hashable]:
@@ -669,7 +671,7 @@ def _instant_keys(array: pa.Array) -> list[Hashable]:
     else:
         per = PER_SECOND["ns"] // PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
         numbers, bits = array.view(pa.int64()), 64
-    return [None if one is None else ("instant", _nanos(one, per, bits)) for one in numbers.to_pylist()]
+    return [None if number is None else ("instant", _nanos(number, per, bits)) for number in numbers.to_pylist()]
 
 
 def _nanos(number: int, per: int, bits: int) -> int | str:
@@ -683,14 +685,14 @@ def _span_keys(array: pa.Array) -> list[Hashable]:
     per = PER_SECOND["ns"] // PER_SECOND[kind.unit]
     numbers = array.view(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist()
     word = "clock" if pa.types.is_time(kind) else "duration"
-    return [None if one is None else (word, one * per) for one in numbers]
+    return [None if number is None else (word, number * per) for number in numbers]
 
 
 def _text_keys(array: pa.Array) -> list[Hashable]:
     try:
         found: list[Hashable] = array.to_pylist()
     except UnicodeDecodeError:  # two texts must not be one because neither can be read
-        return [None if one is None else _text_key(one) for one in array.cast(pa.large_binary()).to_pylist()]
+        return [None if text is None else _text_key(text) for text in array.cast(pa.large_binary()).to_pylist()]
     return found
 
 
@@ -715,13 +717,13 @@ def _struct_keys(array: pa.StructArray) -> list[Hashable]:
     parts = [keys(child) for child in array.flatten()]
     valid = array.is_valid().to_pylist()
     return [
-        ("struct", *((name, part[i]) for name, part in zip(names, parts, strict=True))) if one else None
-        for i, one in enumerate(valid)
+        ("struct", *((name, part[i]) for name, part in zip(names, parts, strict=True))) if is_valid else None
+        for i, is_valid in enumerate(valid)
     ]
 
 
 def _map_keys(array: pa.MapArray) -> list[Hashable]:
-    """Entries in any order are the same map."""
+    """Return entries in any order are the same map."""
     found: list[Hashable] = []
     for i in range(len(array)):
         entries = array[i].values if array[i].is_valid else None
@@ -731,7 +733,7 @@ def _map_keys(array: pa.MapArray) -> list[Hashable]:
 
 
 def _key(value: Any) -> Hashable:
-    """The key of a value of Python that no type above has."""
+    """Return the key of a value of Python that no type above has."""
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, bool | int | str | bytes) or value is None:
@@ -815,7 +817,7 @@ def _wider_field(a: pa.Field, b: pa.Field) -> pa.Field:
 
 
 def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
-    """The type for values of both, where they have one; text otherwise."""
+    """Return the type for values of both, where they have one; text otherwise."""
     a, b = _plain_type(a), _plain_type(b)
     if a.equals(b):
         return a
@@ -852,8 +854,8 @@ def _wider_number(a: pa.DataType, b: pa.DataType) -> pa.DataType:
     if pa.types.is_integer(a) and pa.types.is_integer(b):
         signed = pa.types.is_signed_integer(a), pa.types.is_signed_integer(b)
         bits = max(
-            one.bit_width * (1 if all(signed) or not any(signed) or is_signed else 2)
-            for one, is_signed in zip((a, b), signed, strict=True)
+            kind.bit_width * (1 if all(signed) or not any(signed) or is_signed else 2)
+            for kind, is_signed in zip((a, b), signed, strict=True)
         )
         if bits <= 64:
             return getattr(pa, f"{'int' if any(signed) else 'uint'}{bits}")()
@@ -864,7 +866,7 @@ def _wider_number(a: pa.DataType, b: pa.DataType) -> pa.DataType:
 
 
 def _digits(kind: pa.DataType) -> tuple[int, int]:
-    """Precision and scale of the decimal that holds a number; a negative scale as zeros that are there."""
+    """Return precision and scale of the decimal that holds a number; a negative scale as zeros that are there."""
     if pa.types.is_integer(kind):
         return len(str(2 ** (kind.bit_width - pa.types.is_signed_integer(kind)) - 1)), 0
     return (kind.precision, kind.scale) if kind.scale >= 0 else (kind.precision - kind.scale, 0)
@@ -901,7 +903,7 @@ def _wider_struct(a: pa.StructType, b: pa.StructType) -> pa.DataType:
 
 
 def _exactly(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """An array as another type.
+    """Return an array as another type.
 
     Raises:
         ValueError, pyarrow.ArrowException: a value would not be the same.
@@ -929,11 +931,11 @@ def _exactly(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _reads_back(array: pa.Array, found: pa.Array) -> bool:
-    """Whether a value of each kind that may be rounded or overflow is the same after the way there and back."""
+    """Return whether a value of each kind that may be rounded or overflow is the same after the way there and back."""
     before, after = array.type, found.type
     if pa.types.is_floating(after) and pa.types.is_decimal(before):
         numbers = zip(array.to_pylist(), found.to_pylist(), strict=True)
-        return all(one is None or Decimal(repr(near)) == one for one, near in numbers)
+        return all(number is None or Decimal(repr(near)) == number for number, near in numbers)
     if pa.types.is_floating(after) and pa.types.is_integer(before):
         largest = 2.0**before.bit_width
         inside = pc.all(

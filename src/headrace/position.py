@@ -1,4 +1,4 @@
-"""Where a row stands in the database's log: (commit LSN, index in the transaction).
+"""Positions of rows in the database's log: (commit LSN, index in the transaction).
 
 Never a bare LSN: all rows of one COPY share an LSN. The text form is ``<LSN>:<index>``, with the LSN as
 PostgreSQL prints it (`pg_lsn`, https://www.postgresql.org/docs/current/datatype-pg-lsn.html).
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 
 def format_lsn(lsn: int) -> str:
-    """The LSN as PostgreSQL prints it.
+    """Return the LSN as PostgreSQL prints it.
 
     >>> format_lsn(0x16B374D848)
     '16/B374D848'
@@ -24,7 +24,7 @@ def format_lsn(lsn: int) -> str:
 
 
 def parse_lsn(text: str) -> int:
-    """The LSN as an integer.
+    """Return the LSN as an integer.
 
     >>> hex(parse_lsn("16/B374D848"))
     '0x16b374d848'
@@ -53,7 +53,7 @@ class Lsn(int):
 
 @dataclass(frozen=True, order=True, slots=True)
 class Position:
-    """One row's place in commit order; positions of one source compare.
+    """A row's position in commit order; positions of one source compare.
 
     >>> Position(5, 2) < Position(5, 10) < Position(6, 0)
     True
@@ -74,11 +74,11 @@ class Position:
 
 
 def format_positions(lsn: npt.NDArray[np.uint64], index: npt.NDArray[np.int64]) -> pa.Array:
-    """Text forms of many positions at once; each distinct LSN is formatted once.
+    """Return text forms of many positions at once; each distinct LSN is formatted once.
 
     >>> format_positions(np.array([26421800, 26421800], np.uint64), np.array([0, 1])).to_pylist()
     ['0/1932A28:0', '0/1932A28:1']
     """
     distinct, where = np.unique(lsn, return_inverse=True)
-    texts = pa.array([format_lsn(int(one)) for one in distinct], pa.string())
+    texts = pa.array([format_lsn(int(value)) for value in distinct], pa.string())
     return pc.binary_join_element_wise(texts.take(pa.array(where)), pa.array(index).cast(pa.string()), ":")

@@ -70,7 +70,7 @@ class WireMessages:
         return [None] * len(self.values) if self._keys is None else self._keys
 
     def key(self, i: int) -> bytes | None:
-        """One message's key; the others are not fetched for it."""
+        """Return one message's key; the others are not fetched for it."""
         if self._keys is None:
             return None
         return self._key(i) if self._key is not None and callable(self._keys) else self.keys[i]
@@ -83,7 +83,7 @@ class WireMessages:
         return [()] * len(self.values) if self._headers is None else self._headers
 
     def take(self, indices: Sequence[int] | Ints) -> WireMessages:
-        """Some of the messages, in the given order."""
+        """Return some of the messages, in the given order."""
         at = np.asarray(indices, np.int64)
         chosen = at.tolist()
         return WireMessages(

@@ -124,7 +124,7 @@ class Cluster:
                 self.on_wait("")
 
     def topics(self, *, patience: float | None = None) -> dict[str, int]:
-        """Every topic of the cluster, with the number of its partitions.
+        """Return every topic of the cluster, with the number of its partitions.
 
         Args:
             patience: seconds to wait for a broker that is away, other than the cluster's.
@@ -135,10 +135,10 @@ class Cluster:
             return self.breakable("listing topics", lambda: self._admin.list_topics(timeout=once))
 
         found = self.patiently("listing topics", list_topics, patience=patience)
-        return {name: len(one.partitions) for name, one in sorted(found.topics.items()) if one.error is None}
+        return {name: len(topic.partitions) for name, topic in sorted(found.topics.items()) if topic.error is None}
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic has, 0 when there is no such topic; asked again every half minute."""
+        """Return how many partitions a topic has, 0 when there is no such topic; asked again every half minute."""
         known, until = self._partitions.get(topic, (0, 0.0))
         if not known or time.monotonic() >= until:
             known = len(described.partitions) if (described := self._described([topic]).get(topic)) else 0
@@ -199,11 +199,11 @@ class Cluster:
             time.sleep(0.02)
 
     def identities(self, topics: Sequence[str]) -> dict[str, str]:
-        """The ids of topics, which change when one is deleted and made anew (KIP-516); without those not there."""
-        return {name: str(one.topic_id) for name, one in self._described(topics).items()}
+        """Return the ids of the topics that are there; one that is deleted and made anew has another (KIP-516)."""
+        return {name: str(topic.topic_id) for name, topic in self._described(topics).items()}
 
     def _described(self, topics: Sequence[str]) -> dict[str, Any]:
-        """Topics as the broker describes them, without those not there.
+        """Return the topics that are there, as the broker describes them.
 
         `list_topics` must not be asked about one topic: a broker that makes topics on demand would make it.
         """
@@ -226,7 +226,7 @@ class Cluster:
         return self.patiently("describing topics", ask)
 
     def gone(self, topic: str) -> bool:
-        """Whether a topic of which a client says that it is unknown is not there.
+        """Return whether a topic of which a client says that it is unknown is not there.
 
         A broker that has just started, and a client that has just come back to it, know no topics for a moment.
         """
@@ -238,7 +238,7 @@ class Cluster:
         return False
 
     def largest_message(self, topic: str) -> int:
-        """A topic's ``max.message.bytes``."""
+        """Return a topic's ``max.message.bytes``."""
         from confluent_kafka.admin import ConfigResource, ResourceType
 
         if topic not in self._limits:
@@ -252,7 +252,7 @@ class Cluster:
         return self._limits[topic]
 
     def ends(self, topic: str, *, committed: bool = True, partitions: Iterable[int] | None = None) -> dict[int, int]:
-        """Each partition's next offset: of what is committed, or of all that was written."""
+        """Return each partition's next offset: of what is committed, or of all that was written."""
         from confluent_kafka import IsolationLevel
         from confluent_kafka.admin import OffsetSpec
 
@@ -260,7 +260,7 @@ class Cluster:
         return self._offsets(topic, OffsetSpec.latest(), level, partitions)
 
     def beginnings(self, topic: str) -> dict[int, int]:
-        """Each partition's oldest offset."""
+        """Return each partition's oldest offset."""
         from confluent_kafka import IsolationLevel
         from confluent_kafka.admin import OffsetSpec
 
@@ -307,12 +307,12 @@ class Cluster:
         return bool(error.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))
 
     def translate(self, error: Any, what: str) -> LogError:
-        """What librdkafka's error means for the log; raise it ``from`` the original."""
+        """Return what librdkafka's error means for the log; raise it ``from`` the original."""
         return translate(error.args[0] if getattr(error, "args", None) else error, what, self.location.url)
 
 
 def translate(error: Any, what: str, where: str) -> LogError:
-    """A `KafkaError` as one of ours.
+    """Return a `KafkaError` as one of ours.
 
     Args:
         error: what librdkafka reported.
@@ -387,5 +387,5 @@ _AWAY = _Away()
 
 
 def _without_secrets(text: str) -> str:
-    """A reason as the broker or the library gives it, with nothing in it that looks like a credential."""
+    """Return a reason as the broker or the library gives it, with nothing in it that looks like a credential."""
     return re.sub(r"(?i)(password|secret|token)=\S+", r"\1=…", text)

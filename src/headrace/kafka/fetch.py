@@ -35,7 +35,7 @@ Wanted = dict[Where, deque[tuple[int, TopicRange]]]
 
 
 def consumer_properties(location: KafkaLocation, **more: Any) -> dict[str, Any]:
-    """Properties of a consumer that reads committed messages from offsets of its own, fast.
+    """Return the properties of a consumer that reads committed messages from offsets of its own, fast.
 
     librdkafka's own queue limits cap a reader at some 135,000 messages a second, measured on loopback. A look elsewhere
     begins when the fetch that waits at the end of what was read before comes back: it waits 5 ms at most (the idle
@@ -58,7 +58,7 @@ def consumer_properties(location: KafkaLocation, **more: Any) -> dict[str, Any]:
 
 
 def receive(consumer: Any, timeout: float) -> list[Any]:
-    """What has arrived, waiting for the first of it only: `consume` alone would wait until there is enough."""
+    """Return what has arrived, waiting for the first of it only: `consume` alone would wait until there is enough."""
     first = consumer.poll(timeout)
     return [] if first is None else [first, *consumer.consume(AT_ONCE, 0)]
 
@@ -74,14 +74,14 @@ def make_known(consumer: Any, topics: Iterable[str]) -> None:
 
 
 def is_unknown(error: Any) -> bool:
-    """Whether a client says that there is no such topic; a broker that has just started says it of any."""
+    """Return whether a client says that there is no such topic; a broker that has just started says it of any."""
     from confluent_kafka import KafkaError
 
     return bool(error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))
 
 
 def errors_among(messages: list[Any]) -> list[Any]:
-    """Events of the consumer among the messages it gave: ends of partitions, and what went wrong."""
+    """Return events of the consumer among the messages it gave: ends of partitions, and what went wrong."""
     from confluent_kafka import Message
 
     found = list(map(Message.error, messages))
@@ -103,7 +103,7 @@ class Fetcher:
         self._lock = threading.Lock()
 
     def fetch(self, ranges: Sequence[TopicRange], *, patience: float = FETCH_SECONDS) -> list[list[Any]]:
-        """The messages of each range, when all are there.
+        """Return the messages of each range, when all are there.
 
         Args:
             ranges: of one partition in the order of their offsets.
@@ -117,8 +117,8 @@ class Fetcher:
             return []
         with self._lock:
             wanted: Wanted = {}
-            for number, one in enumerate(ranges):
-                wanted.setdefault(one.where, deque()).append((number, one))
+            for number, range_ in enumerate(ranges):
+                wanted.setdefault(range_.where, deque()).append((number, range_))
             self._attend(wanted)
             found: list[list[Any]] = [[] for _ in ranges]
             deadline = time.monotonic() + patience
@@ -170,14 +170,14 @@ class Fetcher:
         for where, waiting in wanted.items():
             ahead = self._ahead.get(where, ())
             while waiting and ahead:
-                number, one = waiting[0]
+                number, range_ = waiting[0]
                 offset = ahead[0].offset()
-                if offset <= one.last:
+                if offset <= range_.last:
                     message = ahead.popleft()
-                    if offset >= one.first:
+                    if offset >= range_.first:
                         found[number].append(message)
-                if offset >= one.last:
-                    self._next[where] = one.last + 1
+                if offset >= range_.last:
+                    self._next[where] = range_.last + 1
                     waiting.popleft()
         return any(wanted.values())
 
@@ -228,7 +228,7 @@ class Fetcher:
 
 
 def truncated(topic: str, partition: int, wanted: int, oldest: int | None, where: str) -> LogTruncated:
-    """The refusal when messages that a position needs are gone."""
+    """Return the refusal when messages that a position needs are gone."""
     held = "the topic is not there" if oldest is None else f"its oldest is {oldest}"
     return LogTruncated(
         f"«{topic}» partition {partition} on {where} does not hold offset {wanted} any more: {held}",
@@ -263,5 +263,5 @@ def wire_messages(topic: str, fetched: Sequence[Any], *, partition: int | None =
 
 
 def _headers(found: list[Any]) -> list[Any]:
-    """Each message's headers; None, where librdkafka found none, is an empty sequence."""
-    return [one or () for one in found] if any(found) else [()] * len(found)
+    """Return each message's headers; None, where librdkafka found none, is an empty sequence."""
+    return [headers or () for headers in found] if any(found) else [()] * len(found)

@@ -1,4 +1,4 @@
-"""Which partition a key belongs to, as Kafka's Java client decides: murmur2 of the key's bytes.
+"""Partitions of keys, as Kafka's Java client decides: murmur2 of the key's bytes.
 
 `org.apache.kafka.common.utils.Utils.murmur2`; librdkafka calls it ``partitioner=murmur2_random``.
 """
@@ -16,9 +16,9 @@ _SEED, _M, _R = np.uint32(0x9747B28C), np.uint32(0x5BD1E995), np.uint32(24)
 
 
 def murmur2(keys: Sequence[bytes]) -> npt.NDArray[np.uint32]:
-    """The hash of each key; keys of one length are hashed together.
+    """Return the hash of each key; keys of one length are hashed together.
 
-    >>> [int(one) for one in murmur2([b"21", b"foobar", b"a-little-bit-long-string"]).astype(np.int32)]
+    >>> [int(hashed) for hashed in murmur2([b"21", b"foobar", b"a-little-bit-long-string"]).astype(np.int32)]
     [-973932308, -790332482, -985981536]
     """
     lengths = np.fromiter(map(len, keys), np.int64, len(keys))
@@ -51,7 +51,7 @@ def _murmur2(block: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 
 def partitions_of(keys: Sequence[bytes | None], count: int, *, keyless: int) -> Ints:
-    """The partition of each message among ``count``; messages without a key go to the partition ``keyless``.
+    """Return the partition of each message among ``count``; messages without a key go to the partition ``keyless``.
 
     >>> partitions_of([b"21", None, b"foobar"], 3, keyless=2).tolist()
     [0, 2, 0]

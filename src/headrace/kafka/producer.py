@@ -57,7 +57,7 @@ class Sent:
 
     @property
     def ranges(self) -> tuple[MessageRange, ...]:
-        """Where they lie.
+        """Return where they lie.
 
         Raises:
             LogUnavailable: not all were delivered.
@@ -127,7 +127,7 @@ class TransactionalProducer:
 
     @property
     def open(self) -> bool:
-        """Whether a transaction has begun."""
+        """Return whether a transaction has begun."""
         return self._open
 
     def send(
@@ -162,7 +162,7 @@ class TransactionalProducer:
         return sent
 
     def _partitions(self, topic: str) -> int:
-        """How many there are. Of new ones the client itself learns only with its next look, half a minute later."""
+        """Return how many there are. The client itself learns of new ones half a minute later, with its next look."""
         count = self._cluster.partitions(topic)
         if self._counts.setdefault(topic, count) != count:
             self._ask("asking for new partitions", lambda: self._producer.list_topics(topic, 5.0))
@@ -200,7 +200,7 @@ class TransactionalProducer:
                 raise failure from error
 
     def _serve(self, call: Callable[[float], int], seconds: float) -> int:
-        """`poll` or `flush`. A fatal error comes out of these too, once; commit and abort say it again, with its cause.
+        """Call `poll` or `flush`. A fatal error comes out of these too, once; commit and abort raise it again.
 
         Where a delivery report was due at the same moment, the client wraps it into a SystemError.
         """
@@ -271,7 +271,7 @@ class TransactionalProducer:
         self._on_wait("")
 
     def _after(self, exception: Any, what: str, since: float) -> None:
-        """An error of a commit or an abort: undone, fatal, or to be asked again."""
+        """Handle an error of a commit or an abort: it is undone, fatal, or to be asked again."""
         error = exception.args[0]
         if error.fatal():
             self._open = False
@@ -306,7 +306,7 @@ class TransactionalProducer:
 
 
 def _reports(sent: Sent, partitions: Ints) -> dict[int, Callable[[Any, Any], None]]:
-    """Which messages report their delivery: the first and the last of each partition."""
+    """Return which messages report their delivery: the first and the last of each partition."""
     reports: dict[int, Callable[[Any, Any], None]] = {}
     if len(partitions) == 1:
         return {0: sent.only}
@@ -321,5 +321,5 @@ def _reports(sent: Sent, partitions: Ints) -> dict[int, Callable[[Any, Any], Non
 
 
 def too_large(size: int, limit: int, topic: str) -> str:
-    """The reason for a row that a topic does not take."""
+    """Return the reason for a row that a topic does not take."""
     return f"the message has {size:,} bytes, more than the {limit:,} that the topic «{topic}» takes (max.message.bytes)"

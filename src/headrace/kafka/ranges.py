@@ -38,7 +38,7 @@ class MessageRange(NamedTuple):
 
 
 def pack_spread(partitions: Ints) -> bytes:
-    """The partition of each message, compressed.
+    """Return the partition of each message, compressed.
 
     >>> unpack_spread(pack_spread(np.array([0, 2, 1]))).tolist()
     [0, 2, 1]
@@ -47,12 +47,12 @@ def pack_spread(partitions: Ints) -> bytes:
 
 
 def unpack_spread(packed: bytes) -> Ints:
-    """The inverse of `pack_spread`."""
+    """Return the inverse of `pack_spread`."""
     return np.frombuffer(zlib.decompress(packed), "<u2").astype(np.int64)
 
 
 def ranges_of(offsets: Ints, partition: int, chosen: Ints) -> tuple[MessageRange, ...]:
-    """Some of a partition's messages as ranges without a hole.
+    """Return some of a partition's messages as ranges without a hole.
 
     Args:
         offsets: of all messages that were visible, in order.

@@ -1,4 +1,4 @@
-"""Where a log on Kafka is, and how its clients are set up.
+"""Locations of logs on Kafka, and settings of their clients.
 
 ``kafka://host:port[,host:port][/NAME][?partitions=N&replication=N]``; everything else is librdkafka's own
 (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md), from two places that are never printed:
@@ -41,7 +41,7 @@ _JAVA = {"sasl.mechanism": "sasl.mechanisms", "ssl.truststore.certificates": "ss
 
 @dataclass(frozen=True, slots=True)
 class KafkaLocation:
-    """A log's place on a cluster.
+    """The location of a log on a cluster.
 
     Attributes:
         bootstrap: ``host:port[,host:port]``.
@@ -59,7 +59,7 @@ class KafkaLocation:
 
     @classmethod
     def parse(cls, location: str, *, name: str = "", environ: Mapping[str, str] | None = None) -> KafkaLocation:
-        """A location as the user writes it, with the settings that the environment adds.
+        """Read a location as the user writes it, and the settings that the environment adds.
 
         Raises:
             DeclarationError: it is no such location, or a setting is not the user's to change.
@@ -88,7 +88,7 @@ class KafkaLocation:
         return f"{SCHEME}{self.bootstrap}" + (f"/{self.name}" if self.name else "")
 
     def client(self, **properties: Any) -> dict[str, Any]:
-        """Properties of a client: the user's, then ours."""
+        """Return the properties of a client: the user's, then ours."""
         return {
             "bootstrap.servers": self.bootstrap,
             "client.id": f"headrace-{self.name}" if self.name else "headrace",
@@ -116,7 +116,7 @@ def _options(location: str, query: str) -> dict[str, int]:
 
 
 def read_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """librdkafka's properties from the file and the environment.
+    """Read librdkafka's properties from the file and the environment.
 
     Raises:
         DeclarationError: the file cannot be read, or names what exactly-once depends on.

@@ -21,7 +21,7 @@ def open_log(
     name: str = "",
     codec: Codec | None = None,
 ) -> Log:
-    """The log at a location, made there when it is missing and opened for writing.
+    """Return the log at a location, made there when it is missing and opened for writing.
 
     Args:
         location: a path (one SQLite file), ``memory://`` for a log that lives as long as its object, or

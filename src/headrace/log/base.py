@@ -8,14 +8,16 @@ slices follow the database's commit order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 from headrace.errors import LogError
+
+_P = TypeVar("_P", bound="Placed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class Extent:
 class Transaction(Protocol):
     """All or nothing: what was written is durable when the ``with`` block ends without an error, else undone.
 
-    Used by the one writing thread only.
+    Used by the one thread that is inside the block, never after it. A method that raises has spoilt the transaction:
+    what was meant is done again in another one, from the beginning; nothing of this one will have happened.
     """
 
     def append(self, topic: str, records: pa.RecordBatch, *, complete: bool = True) -> int:
@@ -82,11 +85,11 @@ class Transaction(Protocol):
         ...
 
     def oversized(self, topic: str, records: pa.RecordBatch) -> dict[int, str]:
-        """Rows that this log cannot hold in the topic, with the reasons; `append` would refuse the whole batch."""
+        """Return rows that this log cannot hold in the topic, and why; `append` would refuse the whole batch."""
         ...
 
     def next_slice(self) -> None:
-        """What is appended from here on belongs to a new slice."""
+        """Begin a new slice: what is appended from here on belongs to it."""
         ...
 
     def stage(self, topic: str, records: pa.RecordBatch) -> None:
@@ -117,7 +120,7 @@ class Transaction(Protocol):
         ...
 
     def restore_slice(self, number: int) -> None:
-        """What is appended from here on belongs to a slice of another log, by its number there.
+        """Begin a slice with the number that it has in another log: what is appended from here on belongs to it.
 
         Numbers grow; a later `next_slice` goes on after the last one. For `headrace.log.copy` only: positions and the
         records of steps name slices.
@@ -136,7 +139,7 @@ class Transaction(Protocol):
         undone: it is then nobody's, and the next one of this name.
 
         Args:
-            partitions: of a cluster's topic, as the log's place says by default; other logs have none.
+            partitions: of a cluster's topic, as the log's location says by default; other logs have none.
 
         Raises:
             LogError: there is one.
@@ -158,12 +161,13 @@ class Transaction(Protocol):
 class Log(Protocol):
     """Durable topics. One process writes, any number of processes read.
 
-    Reading is repeatable and may happen from any thread; `transaction` only from one thread at a time, and only
-    on a log that was opened for writing (`LogLocked` otherwise).
+    Any thread reads, at any time, and gets the same entries for the same slices and offsets until they are pruned. What
+    another process has committed is seen by the next call. A thread that wants to write waits for the one that does; on
+    a log that was not opened for writing it gets `LogLocked`. Errors with ``retry`` pass: whoever called calls again.
     """
 
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """A write transaction. Inside it, reads through the same log object see what it has appended."""
+        """Return a write transaction. Inside it, reads through the same log object see what it has appended."""
         ...
 
     def read(
@@ -174,7 +178,7 @@ class Log(Protocol):
         until: int | None = None,
         limit: int = 65_536,
     ) -> list[Entry]:
-        """Entries of ``topics`` (every topic when None) with ``after`` < slice ≤ ``until``, in slice order.
+        """Return entries of ``topics`` (every topic when None) with ``after`` < slice ≤ ``until``, in slice order.
 
         Whole slices: returns at least one slice where there is one, then more until ``limit`` rows are reached.
         Inside a slice entries come in the order of their appends. A resume starts at the last slice read.
@@ -185,30 +189,30 @@ class Log(Protocol):
         ...
 
     def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> list[Entry]:
-        """Entries of one topic from the one that holds ``offset`` on, at least one, until ``limit`` rows are reached.
+        """Return entries of one topic from the one that holds ``offset`` on, until ``limit`` rows are reached.
 
-        The first entry may start before ``offset``. An unknown topic has none.
+        At least one, where there is one; the first may start before ``offset``. An unknown topic has none.
         """
         ...
 
     def extents(self, topic: str, *, offset: int = 0, limit: int = 10_000) -> list[Extent]:
-        """What `read_topic` would find, at most ``limit`` entries, without reading their rows."""
+        """Return what `read_topic` would find, at most ``limit`` entries, without reading their rows."""
         ...
 
     def topics(self) -> dict[str, TopicInfo]:
-        """The visible topics, by name, sorted."""
+        """Return the visible topics, by name, sorted."""
         ...
 
     def records(self, kind: str, prefix: str = "") -> dict[str, bytes]:
-        """Named records of a kind whose names begin with ``prefix``, sorted by name."""
+        """Return the named records of a kind whose names begin with ``prefix``, sorted by name."""
         ...
 
     def newest_slice(self) -> int:
-        """The number of the last slice, also where retention has dropped its rows; 0 when there is none."""
+        """Return the number of the last slice, also where retention has dropped its rows; 0 when there is none."""
         ...
 
     def kinds(self) -> list[str]:
-        """The kinds of named records that there are, sorted."""
+        """Return the kinds of named records that there are, sorted."""
         ...
 
     def prune(self, topic: str, *, before_offset: int) -> int:
@@ -221,28 +225,80 @@ class Log(Protocol):
 
 
 def walk(log: Log, topic: str, offset: int = 0) -> Iterator[Entry]:
-    """All entries of a topic from an offset on, a chunk of the log at a time; the first may start before it."""
+    """Yield all entries of a topic from an offset on, a chunk of the log at a time; the first may start before it."""
     while entries := log.read_topic(topic, offset=offset):
         yield from entries
         offset = entries[-1].offset + entries[-1].records.num_rows
 
 
 def topic_exists(topic: str, where: str = "the log") -> LogError:
-    """The refusal to make a topic twice."""
+    """Return the refusal to make a topic twice."""
     return LogError(f"{where} has the topic «{topic}» already", advice="Choose another name, or delete it first.")
 
 
 def no_such_topic(topic: str) -> LogError:
-    """The refusal to remove what is not there."""
+    """Return the refusal to remove what is not there."""
     return LogError(f"the log has no topic «{topic}»", advice="headrace topics list shows its topics.")
 
 
-def checked_slice(number: int, last: int) -> int:
-    """A slice's number that `Transaction.restore_slice` may take.
+class SliceNumbers:
+    """The numbers that a transaction gives to its slices, and to the entries in each.
 
-    Raises:
-        LogError: it does not follow the last one.
+    >>> numbers = SliceNumbers(7)
+    >>> numbers.enter(), numbers.enter(), numbers.close(), numbers.enter(), numbers.last
+    ((8, 0), (8, 1), None, (9, 0), 9)
     """
-    if number <= last:
-        raise LogError(f"slice {number} cannot follow slice {last}")
-    return number
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self._entries = 0
+        self._open = False
+
+    def enter(self) -> tuple[int, int]:
+        """Return the slice of the next entry, and its number there."""
+        if not self._open:
+            self.last, self._entries, self._open = self.last + 1, 0, True
+        self._entries += 1
+        return self.last, self._entries - 1
+
+    def close(self) -> None:
+        """Let the next entry begin a slice."""
+        self._open = False
+
+    def restore(self, number: int) -> None:
+        """Begin a slice with a number of its own.
+
+        Raises:
+            LogError: it does not follow the last one.
+        """
+        if number <= self.last:
+            raise LogError(f"slice {number} cannot follow slice {self.last}")
+        self.last, self._entries, self._open = number, 0, True
+
+
+class Placed(Protocol):
+    """An entry of any log, with its rows or without."""
+
+    @property
+    def slice(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+
+
+def first_entries(found: Iterable[_P], limit: int, *, whole_slices: bool = False) -> tuple[list[_P], bool]:
+    """Return the first of some entries, at least one where there is one, until ``limit`` rows are reached.
+
+    Args:
+        whole_slices: the slice of the last one is not left before its end.
+
+    Returns:
+        The entries, and whether there are no more.
+    """
+    chosen: list[_P] = []
+    rows = 0
+    for entry in found:
+        if chosen and rows >= limit and not (whole_slices and entry.slice == chosen[-1].slice):
+            return chosen, False
+        chosen.append(entry)
+        rows += entry.rows
+    return chosen, True

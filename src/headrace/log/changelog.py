@@ -70,7 +70,7 @@ class Changelog:
             self._large[at] = json.loads(value[1:])
 
     def records(self, kind: str, prefix: str = "") -> dict[str, bytes]:
-        """Records of a kind whose names begin with ``prefix``, sorted by name.
+        """Return records of a kind whose names begin with ``prefix``, sorted by name.
 
         Raises:
             LogCorrupt: a piece of one is missing or damaged.
@@ -79,7 +79,7 @@ class Changelog:
         return {name: self._value(kind, name) for name in sorted(names)}
 
     def kinds(self) -> list[str]:
-        """The kinds of records that there are, sorted."""
+        """Return the kinds of records that there are, sorted."""
         return sorted({kind for kind, _ in (*self._small, *self._large)})
 
     def _value(self, kind: str, name: str) -> bytes:
@@ -99,7 +99,7 @@ class Changelog:
         return b"".join(pieces)
 
     def changes(self, puts: Mapping[tuple[str, str], Value | None]) -> Iterator[Change]:
-        """Messages that change records: to a value, or to nothing (None). Changes nothing itself."""
+        """Yield messages that change records: to a value, or to nothing (None). Changes nothing itself."""
         kept = dict(self._large)
         new: dict[str, bytes] = {}
         for at, value in puts.items():

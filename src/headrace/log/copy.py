@@ -34,7 +34,7 @@ OnRows = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a copy brought over.
+    """The result of a copy.
 
     Attributes:
         location: where it is now.
@@ -49,7 +49,7 @@ class Copied:
 
 
 class _EntryClock(SystemClock):
-    """Says when the entry that is being copied was appended."""
+    """The time at which the entry that is being copied was appended."""
 
     def __init__(self) -> None:
         self.us: int | None = None
@@ -104,7 +104,7 @@ class _Copy:
             while entries := source.read(after=after, limit=ROWS_AT_ONCE):
                 self._copy(entries)
                 after = entries[-1].slice
-            records = {(kind, name): one for kind in source.kinds() for name, one in source.records(kind).items()}
+            records = {(kind, name): value for kind in source.kinds() for name, value in source.records(kind).items()}
             newest = source.newest_slice()
             if not source.read(after=after, limit=1):
                 break
@@ -142,7 +142,7 @@ class _Copy:
         self._rows += entry.records.num_rows
 
     def _end(self, txn: Transaction, newest: int) -> None:
-        """What has no rows any more: topics that were pruned to their ends, and the last slices' numbers."""
+        """Copy what has no rows any more: topics that were pruned to their ends, and the last slices' numbers."""
         for topic, info in self._source.topics().items():
             if topic not in self._known:
                 txn.restore_topic(topic, offset=info.end)
@@ -163,7 +163,7 @@ def _open_source(location: str, codec: Codec) -> Log:
 
 
 def _with_name(source: str) -> str:
-    """A pipeline on a cluster by its name: the only one there, where none is given."""
+    """Return a pipeline on a cluster by its name: the only one there, where none is given."""
     if not source.startswith(SCHEME):
         return source
     kafka = KafkaLocation.parse(source)
@@ -179,14 +179,14 @@ def _with_name(source: str) -> str:
 
 
 def _named(target: str, source: Log) -> str:
-    """A target on a cluster with its name: the pipeline's, where none is given."""
+    """Return a target on a cluster with its name: the pipeline's, where none is given."""
     if not target.startswith(SCHEME):
         return target
     kafka = KafkaLocation.parse(target)
     if kafka.name:
         return target
     before = f"{INTERNAL_PREFIX}."
-    names = [one for one in source.topics() if one.startswith(before) and one.endswith(STEPS)]
+    names = [topic for topic in source.topics() if topic.startswith(before) and topic.endswith(STEPS)]
     if len(names) != 1:
         raise DeclarationError(
             f"the log holds {len(names)} pipelines: which name does its copy get?", advice=f"Write --to {target}/NAME."
@@ -198,7 +198,7 @@ def _named(target: str, source: Log) -> str:
 
 @contextlib.contextmanager
 def _target(origin: str, location: str, source: Log, codec: Codec, clock: _EntryClock) -> Iterator[tuple[Log, int]]:
-    """The log to be filled, and the slice after which to go on."""
+    """Return the log to be filled, and the slice after which to go on."""
     if location.startswith(SCHEME):
         with _kafka_target(origin, location, source, codec, clock) as found:
             yield found
@@ -245,7 +245,7 @@ def _absolute(origin: str) -> str:
 
 
 def _begun(there: Log, origin: str, kafka: KafkaLocation) -> bool:
-    """Whether this copy was begun there before.
+    """Return whether this copy was begun there before.
 
     Raises:
         LogError: there is another log.
@@ -263,7 +263,7 @@ def _begun(there: Log, origin: str, kafka: KafkaLocation) -> bool:
 
 
 def _refuse_taken(cluster: Cluster, kafka: KafkaLocation, topics: list[str]) -> None:
-    """Rows of ours never go among messages of others."""
+    """Refuse topics that hold messages: rows of ours never go among messages of others."""
     there = cluster.topics()
     for topic in topics:
         if topic in there and cluster.ends(topic) != cluster.beginnings(topic):

@@ -34,7 +34,7 @@ from headrace.kafka.fetch import Fetcher
 from headrace.kafka.producer import Sent, TransactionalProducer, too_large
 from headrace.kafka.ranges import MessageRange, TopicRange
 from headrace.kafka.settings import KafkaLocation
-from headrace.log.base import Entry, Extent, TopicInfo, checked_slice, no_such_topic, topic_exists
+from headrace.log.base import Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.changelog import Changelog, Value
 from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Codec, Codecs, Form, Messages
 from headrace.log.kafka_reader import Cached, Loader, PartitionReader, SliceIndex
@@ -179,7 +179,7 @@ class KafkaLog:
         self.form_numbers[form.key] = number
 
     def _refuse_replaced(self) -> None:
-        """A topic that was deleted, or deleted and made anew, is not the one whose offsets we know."""
+        """Refuse a topic that was deleted, or made anew: it is not the one whose offsets we know."""
         mine = {topic: about.identity for topic, about in self.metadata.items() if about.identity and about.rows}
         now = self.cluster.identities(list(mine))
         for topic, identity in mine.items():
@@ -232,15 +232,15 @@ class KafkaLog:
         """Take in what has become durable."""
         for number, form in transaction.forms.items():
             self._learn_form(number, form)
-        for one in transaction.staged:
-            one.sent = None
+        for staged in transaction.staged:
+            staged.sent = None
         waiting = 0
-        for one in transaction.staged:
-            waiting += one.records.nbytes if one.records is not None else 0
+        for staged in transaction.staged:
+            waiting += staged.records.nbytes if staged.records is not None else 0
             if waiting > STAGED_IN_MEMORY:
-                one.records = None
+                staged.records = None
         if self.staged and not transaction.staged:
-            last = max((one.span.last for one in self.staged if one.span is not None), default=-1)
+            last = max((staged.span.last for staged in self.staged if staged.span is not None), default=-1)
             transaction.deletions[self.staging] = {0: last + 1}
         with self._lock:
             self.staged = transaction.staged
@@ -262,9 +262,9 @@ class KafkaLog:
         while drop < len(tail) and (self._tail_bytes > TAIL_BYTES or len(tail) - drop > TAIL_ENTRIES):
             slice_ = tail[drop].stored.slice
             while drop < len(tail) and tail[drop].stored.slice == slice_:
-                one = tail[drop]
-                self._tail_bytes -= one.records.nbytes if one.records is not None else 0
-                self._evicted[one.stored.topic] = slice_
+                cached = tail[drop]
+                self._tail_bytes -= cached.records.nbytes if cached.records is not None else 0
+                self._evicted[cached.stored.topic] = slice_
                 drop += 1
         if drop:
             self._tail = tail[drop:]
@@ -284,7 +284,7 @@ class KafkaLog:
             self.cluster.create(self.staging, partitions=1, config=FOR_EVER)
 
     def staged_records(self, staged: Staged) -> pa.RecordBatch:
-        """Rows that wait for their publication."""
+        """Return rows that wait for their publication."""
         assert staged.span is not None
         return self._loader.staged(staged.span.of(self.staging), staged.form)
 
@@ -301,19 +301,10 @@ class KafkaLog:
         """See `Log.read`."""
         self._check_open()
         names = None if topics is None else set(topics)
-        chosen: list[Cached] = []
-        rows = 0
         with contextlib.closing(self._after(after, names)) as found:
-            for one in found:
-                stored = one.stored
-                if until is not None and stored.slice > until:
-                    break
-                if names is not None and stored.topic not in names:
-                    continue
-                if chosen and rows >= limit and stored.slice != chosen[-1].stored.slice:
-                    break
-                chosen.append(one)
-                rows += stored.rows
+            wanted = itertools.takewhile(lambda cached: until is None or cached.slice <= until, found)
+            of_topics = (cached for cached in wanted if names is None or cached.stored.topic in names)
+            chosen, _ = first_entries(of_topics, limit, whole_slices=True)
         return self._loader.load(chosen)
 
     def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> list[Entry]:
@@ -322,10 +313,10 @@ class KafkaLog:
         chosen: list[Cached] = []
         rows = 0
         with contextlib.closing(self._of_topic(topic, offset)) as found:
-            for one in found:
-                chosen.append(one)
-                rows += one.stored.rows
-                if rows >= limit:
+            for cached in found:
+                chosen.append(cached)
+                rows += cached.rows
+                if rows >= limit:  # the entry after it may be one to wait for
                     break
         return self._loader.load(chosen)
 
@@ -333,15 +324,15 @@ class KafkaLog:
         """See `Log.extents`."""
         self._check_open()
         with contextlib.closing(self._of_topic(topic, offset)) as found:
-            return [one.stored.extent for one in itertools.islice(found, limit)]
+            return [cached.stored.extent for cached in itertools.islice(found, limit)]
 
     def entries_of(self, topic: str, offset: int) -> Generator[IndexEntry]:
-        """A topic's entries from an offset on, without rows."""
+        """Yield a topic's entries from an offset on, without rows."""
         with contextlib.closing(self._of_topic(topic, offset)) as found:
-            yield from (one.stored for one in found)
+            yield from (cached.stored for cached in found)
 
     def follow(self, topics: Collection[str], after: int, *, limit: int = 65_536) -> tuple[list[FollowedEntry], int]:
-        """Entries of later slices with where their messages lie, for whoever reads them in this log's order.
+        """Return entries of later slices with where their messages lie, for whoever reads them in this log's order.
 
         Whole slices; waits until it is past the last message of each.
 
@@ -361,13 +352,13 @@ class KafkaLog:
                 if stored.topic in topics:
                     chosen.append(Cached(stored))
                     rows += stored.rows
-        chosen = [one for one in chosen if one.stored.end > known.get(one.stored.topic, _UNKNOWN).born]
+        chosen = [cached for cached in chosen if cached.stored.end > known.get(cached.stored.topic, _UNKNOWN).born]
         entries = self._loader.load(chosen)
-        formats = [self.forms[one.stored.form].format for one in chosen]
+        formats = [self.forms[cached.stored.form].format for cached in chosen]
         return [FollowedEntry(e, c.stored, f) for e, c, f in zip(entries, chosen, formats, strict=True)], last
 
     def newest_slice(self) -> int:
-        """The last slice that is committed now."""
+        """Return the last slice that is committed now."""
         self._current_metadata()
         return self.last_slice
 
@@ -404,7 +395,7 @@ class KafkaLog:
             return transaction.prune(topic, before_offset)
 
     def _current_metadata(self) -> dict[str, TopicMetadata]:
-        """Where topics begin and end: the writer knows, a reader looks."""
+        """Return where topics begin and end: the writer knows, a reader looks."""
         if self._producer is None:
             with self._lock:
                 self._follow()
@@ -415,14 +406,14 @@ class KafkaLog:
         return self._current if self._thread == threading.get_ident() else None
 
     def _live(self, own: KafkaTransaction | None, after: int) -> list[Cached]:
-        """What is in memory of later slices: the tail, and this thread's own transaction."""
+        """Return what is in memory of later slices: the tail, and this thread's own transaction."""
         with self._lock:
-            start = bisect.bisect_right(self._tail, after, key=lambda one: one.stored.slice)
+            start = bisect.bisect_right(self._tail, after, key=lambda cached: cached.stored.slice)
             tail = self._tail[start:]
-        return [*tail, *(one for one in own.entries if one.stored.slice > after)] if own is not None else tail
+        return [*tail, *(cached for cached in own.entries if cached.stored.slice > after)] if own is not None else tail
 
     def _after(self, after: int, names: set[str] | None) -> Generator[Cached]:
-        """Entries of later slices, in order."""
+        """Yield entries of later slices, in order."""
         own = self._own
         metadata = {**self._current_metadata(), **(own.metadata if own is not None else {})}
         live = self._live(own, after)
@@ -436,21 +427,21 @@ class KafkaLog:
                         break
                     if stored.end > _first(metadata, stored.topic):
                         yield Cached(stored)
-        for one in live:
-            if one.stored.end > _first(metadata, one.stored.topic):
-                yield one
+        for cached in live:
+            if cached.stored.end > _first(metadata, cached.stored.topic):
+                yield cached
 
     def _of_topic(self, topic: str, offset: int) -> Generator[Cached]:
-        """A topic's entries from the one that holds an offset on."""
+        """Yield a topic's entries from the cached that holds an offset on."""
         own = self._own
         known = (own.metadata.get(topic) if own is not None else None) or self._current_metadata().get(topic)
         if known is None or max(offset, known.first) >= known.end:
             return
         offset = max(offset, known.first)
-        live = [one for one in self._live(own, 0) if one.stored.topic == topic]
+        live = [cached for cached in self._live(own, 0) if cached.stored.topic == topic]
         committed = self.metadata.get(topic)
         if committed is not None and (not live or live[0].stored.offset > offset):
-            # The index holds no slice of this thread's own transaction, and must not be asked to wait for one.
+            # The index holds no slice of this thread's own transaction, and must not be asked to wait for it.
             last = committed.last_slice
             first = live[0].stored.slice if live else last + 1
             start = last if offset >= committed.last_offset else committed.first_slice
@@ -459,7 +450,7 @@ class KafkaLog:
                     if stored.slice >= first:
                         break
                     yield Cached(stored)
-        yield from (one for one in live if one.stored.end > offset)
+        yield from (cached for cached in live if cached.stored.end > offset)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -509,7 +500,7 @@ class TransactionTopics:
         self.dropped: set[str] = set()
 
     def known(self, topic: str) -> TopicMetadata:
-        """A topic as this transaction sees it."""
+        """Return a topic as this transaction sees it."""
         return self.metadata.get(topic) or self._log.metadata.get(topic) or TopicMetadata()
 
     def _make_topic(self, topic: str) -> None:
@@ -575,12 +566,15 @@ class KafkaTransaction(TransactionTopics):
         self.staged: list[Staged] = list(log.staged)
         self.puts: dict[tuple[str, str], Value | None] = {}
         self.deletions: dict[str, dict[int, int]] = {}
-        self.last_slice = log.last_slice
-        self._seq = 0
-        self._slice_open = False
+        self._slices = SliceNumbers(log.last_slice)
         self._group_open = False
         self._announced = False
         self._prepared: tuple[pa.RecordBatch, str, Messages] | None = None
+
+    @property
+    def last_slice(self) -> int:
+        """The number of the last slice that it has begun, or of the last one before it."""
+        return self._slices.last
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
@@ -656,26 +650,11 @@ class KafkaTransaction(TransactionTopics):
         producer.send(self._log.changelog_topic, [key], [value], [()])
 
     def _enter(self, topic: str, rows: int, size: int, form: int, complete: bool, cached: Cached) -> int:
-        if not self._slice_open:
-            self.last_slice += 1
-            self._seq = 0
-            self._slice_open = True
+        place = self._slices.enter()
         now_us = self._log.clock.now_us()
         known = self.known(topic)
-        cached.stored = IndexEntry(
-            self.last_slice,
-            self._seq,
-            topic,
-            known.end,
-            rows,
-            size,
-            form,
-            complete,
-            now_us,
-            cached.stored.ranges,
-            cached.stored.spread,
-        )
-        self._seq += 1
+        lies = cached.stored.ranges, cached.stored.spread
+        cached.stored = IndexEntry(*place, topic, known.end, rows, size, form, complete, now_us, *lies)
         self.entries.append(cached)
         self.metadata[topic] = known.with_entry(rows, size, self.last_slice, now_us)
         return known.end
@@ -698,13 +677,13 @@ class KafkaTransaction(TransactionTopics):
         rows = messages.rows.tolist()
         for row, key, value, headers in zip(rows, messages.keys, messages.values, messages.headers, strict=True):
             size = len(value or b"") + len(key or b"") + OVERHEAD_BYTES
-            size += sum(len(name) + len(one or b"") for name, one in headers)
+            size += sum(len(name) + len(header or b"") for name, header in headers)
             if size > limit:
                 refused[row] = too_large(size, limit, topic)
         return refused
 
     def _encode(self, topic: str, records: pa.RecordBatch) -> Messages:
-        """The messages of rows; those of the last ones asked about are kept for their appending."""
+        """Return the messages of rows; those of the last ones asked about are kept for their appending."""
         if self._prepared is not None and self._prepared[0] is records and self._prepared[1] == topic:
             return self._prepared[2]
         codecs = self._log.codecs
@@ -727,7 +706,8 @@ class KafkaTransaction(TransactionTopics):
     def next_slice(self) -> None:
         """See `Transaction.next_slice`."""
         self._check()
-        self._slice_open = self._group_open = False
+        self._slices.close()
+        self._group_open = False
 
     # -- staging --------------------------------------------------------------------------------------------------
 
@@ -751,16 +731,16 @@ class KafkaTransaction(TransactionTopics):
         self._check()
         staged, self.staged = self.staged, []
         group = None
-        for one in staged:
-            if one.group != group:
+        for rows in staged:
+            if rows.group != group:
                 self.next_slice()
-                group = one.group
-            records = one.records if one.records is not None else self._log.staged_records(one)
-            complete = one.group == staged[-1].group
+                group = rows.group
+            records = rows.records if rows.records is not None else self._log.staged_records(rows)
+            complete = rows.group == staged[-1].group
             waits = None
-            if one.records is None and one.span is not None:
-                waits = (one.span.of(self._log.staging), one.form)
-            self._append(one.topic, records, complete, kept=one.records, staged=waits)
+            if rows.records is None and rows.span is not None:
+                waits = (rows.span.of(self._log.staging), rows.form)
+            self._append(rows.topic, records, complete, kept=rows.records, staged=waits)
         self.next_slice()
 
     def discard_staged(self) -> None:
@@ -784,7 +764,7 @@ class KafkaTransaction(TransactionTopics):
     def restore_slice(self, number: int) -> None:
         """See `Transaction.restore_slice`."""
         self._check()
-        self.last_slice, self._seq, self._slice_open = checked_slice(number, self.last_slice), 0, True
+        self._slices.restore(number)
 
     def prune(self, topic: str, before_offset: int) -> int:
         """Forget whole entries before an offset; the broker deletes their messages after the commit."""
@@ -792,17 +772,17 @@ class KafkaTransaction(TransactionTopics):
         known = self.known(topic)
         dropped: list[IndexEntry] = []
         kept: IndexEntry | None = None
-        for one in self._log.entries_of(topic, known.first):
-            if one.end > before_offset:
-                kept = one
+        for entry in self._log.entries_of(topic, known.first):
+            if entry.end > before_offset:
+                kept = entry
                 break
-            dropped.append(one)
+            dropped.append(entry)
         if not dropped:
             return 0
         self.metadata[topic] = replace(
             known,
             first=dropped[-1].end,
-            bytes=known.bytes - sum(one.bytes for one in dropped),
+            bytes=known.bytes - sum(entry.bytes for entry in dropped),
             entries=known.entries - len(dropped),
             first_ts_us=kept.ts_us if kept else known.last_ts_us,
             first_slice=kept.slice if kept else known.last_slice,
@@ -811,13 +791,13 @@ class KafkaTransaction(TransactionTopics):
             ends = self.deletions.setdefault(topic, {})
             for span in (span for entry in dropped for span in entry.ranges):
                 ends[span.partition] = max(ends.get(span.partition, 0), span.last + 1)
-        return sum(one.rows for one in dropped)
+        return sum(entry.rows for entry in dropped)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
     @property
     def changed(self) -> bool:
-        """Whether there is anything to commit."""
+        """Return whether there is anything to commit."""
         return bool(
             self.entries or self.puts or self.metadata or self.forms or len(self.staged) != len(self._log.staged)
         )
@@ -845,11 +825,11 @@ class KafkaTransaction(TransactionTopics):
             for cached in self.entries:
                 if cached.sent is not None:
                     cached.stored = replace(cached.stored, ranges=cached.sent.ranges, spread=cached.sent.spread)
-            for one in self.staged:
-                if one.sent is not None:
-                    one.span = one.sent.ranges[0]
+            for rows in self.staged:
+                if rows.sent is not None:
+                    rows.span = rows.sent.ranges[0]
             fault("log.delivered")
-            for last, record in dump_slices(self._slices()):
+            for last, record in dump_slices(self._index_entries()):
                 producer.send(self._log.slices_topic, [None], [record], [()], timestamp=last)
             fault("log.sent")
             producer.commit()
@@ -858,8 +838,8 @@ class KafkaTransaction(TransactionTopics):
         fault("log.after-commit")
         self.end()
 
-    def _slices(self) -> list[IndexEntry]:
-        """The entries; readers wait for the last slice, and so a restored one without any is an empty entry."""
+    def _index_entries(self) -> list[IndexEntry]:
+        """Return the entries; readers wait for the last slice, and so a restored one without any is an empty entry."""
         stored = [cached.stored for cached in self.entries]
         written = stored[-1].slice if stored else self._log.last_slice
         return stored if self.last_slice <= written else [*stored, replace(_NOWHERE, slice=self.last_slice)]
@@ -876,12 +856,12 @@ class KafkaTransaction(TransactionTopics):
         return puts
 
     def end(self) -> None:
-        """Nothing more can be done in this transaction."""
+        """Let nothing more be done in this transaction."""
         self._over = True
 
 
 def _copied(records: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows that nobody else holds: the caller's may change, or be a small part of something large."""
+    """Return rows that nobody else holds: the caller's may change, or be a small part of something large."""
     form = MessageFormat(records.schema)
     return form.decode(form.encode(records).to_pybytes())
 

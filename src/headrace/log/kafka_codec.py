@@ -1,4 +1,4 @@
-"""What a log on Kafka needs of a format, said as a protocol; and the form of its own internal topics."""
+"""What a log on Kafka needs of a format, as a protocol; and the format of its own internal topics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST = 600_000
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What an entry's messages are: the format's name, and the rows' schema.
+    """The form of an entry's messages: the format's name, and the rows' schema.
 
     >>> form = Form("json", pa.schema([("id", pa.int64())]))
     >>> Form.from_json(form.to_json()) == form
@@ -65,15 +65,15 @@ class Codec(Protocol):
     """Turns rows into the messages of a topic's format and back."""
 
     def format_of(self, topic: str) -> str:
-        """The name of the format in which a topic is written."""
+        """Return the name of the format in which a topic is written."""
         ...
 
     def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Messages:
-        """Messages for rows; several may come from one row, or one from several."""
+        """Return messages for rows; several may come from one row, or one from several."""
         ...
 
     def decode(self, format_: str, messages: WireMessages, schema: pa.Schema) -> pa.RecordBatch:
-        """The rows of messages that `encode` made of records with this schema, to the bit.
+        """Return the rows of messages that `encode` made of records with this schema, to the bit.
 
         Raises:
             LogCorrupt: the messages are others.
@@ -134,7 +134,7 @@ class Codecs:
         self._codec: Codec = codec or self._internal
 
     def format_of(self, topic: str) -> str:
-        """The format in which a topic is written."""
+        """Return the format in which a topic is written."""
         return INTERNAL_FORMAT if topic.startswith(INTERNAL_PREFIX) else self._codec.format_of(topic)
 
     def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Messages:

@@ -31,7 +31,7 @@ PROBE_SLICES = 500
 
 
 class PartitionReader:
-    """Reads partition 0 of a topic, from an offset to what is committed now, and later on from there.
+    """A reader of partition 0 of a topic, from an offset to what is committed now, and later on from there.
 
     Used by one thread at a time.
     """
@@ -76,7 +76,7 @@ class PartitionReader:
         self.seek(offset if offset >= 0 else end)
 
     def new_messages(self) -> Iterator[list[Any]]:
-        """What lies between the reader and the committed end, in chunks.
+        """Yield what lies between the reader and the committed end, in chunks.
 
         Raises:
             LogTruncated: messages there were deleted.
@@ -122,14 +122,14 @@ class PartitionReader:
 
 
 class SliceIndex:
-    """Finds entries by slice and by offset. Any thread may call it; one is served at a time."""
+    """The committed entries, found by slice and by offset. Any thread may call it; one is served at a time."""
 
     def __init__(self, location: KafkaLocation, cluster: Cluster, topic: str) -> None:
         self._reader = PartitionReader(location, cluster, topic)
         self._lock = threading.RLock()
 
     def after(self, slice_: int, *, through: int = 0) -> Generator[IndexEntry]:
-        """Committed entries of later slices, in order; close the iterator to let other threads have their turn.
+        """Yield committed entries of later slices, in order; close the iterator to let other threads have their turn.
 
         Args:
             through: a slice that is known to be committed and is waited for: a broker says so a moment before it shows
@@ -147,7 +147,7 @@ class SliceIndex:
                     for message in chunk:
                         entries = load_slices(message.value())
                         last = entries[-1].slice if entries else last
-                        yield from (one for one in entries if one.slice > slice_)
+                        yield from (entry for entry in entries if entry.slice > slice_)
                 if last >= through:
                     return
                 if time.monotonic() >= deadline:
@@ -158,17 +158,17 @@ class SliceIndex:
                 time.sleep(0.002)
 
     def from_offset(self, topic: str, offset: int, first: int, last: int) -> Generator[IndexEntry]:
-        """A topic's entries from the one that holds an offset on.
+        """Yield a topic's entries from the entry that holds an offset on.
 
         Args:
             first, last: slices between which the topic's entries lie.
         """
         start = self._bisect(topic, offset, first, last)
         with contextlib.closing(self.after(start - 1, through=last)) as entries:
-            yield from (one for one in entries if one.topic == topic and one.end > offset)
+            yield from (entry for entry in entries if entry.topic == topic and entry.end > offset)
 
     def _bisect(self, topic: str, offset: int, first: int, last: int) -> int:
-        """A slice not behind the entry that holds an offset, and not far before it."""
+        """Return a slice not behind the entry that holds an offset, and not far before it."""
         while last - first > 4 * PROBE_SLICES:
             middle = (first + last) // 2
             found = self._probe(topic, middle)
@@ -179,12 +179,12 @@ class SliceIndex:
         return first
 
     def _probe(self, topic: str, slice_: int) -> IndexEntry | None:
-        """The first entry of a topic in the slices from one on, if there is one soon."""
+        """Return the first entry of a topic in the slices from entry on, if there is entry soon."""
         with contextlib.closing(self.after(slice_ - 1, through=slice_)) as entries:
-            for one in entries:
-                if one.topic == topic:
-                    return one
-                if one.slice > slice_ + PROBE_SLICES:
+            for entry in entries:
+                if entry.topic == topic:
+                    return entry
+                if entry.slice > slice_ + PROBE_SLICES:
                     break
         return None
 
@@ -211,9 +211,19 @@ class Cached:
     staged: tuple[TopicRange, int] | None = None
     sent: Sent | None = None
 
+    @property
+    def slice(self) -> int:
+        """Its slice's number."""
+        return self.stored.slice
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.stored.rows
+
 
 class Loader:
-    """Reads the rows of entries. Any thread may call it.
+    """A reader of the rows of entries. Any thread may call it.
 
     Args:
         fetcher: where messages come from.
@@ -227,19 +237,19 @@ class Loader:
         self._forms = forms
 
     def load(self, chosen: Sequence[Cached]) -> list[Entry]:
-        """The entries, in the order given."""
-        missing = [one.stored for one in chosen if one.records is None and one.staged is None]
+        """Return the entries, in the order given."""
+        missing = [cached.stored for cached in chosen if cached.records is None and cached.staged is None]
         loaded = iter(self._fetched(missing))
         entries = []
-        for one in chosen:
-            records = one.records
-            if records is None and one.staged is not None:
-                records = self.staged(*one.staged)
-            entries.append(_entry(one.stored, next(loaded) if records is None else records))
+        for cached in chosen:
+            records = cached.records
+            if records is None and cached.staged is not None:
+                records = self.staged(*cached.staged)
+            entries.append(_entry(cached.stored, next(loaded) if records is None else records))
         return entries
 
     def staged(self, span: TopicRange, form: int) -> pa.RecordBatch:
-        """Rows that wait for their publication."""
+        """Return rows that wait for their publication."""
         messages = self._fetcher.fetch([span])[0]
         return self._codecs.decode(self._forms[form], wire_messages(span.topic, messages))
 
@@ -258,7 +268,7 @@ class Loader:
         yield from self._decoded(missing, each)
 
     def _decoded(self, missing: Sequence[IndexEntry], each: Sequence[list[Any]]) -> Iterator[pa.RecordBatch]:
-        """Rows of consecutive entries of one form are decoded together, where each message is a row."""
+        """Yield each entry's rows; consecutive entries of one form are decoded together, if each message is a row."""
         start = 0
         while start < len(missing):
             end = start + 1
@@ -278,13 +288,13 @@ class Loader:
         self._fetcher.close()
 
 
-def _together(one: IndexEntry, other: IndexEntry, messages: list[Any], others: list[Any]) -> bool:
-    same = one.topic == other.topic and one.form == other.form
-    return same and len(messages) == one.rows and len(others) == other.rows
+def _together(first: IndexEntry, entry: IndexEntry, messages: list[Any], others: list[Any]) -> bool:
+    same = first.topic == entry.topic and first.form == entry.form
+    return same and len(messages) == first.rows and len(others) == entry.rows
 
 
 def in_order(stored: IndexEntry, found: Sequence[list[Any]]) -> list[Any]:
-    """An entry's messages in the order of its rows.
+    """Return an entry's messages in the order of its rows.
 
     Raises:
         LogTruncated: some are missing.
@@ -293,7 +303,7 @@ def in_order(stored: IndexEntry, found: Sequence[list[Any]]) -> list[Any]:
     for span, messages in zip(stored.ranges, found, strict=True):
         if len(messages) > span.messages:
             # Others wrote to the same partition at the same time.
-            messages = [one for one in messages if any(name == OURS for name, _ in one.headers() or ())]
+            messages = [message for message in messages if any(name == OURS for name, _ in message.headers() or ())]
         if len(messages) != span.messages:
             raise LogTruncated(
                 f"«{stored.topic}» partition {span.partition} holds {len(messages)} of the {span.messages} messages "
@@ -302,7 +312,7 @@ def in_order(stored: IndexEntry, found: Sequence[list[Any]]) -> list[Any]:
             )
         parts.append(messages)
     if not stored.spread:
-        return parts[0] if len(parts) == 1 else [one for messages in parts for one in messages]
+        return parts[0] if len(parts) == 1 else [message for messages in parts for message in messages]
     by_partition = {span.partition: messages for span, messages in zip(stored.ranges, parts, strict=True)}
     spread = unpack_spread(stored.spread)
     ordered: list[Any] = [None] * len(spread)

@@ -1,4 +1,4 @@
-"""A cluster, to be looked at: every topic on it, whoever writes it. Nothing is changed, nothing is written.
+"""A look at a cluster: every topic on it, whoever writes it. Nothing is changed, nothing is written.
 
 What a pipeline of ours writes is read through its log, in the log's order and with its offsets. Everything else
 (Debezium's topics, anybody's) is read as it lies there, partition after partition, a page at a time.
@@ -57,7 +57,7 @@ class TopicView:
 
 
 class KafkaView:
-    """Looks at a cluster.
+    """A look at a cluster.
 
     Args:
         location: where; with a name, that pipeline is meant where one has to be.
@@ -124,21 +124,21 @@ class KafkaView:
         return dict(self._logs)
 
     def names(self, *, internal: bool = False) -> list[str]:
-        """Topics: every one of the cluster, or those that the named pipeline's log knows; ours and Kafka's own last."""
+        """Return every topic of the cluster, or those of the named pipeline's log; ours and Kafka's own last."""
         known = self._cluster.topics()
         if self.location.name:
             mine = self._logs[self.location.name]
             kept = {*mine.topics(), mine.slices_topic, mine.changelog_topic, mine.staging}
-            known = {name: one for name, one in known.items() if name in kept}
+            known = {name: count for name, count in known.items() if name in kept}
         shown = [name for name in known if not name.startswith("__")]
         return shown + ([name for name in known if name.startswith("__")] if internal else [])
 
     def topics(self) -> dict[str, None]:
-        """Names of every topic, ours and Kafka's own included."""
+        """Return names of every topic, ours and Kafka's own included."""
         return dict.fromkeys(self._cluster.topics())
 
     def owner(self, topic: str) -> KafkaLog | None:
-        """The log that a topic belongs to, None where others write it."""
+        """Return the log that a topic belongs to, None where others write it."""
         for log in self._logs.values():
             known = log.metadata.get(topic)
             if known is not None and not known.foreign:
@@ -146,7 +146,7 @@ class KafkaView:
         return None
 
     def seen(self, topic: str) -> TopicView:
-        """One topic.
+        """Return one topic.
 
         Raises:
             LogError: the cluster has none of this name.
@@ -162,7 +162,7 @@ class KafkaView:
     # -- messages -------------------------------------------------------------------------------------------------
 
     def messages(self, topic: str, *, offset: int = 0, follow: bool = False) -> Iterator[WireMessages]:
-        """A topic's messages as they lie there, a page at a time; an empty page while nothing new has come.
+        """Return a topic's messages as they lie there, a page at a time; an empty page while nothing new has come.
 
         Args:
             offset: the first row of a pipeline's topic; of another one the first offset in each partition.
@@ -174,9 +174,9 @@ class KafkaView:
         return self._owned(log, topic, offset, follow)
 
     def last(self, topic: str) -> WireMessages:
-        """The newest messages of a topic's fullest partition, a few."""
+        """Return the newest messages of a topic's fullest partition, a few."""
         seen = self.seen(topic)
-        number = max(seen.end, key=lambda one: seen.end[one] - seen.first[one])
+        number = max(seen.end, key=lambda partition: seen.end[partition] - seen.first[partition])
         first = max(seen.first[number], seen.end[number] - LAST_MESSAGES)
         return next(self._partition(topic, number, first, seen.end[number]), _page(topic, []))
 
@@ -192,8 +192,8 @@ class KafkaView:
         while True:
             with contextlib.closing(log.entries_of(topic, offset)) as entries:
                 chosen: list[IndexEntry] = []
-                while sum(one.rows for one in chosen) < ROWS_AT_ONCE and (one := next(entries, None)) is not None:
-                    chosen.append(one)
+                while sum(entry.rows for entry in chosen) < ROWS_AT_ONCE and (entry := next(entries, None)):
+                    chosen.append(entry)
             found = self._fetched(chosen, offset)
             if not chosen and not follow:
                 return
@@ -204,9 +204,9 @@ class KafkaView:
         ranges = [span.of(stored.topic) for stored in chosen for span in stored.ranges]
         fetched = iter(self._fetcher.fetch(ranges))
         found: list[Any] = []
-        for one in chosen:
-            messages = in_order(one, [next(fetched) for _ in one.ranges])
-            skip = offset - one.offset if len(messages) == one.rows else 0
+        for entry in chosen:
+            messages = in_order(entry, [next(fetched) for _ in entry.ranges])
+            skip = offset - entry.offset if len(messages) == entry.rows else 0
             found += messages[max(0, skip) :]
         return found
 
@@ -218,7 +218,7 @@ class KafkaView:
             yield from self._following(topic, {number: max(end, offset) for number, end in ends.items()})
 
     def _partition(self, topic: str, number: int, first: int, end: int) -> Iterator[WireMessages]:
-        """One partition from an offset to an end that is known."""
+        """Yield one partition from an offset to an end that is known."""
         with self._consumer({(topic, number): first}, enable_partition_eof=True) as consumer:
             at = first
             while at < end:
@@ -246,7 +246,7 @@ class KafkaView:
             consumer.close()
 
     def _received(self, consumer: Any, topic: str) -> tuple[list[Any], int]:
-        """Messages that have come, and the end that was reached, if one was."""
+        """Return messages that have come, and the end that was reached, if one was."""
         from confluent_kafka import KafkaError
 
         messages, reached = [], -1
@@ -274,16 +274,16 @@ PRODUCERS = "produce."
 
 
 def pipelines(cluster: Cluster) -> list[str]:
-    """Names of the pipelines that have a log on a cluster."""
+    """Return names of the pipelines that have a log on a cluster."""
     before, after = f"{INTERNAL_PREFIX}.", ".changelog"
-    names = [one for one in cluster.topics() if one.startswith(before) and one.endswith(after)]
-    return [one.removeprefix(before).removesuffix(after) for one in names]
+    topics = [topic for topic in cluster.topics() if topic.startswith(before) and topic.endswith(after)]
+    return [topic.removeprefix(before).removesuffix(after) for topic in topics]
 
 
 def owners(
     location: KafkaLocation, cluster: Cluster, topics: Sequence[str], *, patience: float = 30.0
 ) -> dict[str, list[str]]:
-    """Pipelines that write some of these topics, and which; from all their changelogs, read side by side.
+    """Return pipelines that write some of these topics, and which; from all their changelogs, read side by side.
 
     Raises:
         LogUnavailable: the broker does not give them.
@@ -312,7 +312,7 @@ def owners(
     wanted = {}
     for topic, changelog in found.items():
         known = topic_metadata(changelog.records(TOPIC))
-        theirs = [one for one in topics if one in known and not known[one].foreign]
+        theirs = [name for name in topics if name in known and not known[name].foreign]
         if theirs:
             wanted[logs[topic]] = theirs
     return wanted
@@ -323,6 +323,6 @@ def _page(topic: str, messages: Sequence[Any]) -> WireMessages:
 
 
 def partitions_of(messages: WireMessages, rows: Ints) -> tuple[Ints, Ints]:
-    """Partition and offset of each row, by the message that it came from."""
+    """Return partition and offset of each row, by the message that it came from."""
     at = np.asarray(rows, np.int64)
     return messages.partitions[at], messages.offsets[at]

@@ -1,4 +1,4 @@
-"""How a log lies in its SQLite file: tables, settings, format version, migrations.
+"""The layout of a log in its SQLite file: tables, settings, format version, migrations.
 
 ==========  ==================================================================================================
 table       holds
@@ -101,7 +101,7 @@ MIGRATIONS: Mapping[int, Migration] = {1: _add_pieces}
 
 
 def seal(crc32: int, topic: str, *place: int) -> int:
-    """The checksum of an entry: its body's CRC-32, continued over where it stands.
+    """Return the checksum of an entry: its body's CRC-32, continued over where it stands.
 
     Args:
         crc32: of the body.
@@ -112,7 +112,7 @@ def seal(crc32: int, topic: str, *place: int) -> int:
 
 
 def seal_record(kind: str, name: str, value: bytes) -> bytes:
-    """A named record as stored: four bytes of CRC-32 over kind, name and value, then the value.
+    """Return a named record as stored: four bytes of CRC-32 over kind, name and value, then the value.
 
     >>> open_record("position", "m", seal_record("position", "m", b"{}"))
     b'{}'
@@ -121,7 +121,7 @@ def seal_record(kind: str, name: str, value: bytes) -> bytes:
 
 
 def open_record(kind: str, name: str, stored: bytes) -> bytes:
-    """The inverse of `seal_record`.
+    """Return the inverse of `seal_record`.
 
     Raises:
         LogCorrupt: the bytes are not those that were stored.
@@ -133,7 +133,7 @@ def open_record(kind: str, name: str, stored: bytes) -> bytes:
 
 
 def connect_writer(path: Path) -> apsw.Connection:
-    """The writing connection; makes the log where there is none and migrates an older one.
+    """Return the writing connection; makes the log where there is none and migrates an older one.
 
     Raises:
         LogCorrupt: the file is something else.
@@ -162,7 +162,7 @@ def connect_writer(path: Path) -> apsw.Connection:
 
 
 def _make(path: Path) -> None:
-    """A new log, under another name until it is whole: an empty file at ``path`` was never one of ours."""
+    """Make a log, under another name until it is whole: an empty file at ``path`` was never one of ours."""
     # Among them a WAL whose log was removed by hand: SQLite would replay it into the new one. And how far groups had
     # read the rows of that log (`headrace.dataset.groups`).
     groups = (".groups", ".groups-wal", ".groups-shm")
@@ -189,7 +189,7 @@ def _make(path: Path) -> None:
 
 
 def connect_reader(path: Path) -> apsw.Connection:
-    """A connection that only reads, and never moves the writer's WAL into the file.
+    """Return a connection that only reads, and never moves the writer's WAL into the file.
 
     Raises:
         LogError: nothing is there.
@@ -229,7 +229,7 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
 
 @functools.cache
 def page_checksums() -> bool:
-    """Whether this process writes and compares checksums of pages; apsw built from source may lack the extension."""
+    """Return whether this process writes and compares checksums of pages; an apsw built from source may not."""
     try:
         from apsw import sqlite_extra
     except ImportError:
@@ -267,7 +267,7 @@ def closed_on_error(connection: apsw.Connection, path: Path) -> Iterator[None]:
 
 
 def format_version(connection: apsw.Connection, path: Path) -> int:
-    """The format of the log in an open file.
+    """Return the format of the log in an open file.
 
     Raises:
         LogCorrupt: the file is something else.
@@ -304,7 +304,7 @@ def migrate(connection: apsw.Connection, version: int, *, migrations: Mapping[in
 
 
 def translate(error: apsw.Error, path: Path, system_errno: int = 0) -> LogError:
-    """What SQLite's error means for the log at ``path``; raise it ``from`` the original.
+    """Return what SQLite's error means for the log at ``path``; raise it ``from`` the original.
 
     Args:
         error: what apsw raised.

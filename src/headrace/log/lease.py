@@ -71,7 +71,7 @@ class Lease:
 
 
 def _forget_after_fork() -> None:
-    """A forked child would keep its parent's lock alive after the parent's death: it closes its copy."""
+    """Close a forked child's copy: it would keep its parent's lock alive after the parent's death."""
     for lease in list(_held):
         lease.release()
 
@@ -80,7 +80,7 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def filesystem_of(path: Path, mounts: Iterable[str]) -> str:
-    """Type of the file system that holds ``path``, by lines as in ``/proc/mounts``; "" when none does.
+    """Return the type of the file system that holds ``path``, by lines as in ``/proc/mounts``; "" when none does.
 
     >>> filesystem_of(Path("/srv/data/a.headrace"), ["/dev/vda / ext4 rw 0 0", "nas:/v /srv/data nfs4 rw 0 0"])
     'nfs4'
@@ -99,7 +99,7 @@ def filesystem_of(path: Path, mounts: Iterable[str]) -> str:
 
 
 def refuse_network_filesystem(path: Path, mounts: Iterable[str] | None = None) -> None:
-    """SQLite's write-ahead log is shared memory between processes: no network file system keeps it coherent.
+    """Refuse a network file system: SQLite's write-ahead log is shared memory, which none of them keeps coherent.
 
     Args:
         path: the log, resolved.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import heapq
+import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogError
-from headrace.log.base import Entry, Extent, TopicInfo, checked_slice, no_such_topic, topic_exists
+from headrace.log.base import Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.message import MessageFormat
 
 
@@ -49,7 +50,7 @@ class _Staged(NamedTuple):
 
 @dataclass
 class _State:
-    """What one commit left behind.
+    """The state that one commit left behind.
 
     A list of entries is shared by all states and may have grown since: the first ``topics[name].entries`` count.
     """
@@ -66,7 +67,7 @@ class _State:
         return _State(self.slice, topics, entries, records, list(self.staged), dict(self.ends))
 
     def of(self, topic: str) -> tuple[list[_Stored], int]:
-        """A topic's entries, and how many of them count."""
+        """Return a topic's entries, and how many of them count."""
         info = self.topics.get(topic)
         return (self.entries[topic], info.entries) if info else ([], 0)
 
@@ -77,8 +78,7 @@ class MemoryTransaction:
     def __init__(self, state: _State, clock: Clock) -> None:
         self.state = state
         self._clock = clock
-        self._seq = 0
-        self._slice_open = False
+        self._slices = SliceNumbers(state.slice)
         self._group_open = False
         self._over = False
 
@@ -94,7 +94,8 @@ class MemoryTransaction:
     def next_slice(self) -> None:
         """See `Transaction.next_slice`."""
         self._check()
-        self._slice_open = self._group_open = False
+        self._slices.close()
+        self._group_open = False
 
     def stage(self, topic: str, records: pa.RecordBatch) -> None:
         """See `Transaction.stage`."""
@@ -113,11 +114,11 @@ class MemoryTransaction:
         self._check()
         staged, self.state.staged = self.state.staged, []
         group = None
-        for one in staged:
-            if one.group != group:
+        for rows in staged:
+            if rows.group != group:
                 self.next_slice()
-                group = one.group
-            self._enter(one.topic, one.rows, one.form, one.body, one.group == staged[-1].group)
+                group = rows.group
+            self._enter(rows.topic, rows.rows, rows.form, rows.body, rows.group == staged[-1].group)
         self.next_slice()
 
     def discard_staged(self) -> None:
@@ -144,7 +145,8 @@ class MemoryTransaction:
     def restore_slice(self, number: int) -> None:
         """See `Transaction.restore_slice`."""
         self._check()
-        self.state.slice, self._seq, self._slice_open = checked_slice(number, self.state.slice), 0, True
+        self._slices.restore(number)
+        self.state.slice = number
 
     def restore_topic(self, topic: str, *, offset: int) -> None:
         """See `Transaction.restore_topic`."""
@@ -185,19 +187,19 @@ class MemoryTransaction:
             return 0
         dropped, kept = entries[:keep], entries[keep:count]
         info = self.state.topics[topic]
-        rows = sum(one.rows for one in dropped)
+        rows = sum(entry.rows for entry in dropped)
         self.state.entries[topic] = kept
         self.state.topics[topic] = replace(
             info,
             first=info.first + rows,
-            bytes=info.bytes - sum(len(one.body) for one in dropped),
+            bytes=info.bytes - sum(len(entry.body) for entry in dropped),
             entries=len(kept),
             first_ts_us=kept[0].ts_us if kept else info.last_ts_us,
         )
         return rows
 
     def end(self) -> None:
-        """Nothing more can be done in this transaction."""
+        """Let nothing more be done in this transaction."""
         self._over = True
 
     def _check(self) -> None:
@@ -205,16 +207,13 @@ class MemoryTransaction:
             raise LogError("this log transaction is over", advice="Use it inside its with block.")
 
     def _enter(self, topic: str, rows: int, form: MessageFormat, body: bytes, complete: bool) -> int:
-        if not self._slice_open:
-            self.state.slice += 1
-            self._seq = 0
-            self._slice_open = True
+        place = self._slices.enter()
+        self.state.slice = self._slices.last
         now_us = self._clock.now_us()
         if topic not in self.state.topics:
             self._make(topic, self.state.ends.get(topic, 0))
         info, entries = self.state.topics[topic], self.state.entries[topic]
-        entries.append(_Stored(self.state.slice, self._seq, topic, info.end, rows, complete, now_us, form, body))
-        self._seq += 1
+        entries.append(_Stored(*place, topic, info.end, rows, complete, now_us, form, body))
         self.state.topics[topic] = replace(
             info,
             end=info.end + rows,
@@ -276,32 +275,19 @@ class MemoryLog:
         state = self._state()
         names = state.topics if topics is None else dict.fromkeys(topics)
         found = heapq.merge(*(_after_slice(*state.of(name), after) for name in names))
-        chosen: list[_Stored] = []
-        rows = 0
-        for stored in found:
-            if until is not None and stored.slice > until:
-                break
-            if chosen and rows >= limit and stored.slice != chosen[-1].slice:
-                break
-            chosen.append(stored)
-            rows += stored.rows
+        wanted = itertools.takewhile(lambda stored: until is None or stored.slice <= until, found)
+        chosen, _ = first_entries(wanted, limit, whole_slices=True)
         return [stored.entry() for stored in chosen]
 
     def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> list[Entry]:
         """See `Log.read_topic`."""
-        chosen = []
-        rows = 0
-        for stored in self._from_offset(topic, offset):
-            chosen.append(stored)
-            rows += stored.rows
-            if rows >= limit:
-                break
+        chosen, _ = first_entries(self._from_offset(topic, offset), limit)
         return [stored.entry() for stored in chosen]
 
     def extents(self, topic: str, *, offset: int = 0, limit: int = 10_000) -> list[Extent]:
         """See `Log.extents`."""
         found = list(self._from_offset(topic, offset))[:limit]
-        return [Extent(one.offset, one.rows, len(one.body), one.ts_us) for one in found]
+        return [Extent(stored.offset, stored.rows, len(stored.body), stored.ts_us) for stored in found]
 
     def topics(self) -> dict[str, TopicInfo]:
         """See `Log.topics`."""
@@ -345,15 +331,15 @@ class MemoryLog:
 
     def _from_offset(self, topic: str, offset: int) -> Iterable[_Stored]:
         entries, count = self._state().of(topic)
-        start = bisect.bisect_right(entries, offset, hi=count, key=lambda one: one.offset + one.rows)
+        start = bisect.bisect_right(entries, offset, hi=count, key=lambda stored: stored.offset + stored.rows)
         return (entries[index] for index in range(start, count))
 
     def _forget_uncommitted(self) -> None:
-        """The lists are shared: what an undone transaction added to one would stand where the next one appends."""
+        """Take out of the shared lists what an undone transaction added: the next one appends there."""
         for name, entries in self._committed.entries.items():
             del entries[self._committed.topics[name].entries :]
 
 
 def _after_slice(entries: list[_Stored], count: int, after: int) -> Iterator[_Stored]:
-    start = bisect.bisect_right(entries, after, hi=count, key=lambda one: one.slice)
+    start = bisect.bisect_right(entries, after, hi=count, key=lambda stored: stored.slice)
     return (entries[index] for index in range(start, count))

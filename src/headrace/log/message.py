@@ -18,7 +18,7 @@ from headrace.batch import from_ipc, to_ipc
 
 
 class MessageFormat:
-    """Writes and reads the messages of one schema. Holds no state besides the schema: any thread may use it.
+    """The messages of one schema, written and read. Holds no state besides the schema: any thread may use it.
 
     >>> records = pa.RecordBatch.from_pydict({"id": [1, 2, 3]})
     >>> form = MessageFormat(records.schema)
@@ -34,7 +34,7 @@ class MessageFormat:
         self._views = [index for index, field in enumerate(schema) if _is_view(field.type)]
 
     def encode(self, records: pa.RecordBatch) -> pa.Buffer:
-        """The rows as one message; a slice takes no more room than its rows need."""
+        """Return the rows as one message; a slice takes no more room than its rows need."""
         if self._views:
             records = self._compact(records)
         if not self._dictionaries:
@@ -42,7 +42,7 @@ class MessageFormat:
         return to_ipc(records)
 
     def decode(self, body: bytes) -> pa.RecordBatch:
-        """The rows of a message, over the memory of ``body``: nothing is copied.
+        """Return the rows of a message, over the memory of ``body``: nothing is copied.
 
         Raises:
             pyarrow.ArrowException: the bytes are no message of this schema.
@@ -66,7 +66,7 @@ def _is_view(kind: pa.DataType) -> bool:
 
 
 def _types_in(kind: pa.DataType) -> Iterator[pa.DataType]:
-    """A type and every type inside it."""
+    """Yield a type and every type inside it."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     yield kind

@@ -1,4 +1,4 @@
-"""How long a log keeps its rows: by age, by size, and never past what a consumer still needs."""
+"""Retention of a log's rows: by age, by size, and never past what a consumer still needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What a topic keeps; both None means everything.
+    """The part of a topic that is kept; both None means everything.
 
     Attributes:
         age_us: entries older than this many microseconds go.
@@ -30,7 +30,7 @@ class Keep:
 
     @classmethod
     def parse(cls, value: str | timedelta | Keep | None) -> Keep:
-        """What a user writes: a duration, a size, or ``forever``.
+        """Read what a user writes: a duration, a size, or ``forever``.
 
         >>> Keep.parse("12 h"), Keep.parse("500 MB"), Keep.parse("forever")
         (Keep(age_us=43200000000, bytes=None), Keep(age_us=None, bytes=500000000), Keep(age_us=None, bytes=None))

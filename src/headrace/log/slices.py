@@ -61,7 +61,7 @@ class IndexEntry:
 
 
 def dump_slices(entries: Sequence[IndexEntry]) -> Iterator[tuple[int, bytes]]:
-    """Entries in the order of their slices as records: number of the last slice, and bytes, of each.
+    """Yield entries in the order of their slices as records: number of the last slice, and bytes, of each.
 
     A slice is never divided between two records.
     """
@@ -71,28 +71,28 @@ def dump_slices(entries: Sequence[IndexEntry]) -> Iterator[tuple[int, bytes]]:
         while end < len(entries) and entries[end].slice == entries[end - 1].slice:
             end += 1
         chunk = entries[start:end]
-        yield chunk[-1].slice, json.dumps([_row(one) for one in chunk], separators=(",", ":")).encode()
+        yield chunk[-1].slice, json.dumps([_row(entry) for entry in chunk], separators=(",", ":")).encode()
         start = end
 
 
-def _row(one: IndexEntry) -> list[object]:
+def _row(entry: IndexEntry) -> list[object]:
     row: list[object] = [
-        one.slice,
-        one.seq,
-        one.topic,
-        one.offset,
-        one.rows,
-        one.bytes,
-        one.form,
-        int(one.complete),
-        one.ts_us,
-        one.ranges,
+        entry.slice,
+        entry.seq,
+        entry.topic,
+        entry.offset,
+        entry.rows,
+        entry.bytes,
+        entry.form,
+        int(entry.complete),
+        entry.ts_us,
+        entry.ranges,
     ]
-    return [*row, base64.b64encode(one.spread).decode()] if one.spread else row
+    return [*row, base64.b64encode(entry.spread).decode()] if entry.spread else row
 
 
 def load_slices(value: bytes) -> list[IndexEntry]:
-    """The inverse of one record of `dump_slices`.
+    """Return the inverse of one record of `dump_slices`.
 
     >>> entry = IndexEntry(7, 0, "t", 3, 2, 40, 1, True, 99, (MessageRange(0, 12, 13, 2),))
     >>> [load_slices(value) == [entry] for _, value in dump_slices([entry])]

@@ -23,7 +23,7 @@ import pyarrow as pa
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogCorrupt, LogError, LogLocked
 from headrace.faults import fault
-from headrace.log.base import Entry, Extent, TopicInfo, checked_slice, no_such_topic, topic_exists
+from headrace.log.base import Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.layout import (
     BUSY_MILLISECONDS,
     DROPPED,
@@ -139,22 +139,24 @@ class SqliteLog:
             chosen, ended = _first(cursors, limit, whole_slices=True)
             self._refuse_gaps(connection, chosen, topics, after=after, ended=ended and until is None)
             loaded = self._load(connection, chosen)
-        return [self._entry(*one) for one in loaded]
+        return [self._entry(*parts) for parts in loaded]
 
     def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> list[Entry]:
         """See `Log.read_topic`."""
         with self._reading() as connection:
             cursors = [connection.execute(_FROM_OFFSET, (topic, offset))]
             chosen, ended = _first(cursors, limit, whole_slices=False)
-            self._refuse_missing(connection, topic, offset, [(one.offset, one.rows) for one in chosen], ended=ended)
+            self._refuse_missing(
+                connection, topic, offset, [(stored.offset, stored.rows) for stored in chosen], ended=ended
+            )
             loaded = self._load(connection, chosen)
-        return [self._entry(*one) for one in loaded]
+        return [self._entry(*parts) for parts in loaded]
 
     def extents(self, topic: str, *, offset: int = 0, limit: int = 10_000) -> list[Extent]:
         """See `Log.extents`."""
         with self._reading() as connection:
             found = [Extent(*row) for row in connection.execute(_EXTENTS, (topic, offset, limit))]
-            held = [(one.offset, one.rows) for one in found]
+            held = [(extent.offset, extent.rows) for extent in found]
             self._refuse_missing(connection, topic, offset, held, ended=len(found) < limit)
             return found
 
@@ -208,7 +210,7 @@ class SqliteLog:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
-        """A connection that sees one state of the log: this thread's open transaction, or else the last commit."""
+        """Return a connection that sees one state of the log: this thread's open transaction, or the last commit."""
         writer = self._writer
         if writer is not None and writer.current is not None:
             try:
@@ -222,7 +224,7 @@ class SqliteLog:
     def _load(
         self, connection: apsw.Connection, chosen: Sequence[_Stored]
     ) -> list[tuple[_Stored, MessageFormat, bytes]]:
-        """All that decoding needs, so that the read transaction can end before it."""
+        """Return all that decoding needs, so that the read transaction can end before it."""
         query = "SELECT body FROM bodies WHERE id = ?"
         forms = [self._form(connection, stored.schema) for stored in chosen]
         with unverified(connection):
@@ -334,25 +336,18 @@ class _Stored(NamedTuple):
 
 
 def _first(cursors: Sequence[apsw.Cursor], limit: int, *, whole_slices: bool) -> tuple[list[_Stored], bool]:
-    """The first entries of several ordered cursors, at least one, until ``limit`` rows are reached; closes them.
+    """Return the first entries of several ordered cursors, at least one, until ``limit`` rows are reached; closes them.
 
     Returns:
         The entries, and whether there are no more.
 
     A statement that has not come to its end would hold the read transaction open.
     """
-    chosen: list[_Stored] = []
-    rows = 0
     try:
-        for stored in map(_Stored._make, heapq.merge(*cursors)):
-            if chosen and rows >= limit and not (whole_slices and stored.slice == chosen[-1].slice):
-                return chosen, False
-            chosen.append(stored)
-            rows += stored.rows
+        return first_entries(map(_Stored._make, heapq.merge(*cursors)), limit, whole_slices=whole_slices)
     finally:
         for cursor in cursors:
             cursor.close(True)
-    return chosen, True
 
 
 class _Readers:
@@ -369,7 +364,7 @@ class _Readers:
 
     @contextlib.contextmanager
     def borrow(self) -> Iterator[apsw.Connection]:
-        """A connection inside a read transaction that ends with the block."""
+        """Return a connection inside a read transaction that ends with the block."""
         connection: apsw.Connection | None = None
         try:
             connection = self._take()
@@ -472,7 +467,7 @@ class SqliteWriter:
             self.connection.close()
 
     def translated(self, error: apsw.Error) -> LogError:
-        """What SQLite's error means for this log."""
+        """Return what SQLite's error means for this log."""
         return translate(error, self.path, self.connection.system_errno)
 
     def _take_epoch(self) -> tuple[int, int]:
@@ -555,9 +550,7 @@ class SqliteTransaction:
     def __init__(self, writer: SqliteWriter) -> None:
         self._writer = writer
         self._clock = writer.clock
-        self._last_slice = writer.last_slice
-        self._seq = 0
-        self._slice_open = False
+        self._slices = SliceNumbers(writer.last_slice)
         self._group: int | None = None
         self._group_open = False
         self._over: LogError | None = None
@@ -571,7 +564,8 @@ class SqliteTransaction:
 
     def next_slice(self) -> None:
         """See `Transaction.next_slice`."""
-        self._slice_open = self._group_open = False
+        self._slices.close()
+        self._group_open = False
 
     def stage(self, topic: str, records: pa.RecordBatch) -> None:
         """See `Transaction.stage`."""
@@ -620,7 +614,7 @@ class SqliteTransaction:
 
     def restore_slice(self, number: int) -> None:
         """See `Transaction.restore_slice`."""
-        self._last_slice, self._seq, self._slice_open = checked_slice(number, self._last_slice), 0, True
+        self._slices.restore(number)
         self._run("UPDATE head SET slice = ?", (number,))
 
     def restore_topic(self, topic: str, *, offset: int) -> None:
@@ -655,7 +649,7 @@ class SqliteTransaction:
                 break
         if entries:
             self._run(_LEAVE_TOPIC, (topic, rows, size, entries))
-            self._run("UPDATE head SET slice = ?", (self._last_slice,))  # the entries may no longer tell it
+            self._run("UPDATE head SET slice = ?", (self._slices.last,))  # the entries may no longer tell it
         return rows
 
     def finish(self) -> None:
@@ -664,14 +658,14 @@ class SqliteTransaction:
         Raises:
             LogError: also when a statement failed earlier and its error was swallowed inside the block.
         """
-        self._writer.last_slice = self._last_slice  # first: an interrupt may follow the commit
+        self._writer.last_slice = self._slices.last  # first: an interrupt may follow the commit
         fault("log.before-commit")
         self._run("COMMIT")
         fault("log.after-commit")
         self.end()
 
     def end(self) -> None:
-        """Nothing more can be done in this transaction."""
+        """Let nothing more be done in this transaction."""
         self._over = self._over or LogError("this log transaction is over", advice="Use it inside its with block.")
 
     def _store(self, topic: str, records: pa.RecordBatch) -> Iterator[tuple[int, int, int, int, int]]:
@@ -702,23 +696,19 @@ class SqliteTransaction:
 
     def _enter(self, topic: str, rows: int, schema: int, body: int, crc32: int, size: int, *, complete: bool) -> int:
         """Make a stored body the topic's next entry; returns its offset."""
-        if not self._slice_open:
-            self._last_slice += 1
-            self._seq = 0
-            self._slice_open = True
+        place = self._slices.enter()
         now_us = self._clock.now_us()
         number, end = self._run(_ENTER_TOPIC, (topic, rows, size, now_us)).get
         offset = int(end) - rows
-        crc32 = seal(crc32, topic, self._last_slice, self._seq, offset, rows, complete, now_us, schema)
+        crc32 = seal(crc32, topic, *place, offset, rows, complete, now_us, schema)
         self._run(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (self._last_slice, self._seq, number, offset, rows, int(complete), now_us, schema, body, crc32, size),
+            (*place, number, offset, rows, int(complete), now_us, schema, body, crc32, size),
         )
-        self._seq += 1
         return offset
 
     def _rows(self, sql: str, bindings: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-        """A statement's rows, one by one; what is run meanwhile must leave its tables alone."""
+        """Yield a statement's rows, one by one; what is run meanwhile must leave its tables alone."""
         try:
             yield from self._run(sql, bindings)
         except apsw.Error as error:
@@ -759,7 +749,7 @@ def delete_record(run: Run, kind: str, name: str) -> None:
 
 
 def read_records(connection: apsw.Connection, kind: str, prefix: str) -> dict[str, bytes]:
-    """Records whose names begin with ``prefix``, sorted by name.
+    """Return records whose names begin with ``prefix``, sorted by name.
 
     Raises:
         LogCorrupt: one, or a piece of one, is damaged.
@@ -770,7 +760,9 @@ def read_records(connection: apsw.Connection, kind: str, prefix: str) -> dict[st
         if not name.startswith(prefix):
             break
         content = open_record(kind, name, value)
-        found[name] = b"".join(_piece(connection, kind, name, one) for one in _hashes(content)) if pieces else content
+        found[name] = (
+            b"".join(_piece(connection, kind, name, digest) for digest in _hashes(content)) if pieces else content
+        )
     return found
 
 

@@ -18,7 +18,7 @@ _LATER = ("mark", "born")
 
 @dataclass(frozen=True, slots=True)
 class TopicMetadata:
-    """Where a topic begins and ends, in rows of ours; written by every transaction that adds to it.
+    """The beginning and end of a topic, in rows of ours; written by every transaction that adds to it.
 
     Attributes:
         first, end, bytes, entries, first_ts_us, last_ts_us: as in `headrace.log.base.TopicInfo`.
