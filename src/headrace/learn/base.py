@@ -84,7 +84,7 @@ class Learner(Protocol):
 
     It may say more of itself in an attribute ``traits``, a `LearnerTraits`; without one it has that class's defaults,
     except for what it says in attributes of its own that are named as those of `LearnerTraits`, and optional methods
-    that it has.
+    that it has. In an attribute ``width`` it may say how many features it has seen.
     """
 
     def learn(self, X: Array, y: Array | None = None) -> None:
@@ -202,6 +202,12 @@ def pinned(learner: Learner | None) -> AbstractContextManager[None]:
 def largest(learner: Learner) -> float:
     """Return the largest absolute number that a learner says it holds; 0 where it cannot say."""
     return cast("Bounded", learner).largest() if "largest" in traits_of(learner).offers else 0.0
+
+
+def width_of(learner: Learner | None) -> int | None:
+    """Return how many features a learner has seen; None where it has seen none, or does not say (``width``)."""
+    width: int | None = getattr(learner, "width", None)  # optional: it changes with what is learned, and is no trait
+    return width
 
 
 def largest_in(arrays: Iterable[Any]) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.batch import Batch
+from headrace.learn.base import width_of
 from headrace.learn.handover import Block, Handover
 from headrace.plan.task import ModelTask
 from headrace.step.events import Swap, Tick
@@ -230,7 +231,7 @@ def tick(task: ModelTask, state: State, event: Tick) -> list[Refused]:
     if not (event.explicit or (duration and state.pending_rows and state.watermark_us // duration > state.window)):
         return []
     if state.pending_rows == 0 and state.learner is not None and task.feature_names:
-        width = getattr(state.learner, "width", None) or len(task.feature_names)
+        width = width_of(state.learner) or len(task.feature_names)
         _hand_over(state, Block(np.empty((0, width))))
     known = {column: len(words) for column, words in state.words.items()}
     refused = close_cut(task, state, seen=True, known=known, reach=lambda: state.pending_reach)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints
 from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import LearnError
-from headrace.learn.base import Classifier, Learner, traits_of
+from headrace.learn.base import Classifier, Learner, traits_of, width_of
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import answers_one_by_one, concerns_the_whole
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
@@ -204,7 +204,7 @@ def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
     if not by.learner.ready:
         # A length that rows to be learned have shown is known when they are, however they came.
         return {}
-    width = getattr(by.learner, "width", None)
+    width = width_of(by.learner)
     if by.sizes or width is None or len(task.feature_names) != 1:
         return by.sizes
     return {task.feature_names[0]: width}

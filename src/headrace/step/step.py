@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, inserted
-from headrace.learn.base import pinned
+from headrace.learn.base import pinned, width_of
 from headrace.learn.category import new_words
 from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets_of, unsized
 from headrace.plain_values import value
@@ -414,7 +414,7 @@ class _ModelStep:
         task, state = self.task, self.state
         topic = task.learn[number].topic if number >= 0 else "graded"
         features = resolved(task.features, state.words, state.sizes, refuse=True)
-        width = state.sizes.get(FUNCTION) or getattr(state.learner, "width", None)
+        width = state.sizes.get(FUNCTION) or width_of(state.learner)
         found = matrix(batch, features, task.target, missing=task.missing, width=width)
         if callable(features) and found.valid.any():
             state.sizes.setdefault(FUNCTION, found.X.shape[1])

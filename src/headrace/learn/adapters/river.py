@@ -90,6 +90,11 @@ class RiverLearner:
         """The same declaration without what it has learned."""
         return RiverLearner(_pinned(self._model), classes=self.classes, names=self._names)
 
+    @property
+    def width(self) -> int | None:
+        """Features it has seen."""
+        return self._width
+
     def learn(self, X: Array, y: Array | None = None) -> None:
         """One ``learn_one`` a row; an empty batch changes nothing."""
         X = self._checked(X)

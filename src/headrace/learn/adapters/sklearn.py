@@ -94,6 +94,11 @@ class SklearnLearner:
     def _target_dtype(self) -> np.dtype[Any]:
         return np.dtype(np.float64) if self.classes is None else self.classes.dtype
 
+    @property
+    def width(self) -> int | None:
+        """Features it has seen."""
+        return self._width
+
     def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
         """One ``partial_fit`` of each step; an empty batch changes nothing.
 
