@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headrace.grade.interval_join import departed_keys
 from headrace.grade.interval_join import join as module
-from headrace.grade.interval_join import remembered
-from headrace.grade.interval_join.join import STATUSES, Arrivals, Found, Join
+from headrace.grade.interval_join.join import STATUSES, Arrivals, Join, Outcomes
 
 from .automaton import Automaton, Row
 
@@ -25,7 +25,7 @@ def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to handle rows, whatever the size of the event."""
     monkeypatch.setattr(module, "FEW", 0 if request.param == "together" else 10**9)
     # Generations of keys that scenarios of a few rows fill too.
-    monkeypatch.setattr(remembered, "_LEAST", 3)
+    monkeypatch.setattr(departed_keys, "_LEAST", 3)
     return str(request.param)
 
 
@@ -50,7 +50,7 @@ def records(arrivals: Arrivals, first: int) -> pa.RecordBatch:
     return pa.record_batch({"seq": np.arange(first, first + len(arrivals)), "t": arrivals.time_us})
 
 
-def told(found: Found, offset: int = 0) -> list[tuple[Any, ...]]:
+def told(found: Outcomes, offset: int = 0) -> list[tuple[Any, ...]]:
     """Outcomes as the automaton tells them."""
     return [
         (place + offset, STATUSES[status], left, right, time, delay, number, supersedes, found.reasons[reason])
@@ -406,7 +406,7 @@ def joined(scenario: dict[str, Any]) -> tuple[list[tuple[Any, ...]], Join]:
     return outcomes, join
 
 
-def check_rows(join: Join, found: Found) -> None:
+def check_rows(join: Join, found: Outcomes) -> None:
     """Every row that an outcome names is still there, and is the one."""
     for store, seqs in ((join.left_rows, found.left), (join.right_rows, found.right)):
         if len(store.schema):

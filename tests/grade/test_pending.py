@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import HeadraceError
-from headrace.grade.interval_join.join_side import ExpiryQueue
-from headrace.grade.interval_join.keys import pack_keys, unpack_keys
+from headrace.grade.interval_join.join_state import ExpiryQueue
+from headrace.grade.interval_join.keys import pack_keys, truth_codes, unpack_keys
 from headrace.grade.interval_join.pending import PendingRows
-from headrace.grade.interval_join.truths import truth_codes
 
 
 def rows(first: int, count: int) -> pa.RecordBatch:
@@ -42,7 +41,7 @@ def test_rows_are_what_a_dict_would_hold(data: st.DataObject) -> None:
             store.drop(gone)
             kept -= set(gone.tolist())
         if data.draw(st.booleans()):
-            state = store.state()
+            state = store.snapshot()
             store = PendingRows()
             store.restore(state)
         assert len(store) == len(kept)
@@ -97,7 +96,7 @@ def test_a_dictionary_of_each_batch_its_own() -> None:
     assert store.take(np.array([3, 2, 1, 0])).column("w").to_pylist() == ["a", "c", "b", "a"]
     assert store.take(np.array([1, 2, 3])).column("w").to_pylist() == ["b", "c", "a"]
     again = PendingRows()
-    again.restore(store.state())
+    again.restore(store.snapshot())
     assert again.take(np.array([2, 0])).column("w").to_pylist() == ["c", "a"]
 
 

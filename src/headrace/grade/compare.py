@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints
 from headrace.batch import told_apart
 from headrace.errors import HeadraceError
-from headrace.grade.interval_join.outcomes import STATUSES, Found
+from headrace.grade.interval_join.outcomes import STATUSES, Outcomes
 from headrace.grade.metrics import Metric
 from headrace.position import format_positions
 
@@ -57,7 +57,7 @@ class CompareSpec:
 
 
 def graded_rows(
-    found: Found, left: pa.Table, right: pa.Table, spec: CompareSpec, *, schema: pa.Schema | None = None
+    found: Outcomes, left: pa.Table, right: pa.Table, spec: CompareSpec, *, schema: pa.Schema | None = None
 ) -> pa.RecordBatch:
     """One row for each outcome.
 
@@ -123,7 +123,7 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _of_predictions(found: Found, lefts: Columns, rights: Columns, truth: pa.Array, spec: CompareSpec) -> Columns:
+def _of_predictions(found: Outcomes, lefts: Columns, rights: Columns, truth: pa.Array, spec: CompareSpec) -> Columns:
     """The prediction's columns; its key is the label's where there is no prediction."""
     # Its features may have any name; those of the outcome are ours.
     own = [name for name in lefts if not name.startswith("__") and name != "status"]
@@ -215,7 +215,7 @@ def _rounded(value: float, places: int) -> float:
     return float(halves_up * step)
 
 
-def _tail(found: Found, lefts: Columns, rights: Columns) -> Columns:
+def _tail(found: Outcomes, lefts: Columns, rights: Columns) -> Columns:
     left, right = found.left >= 0, found.right >= 0
     return {
         "status": _told(STATUSES, found.status),

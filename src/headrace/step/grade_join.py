@@ -19,7 +19,7 @@ from headrace.batch import UPDATE, Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
 from headrace.grade.compare import CompareSpec, faults, graded_rows
-from headrace.grade.interval_join.join import Arrivals, Found, Join
+from headrace.grade.interval_join.join import Arrivals, Join, Outcomes
 from headrace.grade.interval_join.keys import converter, kind_of, matching_keys, reconverted
 from headrace.grade.interval_join.pending import PendingRows, ascends, picked
 from headrace.grade.operator_logic import Measure
@@ -417,7 +417,7 @@ class Comparison:
             graded.append(rows_at(merged, columns, outcomes.place // 2, outcomes.time_us, key=key))
         return graded
 
-    def _compared(self, part: Found, left: pa.Table, right: pa.Table) -> list[tuple[Found, pa.RecordBatch]]:
+    def _compared(self, part: Outcomes, left: pa.Table, right: pa.Table) -> list[tuple[Outcomes, pa.RecordBatch]]:
         """Return outcomes as rows, without those that the metric fails on, which are refused."""
         try:
             return [(part, self._as_before(part, left, right))]
@@ -439,7 +439,7 @@ class Comparison:
         picked_rows = pa.array(good)
         return self._compared(part.take(good), left.take(picked_rows), right.take(picked_rows)) if len(good) else []
 
-    def _as_before(self, part: Found, left: pa.Table, right: pa.Table) -> pa.RecordBatch:
+    def _as_before(self, part: Outcomes, left: pa.Table, right: pa.Table) -> pa.RecordBatch:
         """Return grades with the columns that earlier ones had; where a column's type has changed, as they are."""
         compare, schema = self.plan.compare, self.known.schema
         earlier = schema and pa.schema([column for column in schema if not pa.types.is_null(column.type)])

@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, inserted
 from headrace.errors import HeadraceError
+from headrace.grade.interval_join.keys import truth_codes
 from headrace.grade.interval_join.pending import PendingRows
-from headrace.grade.interval_join.truths import truth_codes
 from headrace.plain_values import values
 from headrace.step.row_identity import LIMIT, ROW, Hashes, Identity, Numbered, hashed
 
@@ -311,7 +311,7 @@ class Late:
 
     def state(self, begin: int = 1) -> dict[str, Any]:
         """As flat values; ``begin``: the first number that is remembered."""
-        flat = {f"rows.{name}": value for name, value in self._rows.state().items()}
+        flat = {f"rows.{name}": value for name, value in self._rows.snapshot().items()}
         if self._done is not None:
             flat.update({f"done.{name}": value for name, value in self._done.state(begin).items()})
         if self.hashes:

@@ -2,8 +2,8 @@
 
 What makes that possible: when a row leaves depends on event times alone. The watermark at each row of the event is
 known before anything is matched, and with it which rows are there when another comes. Keys that have one prediction and
-one label at most, those of the event and those that wait, are matched as arrays; the rows of other keys are handled one
-by one, in order. Then all outcomes are put in order and numbered.
+one label at most, those of the event and those that are pending, are matched as arrays; the rows of other keys are
+handled one by one, in order. Then all outcomes are put in order and numbered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from headrace.arrays import Ints, Mask
-from headrace.grade.interval_join.join_side import MANY, NONE, NOT_YET, Entries, JoinSide, object_array
+from headrace.grade.interval_join.join_state import (
+    MANY,
+    NONE,
+    NOT_YET,
+    USED,
+    Entries,
+    JoinSide,
+    JoinState,
+    object_array,
+)
 from headrace.grade.interval_join.outcomes import (
     AGAIN,
     CHANGED,
@@ -25,9 +34,12 @@ from headrace.grade.interval_join.outcomes import (
     NULL_KEY,
     ORPHAN,
     OVER,
+    ROW_COLUMNS,
     TOO_LATE,
+    OutcomeBuilder,
+    OutcomeColumns,
 )
-from headrace.grade.interval_join.pairing import ROW_COLUMNS, USED, Pairing, Rows
+from headrace.grade.interval_join.row_matcher import RowMatcher
 
 
 class _Coming:
@@ -38,7 +50,7 @@ class _Coming:
         watermark: when the row is handled.
         over: rows whose time is over when they come.
         slow: rows that are handled one by one.
-        slots: each row's slot, whether it will wait or not; ``seqs``: its number.
+        slots: each row's slot, whether it will be pending or not; ``seqs``: its number.
     """
 
     __slots__ = ("first", "keys", "over", "rank", "seqs", "slots", "slow", "times", "watermark")
@@ -76,25 +88,26 @@ class BatchMatcher:
 
     def __init__(
         self,
-        pairing: Pairing,
+        state: JoinState,
         left: tuple[list[Any], Ints, Ints],
         right: tuple[list[Any], Ints, Ints],
         updates: Mask,
         truths: Ints,
     ) -> None:
-        self.pairing = pairing
-        self.within = pairing.within
+        self.state = state
+        self.within = state.within
         self.updates, self.truths = updates, truths
         ranks = _ranks(left[2], right[2])
         self.left, self.right = _Coming(left[0], left[1], ranks[0]), _Coming(right[0], right[1], ranks[1])
         self.places = np.empty(len(self.left) + len(self.right), np.int64)
         self.places[ranks[0]], self.places[ranks[1]] = left[2], right[2]
         self.watermarks = self._watermarks()
-        self.parts: list[dict[str, Ints]] = []
-        self.one_by_one = Rows(0, later=True)
+        self.parts: list[OutcomeColumns] = []
+        self.slow_outcomes = OutcomeBuilder(0, later=True)
+        self.row_matcher = RowMatcher(state, self.slow_outcomes)
 
-    def match(self) -> dict[str, Ints]:
-        """The outcomes in order; the state is what it is after the event."""
+    def match(self) -> OutcomeColumns:
+        """Return the outcomes in order; the state is what it is after the event."""
         self._enter()
         self._foresee()
         self._labels()
@@ -107,18 +120,18 @@ class BatchMatcher:
         return columns
 
     def _watermarks(self) -> Ints:
-        """The watermark at each row; the sides' times become what they are after the event."""
+        """Return the watermark at each row; the sides' times become what they are after the event."""
         running = []
-        for side, rows in ((self.pairing.left, self.left), (self.pairing.right, self.right)):
+        for side, rows in ((self.state.left, self.left), (self.state.right, self.right)):
             times = np.full(len(self.places), side.time_us)
             times[rows.rank] = np.maximum(rows.times, side.time_us)
             running.append(np.maximum.accumulate(times))
             side.time_us = int(running[-1][-1])
-        return np.minimum(*running) - self.pairing.lateness
+        return np.minimum(*running) - self.state.lateness
 
     def _enter(self) -> None:
         """Put the rows' keys where they are found, and find what is there for each."""
-        lefts, rights = self.pairing.left, self.pairing.right
+        lefts, rights = self.state.left, self.state.right
         left, right = self.left, self.right
         left.enter(lefts, self.watermarks, self.within, None)
         right.enter(rights, self.watermarks, self.within, self.truths)
@@ -146,8 +159,8 @@ class BatchMatcher:
                     del side.by_key.at[key]
 
     def _foresee(self) -> None:
-        """Which predictions leave in this event, in order; the keys they leave are remembered, but not shown yet."""
-        side, rows, end = self.pairing.left, self.left, int(self.watermarks[-1])
+        """Find which predictions leave in this event, in order; their keys are remembered, but not visible yet."""
+        side, rows, end = self.state.left, self.left, int(self.watermarks[-1])
         old = side.over(end - self.within)
         at_once = rows.over
         passing = ~at_once & (rows.times + self.within < end)
@@ -169,8 +182,8 @@ class BatchMatcher:
         self.leaving = slots
         self.leaving_keys = side.key[slots].tolist()
         self.leaving_rank = order >> 1
-        self.departed_before = self.pairing.remembered.departed
-        self.pairing.remembered.append(times)
+        self.departed_before = self.state.departed.count
+        self.state.departed.append(times)
         self.ordinal = np.empty(side.capacity, np.int64)
         self.ordinal[slots] = np.arange(self.departed_before, self.departed_before + len(slots))
 
@@ -178,12 +191,12 @@ class BatchMatcher:
         return rows.times[which], rows.seqs[which], rows.slots[which]
 
     def _departed(self, rank: Ints) -> Ints:
-        """How many predictions have left when the rows of these ranks are handled."""
+        """Return how many predictions have left when the rows of these ranks are handled."""
         return self.departed_before + np.searchsorted(self.leaving_rank, rank, "right")
 
     def _labels(self) -> None:
-        """Labels whose key has one prediction at most."""
-        side, rows = self.pairing.left, self.right
+        """Match labels whose key has one prediction at most."""
+        side, rows = self.state.left, self.right
         j = np.flatnonzero(~rows.slow)
         slot = self.predictions[j]
         safe = np.maximum(slot, 0)
@@ -206,38 +219,38 @@ class BatchMatcher:
         self._tell(j[too_late], LATE, TOO_LATE, left=of[too_late], delay=delay[too_late])
         self._tell(j[forgotten], LATE, TOO_LATE)
         self._tell(j[over], ORPHAN, OVER)
-        self.pairing.right.grade[rows.slots[j[hit]]] = USED
+        self.state.right.grade[rows.slots[j[hit]]] = USED
         # Predictions that come after their label, by the label.
         after = is_new & ~before & self.label_stays[j]
         self.labels_before[new[after]] = rows.slots[j[after]]
 
     def _too_late_for_remembered(self, j: Ints, rest: Mask, left_now: Mask, slot: Ints) -> Mask:
-        """Of labels without a prediction, those whose key's prediction has left.
+        """Return which labels without a prediction are of a key whose prediction has left.
 
         Args:
             j: the labels; ``rest``: those of them that are asked for.
             left_now: those whose prediction leaves in this event, before them; ``slot``: its slot.
         """
-        remembered, rows = self.pairing.remembered, self.right
+        departed, rows = self.state.departed, self.right
         ordinals = np.full(len(j), -1)
         asked = np.flatnonzero(rest & ~left_now)
         if len(asked):
             keys = rows.keys if len(asked) == len(rows) else [rows.keys[i] for i in j[asked].tolist()]
-            ordinals[asked] = remembered.ordinals(keys)
+            ordinals[asked] = departed.ordinals(keys)
         now = rest & left_now
         ordinals[now] = self.ordinal[slot[now]]
         known = np.flatnonzero(ordinals >= 0)
         found = np.zeros(len(j), np.bool_)
         if len(known):
-            at, of = j[known], remembered.times(ordinals[known])
-            kept = ordinals[known] >= self._departed(rows.rank[at]) - remembered.limit
-            in_time = rows.watermark[at] <= of + remembered.keep_us
+            at, of = j[known], departed.times(ordinals[known])
+            kept = ordinals[known] >= self._departed(rows.rank[at]) - departed.limit
+            in_time = rows.watermark[at] <= of + departed.keep_us
             found[known] = kept & in_time & (of <= rows.times[at])
         return found
 
     def _grade(self, j: Ints, slot: Ints, delay: Ints) -> None:
-        """Labels that meet their prediction: a grade, a correction, or the same again."""
-        side, rows = self.pairing.left, self.right
+        """Add outcomes of labels that meet their prediction: a grade, a correction, or the same again."""
+        side, rows = self.state.left, self.right
         earlier = side.grade[slot]
         graded = earlier == NOT_YET
         corrected = ~graded & (self.updates[j] | (side.truth[slot] != self.truths[j]))
@@ -259,7 +272,7 @@ class BatchMatcher:
         )
 
     def _tell(self, j: Ints, status: int, reason: int, *, left: Ints | int = -1, delay: Ints | int = 0) -> None:
-        """Outcomes of labels without a grade."""
+        """Add outcomes of labels without a grade."""
         rows = self.right
         self._add(
             rows.rank[j],
@@ -276,13 +289,13 @@ class BatchMatcher:
     def _add(self, rank: Ints, **columns: Ints | int) -> None:
         if len(rank):
             n = len(rank)
-            full = {name: np.broadcast_to(np.asarray(one, np.int64), (n,)) for name, one in columns.items()}
+            full = {name: np.broadcast_to(np.asarray(column, np.int64), (n,)) for name, column in columns.items()}
             # At one row what expires is told before what the row brings.
             self.parts.append({**full, "place": rank * 2 + 1})
 
     def _predictions(self) -> None:
-        """Predictions whose key has one label at most, which came before."""
-        side, rows = self.pairing.right, self.left
+        """Match predictions whose key has one label at most, which came before."""
+        side, rows = self.state.right, self.left
         i = np.flatnonzero(~rows.slow)
         slot = self.labels_before[i]
         safe = np.maximum(slot, 0)
@@ -292,7 +305,7 @@ class BatchMatcher:
         hit = there & (np.abs(delay) <= self.within)
         at, label = i[hit], safe[hit]
         side.grade[label] = USED
-        lefts = self.pairing.left
+        lefts = self.state.left
         lefts.truth[rows.slots[at]], lefts.grade[rows.slots[at]] = side.truth[label], USED
         self._add(
             rows.rank[at],
@@ -319,7 +332,7 @@ class BatchMatcher:
         )
 
     def _slow_rows(self) -> None:
-        """Rows of keys that have several, one by one and in order."""
+        """Match rows of keys that have several, one by one and in order."""
         if not self.slow:
             return
         left, right = self.left, self.right
@@ -333,32 +346,31 @@ class BatchMatcher:
                 self._slow_prediction(rank, at)
 
     def _slow_prediction(self, rank: int, i: int) -> None:
-        rows, side = self.left, self.pairing.left
+        rows, side = self.left, self.state.left
         key, time, seq, slot = rows.keys[i], int(rows.times[i]), int(rows.seqs[i]), int(rows.slots[i])
         if key is None:
-            self.one_by_one.add(rank, EXPIRED, seq, -1, time, 0, -1, NULL_KEY)
+            self.slow_outcomes.add(rank, EXPIRED, seq, -1, time, 0, -1, NULL_KEY)
             return
         watermark = int(rows.watermark[i])
         self._unlink_left(key, watermark)
-        grade, truth = self.pairing.on_prediction(self.one_by_one, rank, key, time, seq, watermark, slot)
+        grade, truth = self.row_matcher.on_prediction(rank, key, time, seq, watermark, slot)
         side.grade[slot], side.truth[slot] = grade, truth
         if rows.over[i]:
-            self.pairing.remembered.show(key, int(self.ordinal[slot]))
+            self.state.departed.show(key, int(self.ordinal[slot]))
         else:
             side.by_key.link(key, slot)
 
     def _slow_label(self, rank: int, j: int) -> None:
-        rows, side = self.right, self.pairing.right
+        rows, side = self.right, self.state.right
         key, time, seq, slot = rows.keys[j], int(rows.times[j]), int(rows.seqs[j]), int(rows.slots[j])
         if key is None:
-            self.one_by_one.add(rank, ORPHAN, -1, seq, time, 0, -1, NULL_KEY)
+            self.slow_outcomes.add(rank, ORPHAN, -1, seq, time, 0, -1, NULL_KEY)
             self.label_stays[j] = False
             return
         watermark = int(rows.watermark[j])
         self._unlink_left(key, watermark)
         departed = self.departed_before + int(np.searchsorted(self.leaving_rank, rank, "right"))
-        stays, use = self.pairing.on_label(
-            self.one_by_one,
+        stays, use = self.row_matcher.on_label(
             rank,
             key,
             time,
@@ -374,49 +386,49 @@ class BatchMatcher:
             side.by_key.link(key, slot)
 
     def _unlink_left(self, key: Any, watermark: int) -> None:
-        """Take the key's predictions out that have left since its last row; the last of them is remembered."""
-        side = self.pairing.left
+        """Take the key's predictions out that have left since its last row; the last of them is departed."""
+        side = self.state.left
         gone = [slot for slot in side.by_key.slots_of(key) if side.time[slot] + self.within < watermark]
         for slot in gone:
             side.by_key.unlink(key, slot)
         if gone:
-            self.pairing.remembered.show(key, max(int(self.ordinal[slot]) for slot in gone))
+            self.state.departed.show(key, max(int(self.ordinal[slot]) for slot in gone))
 
     def _leaving_labels(self) -> tuple[Entries, Ints]:
-        """Labels whose time is over in this event, in order; the slots of those that do not stay at all."""
+        """Return labels whose time is over in this event, in order; and the slots of those that do not stay at all."""
         rows, end = self.right, int(self.watermarks[-1])
-        old = self.pairing.right.over(end - self.within)
+        old = self.state.right.over(end - self.within)
         passing = self.label_stays & (rows.times + self.within < end)
         self.right_stays = self.label_stays & ~passing
-        self.pairing.right.live += int(self.right_stays.sum()) - len(old[0])
+        self.state.right.live += int(self.right_stays.sum()) - len(old[0])
         return _joined(old, self._some(rows, passing)), rows.slots[~self.label_stays]
 
     def _expire(self, rights: Entries) -> None:
-        columns = self.pairing.expiries(self.lefts_in_time, rights)
+        columns = self.state.expiries(self.lefts_in_time, rights)
         if len(columns["left"]):
             rank = np.searchsorted(self.watermarks, columns["time_us"] + self.within, "right")
             self.parts.append({**columns, "place": rank * 2})
 
-    def _ordered(self) -> dict[str, Ints]:
-        """All outcomes in their order; what was a token becomes a number."""
-        slow = self.one_by_one.columns()
+    def _ordered(self) -> OutcomeColumns:
+        """Return all outcomes in their order; what was a token becomes a number."""
+        slow = self.slow_outcomes.columns()
         if len(slow["place"]):
             self.parts.append({**slow, "place": slow["place"] * 2 + 1})
         if not self.parts:
             return slow
-        columns = {name: np.concatenate([one[name] for one in self.parts]) for name in ROW_COLUMNS}
+        columns = {name: np.concatenate([part[name] for part in self.parts]) for name in ROW_COLUMNS}
         order = columns["place"]
         if (order[1:] < order[:-1]).any():
             by = np.argsort(order, kind="stable")
-            columns = {name: one[by] for name, one in columns.items()}
+            columns = {name: column[by] for name, column in columns.items()}
         else:
             by = np.arange(len(order))
         columns["place"] = self.places[columns["place"] >> 1]
-        first = self.pairing.number
+        first = self.state.number
         self._resolve(columns["supersedes"], by, len(order) - len(slow["place"]), first)
         graded = np.flatnonzero(columns["slot"] >= 0)
         # Of a prediction with several grades the last one is its grade.
-        self.pairing.left.grade[columns["slot"][graded]] = graded + first
+        self.state.left.grade[columns["slot"][graded]] = graded + first
         return columns
 
     def _resolve(self, supersedes: Ints, by: Ints, slow_begin: int, first: int) -> None:
@@ -425,17 +437,17 @@ class BatchMatcher:
         if len(tokens):
             where = np.empty(len(by), np.int64)
             where[by] = np.arange(len(by))
-            supersedes[tokens] = where[slow_begin + Rows.row_of(supersedes[tokens])] + first
+            supersedes[tokens] = where[slow_begin + OutcomeBuilder.row_of(supersedes[tokens])] + first
 
     def _leave(self, rights: Entries, refused: Ints) -> None:
-        """What has left goes, what stays is put in the order of time."""
-        pairing, left, right = self.pairing, self.left, self.right
-        lefts, labels = pairing.left, pairing.right
+        """Let go what has left, and put what stays in the order of time."""
+        state, left, right = self.state, self.left, self.right
+        lefts, labels = state.left, state.right
         surely = not self.slow
         lefts.by_key.take_out(self.leaving_keys, self.leaving, surely=surely)
         gone = np.concatenate([rights[2], refused])
         labels.by_key.take_out(labels.key[gone].tolist(), gone, surely=surely)
-        pairing.remembered.publish(self.leaving_keys, self.departed_before)
+        state.departed.publish(self.leaving_keys, self.departed_before)
         lefts.release(self.leaving)
         if None in self.slow:
             lefts.release(left.slots[[key is None for key in left.keys]])
@@ -445,7 +457,7 @@ class BatchMatcher:
 
 
 def _ranks(left: Ints, right: Ints) -> tuple[Ints, Ints]:
-    """Places of both sides, counted without gaps."""
+    """Return places of both sides, counted without gaps."""
     return (
         np.arange(len(left)) + np.searchsorted(right, left),
         np.arange(len(right)) + np.searchsorted(left, right),
@@ -453,7 +465,7 @@ def _ranks(left: Ints, right: Ints) -> tuple[Ints, Ints]:
 
 
 def _joined(old: Entries, new: Entries) -> Entries:
-    """Entries in order of (time, seq): those that waited are in order, those that came are in order of their seqs."""
+    """Return entries in order of (time, seq): those that were pending are in order, those that came in that of seqs."""
     times, seqs, slots = (np.concatenate(pair) for pair in zip(old, new, strict=True))
     if (times[1:] < times[:-1]).any():
         by = np.argsort(times, kind="stable")

@@ -27,19 +27,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.arrays import Ints, Mask
 from headrace.grade.interval_join.batch_matcher import BatchMatcher
-from headrace.grade.interval_join.keys import pack_keys, unpack_keys
-from headrace.grade.interval_join.outcomes import COLUMNS, REASONS, STATUSES, Found
-from headrace.grade.interval_join.pairing import Pairing, Rows
+from headrace.grade.interval_join.join_state import JoinState, Snapshot
+from headrace.grade.interval_join.keys import pack_keys, truth_codes, unpack_keys
+from headrace.grade.interval_join.outcomes import REASONS, STATUSES, OutcomeBuilder, Outcomes
 from headrace.grade.interval_join.pending import PendingRows
-from headrace.grade.interval_join.row_matcher import match_one_by_one
-from headrace.grade.interval_join.truths import truth_codes
+from headrace.grade.interval_join.row_matcher import RowMatcher
 
-__all__ = ["REASONS", "STATUSES", "Arrivals", "Found", "Join"]
+__all__ = ["REASONS", "STATUSES", "Arrivals", "Join", "Outcomes"]
 
 LIMIT = 2_000_000
 # As many rows are as fast one by one as together.
@@ -84,7 +82,7 @@ class Join:
     Args:
         within_us: how far apart in time a prediction and its label may be.
         lateness_us: how far the watermark stays behind.
-        limit: how many rows of a side may wait, and how many keys are remembered.
+        limit: how many rows of a side may be pending, and how many keys are remembered.
         remember_us: how long the key of a prediction is remembered after its time is over; ten times ``within_us`` by
             default.
 
@@ -104,59 +102,60 @@ class Join:
             raise ValueError("within_us and lateness_us are not negative, and limit is at least 1")
         self.limit = limit
         remember = 10 * within_us if remember_us is None else remember_us
-        self._pairing = Pairing(within_us, lateness_us, limit, remember)
+        self._state = JoinState(within_us, lateness_us, limit, remember)
 
     @property
     def left_rows(self) -> PendingRows:
         """What predictions hold, by their numbers."""
-        return self._pairing.left.rows
+        return self._state.left.rows
 
     @property
     def right_rows(self) -> PendingRows:
         """What labels hold, by their numbers."""
-        return self._pairing.right.rows
+        return self._state.right.rows
 
     @property
     def next_left(self) -> int:
         """The number of the next prediction."""
-        return self._pairing.left.next_seq
+        return self._state.left.next_seq
 
     @property
     def next_right(self) -> int:
         """The number of the next label."""
-        return self._pairing.right.next_seq
+        return self._state.right.next_seq
 
     @property
     def left_time_us(self) -> int:
         """The largest event time of predictions so far; -2**62 before the first."""
-        return self._pairing.left.time_us
+        return self._state.left.time_us
 
     @property
     def right_time_us(self) -> int:
         """Likewise of labels."""
-        return self._pairing.right.time_us
+        return self._state.right.time_us
 
     @property
     def watermark_us(self) -> int:
-        return self._pairing.watermark
+        """The time that both sides have reached, less the lateness."""
+        return self._state.watermark
 
     @property
     def pending(self) -> tuple[int, int]:
         """How many predictions and labels are pending, those that have a grade included."""
-        return self._pairing.left.live, self._pairing.right.live
+        return self._state.left.live, self._state.right.live
 
     @property
     def counts(self) -> dict[str, int]:
         """Outcomes since the beginning by their status; ``duplicate`` counts those orphans that came again."""
-        return self._pairing.counts
+        return self._state.counts
 
     @property
     def deadline_us(self) -> int | None:
-        """The smallest watermark at which something leaves, with an outcome or without; None when nothing waits."""
-        times = [time for side in (self._pairing.left, self._pairing.right) if (time := side.first_time()) is not None]
-        return min(times) + self._pairing.within + 1 if times else None
+        """The smallest watermark at which something leaves, with an outcome or without; None: nothing is pending."""
+        times = [time for side in (self._state.left, self._state.right) if (time := side.first_time()) is not None]
+        return min(times) + self._state.within + 1 if times else None
 
-    def match(self, left: Arrivals, right: Arrivals, *, end: int) -> Found:
+    def match(self, left: Arrivals, right: Arrivals, *, end: int) -> Outcomes:
         """Handle the rows of an event.
 
         Args:
@@ -170,29 +169,29 @@ class Join:
         _check(right, end)
         truths = np.zeros(len(right), np.int64) if right.truth is None else truth_codes(right.truth)
         updates = np.zeros(len(right), np.bool_) if right.update is None else np.asarray(right.update, np.bool_)
-        parts: list[Found] = []
+        parts: list[Outcomes] = []
         i = j = 0
         while not parts or i + j < len(left) + len(right):
-            together, stop_i, stop_j = self._piece(left, right, i, j)
+            in_a_batch, stop_i, stop_j = self._piece(left, right, i, j)
             lefts = (left.keys[i:stop_i], left.time_us[i:stop_i], left.place[i:stop_i])
             rights = (right.keys[j:stop_j], right.time_us[j:stop_j], right.place[j:stop_j])
-            parts.append(self._matched(lefts, rights, updates[j:stop_j], truths[j:stop_j], together=together))
+            parts.append(self._matched(lefts, rights, updates[j:stop_j], truths[j:stop_j], in_a_batch=in_a_batch))
             i, j = stop_i, stop_j
-        self._pairing.remembered.forget(self._pairing.watermark)
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        self._state.departed.forget(self._state.watermark)
+        return Outcomes.joined(parts)
 
     def _piece(self, left: Arrivals, right: Arrivals, i: int, j: int) -> tuple[bool, int, int]:
-        """How many of the next rows are matched together: as many as surely stay below the limit."""
+        """Return how many of the next rows are matched together: as many as surely stay below the limit."""
         rest = len(left) + len(right) - i - j
         count = min(rest, self.limit - max(self.pending))
-        together = count > FEW
-        if not together:
+        in_a_batch = count > FEW
+        if not in_a_batch:
             count = min(rest, SOME)
         if count == rest:
-            return together, len(left), len(right)
+            return in_a_batch, len(left), len(right)
         last = np.partition(np.concatenate([left.place[i:], right.place[j:]]), count - 1)[count - 1]
-        stop_i, stop_j = (int(np.searchsorted(one.place, last, "right")) for one in (left, right))
-        return together, stop_i, stop_j
+        stop_i, stop_j = (int(np.searchsorted(side.place, last, "right")) for side in (left, right))
+        return in_a_batch, stop_i, stop_j
 
     def _matched(
         self,
@@ -201,67 +200,65 @@ class Join:
         updates: Mask,
         truths: Ints,
         *,
-        together: bool,
-    ) -> Found:
-        if together:
-            return self._pairing.found(BatchMatcher(self._pairing, left, right, updates, truths).match())
-        out = Rows(self._pairing.number)
-        match_one_by_one(self._pairing, left, (*right, updates.tolist(), truths), out)
-        return self._pairing.found_one_by_one(out)
+        in_a_batch: bool,
+    ) -> Outcomes:
+        if in_a_batch:
+            return self._state.outcomes(BatchMatcher(self._state, left, right, updates, truths).match())
+        out = OutcomeBuilder(self._state.number)
+        RowMatcher(self._state, out).match(left, right, updates.tolist(), truths)
+        return self._state.outcomes_of(out)
 
-    def advance(self, left_us: int, right_us: int) -> Found:
-        """Time has passed without rows: a tick says how far each side is. The outcomes' place is 0."""
-        pairing = self._pairing
-        pairing.left.time_us = max(pairing.left.time_us, left_us)
-        pairing.right.time_us = max(pairing.right.time_us, right_us)
-        out = Rows(pairing.number)
-        pairing.expire(out, 0, pairing.watermark - pairing.within)
-        pairing.remembered.forget(pairing.watermark)
-        return pairing.found_one_by_one(out)
+    def advance(self, left_us: int, right_us: int) -> Outcomes:
+        """Let time go on without rows: a tick says how far each side is. The outcomes' place is 0."""
+        state = self._state
+        state.left.time_us = max(state.left.time_us, left_us)
+        state.right.time_us = max(state.right.time_us, right_us)
+        out = OutcomeBuilder(state.number)
+        RowMatcher(state, out).expire(0, state.watermark - state.within)
+        state.departed.forget(state.watermark)
+        return state.outcomes_of(out)
 
     def settle(self) -> None:
         """Drop what rows hold that have left; called when the outcomes were made into rows."""
-        self._pairing.left.settle()
-        self._pairing.right.settle()
+        self._state.left.settle()
+        self._state.right.settle()
 
-    def snapshot(self) -> dict[str, npt.NDArray[Any] | int | str]:
-        """Everything, as arrays and numbers."""
-        pairing = self._pairing
-        keys, ordinals, times = pairing.remembered.entries()
-        found: dict[str, npt.NDArray[Any] | int | str] = {
-            "number": pairing.number,
-            "departed": pairing.remembered.departed,
+    def snapshot(self) -> Snapshot:
+        """Return everything, as arrays and numbers."""
+        state = self._state
+        keys, ordinals, times = state.departed.entries()
+        found: Snapshot = {
+            "number": state.number,
+            "departed": state.departed.count,
             "remembered.keys": pack_keys(keys),
             "remembered.ordinals": ordinals,
             "remembered.times": times,
+            **{f"counts.{name}": count for name, count in state.counts.items()},
         }
-        for name, count in pairing.counts.items():
-            found[f"counts.{name}"] = count
-        for name, side in (("left", pairing.left), ("right", pairing.right)):
-            found.update({f"{name}.{key}": value for key, value in side.state().items()})
+        for name, side in (("left", state.left), ("right", state.right)):
+            found.update({f"{name}.{key}": value for key, value in side.snapshot().items()})
         return found
 
-    def restore(self, state: Mapping[str, npt.NDArray[Any] | int | str]) -> None:
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Become what `snapshot` was taken of. The settings are those that this join was made with."""
-        old = self._pairing
-        remember = old.remembered.keep_us - old.within
-        pairing = self._pairing = Pairing(old.within, old.lateness, old.limit, remember)
-        pairing.number = int(state["number"])
-        for name in pairing.counts:
-            pairing.counts[name] = int(state[f"counts.{name}"])
-        keys = unpack_keys(np.asarray(state["remembered.keys"]))
-        ordinals, times = (np.asarray(state[f"remembered.{name}"], np.int64) for name in ("ordinals", "times"))
-        pairing.remembered.restore(keys, ordinals, times, int(state["departed"]))
-        for name, side in (("left", pairing.left), ("right", pairing.right)):
+        old = self._state
+        state = self._state = JoinState(old.within, old.lateness, old.limit, old.departed.keep_us - old.within)
+        state.number = int(snapshot["number"])
+        for name in state.counts:
+            state.counts[name] = int(snapshot[f"counts.{name}"])
+        keys = unpack_keys(np.asarray(snapshot["remembered.keys"]))
+        ordinals, times = (np.asarray(snapshot[f"remembered.{name}"], np.int64) for name in ("ordinals", "times"))
+        state.departed.restore(keys, ordinals, times, int(snapshot["departed"]))
+        for name, side in (("left", state.left), ("right", state.right)):
             start = f"{name}."
-            side.restore({key.removeprefix(start): value for key, value in state.items() if key.startswith(start)})
+            side.restore({key.removeprefix(start): value for key, value in snapshot.items() if key.startswith(start)})
 
     def rekey(self, change: Callable[[Any], Any]) -> None:
         """Change the keys of all that waits or is remembered."""
-        state = self.snapshot()
+        snapshot = self.snapshot()
         for name in ("left.keys", "right.keys", "remembered.keys"):
-            state[name] = pack_keys([change(key) for key in unpack_keys(np.asarray(state[name]))])
-        self.restore(state)
+            snapshot[name] = pack_keys([change(key) for key in unpack_keys(np.asarray(snapshot[name]))])
+        self.restore(snapshot)
 
 
 def _check(rows: Arrivals, end: int) -> None:
@@ -270,8 +267,3 @@ def _check(rows: Arrivals, end: int) -> None:
         raise ValueError("a row has a key, an event time and a place")
     if len(place) and (place[0] < 0 or place[-1] >= end or (len(place) > 1 and (place[1:] <= place[:-1]).any())):
         raise ValueError(f"the places of an event's rows are ascending, from 0 to {end - 1}")
-
-
-def _joined(parts: list[Found]) -> Found:
-    columns = {name: np.concatenate([getattr(one, name) for one in parts]) for name in COLUMNS}
-    return Found.of(columns, parts[0].reasons)

@@ -1,4 +1,4 @@
-"""What becomes of predictions and labels: each outcome is a row with a number.
+"""Outcomes: what becomes of predictions and labels; each is a row with a number.
 
 ==============  =======================================================================================
 status          meaning
@@ -13,6 +13,7 @@ status          meaning
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -41,7 +42,7 @@ NO_REASON, CHANGED, TOO_LATE, NO_LABEL, NO_PREDICTION, OVER, AGAIN, NULL_KEY, CR
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Outcomes:
     """Outcomes in order; arrays of one length.
 
     Attributes:
@@ -70,25 +71,101 @@ class Found:
     def __len__(self) -> int:
         return len(self.place)
 
-    def take(self, rows: Ints | Mask | slice) -> Found:
-        """Some of the outcomes."""
+    def take(self, rows: Ints | Mask | slice) -> Outcomes:
+        """Return some of the outcomes."""
         return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
     @classmethod
-    def of(cls, columns: dict[str, Any], reasons: tuple[str, ...]) -> Found:
-        """Outcomes of columns of any integer type."""
+    def joined(cls, parts: Sequence[Outcomes]) -> Outcomes:
+        """Return outcomes one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
+        return cls.of(columns, parts[0].reasons)
+
+    @classmethod
+    def of(cls, columns: dict[str, Any], reasons: tuple[str, ...]) -> Outcomes:
+        """Return outcomes of columns of any integer type."""
         arrays: dict[str, Any] = {name: np.array(columns[name], kind) for name, kind in _KINDS.items()}
         return cls(**arrays, reasons=reasons)
 
 
-COLUMNS = tuple(one.name for one in fields(Found) if one.name != "reasons")
+COLUMNS = tuple(column.name for column in fields(Outcomes) if column.name != "reasons")
 _KINDS = {name: np.int8 if name in ("status", "reason") else np.int64 for name in COLUMNS}
 
 
 def reasons(limit: int) -> tuple[str, ...]:
-    """The reasons' texts where so many rows may wait.
+    """Return the reasons' texts where so many rows may be pending.
 
     >>> reasons(500)[CROWDED]
     'more than 500 rows were waiting'
     """
-    return tuple(one.format(limit=limit) for one in REASONS)
+    return tuple(text.format(limit=limit) for text in REASONS)
+
+
+# place, status, left, right, time, delay, supersedes, reason, slot of the prediction
+Row = tuple[int, int, int, int, int, int, int, int, int]
+OutcomeColumns = dict[str, Ints]
+ROW_COLUMNS = ("place", "status", "left", "right", "time_us", "delay_us", "supersedes", "reason", "slot")
+
+
+class OutcomeBuilder:
+    """Takes outcomes as they come about, one at a time or many.
+
+    A grade has a token at once: its number, or, where the outcomes will be put in order later (``later``), a negative
+    number that says which of these rows it is.
+    """
+
+    __slots__ = ("_base", "_parts", "_sign", "count", "rows")
+
+    def __init__(self, number: int, *, later: bool = False) -> None:
+        self._base, self._sign = (-3, -1) if later else (number, 1)
+        self._parts: list[OutcomeColumns] = []
+        self.rows: list[Row] = []
+        self.count = 0
+
+    def add(
+        self,
+        place: int,
+        status: int,
+        left: int,
+        right: int,
+        time: int,
+        delay: int,
+        supersedes: int,
+        reason: int,
+        slot: int = -1,
+    ) -> int:
+        """Add an outcome. Returns its token."""
+        self.rows.append((place, status, left, right, time, delay, supersedes, reason, slot))
+        self.count += 1
+        return self._base + self._sign * (self.count - 1)
+
+    def add_many(self, columns: OutcomeColumns) -> None:
+        """Add outcomes."""
+        self._close()
+        self._parts.append(columns)
+        self.count += len(columns["place"])
+
+    def _close(self) -> None:
+        if self.rows:
+            self._parts.append(dict(zip(ROW_COLUMNS, np.array(self.rows, np.int64).T, strict=True)))
+            self.rows = []
+
+    def columns(self) -> OutcomeColumns:
+        """Return all outcomes, in the order in which they came."""
+        self._close()
+        if len(self._parts) == 1:
+            return self._parts[0]
+        none = [np.empty(0, np.int64)]
+        return {name: np.concatenate([part[name] for part in self._parts] or none) for name in ROW_COLUMNS}
+
+    @property
+    def few(self) -> bool:
+        """Whether all outcomes came one at a time, and are few."""
+        return not self._parts and len(self.rows) < 64
+
+    @staticmethod
+    def row_of(tokens: Ints) -> Ints:
+        """Return which rows tokens mean that were given for later."""
+        return -3 - tokens

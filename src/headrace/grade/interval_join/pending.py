@@ -247,8 +247,8 @@ class PendingRows:
         both = before is not None and before.live <= 4 * chunk.size and before.live + chunk.live <= SIZES[-1] // 2
         self._replace(i - both, i + 1)
 
-    def state(self) -> dict[str, npt.NDArray[Any] | int | str]:
-        """All rows as they are stored: their numbers, and an Arrow IPC stream of them."""
+    def snapshot(self) -> dict[str, npt.NDArray[Any] | int | str]:
+        """Return all rows: their numbers, and an Arrow IPC stream of them."""
         merged = self._merged(self._chunks) if self._chunks else []
         table = pa.Table.from_batches([chunk.records for chunk in merged], schema=self.schema)
         sink = pa.BufferOutputStream()
@@ -258,7 +258,7 @@ class PendingRows:
         return {"next": self.next, "seqs": seqs, "rows": np.frombuffer(sink.getvalue(), np.uint8)}
 
     def restore(self, state: Mapping[str, npt.NDArray[Any] | int | str]) -> None:
-        """Become what `state` was taken of."""
+        """Become what `snapshot` was taken of."""
         reader = pa.ipc.open_stream(pa.py_buffer(np.ascontiguousarray(state["rows"], np.uint8)))
         self.schema = reader.schema
         self.next = int(state["next"])

@@ -31,47 +31,47 @@ class _Generation:
     at: dict[Any, int] = field(default_factory=dict)
 
 
-class Remembered:
+class DepartedKeys:
     """Keys, and the event times of their predictions. A prediction that leaves has an ordinal: 0, 1, 2, …
 
     Args:
         keep_us: how long after a prediction's time it is remembered, in event time.
         limit: how many that left are remembered.
 
-    >>> keys = Remembered(keep_us=100, limit=10)
+    >>> keys = DepartedKeys(keep_us=100, limit=10)
     >>> keys.add("a", 50)
     >>> [keys.older("a", time, watermark, 1) for time, watermark in ((60, 70), (40, 70), (60, 151))]
     [True, False, False]
     """
 
-    __slots__ = ("_base", "_generations", "_times", "_young", "departed", "keep_us", "limit")
+    __slots__ = ("_base", "_generations", "_times", "_young", "count", "keep_us", "limit")
 
     def __init__(self, *, keep_us: int, limit: int) -> None:
         self.keep_us, self.limit = keep_us, limit
-        self.departed = 0  # how many have left since the beginning; the next one's ordinal
+        self.count = 0  # how many have left since the beginning; the next one's ordinal
         self._young = _Generation(0)
         self._generations = [self._young]
         self._base = 0  # ordinal of the first time that is kept
         self._times = np.empty(64, np.int64)
 
     def __len__(self) -> int:
-        return sum(len(one.at) for one in self._generations)
+        return sum(len(generation.at) for generation in self._generations)
 
     def add(self, key: Any, time: int) -> None:
-        """A prediction has left."""
+        """Remember a prediction that leaves."""
         self._room(1)
-        self._times[self.departed - self._base] = time
-        self.departed += 1
-        self._rotate(self.departed - 1)
+        self._times[self.count - self._base] = time
+        self.count += 1
+        self._rotate(self.count - 1)
         self._young.newest = max(self._young.newest, time)
-        self._young.at[key] = self.departed - 1
+        self._young.at[key] = self.count - 1
 
     def append(self, times: Ints) -> int:
-        """Predictions leave, in this order; they are not seen before `publish`. Returns the first's ordinal."""
+        """Let predictions leave, in this order; they are not seen before `publish`. Returns the first's ordinal."""
         self._room(len(times))
-        first = self.departed
+        first = self.count
         self._times[first - self._base : first - self._base + len(times)] = times
-        self.departed += len(times)
+        self.count += len(times)
         return first
 
     def publish(self, keys: list[Any], first: int) -> None:
@@ -96,14 +96,14 @@ class Remembered:
             self._generations.append(self._young)
 
     def _room(self, count: int) -> None:
-        used = self.departed - self._base
+        used = self.count - self._base
         if used + count > len(self._times):
             grown = np.empty(max(used + count, len(self._times) * 3 // 2), np.int64)
             grown[:used] = self._times[:used]
             self._times = grown
 
     def older(self, key: Any, time: int, watermark: int, departed: int) -> bool:
-        """Whether a prediction of the key is remembered that is not newer than this time.
+        """Return whether a prediction of the key is remembered that is not newer than this time.
 
         Args:
             watermark, departed: as they are when it is asked.
@@ -116,7 +116,7 @@ class Remembered:
         return False
 
     def ordinals(self, keys: list[Any]) -> Ints:
-        """The ordinal of each key's last prediction, -1 where none is known; some may be forgotten already."""
+        """Return the ordinal of each key's last prediction, -1 where none is known; some may be forgotten already."""
         found = np.full(len(keys), -1)
         missing = np.arange(len(keys))
         for generation in reversed(self._generations):
@@ -127,32 +127,32 @@ class Remembered:
         return found
 
     def times(self, ordinals: Ints) -> Ints:
-        """Event times of predictions that are known."""
+        """Return event times of predictions that are known."""
         found: Ints = self._times[ordinals - self._base]
         return found
 
     def forget(self, watermark: int) -> None:
         """Give back the memory of generations that are forgotten."""
-        ends = [*(one.first for one in self._generations[1:]), self.departed]
-        oldest = self.departed - self.limit
+        ends = [*(generation.first for generation in self._generations[1:]), self.count]
+        oldest = self.count - self.limit
         kept = [
-            one
-            for one, end in zip(self._generations, ends, strict=True)
-            if one.at and end > oldest and one.newest + self.keep_us >= watermark
+            generation
+            for generation, end in zip(self._generations, ends, strict=True)
+            if generation.at and end > oldest and generation.newest + self.keep_us >= watermark
         ]
         if len(kept) == len(self._generations):
             return
         if not kept or kept[-1] is not self._young:
-            self._young = _Generation(self.departed)
+            self._young = _Generation(self.count)
             kept.append(self._young)
         self._generations = kept
-        gone, used = kept[0].first - self._base, self.departed - self._base
+        gone, used = kept[0].first - self._base, self.count - self._base
         if 2 * gone > used:
             self._times = self._times[gone:used].copy()
             self._base += gone
 
     def entries(self) -> tuple[list[Any], Ints, Ints]:
-        """Keys, ordinals and times of what is known, in order."""
+        """Return keys, ordinals and times of what is known, in order."""
         at: dict[Any, int] = {}
         for generation in self._generations:
             at.update(generation.at)
@@ -162,7 +162,7 @@ class Remembered:
 
     def restore(self, keys: list[Any], ordinals: Ints, times: Ints, departed: int) -> None:
         """Become what `entries` was taken of."""
-        self.departed = departed
+        self.count = departed
         self._base = int(ordinals[0]) if len(keys) else departed
         self._times = np.zeros(max(64, departed - self._base), np.int64)
         self._times[ordinals - self._base] = times
