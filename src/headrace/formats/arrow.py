@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from headrace.batch import META_FIELDS, Batch, is_meta, to_ipc
 from headrace.errors import FormatError
-from headrace.formats.base import Decoded, Encoded
+from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.headers import topic_source
 from headrace.wire import WireMessages
 
@@ -70,9 +70,9 @@ class ArrowFormat:
             # A slice would send all of its dictionaries and buffers again.
             self._write(topic, records.slice(start, step), at + start, values, first)
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """Rows of streams, ours or others'; columns without events of ours are inserts at the message's time."""
-        decoded = Decoded()
+        decoded = Decoded(preceding=preceding)
         for i, value in enumerate(messages.values):
             if value is None:
                 continue
@@ -91,7 +91,9 @@ class ArrowFormat:
                     break
                 decoded.parts.append((one, np.full(one.num_rows, i, np.int64)))
         wrong = {i for i, _ in decoded.bad}
-        return Decoded([part for part in decoded.parts if int(part[1][0]) not in wrong], decoded.bad)
+        return Decoded(
+            [part for part in decoded.parts if int(part[1][0]) not in wrong], decoded.bad, preceding=preceding
+        )
 
 
 def _arrow_batch(

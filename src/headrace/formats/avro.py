@@ -16,10 +16,10 @@ from headrace.formats.avro_reader import Reader
 from headrace.formats.avro_schema import Node, parse
 from headrace.formats.avro_types import check, finished
 from headrace.formats.avro_writer import write
-from headrace.formats.base import Decoded, Encoded
+from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
-from headrace.formats.registry_columns import Columns, good_rows
+from headrace.formats.registry_columns import Structs, good_rows
 from headrace.formats.registry_events import decode
 from headrace.formats.registry_framing import WIRES, Framed, Role, Wire, id_headers, prefix
 from headrace.formats.registry_messages import Extra, Record, messages
@@ -34,7 +34,7 @@ class AvroDecoder:
     def __init__(self) -> None:
         self._nodes: dict[RegisteredSchema, Node | str] = {}
 
-    def __call__(self, group: Framed, schema: RegisteredSchema) -> Columns:
+    def __call__(self, group: Framed, schema: RegisteredSchema) -> Structs:
         node = self._nodes.get(schema)
         if node is None:
             try:
@@ -109,14 +109,20 @@ class AvroFormat:
     def name(self) -> str:
         return "avro+envelope" if self._envelope else "avro"
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """Rows of the messages; see `Format.decode`.
 
         Raises:
             RegistryUnavailable: a schema is not in memory and the registry does not answer; nothing was decoded.
         """
         return decode(
-            messages, schema, self._registry, {"AVRO": self._decoder}, wire=self._wire, envelope=self._envelope
+            messages,
+            schema,
+            preceding,
+            self._registry,
+            {"AVRO": self._decoder},
+            wire=self._wire,
+            envelope=self._envelope,
         )
 
     def encode(self, topic: str, batch: Batch) -> Encoded:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
@@ -12,10 +12,34 @@ from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.wire import Headers, WireMessages
 
+if TYPE_CHECKING:
+    from headrace.formats.json_columns import Column
+
+
+@dataclass(frozen=True, slots=True)
+class Preceding:
+    """What the messages of a topic so far say of those that follow them; replaced, never changed.
+
+    Attributes:
+        columns: of its rows, where no schema says them (JSON); None where they are to be decided anew.
+        enveloped: change events come in envelopes: a message without a value is no event.
+        deletes: by partition, offset and key of its last message, where that was a delete with a row of its own.
+        recorded: the messages were decoded before, and only those were kept that are events.
+    """
+
+    columns: Column | None = None
+    enveloped: bool = False
+    deletes: Mapping[int, tuple[int, bytes | None]] = field(default_factory=dict)
+    recorded: bool = False
+
+
+FIRST = Preceding()
+RECORDED = Preceding(recorded=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What messages turned out to be.
+    """Events of messages, and which messages are none.
 
     A message that is neither in ``parts`` nor in ``bad`` was understood and is no row: the tombstone behind a
     delete, a heartbeat.
@@ -25,11 +49,13 @@ class Decoded:
             messages given, that each row came from (several rows of one message repeat it).
         bad: index and reason of each message that cannot be decoded.
         formats: of each part, where they differ; else empty.
+        preceding: what these messages, and those before them, say of the next.
     """
 
     parts: list[tuple[Batch, Ints]] = field(default_factory=list)
     bad: list[tuple[int, str]] = field(default_factory=list)
     formats: list[str] = field(default_factory=list)
+    preceding: Preceding = FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +84,16 @@ class Format(Protocol):
         """As a user names it: ``json``, ``json+envelope``, ``avro``, …"""
         ...
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
-        """Rows of the messages.
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
+        """Return the events of the messages.
 
         Args:
             messages: of one topic.
             schema: the table's columns (without those that Headrace adds) where they are known: the rows come back
                 with exactly these columns and types, whatever the messages say of them. Without it types are those
                 that the messages declare, or else what their values look like.
+            preceding: what messages before these said (`Decoded.preceding`). With it a message becomes the same event
+                however messages are grouped.
         """
         ...
 

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
-from headrace.formats.base import Decoded, Encoded
+from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.column_text import plain_text
-from headrace.formats.flat_values import Bad, Part, decode_values, encode_texts, utf8
+from headrace.formats.flat_values import Part, decode_values, encode_texts, utf8
 from headrace.formats.json_keys import check_key_format
+from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import unwrapped
 from headrace.plain_values import is_text
 from headrace.wire import WireMessages
@@ -71,9 +72,9 @@ class CsvFormat:
             lines = pc.binary_join_element_wise(head, lines, pa.scalar("", text))
         return encode_texts(topic, batch, lines, self.key or "json")
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """Rows of the lines; a message may hold several. Without a schema every column is text."""
-        return decode_values(messages, schema, self.key, lambda values: self._parse(values, schema))
+        return decode_values(messages, schema, preceding, self.key, lambda values: self._parse(values, schema))
 
     def _parse(self, values: Sequence[bytes], schema: pa.Schema | None) -> tuple[list[Part], Bad]:
         texts, bad = utf8(values)

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
-from headrace.formats import assemble, debezium
-from headrace.formats.assemble import Rows
-from headrace.formats.base import Decoded, Encoded
-from headrace.formats.coerce import fitting, reading
-from headrace.formats.headers import EventHeaders, event_headers, read_event_headers, topic_source
+from headrace.formats import debezium
+from headrace.formats.base import Decoded, Encoded, Preceding
+from headrace.formats.change_events import ChangeEvents
+from headrace.formats.coerce import Reading, reading
+from headrace.formats.debezium import Events
+from headrace.formats.headers import event_headers
 from headrace.formats.json_keys import KeyReader, names_in, write_keys
+from headrace.formats.json_parse import Bad, columns_of
 from headrace.formats.key_changes import with_old_keys
-from headrace.formats.registry_columns import json_columns
 from headrace.wire import WireMessages
 
-Bad = list[tuple[int, str]]
-Cells = Sequence[bytes | None]
 Part = tuple[dict[str, pa.Array], Ints]
 
 
@@ -43,8 +43,8 @@ def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str, *, whole: 
         values[row] = None
         if op[row] == OPS["t"]:
             keys[row] = None
-    told = event_headers(batch, topic=topic, null_values=nulls if whole else np.ones(batch.num_rows, bool))
-    encoded = Encoded(keys, values, told, np.arange(batch.num_rows))
+    headers = event_headers(batch, topic=topic, null_values=nulls if whole else np.ones(batch.num_rows, bool))
+    encoded = Encoded(keys, values, headers, np.arange(batch.num_rows))
     return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
 
 
@@ -62,62 +62,96 @@ def utf8(values: Sequence[bytes]) -> tuple[list[tuple[int, str]], Bad]:
 def decode_values(
     messages: WireMessages,
     schema: pa.Schema | None,
+    preceding: Preceding,
     key: str | None,
     parse: Callable[[Sequence[bytes]], tuple[list[Part], Bad]],
     *,
     single: pa.DataType | None = None,
 ) -> Decoded:
-    """Rows of values that `parse` makes columns of, with what headers and keys say; ``single``: of one column."""
+    """Return the events of values that `parse` makes columns of; ``single``: of one column, beside which keys are one.
+
+    A header has the row of a message without a value, or with one that does not say all of it.
+    """
     if not len(messages):
-        return Decoded()
-    told = read_event_headers(messages)
+        return Decoded(preceding=preceding)
     metadata = {} if schema is None else schema.metadata or {}
     known = json.loads(metadata[b"headrace.key"]) if b"headrace.key" in metadata else None
-    keys = KeyReader(messages, known, key)
-    values: Cells = messages.values
-    found: list[Rows] = []
-    bad: Bad = []
-    asked = pa.schema([("key", single), ("value", single)]) if schema is None and single is not None else schema
-    in_headers = _in_headers(messages, told, asked, found, bad)
+    own = KeyReader(messages, known, key)
+    keys = own if single is None else ValueKeys(messages, single, own)
+    events = ChangeEvents(messages, schema, keys, preceding, reading_of=_reading)
+    columns_asked = pa.schema([("key", single), ("value", single)]) if schema is None and single is not None else schema
+    done = _rows_in_headers(events, columns_asked)
     if single is not None and not pa.types.is_binary(single):
         odd = _keys_that_are_no_text(messages)
-        bad += odd
-        in_headers |= {i for i, _ in odd}
-    valued = np.array([i for i, value in enumerate(values) if value is not None and i not in in_headers], np.int64)
-    parts, wrong = parse([values[i] or b"" for i in valued.tolist()]) if valued.size else ([], [])
-    bad += [(int(valued[i]), why) for i, why in wrong]
+        events.bad += odd
+        done |= {i for i, _ in odd}
+    left = [i for i in range(len(messages)) if i not in done]
+    valued = np.array([i for i in left if messages.values[i] is not None], np.int64)
+    parts, wrong = parse([messages.values[i] or b"" for i in valued.tolist()]) if valued.size else ([], [])
+    events.bad += [(int(valued[i]), why) for i, why in wrong]
+    asked = frozenset() if schema is None else frozenset(schema.names)
     for columns, where in parts:
-        rows = valued[where]
-        if single is not None:
-            columns = _with_key(columns, messages, rows, single, schema)
-        _finish(columns, rows, schema, told, messages, found, bad)
-    empty = np.array([i for i, value in enumerate(values) if value is None and i not in in_headers], np.int64)
-    if told is not None and told.tombstone is not None:
-        empty = empty[~told.tombstone[empty]]
-    if empty.size:
-        _deletes(messages, empty, schema, told, keys, single, found, bad)
-    for one in found:
-        one.key = keys.names_of(one.events.rows, one.records.schema)
-        if single is not None and known is None and "key" in one.records.schema.names:
-            one.key = ("key",)
-    return Decoded(assemble.parts(found, messages.ts_ms * 1000), sorted(bad))
+        if isinstance(keys, ValueKeys):
+            columns = {**keys.column(valued[where], schema), **columns}
+        _add(events, debezium.flattened(columns, valued[where], asked), schema)
+    events.add_nulls(np.array([i for i in left if messages.values[i] is None], np.int64))
+    return events.decoded()
 
 
-def _in_headers(
-    messages: WireMessages, told: EventHeaders | None, asked: pa.Schema | None, found: list[Rows], bad: Bad
-) -> set[int]:
-    """Take the rows that headers have with the columns asked for; whose they are."""
-    cells = None if told is None else told.row
+@dataclass(frozen=True, slots=True)
+class ValueKeys:
+    """Keys that are a column ``key`` beside the column ``value``."""
+
+    messages: WireMessages
+    kind: pa.DataType
+    own: KeyReader
+
+    def names_of(self, rows: Ints, schema: pa.Schema) -> tuple[str, ...]:
+        """Return ``key`` where the rows have it, and no other name is known."""
+        return ("key",) if self.own.known is None and "key" in schema.names else self.own.names_of(rows, schema)
+
+    def columns_of(self, rows: Ints, schema: pa.Schema | None) -> tuple[dict[str, pa.Array], Ints, Bad]:
+        """Return the key and a null."""
+        return {**self.column(rows, schema), "value": pa.nulls(rows.size, self.kind)}, rows, []
+
+    def column(self, rows: Ints, schema: pa.Schema | None) -> dict[str, pa.Array]:
+        """Return the column ``key``, where any message has one."""
+        keys = [self.messages.keys[i] for i in rows.tolist()]
+        if (schema is not None and "key" not in schema.names) or not any(key is not None for key in keys):
+            return {}
+        return {"key": pa.array(keys, pa.binary()).cast(self.kind)}
+
+
+def _reading(field: pa.Field) -> Reading:
+    of_text = reading(field)
+    return replace(of_text, convert=lambda array: array if array.type.equals(field.type) else of_text.convert(array))
+
+
+def _add(events: ChangeEvents, found: Events, schema: pa.Schema | None) -> None:
+    """Add events; an old row in a header that has other columns than these is somebody else's."""
+    fields = list(schema) if schema is not None else [pa.field(name, a.type) for name, a in found.columns.items()]
+    if events.headers is not None and events.headers.before is not None:
+        first = next((cell for cell in events.headers.before if cell is not None), None)
+        if first is None or not set(names_in(first)) <= {column.name for column in fields}:
+            events.headers.before = None
+    events.add(found, [_reading(column) for column in fields])
+
+
+def _rows_in_headers(events: ChangeEvents, asked: pa.Schema | None) -> set[int]:
+    """Add the rows that headers have with the columns asked for; return their messages."""
+    cells = None if events.headers is None else events.headers.row
     if cells is None or asked is None:
         return set()
     at = np.array([i for i, cell in enumerate(cells) if cell is not None], np.int64)
     if set(names_in(cells[int(at[0])] or b"")) != set(asked.names):
         return set()
-    structs, wrong = json_columns([cells[i] or b"" for i in at.tolist()], [reading(one) for one in asked], whole=True)
-    bad += [(int(at[place]), f"the header __row: {why}") for place, why in wrong.items()]
+    structs, wrong = columns_of(
+        [cells[i] or b"" for i in at.tolist()], [reading(column) for column in asked], whole=True
+    )
+    events.bad += [(int(at[place]), f"the header __row: {why}") for place, why in wrong.items()]
     for struct, places in structs:
-        columns = dict(zip([one.name for one in struct.type], struct.flatten(), strict=True))
-        _finish(columns, at[places], asked, told, messages, found, bad)
+        columns = dict(zip([column.name for column in struct.type], struct.flatten(), strict=True))
+        _add(events, debezium.blank(columns, at[places]), asked)
     return set(at.tolist())
 
 
@@ -130,96 +164,3 @@ def _keys_that_are_no_text(messages: WireMessages) -> Bad:
     except pa.ArrowInvalid:
         at = [i for i, key in enumerate(keys) if key is not None]
         return [(at[i], f"the key: {why}") for i, why in utf8([keys[i] or b"" for i in at])[1]]
-
-
-def _with_key(
-    columns: dict[str, pa.Array], messages: WireMessages, rows: Ints, kind: pa.DataType, schema: pa.Schema | None
-) -> dict[str, pa.Array]:
-    """The column ``key``, where any message has one."""
-    if schema is not None and "key" not in schema.names:
-        return columns
-    keys = [messages.keys[i] for i in rows.tolist()]
-    if not any(one is not None for one in keys):
-        return columns
-    return {"key": pa.array(keys, pa.binary()).cast(kind), **columns}
-
-
-def _finish(
-    columns: dict[str, pa.Array],
-    rows: Ints,
-    schema: pa.Schema | None,
-    told: EventHeaders | None,
-    messages: WireMessages,
-    found: list[Rows],
-    bad: Bad,
-    op: str = "c",
-) -> None:
-    if not rows.size:
-        return
-    events = debezium.blank({}, rows, op)
-    events.source = topic_source(messages.topic)
-    if told is not None:
-        own = told.take(rows)
-        events.op = np.where(own.op > 0, own.op, events.op).astype(np.uint8)
-        events.lsn = np.where(own.ours, own.lsn, events.lsn)
-        events.order = np.where(own.ours, own.index, events.order)
-        events.ts_us = np.where(own.ts_us >= 0, own.ts_us, events.ts_us)
-        events.source = told.source if told.source is not None else events.source
-        if own.unchanged is not None:
-            events.unchanged = [None if one is None else json.loads(one) for one in own.unchanged]
-    fields = list(schema) if schema is not None else [pa.field(name, array.type) for name, array in columns.items()]
-    arrays = []
-    wrong: dict[int, str] = {}
-    for one in fields:
-        raw = columns.get(one.name)
-        if raw is None:
-            arrays.append(pa.nulls(rows.size, one.type))
-            continue
-        array, misfits = (raw, []) if raw.type.equals(one.type) else fitting(raw, reading(one))
-        arrays.append(array)
-        wrong.update(misfits)
-    if not arrays:
-        return
-    before = None if told is None else _old_rows(told.take(rows).before, fields)
-    done = Rows(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), events, before)
-    if wrong:
-        bad += [(int(rows[row]), why) for row, why in wrong.items()]
-        done = assemble.take(done, np.setdiff1d(np.arange(rows.size), np.array(list(wrong))))
-    found.append(done)
-
-
-def _old_rows(cells: Cells | None, fields: Sequence[pa.Field]) -> pa.StructArray | None:
-    """Old rows that headers have, where they are rows of these columns."""
-    first = next((cell for cell in cells or () if cell is not None), None)
-    if cells is None or first is None or not set(names_in(first)) <= {one.name for one in fields}:
-        return None
-    structs, _ = json_columns([cell or b"{}" for cell in cells], [reading(one) for one in fields], whole=True)
-    if len(structs) != 1 or len(structs[0][1]) != len(cells):
-        return None
-    struct = structs[0][0]
-    mask = pa.array([cell is None for cell in cells])
-    return pa.StructArray.from_arrays(struct.flatten(), fields=list(struct.type), mask=mask)
-
-
-def _deletes(
-    messages: WireMessages,
-    rows: Ints,
-    schema: pa.Schema | None,
-    told: EventHeaders | None,
-    keys: KeyReader,
-    single: pa.DataType | None,
-    found: list[Rows],
-    bad: Bad,
-) -> None:
-    """Messages without a value: the columns that their keys name."""
-    if single is not None:
-        columns = _with_key({}, messages, rows, single, schema)
-        columns.setdefault("value", pa.nulls(rows.size, single))
-    else:
-        columns, rows, wrong = keys.columns_of(rows, schema)
-        bad += wrong
-    if schema is None and found and set(columns) <= set(found[0].records.schema.names):
-        like = found[0].records.schema
-        columns = {one.name: columns.get(one.name, pa.nulls(rows.size, one.type)) for one in like}
-        schema = like
-    _finish(columns, rows, schema, told, messages, found, bad, "d")

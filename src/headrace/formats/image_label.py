@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from headrace.batch import OPS, Batch
 from headrace.errors import FormatError
-from headrace.formats.base import Decoded, Encoded
-from headrace.formats.flat_values import Bad, Part, decode_values, encode_texts
+from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
+from headrace.formats.flat_values import Part, decode_values, encode_texts
 from headrace.formats.json_keys import check_key_format
+from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import unwrapped
 from headrace.plain_values import is_bytes
 from headrace.wire import WireMessages
@@ -78,9 +79,9 @@ class ImageLabelFormat:
         whole = set(batch.column_names) == set(COLUMNS)
         return encode_texts(topic, batch, joined, self.key or "json", whole=whole)
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """A row for each message, ``pixels`` binary and ``label`` int16; a null value is the delete of its key."""
-        return decode_values(messages, schema, self.key, lambda values: _parse(values, schema))
+        return decode_values(messages, schema, preceding, self.key, lambda values: _parse(values, schema))
 
 
 def _pixels(topic: str, array: pa.Array) -> pa.Array:

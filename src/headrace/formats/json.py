@@ -9,9 +9,8 @@ import pyarrow as pa
 
 from headrace.batch import Batch
 from headrace.formats import json_write
-from headrace.formats.base import Decoded, Encoded
+from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.debezium import PLACEHOLDER
-from headrace.formats.json_columns import Column
 from headrace.formats.json_keys import KeyReader, check_key_format
 from headrace.formats.json_read import Reader
 from headrace.wire import WireMessages
@@ -58,21 +57,15 @@ class JsonFormat:
         """``json``, ``json+schema``, ``json+envelope`` or ``json+envelope+schema``."""
         return "json" + ("+envelope" if self.envelope else "") + ("+schema" if self.schemas else "")
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
-        """Rows of the messages; ``headrace.key`` in the schema's metadata says the key columns and saves a look."""
-        told = None if schema is None else (schema.metadata or {}).get(b"headrace.key")
-        keys = KeyReader(messages, None if told is None else json.loads(told), self.key)
-        return Reader(messages, schema, self.envelope, self.placeholder, keys).decode()
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
+        """Return the events of the messages; ``headrace.key`` in the schema's metadata says the key columns.
 
-    def decode_on(self, messages: WireMessages, columns: Column) -> tuple[Decoded, Column]:
-        """Rows of messages that follow others of their topic, and the columns after them.
-
-        Where no schema came along, types are those that the topic's rows decided so far (`formats.json_columns`): the
-        same messages give the same rows in whatever pieces they are decoded.
+        Where no schema came along, types are those that ``preceding.columns`` had, as these rows change them
+        (`formats.json_columns`); without those, what the values look like.
         """
-        reader = Reader(messages, None, self.envelope, self.placeholder, KeyReader(messages, None, self.key), columns)
-        decoded = reader.decode()
-        return decoded, reader.decided or columns
+        names = None if schema is None else (schema.metadata or {}).get(b"headrace.key")
+        keys = KeyReader(messages, None if names is None else json.loads(names), self.key)
+        return Reader(messages, schema, self.envelope, keys, self.placeholder, preceding).decode()
 
     def encode(self, topic: str, batch: Batch) -> Encoded:
         """Messages for the rows."""

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.formats import json_rows
+from headrace.formats.coerce import Reading, fitting
 from headrace.formats.json_numbers import read_numbers
 from headrace.formats.json_rows import Row
 
@@ -333,3 +334,71 @@ def object_names(value: bytes) -> list[str]:
     except (ValueError, RecursionError):
         return []
     return list(parsed) if isinstance(parsed, dict) else []
+
+
+# -- columns of known fields --
+
+
+def raw_types(readings: Sequence[Reading] | None) -> tuple[pa.Schema | None, bool, bool]:
+    """Return raw types for Arrow's reader, whether they are all columns, and whether it cannot read them at all."""
+    if readings is None:
+        return None, False, False
+    known = [(column.field.name, column.wire) for column in readings if column.wire is not None]
+    types = pa.schema(known)
+    by_row = any(_has_map(column.field.type) for column in readings)
+    if by_row:  # rows are read one by one, guided by the types that result
+        types = pa.schema([(column.field.name, column.wire or column.field.type) for column in readings])
+        return types, True, True
+    return types, len(known) == len(readings) or not readings, False
+
+
+def encoded_columns(readings: Sequence[Reading] | None) -> frozenset[str]:
+    """Return the names of columns of base64."""
+    return frozenset(column.field.name for column in readings or () if column.encoded)
+
+
+def _has_map(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _has_map(kind.value_type)
+    return pa.types.is_map(kind) or any(_has_map(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def columns_of(
+    values: Sequence[bytes], readings: Sequence[Reading], *, whole: bool = False
+) -> tuple[list[tuple[pa.StructArray, Ints]], dict[int, str]]:
+    """Read JSON objects as structs: columns that are known converted, others as they look; and say what is bad.
+
+    Args:
+        whole: only the known ones.
+
+    >>> as_int16 = Reading(pa.field("a", pa.int16()), pa.int16(), lambda array: array)
+    >>> found, bad = columns_of([b'{"a": 1, "b": "x"}', b"?"], [as_int16])
+    >>> found[0][0].to_pylist(), list(bad)
+    ([{'a': 1, 'b': 'x'}], [1])
+    """
+    types = (
+        pa.schema([(column.field.name, column.wire or column.field.type) for column in readings]) if readings else None
+    )
+    by_row = any(column.wire is None for column in readings)
+    parts, bad = parse(values, types, whole=whole, by_row=by_row)
+    reasons = dict(bad)
+    found: list[tuple[pa.StructArray, Ints]] = []
+    for part in parts:
+        given = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
+        n = part.columns.num_rows
+        fields: list[pa.Field] = []
+        arrays: list[pa.Array] = []
+        good = np.ones(n, np.bool_)
+        for column in readings:
+            raw = given.pop(column.field.name, None)
+            array, wrong = (pa.nulls(n, column.field.type), []) if raw is None else fitting(raw, column)
+            for place, why in wrong:
+                reasons.setdefault(int(part.rows[place]), why)
+                good[place] = False
+            fields.append(column.field)
+            arrays.append(array)
+        fields += [pa.field(name, array.type) for name, array in given.items()]
+        arrays += list(given.values())
+        struct = pa.StructArray.from_arrays(arrays, fields=fields) if fields else pa.array([{}] * n, pa.struct([]))
+        found.append((struct, part.rows) if good.all() else (struct.filter(pa.array(good)), part.rows[good]))
+    return found, reasons

@@ -12,11 +12,12 @@ import pyarrow as pa
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
 from headrace.formats import coerce, connect, json_text
-from headrace.formats.base import Decoded, Encoded
+from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.json_keys import KEY_FORMATS
+from headrace.formats.json_parse import columns_of
 from headrace.formats.jsonschema_types import Schema, from_connect, to_connect
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
-from headrace.formats.registry_columns import Columns, json_columns
+from headrace.formats.registry_columns import Structs
 from headrace.formats.registry_events import decode
 from headrace.formats.registry_framing import WIRES, Framed, Role, Wire, id_headers, prefix
 from headrace.formats.registry_messages import Extra, Record, messages
@@ -29,7 +30,7 @@ class JsonSchemaDecoder:
     def __init__(self) -> None:
         self._readings: dict[RegisteredSchema, list[coerce.Reading] | str] = {}
 
-    def __call__(self, group: Framed, schema: RegisteredSchema) -> Columns:
+    def __call__(self, group: Framed, schema: RegisteredSchema) -> Structs:
         readings = self._readings.get(schema)
         if readings is None:
             try:
@@ -42,7 +43,7 @@ class JsonSchemaDecoder:
             self._readings[schema] = readings
         if isinstance(readings, str):
             return [], dict.fromkeys(range(len(group.rows)), f"{group.schema_id}: {readings}")
-        return json_columns(group.payloads(), readings)
+        return columns_of(group.payloads(), readings)
 
 
 class JsonSchemaFormat:
@@ -91,14 +92,20 @@ class JsonSchemaFormat:
     def name(self) -> str:
         return "jsonschema+envelope" if self._envelope else "jsonschema"
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """Rows of the messages; see `Format.decode`.
 
         Raises:
             RegistryUnavailable: a schema is not in memory and the registry does not answer; nothing was decoded.
         """
         return decode(
-            messages, schema, self._registry, {"JSON": self._decoder}, wire=self._wire, envelope=self._envelope
+            messages,
+            schema,
+            preceding,
+            self._registry,
+            {"JSON": self._decoder},
+            wire=self._wire,
+            envelope=self._envelope,
         )
 
     def encode(self, topic: str, batch: Batch) -> Encoded:

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 
 from headrace.batch import OPS, Batch
 from headrace.errors import FormatError
-from headrace.formats.base import Decoded, Encoded
+from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.column_text import plain_text
-from headrace.formats.flat_values import Bad, Part, decode_values, encode_texts, utf8
+from headrace.formats.flat_values import Part, decode_values, encode_texts, utf8
 from headrace.formats.json_keys import check_key_format
+from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import unwrapped
 from headrace.plain_values import is_bytes, is_text
 from headrace.wire import WireMessages
@@ -42,10 +43,10 @@ class BytesFormat:
         """The column ``value`` (or the only one beside the key) as it is."""
         return _encode_value(topic, batch, self.key or "bytes", "bytes")
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """One row for each message; a null value is the delete of its key."""
         kind = pa.binary()
-        return _decode_value(messages, schema, self.key or "bytes", kind)
+        return _decode_value(messages, schema, preceding, self.key or "bytes", kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,9 @@ class StringFormat:
         """The column ``value`` (or the only one beside the key) as text."""
         return _encode_value(topic, batch, self.key or "string", "string")
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """One row for each message; a null value is the delete of its key."""
-        return _decode_value(messages, schema, self.key or "string", pa.string())
+        return _decode_value(messages, schema, preceding, self.key or "string", pa.string())
 
 
 def _encode_value(topic: str, batch: Batch, key: str, name: str) -> Encoded:
@@ -108,7 +109,9 @@ def _say_all(batch: Batch, key: str, name: str) -> bool:
     return is_text(kind) or (name == "bytes" and is_bytes(kind))
 
 
-def _decode_value(messages: WireMessages, schema: pa.Schema | None, key: str, kind: pa.DataType) -> Decoded:
+def _decode_value(
+    messages: WireMessages, schema: pa.Schema | None, preceding: Preceding, key: str, kind: pa.DataType
+) -> Decoded:
     def parse(values: Sequence[bytes]) -> tuple[list[Part], Bad]:
         if pa.types.is_binary(kind):
             return [({"value": pa.array(values, kind)}, np.arange(len(values)))], []
@@ -119,4 +122,4 @@ def _decode_value(messages: WireMessages, schema: pa.Schema | None, key: str, ki
             column = pa.array([text for _, text in texts], kind)
             return [({"value": column}, np.array([i for i, _ in texts], np.int64))], bad
 
-    return decode_values(messages, schema, key, parse, single=kind)
+    return decode_values(messages, schema, preceding, key, parse, single=kind)

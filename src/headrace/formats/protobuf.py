@@ -23,9 +23,9 @@ from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, FormatError, MissingExtra
 from headrace.formats import protobuf_schema
-from headrace.formats.base import Decoded, Encoded
+from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
-from headrace.formats.registry_columns import Columns
+from headrace.formats.registry_columns import Structs
 from headrace.formats.registry_events import decode
 from headrace.formats.registry_framing import Framed, Wire
 from headrace.wire import WireMessages
@@ -41,8 +41,8 @@ class ProtobufDecoder:
         self._files: dict[RegisteredSchema, Any] = {}
         self._handlers: dict[tuple[RegisteredSchema, tuple[int, ...]], Any] = {}
 
-    def __call__(self, group: Framed, schema: RegisteredSchema) -> Columns:
-        """Columns of the messages; a schema that cannot be used makes all of them bad.
+    def __call__(self, group: Framed, schema: RegisteredSchema) -> Structs:
+        """Structs of the messages; a schema that cannot be used makes all of them bad.
 
         Raises:
             MissingExtra: the extra «protobuf» is not installed.
@@ -170,14 +170,14 @@ class ProtobufFormat:
     def name(self) -> str:
         return "protobuf"
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """Rows of the messages; see `Format.decode`.
 
         Raises:
             RegistryUnavailable: a schema is not in memory and the registry does not answer; nothing was decoded.
             MissingExtra: the extra «protobuf» is not installed.
         """
-        return decode(messages, schema, self._registry, {"PROTOBUF": self._decoder}, wire=self._wire)
+        return decode(messages, schema, preceding, self._registry, {"PROTOBUF": self._decoder}, wire=self._wire)
 
     def encode(self, topic: str, batch: Batch) -> Encoded:
         """Not there: field numbers are a promise that columns cannot make.

@@ -10,7 +10,7 @@ import pyarrow as pa
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.formats.avro import AvroDecoder, AvroFormat
-from headrace.formats.base import Decoded, Encoded, Format
+from headrace.formats.base import FIRST, Decoded, Encoded, Format, Preceding
 from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.jsonschema import JsonSchemaDecoder, JsonSchemaFormat
 from headrace.formats.protobuf import ProtobufDecoder, ProtobufFormat
@@ -44,13 +44,13 @@ class RegistryFormat:
     def name(self) -> str:
         return "registry"
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None) -> Decoded:
+    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """Rows of the messages; see `Format.decode`.
 
         Raises:
             RegistryUnavailable: a schema is not in memory and the registry does not answer; nothing was decoded.
         """
-        return decode(messages, schema, self._registry, self._decoders, wire=self._wire)
+        return decode(messages, schema, preceding, self._registry, self._decoders, wire=self._wire)
 
     def encode(self, topic: str, batch: Batch) -> Encoded:
         """Not there: a registry does not say in which form to write.

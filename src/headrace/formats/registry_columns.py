@@ -1,24 +1,22 @@
-"""Columns out of payloads: JSON to known types, typed columns to the types a table declares."""
+"""Typed columns, as payloads whose schemas are in a registry have them, to the types that a table declares."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace import plain_values
 from headrace.arrays import Ints
-from headrace.formats import coerce, decimals, json_parse, timestamps
+from headrace.formats import coerce, decimals, timestamps
+from headrace.formats.coerce import Reading
 from headrace.plain_values import is_bytes, is_list, is_text
 
 # A group's payloads as structs of their columns, with the places in the group that each row came from; and the places
 # that cannot be decoded, with the reason.
-Columns = tuple[list[tuple[pa.StructArray, Ints]], dict[int, str]]
+Structs = tuple[list[tuple[pa.StructArray, Ints]], dict[int, str]]
 
 
-def good_rows(struct: pa.StructArray, reasons: dict[int, str]) -> Columns:
+def good_rows(struct: pa.StructArray, reasons: dict[int, str]) -> Structs:
     """The columns without the rows that have a reason not to be there."""
     if not reasons:
         return [(struct, np.arange(len(struct)))], reasons
@@ -27,78 +25,14 @@ def good_rows(struct: pa.StructArray, reasons: dict[int, str]) -> Columns:
     return [(struct.filter(pa.array(good)), np.flatnonzero(good))], reasons
 
 
-def json_columns(values: Sequence[bytes], readings: Sequence[coerce.Reading], *, whole: bool = False) -> Columns:
-    """Columns of JSON objects: those that are known converted, the others as they look.
+def typed_reading(field: pa.Field) -> Reading:
+    """Read a column of a known field from one that has a type of its own.
 
-    Args:
-        whole: only the known ones.
-
-    >>> found, bad = json_columns([b'{"a": 1, "b": "x"}', b"?"], [coerce.reading(pa.field("a", pa.int16()))])
-    >>> found[0][0].to_pylist(), list(bad)
-    ([{'a': 1, 'b': 'x'}], [1])
+    >>> column, bad = coerce.fitting(pa.array(["1", "x"]), typed_reading(pa.field("a", pa.int64())))
+    >>> column.to_pylist(), bad
+    ([1, None], [(1, 'column «a»: "x" does not fit int64')])
     """
-    types = pa.schema([(one.field.name, one.wire or one.field.type) for one in readings]) if readings else None
-    by_row = any(one.wire is None for one in readings)
-    parts, bad = json_parse.parse(values, types, whole=whole, by_row=by_row)
-    reasons = dict(bad)
-    found: list[tuple[pa.StructArray, Ints]] = []
-    for part in parts:
-        given = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
-        n = part.columns.num_rows
-        fields: list[pa.Field] = []
-        arrays: list[pa.Array] = []
-        good = np.ones(n, np.bool_)
-        for one in readings:
-            raw = given.pop(one.field.name, None)
-            array, wrong = (pa.nulls(n, one.field.type), []) if raw is None else coerce.fitting(raw, one)
-            for place, why in wrong:
-                reasons.setdefault(int(part.rows[place]), why)
-                good[place] = False
-            fields.append(one.field)
-            arrays.append(array)
-        fields += [pa.field(name, array.type) for name, array in given.items()]
-        arrays += list(given.values())
-        struct = pa.StructArray.from_arrays(arrays, fields=fields) if fields else pa.array([{}] * n, pa.struct([]))
-        found.append((struct, part.rows) if good.all() else (struct.filter(pa.array(good)), part.rows[good]))
-    return found, reasons
-
-
-def conformed(records: pa.RecordBatch, schema: pa.Schema) -> tuple[pa.RecordBatch, dict[int, str]]:
-    """The columns of a schema: those that are missing null, those of other types cast; and the rows that cannot be.
-
-    >>> rows = pa.RecordBatch.from_pydict({"a": ["1", "x"]})
-    >>> conformed(rows, pa.schema([("a", pa.int64()), ("b", pa.string())]))[1]
-    {1: "column «a»: 'x' is no int64"}
-    """
-    n = records.num_rows
-    reasons: dict[int, str] = {}
-    arrays: list[pa.Array] = []
-    for field in schema:
-        if field.name not in records.schema.names:
-            arrays.append(pa.nulls(n, field.type))
-            continue
-        array, wrong = _cast(records.column(field.name), field)
-        for place in wrong:
-            value = plain_values.value(records.column(field.name)[place])
-            reasons.setdefault(place, f"column «{field.name}»: {value!r:.100} is no {field.type}")
-        arrays.append(array)
-    return pa.RecordBatch.from_arrays(arrays, schema=schema), reasons
-
-
-def _cast(array: pa.Array, field: pa.Field, first: int = 0) -> tuple[pa.Array, list[int]]:
-    """A cast that leaves out what it cannot do: halves the column around the values that fail."""
-    kind = field.type
-    if array.type.equals(kind, check_metadata=True):
-        return array, []
-    try:
-        return _in_field(array, field), []
-    except (pa.ArrowException, ValueError):
-        if len(array) <= 1:
-            return pa.nulls(len(array), kind), [first] * len(array)
-    half = len(array) // 2
-    low, wrong = _cast(array[:half], field, first)
-    high, more = _cast(array[half:], field, first + half)
-    return pa.concat_arrays([low, high]), wrong + more
+    return Reading(field, None, lambda array: _in_field(array, field))
 
 
 def _in_field(array: pa.Array, field: pa.Field) -> pa.Array:

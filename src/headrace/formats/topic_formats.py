@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow as pa
 from headrace.arrays import Ints
 from headrace.batch import Batch, is_meta, record_batch
 from headrace.errors import DeclarationError, HeadraceError, LogCorrupt
-from headrace.formats.base import Decoded, Encoded, Format
+from headrace.formats.base import FIRST, RECORDED, Decoded, Encoded, Format, Preceding
 from headrace.wire import WireMessages
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ class TopicCodec:
     Args:
         default: of topics that are not named; ``json`` is one flattened JSON object a row.
         formats: topic -> format, as `headrace.formats.factory.format_for` reads it.
-        prefixes: likewise for all topics that begin with a source's prefix.
         prefixes: likewise for all topics that begin with a source's prefix.
         keys: topic -> format of its keys, where it is not the values'.
         registry: where schemas are registered, for the formats that need one.
@@ -86,7 +86,8 @@ class TopicCodec:
             LogCorrupt: a message is not what was written, or is not there any more in this form.
         """
         columns = pa.schema([one for one in schema if not is_meta(one.name)])
-        decoded = self.format(format_, messages.topic).decode(messages, columns)
+        preceding = RECORDED if format_.startswith(FOREIGN) else FIRST
+        decoded = self.format(format_, messages.topic).decode(messages, columns, preceding)
         if decoded.bad:
             at, reason = decoded.bad[0]
             raise LogCorrupt(
@@ -153,29 +154,63 @@ class Decision:
 
     Attributes:
         format: its name; "" before the first message that says one.
-        columns: what its rows' columns are, where no schema says it; None before the first row.
+        columns: its rows' columns, where no schema says them; None before the first row.
+        enveloped, deletes: see `Preceding`.
     """
 
     format: str = ""
     columns: Column | None = None
+    enveloped: bool = False
+    deletes: Mapping[int, tuple[int, bytes | None]] = field(default_factory=dict)
 
     def dump(self) -> bytes:
-        """The record."""
-        columns = None if self.columns is None else self.columns.dump()
-        return json.dumps({"format": self.format, "columns": columns}).encode()
+        """Return the record; what is not decided, and was not there in earlier versions, is left out."""
+        found: dict[str, Any] = {
+            "format": self.format,
+            "columns": None if self.columns is None else self.columns.dump(),
+        }
+        if self.enveloped:
+            found["enveloped"] = True
+        if self.deletes:
+            found["deletes"] = {
+                partition: [offset, None if key is None else base64.b64encode(key).decode()]
+                for partition, (offset, key) in self.deletes.items()
+            }
+        return json.dumps(found).encode()
 
     @classmethod
     def load(cls, record: bytes) -> Decision:
-        """The inverse of `dump`.
+        """Return the inverse of `dump`.
 
-        >>> Decision.load(Decision("json").dump()).format
-        'json'
+        >>> Decision.load(Decision("json", deletes={0: (7, b"k")}).dump())
+        Decision(format='json', columns=None, enveloped=False, deletes={0: (7, b'k')})
         """
         from headrace.formats.json_columns import Column
 
         found = json.loads(record)
         columns = found.get("columns")
-        return cls(found["format"], None if columns is None else Column.load(columns))
+        deletes = {
+            int(partition): (offset, None if key is None else base64.b64decode(key))
+            for partition, (offset, key) in found.get("deletes", {}).items()
+        }
+        return cls(
+            found["format"], None if columns is None else Column.load(columns), found.get("enveloped", False), deletes
+        )
+
+    @property
+    def preceding(self) -> Preceding:
+        """The same for a decoder."""
+        from headrace.formats.json_columns import ROW
+
+        return Preceding(self.columns or ROW, self.enveloped, self.deletes)
+
+    def after(self, preceding: Preceding) -> Decision:
+        """Return what messages that were decoded have decided; the same object where they decided nothing."""
+        from headrace.formats.json_columns import ROW
+
+        columns = self.columns if preceding.columns is ROW else preceding.columns
+        same = columns is self.columns and preceding.enveloped == self.enveloped and preceding.deletes == self.deletes
+        return self if same else Decision(self.format, columns, preceding.enveloped, preceding.deletes)
 
 
 @dataclass
@@ -210,7 +245,7 @@ class ForeignFormats:
         decision = known
         for name, rows in self._runs(messages, known):
             some = messages if len(rows) == len(messages) else messages.take(rows)
-            now = decision if decision.format == name else Decision(name, decision.columns)
+            now = decision if decision.format == name else replace(decision, format=name)
             decoded, decision = self._decoded(some, now)
             for batch, at in decoded.parts:
                 parts.append((numbered_by_offset(batch, some, at) if self.numbered else batch, rows[at]))
@@ -237,15 +272,10 @@ class ForeignFormats:
 
     def _decoded(self, messages: WireMessages, decision: Decision) -> tuple[Decoded, Decision]:
         """Rows of messages of one format. An error that a library raises is one of some message: it is found."""
-        from headrace.formats.json import JsonFormat
-        from headrace.formats.json_columns import ROW
-
         form = self.codec.format(decision.format, messages.topic)
         try:
-            if isinstance(form, JsonFormat):
-                decoded, columns = form.decode_on(messages, decision.columns or ROW)
-                return decoded, decision if columns is decision.columns else Decision(decision.format, columns)
-            return form.decode(messages), decision
+            decoded = form.decode(messages, preceding=decision.preceding)
+            return decoded, decision.after(decoded.preceding)
         except HeadraceError:
             raise
         except Exception as error:
