@@ -118,10 +118,14 @@ def test_a_checkpoint_that_was_replaced_stops_the_start(log: Path, what: str, ma
     with held.transaction() as txn:
         for name, value in found.items():
             values = load_state(value)
-            own = {key.removeprefix("learner."): one for key, one in values.items() if key.startswith("learner.")}
-            others = {key: one for key, one in values.items() if not key.startswith("learner.")}
+            own = {
+                key.removeprefix("current.learner."): one
+                for key, one in values.items()
+                if key.startswith("current.learner.")
+            }
+            others = {key: one for key, one in values.items() if not key.startswith("current.learner.")}
             bad = load_state(crafted(dict(own), SYSTEM))
-            data = dump_state({**others, **{f"learner.{key}": one for key, one in bad.items()}})
+            data = dump_state({**others, **{f"current.learner.{key}": one for key, one in bad.items()}})
             txn.put("checkpoint", name, bomb(mark) if what == "pickle" else data)
     held.close()
     with pytest.raises(HeadraceError):

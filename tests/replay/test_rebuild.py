@@ -52,7 +52,7 @@ def rebuilt(bench: Bench, place: Place) -> Any:
 def predicted(bench: Bench, found: Any, x: float) -> Any:
     one = bench.plan.models[0]
     state = initial_state(one)
-    state.learner, state.position = found.by.learner, found.by.position
+    state.current = found.version
     return predict_batch(one, state, Batch.of({"x": [x]})).column("prediction")[0].as_py()
 
 
@@ -67,7 +67,7 @@ def test_every_prediction_is_made_again_by_the_model_that_made_it(lived: Bench) 
         if position not in places:
             places[position] = rebuilt(lived, Place.parse(position))
         found = places[position]
-        assert str(found.by.position) == position
+        assert str(found.version.position) == position
         assert predicted(lived, found, row["x"]) == row["prediction"]
     assert len(places) > 10
 
@@ -89,7 +89,7 @@ def test_any_row_is_a_place(lived: Bench) -> None:
     seen = {row["model_position"] for row in lived.answers()}
     for row in lived.answers()[::3]:
         found = rebuilt(lived, Place(position=Position(row["__lsn"], row["__index"])))
-        assert found.by.position is None or str(found.by.position) in seen | {
+        assert found.version.position is None or str(found.version.position) in seen | {
             record.position for record in read_steps(lived.log, lived.plan.steps_topic, "m", 0)
         }
 
@@ -101,9 +101,9 @@ def test_an_lsn_means_everything_committed_up_to_it(lived: Bench) -> None:
         # Every transaction's LSN is 10 after the one before: the model that answers there has seen none of its rows.
         found = rebuilt(lived, Place(lsn=row["__lsn"] - 10))
         if row["model_position"] is None:
-            assert found.by.position is None
+            assert found.version.position is None
         elif not _moments_between(lived, row["__lsn"]):
-            assert str(found.by.position) == row["model_position"]
+            assert str(found.version.position) == row["model_position"]
             assert predicted(lived, found, row["x"]) == row["prediction"]
 
 
@@ -127,7 +127,7 @@ def test_a_time_means_everything_until_then() -> None:
         times.append((bench.clock.now_us() - 1, state_hash(bench.state.learner.state())))
     for ts_us, hashed in times:
         assert rebuilt(bench, Place(ts_us=ts_us)).to_dict()["hash"] == hashed
-    assert rebuilt(bench, Place(ts_us=0)).by.position is None
+    assert rebuilt(bench, Place(ts_us=0)).version.position is None
 
 
 def test_what_it_says() -> None:

@@ -98,7 +98,7 @@ def test_after_a_rollback_the_model_is_as_if_the_rows_between_had_never_come(cut
     assert asked.result["begun"]
     now = bench.state
     assert now.version == before + 1 == asked.result["version"]
-    assert (str(now.position), now.lineage_rows) == (first.position, first.rows)
+    assert (str(now.position), now.learned_rows) == (first.position, first.rows)
     assert registry.read_progress(bench.log, "m").hash == first.hash  # type: ignore[union-attr]  # it is there
     began = bench.version(now.version)
     assert (began.parent, began.reason, began.by) == (1, "rollback to version 1", "me@here")
@@ -140,27 +140,27 @@ def test_the_same_as_a_pipeline_that_never_saw_the_rows_between(cut: Cut) -> Non
         one.feed(C)
         tick(one)
     assert state_hash(bench.state.learner.state()) == state_hash(other.state.learner.state())
-    assert bench.state.lineage_rows == other.state.lineage_rows == 16
+    assert bench.state.learned_rows == other.state.learned_rows == 16
     assert bench.answers()[-1]["prediction"] == other.answers()[-1]["prediction"]
 
 
 def test_a_rollback_waits_for_the_end_of_an_open_cut() -> None:
     bench = Bench(task(Cut(rows=4), Versions(every=4)))
     bench.feed([*A, *B[:2]])
-    assert bench.state.pending_rows == 2
+    assert bench.state.open_batch.rows == 2
     asked = bench.ask(1)
     assert not asked.result["begun"]
     assert bench.state.version == 3
     for restart in (False, True):
         if restart:
             bench.start()
-        assert bench.state.swap is not None
+        assert bench.state.change is not None
     bench.feed(B[2:4])
     assert bench.state.version == 4
     assert bench.version(3).rows == 12
     assert (bench.version(4).parent, bench.version(4).by) == (1, "me@here")
     assert bench.version(4).began["offsets"] == {TRAIN: 12}
-    assert bench.state.lineage_rows == 4
+    assert bench.state.learned_rows == 4
     assert verify(bench.plan, bench.log).result == "equal"
 
 
@@ -193,7 +193,7 @@ def test_a_request_in_the_log_is_taken_up_at_the_next_start() -> None:
     bench.rounds(2)
     assert read_requests(bench.log) == []
     assert bench.version(4).parent == 1
-    assert bench.state.lineage_rows == 6
+    assert bench.state.learned_rows == 6
     assert verify(bench.plan, bench.log).result == "equal"
 
 
@@ -235,7 +235,7 @@ def test_going_back_before_a_reset() -> None:
     bench.feed(B[:2])
     assert (bench.version(4).parent, bench.version(4).began["offsets"][TRAIN]) == (None, 8)
     bench.ask(2)
-    assert bench.state.lineage_rows == 8
+    assert bench.state.learned_rows == 8
     assert verify(bench.plan, bench.log).result == "equal"
 
 

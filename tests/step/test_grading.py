@@ -615,9 +615,9 @@ def test_keys_that_were_stored_as_the_text_of_a_numeric_match_by_value_afterward
     step(task, state, first)
     # As a log holds it that was written before keys were compared by value.
     old = {**dump_state(state)}
-    meta = json.loads(old["flow.meta"])
+    meta = json.loads(old["operators.meta"])
     del meta["key_kinds"]
-    state = load_state(task, {**old, "flow.meta": json.dumps(meta)})
+    state = load_state(task, {**old, "operators.meta": json.dumps(meta)})
     (part,) = second.parts
     fields = [f.with_metadata({"postgres.type": "numeric"}) if f.name == "id" else f for f in part.batch.schema]
     records = part.batch.records.cast(pa.schema(fields, metadata=part.batch.schema.metadata))

@@ -30,9 +30,9 @@ from headrace.replay.verify import _recount
 from headrace.step import labels, row_identity
 from headrace.step.events import Part, Rows
 from headrace.step.operator_state import TrainingRows
+from headrace.step.retraining import rows_now
 from headrace.step.state import State, dump_state, initial_state, load_state
 from headrace.step.step import step
-from headrace.step.training import rows_now
 
 COLUMNS = {"id": pa.int64(), "k": pa.string(), "u": pa.float64(), "y": pa.float64(), "note": pa.string()}
 # More of them: HEADRACE_SEEDS=1000 pytest tests/step/test_late_labels.py
@@ -434,11 +434,12 @@ def test_a_state_that_knows_keys_only_goes_on() -> None:
     table = Table("default")
     before = rows_of([table.insert(1, 10.0, None), table.insert(2, 20.0, 5.0), table.insert(3, 30.0, None)])
     state, _ = play(task, before, "default", [3])
-    flat = {key: value for key, value in dump_state(state).items() if not key.startswith(("memory.", "flow.truths."))}
+    since = ("memory.", "operators.truths.")
+    flat = {key: value for key, value in dump_state(state).items() if not key.startswith(since)}
     flat["meta"] = json.dumps({**json.loads(flat["meta"]), "unlabelled": ["t"]})
-    flat["unlabelled.0"] = flat["flow.labels.0"] = np.array([labels._hash((key,)) for key in (1, 3)], np.int64)
+    flat["unlabelled.0"] = flat["operators.labels.0"] = np.array([labels._hash((key,)) for key in (1, 3)], np.int64)
     number = next(i for i, node in enumerate(task.nodes) if isinstance(node.operator, Grade))
-    flat[f"flow.labels.{number}"] = flat.pop("flow.labels.0")
+    flat[f"operators.labels.{number}"] = flat.pop("operators.labels.0")
     state = load_state(task, flat)
     one, two, three = (table.rows[key] for key in (1, 2, 3))
     changes = [table.update(one, id=4), table.update(one, y=1.0), table.update(two, y=6.0), table.update(three, y=3.0)]

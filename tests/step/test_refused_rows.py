@@ -133,14 +133,14 @@ def answered(outputs: Outputs) -> list[tuple[Any, str, Any]]:
 
 def about(state: State) -> Any:
     """What a state says, however its pending rows came."""
-    pending = [] if not state.pending else Samples.joined(state.pending).X.tolist()
+    pending = [] if not state.open_batch.pieces else Samples.joined(state.open_batch.pieces).X.tolist()
     assert state.learner is not None
     return (
         state_hash(state.learner.state()),
         state.counters,
         state.position,
         pending,
-        state.pending_refused,
+        state.open_batch.rows - state.open_batch.kept - state.open_batch.learned,
         state.diverged,
     )
 
@@ -153,7 +153,7 @@ def test_rows_that_fail_leave_no_trace_and_the_others_are_learned_as_one_block()
         assert [reason for _, reason in letters(outputs, "learn")] == [
             f"ValueError: -{i}.0 is negative" for i in (1, 2, 3)
         ]
-        assert (state.counters.learned, state.counters.rejected, state.lineage_rows) == (4, 3, 4)
+        assert (state.counters.learned, state.counters.rejected, state.learned_rows) == (4, 3, 4)
 
 
 def test_rows_that_fail_together_only_are_learned_in_turn() -> None:
@@ -360,7 +360,7 @@ def test_a_column_that_turns_numeric_or_text_is_taken_by_its_values() -> None:
     for at, batch in enumerate(whole):
         made = step(one, state, Rows((Part("rows", batch, np.array([at + 1]), at),), True))
         outputs += [(topic, row) for topic, rows in made for row in listed(rows.records)]
-    assert state.pending_rows == 1 and state.counters.learned == 3
+    assert state.open_batch.rows == 1 and state.counters.learned == 3
     assert [reason for _, reason in letters(outputs, "learn")] == [
         "the target «y» is text, not a number",
         "there is no column «y» to learn",
@@ -442,7 +442,7 @@ def test_a_training_leaves_out_the_rows_that_it_fails_on() -> None:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.naive_bayes import MultinomialNB
 
-    from headrace.step.training import fitted_without_bad
+    from headrace.step.retraining import fitted_without_bad
 
     X = np.abs(np.random.default_rng(1).normal(size=(60, 2)))
     y = np.arange(60) // 30  # halves have one class each

@@ -17,7 +17,8 @@ from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.learn.state import state_hash
 from headrace.plan.task import ModelTask
-from headrace.step.events import Part, Rows, Swap, Tick
+from headrace.step.events import Part, Rows, Tick
+from headrace.step.model_version import ModelVersion, VersionChange
 from headrace.step.state import State, dump_state, initial_state, load_state
 from headrace.step.step import step
 
@@ -217,7 +218,7 @@ def test_the_log_decides_what_a_category_knows(coding: Any, sizes: list[int]) ->
 
     state, outputs = run(sizes)
     expected, wanted = run([300])
-    assert state.words == {"word": ["Bream", "Pike", "Roach"]}
+    assert state.vocabulary.words == {"word": ["Bream", "Pike", "Roach"]}
     assert sorted(map(str, outputs)) == sorted(map(str, wanted))
     assert state_hash(state.learner.state()) == state_hash(expected.learner.state())  # type: ignore[union-attr]  # a model
     refused = [row for topic, row in outputs if topic == "t.dlq"]
@@ -233,7 +234,7 @@ def test_known_words_are_fixed_columns() -> None:
     model.learn(app.topic("t"))
     state, _ = play(task_of(app), rows(word=pa.array(WORDS)), [50])
     learner: Any = state.learner
-    assert learner.width == 2 and state.words == {}
+    assert learner.width == 2 and state.vocabulary.words == {}
 
 
 def test_a_vectors_length_is_the_first_rows() -> None:
@@ -242,7 +243,7 @@ def test_a_vectors_length_is_the_first_rows() -> None:
     model.learn(app.topic("t"), every=7)
     model.predict(app.topic("t")).to("answers")
     state, outputs = play(task_of(app), rows(v=pa.array(listed)), [13])
-    assert state.sizes == {"v": 2}
+    assert state.vocabulary.sizes == {"v": 2}
     assert [row["reason"] for topic, row in outputs if topic == "t.dlq"] == ["the vector «v» has 1 numbers, not 2"] * 2
 
 
@@ -312,8 +313,9 @@ def test_a_version_ends_with_every_so_many_rows(sizes: list[int]) -> None:
             event = Rows((Part("t", part, np.full(end - at, turn), at),), True)
             outputs += [row for topic, batch in step(task, state, event) for row in batch.records.to_pylist()]
             ended += [
-                (one.version, one.rows, str(one.position), dict(one.reach), state_hash(dict(one.state)))
-                for one in state.ended
+                (was.number, was.rows, str(was.position), dict(end.learned_offsets), state_hash(dict(end.state)))
+                for end in state.ended
+                for was in [end.version]
             ]
             at, turn = end, turn + 1
         return ended, [(row["id"], row["model_version"], row["model_position"]) for row in outputs]
@@ -337,15 +339,20 @@ def test_another_version_takes_over_between_two_cuts() -> None:
         part = Batch.of(rows().slice(start, end - start), lsn=1 + start, index=np.arange(end - start), key=["id"])
         return Rows((Part("t", part, np.full(end - start, start), start),), True)
 
+    def version(number: int) -> ModelVersion:
+        learner = copy.deepcopy(task.learner)
+        learner.restore(old)
+        return ModelVersion(learner, number, at_80.position, 80)
+
     state = initial_state(task)
     step(task, state, event(0, 100))  # 20 rows wait for their cut
-    step(task, state, Swap(2, 1, old, at_80.position, 80))
-    assert state.version == 1 and state.pending_rows == 20
+    step(task, state, VersionChange(version(2), 1))
+    assert state.version == 1 and state.open_batch.rows == 20
     state = load_state(task, dump_state(state))
     step(task, state, event(100, 120))
-    assert state.version == 2 and state.lineage_rows == 80 and state.pending_rows == 0
-    assert [(one.version, one.rows) for one in state.ended] == [(1, 120)]
+    assert state.version == 2 and state.learned_rows == 80 and state.open_batch.rows == 0
+    assert [(end.version.number, end.version.rows) for end in state.ended] == [(1, 120)]
     assert state.learner is not None and state_hash(state.learner.state()) == state_hash(old)
-    step(task, state, Swap(3, 1, old, at_80.position, 80))  # between two cuts: at once
+    step(task, state, VersionChange(version(3), 1))  # between two cuts: at once
     assert state.version == 3
     step(task, state, Tick(0))

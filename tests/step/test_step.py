@@ -145,7 +145,7 @@ def test_a_row_count_cuts_inside_a_transaction_but_is_seen_after_it() -> None:
         assert answers(outputs) == [(10, 2, 0), (20, 0, 2), (30, 1, 2), (40, 0, 4)]
         assert state.learner.cuts == [2, 2]  # type: ignore[union-attr]
         assert state.position == Position(30, 0)
-        assert state.pending_rows == 0
+        assert state.open_batch.rows == 0
 
 
 def test_learning_and_answering_one_stream_is_test_then_train() -> None:
@@ -208,8 +208,8 @@ def test_a_long_cut_is_learned_in_pieces_and_seen_at_its_end() -> None:
     outputs += step(one, state, Rows((Part("test", later, np.array([3]), 1),), True))
     assert [batch.column("prediction").to_pylist() for _, batch in outputs] == [[0], [n]]
     assert state.learner.cuts == [PIECE_ROWS, PIECE_ROWS, 5]  # type: ignore[union-attr]
-    assert state.at_cut is None
-    assert state.shown is None
+    assert state.open_batch.learner is None
+    assert state.visible is None
 
 
 def test_every_asked_row_has_one_answer_with_its_status() -> None:
@@ -323,7 +323,11 @@ def test_grouping_changes_nothing(rows: list[tuple[str, Batch, int]], cut: Cut, 
     key = lambda pair: (pair[0], pair[1]["__lsn"], pair[1]["__index"], str(pair[1]))  # noqa: E731
     assert sorted(outputs, key=key) == sorted(expected, key=key)
     assert state.learner.cuts == whole.learner.cuts  # type: ignore[union-attr]
-    assert (state.position, state.pending_rows, state.counters) == (whole.position, whole.pending_rows, whole.counters)
+    assert (state.position, state.open_batch.rows, state.counters) == (
+        whole.position,
+        whole.open_batch.rows,
+        whole.counters,
+    )
 
 
 @pytest.mark.parametrize("every", [Cut(rows=3), Cut(transaction=True)])

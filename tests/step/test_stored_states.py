@@ -22,6 +22,7 @@ from headrace.plan.task import Cut, ModelTask, OutputPlan, PredictPlan, StreamPl
 from headrace.position import Position
 from headrace.step import learning
 from headrace.step.events import Event, Part, Rows, Tick, Train
+from headrace.step.model_version import ModelVersion, VersionChange
 from headrace.step.state import State, dump_state, initial_state, load_state
 from headrace.step.step import step
 
@@ -146,9 +147,9 @@ def rollback() -> Scenario:
 def another_version(
     task: ModelTask, state: dict[str, Any], *, number: int, parent: int, position: Position, rows: int
 ) -> Event:
-    from headrace.step.events import Swap
-
-    return Swap(number, parent, state, position, rows, artifact="m/000001", by="me")
+    learner = Average()
+    learner.restore(state)
+    return VersionChange(ModelVersion(learner, number, position, rows), parent, "m/000001", "me")
 
 
 def words() -> Scenario:

@@ -218,7 +218,7 @@ def models_rollback(
         with reading(log) as held:
             _shelf(held, name)
             rebuilt = _rebuild(held, name, file)(Place.parse(at))
-        version = str(rebuilt.by.version)
+        version = str(rebuilt.version.number)
     about = {} if rebuilt is None else _about_rebuilt(rebuilt)
     request = Request("rollback", name, str(version), whoami(), rebuilt=about)
     state = None if rebuilt is None else dump_pieces(rebuilt.state)
@@ -397,13 +397,13 @@ def _rebuild(log: Log, name: str, file: str | None, *, show: bool = False) -> Ca
 
 
 def _about_rebuilt(found: Rebuilt) -> dict[str, Any]:
-    position = str(found.by.position) if found.by.position else None
-    return {"position": position, "rows": found.by.rows, "known": found.known}
+    position = str(found.version.position) if found.version.position else None
+    return {"position": position, "rows": found.version.rows, "known": found.known}
 
 
 def _as_rebuilt(shelf: VersionList, found: Rebuilt, result: dict[str, Any]) -> VersionRecord:
     """The version that it was, with what it had learned there."""
-    of = shelf.find(found.by.version)
+    of = shelf.find(found.version.number)
     about = {name: result[name] for name in ("position", "rows", "hash", "learned")}
     return VersionRecord.from_dict({**of.to_dict(), **about, "metrics": {}, "tags": [], "known": found.known})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from headrace.batch import Batch
@@ -16,8 +17,8 @@ from headrace.registry.models import newest_checkpoint
 from headrace.registry.versions import VersionList
 from headrace.replay.lineage import kept_state
 from headrace.replay.training_rows import LogReader
-from headrace.step.state import State
-from headrace.step.training import Chosen, as_batch, rows_now, train
+from headrace.step.retraining import Chosen, as_batch, rows_now, train
+from headrace.step.state import State, stored_learner
 
 _END = 2**62
 
@@ -29,25 +30,29 @@ def begin(plan: Plan, task: ModelTask, log: Log, state: State) -> None:
         HeadraceError: the rows cannot be read, or the learner cannot be trained on them.
     """
     initial = task.initial
-    assert initial is not None and state.learner is not None
+    current = state.current
+    assert initial is not None and current is not None
     if initial.state is not None or initial.version is not None:
-        found = dict(initial.state) if initial.state is not None else _saved(log, state, *(initial.version or ("", "")))
-        state.learner.restore(found)
-        state.began_with = {"selection": _named(initial), "rows": state.lineage_rows}
+        found, learned = dict(initial.state or {}), 0
+        if initial.version is not None and initial.state is None:
+            found, learned = _saved(log, *initial.version)
+        current.learner.restore(found)
+        state.current = replace(current, rows=learned)
+        state.began_with = {"selection": _named(initial), "rows": learned}
         return
     rows = _rows(plan, task, log, state, initial)
-    with pinned(state.learner):
+    with pinned(current.learner):
         trained = train(task, state, Chosen(rows, {"selection": _named(initial), "rows": rows.num_rows}))
     if trained.learner is None:
         raise LearnError(
             f"«{task.name}» cannot begin with {_named(initial)}: {trained.about['reason']}",
             advice="Look at the columns: features and target must be there under their names (rename=…).",
         )
-    state.learner = trained.learner
-    state.words.update({column: list(words) for column, words in trained.words.items()})
-    state.sizes.update(trained.sizes)
-    state.known = {column: len(words) for column, words in trained.words.items()}
-    state.lineage_rows = state.counters.learned = int(trained.about["rows"])
+    state.vocabulary.words.update({column: list(words) for column, words in trained.words.items()})
+    state.vocabulary.sizes.update(trained.sizes)
+    known = {column: len(words) for column, words in trained.words.items()}
+    state.counters.learned = int(trained.about["rows"])
+    state.current = replace(current, learner=trained.learner, rows=state.counters.learned, known=known)
     state.began_with = {name: one for name, one in trained.about.items() if name not in ("status", "reason")}
     if trained.words:
         state.began_with["words"] = {column: list(words) for column, words in trained.words.items()}
@@ -86,17 +91,12 @@ def _table(dsn: str, table: str) -> Batch:
     return as_batch(rows)
 
 
-def _saved(log: Log, state: State, model: str, version: str) -> dict[str, Any]:
-    """The state of a version in the log."""
-    versions = VersionList.read(log, model)
-    found = versions.find(version)
+def _saved(log: Log, model: str, version: str) -> tuple[dict[str, Any], int]:
+    """Return the state of a version in the log, and how many rows it had learned."""
+    found = VersionList.read(log, model).find(version)
     if found.ended_us is not None:
-        values = dict(load_state(kept_state(log, found, found.artifact)))
-        state.lineage_rows = found.rows
-        return values
+        return dict(load_state(kept_state(log, found, found.artifact))), found.rows
     newest = newest_checkpoint(log, model, _END)
     if newest is None:
         raise HeadraceError(f"version {found.version} of «{model}» has no stored state yet")
-    stored = dict(load_state(newest[1]))
-    state.lineage_rows = found.rows
-    return {name.removeprefix("learner."): one for name, one in stored.items() if name.startswith("learner.")}
+    return stored_learner(load_state(newest[1])), found.rows

@@ -17,11 +17,11 @@ from headrace.plan.task import ModelTask
 from headrace.position import Position
 from headrace.registry.models import differences, move_on
 from headrace.registry.requests import Request
-from headrace.registry.versions import PIPELINE, VersionList, VersionRecord, artifact_name, put_version, read_artifact
+from headrace.registry.versions import VersionList, VersionRecord, artifact_name, put_version, read_artifact
 from headrace.replay.environment import libraries_of
-from headrace.step.events import Swap
+from headrace.step.model_version import ModelVersion, VersionChange, VersionEnd
 from headrace.step.outputs import Output
-from headrace.step.state import Ended, State
+from headrace.step.state import State
 
 # Of a fingerprint: what a learner's state does not depend on.
 _ELSEWHERE = ("cut", "inputs", "sample_weight", "versions")
@@ -50,7 +50,7 @@ class Lineage:
         if current is None:
             return
         current.training = dict(state.began_with)
-        current.began = {**current.began, "rows": state.lineage_rows}
+        current.began = {**current.began, "rows": state.learned_rows}
         put_version(txn, current)
 
     # -- versions that end ----------------------------------------------------------------------------------------
@@ -61,55 +61,51 @@ class Lineage:
             return
         scored = [batch for topic, batch in outputs if topic == self._task.metrics_topic]
         lines = [line for batch in scored for line in batch.records.to_pylist()]
-        for i, ended in enumerate(state.ended):
-            following = state.ended[i + 1].version if i + 1 < len(state.ended) else state.version
-            pieces = dump_pieces(dict(ended.state))
+        following = [end.version.number for end in state.ended[1:]] + [state.version]
+        for end, number in zip(state.ended, following, strict=True):
+            ended, pieces = end.version, dump_pieces(dict(end.state))
+            mine = [line for line in lines if line["model_version"] == ended.number]
             self.versions.end(
                 txn,
-                ended.version,
+                ended.number,
                 pieces,
                 ended_us=now_us,
                 position=str(ended.position) if ended.position else None,
-                learned=dict(ended.reach),
+                learned=dict(end.learned_offsets),
                 rows=ended.rows,
-                hash=state_hash(dict(ended.state)),
+                hash=state_hash(dict(end.state)),
                 size=sum(map(len, pieces)),
-                metrics={
-                    **ended.metrics,
-                    **metrics_in([one for one in lines if one["model_version"] == ended.version]),
-                },
+                metrics={**end.metrics, **metrics_in(mine)},
                 known=dict(ended.known),
                 libraries=libraries_of(self._task.learner),
             )
-            self.versions.begin(txn, self._following(ended, following, now_us))
+            self.versions.begin(txn, self._following(end, number, now_us))
         self.versions.prune(txn, self._task.versions.last)
         move_on(self._log, txn, self._task.name, state.version)
 
-    def _following(self, ended: Ended, number: int, now_us: int) -> VersionRecord:
-        swap = ended.swap
-        position, rows = (ended.position, ended.rows) if swap is None else (swap.position, swap.rows)
-        began = {
-            "position": str(position) if position else None,
-            "rows": rows,
-            "offsets": dict(ended.reach),
-            "artifact": None if swap is None else swap.artifact or None,
+    def _following(self, end: VersionEnd, number: int, now_us: int) -> VersionRecord:
+        """Return the record of the version that begins where one ended."""
+        change = end.change
+        begins = end.version if change is None or change.to is None else change.to
+        following = VersionRecord(self._task.name, number, ts_us=now_us, cut=str(self._task.cut))
+        following.libraries = libraries_of(self._task.learner)
+        following.began = {
+            "position": str(begins.position) if begins.position else None,
+            "rows": begins.rows,
+            "offsets": dict(end.learned_offsets),
+            "artifact": None if change is None else change.artifact or None,
         }
-        every = self._task.versions.every
-        reason = f"every {every} rows" if swap is None else _reason(swap)
-        by = PIPELINE if swap is None else swap.by
-        parent = ended.version if swap is None else swap.parent
-        cut = str(self._task.cut)
-        libraries = libraries_of(self._task.learner)
-        following = VersionRecord(
-            self._task.name, number, parent, reason, now_us, by, cut, began=began, libraries=libraries
-        )
-        following.training = {} if swap is None else dict(swap.training)
+        if change is None:
+            following.parent, following.reason = end.version.number, f"every {self._task.versions.every} rows"
+        else:
+            following.parent, following.reason, following.by = change.parent, _reason(change), change.by
+            following.training = dict(change.training)
         return following
 
     # -- what is asked for ----------------------------------------------------------------------------------------
 
-    def asked(self, txn: Transaction, request: Request, state: State, given: bytes | None) -> Swap:
-        """The swap that a request for a rollback means; a rebuilt state that comes with it is stored.
+    def asked(self, txn: Transaction, request: Request, state: State, given: bytes | None) -> VersionChange:
+        """Return the change that a request for a rollback means; a rebuilt state that comes with it is stored.
 
         Raises:
             HeadraceError: there is no such version, its state is not kept, it is the current one, or it is of another
@@ -121,17 +117,10 @@ class Lineage:
         self._refuse_another_declaration(version)
         key = artifact_name(self._task.name, version.version, rebuilt.get("position") or "0" if rebuilt else "")
         data = given if rebuilt and given is not None else kept_state(self._log, version, key)
-        swap = swap_of(
-            self._task.name,
-            data,
-            version=state.version + 1,
-            parent=version.version,
-            artifact=key,
-            by=request.by,
-            **_of_state(rebuilt or version.to_dict()),
-        )
+        of = rebuilt or version.to_dict()
+        about = {"version": state.version + 1, **{name: of.get(name) for name in ("position", "rows", "known")}}
         try:
-            copy.deepcopy(self._task.learner).restore(dict(swap.state))
+            to = _stored_version(self._task, about, data)
         except HeadraceError:
             raise
         except Exception as error:  # whatever a learner of one's own raises on another one's state
@@ -140,7 +129,7 @@ class Lineage:
             ) from error
         if rebuilt and given is not None:
             txn.put("artifact", key, given)
-        return swap
+        return VersionChange(to, version.version, key, request.by)
 
     def tag(self, txn: Transaction, request: Request) -> VersionRecord:
         """Give or take a tag.
@@ -215,64 +204,54 @@ def kept_state(log: Log, version: VersionRecord, key: str = "") -> bytes:
     return data
 
 
-def _of_state(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"position": values.get("position"), "rows": values.get("rows", 0), "known": values.get("known", {})}
-
-
-def _reason(swap: Swap) -> str:
-    if swap.training:
-        return f"trained on {swap.training['selection']}"
-    at = f" at {swap.position}" if "@" in swap.artifact else ""
-    return f"rollback to version {swap.parent}{at}"
+def _reason(change: VersionChange) -> str:
+    if change.training:
+        return f"trained on {change.training['selection']}"
+    at = f" at {change.to.position}" if change.to is not None and "@" in change.artifact else ""
+    return f"rollback to version {change.parent}{at}"
 
 
 # -- as recorded ------------------------------------------------------------------------------------------------------
 
 
-def swap_of(
-    model: str,
-    data: bytes,
-    *,
-    version: int,
-    parent: int,
-    artifact: str,
-    by: str,
-    position: str | None,
-    rows: int,
-    known: Mapping[str, int],
-    training: Mapping[str, Any] | None = None,
-) -> Swap:
-    """A swap with its state.
-
-    Raises:
-        LogCorrupt: the bytes are no state.
-    """
-    place = Position.parse(position) if position else None
-    return Swap(version, parent, load_values(data), place, rows, dict(known), artifact, by, training or {})
-
-
-def swap_event(swap: Swap, ts_us: int) -> dict[str, Any]:
-    """A swap for the record of its step."""
-    about: dict[str, Any] = {"version": swap.version, "parent": swap.parent, "artifact": swap.artifact, "by": swap.by}
-    about |= {"position": str(swap.position) if swap.position else None, "rows": swap.rows, "known": dict(swap.known)}
-    about |= {"training": dict(swap.training)} if swap.training else {}
-    about |= {"refused": swap.refused} if swap.refused else {}
+def change_event(change: VersionChange, ts_us: int) -> dict[str, Any]:
+    """Return a change for the record of its step."""
+    to = change.to
+    about: dict[str, Any] = {"version": to.number if to else 0, "parent": change.parent, "artifact": change.artifact}
+    about |= {"by": change.by, "position": str(to.position) if to and to.position else None}
+    about |= {"rows": to.rows if to else 0, "known": dict(to.known) if to else {}}
+    about |= {"training": dict(change.training)} if change.training else {}
+    about |= {"refused": change.refused} if change.refused else {}
     return {"swap": {**about, "ts_us": ts_us}}
 
 
-def recorded_swap(log: Log, model: str, event: Mapping[str, Any]) -> Swap:
-    """The inverse of `swap_event`, with the state from the log.
+def recorded_change(log: Log, task: ModelTask, event: Mapping[str, Any]) -> VersionChange:
+    """Return the change of a recorded step, with its learner's state from the log; the inverse of `change_event`.
 
     Raises:
         LogCorrupt: the state is not there.
     """
-    about = {name: value for name, value in event["swap"].items() if name != "ts_us"}
-    if not about["artifact"]:  # a training that came to nothing
-        return Swap(**{**about, "state": {}, "position": None})
-    data = read_artifact(log, about["artifact"])
-    if data is None:
-        raise LogCorrupt(
-            f"the state of «{model}» that was gone back to ({about['artifact']}) is not in the log",
-            advice="Restore the log from a copy.",
-        )
-    return swap_of(model, data, **about)
+    about = event["swap"]
+    more = {name: about.get(name, none) for name, none in (("training", {}), ("refused", ""))}
+    to, artifact = None, about["artifact"]
+    if artifact:  # else a training that came to nothing
+        data = read_artifact(log, artifact)
+        if data is None:
+            raise LogCorrupt(
+                f"the state of «{task.name}» that was gone back to ({artifact}) is not in the log",
+                advice="Restore the log from a copy.",
+            )
+        to = _stored_version(task, about, data)
+    return VersionChange(to, about["parent"], artifact, about.get("by", ""), **more)
+
+
+def _stored_version(task: ModelTask, about: Mapping[str, Any], data: bytes) -> ModelVersion:
+    """Return a version whose learner's state is stored.
+
+    Raises:
+        LogCorrupt: the bytes are no state.
+    """
+    position = Position.parse(about["position"]) if about["position"] else None
+    learner = copy.deepcopy(task.learner)
+    learner.restore(dict(load_values(data)))
+    return ModelVersion(learner, about["version"], position, about["rows"] or 0, dict(about.get("known") or {}))

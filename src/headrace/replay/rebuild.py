@@ -26,8 +26,9 @@ from headrace.replay.position_index import find_row, last_row
 from headrace.replay.recovery import note_written, recorded_event, restore_from
 from headrace.replay.steps import StepRecord, read_steps
 from headrace.replay.training_rows import LogReader
-from headrace.step.events import Event, Merged, Part, Rows, Swap, Tick, Train, merge, order_of
-from headrace.step.state import Answering, State, initial_state
+from headrace.step.events import Event, Merged, Part, Rows, Tick, Train, merge, order_of
+from headrace.step.model_version import ModelVersion, VersionChange
+from headrace.step.state import State, initial_state
 from headrace.step.step import step
 
 
@@ -78,15 +79,15 @@ class Rebuilt:
     """What was rebuilt.
 
     Attributes:
-        by: the model that answers there.
-        learned: topic -> offset after the last row that it had learned.
+        version: the model that predicts there.
+        learned_offsets: topic -> offset after the last row that it had learned.
         from_checkpoint: the step it began with; ``steps``: how many were repeated, the last perhaps in part.
         verified: whether its hash is the recorded one; None where the place is not the end of a step.
     """
 
     model: str
-    by: Answering
-    learned: dict[str, int]
+    version: ModelVersion
+    learned_offsets: dict[str, int]
     from_checkpoint: int
     steps: int
     verified: bool | None
@@ -94,22 +95,22 @@ class Rebuilt:
     @property
     def state(self) -> dict[str, Any]:
         """Of its learner."""
-        return self.by.learner.state()
+        return dict(self.version.learner.state())
 
     @property
     def known(self) -> dict[str, int]:
         """Words of each category that it knew."""
-        return {column: len(words) for column, words in self.by.words.items()}
+        return {column: len(words) for column, words in self.version.words.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             "model": self.model,
-            "version": self.by.version,
-            "position": str(self.by.position) if self.by.position else None,
-            "rows": self.by.rows,
+            "version": self.version.number,
+            "position": str(self.version.position) if self.version.position else None,
+            "rows": self.version.rows,
             "hash": state_hash(self.state),
-            "learned": self.learned,
+            "learned": self.learned_offsets,
             "from_checkpoint": self.from_checkpoint,
             "steps": self.steps,
             "verified": self.verified,
@@ -149,7 +150,7 @@ def rebuild(
         if on_step is not None:
             on_step(record.step, progress.step)
     walk.end()
-    return Rebuilt(task.name, walk.state.answering, walk.learned, start.step, done, walk.verified)
+    return Rebuilt(task.name, walk.state.active, walk.learned, start.step, done, walk.verified)
 
 
 def _events(
@@ -176,7 +177,7 @@ def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tup
     if task.stores_beginning:
         raise LogError(f"the state that «{task.name}» began with is not in the log")
     state = initial_state(task, start.version)
-    state.emitted = emitted
+    state.offsets.predicted = emitted
     return state, start
 
 
@@ -203,7 +204,7 @@ def _before(log: Log, state: State, at: Progress, place: Place, rows: Sequence[t
         return True
     if place.position is not None:
         # Where it answers with exactly this state, it is there, whatever rows it has consumed.
-        there = state.answering.position == place.position
+        there = state.active.position == place.position
         return there or all(at.offsets.get(topic, 0) <= offset for topic, offset in rows)
     if place.ts_us is not None:
         return state.watermark_us <= place.ts_us
@@ -223,7 +224,7 @@ class _Walk:
         self._there: tuple[State, dict[str, int]] | None = None
         self._cuts = 0
         self.state = state
-        self.learned = dict(state.reach)
+        self.learned = dict(state.offsets.learned)
         self.arrived = False
         self.verified: bool | None = None
 
@@ -253,8 +254,8 @@ class _Walk:
             self._reached(event, merged, end)
         return 1
 
-    def _take_moment(self, record: StepRecord, event: Tick | Swap | Train) -> int:
-        at = int((record.event or {})["swap"]["ts_us"]) if isinstance(event, Swap) else event.ts_us
+    def _take_moment(self, record: StepRecord, event: Tick | VersionChange | Train) -> int:
+        at = int((record.event or {})["swap"]["ts_us"]) if isinstance(event, VersionChange) else event.ts_us
         if self._place.ts_us is not None and at > self._place.ts_us:
             self.arrived = True
             return 0
@@ -269,9 +270,10 @@ class _Walk:
 
     def check(self, recorded: str | None) -> None:
         """Compare with the hash that was recorded, where one was, of the model that answers."""
-        learner = self.state.learner
-        if recorded is not None and learner is not None and self.state.at_cut is None and self.state.shown is None:
-            self.verified = state_hash(learner.state()) == recorded
+        state, current = self.state, self.state.current
+        ahead = state.open_batch.learner is not None or state.visible is not None
+        if recorded is not None and current is not None and not ahead:
+            self.verified = state_hash(current.learner.state()) == recorded
         else:
             self.verified = None
 
@@ -292,7 +294,7 @@ class _Walk:
         """The place's row was taken: there we are, unless its cut is complete only when later rows have come."""
         wanted = self._place.position
         self.arrived = True
-        if wanted is not None and self.state.position != wanted and self.state.pending_position == wanted:
+        if wanted is not None and self.state.position != wanted and self.state.open_batch.position == wanted:
             self.arrived = False
             self._there = (copy.deepcopy(self.state), dict(self.learned))
             self._cuts = self.state.counters.cuts + 1
@@ -319,12 +321,12 @@ class _Walk:
     def look(self) -> None:
         """Whether the model that has learned up to the place is there, were it not to be seen yet."""
         wanted, state = self._place.position, self.state
-        if wanted is None or wanted not in (state.answering.position, state.position):
+        if wanted is None or wanted not in (state.active.position, state.position):
             return
         self._there, self.arrived = None, True
-        if state.answering.position != wanted:
-            state.shown = None
-            self.learned = dict(state.reach)
+        if state.active.position != wanted:
+            state.visible = None
+            self.learned = dict(state.offsets.learned)
 
     def end(self) -> None:
         """Where no cut ends at the place, it is what was there when its row had been taken."""
@@ -334,8 +336,8 @@ class _Walk:
 
     def _step(self, event: Event) -> None:
         step(self._task, self.state, event, self._reader)
-        if self.state.shown is None:
-            self.learned = dict(self.state.reach)
+        if self.state.visible is None:
+            self.learned = dict(self.state.offsets.learned)
 
 
 def _between(event: Rows, merged: Merged, start: int, end: int) -> Rows:

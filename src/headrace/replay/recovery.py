@@ -11,7 +11,7 @@ from headrace.log.base import Log
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask, Task
 from headrace.registry.models import Progress, beginning, newest_checkpoint
-from headrace.replay.lineage import recorded_swap
+from headrace.replay.lineage import recorded_change
 from headrace.replay.steps import StepRecord, load_rows, read_steps
 from headrace.replay.training_rows import LogReader
 from headrace.step.events import Event, Tick, Train
@@ -27,7 +27,7 @@ def restore(log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
         return restore_from(task, found[1])
     start, emitted = beginning(progress)
     state = initial_state(task, start.version)
-    state.emitted = emitted
+    state.offsets.predicted = emitted
     return state, start
 
 
@@ -75,8 +75,8 @@ def recorded_event(log: Log, task: Task, record: StepRecord) -> Event:
         return Tick(record.tick_us, record.explicit, (record.event or {}).get("idle", {}))
     if record.event is not None and "train" in record.event:
         return Train(**record.event["train"])
-    if record.event is not None:
-        return recorded_swap(log, task.name, record.event)
+    if record.event is not None and isinstance(task, ModelTask):
+        return recorded_change(log, task, record.event)
     arrivals = bool(getattr(task, "nodes", ()))
     load = load_rows(log, task.topics, after=record.after_slice, until=record.slice, limit=2**62, arrivals=arrivals)
     if load is None or load.inputs != record.inputs:
@@ -91,4 +91,4 @@ def recorded_event(log: Log, task: Task, record: StepRecord) -> Event:
 def note_written(task: Task, state: State, outputs: Mapping[str, Sequence[int]]) -> None:
     """Remember how far a model has written its topics, where a training may read them."""
     if isinstance(task, ModelTask) and task.retrain is not None and task.retrain.rows.kind in ("all", "query"):
-        state.written.update({topic: end for topic, (_, end) in outputs.items()})
+        state.offsets.written.update({topic: end for topic, (_, end) in outputs.items()})

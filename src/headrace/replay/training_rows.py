@@ -22,7 +22,7 @@ Fresh = Mapping[str, Sequence[Batch]]
 
 
 class LogReader:
-    """What a model's training reads; see `headrace.step.training.Reader`.
+    """What a model's training reads; see `headrace.step.retraining.Reader`.
 
     Args:
         task: the model's; ``state``: its, which knows how far it has written.
@@ -74,7 +74,7 @@ class LogReader:
 
     def _batches(self, topic: str, until: int, fresh: Fresh) -> list[tuple[Batch, int]]:
         own = topic in self._own
-        end = self._state.written.get(topic, 0)
+        end = self._state.offsets.written.get(topic, 0)
         found: list[tuple[Batch, int]] = []
         for entry in walk(self._log, topic):
             if (entry.offset >= end) if own else (entry.slice > until):

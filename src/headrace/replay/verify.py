@@ -135,7 +135,7 @@ def _oldest(plan: Plan, log: Log, task: Task, progress: Progress) -> tuple[State
     drawn = isinstance(task, ModelTask) and task.stores_beginning
     if held(start.offsets) and not drawn:
         state = initial_state(task, start.version)
-        state.emitted = emitted
+        state.offsets.predicted = emitted
         return state, start
     if isinstance(task, StreamTask):
         return initial_state(task), _first_held(plan, log, task, progress)

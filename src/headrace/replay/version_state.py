@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from headrace.registry.models import Progress, differences, newest_checkpoint, r
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state, metrics_in
 from headrace.replay.rebuild import Place, Rebuilt
+from headrace.step.state import stored_learner
 
 LOOKED_AT = 10_000
 Rebuild = Callable[[Place], Rebuilt]
@@ -41,9 +41,7 @@ def newest_state(log: Log, model: str) -> dict[str, Any] | None:
     found = None if progress is None else newest_checkpoint(log, model, progress.step)
     if progress is None or found is None:
         return None
-    values = load_values(found[1])
-    of = "at_cut" if "at_cut" in json.loads(str(values["meta"]))["copies"] else "learner"
-    state = {key.removeprefix(f"{of}."): one for key, one in values.items() if key.startswith(f"{of}.")}
+    state = stored_learner(load_values(found[1]))
     # A model that is trained now and then is the same for many steps after its checkpoint.
     if found[0] != progress.step and state_hash(state) != progress.hash:
         return None

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
-from headrace.position import Position
+from headrace.step.model_version import VersionChange
 
 SNAPSHOT_CUT_ROWS = 100_000
 
@@ -73,31 +73,7 @@ class Train:
     promote: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """Another version of the model takes over at the next place between two cuts: a rollback.
-
-    Attributes:
-        version: its new number; ``parent``: the version whose state it begins with.
-        state: that learner's state; ``position``, ``rows``, ``known``: what it had learned.
-        artifact, by: where the state is stored, and who asks.
-        training: of a version that was trained anew: on what; its rows are then not the parent's.
-        refused: of a training that came to nothing: why; nothing is swapped then.
-    """
-
-    version: int
-    parent: int
-    state: Mapping[str, Any]
-    position: Position | None
-    rows: int
-    known: Mapping[str, int] = field(default_factory=dict)
-    artifact: str = ""
-    by: str = ""
-    training: Mapping[str, Any] = field(default_factory=dict)
-    refused: str = ""
-
-
-Event = Rows | Tick | Swap | Train
+Event = Rows | Tick | VersionChange | Train
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,9 @@ from headrace.plain_values import united
 from headrace.plan.operators import ARRIVAL, GRADED, Grade, Node
 from headrace.step.events import order_of
 from headrace.step.labels import Truths
-from headrace.step.operators import Operator, OperatorEvent, below, plain, reason_of, rows_at, whole
+from headrace.step.operators import Operator, OperatorEvent, plain, reason_of, rows_at, whole
 from headrace.step.row_identity import ROW
+from headrace.step.state_codec import below
 
 NEVER = -(2**62)
 # How many of the newest grades the mean error is of.

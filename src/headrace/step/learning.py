@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,9 @@ from headrace.batch import Batch
 from headrace.learn.base import width_of
 from headrace.learn.handover import Block, Handover
 from headrace.plan.task import ModelTask
-from headrace.step.events import Swap, Tick
-from headrace.step.state import Ended, Samples, State
+from headrace.step.events import Tick
+from headrace.step.model_version import ModelVersion, VersionChange, VersionEnd
+from headrace.step.state import OpenBatch, Samples, State
 
 PIECE_ROWS = 100_000
 
@@ -76,9 +77,9 @@ def origins_of_graded(batch: Batch) -> Ints:
 
 
 def oldest_kept(task: ModelTask, state: State) -> dict[str, int]:
-    """Topic -> the lowest offset of the rows that are kept: the log holds them as long as they may be refused."""
+    """Return topic -> the lowest offset of the rows of the open batch: the log holds them while they may be refused."""
     found: dict[str, int] = {}
-    for rows in state.pending:
+    for rows in state.open_batch.pieces:
         for number, stream in enumerate(task.learn):
             assert rows.origin is not None
             mine = rows.origin[rows.origin[:, 0] == number, 1]
@@ -102,138 +103,128 @@ def joined(parts: list[Examples]) -> Examples:
 
 
 def absorb(state: State, rows: Samples) -> list[Refused]:
-    """Add rows to the incomplete cut; of a long one, whole pieces are learned ahead of what answers."""
+    """Add rows to the open batch; of a long one, whole pieces are learned ahead of what predicts."""
+    batch = state.open_batch
     at, refused = 0, list[Refused]()
-    while len(rows) - at > (room := PIECE_ROWS - sum(map(len, state.pending))):
-        _keep(state, rows.slice(at, at + room))
+    while len(rows) - at > (room := PIECE_ROWS - batch.kept):
+        _keep(batch, rows.slice(at, at + room))
         at += room
-        if state.at_cut is None:
-            state.at_cut = copy.deepcopy(state.learner)
-            state.at_cut_diverged = state.diverged
-        refused += _learn_pending(state)
-    _keep(state, rows.slice(at, len(rows)))
+        if batch.learner is None and (current := state.current) is not None:
+            batch.learner, batch.diverged = current.learner, current.diverged
+            state.current = replace(current, learner=copy.deepcopy(current.learner))
+        refused += _learn_pieces(state)
+    _keep(batch, rows.slice(at, len(rows)))
     return refused
 
 
-def _keep(state: State, rows: Samples) -> None:
+def _keep(batch: OpenBatch, rows: Samples) -> None:
     if len(rows):
-        state.pending.append(rows)
-        state.pending_rows += len(rows)
+        batch.pieces.append(rows)
+        batch.rows += len(rows)
 
 
-def _learn_pending(state: State) -> list[Refused]:
-    """Give the kept rows to the learner, as one piece; those that it fails on."""
-    assert state.learner is not None
-    if not state.pending:
+def _learn_pieces(state: State) -> list[Refused]:
+    """Give the kept rows to the learner, as one piece; return those that it fails on."""
+    batch = state.open_batch
+    if not batch.pieces:
         return []
-    rows = Samples.joined(state.pending)
-    state.pending = []
+    rows = Samples.joined(batch.pieces)
+    batch.pieces = []
     bad = _hand_over(state, Block(rows.X, rows.y, rows.weight))
     learned = len(rows) - len(bad)
     state.counters.learned += learned
-    state.lineage_rows += learned
-    state.pending_refused += len(bad)
+    batch.learned += learned
     return [Refused(rows.taken(np.fromiter(bad, np.int64, len(bad))), list(bad.values()))] if bad else []
 
 
 def _hand_over(state: State, block: Block) -> Mapping[int, str]:
-    """Let the learner learn a block; row -> why it was not learned."""
-    assert state.learner is not None
-    if state.handover is None or state.handover.learner is not state.learner:
-        state.handover = Handover(state.learner)
+    """Let the learner learn a block; return row -> why it was not learned."""
+    batch, learner, diverged = state.open_batch, state.learner, state.diverged
+    assert learner is not None
+    if state.handover is None or state.handover.learner is not learner:
+        state.handover = Handover(learner)
     found = state.handover.learn(block)
-    state.learner = found.learner
-    if found.diverged or len(found.refused) < len(block):
-        state.diverged = found.diverged
+    batch.learner = found.learner
+    batch.diverged = found.diverged if found.diverged or len(found.refused) < len(block) else diverged
     return found.refused
 
 
 def close_cut(
     task: ModelTask, state: State, *, seen: bool, known: Mapping[str, int], reach: Callable[[], Mapping[str, int]]
 ) -> list[Refused]:
-    """The incomplete cut is complete: learn what is left of it; returns what was refused.
+    """Complete the open batch: learn what is left of it; return what was refused.
 
     Args:
-        seen: whether its transaction is over; else the model before it goes on answering.
+        seen: whether its transaction is over; else the model before it goes on predicting.
         known: how many words of each category its rows have shown, and all before them.
         reach: gives topic -> offset after the last row that it has taken; asked where a version ends, which is seldom.
     """
-    if not seen and state.shown is None:
-        state.shown = state.at_cut or copy.deepcopy(state.learner)
-        state.shown_position, state.shown_version, state.shown_rows = state.position, state.version, state.cut_rows
-        state.shown_known = dict(state.known)
-        state.shown_diverged = state.diverged if state.at_cut is None else state.at_cut_diverged
-    every = task.versions.every
-    rows_before = state.cut_rows if every else 0
-    refused = _learn_pending(state)
-    state.at_cut = None
-    state.position = state.pending_position or state.position
-    state.known = dict(known)
-    state.pending_rows, state.pending_refused, state.pending_position = 0, 0, None
+    before, batch = state.current, state.open_batch
+    assert before is not None
+    if not seen and state.visible is None:
+        ahead = batch.learner is not None
+        state.visible = before if ahead else replace(before, learner=copy.deepcopy(before.learner))
+    refused = _learn_pieces(state)
+    learner = before.learner if batch.learner is None else batch.learner
+    position, rows = batch.position or before.position, before.rows + batch.learned
+    current = ModelVersion(learner, before.number, position, rows, known, state.vocabulary, state.diverged)
+    state.current, state.open_batch = current, OpenBatch(window=batch.window)
     state.counters.cuts += 1
-    due = every and state.lineage_rows // every > rows_before // every
-    if due or state.swap is not None:
-        state.reach = dict(reach())
+    every = task.versions.every
+    due = every and rows // every > before.rows // every
+    if due or state.change is not None:
+        state.offsets.learned = dict(reach())
     if seen:
-        state.shown = state.shown_position = None
-        if state.swap is not None:
-            apply_swap(task, state)
+        state.visible = None
+        if state.change is not None:
+            apply_change(state)
             return refused
     if due:
         end_version(state)
-        state.version += 1
+        state.current = replace(current, number=current.number + 1)
     return refused
 
 
-def end_version(state: State, by: Swap | None = None) -> None:
+def end_version(state: State, change: VersionChange | None = None) -> None:
     """Remember what a version was when it ended; whoever runs the step stores it."""
-    assert state.learner is not None
-    state.ended.append(
-        Ended(
-            state.version,
-            state.learner.state(),
-            state.position,
-            state.lineage_rows,
-            dict(state.reach),
-            {name: {"rows": one.rows, **one.values()} for name, one in state.scores.items() if one.rows},
-            dict(state.known),
-            by,
-        )
-    )
+    version, learner = state.current, state.learner
+    assert version is not None and learner is not None
+    scored = {name: {"rows": scores.rows, **scores.values()} for name, scores in state.scores.items() if scores.rows}
+    ended = replace(version, rows=state.learned_rows)
+    state.ended.append(VersionEnd(ended, learner.state(), dict(state.offsets.learned), scored, change))
 
 
-def apply_swap(task: ModelTask, state: State) -> None:
-    """Another version takes the model's place, if one is waiting."""
-    if state.swap is None:
+def apply_change(state: State) -> None:
+    """Let another version take the model's place, if one is waiting."""
+    change, before = state.change, state.current
+    if change is None or change.to is None or before is None:
         return
-    swap, state.swap = state.swap, None
-    end_version(state, swap)
-    learner = copy.deepcopy(task.learner)
-    learner.restore(dict(swap.state))
-    state.learner, state.diverged = learner, ""
+    state.change = None
+    end_version(state, change)
     # While it waited, versions may have begun by themselves: numbers are never given twice.
-    state.version = max(swap.version, state.version + 1)
-    state.position, state.lineage_rows = swap.position, swap.rows
-    state.known = dict(swap.known)
+    number = max(change.to.number, before.number + 1)
+    state.current = replace(change.to, number=number, vocabulary=state.vocabulary)
 
 
-def swap(task: ModelTask, state: State, event: Swap) -> None:
+def change_version(state: State, event: VersionChange) -> None:
     """Take another version at the next place between two cuts; at once when this is one."""
-    state.swap = event
-    if not state.pending_rows and state.shown is None and state.at_cut is None and state.open_key is None:
-        apply_swap(task, state)
+    state.change = event
+    batch = state.open_batch
+    if not batch.rows and batch.learner is None and state.visible is None and state.open_key is None:
+        apply_change(state)
 
 
 def tick(task: ModelTask, state: State, event: Tick) -> list[Refused]:
-    """Time passed: an idle duration's cut is complete, or any cut that a user closes."""
+    """Let time pass: an idle duration's cut is complete, or any cut that a user closes."""
+    batch = state.open_batch
     state.watermark_us = max(state.watermark_us, event.ts_us)
     duration = task.cut.duration_us
-    if not (event.explicit or (duration and state.pending_rows and state.watermark_us // duration > state.window)):
+    if not (event.explicit or (duration and batch.rows and state.watermark_us // duration > batch.window)):
         return []
-    if state.pending_rows == 0 and state.learner is not None and task.feature_names:
+    if batch.rows == 0 and state.learner is not None and task.feature_names:
         width = width_of(state.learner) or len(task.feature_names)
         _hand_over(state, Block(np.empty((0, width))))
-    known = {column: len(words) for column, words in state.words.items()}
-    refused = close_cut(task, state, seen=True, known=known, reach=lambda: state.pending_reach)
-    state.reach = dict(state.pending_reach)
+    known = {column: len(words) for column, words in state.vocabulary.words.items()}
+    refused = close_cut(task, state, seen=True, known=known, reach=lambda: state.offsets.consumed)
+    state.offsets.learned = dict(state.offsets.consumed)
     return refused

@@ -27,9 +27,8 @@ from headrace.step.operator_state import OperatorState
 from headrace.step.operators import ChallengerErrors, OperatorEvent, Raised, Refuse, Streams
 from headrace.step.outputs import Output, batches_of, emitted, refused
 from headrace.step.predictions import PredictionBatch
-from headrace.step.retraining import retrain
+from headrace.step.retraining import Reader, retrain
 from headrace.step.state import State
-from headrace.step.training import Reader
 
 
 class OperatorRun:
@@ -225,28 +224,29 @@ def time_passed(
     task: ModelTask, state: State, event: Tick, reader: Reader | None
 ) -> tuple[list[Output], list[dict[str, Any]]]:
     """Return what time alone brings about: labels that will not come any more, windows that close, alarms."""
-    if not event.idle_us or state.flow is None:
+    if not event.idle_us or state.operators is None:
         return [], []
     letters: list[Output] = []
 
     def refuse(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
         letters.append(refused(topic, batch, reasons, stage, task.name))
 
-    run, raised = _idle(task, state.flow, event, refuse)
+    run, raised = _idle(task, state.operators, event, refuse)
     lines = [] if raised is None else retrain(task, state, raised, run.merged, reader, functools.partial(run.made, ()))
     return letters + run.outputs(), lines
 
 
 def challenger(task: ModelTask, state: State) -> ChallengerErrors | None:
     """Return how a model that predicts beside the current one has done, where there is one."""
-    if task.retrain is None or state.shadow is None:
+    if task.retrain is None or state.challenger is None:
         return None
-    return ChallengerErrors(state.shadow.version, task.retrain.promote, list(state.shadow_errors))
+    tried = state.challenger
+    return ChallengerErrors(tried.version.number, task.retrain.promote, list(tried.errors))
 
 
 def operator_step(task: OperatorTask, state: State, event: Event) -> list[Output]:
     """Derive rows from topics, without a model."""
-    assert state.flow is not None
+    assert state.operators is not None
     letters: list[Output] = []
 
     def refuse(topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
@@ -254,7 +254,7 @@ def operator_step(task: OperatorTask, state: State, event: Event) -> list[Output
         letters.append(refused(topic, batch, reasons, stage))
 
     if isinstance(event, Tick) and event.idle_us:
-        run, _ = _idle(task, state.flow, event, refuse)
+        run, _ = _idle(task, state.operators, event, refuse)
         return letters + run.outputs()
     if not isinstance(event, Rows):
         return []
@@ -263,7 +263,7 @@ def operator_step(task: OperatorTask, state: State, event: Event) -> list[Output
     def streams(stream: StreamPlan, stage: str) -> list[Batch]:
         return batches_of(merged, stream, lambda topic, batch, reason: refuse(topic, batch, [reason], stage))
 
-    run = OperatorRun(task, state.flow, merged, streams=streams, refuse=refuse)
+    run = OperatorRun(task, state.operators, merged, streams=streams, refuse=refuse)
     run.advance(merged.rows)
     run.finish()
     state.memory.settle()

@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Bytes
-from headrace.batch import Batch, from_ipc, to_ipc
-from headrace.errors import LogCorrupt
+from headrace.batch import Batch
 from headrace.grade.alarm import Alarm
 from headrace.grade.drift import Drift
 from headrace.grade.windows.window import Window, is_graded
@@ -21,7 +18,8 @@ from headrace.learn.adapters.sealed import sealed, unsealed
 from headrace.plain_values import united
 from headrace.plan.operators import Alarms, Drifts, Grade, Node, OperatorPlan, Predicted, Read, Selection, Windows
 from headrace.step.grade_join import GradeJoin, with_truth
-from headrace.step.operators import Operator, Predictions, RowOperator, TopicRows, below, plain
+from headrace.step.operators import Operator, Predictions, RowOperator, TopicRows, plain
+from headrace.step.state_codec import as_bytes, below, from_bytes
 
 MOST_ROWS = 1_000_000
 NEVER = -(2**62)
@@ -121,19 +119,6 @@ def _joined(batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if i == len(batches) or not batches[i].schema.equals(batches[start].schema):
             yield batches[start] if i == start + 1 else pa.concat_batches(batches[start:i])
             start = i
-
-
-def as_bytes(records: pa.RecordBatch) -> Bytes:
-    """Return a record batch as a state holds it."""
-    return np.frombuffer(to_ipc(records), np.uint8).copy()
-
-
-def from_bytes(data: Bytes) -> pa.RecordBatch:
-    """Return the record batch that `as_bytes` was given."""
-    try:
-        return from_ipc(np.ascontiguousarray(data))
-    except pa.ArrowInvalid as error:
-        raise LogCorrupt(f"rows in a stored state cannot be read: {error}") from error
 
 
 @dataclass(slots=True)

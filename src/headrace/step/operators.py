@@ -24,6 +24,7 @@ from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
 from headrace.plan.operators import Node, Predicted, StreamPlan, topics_behind
 from headrace.plan.task import PredictPlan
 from headrace.step.events import Merged, order_of
+from headrace.step.state_codec import below
 from headrace.transform.expressions import Operation, operate
 
 Streams = Callable[[StreamPlan, str], list[Batch]]
@@ -409,11 +410,6 @@ class RowOperator(Operator):
     def measures_of(self, newest: pa.Table, end: int) -> list[Measure]:
         """Return the logic's numbers about a topic."""
         return self.logic.measures_of(newest, end)
-
-
-def below(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values whose names begin with a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
 
 
 def reason_of(error: Exception) -> str:

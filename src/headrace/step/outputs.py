@@ -39,7 +39,7 @@ def unlearned(task: ModelTask, state: State, reader: EarlierRows | None, blocks:
             mine = mine[np.argsort(origin[mine, 1], kind="stable")]
             topic = task.learn[number if number < len(task.learn) else 0].topic if number >= 0 else "graded"
             if 0 <= number < len(task.learn):
-                mine = mine[origin[mine, 1] >= state.emitted.get(topic, 0)]
+                mine = mine[origin[mine, 1] >= state.offsets.predicted.get(topic, 0)]
             reasons = [block.reasons[row] for row in mine.tolist()]
             if 0 <= number < len(task.learn) and reader is not None:
                 told = dict(zip(origin[mine, 1].tolist(), reasons, strict=True))

@@ -17,7 +17,7 @@ from headrace.learn.base import Classifier, Learner, traits_of, width_of
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import answers_one_by_one, concerns_the_whole
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
-from headrace.step.state import Answering
+from headrace.step.model_version import ModelVersion
 
 BLOCK_ROWS = 64
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
@@ -55,7 +55,7 @@ class PredictionBatch:
         self.done = 0
         self.predictions: list[pa.Array] = []
         self.probabilities: list[pa.Array] = []
-        self.answered: list[tuple[int, Answering, bool]] = []
+        self.answered: list[tuple[int, ModelVersion, bool]] = []
         # What a model that is tried out answers beside, and its version; None where there is none.
         self.shadows: list[pa.Array] = []
         self.shadow_versions: list[int | None] = []
@@ -68,7 +68,7 @@ class PredictionBatch:
         if made is not None:
             self.valid, self.reasons = made.valid, made.reasons
 
-    def predict_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
+    def predict_until(self, place: int, by: ModelVersion, shadow: ModelVersion | None = None) -> None:
         """Answer the rows before a place with this model; ``shadow`` answers beside it."""
         end = int(np.searchsorted(self.order, place, "left"))
         if end == self.done:
@@ -90,15 +90,15 @@ class PredictionBatch:
         self.answered.append((end - self.done, by, ready))
         self.done = end
 
-    def _answer_beside(self, end: int, shadow: Answering | None) -> None:
-        self.shadow_versions.append(None if shadow is None else shadow.version)
+    def _answer_beside(self, end: int, shadow: ModelVersion | None) -> None:
+        self.shadow_versions.append(None if shadow is None else shadow.number)
         if shadow is None:
             self.shadows.append(pa.nulls(end - self.done))
             return
         X, valid = self._features(end, shadow)
         self.shadows.append(_answers(shadow.learner.predict, X, valid)[0] if valid.any() else pa.nulls(end - self.done))
 
-    def _features(self, end: int, by: Answering) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    def _features(self, end: int, by: ModelVersion) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """The matrix of the next rows, and which of them can be answered."""
         task = self.task
         if self._varies:
@@ -147,7 +147,7 @@ class PredictionBatch:
         """The input rows that were answered so far, with their answers beside them."""
         n = self.done
         counts = [count for count, _, _ in self.answered]
-        versions = [by.version for _, by, _ in self.answered]
+        versions = [by.number for _, by, _ in self.answered]
         positions = [str(by.position) if by.position else None for _, by, _ in self.answered]
         answers = {
             "prediction": self.column(),
@@ -186,7 +186,7 @@ class PredictionBatch:
 class ServedPredictions(PredictionBatch):
     """Rows that were answered already, elsewhere, by a model of this task."""
 
-    def predict_until(self, place: int, by: Answering, shadow: Answering | None = None) -> None:
+    def predict_until(self, place: int, by: ModelVersion, shadow: ModelVersion | None = None) -> None:
         """They keep the answers that they have."""
         self.done = max(self.done, int(np.searchsorted(self.order, place, "left")))
 
@@ -199,7 +199,7 @@ class ServedPredictions(PredictionBatch):
         return self.batch.stored.slice(0, self.done)
 
 
-def _sizes(task: ModelTask, by: Answering) -> Mapping[str, int]:
+def _sizes(task: ModelTask, by: ModelVersion) -> Mapping[str, int]:
     """Lengths of vectors; a model that was trained before the log began says its only one's."""
     if not by.learner.ready:
         # A length that rows to be learned have shown is known when they are, however they came.

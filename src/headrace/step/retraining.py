@@ -1,27 +1,110 @@
-"""A training within a model's step: the swap at the row that set it off, and what is told of it."""
+"""A model trained anew on chosen rows: when, on which rows, what comes of it, and whether it takes the old one's place.
+
+Nothing here knows a clock or reads a log: rows that the state does not hold come from a `Reader`.
+"""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
+import hashlib
+import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.arrays import Ints
+from headrace.batch import OPS, Batch
 from headrace.errors import HeadraceError
 from headrace.faults import fault
 from headrace.grade.metrics import Metric
-from headrace.learn.base import Learner
-from headrace.plain_values import json_texts
+from headrace.learn.base import Learner, offers_fit
+from headrace.learn.category import new_words
+from headrace.learn.features import Matrix, growing, matrix, resolved, targets_of, unsized
+from headrace.learn.handover import concerns_the_whole, holds
+from headrace.learn.state import dump_state, load_state
+from headrace.plain_values import json_texts, united, values
+from headrace.plan.operators import RetrainPlan, Selection, StreamPlan
 from headrace.plan.task import ModelTask
 from headrace.position import Position
-from headrace.step.events import Merged, Swap, Train
-from headrace.step.learning import end_version
-from headrace.step.operators import Raised
-from headrace.step.state import PendingTraining, State
-from headrace.step.training import Chosen, Fresh, Moment, Reader, Trained, choose, train
+from headrace.step.events import Merged, Train
+from headrace.step.labels import unsent
+from headrace.step.learning import EarlierRows, end_version
+from headrace.step.model_version import Challenger, ModelVersion, VersionChange
+from headrace.step.operators import Raised, whole
+from headrace.step.predictions import predict_rows
+from headrace.step.row_identity import Identity
+from headrace.step.state import OpenBatch, PendingTraining, State
+from headrace.transform.expressions import operate
+
+SMALLEST_HOLDOUT = 10
+MOST_TRAININGS = 100
+"""How often rows that a learner fails on are looked for by training it without them."""
+Fresh = Mapping[str, Sequence[Batch]]
+
+
+class Reader(EarlierRows, Protocol):
+    """What a step asks of the log, which is seldom: rows to train on, and rows of an earlier event that are refused."""
+
+    def rows(self, stream: StreamPlan, until: int, fresh: Fresh) -> list[Batch]:
+        """Changes of a topic as they were when a slice had been written; a stream's operations are not done yet."""
+        ...
+
+    def query(self, sql: str, until: int, fresh: Fresh) -> pa.Table:
+        """What a query over topics gives."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a training begins.
+
+    Attributes:
+        at_us: the event time of what sets it off; ``until``: the slice that holds it.
+        reader: gives rows of the log; ``fresh``: those that the step has made since, by topic.
+    """
+
+    at_us: int
+    until: int
+    reader: Reader | None
+    fresh: Callable[[], Fresh]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training gave.
+
+    Attributes:
+        learner: trained; None where nothing came of it.
+        words, sizes: what its features know.
+        about: rows and where they are from, for the version's record; ``status`` and ``reason`` say what came of it.
+    """
+
+    learner: Learner | None
+    words: Mapping[str, list[str]]
+    sizes: Mapping[str, int]
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Rows to train on, with the plan they were chosen by, as a state holds them while a training runs."""
+
+    rows: Batch
+    about: dict[str, Any]
+
 
 Line = dict[str, Any]
+"""What came of a training: a row of the topic ``<model>-training``, with its ``place`` (LSN, index, time)."""
+
+
+# -- when -------------------------------------------------------------------------------------------------------------
 
 
 def retrain(
@@ -34,64 +117,29 @@ def retrain(
 ) -> list[Line]:
     """Train because of a row; rows after it are the new model's, or the old one's until the new one is ready.
 
-    Or, where the row is the one with which enough is known of a model that was tried out, decide.
+    Or, where the row is the one with which enough is known of a challenger, decide.
     """
     place, row = raised
     position = Position(int(merged.lsn[place]), int(merged.index[place]))
     if row is None:
-        return [_decided(task, state, position, int(merged.ts_us[place]))]
+        return [_decide(task, state, position, int(merged.ts_us[place]))]
     cause = json_texts(row.rows.slice(0, 1))[0]
     moment = Moment(int(row.ts_us[0]), int(merged.slices[place]), reader, fresh)
     return _begin(task, state, position, moment, cause=cause)
 
 
-def _decided(task: ModelTask, state: State, position: Position, at_us: int) -> Line:
-    """The model that was tried out takes over if it was no worse."""
-    assert task.retrain is not None and state.shadow is not None
-    line: Line = {"by": None, "cause": None, "place": (position.lsn, position.index, at_us)}
-    old, new = (math.fsum(each) / len(each) for each in zip(*state.shadow_errors, strict=True))
-    metric = _metric(task)
-    better = new >= old if metric is not None and metric.greater_is_better else new <= old
-    about: Line = {"metric": metric.name if metric else None, "old_score": old, "new_score": new}
-    if better:
-        return promote(task, state, position, {**line, **about})
-    training = dict(state.shadow.training)
-    reason = f"{new:.6g} over {len(state.shadow_errors)} rows, {old:.6g} of the current one"
-    state.shadow = state.shadowing = None
-    state.shadow_errors = []
-    return _told(task, state, {**line, **about}, {**training, **about, "status": "worse", "reason": reason})
-
-
-def _metric(task: ModelTask) -> Metric | None:
-    """What its answers are graded by."""
-    return next((metric for node in task.nodes if (metric := node.operator.metric) is not None), None)
-
-
-def promote(task: ModelTask, state: State, position: Position, line: Line) -> Line:
-    """The model that was tried out takes over."""
-    assert state.shadow is not None
-    swap, learner = state.shadow, state.shadowing
-    state.shadow = state.shadowing = None
-    state.shadow_errors = []
-    about: Line = {**swap.training}
-    about |= {name: line[name] for name in ("old_score", "new_score") if name in line}
-    begun = dataclasses.replace(swap, version=state.version + 1, parent=state.version, position=position)
-    _begin_version(state, begun, learner)
-    return _told(task, state, line, {**about, "status": "promoted", "version": state.version, "previous": begun.parent})
-
-
-def ask_now(task: ModelTask, state: State, event: Train, reader: Reader | None) -> list[Line]:
-    """Train because somebody asks; or let a model that is tried out take over."""
-    flow = state.flow
+def train_now(task: ModelTask, state: State, event: Train, reader: Reader | None) -> list[Line]:
+    """Train because somebody asks; or promote the challenger."""
+    operators = state.operators
     position = state.position or Position(0, 0)
-    if flow is not None and flow.at != (0, 0):
-        position = Position(*flow.at)
+    if operators is not None and operators.at != (0, 0):
+        position = Position(*operators.at)
     if event.promote:
         line: Line = {"by": event.by or None, "cause": None, "place": (position.lsn, position.index, event.ts_us)}
-        if state.shadow is None:
-            return [_told(task, state, line, {"status": "failed", "reason": "no model is tried out"})]
-        return [promote(task, state, position, line)]
-    kept = None if flow is None else flow.training_rows
+        if state.challenger is None:
+            return [_line(task, state, line, {"status": "failed", "reason": "no model is tried out"})]
+        return [_promote(task, state, state.challenger, position, line)]
+    kept = None if operators is None else operators.training_rows
     at_us = kept.newest_us if kept is not None and len(kept) else event.ts_us
     return _begin(task, state, position, Moment(at_us, event.until, reader, dict), by=event.by)
 
@@ -103,79 +151,457 @@ def _begin(
     assert plan is not None
     line: Line = {"by": by or None, "cause": cause or None, "place": (position.lsn, position.index, moment.at_us)}
     if state.training is not None:
-        return [_told(task, state, line, {"status": "skipped", "reason": "another training has not ended yet"})]
+        return [_line(task, state, line, {"status": "skipped", "reason": "another training has not ended yet"})]
     try:
         chosen = choose(task, state, moment)
     except HeadraceError as error:
-        return [_told(task, state, line, {"status": "failed", "reason": error.message})]
+        return [_line(task, state, line, {"status": "failed", "reason": error.message})]
     if plan.swap == "when_ready":
         state.training = PendingTraining(chosen.rows, chosen.about, position, moment.at_us, by, cause)
-        return [_told(task, state, line, {"status": "started", **chosen.about})]
+        return [_line(task, state, line, {"status": "started", **chosen.about})]
     trained = train(task, state, chosen, plan=plan)
     fault("train.trained")
-    told = _taken(task, state, trained, position, line)
+    ended = _take(task, state, trained, position, line)
     fault("train.swapped")
-    return [told]
+    return [ended]
 
 
-def trained_beside(task: ModelTask, state: State) -> Trained:
-    """Do the training that a state waits for. Called outside the step, on a copy of what it needs."""
+def train_pending(task: ModelTask, state: State) -> Trained:
+    """Do the training that a state waits for; outside the step, on a copy of what it needs."""
     assert state.training is not None
     return train(task, state, Chosen(state.training.rows, state.training.about), plan=task.retrain)
 
 
-def answer_training(task: ModelTask, state: State, event: Swap) -> list[Line]:
-    """A training that ran beside the pipeline has ended: its model takes over here, or it is told why not."""
-    asked, state.training = state.training, None
-    if asked is None:
+def end_training(task: ModelTask, state: State, event: VersionChange) -> list[Line]:
+    """End a training that ran beside the pipeline: its model takes over here, or it is told why not."""
+    pending, state.training = state.training, None
+    if pending is None:
         return []
-    at = state.flow.at if state.flow is not None else (asked.position.lsn, asked.position.index)
-    line: Line = {"by": asked.by or None, "cause": asked.cause or None, "place": (*at, asked.at_us)}
+    position = pending.position if state.operators is None else Position(*state.operators.at)
+    place = (position.lsn, position.index, pending.at_us)
+    line: Line = {"by": pending.by or None, "cause": pending.cause or None, "place": place}
     about = dict(event.training)
     if event.refused:
-        return [_told(task, state, line, {"status": "failed", "reason": event.refused, **about})]
-    learner = None
-    if about.get("status") == "trained":
-        learner = copy.deepcopy(task.learner)
-        learner.restore(dict(event.state))
+        return [_line(task, state, line, {"status": "failed", "reason": event.refused, **about})]
+    learner = None if event.to is None else event.to.learner
     trained = Trained(learner, about.pop("words", {}), about.pop("sizes", {}), about)
-    return [_taken(task, state, trained, Position(*at), line)]
+    return [_take(task, state, trained, position, line)]
 
 
-def _taken(task: ModelTask, state: State, trained: Trained, position: Position, line: Line) -> Line:
-    """The trained model takes the old one's place."""
+# -- what takes the old model's place ----------------------------------------------------------------------------------
+
+
+def _take(task: ModelTask, state: State, trained: Trained, position: Position, line: Line) -> Line:
+    """Let a trained model take the old one's place, or predict beside it first."""
     about = dict(trained.about)
     previous = state.version
     if trained.learner is not None:
         assert task.retrain is not None
         state.trained_on = str(about["hash"])
-        known = {column: len(found) for column, found in trained.words.items()}
+        words = {column: list(found) for column, found in trained.words.items()}
+        state.vocabulary.words.update(words)
+        state.vocabulary.sizes.update(trained.sizes)
+        if words:
+            about["words"] = {column: list(found) for column, found in words.items()}
         rows = int(about.get("learned", about["rows"]))
-        state.words.update({column: list(found) for column, found in trained.words.items()})
-        state.sizes.update(trained.sizes)
-        if trained.words:
-            about["words"] = {column: list(found) for column, found in trained.words.items()}
-        swap = Swap(previous + 1, previous, {}, position, rows, known, by=line["by"] or "pipeline", training=about)
-        about["version"] = swap.version
+        known = {column: len(found) for column, found in words.items()}
+        to = ModelVersion(trained.learner, previous + 1, position, rows, known, state.vocabulary)
+        change = VersionChange(to, previous, by=line["by"] or "pipeline", training=about)
+        about["version"] = to.number
         if task.retrain.shadow:
-            state.shadow = dataclasses.replace(swap, state=trained.learner.state())
-            state.shadowing, state.shadow_errors = trained.learner, []
+            state.challenger = Challenger(change)
             about["status"] = "shadow"
         else:
-            _begin_version(state, swap, trained.learner)
-    return _told(task, state, line, {**about, "previous": previous})
+            _begin_version(state, change, to)
+    return _line(task, state, line, {**about, "previous": previous})
 
 
-def _begin_version(state: State, swap: Swap, learner: Learner | None) -> None:
-    """The old version ends, and this one begins with its own learner."""
-    assert learner is not None
-    end_version(state, dataclasses.replace(swap, state={}))
-    state.learner, state.at_cut, state.shown = learner, None, None
-    state.diverged = ""
-    state.version, state.position, state.lineage_rows = swap.version, swap.position, swap.rows
-    state.known = dict(swap.known)
-    state.counters.learned += swap.rows
+def _decide(task: ModelTask, state: State, position: Position, at_us: int) -> Line:
+    """Promote the challenger if it was no worse; else let it go."""
+    challenger = state.challenger
+    assert task.retrain is not None and challenger is not None
+    line: Line = {"by": None, "cause": None, "place": (position.lsn, position.index, at_us)}
+    old, new = (math.fsum(each) / len(each) for each in zip(*challenger.errors, strict=True))
+    metric = _metric(task)
+    better = new >= old if metric is not None and metric.greater_is_better else new <= old
+    about: Line = {"metric": metric.name if metric else None, "old_score": old, "new_score": new}
+    if better:
+        return _promote(task, state, challenger, position, {**line, **about})
+    reason = f"{new:.6g} over {len(challenger.errors)} rows, {old:.6g} of the current one"
+    state.challenger = None
+    told = {**challenger.change.training, **about, "status": "worse", "reason": reason}
+    return _line(task, state, {**line, **about}, told)
 
 
-def _told(task: ModelTask, state: State, line: Line, about: Mapping[str, Any]) -> Line:
+def _metric(task: ModelTask) -> Metric | None:
+    """Return what the model's predictions are graded by."""
+    return next((metric for node in task.nodes if (metric := node.operator.metric) is not None), None)
+
+
+def _promote(task: ModelTask, state: State, challenger: Challenger, position: Position, line: Line) -> Line:
+    """Let the challenger take over."""
+    state.challenger = None
+    about: Line = {**challenger.change.training}
+    about |= {name: line[name] for name in ("old_score", "new_score") if name in line}
+    previous = state.version
+    to = replace(challenger.version, number=previous + 1, position=position)
+    _begin_version(state, replace(challenger.change, to=to, parent=previous), to)
+    return _line(task, state, line, {**about, "status": "promoted", "version": to.number, "previous": previous})
+
+
+def _begin_version(state: State, change: VersionChange, version: ModelVersion) -> None:
+    """End the old version, and begin this one with its own learner; a model that is retrained has no open batch."""
+    end_version(state, change)
+    state.current, state.visible, state.open_batch = version, None, OpenBatch()
+    state.counters.learned += version.rows
+
+
+def _line(task: ModelTask, state: State, line: Line, about: Mapping[str, Any]) -> Line:
+    """Return a row of the topic ``<model>-training``."""
     return {"model": task.name, "previous": state.version, **line, **about}
+
+
+# -- on which rows --------------------------------------------------------------------------------------------------
+
+
+def choose(task: ModelTask, state: State, moment: Moment) -> Chosen:
+    """The rows that a training takes now."""
+    assert task.retrain is not None
+    selection = task.retrain.rows
+    rows = _selected(selection, state, moment)
+    about: dict[str, Any] = {"selection": str(selection), "rows": rows.num_rows}
+    if pa.types.is_integer(rows.schema.field("grade").type) if "grade" in rows.schema.names else False:
+        about["grades"] = _ranges(values(rows.column("grade")))
+    outputs = task.nodes[selection.node].outputs if selection.node is not None else ()
+    if outputs:
+        about["topic"] = outputs[0].topic
+    return Chosen(rows, about)
+
+
+def _selected(selection: Selection, state: State, moment: Moment) -> Batch:
+    if selection.kind in ("last", "since"):
+        assert state.operators is not None and state.operators.training_rows is not None
+        since = moment.at_us - selection.span_us if selection.kind == "since" else None
+        return as_batch(state.operators.training_rows.table(since_us=since))
+    if moment.reader is None:
+        raise HeadraceError("rows of a log are wanted, and there is none")
+    if selection.stream is not None:
+        changes = moment.reader.rows(selection.stream, moment.until, moment.fresh())
+        return rows_now(changes, selection.stream)
+    return as_batch(moment.reader.query(selection.query, moment.until, moment.fresh()))
+
+
+def rows_now(changes: Sequence[Batch], stream: StreamPlan) -> Batch:
+    """A table's rows as its changes leave it: each as its newest event shows it, whatever its key was."""
+    if not changes:
+        return as_batch(pa.table({}))
+    rows = Identity(limit=2**62)
+    given = np.concatenate([rows.follow(one) for one in changes])
+    number = np.where(given < 0, ~given, given)
+    plain = [pa.Table.from_batches([one.records.select([*one.column_names, "__op", "__ts"])]) for one in changes]
+    table = _sent(united(plain).combine_chunks(), changes, number)
+    op = np.asarray(table.column("__op"))
+    # Rows without a key are what their events say; nobody knows which of them an update or a delete is about.
+    keep = (op != OPS["d"]) & (op != OPS["t"])
+    emptied = np.flatnonzero(op == OPS["t"])
+    if len(emptied):
+        keep[: emptied[-1] + 1] = False
+    newest = dict(zip(number.tolist(), range(len(number)), strict=True))
+    last = number == 0
+    last[np.fromiter(newest.values(), np.int64, len(newest))] = True
+    keep &= last & ((number == 0) | rows.alive(number))
+    good, _ = operate(as_batch(table.filter(pa.array(keep))), stream.operations)
+    return good[0] if len(good) == 1 else as_batch(united([pa.Table.from_batches([g.records]) for g in good]))
+
+
+def _sent(table: pa.Table, changes: Sequence[Batch], number: Ints) -> pa.Table:
+    """The events with the values that were not sent (TOAST), which are those of their rows' events before."""
+    order = np.argsort(number, kind="stable")
+    first = np.append(True, number[order][1:] != number[order][:-1])[: len(order)]
+    place = np.arange(len(order))
+    begin = np.maximum.accumulate(np.where(first, place, 0))
+    for name in dict.fromkeys(name for one in changes if one.unchanged is not None for name in one.column_names):
+        masks = [unsent(one, name) if name in one.schema.names else None for one in changes]
+        if all(mask is None for mask in masks):
+            continue
+        parts = zip(changes, masks, strict=True)
+        missing = np.concatenate([np.zeros(one.num_rows, np.bool_) if mask is None else mask for one, mask in parts])
+        newest = np.maximum.accumulate(np.where(missing[order], -1, place))
+        at = np.empty(len(order), np.int64)
+        at[order] = order[np.where(newest >= begin, newest, place)]
+        table = table.set_column(table.column_names.index(name), name, table.column(name).take(pa.array(at)))
+    return table
+
+
+def as_batch(table: pa.Table) -> Batch:
+    """Rows without the columns of an event but their times."""
+    times = table.column("__ts").cast(pa.int64()).to_numpy() if "__ts" in table.column_names else None
+    names = [name for name in table.column_names if not name.startswith("__")]
+    plain = table.select(names)
+    columns = [whole(column) for column in plain.columns]
+    rows = pa.RecordBatch.from_arrays(columns, schema=plain.schema.remove_metadata())
+    return Batch.of(rows, ts_us=0 if times is None else np.asarray(times, np.int64))
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(task: ModelTask, state: State, chosen: Chosen, *, plan: RetrainPlan | None = None) -> Trained:
+    """A fresh learner, trained on the rows; what speaks against it stands in ``about``.
+
+    Nothing is raised, whatever a learner does with the rows: the old model stays then, and it is told.
+    """
+    words = {column: list(found) for column, found in state.vocabulary.words.items()}
+    sizes = dict(state.vocabulary.sizes)
+    about = dict(chosen.about)
+    try:
+        learner = _train(task, chosen.rows, words, sizes, about, plan, state)
+    except Exception as error:  # a learner of one's own may raise whatever it likes
+        text = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
+        return Trained(None, words, sizes, about | {"status": "failed", "reason": text})
+    return Trained(learner, words, sizes, {"status": "trained", "reason": None, **about})
+
+
+def _train(
+    task: ModelTask,
+    rows: Batch,
+    words: dict[str, list[str]],
+    sizes: dict[str, int],
+    about: dict[str, Any],
+    plan: RetrainPlan | None,
+    state: State,
+) -> Learner | None:
+    target = str(task.target)
+    if not rows.num_rows:
+        raise HeadraceError("no rows to train on")
+    if task.target is not None and rows.num_rows and target not in rows.schema.names:
+        raise HeadraceError(f"the rows to train on have no column «{target}»")
+    if task.target is not None and rows.num_rows:
+        rows = rows.filter(np.asarray(rows.column(target).is_valid()))
+    _see(task, rows, words, sizes)
+    found = matrix(rows, resolved(task.features, words, sizes, refuse=True), task.target, missing=task.missing)
+    valid, reasons, y = found.valid, found.reasons, None
+    if task.target is not None:
+        labels = targets_of(rows, target, task.learner)
+        valid, reasons, y = valid & labels.valid, labels.reasons | reasons, labels.y[valid & labels.valid]
+    rows, X = rows.filter(valid), np.ascontiguousarray(found.X[valid])
+    about |= {"rows": rows.num_rows, "refused": len(reasons), "hash": _hash_of(X, y)}
+    if not rows.num_rows:
+        reason = next(iter(reasons.values()), "") or "there are none"
+        raise HeadraceError(f"no rows to train on: {reason}")
+    if plan is not None and about["hash"] == state.trained_on:
+        about |= {"status": "skipped", "reason": "the rows are those of the last training"}
+        return None
+    epochs = plan.epochs if plan else 1
+    if plan is None or plan.gate is None:
+        trained: Learner | None
+        trained, bad = fitted_without_bad(task.learner, X, y, epochs)
+        about |= {"rows": about["rows"] - bad, "refused": about["refused"] + bad}
+    else:
+        trained = _gated(task, plan, state, rows, X, y, about)
+    if trained is not None:
+        # What cannot be stored, or not be read again, is told here, not when it answers already.
+        copy.deepcopy(task.learner).restore(load_state(dump_state(trained.state())))
+    return trained
+
+
+def fitted(declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, epochs: int = 1) -> Learner:
+    """A copy of a declared learner, trained on rows and nothing else."""
+    learner = copy.deepcopy(declared)
+    if offers_fit(learner):
+        learner.fit(X, y)
+        return learner
+    for _ in range(epochs):
+        learner.learn(X, y)
+    return learner
+
+
+def fitted_without_bad(
+    declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, epochs: int
+) -> tuple[Learner, int]:
+    """A copy of a declared learner trained on the rows that it does not fail on, and how many it fails on.
+
+    Halves are tried until one can be trained on; to it are added as many of the others as it can be trained on with
+    them. So a row that fails by itself because it is alone (one class) is none that is bad.
+
+    Raises:
+        Exception: what the learner raises for all rows, where no few rows are at fault.
+    """
+    failure: list[Exception] = []
+    left = MOST_TRAININGS
+
+    def trained(rows: npt.NDArray[np.int64]) -> Learner | None:
+        nonlocal left
+        left -= 1
+        try:
+            learner = fitted(declared, np.ascontiguousarray(X[rows]), None if y is None else y[rows], epochs)
+            if not holds(learner):
+                raise HeadraceError("the trained model has diverged: its numbers are infinite or none")
+            return learner
+        except Exception as error:
+            if concerns_the_whole(error) and not isinstance(error, HeadraceError):
+                raise
+            failure.append(error)
+            return None
+
+    everything = np.arange(len(X))
+    found = trained(everything)
+    if found is not None:
+        return found, 0
+    tried = deque(np.array_split(everything, 2))
+    good: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    others: list[npt.NDArray[np.int64]] = []
+    while tried and found is None and left > 0:
+        rows = tried.popleft()
+        found = trained(rows) if len(rows) else None
+        if found is not None:
+            good, others = rows, [*tried, *others]
+        elif len(rows) > 1:
+            tried.extend(np.array_split(rows, 2))
+        else:
+            others.append(rows)
+    bad = 0
+    while others and found is not None and left > 0:
+        rows = others.pop()
+        more = trained(np.sort(np.concatenate([good, rows])))
+        if more is not None:
+            found, good = more, np.concatenate([good, rows])
+        elif len(rows) > 1:
+            others += np.array_split(rows, 2)
+        else:
+            bad += 1
+    if found is None or others:
+        raise failure[0]
+    return found, bad
+
+
+def _see(task: ModelTask, rows: Batch, words: dict[str, list[str]], sizes: dict[str, int]) -> None:
+    """What the rows show for the first time has its columns from here on."""
+    for one in growing(task.features):
+        if one.column in rows.schema.names:
+            table = words.setdefault(one.column, list(one.words))
+            fresh = [text for text, _ in new_words(table, rows.column(one.column))]
+            table += fresh[: one.width - len(table)]
+    for vector in unsized(task.features):
+        if vector.column in rows.schema.names and vector.column not in sizes:
+            found = vector.sized(rows.column(vector.column))
+            if found is not None:
+                sizes[vector.column] = found[1]
+
+
+def _gated(
+    task: ModelTask,
+    plan: RetrainPlan,
+    state: State,
+    rows: Batch,
+    X: npt.NDArray[Any],
+    y: npt.NDArray[Any] | None,
+    about: dict[str, Any],
+) -> Learner | None:
+    """Train on all but the newest rows, and compare old and new there as if it had been live.
+
+    Of the older rows only those are learned whose labels were known when the first of the newest was answered.
+    """
+    assert plan.gate is not None and y is not None
+    known_us = rows.ts_us
+    asked_us = known_us - _delays(rows)
+    order = np.argsort(asked_us, kind="stable")
+    held = order[len(order) - int(len(order) * plan.holdout) :]
+    about |= {"metric": plan.gate.name, "holdout": len(held)}
+    if len(held) < SMALLEST_HOLDOUT:
+        about |= {"status": "worse", "reason": f"{len(held)} rows decide too little: at least {SMALLEST_HOLDOUT}"}
+        return None
+    begins = int(asked_us[held].min())
+    learns = np.setdiff1d(order[: len(order) - len(held)], np.flatnonzero(known_us > begins))
+    if not len(learns):
+        about |= {"status": "worse", "reason": "no label was known before the newest rows"}
+        return None
+    learns = np.sort(learns)
+    candidate, bad = fitted_without_bad(task.learner, np.ascontiguousarray(X[learns]), y[learns], plan.epochs)
+    by = state.active
+    features = resolved(task.features, by.words, by.sizes, refuse=False)
+    then = matrix(rows.take(held), features, task.target, missing=task.missing)
+    old = _score(plan, by.learner, then, y[held]) if by.learner.ready else float("nan")
+    new = _score(plan, candidate, Matrix(X[held], np.ones(len(held), np.bool_), {}), y[held])
+    if np.isnan(new):
+        raise HeadraceError("the trained model has no finite answer to each of the newest rows")
+    about |= {
+        "learned": len(learns) - bad,
+        "refused": about["refused"] + bad,
+        "old_score": _number(old),
+        "new_score": _number(new),
+    }
+    better = new >= old if plan.gate.greater_is_better else new <= old
+    if not better and not np.isnan(old):
+        about |= {"status": "worse", "reason": f"{plan.gate.name} {new:.6g} on the newest rows, {old:.6g} before"}
+        return None
+    return candidate
+
+
+def _score(plan: RetrainPlan, learner: Learner, found: Matrix, truth: npt.NDArray[Any]) -> float:
+    assert plan.gate is not None
+    answers, failed = predict_rows(learner.predict, np.ascontiguousarray(found.X[found.valid]))
+    if answers is None or failed or not len(answers):
+        return float("nan")
+    return float(np.mean(np.asarray(plan.gate(answers, truth[found.valid]), np.float64)))
+
+
+def _delays(rows: Batch) -> npt.NDArray[np.int64]:
+    """How long after its row was answered a label was known, in microseconds; 0 where nothing is said."""
+    if "label_delay" not in rows.schema.names:
+        return np.zeros(rows.num_rows, np.int64)
+    seconds = pc.fill_null(rows.column("label_delay").cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
+    return np.asarray(np.rint(np.maximum(seconds, 0.0) * 1e6), np.int64)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _hash_of(X: npt.NDArray[Any], y: npt.NDArray[Any] | None) -> str:
+    found = hashlib.blake2b(np.ascontiguousarray(X).tobytes(), digest_size=16)
+    found.update(json.dumps([list(X.shape), None if y is None else y.tolist()], default=str).encode())
+    return found.hexdigest()
+
+
+def _ranges(numbers: Sequence[int]) -> list[list[int]]:
+    """Numbers as runs of first and last.
+
+    >>> _ranges([3, 4, 5, 9])
+    [[3, 5], [9, 9]]
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
+
+
+# -- telling -----------------------------------------------------------------------------------------------------------
+
+_COLUMNS: dict[str, pa.DataType] = {
+    "model": pa.string(),
+    "status": pa.string(),
+    "version": pa.int64(),
+    "previous": pa.int64(),
+    "rows": pa.int64(),
+    "selection": pa.string(),
+    "reason": pa.string(),
+    "metric": pa.string(),
+    "holdout": pa.int64(),
+    "old_score": pa.float64(),
+    "new_score": pa.float64(),
+    "by": pa.string(),
+    "cause": pa.string(),
+}
+
+
+def training_rows(lines: Sequence[Mapping[str, Any]]) -> Batch:
+    """Return lines as rows of the topic ``<model>-training``."""
+    columns = {name: pa.array([line.get(name) for line in lines], kind) for name, kind in _COLUMNS.items()}
+    lsn, index, ts_us = zip(*(line["place"] for line in lines), strict=True)
+    return Batch.of(
+        columns, lsn=np.array(lsn, np.uint64), index=np.array(index, np.int64), ts_us=np.array(ts_us, np.int64)
+    )

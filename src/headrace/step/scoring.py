@@ -23,8 +23,9 @@ from headrace.learn.features import Targets, matrix, resolved, targets_of
 from headrace.plain_values import values
 from headrace.plan.task import EvaluatePlan, ModelTask
 from headrace.step.events import Merged, order_of
+from headrace.step.model_version import ModelVersion
 from headrace.step.predictions import PredictionBatch, predict_rows
-from headrace.step.state import Answering, State
+from headrace.step.state import State
 
 LARGEST_GAP = 1000
 _ANSWER = "__answer"
@@ -104,7 +105,7 @@ def scored(
 
 def _scorable(
     what: Scored, task: ModelTask, state: State, refuse: Refuse
-) -> tuple[Batch, npt.NDArray[Any], dict[int, Answering]]:
+) -> tuple[Batch, npt.NDArray[Any], dict[int, ModelVersion]]:
     """Rows whose first label is here and that have an answer, in order; the labels; and who answers at their places.
 
     The answer is the one that was given when the row was predicted, else the one at its label.
@@ -128,7 +129,7 @@ def _scorable(
     _refuse_labels(what, task, order_of(rows), found, refuse)
     keep = found.valid & np.asarray(rows.column(_ANSWER).is_valid())
     rows, truth = rows.filter(keep), found.y[keep]
-    by: dict[int, Answering] = {}
+    by: dict[int, ModelVersion] = {}
     for query in what.queries:
         counts = [count for count, _, _ in query.answered]
         who = [one for _, one, _ in query.answered]
@@ -189,8 +190,8 @@ def truths(batch: Batch, task: ModelTask) -> Targets:
 def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: Place) -> list[Line]:
     """The fixed set, answered by the model as it is now, if a line is due."""
     scores = state.scores[plan.spec.name]
-    learned = state.lineage_rows
-    by = state.answering
+    learned = state.learned_rows
+    by = state.active
     if not by.learner.ready or by.diverged or (plan.every and learned < scores.told_at + plan.every):
         return []
     X, truth = _fixed(task, plan, by)
@@ -206,7 +207,7 @@ def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: 
     return [(at, place, _line(task, fresh, by))]
 
 
-def _fixed(task: ModelTask, plan: EvaluatePlan, by: Answering) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _fixed(task: ModelTask, plan: EvaluatePlan, by: ModelVersion) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     assert plan.rows is not None
     features = resolved(task.features, by.words, by.sizes, refuse=False)
     found = matrix(plan.rows, features, task.target, missing=task.missing)
@@ -215,7 +216,7 @@ def _fixed(task: ModelTask, plan: EvaluatePlan, by: Answering) -> tuple[npt.NDAr
     return found.X[keep], truth.y[keep]
 
 
-def _line(task: ModelTask, scores: Scores, by: Answering) -> dict[str, Any]:
+def _line(task: ModelTask, scores: Scores, by: ModelVersion) -> dict[str, Any]:
     line: dict[str, Any] = {
         "stream": scores.spec.name,
         "rows": scores.rows,
@@ -223,7 +224,7 @@ def _line(task: ModelTask, scores: Scores, by: Answering) -> dict[str, Any]:
         "window": len(scores.newest[0]),
         **scores.values(),
         "model": task.name,
-        "model_version": by.version,
+        "model_version": by.number,
         "model_position": str(by.position) if by.position else None,
     }
     if scores.spec.kind == "classification":

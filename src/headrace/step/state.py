@@ -1,4 +1,4 @@
-"""What a task knows between two events, and how it is saved."""
+"""What a task knows between two events, and how it is stored."""
 
 from __future__ import annotations
 
@@ -13,23 +13,19 @@ import numpy.typing as npt
 
 from headrace.arrays import Array
 from headrace.batch import Batch
+from headrace.errors import LogVersionError
 from headrace.grade.scores import Scores
 from headrace.learn.base import Learner
 from headrace.learn.features import growing
 from headrace.learn.handover import Handover
 from headrace.plan.task import ModelTask, OperatorTask, StreamPlan, StreamTask, Task
 from headrace.position import Position
-from headrace.step.events import Swap
 from headrace.step.labels import Memory, named
-from headrace.step.operator_state import (
-    OperatorState,
-    as_bytes,
-    dump_operators,
-    from_bytes,
-    initial_operators,
-    load_operators,
-)
-from headrace.step.operators import below
+from headrace.step.model_version import Challenger, ModelVersion, VersionChange, VersionEnd, Vocabulary
+from headrace.step.operator_state import OperatorState, dump_operators, initial_operators, load_operators
+from headrace.step.state_codec import APART, below, dump, load
+
+FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -64,7 +60,7 @@ class Samples:
         return self._each(lambda array: array[start:end])
 
     def taken(self, by: npt.NDArray[Any]) -> Samples:
-        """Rows by their numbers, or by a mask; C-contiguous."""
+        """Return rows by their numbers, or by a mask; C-contiguous."""
         return self._each(lambda array: array[by])
 
     def _each(self, some: Callable[[Array], Array]) -> Samples:
@@ -78,58 +74,59 @@ class Samples:
 
     @classmethod
     def joined(cls, parts: Sequence[Samples]) -> Samples:
-        """Several as one, C-contiguous."""
+        """Return several as one, C-contiguous."""
         if len(parts) == 1:
             return parts[0]._each(np.array)
-        X = np.ascontiguousarray(np.concatenate([one.X for one in parts]))
-        columns = ([one.y for one in parts], [one.weight for one in parts], [one.origin for one in parts])
+        X = np.ascontiguousarray(np.concatenate([part.X for part in parts]))
+        columns = ([part.y for part in parts], [part.weight for part in parts], [part.origin for part in parts])
         known = ([array for array in column if array is not None] for column in columns)
         return cls(X, *(np.concatenate(column) if column else None for column in known))
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A version as it was when the next one began.
+@dataclass(slots=True)
+class OpenBatch:
+    """The incomplete cut.
 
     Attributes:
-        state: of its learner.
-        position: of the last row it learned; ``rows``: how many, those of the versions it goes back to included.
-        reach: topic -> offset after the last row it took.
-        metrics: what it was scored, where it was.
-        known: words of each category that it knew.
-        swap: what took its place; None where the next version goes on from it.
+        rows: so many have come; ``position``: of the last one.
+        pieces: rows that the learner has not got yet; ``learned``: how many of the others it has learned.
+        learner: ahead of the current version's by those; None while there are none. ``diverged``: as of a version.
+        window: the duration that the rows belong to.
     """
 
-    version: int
-    state: Mapping[str, Any]
-    position: Position | None
-    rows: int
-    reach: Mapping[str, int]
-    metrics: Mapping[str, Any]
-    known: Mapping[str, int]
-    swap: Swap | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answering:
-    """The model that answers now, and what it has learned to; ``rows``: how many it has learned.
-
-    Attributes:
-        diverged: why it gives no answers; empty where it does.
-    """
-
-    learner: Learner
-    position: Position | None
-    version: int
-    rows: int
-    words: Mapping[str, Sequence[str]]
-    sizes: Mapping[str, int]
+    rows: int = 0
+    position: Position | None = None
+    pieces: list[Samples] = field(default_factory=list)
+    learned: int = 0
+    learner: Learner | None = None
     diverged: str = ""
+    window: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Number of rows that the learner has not got yet."""
+        return sum(map(len, self.pieces))
+
+
+@dataclass(slots=True)
+class Offsets:
+    """Offsets of topics.
+
+    Attributes:
+        learned: after the last row of the last complete cut; ``consumed``: after the last row of the last event.
+        predicted: below which rows have their predictions from an earlier life of the model, which learns again.
+        written: after the last row that the task has written, where a training may read the topic.
+    """
+
+    learned: dict[str, int] = field(default_factory=dict)
+    consumed: dict[str, int] = field(default_factory=dict)
+    predicted: dict[str, int] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PendingTraining:
-    """A training that was begun and has not ended, while the old model goes on answering.
+    """A training that was begun and has not ended, while the old model goes on predicting.
 
     Attributes:
         rows: to train on; ``about``: how they were chosen.
@@ -150,287 +147,238 @@ class State:
     """Everything a task knows between two events.
 
     Attributes:
-        learner: has learned every complete cut, and the pieces of an incomplete one.
-        at_cut: the model at the last complete cut, while ``learner`` is pieces ahead of it.
-        shown: the model that answers while cuts of an open transaction are complete but not to be seen.
-        position: of the last row of the last complete cut; ``shown_position`` likewise for ``shown``.
-        pending: rows of the incomplete cut that no piece has taken yet; ``pending_rows`` counts those of the pieces
-            too, ``pending_refused`` those that its learner failed on, ``pending_position`` is the last one's.
-        lineage_rows: rows that the learner has learned, those of versions it goes back to included.
-        reach: topic -> offset after the last row of the last complete cut; ``pending_reach``: of the rows consumed.
-        words: category -> words in the order of their columns; ``known``: how many of them the learner knew at its
-            last complete cut; ``shown_known`` likewise for ``shown``. ``sizes``: vector -> its length.
-        swap: another version that waits for the end of the cut.
-        scores: what was scored so far (`headrace.step.scoring`).
-        ended: versions that ended in the last event, for whoever runs it to store; not part of the saved state.
-        open_key: transaction of the last row, when it may go on.
-        watermark_us: running maximum of commit times; ``window``: the pending rows' duration.
+        current: the model at its last complete cut; None of a task without one.
+        visible: the model that predicts while cuts of an open transaction are complete but not to be seen.
+        challenger: a trained model that is tried out beside the current one.
+        open_batch: the incomplete cut, with the learner where it is ahead.
+        operators: what is known of the rows that are derived (`headrace.step.operator_state`).
         memory: what is known of the topics' rows: those whose label has not come, and what was predicted of each
             (`headrace.step.labels`).
-        emitted: topic -> offset below which answers were already given (a model that learns again).
-        flow: what is derived from its rows (`headrace.step.operator_state`).
-        trained_on: hash of the rows of the last training; ``training``: one that runs; ``shadow``: a trained model that
-            answers beside the one that counts, with ``shadow_errors``, both models' errors since.
-        written: topic -> offset after the last row that the task has written to it.
-        shadowing: the learner of ``shadow``.
-        diverged: why the learner gives no sound numbers any more; empty while it does. ``at_cut_diverged`` and
-            ``shown_diverged`` likewise for those.
-        handover: hands rows to ``learner``; not part of the saved state.
-        began_with: what it was trained on before its first row; not part of the saved state.
+        vocabulary: what rows have shown of the features.
+        scores: what was scored so far (`headrace.step.scoring`).
+        open_key: transaction of the last row, when it may go on.
+        watermark_us: running maximum of commit times.
+        change: another version that waits for the end of the cut.
+        training: one that runs; ``trained_on``: hash of the rows of the last one.
+        ended: versions that ended in the last event; not stored, like those below.
+        began_with: what the model was trained on before its first row.
+        handover: hands rows to the learner.
     """
 
-    learner: Learner | None = None
-    version: int = 1
-    at_cut: Learner | None = None
-    shown: Learner | None = None
-    position: Position | None = None
-    shown_position: Position | None = None
-    shown_version: int = 1
-    shown_rows: int = 0
-    shown_known: dict[str, int] = field(default_factory=dict)
-    pending: list[Samples] = field(default_factory=list)
-    pending_rows: int = 0
-    pending_refused: int = 0
-    pending_position: Position | None = None
+    current: ModelVersion | None = None
+    visible: ModelVersion | None = None
+    challenger: Challenger | None = None
+    open_batch: OpenBatch = field(default_factory=OpenBatch)
+    operators: OperatorState | None = field(default=None, metadata=APART)
+    memory: Memory = field(default_factory=Memory, metadata=APART)
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    scores: dict[str, Scores] = field(default_factory=dict, metadata=APART)
+    offsets: Offsets = field(default_factory=Offsets)
+    counters: Counters = field(default_factory=Counters)
     open_key: tuple[int, int] | None = None
     watermark_us: int = -(2**62)
-    window: int = 0
-    memory: Memory = field(default_factory=Memory)
-    emitted: dict[str, int] = field(default_factory=dict)
-    counters: Counters = field(default_factory=Counters)
-    lineage_rows: int = 0
-    reach: dict[str, int] = field(default_factory=dict)
-    pending_reach: dict[str, int] = field(default_factory=dict)
-    words: dict[str, list[str]] = field(default_factory=dict)
-    known: dict[str, int] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    swap: Swap | None = None
-    scores: dict[str, Scores] = field(default_factory=dict)
-    ended: list[Ended] = field(default_factory=list)
-    flow: OperatorState | None = None
-    trained_on: str = ""
+    change: VersionChange | None = None
     training: PendingTraining | None = None
-    shadow: Swap | None = None
-    shadow_errors: list[list[float]] = field(default_factory=list)
-    written: dict[str, int] = field(default_factory=dict)
-    began_with: dict[str, Any] = field(default_factory=dict)
-
-    shadowing: Learner | None = None
-    diverged: str = ""
-    at_cut_diverged: str = ""
-    shown_diverged: str = ""
-    handover: Handover | None = None
+    trained_on: str = ""
+    ended: list[VersionEnd] = field(default_factory=list, metadata=APART)
+    began_with: dict[str, Any] = field(default_factory=dict, metadata=APART)
+    handover: Handover | None = field(default=None, metadata=APART)
 
     @property
-    def beside(self) -> Answering | None:
-        """The model that is tried out, where one is."""
-        if self.shadow is None or self.shadowing is None:
-            return None
-        swap = self.shadow
-        words = {column: found[: swap.known.get(column, 0)] for column, found in self.words.items()}
-        return Answering(self.shadowing, swap.position, swap.version, swap.rows, words, self.sizes)
+    def active(self) -> ModelVersion:
+        """The model that predicts now."""
+        found = self.visible or self.current
+        assert found is not None
+        return found
 
     @property
-    def answering(self) -> Answering:
-        """The model that answers now, and what it has learned to."""
-        learner = self.shown or self.at_cut or self.learner
-        assert learner is not None
-        shown = self.shown is not None
-        known = self.shown_known if shown else self.known
-        words = {column: found[: known.get(column, 0)] for column, found in self.words.items()} if self.words else {}
-        if shown:
-            about = (self.shown_position, self.shown_version, self.shown_rows, words, self.sizes)
-            return Answering(learner, *about, self.shown_diverged)
-        diverged = self.diverged if self.at_cut is None else self.at_cut_diverged
-        return Answering(learner, self.position, self.version, self.cut_rows, words, self.sizes, diverged)
+    def tried(self) -> ModelVersion | None:
+        """The model that predicts beside it, where one is tried out."""
+        return None if self.challenger is None else self.challenger.version
 
     @property
-    def cut_rows(self) -> int:
-        """Rows learned in complete cuts, those of versions it goes back to included."""
-        if self.at_cut is None:
-            return self.lineage_rows
-        ahead = self.pending_rows - sum(map(len, self.pending)) - self.pending_refused
-        return self.lineage_rows - ahead
+    def learner(self) -> Learner | None:
+        """What has learned every complete cut, and the pieces of the open one."""
+        ahead = self.open_batch.learner
+        return ahead if ahead is not None or self.current is None else self.current.learner
+
+    @property
+    def diverged(self) -> str:
+        """Why the learner gives no sound numbers any more; empty while it does."""
+        if self.current is None:
+            return ""
+        return self.current.diverged if self.open_batch.learner is None else self.open_batch.diverged
+
+    @property
+    def version(self) -> int:
+        """The current version's number."""
+        return 1 if self.current is None else self.current.number
+
+    @property
+    def position(self) -> Position | None:
+        """The position of the last row of the last complete cut."""
+        return None if self.current is None else self.current.position
+
+    @property
+    def learned_rows(self) -> int:
+        """Number of rows that the learner has learned, those of the versions it goes back to included."""
+        return 0 if self.current is None else self.current.rows + self.open_batch.learned
 
 
 def initial_state(task: Task, version: int = 1) -> State:
-    """The state before the first event; the plan's own learner is never touched."""
+    """Return the state before the first event; the plan's own learner is never touched."""
     if isinstance(task, StreamTask):
-        return State(version=version)
+        return State()
     if isinstance(task, OperatorTask):
-        return State(version=version, flow=initial_operators(task.nodes))
-    selection = task.retrain.rows if task.retrain else None
-    flow = initial_operators(task.nodes, selection) if task.nodes or task.retrain else None
-    scores = {one.spec.name: Scores(one.spec) for one in task.evaluate}
-    words = {one.column: list(one.words) for one in growing(task.features)}
-    known = {column: len(found) for column, found in words.items()}
-    return State(copy.deepcopy(task.learner), version, scores=scores, words=words, known=known, flow=flow)
+        return State(operators=initial_operators(task.nodes))
+    operators = None
+    if task.nodes or task.retrain:
+        operators = initial_operators(task.nodes, task.retrain.rows if task.retrain else None)
+    vocabulary = Vocabulary({feature.column: list(feature.words) for feature in growing(task.features)})
+    known = {column: len(words) for column, words in vocabulary.words.items()}
+    current = ModelVersion(copy.deepcopy(task.learner), version, known=known, vocabulary=vocabulary)
+    scores = {plan.spec.name: Scores(plan.spec) for plan in task.evaluate}
+    return State(current, vocabulary=vocabulary, scores=scores, operators=operators)
 
 
 def dump_state(state: State) -> dict[str, Any]:
-    """The state as flat values for `headrace.learn.state`."""
-    flat: dict[str, Any] = {}
-    for name, learner in (("learner", state.learner), ("at_cut", state.at_cut), ("shown", state.shown)):
-        if learner is not None:
-            flat.update({f"{name}.{key}": value for key, value in learner.state().items()})
-    for i, rows in enumerate(state.pending):
-        named = {"X": rows.X, "y": rows.y, "weight": rows.weight, "origin": rows.origin}
-        flat.update({f"pending.{i}.{name}": one for name, one in named.items() if one is not None})
+    """Return the state as flat values for `headrace.learn.state`."""
+    flat = dump(state)
+    flat["scores"] = json.dumps(list(state.scores))
     for i, scores in enumerate(state.scores.values()):
         flat.update({f"scores.{i}.{key}": value for key, value in scores.state().items()})
-    if state.swap is not None:
-        flat.update({f"swap.{key}": value for key, value in state.swap.state.items()})
-    if state.flow is not None:
-        flat.update({f"flow.{key}": value for key, value in dump_operators(state.flow).items()})
-    if state.training is not None:
-        flat["training.rows"] = as_bytes(state.training.rows.records)
-    if state.shadow is not None:
-        flat.update({f"shadowed.{key}": value for key, value in state.shadow.state.items()})
+    if state.operators is not None:
+        flat.update({f"operators.{key}": value for key, value in dump_operators(state.operators).items()})
     flat.update({f"memory.{key}": value for key, value in state.memory.state().items()})
-    flat["meta"] = json.dumps(
-        {
-            "version": state.version,
-            "copies": [name for name in ("at_cut", "shown") if getattr(state, name) is not None],
-            "position": str(state.position) if state.position else None,
-            "shown_position": str(state.shown_position) if state.shown_position else None,
-            "pending": len(state.pending),
-            "pending_rows": state.pending_rows,
-            "pending_refused": state.pending_refused,
-            "diverged": [state.diverged, state.at_cut_diverged, state.shown_diverged],
-            "pending_position": str(state.pending_position) if state.pending_position else None,
-            "open_key": state.open_key,
-            "watermark_us": state.watermark_us,
-            "window": state.window,
-            "emitted": state.emitted,
-            "shown_version": state.shown_version,
-            "shown_rows": state.shown_rows,
-            "shown_known": state.shown_known,
-            "lineage_rows": state.lineage_rows,
-            "reach": state.reach,
-            "pending_reach": state.pending_reach,
-            "words": state.words,
-            "known": state.known,
-            "sizes": state.sizes,
-            "swap": None if state.swap is None else _swap_meta(state.swap),
-            "scores": list(state.scores),
-            "trained_on": state.trained_on,
-            "training": None if state.training is None else _asked_meta(state.training),
-            "shadow_swap": None if state.shadow is None else _swap_meta(state.shadow),
-            "shadow_errors": state.shadow_errors,
-            "written": state.written,
-            "counters": {name: getattr(state.counters, name) for name in Counters.__slots__},
-        }
-    )
+    flat["format"] = FORMAT
     return flat
 
 
 def load_state(task: Task, flat: Mapping[str, Any]) -> State:
-    """The inverse of `dump_state`."""
-    meta = json.loads(flat["meta"])
-    state = initial_state(task, meta["version"])
-    if isinstance(task, ModelTask):
-        assert state.learner is not None
-        state.learner.restore(below("learner.", flat))
-        for name in meta["copies"]:
-            ahead = copy.deepcopy(task.learner)
-            ahead.restore(below(f"{name}.", flat))
-            setattr(state, name, ahead)
-    state.position = Position.parse(meta["position"]) if meta["position"] else None
-    state.shown_position = Position.parse(meta["shown_position"]) if meta["shown_position"] else None
-    state.pending = [
-        Samples(flat[f"pending.{i}.X"], *(flat.get(f"pending.{i}.{name}") for name in ("y", "weight", "origin")))
-        for i in range(meta["pending"])
-    ]
-    if isinstance(task, ModelTask):
-        state.pending = [rows if rows.origin is not None else _of_nowhere(rows, task) for rows in state.pending]
-    state.diverged, state.at_cut_diverged, state.shown_diverged = meta.get("diverged", ("", "", ""))
-    state.pending_rows = meta["pending_rows"]
-    state.pending_position = Position.parse(meta["pending_position"]) if meta["pending_position"] else None
-    state.open_key = tuple(meta["open_key"]) if meta["open_key"] else None
-    state.watermark_us, state.window = meta["watermark_us"], meta["window"]
-    if "memory.names" in flat:
-        state.memory.restore(below("memory.", flat))
-    # States of versions that knew rows by their keys only.
-    for i, topic in enumerate(meta.get("unlabelled", ())):
-        streams = task.learn if isinstance(task, ModelTask) else ()
-        for name, stream in zip(named_uses(task, "learn"), streams, strict=True):
-            if stream.topic == topic:
-                late = state.memory.waiting(name, partial=bool(stream.operations))
-                late.hashes = set(flat[f"unlabelled.{i}"].tolist())
-    state.emitted = meta["emitted"]
-    state.counters = Counters(**meta["counters"])
-    for name in _SINCE_VERSIONS & meta.keys():
-        setattr(state, name, meta[name])
-    if "lineage_rows" not in meta:
-        state.lineage_rows = state.counters.learned
-    if meta.get("swap"):
-        state.swap = _swap(meta["swap"], below("swap.", flat))
-    if meta.get("shadow_swap"):
-        state.shadow = _swap(meta["shadow_swap"], below("shadowed.", flat))
-        assert isinstance(task, ModelTask)
-        state.shadowing = copy.deepcopy(task.learner)
-        state.shadowing.restore(dict(state.shadow.state))
-    if meta.get("training"):
-        state.training = _asked(meta["training"], Batch(from_bytes(np.asarray(flat["training.rows"], np.uint8))))
-    if state.flow is not None and "flow.meta" in flat:
-        rows = task.retrain.rows if isinstance(task, ModelTask) and task.retrain else None
-        state.flow = load_operators(getattr(task, "nodes", ()), rows, below("flow.", flat))
-    for i, name in enumerate(meta.get("scores", ())):
+    """Return the state that `dump_state` was given, also as an earlier Headrace did it.
+
+    Raises:
+        LogVersionError: a later Headrace stored it.
+    """
+    flat = _as_now(flat, model=isinstance(task, ModelTask))
+    fresh = initial_state(task)
+    vocabulary = fresh.vocabulary
+    state = load(State, flat, learner=lambda: _fresh_learner(task), shared=vocabulary)
+    vocabulary.words, vocabulary.sizes = state.vocabulary.words, state.vocabulary.sizes
+    state.vocabulary, state.scores, state.operators = vocabulary, fresh.scores, fresh.operators
+    for i, name in enumerate(json.loads(flat["scores"])):
         if name in state.scores:
             state.scores[name].restore(below(f"scores.{i}.", flat))
+    if state.operators is not None and "operators.meta" in flat:
+        rows = task.retrain.rows if isinstance(task, ModelTask) and task.retrain else None
+        state.operators = load_operators(getattr(task, "nodes", ()), rows, below("operators.", flat))
+    if "memory.names" in flat:
+        state.memory.restore(below("memory.", flat))
+    if isinstance(task, ModelTask):
+        _complete(state, task, flat)
     return state
 
 
-def _of_nowhere(rows: Samples, task: ModelTask) -> Samples:
-    """Rows that were stored before it was, where they are found."""
-    origin = np.zeros((len(rows), 4 if task.learn_nodes else 2), np.int64)
-    origin[:, 0] = len(task.learn)
-    return replace(rows, origin=origin)
+def stored_learner(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of the model's learner at its last complete cut, of a stored state."""
+    return below("current.learner.", _as_now(flat, model=True))
 
 
 def named_uses(task: Task, use: str) -> list[str]:
-    """Names of what a model's streams wait for, or remember: of those that it learns, predicts or is scored on."""
+    """Return names of what a model's streams wait for, or remember: of those it learns, predicts or is scored on."""
     streams = [plan if isinstance(plan, StreamPlan) else plan.stream for plan in getattr(task, use, ())]
     topics = [stream.topic if stream is not None else "" for stream in streams]
     return [named(use, topics, number) for number in range(len(topics))]
 
 
-# States written before there were versions have none of these.
-_SINCE_VERSIONS = {
-    "pending_refused",
-    "shown_version",
-    "shown_rows",
-    "shown_known",
-    "lineage_rows",
-    "reach",
-    "pending_reach",
-    "words",
-    "known",
-    "sizes",
-    "trained_on",
-    "shadow_errors",
-    "written",
-}
+def _fresh_learner(task: Task) -> Learner:
+    assert isinstance(task, ModelTask)
+    return copy.deepcopy(task.learner)
 
 
-def _swap_meta(swap: Swap) -> dict[str, Any]:
-    position = str(swap.position) if swap.position else None
-    about = {"version": swap.version, "parent": swap.parent, "rows": swap.rows, "known": dict(swap.known)}
-    more = {"training": dict(swap.training)} if swap.training else {}
-    return {**about, "position": position, "artifact": swap.artifact, "by": swap.by, **more}
+# -- as earlier versions of Headrace stored states ---------------------------------------------------------------------
 
 
-def _swap(meta: Mapping[str, Any], state: Mapping[str, Any]) -> Swap:
-    position = Position.parse(meta["position"]) if meta["position"] else None
-    about = (meta["version"], meta["parent"], state, position, meta["rows"], meta["known"])
-    return Swap(*about, meta.get("artifact", ""), meta.get("by", ""), meta.get("training", {}))
+def _as_now(flat: Mapping[str, Any], *, model: bool) -> Mapping[str, Any]:
+    found = int(flat.get("format", 1))
+    if found > FORMAT:
+        raise LogVersionError(
+            f"a stored state has format {found}, this Headrace reads up to {FORMAT}", advice="Upgrade Headrace."
+        )
+    return flat if found == FORMAT else _from_1(flat, model=model)
 
 
-def _asked_meta(asked: PendingTraining) -> dict[str, Any]:
-    about = {"about": asked.about, "position": str(asked.position), "at_us": asked.at_us}
-    return {**about, "by": asked.by, "cause": asked.cause}
+def _from_1(flat: Mapping[str, Any], *, model: bool) -> dict[str, Any]:
+    """Return a state of the first format in today's: names have changed, and what belongs together stands together."""
+    meta: dict[str, Any] = json.loads(flat["meta"])
+    ahead, shown = "at_cut" in meta["copies"], "shown" in meta["copies"]
+    prefixes = {"swap": "change.to.learner", "shadowed": "challenger.change.to.learner", "shown": "visible.learner"}
+    prefixes |= {"flow": "operators", "pending": "open_batch.pieces", "at_cut": "current.learner"}
+    prefixes |= {"learner": "open_batch.learner" if ahead else "current.learner"}
+    found: dict[str, Any] = {"scores": json.dumps(meta.get("scores", []))}
+    for key, value in flat.items():
+        head, dot, rest = key.partition(".")
+        found[prefixes.get(head, head) + dot + rest] = value
+    kept = sum(len(flat[f"pending.{i}.X"]) for i in range(meta["pending"]))
+    learned = meta["pending_rows"] - kept - meta.get("pending_refused", 0) if ahead else 0
+    diverged, at_cut_diverged, shown_diverged = meta.get("diverged", ("", "", ""))
+    rows = meta.get("lineage_rows", meta["counters"]["learned"]) - learned
+    current = {"number": meta["version"], "position": meta["position"], "rows": rows, "known": meta.get("known", {})}
+    visible = {"number": meta.get("shown_version", 1), "position": meta["shown_position"]}
+    visible |= {"rows": meta.get("shown_rows", 0), "known": meta.get("shown_known", {}), "diverged": shown_diverged}
+    shadow = meta.get("shadow_swap")
+    new = {
+        "current": {**current, "learner": True, "diverged": at_cut_diverged if ahead else diverged} if model else None,
+        "visible": {**visible, "learner": True} if shown else None,
+        "challenger": {"change": _change_from_1(shadow), "errors": meta["shadow_errors"]} if shadow else None,
+        "open_batch": {
+            "rows": meta["pending_rows"],
+            "position": meta["pending_position"],
+            "pieces": [
+                {name: True if f"pending.{i}.{name}" in flat else None for name in ("X", "y", "weight", "origin")}
+                for i in range(meta["pending"])
+            ],
+            "learned": learned,
+            "learner": True if ahead else None,
+            "diverged": diverged if ahead else "",
+            "window": meta["window"],
+        },
+        "vocabulary": {"words": meta.get("words", {}), "sizes": meta.get("sizes", {})},
+        "offsets": {
+            "learned": meta.get("reach", {}),
+            "consumed": meta.get("pending_reach", {}),
+            "predicted": meta["emitted"],
+            "written": meta.get("written", {}),
+        },
+        "change": _change_from_1(meta["swap"]) if meta.get("swap") else None,
+        "training": {**meta["training"], "rows": True} if meta.get("training") else None,
+        "trained_on": meta.get("trained_on", ""),
+        **{name: meta[name] for name in ("counters", "open_key", "watermark_us")},
+        # Of versions that knew rows by their keys only.
+        "unlabelled": meta.get("unlabelled", ()),
+    }
+    return {**found, "meta": json.dumps(new)}
 
 
-def _asked(meta: Mapping[str, Any], rows: Batch) -> PendingTraining:
-    position = Position.parse(meta["position"])
-    return PendingTraining(rows, meta["about"], position, meta["at_us"], meta["by"], meta["cause"])
+def _change_from_1(swap: Mapping[str, Any]) -> dict[str, Any]:
+    to = {"number": swap["version"], **{name: swap[name] for name in ("position", "rows", "known")}, "learner": True}
+    about = {"artifact": swap.get("artifact", ""), "by": swap.get("by", ""), "training": swap.get("training", {})}
+    return {"to": to, "parent": swap["parent"], **about}
+
+
+def _complete(state: State, task: ModelTask, flat: Mapping[str, Any]) -> None:
+    """Add what states of earlier versions lack."""
+    batch = state.open_batch
+    batch.pieces = [rows if rows.origin is not None else _of_nowhere(rows, task) for rows in batch.pieces]
+    for i, topic in enumerate(json.loads(flat["meta"]).get("unlabelled", ())):
+        for name, stream in zip(named_uses(task, "learn"), task.learn, strict=True):
+            if stream.topic == topic:
+                late = state.memory.waiting(name, partial=bool(stream.operations))
+                late.hashes = set(flat[f"unlabelled.{i}"].tolist())
+
+
+def _of_nowhere(rows: Samples, task: ModelTask) -> Samples:
+    """Return rows that were stored before it was, where they are found."""
+    origin = np.zeros((len(rows), 4 if task.learn_nodes else 2), np.int64)
+    origin[:, 0] = len(task.learn)
+    return replace(rows, origin=origin)

@@ -44,23 +44,22 @@ from headrace.step.learning import (
     GRADED,
     Examples,
     absorb,
-    apply_swap,
+    apply_change,
+    change_version,
     close_cut,
     joined,
     origins,
     origins_of_graded,
-    swap,
     tick,
 )
 from headrace.step.operator_run import OperatorRun, challenger, operator_step, time_passed
 from headrace.step.operators import rows_at, whole
 from headrace.step.outputs import Output, batches_of, emitted, refused, unlearned
 from headrace.step.predictions import PredictionBatch, ServedPredictions
-from headrace.step.retraining import answer_training, ask_now, retrain
+from headrace.step.retraining import Reader, end_training, retrain, train_now, training_rows
 from headrace.step.row_identity import ROW
 from headrace.step.scoring import Line, Place, Scored, held_out, in_order, reused, scored
 from headrace.step.state import Samples, State, named_uses
-from headrace.step.training import Reader, told
 from headrace.transform.expressions import operate
 
 _NONE = np.empty(0, np.int64)
@@ -89,24 +88,24 @@ def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) ->
     outputs: list[Output] = []
     lines: list[dict[str, Any]] = []
     if isinstance(event, Train):
-        lines = ask_now(task, state, event, reader)
+        lines = train_now(task, state, event, reader)
     elif isinstance(event, Tick):
         letters = unlearned(task, state, reader, tick(task, state, event))
         outputs, lines = time_passed(task, state, event, reader)
         outputs = letters + outputs
     elif event.training or event.refused:
-        lines = answer_training(task, state, event)
+        lines = end_training(task, state, event)
     else:
-        swap(task, state, event)
+        change_version(state, event)
     held = _held_out(task, state, 0) if state.counters.cuts > cuts else []
     outputs += [(task.metrics_topic, batch) for batch in in_order(held)]
-    return outputs + ([(task.training_topic, told(lines))] if lines else [])
+    return outputs + ([(task.training_topic, training_rows(lines))] if lines else [])
 
 
 def predict_batch(task: ModelTask, state: State, batch: Batch) -> Batch:
     """Rows that came from no topic, with the answers of the model that answers now; nothing is changed."""
     query = PredictionBatch(batch, np.arange(batch.num_rows), task)
-    query.predict_until(batch.num_rows, state.answering)
+    query.predict_until(batch.num_rows, state.active)
     return query.output()
 
 
@@ -156,20 +155,20 @@ class _ModelStep:
         self.outputs: list[Output] = []
         self.lines: list[Line] = []
         self.operators: OperatorRun | None = None
-        self.told: list[dict[str, Any]] = []
+        self.trainings: list[dict[str, Any]] = []
 
     def run(self) -> list[Output]:
         state, merged = self.state, self.merged
         names = zip(self.task.predict, named_uses(self.task, "predict"), strict=True)
         queries = [query for plan, name in names for query in self._queries(plan, name)]
-        if self.task.nodes and state.flow is not None:
+        if self.task.nodes and state.operators is not None:
             self.operators = self._deriving(queries)
         examples = self._examples()
         compared = [one for number in range(len(self.task.evaluate)) for one in self._scored(number, queries)]
         answered = [query for _, query in queries] + [query for one in compared for query in one.queries]
         asked = list(dict.fromkeys(answered))
         windows = self._windows()
-        if state.shown is not None:
+        if state.visible is not None:
             self._end_open_transaction(asked)
         learned = 0
         for end, place in self._cuts(examples, windows):
@@ -191,16 +190,16 @@ class _ModelStep:
             self.lines += scored(self.task, state, one, merged, self._refuse, open_end=not self.complete)
         self._forget()
         self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
-        return self.outputs + ([(self.task.training_topic, told(self.told))] if self.told else [])
+        return self.outputs + ([(self.task.training_topic, training_rows(self.trainings))] if self.trainings else [])
 
     def _deriving(self, queries: Sequence[tuple[PredictPlan, PredictionBatch]]) -> OperatorRun:
-        assert self.state.flow is not None
+        assert self.state.operators is not None
         by_number = {
             number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
         }
         return OperatorRun(
             self.task,
-            self.state.flow,
+            self.state.operators,
             self.merged,
             streams=self._stream,
             refuse=self._refuse,
@@ -213,9 +212,9 @@ class _ModelStep:
         place = self.merged.after(0)
         if place < self.merged.rows or self.complete:
             self._answer(asked, place)
-            self.state.shown = self.state.shown_position = None
-            if not self.state.pending_rows:
-                apply_swap(self.task, self.state)
+            self.state.visible = None
+            if not self.state.open_batch.rows:
+                apply_change(self.state)
 
     # Rows are added to a cut before earlier places are answered: pieces learned ahead keep the model that answers.
     def _learn(self, examples: Examples, start: int, end: int) -> None:
@@ -223,7 +222,7 @@ class _ModelStep:
             if blocks := absorb(self.state, examples.rows.slice(start, end)):
                 self.outputs += unlearned(self.task, self.state, self.reader, blocks)
             last = int(examples.order[end - 1])
-            self.state.pending_position = Position(int(self.merged.lsn[last]), int(self.merged.index[last]))
+            self.state.open_batch.position = Position(int(self.merged.lsn[last]), int(self.merged.index[last]))
 
     def _close(self, examples: Examples, end: int, *, seen: bool) -> None:
         """Close a cut whose last row is the one before ``end``; none of these rows where that is 0."""
@@ -231,7 +230,7 @@ class _ModelStep:
         last = int(examples.order[end - 1]) if end else -1
         known = {
             column: len(words) - int((self.births.get(column, _NONE) > last).sum())
-            for column, words in (state.words.items() if state.words else ())
+            for column, words in state.vocabulary.words.items()
         }
         self.closed = last
         refused_rows = close_cut(self.task, state, seen=seen, known=known, reach=lambda: self._reach(last))
@@ -241,7 +240,7 @@ class _ModelStep:
 
     def _reach(self, last: int | None = None) -> dict[str, int]:
         """Topic -> offset after the last row up to a place, of the topics that are learned; all rows without one."""
-        reach = dict(self.state.pending_reach)
+        reach = dict(self.state.offsets.consumed)
         learned = {stream.topic for stream in self.task.learn}
         for part in self.merged.parts:
             if part.topic in learned:
@@ -252,40 +251,40 @@ class _ModelStep:
         return reach
 
     def _answer(self, asked: Sequence[PredictionBatch], place: int) -> None:
-        by, beside = self.state.answering, self.state.beside
-        for query in asked:
-            query.predict_until(place, by, beside)
+        state = self.state
+        for batch in asked:
+            batch.predict_until(place, state.active, state.tried)
         # What is derived is looked at where it may change who answers next, else once for all rows.
         if self.operators is None or (self.task.retrain is None and place < self.merged.rows):
             return
         while (raised := self.operators.advance(place)) is not None:
-            before = (self.state.version, self.state.shadow)
+            before = (state.current, state.challenger)
             self._note_challenger()
             fresh = functools.partial(self.operators.made, asked, raised[0])
-            self.told += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
+            self.trainings += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
             self.operators.event.challenger = challenger(self.task, self.state)
-            if (self.state.version, self.state.shadow) != before:
-                by, beside = self.state.answering, self.state.beside
-                for query in asked:
-                    query.forget(raised[0] + 1)
-                    query.predict_until(place, by, beside)
+            if state.current is not before[0] or state.challenger is not before[1]:
+                for batch in asked:
+                    batch.forget(raised[0] + 1)
+                    batch.predict_until(place, state.active, state.tried)
         self._note_challenger()
 
     def _note_challenger(self) -> None:
         assert self.operators is not None
-        if self.operators.event.challenger is not None:
-            self.state.shadow_errors = self.operators.event.challenger.errors
+        compared = self.operators.event.challenger
+        if compared is not None and self.state.challenger is not None:
+            self.state.challenger.errors = compared.errors
 
     def _finish(self, examples: Examples, windows: Ints | None) -> None:
         state, merged = self.state, self.merged
         if self.closed is not None:
-            everything = not state.pending_rows and self.closed == merged.rows - 1
-            state.reach = self._reach(None if everything else self.closed)
-        state.pending_reach = self._reach()
+            everything = not state.open_batch.rows and self.closed == merged.rows - 1
+            state.offsets.learned = self._reach(None if everything else self.closed)
+        state.offsets.consumed = self._reach()
         state.open_key = None if self.complete else merged.last_key
         state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
         if windows is not None and len(examples):
-            state.window = int(windows[examples.order[-1]])
+            state.open_batch.window = int(windows[examples.order[-1]])
 
     def _windows(self) -> Ints | None:
         """For a duration: each place's window, by the running maximum of commit times."""
@@ -296,7 +295,7 @@ class _ModelStep:
 
     def _cuts(self, examples: Examples, windows: Ints | None) -> list[tuple[int, int]]:
         """Complete cuts, as (number of examples before its end, first place that may see it)."""
-        cut, merged, waiting = self.task.cut, self.merged, self.state.pending_rows
+        cut, merged, waiting = self.task.cut, self.merged, self.state.open_batch.rows
         if cut.rows:
             ends = np.arange(cut.rows - waiting, len(examples) + 1, cut.rows)
             last = merged.transactions[examples.order[ends - 1]]
@@ -306,7 +305,7 @@ class _ModelStep:
         mine = clock[examples.order]
         keys = np.unique(mine)
         if waiting:
-            keys = np.union1d(keys, [0 if windows is None else self.state.window])
+            keys = np.union1d(keys, [0 if windows is None else self.state.open_batch.window])
         ends = np.searchsorted(mine, keys, "right")
         places = np.searchsorted(clock, keys, "right")
         closed = places < merged.rows
@@ -393,18 +392,18 @@ class _ModelStep:
         for batch in batches:
             order = order_of(batch)
             for one in unsized(self.task.features):
-                if one.column in batch.schema.names and one.column not in state.sizes:
+                if one.column in batch.schema.names and one.column not in state.vocabulary.sizes:
                     found = one.sized(batch.column(one.column))
                     if found is not None:
                         sized.setdefault(one.column, []).append((int(order[found[0]]), found[1]))
             for word in growing(self.task.features):
                 if word.column in batch.schema.names:
                     seen = first.setdefault(word.column, {})
-                    for text, row in new_words(state.words[word.column], batch.column(word.column)):
+                    for text, row in new_words(state.vocabulary.words[word.column], batch.column(word.column)):
                         seen[text] = min(seen.get(text, int(order[row])), int(order[row]))
-        state.sizes |= {column: min(found)[1] for column, found in sized.items()}
+        state.vocabulary.sizes |= {column: min(found)[1] for column, found in sized.items()}
         for word in growing(self.task.features):
-            table = state.words[word.column]
+            table = state.vocabulary.words[word.column]
             came = sorted(first.get(word.column, {}).items(), key=lambda one: one[1])[: word.width - len(table)]
             table += [text for text, _ in came]
             self.births[word.column] = np.array([place for _, place in came], np.int64)
@@ -413,11 +412,11 @@ class _ModelStep:
         """The rows of a batch that can be learned, of which stream; the others are refused."""
         task, state = self.task, self.state
         topic = task.learn[number].topic if number >= 0 else "graded"
-        features = resolved(task.features, state.words, state.sizes, refuse=True)
-        width = state.sizes.get(FUNCTION) or width_of(state.learner)
+        features = resolved(task.features, state.vocabulary.words, state.vocabulary.sizes, refuse=True)
+        width = state.vocabulary.sizes.get(FUNCTION) or width_of(state.learner)
         found = matrix(batch, features, task.target, missing=task.missing, width=width)
         if callable(features) and found.valid.any():
-            state.sizes.setdefault(FUNCTION, found.X.shape[1])
+            state.vocabulary.sizes.setdefault(FUNCTION, found.X.shape[1])
         valid, reasons = found.valid.copy(), dict(found.reasons)
         y = None
         if task.target is not None:
@@ -453,7 +452,7 @@ class _ModelStep:
         queries: list[tuple[PredictPlan, PredictionBatch]] = []
         for batch in self._stream(plan.stream, "predict"):
             asks, made = self._asks(batch, name)
-            offset = self.state.emitted.get(plan.stream.topic, 0)
+            offset = self.state.offsets.predicted.get(plan.stream.topic, 0)
             if offset:
                 asks &= self.merged.offset[order_of(batch)] >= offset
             if asks.any():
@@ -476,7 +475,7 @@ class _ModelStep:
         if plan.stream is None or target is None:
             return
         name = named_uses(self.task, "evaluate")[number]
-        reuses = None if self.state.emitted else reused(plan, self.task)
+        reuses = None if self.state.offsets.predicted else reused(plan, self.task)
         mine = None if reuses is None else self.task.predict[reuses]
         given = [query for one, query in queries if one is mine and not isinstance(query, ServedPredictions)]
         for batch in self._stream(plan.stream, None):
@@ -545,7 +544,7 @@ class _ModelStep:
 
     def _refuse(self, topic: str, batch: Batch, reasons: Sequence[str], stage: str) -> None:
         self.state.counters.rejected += batch.num_rows
-        offset = self.state.emitted.get(topic, 0)
+        offset = self.state.offsets.predicted.get(topic, 0)
         if offset:
             keep = self.merged.offset[order_of(batch)] >= offset
             reasons = [reason for reason, one in zip(reasons, keep.tolist(), strict=True) if one]

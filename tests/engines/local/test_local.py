@@ -206,7 +206,7 @@ def test_ticks_are_recorded_and_replayed() -> None:
     source.commit({TRAIN: [{"x": 1.0}]}, ts_us=100_000)
     made = engine(log, source, Cut(duration_us=1_000_000), clock)
     rounds(made, 3)
-    assert made.runners[0].state.pending_rows == 1
+    assert made.runners[0].state.open_batch.rows == 1
     clock.advance(1.0)
     rounds(made, 2)
     assert made.runners[0].state.counters.cuts == 1

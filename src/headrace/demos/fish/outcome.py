@@ -164,18 +164,18 @@ def _trainings(app: App, log: Log, graded: Sequence[Row]) -> list[Training]:
         return []
     plan = app.plan()
     task = next(one for one in plan.models if one.name == MODEL)
-    now = rebuild(plan, task, log, Place(end=True)).by
+    now = rebuild(plan, task, log, Place(end=True)).version
     found = []
     for one in trained:
         grades = frozenset(n for first, last in one.training["grades"] for n in range(first, last + 1))
         species = sorted({row["Species"] for row in graded if row["grade"] in grades})
-        if one.version == now.version:
+        if one.version == now.number:
             learner = now.learner
         else:
             learner = copy.deepcopy(task.learner)
             learner.restore(load_state(kept_state(log, one)))
         assert isinstance(learner, LinearRegression)
-        named = learner.coefficients(column_names(task, now.words, known=_known(one, now.version)))
+        named = learner.coefficients(column_names(task, now.words, known=_known(one, now.number)))
         found.append(Training(one.version, one.training["rows"], species, named, grades, one.ts_us))
     return found
 

@@ -126,11 +126,12 @@ def apply(txn: Transaction, runner: TaskRunner, wanted: AdminRequest) -> StepRec
             refuse_training(runner)
             record, wanted.result = runner.train(txn, request.by, promote=request.action == "promote")
         else:
-            swap = runner.lineage.asked(txn, request, runner.state, wanted.state)
-            record = runner.swap(txn, swap)
-            taken = runner.state.swap is None
-            wanted.result = {"model": request.model, "version": swap.version, "parent": swap.parent, "begun": taken}
-            wanted.result |= {"position": str(swap.position) if swap.position else None, "rows": swap.rows}
+            change = runner.lineage.asked(txn, request, runner.state, wanted.state)
+            record = runner.change_version(txn, change)
+            begun, to = runner.state.change is None, change.to
+            assert to is not None
+            wanted.result = {"model": request.model, "version": to.number, "parent": change.parent, "begun": begun}
+            wanted.result |= {"position": str(to.position) if to.position else None, "rows": to.rows}
     except HeadraceError as error:
         if error.retry:
             raise

@@ -29,12 +29,13 @@ from headrace.registry.models import (
     write_progress,
 )
 from headrace.replay.initial_state import begin
-from headrace.replay.lineage import Lineage, swap_event
+from headrace.replay.lineage import Lineage, change_event
 from headrace.replay.recovery import note_written, replay, restore
 from headrace.replay.steps import StepRecord, append_fitting, load_rows
 from headrace.replay.training_rows import LogReader
-from headrace.step.events import Swap, Tick, Train
+from headrace.step.events import Tick, Train
 from headrace.step.learning import oldest_kept
+from headrace.step.model_version import VersionChange
 from headrace.step.operator_run import due, watched
 from headrace.step.outputs import Output
 from headrace.step.state import dump_state, initial_state
@@ -180,26 +181,26 @@ class TaskRunner:
     def take_trained(self, txn: Transaction) -> StepRecord:
         """A step in which the model trained beside the pipeline takes over, or it is told why not."""
         assert self._trainer is not None
-        swap, pieces = self._trainer.result(self.progress.step)
+        change, pieces = self._trainer.result(self.progress.step)
         if pieces is not None:
-            txn.put("artifact", swap.artifact, pieces)
-        return self.swap(txn, swap)
+            txn.put("artifact", change.artifact, pieces)
+        return self.change_version(txn, change)
 
-    def swap(self, txn: Transaction, swap: Swap) -> StepRecord:
-        """A step in which another version is asked for; its checkpoint follows."""
-        outputs = step(self.task, self.state, swap, self._reader)
+    def change_version(self, txn: Transaction, change: VersionChange) -> StepRecord:
+        """Take a step in which another version is asked for; its checkpoint follows."""
+        outputs = step(self.task, self.state, change, self._reader)
         self._saves = True
-        event = swap_event(swap, self.clock.now_us())
+        event = change_event(change, self.clock.now_us())
         return self._record(txn, outputs, after=self.progress.slice, inputs={}, event=event)
 
     def due_tick(self, now_us: int) -> Tick | None:
         """The tick that closes an idle duration cut, or what is derived, when its time has come."""
         idle_us = self._idle()
-        if idle_us and self.state.flow is not None and due(self.state.flow, idle_us):
+        if idle_us and self.state.operators is not None and due(self.state.operators, idle_us):
             return Tick(now_us, idle_us=idle_us)
-        if not isinstance(self.task, ModelTask) or not self.task.cut.duration_us or not self.state.pending_rows:
+        if not isinstance(self.task, ModelTask) or not self.task.cut.duration_us or not self.state.open_batch.rows:
             return None
-        end = (self.state.window + 1) * self.task.cut.duration_us
+        end = (self.state.open_batch.window + 1) * self.task.cut.duration_us
         return Tick(now_us) if now_us >= end else None
 
     def _idle(self) -> dict[str, int]:
@@ -268,13 +269,13 @@ class TaskRunner:
         state, progress = self.state, self.progress
         note_written(self.task, state, written)
         # A training is not done twice where its result can be kept.
-        self._saves = self._saves or any(one.swap is not None and one.swap.training for one in state.ended)
+        self._saves = self._saves or any(end.change is not None and end.change.training for end in state.ended)
         if self.lineage is not None:
             self.lineage.store(txn, state, outputs, self.clock.now_us())
         progress.step += 1
-        progress.version, progress.rows, progress.learned = state.version, state.lineage_rows, state.reach
+        progress.version, progress.rows, progress.learned = state.version, state.learned_rows, state.offsets.learned
         progress.position = str(state.position) if state.position else None
-        progress.pending, progress.diverged = state.pending_rows, state.diverged
+        progress.pending, progress.diverged = state.open_batch.rows, state.diverged
         progress.counters = {name: getattr(state.counters, name) for name in type(state.counters).__slots__}
         self._hash()
         return StepRecord(

@@ -10,10 +10,9 @@ from headrace.learn.state import dump_pieces, load_state
 from headrace.plan.task import ModelTask
 from headrace.registry.records import Pieces
 from headrace.registry.versions import artifact_name
-from headrace.step.events import Swap
-from headrace.step.retraining import trained_beside
+from headrace.step.model_version import ModelVersion, VersionChange
+from headrace.step.retraining import Trained, train_pending
 from headrace.step.state import State
-from headrace.step.training import Trained
 
 
 class Trainer:
@@ -32,34 +31,34 @@ class Trainer:
 
     def _run(self) -> None:
         with pinned(self._task.learner):
-            self._found = trained_beside(self._task, self._state)
+            self._found = train_pending(self._task, self._state)
 
     @property
     def done(self) -> bool:
         """Whether it has ended."""
         return not self._thread.is_alive()
 
-    def result(self, step: int) -> tuple[Swap, Pieces | None]:
-        """The swap to be recorded, and the new model's state in pieces, where there is one.
+    def result(self, step: int) -> tuple[VersionChange, Pieces | None]:
+        """Return the change to be recorded, and the new model's state in pieces, where there is one.
 
         Args:
             step: the last one recorded, which tells this training's state from others'.
         """
-        found, state = self._found, self._state
-        asked = state.training
-        assert asked is not None
+        found, previous, pending = self._found, self._state.version, self._state.training
+        assert pending is not None
         if found is None:
-            return Swap(0, state.version, {}, None, 0, refused="the training died", by=asked.by), None
+            return VersionChange(None, previous, by=pending.by, refused="the training died"), None
         about = dict(found.about)
         if found.learner is None:
             reason = str(about.get("reason") or "nothing came of it")
-            return Swap(0, state.version, {}, None, 0, refused=reason, training=about, by=asked.by), None
+            return VersionChange(None, previous, by=pending.by, training=about, refused=reason), None
         about |= {"words": {name: list(words) for name, words in found.words.items()}, "sizes": dict(found.sizes)}
         pieces = dump_pieces(found.learner.state())
-        known = {name: len(words) for name, words in found.words.items()}
-        key = artifact_name(self._task.name, state.version + 1, f"trained-{step}")
-        rows = int(about.get("learned", about["rows"]))
         # As a replay will read it.
-        stored = dict(load_state(b"".join(pieces)))
-        swap = Swap(state.version + 1, state.version, stored, asked.position, rows, known, key, asked.by, about)
-        return swap, pieces
+        learner = copy.deepcopy(self._task.learner)
+        learner.restore(dict(load_state(b"".join(pieces))))
+        known = {name: len(words) for name, words in found.words.items()}
+        rows = int(about.get("learned", about["rows"]))
+        to = ModelVersion(learner, previous + 1, pending.position, rows, known)
+        artifact = artifact_name(self._task.name, to.number, f"trained-{step}")
+        return VersionChange(to, previous, artifact, pending.by, about), pieces

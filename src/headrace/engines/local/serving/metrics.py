@@ -46,11 +46,11 @@ def model_metrics(progress: Progress, state: State, model: str) -> list[Gauge]:
 
 def operator_metrics(log: Log, task: Task, state: State) -> list[Gauge]:
     """Return numbers about what is derived from a task's rows: labels that are waited for, errors, alarms."""
-    if state.flow is None:
+    if state.operators is None:
         return []
     topics = log.topics()
     found: list[Gauge] = []
-    for operator in state.flow.operators:
+    for operator in state.operators.operators:
         node = {"task": task.name, "node": str(operator.number)}
         found += [_gauge(measure, node) for measure in operator.measures()]
         for output in operator.node.outputs:

@@ -66,7 +66,7 @@ class ReplicaTask:
         """Repeat what was recorded since; whether there was anything."""
         new, old = read_progress(self._log, self.task.name), self.progress
         if new is None or (new.step == old.step and new.origin == old.origin):
-            if not self.state.answering.learner.ready and checkpoint_steps(self._log, self.task.name):
+            if not self.state.active.learner.ready and checkpoint_steps(self._log, self.task.name):
                 # What it begins with was stored after this process had looked.
                 self._start()
             self.published.publish(self.state, idle=True)

@@ -33,7 +33,7 @@ from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state
 from headrace.serve.models import AtLeast, Busy, ComponentHealth, Description, Gauge, NoModel
 from headrace.serve.parameters import Endpoint
-from headrace.step.state import Answering
+from headrace.step.model_version import ModelVersion, Vocabulary
 
 if TYPE_CHECKING:
     import socket
@@ -93,10 +93,11 @@ class VersionCache:
 def _frozen(published: SnapshotPublisher, version: VersionRecord, data: bytes) -> ModelSnapshot:
     learner = copy.deepcopy(published.task.learner)
     learner.restore(dict(load_values(data)))
-    known = {column: words[: version.known.get(column, 0)] for column, words in published.words.items()}
     position = Position.parse(version.position) if version.position else None
     assert published.newest is not None
-    by = Answering(learner, position, version.version, version.rows, known, published.newest.by.sizes)
+    words = {column: list(words) for column, words in published.words.items()}
+    vocabulary = Vocabulary(words, dict(published.newest.by.sizes))
+    by = ModelVersion(learner, version.version, position, version.rows, version.known, vocabulary)
     return published.freeze(by, learner)
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from headrace.learn.features import resolved
 from headrace.learn.images import Image, Vector
 from headrace.plan.task import ModelTask
 from headrace.serve.models import Column, Description, NotReady, PredictedRows, RowRefused, TooSlow, VersionInfo
+from headrace.step.model_version import ModelVersion, Vocabulary
 from headrace.step.predictions import BLOCK_ROWS, PredictionBatch, predict_rows
-from headrace.step.state import Answering, State
+from headrace.step.state import State
 
 SLOW_SECONDS = 0.002
 COSTLY_SECONDS = 0.02
@@ -95,7 +97,7 @@ class ModelSnapshot:
         pace: of this model, shared by its snapshots.
     """
 
-    def __init__(self, task: ModelTask, by: Answering, info: VersionInfo, pace: Pace) -> None:
+    def __init__(self, task: ModelTask, by: ModelVersion, info: VersionInfo, pace: Pace) -> None:
         self.by = by
         self._info = info
         self._task = task
@@ -207,7 +209,7 @@ def _nothing(rows: pa.RecordBatch, task: ModelTask, probabilities: bool) -> pa.R
 # -- values of one row to a row of the matrix -------------------------------------------------------------------------
 
 
-def _coder(task: ModelTask, by: Answering) -> tuple[int, Any, Coder | None]:
+def _coder(task: ModelTask, by: ModelVersion) -> tuple[int, Any, Coder | None]:
     """Width and type of the matrix, and what writes a row of it; None where only Arrow can make it.
 
     It does for values what `headrace.learn.features.matrix` does for columns; a test holds the two together.
@@ -293,29 +295,28 @@ class SnapshotPublisher:
         Args:
             idle: whether there is nothing else to do, so that a copy may take its time.
         """
-        by = state.answering
-        key = (by.version, by.position, by.rows, state.counters.cuts, state.shown is None, len(state.sizes))
+        by = state.active
+        key = (by.number, by.position, by.rows, state.counters.cuts, state.visible is None, len(state.vocabulary.sizes))
         if key == self._key:
             return
         now = time.monotonic()
-        new_version = self._key is None or self._key[0] != by.version
+        new_version = self._key is None or self._key[0] != by.number
         cost = min(self._costs)  # of the last few: a busy machine makes any of them look expensive
         costly = cost > COSTLY_SECONDS and now - self._copied_at < 10 * cost
         if costly and not (idle or self.wanted or new_version):
             self.behind = True
             return
-        self.words = {column: tuple(found) for column, found in state.words.items()}
+        self.words = {column: tuple(found) for column, found in state.vocabulary.words.items()}
         self.newest = self.freeze(by)
         self._key, self.behind, self.wanted = key, False, False
         self._copied_at = time.monotonic()
         self._costs.append(self._copied_at - now)
 
-    def freeze(self, by: Answering, learner: Any = None) -> ModelSnapshot:
+    def freeze(self, by: ModelVersion, learner: Any = None) -> ModelSnapshot:
         """A snapshot of a model; the learner is copied where none is given."""
-        words = {column: tuple(found) for column, found in by.words.items()}
         own = copy.deepcopy(by.learner) if learner is None else learner
-        kept = Answering(own, by.position, by.version, by.rows, words, dict(by.sizes), by.diverged)
-        info = VersionInfo(
-            self.task.name, by.version, str(by.position) if by.position else None, self._time_of(by.version)
-        )
+        vocabulary = Vocabulary({column: list(words) for column, words in by.words.items()}, dict(by.sizes))
+        kept = replace(by, learner=own, vocabulary=vocabulary)
+        position = str(by.position) if by.position else None
+        info = VersionInfo(self.task.name, by.number, position, self._time_of(by.number))
         return ModelSnapshot(self.task, kept, info, self.pace)
