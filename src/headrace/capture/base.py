@@ -53,7 +53,7 @@ class Log(Protocol):
 
 
 class SourcePosition(Protocol):
-    """How far a source has come. Positions of one source compare; `str` shows one to people; nothing else is known."""
+    """A point up to which a source has come. Positions of one source compare; `str` shows one to people."""
 
     def __ge__(self, other: Any, /) -> bool: ...
 
@@ -105,12 +105,12 @@ class Piece(Generic[P]):
 
     @property
     def rows(self) -> int:
-        """Rows in ``batches`` and ``rejected``."""
+        """Return the number of rows in ``batches`` and ``rejected``."""
         return sum(batch.num_rows for _, batch in (*self.batches, *self.rejected))
 
     @property
     def idle(self) -> bool:
-        """Whether it has a position at most. A source hands one out again, as long as it was not stored."""
+        """Return whether it has a position at most. A source hands one out again, as long as it was not stored."""
         return not (self.batches or self.rejected or self.continued or self.open or self.rewound)
 
 
@@ -118,7 +118,7 @@ class Piece(Generic[P]):
 
 
 class SourceState(Enum):
-    """What a source is doing; `RETRYING` and `WAITING` are worth a warning."""
+    """The state of a source; `RETRYING` and `WAITING` are worth a warning."""
 
     STARTING = "starting"
     CONNECTED = "connected"
@@ -129,7 +129,7 @@ class SourceState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """How a source is, at one moment.
+    """The state of a source at one moment, for engines and people.
 
     Attributes:
         state: in one word.
@@ -147,12 +147,12 @@ class SourceStatus:
 
     @property
     def away_seconds(self) -> float:
-        """How long the origin has been away; 0 while it is there."""
+        """Return how long the origin has been away; 0 while it is there."""
         return 0.0 if self.away_since is None else time.monotonic() - self.away_since
 
     @property
     def troubled(self) -> bool:
-        """Whether something is waited for that people should know of."""
+        """Return whether something is waited for that people should know of."""
         return self.state in (SourceState.RETRYING, SourceState.WAITING)
 
     def __str__(self) -> str:
@@ -170,7 +170,7 @@ class Measurement:
 
 @dataclass(frozen=True)  # no slots: they would forbid `SourceTraits[…](…)`
 class SourceTraits(Generic[P]):
-    """What a source can do beyond its six methods; constant once it was started.
+    """The abilities of a source beyond its six methods; constant once it was started.
 
     Attributes:
         tables: topic -> schema, where they are known before rows come.
@@ -226,7 +226,7 @@ class Waker:
 
 
 class Source(Protocol[P]):
-    """What an engine asks of a source: a database, topics, another pipeline, rows that the program appends.
+    """The contract of an engine with a source: a database, topics, another pipeline, rows that the program appends.
 
     One thread, the engine's, calls `start`, then in rounds `poll`, `store` and `acknowledge`, and last `stop`. `end`,
     `status` and what `traits` has may be asked by any thread.
@@ -239,12 +239,12 @@ class Source(Protocol[P]):
 
     @property
     def traits(self) -> SourceTraits[P]:
-        """What it can do beyond this."""
+        """Return what it can do beyond this."""
         ...
 
     @property
     def status(self) -> SourceStatus:
-        """How it is now; cheap, asked in every round."""
+        """Return how it is now; cheap, asked in every round."""
         ...
 
     def start(self, log: Log, waker: Waker | None = None) -> None:

@@ -56,7 +56,7 @@ class ScriptedSource:
         return end
 
     def lose_connection(self) -> None:
-        """Lose it: what was handed out and not stored comes again."""
+        """Lose the connection: what was handed out and not stored comes again."""
         self._rewound = True
         pieces = self._pieces
         self._next = next((i for i in range(len(pieces)) if _end(pieces, i) > self._stored), len(pieces))

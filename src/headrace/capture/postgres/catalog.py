@@ -1,4 +1,4 @@
-"""What the server's catalog says of tables, slots and publications: queries only, nothing is changed.
+"""The server's catalog, asked for tables, slots and publications: queries only, nothing is changed.
 
 The system views are those of https://www.postgresql.org/docs/current/catalogs.html and
 https://www.postgresql.org/docs/current/views.html.
@@ -70,7 +70,7 @@ class Table:
         return f"{self.schema}.{self.name}"
 
     def told_by(self, columns: frozenset[str] | None) -> Table:
-        """The table with the columns of its replica identity, where that is another index than the key's."""
+        """Return the table with the columns of its replica identity, where that is another index than the key's."""
         other = self.identity == "i" and columns and columns != set(self.key)
         return replace(self, identity_columns=tuple(sorted(columns))) if other and columns else self
 
@@ -83,15 +83,15 @@ class Table:
         return f"{quote(self.schema)}.{quote(self.name)}"
 
     def stream_table(self, prefix: str) -> StreamTable:
-        """Topic and schema of its events, as the decoder makes them from the stream's Relation message."""
+        """Return topic and schema of its events, as the decoder makes them from the stream's Relation message."""
         names = self.identity_columns or self.key
-        columns = tuple(StreamColumn(one.name, one.type_oid, one.typmod, one.name in names) for one in self.columns)
+        columns = tuple(StreamColumn(c.name, c.type_oid, c.typmod, c.name in names) for c in self.columns)
         identity = "i" if self.identity_columns else "d"
         return stream_table(Relation(self.oid, self.schema, self.name, identity, columns), prefix, self.key, self.label)
 
     def declared(self, schema: pa.Schema) -> pa.Schema:
-        """A schema with each column's type as the catalog names it, where the stream knows a number only."""
-        known = {one.name: one.declared for one in self.columns}
+        """Return a schema with each column's type as the catalog names it, where the stream knows a number only."""
+        known = {column.name: column.declared for column in self.columns}
         fields = [
             field.with_metadata({**(field.metadata or {}), b"postgres.declared": known[field.name].encode()})
             if known.get(field.name)
@@ -102,7 +102,7 @@ class Table:
 
     @property
     def binary(self) -> bool:
-        """Whether all of its columns are understood in their binary form."""
+        """Return whether all of its columns are understood in their binary form."""
         return all(binary_decodable(column.type_oid) for column in self.columns)
 
 
@@ -139,7 +139,7 @@ class Publication:
 
 
 def quote(identifier: str) -> str:
-    """An identifier in double quotes.
+    """Return an identifier in double quotes.
 
     >>> quote('a"b')
     '"a""b"'
@@ -148,7 +148,7 @@ def quote(identifier: str) -> str:
 
 
 def settings(connection: SqlConnection, *names: str) -> dict[str, str]:
-    """Server settings by name, in their base units; one that this version does not have is left out."""
+    """Return server settings by name, in their base units; one that this version does not have is left out."""
     rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
     return {str(name): str(setting) for name, setting in rows}
 
@@ -187,7 +187,7 @@ ORDER BY a.attrelid, a.attnum
 
 
 def all_tables(connection: SqlConnection) -> list[Table]:
-    """Tables of the database in name order, ordinary and partitioned, without their columns."""
+    """Return tables of the database in name order, ordinary and partitioned, without their columns."""
     found = []
     for oid, schema, name, kind, persistence, identity, rows, key, select, owner in connection.execute(
         _TABLES.format(which=_WHICH).encode()
@@ -207,7 +207,7 @@ WHERE c.oid = ANY(%s)
 
 
 def identities(connection: SqlConnection, tables: Sequence[Table]) -> dict[int, frozenset[str] | None]:
-    """Columns by which the stream identifies the old row of an update or delete, by table; None: all of them."""
+    """Return columns by which the stream identifies the old row of an update or delete, by table; None: all of them."""
     found: dict[int, set[str]] = {}
     for oid, column in connection.execute(_IDENTITIES, [[table.oid for table in tables]]):
         found.setdefault(oid, set()).add(column)
@@ -215,7 +215,7 @@ def identities(connection: SqlConnection, tables: Sequence[Table]) -> dict[int, 
 
 
 def matching_names(connection: SqlConnection, patterns: Sequence[str]) -> dict[int, tuple[str, str]]:
-    """Schema and name by OID of the tables that match, as `matching` of `all_tables`; without looking at them."""
+    """Return schema and name by OID of the tables that match, without looking at their columns."""
     found = connection.execute(_NAMES.format(which=_WHICH).encode())
     return {oid: (schema, name) for oid, schema, name in found if matches(f"{schema}.{name}", patterns)}
 
@@ -241,28 +241,28 @@ WHERE c.oid = ANY(%s) AND (
 
 
 def failing_updates(connection: SqlConnection, oids: Sequence[int]) -> dict[int, str]:
-    """Tables whose UPDATE and DELETE the server refuses while a publication of ours has them, and why, by OID."""
+    """Return by OID why the server refuses UPDATE and DELETE of tables while a publication of ours has them."""
     generated = connection.info.server_version >= 180000
     return dict(connection.execute(_FAILING, [list(oids), generated]).fetchall())
 
 
 def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:
-    """Tables of which one of the patterns matches the whole ``schema.table``, whatever the case."""
+    """Return tables of which one of the patterns matches the whole ``schema.table``, whatever the case."""
     return [table for table in tables if matches(str(table), patterns)]
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the patterns matches the whole of a ``schema.table``, whatever the case."""
+    """Return whether one of the patterns matches the whole of a ``schema.table``, whatever the case."""
     return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in patterns)
 
 
 def is_ours(schema: str, name: str) -> bool:
-    """Whether a table is one of Headrace's own, as `all_tables` leaves them out."""
+    """Return whether a table is one of Headrace's own, as `all_tables` leaves them out."""
     return schema == "headrace" or name == "headrace_sinks"
 
 
 def near_misses(tables: Sequence[Table], patterns: Sequence[str]) -> list[str]:
-    """Up to five tables that the patterns may have meant."""
+    """Return up to five tables that the patterns may have meant."""
     names = [str(table) for table in tables]
     lowered = {name.lower(): name for name in names}
     near: dict[str, None] = {}
@@ -274,7 +274,7 @@ def near_misses(tables: Sequence[Table], patterns: Sequence[str]) -> list[str]:
 
 
 def with_columns(connection: SqlConnection, tables: Sequence[Table], publication: Publication | None) -> list[Table]:
-    """The tables with the columns that the stream will send: the publication's, else all that are not generated."""
+    """Return tables with the columns that the stream will send: the publication's, else all but generated ones."""
     published = publication.tables if publication else {}
     listed = {table.oid: published.get((table.schema, table.name), (None, None)) for table in tables}
     names = [f"{oid} {column}" for oid, (columns, _) in listed.items() for column in columns or ()]
@@ -287,13 +287,13 @@ def with_columns(connection: SqlConnection, tables: Sequence[Table], publication
 
 
 def insert_lsn(connection: SqlConnection) -> int:
-    """Where the server writes the next record of its log."""
+    """Return where the server writes the next record of its log."""
     (lsn,) = connection.execute("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").fetchone() or (0,)
     return int(lsn)
 
 
 def replication_slot(connection: SqlConnection, name: str) -> Slot | None:
-    """The slot of this name, of whatever kind and database."""
+    """Return the slot of this name, of whatever kind and database."""
     query = """SELECT coalesce(plugin, ''), coalesce(database, ''), active_pid,
         coalesce(confirmed_flush_lsn - '0/0', 0)::bigint, coalesce(wal_status, ''),
         coalesce(to_jsonb(s) ->> 'invalidation_reason', ''), coalesce((to_jsonb(s) ->> 'two_phase')::bool, false),
@@ -308,7 +308,7 @@ def replication_slot(connection: SqlConnection, name: str) -> Slot | None:
 
 
 def publication(connection: SqlConnection, name: str) -> Publication | None:
-    """The publication of this name with what it publishes."""
+    """Return the publication of this name with what it publishes."""
     query = """SELECT puballtables, array_remove(ARRAY[CASE WHEN pubinsert THEN 'insert' END,
         CASE WHEN pubupdate THEN 'update' END, CASE WHEN pubdelete THEN 'delete' END,
         CASE WHEN pubtruncate THEN 'truncate' END], NULL) FROM pg_publication WHERE pubname = %s"""

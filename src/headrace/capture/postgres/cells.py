@@ -1,4 +1,4 @@
-"""Where the cells of row messages are: TupleData walked column by column over all rows at once.
+"""The cells of row messages: TupleData walked column by column over all rows at once.
 
 A tuple is an int16 number of columns, then for each a kind byte: ``n`` null, ``u`` unchanged TOAST, or ``t`` text and
 ``b`` binary followed by an int32 length and the value. Insert: int32 relation, ``N``, tuple. Update: int32 relation, an
@@ -67,13 +67,13 @@ class Cells:
         return np.full(self.n, self.kind, np.uint8) if isinstance(self.kind, int) else self.kind
 
     def numbers(self, dtype: str) -> npt.NDArray[Any]:
-        """The big-endian number at the start of every value, in native order."""
+        """Return the big-endian number at the start of every value, in native order."""
         if self._start is None:
             return strided(self.buffer, self.base, self.stride, self.n, dtype)
         return gather(self.buffer, self._start, dtype)
 
     def of_kind(self, kind: int) -> Mask | bool:
-        """Which cells have this kind; True or False when all or none."""
+        """Return which cells have this kind; True or False when all or none."""
         if isinstance(self.kind, int):
             return self.kind == kind
         mask: Mask = self.kind == kind
@@ -82,7 +82,7 @@ class Cells:
         return mask if mask.any() else False
 
     def at(self, row: int) -> tuple[int, bytes]:
-        """Kind and value of one cell."""
+        """Return kind and value of one cell."""
         start, length = int(self.start[row]), int(self.lengths[row])
         return int(self.kinds[row]), self.buffer[start : start + length].tobytes()
 
@@ -101,7 +101,7 @@ _Places = list[tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Where the cells of one message are, as (offset, kind, length), and the bytes that put them there."""
+    """The cells of one message, as (offset, kind, length), and the bytes that put them there."""
 
     size: int
     new: _Places
@@ -147,7 +147,7 @@ def _uniform(frame: Frame, messages: Ints, columns: int, templates: Templates) -
 
 
 def _template(message: bytes, columns: int) -> Template | None:
-    """The template that a message makes; None when it is not well-formed."""
+    """Return the template that a message makes; None when it is not well-formed."""
     kind, tag = message[HEADER], message[_TAG : _TAG + 1]
     old: _Places = []
     fixed = [(HEADER, 1), (_TAG, 1)]
@@ -192,7 +192,7 @@ def _template_tuple(message: bytes, at: int, columns: int, fixed: list[tuple[int
 
 
 def _matrix(frame: Frame, start: Ints, size: int) -> tuple[Bytes, int, int]:
-    """Buffer, first byte and stride of rows of one size: in place when evenly spaced, else copied together."""
+    """Return buffer, first byte and stride of rows of one size: in place when evenly spaced, else copied together."""
     n, first = start.size, int(start[0])
     if n == 1:
         return frame.buffer, first, size
@@ -205,7 +205,7 @@ def _matrix(frame: Frame, start: Ints, size: int) -> tuple[Bytes, int, int]:
 
 
 def _all_alike(buffer: Bytes, base: int, stride: int, n: int, template: Template) -> bool:
-    """Whether kinds and lengths stand in every row where they stand in the template."""
+    """Return whether kinds and lengths stand in every row where they stand in the template."""
     if n <= _FEW:
         matrix = np.ndarray((n, template.size), np.uint8, buffer, base, (stride, 1))
         return matrix[:, template.where].tobytes() == template.bytes_there * n
@@ -272,7 +272,7 @@ def _walk(frame: Frame, messages: Ints, cursor: Ints, columns: int) -> tuple[lis
 
 
 def _step(frame: Frame, cursor: Ints) -> Cells:
-    """The cell at each cursor: kind byte and length come in one 8-byte read."""
+    """Return the cell at each cursor: kind byte and length come in one 8-byte read."""
     word = frame.gather(cursor, ">i8")
     kind = (word >> 56).astype(np.uint8)
     first = int(kind[0])

@@ -69,12 +69,12 @@ _CONNECT_SECONDS = 10.0
 
 
 def _nobody(_pid: int) -> None:
-    """Is told of connections and does not care."""
+    """Ignore a connection."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where the database is and how to log in.
+    """A database's address, and the way to log in.
 
     Attributes:
         connected: told of each connection by its server process.
@@ -89,7 +89,7 @@ class Server:
     connected: Callable[[int], None] = field(default=_nobody, compare=False)
 
     def parameters(self) -> dict[str, str]:
-        """The connection's parameters as libpq names them."""
+        """Return the connection's parameters as libpq names them."""
         try:
             given = conninfo_to_dict(self.dsn)
         except psycopg.Error:
@@ -124,7 +124,7 @@ class Server:
         return f"Server({self})"
 
     def sql(self) -> psycopg.Connection[tuple[Any, ...]]:
-        """An ordinary connection in autocommit mode.
+        """Return an ordinary connection in autocommit mode.
 
         Raises:
             SourceUnavailable: the server cannot be reached now; SourceRefused: it will not let us in.
@@ -140,7 +140,7 @@ class Server:
         return connection
 
     def failed_to_connect(self, text: str) -> SourceError:
-        """The error for what libpq said when a connection could not be made."""
+        """Return the error for what libpq said when a connection could not be made."""
         text = " ".join(text.split())
         if _HOPELESS.search(text):
             return SourceRefused(f"PostgreSQL at {self} refuses the connection: {text}", advice=_advice(text))
@@ -150,7 +150,7 @@ class Server:
 
     @contextlib.contextmanager
     def translated(self, what: str) -> Iterator[None]:
-        """Errors of the driver inside the block become ours; ``what`` says what was being done.
+        """Translate errors of the driver inside the block; ``what`` says what was being done.
 
         Raises:
             SourceUnavailable: the connection broke; SourceRefused: the server refused the statement.
@@ -166,7 +166,7 @@ class Server:
             ) from error
 
     def lost(self, error: Exception) -> SourceUnavailable:
-        """The error for a connection that broke while it was used."""
+        """Return the error for a connection that broke while it was used."""
         return SourceUnavailable(f"the connection to PostgreSQL at {self} was lost: {' '.join(str(error).split())}")
 
 
@@ -177,7 +177,7 @@ def _advice(text: str) -> str:
 
 
 def no_timeout(server_version: int) -> tuple[str, ...]:
-    """Statements that a new session of this version needs."""
+    """Return statements that a new session of this version needs."""
     return (_NO_TIMEOUT,) if server_version >= _HAS_TIMEOUT else ()
 
 
@@ -270,7 +270,7 @@ class Replication:
 
     @property
     def plain(self) -> bool:
-        """Whether the bytes on the socket are the protocol's own: neither TLS nor GSSAPI encryption."""
+        """Return whether the bytes on the socket are the protocol's own: neither TLS nor GSSAPI encryption."""
         return not self.pgconn.ssl_in_use and self.server.parameters().get("gssencmode") == "disable"
 
     def command(self, text: str, *, cancelled: Callable[[], bool] = _never) -> list[dict[str, str | None]]:

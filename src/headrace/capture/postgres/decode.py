@@ -62,7 +62,7 @@ class Known:
     columns: tuple[str, ...] = ()
 
     def key_of(self, relation: Relation, before: Table | None) -> tuple[str, ...] | None:
-        """The key as this relation calls it: a column may have been renamed before or after the catalog was read.
+        """Return the key as this relation has it: a column may have been renamed before or after the catalog was read.
 
         Args:
             before: the same table as the last Relation message described it.
@@ -94,7 +94,7 @@ class UnknownRelation(DecodeError):
 
 
 class HistoryDiffers(DecodeError):
-    """What the server sends once more is not what it sent before: it is not the server that it was."""
+    """A server sends other things once more than it sent before: it is not the server that it was."""
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ class Resent:
         self._awaits = self.last[0] >= self.since
 
     def transaction(self, lsn: int, ts_us: int) -> None:
-        """A transaction with rows of captured tables has come, which ends below ``until``.
+        """Note that a transaction with rows of captured tables has come, which ends below ``until``.
 
         Raises:
             HistoryDiffers: the log should have it and does not.
@@ -139,7 +139,7 @@ class Resent:
             )
 
     def passed(self, lsn: int) -> None:
-        """Everything committed below an LSN has come.
+        """Note that everything committed below an LSN has come.
 
         Raises:
             HistoryDiffers: the log's last transaction should have come and has not.
@@ -210,7 +210,7 @@ class Decoder:
         self._others: dict[int, Relation] = {}
 
     def resume(self, until: int, resent: Resent | None) -> None:
-        """What comes next begins where the slot stands: leave out what ends below ``until``, and check it."""
+        """Begin where the slot stands: leave out what ends below ``until``, and check it."""
         self.skip_below = until
         self.resent = resent
 
@@ -245,7 +245,7 @@ class Decoder:
     def _overflow(self) -> list[Piece[Lsn]]:
         """Hand out the tail when it is too large, or when it is no transaction's."""
         large = self._tail_rows > self.max_open_rows or self._tail_bytes > self.max_open_bytes
-        if not large and (self._unfinished or any(b"B" in one.kinds for one in self._tail)):
+        if not large and (self._unfinished or any(b"B" in frame.kinds for frame in self._tail)):
             return []
         tail = Frame.join(self._tail)
         self._tail, self._tail_rows, self._tail_bytes = [], 0, 0
@@ -256,7 +256,7 @@ class Decoder:
         return [piece for piece in made if piece is not None]
 
     def _cuts(self, frame: Frame) -> Iterator[tuple[int, int]]:
-        """Where to cut a frame: at the COMMIT of a transaction begun before, then at COMMITs, not too far apart.
+        """Yield where to cut a frame: at the COMMIT of a transaction begun before, then at COMMITs, not too far apart.
 
         Each cut is decoded before the next is asked for: whether a transaction is unfinished is known by then.
         """
@@ -331,7 +331,7 @@ class Decoder:
             self.resent = None
 
     def passed(self, lsn: int) -> None:
-        """Everything committed below an LSN has been fed.
+        """Note that everything committed below an LSN has been fed.
 
         Raises:
             HistoryDiffers: see `resume`.
@@ -342,7 +342,7 @@ class Decoder:
                 self.resent = None
 
     def _relations(self, frame: Frame) -> dict[int, _History]:
-        """For each relation that a Relation message changes here: its tables, and from which message on they hold."""
+        """Return for each relation that is described here its tables, and from which message on they hold."""
         changes: dict[int, _History] = {}
         if b"R" not in frame.kinds:
             return changes
@@ -363,7 +363,7 @@ class Decoder:
         known = self._prepared.get(described)
         if known is None:
             if len(self._prepared) > 2 * len(self._tables) + 64:
-                self._prepared = {one.relation: one for one in self._tables.values()}
+                self._prepared = {known.relation: known for known in self._tables.values()}
             ours = self.known[described.oid] if self.known is not None else None
             key = ours.key_of(described, self._tables.get(described.oid)) if ours else None
             known = table(described, self.prefix, key, ours.label if ours else None)
@@ -390,7 +390,7 @@ class Decoder:
     def _segments(
         self, frame: Frame, events: Events, relation_ids: Longs, changes: dict[int, _History]
     ) -> list[_Segment]:
-        """Events by topic, cut where the table's schema changes and around truncates; ordered by their first rows."""
+        """Cut events by topic where the table's schema changes and around truncates; ordered by their first rows."""
         found: list[_Segment] = []
         message = events.message
         for own in _by_relation(relation_ids):
@@ -414,7 +414,7 @@ class Decoder:
 
 
 def _row_messages(frame: Frame) -> tuple[Ints, Longs]:
-    """Message and relation id of every row event; a Truncate is one event for each of its relations."""
+    """Return message and relation id of every row event; a Truncate is one event for each of its relations."""
     message = IS_ROW[frame.kind].nonzero()[0]
     ids = frame.gather(frame.start[message] + (HEADER + 1), ">u4")
     if b"T" not in frame.kinds:
@@ -422,7 +422,7 @@ def _row_messages(frame: Frame) -> tuple[Ints, Longs]:
     truncate = frame.kind[message] == TRUNCATE
     named = {int(at): _truncated(frame, int(message[at])) for at in np.flatnonzero(truncate)}
     repeats = np.ones(message.size, np.int64)
-    repeats[list(named)] = [one.size for one in named.values()]
+    repeats[list(named)] = [ids_of.size for ids_of in named.values()]
     ids = np.repeat(ids, repeats)
     message = np.repeat(message, repeats)
     ids[frame.kind[message] == TRUNCATE] = np.concatenate(list(named.values()))
@@ -430,7 +430,7 @@ def _row_messages(frame: Frame) -> tuple[Ints, Longs]:
 
 
 def _truncated(frame: Frame, message: int) -> Longs:
-    """Relations of a Truncate message: int32 count, int8 options, int32 for each."""
+    """Return relations of a Truncate message: int32 count, int8 options, int32 for each."""
     start, end = int(frame.start[message]) + HEADER, int(frame.end[message])
     count = int.from_bytes(frame.data[start + 1 : start + 5], "big")
     if end - start != 6 + 4 * count:
@@ -468,7 +468,7 @@ def _around_truncates(frame: Frame, message: Ints, described: Table, own: Ints) 
 
 
 def _untangled(segments: list[_Segment]) -> list[_Segment]:
-    """Two tables can have one topic name («a b» and «a_b»): then cut, so that the topic stays in commit order."""
+    """Cut where two tables have one topic name («a b» and «a_b»), so that the topic stays in commit order."""
     if len(segments) <= 1:
         return segments
     by_topic: dict[str, list[_Segment]] = {}
@@ -478,11 +478,11 @@ def _untangled(segments: list[_Segment]) -> list[_Segment]:
         return segments
     result: list[_Segment] = []
     for own in by_topic.values():
-        if all(one.rows[-1] < following.rows[0] for one, following in pairwise(own)):
+        if all(segment.rows[-1] < following.rows[0] for segment, following in pairwise(own)):
             result += own
             continue
-        rows_of = np.concatenate([one.rows for one in own])
-        owner = np.repeat(np.arange(len(own)), [one.rows.size for one in own])
+        rows_of = np.concatenate([segment.rows for segment in own])
+        owner = np.repeat(np.arange(len(own)), [segment.rows.size for segment in own])
         order = np.argsort(rows_of, kind="stable")
         for run in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1):
             whose = own[int(owner[run[0]])]
@@ -528,7 +528,7 @@ class Transactions:
         return self.first.size
 
     def of_rows(self, frame: Frame, rows: Ints) -> Ints:
-        """How many of these row messages each transaction has; a row outside of them is an error."""
+        """Return how many of these row messages each transaction has; a row outside of them is an error."""
         counts: Ints = rows.searchsorted(self.last) - rows.searchsorted(self.first)
         if int(counts.sum()) != rows.size:
             inside = np.zeros(len(frame), bool)
@@ -567,7 +567,7 @@ def transactions(frame: Frame, unfinished: Unfinished | None) -> Transactions:
 
 
 def _single(frame: Frame, unfinished: Unfinished | None) -> Transactions:
-    """The same for a frame with one transaction, without the overhead of vectors."""
+    """Return the same for a frame with one transaction, without the overhead of vectors."""
     begin, commit = frame.kinds.find(b"B"), frame.kinds.find(b"C")
     if unfinished is None and -1 < commit < begin:
         raise frame.error(commit, HEADER, "COMMIT without BEGIN")

@@ -1,4 +1,4 @@
-"""What a capture began with, compared with what the catalog says now: tables by OID, and the publication.
+"""Tables by OID and the publication that a capture began with, compared with what the catalog says now.
 
 The log keeps it under (``captured``, prefix), written in the transaction that ties the log to its slot. It is compared
 at every start, at every new connection, every few seconds while the stream runs, and before
@@ -52,7 +52,7 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """What a capture began with: the tables, and the publication that they come through.
+    """The tables that a capture began with, and the publication that they come through.
 
     Attributes:
         publication: its name; ``oid``, ``xmin`` and ``owner`` of its row in the catalog.
@@ -67,12 +67,12 @@ class Began:
     tables: tuple[Captured, ...]
 
     def to_json(self) -> bytes:
-        """The record as it is stored."""
+        """Return the record as it is stored."""
         return json.dumps(asdict(self), ensure_ascii=False).encode()
 
     @classmethod
     def load(cls, log: Log, prefix: str) -> Began | None:
-        """The log's record for the source of this name; None in a log made before it was kept.
+        """Return the log's record for the source of this name; None in a log made before it was kept.
 
         Raises:
             LogCorrupt: it is there and cannot be read.
@@ -135,7 +135,7 @@ class Look:
     tables: Mapping[int, There] = field(default_factory=dict)
 
     def publishes(self, oid: int) -> bool:
-        """Whether it sends the changes of a table that was asked for, and under its own OID."""
+        """Return whether it sends the changes of a table that was asked for, and under its own OID."""
         there = self.tables.get(oid)
         if self.row is None or there is None or not there.publishable:
             return False
@@ -151,14 +151,14 @@ class Look:
 
     @property
     def only_ours(self) -> bool:
-        """Whether it sends everything of single tables, as a publication that a capture makes."""
+        """Return whether it sends everything of single tables, as a publication that a capture makes."""
         plain = all(entry.columns is None and entry.row_filter is None for entry in self.entries.values())
         unlike = [name for name, value in self.options.items() if value != OPTIONS.get(name, value)]
         generated = self.options.get("pubgencols", "n") in ("n", False)
         return self.row is not None and plain and not unlike and generated and not self.namespaces
 
     def began(self, tables: Iterable[tuple[int, str, str]]) -> Began:
-        """What a capture of tables (OID, schema, name) begins with."""
+        """Return what a capture of tables (OID, schema, name) begins with."""
         assert self.row is not None
         none = Entry(0, None, None)
         found = [(table, self.entries.get(table[0], none)) for table in tables]
@@ -199,7 +199,7 @@ def look(connection: SqlConnection, publication: str, *, oids: Sequence[int] = (
 
 
 def look_again(connection: SqlConnection, began: Began) -> Look:
-    """The same of what a capture began with."""
+    """Look again at what a capture began with."""
     tables = began.tables
     oids, names = [table.oid for table in tables], sorted({table.name for table in tables})
     return look(connection, began.publication, oids=oids, names=names)
@@ -257,7 +257,7 @@ def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool)
 
 
 def renamed(began: Began, now: Look) -> list[str]:
-    """What to say of tables that are called otherwise now, or are gone."""
+    """Return what to say of tables that are called otherwise now, or are gone."""
     said = []
     for table in began.tables:
         there = now.tables.get(table.oid)
@@ -329,7 +329,7 @@ def _names(oids: Iterable[int], now: Look) -> str:
 
 
 def recreated(publication: str, tables: Sequence[str]) -> list[str]:
-    """The statements that make a publication of our own, whatever there was of its name."""
+    """Return the statements that make a publication of our own, whatever there was of its name."""
     publish = "publish = 'insert, update, delete, truncate'"
     listed = ", ".join(f"ONLY {table}" for table in tables)
     return [

@@ -77,7 +77,7 @@ class Frame:
 
     @classmethod
     def at(cls, data: bytes, start: Ints, end: Ints, number: int = 0) -> Frame:
-        """Messages that lie in a padded buffer already, anywhere but in their order."""
+        """Return messages that lie in a padded buffer already, anywhere but in their order."""
         bytes_of = np.frombuffer(data, np.uint8)
         frame = cls(data, start, end, number, bytes_of[start + HEADER])
         length = end - start
@@ -99,15 +99,15 @@ class Frame:
 
     @classmethod
     def join(cls, frames: Sequence[Frame]) -> Frame:
-        """One frame of consecutive ones; nothing is copied when there is only one."""
-        frames = [one for one in frames if len(one)]
+        """Return one frame of consecutive ones; nothing is copied when there is only one."""
+        frames = [frame for frame in frames if len(frame)]
         if len(frames) == 1:
             return frames[0]
-        parts = [memoryview(one.data)[int(one.start[0]) : int(one.end[-1])] for one in frames]
-        shifts = np.cumsum([0, *map(len, parts)])[:-1] - [int(one.start[0]) for one in frames]
-        start = np.concatenate([one.start + by for one, by in zip(frames, shifts, strict=True)])
-        end = np.concatenate([one.end + by for one, by in zip(frames, shifts, strict=True)])
-        kind = np.concatenate([one.kind for one in frames])
+        parts = [memoryview(frame.data)[int(frame.start[0]) : int(frame.end[-1])] for frame in frames]
+        shifts = np.cumsum([0, *map(len, parts)])[:-1] - [int(frame.start[0]) for frame in frames]
+        start = np.concatenate([frame.start + by for frame, by in zip(frames, shifts, strict=True)])
+        end = np.concatenate([frame.end + by for frame, by in zip(frames, shifts, strict=True)])
+        kind = np.concatenate([frame.kind for frame in frames])
         return cls(b"".join([*parts, PAD]), start, end, frames[0].number, kind)
 
     def __len__(self) -> int:
@@ -119,18 +119,18 @@ class Frame:
         return int(self.end[-1] - self.start[0]) if self.start.size else 0
 
     def part(self, first: int, stop: int) -> Frame:
-        """Messages ``first`` to ``stop`` (exclusive), on the same buffer."""
+        """Return messages ``first`` to ``stop`` (exclusive), on the same buffer."""
         if first == 0 and stop == self.start.size:
             return self
         where = slice(first, stop)
         return Frame(self.data, self.start[where], self.end[where], self.number + first, self.kind[where])
 
     def gather(self, at: Ints, dtype: str) -> npt.NDArray[Any]:
-        """The big-endian numbers at these bytes of the buffer, in native order."""
+        """Return the big-endian numbers at these bytes of the buffer, in native order."""
         return gather(self.buffer, at, dtype)
 
     def error(self, message: int, at: int, what: str, *, advice: str = _ADVICE) -> DecodeError:
-        """The error for one message; ``at`` is the byte in it (the payload's first byte is 0)."""
+        """Return the error for one message; ``at`` is the byte in it (the payload's first byte is 0)."""
         start, end = int(self.start[message]), int(self.end[message])
         lsn = int.from_bytes(self.data[start + 1 : min(start + 9, end)], "big")
         kind = chr(self.kind[message]) if end - start > HEADER else "?"
@@ -144,7 +144,7 @@ _DTYPES = {code: (np.dtype(code), np.dtype(code).newbyteorder("=")) for code in 
 
 
 def gather(buffer: Bytes, at: Ints, dtype: str) -> npt.NDArray[Any]:
-    """The big-endian numbers at these bytes of a buffer, in native order.
+    """Return the big-endian numbers at these bytes of a buffer, in native order.
 
     >>> gather(np.frombuffer(bytes([0, 1, 2, 3]), np.uint8), np.array([0, 2]), ">i2").tolist()
     [1, 515]
@@ -155,7 +155,7 @@ def gather(buffer: Bytes, at: Ints, dtype: str) -> npt.NDArray[Any]:
 
 
 def strided(buffer: Bytes, first: int, stride: int, n: int, dtype: str) -> npt.NDArray[Any]:
-    """The big-endian numbers at every so many bytes of a buffer, in native order."""
+    """Return the big-endian numbers at every so many bytes of a buffer, in native order."""
     wire, native = _DTYPES[dtype]
     view: npt.NDArray[Any] = np.ndarray((n,), wire, buffer, first, (stride,))
     return view.astype(native)
@@ -173,7 +173,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """What a Relation message says of a table."""
+    """A table as a Relation message describes it."""
 
     oid: int
     schema: str

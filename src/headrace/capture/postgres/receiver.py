@@ -67,7 +67,7 @@ class Receiver:
             raise
 
     def read(self, timeout: float) -> list[bytes]:
-        """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
+        """Return the XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
 
         A lone transaction is returned at once. While messages pour in, they are gathered for four times as long as the
         caller was away, so that costs of each round stay small beside it; for 0.2 s, 65,536 messages or 32 MB at most.
@@ -96,7 +96,7 @@ class Receiver:
         return messages
 
     def frame(self, messages: list[bytes]) -> Frame | None:
-        """What `read` gave, laid out for the decoder; None when no message is whole.
+        """Return what `read` gave, laid out for the decoder; None when no message is whole.
 
         Raises:
             SourceUnavailable, SourceRefused: the server ended the stream, and nothing came before it.
@@ -110,7 +110,7 @@ class Receiver:
         return frame
 
     def _take(self, messages: list[bytes]) -> bool:
-        """Move what waits, up to a full read, into ``messages``; whether more is pouring in and has room."""
+        """Move what waits, up to a full read, into ``messages``; return whether more is pouring in and has room."""
         pouring, size = False, 0
         while self._chunks and len(messages) < MOST_MESSAGES and size < MOST_BYTES:
             chunk = self._chunks.popleft()
@@ -151,7 +151,7 @@ class Receiver:
         self._ready.set()
 
     def _noted(self) -> int:
-        """From keepalives that `read` has met; a wire stream's are met by `frame`."""
+        """Return the LSN of keepalives that `read` has met; a wire stream's are met by `frame`."""
         return 0 if isinstance(self._stream, WireStream) else self._stream.wal_end
 
     def _put(self, chunk: _Chunk) -> None:

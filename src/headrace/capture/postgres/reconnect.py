@@ -64,7 +64,7 @@ class ReconnectingStream:
         return self.stream.heard_at if time.monotonic() - self.stream.heard_at > _SILENT_S else None
 
     def read(self, timeout: float) -> Frame | None:
-        """What has come, waiting at most ``timeout`` seconds; nothing while the connection is being made.
+        """Return what has come, waiting at most ``timeout`` seconds; nothing while the connection is being made.
 
         Raises:
             SourceRefused: the server is there again and will not go on.
@@ -85,7 +85,7 @@ class ReconnectingStream:
         return frame
 
     def send_status(self, *, received: int, flushed: int, ask: bool = False) -> bool:
-        """Standby status update; False when there is no connection to send it over."""
+        """Send a standby status update; return False when there is no connection to send it over."""
         if self.stream is None:
             return False
         try:

@@ -26,7 +26,7 @@ from headrace.position import format_lsn, parse_lsn
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which history of which cluster LSNs belong to, and the database in it."""
+    """The history of a cluster that LSNs belong to, and the database in it."""
 
     system_identifier: str
     timeline: int
@@ -38,7 +38,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """What a log knows of its source.
+    """The record that a log keeps of its source.
 
     Attributes:
         tables: the tables captured, as ``schema.table``.
@@ -57,7 +57,7 @@ class SourceRecord:
     last: tuple[int, int] | None = None
 
     def to_json(self) -> bytes:
-        """The record as it is stored; ``acknowledged`` stands last.
+        """Return the record as it is stored; ``acknowledged`` stands last.
 
         >>> identity = Identity("7", 1, "shop")
         >>> SourceRecord(identity, "s", "p", ("public.t",), 16, 32, (24, 5)).to_json()[-79:]
@@ -67,12 +67,12 @@ class SourceRecord:
 
     @staticmethod
     def rest(acknowledged: int, last: tuple[int, int] | None) -> bytes:
-        """The end of the stored form, the only part that changes from commit to commit."""
+        """Return the end of the stored form, the only part that changes from commit to commit."""
         commit = f', "last_commit": ["{format_lsn(last[0])}", {last[1]}]' if last is not None else ""
         return f'{commit}, "acknowledged": "{format_lsn(acknowledged)}"}}'.encode()
 
     def head(self) -> bytes:
-        """The stored form up to where it changes from commit to commit."""
+        """Return the stored form up to where it changes from commit to commit."""
         fields = {
             **asdict(self.identity),
             "slot": self.slot,
@@ -84,7 +84,7 @@ class SourceRecord:
 
     @classmethod
     def load(cls, log: Log, prefix: str) -> SourceRecord | None:
-        """The log's record of the source of this name, or None.
+        """Return the log's record of the source of this name, or None.
 
         Raises:
             LogCorrupt: it is there and cannot be read.
@@ -107,7 +107,7 @@ class SourceRecord:
 
 
 def derived_name(app: str, prefix: str) -> str:
-    """Name of our own slot and publication: a PostgreSQL identifier of at most 63 characters.
+    """Return the name of our own slot and publication: a PostgreSQL identifier of at most 63 characters.
 
     >>> derived_name("iris", "iris"), derived_name("Iris demo", "flink")
     ('headrace_iris', 'headrace_iris_demo_flink')
@@ -164,7 +164,7 @@ def check_names(record: SourceRecord, slot: str, publication: str) -> None:
 
 
 def named_slot(name: str) -> SourceRefused:
-    """The error for a slot that the user named, when the log has no rows yet and a snapshot is wanted."""
+    """Return the error for a slot that the user named, when the log has no rows yet and a snapshot is wanted."""
     return SourceRefused(
         f"slot «{name}» was named, but a snapshot can only be taken by the connection that makes the slot",
         advice='Leave out slot=… and have one made, or say snapshot="never" to begin where the slot stands.',
@@ -243,7 +243,7 @@ def check_position(record: SourceRecord, insert_lsn: int) -> None:
 
 
 def restored(record: SourceRecord, why: str) -> SourceRefused:
-    """The error for a server whose history is not the one that the log was captured from."""
+    """Return the error for a server whose history is not the one that the log was captured from."""
     return SourceRefused(
         f"the server of database «{record.identity.database}» was restored from an older copy: {why}",
         advice=f"Rows of the log may not be in this database any more, and rows of it not in the log. {ANEW}",
@@ -286,12 +286,12 @@ class Owner:
 
     @classmethod
     def here(cls, log: Log, *, place: str, app: str) -> Owner:
-        """The log that is about to capture."""
+        """Return the log that is about to capture."""
         return cls(_identity(log), place, socket.gethostname(), app)
 
     @property
     def application(self) -> str:
-        """What its connections are called, so that others see in pg_stat_activity which log reads a slot.
+        """Return what its connections are called, so that others see in pg_stat_activity which log reads a slot.
 
         >>> Owner("3f9a1c2e" + 24 * "0", "/srv/iris.headrace", "db1", "iris").application
         'headrace iris, log 3f9a1c2e /srv/iris.headrace'
@@ -303,11 +303,11 @@ class Owner:
         return name.encode("ascii", "replace")[:_NAME_BYTES].decode()
 
     def reads(self, slot: Slot) -> bool:
-        """Whether the slot's reader is one of this log's connections: ours, perhaps of a process that was killed."""
+        """Return whether the slot's reader is a connection of this log's, perhaps of a process that was killed."""
         return bool(self.log) and f", log {self.log[:_SHORT]} " in slot.reader
 
     def replaced_by(self, other: Owner) -> bool:
-        """Whether the other log lies where this one lay, which is therefore gone."""
+        """Return whether the other log lies where this one lay, which is therefore gone."""
         if self.host != other.host:
             return False
         return self.place == other.place or (self.place.startswith(MEMORY) and not _alive(self.place))
@@ -328,7 +328,7 @@ def _identity(log: Log) -> str:
 
 
 def claimed(log: Log, prefix: str) -> str:
-    """The slot that this log has made, or was making when it was stopped; "" when it was not."""
+    """Return the slot that this log has made, or was making when it was stopped; "" when it was not."""
     stored = log.records(OWNER, prefix).get(prefix)
     return str(json.loads(stored)["slot"]) if stored and prefix else ""
 
@@ -344,13 +344,13 @@ def claim(log: Log, owner: Owner, prefix: str, slot: str) -> Owner:
 
 
 def unclaim(log: Log, prefix: str) -> None:
-    """The slot could not be made: it is another's."""
+    """Forget a claim: the slot could not be made, as it is another's."""
     with log.transaction() as transaction:
         transaction.put(OWNER, prefix, json.dumps({"slot": ""}).encode())
 
 
 def noted(connection: SqlConnection, publication: str) -> dict[str, Owner]:
-    """Owners of slots as the publication's comment says, by slot."""
+    """Return owners of slots as the publication's comment says, by slot."""
     query = "SELECT coalesce(obj_description(oid, 'pg_publication'), '') FROM pg_publication WHERE pubname = %s"
     row = connection.execute(query, [publication]).fetchone()
     return _parsed(row[0] if row else "")
@@ -461,7 +461,7 @@ def _taken(slot: Slot, owner: Owner | None) -> SourceRefused:
 
 
 def where(place: str) -> str:
-    """A log's place for others to read: a file with its folders, a log in memory with its process."""
+    """Return a log's place for others to read: a file with its folders, a log in memory with its process."""
     if place.startswith(MEMORY):
         return f"{MEMORY} of process {os.getpid()}"
     return place if "://" in place else str(Path(place).resolve())

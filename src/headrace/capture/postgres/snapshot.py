@@ -105,7 +105,7 @@ class Snapshot:
         return connection
 
     def read(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """The table's rows as the columns of `select` give them, in batches of about 8 MB."""
+        """Yield the table's rows as the columns of `select` give them, in batches of about 8 MB."""
         with self._translated(), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
             cursor.execute(select(table))
@@ -158,7 +158,7 @@ def read_table(dsn: str, schema: str, name: str) -> pa.Table:
 
 
 def select(table: Table, *, partitions: bool = False) -> str:
-    """The query for a table's rows; a last column has the values that Arrow cannot hold, if there can be any.
+    """Return the query for a table's rows; a last column has the values that Arrow cannot hold, if there can be any.
 
     Args:
         partitions: those of its partitions too.
@@ -186,7 +186,7 @@ def _output(column: Column) -> str:
 
 
 def _refusal(column: Column) -> str | None:
-    """The SQL condition under which Arrow cannot hold the value."""
+    """Return the SQL condition under which Arrow cannot hold the value."""
     name = quote(column.name)
     if column.type_oid == types.DATE:
         return f"NOT isfinite({name})"
@@ -200,7 +200,7 @@ def _refusal(column: Column) -> str | None:
 
 
 def literal(text: str) -> str:
-    """An SQL string.
+    """Return an SQL string.
 
     >>> print(literal("it's"))
     'it''s'
@@ -227,7 +227,7 @@ class Converter:
         return pa.schema(self._fields)
 
     def convert(self, records: pa.RecordBatch, index: int) -> tuple[pa.RecordBatch, Batch | None]:
-        """The rows from the snapshot's row ``index`` on, and dead letters for those that Arrow cannot hold."""
+        """Return the rows from the snapshot's row ``index`` on, and dead letters for those that Arrow cannot hold."""
         meta = self._meta(records.num_rows, index)
         if records.num_columns == len(self._fields):
             return self._rows(records, meta), None
@@ -236,16 +236,16 @@ class Converter:
         if dead.null_count == records.num_rows:
             return self._rows(records, meta), None
         lost = dead.is_valid()
-        letters = self._letters(records.filter(lost), dead.filter(lost), [one.filter(lost) for one in meta])
+        letters = self._letters(records.filter(lost), dead.filter(lost), [column.filter(lost) for column in meta])
         kept = dead.is_null()
-        return self._rows(records.filter(kept), [one.filter(kept) for one in meta]), letters
+        return self._rows(records.filter(kept), [column.filter(kept) for column in meta]), letters
 
     def _meta(self, n: int, index: int) -> list[pa.Array]:
         ops = np.full(n, ord("r"), np.uint8)
         lsn = np.full(n, self._lsn, np.uint64)
         ts = np.full(n, self._ts_us, np.int64)
         numbers = (ops, lsn, np.arange(index, index + n), ts)
-        return [pa.array(one).view(field.type) for one, field in zip(numbers, META_FIELDS, strict=True)]
+        return [pa.array(column).view(field.type) for column, field in zip(numbers, META_FIELDS, strict=True)]
 
     def _rows(self, records: pa.RecordBatch, meta: list[pa.Array]) -> pa.RecordBatch:
         columns = zip(records.columns, self._fields, strict=True)
@@ -269,7 +269,7 @@ class Converter:
 
 
 def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, on_progress: OnProgress) -> int:
-    """Stage all rows into the log, in pieces of 100,000 rows of one table, each its own slice; how many there were.
+    """Stage all rows into the log, in slices of 100,000 rows of one table; return how many there were.
 
     What is staged becomes visible when the caller publishes it, in the same transaction as the source's record.
     """
@@ -304,7 +304,7 @@ def _stage(transaction: Transaction, converter: Converter, records: pa.RecordBat
 
 
 def pieces(batches: Iterator[pa.RecordBatch], rows: int = PIECE_ROWS) -> Iterator[list[pa.RecordBatch]]:
-    """The batches regrouped into lists of exactly ``rows`` rows, but for the last.
+    """Yield the batches regrouped into lists of exactly ``rows`` rows, but for the last.
 
     >>> batch = pa.record_batch({"id": [1, 2, 3]})
     >>> [[part.num_rows for part in piece] for piece in pieces(iter([batch, batch, batch]), rows=4)]

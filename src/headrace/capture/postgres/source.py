@@ -57,7 +57,7 @@ _IN_USE = "55006"  # SQLSTATE object_in_use
 
 
 def _silent(_table: str, _rows: int, _estimated: int) -> None:
-    """Reports no progress."""
+    """Report no progress."""
 
 
 class PostgresSource:
@@ -172,19 +172,19 @@ class PostgresSource:
         )
 
     def identities(self) -> dict[str, frozenset[str] | None]:
-        """By topic, the columns that the stream says of an old row that was updated or deleted; None: all."""
+        """Return by topic the columns that the stream says of an old row that was updated or deleted; None: all."""
         found = self._startup.identities
-        return {one.stream_table(self.name).topic: found.get(one.oid, frozenset()) for one in self._startup.tables}
+        return {t.stream_table(self.name).topic: found.get(t.oid, frozenset()) for t in self._startup.tables}
 
     @property
     def resumes(self) -> bool:
-        """Whether the log has rows of this source already, after `check`."""
+        """Return whether the log has rows of this source already, after `check`."""
         return self._startup.resumes
 
     @property
     def captured(self) -> dict[tuple[str, str], str]:
-        """The tables captured, as of `check`: schema and name, and the topic."""
-        return {(one.schema, one.name): one.stream_table(self.name).topic for one in self._startup.tables}
+        """Return the tables captured, as of `check`: schema and name, and the topic."""
+        return {(t.schema, t.name): t.stream_table(self.name).topic for t in self._startup.tables}
 
     def leave_out(self, schema: str, name: str) -> None:
         """Do not capture a table though it matches: this pipeline's own sink writes it. From any thread."""
@@ -192,7 +192,7 @@ class PostgresSource:
 
     @contextlib.contextmanager
     def marked(self) -> Iterator[int]:
-        """The number of an advisory lock that a connection of ours holds: others who see it are in this database.
+        """Yield the number of an advisory lock that a connection of ours holds: others who see it are in this database.
 
         Raises:
             SourceUnavailable, SourceRefused: the server cannot be asked.
@@ -246,7 +246,7 @@ class PostgresSource:
         self._received = Lsn(known.acknowledged)
 
     def _known_tables(self) -> dict[int, Known]:
-        """All tables that the log has, those too that were dropped: rows of them may still come."""
+        """Return all tables that the log has, those too that were dropped: rows of them may still come."""
         assert self._startup.began is not None
         tables = {table.oid: table for table in self._startup.tables}
         found = {}
@@ -257,7 +257,7 @@ class PostgresSource:
         return found
 
     def _leaves_out(self, relation: Relation) -> bool:
-        """Whether rows of a table that the log does not have are no business of ours."""
+        """Return whether rows of a table that the log does not have are no business of ours."""
         declared, name = self._declared, (relation.schema, relation.table)
         wanted = name not in declared.left_out and catalog.matches(".".join(name), declared.patterns)
         return not declared.own_publication and (not wanted or catalog.is_ours(*name))
@@ -365,7 +365,7 @@ class PostgresSource:
             self._received = Lsn(max(self._received, self._connection.stream.wal_end))
 
     def _idle(self) -> list[Piece[Lsn]]:
-        """A position to store although nothing was captured: without it other tables' changes would pile up WAL.
+        """Return a position to store although nothing was captured: without it other tables' changes would pile up WAL.
 
         Nothing unless everything polled is stored, no transaction is open, and a second or 16 MB have passed.
         """
@@ -376,7 +376,7 @@ class PostgresSource:
         return [Piece(position=self._received)] if behind > 0 and (long_ago or behind >= _IDLE_BYTES) else []
 
     def _until_due(self) -> float:
-        """Seconds until a status update has to be sent."""
+        """Return seconds until a status update has to be sent."""
         due = self._sent_at + _ACKNOWLEDGE_S if self._stored > self._sent else self._asked_at + _ASK_S
         if self._received < self._wanted:
             due = min(due, self._asked_at + _ASK_AGAIN_S)
@@ -393,7 +393,7 @@ class PostgresSource:
             self._send(now)
 
     def _send(self, now: float, *, ask: bool = False) -> None:
-        """Standby status update: the server learns what is stored."""
+        """Send a standby status update: the server learns what is stored."""
         resent = self._decoder.resent
         # The slot stays where it is until the server has proved to be the one that it was.
         received, flushed = (resent.since, resent.since) if resent else (self._received, self._stored)
@@ -415,7 +415,7 @@ class PostgresSource:
         self._storing = position
 
     def acknowledge(self) -> None:
-        """The transaction of the last `store` is durable: tell the server, at most ten times a second."""
+        """Tell the server what is durable, at most ten times a second."""
         self._stored = max(self._stored, self._storing)
         self._last = self._storing_last
         self._rows_at = [at for at in self._rows_at if at[0] >= self._stored]
@@ -456,7 +456,7 @@ class PostgresSource:
 
     @property
     def status(self) -> SourceStatus:
-        """What the source is doing."""
+        """Return what the source is doing."""
         connection, doing = self._connection, self._startup.doing
         return SourceStatus(
             SourceState.STARTING if doing else connection.state,
@@ -467,7 +467,7 @@ class PostgresSource:
         )
 
     def measure_lag(self) -> list[Measurement]:
-        """How far the log is behind the server, and how much WAL the slot keeps; nothing while the server is away."""
+        """Ask how far the log is behind the server, and how much WAL the slot keeps; nothing while it is away."""
         if self._connection.stream is None or self._record is None:
             return []
         query = """SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_insert_lsn() - restart_lsn
@@ -599,7 +599,7 @@ def _insert_lsn(connection: SqlConnection) -> int:
 
 
 def before_page_header(lsn: int, block: int, segment: int) -> int:
-    """An insert position just behind a page header as the page's start, which is where the last record's end is seen.
+    """Return an insert position just behind a page header as the page's start, where the last record's end is seen.
 
     Page headers have 24 bytes, a segment's first 40
     (https://github.com/postgres/postgres/blob/master/src/include/access/xlog_internal.h).

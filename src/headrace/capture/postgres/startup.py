@@ -1,4 +1,4 @@
-"""What happens before a source streams: everything is checked, then publication, slot and first snapshot are made."""
+"""The start of a capture: everything is checked, then publication, slot and first snapshot are made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DUPLICATE = "42710"  # SQLSTATE duplicate_object
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What the user declared of a source; see `PostgresSource`.
+    """A source as the user declared it; see `PostgresSource`.
 
     Attributes:
         own_slot, own_publication: the name is derived, not the user's: the object is ours to change.
@@ -142,7 +142,7 @@ class Startup:
             slot_binding.check_new(slot, self.owner, owners, claimed=claimed, derived=declared.own_slot)
 
     def _known(self, connection: SqlConnection, log: Log, known: SourceRecord) -> list[Table]:
-        """The tables that the log has, after it was seen that nothing has gone by it."""
+        """Return the tables that the log has, after it was seen that nothing has gone by it."""
         slot_binding.check_names(known, self._declared.slot, self._declared.publication)
         self._check_owner(connection, log, known)
         slot_binding.check_slot(known, catalog.replication_slot(connection, known.slot))
@@ -153,7 +153,7 @@ class Startup:
         return known_tables(connection, self._declared.patterns, self.began, self._declared.left_out)
 
     def _taken_up(self, connection: SqlConnection, known: SourceRecord) -> Began:
-        """What a capture began with whose log has only the tables' names: what has these names now.
+        """Return what a capture began with whose log has only the tables' names: that which has these names now.
 
         Raises:
             SourceRefused: that is ambiguous.
@@ -178,12 +178,12 @@ class Startup:
         check_rights(connection, server, self.tables, reads=declared.with_snapshot, publishes=publishes)
 
     def _in_order(self, tables: Sequence[Table]) -> list[Table]:
-        """Tables that models learn from first, then the others, each in name order."""
+        """Return tables that models learn from first, then the others, each in name order."""
         first = {name.lower() for name in self._declared.first_tables}
         return sorted(tables, key=lambda table: str(table).lower() not in first)
 
     def open(self, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
-        """Make publication, slot and snapshot where the log has none; the log's record.
+        """Make publication, slot and snapshot where the log has none; return the log's record.
 
         Raises:
             SourceUnavailable, SourceRefused: as `PostgresSource.start`.
@@ -214,11 +214,11 @@ class Startup:
         self.doing = doing
 
     def done(self) -> None:
-        """Nothing takes time any more."""
+        """Note that nothing takes time any more."""
         self.doing, self.reading = "", False
 
     def _begin(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
-        """A slot, and the snapshot when it is wanted, published with the record."""
+        """Make a slot, and the snapshot when it is wanted; both are published with the record that is returned."""
         if not self._declared.own_slot:
             slot = catalog.replication_slot(connection, self._declared.slot)
             if slot is not None:
@@ -234,7 +234,7 @@ class Startup:
             attempt += 1
 
     def _begin_anew(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
-        """Our own slot without a record has lost its snapshot: drop it and make it anew."""
+        """Drop our own slot, which has lost its snapshot where there is no record, and make it anew."""
         declared, server = self._declared, self._declared.server
         if wait_until_free(connection, declared.slot, cancelled, self._say) is not None:
             drop_slot(connection, server, declared.slot)
@@ -328,7 +328,7 @@ def check_server(connection: SqlConnection, server: Server) -> None:
 def choose_tables(
     connection: SqlConnection, server: Server, patterns: Sequence[str], left_out: Collection[tuple[str, str]] = ()
 ) -> list[Table]:
-    """The tables to capture, in name order, without their columns.
+    """Return the tables to capture, in name order, without their columns.
 
     Args:
         left_out: tables (schema, name) that match and are not captured: this pipeline's sinks write them.
@@ -336,7 +336,7 @@ def choose_tables(
     Raises:
         SourceRefused: none matches, or one that matches cannot be captured.
     """
-    existing = [one for one in catalog.all_tables(connection) if (one.schema, one.name) not in left_out]
+    existing = [table for table in catalog.all_tables(connection) if (table.schema, table.name) not in left_out]
     chosen = catalog.matching(existing, patterns)
     if not chosen:
         near = catalog.near_misses(existing, patterns)
@@ -372,7 +372,7 @@ def check_kind(table: Table, server: Server) -> None:
 def known_tables(
     connection: SqlConnection, patterns: Sequence[str], began: Began, left_out: Collection[tuple[str, str]] = ()
 ) -> list[Table]:
-    """The tables that a log has, found by OID whatever they are called now, in name order, without their columns.
+    """Return a log's tables, found by OID whatever they are called now, in name order, without their columns.
 
     Args:
         left_out: tables (schema, name) that are not captured though they match.
@@ -498,14 +498,14 @@ def check_publication(publication: Publication, tables: Sequence[Table], server:
 
 
 def right_shape(now: Look, tables: Sequence[Table]) -> bool:
-    """Whether our own publication is as we would make it."""
+    """Return whether our own publication is as we would make it."""
     return now.only_ours and now.entries.keys() == {table.oid for table in tables}
 
 
 def ensure_publication(
     connection: SqlConnection, server: Server, name: str, tables: Sequence[Table], *, own: bool
 ) -> Look:
-    """Have a publication with these tables for a log that is new: our ``own`` is made anew when it is not as wanted.
+    """Have a publication with these tables for a log that is new; our ``own`` is made anew when it is not as wanted.
 
     Returns:
         The publication as it is now.
@@ -530,7 +530,7 @@ def wait_until_free(
     cancelled: Callable[[], bool],
     say: Callable[[str], None],
 ) -> Slot | None:
-    """The slot once nobody reads it: after a SIGKILL the server holds it until it notices that its reader is dead.
+    """Wait until nobody reads a slot: after a SIGKILL the server holds it until it notices that its reader is dead.
 
     What is waited for is told to ``say``.
 
@@ -549,12 +549,12 @@ def wait_until_free(
 
 
 def reader(slot: Slot) -> str:
-    """Who reads a slot now."""
+    """Return who reads a slot now."""
     return f"server process {slot.active_pid}{f' («{slot.reader}»)' if slot.reader else ''}"
 
 
 def in_use(slot: Slot) -> SourceRefused:
-    """The error for a slot that another connection keeps reading."""
+    """Return the error for a slot that another connection keeps reading."""
     return SourceRefused(
         f"slot «{slot.name}» is being read by another connection ({reader(slot)})",
         advice="Stop the other pipeline, or give this one a name of its own (App's name, prefix=… or slot=…).",
@@ -650,7 +650,7 @@ class WaitReporter:
                 logger.warning("still waiting after %.0f s: %s", quiet, text)
 
     def _for_whom(self) -> str:
-        """Whom our connections wait for on the server; "" when for nobody, or when it cannot be asked."""
+        """Return whom our connections wait for on the server; "" when for nobody, or when it cannot be asked."""
         if not self._pids:
             return ""
         with contextlib.suppress(psycopg.Error, SourceError):
@@ -662,7 +662,7 @@ class WaitReporter:
 
 
 def _held(_pid: int, lock: str, holder: int | None, *about: Any) -> str:
-    """Who holds what one of our connections waits for.
+    """Return who holds what one of our connections waits for.
 
     >>> _held(1, "a lock on table t", 2, "psql", "ann", "idle", "10:00", "LOCK t")
     'it waits for a lock on table t: server process 2 (psql, user ann, idle since 10:00): LOCK t'

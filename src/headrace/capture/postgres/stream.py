@@ -111,7 +111,7 @@ class Statuses:
         self._status_at = time.monotonic()
 
     def send_status(self, *, received: int, flushed: int, ask: bool = False) -> None:
-        """Standby status update: the slot may forget what committed before ``flushed``.
+        """Send a standby status update: the slot may forget what committed before ``flushed``.
 
         Args:
             received: how far the stream has been read, for the server's statistics.
@@ -155,7 +155,7 @@ class Statuses:
         )
 
     def _said(self, code: str, text: str) -> SourceError:
-        """The error for what the server said when it ended the stream."""
+        """Return the error for what the server said when it ended the stream."""
         text = " ".join(text.split())
         if code in _NO_OBJECT and self._publication in text:  # the name: texts are in the server's language
             return gone_publication(self._server, self._publication, text, self._from)
@@ -202,7 +202,8 @@ class ReplicationStream(Statuses):
     def start(
         cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool
     ) -> ReplicationStream:
-        """START_REPLICATION: what committed at or after ``lsn``, as `pgoutput` protocol 1, whole transactions only.
+        """Start the replication of what committed at or after ``lsn``, as `pgoutput` protocol 1, whole transactions
+        only.
 
         Raises:
             CommandError: the server refuses (slot gone, in use, invalidated; publication gone).
@@ -211,7 +212,7 @@ class ReplicationStream(Statuses):
         return cls(replication, publication, lsn)
 
     def read(self, timeout: float) -> list[bytes]:
-        """The XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
+        """Return the XLogData payloads that are there, waiting at most ``timeout`` seconds for the first.
 
         A lone transaction is returned at once. While messages pour in, they are gathered for up to 5 ms, 16,384
         messages or 8 MB. Keepalives are noted and left out. What came before an error is given out before it.
@@ -245,7 +246,7 @@ class ReplicationStream(Statuses):
             self._gather(messages)
 
     def frame(self, messages: list[bytes]) -> Frame | None:
-        """What `read` gave, laid out for the decoder."""
+        """Return what `read` gave, laid out for the decoder."""
         return Frame.of(messages) if messages else None
 
     def wake(self) -> None:
@@ -293,13 +294,13 @@ class ReplicationStream(Statuses):
                 return  # libpq's buffer was not full: the socket is empty
 
     def _notice(self, result: pq.abc.PGresult) -> None:
-        """PostgreSQL 18 goes on without a publication that is gone, and only warns that it leaves its rows out."""
+        """Note a warning: PostgreSQL 18 goes on without a publication that is gone, and leaves its rows out."""
         code = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
         if code == NOT_IN_STATE:
             self._error = self._said(code, result.get_error_message("utf-8"))
 
     def _ended(self) -> SourceError:
-        """The server has ended the COPY: what it said about it."""
+        """Return the error for what the server said when it ended the COPY."""
         result = self._pgconn.get_result()
         text = result.get_error_message("utf-8") if result is not None and result.error_message else "stream ended"
         code = result.error_field(pq.DiagnosticField.SQLSTATE) if result is not None else None
@@ -332,20 +333,20 @@ class ReplicationStream(Statuses):
 
 
 def start_replication(*, slot: str, lsn: int, publication: str, binary: bool) -> str:
-    """The command that starts a stream of `pgoutput` protocol 1: whole transactions only."""
+    """Return the command that starts a stream of `pgoutput` protocol 1: whole transactions only."""
     name = publication.replace('"', '""').replace("'", "''")
     options = f"proto_version '1', publication_names '\"{name}\"', binary '{str(binary).lower()}'"
     return f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(lsn)} ({options})'
 
 
 def status_update(received: int, flushed: int, *, ask: bool) -> bytes:
-    """The body of a standby status update."""
+    """Return the body of a standby status update."""
     clock = time.time_ns() // 1000 - UNIX_2000_US
     return _STATUS.pack(b"r", max(received, flushed), flushed, flushed, clock, ask)
 
 
 def gone_publication(server: Server, name: str, text: str, lsn: int) -> SourceRefused:
-    """The publication is gone, or was made after what is to be read.
+    """Return the error for a publication that is gone, or was made after what is to be read.
 
     Up to version 17 the server ends the stream. Version 18 goes on, and only warns that it leaves the rows out.
     """

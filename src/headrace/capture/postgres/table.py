@@ -26,7 +26,7 @@ from headrace.plain_values import value as plain_value
 _OPS = np.zeros(256, np.uint8)
 for _kind, _op in zip("IUDT", "cudt", strict=True):
     _OPS[ord(_kind)] = ord(_op)
-_META_TYPES = [one.type for one in META_FIELDS]
+_META_TYPES = [column.type for column in META_FIELDS]
 _BLOCK_ROWS, _BLOCK_BYTES = 4096, 2 << 20
 _LIST = pa.list_(pa.string())
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]")
@@ -51,7 +51,7 @@ class Events:
 
 @dataclass(slots=True)
 class Table:
-    """What is derived from a Relation message once: the topic and the Arrow schema of its batches.
+    """The topic and the Arrow schema of a table's batches, derived from a Relation message once.
 
     ``label`` is the schema and name that the topic has: the table's when its capture began, whatever it is called now.
     """
@@ -68,10 +68,10 @@ class Table:
     def __post_init__(self) -> None:
         relation = self.relation
         self.topic = _NOT_IN_TOPICS.sub("_", f"{self.prefix}.{'.'.join(self.label)}")
-        self.fields = [types.arrow_field(one.name, one.type_oid, one.typmod) for one in relation.columns]
+        self.fields = [types.arrow_field(c.name, c.type_oid, c.typmod) for c in relation.columns]
 
     def schema(self, before: bool, unchanged: bool) -> pa.Schema:
-        """The schema of a batch with or without ``__before`` and ``__unchanged``."""
+        """Return the schema of a batch with or without ``__before`` and ``__unchanged``."""
         schema = self._schemas.get((before, unchanged))
         if schema is None:
             extra = [pa.field("__before", pa.struct(self.fields))] if before else []
@@ -81,7 +81,7 @@ class Table:
                 b"headrace.source": self.prefix.encode(),
             }
             # Old rows are told by another index than the key's: those who follow rows must know.
-            identity = [one.name for one in self.relation.columns if one.key]
+            identity = [column.name for column in self.relation.columns if column.key]
             if self.relation.identity == "i" and set(identity) != set(self.key):
                 metadata[b"headrace.identity"] = json.dumps(identity).encode()
             schema = pa.schema([*self.fields, *META_FIELDS, *extra], metadata=metadata)
@@ -95,26 +95,26 @@ def table(relation: Relation, prefix: str, key: Sequence[str] | None, label: tup
     A table with a column that has a name of an event's own is refused at the start. One that is given such a column
     while it is captured goes on, with the column under another name: its rows are in the server's log already.
     """
-    reserved = {one.name for one in relation.columns if is_meta(one.name)}
+    reserved = {column.name for column in relation.columns if is_meta(column.name)}
     if reserved:
-        names = told_apart([one.name for one in relation.columns], reserved)
-        columns = tuple(replace(one, name=name) for one, name in zip(relation.columns, names, strict=True))
+        names = told_apart([column.name for column in relation.columns], reserved)
+        columns = tuple(replace(c, name=name) for c, name in zip(relation.columns, names, strict=True))
         relation = replace(relation, columns=columns)
     if key is None:
-        key = [one.name for one in relation.columns if one.key]
+        key = [column.name for column in relation.columns if column.key]
     return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table))
 
 
 def truncates(table: Table, events: Events) -> Batch:
-    """Truncate events: rows of nulls."""
+    """Return Truncate events: rows of nulls."""
     n = events.message.size
-    nulls = [pa.nulls(n, one.type) for one in table.fields]
+    nulls = [pa.nulls(n, column.type) for column in table.fields]
     ops = np.full(n, ord("t"), np.uint8)
     return Batch(pa.RecordBatch.from_arrays([*nulls, *_meta(ops, events)], schema=table.schema(False, False)))
 
 
 def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | None]:
-    """Insert, Update and Delete events as a batch, and dead letters for those Arrow cannot hold.
+    """Return Insert, Update and Delete events as a batch, and dead letters for those Arrow cannot hold.
 
     Decoded in blocks of rows that stay in the processor's cache, which are then put together.
     """
@@ -123,7 +123,7 @@ def rows(frame: Frame, table: Table, events: Events) -> tuple[Batch, Batch | Non
     step = max(_BLOCK_ROWS, _BLOCK_BYTES * n // size) if n > _BLOCK_ROWS else n
     blocks = [_block(frame, table, events.message[at : at + step]) for at in range(0, n, step)]
     block = blocks[0] if len(blocks) == 1 else _concatenated(table, blocks)
-    extra = [one for one in (block.before, block.unchanged) if one is not None]
+    extra = [column for column in (block.before, block.unchanged) if column is not None]
     schema = table.schema(block.before is not None, block.unchanged is not None)
     arrays_of = [*block.columns, *_meta(_OPS[frame.kind[events.message]], events), *extra]
     batch = Batch(pa.RecordBatch.from_arrays(arrays_of, schema=schema))
@@ -163,20 +163,20 @@ def _block(frame: Frame, table: Table, messages: Ints) -> _Block:
 
 
 def _concatenated(table: Table, blocks: Sequence[_Block]) -> _Block:
-    """One block of several; optional columns are there when one of them has them."""
-    columns = [pa.concat_arrays(parts) for parts in zip(*(one.columns for one in blocks), strict=True)]
+    """Return one block of several; optional columns are there when one of them has them."""
+    columns = [pa.concat_arrays(parts) for parts in zip(*(block.columns for block in blocks), strict=True)]
     before, unchanged, lost = None, None, None
-    if any(one.before is not None for one in blocks):
+    if any(block.before is not None for block in blocks):
         kind = pa.struct(table.fields)
         before = pa.concat_arrays([pa.nulls(b.rows, kind) if b.before is None else b.before for b in blocks])
-    if any(one.unchanged is not None for one in blocks):
+    if any(block.unchanged is not None for block in blocks):
         parts = [pa.array([[]] * b.rows, _LIST) if b.unchanged is None else b.unchanged for b in blocks]
         unchanged = pa.concat_arrays(parts)
-    if any(one.lost is not None for one in blocks):
+    if any(block.lost is not None for block in blocks):
         lost = np.concatenate([np.zeros(b.rows, bool) if b.lost is None else b.lost for b in blocks])
-    reasons = [reason for one in blocks for reason in one.reasons]
-    json_rows = [text for one in blocks for text in one.json]
-    return _Block(sum(one.rows for one in blocks), columns, before, unchanged, lost, reasons, json_rows)
+    reasons = [reason for block in blocks for reason in block.reasons]
+    json_rows = [text for block in blocks for text in block.json]
+    return _Block(sum(block.rows for block in blocks), columns, before, unchanged, lost, reasons, json_rows)
 
 
 def _meta(ops: Bytes, events: Events) -> list[pa.Array]:
@@ -187,7 +187,7 @@ def _meta(ops: Bytes, events: Events) -> list[pa.Array]:
 def _decode(
     frame: Frame, table: Table, cells: Sequence[Cells], messages: Ints
 ) -> tuple[list[pa.Array], dict[int, Mask]]:
-    """All columns, and for those with values that Arrow cannot hold, in which rows."""
+    """Return all columns, and for those with values that Arrow cannot hold, in which rows."""
     decoded, bad = [], {}
     for index, (cell, arrow) in enumerate(zip(cells, table.fields, strict=True)):
         try:
@@ -203,14 +203,14 @@ def _decode(
 
 
 def _offset(frame: Frame, cell: Cells, row: int, message: int) -> int:
-    """The byte of a message at which a cell's value starts."""
+    """Return the byte of a message at which a cell's value starts."""
     if cell.buffer is frame.buffer:
         return int(cell.start[row] - frame.start[message])
     return int(cell.start[row]) % cell.stride
 
 
 def _column(cells: Cells, type_oid: int, arrow: pa.Field) -> values.Decoded:
-    """One column; in one stream its cells are all binary or all text, but for nulls."""
+    """Return one column; in one stream its cells are all binary or all text, but for nulls."""
     binary, textual = cells.of_kind(BINARY), cells.of_kind(TEXT)
     if binary is False and textual is False:
         return pa.nulls(cells.n, arrow.type), None
@@ -232,7 +232,7 @@ def _mask(valid: Mask | bool) -> Mask | None:
 
 
 def _fill_unchanged(found: Tuples) -> None:
-    """Where the old tuple has the value of an unchanged column (REPLICA IDENTITY FULL), it is the new one's too."""
+    """Take values of unchanged columns from the old tuple, where it has them (REPLICA IDENTITY FULL)."""
     assert found.old_rows is not None
     for index, (new, old) in enumerate(zip(found.new, found.old, strict=True)):
         if new.of_kind(UNCHANGED) is False:
@@ -246,7 +246,7 @@ def _fill_unchanged(found: Tuples) -> None:
 
 
 def _before(frame: Frame, table: Table, found: Tuples, messages: Ints) -> pa.StructArray:
-    """Old rows of updates; null where there is none, or where Arrow cannot hold it (it was a dead letter itself)."""
+    """Return old rows of updates; null where there is none, or where Arrow cannot hold it (a dead letter itself)."""
     assert found.old_rows is not None
     decoded, bad = _decode(frame, table, found.old, messages[found.old_rows])
     kept = np.ones(found.old_rows.size, bool)
@@ -261,7 +261,7 @@ def _before(frame: Frame, table: Table, found: Tuples, messages: Ints) -> pa.Str
 
 
 def _unchanged(table: Table, cells: Sequence[Cells]) -> pa.ListArray | None:
-    """Names of the columns that were not sent, for each row; None when all were."""
+    """Return names of the columns that were not sent, for each row; None when all were."""
     found = [(index, cell.of_kind(UNCHANGED)) for index, cell in enumerate(cells)]
     found = [(index, mask) for index, mask in found if mask is not False]
     if not found:
@@ -279,7 +279,7 @@ _NUMERIC_SIGNS = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
 
 
 def reasons(fields: Sequence[pa.Field], bad: dict[int, Mask], cells: Sequence[Cells], rows: Sequence[int]) -> list[str]:
-    """Why each of these rows is refused: ``column «price»: numeric(10,2) «NaN» does not fit decimal128(10, 2)``."""
+    """Say why each row is refused: ``column «price»: numeric(10,2) «NaN» does not fit decimal128(10, 2)``."""
     texts = []
     for row in rows:
         why = []
@@ -296,7 +296,7 @@ def reasons(fields: Sequence[pa.Field], bad: dict[int, Mask], cells: Sequence[Ce
 def as_json(
     columns: Sequence[Column], arrays: Sequence[pa.Array], bad: dict[int, Mask], cells: Sequence[Cells], row: int
 ) -> str:
-    """One refused row as JSON: numbers, booleans and texts as such, everything else in PostgreSQL's text."""
+    """Return one refused row as JSON: numbers, booleans and texts as such, everything else in PostgreSQL's text."""
     values: dict[str, Any] = {}
     for index, (column, array) in enumerate(zip(columns, arrays, strict=True)):
         refused = index in bad and bad[index][row]
@@ -306,7 +306,7 @@ def as_json(
 
 
 def refused_text(cells: Cells, row: int, type_name: str) -> str:
-    """PostgreSQL's text of a value that Arrow cannot hold."""
+    """Return PostgreSQL's text of a value that Arrow cannot hold."""
     kind, value = cells.at(row)
     if kind == TEXT:
         return value.decode(errors="replace")
@@ -325,7 +325,7 @@ def refused_text(cells: Cells, row: int, type_name: str) -> str:
 
 
 def plain_json(scalar: pa.Scalar) -> Any:
-    """A value that JSON can say."""
+    """Return a value that JSON can say."""
     if not scalar.is_valid:
         return None
     if pa.types.is_date(scalar.type) or pa.types.is_timestamp(scalar.type):

@@ -116,7 +116,7 @@ _ELEMENTS = {array: oid for oid, array in _NAMES.values()}
 
 @lru_cache(maxsize=65_536)
 def arrow_field(name: str, type_oid: int, typmod: int) -> pa.Field:
-    """The Arrow field of one column, from ``pg_attribute``'s ``atttypid`` and ``atttypmod``.
+    """Return the Arrow field of one column, from ``pg_attribute``'s ``atttypid`` and ``atttypmod``.
 
     >>> arrow_field("price", 1700, 655366).type, arrow_field("price", 1700, 655366).metadata
     (Decimal128Type(decimal128(10, 2)), {b'postgres.type': b'numeric(10,2)'})
@@ -128,7 +128,7 @@ def arrow_field(name: str, type_oid: int, typmod: int) -> pa.Field:
 
 
 def arrow_type(type_oid: int, typmod: int) -> pa.DataType:
-    """The Arrow type of one column.
+    """Return the Arrow type of one column.
 
     >>> arrow_type(1184, -1), arrow_type(1700, -1)
     (TimestampType(timestamp[us, tz=UTC]), DataType(string))
@@ -141,7 +141,7 @@ def arrow_type(type_oid: int, typmod: int) -> pa.DataType:
 
 
 def binary_decodable(type_oid: int) -> bool:
-    """Whether the stream's binary form of this type is understood; if not, the stream has to be in text mode.
+    """Return whether the stream's binary form of this type is understood; if not, the stream has to be in text mode.
 
     >>> binary_decodable(1700), binary_decodable(1007)
     (True, False)
@@ -150,7 +150,7 @@ def binary_decodable(type_oid: int) -> bool:
 
 
 def type_name(type_oid: int, typmod: int) -> str:
-    """The type as ``format_type()`` spells it; ``oid 16390`` for a type that an extension or a user made.
+    """Return the type as ``format_type()`` spells it; ``oid 16390`` for a type that an extension or a user made.
 
     >>> type_name(1043, 24), type_name(1231, 655366), type_name(1184, 3), type_name(16390, -1)
     ('character varying(20)', 'numeric(10,2)[]', 'timestamp(3) with time zone', 'oid 16390')
@@ -171,6 +171,6 @@ def type_name(type_oid: int, typmod: int) -> str:
 
 
 def _precision_scale(typmod: int) -> tuple[int, int]:
-    """Precision and scale of ``numeric``; the scale is an 11-bit signed integer since PostgreSQL 15."""
+    """Return precision and scale of ``numeric``; the scale is an 11-bit signed integer since PostgreSQL 15."""
     packed = typmod - 4
     return packed >> 16, ((packed & 0x7FF) ^ 1024) - 1024

@@ -49,7 +49,7 @@ def binary(cells: Cells, valid: Mask | None, type_oid: int, arrow_type: pa.DataT
 
 
 def check_length(cells: Cells, valid: Mask | None, width: int) -> None:
-    """Every valid value has this many bytes."""
+    """See that every valid value has this many bytes."""
     if isinstance(cells.length, int):
         if cells.length != width:
             raise Malformed(0, f"a value of {cells.length} bytes where its type has {width}")
@@ -112,7 +112,7 @@ def _bytes(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded
 
 
 def _jsonb(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
-    """jsonb is a version byte, 1, and the text."""
+    """Decode jsonb: a version byte, 1, and the text."""
     wrong = (cells.buffer[cells.start] != 1) | (cells.lengths < 1)
     if valid is not None:
         wrong &= valid
@@ -126,7 +126,7 @@ _CHARS = pa.array(["", *map(chr, range(1, 128)), *(f"\\{code:03o}" for code in r
 
 
 def _char(cells: Cells, valid: Mask | None, _: pa.DataType) -> Decoded:
-    """One byte; PostgreSQL shows 0 as the empty string and bytes above 127 in octal (`charout`)."""
+    """Decode one byte; PostgreSQL shows 0 as the empty string and bytes above 127 in octal (`charout`)."""
     check_length(cells, valid, 1)
     codes = cells.numbers("u1")
     return _CHARS.take(pa.array(codes, mask=None if valid is None else ~valid)), None
@@ -197,12 +197,12 @@ _EVENS = np.arange(0, 2 * 65_536, 2, dtype=np.int64)
 
 
 def validity(valid: Mask | None) -> pa.Buffer | None:
-    """Arrow's bitmap of valid rows; None stands for all."""
+    """Return Arrow's bitmap of valid rows; None stands for all."""
     return None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
 def of_numbers(values: npt.NDArray[Any], arrow_type: pa.DataType, valid: Mask | None) -> pa.Array:
-    """An array of fixed-width values; what stands under a null is cleared.
+    """Return an array of fixed-width values; what stands under a null is cleared.
 
     >>> of_numbers(np.array([1, 2], np.int32), pa.date32(), np.array([True, False])).to_pylist()
     [datetime.date(1970, 1, 2), None]
@@ -213,7 +213,7 @@ def of_numbers(values: npt.NDArray[Any], arrow_type: pa.DataType, valid: Mask | 
 
 
 def of_bools(values: Mask, valid: Mask | None) -> pa.Array:
-    """An array of booleans."""
+    """Return an array of booleans."""
     if valid is not None:
         values = values & valid
     bits = pa.py_buffer(np.packbits(values, bitorder="little"))
@@ -221,7 +221,7 @@ def of_bools(values: Mask, valid: Mask | None) -> pa.Array:
 
 
 def of_spans(buffer: Bytes, start: Ints, length: Ints, arrow_type: pa.DataType, valid: Mask | None) -> pa.Array:
-    """Strings or bytes that stand in ``buffer`` in row order.
+    """Return strings or bytes that stand in ``buffer`` in row order.
 
     The buffer is seen as 2n-1 values, wanted ones and the gaps between them, of which Arrow takes every other.
 
@@ -243,7 +243,7 @@ def of_spans(buffer: Bytes, start: Ints, length: Ints, arrow_type: pa.DataType, 
 
 
 def of_text(data: Bytes, length: Ints, arrow_type: pa.DataType, valid: Mask | None) -> pa.Array:
-    """Strings or bytes laid end to end; a null's length is 0."""
+    """Return strings or bytes laid end to end; a null's length is 0."""
     offsets = np.zeros(length.size + 1, np.int32)
     np.cumsum(length, out=offsets[1:])
     buffers = [validity(valid), pa.py_buffer(offsets), pa.py_buffer(data)]
@@ -277,7 +277,7 @@ class Numbers(NamedTuple):
         return Numbers(self.buffer, *(field[rows] for field in self[1:]))
 
     def group(self, weight: int) -> Ints:
-        """The base-10,000 digit of this weight in every value (0 where it has none)."""
+        """Return the base-10,000 digit of this weight in every value (0 where it has none)."""
         index = self.weight - weight
         there = (index >= 0) & (index < self.ndigits)
         at = np.where(there, self.digits + 2 * index, 0)
@@ -315,7 +315,7 @@ def to_decimals(numbers: Numbers, arrow_type: pa.Decimal128Type) -> tuple[Longs,
 
 
 def _small(numbers: Numbers, top: int, scale: int) -> tuple[Longs, Longs, Mask]:
-    """Absolute values of at most 18 digits, times 10 ** scale: low and high word, and which overflow 128 bits."""
+    """Return absolute values of at most 18 digits, times 10 ** scale: two words, and which overflow 128 bits."""
     value = np.zeros(numbers.sign.size, np.int64)
     for weight in range(max(top, -1), -1, -1):
         value = value * 10_000 + numbers.group(weight)
@@ -328,7 +328,7 @@ def _small(numbers: Numbers, top: int, scale: int) -> tuple[Longs, Longs, Mask]:
 
 
 def _large(numbers: Numbers, top: int, scale: int) -> tuple[Longs, Longs, Mask]:
-    """The same for up to 38 digits, in four limbs of 32 bits."""
+    """Return the same for up to 38 digits, in four limbs of 32 bits."""
     limbs = [np.zeros(numbers.sign.size, np.uint64) for _ in range(4)]
     over = np.zeros(numbers.sign.size, bool)
 
@@ -349,7 +349,7 @@ def _large(numbers: Numbers, top: int, scale: int) -> tuple[Longs, Longs, Mask]:
 
 
 def to_text(numbers: Numbers, valid: Mask | None) -> pa.Array:
-    """PostgreSQL's text of every value, dscale and all; ``numbers`` has the valid rows only."""
+    """Return PostgreSQL's text of every value, dscale and all; ``numbers`` has the valid rows only."""
     n = numbers.sign.size
     length = np.zeros(n, np.int64)
     parts: list[tuple[Ints, Bytes, Ints]] = []
@@ -366,18 +366,18 @@ def to_text(numbers: Numbers, valid: Mask | None) -> pa.Array:
 
 
 def _alike(numbers: Numbers) -> Iterator[Ints]:
-    """Rows whose texts are of about one width, so that few huge values do not widen all the others."""
+    """Yield rows whose texts are of about one width, so that few huge values do not widen all the others."""
     groups = np.maximum(numbers.weight, 0) + (numbers.dscale >> 2)
     width = np.maximum(np.frexp(groups / 4)[1], 0)
-    for one in np.unique(width):
-        rows = np.flatnonzero(width == one)
-        step = max(1, _CHUNK_CHARS >> (int(one) + 4))
+    for bits in np.unique(width):
+        rows = np.flatnonzero(width == bits)
+        step = max(1, _CHUNK_CHARS >> (int(bits) + 4))
         for at in range(0, rows.size, step):
             yield rows[at : at + step]
 
 
 def _text(numbers: Numbers) -> tuple[Bytes, Ints]:
-    """Texts of some values laid end to end, and their lengths: a matrix of characters less the ones not shown."""
+    """Lay texts of some values end to end: a matrix of characters less the ones not shown; and their lengths."""
     n = numbers.sign.size
     special = numbers.sign >= _NAN
     top = max(int(np.where(special, 0, numbers.weight).max()), 0)
@@ -457,7 +457,7 @@ _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.
 
 
 def _bytea(cells: Cells, valid: Mask | None) -> Decoded:
-    r"""Hexadecimal digits after ``\x``, decoded for all rows together."""
+    r"""Decode hexadecimal digits after ``\x``, for all rows together."""
     start, length = cells.start, cells.lengths
     bad = (length < 2) | (length % 2 == 1) | (cells.buffer[start] != ord("\\"))
     bad |= cells.buffer[start + 1] != ord("x")
@@ -507,7 +507,7 @@ def _lost(texts: pa.StringArray, array: pa.Array) -> Mask | None:
 
 
 def _unusual_times(cells: Cells, texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
-    """Arrow casts years of four digits; `_dates_or_times` has the other years, and what is no time at all."""
+    """Cast times; Arrow does years of four digits, `_dates_or_times` the others, and what is no time at all."""
     last = cells.start + np.maximum(cells.lengths, 1) - 1
     unusual = (cells.buffer[cells.start + 4] != ord("-")) | (cells.buffer[last] == ord("C"))
     mask = pa.array(unusual)
@@ -520,7 +520,7 @@ def _unusual_times(cells: Cells, texts: pa.StringArray, arrow_type: pa.DataType)
 
 
 def _dates_or_times(texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
-    """Dates and timestamps with years before 1 or after 9999, which Arrow does not parse; infinity is lost.
+    """Return dates and timestamps with years before 1 or after 9999, which Arrow does not parse; infinity is lost.
 
     >>> _dates_or_times(pa.array(["0001-01-01 BC", "infinity"]), pa.date32())[0].cast(pa.int32()).to_pylist()
     [-719528, None]
@@ -552,7 +552,7 @@ def _dates_or_times(texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
 
 
 def days_of(year: Ints, month: Ints, day: Ints) -> Ints:
-    """Days since 1970-01-01 of proleptic Gregorian dates; year 0 is 1 BC.
+    """Return days since 1970-01-01 of proleptic Gregorian dates; year 0 is 1 BC.
 
     Source: https://howardhinnant.github.io/date_algorithms.html#days_from_civil
 

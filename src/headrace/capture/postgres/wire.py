@@ -74,13 +74,13 @@ class WireStream(Statuses):
 
     @classmethod
     def start(cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool) -> WireStream:
-        """As `ReplicationStream.start`."""
+        """Start as `ReplicationStream.start` does."""
         stream = cls(replication, publication, lsn)
         stream._command(start_replication(slot=slot, lsn=lsn, publication=publication, binary=binary))
         return stream
 
     def read(self, timeout: float) -> list[bytes]:
-        """The bytes that are there, waiting at most ``timeout`` seconds for the first; see `ReplicationStream.read`.
+        """Return the bytes that are there, waiting at most ``timeout`` seconds; see `ReplicationStream.read`.
 
         Raises:
             SourceUnavailable: the connection is lost; what came before was given out.
@@ -107,7 +107,7 @@ class WireStream(Statuses):
         return chunks
 
     def frame(self, chunks: list[bytes]) -> Frame | None:
-        """The messages in what `read` gave, all of it and in that order; the rest of the last waits for more.
+        """Return the messages in what `read` gave, all of it and in that order; the rest of the last waits for more.
 
         What comes before the end of the stream is given; `ended` then says why nothing follows.
         """
@@ -121,7 +121,7 @@ class WireStream(Statuses):
         return Frame.at(data, start, end)
 
     def _frames(self, data: bytes) -> tuple[Ints, Ints, int]:
-        """Where XLogData payloads start and end, and how many bytes are dealt with."""
+        """Return where XLogData payloads start and end, and how many bytes are dealt with."""
         size = len(data) - len(PAD)
         first = frames(data, size)
         used = int(first[-1]) + 1 + int(_LENGTH.unpack_from(data, int(first[-1]) + 1)[0]) if first.size else 0
@@ -263,7 +263,7 @@ class WireStream(Statuses):
 
 
 def frames(data: bytes, size: int) -> Ints:
-    """First bytes of the whole CopyData frames at the beginning of a buffer, up to one that is no CopyData.
+    """Return the first bytes of the whole CopyData frames at the beginning of a buffer, up to one that is no CopyData.
 
     What looks like a frame's beginning is searched everywhere at once; usually each one ends where the next begins,
     and that proves them. A row that happens to hold such bytes breaks the chain; then frames are followed one by one.
@@ -303,7 +303,7 @@ def _followed(data: bytes, size: int) -> Ints:
 
 
 def at_rest(chunk: bytes) -> bool:
-    """Whether nothing is on its way for sure: the last message is a Commit, or there are keepalives only.
+    """Return whether nothing is on its way for sure: the last message is a Commit, or there are keepalives only.
 
     A server that has nothing more to send says so with a keepalive after the Commit.
     """
@@ -317,5 +317,5 @@ def at_rest(chunk: bytes) -> bool:
 
 
 def _fields(body: bytes) -> dict[str, str]:
-    """The fields of an ErrorResponse or NoticeResponse."""
+    """Return the fields of an ErrorResponse or NoticeResponse."""
     return {part[:1].decode(): part[1:].decode(errors="replace") for part in body.split(b"\0") if part}

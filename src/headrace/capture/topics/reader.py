@@ -20,7 +20,7 @@ Where = tuple[str, int]
 
 
 class Offsets:
-    """How far topics have been read: the next offset of every partition. One is ≥ another when it is in all of them.
+    """The next offset of every partition, as far as topics have been read. One is ≥ another when it is in all of them.
 
     >>> here = Offsets({("a", 0): 5, ("a", 1): 2})
     >>> here >= Offsets({("a", 0): 5}), here >= Offsets({("a", 0): 5, ("a", 1): 3}), here.by_topic()
@@ -41,18 +41,18 @@ class Offsets:
     __hash__ = None  # type: ignore[assignment]  # as Python itself says of a class with __eq__
 
     def items(self) -> Iterable[tuple[Where, int]]:
-        """Each partition's next offset."""
+        """Return each partition's next offset."""
         return self._next.items()
 
     def by_topic(self) -> dict[str, dict[str, int]]:
-        """The same as JSON has it: topic -> partition -> offset, sorted."""
+        """Return the same as JSON has it: topic -> partition -> offset, sorted."""
         found: dict[str, dict[str, int]] = {}
         for (topic, number), offset in sorted(self._next.items()):
             found.setdefault(topic, {})[str(number)] = offset
         return found
 
     def capped(self, limits: Mapping[Where, int]) -> Offsets:
-        """With some partitions no further than they may be."""
+        """Return the same with some partitions no further than they may be."""
         return Offsets({where: min(offset, limits.get(where, offset)) for where, offset in self._next.items()})
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class TopicsReader:
         self.away_since = 0.0
 
     def receive(self, timeout: float) -> dict[Where, list[Any]]:
-        """Messages that have arrived, by partition, each in the order of its offsets; waits for the first.
+        """Return messages that have arrived, by partition, each in the order of its offsets; waits for the first.
 
         Raises:
             LogTruncated: what should be read next was deleted.
@@ -230,15 +230,15 @@ class TopicsReader:
             self._consumer.commit(offsets=offsets, asynchronous=True)
 
     def positions(self) -> dict[Where, int]:
-        """Next offset of every partition, as a start needs them."""
+        """Return the next offset of every partition, as a start needs them."""
         return dict(self._next)
 
     def read(self) -> Offsets:
-        """How far everything has been read, markers of transactions included."""
+        """Return how far everything has been read, markers of transactions included."""
         return Offsets(self._read)
 
     def ends(self) -> Offsets:
-        """Where the topics end now."""
+        """Return where the topics end now."""
         found = {}
         for topic in self._topics:
             for number, offset in self._cluster.ends(topic).items():

@@ -50,7 +50,7 @@ REGISTRY_S = 0.2
 
 
 class DecodedLike(Protocol):
-    """What `headrace.formats` makes of messages; see `headrace.formats.base.Decoded`."""
+    """Messages as `headrace.formats` decodes them; see `headrace.formats.base.Decoded`."""
 
     @property
     def parts(self) -> Sequence[tuple[Batch, Ints]]: ...
@@ -64,11 +64,11 @@ class Decode(Protocol):
     """Makes rows of messages, and remembers what their topics are; see `ForeignFormats`."""
 
     def __call__(self, messages: WireMessages) -> tuple[str, DecodedLike]:
-        """The format's name and the rows."""
+        """Return the format's name and the rows."""
         ...
 
     def records(self) -> dict[str, bytes]:
-        """By topic, what its messages have decided so far."""
+        """Return by topic what its messages have decided so far."""
         ...
 
     def restore(self, records: Mapping[str, bytes]) -> None:
@@ -78,7 +78,7 @@ class Decode(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What arrived together, decoded.
+    """Messages that arrived together, decoded.
 
     Attributes:
         position: where a start goes on after it.
@@ -235,7 +235,7 @@ class TopicSource:
         return [self._piece(where, messages) for where, messages in arrived.items()]
 
     def _ordered(self, order: Order, arrived: Mapping[Where, list[Any]]) -> list[Piece[Offsets]]:
-        """What is whole now; partitions that are far ahead are not read on."""
+        """Return what is whole now; partitions that are far ahead are not read on."""
         assert self._reader is not None
         wires = {where: wire_messages(where[0], some, partition=where[1]) for where, some in arrived.items()}
         # All are decoded before one is taken: what needs a registry that is away is decoded again.
@@ -285,7 +285,7 @@ class TopicSource:
 
     @property
     def status(self) -> SourceStatus:
-        """What is waited for."""
+        """Return what is waited for."""
         reader, read = self._reader, self._loaded.read
         if reader is not None and reader.away:
             text = f"waiting for {self._place.url}: {reader.away}; trying again"
@@ -309,12 +309,12 @@ class TopicSource:
 
 
 def _distinct(rows: Ints) -> Ints:
-    """Each message once, in order; most often each is one row."""
+    """Return each message once, in order; most often each is one row."""
     return rows if (np.diff(rows) > 0).all() else np.unique(rows)
 
 
 def refused(messages: WireMessages, bad: Sequence[tuple[int, str]]) -> Batch:
-    """Messages that cannot be decoded, for the dead-letter topic: with their bytes, and where they lie."""
+    """Return messages that cannot be decoded, for the dead-letter topic: with their bytes, and where they lie."""
     at = [index for index, _ in bad]
     some = messages.take(at)
     columns = {

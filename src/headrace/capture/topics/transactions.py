@@ -75,7 +75,7 @@ class TransactionOrder:
 
     @property
     def topic(self) -> str:
-        """The transaction topic."""
+        """Return the transaction topic."""
         return f"{self.prefix}.transaction"
 
     def take_ends(self, messages: WireMessages) -> None:
@@ -100,10 +100,10 @@ class TransactionOrder:
 
     def _counts(self, event: Mapping[str, Any]) -> dict[str, int]:
         found = {}
-        for one in event["data_collections"] or ():
-            topic = f"{self.prefix}.{re.sub(r'[^A-Za-z0-9._-]', '_', one['data_collection'])}"
+        for collection in event["data_collections"] or ():
+            topic = f"{self.prefix}.{re.sub(r'[^A-Za-z0-9._-]', '_', collection['data_collection'])}"
             if topic in self.topics:
-                found[topic] = int(one["event_count"])
+                found[topic] = int(collection["event_count"])
         return found
 
     def take(self, where: Where, messages: WireMessages, format_: str, decoded: DecodedLike) -> None:
@@ -120,7 +120,7 @@ class TransactionOrder:
         self._waiting.setdefault(where, deque()).extend(_in_order(chunks))
 
     def pieces(self) -> Iterator[Piece[Offsets]]:
-        """What can be handed out now: snapshot rows, and whole transactions in the order of their ends."""
+        """Return what can be handed out now: snapshot rows, and whole transactions in the order of their ends."""
         yield from self._snapshots()
         while self._ends and (taken := self._whole(self._ends[0])) is not None:
             self._ends.popleft()
@@ -129,7 +129,7 @@ class TransactionOrder:
             yield from self._snapshots()
 
     def _snapshots(self) -> Iterator[Piece[Offsets]]:
-        """Rows that were read before streaming began belong to no transaction; they stand first in each partition."""
+        """Yield rows that were read before streaming began: of no transaction, they stand first in each partition."""
         for where, waiting in self._waiting.items():
             while waiting and waiting[0].batch is not None:
                 reads = waiting[0].batch.op == OPS["r"]
@@ -139,7 +139,7 @@ class TransactionOrder:
                 yield _piece([(where[0], _split(waiting, count))])
 
     def _whole(self, end: _End) -> list[tuple[str, _Chunk]] | None:
-        """A transaction's events, taken; None while some are missing."""
+        """Return a transaction's events, taken; None while some are missing."""
         found: list[tuple[Where, int]] = []
         for topic, count in end.counts.items():
             heads = {
@@ -158,21 +158,21 @@ class TransactionOrder:
 
     @staticmethod
     def _of(waiting: deque[_Chunk], transaction: str, most: int) -> int:
-        """How many events at a partition's head belong to a transaction; those that do not show theirs do."""
+        """Return how many events at a partition's head belong to a transaction; those that do not show theirs do."""
         count = 0
         for chunk in waiting:
-            for one in chunk.ids:
-                if count >= most or (one is not None and one != transaction):
+            for identity in chunk.ids:
+                if count >= most or (identity is not None and identity != transaction):
                     return count
                 count += 1
         return count
 
     def pending(self, where: Where) -> int:
-        """Events of a partition that wait."""
+        """Return events of a partition that wait."""
         return sum(len(chunk.at) for chunk in self._waiting.get(where, ()))
 
     def positions(self, read: Mapping[Where, int]) -> dict[Where, int]:
-        """Where a start has to go on: at the first event that was not handed out."""
+        """Return where a start has to go on: at the first event that was not handed out."""
         positions = dict(read)
         for where, waiting in self._waiting.items():
             if waiting:
@@ -183,7 +183,7 @@ class TransactionOrder:
 
 
 def _bare(identity: str) -> str:
-    """The transaction's number: what follows the colon differs from event to event."""
+    """Return the transaction's number: what follows the colon differs from event to event."""
     return identity.partition(":")[0]
 
 
@@ -193,8 +193,8 @@ def _id_of(value: bytes | None) -> str | None:
 
 
 def _in_order(chunks: list[_Chunk]) -> list[_Chunk]:
-    """Chunks in the order of their messages, cut where another one's message lies between."""
-    alone = sorted(int(one.at[0]) for one in chunks if one.batch is None)
+    """Return chunks in the order of their messages, cut where another one's message lies between."""
+    alone = sorted(int(chunk.at[0]) for chunk in chunks if chunk.batch is None)
     pieces: list[_Chunk] = []
     for chunk in chunks:
         if chunk.batch is None:
@@ -202,7 +202,7 @@ def _in_order(chunks: list[_Chunk]) -> list[_Chunk]:
             continue
         cuts = [0, *np.unique(np.searchsorted(chunk.at, alone)).tolist(), len(chunk.at)]
         pieces += [_part(chunk, a, b) for a, b in itertools.pairwise(cuts) if b > a]
-    return sorted(pieces, key=lambda one: int(one.at[0]))
+    return sorted(pieces, key=lambda chunk: int(chunk.at[0]))
 
 
 def _part(chunk: _Chunk, start: int, stop: int) -> _Chunk:

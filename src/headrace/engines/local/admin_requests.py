@@ -142,7 +142,7 @@ def apply(txn: Transaction, runner: TaskRunner, wanted: AdminRequest) -> StepRec
 
 
 def refuse_training(runner: TaskRunner) -> None:
-    """A model that is not declared so cannot be trained anew.
+    """Refuse to train a model anew that is not declared so, or is being trained.
 
     Raises:
         LearnError: it is not, or a training runs.

@@ -110,7 +110,7 @@ class AppendSource:
     def _typed(
         self, topic: str, rows: pa.RecordBatch | Sequence[Mapping[str, Any]]
     ) -> tuple[list[pa.RecordBatch], Decision | None]:
-        """The rows as batches, and what the topic's columns are with them, where they have no types of their own."""
+        """Return the rows as batches, and the topic's columns with them, where they have no types of their own."""
         from headrace.formats.json_columns import ROW, Refused, of_python
 
         if isinstance(rows, pa.RecordBatch):
@@ -150,7 +150,7 @@ class AppendSource:
         self._changed.notify_all()
 
     def wait(self, number: int, timeout: float | None) -> None:
-        """Until that append is durable.
+        """Wait until that append is durable.
 
         Raises:
             WaitTimeout: not yet; it stays queued.
@@ -168,7 +168,7 @@ class AppendSource:
         )
 
     def position(self, topic: str, producer_id: str) -> int:
-        """Rows of a producer that are in the log or queued."""
+        """Return rows of a producer that are in the log or queued."""
         with self._changed:
             return self._producer(self._served.get(topic, topic), producer_id).rows
 
@@ -192,7 +192,7 @@ class AppendSource:
     def _after_what_is_there(
         self, topic: str, producer_id: str, rows: pa.RecordBatch, sequence: int | None
     ) -> tuple[pa.RecordBatch, tuple[str, bytes]]:
-        """The rows that are new, and the producer's record when they are written. Remembers both."""
+        """Return the rows that are new, and the producer's record when they are written. Remembers both."""
         name, producer = f"{topic}/{producer_id}", self._producer(topic, producer_id)
         at = producer.rows if sequence is None else sequence
         if at > producer.rows:
@@ -217,14 +217,14 @@ class AppendSource:
         return self._producers[name]
 
     def _remember(self, topic: str, producer: ProducerProgress) -> None:
-        """Its last rows, where they are the last ones of the topic too."""
+        """Give a producer its last rows, where they are the last ones of the topic too."""
         end = self._end(topic)
         wanted = min(REMEMBERED, producer.rows, end)
         if not wanted:
             return
         rows: list[pa.RecordBatch] = []
         for entry in self._log.read_topic(topic, offset=end - wanted, limit=wanted):
-            own = [one for one in entry.records.schema.names if not is_meta(one)]
+            own = [name for name in entry.records.schema.names if not is_meta(name)]
             rows.append(entry.records.select(own).slice(max(0, end - wanted - entry.offset)))
         if fingerprint(rows) == producer.last:
             producer.kept = rows

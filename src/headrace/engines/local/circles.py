@@ -1,4 +1,4 @@
-"""What the table sinks of a pipeline write of what it reads: refused, or left out of capture, before anything runs.
+"""Tables that a pipeline both writes and reads: refused, or left out of capture, before anything runs.
 
 Whether a sink's database is a source's is not read from connection strings: the source's connection holds an advisory
 lock of a random number, and the sink's connection sees it or does not. What a write reaches (through views, partitions,
@@ -41,7 +41,7 @@ class End:
 
     @property
     def ours(self) -> bool:
-        """Whether the table is there for the sink: not made yet, or written by it before."""
+        """Return whether the table is there for the sink: not made yet, or written by it before."""
         return not self.reach.kind or self.reach.known
 
 
@@ -79,7 +79,7 @@ class Circles:
             _check_identities(self._plan, source)
 
     def late(self, sink: SinkPlan) -> Callable[[], None] | None:
-        """What to call before a sink is opened whose database could not be asked at the start."""
+        """Return what to call before a sink is opened whose database could not be asked at the start."""
         if sink.name not in self.unseen:
             return None
 
@@ -116,7 +116,7 @@ class Circles:
 
 
 def _leave_out(end: End) -> None:
-    """A table that the sink makes or has made is not captured, where the source's patterns match it by the way."""
+    """Leave a table out that the sink makes or has made, where the source's patterns match it by the way."""
     if end.source is None or end.plan is None or not end.plan.matches(str(end.reach)) or not end.ours:
         return
     end.source.leave_out(end.reach.schema, end.reach.name)
@@ -169,7 +169,7 @@ def _read(plan: Plan) -> set[str]:
 
 
 def _check_identities(plan: Plan, source: PostgresSource) -> None:
-    """A copy by key follows moved and deleted rows only where the stream says the key that a row had.
+    """See that the stream says the key that a row had: else a copy by key cannot follow moved and deleted rows.
 
     Raises:
         DeclarationError: the replica identity does not tell it.
@@ -201,7 +201,7 @@ def _check_identities(plan: Plan, source: PostgresSource) -> None:
 
 
 def _origin(plan: Plan, sink: SinkPlan) -> tuple[str, list[str] | None]:
-    """The topic whose rows a sink's topic repeats, and the columns of it that the sink's key is."""
+    """Return the topic whose rows a sink's topic repeats, and the columns of it that the sink's key is."""
     made = {
         output.topic: (task.stream, output)
         for task in plan.tasks
@@ -218,7 +218,7 @@ def _origin(plan: Plan, sink: SinkPlan) -> tuple[str, list[str] | None]:
 
 
 def known_columns(plan: Plan, schemas: Mapping[str, pa.Schema]) -> dict[str, list[str]]:
-    """The columns of topics, where they are known before rows come: captured tables and what is made of them."""
+    """Return the columns of topics, where they are known before rows come: captured tables and what is made of them."""
     known = {topic: columns_of((), schema.names) or [] for topic, schema in schemas.items()}
     for task in (*plan.tasks, *plan.tasks):  # one may read what another, declared later, writes
         for stream, outputs, more in _flows(task):
@@ -233,12 +233,12 @@ def known_columns(plan: Plan, schemas: Mapping[str, pa.Schema]) -> dict[str, lis
 
 
 def _flows(task: Task) -> list[tuple[StreamPlan, tuple[OutputPlan, ...], tuple[str, ...]]]:
-    """What a task makes row by row: from which stream, into which topics, with which columns beside."""
+    """Return what a task makes row by row: from which stream, into which topics, with which columns beside."""
     if isinstance(task, StreamTask):
         return [(task.stream, task.outputs, ())]
     if isinstance(task, ModelTask):
         return [
-            (one.stream, one.outputs, (*PREDICTION_COLUMNS, *(("probability",) if one.proba else ())))
-            for one in task.predict
+            (plan.stream, plan.outputs, (*PREDICTION_COLUMNS, *(("probability",) if plan.proba else ())))
+            for plan in task.predict
         ]
     return []

@@ -43,7 +43,7 @@ _Polled = tuple[Source[Any], Sequence[Piece[Any]]]
 
 @dataclass(slots=True)
 class EngineProgress:
-    """What others may look at while the engine runs; replaced, never changed, by the engine's thread.
+    """The state that others may look at while the engine runs; replaced, never changed, by the engine's thread.
 
     Attributes:
         captured: rows appended since the start, by topic.
@@ -125,7 +125,7 @@ class Engine:
 
     @property
     def round_age(self) -> float:
-        """Seconds since the last round began."""
+        """Return seconds since the last round began."""
         return time.monotonic() - self._round_at
 
     def recover(self, on_step: OnStep | None = None) -> None:
@@ -144,7 +144,7 @@ class Engine:
                     runner.store_beginning(txn)
 
     def run(self) -> None:
-        """Rounds until `stop`; the error that ended it otherwise is kept in ``error`` and raised."""
+        """Run rounds until `stop`; the error that ended it otherwise is kept in ``error`` and raised."""
         try:
             while not self._stop.is_set():
                 self._round()
@@ -236,7 +236,7 @@ class Engine:
         return any(ended)
 
     def _commit_until_done(self, captured: Sequence[_Polled]) -> None:
-        """Commit; what undoes a round for now (a full disk, a broker or a registry that is away) is waited for.
+        """Commit a round; what undoes it for now (a full disk, a broker or a registry that is away) is waited for.
 
         The round is tried again, with the same rows.
         """
@@ -336,7 +336,7 @@ class Engine:
         return any(runner.more or self._read_here & record.outputs.keys() for runner, record in stepped)
 
     def _ticks_for(self, runner: TaskRunner, requests: Sequence[TickRequest], stepped: StepRecord | None) -> list[Tick]:
-        """Ticks that were asked for, and the one that closes an idle cut: only where no row has just come."""
+        """Return ticks that were asked for, and the one that closes an idle cut: only where no row has just come."""
         now = self.clock.now_us()
         ticks = [Tick(now, explicit=True) for request in requests if request.model == runner.task.name]
         due = None if stepped else runner.due_tick(now)
@@ -368,7 +368,7 @@ class Engine:
         apply_retention(self.log, self.keep, self.needed(), self.clock.now_us())
 
     def needed(self) -> Mapping[str, int]:
-        """Topic -> the oldest offset that a task's recovery still reads, or a sink has not delivered."""
+        """Return topic -> the oldest offset that a task's recovery still reads, or a sink has not delivered."""
         needed: dict[str, int] = {}
         for runner in self.runners:
             for topic in (*runner.task.topics, self.plan.steps_topic):

@@ -42,7 +42,7 @@ class RunningModel:
         self._task = task
 
     def predict(self, rows: Any) -> npt.NDArray[Any]:
-        """Predictions, one a row, by the model that has learned every complete cut so far.
+        """Return predictions, one a row, by the model that has learned every complete cut so far.
 
         Args:
             rows: a list of dicts, an Arrow table or record batch, a pandas DataFrame (columns by name), or an
@@ -66,7 +66,7 @@ class RunningModel:
 
     @property
     def position(self) -> str | None:
-        """The position of the last row it has learned in a complete cut."""
+        """Return the position of the last row it has learned in a complete cut."""
         return self._runner.progress.position
 
     @property
@@ -76,17 +76,17 @@ class RunningModel:
 
     @property
     def learned(self) -> int:
-        """Rows learned."""
+        """Return the number of rows learned."""
         return self._runner.state.counters.learned
 
     @property
     def counters(self) -> dict[str, int]:
-        """Rows learned, predicted, rejected, ignored, unlabelled, and cuts."""
+        """Return rows learned, predicted, rejected, ignored, unlabelled, and cuts."""
         return dict(self._runner.progress.counters)
 
     @property
     def diverged(self) -> str:
-        """Why it gives no answers any more: its own numbers became infinite. Empty while it does."""
+        """Return why it gives no predictions any more: its own numbers became infinite. Empty while it does."""
         return self._runner.progress.diverged
 
 
@@ -158,7 +158,7 @@ class Running:
             self._sinking.wait(self.log, deadline, self._failed)
 
     def _failed(self) -> bool:
-        """Whether it has ended; raises what it died of."""
+        """Return whether it has ended; raises what it died of."""
         if self.engine.error is not None:
             raise self.engine.error
         return self.engine.finished.is_set()
@@ -226,7 +226,7 @@ class Running:
         return new
 
     def appended(self, topic: str, producer_id: str) -> int:
-        """Rows that a producer has appended to a topic, those of earlier runs and of ``headrace produce`` included."""
+        """Return the rows that a producer has appended to a topic, also in earlier runs and by ``headrace produce``."""
         return self._appending(topic).position(topic, producer_id)
 
     def _appending(self, topic: str) -> AppendSource:
@@ -318,7 +318,7 @@ class Running:
 
     @property
     def models(self) -> list[str]:
-        """Names of the app's models."""
+        """Return names of the app's models."""
         return [task.name for task in self.engine.plan.models]
 
     @property
@@ -327,7 +327,7 @@ class Running:
 
     @property
     def status(self) -> str:
-        """One line for people. While a log waits for its broker in the middle of a round, it says so itself."""
+        """Return one line for people. While a log waits for its broker in the middle of a round, it says so itself."""
         waiting = self.log.status if isinstance(self.log, KafkaLog) else ""
         return waiting or self.engine.progress.status
 
@@ -338,7 +338,7 @@ class Running:
 
     @property
     def captured(self) -> dict[str, int]:
-        """Rows captured since the start, by topic."""
+        """Return rows captured since the start, by topic."""
         return dict(self.engine.progress.captured)
 
     def join(self, timeout: float | None = None) -> bool:
@@ -381,7 +381,7 @@ class Running:
 
 
 def trained(model: str, told: dict[str, Any]) -> dict[str, Any]:
-    """What came of a training, where something did.
+    """Return what came of a training, where something did.
 
     Raises:
         LearnError: nothing came of it, and why.
@@ -398,7 +398,7 @@ def _as_records(rows: Any, task: ModelTask) -> pa.RecordBatch:
         pass
     array = np.atleast_2d(np.asarray(rows, np.float64))
     names = task.feature_names
-    if any(not isinstance(one, str) for one in (() if callable(task.features) else task.features)):
+    if any(not isinstance(name, str) for name in (() if callable(task.features) else task.features)):
         raise DeclarationError(
             f"«{task.name}» has features that are no numbers", advice=f"Give rows with the columns {names}."
         )

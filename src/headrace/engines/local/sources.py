@@ -1,4 +1,4 @@
-"""What a plan reads from, as sources that run: databases, and topics that others write."""
+"""The sources that a plan reads from: databases, and topics that others write."""
 
 from __future__ import annotations
 
@@ -128,13 +128,13 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
 
 
 def _in_transactions(declared: TopicsPlan, place: KafkaLocation) -> bool:
-    """Whether Debezium's transaction topic orders these topics: as declared, or where it is there."""
+    """Return whether Debezium's transaction topic orders these topics: as declared, or where it is there."""
     if declared.transactions is not None or not declared.prefix:
         return bool(declared.transactions)
     return f"{declared.prefix}.transaction" in Cluster(place).topics()
 
 
 def _named(codec: TopicCodec, plan: Plan, topics: Sequence[str]) -> dict[str, str]:
-    """Formats that the user names; the others are seen from the messages."""
+    """Return formats that the user names; the others are seen from the messages."""
     named = {*plan.formats.topics, *(t for t in topics if any(t.startswith(f"{p}.") for p in plan.formats.prefixes))}
     return {topic: codec.format_of(topic) for topic in topics if topic in named}

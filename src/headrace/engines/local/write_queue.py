@@ -76,19 +76,19 @@ class WriteQueue:
                 txn.put(kind, name, value)
 
     def finish(self) -> None:
-        """What was written is durable."""
+        """Note that what was written is durable."""
         taken, self._taken = self._taken, []
         for pending in taken:
             pending.finish(written=True)
 
     def give_back(self) -> None:
-        """The transaction was undone: they are written in the next one, first."""
+        """Queue again what was written in a transaction that was undone: first in the next one."""
         with self._lock:
             self._waiting.extendleft(reversed(self._taken))
         self._taken = []
 
     def end(self) -> None:
-        """Nothing is written any more."""
+        """Write nothing any more, and tell whoever waits."""
         with self._lock:
             self._ended = True
             left = [*self._taken, *self._waiting]
