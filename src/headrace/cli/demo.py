@@ -22,7 +22,7 @@ class Flavour(StrEnum):
     spark = "spark"
 
 
-class Source(StrEnum):
+class CapturedBy(StrEnum):
     """Who captures the demo's tables."""
 
     postgres = "postgres"
@@ -60,8 +60,8 @@ def demo_iris(
         str | None, typer.Option(help="An existing server's DSN; its iris tables are replaced.")
     ] = None,
     log: DemoLog = None,
-    source: Annotated[Source, typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")] = (
-        Source.postgres
+    source: Annotated[CapturedBy, typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")] = (
+        CapturedBy.postgres
     ),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,

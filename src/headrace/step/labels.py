@@ -30,7 +30,7 @@ from headrace.grade.interval_join.pending import PendingRows
 from headrace.plain_values import values
 from headrace.step.row_identity import LIMIT, ROW, Hashes, Identity, Numbered, hashed
 
-Part = TypeVar("Part", bound="Identity | Late | Changes")
+Tracked = TypeVar("Tracked", bound="Identity | Late | Changes")
 NO_LABEL = "no label came while {limit:,} newer rows of the table did: it is not waited for any more"
 
 
@@ -742,7 +742,7 @@ class Memory:
                 yield f"{kind}.{i}.", part
 
 
-def _filled(parts: Mapping[str, Part]) -> dict[str, Part]:
+def _filled(parts: Mapping[str, Tracked]) -> dict[str, Tracked]:
     return {name: one for name, one in parts.items() if not one.empty}
 
 

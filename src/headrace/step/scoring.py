@@ -32,7 +32,7 @@ _ANSWER = "__answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LinePosition:
     """Where a line of the metrics topic stands."""
 
     lsn: int
@@ -40,7 +40,7 @@ class Place:
     ts_us: int
 
 
-Line = tuple[int, Place, dict[str, Any]]
+Line = tuple[int, LinePosition, dict[str, Any]]
 """A row's place among those of the event and in the log, and the line that stands there."""
 
 
@@ -97,7 +97,7 @@ def scored(
         if len(following):
             scores.told_at = scores.rows
             at = int(order[end - 1])
-            place = Place(int(merged.lsn[at]), int(merged.index[at]), int(merged.ts_us[at]))
+            place = LinePosition(int(merged.lsn[at]), int(merged.index[at]), int(merged.ts_us[at]))
             lines.append((at, place, _line(task, scores, by[at])))
         done = end
     return lines
@@ -187,7 +187,7 @@ def truths(batch: Batch, task: ModelTask) -> Targets:
     return targets_of(batch, name, task.learner)
 
 
-def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: Place) -> list[Line]:
+def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: LinePosition) -> list[Line]:
     """The fixed set, answered by the model as it is now, if a line is due."""
     scores = state.scores[plan.spec.name]
     learned = state.learned_rows

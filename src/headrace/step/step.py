@@ -58,7 +58,7 @@ from headrace.step.outputs import Output, batches_of, emitted, refused, unlearne
 from headrace.step.predictions import PredictionBatch, ServedPredictions
 from headrace.step.retraining import Reader, end_training, retrain, train_now, training_rows
 from headrace.step.row_identity import ROW
-from headrace.step.scoring import Line, Place, Scored, held_out, in_order, reused, scored
+from headrace.step.scoring import Line, LinePosition, Scored, held_out, in_order, reused, scored
 from headrace.step.state import Samples, State, named_uses
 from headrace.transform.expressions import operate
 
@@ -125,7 +125,7 @@ def _copy(task: StreamTask, event: Event) -> list[Output]:
 def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
     """What the fixed sets say of the model as it is now."""
     position = state.position
-    place = Place(position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
+    place = LinePosition(position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
     return [line for plan in task.evaluate if plan.rows is not None for line in held_out(task, state, plan, at, place)]
 
 

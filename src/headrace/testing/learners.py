@@ -39,7 +39,7 @@ from headrace.learn.state import dump_state, load_state, state_hash
 from headrace.step.predictions import predict_rows
 
 Make = Callable[[], Learner]
-Cut = tuple[Array, Array | None]
+MiniBatch = tuple[Array, Array | None]
 Check = Callable[[Make, Array, "Array | None"], None]
 
 
@@ -274,7 +274,7 @@ def _survives_hostile_rows(make: Make, X: Array, y: Array | None) -> None:
     _handed_over(fresh, [(_frozen(np.full((n, X.shape[1]), 1e200)), cuts[0][1]), *cuts], X, "every row is 1e200")
 
 
-def _handed_over(fresh: Learner, cuts: list[Cut], X: Array, what: str) -> None:
+def _handed_over(fresh: Learner, cuts: list[MiniBatch], X: Array, what: str) -> None:
     """Rows go the way they go in a pipeline: none raises, those refused leave no trace, no answer is NaN unsaid."""
     handover, straight = Handover(copy.deepcopy(fresh)), copy.deepcopy(fresh)
     for rows, targets in cuts:
@@ -469,23 +469,23 @@ def _frozen(array: Array) -> Array:
     return copied
 
 
-def _cut(X: Array, y: Array | None) -> Cut:
+def _cut(X: Array, y: Array | None) -> MiniBatch:
     return _frozen(X), None if y is None else _frozen(y)
 
 
-def _cuts(X: Array, y: Array | None) -> list[Cut]:
+def _cuts(X: Array, y: Array | None) -> list[MiniBatch]:
     """Half the rows, one row, some, and the rest."""
     n = len(X)
     bounds = [0, n // 2, n // 2 + 1, 3 * n // 4, n]
     return [_cut(X[start:end], None if y is None else y[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
-def _learn(learner: Learner, cuts: list[Cut]) -> None:
+def _learn(learner: Learner, cuts: list[MiniBatch]) -> None:
     for rows, targets in cuts:
         learner.learn(rows, targets)
 
 
-def _learned(make: Make, cuts: list[Cut]) -> Learner:
+def _learned(make: Make, cuts: list[MiniBatch]) -> Learner:
     learner = make()
     _learn(learner, cuts)
     return learner

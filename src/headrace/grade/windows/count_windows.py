@@ -10,7 +10,7 @@ import numpy as np
 from headrace.arrays import Ints
 from headrace.grade.columns import Key, group_codes, group_keys, runs
 from headrace.grade.operator_logic import START, Results
-from headrace.grade.windows.layout import Chunk, Cut, Layout, joined
+from headrace.grade.windows.layout import Chunk, Layout, WindowRows, joined
 
 _PIECES = 64  # small pushes that are joined at once
 
@@ -121,7 +121,7 @@ class CountWindows:
         order = np.argsort(at, kind="stable")
         start, end, at = start[order], end[order], at[order]
         time = windows.time_us
-        cut = Cut(windows, start, end, rows.columns, at, time[start], time[end - 1], place[at], rows.time_us[at])
+        cut = WindowRows(windows, start, end, rows.columns, at, time[start], time[end - 1], place[at], rows.time_us[at])
         return self.layout.lines(cut)
 
     def _kept(self, pieces: tuple[Chunk, ...], held: int, since: int) -> _Group:

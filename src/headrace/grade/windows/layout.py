@@ -150,7 +150,7 @@ def _cast(columns: Sequence[pa.Array], types: Sequence[pa.DataType]) -> list[pa.
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class WindowRows:
     """Rows of several lines one after the other, before their aggregates are computed.
 
     Attributes:
@@ -269,7 +269,7 @@ class Layout:
             fields.append(pa.field(FINAL, pa.bool_()))
         return pa.schema(fields)
 
-    def lines(self, cut: Cut, *, final: bool = True) -> Results:
+    def lines(self, cut: WindowRows, *, final: bool = True) -> Results:
         """The lines, with their aggregates."""
         sizes = cut.end - cut.start
         picked = pa.array(cut.group)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from headrace.arrays import Ints, Mask
 from headrace.grade.columns import group_codes, runs
 from headrace.grade.operator_logic import START, Results
-from headrace.grade.windows.layout import CHANGES, Chunk, Cut, Layout, joined
+from headrace.grade.windows.layout import CHANGES, Chunk, Layout, WindowRows, joined
 
 _TAIL = 256  # small pushes that are merged at once
 _TAIL_ROWS = 1 << 16
@@ -310,7 +310,7 @@ class TimeWindows:
         end = start + self._size
         own = _picked(rows, pairs.row)
         return self.layout.lines(
-            Cut(own, bounds[:-1], bounds[1:], rows.columns, group, start, end, place[of], time_us=end)
+            WindowRows(own, bounds[:-1], bounds[1:], rows.columns, group, start, end, place[of], time_us=end)
         )
 
     # -- changes --------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ class TimeWindows:
         end = start + self._size
         own = _picked(rows, pairs.row[counted])
         places = np.full(len(segments), place)
-        cut = Cut(own, ends - sizes[segments], ends, rows.columns, group, start, end, places, time_us=end)
+        cut = WindowRows(own, ends - sizes[segments], ends, rows.columns, group, start, end, places, time_us=end)
         return self.layout.lines(cut, final=False)
 
     # -- what is held ---------------------------------------------------------------------------------------------
