@@ -13,7 +13,7 @@ from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.column_text import plain_text
-from headrace.formats.flat_values import Part, decode_values, encode_texts, utf8
+from headrace.formats.flat_values import ParsedColumns, decode_values, encode_texts, utf8
 from headrace.formats.json_keys import check_key_format
 from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import unwrapped
@@ -76,7 +76,7 @@ class CsvFormat:
         """Rows of the lines; a message may hold several. Without a schema every column is text."""
         return decode_values(messages, schema, preceding, self.key, lambda values: self._parse(values, schema))
 
-    def _parse(self, values: Sequence[bytes], schema: pa.Schema | None) -> tuple[list[Part], Bad]:
+    def _parse(self, values: Sequence[bytes], schema: pa.Schema | None) -> tuple[list[ParsedColumns], Bad]:
         texts, bad = utf8(values)
         parts: dict[tuple[str, ...], tuple[list[int], list[list[str | None]]]] = {}
         for i, text in texts:

@@ -26,7 +26,7 @@ from headrace.formats.json_parse import Bad, columns_of
 from headrace.formats.key_changes import with_old_keys
 from headrace.wire import WireMessages
 
-Part = tuple[dict[str, pa.Array], Ints]
+ParsedColumns = tuple[dict[str, pa.Array], Ints]
 
 
 def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str, *, whole: bool = True) -> Encoded:
@@ -64,7 +64,7 @@ def decode_values(
     schema: pa.Schema | None,
     preceding: Preceding,
     key: str | None,
-    parse: Callable[[Sequence[bytes]], tuple[list[Part], Bad]],
+    parse: Callable[[Sequence[bytes]], tuple[list[ParsedColumns], Bad]],
     *,
     single: pa.DataType | None = None,
 ) -> Decoded:

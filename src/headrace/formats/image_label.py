@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from headrace.batch import OPS, Batch
 from headrace.errors import FormatError
 from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
-from headrace.formats.flat_values import Part, decode_values, encode_texts
+from headrace.formats.flat_values import ParsedColumns, decode_values, encode_texts
 from headrace.formats.json_keys import check_key_format
 from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import unwrapped
@@ -106,7 +106,7 @@ def _labels(topic: str, array: pa.Array, valued: np.ndarray[tuple[int, ...], np.
     return pc.if_else(array.is_valid(), alone.cast(pa.large_binary()), pa.scalar(None, pa.large_binary()))
 
 
-def _parse(values: Sequence[bytes], schema: pa.Schema | None) -> tuple[list[Part], Bad]:
+def _parse(values: Sequence[bytes], schema: pa.Schema | None) -> tuple[list[ParsedColumns], Bad]:
     every = pa.array(values, pa.large_binary())
     lengths = np.asarray(pc.binary_length(every))
     bad: Bad = [(int(i), "no bytes: neither an image nor a label") for i in np.flatnonzero(lengths == 0)]

@@ -13,7 +13,7 @@ from headrace.batch import OPS, Batch
 from headrace.errors import FormatError
 from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.column_text import plain_text
-from headrace.formats.flat_values import Part, decode_values, encode_texts, utf8
+from headrace.formats.flat_values import ParsedColumns, decode_values, encode_texts, utf8
 from headrace.formats.json_keys import check_key_format
 from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import unwrapped
@@ -112,7 +112,7 @@ def _say_all(batch: Batch, key: str, name: str) -> bool:
 def _decode_value(
     messages: WireMessages, schema: pa.Schema | None, preceding: Preceding, key: str, kind: pa.DataType
 ) -> Decoded:
-    def parse(values: Sequence[bytes]) -> tuple[list[Part], Bad]:
+    def parse(values: Sequence[bytes]) -> tuple[list[ParsedColumns], Bad]:
         if pa.types.is_binary(kind):
             return [({"value": pa.array(values, kind)}, np.arange(len(values)))], []
         try:
