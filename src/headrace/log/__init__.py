@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from headrace.log.kafka_codec import Codec
 
 
+def file_of(log: Log) -> Path | None:
+    """Return the file that a log is; None for a log in memory or on a cluster."""
+    from headrace.log.sqlite import SqliteLog
+
+    return log.path if isinstance(log, SqliteLog) else None
+
+
 def open_log(
     location: str | Path,
     *,

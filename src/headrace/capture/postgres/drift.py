@@ -2,7 +2,7 @@
 
 The log keeps it under (``captured``, prefix), written in the transaction that ties the log to its slot. It is compared
 at every start, at every new connection, every few seconds while the stream runs, and before
-`PostgresSource.current_lsn` answers. The publication's ``xmin`` and the OIDs of its entries tell also what was changed
+`PostgresSource.end` returns. The publication's ``xmin`` and the OIDs of its entries tell also what was changed
 and set back in between:
 https://www.postgresql.org/docs/current/catalog-pg-publication.html,
 https://www.postgresql.org/docs/current/catalog-pg-publication-rel.html

@@ -142,12 +142,12 @@ class TransactionOrder:
         """Return a transaction's events, taken; None while some are missing."""
         found: list[tuple[Where, int]] = []
         for topic, count in end.counts.items():
-            heads = {
+            leading = {
                 where: self._of(waiting, end.id, count) for where, waiting in self._waiting.items() if where[0] == topic
             }
-            if sum(heads.values()) < count:
+            if sum(leading.values()) < count:
                 return None
-            found += [(where, some) for where, some in heads.items() if some]
+            found += [(where, some) for where, some in leading.items() if some]
         taken = []
         for where, some in found:
             while some:

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from headrace.clock import Clock
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import HeadraceError, LearnError, LogError
+from headrace.log import file_of
 from headrace.log.base import Log, Transaction
+from headrace.plan.task import ModelTask
 from headrace.registry.requests import KIND, Inbox, Request, folder_of, read_requests
 from headrace.replay.steps import StepRecord
 
@@ -63,8 +64,8 @@ class AdminRequests:
         self._log = log
         self._models = set(models)
         self._waiting: deque[AdminRequest] = deque()
-        path = getattr(log, "path", None)
-        self._inbox = Inbox(folder_of(path) if isinstance(path, Path) else None)
+        file = file_of(log)
+        self._inbox = Inbox(None if file is None else folder_of(file))
         self._looked_at = -LOOK_EVERY
 
     def __bool__(self) -> bool:
@@ -147,8 +148,8 @@ def refuse_training(runner: TaskRunner) -> None:
     Raises:
         LearnError: it is not, or a training runs.
     """
-    name, plan = runner.task.name, getattr(runner.task, "retrain", None)
-    if plan is None:
+    name, task = runner.task.name, runner.task
+    if not isinstance(task, ModelTask) or task.retrain is None:
         raise LearnError(f"«{name}» is never trained anew", advice="Declare model.retrain(rows=…).")
     if runner.state.training is not None:
         raise LearnError(f"«{name}» is being trained", advice="Ask again when that has ended.")

@@ -191,10 +191,10 @@ def _check_identities(plan: Plan, source: PostgresSource) -> None:
         unsaid = [name for name in own if name not in identity]
         if unsaid:
             schema, name = tables[topic]
-            told = ", ".join(sorted(identity))
+            said = ", ".join(sorted(identity))
             raise DeclarationError(
                 f"the sink «{sink.name}» identifies rows of {schema}.{name} by «{unsaid[0]}», but of a row that is "
-                f"updated or deleted its replica identity says «{told}» only: moved and deleted rows would stay",
+                f"updated or deleted its replica identity says «{said}» only: moved and deleted rows would stay",
                 advice=f'ALTER TABLE "{schema}"."{name}" REPLICA IDENTITY FULL (or DEFAULT, where «{unsaid[0]}» is the '
                 f"primary key); or key={sorted(identity)!r}.",
             )

@@ -299,16 +299,16 @@ class Running:
         """Ask the engine, and wait until what it did is durable."""
         if request.model not in self.models:
             raise DeclarationError(f"there is no model «{request.model}» in this app")
-        asked = self.engine.request(request)
+        admin_request = self.engine.request(request)
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not asked.done.wait(0.05):
+        while not admin_request.done.wait(0.05):
             if self.engine.error is not None:
                 raise self.engine.error
             if deadline is not None and time.monotonic() > deadline:
                 raise WaitTimeout(f"the {request.action} of «{request.model}» was not recorded within {timeout} s")
-        if asked.error is not None:
-            raise asked.error
-        return asked.result
+        if admin_request.error is not None:
+            raise admin_request.error
+        return admin_request.result
 
     def __getitem__(self, model: str) -> RunningModel:
         for runner in self.engine.runners:
@@ -380,15 +380,15 @@ class Running:
                 raise
 
 
-def trained(model: str, told: dict[str, Any]) -> dict[str, Any]:
+def trained(model: str, outcome: dict[str, Any]) -> dict[str, Any]:
     """Return what came of a training, where something did.
 
     Raises:
         LearnError: nothing came of it, and why.
     """
-    if told["status"] not in ("trained", "started", "shadow", "promoted"):
-        raise LearnError(f"the training of «{model}» came to nothing ({told['status']}): {told.get('reason')}")
-    return told
+    if outcome["status"] not in ("trained", "started", "shadow", "promoted"):
+        raise LearnError(f"the training of «{model}» came to nothing ({outcome['status']}): {outcome.get('reason')}")
+    return outcome
 
 
 def _as_records(rows: Any, task: ModelTask) -> pa.RecordBatch:

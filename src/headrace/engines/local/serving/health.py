@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.engines.local.sink_runner import SinkStatus
+from headrace.log import file_of
 from headrace.log.base import Log
 from headrace.serve.models import ComponentHealth, Gauge
 
@@ -72,8 +73,8 @@ def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gau
 
 def health_file(log: Log) -> Path | None:
     """Where the process that writes a log tells of its health; None where the log is no file."""
-    path = getattr(log, "path", None)
-    return path.with_name(f"{path.name}.health") if isinstance(path, Path) else None
+    path = file_of(log)
+    return None if path is None else path.with_name(f"{path.name}.health")
 
 
 class HealthWriter:

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from headrace.engines.local.startup import check_fingerprint
 from headrace.errors import HeadraceError, LogError
 from headrace.formats.topic_formats import codec_for
 from headrace.learn.base import traits_of
-from headrace.log import open_log
+from headrace.log import file_of, open_log
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
@@ -190,8 +191,8 @@ class Replica(ModelProvider):
                     break
         return told
 
-    def _folder(self) -> Any:
-        path = getattr(self.log, "path", None)
+    def _folder(self) -> Path:
+        path = file_of(self.log)
         if path is None:
             raise LogError("only a pipeline whose log is a file can be asked from another process")
         return folder_of(path)

@@ -26,6 +26,7 @@ import pyarrow as pa
 from headrace.batch import from_ipc, to_ipc
 from headrace.engines.local.append_source import AppendSource
 from headrace.errors import HeadraceError, LogError, WaitTimeout
+from headrace.log import file_of
 from headrace.log.base import Log
 
 logger = logging.getLogger("headrace")
@@ -35,8 +36,8 @@ LOOK_SECONDS = 0.01
 
 def folder_of(log: Log) -> Path | None:
     """Where rows are handed over to the process that writes a log; None where it is no file."""
-    path = getattr(log, "path", None)
-    return path.with_name(f"{path.name}.handed") if isinstance(path, Path) else None
+    path = file_of(log)
+    return None if path is None else path.with_name(f"{path.name}.handed")
 
 
 class ServedRowsSender:
