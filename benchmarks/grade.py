@@ -39,7 +39,7 @@ from benchmarks.grade_load import FEATURES, SLICE, Load, fill_broker, fill_files
 from benchmarks.kafka_profile import Sampler
 from headrace.log import open_log
 from headrace.plan.task import ModelTask
-from headrace.replay.initial_state import begin
+from headrace.replay.recovery import begin
 from headrace.step.state import State, initial_state
 from headrace.step.step import step
 from headrace.testing.servers import KafkaBroker

@@ -13,8 +13,8 @@ from headrace.cli.log import location, writing
 from headrace.errors import LogLocked
 from headrace.kafka.settings import SCHEME
 from headrace.log.base import Log
-from headrace.registry.records import Pieces
 from headrace.registry.requests import Request, ask, folder_of
+from headrace.registry.versions import Pieces
 
 StoppedOption = Annotated[
     bool, typer.Option("--stopped", help="On Kafka: the pipeline does not run. One that does would be stopped by this.")

@@ -19,8 +19,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.registry.records import Pieces, Reads, Writes
-from headrace.registry.versions import PIPELINE, VersionList, VersionRecord, put_version
+from headrace.registry.versions import PIPELINE, Pieces, Reads, VersionList, VersionRecord, Writes, put_version
 
 KEPT_CHECKPOINTS = 2
 SPARSE_STEPS = 10_000

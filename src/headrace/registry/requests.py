@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headrace.errors import HeadraceError, LogError, WaitTimeout
-from headrace.registry.records import Pieces, Reads, Writes
+from headrace.registry.versions import Pieces, Reads, Writes
 
 KIND = "request"
 LOOK_SECONDS = 0.05

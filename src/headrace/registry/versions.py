@@ -16,14 +16,28 @@ kind               name                         value
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 from headrace.errors import LogError
-from headrace.registry.records import Pieces, Reads, Writes
 
 PIPELINE = "pipeline"
+Pieces = Sequence[bytes | memoryview]
+
+
+class Writes(Protocol):
+    """The part of a log's transaction that the registry needs."""
+
+    def put(self, kind: str, name: str, value: bytes | Pieces) -> None: ...
+
+    def delete(self, kind: str, name: str) -> None: ...
+
+
+class Reads(Protocol):
+    """The part of a log that the registry needs."""
+
+    def records(self, kind: str, prefix: str = "") -> dict[str, bytes]: ...
 
 
 @dataclass(slots=True)

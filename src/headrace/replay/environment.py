@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.registry.records import Reads, Writes
+from headrace.registry.versions import Reads, Writes
 
 LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "river", "keras", "jax", "torch")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

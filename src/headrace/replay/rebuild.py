@@ -23,12 +23,11 @@ from headrace.plan.task import ModelTask
 from headrace.position import Position, parse_lsn
 from headrace.registry.models import Progress, beginning, read_progress
 from headrace.replay.position_index import find_row, last_row
-from headrace.replay.recovery import note_written, recorded_event, restore_from
-from headrace.replay.steps import StepRecord, read_steps
-from headrace.replay.training_rows import LogReader
+from headrace.replay.recovery import first_state, note_written, recorded_event, restore_from
+from headrace.replay.steps import LogReader, StepRecord, read_steps
 from headrace.step.events import Event, Merged, Part, Rows, Tick, Train, merge, order_of
 from headrace.step.model_version import ModelVersion, VersionChange
-from headrace.step.state import State, initial_state
+from headrace.step.state import State
 from headrace.step.step import step
 
 
@@ -168,7 +167,7 @@ def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tup
         state, at = restore_from(task, value)
         if at.step <= progress.step and _before(log, state, at, place, rows):
             return state, at
-    start, emitted = beginning(progress)
+    start, _ = beginning(progress)
     if any(start.offsets.get(topic, 0) > offset for topic, offset in rows):
         raise LogError(
             f"{place.position} lies before the last reset of «{task.name}», which learns nothing from there",
@@ -176,9 +175,7 @@ def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tup
         )
     if task.stores_beginning:
         raise LogError(f"the state that «{task.name}» began with is not in the log")
-    state = initial_state(task, start.version)
-    state.offsets.predicted = emitted
-    return state, start
+    return first_state(task, progress)
 
 
 def _rows_at(task: ModelTask, log: Log, place: Place) -> list[tuple[str, int]]:

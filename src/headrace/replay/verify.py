@@ -23,7 +23,7 @@ from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask, StreamTask, Task
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
 from headrace.replay.environment import environment_fingerprint, foreign_environments
-from headrace.replay.recovery import replay, restore, restore_from
+from headrace.replay.recovery import first_state, replay, restore, restore_from
 from headrace.replay.steps import StepRecord, read_steps
 from headrace.step.outputs import Output
 from headrace.step.state import State, initial_state
@@ -131,12 +131,10 @@ def _oldest(plan: Plan, log: Log, task: Task, progress: Progress) -> tuple[State
     def held(offsets: dict[str, int]) -> bool:
         return all(name not in topics or topics[name].first <= offsets.get(name, 0) for name in task.topics)
 
-    start, emitted = beginning(progress)
+    start, _ = beginning(progress)
     drawn = isinstance(task, ModelTask) and task.stores_beginning
     if held(start.offsets) and not drawn:
-        state = initial_state(task, start.version)
-        state.offsets.predicted = emitted
-        return state, start
+        return first_state(task, progress)
     if isinstance(task, StreamTask):
         return initial_state(task), _first_held(plan, log, task, progress)
     for value in log.records("checkpoint", f"{task.name}/").values():
