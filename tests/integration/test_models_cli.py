@@ -333,7 +333,7 @@ PIPELINE = """
 def test_what_the_log_does_not_say_the_pipelines_file_does(log: str, tmp_path: Path) -> None:
     file = tmp_path / "shop.py"
     file.write_text(textwrap.dedent(PIPELINE).format(log=log))
-    from headrace.cli.pipeline_file import load_app
+    from headrace.cli.arguments import load_app
 
     app = load_app(str(file))
     with app.start() as running:

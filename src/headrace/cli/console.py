@@ -1,11 +1,10 @@
-"""What commands print: tables for a terminal, one-line summaries, progress."""
+"""The output of commands: tables for a terminal, one-line summaries, progress."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -17,49 +16,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from headrace.inspect.tables import cell
-from headrace.log.base import Log, TopicInfo
-from headrace.log.kafka_view import TopicView
+from headrace.inspect.rows import cell
+from headrace.inspect.topics import iso_time
 from headrace.pipeline.app import App
 from headrace.plain_values import beyond, cast_texts, texts
-from headrace.registry import models as registry
-from headrace.registry.versions import VersionList
 
 talk = Console(stderr=True)
 
 
-def topic_row(info: TopicInfo) -> dict[str, Any]:
-    return {
-        "topic": info.name,
-        "rows": info.rows,
-        "bytes": info.bytes,
-        "first_offset": info.first if info.rows else None,
-        "last_offset": info.end - 1 if info.rows else None,
-        "first_ts": time(info.first_ts_us),
-        "last_ts": time(info.last_ts_us),
-    }
-
-
-def seen_row(seen: TopicView, newest_us: int = 0) -> dict[str, Any]:
-    """A topic of a cluster: of a pipeline by its log, of others by the broker, who counts messages only."""
-    where = {"partitions": len(seen.end), "pipeline": seen.pipeline or None}
-    if seen.info is not None:
-        return {**topic_row(seen.info), **where}
-    one = len(seen.end) == 1 and seen.rows > 0
-    return {
-        "topic": seen.topic,
-        "rows": seen.rows,
-        "bytes": None,
-        "first_offset": seen.first[0] if one else None,
-        "last_offset": seen.end[0] - 1 if one else None,
-        "first_ts": None,
-        "last_ts": time(newest_us),
-        **where,
-    }
+def report(message: str) -> None:
+    """Print a line on standard error as it is."""
+    talk.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 def short_topic(info: dict[str, Any]) -> dict[str, Any]:
-    """A topic's row as it fits a terminal."""
+    """Return a topic's row as it fits a terminal."""
     last = (info["last_ts"] or "")[:19].replace("T", " ")
     offsets = "" if info["last_offset"] is None else f"{info['first_offset']}–{info['last_offset']}"
     size = "" if info["bytes"] is None else info["bytes"]
@@ -69,38 +40,8 @@ def short_topic(info: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def time(ts_us: int) -> str | None:
-    return datetime.fromtimestamp(ts_us / 1e6, UTC).isoformat(timespec="milliseconds") if ts_us else None
-
-
-def model_rows(log: Log) -> list[dict[str, Any]]:
-    found = []
-    for name in log.records("model"):
-        progress = registry.read_progress(log, name) or registry.Progress()
-        shelf = VersionList.read(log, name)
-        found.append(
-            {
-                "model": name,
-                "version": progress.version,
-                "position": progress.position,
-                "rows": progress.model_rows,
-                "cuts": progress.counters.get("cuts", 0),
-                "pending": progress.pending,
-                "predicted": progress.counters.get("predicted", 0),
-                "rejected": progress.counters.get("rejected", 0),
-                "ignored": progress.counters.get("ignored", 0),
-                "size": progress.size,
-                "hash": progress.hash,
-                "diverged": progress.diverged,
-                "versions": len(shelf),
-                "tags": shelf.tags,
-            }
-        )
-    return found
-
-
 def short_model(row: dict[str, Any]) -> dict[str, Any]:
-    """A model's row as it fits a terminal."""
+    """Return a model's row as it fits a terminal."""
     names = ("position", "rows", "pending", "predicted", "rejected")
     name = f"{row['model']} (diverged)" if row["diverged"] else row["model"]
     short = {"model": name, "v": row["version"], **{name: row[name] for name in names}}
@@ -108,11 +49,11 @@ def short_model(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def short_version(about: dict[str, Any]) -> dict[str, Any]:
-    """A version's row as it fits a terminal."""
+    """Return a version's row as it fits a terminal."""
     kept = "now" if about["current"] else "yes" if about["kept"] else "no"
     row = {"v": about["version"], "from": about["parent"] or "", "rows": about["rows"], "position": about["position"]}
     row |= {"hash": (about["hash"] or "")[:8], "kept": kept, "tags": ", ".join(about["tags"])}
-    return {**row, "began": f"{(time(about['ts_us']) or '')[:19]} {about['reason']} ({about['by']})"}
+    return {**row, "began": f"{(iso_time(about['ts_us']) or '')[:19]} {about['reason']} ({about['by']})"}
 
 
 def running_line(pipeline: App) -> Text:
@@ -173,7 +114,7 @@ def _is_foreign_to_csv(kind: pa.DataType) -> bool:
 
 
 def _csv_cells(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """A column as Arrow's CSV writer takes it: what it has no text for comes as PostgreSQL prints it."""
+    """Return a column as Arrow's CSV writer takes it: what it has no text for comes as PostgreSQL prints it."""
     if _is_foreign_to_csv(kind):
         return pa.array(texts(column), pa.string())
     if not pa.types.is_temporal(kind) or not beyond(column):
@@ -207,7 +148,7 @@ def replay_progress() -> Callable[[str, int, int], None]:
 
 @contextmanager
 def copy_progress(*, show: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where that is a terminal."""
+    """Show a bar on standard error, where that is a terminal."""
     columns = (TextColumn("copying"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
     with Progress(*columns, console=talk, transient=True, disable=not (show and talk.is_terminal)) as bar:
         task = bar.add_task("rows", total=None)

@@ -9,35 +9,35 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from headrace.cli.log import JsonOption
+from headrace.cli.arguments import JsonOption
 from headrace.inspect.messages import to_json
 
 demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
 
 
 class Flavour(StrEnum):
-    """Whose k-means the demo reproduces."""
+    """The k-means that the demo reproduces."""
 
     flink = "flink"
     spark = "spark"
 
 
 class CapturedBy(StrEnum):
-    """Who captures the demo's tables."""
+    """The program that captures the demo's tables."""
 
     postgres = "postgres"
     debezium = "debezium"
 
 
 class Machines(StrEnum):
-    """Where the machines of the fish factory send their rows."""
+    """The place to which the machines of the fish factory send their rows."""
 
     topics = "topics"
     postgres = "postgres"
 
 
 class DigitModel(StrEnum):
-    """What recognises digits."""
+    """The model that recognises digits."""
 
     mlp = "mlp"
     keras = "keras"

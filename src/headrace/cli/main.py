@@ -16,21 +16,14 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
-from headrace.cli import demo, models, produce, serve, topics, training
-from headrace.cli.console import (
-    model_line,
-    model_rows,
-    print_csv,
-    print_table,
-    replay_progress,
-    running_line,
-    talk,
-)
-from headrace.cli.log import JsonOption, LogOption, looking, reading
-from headrace.cli.pipeline_file import load_app
+from headrace.cli import demo, models, produce, serve, topics
+from headrace.cli.arguments import JsonOption, LogOption, load_app, looking, reading
+from headrace.cli.console import model_line, print_csv, print_table, replay_progress, report, running_line, talk
 from headrace.engines.local.signals import run_in_foreground
 from headrace.errors import HeadraceError
 from headrace.inspect.messages import to_json
+from headrace.inspect.models import model_rows
+from headrace.inspect.topics import view_table
 from headrace.log.kafka_view import KafkaView
 from headrace.plain_values import rows
 
@@ -39,8 +32,6 @@ app = typer.Typer(
 )
 app.add_typer(demo.demo, name="demo")
 app.add_typer(topics.topics, name="topics")
-models.models.command("retrain")(training.models_retrain)
-models.models.command("promote")(training.models_promote)
 app.add_typer(models.models, name="models")
 app.add_typer(serve.keys, name="keys")
 app.command("serve")(serve.serve)
@@ -117,7 +108,7 @@ def sql(
 
     with looking(log) as held:
         if isinstance(held, KafkaView):
-            table = query_topics(held, query, topics.view_table)
+            table = query_topics(held, query, lambda view, topic: view_table(view, topic, report))
         else:
             table = query_topics(held, query, topic_table)
     if csv:
@@ -147,11 +138,11 @@ def verify(
     pipeline = load_app(file)
     plan = pipeline.plan()
     with reading(log or pipeline.log, name=pipeline.name, formats=plan.formats) as held:
-        report = replay_and_compare(plan, held, on_step=None if as_json else replay_progress())
+        found = replay_and_compare(plan, held, on_step=None if as_json else replay_progress())
     if as_json:
-        print(json.dumps(report.to_dict(), ensure_ascii=False))
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
     else:
-        for task in report.tasks:
+        for task in found.tasks:
             talk.print(
                 f"{task.task}: {task.steps} steps from step {task.from_step}, {task.hashes} hashes, "
                 f"{task.checkpoints} checkpoints, {task.rows} rows written: {task.result}",
@@ -159,5 +150,5 @@ def verify(
             )
             for line in task.differences:
                 talk.print(f"    {line}", highlight=False)
-        print(f"{report.result}{f': {report.reason}' if report.reason else ''}")
-    raise typer.Exit(report.exit_code)
+        print(f"{found.result}{f': {found.reason}' if found.reason else ''}")
+    raise typer.Exit(found.exit_code)

@@ -1,37 +1,38 @@
-"""Commands about models: their versions, going back to one, what they were at any place, and taking one away."""
+"""Commands about models: versions and going back to one, training anew, what they were at any place, exporting one."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from headrace.cli.admin_requests import StoppedOption, asked
-from headrace.cli.console import model_rows, print_table, replay_progress, short_model, short_version, talk
-from headrace.cli.log import JsonOption, LogOption, reading, writing
-from headrace.cli.pipeline_file import load_app
-from headrace.errors import DeclarationError, HeadraceError, LogError
+from headrace.cli.arguments import JsonOption, LogOption, load_app, location, reading, writing
+from headrace.cli.console import print_table, replay_progress, short_model, short_version, talk
+from headrace.engines.local.running import trained
+from headrace.errors import DeclarationError, LogError, LogLocked
 from headrace.inspect.export import Exported, export
 from headrace.inspect.messages import to_json
-from headrace.inspect.scoreboard import print_scores
+from headrace.inspect.models import model_rows, print_scores
+from headrace.kafka.settings import SCHEME
+from headrace.learn.base import Learner
 from headrace.learn.state import dump_pieces
 from headrace.log.base import Log
-from headrace.plan.blueprint import task_from
+from headrace.plan.blueprint import declared_by_log, declared_by_plan
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry import models as registry
-from headrace.registry.requests import Request, put_request, whoami
-from headrace.registry.versions import VersionList, VersionRecord, artifact_name
-from headrace.replay import version_state as kept
-from headrace.replay.explain import explain as explained
+from headrace.registry.requests import Request, ask, folder_of, put_request, whoami
+from headrace.registry.versions import Pieces, VersionList, VersionRecord, artifact_name
+from headrace.replay import version_state
+from headrace.replay.explain import explain as explain_row
 from headrace.replay.explain import range_text
 from headrace.replay.lineage import kept_state, refuse_current, tag_version
-from headrace.replay.rebuild import Place, Rebuilt
-from headrace.replay.rebuild import rebuild as rebuilt_at
+from headrace.replay.rebuild import Place, Rebuilt, rebuild
 
 models = typer.Typer(help="A log's models and their versions.", no_args_is_help=True)
 
@@ -45,9 +46,14 @@ FileOption = Annotated[
     str | None, typer.Option("--file", help="The pipeline's file, where the log alone does not say how to make it.")
 ]
 
+StoppedOption = Annotated[
+    bool, typer.Option("--stopped", help="On Kafka: the pipeline does not run. One that does would be stopped by this.")
+]
+TRAINING_SECONDS = 600.0
+
 
 class Start(StrEnum):
-    """Where a reset model begins."""
+    """The row at which a reset model begins."""
 
     earliest = "earliest"
     latest = "latest"
@@ -58,7 +64,7 @@ class Start(StrEnum):
 
 @models.command("list")
 def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
-    """Version, position, rows learned, size and hash of every model.
+    """Show version, position, rows learned, size and hash of every model.
 
     Example: headrace models list --log iris.headrace
     """
@@ -72,7 +78,7 @@ def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
 
 @models.command("show")
 def models_show(name: NameArgument, log: LogOption = None, as_json: JsonOption = False) -> None:
-    """One model: figures, declaration, checkpoints, its versions and where they come from, its newest scores.
+    """Show one model: figures, declaration, checkpoints, its versions and where they come from, its newest scores.
 
     Example: headrace models show species --log iris.headrace
     """
@@ -81,19 +87,19 @@ def models_show(name: NameArgument, log: LogOption = None, as_json: JsonOption =
         if about is None:
             raise _no_model(held, name)
         declared = registry.read_model(held, name) or {}
-        shelf = VersionList.read(held, name)
-        versions = [kept.about(held, shelf, one) for one in shelf]
+        versions = VersionList.read(held, name)
+        listed = [version_state.about(held, versions, version) for version in versions]
         checkpoints = registry.checkpoint_steps(held, name)
-        scores = kept.newest_scores(held, name)
-    about |= {"declared": declared.get("fingerprint", {}), "versions": versions, "checkpoints": checkpoints}
+        scores = version_state.newest_scores(held, name)
+    about |= {"declared": declared.get("fingerprint", {}), "versions": listed, "checkpoints": checkpoints}
     about["scores"] = scores
     if as_json:
         print(to_json(about))
         return
-    about["versions"] = len(versions)
+    about["versions"] = len(listed)
     del about["scores"]
     print_table([{"": key, "value": to_json(value)} for key, value in about.items()], title=name)
-    print_table([short_version(one) for one in versions], title="versions")
+    print_table([short_version(version) for version in listed], title="versions")
     print_scores(scores)
 
 
@@ -106,13 +112,13 @@ def models_diff(
     file: FileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How two versions differ: metrics, positions, parameters, and how far their numbers have moved.
+    """Compare two versions: metrics, positions, parameters, and how far their numbers have moved.
 
     Example: headrace models diff species 1 3 --log iris.headrace
     """
     with reading(log) as held:
-        shelf = _shelf(held, name)
-        found = kept.diff(held, shelf, shelf.find(a), shelf.find(b), _rebuild(held, name, file))
+        versions = _versions(held, name)
+        found = version_state.diff(held, versions, versions.find(a), versions.find(b), _rebuilder(held, name, file))
     if as_json:
         print(to_json(found))
         return
@@ -123,15 +129,15 @@ def models_diff(
         if pair["change"] is not None
     ]
     print_table(
-        [{"": key, f"version {found['a']}": to_json(one["a"]), f"version {found['b']}": to_json(one["b"])}
-         for key, one in found["positions"].items()],
+        [{"": key, f"version {found['a']}": to_json(pair["a"]), f"version {found['b']}": to_json(pair["b"])}
+         for key, pair in found["positions"].items()],
         title=f"{name}: versions {found['a']} and {found['b']}",
     )  # fmt: skip
     if scored:
         print_table(scored, title="metrics")
     for line in found["parameters"]:
         talk.print(f"declared {line}", highlight=False)
-    print_table([one for one in found["state"] if one["changed"]], title="what moved")
+    print_table([array for array in found["state"] if array["changed"]], title="what moved")
 
 
 def explain(
@@ -140,12 +146,12 @@ def explain(
     log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Which version of a model made a prediction, and which rows it had learned.
+    """Say which version of a model made a prediction, and which rows it had learned.
 
     Example: headrace explain iris_predictions 41 --log iris.headrace
     """
     with reading(log) as held:
-        found = explained(held, topic, offset)
+        found = explain_row(held, topic, offset)
     if as_json:
         print(to_json(found))
         return
@@ -153,8 +159,8 @@ def explain(
     print_table([{"": key, "value": to_json(value)} for key, value in shown.items()], title=f"{topic}, row {offset}")
     for line in range_text(found["learned"]):
         talk.print(f"learned {line}", highlight=False)
-    for one in found["lineage"]:
-        talk.print(f"version {one['version']}: {one['reason']} ({one['by']})", highlight=False)
+    for version in found["lineage"]:
+        talk.print(f"version {version['version']}: {version['reason']} ({version['by']})", highlight=False)
 
 
 # -- changing ---------------------------------------------------------------------------------------------------------
@@ -169,12 +175,12 @@ def models_reset(
     ] = Start.earliest,
     as_json: JsonOption = False,
 ) -> None:
-    """Forget what a model has learned: it begins a new version. Rows already answered are not answered again.
+    """Forget what a model has learned: it begins a new version. Rows already predicted are not predicted again.
 
     Example: headrace models reset species --log iris.headrace
     """
     with writing(log) as held:
-        state = kept.newest_state(held, name)
+        state = version_state.newest_state(held, name)
         try:
             with held.transaction() as txn:
                 version = registry.reset(
@@ -216,27 +222,27 @@ def models_rollback(
     rebuilt = None
     if at is not None:
         with reading(log) as held:
-            _shelf(held, name)
-            rebuilt = _rebuild(held, name, file)(Place.parse(at))
+            _versions(held, name)
+            rebuilt = _rebuilder(held, name, file)(Place.parse(at))
         version = str(rebuilt.version.number)
     about = {} if rebuilt is None else _about_rebuilt(rebuilt)
     request = Request("rollback", name, str(version), whoami(), rebuilt=about)
     state = None if rebuilt is None else dump_pieces(rebuilt.state)
 
     def store(held: Log) -> dict[str, Any]:
-        shelf = _shelf(held, name)
-        one = shelf.find(request.version)
-        refuse_current(one, shelf.current.version if shelf.current else 0, about)
+        versions = _versions(held, name)
+        chosen = versions.find(request.version)
+        refuse_current(chosen, versions.current.version if versions.current else 0, about)
         if state is None:
-            kept_state(held, one)
+            kept_state(held, chosen)
         with held.transaction() as txn:
             if state is not None:
-                txn.put("artifact", artifact_name(name, one.version, about["position"] or "0"), state)
+                txn.put("artifact", artifact_name(name, chosen.version, about["position"] or "0"), state)
             put_request(txn, request)
-        position = about["position"] if about else one.position
-        return {"model": name, "parent": one.version, "position": position, "begun": False}
+        position = about["position"] if about else chosen.position
+        return {"model": name, "parent": chosen.version, "position": position, "begun": False}
 
-    result = asked(log, request, state, store, stopped=stopped)
+    result = _change(log, request, state, store, stopped=stopped)
     if as_json:
         print(to_json(result))
     elif "version" not in result:
@@ -263,16 +269,86 @@ def models_tag(
     request = Request("tag", name, version, whoami(), tag=tag, delete=delete)
 
     def store(held: Log) -> dict[str, Any]:
-        shelf = _shelf(held, name)
+        versions = _versions(held, name)
         with held.transaction() as txn:
-            one = tag_version(shelf, txn, request)
-        return {"model": name, "version": one.version, "tags": one.tags}
+            tagged = tag_version(versions, txn, request)
+        return {"model": name, "version": tagged.version, "tags": tagged.tags}
 
-    result = asked(log, request, None, store, stopped=stopped)
+    result = _change(log, request, None, store, stopped=stopped)
     if as_json:
         print(to_json(result))
     else:
         talk.print(f"{name}, version {result['version']}: {', '.join(result['tags']) or 'no tags'}")
+
+
+@models.command("retrain")
+def models_retrain(
+    name: NameArgument, log: LogOption = None, stopped: StoppedOption = False, as_json: JsonOption = False
+) -> None:
+    """Train a model anew now, on the rows that its declaration says; it begins a new version.
+
+    The pipeline may run. One that is stopped does it when it starts.
+
+    Example: headrace models retrain weight --log fish.headrace
+    """
+    _train("retrain", name, log, stopped, as_json)
+
+
+@models.command("promote")
+def models_promote(
+    name: NameArgument, log: LogOption = None, stopped: StoppedOption = False, as_json: JsonOption = False
+) -> None:
+    """Let the model that predicts beside the current one take over.
+
+    Example: headrace models promote weight --log fish.headrace
+    """
+    _train("promote", name, log, stopped, as_json)
+
+
+def _train(action: Literal["retrain", "promote"], name: str, log: str | None, stopped: bool, as_json: bool) -> None:
+    request = Request(action, name, 0, whoami())
+
+    def store(held: Log) -> dict[str, Any]:
+        if registry.read_model(held, name) is None:
+            raise LogError(f"the log has no model «{name}»", advice="headrace models list shows its models.")
+        with held.transaction() as txn:
+            put_request(txn, request)
+        return {"model": name, "status": "asked"}
+
+    result = _change(log, request, None, store, stopped=stopped, timeout=TRAINING_SECONDS)
+    if result["status"] != "asked":
+        trained(name, result)
+    if as_json:
+        print(to_json(result))
+    elif result["status"] == "asked":
+        talk.print(f"{name}: {action} when its pipeline starts")
+    else:
+        version = f", version {result['version']}" if "version" in result else ""
+        talk.print(f"{name}: {result['status']}{version}, {result.get('rows', 0)} rows")
+
+
+def _change(
+    log: str | None,
+    request: Request,
+    state: Pieces | None,
+    store: Callable[[Log], dict[str, Any]],
+    *,
+    stopped: bool,
+    timeout: float = 30.0,
+) -> dict[str, Any]:
+    """Change the log of a pipeline that is stopped, or ask the one that runs."""
+    where = location(log)
+    if where.startswith(SCHEME) and not stopped:
+        raise LogLocked(
+            f"writing to {where} would stop the pipeline that writes it, if one runs",
+            advice="Stop the pipeline, then say so: --stopped. (In Python: running.rollback(…), while it runs.)",
+        )
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(writing(where))
+        except LogLocked:
+            return ask(folder_of(Path(where).resolve()), request, state, timeout=timeout)
+        return store(held)
 
 
 # -- taking away ------------------------------------------------------------------------------------------------------
@@ -289,17 +365,17 @@ def models_rebuild(
     file: FileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The model as it was there, bit for bit: the nearest checkpoint, then the recorded steps. Changes nothing.
+    """Make the model as it was there, bit for bit: the nearest checkpoint, then the recorded steps. Changes nothing.
 
     Example: headrace models rebuild species --at 0/1932A28:3 --log iris.headrace
     """
     with reading(log) as held:
-        shelf = _shelf(held, name)
-        found = _rebuild(held, name, file, show=not as_json)(Place.parse(at))
+        versions = _versions(held, name)
+        found = _rebuilder(held, name, file, show=not as_json)(Place.parse(at))
         result = found.to_dict()
         if to is not None:
-            one = _as_rebuilt(shelf, found, result)
-            result["files"] = export(to, _exported(held, shelf, one, found.state, file))
+            rebuilt = _as_rebuilt(versions, found, result)
+            result["files"] = export(to, _exported(held, versions, rebuilt, found.state, file))
     if as_json:
         print(to_json(result))
     else:
@@ -320,16 +396,16 @@ def models_export(
     Example: headrace models export species 3 --to species-3 --log iris.headrace
     """
     with reading(log) as held:
-        shelf = _shelf(held, name)
-        chosen = shelf.find(version) if version is not None else shelf.current
+        versions = _versions(held, name)
+        chosen = versions.find(version) if version is not None else versions.current
         assert chosen is not None
-        state = kept.state_of(held, chosen, _rebuild(held, name, file))
-        one = VersionRecord.from_dict({**chosen.to_dict(), **kept.about(held, shelf, chosen)})
-        files = export(to, _exported(held, shelf, one, state, file))
+        state = version_state.state_of(held, chosen, _rebuilder(held, name, file))
+        record = VersionRecord.from_dict({**chosen.to_dict(), **version_state.about(held, versions, chosen)})
+        files = export(to, _exported(held, versions, record, state, file))
     if as_json:
-        print(to_json({"model": name, "version": one.version, "hash": one.hash, "to": str(to), "files": files}))
+        print(to_json({"model": name, "version": record.version, "hash": record.hash, "to": str(to), "files": files}))
     else:
-        talk.print(f"{name}, version {one.version}: {', '.join(files)} in {to}", highlight=False)
+        talk.print(f"{name}, version {record.version}: {', '.join(files)} in {to}", highlight=False)
 
 
 # -- finding things ---------------------------------------------------------------------------------------------------
@@ -340,58 +416,28 @@ def _no_model(log: Log, name: str) -> LogError:
     return LogError(f"the log has no model «{name}»", advice=f"Its models: {known}.")
 
 
-def _shelf(log: Log, name: str) -> VersionList:
-    shelf = VersionList.read(log, name)
-    if registry.read_model(log, name) is None or shelf.current is None:
+def _versions(log: Log, name: str) -> VersionList:
+    versions = VersionList.read(log, name)
+    if registry.read_model(log, name) is None or versions.current is None:
         raise _no_model(log, name)
-    return shelf
+    return versions
 
 
 def _declared(log: Log, name: str, file: str | None, *, repeats: bool = True) -> tuple[Plan, ModelTask]:
-    """The model's plan: of the pipeline's file, else of what the log keeps of the declaration.
-
-    Args:
-        repeats: whether its steps are to be repeated, for which the log does not know enough of one that is graded.
-
-    Raises:
-        DeclarationError: neither says it, or the file declares another one.
-    """
-    model = registry.read_model(log, name) or {}
-    app, fingerprint = str(model.get("app", "")), model.get("fingerprint") or {}
-    if file is not None:
-        plan = load_app(file).plan()
-        task = next((one for one in plan.models if one.name == name), None)
-        if task is None:
-            raise DeclarationError(f"{file} declares no model «{name}»")
-        changed = registry.differences(fingerprint, task.fingerprint()) if fingerprint else []
-        if changed:
-            raise DeclarationError(f"{file} declares «{name}» differently from the log: {'; '.join(changed)}")
-        return plan, task
-    made = model.get("blueprint")
-    reason = "it is made of what is not kept in a log (functions, classes of your own, transformed streams)"
-    if made and made.get("derived") and repeats:
-        reason = "it is graded or trained anew, which only its file says how"
-    elif made:
-        try:
-            task = task_from(name, made)
-        except HeadraceError as error:
-            reason = error.message
-        else:
-            own = task.fingerprint()
-            if not registry.differences({key: one for key, one in fingerprint.items() if key in own}, own):
-                return Plan(app, "", tasks=(task,)), task
-            reason = "what the log keeps of it makes another one with these libraries"
-    raise DeclarationError(
-        f"the log alone does not say how to make «{name}»: {reason}", advice="Give the pipeline's file: --file FILE."
-    )
+    """Return the model's plan: of the pipeline's file, else of what the log keeps of the declaration."""
+    record = registry.read_model(log, name) or {}
+    if file is None:
+        return declared_by_log(name, record, repeats=repeats)
+    plan = load_app(file).plan()
+    return plan, declared_by_plan(plan, name, record, where=file)
 
 
-def _rebuild(log: Log, name: str, file: str | None, *, show: bool = False) -> Callable[[Place], Rebuilt]:
+def _rebuilder(log: Log, name: str, file: str | None, *, show: bool = False) -> Callable[[Place], Rebuilt]:
     def at(place: Place) -> Rebuilt:
         plan, task = _declared(log, name, file)
         progress = replay_progress() if show else None
         shown = None if progress is None else lambda step, last: progress(name, step, last)
-        return rebuilt_at(plan, task, log, place, on_step=shown)
+        return rebuild(plan, task, log, place, on_step=shown)
 
     return at
 
@@ -401,17 +447,17 @@ def _about_rebuilt(found: Rebuilt) -> dict[str, Any]:
     return {"position": position, "rows": found.version.rows, "known": found.known}
 
 
-def _as_rebuilt(shelf: VersionList, found: Rebuilt, result: dict[str, Any]) -> VersionRecord:
-    """The version that it was, with what it had learned there."""
-    of = shelf.find(found.version.number)
+def _as_rebuilt(versions: VersionList, found: Rebuilt, result: dict[str, Any]) -> VersionRecord:
+    """Return the version that it was, with what it had learned there."""
+    of = versions.find(found.version.number)
     about = {name: result[name] for name in ("position", "rows", "hash", "learned")}
     return VersionRecord.from_dict({**of.to_dict(), **about, "metrics": {}, "tags": [], "known": found.known})
 
 
 def _exported(
-    log: Log, shelf: VersionList, version: VersionRecord, state: dict[str, Any], file: str | None
+    log: Log, versions: VersionList, version: VersionRecord, state: dict[str, Any], file: str | None
 ) -> Exported:
-    def learner() -> Any:
+    def learner() -> Learner:
         return _declared(log, version.model, file, repeats=False)[1].learner
 
-    return Exported(version, shelf.fingerprint(version), shelf.lineage(version), state, learner)
+    return Exported(version, versions.fingerprint(version), versions.lineage(version), state, learner)

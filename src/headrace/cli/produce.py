@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from headrace.cli.arguments import JsonOption, LogOption, location
 from headrace.cli.console import talk
-from headrace.cli.log import JsonOption, LogOption, location
 from headrace.engines.local.signals import Signals
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from headrace.cli.arguments import JsonOption, LogOption, load_app, location
 from headrace.cli.console import print_table, talk
-from headrace.cli.log import JsonOption, LogOption, location
-from headrace.cli.pipeline_file import load_app
 from headrace.engines.local.signals import Signals, Stopped
 from headrace.errors import DeclarationError, LogLocked
 from headrace.pipeline.app import App
@@ -32,7 +31,7 @@ def serve(
     file: Annotated[str, typer.Argument(help="A Python file with one App in it, or FILE:NAME.")],
     host: Annotated[str | None, typer.Option("--host", help="Where to listen; 127.0.0.1 if left out.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="8000 if left out; 0: a free one.")] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that answer, on one port.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that serve, on one port.")] = 1,
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Only follow the log, which another process writes.")
     ] = False,
@@ -48,7 +47,7 @@ def serve(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the pipeline in a file, and answer over HTTP: predictions, training, Open Inference Protocol, metrics.
+    """Run the pipeline in a file, and serve it over HTTP: predictions, training, Open Inference Protocol, metrics.
 
     Where another process runs the pipeline, its log is followed. Every option can be an environment variable too:
     HEADRACE_SERVE_PORT, HEADRACE_SERVE_JWT_SECRET, and so on.
@@ -80,7 +79,7 @@ def serve(
 
 
 def read_settings(given: dict[str, Any]) -> ServeSettings:
-    """Options as given, the others from the environment.
+    """Return options as given, the others from the environment.
 
     Raises:
         DeclarationError: one is wrong. Its value is not shown: it may be a secret.
@@ -92,12 +91,12 @@ def read_settings(given: dict[str, Any]) -> ServeSettings:
     try:
         return ServeSettings(**given)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
+        told = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_input=False)]
         raise DeclarationError(f"serve: {'; '.join(told)}") from None
 
 
 def _serve_alone(pipeline: App, settings: ServeSettings, signals: Signals, *, run: bool, as_json: bool) -> None:
-    """In this process: with the pipeline, or beside the one that runs it."""
+    """Serve in this process: with the pipeline, or beside the one that runs it."""
     if run:
         try:
             running = pipeline.start(serve=settings)
@@ -139,7 +138,7 @@ def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json
 def _serve_by_workers(
     pipeline: App, settings: ServeSettings, named: dict[str, Any], signals: Signals, *, file: str, count: int, run: bool
 ) -> None:
-    """Processes that follow, and answer; this one runs the pipeline, unless another one does."""
+    """Start processes that follow, and serve; this one runs the pipeline, unless another one does."""
     from headrace.engines.local.serving.service import ServerBinding
     from headrace.engines.local.serving.workers import is_file, workers
     from headrace.serve.settings import SOME_KEY
@@ -229,13 +228,13 @@ def list_(log: LogOption = None, file: FileOption = None, as_json: JsonOption = 
     Example: headrace keys list
     """
     found = [
-        {"id": one.id, "name": one.name, "scopes": list(one.scopes), "created": one.created}
-        for one in _opened(log, file).all()
+        {"id": key.id, "name": key.name, "scopes": list(key.scopes), "created": key.created}
+        for key in _opened(log, file).all()
     ]
     if as_json:
         print(json.dumps(found))
     else:
-        print_table([{**one, "scopes": ", ".join(one["scopes"])} for one in found])
+        print_table([{**row, "scopes": ", ".join(row["scopes"])} for row in found])
 
 
 @keys.command("revoke")

@@ -31,7 +31,7 @@ from headrace.registry.versions import VersionRecord
 
 @dataclass(frozen=True)
 class Exported:
-    """What is exported.
+    """A version to export.
 
     Attributes:
         version: which one.
@@ -64,7 +64,7 @@ def export(directory: Path, what: Exported) -> list[str]:
     arrays = {name: value for name, value in what.state.items() if isinstance(value, np.ndarray)}
     with (directory / "state.npz").open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    plain = {name: one for name, one in what.state.items() if name not in arrays and name != "estimator.tree"}
+    plain = {name: value for name, value in what.state.items() if name not in arrays and name != "estimator.tree"}
     about = {**what.version.to_dict(), "fingerprint": dict(what.fingerprint), "values": plain}
     (directory / "model.json").write_text(json.dumps(about, indent=2, ensure_ascii=False, default=str) + "\n")
     (directory / "MODEL_CARD.md").write_text("\n".join(_card(what, files, notes)) + "\n")
@@ -73,7 +73,7 @@ def export(directory: Path, what: Exported) -> list[str]:
 
 @dataclass(frozen=True)
 class Notes:
-    """What a library's files need to be said about them.
+    """Remarks on a library's files.
 
     Attributes:
         load: lines of Python that load them; the last one leaves the model in ``model``.
@@ -113,7 +113,7 @@ def _scikit_learn(directory: Path, what: Exported) -> Written:
 
 
 def _estimator(what: Exported) -> Any:
-    """The estimator in the state; one with classes of the user's own needs the declared learner."""
+    """Return the estimator in the state; one with classes of the user's own needs the declared learner."""
     from headrace.learn.adapters.sklearn import stored_estimator
 
     try:
@@ -151,14 +151,14 @@ def _kmeans(directory: Path, what: Exported) -> Written:
 
 
 def _linear(directory: Path, what: Exported) -> Written:
-    """The plane, and the coefficients as R's ``lm`` has them."""
+    """Write the plane, and the coefficients as R's ``lm`` has them."""
     learner = what.learner()
     learner.restore(what.state)
     intercept, coefficients = learner.plane
     with (directory / "plane.npz").open("wb") as file:
         np.savez(file, allow_pickle=False, intercept=np.float64(intercept), coefficients=coefficients)
     names = _columns_of(what)
-    about = {"rows": learner.rows, "r_squared": learner.r_squared, "columns": [_label(one) for one in names]}
+    about = {"rows": learner.rows, "r_squared": learner.r_squared, "columns": [_label(name) for name in names]}
     if len(names) == len(coefficients):
         about |= {"coefficients": learner.coefficients(names), "standard_errors": learner.standard_errors(names)}
     (directory / "linear.json").write_text(json.dumps(_json(about), indent=2, ensure_ascii=False) + "\n")
@@ -173,7 +173,7 @@ def _linear(directory: Path, what: Exported) -> Written:
 
 
 def _columns_of(what: Exported) -> list[Any]:
-    """Names of the columns of X: of a category (column, word), the word None where none has the column."""
+    """Return names of the columns of X: of a category (column, word), the word None where none has the column."""
     words = what.version.training.get("words", {})
     names: list[Any] = []
     for feature in what.fingerprint.get("features", ()):
@@ -191,9 +191,9 @@ def _label(name: Any) -> str | None:
 
 
 def _json(value: Any) -> Any:
-    """NaN, which JSON does not know, as null."""
+    """Return a value with null for NaN, which JSON does not know."""
     if isinstance(value, dict):
-        return {key: _json(one) for key, one in value.items()}
+        return {key: _json(item) for key, item in value.items()}
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
@@ -271,7 +271,7 @@ def _card(what: Exported, files: Sequence[str], notes: Notes) -> Iterator[str]:
         }
     )
     yield from ("", "## Where it comes from", "")
-    yield from (f"- version {one.version}: {one.reason}, by {one.by}" for one in what.lineage)
+    yield from (f"- version {version.version}: {version.reason}, by {version.by}" for version in what.lineage)
     yield from ("", "## How good it is", "")
     yield from _metrics(version.metrics)
     yield from (
@@ -285,14 +285,14 @@ def _card(what: Exported, files: Sequence[str], notes: Notes) -> Iterator[str]:
         "```",
         "",
     )
-    yield f"Files: {', '.join(f'`{one}`' for one in files) or 'none of a library'}; `state.npz` has the arrays alone."
+    yield f"Files: {', '.join(f'`{file}`' for file in files) or 'none of a library'}; `state.npz` has the arrays alone."
     yield from ("", "## Libraries it learned with", "")
     yield from _table(version.libraries)
     yield from ("", "## What to know", "")
     yield "- Probabilities are the model's own, uncalibrated."
     yield "- It knows the rows above and no later ones; how good it is on others, these figures do not say."
     yield "- Features must be made as they were: columns in the order above, images scaled as declared."
-    yield from (f"- {one}" for one in notes.limits)
+    yield from (f"- {limit}" for limit in notes.limits)
 
 
 def _table(values: Mapping[str, Any]) -> Iterator[str]:
@@ -309,7 +309,7 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
     for stream, values in metrics.items():
         yield f"On «{stream}»:"
         yield ""
-        yield from _table({key: one for key, one in values.items() if key not in ("labels", "confusion")})
+        yield from _table({key: value for key, value in values.items() if key not in ("labels", "confusion")})
         if values.get("confusion"):
             yield from ("", "Confusion (rows are the truth):", "", *_confusion(values["labels"], values["confusion"]))
 

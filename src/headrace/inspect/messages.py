@@ -17,7 +17,7 @@ from headrace.wire import WireMessages
 
 
 def to_json(value: Any) -> str:
-    """One JSON value in one line.
+    """Return one JSON value in one line.
 
     >>> to_json({"price": Decimal("1.10"), "raw": b"\\x00", "gone": float("nan")})
     '{"price": 1.1, "raw": "AA==", "gone": "NaN"}'
@@ -26,16 +26,16 @@ def to_json(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types: bytes as base64, times in ISO 8601, decimals as numbers where a double holds them.
+    """Return a value in JSON's types: bytes as base64, times in ISO 8601, decimals as numbers where they fit a double.
 
     >>> from uuid import UUID
     >>> plain([UUID(int=0), b"a"])
     ['00000000-0000-0000-0000-000000000000', 'YQ==']
     """
     if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, datetime | date | time):
@@ -56,14 +56,14 @@ def _number(value: Decimal) -> int | float | str:
 
 
 def rows(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Rows of an entry, by offset, as flat JSON values."""
+    """Yield rows of an entry, by offset, as flat JSON values."""
     part = entry.records.slice(start - entry.offset, stop - start)
     for row in plain_values.rows(present(part)):
         yield plain(row)
 
 
 def messages(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Rows of an entry, by offset, as `kcat -J` prints messages: ``ts`` in milliseconds, headers as a flat list."""
+    """Yield rows of an entry, by offset, as `kcat -J` prints messages: ``ts`` in ms, headers as a flat list."""
     batch = Batch(entry.records.slice(start - entry.offset, stop - start))
     keys = batch.key_columns
     for offset, row in enumerate(rows(entry, start, stop), start):
@@ -82,7 +82,7 @@ def messages(entry: Entry, start: int, stop: int) -> Iterator[dict[str, Any]]:
 
 
 def wire_lines(messages: WireMessages) -> Iterator[dict[str, Any]]:
-    """Messages as they lie on a broker, as `kcat -J` prints them; JSON in keys and values is not quoted once more.
+    """Yield messages as they lie on a broker, as `kcat -J` prints them; JSON in keys and values is not quoted again.
 
     What is neither JSON nor UTF-8 is base64, with ``"encoding": "base64"`` beside it.
     """
@@ -104,7 +104,7 @@ def wire_lines(messages: WireMessages) -> Iterator[dict[str, Any]]:
 
 
 def _shown(value: bytes | None) -> tuple[Any, bool]:
-    """Bytes as JSON, text or base64; and whether they could be read."""
+    """Return bytes as JSON, text or base64; and whether they could be read."""
     if value is None:
         return None, True
     try:

@@ -116,7 +116,7 @@ def _image_of(row: Any, name: str) -> tuple[Any, Any]:
         return row, None
     if row.get(name) is None:
         raise DeclarationError(f"the row has no «{name}», only {', '.join(map(str, row))}", advice="Say pixels=….")
-    return row[name], next((row[one] for one in _NAMES if row.get(one) is not None), None)
+    return row[name], next((row[name] for name in _NAMES if row.get(name) is not None), None)
 
 
 def _single(rows: list[Any]) -> Any:
@@ -154,8 +154,8 @@ def _curve(model: Any, target: str | None, metric: str) -> tuple[list[float], li
     if isinstance(model, pa.RecordBatch):
         model = pa.Table.from_batches([model])
     if not isinstance(model, pa.Table):
-        pairs = [tuple(one) for one in model]
-        if any(len(one) != 2 for one in pairs):
+        pairs = [tuple(pair) for pair in model]
+        if any(len(pair) != 2 for pair in pairs):
             raise DeclarationError("a curve is drawn from pairs (rows, accuracy)")
         return [float(count) for count, _ in pairs], [float(value) for _, value in pairs]
     return _of_predictions(model, target) if "prediction" in model.column_names else _of_metrics(model, metric)
@@ -163,7 +163,7 @@ def _curve(model: Any, target: str | None, metric: str) -> tuple[list[float], li
 
 def _of_metrics(table: pa.Table, metric: str) -> tuple[list[float], list[float]]:
     names = table.column_names
-    count = next((one for one in ("learned", "rows") if one in names), None)
+    count = next((column for column in ("learned", "rows") if column in names), None)
     if metric not in names or count is None:
         raise DeclarationError(
             f"rows of {', '.join(names)} hold no curve of «{metric}»",
@@ -174,7 +174,7 @@ def _of_metrics(table: pa.Table, metric: str) -> tuple[list[float], list[float]]
 
 
 def _of_predictions(table: pa.Table, target: str | None) -> tuple[list[float], list[float]]:
-    name = target or next((one for one in _NAMES[1:] if one in table.column_names), None)
+    name = target or next((column for column in _NAMES[1:] if column in table.column_names), None)
     if name is None or name not in table.column_names:
         raise DeclarationError(
             f"the predictions have no column «{name or 'labels'}»", advice="Name the labels' column: target=…."

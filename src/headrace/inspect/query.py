@@ -16,7 +16,7 @@ from headrace.plain_values import texts, united
 
 
 class HasTopics(Protocol):
-    """What a query needs: names."""
+    """A log or a cluster, as a query needs it: names."""
 
     def topics(self) -> Mapping[str, object]: ...
 
@@ -49,7 +49,7 @@ def query_topics(log: HasTopics, query: str, read: Callable[[Any, str], pa.Table
 
 
 def topic_table(log: Log, topic: str) -> pa.Table:
-    """A whole topic as people read it: the row's columns, then ``op``, ``position``, ``ts`` and ``offset``."""
+    """Return a whole topic as people read it: the row's columns, then ``op``, ``position``, ``ts`` and ``offset``."""
     tables: list[pa.Table] = []
     for entry in walk(log, topic):
         numbers = range(entry.offset, entry.offset + entry.records.num_rows)
@@ -58,19 +58,19 @@ def topic_table(log: Log, topic: str) -> pa.Table:
 
 
 def with_numbers(table: pa.Table, **columns: pa.Array) -> pa.Table:
-    """A table with further columns; where it has one of the name, the new one's begins with ``__``."""
+    """Return a table with further columns; where it has one of the name, the new one's begins with ``__``."""
     for name, numbers in columns.items():
         table = table.append_column(name if name not in table.column_names else f"__{name}", numbers)
     return table
 
 
 def joined(tables: list[pa.Table]) -> pa.Table:
-    """Tables of one topic as one; see `united`."""
+    """Join tables of one topic; see `united`."""
     return united(tables) if tables else pa.table({"offset": pa.array([], pa.int64())})
 
 
 def _for_duckdb(table: pa.Table) -> pa.Table:
-    """A table whose columns DuckDB takes: what it has no type for is text, as PostgreSQL prints it."""
+    """Return a table whose columns DuckDB takes: what it has no type for is text, as PostgreSQL prints it."""
     for i, field in enumerate(table.schema):
         column = _known_to_duckdb(table.column(i), field.type)
         if column is not None:
@@ -79,7 +79,7 @@ def _for_duckdb(table: pa.Table) -> pa.Table:
 
 
 def _known_to_duckdb(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray | None:
-    """Another column for one that DuckDB does not take; None where it takes it."""
+    """Return another column for one that DuckDB does not take; None where it takes it."""
     if pa.types.is_float16(kind):
         return column.cast(pa.float32())
     finer = None
@@ -105,7 +105,7 @@ def _is_foreign_to_duckdb(kind: pa.DataType) -> bool:
     if pa.types.is_nested(kind):
         inner = [kind.field(i).type for i in range(kind.num_fields)]
         awkward = (pa.types.is_float16, pa.types.is_duration)
-        return any(_is_foreign_to_duckdb(one) or any(matches(one) for matches in awkward) for one in inner)
+        return any(_is_foreign_to_duckdb(part) or any(matches(part) for matches in awkward) for part in inner)
     return False
 
 

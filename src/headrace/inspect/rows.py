@@ -1,19 +1,22 @@
-"""Rows of a topic, read at once: a table in a notebook, Arrow or pandas on request."""
+"""Rows of a topic, read at once, and tables of them for people: in a terminal and in a notebook."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import html
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from headrace.batch import Batch, present
 from headrace.errors import LogError
 from headrace.log.base import Log, walk
-from headrace.plain_values import beyond, united, values
+from headrace.plain_values import beyond, repr_text, united, values
 from headrace.plan.task import StreamPlan
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SHOWN_ROWS = 10
 
 
 class Rows:
@@ -23,11 +26,11 @@ class Rows:
         self._table = table
 
     def to_arrow(self) -> pa.Table:
-        """Columns by their names, then ``op``, ``position`` and ``ts``."""
+        """Return columns by their names, then ``op``, ``position`` and ``ts``."""
         return self._table
 
     def to_pandas(self) -> pd.DataFrame:
-        """The same as a DataFrame (needs pandas).
+        """Return the same as a DataFrame (needs pandas).
 
         A column with a value that Python's types do not hold (a day before the year 1 or after 9999, infinity,
         24:00:00) is one of objects: such a value is the text that PostgreSQL prints, the others are as in `datetime`.
@@ -47,18 +50,14 @@ class Rows:
         return int(self._table.num_rows)
 
     def __repr__(self) -> str:
-        from headrace.inspect.tables import text_table
-
         return text_table(self._table)
 
     def _repr_html_(self) -> str:
-        from headrace.inspect.tables import html_table
-
         return html_table(self._table)
 
 
 def read_rows(log: Log, plan: StreamPlan) -> Rows:
-    """A stream's rows, as the log holds them now.
+    """Read a stream's rows, as the log holds them now.
 
     Raises:
         LogError: the log has no such topic.
@@ -73,3 +72,40 @@ def read_rows(log: Log, plan: StreamPlan) -> Rows:
             records = operation.apply(Batch(records)).records
         tables.append(present(records))
     return Rows(united(tables))
+
+
+def text_table(table: pa.Table, *, limit: int = SHOWN_ROWS) -> str:
+    """Return the first rows as aligned text."""
+    shown = table.slice(0, limit)
+    columns = [
+        [name, *(cell(value) for value in values(column))]
+        for name, column in zip(table.column_names, shown.columns, strict=True)
+    ]
+    widths = [max(len(text) for text in column) for column in columns]
+    lines = [
+        "  ".join(column[row].ljust(width) for column, width in zip(columns, widths, strict=True)).rstrip()
+        for row in range(shown.num_rows + 1)
+    ]
+    if table.num_rows > limit:
+        lines.append(f"… {table.num_rows} rows")
+    return "\n".join(lines)
+
+
+def html_table(table: pa.Table, *, limit: int = SHOWN_ROWS) -> str:
+    """Return the first rows as an HTML table."""
+    shown = table.slice(0, limit)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.column_names)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell(value))}</td>" for value in row) + "</tr>"
+        for row in zip(*(values(column) for column in shown.columns), strict=True)
+    )
+    more = f"<p>… {table.num_rows} rows</p>" if table.num_rows > limit else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+
+
+def cell(value: Any) -> str:
+    """Return one value, short."""
+    if value is None:
+        return "–"
+    text = value.isoformat(sep=" ") if hasattr(value, "isoformat") and hasattr(value, "hour") else repr_text(value)
+    return text if len(text) <= 40 else text[:39] + "…"

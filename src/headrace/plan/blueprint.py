@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from headrace.errors import HeadraceError
+from headrace.errors import DeclarationError, HeadraceError
 from headrace.learn.base import Learner, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import Feature
@@ -20,14 +20,16 @@ from headrace.learn.images import Image, Vector
 from headrace.learn.kmeans import KMeans
 from headrace.learn.linear import LinearRegression
 from headrace.learn.state import dump_state, load_state
+from headrace.plan.plan import Plan
 from headrace.plan.task import Cut, ModelTask, PredictPlan, StreamPlan, Versions
+from headrace.registry.models import differences
 
 LARGEST = 262_144
 _FEATURES: dict[str, Any] = {"Image": Image, "Vector": Vector, "Category": Category}
 
 
 def blueprint(task: ModelTask) -> dict[str, Any] | None:
-    """What the model can be made of again, as JSON values; None where there is no such form.
+    """Return what the model can be made of again, as JSON values; None where there is no such form.
 
     >>> task = ModelTask("m", KMeans(2), ("x",), learn=(StreamPlan("rows"),))
     >>> task_from("m", blueprint(task)).fingerprint() == task.fingerprint()
@@ -57,7 +59,7 @@ def blueprint(task: ModelTask) -> dict[str, Any] | None:
 
 
 def task_from(name: str, made: Mapping[str, Any]) -> ModelTask:
-    """The inverse of `blueprint`. It learns the same; where its answers go is not known.
+    """Make a model of its blueprint. It learns the same; where its predictions go is not known.
 
     Raises:
         HeadraceError: a part of it cannot be made here.
@@ -65,7 +67,7 @@ def task_from(name: str, made: Mapping[str, Any]) -> ModelTask:
     return ModelTask(
         name,
         _made_learner(made["learner"]),
-        tuple(one if isinstance(one, str) else _feature(one) for one in made["features"]),
+        tuple(feature if isinstance(feature, str) else _feature(feature) for feature in made["features"]),
         made["target"],
         Cut(**made["cut"]),
         tuple(StreamPlan(topic) for topic in made["learn"]),
@@ -76,15 +78,65 @@ def task_from(name: str, made: Mapping[str, Any]) -> ModelTask:
     )
 
 
+def declared_by_plan(plan: Plan, name: str, record: Mapping[str, Any], *, where: str) -> ModelTask:
+    """Return a model's task as a plan has it, where a log knows the model likewise.
+
+    Args:
+        record: what the log keeps of the model (`headrace.registry.models.read_model`).
+        where: the plan comes from, for messages.
+
+    Raises:
+        DeclarationError: the plan has no such model, or declares it differently.
+    """
+    task = next((model for model in plan.models if model.name == name), None)
+    if task is None:
+        raise DeclarationError(f"{where} declares no model «{name}»")
+    fingerprint = record.get("fingerprint") or {}
+    changed = differences(fingerprint, task.fingerprint()) if fingerprint else []
+    if changed:
+        raise DeclarationError(f"{where} declares «{name}» differently from the log: {'; '.join(changed)}")
+    return task
+
+
+def declared_by_log(name: str, record: Mapping[str, Any], *, repeats: bool) -> tuple[Plan, ModelTask]:
+    """Return the plan of a model alone, as a log keeps the declaration.
+
+    Args:
+        record: what the log keeps of the model.
+        repeats: its steps are to be repeated, for which the log does not know enough of a model that is graded.
+
+    Raises:
+        DeclarationError: the log does not say how to make the model.
+    """
+    made, fingerprint = record.get("blueprint"), record.get("fingerprint") or {}
+    reason = "it is made of what is not kept in a log (functions, classes of your own, transformed streams)"
+    if made and made.get("derived") and repeats:
+        reason = "it is graded or trained anew, which only its file says how"
+    elif made:
+        try:
+            task = task_from(name, made)
+        except HeadraceError as error:
+            reason = error.message
+        else:
+            own = task.fingerprint()
+            if not differences({key: value for key, value in fingerprint.items() if key in own}, own):
+                return Plan(str(record.get("app", "")), "", tasks=(task,)), task
+            reason = "what the log keeps of it makes another one with these libraries"
+    raise DeclarationError(
+        f"the log alone does not say how to make «{name}»: {reason}", advice="Give the pipeline's file: --file FILE."
+    )
+
+
 def _features(task: ModelTask) -> list[Any] | None:
     if callable(task.features):
         return None
     found: list[Any] = []
-    for one in task.features:
-        if isinstance(one, str):
-            found.append(one)
-        elif _FEATURES.get(type(one).__name__) is type(one):
-            found.append({"feature": type(one).__name__, **{f.name: getattr(one, f.name) for f in _own(type(one))}})
+    for feature in task.features:
+        kind = type(feature)
+        if isinstance(feature, str):
+            found.append(feature)
+        elif _FEATURES.get(kind.__name__) is kind:
+            found.append({"feature": kind.__name__, **{f.name: getattr(feature, f.name) for f in _own(kind)}})
         else:
             return None
     return found
@@ -93,7 +145,7 @@ def _features(task: ModelTask) -> list[Any] | None:
 def _feature(made: Mapping[str, Any]) -> Feature:
     kind = _FEATURES[made["feature"]]
     values = {field.name: made[field.name] for field in _own(kind)}
-    return kind(**{name: tuple(one) if isinstance(one, list) else one for name, one in values.items()})  # type: ignore[no-any-return]  # one of three classes
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})  # type: ignore[no-any-return]  # one of three classes
 
 
 def _own(kind: Any) -> list[Any]:
@@ -142,12 +194,12 @@ def _made_learner(made: Mapping[str, Any]) -> Learner:
 
 
 def _text(learner: Any) -> str:
-    """The declaration alone: what was learned before the log began is in its first checkpoint."""
+    """Return the declaration alone: what was learned before the log began is in its first checkpoint."""
     return base64.b64encode(dump_state(learner.unlearned().state())).decode()
 
 
 def _keras(learner: Any, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Architecture and compilation; weights are in the states."""
+    """Return architecture and compilation; weights are in the states."""
     import keras
 
     try:

@@ -27,7 +27,7 @@ INTERNAL = "__headrace"
 
 
 def served_topic(app: str, topic: str) -> str:
-    """Where answers given over HTTP wait for the task that writes their topic.
+    """Return the topic in which predictions given over HTTP wait for the task that writes theirs.
 
     >>> served_topic("fish", "weight-prediction")
     '__headrace.fish.served.weight-prediction'
@@ -51,7 +51,7 @@ class SourcePlan:
     allow_failing_updates: bool = False
 
     def matches(self, table: str) -> bool:
-        """Whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""
+        """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""
         return any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
 
     @property
@@ -86,14 +86,14 @@ class TopicsPlan:
     transactions: bool | None = None
 
     def matches(self, topic: str) -> bool:
-        """Whether a topic is one of these."""
+        """Return whether a topic is one of these."""
         table = topic.removeprefix(f"{self.prefix}.")
         return table != topic and any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
 
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """How topics are written to a cluster, and read from it where they do not show it themselves.
+    """Formats in which topics are written to a cluster, and read from it where messages do not show it themselves.
 
     Attributes:
         default: of topics that are not named.
@@ -128,7 +128,7 @@ class Plan:
 
     @property
     def on_kafka(self) -> bool:
-        """Whether the log is on a cluster, where others may write topics too."""
+        """True where the log is on a cluster, where others may write topics too."""
         return self.log.startswith("kafka:")
 
     @property
@@ -137,18 +137,18 @@ class Plan:
 
     @property
     def steps_topic(self) -> str:
-        """Where every commit records what it consumed."""
+        """The topic in which every commit records what it consumed."""
         return f"{INTERNAL}.{self.app}.steps"
 
     @property
     def served(self) -> dict[str, str]:
-        """Topic -> where answers given over HTTP wait for the model's task, which writes the topic itself."""
-        plans = [one for model in self.models for one in model.predict if one.served is not None]
+        """Topic -> the topic in which predictions given over HTTP wait for the model's task, which writes it."""
+        plans = [plan for model in self.models for plan in model.predict if plan.served is not None]
         return {
-            output.topic: one.served.topic
-            for one in plans
-            for output in one.outputs
-            if one.served is not None and one.served.topic == served_topic(self.app, output.topic)
+            output.topic: plan.served.topic
+            for plan in plans
+            for output in plan.outputs
+            if plan.served is not None and plan.served.topic == served_topic(self.app, output.topic)
         }
 
     @property
@@ -182,16 +182,16 @@ class Plan:
             if topic not in self.written
             and not topic.endswith(".dlq")
             and not any(topic.startswith(f"{prefix}.") for prefix in prefixes)
-            and not any(one.matches(topic) for one in self.topics)
+            and not any(source.matches(topic) for source in self.topics)
         )
 
     def first_tables(self, prefix: str) -> tuple[str, ...]:
-        """Tables (``schema.table``) of a source that models learn from: a snapshot reads them first."""
+        """Return tables (``schema.table``) of a source that models learn from: a snapshot reads them first."""
         topics = [stream.topic for model in self.models for stream in model.learn]
         return tuple(dict.fromkeys(t.removeprefix(f"{prefix}.") for t in topics if t.startswith(f"{prefix}.")))
 
     def check(self) -> None:
-        """Raises DeclarationError for the first mistake found."""
+        """Raise DeclarationError for the first mistake found."""
         _check_tasks(self)
         for task in self.tasks:
             for topic in task.topics:
@@ -204,7 +204,7 @@ class Plan:
         _check_circles(self)
 
     def check_topics(self, tables: Mapping[str, pa.Schema], existing: Iterable[str]) -> None:
-        """With what the sources and the log know: every topic read is written by somebody, every column exists."""
+        """Check against sources and log: every topic that is read is written by somebody, every column exists."""
         known = {*tables, *existing, *self.written}
         for task in self.tasks:
             for topic in task.topics:
@@ -237,7 +237,7 @@ class Plan:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON values."""
+        """Return the plan as JSON values."""
         return {
             "app": self.app,
             "log": self.log,
@@ -285,7 +285,7 @@ class Plan:
 
 
 def _order(topics: TopicsPlan) -> str:
-    """Which order of rows is possible, in words."""
+    """Return the order of rows that is possible, in words."""
     if topics.transactions:
         return "in commit order, by its transaction topic"
     return ARRIVAL if topics.transactions is False else f"in commit order where a transaction topic is; else {ARRIVAL}"
@@ -298,8 +298,8 @@ def _draw(task: Task) -> list[str]:
         return [f"├─ {task.name}", *(f"│    {line}" for line in lines_of(task.nodes))]
     lines = [f"├─ model «{task.name}»  {task.learner!r}"]
     lines += [f"│    {stream} ──learn, cut every {task.cut}──▶ «{task.name}»" for stream in task.learn]
-    for one in task.predict:
-        lines += [f"│    {one.stream} ──predict──▶ «{task.name}» ──▶ {output}" for output in one.outputs]
+    for plan in task.predict:
+        lines += [f"│    {plan.stream} ──predict──▶ «{task.name}» ──▶ {output}" for output in plan.outputs]
     lines += [f"│    {line}" for line in lines_of(task.nodes)]
     if task.retrain is not None:
         on = "when asked" if task.retrain.on is None else f"on each row of {name_of(task.nodes, task.retrain.on)}"
@@ -385,11 +385,11 @@ def _check_circles(plan: Plan) -> None:
 
 
 def _made_of(task: Task) -> list[tuple[str, Sequence[OutputPlan]]]:
-    """Topics of which each row is a cause of rows in others; what is only learned is none."""
+    """Return topics of which each row is a cause of rows in others; what is only learned is none."""
     if isinstance(task, StreamTask):
         return [(task.stream.topic, task.outputs)]
     predict = task.predict if isinstance(task, ModelTask) else ()
-    found: list[tuple[str, Sequence[OutputPlan]]] = [(one.stream.topic, one.outputs) for one in predict]
+    found: list[tuple[str, Sequence[OutputPlan]]] = [(plan.stream.topic, plan.outputs) for plan in predict]
     for number, node in enumerate(task.nodes):
         found += [(topic, node.outputs) for topic in dict.fromkeys(topics_behind(task.nodes, number))]
     return found
@@ -405,16 +405,16 @@ def _check_model(task: ModelTask) -> None:
         )
     if task.target is not None and task.target in task.feature_names:
         raise DeclarationError(f"«{task.target}» is both a feature and the target of «{task.name}»")
-    for one in task.predict:
-        if not one.outputs:
+    for plan in task.predict:
+        if not plan.outputs:
             raise DeclarationError(
-                f"the predictions of «{task.name}» on {one.stream.topic} go nowhere", advice="Add .to(topic)."
+                f"the predictions of «{task.name}» on {plan.stream.topic} go nowhere", advice="Add .to(topic)."
             )
     _check_texts(task)
 
 
 def _check_nodes(task: ModelTask | OperatorTask) -> None:
-    """What is derived is written, or something is made of it."""
+    """Check that what is derived is written, or something is made of it."""
     used = {node.source for node in task.nodes}
     if isinstance(task, ModelTask):
         used |= {number for number, _ in task.learn_nodes}
@@ -432,7 +432,7 @@ def _check_texts(task: ModelTask) -> None:
     for output in task.outputs:
         for operation in output.operations:
             computed = getattr(operation, "computed", {})
-            if any(isinstance(one, Text) and "features" in one.fields for one in computed.values()):
+            if any(isinstance(text, Text) and "features" in text.fields for text in computed.values()):
                 raise DeclarationError(
                     f"{{features}} in the text for «{output.topic}» needs features named as columns",
                     advice="Name the columns in the template.",
@@ -440,14 +440,14 @@ def _check_texts(task: ModelTask) -> None:
 
 
 def _check_keys(task: ModelTask | OperatorTask, tables: Mapping[str, pa.Schema]) -> None:
-    """Keys of both sides of a grade are there and may match, as far as captured tables tell."""
+    """Check that keys of both sides of a grade are there and may match, as far as captured tables tell."""
     for node in task.nodes:
         left = None if node.source is None else task.nodes[node.source].operator.stream
         node.operator.check(left, lambda stream, name: _known_field(stream, name, tables, task.name), task.name)
 
 
 def _known_field(stream: StreamPlan, name: str, tables: Mapping[str, pa.Schema], reader: str) -> pa.Field | None:
-    """A column of a captured table as a stream has it; None where that is not known before rows come.
+    """Return a column of a captured table as a stream has it; None where that is not known before rows come.
 
     Raises:
         DeclarationError: there is none of that name.
@@ -459,7 +459,7 @@ def _known_field(stream: StreamPlan, name: str, tables: Mapping[str, pa.Schema],
             return None
     if schema is None or name in schema.names:
         return None if schema is None else schema.field(name)
-    have = [one for one in schema.names if not is_meta(one)]
+    have = [column for column in schema.names if not is_meta(column)]
     raise DeclarationError(
         f"«{reader}» wants the column «{name}», which {stream.topic} does not have{_near(name, have)}",
         advice=f"Its columns are: {', '.join(have)}.",
@@ -467,15 +467,17 @@ def _known_field(stream: StreamPlan, name: str, tables: Mapping[str, pa.Schema],
 
 
 def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
-    """Columns of captured tables are known before anything runs; those of other topics when rows arrive."""
+    """Check columns of captured tables, which are known before anything runs; others are when rows arrive."""
     own = tuple(name for name in (task.target, task.sample_weight) if name)
-    streams = [(stream, own) for stream in task.learn] + [(one.stream, ()) for one in task.predict]
-    streams += [(one.stream, own[:1]) for one in task.evaluate if one.stream is not None]
+    streams = [(stream, own) for stream in task.learn] + [(plan.stream, ()) for plan in task.predict]
+    streams += [(plan.stream, own[:1]) for plan in task.evaluate if plan.stream is not None]
     for stream, more in streams:
-        if stream.topic not in tables or any(not isinstance(one, WithColumns) for one in stream.operations):
+        if stream.topic not in tables or any(not isinstance(operation, WithColumns) for operation in stream.operations):
             continue
         have = [name for name in tables[stream.topic].names if not is_meta(name)]
-        added = [name for one in stream.operations if isinstance(one, WithColumns) for name in one.computed]
+        added = [
+            name for operation in stream.operations if isinstance(operation, WithColumns) for name in operation.computed
+        ]
         for name in (*task.feature_names, *more):
             if name not in have and name not in added:
                 raise DeclarationError(
@@ -487,8 +489,8 @@ def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
 
 
 def _check_types(task: ModelTask, topic: str, fields: Mapping[str, pa.Field], more: Sequence[str]) -> None:
-    """Features, target and weight can be made of columns of these types: else each row would be refused."""
-    features: tuple[Any, ...] = () if callable(task.features) else task.features
+    """Check that features, target and weight can be made of columns of these types: else each row would be refused."""
+    features = () if callable(task.features) else task.features
     for feature in features:
         name = feature if isinstance(feature, str) else feature.column
         found = unfit(feature, fields[name]) if name in fields else None

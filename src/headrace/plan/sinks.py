@@ -1,4 +1,4 @@
-"""Where the rows of a stream go outside the log, as declared; and what is wrong with such declarations."""
+"""Sinks as they are declared: the rows of a stream go to a destination outside the log; and the checks of it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class SinkPlan:
         return f"{self.stream} ──▶ {self.name}  {self.spec.where}{key}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; no secret is among them."""
+        """Return JSON values; no secret is among them."""
         where, key = self.spec.where, list(self.spec.key)
         return {"name": self.name, "input": str(self.stream), "to": self.spec.kind, "where": where, "key": key}
 
 
 def check_sinks(sinks: Sequence[SinkPlan], written: Mapping[str, str]) -> None:
-    """Raises DeclarationError for names that are there twice, and topics that cannot be.
+    """Raise DeclarationError for names that are there twice, and topics that cannot be.
 
     Args:
         written: topic -> who writes it, sinks left out.
@@ -57,12 +57,12 @@ def check_sinks(sinks: Sequence[SinkPlan], written: Mapping[str, str]) -> None:
             if topic in written:
                 raise DeclarationError(
                     f"«{sink.name}» writes the topic «{topic}», which «{written[topic]}» writes",
-                    advice="Give the answers a topic of their own.",
+                    advice="Give the responses a topic of their own.",
                 )
 
 
 def check_sink_columns(sinks: Sequence[SinkPlan], schemas: Mapping[str, Iterable[str]]) -> None:
-    """Columns that a sink needs, where a captured table's columns are known before anything runs."""
+    """Check the columns that a sink needs, where a captured table's columns are known before anything runs."""
     for sink in sinks:
         have = columns_of(sink.stream.operations, schemas.get(sink.stream.topic))
         for name in sink.spec.columns if have is not None else ():
@@ -76,24 +76,24 @@ def check_sink_columns(sinks: Sequence[SinkPlan], schemas: Mapping[str, Iterable
 
 
 def columns_of(operations: Sequence[Operation], schema: Iterable[str] | None) -> list[str] | None:
-    """The columns after some operations; None where nobody knows before rows come.
+    """Return the columns after some operations; None where nobody knows before rows come.
 
     >>> columns_of([Select(("id",), {"twice": "x"}), WithColumns({"more": "id"})], None)
     ['id', 'twice', 'more']
     """
     found = None if schema is None else [name for name in schema if not is_meta(name)]
-    for one in operations:
-        if isinstance(one, Select):
-            found = [*one.names, *one.computed]
-        elif isinstance(one, WithColumns):
-            found = None if found is None else list(dict.fromkeys([*found, *one.computed]))
-        elif not isinstance(one, Filter):
+    for operation in operations:
+        if isinstance(operation, Select):
+            found = [*operation.names, *operation.computed]
+        elif isinstance(operation, WithColumns):
+            found = None if found is None else list(dict.fromkeys([*found, *operation.computed]))
+        elif not isinstance(operation, Filter):
             found = None
     return found
 
 
 def key_sources(operations: Sequence[Operation], key: Sequence[str]) -> list[str] | None:
-    """The columns of a topic that a key's columns are; None where an operation computes one of them.
+    """Return the columns of a topic that a key's columns are; None where an operation computes one of them.
 
     >>> key_sources([Select((), {"number": "id"}), Filter("big")], ["number"])
     ['id']

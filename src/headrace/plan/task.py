@@ -28,7 +28,7 @@ PREDICTION_COLUMNS = ("prediction", "status", "model", "model_version", "model_p
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where learning is cut: exactly one of the three is set, or none for `tick` only.
+    """The places at which learning is cut: exactly one of the three is set, or none for `tick` only.
 
     Attributes:
         rows: after so many accepted rows.
@@ -48,10 +48,10 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class PredictPlan:
-    """A stream that a model answers, and where the answers go.
+    """A stream whose rows a model predicts, and the topics that the predictions go to.
 
     Attributes:
-        served: a topic of answers that were given elsewhere, over HTTP: they go where these answers go.
+        served: a topic of predictions that were given elsewhere, over HTTP: they go where these go.
     """
 
     stream: StreamPlan
@@ -62,11 +62,11 @@ class PredictPlan:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatePlan:
-    """Where a model's answers are compared with the truth.
+    """Rows on which a model's predictions are compared with the truth.
 
     Attributes:
-        stream: rows that are answered before they are learned; None for a fixed set.
-        rows: the fixed set, answered after learning.
+        stream: rows that are predicted before they are learned; None for a fixed set.
+        rows: the fixed set, predicted after learning.
         every: rows between two lines of the metrics topic; 0: as the docstring of `Model.evaluate` says.
     """
 
@@ -78,7 +78,7 @@ class EvaluatePlan:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """When a model begins a new version by itself, and how many ended ones keep their state.
+    """Rules by which a model begins a new version by itself, and by which ended ones keep their state.
 
     Attributes:
         every: learned rows; 0: only a reset, a rollback or another declaration begins one.
@@ -91,12 +91,12 @@ class Versions:
 
 @dataclass(frozen=True, slots=True)
 class ModelTask:
-    """One model: what it learns from, what it answers.
+    """One model: what it learns from, what it predicts.
 
     Attributes:
         sample_weight: the column that says how much a learned row counts.
         missing: ``"pass"`` gives NaN to the learner where a number is missing, ``"reject"`` refuses the row.
-        nodes: what is derived from its answers; ``learn_nodes``: nodes whose rows it learns, and what is done to them.
+        nodes: what is derived from its predictions; ``learn_nodes``: nodes whose rows it learns, after operations.
         retrain: when it is trained anew; ``initial``: what it is before its first event.
     """
 
@@ -119,14 +119,14 @@ class ModelTask:
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics it reads, each once."""
-        streams = [*self.learn, *(one.stream for one in self.predict)]
-        streams += [one.stream for one in self.evaluate if one.stream is not None]
-        streams += [one.served for one in self.predict if one.served is not None]
+        streams = [*self.learn, *(plan.stream for plan in self.predict)]
+        streams += [plan.stream for plan in self.evaluate if plan.stream is not None]
+        streams += [plan.served for plan in self.predict if plan.served is not None]
         return tuple(dict.fromkeys([*(stream.topic for stream in streams), *topics_of(self.nodes)]))
 
     @property
     def outputs(self) -> tuple[OutputPlan, ...]:
-        found = [output for one in self.predict for output in one.outputs]
+        found = [output for plan in self.predict for output in plan.outputs]
         found += [output for node in self.nodes for output in node.outputs]
         found += [OutputPlan(self.metrics_topic)] if self.evaluate else []
         found += [OutputPlan(self.training_topic)] if self.retrain else []
@@ -134,17 +134,17 @@ class ModelTask:
 
     @property
     def training_topic(self) -> str:
-        """Where each training is told of: what came of it, and why."""
+        """The topic in which each training is told of: what came of it, and why."""
         return f"{self.name}-training"
 
     @property
     def metrics_topic(self) -> str:
-        """Where its evaluations are written."""
+        """The topic of its evaluations."""
         return f"{self.name}-metrics"
 
     @property
     def stores_beginning(self) -> bool:
-        """Whether the state before its first event is stored: another process would not make the same one."""
+        """True where the state before its first event is stored: another process would not make the same one."""
         return self.initial is not None or traits_of(self.learner).stores_beginning
 
     @property
@@ -153,27 +153,29 @@ class ModelTask:
         return () if callable(self.features) else tuple(map(column_of, self.features))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the model's state depends on, as JSON values."""
+        """Return what the model's state depends on, as JSON values."""
         features = self.features
         learner = type(self.learner)
         more: dict[str, Any] = {"sample_weight": self.sample_weight} if self.sample_weight else {}
         more |= {"missing": self.missing} if self.missing != "reject" else {}
-        # Recorded steps are repeated with it: another number would begin versions elsewhere than the answers say.
+        # Recorded steps are repeated with it: another number would begin versions elsewhere than the predictions say.
         more |= {"versions": self.versions.every} if self.versions.every else {}
-        served = [one.served.topic for one in self.predict if one.served is not None]
+        served = [plan.served.topic for plan in self.predict if plan.served is not None]
         more |= {"served": served} if served else {}
         more |= {"derived": [node.describe() for node in self.nodes]} if self.nodes else {}
         more |= {"retrain": self.retrain.describe()} if self.retrain else {}
         more |= {"initial": self.initial.text} if self.initial else {}
         if self.learn_nodes:
-            more["learns_derived"] = [[number, [str(one) for one in after]] for number, after in self.learn_nodes]
+            more["learns_derived"] = [
+                [number, [str(operation) for operation in operations]] for number, operations in self.learn_nodes
+            ]
         return {
             **more,
             "learner": f"{learner.__module__}.{learner.__qualname__}",
             "parameters": json.loads(json.dumps(self.learner.parameters(), default=str)),
             "features": getattr(features, "__qualname__", repr(features))
             if callable(features)
-            else [one if isinstance(one, str) else one.describe() for one in features],
+            else [feature if isinstance(feature, str) else feature.describe() for feature in features],
             "target": self.target,
             "cut": str(self.cut),
             "inputs": sorted(str(stream) for stream in self.learn),
@@ -196,7 +198,7 @@ class OperatorTask:
         return tuple(output for node in self.nodes for output in node.outputs)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What its state depends on, as JSON values."""
+        """Return what its state depends on, as JSON values."""
         return {"derived": [node.describe() for node in self.nodes]}
 
 
@@ -217,7 +219,7 @@ Task = ModelTask | OperatorTask | StreamTask
 
 
 def parse_cut(every: object) -> Cut:
-    """``every=`` as a `Cut`.
+    """Return ``every=`` as a `Cut`.
 
     Raises:
         DeclarationError: not ``"transaction"``, a positive row count, or a duration.
@@ -244,7 +246,7 @@ def parse_cut(every: object) -> Cut:
 
 
 def check_columns(names: Sequence[object], where: str) -> tuple[str, ...]:
-    """Column names as the user gave them."""
+    """Return column names as the user gave them, checked."""
     if isinstance(names, str):
         names = [names]
     wrong = [name for name in names if not isinstance(name, str)]
@@ -257,8 +259,8 @@ def check_columns(names: Sequence[object], where: str) -> tuple[str, ...]:
 
 
 def check_features(features: Sequence[object], where: str) -> tuple[str | Feature, ...]:
-    """Features as the user gave them: names of columns, or what makes features of one."""
+    """Return features as the user gave them, checked: names of columns, or what makes features of one."""
     if isinstance(features, str):
         features = [features]
-    check_columns([one.column if isinstance(one, Feature) else one for one in features], where)
+    check_columns([given.column if isinstance(given, Feature) else given for given in features], where)
     return tuple(features)  # type: ignore[arg-type]  # each is one or the other, it was checked

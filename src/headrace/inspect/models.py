@@ -1,4 +1,4 @@
-"""A model's newest scores, and its confusion matrix as a table."""
+"""Models of a log: the figures of each, its newest scores, and its confusion matrix as a table."""
 
 from __future__ import annotations
 
@@ -8,16 +8,47 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from headrace.log.base import Log
+from headrace.registry import models as registry
+from headrace.registry.versions import VersionList
+
 _OWN = ("stream", "model", "model_version", "model_position", "learned", "rows", "window", "labels", "confusion")
 
 
+def model_rows(log: Log) -> list[dict[str, Any]]:
+    """Return the figures of every model in a log."""
+    found = []
+    for name in log.records("model"):
+        progress = registry.read_progress(log, name) or registry.Progress()
+        shelf = VersionList.read(log, name)
+        found.append(
+            {
+                "model": name,
+                "version": progress.version,
+                "position": progress.position,
+                "rows": progress.model_rows,
+                "cuts": progress.counters.get("cuts", 0),
+                "pending": progress.pending,
+                "predicted": progress.counters.get("predicted", 0),
+                "rejected": progress.counters.get("rejected", 0),
+                "ignored": progress.counters.get("ignored", 0),
+                "size": progress.size,
+                "hash": progress.hash,
+                "diverged": progress.diverged,
+                "versions": len(shelf),
+                "tags": shelf.tags,
+            }
+        )
+    return found
+
+
 def metrics_of(line: dict[str, Any]) -> dict[str, float | None]:
-    """The metrics of a line, without what it says of itself."""
+    """Return the metrics of a line, without what it says of itself."""
     return {name: value for name, value in line.items() if name not in _OWN}
 
 
 def print_scores(lines: list[dict[str, Any]]) -> None:
-    """Every metric over all rows and over the newest, then the confusion matrix of each."""
+    """Print every metric over all rows and over the newest, then the confusion matrix of each."""
     for line in lines:
         console = Console()
         figures = metrics_of(line)
@@ -36,7 +67,7 @@ def _shown(value: float | None) -> str:
 
 
 def confusion_table(labels: list[str], counts: list[int]) -> Table:
-    """Rows are the truth, columns the answers; labels in their own order, right answers stand out.
+    """Return a table whose rows are the truth, its columns the predictions; labels in their own order.
 
     >>> table = confusion_table(["b", "a"], [3, 1, 0, 4])
     >>> [column.header for column in table.columns]
@@ -45,7 +76,7 @@ def confusion_table(labels: list[str], counts: list[int]) -> Table:
     k = len(labels)
     numbers = all(label.lstrip("-").isdigit() for label in labels)
     order = sorted(range(k), key=lambda i: int(labels[i]) if numbers else labels[i])
-    table = Table(title="confusion: rows are the truth, columns the answers", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title="confusion: rows are the truth, columns the predictions", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("truth")
     for j in order:
         table.add_column(labels[j], justify="right")

@@ -1,7 +1,12 @@
-"""Which log a command means, and opening it: a file, a pipeline's log on a cluster, or the cluster as a whole."""
+"""Arguments that commands share, and what they name: a log, or the pipeline in a Python file.
+
+A log is a file, a pipeline's log on a cluster, or the cluster as a whole.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +23,7 @@ from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import KafkaView
+from headrace.pipeline.app import App
 from headrace.plan.plan import Formats
 
 LogOption = Annotated[
@@ -32,7 +38,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON on s
 
 
 def location(log: str | None) -> str:
-    """Where the log is.
+    """Return the location of the log.
 
     Raises:
         DeclarationError: it was not said, and there is not exactly one file in this directory.
@@ -50,7 +56,7 @@ def location(log: str | None) -> str:
 
 @contextmanager
 def looking(log: str | None) -> Iterator[Log | KafkaView]:
-    """A file's log, or a whole cluster, to look at topics."""
+    """Open a file's log, or a whole cluster, to look at topics."""
     where = location(log)
     if not where.startswith(SCHEME):
         with reading(where) as held:
@@ -64,7 +70,7 @@ def looking(log: str | None) -> Iterator[Log | KafkaView]:
 
 @contextmanager
 def reading(log: str | None, *, name: str = "", formats: Formats | None = None) -> Iterator[Log]:
-    """One pipeline's log.
+    """Open one pipeline's log.
 
     Args:
         name: the pipeline's, where the location does not say it.
@@ -85,7 +91,7 @@ def reading(log: str | None, *, name: str = "", formats: Formats | None = None) 
 
 @contextmanager
 def writing(log: str | None) -> Iterator[Log]:
-    """One pipeline's log, to change records in it."""
+    """Open one pipeline's log, to change records in it."""
     where = location(log)
     with reading(where) as held:  # first: opening to write would make one where there is none
         name = held.location.name if isinstance(held, KafkaLog) else ""
@@ -94,3 +100,35 @@ def writing(log: str | None) -> Iterator[Log]:
         yield opened
     finally:
         opened.close()
+
+
+def load_app(file: str) -> App:
+    """Return the one App in a Python file; ``file.py:name`` chooses among several.
+
+    Raises:
+        DeclarationError: no such file, no App, or several and none chosen.
+    """
+    path, _, name = file.partition(".py:")
+    source = Path(f"{path}.py" if name else file)
+    if not source.is_file():
+        raise DeclarationError(f"there is no file {source}")
+    spec = importlib.util.spec_from_file_location("__headrace_app__", source)
+    if spec is None or spec.loader is None:
+        raise DeclarationError(f"{source} is no Python file", advice="Name the file that declares the app.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["__headrace_app__"] = module
+    sys.path.insert(0, str(source.resolve().parent))
+    spec.loader.exec_module(module)
+    apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
+    if name:
+        if name not in apps:
+            raise DeclarationError(
+                f"{source} has no App named «{name}»", advice=f"It has: {', '.join(apps) or 'none'}."
+            )
+        return apps[name]
+    distinct = {id(value): value for value in apps.values()}
+    if len(distinct) != 1:
+        raise DeclarationError(
+            f"{source} holds {len(distinct)} Apps", advice=f"Choose one as {source}:NAME ({', '.join(apps) or 'none'})."
+        )
+    return next(iter(distinct.values()))

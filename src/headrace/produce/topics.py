@@ -1,4 +1,4 @@
-"""Making and deleting topics, for ``headrace topics create`` and ``delete``; and who uses a topic."""
+"""Making and deleting topics of a log or a cluster, and finding those who use one."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ def refuse_used(topic: str, found: list[str], *, force: bool) -> None:
 
 
 def users(log: Log, topic: str) -> Iterator[str]:
-    """Who reads or writes a topic, as the log knows it: models, streams, captured sources."""
+    """Yield those who read or write a topic, as the log knows them: models, streams, captured sources."""
     for name, value in log.records("position").items():
         if topic in json.loads(value).get("offsets", {}):
             yield f"«{name}», which reads it"
     for name, value in log.records("model").items():
         inputs = json.loads(value).get("fingerprint", {}).get("inputs", [])
-        if any(one.partition(" │ ")[0] == topic for one in inputs):
+        if any(stream.partition(" │ ")[0] == topic for stream in inputs):
             yield f"«{name}», which reads it"
     for name, value in log.records("source").items():
         if topic in (json.loads(value).get("offsets") or {}):
@@ -140,7 +140,7 @@ def users(log: Log, topic: str) -> Iterator[str]:
 
 
 def _writers(log: Log, topic: str) -> list[str]:
-    """Tasks that have written a topic, as the steps that the log still holds tell."""
+    """Return tasks that have written a topic, as the steps that the log still holds tell."""
     found: dict[str, None] = {}
     wanted = f"{json.dumps(topic)}: ["
     for steps in log.topics():
