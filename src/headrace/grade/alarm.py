@@ -152,7 +152,6 @@ class Alarm(OperatorLogic):
         return _Group(streak if newest == size - 1 else 0, max(cool - size, 0), until)
 
     def copy(self) -> Alarm:
-        """Return another one in this state; neither sees the other's lines."""
         made = copy.copy(self)
         made._groups, made._keyed = dict(self._groups), copy.copy(self._keyed)
         return made
@@ -168,7 +167,6 @@ class Alarm(OperatorLogic):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what `snapshot` was taken of; the `AlarmSpec` is the same."""
         counts = [np.asarray(state[name], np.int64).tolist() for name in ("streak", "rows", "until_us")]
         groups = [_Group(*numbers) for numbers in zip(*counts, strict=True)]
         keys = self._keyed.load(state["groups"], len(groups))
@@ -176,5 +174,4 @@ class Alarm(OperatorLogic):
 
     @classmethod
     def measures_of(cls, newest: pa.Table, end: int) -> list[Measure]:
-        """Return how many alarms there were."""
         return [Measure("alarms", "Alarms since the topic began", end)]

@@ -21,6 +21,7 @@ from headrace.batch import told_apart
 from headrace.errors import HeadraceError
 from headrace.grade.interval_join.outcomes import STATUSES, Outcomes
 from headrace.grade.metrics import Metric
+from headrace.grade.operator_logic import tried_by_halves
 from headrace.position import format_positions
 
 TAIL = (
@@ -94,25 +95,20 @@ def graded_rows(
 
 
 def faults(left: pa.Table, right: pa.Table, spec: CompareSpec) -> dict[int, str]:
-    """Rows that the metric fails on, each with the reason; those of `graded_rows` that it takes together are no fault.
-
-    Where it fails on rows together, each half of them is tried by itself.
-    """
+    """Return rows that the metric fails on by themselves, each with the reason."""
     n = left.num_rows
     prediction, truth = _columns(left).get(spec.prediction, pa.nulls(n)), _columns(right).get(spec.target, pa.nulls(n))
-    found: dict[int, str] = {}
-    spans = [(0, n)]
-    while spans:
-        start, size = spans.pop()
-        try:
-            _error(prediction.slice(start, size), truth.slice(start, size), spec, None)
-        except Exception as error:  # whatever a metric of somebody's own raises
-            half = size // 2
-            if half:
-                spans += [(start, half), (start + half, size - half)]
-            else:
-                found[start] = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
-    return found
+
+    def attempt(rows: Ints) -> None:
+        start, size = int(rows[0]), len(rows)
+        _error(prediction.slice(start, size), truth.slice(start, size), spec, None)
+
+    return {row: reason_of(error) for row, error in tried_by_halves(n, attempt).items()}
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says of a row."""
+    return error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
 
 
 def _columns(table: pa.Table) -> Columns:

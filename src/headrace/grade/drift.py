@@ -227,7 +227,6 @@ class Drift(OperatorLogic):
 
     @classmethod
     def measures_of(cls, newest: pa.Table, end: int) -> list[Measure]:
-        """Return how many alarms there were."""
         return [Measure("alarms", "Alarms since the topic began", end)]
 
 

@@ -18,16 +18,16 @@ from headrace.arrays import Ints, Mask
 from headrace.batch import UPDATE, Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
-from headrace.grade.compare import CompareSpec, faults, graded_rows
+from headrace.grade.compare import CompareSpec, faults, graded_rows, reason_of
 from headrace.grade.interval_join.join import Arrivals, Join, Outcomes
 from headrace.grade.interval_join.keys import converter, kind_of, matching_keys, reconverted
 from headrace.grade.interval_join.pending import PendingRows, ascends, picked
-from headrace.grade.operator_logic import Measure
+from headrace.grade.operator_logic import Measure, tried_by_halves
 from headrace.plain_values import united
 from headrace.plan.operators import ARRIVAL, GRADED, Grade, Node
 from headrace.step.events import order_of
 from headrace.step.labels import Truths
-from headrace.step.operators import Operator, OperatorEvent, plain, reason_of, rows_at, whole
+from headrace.step.operators import Operator, OperatorEvent, plain, rows_at, whole
 from headrace.step.row_identity import ROW
 from headrace.step.state_codec import below
 
@@ -64,7 +64,6 @@ class GradeJoin(Operator):
         self._comparison: Comparison | None = None
 
     def begin(self, event: OperatorEvent) -> None:
-        """Find whom the event's rows meet."""
         self._comparison = Comparison(self, event)
 
     def push(self, event: OperatorEvent, place: int) -> list[Batch]:
@@ -106,7 +105,6 @@ class GradeJoin(Operator):
             self._comparison.found = self.join.advance(left, right)
 
     def due(self, idle_us: Mapping[str, int]) -> bool:
-        """Return whether something has waited too long after such a silence."""
         deadline = self.join.deadline_us
         return deadline is not None and min(self._times(idle_us)) - self.plan.lateness_us >= deadline
 
@@ -117,7 +115,6 @@ class GradeJoin(Operator):
             self._comparison = None
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the join, the labels and the schema; of JSON the times and the kinds of keys."""
         number = self.number
         flat: dict[str, Any] = {f"{number}.{key}": value for key, value in self.join.snapshot().items()}
         flat |= {f"truths.{number}.{key}": value for key, value in self.truths.state().items()}
@@ -126,7 +123,6 @@ class GradeJoin(Operator):
         return flat, {"seen": self.seen, "key_kinds": self.key_kinds}
 
     def restore(self, flat: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Become what `snapshot` was taken of."""
         number = self.number
         self.join.restore(below(f"{number}.", flat))
         if truths := below(f"truths.{number}.", flat):
@@ -140,7 +136,6 @@ class GradeJoin(Operator):
         self.key_kinds = about.get("key_kinds")
 
     def measures(self) -> list[Measure]:
-        """Return how many rows are pending, and the grades by their status."""
         predictions, labels = self.join.pending
         return [
             Measure("pending_labels", "Predictions that may still be graded", predictions),
@@ -152,7 +147,6 @@ class GradeJoin(Operator):
         ]
 
     def measures_of(self, newest: pa.Table, end: int) -> list[Measure]:
-        """Return the mean error of the newest grades."""
         if "error" not in newest.schema.names:
             return []
         mean = pc.mean(newest.column("error").drop_null()).as_py()
@@ -491,15 +485,14 @@ def errors_of(columns: Mapping[str, pa.Array], prediction: str, compare: Compare
     predictions, truth = columns[prediction], columns[compare.target]
     both = pc.and_(predictions.is_valid(), truth.is_valid()).to_numpy(zero_copy_only=False)
     found = np.full(len(both), np.nan)
-    rows = [np.flatnonzero(both)] if both.any() else []
-    while rows:
-        some = rows.pop()
-        try:
-            values = (side.take(pa.array(some)).to_numpy(zero_copy_only=False) for side in (predictions, truth))
-            found[some] = np.asarray(compare.metric(*values), np.float64)
-        except Exception:  # whatever a metric of somebody's own raises: the other rows have theirs
-            both[some] = len(some) > 1
-            rows += [half for half in np.array_split(some, 2) if len(some) > 1]
+    known = np.flatnonzero(both)
+
+    def attempt(some: Ints) -> None:
+        rows = known[some]
+        values = (side.take(pa.array(rows)).to_numpy(zero_copy_only=False) for side in (predictions, truth))
+        found[rows] = np.asarray(compare.metric(*values), np.float64)
+
+    both[known[list(tried_by_halves(len(known), attempt))]] = False
     return pa.array(found, mask=~both)
 
 

@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.batch import Batch
-from headrace.errors import DeclarationError, HeadraceError
+from headrace.errors import DeclarationError
 from headrace.event_time import event_times
 from headrace.grade.columns import no_numbers
-from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
+from headrace.grade.compare import reason_of
+from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results, tried_by_halves
 from headrace.plan.operators import Node, Predicted, StreamPlan, topics_behind
 from headrace.plan.task import PredictPlan
 from headrace.step.events import Merged, order_of
@@ -232,7 +233,6 @@ class Predictions(Operator):
         self.stream = plan.stream
 
     def entering(self, event: OperatorEvent) -> Entering:
-        """Return the rows that are to be predicted, and their predictions so far."""
         predictions = event.predictions.get(self.predict, ())
         served = [plan.served for plan in event.predicted[self.predict : self.predict + 1]]
         # Predictions that were made elsewhere are of no row that the log knows.
@@ -254,7 +254,6 @@ class Predictions(Operator):
         return _in_turn(found)
 
     def topic(self, event: OperatorEvent) -> str | None:
-        """Return the first topic that the predictions go to, else the one that they are of."""
         if self.node.outputs or self.predict >= len(event.predicted):
             return super().topic(event)
         plan = event.predicted[self.predict]
@@ -272,11 +271,9 @@ class TopicRows(Operator):
         self._batches: list[Batch] = []
 
     def begin(self, event: OperatorEvent) -> None:
-        """Take the topic's rows of the event."""
         self._batches = event.streams(self.stream, "derive")
 
     def entering(self, event: OperatorEvent) -> Entering:
-        """Return the topic's rows."""
         return Entering(self._batches)
 
     def push(self, event: OperatorEvent, place: int) -> list[Batch]:
@@ -289,11 +286,9 @@ class TopicRows(Operator):
         return found
 
     def topic(self, event: OperatorEvent) -> str:
-        """Return the topic."""
         return self.stream.topic
 
     def finish(self) -> None:
-        """Let go of the rows."""
         self._batches = []
 
 
@@ -322,27 +317,26 @@ class RowOperator(Operator):
     def _pushed(self, event: OperatorEvent, batch: Batch) -> list[Results]:
         """Return what comes of rows; those that cannot be taken are refused, and change nothing.
 
-        Where rows fail together, each half of them is tried by itself, so that only those at fault are refused. What
-        comes of the others does not depend on how they were put together.
+        What comes of the others does not depend on how they were put together.
         """
         time, reasons = self._unplaceable(batch)
-        rows = np.setdiff1d(np.arange(batch.num_rows), np.fromiter(reasons, np.int64, len(reasons)))
+        placeable = np.setdiff1d(np.arange(batch.num_rows), np.fromiter(reasons, np.int64, len(reasons)))
         found: list[Results] = []
-        parts = [rows] if len(rows) else []
-        while parts:
-            rows = parts.pop()
+
+        def attempt(some: Ints) -> None:
+            rows = placeable[some]
             part = batch if len(rows) == batch.num_rows else batch.take(rows)
+            records = plain(part).select(part.column_names) if self.logic.keeps_rows else part.records
             before = self.logic.copy()
             try:
-                records = plain(part).select(part.column_names) if self.logic.keeps_rows else part.records
                 found.append(self.logic.push(records, time[rows], order_of(part)))
-            except Exception as error:  # whatever Arrow, NumPy or a detector of somebody's own raises
+            except Exception:
                 self.logic = before
-                # What a column is called or of which type it is holds for all of its rows.
-                if len(rows) > 1 and not isinstance(error, DeclarationError):
-                    parts += np.array_split(rows, 2)[::-1]
-                else:
-                    reasons |= dict.fromkeys(rows.tolist(), reason_of(error))
+                raise
+
+        # What a column is called or of which type it is holds for all of its rows.
+        failed = tried_by_halves(len(placeable), attempt, of_all=(DeclarationError,))
+        reasons |= {int(placeable[row]): reason_of(error) for row, error in failed.items()}
         if reasons:
             bad = np.array(sorted(reasons))
             texts = [reasons[row] for row in bad.tolist()]
@@ -371,11 +365,9 @@ class RowOperator(Operator):
         return [good] if good.num_rows else []
 
     def mark(self) -> OperatorLogic:
-        """Return the logic as it is."""
         return self.logic.copy()
 
     def rewind(self, mark: OperatorLogic) -> None:
-        """Take back what was pushed since."""
         self.logic = mark
 
     def _watermark(self, idle_us: Mapping[str, int]) -> int:
@@ -387,34 +379,23 @@ class RowOperator(Operator):
         self._until = self._watermark(idle_us)
 
     def due(self, idle_us: Mapping[str, int]) -> bool:
-        """Return whether the silence has reached the logic's deadline."""
         deadline = self.logic.deadline_us
         return deadline is not None and self._watermark(idle_us) >= deadline
 
     def finish(self) -> None:
-        """Let go of the tick."""
         self._until = START
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what the logic knows."""
         return {f"{self.number}.{key}": value for key, value in self.logic.snapshot().items()}, {}
 
     def restore(self, flat: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Restore the logic."""
         self.logic.restore(below(f"{self.number}.", flat))
 
     def measures(self) -> list[Measure]:
-        """Return the logic's numbers."""
         return self.logic.measures()
 
     def measures_of(self, newest: pa.Table, end: int) -> list[Measure]:
-        """Return the logic's numbers about a topic."""
         return self.logic.measures_of(newest, end)
-
-
-def reason_of(error: Exception) -> str:
-    """Return what an error says of a row."""
-    return error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
 
 
 def rows_at(

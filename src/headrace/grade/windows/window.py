@@ -116,7 +116,6 @@ class Window(OperatorLogic):
             ) from error
 
     def advance(self, watermark_us: int) -> Results:
-        """Let time go on by a recorded tick: no row before this time is waited for. Lines are at place 0."""
         return self._open.advance(watermark_us)
 
     def watermark_after(self, idle_us: int) -> int:
@@ -167,7 +166,6 @@ class Window(OperatorLogic):
         return found | ({"since": self._open.since()} if isinstance(self._open, CountWindows) else {})
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what `snapshot` was taken of; the `WindowSpec` is the same."""
         batch = from_bytes(state["rows"])
         self._layout.remember(batch.schema)
         time_us, number = (np.asarray(state[name], np.int64) for name in ("row_time_us", "row_number"))
@@ -181,12 +179,10 @@ class Window(OperatorLogic):
             made.restore(rows)
 
     def measures(self) -> list[Measure]:
-        """Return how many rows came late."""
         return [Measure("window_late_rows", "Rows that came when their windows had closed", self.late)]
 
     @classmethod
     def measures_of(cls, newest: pa.Table, end: int) -> list[Measure]:
-        """Return the numbers of the newest window."""
         own = [field.name for field in newest.schema if field.name[:2] != "__" and pa.types.is_floating(field.type)]
         values = {name: value(newest.column(name)[-1]) for name in own}
         return [
