@@ -16,13 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import FormatError
-from headrace.formats import avro_declare
-from headrace.formats.avro_reader import Reader
+from headrace.formats import avro_schema
+from headrace.formats.avro_reader import Reader, finished
 from headrace.formats.avro_schema import parse
-from headrace.formats.avro_types import finished
 from headrace.formats.avro_writer import write
 from headrace.formats.coerce import fitting
-from headrace.formats.registry_columns import typed_reading
+from headrace.formats.registry_format import typed_reading
 
 UTC = datetime.UTC
 
@@ -268,9 +267,9 @@ def tables(draw: st.DrawFn) -> pa.RecordBatch:
 @settings(max_examples=200, deadline=None)
 @given(tables())
 def test_any_table_comes_back_and_fastavro_reads_it(table: pa.RecordBatch) -> None:
-    declared = avro_declare.record(table.schema, name="Value", namespace="s.public.t")
+    declared = avro_schema.record(table.schema, name="Value", namespace="s.public.t")
     rows = pa.StructArray.from_arrays(table.columns, fields=list(table.schema))
-    payloads = write(parse(json.dumps(declared)), avro_declare.physical(rows)).to_pylist()
+    payloads = write(parse(json.dumps(declared)), avro_schema.physical(rows)).to_pylist()
     for payload in payloads:
         stream = io.BytesIO(payload)
         fastavro.schemaless_reader(stream, fastavro.parse_schema(json.loads(json.dumps(declared))), None)
@@ -292,9 +291,9 @@ def test_any_table_comes_back_and_fastavro_reads_it(table: pa.RecordBatch) -> No
 )
 def test_columns_avro_cannot_hold_are_named(fields: list[pa.Field], match: str) -> None:
     with pytest.raises(FormatError, match=match):
-        avro_declare.record(fields, name="Value", namespace="t")
+        avro_schema.record(fields, name="Value", namespace="t")
 
 
 def test_a_number_beyond_63_bits_is_refused() -> None:
     with pytest.raises(FormatError, match="uint64 does not fit"):
-        avro_declare.physical(pa.array([2**64 - 1], pa.uint64()))
+        avro_schema.physical(pa.array([2**64 - 1], pa.uint64()))

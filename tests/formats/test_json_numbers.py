@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.formats.json_numbers import read_numbers
+from headrace.formats.json_parse import read_numbers
 
 
 def read(values: list[bytes]) -> pa.RecordBatch | None:

@@ -11,8 +11,7 @@ import pytest
 
 from headrace.errors import FormatError
 from headrace.formats import connect
-from headrace.formats.jsonschema import JsonSchemaDecoder
-from headrace.formats.jsonschema_types import from_connect, to_connect
+from headrace.formats.jsonschema import JsonSchemaDecoder, from_connect, to_connect
 from headrace.formats.registry import RegisteredSchema, SchemaId
 from headrace.formats.registry_framing import Framed
 

@@ -14,11 +14,10 @@ from headrace.errors import DeclarationError, FormatError
 from headrace.formats.arrow import ArrowFormat
 from headrace.formats.base import Encoded, Format
 from headrace.formats.csv import CsvFormat
-from headrace.formats.detect import detect
 from headrace.formats.factory import KNOWN, REGISTERED, format_for
 from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.plain import BytesFormat, StringFormat
-from headrace.formats.topic_formats import TopicCodec
+from headrace.formats.topic_formats import TopicCodec, detect
 from headrace.wire import WireMessages
 
 

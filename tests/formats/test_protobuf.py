@@ -15,7 +15,7 @@ pytest.importorskip("grpc_tools", reason="the extra «protobuf» is not installe
 from google.protobuf import descriptor_pb2, message_factory
 
 from headrace.errors import FormatError
-from headrace.formats import protobuf_schema
+from headrace.formats import protobuf
 from headrace.formats.protobuf import ProtobufDecoder
 from headrace.formats.registry import Reference, RegisteredSchema, SchemaId
 from headrace.formats.registry_framing import Framed
@@ -33,7 +33,7 @@ FIRST = b"\0"
 
 
 def message(*indexes: int) -> Any:
-    return message_factory.GetMessageClass(protobuf_schema.message(protobuf_schema.descriptor(SCHEMA), indexes))
+    return message_factory.GetMessageClass(protobuf.message(protobuf.descriptor(SCHEMA), indexes))
 
 
 def group(*payloads: bytes, scheme: str = "id") -> Framed:
@@ -101,7 +101,7 @@ def test_a_broken_message_is_bad_and_the_others_are_not(poison: bytes) -> None:
 
 
 def test_descriptors_instead_of_text() -> None:
-    file = protobuf_schema.descriptor(SCHEMA)
+    file = protobuf.descriptor(SCHEMA)
     texts = []
     for one in (file, file.dependencies[1]):
         copy = descriptor_pb2.FileDescriptorProto()
@@ -123,11 +123,11 @@ def test_descriptors_instead_of_text() -> None:
 )
 def test_schemas_that_cannot_be_used(text: str, references: tuple[Reference, ...], match: str) -> None:
     with pytest.raises(FormatError, match=match):
-        protobuf_schema.descriptor(RegisteredSchema("PROTOBUF", text, references))
+        protobuf.descriptor(RegisteredSchema("PROTOBUF", text, references))
 
 
 def test_a_message_in_itself_is_its_bytes() -> None:
     schema = RegisteredSchema("PROTOBUF", 'syntax = "proto3"; message L { int32 a = 1; L next = 2; }')
-    kind = message_factory.GetMessageClass(protobuf_schema.message(protobuf_schema.descriptor(schema), (0,)))
+    kind = message_factory.GetMessageClass(protobuf.message(protobuf.descriptor(schema), (0,)))
     found, bad = ProtobufDecoder()(group(FIRST + kind(a=1, next={"a": 2}).SerializeToString()), schema)
     assert rows(found)[0] == {"a": 1, "next": b"\x08\x02"} and not bad

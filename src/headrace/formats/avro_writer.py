@@ -27,7 +27,7 @@ def write(node: Node, rows: pa.Array, *, prefix: bytes = b"") -> pa.LargeBinaryA
     """Each row in Avro's binary form, behind ``prefix``.
 
     Args:
-        node: the schema; ``rows`` has the types that `avro_types.physical` makes for it, a null only where the
+        node: the schema; ``rows`` has the types that `avro_schema.physical` makes for it, a null only where the
             schema has a union with null.
 
     Raises:

@@ -35,10 +35,10 @@ from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, is_meta
 from headrace.formats import debezium, json_shapes
 from headrace.formats.base import FIRST, Decoded, Preceding
-from headrace.formats.coerce import Reading, fitting, reading
+from headrace.formats.coerce import Reading, fitting, raw_types, reading
 from headrace.formats.debezium import UNKNOWN, Columns, Events
 from headrace.formats.headers import Cells, EventHeaders, read_event_headers, topic_source
-from headrace.formats.json_parse import Bad, parse, raw_types
+from headrace.formats.json_parse import Bad, parse
 from headrace.wire import WireMessages
 
 

@@ -22,7 +22,7 @@ A column of decimals is read as base64 when any of its values is no plain number
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Ints
-from headrace.formats import base64_columns, decimals, json_rows, json_text, timestamps
+from headrace.formats import base64_columns, decimals, json_parse, json_text, timestamps
 from headrace.formats.column_text import array_text, plain_text
 from headrace.formats.json_text import TEXT
 from headrace.plain_values import PER_SECOND, is_bytes, is_list, is_text
@@ -51,7 +51,7 @@ class Reading:
         field: the column that results.
         wire: the type that Arrow's JSON reader is told; None where it has none, so that the values decide.
         convert: from whatever the values are to the field's type; raises ValueError or ArrowInvalid.
-        encoded: texts are base64, so that no other value's JSON may pass for one (`json_rows.marked`).
+        encoded: texts are base64, so that no other value's JSON may pass for one (`json_parse.marked`).
     """
 
     field: pa.Field
@@ -142,7 +142,7 @@ def _halve(array: pa.Array, at: int, to: Reading, parts: list[pa.Array], bad: li
 def _why(array: pa.Array, to: Reading, error: Exception) -> str:
     value = json_text.fragments(array)[0].as_py() or "null"
     if to.encoded and value.startswith('"\\u0000'):
-        value = str(json.loads(value))[len(json_rows.MARKED_NUMBER) :]
+        value = str(json.loads(value))[len(json_parse.MARKED_NUMBER) :]
     shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     own = f" ({error})" if type(error) is ValueError else ""
     return f"{shown} does not fit {to.field.type}{own}"
@@ -173,13 +173,13 @@ def to_type(array: pa.Array, kind: pa.DataType, *, as_array_text: bool = False) 
 
 def _parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     """Lists, structs and maps from texts that hold their JSON."""
-    rows, bad = json_rows.load_exactly(
+    rows, bad = json_parse.load_exactly(
         (i, b'{"":%s}' % (b"null" if one is None else one))
         for i, one in enumerate(texts.cast(pa.large_binary()).to_pylist())
     )
     if bad:
         raise ValueError(bad[0][1])
-    array = json_rows.array_of([row[""] for _, row in rows], kind)
+    array = json_parse.array_of([row[""] for _, row in rows], kind)
     if is_text(array.type):
         raise ValueError("is not the JSON of one")
     return array
@@ -440,3 +440,76 @@ _CONVERTERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array, pa.D
     (pa.types.is_map, _map),
     (lambda kind: isinstance(kind, pa.BaseExtensionType), _extension),
 )
+
+
+# -- JSON to columns of known fields --
+
+
+def raw_types(readings: Sequence[Reading] | None) -> tuple[pa.Schema | None, bool, bool]:
+    """Return raw types for Arrow's reader, whether they are all columns, and whether it cannot read them at all."""
+    if readings is None:
+        return None, False, False
+    known = [(column.field.name, column.wire) for column in readings if column.wire is not None]
+    types = pa.schema(known)
+    by_row = any(_has_map(column.field.type) for column in readings)
+    if by_row:  # rows are read one by one, guided by the types that result
+        types = pa.schema([(column.field.name, column.wire or column.field.type) for column in readings])
+        return types, True, True
+    return types, len(known) == len(readings) or not readings, False
+
+
+def encoded_columns(readings: Sequence[Reading] | None) -> frozenset[str]:
+    """Return the names of columns of base64."""
+    return frozenset(column.field.name for column in readings or () if column.encoded)
+
+
+def _has_map(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _has_map(kind.value_type)
+    return pa.types.is_map(kind) or any(_has_map(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def columns_of(
+    values: Sequence[bytes], readings: Sequence[Reading], *, whole: bool = False
+) -> tuple[list[tuple[pa.StructArray, Ints]], dict[int, str]]:
+    """Read JSON objects as structs: columns that are known converted, others as they look; and say what is bad.
+
+    Args:
+        whole: only the known ones.
+
+    >>> as_int16 = Reading(pa.field("a", pa.int16()), pa.int16(), lambda array: array)
+    >>> found, bad = columns_of([b'{"a": 1, "b": "x"}', b"?"], [as_int16])
+    >>> found[0][0].to_pylist(), list(bad)
+    ([{'a': 1, 'b': 'x'}], [1])
+    """
+    types = (
+        pa.schema([(column.field.name, column.wire or column.field.type) for column in readings]) if readings else None
+    )
+    by_row = any(column.wire is None for column in readings)
+    parts, bad = json_parse.parse(values, types, whole=whole, by_row=by_row)
+    reasons = dict(bad)
+    found: list[tuple[pa.StructArray, Ints]] = []
+    for part in parts:
+        given = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
+        n = part.columns.num_rows
+        fields: list[pa.Field] = []
+        arrays: list[pa.Array] = []
+        good = np.ones(n, np.bool_)
+        for column in readings:
+            raw = given.pop(column.field.name, None)
+            array, wrong = (pa.nulls(n, column.field.type), []) if raw is None else fitting(raw, column)
+            for place, why in wrong:
+                reasons.setdefault(int(part.rows[place]), why)
+                good[place] = False
+            fields.append(column.field)
+            arrays.append(array)
+        fields += [pa.field(name, array.type) for name, array in given.items()]
+        arrays += list(given.values())
+        struct = pa.StructArray.from_arrays(arrays, fields=fields) if fields else pa.array([{}] * n, pa.struct([]))
+        found.append((struct, part.rows) if good.all() else (struct.filter(pa.array(good)), part.rows[good]))
+    return found, reasons
+
+
+def unsliced(array: pa.Array) -> pa.Array:
+    """Return a copy whose offsets begin at 0 and whose nulls are empty."""
+    return array.take(pa.array(np.arange(len(array))))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from headrace.formats import base64_columns, decimals, timestamps
 from headrace.formats.coerce import Convert, Reading, struct_field, to_type, variable_scale_text
 from headrace.formats.column_text import plain_float_text
-from headrace.formats.json_rows import MARKED_NUMBER
+from headrace.formats.json_parse import MARKED_NUMBER
 from headrace.formats.json_text import joined
 from headrace.plain_values import is_list, is_text
 

@@ -18,11 +18,11 @@ from headrace.batch import OPS, Batch
 from headrace.formats import debezium
 from headrace.formats.base import Decoded, Encoded, Preceding
 from headrace.formats.change_events import ChangeEvents
-from headrace.formats.coerce import Reading, reading
+from headrace.formats.coerce import Reading, columns_of, reading
 from headrace.formats.debezium import Events
 from headrace.formats.headers import event_headers
 from headrace.formats.json_keys import KeyReader, names_in, write_keys
-from headrace.formats.json_parse import Bad, columns_of
+from headrace.formats.json_parse import Bad
 from headrace.formats.key_changes import with_old_keys
 from headrace.wire import WireMessages
 

@@ -40,10 +40,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Ints
-from headrace.formats import debezium, decimals, json_rows
-from headrace.formats.json_numbers import read_numbers
-from headrace.formats.json_parse import Bad, Lines, Parsed, read_natively, without_columns
-from headrace.formats.json_rows import Number
+from headrace.formats import debezium, decimals, json_parse
+from headrace.formats.json_parse import Bad, Lines, Number, Parsed, read_natively, read_numbers, without_columns
 
 NUMBERS = {
     "int64": pa.int64(),
@@ -149,7 +147,7 @@ def seen(column: Column, value: Any, depth: int = 0) -> Column:
     """The column after one more value: the same object where nothing changed.
 
     Args:
-        value: as `json_rows.load_exactly` gives it: numbers as they were written.
+        value: as `json_parse.load_exactly` gives it: numbers as they were written.
 
     Raises:
         Refused: no type holds a number of it exactly.
@@ -351,7 +349,7 @@ def _numbers(values: Sequence[Any], number: str) -> pa.Array:
 
 
 def _text(value: Any) -> str | None:
-    return value if value is None or type(value) is str else json_rows.json_of(value)
+    return value if value is None or type(value) is str else json_parse.json_of(value)
 
 
 # -- rows of Python's -------------------------------------------------------------------------------------------------
@@ -394,7 +392,7 @@ def of_python(rows: Sequence[Mapping[str, Any]], column: Column) -> list[tuple[p
 
 def _decided(rows: Sequence[dict[str, Any]], column: Column) -> list[tuple[pa.RecordBatch, Column]]:
     decoding = _Decoding([b""] * len(rows), column, False)
-    run: list[json_rows.Row] = []
+    run: list[json_parse.Row] = []
     for i, row in enumerate(rows):
         try:
             after = decoding._after(row)
@@ -415,7 +413,7 @@ class _NotJson(TypeError):
 
 
 def _raw(value: Any) -> Any:
-    """A value of Python's as `json_rows.load_exactly` gives one."""
+    """A value of Python's as `json_parse.load_exactly` gives one."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool):
@@ -482,7 +480,7 @@ class _Decoding:
         return _joined(self.parts), sorted(self.bad), self.column
 
     def _rest(self, first: int) -> None:
-        good, bad = json_rows.load(self.values[first:])
+        good, bad = json_parse.load(self.values[first:])
         self.bad = [(first + i, why) for i, why in bad]
         rows = first + np.asarray(good, np.int64)
         at, size, alone = 0, len(rows), 1
@@ -500,9 +498,9 @@ class _Decoding:
     # -- row by row
 
     def _one_by_one(self, rows: Ints) -> None:
-        found, bad = json_rows.load_exactly([(i, self.values[i]) for i in rows.tolist()])
+        found, bad = json_parse.load_exactly([(i, self.values[i]) for i in rows.tolist()])
         self.bad += bad
-        run: list[json_rows.Row] = []
+        run: list[json_parse.Row] = []
         for i, row in found:
             try:
                 after = self._after(row)
@@ -535,7 +533,7 @@ class _Decoding:
             row["before"] = None  # an old row of other kinds than the new one's cannot stand beside it
         return _holding(after, self.column, [row[side] for side in _SIDES if isinstance(row.get(side), dict)])
 
-    def _take(self, run: Sequence[json_rows.Row]) -> None:
+    def _take(self, run: Sequence[json_parse.Row]) -> None:
         if not run:
             return
         rows = np.array([i for i, _ in run], np.int64)
@@ -550,7 +548,7 @@ class _Decoding:
             arrays.append(array_of(given, self.column))
             names.append(side)
         for field in debezium.envelope_types(None):
-            arrays.append(json_rows.array_of([row.get(field.name) for _, row in run], field.type))
+            arrays.append(json_parse.array_of([row.get(field.name) for _, row in run], field.type))
             names.append(field.name)
         self.parts.append(Parsed(pa.RecordBatch.from_arrays(arrays, names=names), rows, self.column))
 
@@ -575,7 +573,7 @@ class _Decoding:
         if odd is None:
             return 0
         for at in odd.tolist():
-            exactly, _ = json_rows.load_exactly([(at, values[at])])
+            exactly, _ = json_parse.load_exactly([(at, values[at])])
             try:
                 after = self._after(exactly[0][1]) if exactly else None
             except (Refused, RecursionError):

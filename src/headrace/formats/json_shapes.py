@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.formats import connect, debezium, json_rows
+from headrace.formats import connect, debezium, json_parse
 from headrace.formats.json_parse import Lines
 
 Codes = npt.NDArray[np.uint8]
@@ -140,12 +140,12 @@ def _prefix(value: bytes) -> bytes | None:
 
 def _odd(value: bytes) -> tuple[connect.Schema | None, list[bytes] | str]:
     """A message of another layout (spaces, the payload first), its payload written anew digit for digit."""
-    rows, bad = json_rows.load_exactly([(0, value)])
+    rows, bad = json_parse.load_exactly([(0, value)])
     if bad:
         return None, bad[0][1]
     found = rows[0][1]
-    payload = json_rows.json_of(found.get("payload")).encode()
+    payload = json_parse.json_of(found.get("payload")).encode()
     if found.get("schema") is None:
         return None, [payload]
-    schema = connect.read_schema(json_rows.json_of(found["schema"]).encode())
+    schema = connect.read_schema(json_parse.json_of(found["schema"]).encode())
     return (None, schema) if isinstance(schema, str) else (schema, [payload])

@@ -9,26 +9,33 @@ timestamp[us, UTC], messages are structs, wrappers nullable values, maps maps; u
 itself is its bytes. A field without presence (proto3) that was not sent has its default value, as Protobuf means it.
 
 Wire form: https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format
+
+Schemas are source text or serialised descriptors, compiled without a network: protoc comes from the package grpcio-tools
+and runs as a process of its own, once for each schema: it writes its errors to the process's stderr and is not made for
+threads.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import importlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Ints
-from headrace.batch import Batch
-from headrace.errors import DeclarationError, FormatError, MissingExtra
-from headrace.formats import protobuf_schema
-from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
+from headrace.errors import FormatError, MissingExtra
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
-from headrace.formats.registry_columns import Structs
-from headrace.formats.registry_events import decode
+from headrace.formats.registry_format import RegistryReader, Structs
 from headrace.formats.registry_framing import Framed, Wire
-from headrace.wire import WireMessages
 
 _Bodies = tuple[list[int], list[bytes]]  # places and payloads
 _MOST_INDEXES = 32
@@ -71,8 +78,8 @@ class ProtobufDecoder:
             raise MissingExtra("protobuf", "Protobuf from a schema registry") from error
         file = self._files.get(schema)
         if file is None:
-            file = self._files[schema] = protobuf_schema.descriptor(schema)
-        kind = protobuf_schema.message(file, indexes)
+            file = self._files[schema] = descriptor(schema)
+        kind = message(file, indexes)
         options = ptars.PtarsConfig(timestamp_unit="us", time_unit="us", duration_unit="us", enum_repr="string")
         handler = ptars.HandlerPool([file], options).get_for_message(kind)
         return self._handlers.setdefault((schema, indexes), handler)
@@ -150,41 +157,131 @@ def _convert(
     found.append((struct, places))
 
 
-class ProtobufFormat:
-    """Protobuf messages whose schemas are in a registry, to read. Safe to use from any thread.
-
-    Args:
-        registry: a client, or the registry's URL.
-        wire: see `headrace.formats.registry_framing`.
+class ProtobufFormat(RegistryReader):
+    """Protobuf messages, to read: field numbers are a promise that columns cannot make. Arguments: `RegistryReader`.
 
     >>> ProtobufFormat("http://127.0.0.1:8081").name
     'protobuf'
     """
 
     def __init__(self, registry: SchemaRegistry | str, *, wire: Wire = "confluent") -> None:
-        self._registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
-        self._wire = wire
-        self._decoder = ProtobufDecoder()
+        super().__init__("protobuf", registry, {"PROTOBUF": ProtobufDecoder()}, wire=wire)
 
-    @property
-    def name(self) -> str:
-        return "protobuf"
 
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
-        """Rows of the messages; see `Format.decode`.
+_MAIN = "headrace_registered_schema.proto"
+_SECONDS = 60
 
-        Raises:
-            RegistryUnavailable: a schema is not in memory and the registry does not answer; nothing was decoded.
-            MissingExtra: the extra «protobuf» is not installed.
-        """
-        return decode(messages, schema, preceding, self._registry, {"PROTOBUF": self._decoder}, wire=self._wire)
 
-    def encode(self, topic: str, batch: Batch) -> Encoded:
-        """Not there: field numbers are a promise that columns cannot make.
+def descriptor(schema: RegisteredSchema) -> Any:
+    """The schema's ``google.protobuf.descriptor.FileDescriptor``.
 
-        Raises:
-            DeclarationError: always.
-        """
-        raise DeclarationError(
-            f"topic «{topic}»: Headrace reads Protobuf and does not write it", advice="Write it as avro or jsonschema."
-        )
+    Raises:
+        FormatError: protoc refuses it; the message is protoc's.
+        MissingExtra: protobuf or grpcio-tools is not installed.
+    """
+    try:
+        from google.protobuf import descriptor_pool
+    except ImportError as error:
+        raise MissingExtra("protobuf", "Protobuf from a schema registry") from error
+    main, files = _serialised(schema) or _compiled(schema)
+    pool = descriptor_pool.DescriptorPool()
+    try:
+        _add(pool, main, {one.name: one for one in files}, set())
+        return pool.FindFileByName(main)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise FormatError(f"a Protobuf schema that does not hang together: {error}") from error
+
+
+def message(file: Any, indexes: tuple[int, ...]) -> Any:
+    """The message type that Confluent's indexes name: the first of the file, then the second in it, …
+
+    Raises:
+        FormatError: there is no such message.
+    """
+    types = list(file.message_types_by_name.values())
+    found = None
+    for index in indexes:
+        if not 0 <= index < len(types):
+            raise FormatError(f"the schema has no message at the indexes {list(indexes)}")
+        found = types[index]
+        types = list(found.nested_types)
+    if found is None:
+        raise FormatError("no message is named")
+    return found
+
+
+def _serialised(schema: RegisteredSchema) -> tuple[str, list[Any]] | None:
+    """File descriptors, where the registry was given those instead of text (Confluent's Python client does)."""
+    main = _descriptor(schema.text, None)
+    if main is None:
+        return None
+    main.name = main.name or _MAIN
+    files = [main]
+    for reference in schema.references:
+        one = _descriptor(reference.text, reference.name)
+        if one is None:
+            raise FormatError(f"the Protobuf schema is serialised and «{reference.name}», which it imports, is text")
+        files.append(one)
+    return main.name, files
+
+
+def _descriptor(text: str, name: str | None) -> Any | None:
+    from google.protobuf import descriptor_pb2
+    from google.protobuf.message import DecodeError
+
+    try:
+        found = descriptor_pb2.FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError, DecodeError):
+        return None
+    if name is not None:
+        found.name = name
+    return found
+
+
+def _compiled(schema: RegisteredSchema) -> tuple[str, list[Any]]:
+    from google.protobuf import descriptor_pb2
+
+    if importlib.util.find_spec("grpc_tools") is None:
+        raise MissingExtra("protobuf", "compiling Protobuf schemas of a registry")
+    with tempfile.TemporaryDirectory(prefix="headrace-proto-") as folder:
+        root = Path(folder)
+        for name, text in [*schema.references, (_MAIN, schema.text)]:
+            path = PurePosixPath(name)
+            # Names come from the registry: they must stay inside of the folder.
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise FormatError(f"the Protobuf schema imports «{name}», which is no plain relative path")
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+        output = root / "descriptors"
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{root}", "--include_imports"]
+        command += [f"--descriptor_set_out={output}", _MAIN]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS, cwd=root)
+        if result.returncode:
+            raise FormatError(f"protoc refuses the Protobuf schema: {result.stderr.strip()[:1000]}")
+        return _MAIN, list(descriptor_pb2.FileDescriptorSet.FromString(output.read_bytes()).file)
+
+
+def _add(pool: Any, name: str, files: dict[str, Any], added: set[str]) -> None:
+    """A file and what it imports, imports first."""
+    if name in added:
+        return
+    added.add(name)
+    one = files.get(name) or _well_known(name)
+    for imported in one.dependency:
+        _add(pool, imported, files, added)
+    pool.Add(one)
+
+
+def _well_known(name: str) -> Any:
+    """Google's own types, which every compiler brings along."""
+    from google.protobuf import descriptor_pb2
+
+    if not name.startswith("google/"):
+        raise FormatError(f"the Protobuf schema imports «{name}», to which the registry has no reference")
+    try:
+        module = importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
+    except ImportError as error:
+        raise FormatError(f"the Protobuf schema imports «{name}», to which the registry has no reference") from error
+    found = descriptor_pb2.FileDescriptorProto()
+    module.DESCRIPTOR.CopyToProto(found)
+    return found

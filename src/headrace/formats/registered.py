@@ -5,60 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
-
-from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.formats.avro import AvroDecoder, AvroFormat
-from headrace.formats.base import FIRST, Decoded, Encoded, Format, Preceding
+from headrace.formats.base import Format
 from headrace.formats.json_keys import KEY_FORMATS
 from headrace.formats.jsonschema import JsonSchemaDecoder, JsonSchemaFormat
 from headrace.formats.protobuf import ProtobufDecoder, ProtobufFormat
 from headrace.formats.registry import SchemaRegistry
-from headrace.formats.registry_events import Decoder, decode
+from headrace.formats.registry_format import Decoder, RegistryReader
 from headrace.formats.registry_framing import Wire
-from headrace.wire import WireMessages
 
 
-class RegistryFormat:
+class AnyFormat(RegistryReader):
     """Reads whatever the messages' schema ids say: Avro, JSON or Protobuf, also mixed in one topic.
 
-    Args:
-        registry: a client, or the registry's URL.
-        wire: see `headrace.formats.registry_framing`.
-
-    >>> RegistryFormat("http://127.0.0.1:8081").name
+    >>> AnyFormat("http://127.0.0.1:8081").name
     'registry'
     """
 
     def __init__(self, registry: SchemaRegistry | str, *, wire: Wire = "confluent") -> None:
-        self._registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
-        self._wire = wire
-        self._decoders: dict[str, Decoder] = {
+        decoders: dict[str, Decoder] = {
             "AVRO": AvroDecoder(),
             "JSON": JsonSchemaDecoder(),
             "PROTOBUF": ProtobufDecoder(),
         }
-
-    @property
-    def name(self) -> str:
-        return "registry"
-
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
-        """Rows of the messages; see `Format.decode`.
-
-        Raises:
-            RegistryUnavailable: a schema is not in memory and the registry does not answer; nothing was decoded.
-        """
-        return decode(messages, schema, preceding, self._registry, self._decoders, wire=self._wire)
-
-    def encode(self, topic: str, batch: Batch) -> Encoded:
-        """Not there: a registry does not say in which form to write.
-
-        Raises:
-            DeclarationError: always.
-        """
-        raise DeclarationError(f"topic «{topic}»: «registry» only reads", advice="Write it as avro or jsonschema.")
+        super().__init__("registry", registry, decoders, wire=wire)
 
 
 _FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
@@ -67,7 +38,7 @@ _FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "jsonschema": (JsonSchemaFormat, {}, "jsonschema"),
     "jsonschema+envelope": (JsonSchemaFormat, {"envelope": True}, "jsonschema"),
     "protobuf": (ProtobufFormat, {}, ""),
-    "registry": (RegistryFormat, {}, ""),
+    "registry": (AnyFormat, {}, ""),
 }
 NAMES = tuple(_FORMATS)
 

@@ -320,7 +320,7 @@ def _enveloped(names: list[str], values: Sequence[bytes | None]) -> list[str]:
 
 def _widened(name: str, messages: WireMessages, i: int) -> str:
     """The format of a topic that has not decided yet, with one more message."""
-    from headrace.formats.detect import detect
+    from headrace.formats.topic_formats import detect
 
     value = messages.values[i]
     if value is None:
@@ -377,3 +377,43 @@ def conformed(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 def _events(records: pa.RecordBatch) -> Batch:
     return Batch(records) if "__op" in records.schema.names else Batch.of(records)
+
+
+_REGISTRY_HEADERS = ("apicurio.value.globalId", "apicurio.value.contentId")
+_ARROW_STREAM = b"\xff\xff\xff\xff"
+
+
+def detect(messages: WireMessages) -> str:
+    r"""The name of the format: «registry», «arrow», «json», «string» or «bytes»; empty where no message says.
+
+    «registry» means values that begin with the id of a schema (https://docs.confluent.io/platform/current/
+    schema-registry/fundamentals/serdes-develop/index.html#wire-format); which serialisation it is the registry knows.
+    All values have to agree; where they do not, the widest that holds them all is the answer.
+
+    >>> import numpy as np
+    >>> def of(*values): return detect(WireMessages("t", values, offsets=np.arange(len(values))))
+    >>> of(b'{"a": 1}'), of(b"\0\0\0\0\7x"), of(b"\xff\xff\xff\xff\0"), of(b"hello"), of(b"\xfe"), of(None, b"")
+    ('json', 'registry', 'arrow', 'string', 'bytes', '')
+    """
+    found = {_one(value) for value in messages.values if value}
+    if not found:
+        return ""
+    if found <= {"string", "json", "bytes"} and any(
+        name in _REGISTRY_HEADERS for headers in messages.headers for name, _ in headers
+    ):
+        return "registry"
+    if len(found) == 1:
+        return found.pop()
+    return "string" if found == {"json", "string"} else "bytes"
+
+
+def _one(value: bytes) -> str:
+    if value[:1] == b"\0" and len(value) >= 5:
+        return "registry"
+    if value[:4] == _ARROW_STREAM:
+        return "arrow"
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return "bytes"
+    return "json" if text.lstrip()[:1] == "{" and text.rstrip()[-1:] == "}" else "string"
