@@ -157,9 +157,9 @@ def test_a_file_of_keys_that_cannot_be_read_closes_the_server(tmp_path: Path, ca
     for gate in gates:
         for _ in range(2):  # what was read before does not count a second later, nor in between
             with pytest.raises(Problem) as raised:
-                gate.admit(call, "predict")
+                gate.authorize(call, "predict")
             assert raised.value.status == 503
-        gate.admit(call, "")
+        gate.authorize(call, "")
     with pytest.raises(DeclarationError):
         KeyFile(keys.path)
 

@@ -27,7 +27,7 @@ _AVRO_TYPES = frozenset(
 
 
 class SchemaId(NamedTuple):
-    """What a message says its schema is: a number, and whose.
+    """The id of a message's schema: a number, and whose.
 
     ``scheme`` is ``id`` for Confluent's API and for Apicurio's headers ``globalId`` or ``contentId``.
     """
@@ -116,7 +116,7 @@ class SchemaRegistry:
         return f"SchemaRegistry({self.url!r})"
 
     def schema(self, schema_id: SchemaId) -> RegisteredSchema:
-        """The schema of an id, from memory after the first time: an id never changes its meaning.
+        """Return the schema of an id, from memory after the first time: an id never changes its meaning.
 
         Raises:
             FormatError: the registry does not have it, or refuses.
@@ -131,7 +131,7 @@ class SchemaRegistry:
             return self._schemas.setdefault(schema_id, found)
 
     def register(self, subject: str, text: str, kind: str = "AVRO") -> int:
-        """The id of a schema under a subject, which gets it as its newest version where it is new.
+        """Return the id of a schema under a subject, which gets it as its newest version where it is new.
 
         Raises:
             FormatError: the registry refuses: not compatible with the versions before, not allowed, not a schema.
@@ -148,7 +148,7 @@ class SchemaRegistry:
             return self._ids.setdefault(key, int(answer["id"]))
 
     def lookup(self, subject: str, text: str, kind: str = "AVRO") -> int:
-        """The id of a schema that a subject already has.
+        """Return the id of a schema that a subject already has.
 
         Raises:
             FormatError: it does not have this schema.
@@ -165,7 +165,7 @@ class SchemaRegistry:
             return self._ids.setdefault(key, int(answer["id"]))
 
     def compatible(self, subject: str, text: str, kind: str = "AVRO") -> bool:
-        """Whether a schema could be the newest version of a subject; true where the subject does not exist.
+        """Return whether a schema could be the newest version of a subject; true where the subject does not exist.
 
         Raises:
             FormatError, RegistryUnavailable: as `register`.
@@ -178,15 +178,13 @@ class SchemaRegistry:
             return True
 
     def versions(self, subject: str) -> list[int]:
-        """A subject's versions, oldest first; none where it does not exist.
+        """Return a subject's versions, oldest first; none where it does not exist.
 
         Raises:
             FormatError, RegistryUnavailable: as `register`.
         """
         try:
-            return [
-                int(one) for one in self._json(f"/subjects/{_quoted(subject)}/versions", f"the subject «{subject}»")
-            ]
+            return list(map(int, self._json(f"/subjects/{_quoted(subject)}/versions", f"the subject «{subject}»")))
         except _Missing:
             return []
 
@@ -199,15 +197,15 @@ class SchemaRegistry:
 
     def _references(self, listed: Sequence[Mapping[str, Any]], *, seen: dict[str, str]) -> list[Reference]:
         found: list[Reference] = []
-        for one in listed:
-            if one["name"] in seen:
+        for reference in listed:
+            if reference["name"] in seen:
                 continue
-            seen[one["name"]] = ""
-            subject, version = one["subject"], one["version"]
+            seen[reference["name"]] = ""
+            subject, version = reference["subject"], reference["version"]
             what = f"version {version} of the subject «{subject}»"
             answer = self._json(f"/subjects/{_quoted(subject)}/versions/{version}", what)
             found += self._references(answer.get("references") or (), seen=seen)
-            found.append(Reference(one["name"], answer["schema"]))
+            found.append(Reference(reference["name"], answer["schema"]))
         return found
 
     # Apicurio's own API
@@ -241,16 +239,17 @@ class SchemaRegistry:
 
     def _apicurio_references(self, listed: Sequence[Mapping[str, Any]], *, seen: set[str]) -> list[Reference]:
         found: list[Reference] = []
-        for one in listed:
-            if one["name"] in seen:
+        for reference in listed:
+            if reference["name"] in seen:
                 continue
-            seen.add(one["name"])
-            group, artifact = one.get("groupId") or "default", one["artifactId"]
-            path = f"{self._apicurio()}/groups/{_quoted(group)}/artifacts/{_quoted(artifact)}/versions/{one['version']}"
-            what = f"version {one['version']} of the artifact «{artifact}»"
+            seen.add(reference["name"])
+            group, artifact = reference.get("groupId") or "default", reference["artifactId"]
+            version = reference["version"]
+            path = f"{self._apicurio()}/groups/{_quoted(group)}/artifacts/{_quoted(artifact)}/versions/{version}"
+            what = f"version {version} of the artifact «{artifact}»"
             content = f"{path}/content" if self._apicurio().endswith("/v3") else path
             found += self._apicurio_references(json.loads(self._text(f"{path}/references", what)), seen=seen)
-            found.append(Reference(one["name"], self._text(content, what)))
+            found.append(Reference(reference["name"], self._text(content, what)))
         return found
 
     # Requests
@@ -266,7 +265,7 @@ class SchemaRegistry:
             ) from error
 
     def _text(self, url: str, what: str, *, body: Mapping[str, Any] | None = None) -> str:
-        """The body of the answer, from the first attempt that gets one."""
+        """Return the body of the response, from the first attempt that gets one."""
         end = time.monotonic() + self._deadline
         backoff = Backoff(first=0.05, most=2.0)
         while True:
@@ -322,7 +321,7 @@ class _Missing(FormatError):
 
 
 def kind_of(text: str) -> str:
-    """What a schema's text is, where nobody says: Apicurio's version 2 does not.
+    """Return the kind of a schema's text, where nobody says: Apicurio's version 2 does not.
 
     >>> kind_of('{"type": "record"}'), kind_of('{"type": "object"}'), kind_of('syntax = "proto3";')
     ('AVRO', 'JSON', 'PROTOBUF')
@@ -346,7 +345,7 @@ def _authorization(auth: str | tuple[str, str] | None) -> dict[str, str]:
 
 
 def _message(response: HttpResponse) -> str:
-    """The registry's own words."""
+    """Return the registry's own words."""
     text = response.body[:10_000].decode(errors="replace")
     try:
         answer = json.loads(text)

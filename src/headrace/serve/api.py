@@ -70,7 +70,7 @@ class Route:
 def application(
     models: Models, endpoints: Sequence[Endpoint], settings: ServeSettings, keys: KeyFile | None, *, title: str
 ) -> tuple[Front, PredictionService]:
-    """The application of one server, and what is to be closed after it."""
+    """Return the application of one server, and the service that is to be closed after it."""
     from fastapi_offline import FastAPIOffline
 
     service = PredictionService(models, settings)
@@ -105,9 +105,9 @@ def _routes(
 ) -> list[Route]:
     longest, descriptions = settings.longest_deadline, service.models.descriptions
     found = []
-    for one in endpoints:
-        about = openapi.prediction(one, descriptions[one.model], longest)
-        found.append(Route("GET", one.path, "predict", Prediction(service, one), about, hot=True))
+    for endpoint in endpoints:
+        about = openapi.prediction(endpoint, descriptions[endpoint.model], longest)
+        found.append(Route("GET", endpoint.path, "predict", Prediction(service, endpoint), about, hot=True))
     batches = Batches(service)
     about = openapi.batches(descriptions.values(), longest)
     return [
@@ -170,7 +170,7 @@ def _add(app: fastapi.FastAPI, route: Route, body_limit: int) -> None:
 
 
 async def answered(handler: Handler, request: Request) -> Response:
-    """What a handler answers, errors included."""
+    """Return a handler's response, errors included."""
     try:
         return await handler(request)
     except Problem as problem:
@@ -191,8 +191,8 @@ class Front:
         self._gate = gate
         self._metrics = metrics
         self._body_limit = body_limit
-        self._exact = {one.path: one for one in routes if "{" not in one.path}
-        self._patterns = [(re.compile(one.pattern), one) for one in routes if "{" in one.path]
+        self._exact = {route.path: route for route in routes if "{" not in route.path}
+        self._patterns = [(re.compile(route.pattern), route) for route in routes if "{" in route.path]
         self._tracer = tracing.tracer()
 
     async def look(self) -> None:
@@ -229,9 +229,9 @@ class Front:
         return response.status
 
     def _refusal(self, route: Route | None, request: Request) -> Response | None:
-        """The answer to a request that is not let in."""
+        """Return the response to a request that is not let in, or None."""
         try:
-            self._gate.admit(request, route.scope if route is not None else "")
+            self._gate.authorize(request, route.scope if route is not None else "")
         except Problem as problem:
             return problem.response()
         except Exception:  # whoever cannot be judged stays out

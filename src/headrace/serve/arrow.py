@@ -1,4 +1,4 @@
-"""Batches as Arrow streams: ``POST /models/{model}/predict``, rows in, rows with their answers out."""
+"""Batches as Arrow streams: ``POST /models/{model}/predict``, rows in, rows with their predictions out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DICTIONARY, _BATCH = 2, 3
 
 
 class Batches:
-    """Handlers of whole batches, and of what there is."""
+    """Handlers of whole batches, and of the list of models."""
 
     def __init__(self, service: PredictionService) -> None:
         self._service = service
@@ -31,7 +31,7 @@ class Batches:
         return json_response({"models": found})
 
     async def predict(self, request: Request) -> Response:
-        """``POST /models/{model}/predict``. Rows that have no answer say so in ``status`` and ``reason``."""
+        """``POST /models/{model}/predict``. Rows that have no prediction say so in ``status`` and ``reason``."""
         name = request.names["model"]
         snapshot: Snapshot = self._service.models.current(name)
         kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
@@ -67,7 +67,7 @@ def _rows(body: bytes) -> pa.RecordBatch:
         Problem: 422; 415 where they are compressed, 413 where they are too many.
     """
     try:
-        if any(compressed(bytes(one.metadata)) for one in pa.ipc.MessageReader.open_stream(pa.py_buffer(body))):
+        if any(compressed(bytes(message.metadata)) for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(body))):
             # 16 MB of zeros, compressed, are many gigabytes.
             raise Problem(415, "compressed batches are not taken; write the stream without compression")
         with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
@@ -77,7 +77,7 @@ def _rows(body: bytes) -> pa.RecordBatch:
         table.validate(full=True)
         if table.num_rows > MOST_ROWS:
             raise Problem(413, f"{table.num_rows:,} rows are more than {MOST_ROWS:,}; send them in several requests")
-        table = pa.table([_written_out(one) for one in table.columns], table.schema.names)
+        table = pa.table([_written_out(column) for column in table.columns], table.schema.names)
         rows = record_batch(table)
     except (pa.ArrowException, ValueError, OSError, EOFError, struct.error) as error:
         raise Problem(422, [field_error("body", msg=f"not an Arrow stream: {error}")]) from None
@@ -90,7 +90,7 @@ def _rows(body: bytes) -> pa.RecordBatch:
 
 
 def compressed(metadata: bytes) -> bool:
-    """Whether a message of a stream holds compressed buffers, by its flatbuffer.
+    """Return whether a message of a stream holds compressed buffers, by its flatbuffer.
 
     https://github.com/apache/arrow/blob/main/format/Message.fbs: ``RecordBatch.compression`` is its fourth field, a
     ``DictionaryBatch`` has a record batch as its second, a ``Message`` has type and header as second and third.
@@ -100,7 +100,8 @@ def compressed(metadata: bytes) -> bool:
     >>> for sink, how in zip(sinks, (None, "zstd")):
     ...     with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression=how)) as writer:
     ...         writer.write_batch(rows)
-    >>> [any(compressed(bytes(one.metadata)) for one in pa.ipc.MessageReader.open_stream(s.getvalue())) for s in sinks]
+    >>> streams = [pa.ipc.MessageReader.open_stream(sink.getvalue()) for sink in sinks]
+    >>> [any(compressed(bytes(message.metadata)) for message in stream) for stream in streams]
     [False, True]
     """
     message = struct.unpack_from("<I", metadata)[0]
@@ -115,7 +116,7 @@ def compressed(metadata: bytes) -> bool:
 
 
 def _field(data: bytes, table: int, number: int) -> int:
-    """Where a table's field is; 0: it is not set."""
+    """Return the offset of a table's field; 0: it is not set."""
     fields = table - struct.unpack_from("<i", data, table)[0]
     if 4 + 2 * number >= struct.unpack_from("<H", data, fields)[0]:
         return 0
@@ -124,7 +125,7 @@ def _field(data: bytes, table: int, number: int) -> int:
 
 
 def _table(data: bytes, table: int, number: int) -> int:
-    """Where the table is that a field points to; 0: it is not set."""
+    """Return the offset of the table that a field points to; 0: it is not set."""
     at = _field(data, table, number)
     return at + struct.unpack_from("<I", data, at)[0] if at else 0
 
@@ -142,7 +143,7 @@ def _check_type(field: pa.Field) -> None:
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
-    """Whether each value of this type takes bytes that no other value shares."""
+    """Return whether each value of this type takes bytes that no other value shares."""
     if isinstance(kind, pa.BaseExtensionType):
         return _has_bytes(kind.storage_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -152,7 +153,7 @@ def _has_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.num_fields > 0 and all(_has_bytes(kind.field(i).type) for i in range(kind.num_fields))
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or any(one(kind) for one in texts))
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or any(text(kind) for text in texts))
 
 
 def _written_out(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -164,7 +165,7 @@ def _written_out(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pa.types.is_dictionary(column.type):
         return column
     if not pa.types.is_primitive(column.type.value_type):
-        longest = max((pc.max(pc.binary_length(one.dictionary)).as_py() or 0 for one in column.chunks), default=0)
+        longest = max((pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks), default=0)
         if longest * len(column) > MOST_BYTES:
             raise Problem(413, f"words of {longest:,} bytes in {len(column):,} rows are too much")
     return column.cast(column.type.value_type)

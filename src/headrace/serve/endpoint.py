@@ -32,13 +32,15 @@ class Prediction:
         description = service.models.descriptions[endpoint.model]
         self._service = service
         self._endpoint = endpoint
-        self._parameters = {one.name: one for one in endpoint.parameters}
-        columns = [one.name for one in description.columns]
+        self._parameters = {parameter.name: parameter for parameter in endpoint.parameters}
+        columns = [column.name for column in description.columns]
         place = {column: i for i, column in enumerate(columns)}
         self._width = len(columns)
-        self._places = {one.name: place[one.column] for one in endpoint.parameters if one.column in place}
-        self._others = [one for one in endpoint.parameters if one.column not in place]
-        self._features = [one for one in endpoint.parameters if one.column in place]
+        self._places = {
+            parameter.name: place[parameter.column] for parameter in endpoint.parameters if parameter.column in place
+        }
+        self._others = [parameter for parameter in endpoint.parameters if parameter.column not in place]
+        self._features = [parameter for parameter in endpoint.parameters if parameter.column in place]
         self._type = description.answers
 
     async def __call__(self, request: Request) -> Response:
@@ -94,25 +96,25 @@ class Prediction:
                 )
         unknown = [name for name in query if name not in self._parameters and name not in (AT_LEAST, DEADLINE)]
         problems += [
-            field_error("query", one, msg="Extra inputs are not permitted", kind="extra_forbidden") for one in unknown
+            field_error("query", name, msg="Extra inputs are not permitted", kind="extra_forbidden") for name in unknown
         ]
         if problems:
             raise Problem(422, problems)
         return values
 
     def _refusal(self, refused: RowRefused, query: Mapping[str, str]) -> dict[str, Any]:
-        named = [one.name for one in self._features if one.column == refused.column]
+        named = [feature.name for feature in self._features if feature.column == refused.column]
         given = query.get(named[0]) if named else None
         return field_error("query", *named, msg=refused.message, given=given)
 
     def _logged(self, values: Mapping[str, Any], value: Any, info: VersionInfo) -> pa.RecordBatch:
         """The row as the model's topic of predictions has it."""
         columns: dict[str, pa.Array] = {}
-        names = [one.column for one in (*self._others, *self._features)]
+        names = [other.column for other in (*self._others, *self._features)]
         # As in topics of predictions.
         beside = dict(zip(names, told_apart(names, _ANSWERS), strict=True))
-        for one in (*self._others, *self._features):
-            columns[beside[one.column]] = pa.array([values[one.name]], _ARROW[one.type])
+        for other in (*self._others, *self._features):
+            columns[beside[other.column]] = pa.array([values[other.name]], _ARROW[other.type])
         columns["prediction"] = pa.array([value], self._type)
         columns["status"] = pa.array(["ok"])
         columns["model"] = pa.array([info.model])
@@ -141,7 +143,8 @@ class Training:
         except HeadraceError as error:
             text = f"{error.message}. {error.advice}" if error.advice else error.message
             raise Problem(503 if error.retry else 409, text, model=model, **self._now(model)) from None
-        done = {name: one for name, one in done.items() if name != "by"}  # a user and a machine: nobody's business here
+        # A user and a machine: nobody's business here.
+        done = {name: value for name, value in done.items() if name != "by"}
         if done["status"] not in TAKES_OVER:
             # It runs beside the pipeline, or answers beside the current one: that one has not changed yet.
             return json_response({"model": model, **done}, 202)

@@ -53,7 +53,7 @@ def said(detail: Any) -> str:
     """An error's detail as one text."""
     if isinstance(detail, str):
         return detail
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in detail)
+    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in detail)
 
 
 def field_error(*loc: str, msg: str, kind: str = "value_error", given: Any = None) -> dict[str, Any]:

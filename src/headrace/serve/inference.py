@@ -114,7 +114,7 @@ class Inference:
                 "name": name,
                 "versions": numbers,
                 "platform": f"headrace_{description.learner}",
-                "inputs": [_input(one) for one in description.columns],
+                "inputs": [_input(column) for column in description.columns],
                 "outputs": _outputs(description),
                 "parameters": _parameters(snapshot.info),
             },
@@ -131,30 +131,31 @@ class Inference:
         assert description is not None
         content, tensors = _read(await request.body(), request.header(LENGTH_HEADER))
         outputs = _wanted(content, description)
-        query = {key: str(one) for key, one in (content.get("parameters") or {}).items() if key in _ASKED}
+        query = {key: str(value) for key, value in (content.get("parameters") or {}).items() if key in _ASKED}
         await reach_wanted(self._service, name, request, {**query, **dict(request.query())})
         chosen = await self._service.version(name, request.names["version"]) if "version" in request.names else None
-        proba = any(one["name"] == PROBABILITY for one in outputs)
+        proba = any(output["name"] == PROBABILITY for output in outputs)
         found = await self._answers(description, tensors, chosen, proba=proba)
         return _response(content, description, outputs, *found)
 
     async def _answers(
         self, description: Description, tensors: Sequence[Tensor], chosen: Snapshot | None, *, proba: bool
     ) -> tuple[VersionInfo, Sequence[Any], Any]:
-        """Who answered, predictions, and probabilities where they are wanted."""
+        """Return the version that predicted, predictions, and probabilities where they are wanted."""
         columns = description.columns
         given = _given(description, tensors)
         few = bool(columns) and len(given[0].data) <= BLOCK_ROWS
-        simple = few and all(one.kind in ("number", "text") for one in columns)
+        simple = few and all(column.kind in ("number", "text") for column in columns)
         if simple and chosen is None and not proba:
-            values = [values_of(one, column) for one, column in zip(given, columns, strict=True)]
+            values = [values_of(tensor, column) for tensor, column in zip(given, columns, strict=True)]
             rows = list(zip(*values, strict=True))
             if rows:
                 answers, info = await self._service.predict(description.name, rows)
-                _refuse([(row, one.message, one.column) for row, one in refused(answers)], info)
+                _refuse([(row, refusal.message, refusal.column) for row, refusal in refused(answers)], info)
                 return info, answers, None
-        arrays = [arrow_of(one, column) for one, column in zip(given, columns or [None] * len(given), strict=True)]
-        batch = pa.RecordBatch.from_arrays(arrays, [one.name for one in given])
+        wanted = columns or [None] * len(given)
+        arrays = [arrow_of(tensor, column) for tensor, column in zip(given, wanted, strict=True)]
+        batch = pa.RecordBatch.from_arrays(arrays, [tensor.name for tensor in given])
         snapshot: Snapshot = chosen or self._models.current(description.name)
         answer = await self._service.predict_batch(snapshot, batch, probabilities=proba)
         _refuse([(row, text, "") for row, text in answer.reasons.items()], answer.info)
@@ -195,7 +196,7 @@ def _parameters(info: VersionInfo) -> dict[str, Any]:
 
 
 def _health(name: str, models: bool, parts: Sequence[ComponentHealth], limits: Mapping[str, float | None]) -> Response:
-    """Whether no part is past its limit, and which are."""
+    """Respond whether no component is past its limit, and which are."""
     reasons = [] if models else ["a model has learned nothing yet"]
     for part in parts:
         limit = limits.get(part.kind)
@@ -245,19 +246,19 @@ _KINDS = {str: "a text", dict: "an object", list: "a list"}
 
 def _wanted(content: dict[str, Any], description: Description) -> list[dict[str, Any]]:
     """The outputs that are asked for, each with its name and whether it is to be binary."""
-    known = [one["name"] for one in _outputs(description)]
+    known = [output["name"] for output in _outputs(description)]
     binary = bool((content.get("parameters") or {}).get("binary_data_output", False))
     given = content.get("outputs")
     if not given:
         return [{"name": PREDICTION, "binary": binary}]
     found = []
-    for one in given:
-        if not isinstance(one, dict) or one.get("name") not in known:
-            name = one.get("name") if isinstance(one, dict) else one
+    for output in given:
+        if not isinstance(output, dict) or output.get("name") not in known:
+            name = output.get("name") if isinstance(output, dict) else output
             raise Problem(400, f"there is no output {name!r}; there are {', '.join(known)}")
-        own = one.get("parameters")
+        own = output.get("parameters")
         told = own.get("binary_data", binary) if isinstance(own, dict) else binary
-        found.append({"name": one["name"], "binary": bool(told)})
+        found.append({"name": output["name"], "binary": bool(told)})
     return found
 
 
@@ -267,24 +268,26 @@ def _given(description: Description, tensors: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         Problem: 400: one is missing, doubled or unknown, or they are not of one length.
     """
-    columns, names = description.columns, [one.name for one in tensors]
+    columns, names = description.columns, [tensor.name for tensor in tensors]
     if description.plain and len(tensors) == 1 and len(tensors[0].shape) == 2:
         (whole,) = tensors
         alone = len(columns) == 1 and names == [columns[0].name]
         if not alone and whole.datatype != "BYTES" and whole.shape[1] == len(columns):
             parts = [whole.data[:, j] for j in range(len(columns))]
             shape = (whole.shape[0],)
-            return [Tensor(one.name, whole.datatype, shape, part) for one, part in zip(columns, parts, strict=True)]
+            return [
+                Tensor(column.name, whole.datatype, shape, part) for column, part in zip(columns, parts, strict=True)
+            ]
     if len(set(names)) != len(names):
         raise Problem(400, f"an input is given twice: {', '.join(names)}")
-    wanted = [one.name for one in columns] or names
+    wanted = [column.name for column in columns] or names
     if set(wanted) != set(names):
         raise Problem(
             400, f"the model «{description.name}» wants the inputs {', '.join(wanted)}; got {', '.join(names)}"
         )
     found = [tensors[names.index(name)] for name in wanted]
-    lengths = {one.shape[0] if one.shape else 1 for one in found}
-    if len(lengths) != 1 or any(not one.shape for one in found):
+    lengths = {tensor.shape[0] if tensor.shape else 1 for tensor in found}
+    if len(lengths) != 1 or any(not tensor.shape for tensor in found):
         raise Problem(400, "inputs must have the same number of rows, in their first dimension")
     return found
 
@@ -310,12 +313,12 @@ def _response(
 ) -> Response:
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for one in outputs:
-        if one["name"] == PREDICTION:
+    for output in outputs:
+        if output["name"] == PREDICTION:
             what: tuple[Any, ...] = (PREDICTION, datatype_of(description.answers), [len(predictions)], predictions)
         else:
             what = (PROBABILITY, "FP64", list(chances.shape), chances.reshape(-1).tolist())
-        if one["binary"]:
+        if output["binary"]:
             about, data = binary_tensor(*what)
             tensors.append(about)
             binary.append(data)
@@ -371,7 +374,7 @@ def read_tensor(about: Any, binary: memoryview) -> tuple[Tensor, int]:
 
 
 def _sizes(shape: Any) -> TypeGuard[list[int]]:
-    whole = isinstance(shape, list) and all(type(one) is int and 0 <= one < MOST_ELEMENTS for one in shape)
+    whole = isinstance(shape, list) and all(type(size) is int and 0 <= size < MOST_ELEMENTS for size in shape)
     return whole and math.prod(shape) < MOST_ELEMENTS
 
 
@@ -382,14 +385,14 @@ def _from_json(name: str, datatype: str, data: Any, count: int) -> npt.NDArray[A
     if len(flat) != count:
         raise Problem(400, f"the input «{name}» has {len(flat)} elements, its shape says {count}")
     if datatype == "BYTES":
-        if not all(isinstance(one, str) for one in flat):
+        if not all(isinstance(element, str) for element in flat):
             raise Problem(400, f"the input «{name}» has elements that are no text")
         found = np.empty(count, object)
-        found[:] = [one.encode() for one in flat]
+        found[:] = [element.encode() for element in flat]
         return found
     kind = np.dtype(_NUMPY[datatype])
     taken: tuple[type, ...] = {"b": (bool,), "f": (int, float)}.get(kind.kind, (int,))
-    if not all(type(one) in taken for one in flat):
+    if not all(type(element) in taken for element in flat):
         raise Problem(400, f"the input «{name}» has elements that are no {datatype}")
     try:
         return np.array(flat, kind)
@@ -400,8 +403,8 @@ def _from_json(name: str, datatype: str, data: Any, count: int) -> npt.NDArray[A
 def _flat(data: Sequence[Any]) -> list[Any]:
     """Nested lists, row by row, as one."""
     found = list(data)
-    while found and all(isinstance(one, list) for one in found):
-        found = [inner for one in found for inner in one]
+    while found and all(isinstance(element, list) for element in found):
+        found = [inner for element in found for inner in element]
     return found
 
 
@@ -464,7 +467,7 @@ def arrow_of(tensor: Tensor, column: Column | None) -> pa.Array:
             return pa.array(_rows(tensor, column).tolist(), pa.binary())
         if tensor.datatype != "UINT8" or len(tensor.shape) < 2:
             raise Problem(400, f"the input «{tensor.name}» must be BYTES, or UINT8 of shape [rows, …]")
-        return pa.array([one.tobytes() for one in tensor.data], pa.binary())
+        return pa.array([row.tobytes() for row in tensor.data], pa.binary())
     if column.kind == "text":
         return pa.array(_texts(tensor, _rows(tensor, column)), pa.string())
     if tensor.datatype == "BYTES":
@@ -480,9 +483,9 @@ def _rows(tensor: Tensor, column: Column) -> npt.NDArray[Any]:
 
 def _texts(tensor: Tensor, flat: npt.NDArray[Any]) -> list[str]:
     if tensor.datatype != "BYTES":
-        return [str(one) for one in pa.array(flat).cast(pa.string()).to_pylist()]
+        return [str(text) for text in pa.array(flat).cast(pa.string()).to_pylist()]
     try:
-        return [one.decode() for one in flat.tolist()]
+        return [text.decode() for text in flat.tolist()]
     except UnicodeDecodeError:
         raise Problem(400, f"the input «{tensor.name}» has text that is no UTF-8") from None
 
@@ -508,7 +511,9 @@ def datatype_of(kind: pa.DataType) -> str:
 
 def json_tensor(name: str, datatype: str, shape: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
     """An output in JSON."""
-    data = [one if isinstance(one, str) else str(one) for one in values] if datatype == "BYTES" else list(values)
+    data = (
+        [value if isinstance(value, str) else str(value) for value in values] if datatype == "BYTES" else list(values)
+    )
     return {"name": name, "datatype": datatype, "shape": list(shape), "data": data}
 
 
@@ -517,8 +522,8 @@ def binary_tensor(
 ) -> tuple[dict[str, Any], bytes]:
     """An output in binary: what stands in the JSON, and the bytes."""
     if datatype == "BYTES":
-        texts = [str(one).encode() for one in values]
-        data = b"".join(_LENGTH.pack(len(one)) + one for one in texts)
+        texts = [str(value).encode() for value in values]
+        data = b"".join(_LENGTH.pack(len(text)) + text for text in texts)
     else:
         data = np.asarray(values, np.dtype(_NUMPY[datatype])).tobytes()
     about = {"name": name, "datatype": datatype, "shape": list(shape), "parameters": {"binary_data_size": len(data)}}

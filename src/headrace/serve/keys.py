@@ -74,12 +74,12 @@ class KeyFile:
         self._load()
 
     def some(self) -> bool:
-        """Whether there is a key."""
+        """Return whether there is a key."""
         self._look()
         return bool(self._keys)
 
     def identity(self) -> str:
-        """What the file is: another text after every change, and none where there is no file."""
+        """Return the file's state: another text after every change, and none where there is no file."""
         self._look()
         return "" if self._seen is None else ":".join(map(str, self._seen))
 
@@ -129,7 +129,7 @@ class KeyFile:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """What the file says now, and nobody else changes it: two at once would bring a key back that was revoked."""
+        """Read the file, and let nobody else change it: two at once would bring a key back that was revoked."""
         lock = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -141,7 +141,7 @@ class KeyFile:
     def _store(self) -> None:
         draft = self.path.with_name(f"{self.path.name}.draft")
         draft.unlink(missing_ok=True)
-        content = json.dumps({"keys": [asdict(one) for one in self._keys.values()]}, indent=1)
+        content = json.dumps({"keys": [asdict(key) for key in self._keys.values()]}, indent=1)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(content)
             file.flush()
@@ -185,7 +185,7 @@ class KeyFile:
         if found.st_mode & 0o077:
             raise DeclarationError(f"others may read {self.path}, which holds keys", advice=f"chmod 600 {self.path}")
         try:
-            keys = [Key(**{**one, "scopes": tuple(one["scopes"])}) for one in json.loads(text)["keys"]]
+            keys = [Key(**{**load, "scopes": tuple(load["scopes"])}) for load in json.loads(text)["keys"]]
             by_id = {key.id: key for key in keys}
             complete = all(isinstance(key.sha256, str) and isinstance(key.id, str) for key in keys)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -196,5 +196,5 @@ class KeyFile:
 
 
 def _seen(found: os.stat_result) -> tuple[int, ...]:
-    """What tells one state of a file from another; its mode too: others may read it from now on."""
+    """Return a file's state; its mode too: others may read it from now on."""
     return found.st_mtime_ns, found.st_ino, found.st_mode

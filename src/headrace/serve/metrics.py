@@ -39,7 +39,7 @@ class Metrics:
         self._known: dict[tuple[str, int], tuple[Any, Any]] = {}
 
     def count(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count a request that was answered."""
         found = self._known.get((route, status))
         if found is None:
             found = (self._requests.labels(route, str(status)), self._seconds.labels(route))
@@ -48,7 +48,7 @@ class Metrics:
         found[1].observe(seconds)
 
     def text(self) -> bytes:
-        """What Prometheus reads."""
+        """Return the text that Prometheus reads."""
         registry = self._own
         if os.environ.get(SHARED):
             from prometheus_client.multiprocess import MultiProcessCollector
@@ -65,12 +65,14 @@ class _Pipeline:
 
     def __init__(self, gauges: Iterable[Gauge]) -> None:
         self._families: dict[str, GaugeMetricFamily] = {}
-        for one in gauges:
-            names = sorted(one.labels)
-            family = self._families.get(one.name)
+        for gauge in gauges:
+            names = sorted(gauge.labels)
+            family = self._families.get(gauge.name)
             if family is None:
-                family = self._families[one.name] = GaugeMetricFamily(f"headrace_{one.name}", one.help, labels=names)
-            family.add_metric([one.labels[name] for name in names], one.value)
+                family = self._families[gauge.name] = GaugeMetricFamily(
+                    f"headrace_{gauge.name}", gauge.help, labels=names
+                )
+            family.add_metric([gauge.labels[name] for name in names], gauge.value)
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """For prometheus-client."""

@@ -60,13 +60,13 @@ class Description:
 
     @property
     def plain(self) -> bool:
-        """Whether its features are numbers only, so that a matrix says it all."""
-        return bool(self.columns) and all(one.kind == "number" for one in self.columns)
+        """Return whether its features are numbers only, so that a matrix says it all."""
+        return bool(self.columns) and all(column.kind == "number" for column in self.columns)
 
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """Which model answered.
+    """The version of a model that predicted.
 
     Attributes:
         position: of the last row it has learned; None where it has learned none.
@@ -107,12 +107,12 @@ def _latin(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class PredictedRows:
-    """Answers to the rows of a batch, by one model.
+    """Predictions for the rows of a batch, by one model.
 
     Attributes:
         batch: the rows with ``prediction``, ``status``, ``model``, ``model_version``, ``model_position`` beside them,
             and ``probability`` where it was asked for.
-        reasons: row -> why it has no answer.
+        reasons: row -> why it has no prediction.
     """
 
     batch: pa.RecordBatch
@@ -142,13 +142,13 @@ class Snapshot(Protocol):
         ...
 
     def predict_batch(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> PredictedRows:
-        """Answers to many rows."""
+        """Predict many rows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """How far a model must have learned; one of the two is set.
+    """A bound: how far a model must have learned; one of the two is set.
 
     Attributes:
         lsn: everything committed to the databases up to there.
@@ -189,7 +189,7 @@ class ComponentHealth:
 
 
 class Models(Protocol):
-    """Whoever has the models: a pipeline in this process, or what follows the log of another one.
+    """Provides the models: a pipeline in this process, or a replica that follows the log of another one.
 
     ``current`` is called by the server's loop for every request and returns at once. `train` and `record` wait, and are
     called in threads of their own. The others may read the log.
@@ -198,15 +198,15 @@ class Models(Protocol):
     descriptions: Mapping[str, Description]
 
     def ready(self, model: str | None = None) -> bool:
-        """Whether a model, or every one, can answer."""
+        """Return whether a model, or every one, can predict."""
         ...
 
     def health(self) -> list[ComponentHealth]:
-        """How the pipeline's sources, sinks and engine are, as far as that is known here."""
+        """Return the health of the pipeline's sources, sinks and engine, as far as it is known here."""
         ...
 
     def current(self, model: str) -> Snapshot:
-        """The model that answers now.
+        """Return the model that predicts now.
 
         Raises:
             NoModel: there is none of this name.
@@ -226,7 +226,7 @@ class Models(Protocol):
         ...
 
     def reached(self, model: str, wanted: AtLeast) -> Snapshot | None:
-        """The model that answers now, when it has learned that far; None: not yet, ask again."""
+        """Return the model that predicts now, when it has learned that far; None: not yet, ask again."""
         ...
 
     def train(self, model: str, timeout: float) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class Models(Protocol):
         ...
 
     def metrics(self) -> list[Gauge]:
-        """Numbers about the pipeline."""
+        """Return numbers about the pipeline."""
         ...
 
 
@@ -258,7 +258,7 @@ class NotReady(HeadraceError):
 
 
 class Busy(HeadraceError):
-    """What was asked for is going on already."""
+    """The same is going on already."""
 
 
 class TooSlow(HeadraceError):

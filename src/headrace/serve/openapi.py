@@ -1,4 +1,4 @@
-"""What OpenAPI says of the routes: their handlers read bytes, so the descriptions are written here."""
+"""Descriptions of the routes for OpenAPI: their handlers read bytes, so they are written here."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def prediction(endpoint: Endpoint, description: Description, longest: float) -> 
     ok = {"type": "object", "properties": properties, "required": list(properties)}
     return {
         "summary": f"Ask the model «{endpoint.model}»",
-        "parameters": [*(_parameter(one) for one in endpoint.parameters), reach, deadline(longest)],
+        "parameters": [*(_parameter(parameter) for parameter in endpoint.parameters), reach, deadline(longest)],
         "responses": responses(ok, 404, 422, 503, 504),
     }
 
@@ -171,8 +171,8 @@ def models() -> dict[str, Any]:
 def batches(descriptions: Iterable[Description], longest: float) -> dict[str, Any]:
     """``POST /models/{model}/predict``."""
     known = list(descriptions)
-    topics = dict.fromkeys(topic for one in known for topic in one.topics)
-    reach = at_least(topics, databases=any(one.databases for one in known))
+    topics = dict.fromkeys(topic for description in known for topic in description.topics)
+    reach = at_least(topics, databases=any(description.databases for description in known))
     binary = {"type": "string", "format": "binary"}
     return {
         "summary": "Ask for many rows, as an Arrow stream",

@@ -1,4 +1,4 @@
-"""What `Model.serve` declares: a path at which a model answers one row, with names of the user's."""
+"""Endpoints as `Model.serve` declares them: a path at which a model predicts one row, with names of the user's."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def declare(
     named = dict(inputs) if inputs is not None else {name.lower(): name for name, *_ in columns}
     features = {name: (kind, words, nullable) for name, kind, words, nullable in columns}
     parameters = tuple(_parameter(where, name, given, features) for name, given in named.items())
-    have = [one.column for one in parameters]
+    have = [parameter.column for parameter in parameters]
     for name in features:
         if have.count(name) != 1:
             raise DeclarationError(

@@ -1,4 +1,4 @@
-"""Who asks, what they may do, and how often.
+"""Authentication, authorisation and limits of requests.
 
 A request brings ``Authorization: Bearer KEY-OR-TOKEN`` or ``X-API-Key: KEY``. Where no key and no token is configured,
 only this machine can ask, and only under a name of its own: a web page elsewhere cannot use a browser here to train.
@@ -7,7 +7,7 @@ only this machine can ask, and only under a name of its own: a web page elsewher
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +29,13 @@ _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a name for limits and logs, and what they may do."""
+    """An authenticated client: a name for limits and logs, and its scopes."""
 
     name: str
     scopes: frozenset[str]
 
     def may(self, scope: str) -> bool:
-        """Whether a scope is theirs; ``admin`` has every one."""
+        """Return whether it has a scope; ``admin`` has every one."""
         return not scope or scope in self.scopes or "admin" in self.scopes
 
 
@@ -43,7 +43,7 @@ _ANYBODY_HERE = frozenset(SCOPES)
 
 
 class Gate:
-    """Lets requests in, or refuses them. Used by the server's loop.
+    """Authenticates and authorises requests. Used by the server's loop.
 
     Whether anybody on this machine may ask is decided when the server starts, and only becomes stricter: a file of keys
     that has a key, that changed since, or that cannot be read ends it, whatever becomes of the file afterwards.
@@ -79,8 +79,8 @@ class Gate:
             logger.warning("this server is closed from now on: %s", error.message)
             self.open = False
 
-    def admit(self, request: Request, scope: str) -> Caller:
-        """Who asks, when they may.
+    def authorize(self, request: Request, scope: str) -> Caller:
+        """Authenticate, authorise and rate-limit a request; returns who sent it.
 
         Args:
             scope: what the route needs; empty: nothing.
@@ -149,8 +149,8 @@ class Gate:
             raise Problem(403, "without keys this server takes no requests from pages of other sites")
 
 
-def _verifier(settings: ServeSettings) -> Any:
-    """What checks a JSON web token: signature, expiry, audience, issuer; gives the caller, or None."""
+def _verifier(settings: ServeSettings) -> Callable[[str], Caller | None]:
+    """Return a check of a JSON web token (signature, expiry, audience, issuer), which gives the caller or None."""
     import jwt
 
     if settings.jwt_secret is not None:
@@ -176,7 +176,7 @@ def _verifier(settings: ServeSettings) -> Any:
             return None
         given = claims.get("scope", claims.get("scopes"))
         given = given.split() if isinstance(given, str) else given
-        scopes = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
+        scopes = [scope for scope in given if isinstance(scope, str)] if isinstance(given, list) else []
         return Caller(f"token {claims.get('sub', '')}", frozenset(scopes) & set(SCOPES))
 
     return verify
@@ -190,7 +190,7 @@ def _limiter(rate: str) -> tuple[RateLimiter, RateLimitItem]:
     return SlidingWindowCounterRateLimiter(MemoryStorage()), parse(rate)
 
 
-def _too_many(limiter: Any, rate: Any, name: str) -> Problem:
+def _too_many(limiter: RateLimiter, rate: RateLimitItem, name: str) -> Problem:
     import time
 
     wait = max(1, round(limiter.get_window_stats(rate, name).reset_time - time.time()))

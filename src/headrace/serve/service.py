@@ -1,4 +1,4 @@
-"""What every way of service has in common: which model, how far it must have learned, where answers are logged."""
+"""The service behind every route: which model, how far it must have learned, where predictions are logged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Waiting = tuple[Sequence[Row], "asyncio.Future[tuple[list[Any], VersionInfo]]"]
 
 
 class PredictionService:
-    """Asks models, for the handlers of one server. Used by the server's loop only."""
+    """Asks models for predictions, for the handlers of one server. Used by the server's loop only."""
 
     def __init__(self, models: Models, settings: ServeSettings) -> None:
         self.models = models
@@ -71,7 +71,7 @@ class PredictionService:
     async def predict_batch(
         self, snapshot: Snapshot, rows: pa.RecordBatch, *, probabilities: bool = False
     ) -> PredictedRows:
-        """Answers to many rows, in a thread."""
+        """Predict many rows, in a thread."""
         with tracing.predict_span(self._tracer, snapshot.info.model, rows.num_rows) as span:
             tracing.say_version(span, snapshot.info)
             return await self._run(self._predicting, lambda: snapshot.predict_batch(rows, probabilities=probabilities))
@@ -81,7 +81,7 @@ class PredictionService:
         return await self.blocking(lambda: self.models.version(model, version))
 
     async def blocking(self, function: Callable[[], Result]) -> Result:
-        """What a function gives that waits for something."""
+        """Return the result of a function that waits for something."""
         return await self._run(self._waiting, function)
 
     async def _run(self, executor: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
@@ -159,12 +159,12 @@ class Recorder:
             await self._service.blocking(lambda: models.record(self._topic, batch, timeout))
         except Exception as problem:  # goes to whoever asked
             error = problem
-        for one in waiting:
-            if not one.done():
+        for future in waiting:
+            if not future.done():
                 if error is None:
-                    one.set_result(None)
+                    future.set_result(None)
                 else:
-                    one.set_exception(error)
+                    future.set_exception(error)
 
 
 def _joined(
@@ -280,14 +280,14 @@ def _refuse(taken: Sequence[Waiting], error: BaseException) -> None:
 
 def refused(values: Sequence[Any]) -> list[tuple[int, RowRefused]]:
     """Rows among answers that have none."""
-    return [(row, one) for row, one in enumerate(values) if isinstance(one, RowRefused)]
+    return [(row, value) for row, value in enumerate(values) if isinstance(value, RowRefused)]
 
 
-# -- what a request says ----------------------------------------------------------------------------------------------
+# -- parameters of a request -----------------------------------------------------------------------------------------
 
 
 def parse_wanted(text: str) -> AtLeast:
-    """How far a model must have learned, as people write it.
+    """Parse how far a model must have learned.
 
     Raises:
         ValueError: neither an LSN nor TOPIC:OFFSET.
@@ -300,7 +300,7 @@ def parse_wanted(text: str) -> AtLeast:
         return AtLeast(topic=topic, offset=int(offset))
     high, slash, low = text.partition("/")
     digits = set("0123456789abcdefABCDEF")
-    if not slash or not all(0 < len(one) <= 8 and set(one) <= digits for one in (high, low)):
+    if not slash or not all(0 < len(half) <= 8 and set(half) <= digits for half in (high, low)):
         raise ValueError("Input should be an LSN such as 0/1932A28, or TOPIC:OFFSET")
     return AtLeast(lsn=parse_lsn(text))
 
@@ -342,7 +342,7 @@ def _deadline(text: str | None, settings: ServeSettings) -> float:
 
 
 def problem_of(error: HeadraceError) -> Problem:
-    """An error of ours as an HTTP status."""
+    """Return an error of ours as an HTTP status."""
     text = f"{error.message}. {error.advice}" if error.advice else error.message
     if isinstance(error, NoModel):
         return Problem(404, text)

@@ -1,4 +1,4 @@
-"""How it is served: options of ``headrace serve``, or environment variables that begin with ``HEADRACE_SERVE_``."""
+"""Settings of a server: options of ``headrace serve``, or environment variables that begin with ``HEADRACE_SERVE_``."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class ServeSettings(BaseSettings):
 
     @property
     def tokens(self) -> bool:
-        """Whether JSON web tokens are checked."""
+        """Return whether JSON web tokens are checked."""
         return self.jwt_secret is not None or self.jwt_public_key is not None
 
     @property
     def loopback(self) -> bool:
-        """Whether it listens where only this machine can ask."""
+        """Return whether it listens where only this machine can ask."""
         if self.host == "localhost":
             return True
         try:

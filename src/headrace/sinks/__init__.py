@@ -1,1 +1,1 @@
-"""Where results go: PostgreSQL tables, MongoDB, Parquet files, HTTP, the console; `delivery` is the contract."""
+"""Destinations of results: PostgreSQL tables, MongoDB, Parquet files, HTTP, the console; `base` is the contract."""

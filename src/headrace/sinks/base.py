@@ -272,7 +272,7 @@ def _holds_text(kind: pa.DataType) -> bool:
 
 
 def all_utf8(column: pa.Array) -> bool:
-    """Whether every text in a column can be read."""
+    """Return whether every text in a column can be read."""
     kind = column.type
     if not _holds_text(kind):
         return True
@@ -322,7 +322,7 @@ def check_names(names: Iterable[object], what: str) -> tuple[str, ...]:
             raise DeclarationError(f"{what}={name!r} is not a column's name")
         if found.count(name) > 1:
             raise DeclarationError(f"{what}: the column «{name}» is named twice")
-    return tuple(str(one) for one in found)
+    return tuple(str(name) for name in found)
 
 
 def pieces(count: int, size: int) -> Iterator[tuple[int, int]]:

@@ -33,7 +33,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to be done, in this order; each key is in one place only.
+    """Operations to perform, in this order; each key is in one of them only.
 
     Attributes:
         clear: everything goes first, since the source's table was truncated.
@@ -139,15 +139,15 @@ def _events(batch: Batch, key: Sequence[str]) -> tuple[Ints, pa.RecordBatch, Int
     if before is None or any(before.type.get_field_index(name) < 0 for name in key):
         return rows, keys, 2 * rows + 1
     old = [pc.struct_field(before, name).cast(keys.column(name).type) for name in key]
-    known = np.logical_and.reduce([np.asarray(one.is_valid()) for one in old])
+    known = np.logical_and.reduce([np.asarray(column.is_valid()) for column in old])
     differs = [
-        np.asarray(pc.fill_null(pc.not_equal(one, keys.column(name)), False))
-        for one, name in zip(old, key, strict=True)
+        np.asarray(pc.fill_null(pc.not_equal(column, keys.column(name)), False))
+        for column, name in zip(old, key, strict=True)
     ]
     moved = np.flatnonzero(known & np.logical_or.reduce(differs) & (batch.op == OPS["u"]))
     if not moved.size:
         return rows, keys, 2 * rows + 1
-    ends = pa.RecordBatch.from_arrays([one.take(pa.array(moved)) for one in old], names=list(key))
+    ends = pa.RecordBatch.from_arrays([column.take(pa.array(moved)) for column in old], names=list(key))
     order = np.concatenate([2 * rows + 1, 2 * moved])
     by = np.argsort(order, kind="stable")
     both = pa.Table.from_batches([keys, ends]).combine_chunks().to_batches()[0]
@@ -194,7 +194,7 @@ def _runs(batch: Batch, codes: Ints, orders: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _keeps(batch: Batch) -> npt.NDArray[np.bool_]:
-    """Which rows say of a value only that it stays as it was."""
+    """Return the rows that say of a value only that it stays as it was."""
     return np.asarray(pc.fill_null(pc.list_value_length(batch.unchanged), 0)) > 0
 
 
@@ -207,7 +207,7 @@ def _groups(batch: Batch, rows: Ints, keys: pa.RecordBatch, orders: Ints) -> Ite
         return
     stays = unsent(batch, rows)
     for some in dict.fromkeys(stays):
-        mine = rows[np.array([one == some for one in stays])]
+        mine = rows[np.array([stay == some for stay in stays])]
         kept = tuple(name for name in some if name in own.schema.names)
         records = own.select([name for name in own.schema.names if name not in some]).take(pa.array(mine))
         # The first event of a row is the end of its old key, where it has moved.

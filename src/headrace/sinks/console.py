@@ -72,7 +72,7 @@ class ConsoleSink:
         fault("sink.committed")
 
     def _text(self, part: SinkBatch, file: TextIO) -> str:
-        """What is printed, in letters that standard output has."""
+        """Return the text to print, in letters that standard output has."""
         encoding = getattr(file, "encoding", None) or "utf-8"
         people = file.isatty() if self.spec.format is None else self.spec.format == "table"
         if people:

@@ -71,12 +71,12 @@ class HttpSpec:
             good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
         except ValueError:
             good = False
-        if not good or any(ord(one) <= 32 or ord(one) == 127 for one in self.url):
+        if not good or any(ord(letter) <= 32 or ord(letter) == 127 for letter in self.url):
             raise DeclarationError("to_http: the URL cannot be read", advice="Give http(s)://HOST[:PORT]/PATH.")
         if self.method not in METHODS:
             raise DeclarationError(f"to_http: method={self.method!r}", advice=f"Give one of {', '.join(METHODS)}.")
         for name, value in self.headers.items():
-            if not name or any(ord(one) < 32 or ord(one) > 255 for one in f"{name}{value}"):
+            if not name or any(ord(letter) < 32 or ord(letter) > 255 for letter in f"{name}{value}"):
                 raise DeclarationError(f"to_http: the header {name!r} cannot be sent")
         if self.retries is not None and self.retries < 0:
             raise DeclarationError(f"to_http: retries={self.retries}", advice="Give 0 or more, or None for ever.")
@@ -93,7 +93,7 @@ class HttpSpec:
     @property
     def writes(self) -> tuple[str, ...]:
         """See `Target.writes`."""
-        return tuple(one for one in (self.success_topic, self.error_topic) if one)
+        return tuple(topic for topic in (self.success_topic, self.error_topic) if topic)
 
     def sink(self, context: SinkContext) -> HttpSink:
         """See `Target.sink`."""
@@ -132,7 +132,7 @@ def _seconds(value: str | float | timedelta, what: str) -> float:
 
 
 def signature(secret: bytes, body: bytes, seconds: int) -> str:
-    """What ``Headrace-Signature`` says of a body sent at a time (seconds since 1970).
+    """Return ``Headrace-Signature`` for a body sent at a time (seconds since 1970).
 
     >>> signature(b"secret", b"{}", 1623283200)
     't=1623283200,v1=274d5eed48b0f98d6133e51b27031acc2376ae76d313074b16341ab545b218dd'
@@ -143,7 +143,7 @@ def signature(secret: bytes, body: bytes, seconds: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a row: a status (0: no answer at all), the answer's beginning, and how many attempts it took."""
+    """The outcome of a row: a status (0: no response), the response's beginning, and how many attempts it took."""
 
     status: int
     body: str
@@ -205,7 +205,7 @@ class HttpSink:
 
     @staticmethod
     def _whole(part: SinkBatch, row: int) -> bool:
-        """Whether the rows made of one row of the topic end here: a position is between two rows of the topic."""
+        """Return whether the rows made of one row of the topic end here: a position is between two such."""
         return row + 1 == part.offsets.size or bool(part.offsets[row + 1] != part.offsets[row])
 
     def _settled(self, part: SinkBatch, rows: int) -> int:
@@ -218,10 +218,10 @@ class HttpSink:
         some = SinkBatch(part.topic, part.first, position, part.batch.slice(start, len(answers)), part.offsets[start:][: len(answers)])  # noqa: E501  # fmt: skip
         outputs = []
         for topic, good in ((self.spec.success_topic, True), (self.spec.error_topic, False)):
-            rows = np.array([i for i, one in enumerate(answers) if one.good == good], np.int64)
+            rows = np.array([i for i, answer in enumerate(answers) if answer.good == good], np.int64)
             if topic and rows.size:
                 outputs.append((topic, _responses(some.take(rows), [answers[i] for i in rows], self.context.app)))
-        refused: list[Reason] = [(i, _reason(one)) for i, one in enumerate(answers) if not one.good]
+        refused: list[Reason] = [(i, _reason(answer)) for i, answer in enumerate(answers) if not answer.good]
         self.context.keep(position, outputs=outputs, refused=(some, refused) if refused else None)
         fault("sink.committed")
 
@@ -272,10 +272,10 @@ def _responses(part: SinkBatch, answers: Sequence[Answer], app: str) -> Batch:
     """Answers as rows, at the positions of the rows that were sent."""
     columns: dict[str, Any] = {
         "idempotency_key": pa.array(part.ids(app)),
-        "status": pa.array([one.status for one in answers], pa.int64()),
-        "attempts": pa.array([one.attempts for one in answers], pa.int64()),
-        "response": pa.array([one.body for one in answers]),
-        "request": pa.array([one.decode() for one in json_rows(part.batch)]),
+        "status": pa.array([answer.status for answer in answers], pa.int64()),
+        "attempts": pa.array([answer.attempts for answer in answers], pa.int64()),
+        "response": pa.array([answer.body for answer in answers]),
+        "request": pa.array([row.decode() for row in json_rows(part.batch)]),
     }
     batch = part.batch
     return Batch.of(columns, lsn=batch.lsn, index=batch.index, ts_us=batch.ts_us, source=batch.source)
@@ -287,7 +287,7 @@ def _reason(answer: Answer) -> str:
 
 
 def _seconds_after(text: str | None, clock: Clock) -> float:
-    """What ``Retry-After`` asks for: seconds, or a time."""
+    """Return the seconds that ``Retry-After`` asks for, as a number or a time."""
     if not text:
         return 0.0
     try:

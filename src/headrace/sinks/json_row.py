@@ -40,8 +40,8 @@ def sent_rows(batch: Batch) -> list[dict[str, Any]]:
 
 def json_of(array: pa.Array) -> list[str | None]:
     """Each value of a column as JSON; None where it is null."""
-    found = [_finite(one) for one in plain_values.values(array)]
-    return [None if one is None else as_json(one).decode() for one in found]
+    found = [_finite(plain_value) for plain_value in plain_values.values(array)]
+    return [None if value is None else as_json(value).decode() for value in found]
 
 
 def as_json(value: Any) -> bytes:
@@ -89,5 +89,5 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else plain_values.number_text(value)
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+        return {name: _finite(member) for name, member in value.items()}
+    return [_finite(element) for element in value] if isinstance(value, list | tuple) else value

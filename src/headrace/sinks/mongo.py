@@ -227,14 +227,14 @@ class MongoSink:
                 self._of(self.spec.collection).delete_many({})
             documents = []
             for rows in change.rows:
-                some = [(one.pop(_ROW), one) for one in plain_values.rows(rows.records)]
+                some = [(row.pop(_ROW), row) for row in plain_values.rows(rows.records)]
                 if rows.was is not None:
                     some, absent = self._moved(some, rows)
                     refused += absent
                 documents += some
             gone = plain_values.rows(change.gone.select(list(key))) if change.gone.num_rows else []
             # A key that cannot be stored, and is to be deleted, was never there.
-            self._write([(-1, one) for one in gone], _deletion)
+            self._write([(-1, identity) for identity in gone], _deletion)
             refused += self._write(documents, lambda document: _upsert(document, key))
         return sorted(refused)
 
@@ -277,14 +277,14 @@ class MongoSink:
 
         def attempt(start: int, stop: int) -> str | None:
             some = writes[start:stop]
-            reason, found = self._send([one for _, one in some])
+            reason, found = self._send([write for _, write in some])
             refused.extend((some[i][0], said) for i, said in found)
             return reason
 
         return refused + [(writes[i][0], reason) for i, reason in settle(len(writes), attempt)]
 
     def _send(self, writes: Sequence[Any]) -> tuple[str | None, list[Reason]]:
-        """Why nothing of it can be written, for what a document holds; or the operations that were refused."""
+        """Send operations; returns why none of them can be written, or those that were refused."""
         import bson
         from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
@@ -293,7 +293,7 @@ class MongoSink:
         except BulkWriteError as error:
             if error.details.get("writeConcernErrors"):
                 raise
-            return None, [(one["index"], str(one["errmsg"])) for one in error.details["writeErrors"]]
+            return None, [(detail["index"], str(detail["errmsg"])) for detail in error.details["writeErrors"]]
         except OperationFailure as error:
             if error.code not in DOCUMENT_AT_FAULT:
                 raise
@@ -392,8 +392,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {str(name): _plain(member) for name, member in value.items()}
+    return [_plain(element) for element in value] if isinstance(value, list | tuple) else value
 
 
 def _decimal(value: Decimal) -> Any:

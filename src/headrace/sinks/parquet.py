@@ -164,7 +164,7 @@ class ParquetSink:
             self._move(moves)
 
     def _files(self, part: SinkBatch) -> tuple[list[tuple[Path, pa.Table]], list[Reason]]:
-        """Where each file goes, relative to the directory, and its rows; and the rows that can be in none."""
+        """Return each file's path, relative to the directory, and its rows; and the rows that can be in none."""
         refused = _unwritable(part.batch.rows)
         missing = [name for name in self.spec.partition_by if name not in part.batch.column_names]
         if missing:

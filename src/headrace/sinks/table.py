@@ -147,7 +147,7 @@ def table_spec(dsn: str, table: str, *, key: str | Sequence[str] | None = None) 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What writing a table touches, as the server that holds it says.
+    """Everything that writing a table touches, as the server that holds it says.
 
     Attributes:
         marks: numbers of the advisory locks that are held in this database: who holds one can be told to be in it too.
@@ -222,7 +222,7 @@ def _reach(connection: psycopg.Connection[Any], spec: TableSpec, who: tuple[str,
 
 
 def _place(connection: psycopg.Connection[Any], spec: TableSpec) -> tuple[str, str, str]:
-    """Schema and name of the spec, and its kind (empty where it is not there)."""
+    """Schema and name of the table, and its kind (empty where it is not there)."""
     *named, name = spec.table.split(".")
     find = (
         "SELECT n.nspname::text, c.relname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n"
@@ -468,7 +468,7 @@ class TableSink:
         return None
 
     def _at_fault(self, error: psycopg.Error, batch: Batch, start: int, stop: int) -> bool:
-        """Whether an error is one of some rows, not of the table or the server.
+        """Return whether an error is one of some rows, not of the table or the server.
 
         Where the error does not say (a policy on rows refuses with the words of a missing right), it is one of some
         rows if the table takes another one.
@@ -538,8 +538,8 @@ class TableSink:
         stage, key = sql.Identifier("pg_temp", "headrace_keys"), self.spec.key
         names = [*(f"old{i}" for i in range(len(key))), *(f"new{i}" for i in range(len(key)))]
         columns = sql.SQL(", ").join(
-            sql.SQL("{} AS {}").format(sql.Identifier(one), sql.Identifier(name))
-            for one, name in zip([*key, *key], names, strict=True)
+            sql.SQL("{} AS {}").format(sql.Identifier(column), sql.Identifier(name))
+            for column, name in zip([*key, *key], names, strict=True)
         )
         self._db.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(stage))
         make = sql.SQL("CREATE TEMP TABLE headrace_keys ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA")
@@ -558,7 +558,7 @@ class TableSink:
         stage = self._staged(rows)
         names = rows.schema.names
         others = [sql.Identifier(name) for name in names if name not in self.spec.key]
-        sets = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(one) for one in others)
+        sets = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(other) for other in others)
         what = sql.SQL("UPDATE SET {}").format(sets) if others else sql.SQL("NOTHING")
         self._db.execute(
             sql.SQL("INSERT INTO {} ({columns}) SELECT {columns} FROM {} ON CONFLICT ({}) DO {}").format(
@@ -690,7 +690,7 @@ def _advice(state: str, spec: TableSpec) -> str:
 
 
 def _words(error: psycopg.Error) -> str:
-    """What the server says, in one line."""
+    """Return the server's message, in one line."""
     diagnosis = error.diag
     said = diagnosis.message_primary or str(error).strip() or type(error).__name__
     found = " ".join(said.split())
@@ -727,7 +727,7 @@ def _foreign(place: str) -> SinkError:
 
 
 def _no_name(name: str) -> str:
-    """Why a name can be none of a column in PostgreSQL, which would cut a longer one without a word; or nothing."""
+    """Return why a name can be none of a column in PostgreSQL, which would cut a longer one silently; or nothing."""
     if not name:
         return "has an empty name"
     if "\0" in name:
@@ -846,7 +846,9 @@ def _cells(column: pa.Array) -> pa.Array:
     if pa.types.is_duration(kind):
         return pa.array(plain_values.texts(column), pa.string())
     if pa.types.is_interval(kind):
-        spans = [None if one is None else _interval(*one) for one in plain_values.values(column)]
+        spans = [
+            None if plain_value is None else _interval(*plain_value) for plain_value in plain_values.values(column)
+        ]
         return pa.array(spans, pa.string())
     if pa.types.is_decimal256(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
@@ -900,7 +902,9 @@ def finer(rows: pa.RecordBatch) -> dict[int, str]:
         if getattr(column.type, "unit", "") == "ns":
             numbers = np.asarray(pc.fill_null(column.view(pa.int64()), 0))
         elif pa.types.is_interval(column.type):
-            numbers = np.array([0 if one is None else one[2] for one in plain_values.values(column)], np.int64)
+            numbers = np.array(
+                [0 if plain_value is None else plain_value[2] for plain_value in plain_values.values(column)], np.int64
+            )
         else:
             continue
         reason = f"«{name}» has nanoseconds, and PostgreSQL counts microseconds"

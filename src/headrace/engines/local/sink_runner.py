@@ -55,7 +55,7 @@ EVERYTHING = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class SinkStatus:
-    """What others may look at while a sink runs.
+    """The state of a sink that runs, for others to look at.
 
     Attributes:
         status: one line for people: running, what it waits for, or that it has stopped.
@@ -76,7 +76,7 @@ class SinkStatus:
 
     @property
     def waiting_seconds(self) -> float:
-        """How long the destination has been away."""
+        """Return how long the destination has been away."""
         return time.monotonic() - self.waiting_since if self.waiting else 0.0
 
 
@@ -89,7 +89,7 @@ class _RowsAtFault(Exception):
 
 
 class LogSinkContext:
-    """What the log keeps for one sink; see `headrace.sinks.base.Journal`.
+    """The log's side of one sink; see `headrace.sinks.base.SinkContext`.
 
     Its record (``sink`` APP/SINK/TOPIC) holds ``next``, and ``refused``: offsets of rows that are in the dead letters
     already while the destination's position may still be before them.
@@ -108,13 +108,13 @@ class LogSinkContext:
 
     @property
     def position(self) -> int:
-        """See `Journal.position`."""
+        """See `SinkContext.position`."""
         return int(str(self._record.get("next", 0)))
 
     def refuse(self, part: SinkBatch, reasons: Sequence[Reason]) -> None:
-        """See `Journal.refuse`."""
+        """See `SinkContext.refuse`."""
         found = self._record.get("refused")
-        known = {one for one in found if one >= part.first} if isinstance(found, list) else set()
+        known = {offset for offset in found if offset >= part.first} if isinstance(found, list) else set()
         new = [(row, reason) for row, reason in reasons if int(part.offsets[row]) not in known]
         if new:
             offsets = sorted(known | {int(part.offsets[row]) for row, _ in new})
@@ -128,14 +128,14 @@ class LogSinkContext:
         outputs: Iterable[tuple[str, Batch]] = (),
         refused: tuple[SinkBatch, Sequence[Reason]] | None = None,
     ) -> None:
-        """See `Journal.keep`."""
+        """See `SinkContext.keep`."""
         topics = [*outputs, *([self._letters(*refused)] if refused else [])]
         self._write(topics, {**self._record, "next": position})
         if refused:
             self._runner.count_refused(len(refused[1]))
 
     def pause(self, seconds: float, why: str) -> None:
-        """See `Journal.pause`."""
+        """See `SinkContext.pause`."""
         self._runner.pause(seconds, why)
 
     def _letters(self, part: SinkBatch, reasons: Sequence[Reason]) -> tuple[str, Batch]:
@@ -185,7 +185,9 @@ class SinkRunner:
         # Of a copy of a captured table, the columns of the table that its key is.
         copied = plan.spec.key and _captured(engine.plan.sources, plan.stream.topic)
         self._source_key = (key_sources(plan.stream.operations, plan.spec.key) or []) if copied else []
-        self._operations = tuple(_keeping_order(one, copies=bool(plan.spec.key)) for one in plan.stream.operations)
+        self._operations = tuple(
+            _keeping_order(operation, copies=bool(plan.spec.key)) for operation in plan.stream.operations
+        )
         self._thread = threading.Thread(target=self._run, name=f"headrace-sink-{plan.name}", daemon=True)
 
     # -- others -----------------------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ class SinkRunner:
         self._wake.set()
 
     def wait(self, position: int, timeout: float) -> bool:
-        """Until everything before a position is delivered; whether it is."""
+        """Wait until everything before a position is delivered; returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: (self.status.position or 0) >= position, timeout)
 
@@ -359,7 +361,7 @@ class SinkRunner:
         return found
 
     def _rows(self, sink: Sink, position: int) -> int:
-        """How many rows of the topic are delivered at once."""
+        """Return how many rows of the topic are delivered at once."""
         if self._doomed is not None and self._doomed[0] == position:
             return 1
         return sink.rows if self._limit is None else min(sink.rows, self._limit)
@@ -377,7 +379,7 @@ class SinkRunner:
             batch = batch.take(np.setdiff1d(np.arange(batch.num_rows), rows).astype(np.int64))
         good, bad = operate(_with_old_keys(batch, self.plan), self._operations)
         if bad:
-            whole = SinkBatch(topic, position, end, *_rows([one for one, _ in bad], batch))
+            whole = SinkBatch(topic, position, end, *_rows([row for row, _ in bad], batch))
             self._context.refuse(whole, [(i, reason) for i, (_, reason) in enumerate(bad)])
         for part in _parts(topic, position, end, good, batch):
             refused = self.status.refused
@@ -453,7 +455,11 @@ class SinkRunners:
             WaitTimeout: the deadline came first; the message says which sink waits for what.
         """
         topics = log.topics()
-        wanted = [(one, topics[one.plan.stream.topic].end) for one in self.runners if one.plan.stream.topic in topics]
+        wanted = [
+            (runner, topics[runner.plan.stream.topic].end)
+            for runner in self.runners
+            if runner.plan.stream.topic in topics
+        ]
         for runner, end in wanted:
             runner.hurry(end)
         for runner, end in wanted:
@@ -511,21 +517,21 @@ def _numbered(records: pa.RecordBatch, offsets: np.ndarray[tuple[int], np.dtype[
 
 def _rows(batches: Sequence[Batch], like: Batch) -> tuple[Batch, np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Rows of one schema, and their offsets; none of ``like`` where there are none."""
-    records = [one.records for one in batches] or [like.records.slice(0, 0)]
+    records = [batch.records for batch in batches] or [like.records.slice(0, 0)]
     whole = records[0] if len(records) == 1 else pa.Table.from_batches(records).combine_chunks().to_batches()[0]
     return Batch(whole.drop_columns([ORDER])), np.asarray(whole.column(ORDER)).astype(np.int64)
 
 
 def _parts(topic: str, first: int, end: int, good: Sequence[Batch], like: Batch) -> Iterator[SinkBatch]:
-    """What came of the rows, in parts of one schema each; together they cover all offsets."""
+    """Yield what came of the rows, in batches of one schema each; together they cover all offsets."""
     runs: list[list[Batch]] = []
-    for one in good:
-        if not one.num_rows:
+    for batch in good:
+        if not batch.num_rows:
             continue
-        if runs and runs[-1][0].schema.equals(one.schema):
-            runs[-1].append(one)
+        if runs and runs[-1][0].schema.equals(batch.schema):
+            runs[-1].append(batch)
         else:
-            runs.append([one])
+            runs.append([batch])
     for number, run in enumerate(runs or [[]]):
         batch, offsets = _rows(run, like)
         following = runs[number + 1][0] if number + 1 < len(runs) else None
@@ -572,7 +578,7 @@ def _filtered(operation: Filter, batch: Batch) -> Batch:
 
 
 def _captured(sources: Iterable[SourcePlan], topic: str) -> bool:
-    """Whether a topic is one of a captured table."""
+    """Return whether a topic is one of a captured table."""
     return any(
         topic.startswith(f"{source.prefix}.") and source.matches(topic.removeprefix(f"{source.prefix}."))
         for source in sources
@@ -600,8 +606,13 @@ def _untold(batch: Batch, key: Sequence[str]) -> dict[int, str]:
 def _with_old_keys(batch: Batch, plan: SinkPlan) -> Batch:
     """The batch with the keys that updated rows had as the operations make them: they name and compute columns."""
     key, before = plan.spec.key, batch.before
-    computing = [one for one in plan.stream.operations if isinstance(one, Select | WithColumns)]
-    if not key or before is None or not computing or any(isinstance(one, Transform) for one in plan.stream.operations):
+    computing = [operation for operation in plan.stream.operations if isinstance(operation, Select | WithColumns)]
+    if (
+        not key
+        or before is None
+        or not computing
+        or any(isinstance(operation, Transform) for operation in plan.stream.operations)
+    ):
         return batch
     rows = np.flatnonzero(np.asarray(before.is_valid()))
     some = before.take(pa.array(rows))

@@ -27,7 +27,7 @@ WRITE_SECONDS = 1.0
 
 
 def health_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[ComponentHealth]:
-    """The parts of a pipeline that runs in this process, as they are now."""
+    """Return the health of a pipeline that runs in this process."""
     found = []
     for source in engine.sources:
         now = source.status
@@ -45,7 +45,7 @@ def health_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Componen
 
 
 def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gauge]:
-    """Numbers about sources, sinks and rounds."""
+    """Return numbers about sources, sinks and rounds."""
     found = []
     for source in engine.sources:
         labels, status, traits = {"source": source.name}, source.status, source.traits
@@ -72,17 +72,17 @@ def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gau
 
 
 def health_file(log: Log) -> Path | None:
-    """Where the process that writes a log tells of its health; None where the log is no file."""
+    """Return the file in which the process that writes a log tells of its health; None where the log is no file."""
     path = file_of(log)
     return None if path is None else path.with_name(f"{path.name}.health")
 
 
 class HealthWriter:
-    """Writes what `health_of` says beside a log. Called by the engine's thread, in each round."""
+    """Writes `health_of` beside a log. Called by the engine's thread, in each round."""
 
-    def __init__(self, path: Path, parts: Callable[[], list[ComponentHealth]]) -> None:
+    def __init__(self, path: Path, health: Callable[[], list[ComponentHealth]]) -> None:
         self._path = path
-        self._parts = parts
+        self._health = health
         self._written_at = -WRITE_SECONDS
 
     def write(self) -> None:
@@ -91,7 +91,7 @@ class HealthWriter:
         if now - self._written_at < WRITE_SECONDS:
             return
         self._written_at = now
-        about = {"ts": time.time(), "pid": os.getpid(), "parts": [asdict(part) for part in self._parts()]}
+        about = {"ts": time.time(), "pid": os.getpid(), "parts": [asdict(part) for part in self._health()]}
         draft = self._path.with_name(f"{self._path.name}.draft")
         with contextlib.suppress(OSError):
             draft.write_text(json.dumps(about))
@@ -104,7 +104,7 @@ class HealthWriter:
 
 
 def read_health(log: Log) -> list[ComponentHealth]:
-    """The parts of the pipeline that another process runs on a log, as it wrote them last, and older since then.
+    """Read the health of the pipeline that another process runs on a log, as it wrote it last, and older since then.
 
     Returns:
         Nothing where no process says anything: it has ended in good order, or the log is no file.

@@ -25,7 +25,7 @@ _COUNTERS = {
 
 
 def model_metrics(progress: Progress, state: State, model: str) -> list[Gauge]:
-    """Numbers about one model."""
+    """Return numbers about one model."""
     labels = {"model": model}
     found = [Gauge("model_version", "The model's current version", state.version, labels)]
     position = state.position
@@ -70,14 +70,14 @@ def newest(log: Log, topic: TopicInfo, rows: int) -> pa.Table:
         return pa.table({})
     start = max(topic.first, topic.end - rows)
     found = [
-        pa.Table.from_batches([one.records.slice(max(0, start - one.offset))])
-        for one in log.read_topic(topic.name, offset=start, limit=rows)
+        pa.Table.from_batches([entry.records.slice(max(0, start - entry.offset))])
+        for entry in log.read_topic(topic.name, offset=start, limit=rows)
     ]
     return united(found)
 
 
 def topic_metrics(log: Log, tasks: Sequence[ModelTask], offsets: Mapping[str, Mapping[str, int]]) -> list[Gauge]:
-    """How far each model has come in the topics that it reads, and how many rows are before it; dead letters.
+    """Return each model's offsets in the topics that it reads, and how many rows are before it; dead letters.
 
     Args:
         offsets: model -> topic -> the next offset that it reads.

@@ -64,7 +64,7 @@ class ReplicaTask:
         self.published.publish(self.state, idle=True)
 
     def advance(self) -> bool:
-        """Repeat what was recorded since; whether there was anything."""
+        """Repeat what was recorded since; returns whether there was anything."""
         new, old = read_progress(self._log, self.task.name), self.progress
         if new is None or (new.step == old.step and new.origin == old.origin):
             if not self.state.active.learner.ready and checkpoint_steps(self._log, self.task.name):
@@ -89,12 +89,12 @@ class ReplicaTask:
 
     @property
     def unread(self) -> bool:
-        """Whether the log holds rows that the model has not consumed."""
+        """Return whether the log holds rows that the model has not consumed."""
         return bool(self._log.read(self.task.topics, after=self.progress.slice, limit=1))
 
     def _time_of(self, version: int) -> int:
         if version not in self._info:
-            self._info = {one.version: one.ts_us for one in VersionList.read(self._log, self.task.name)}
+            self._info = {version.version: version.ts_us for version in VersionList.read(self._log, self.task.name)}
         return self._info.get(version, 0)
 
 
@@ -103,7 +103,7 @@ class Replica(ModelProvider):
 
     def __init__(self, plan: Plan, log: Log) -> None:
         self._tasks = {task.name: ReplicaTask(plan, task, log) for task in plan.models}
-        super().__init__(plan, log, {name: one.published for name, one in self._tasks.items()})
+        super().__init__(plan, log, {name: task.published for name, task in self._tasks.items()})
         self._offsets: Mapping[str, Mapping[str, int]] = {}
         self._databases: Mapping[str, int] = {}
         self._ended = threading.Event()
@@ -150,18 +150,18 @@ class Replica(ModelProvider):
                 wait = AFTER_ERROR
 
     def _look(self) -> bool:
-        """Come to where the log is; whether there was anything new."""
+        """Come to where the log is; returns whether there was anything new."""
         databases = self._stored_positions()
-        moved = [one.advance() for one in self._tasks.values()]
-        if databases != self._databases and not any(one.unread for one in self._tasks.values()):
+        moved = [task.advance() for task in self._tasks.values()]
+        if databases != self._databases and not any(task.unread for task in self._tasks.values()):
             self._databases = databases
-        self._offsets = {name: dict(one.progress.offsets) for name, one in self._tasks.items()}
+        self._offsets = {name: dict(task.progress.offsets) for name, task in self._tasks.items()}
         return any(moved)
 
     def _stored_positions(self) -> dict[str, int]:
         """Database -> the LSN up to which the log has everything that was committed."""
         found = {name: json.loads(value) for name, value in self.log.records("source").items()}
-        return {name: parse_lsn(one["acknowledged"]) for name, one in found.items() if "acknowledged" in one}
+        return {name: parse_lsn(at["acknowledged"]) for name, at in found.items() if "acknowledged" in at}
 
     def reached(self, model: str, wanted: AtLeast) -> ModelSnapshot | None:
         """The model that answers now, when it has learned that far."""
@@ -169,7 +169,7 @@ class Replica(ModelProvider):
         if wanted.lsn is None:
             there = self._offsets.get(model, {}).get(wanted.topic, 0) > wanted.offset
         else:
-            prefixes = {one.prefix for one in self.plan.sources}
+            prefixes = {source.prefix for source in self.plan.sources}
             there = all(self._databases.get(name, 0) >= wanted.lsn for name in prefixes)
         published = self._named(model)
         if published.behind:
@@ -202,12 +202,15 @@ class Replica(ModelProvider):
         self._handing.append(topic, rows, timeout)
 
     def health(self) -> list[ComponentHealth]:
-        """How sources, sinks and the engine of the process that writes the log are, as far as it tells."""
+        """Return the health that the process that writes the log tells."""
         return read_health(self.log)
 
     def metrics(self) -> list[Gauge]:
-        """Numbers about the pipeline."""
+        """Return numbers about the pipeline."""
         found: list[Gauge] = []
-        for name, one in self._tasks.items():
-            found += [*model_metrics(one.progress, one.state, name), *operator_metrics(self.log, one.task, one.state)]
+        for name, task in self._tasks.items():
+            found += [
+                *model_metrics(task.progress, task.state, name),
+                *operator_metrics(self.log, task.task, task.state),
+            ]
         return [*found, *topic_metrics(self.log, self.plan.models, self._offsets)]

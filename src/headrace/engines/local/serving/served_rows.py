@@ -35,7 +35,7 @@ LOOK_SECONDS = 0.01
 
 
 def folder_of(log: Log) -> Path | None:
-    """Where rows are handed over to the process that writes a log; None where it is no file."""
+    """Return the folder in which rows are handed over to the process that writes a log; None where it is no file."""
     path = file_of(log)
     return None if path is None else path.with_name(f"{path.name}.handed")
 
@@ -114,7 +114,7 @@ class ServedRowsReceiver:
     def _run(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
             with contextlib.suppress(FileNotFoundError):
-                files = sorted(one for one in self._folder.iterdir() if one.suffix == ".arrow")
+                files = sorted(file for file in self._folder.iterdir() if file.suffix == ".arrow")
                 if files:
                     self._take(files)
 

@@ -58,7 +58,7 @@ class VersionCache:
     def numbers(self, current: ModelSnapshot) -> list[str]:
         """Versions that can be asked for: the current one, and those whose state is kept."""
         shelf = VersionList.read(self._log, current.info.model)
-        return [str(one.version) for one in shelf if one.kept or one.version == current.info.version]
+        return [str(version.version) for version in shelf if version.kept or version.version == current.info.version]
 
     def find(self, published: SnapshotPublisher, wanted: str) -> ModelSnapshot:
         """A version by its number or tag.
@@ -102,7 +102,7 @@ def _frozen(published: SnapshotPublisher, version: VersionRecord, data: bytes) -
 
 
 class ModelProvider:
-    """What every provider has: the newest snapshots, other versions, descriptions, training one at a time."""
+    """The part that every provider has: the newest snapshots, other versions, descriptions, training one at a time."""
 
     def __init__(self, plan: Plan, log: Log, published: Mapping[str, SnapshotPublisher]) -> None:
         self.plan = plan
@@ -115,12 +115,12 @@ class ModelProvider:
         self._training: dict[str, threading.Lock] = {name: threading.Lock() for name in published}
 
     def ready(self, model: str | None = None) -> bool:
-        """Whether a model, or every one, can answer."""
+        """Return whether a model, or every one, can predict."""
         chosen = self.published.values() if model is None else [self._named(model)]
-        return all(one.newest is not None and one.newest.ready for one in chosen)
+        return all(published.newest is not None and published.newest.ready for published in chosen)
 
     def current(self, model: str) -> ModelSnapshot:
-        """The model that answers now."""
+        """Return the model that predicts now."""
         newest = self._named(model).newest
         assert newest is not None
         return newest
@@ -170,7 +170,7 @@ class LocalModels(ModelProvider):
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.running: Running | None = None
-        self._runners = {one.task.name: one for one in engine.runners if isinstance(one.task, ModelTask)}
+        self._runners = {runner.task.name: runner for runner in engine.runners if isinstance(runner.task, ModelTask)}
         published = {name: _published(runner) for name, runner in self._runners.items()}
         super().__init__(engine.plan, engine.log, published)
         self._offsets: Mapping[str, Mapping[str, int]] = {}
@@ -184,7 +184,7 @@ class LocalModels(ModelProvider):
         self._offsets = {name: dict(runner.progress.offsets) for name, runner in self._runners.items()}
 
     def reached(self, model: str, wanted: AtLeast) -> ModelSnapshot | None:
-        """The model that answers now, when it has learned that far."""
+        """Return the model that predicts now, when it has learned that far."""
         self._is_read(model, wanted)
         if wanted.lsn is None:
             there = self._offsets[model].get(wanted.topic, 0) > wanted.offset
@@ -223,9 +223,11 @@ class LocalModels(ModelProvider):
         self.running.append(topic, rows, timeout=timeout)
 
     def metrics(self) -> list[Gauge]:
-        """Numbers about the pipeline."""
+        """Return numbers about the pipeline."""
         found = [
-            one for name, runner in self._runners.items() for one in model_metrics(runner.progress, runner.state, name)
+            gauge
+            for name, runner in self._runners.items()
+            for gauge in model_metrics(runner.progress, runner.state, name)
         ]
         for runner in self.engine.runners:
             found += operator_metrics(self.log, runner.task, runner.state)
@@ -236,7 +238,7 @@ class LocalModels(ModelProvider):
         ]
 
     def health(self) -> list[ComponentHealth]:
-        """How sources, sinks and the engine are."""
+        """Return the health of sources, sinks and the engine."""
         return health_of(self.engine, self._sinks())
 
     def _sinks(self) -> list[SinkStatus]:
@@ -258,7 +260,7 @@ def _published(runner: TaskRunner) -> SnapshotPublisher:
 
 @dataclass(frozen=True)
 class ServerBinding:
-    """Where a pipeline is to be served: checked, and its port taken, before anything runs."""
+    """A server that is to be: its settings checked and its port bound before anything runs."""
 
     app: str
     settings: ServeSettings
@@ -268,7 +270,7 @@ class ServerBinding:
 
     @classmethod
     def of(cls, plan: Plan, serve: bool | ServeSettings, *, listening: socket.socket | None = None) -> ServerBinding:
-        """The place that settings, or the environment, say.
+        """Check settings, those of the environment where none are given, and bind the port.
 
         Args:
             listening: a bound socket, in place of one that is opened here.

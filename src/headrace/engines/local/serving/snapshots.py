@@ -45,11 +45,11 @@ def describe(task: ModelTask, *, databases: bool = False) -> Description:
     """
     learner = task.learner
     traits = traits_of(learner)
-    served = {one.served.topic for one in task.predict if one.served is not None}
+    served = {prediction.served.topic for prediction in task.predict if prediction.served is not None}
     return Description(
         task.name,
         type(learner).__name__,
-        () if callable(task.features) else tuple(_column(one, task.missing) for one in task.features),
+        () if callable(task.features) else tuple(_column(feature, task.missing) for feature in task.features),
         task.target,
         traits.prediction_type or pa.float64(),
         tuple(np.asarray(traits.classes).tolist()) if offers_probabilities(learner) else None,
@@ -69,7 +69,7 @@ def _column(feature: Any, missing: str) -> Column:
 
 
 class Pace:
-    """How long a model takes for a block: the shortest of its last few; a busy machine makes any of them longer."""
+    """The time a model takes for a block: the shortest of its last few; a busy machine makes any of them longer."""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=4)
@@ -85,7 +85,7 @@ class Pace:
 
     @property
     def slow(self) -> bool:
-        """Whether a loop that serves others too should not wait for it."""
+        """Return whether a loop that serves others too should not wait for it."""
         return self.seconds > SLOW_SECONDS
 
 
@@ -111,7 +111,7 @@ class ModelSnapshot:
 
     @property
     def ready(self) -> bool:
-        """Whether it can answer."""
+        """Return whether it can predict."""
         return self.by.learner.ready and not self.by.diverged
 
     def predict(self, rows: Sequence[Sequence[Any]], *, wait: bool = False) -> list[Outcome]:
@@ -164,20 +164,20 @@ class ModelSnapshot:
         for at, reason in failed.items():
             listed[at] = RowRefused(reason)
         answers = iter(listed)
-        return [next(answers) if one is None else one for one in found]
+        return [next(answers) if outcome is None else outcome for outcome in found]
 
     def _by_batch(self, row: Sequence[Any]) -> Outcome:
         """A row whose features need Arrow: a vector, bytes."""
         names = self._task.feature_names
         answer = self.predict_batch(
-            pa.RecordBatch.from_pydict({name: [one] for name, one in zip(names, row, strict=True)})
+            pa.RecordBatch.from_pydict({name: [value] for name, value in zip(names, row, strict=True)})
         )
         if answer.reasons:
             return RowRefused(answer.reasons[0])
         return plain_values.value(answer.batch.column("prediction")[0])
 
     def predict_batch(self, rows: pa.RecordBatch, *, probabilities: bool = False) -> PredictedRows:
-        """Answers to rows, in blocks; waits for other callers of this snapshot.
+        """Predict rows, in blocks; waits for other callers of this snapshot.
 
         Raises:
             HeadraceError: a column has a name of Headrace's own.
@@ -193,7 +193,7 @@ class ModelSnapshot:
 
 
 def _nothing(rows: pa.RecordBatch, task: ModelTask, probabilities: bool) -> pa.RecordBatch:
-    """No rows, with the columns that answers have."""
+    """Return no rows, with the columns that predictions have."""
     text, number = pa.string(), pa.int64()
     kinds = {"prediction": describe(task).answers, "status": text, "model": text, "model_version": number}
     kinds["model_position"] = text
@@ -202,7 +202,7 @@ def _nothing(rows: pa.RecordBatch, task: ModelTask, probabilities: bool) -> pa.R
     names = told_apart(rows.schema.names, kinds)
     own = [field.with_name(name) for field, name in zip(rows.schema, names, strict=True)]
     return pa.RecordBatch.from_pylist(
-        [], schema=pa.schema([*own, *(pa.field(name, one) for name, one in kinds.items())])
+        [], schema=pa.schema([*own, *(pa.field(name, kind) for name, kind in kinds.items())])
     )
 
 
@@ -215,26 +215,26 @@ def _coder(task: ModelTask, by: ModelVersion) -> tuple[int, Any, Coder | None]:
     It does for values what `headrace.learn.features.matrix` does for columns; a test holds the two together.
     """
     features = resolved(task.features, by.words, by.sizes, refuse=False)
-    if callable(features) or not all(isinstance(one, str | Category) for one in features):
+    if callable(features) or not all(isinstance(feature, str | Category) for feature in features):
         return 0, np.float64, None
     parts: list[tuple[str, int, Category | None, Mapping[str, int]]] = []
     at = 0
-    for one in features:
-        if isinstance(one, str):
-            parts.append((one, at, None, {}))
+    for feature in features:
+        if isinstance(feature, str):
+            parts.append((feature, at, None, {}))
             at += 1
-        elif isinstance(one, Category):
-            skipped = 1 if one.coding == "treatment" else 0
-            parts.append((one.column, at, one, {word: i - skipped for i, word in enumerate(one.words)}))
-            at += one.width - skipped
-    numbers = any(one is None for _, _, one, _ in parts)
+        elif isinstance(feature, Category):
+            skipped = 1 if feature.coding == "treatment" else 0
+            parts.append((feature.column, at, feature, {word: i - skipped for i, word in enumerate(feature.words)}))
+            at += feature.width - skipped
+    numbers = any(category is None for _, _, category, _ in parts)
     missing = np.nan if task.missing == "pass" else None
     code = _writer(parts, missing)
     return at, np.float64 if numbers else np.float32, code
 
 
 def _writer(parts: Sequence[tuple[str, int, Category | None, Mapping[str, int]]], missing: float | None) -> Coder:
-    words = any(one is not None for _, _, one, _ in parts)
+    words = any(category is not None for _, _, category, _ in parts)
 
     def write(block: npt.NDArray[Any], row: int, values: Sequence[Any]) -> None:
         if words:
