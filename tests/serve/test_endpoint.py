@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ def test_train_begins_a_new_version(tmp_path: Path) -> None:
 class Slow(hr.LinearRegression):
     """A regression whose training takes as long as a test wants."""
 
+    traits = replace(hr.LinearRegression.traits, offers=hr.LinearRegression.traits.offers | {"fit"})
     begun = threading.Event()
     may_end = threading.Event()
 
