@@ -1,4 +1,4 @@
-"""Avro schemas as a tree: parsed once for each schema id, walked by the reader and the writer; and those of Arrow columns.
+"""Avro schemas as trees, parsed once for each schema id, for the reader and the writer; those of Arrow columns.
 
 Follows https://avro.apache.org/docs/1.12.0/specification/. What Kafka Connect's AvroConverter adds to a schema
 (``connect.name``, ``connect.type``, ``connect.parameters``) stays in `Node.attributes`.

@@ -24,7 +24,7 @@ Schema = dict[str, Any]
 
 
 class JsonSchemaDecoder:
-    """Decodes JSON payloads: columns have the types that their JSON Schema tells, others what their values look like."""
+    """Decodes JSON payloads: columns have the types that their JSON Schema tells, others those of their values."""
 
     def __init__(self) -> None:
         self._readings: dict[RegisteredSchema, list[coerce.Reading] | str] = {}

@@ -10,9 +10,9 @@ itself is its bytes. A field without presence (proto3) that was not sent has its
 
 Wire form: https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format
 
-Schemas are source text or serialised descriptors, compiled without a network: protoc comes from the package grpcio-tools
-and runs as a process of its own, once for each schema: it writes its errors to the process's stderr and is not made for
-threads.
+Schemas are source text or serialised descriptors, compiled without a network: protoc comes from the package
+grpcio-tools and runs as a process of its own, once for each schema: it writes its errors to the process's stderr and is
+not made for threads.
 """
 
 from __future__ import annotations
