@@ -1,4 +1,4 @@
-"""What the log remembers of models: declarations, versions, positions and checkpoints, as named records.
+"""Models as the log remembers them: declarations, versions, positions and checkpoints, as named records.
 
 =================  =======================  ==========================================================
 kind               name                     value
@@ -27,7 +27,7 @@ SPARSE_STEPS = 10_000
 
 @dataclass(slots=True)
 class Progress:
-    """How far a task has come; written in the same transaction as its outputs.
+    """The progress of a task; written in the same transaction as its outputs.
 
     Attributes:
         step: number of its last step, counted from 1; ``steps_offset``: the next offset of the steps topic.
@@ -65,23 +65,23 @@ class Progress:
         return self.counters.get("learned", 0) if self.rows is None else self.rows
 
     def to_json(self) -> str:
-        """As stored, in every commit: `dataclasses.asdict`, which copies deeply, would take ten times as long."""
+        """Return the text that every commit stores: `dataclasses.asdict`, a deep copy, takes ten times as long."""
         return json.dumps({name: getattr(self, name) for name in type(self).__slots__})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Progress:
-        """The inverse of `to_json`."""
+        """Return what `to_json` was made of."""
         return cls(**json.loads(text))
 
 
 def read_progress(log: Reads, task: str) -> Progress | None:
-    """A task's progress, None when it has never run on this log."""
+    """Return a task's progress, None when it has never run on this log."""
     value = log.records("position", task).get(task)
     return None if value is None else Progress.from_json(value)
 
 
 def beginning(progress: Progress) -> tuple[Progress, dict[str, int]]:
-    """Where a model's life began, and topic -> offset below which it had answered in an earlier life."""
+    """Return where a model's life began, and topic -> offset below which it had predicted in an earlier life."""
     origin = dict(progress.origin)
     emitted = origin.pop("emitted", {})
     return Progress(**origin, origin=progress.origin), emitted
@@ -154,7 +154,7 @@ def write_progress(txn: Writes, task: str, progress: Progress) -> None:
 
 
 def read_model(log: Reads, name: str) -> dict[str, Any] | None:
-    """A model's declaration as the log knows it."""
+    """Return a model's declaration as the log knows it."""
     value = log.records("model", name).get(name)
     return None if value is None else dict(json.loads(value))
 
@@ -180,10 +180,10 @@ def write_version(
         libraries: under which it learns.
     """
     declared = dict(fingerprint)
-    one = VersionRecord(name, version, None, reason, ts_us, by, str(declared.get("cut", "")), version, declared)
-    one.began = dict(began or {"position": None, "rows": 0, "offsets": {}, "artifact": None})
-    one.libraries = dict(libraries or {})
-    VersionList(name, []).begin(txn, one)
+    record = VersionRecord(name, version, None, reason, ts_us, by, str(declared.get("cut", "")), version, declared)
+    record.began = dict(began or {"position": None, "rows": 0, "offsets": {}, "artifact": None})
+    record.libraries = dict(libraries or {})
+    VersionList(name, []).begin(txn, record)
     about = {"app": app, "version": version, "fingerprint": declared, "blueprint": blueprint}
     txn.put("model", name, json.dumps(about).encode())
 
@@ -231,14 +231,14 @@ def move_on(log: Reads, txn: Writes, name: str, version: int) -> None:
 
 
 def newest_checkpoint(log: Reads, task: str, until_step: int) -> tuple[int, bytes] | None:
-    """The newest checkpoint at or before a step, as (step, state)."""
+    """Return the newest checkpoint at or before a step, as (step, state)."""
     found = [(int(name.rpartition("/")[2]), value) for name, value in log.records("checkpoint", f"{task}/").items()]
-    at = [one for one in found if one[0] <= until_step]
+    at = [stored for stored in found if stored[0] <= until_step]
     return max(at) if at else None
 
 
 def checkpoint_steps(log: Reads, task: str) -> list[int]:
-    """Steps that have a checkpoint, oldest first."""
+    """Return steps that have a checkpoint, oldest first."""
     return [int(name.rpartition("/")[2]) for name in log.records("checkpoint", f"{task}/")]
 
 
@@ -255,15 +255,15 @@ def write_checkpoint(
     """
     txn.put("checkpoint", f"{task}/{step:012d}", state)
     steps = [*older, step]
-    kept = set(steps[-KEPT_CHECKPOINTS:]) | {one for one in steps if one % SPARSE_STEPS == 0 or one in keep}
-    for one in steps:
-        if one not in kept:
-            txn.delete("checkpoint", f"{task}/{one:012d}")
+    kept = set(steps[-KEPT_CHECKPOINTS:]) | {old for old in steps if old % SPARSE_STEPS == 0 or old in keep}
+    for old in steps:
+        if old not in kept:
+            txn.delete("checkpoint", f"{task}/{old:012d}")
     return sorted(kept)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed between two fingerprints, a line each.
+    """Return what changed between two fingerprints, a line each.
 
     >>> differences({"features": ["a"], "cut": "32 rows"}, {"features": ["a", "b"], "cut": "32 rows"})
     ["features: ['a'] → ['a', 'b']"]

@@ -1,4 +1,4 @@
-"""What people ask of a model's pipeline from outside: another version, a tag.
+"""Requests of people to a model's pipeline from outside: another version, a tag.
 
 A pipeline that is stopped finds a request in its log (record ``request`` NAME). One that runs holds its log's file:
 requests lie in a folder beside it, and so do their answers.
@@ -54,17 +54,17 @@ class Request:
     rebuilt: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """As stored."""
+        """Return the stored text."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Request:
-        """The inverse of `to_json`."""
+        """Return what `to_json` was made of."""
         return cls(**json.loads(text))
 
 
 def whoami() -> str:
-    """The user and the machine.
+    """Return the user and the machine.
 
     >>> "@" in whoami()
     True
@@ -87,7 +87,7 @@ def read_requests(log: Reads) -> list[Request]:
 
 
 def folder_of(log: Path) -> Path:
-    """Where requests to the pipeline that writes a log's file lie."""
+    """Return where requests to the pipeline that writes a log's file lie."""
     return log.with_name(log.name + ".requests")
 
 

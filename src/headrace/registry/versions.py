@@ -84,12 +84,12 @@ class VersionRecord:
     training: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return JSON values."""
         return {name: getattr(self, name) for name in _NAMES}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VersionRecord:
-        """The inverse of `to_dict`; what an older record lacks is as if nothing was known."""
+        """Return what `to_dict` was made of; what an older record lacks is as if nothing was known."""
         return cls(**{name: value for name, value in values.items() if name in _NAMES})
 
     @property
@@ -98,11 +98,11 @@ class VersionRecord:
         return artifact_name(self.model, self.version)
 
 
-_NAMES = tuple(one.name for one in fields(VersionRecord))
+_NAMES = tuple(column.name for column in fields(VersionRecord))
 
 
 def artifact_name(model: str, version: int, position: str = "") -> str:
-    """The record of a version's last state, or of its state at a position.
+    """Return the record of a version's last state, or of its state at a position.
 
     >>> artifact_name("m", 3), artifact_name("m", 3, "0/A:1")
     ('m/000003', 'm/000003@0/A:1')
@@ -115,7 +115,7 @@ def put_version(txn: Writes, version: VersionRecord) -> None:
 
 
 def read_artifact(log: Reads, name: str) -> bytes | None:
-    """A stored state, None where it is not kept."""
+    """Return a stored state, None where it is not kept."""
     return log.records("artifact", name).get(name)
 
 
@@ -129,16 +129,16 @@ class VersionList:
 
     def __init__(self, model: str, versions: Iterable[VersionRecord]) -> None:
         self.model = model
-        self.versions = {one.version: one for one in versions}
+        self.versions = {record.version: record for record in versions}
 
     @classmethod
     def read(cls, log: Reads, model: str) -> VersionList:
-        """The versions in a log; none of a model that it does not know."""
+        """Return the versions in a log; none of a model that it does not know."""
         found = log.records("version", f"{model}/").values()
-        return cls(model, [VersionRecord.from_dict(json.loads(one)) for one in found])
+        return cls(model, [VersionRecord.from_dict(json.loads(record)) for record in found])
 
     def __iter__(self) -> Any:
-        return iter(sorted(self.versions.values(), key=lambda one: one.version))
+        return iter(sorted(self.versions.values(), key=lambda record: record.version))
 
     def __len__(self) -> int:
         return len(self.versions)
@@ -151,10 +151,10 @@ class VersionList:
     @property
     def tags(self) -> dict[str, int]:
         """Tag -> version."""
-        return {tag: one.version for one in self for tag in one.tags}
+        return {tag: record.version for record in self for tag in record.tags}
 
     def find(self, wanted: int | str) -> VersionRecord:
-        """A version by its number or a tag.
+        """Return a version by its number or a tag.
 
         Raises:
             LogError: there is none; the message lists what there is.
@@ -163,18 +163,18 @@ class VersionList:
         number = int(text) if text.isdecimal() else self.tags.get(text)
         if number is not None and number in self.versions:
             return self.versions[number]
-        tags = "".join(f", {tag} (version {one})" for tag, one in sorted(self.tags.items()))
+        tags = "".join(f", {tag} (version {number})" for tag, number in sorted(self.tags.items()))
         raise LogError(
             f"the model «{self.model}» has no version «{text}»", advice=f"It has: {_ranges(self.versions)}{tags}."
         )
 
     def fingerprint(self, version: VersionRecord) -> dict[str, Any]:
-        """The declaration that a version learned under."""
+        """Return the declaration that a version learned under."""
         declared = self.versions.get(version.declared)
         return version.fingerprint or (declared.fingerprint if declared is not None else {})
 
     def lineage(self, version: VersionRecord) -> list[VersionRecord]:
-        """A version and those that it goes on from, oldest first."""
+        """Return a version and those that it goes on from, oldest first."""
         chain = [version]
         while chain[0].parent is not None and chain[0].parent in self.versions:
             chain.insert(0, self.versions[chain[0].parent])
@@ -191,7 +191,7 @@ class VersionList:
         put_version(txn, version)
 
     def end(self, txn: Writes, number: int, state: Pieces | None, **what: Any) -> None:
-        """A version has ended: what it was is noted, and its state kept.
+        """End a version: note what it was, and keep its state.
 
         Args:
             state: of its learner, in pieces; None where it is not known.
@@ -227,7 +227,7 @@ class VersionList:
                 f"version {version.version} of «{self.model}» has no tag «{tag}»",
                 advice=f"Its tags: {', '.join(version.tags) or 'none'}.",
             )
-        version.tags = [one for one in version.tags if one != tag]
+        version.tags = [own for own in version.tags if own != tag]
         put_version(txn, version)
 
     def prune(self, txn: Writes, last: int) -> list[int]:
@@ -236,20 +236,20 @@ class VersionList:
         Returns:
             The versions whose states were dropped.
         """
-        used = {one.began.get("artifact") for one in self.versions.values()}
-        ended = [one for one in self if one.ended_us is not None]
+        used = {record.began.get("artifact") for record in self.versions.values()}
+        ended = [record for record in self if record.ended_us is not None]
         dropped = []
-        for one in ended[: max(0, len(ended) - last)]:
-            if one.kept and not one.tags and one.artifact not in used:
-                one.kept = False
-                put_version(txn, one)
-                txn.delete("artifact", one.artifact)
-                dropped.append(one.version)
+        for record in ended[: max(0, len(ended) - last)]:
+            if record.kept and not record.tags and record.artifact not in used:
+                record.kept = False
+                put_version(txn, record)
+                txn.delete("artifact", record.artifact)
+                dropped.append(record.version)
         return dropped
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """Numbers for people.
+    """Return numbers for people.
 
     >>> _ranges([1, 2, 3, 5])
     '1 to 3, 5'

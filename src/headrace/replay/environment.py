@@ -19,7 +19,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def environment_fingerprint() -> dict[str, Any]:
-    """What the bits of a model may depend on, besides the log."""
+    """Return what the bits of a model may depend on, besides the log."""
     return {
         "machine": platform.machine(),
         "cpu_kernels": _cpu_kernels(),
@@ -29,14 +29,14 @@ def environment_fingerprint() -> dict[str, Any]:
 
 
 def libraries_of(learner: object) -> dict[str, str]:
-    """Versions of Python and of the libraries that a learner is made of.
+    """Return versions of Python and of the libraries that a learner is made of.
 
     >>> sorted(libraries_of(object()))
     ['numpy', 'python']
     """
-    made_of = {one.__module__.rpartition(".")[2] for one in type(learner).__mro__}
+    made_of = {kind.__module__.rpartition(".")[2] for kind in type(learner).__mro__}
     names = ["numpy", *(name for part, found in _OF_ADAPTERS.items() if part in made_of for name in found)]
-    return {"python": platform.python_version()} | {name: one for name in names if (one := _version(name))}
+    return {"python": platform.python_version()} | {name: found for name in names if (found := _version(name))}
 
 
 _OF_ADAPTERS = {

@@ -1,4 +1,4 @@
-"""Where a prediction comes from: the version that made it, and the rows that it had learned."""
+"""The origin of a prediction: the version that made it, and the rows that it had learned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WANTED = ("model", "model_version", "model_position")
 
 
 def explain(log: Log, topic: str, offset: int) -> dict[str, Any]:
-    """What is known of a prediction, as JSON values.
+    """Return what is known of a prediction, as JSON values.
 
     ``learned`` lists, for each version that the model goes back to, oldest first, the offsets of the rows that it took;
     rows that were refused, had no label, or are updates are among them. ``hash`` is of the learner's state then, None
@@ -31,14 +31,14 @@ def explain(log: Log, topic: str, offset: int) -> dict[str, Any]:
         LogError: no model writes the topic, or it holds no row there.
     """
     row = _row(log, topic, offset)
-    name, number, position = (row[one] for one in _WANTED)
+    name, number, position = (row[column] for column in _WANTED)
     model = read_model(log, name)
     if model is None:
         raise LogError(f"the log has no model «{name}», which the row {offset} of «{topic}» names")
     versions = VersionList.read(log, name)
     version = versions.find(number)
     steps = list(_steps(log, model["app"], name))
-    step = next((one for one in steps if _writes(one, topic, offset)), None)
+    step = next((step for step in steps if _writes(step, topic, offset)), None)
     there = Position.parse(position) if position else None
     finder = _Finder(log, versions)
     return {
@@ -55,8 +55,8 @@ def explain(log: Log, topic: str, offset: int) -> dict[str, Any]:
         "hash": _hash(steps, versions, position, number, step),
         "learned": finder.learned(version, there),
         "lineage": [
-            {"version": one.version, "parent": one.parent, "reason": one.reason, "by": one.by, "began": one.began}
-            for one in versions.lineage(version)
+            {"version": of.version, "parent": of.parent, "reason": of.reason, "by": of.by, "began": of.began}
+            for of in versions.lineage(version)
         ],
     }
 
@@ -73,7 +73,7 @@ def _row(log: Log, topic: str, offset: int) -> dict[str, Any]:
     entry = entry_of(log, topic, offset)
     assert entry is not None
     records = entry.records.slice(offset - entry.offset, 1)
-    missing = [one for one in _WANTED if one not in records.schema.names]
+    missing = [column for column in _WANTED if column not in records.schema.names]
     if missing:
         raise LogError(
             f"«{topic}» holds no predictions of a model: it has no column «{missing[0]}»",
@@ -83,7 +83,7 @@ def _row(log: Log, topic: str, offset: int) -> dict[str, Any]:
 
 
 def _steps(log: Log, app: str, model: str) -> Iterator[dict[str, Any]]:
-    """The model's step records, what they hold as text still."""
+    """Yield the model's step records, what they hold as text still."""
     for entry in walk(log, f"{INTERNAL}.{app}.steps"):
         mine = entry.records.filter(pc.equal(entry.records.column("task"), model))
         yield from mine.select(["step", "outputs", "hash", "position"]).to_pylist()
@@ -99,11 +99,11 @@ def _writes(step: dict[str, Any], topic: str, offset: int) -> bool:
 def _hash(
     steps: list[dict[str, Any]], versions: VersionList, position: str | None, number: int, writer: dict[str, Any] | None
 ) -> str | None:
-    """As recorded: with a step that ended with this model, before it wrote; or with a version."""
+    """Return the hash as recorded: with a step that ended with this model, before it wrote; or with a version."""
     until = writer["step"] if writer else steps[-1]["step"] + 1 if steps else 0
-    for one in reversed(steps):
-        if one["step"] < until and one["position"] == position and one["hash"]:
-            return str(one["hash"])
+    for step in reversed(steps):
+        if step["step"] < until and step["position"] == position and step["hash"]:
+            return str(step["hash"])
     for version in (versions.versions[number], versions.versions.get(versions.versions[number].parent or 0)):
         if version is not None and version.position == position and version.hash:
             return version.hash
@@ -111,14 +111,14 @@ def _hash(
 
 
 class _Finder:
-    """Which rows a version had learned at a position."""
+    """Finds the rows that a version had learned at a position."""
 
     def __init__(self, log: Log, versions: VersionList) -> None:
         self._log = log
         self._versions = versions
 
     def learned(self, version: VersionRecord, at: Position | None) -> list[dict[str, Any]]:
-        """Ranges of offsets, those of the versions it goes back to before its own."""
+        """Return ranges of offsets, those of the versions it goes back to before its own."""
         if version.training:
             return _trained(version)
         parts = [] if version.parent is None else self._of_parent(version)
@@ -137,11 +137,11 @@ class _Finder:
         return [] if parent is None or began is None else self.learned(parent, Position.parse(began))
 
     def _topics(self, version: VersionRecord) -> list[str]:
-        """What it learns from, by its declaration: topics, before what is done to their rows."""
-        return sorted({one.split(" │ ")[0] for one in self._versions.fingerprint(version).get("inputs", [])})
+        """Return what it learns from, by its declaration: topics, before what is done to their rows."""
+        return sorted({text.split(" │ ")[0] for text in self._versions.fingerprint(version).get("inputs", [])})
 
     def _reach(self, version: VersionRecord, topic: str, at: Position | None) -> int:
-        """The offset after the last row of a topic that it had learned at a position."""
+        """Return the offset after the last row of a topic that it had learned at a position."""
         if at is None or str(at) == version.began.get("position"):
             return 0
         if str(at) == version.position and version.ended_us is not None:
@@ -158,7 +158,7 @@ class _Finder:
 
 
 def _trained(version: VersionRecord) -> list[dict[str, Any]]:
-    """Rows that a version was trained on: of grades their numbers, of others how they were chosen."""
+    """Return rows that a version was trained on: of grades their numbers, of others how they were chosen."""
     training = version.training
     about = {"version": version.version, "topic": training.get("topic"), "selection": training.get("selection")}
     if "grades" not in training:
@@ -167,19 +167,17 @@ def _trained(version: VersionRecord) -> list[dict[str, Any]]:
 
 
 def range_text(parts: list[dict[str, Any]]) -> Iterator[str]:
-    """Ranges for people; those of versions that follow each other are joined."""
+    """Yield ranges for people; those of versions that follow each other are joined."""
     joined: list[dict[str, Any]] = []
-    yield from (f"{one['selection']} ({one['count']} rows), version {one['version']}" for one in parts if _whole(one))
-    for one in (one for one in parts if not _whole(one)):
-        last = next((part for part in reversed(joined) if part["topic"] == one["topic"]), None)
-        if last is not None and last["last"] + 1 == one["first"]:
-            last |= {"last": one["last"], "count": last["count"] + one["count"], "to": one["version"]}
+    for part in parts:
+        if "first" not in part:
+            yield f"{part['selection']} ({part['count']} rows), version {part['version']}"
+            continue
+        last = next((before for before in reversed(joined) if before["topic"] == part["topic"]), None)
+        if last is not None and last["last"] + 1 == part["first"]:
+            last |= {"last": part["last"], "count": last["count"] + part["count"], "to": part["version"]}
         else:
-            joined.append({**one, "to": one["version"]})
-    for one in joined:
-        versions = f"version {one['version']}" + (f" to {one['to']}" if one["to"] != one["version"] else "")
-        yield f"{one['topic']}: offsets {one['first']} to {one['last']} ({one['count']} rows), {versions}"
-
-
-def _whole(part: dict[str, Any]) -> bool:
-    return "first" not in part
+            joined.append({**part, "to": part["version"]})
+    for part in joined:
+        versions = f"version {part['version']}" + (f" to {part['to']}" if part["to"] != part["version"] else "")
+        yield f"{part['topic']}: offsets {part['first']} to {part['last']} ({part['count']} rows), {versions}"

@@ -1,4 +1,4 @@
-"""What a running model's versions leave in the log: a record of each, and the states of those that ended.
+"""The versions of a running model as the log keeps them: a record of each, and the states of those that ended.
 
 A version that ends during a step is stored in the transaction of that step. A replay stores nothing.
 """
@@ -143,7 +143,7 @@ class Lineage:
         then, now = self.versions.fingerprint(version), self._task.fingerprint()
         if not then:
             return
-        old, new = ({key: one for key, one in each.items() if key not in _ELSEWHERE} for each in (then, now))
+        old, new = ({key: value for key, value in each.items() if key not in _ELSEWHERE} for each in (then, now))
         changed = differences(old, new)
         if changed:
             raise LearnError(
@@ -153,10 +153,10 @@ class Lineage:
 
 
 def metrics_in(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last of some lines of a metrics topic, by the stream that was scored: rows scored, metrics, confusion."""
+    """Return the last lines of a metrics topic by the stream that was scored: rows scored, metrics, confusion."""
     return {
         line["stream"]: {
-            key: one for key, one in line.items() if key not in _PLACE and key[:2] != "__" and one is not None
+            key: value for key, value in line.items() if key not in _PLACE and key[:2] != "__" and value is not None
         }
         for line in lines
     }
@@ -189,7 +189,7 @@ def refuse_current(version: VersionRecord, current: int, rebuilt: Mapping[str, A
 
 
 def kept_state(log: Log, version: VersionRecord, key: str = "") -> bytes:
-    """The stored state of an ended version.
+    """Return the stored state of an ended version.
 
     Raises:
         LogCorrupt: it is not kept.

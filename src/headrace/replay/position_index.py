@@ -10,7 +10,7 @@ from headrace.position import Position
 
 
 def find_row(log: Log, topic: str, position: Position) -> int | None:
-    """The offset of the row at a position; None where the topic has none.
+    """Return the offset of the row at a position; None where the topic has none.
 
     Rows of a table, and those that a program appends, are in the order of their positions: then it takes a few reads.
     Others are searched one after the other.
@@ -38,7 +38,7 @@ def find_row(log: Log, topic: str, position: Position) -> int | None:
 
 
 def last_row(log: Log, topic: str, end: int) -> Position | None:
-    """The position of the row before an offset; None where it is not held any more."""
+    """Return the position of the row before an offset; None where it is not held any more."""
     entry = entry_of(log, topic, end - 1)
     if entry is None or entry.offset > end - 1:
         return None
@@ -46,7 +46,7 @@ def last_row(log: Log, topic: str, end: int) -> Position | None:
 
 
 def reach_of(log: Log, topic: str, at: Entry, position: Position) -> int:
-    """The offset after a topic's last row that comes before, or is at, a position in an entry's slice."""
+    """Return the offset after a topic's last row that comes before, or is at, a position in an entry's slice."""
     info = log.topics().get(topic)
     if info is None:
         return 0
@@ -65,7 +65,7 @@ def reach_of(log: Log, topic: str, at: Entry, position: Position) -> int:
 
 
 def entry_of(log: Log, topic: str, offset: int) -> Entry | None:
-    """The entry that holds an offset."""
+    """Return the entry that holds an offset."""
     found = log.read_topic(topic, offset=offset, limit=1)
     return found[0] if found else None
 

@@ -33,7 +33,7 @@ from headrace.step.step import step
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the log; exactly one of them is set.
+    """A place in the log; exactly one attribute is set.
 
     Attributes:
         position: of a row that a model learned last, as predictions name it, or of any row.
@@ -49,7 +49,7 @@ class Place:
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """A place as people write it.
+        """Return a place as people write it.
 
         Raises:
             DeclarationError: it is none of the three.
@@ -75,7 +75,7 @@ class Place:
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What was rebuilt.
+    """A model as it was rebuilt.
 
     Attributes:
         version: the model that predicts there.
@@ -102,7 +102,7 @@ class Rebuilt:
         return {column: len(words) for column, words in self.version.words.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return JSON values."""
         return {
             "model": self.model,
             "version": self.version.number,
@@ -119,7 +119,7 @@ class Rebuilt:
 def rebuild(
     plan: Plan, task: ModelTask, log: Log, place: Place, *, on_step: Callable[[int, int], None] | None = None
 ) -> Rebuilt:
-    """The model as it was at a place of its log. Nothing is written.
+    """Make the model again as it was at a place of its log; nothing is written.
 
     Args:
         on_step: called with the step repeated and the last one there is.
@@ -161,7 +161,7 @@ def _events(
 
 
 def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tuple[State, Progress]:
-    """The newest stored state that has consumed nothing beyond the place."""
+    """Return the newest stored state that has consumed nothing beyond the place."""
     rows = _rows_at(task, log, place)
     for value in reversed(log.records("checkpoint", f"{task.name}/").values()):
         state, at = restore_from(task, value)
@@ -179,7 +179,7 @@ def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tup
 
 
 def _rows_at(task: ModelTask, log: Log, place: Place) -> list[tuple[str, int]]:
-    """Topics and offsets of the rows at a position.
+    """Return topics and offsets of the rows at a position.
 
     Raises:
         LogError: there is none.
@@ -196,7 +196,7 @@ def _rows_at(task: ModelTask, log: Log, place: Place) -> list[tuple[str, int]]:
 
 
 def _before(log: Log, state: State, at: Progress, place: Place, rows: Sequence[tuple[str, int]]) -> bool:
-    """Whether a stored state has consumed nothing beyond a place."""
+    """Return whether a stored state has consumed nothing beyond a place."""
     if place.end:
         return True
     if place.position is not None:
@@ -207,7 +207,7 @@ def _before(log: Log, state: State, at: Progress, place: Place, rows: Sequence[t
         return state.watermark_us <= place.ts_us
     assert place.lsn is not None
     last = [last_row(log, topic, end) for topic, end in at.offsets.items() if end]
-    return all(one is not None and one.lsn <= place.lsn for one in last)
+    return all(position is not None and position.lsn <= place.lsn for position in last)
 
 
 class _Walk:
@@ -237,8 +237,8 @@ class _Walk:
         if end == 0:
             self.arrived = True
             return 0
-        for one in self._waiting:
-            self._step(one)
+        for waiting in self._waiting:
+            self._step(waiting)
         self._waiting = []
         if end is None or end == merged.rows:
             self._step(event)
@@ -275,7 +275,7 @@ class _Walk:
             self.verified = None
 
     def _end_in(self, merged: Merged) -> int | None:
-        """How many of an event's rows lie before the place; None: all, and it may lie further on."""
+        """Return how many of an event's rows lie before the place; None: all, and it may lie further on."""
         place = self._place
         if place.position is not None:
             at = np.flatnonzero((merged.lsn == place.position.lsn) & (merged.index == place.position.index))
@@ -288,7 +288,7 @@ class _Walk:
         return int(beyond[0]) if len(beyond) else None
 
     def _reached(self, event: Rows, merged: Merged, end: int) -> None:
-        """The place's row was taken: there we are, unless its cut is complete only when later rows have come."""
+        """Arrive, as the place's row was taken, unless its cut is complete only when later rows have come."""
         wanted = self._place.position
         self.arrived = True
         if wanted is not None and self.state.position != wanted and self.state.open_batch.position == wanted:
@@ -310,13 +310,13 @@ class _Walk:
             start = end
 
     def _notice(self) -> None:
-        """Whether the place is reached, or passed: its row's cut is complete, and ends with another row."""
+        """Arrive where the place is reached, or passed: its row's cut is complete, and ends with another row."""
         self.look()
         if self._there is not None and self.state.counters.cuts >= self._cuts:
             self.arrived = True
 
     def look(self) -> None:
-        """Whether the model that has learned up to the place is there, were it not to be seen yet."""
+        """Arrive where the model that has learned up to the place is there, were it not to be seen yet."""
         wanted, state = self._place.position, self.state
         if wanted is None or wanted not in (state.active.position, state.position):
             return
@@ -326,7 +326,7 @@ class _Walk:
             self.learned = dict(state.offsets.learned)
 
     def end(self) -> None:
-        """Where no cut ends at the place, it is what was there when its row had been taken."""
+        """Take what was there when the place's row had been taken, where no cut ends at it."""
         if self._there is not None:
             self.state, self.learned = self._there
             self.verified = None
@@ -338,7 +338,7 @@ class _Walk:
 
 
 def _between(event: Rows, merged: Merged, start: int, end: int) -> Rows:
-    """Rows of an event from one place to another."""
+    """Return rows of an event from one place to another."""
     parts = []
     for part, placed in zip(event.parts, merged.parts, strict=True):
         a, b = np.searchsorted(order_of(placed.batch), [start, end]).tolist()

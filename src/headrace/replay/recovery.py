@@ -142,7 +142,7 @@ def begin(plan: Plan, task: ModelTask, log: Log, state: State) -> None:
     known = {column: len(words) for column, words in trained.words.items()}
     state.counters.learned = int(trained.about["rows"])
     state.current = replace(current, learner=trained.learner, rows=state.counters.learned, known=known)
-    state.began_with = {name: one for name, one in trained.about.items() if name not in ("status", "reason")}
+    state.began_with = {name: value for name, value in trained.about.items() if name not in ("status", "reason")}
     if trained.words:
         state.began_with["words"] = {column: list(words) for column, words in trained.words.items()}
 
@@ -169,7 +169,7 @@ def _rows(plan: Plan, task: ModelTask, log: Log, state: State, initial: Initial)
 
 
 def _table(dsn: str, table: str) -> Batch:
-    """A table's rows as they are in its database now, by the columns' own types."""
+    """Return a table's rows as they are in its database now, by the columns' own types."""
     from headrace.capture.postgres.snapshot import read_table
 
     schema, _, name = table.partition(".")

@@ -68,14 +68,14 @@ def steps_batch(records: Sequence[StepRecord]) -> pa.RecordBatch:
     values = [_VALUES_OF_STEP(record) for record in records]
     # Column by column: `from_pylist` takes ten times as long for one row, and there is one in every commit.
     arrays = [
-        pa.array([json.dumps(one) if isinstance(one, dict) else one for one in column], field.type)
+        pa.array([json.dumps(value) if isinstance(value, dict) else value for value in column], field.type)
         for column, field in zip(zip(*values, strict=True), STEPS_SCHEMA, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=STEPS_SCHEMA)
 
 
 def read_steps(log: Log, topic: str, task: str, offset: int) -> Iterator[StepRecord]:
-    """A task's step records from an offset of the steps topic on."""
+    """Yield a task's step records from an offset of the steps topic on."""
     for entry in walk(log, topic, offset):
         for row in entry.records.slice(max(0, offset - entry.offset)).to_pylist():
             if row["task"] == task:
@@ -107,7 +107,7 @@ def load_rows(
     limit: int = 65_536,
     arrivals: bool = False,
 ) -> Load | None:
-    """The next slices of some topics as one event, None when there are none.
+    """Return the next slices of some topics as one event, None when there are none.
 
     Args:
         arrivals: whether it is wanted when each row was taken in.
@@ -145,12 +145,12 @@ def _parts(entries: list[Entry], arrivals: bool) -> Iterator[Part]:
 
 
 def _as_events(records: pa.RecordBatch) -> Batch:
-    """Rows of a topic that no source wrote have no position: they get one that keeps their order."""
+    """Return rows as events: those that no source wrote get a position that keeps their order."""
     return Batch(records) if "__op" in records.schema.names else Batch.of(records)
 
 
 def _transaction_ends(log: Log, topics: Sequence[str], last: Entry) -> bool:
-    """Whether the rows after an incomplete slice belong to another transaction.
+    """Return whether the rows after an incomplete slice belong to another transaction.
 
     The rest of a large transaction may lie in other topics only. What is visible is committed, so there is nothing
     to wait for: the next entry decides.
@@ -204,7 +204,7 @@ class LogReader:
         self._state = state
 
     def at(self, topic: str, offsets: Sequence[int]) -> list[tuple[list[int], Batch]]:
-        """Rows of a topic by their offsets, ascending: batches with their rows' offsets, without rows that are gone."""
+        """Return rows of a topic by their offsets, ascending: batches with their rows' offsets; rows may be gone."""
         wanted = np.asarray(offsets, np.int64)
         found: list[tuple[list[int], Batch]] = []
         while len(wanted):
@@ -227,7 +227,7 @@ class LogReader:
         return [batch for batch, _ in self._batches(stream.topic, until, fresh)]
 
     def query(self, sql: str, until: int, fresh: Fresh) -> pa.Table:
-        """What a query over topics gives.
+        """Return what a query over topics gives.
 
         Raises:
             LogError: the SQL is wrong, or names a topic that is not there.

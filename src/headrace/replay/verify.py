@@ -34,7 +34,7 @@ EQUAL, DIFFERENT, NOT_COMPARABLE = "equal", "different", "not comparable"
 
 @dataclass(slots=True)
 class TaskReport:
-    """What the replay of one task showed."""
+    """The result of one task's replay."""
 
     task: str
     from_step: int = 0
@@ -125,7 +125,7 @@ def _verify_task(plan: Plan, task: Task, log: Log, on_step: Callable[[str, int, 
 
 
 def _oldest(plan: Plan, log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
-    """The earliest state from which the log still holds every row: the beginning, else the oldest checkpoint."""
+    """Return the earliest state from which the log still holds every row: the beginning, else the oldest checkpoint."""
     topics = log.topics()
 
     def held(offsets: dict[str, int]) -> bool:
@@ -145,7 +145,7 @@ def _oldest(plan: Plan, log: Log, task: Task, progress: Progress) -> tuple[State
 
 
 def _first_held(plan: Plan, log: Log, task: Task, progress: Progress) -> Progress:
-    """A stream without a model has no state: its replay may begin at any step whose rows are there."""
+    """Return the first step whose rows are there: a stream without a model has no state to begin with."""
     topics = log.topics()
     for record in read_steps(log, plan.steps_topic, task.name, 0):
         if all(name in topics and topics[name].first <= first for name, (first, _) in record.inputs.items()):
@@ -215,7 +215,7 @@ def _same(a: pa.Table, b: pa.Table) -> bool:
 
 
 def _recount(log: Log, task: ModelTask, progress: Progress) -> str:
-    """What is wrong with the number of rows learned, where it can be counted from the topics alone; else nothing."""
+    """Return what is wrong with the number of rows learned, where topics alone tell it; else nothing."""
     plain = all(not stream.operations for stream in task.learn)
     learns_rows = bool(task.learn) and not task.learn_nodes and task.initial is None and task.retrain is None
     if not (plain and learns_rows and task.target) or progress.origin or progress.version != 1:
@@ -236,7 +236,7 @@ def _recount(log: Log, task: ModelTask, progress: Progress) -> str:
 
 
 def _first_labels(log: Log, topic: str, target: str, until: int) -> int | None:
-    """How many rows of a table have come to a first label, each followed by its own; None where that cannot be told."""
+    """Return how many rows of a table have come to a first label; None where that cannot be told."""
     info = log.topics().get(topic)
     if info is None or not until:
         return 0
@@ -258,7 +258,7 @@ def _first_labels(log: Log, topic: str, target: str, until: int) -> int | None:
 
 
 def _known_by(batch: Batch) -> tuple[list[Any], list[Any]] | None:
-    """What each event's row is known by after it and before it; None where that cannot be told."""
+    """Return what each event's row is known by after it and before it; None where that cannot be told."""
     metadata = batch.schema.metadata or {}
     named = json.loads(metadata.get(b"headrace.identity", b"null")) or list(batch.key_columns)
     if not named or set(named) - set(batch.column_names):

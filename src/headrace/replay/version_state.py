@@ -21,7 +21,7 @@ Rebuild = Callable[[Place], Rebuilt]
 
 
 def state_of(log: Log, version: VersionRecord, rebuild: Rebuild) -> dict[str, Any]:
-    """The learner's state of a version: of the current one as it is now.
+    """Return the learner's state of a version: of the current one as it is now.
 
     Args:
         rebuild: makes the current one again where its newest checkpoint is older.
@@ -36,7 +36,7 @@ def state_of(log: Log, version: VersionRecord, rebuild: Rebuild) -> dict[str, An
 
 
 def newest_state(log: Log, model: str) -> dict[str, Any] | None:
-    """The learner's state of a model as it is now, None where the newest checkpoint is older."""
+    """Return the learner's state of a model as it is now, None where the newest checkpoint is older."""
     progress = read_progress(log, model)
     found = None if progress is None else newest_checkpoint(log, model, progress.step)
     if progress is None or found is None:
@@ -49,7 +49,7 @@ def newest_state(log: Log, model: str) -> dict[str, Any] | None:
 
 
 def about(log: Log, versions: VersionList, version: VersionRecord) -> dict[str, Any]:
-    """What is known of a version; of the current one as it is now."""
+    """Return what is known of a version; of the current one as it is now."""
     found = {key: value for key, value in version.to_dict().items() if key not in ("fingerprint", "declared")}
     if version.ended_us is None:
         progress = read_progress(log, version.model) or Progress()
@@ -60,7 +60,7 @@ def about(log: Log, versions: VersionList, version: VersionRecord) -> dict[str, 
 
 
 def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
-    """The last line of each stream or fixed set in the model's metrics topic, by its name."""
+    """Return the last line of each stream or fixed set in the model's metrics topic, by its name."""
     info = log.topics().get(f"{model}-metrics")
     if info is None:
         return []
@@ -73,7 +73,7 @@ def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
 
 
 def diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord, rebuild: Rebuild) -> dict[str, Any]:
-    """How two versions differ: metrics, positions, parameters, and how far each array of the state has moved."""
+    """Return how two versions differ: metrics, positions, parameters, and how far each array of the state has moved."""
     left, right = about(log, versions, a), about(log, versions, b)
     states = state_of(log, a, rebuild), state_of(log, b, rebuild)
     return {
@@ -90,7 +90,7 @@ def diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord, re
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of both, by the stream they were scored on."""
+    """Return numbers of both, by the stream they were scored on."""
     found: dict[str, Any] = {}
     for stream in sorted({*a, *b}):
         names = sorted({*a.get(stream, {}), *b.get(stream, {})})
@@ -100,14 +100,14 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _change(a: Any, b: Any) -> dict[str, Any]:
-    numbers = all(isinstance(one, int | float) for one in (a, b))
+    numbers = all(isinstance(number, int | float) for number in (a, b))
     return {"a": a, "b": b, "change": b - a if numbers else None}
 
 
 def _moved(name: str, a: Any, b: Any) -> dict[str, Any]:
-    """One value of a state: its shapes, whether it changed, and by how much."""
-    arrays = [None if one is None else np.asarray(one) for one in (a, b)]
-    shapes = [None if one is None else list(one.shape) for one in arrays]
+    """Return one value of a state: its shapes, whether it changed, and by how much."""
+    arrays = [None if array is None else np.asarray(array) for array in (a, b)]
+    shapes = [None if array is None else list(array.shape) for array in arrays]
     found: dict[str, Any] = {"name": name, "a": shapes[0], "b": shapes[1], "max_abs": None, "norm": None}
     left, right = arrays
     if left is None or right is None or left.shape != right.shape or left.dtype != right.dtype:

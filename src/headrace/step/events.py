@@ -101,14 +101,14 @@ class Merged:
         return len(self.transactions)
 
     def numbered(self, topics: Collection[str], follow: Callable[[str, Batch], Batch]) -> Merged:
-        """The same with the numbers of the rows of some topics (`headrace.step.row_identity`)."""
+        """Return the same with the numbers of the rows of some topics (`headrace.step.row_identity`)."""
         parts = tuple(
             replace(part, batch=follow(part.topic, part.batch)) if part.topic in topics else part for part in self.parts
         )
         return replace(self, parts=parts)
 
     def after(self, transaction: int) -> int:
-        """The first place after a transaction."""
+        """Return the first place after a transaction."""
         return int(np.searchsorted(self.transactions, transaction, "right"))
 
 
@@ -142,12 +142,12 @@ def merge(event: Rows, open_key: tuple[int, int] | None) -> Merged:
 
 
 def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """All of them as one; usually there is one."""
+    """Return arrays as one; usually there is one."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _snapshot_keys(part: Part) -> Ints:
-    """A snapshot is no transaction: it is cut at every 100,000 rows and between its tables."""
+    """Return keys of a snapshot's cuts: it is no transaction, and cut at every 100,000 rows and between its tables."""
     reads = part.batch.op == OPS["r"]
     if not reads.any():
         return np.zeros(part.batch.num_rows, np.int64)

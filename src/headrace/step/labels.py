@@ -66,28 +66,28 @@ class Histories:
 
     @property
     def last(self) -> Mask:
-        """Which events are the last of their row here."""
+        """The events that are the last of their row here, as a mask."""
         return np.append(self.first[1:], True)[: len(self.at)]
 
     @property
     def begin(self) -> Ints:
-        """Where the run of each event begins."""
+        """The place where the run of each event begins."""
         return np.maximum.accumulate(np.where(self.first, np.arange(len(self.at)), 0))
 
     def before(self, marked: Mask) -> Ints:
-        """Of each event the newest earlier one of its row that is marked; -1 where there is none."""
+        """Return the newest earlier event of each one's row that is marked; -1 where there is none."""
         newest = np.maximum.accumulate(np.where(marked, np.arange(len(self.at)), -1))
         newest = np.append(-1, newest[:-1])[: len(self.at)]
         return np.where(newest >= self.begin, newest, -1)
 
     def newest(self, marked: Mask) -> Ints:
-        """Likewise, of each event itself and the earlier ones."""
+        """Return the same, each event itself among the earlier ones."""
         newest = np.maximum.accumulate(np.where(marked, np.arange(len(self.at)), -1))
         return np.where(newest >= self.begin, newest, -1)
 
 
 def whole_before(batch: Batch, target: str | None = None) -> Mask:
-    """Which updates come with the whole old row, the label's column included, not only with its key."""
+    """Return which updates come with the whole old row, the label's column included, not only with its key."""
     before, n = batch.before, batch.num_rows
     none = np.zeros(n, np.bool_)
     if before is None or (target is not None and before.type.get_field_index(target) < 0):
@@ -104,7 +104,7 @@ def whole_before(batch: Batch, target: str | None = None) -> Mask:
 
 
 def unsent(batch: Batch, name: str) -> Mask | None:
-    """Which events do not have a column's value, because it is large and did not change (TOAST); None where all do."""
+    """Return which events lack a column's value, because it is large and did not change (TOAST); None: none."""
     unchanged = batch.unchanged
     if unchanged is None:
         return None
@@ -117,12 +117,12 @@ def unsent(batch: Batch, name: str) -> Mask | None:
 
 
 def labelled(batch: Batch, target: str) -> Mask:
-    """Which events have a label; one that was not sent is none."""
+    """Return which events have a label; one that was not sent is none."""
     return np.asarray(batch.column(target).is_valid())
 
 
 def numbered(batch: Batch, rows: Identity) -> Batch:
-    """The batch with the numbers of its rows; what it does to them is remembered."""
+    """Return the batch with the numbers of its rows; what it does to them is remembered."""
     return Batch(batch.records.append_column(ROW, pa.array(rows.follow(batch))))
 
 
@@ -157,7 +157,7 @@ class Late:
 
     @property
     def empty(self) -> bool:
-        """Whether it has nothing to remember."""
+        """True where it has nothing to remember."""
         return not len(self) and (self._done is None or not len(self._done.values))
 
     def examples(
@@ -169,7 +169,7 @@ class Late:
         nulls: bool = False,
         absent: Mapping[str, Mask] | None = None,
     ) -> Batch:
-        """The rows to be learned, in order: those that come with a label, and those that get their first one here.
+        """Return the rows to be learned, in order: those that come with a label, and those that get one here.
 
         Args:
             target: the label's column.
@@ -214,7 +214,7 @@ class Late:
         return result
 
     def first_labels(self, batch: Batch, label: Mask, target: str) -> FirstLabels:
-        """Which events bring a row's first label, and which rows wait after theirs."""
+        """Return which events bring a row's first label, and which rows wait after theirs."""
         runs = Histories.of(batch)
         stored = np.where(runs.unknown, 0, self._where.get(runs.number >> 1)).astype(np.int64)
         whole = whole_before(batch, target)[runs.at]
@@ -238,7 +238,7 @@ class Late:
         return FirstLabels(runs, takes, waited & ~earlier & ~mine, source, stored, whole)
 
     def _stored(self, found: FirstLabels, names: Sequence[str]) -> pa.Table:
-        """What is kept of the rows of a batch, where something is."""
+        """Return what is kept of the rows of a batch, where something is."""
         kept = self._rows.take(np.unique(found.stored[found.stored > 0]) - 1)
         there = [name for name in names if name in kept.column_names]
         return kept.select(there)
@@ -310,7 +310,7 @@ class Late:
     # -- stored ----------------------------------------------------------------------------------------------------
 
     def state(self, begin: int = 1) -> dict[str, Any]:
-        """As flat values; ``begin``: the first number that is remembered."""
+        """Return flat values; ``begin``: the first number that is remembered."""
         flat = {f"rows.{name}": value for name, value in self._rows.snapshot().items()}
         if self._done is not None:
             flat.update({f"done.{name}": value for name, value in self._done.state(begin).items()})
@@ -319,7 +319,7 @@ class Late:
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Take flat values that `state` returned."""
         self.hashes = set(np.asarray(state.get("hashes", ()), np.int64).tolist())
         self._rows.restore({name.removeprefix("rows."): one for name, one in state.items() if name.startswith("rows.")})
         self._where = Numbered()
@@ -333,7 +333,7 @@ class Late:
 
 @dataclass(slots=True)
 class FirstLabels:
-    """What a batch does to rows that wait; all but ``runs`` as long as its events.
+    """The effect of a batch on rows that wait; all but ``runs`` as long as its events.
 
     Attributes:
         takes: events that bring a row's first label.
@@ -375,7 +375,7 @@ class _Values:
         self._own: dict[str, Ints] = {}
 
     def _places(self, name: str) -> Ints:
-        """Of each event in the runs, where its value of a column is; -1: nowhere."""
+        """Return where each event in the runs has its value of a column; -1: nowhere."""
         if name not in self._own:
             runs = self.found.runs
             missing = unsent(self.batch, name) if self.absent is None else self.absent.get(name)
@@ -387,11 +387,11 @@ class _Values:
         return self._own[name]
 
     def own(self, events: Ints) -> dict[str, Ints]:
-        """The places of the columns of some events, by their numbers in the runs."""
+        """Return the places of the columns of some events, by their numbers in the runs."""
         return {name: self._places(name)[events] for name in self.names}
 
     def sources(self, takes: Mask, source: Ints) -> dict[str, Ints]:
-        """The places of the columns that events' rows had before them."""
+        """Return the places of the columns that events' rows had before them."""
         before, begin = source[takes], self._begin[takes]
         # Where nothing tells what the row was, it is what the event says.
         begin = np.where(begin >= 0, begin, self.found.runs.at[takes])
@@ -410,7 +410,7 @@ class _Values:
         return {name: np.where(lacks, own[name], places) for name, places in source.items()}
 
     def column(self, name: str, places: Ints) -> pa.Array:
-        """Values of a column by their places."""
+        """Return values of a column by their places."""
         n = self.batch.num_rows
         own = self.batch.column(name)
         if len(places) and (places < n).all() and (places >= 0).all():
@@ -422,7 +422,7 @@ class _Values:
         return parts.take(pa.array(places, mask=places < 0))
 
     def plain(self, name: str, rows: Ints) -> pa.Array:
-        """Values of a column as events have them."""
+        """Return values of a column as events have them."""
         return self.batch.column(name).take(pa.array(rows))
 
 
@@ -440,7 +440,7 @@ def _stacked(own: pa.Array, others: Sequence[tuple[pa.Array | None, int]]) -> pa
 
 
 def _replaced(batch: Batch, columns: Mapping[str, pa.Array]) -> Batch:
-    """The batch with other values in some columns, where they stand."""
+    """Return the batch with other values in some columns, where they stand."""
     arrays = [columns.get(name, batch.column(name)) for name in batch.schema.names]
     fields = [one.with_type(array.type) for one, array in zip(batch.schema, arrays, strict=True)]
     return Batch(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=batch.schema.metadata)))
@@ -460,7 +460,7 @@ def add_rows(rows: PendingRows, records: pa.RecordBatch) -> int:
 
 
 def _old_hashes(batch: Batch) -> list[int]:
-    """Hashes of keys as older states have them; of updates of a key, of the one that the row had."""
+    """Return hashes of keys as older states have them; of updates of a key, of the one that the row had."""
     names = batch.key_columns
     if not names or any(name not in batch.schema.names for name in names):
         return [0] * batch.num_rows
@@ -483,13 +483,13 @@ def _hash(key: tuple[object, ...]) -> int:
 
 
 class Changes:
-    """Whether updates change some columns, by hashes of what each row had."""
+    """Tells which updates change some columns, by hashes of what each row had."""
 
     def __init__(self) -> None:
         self._columns: dict[str, Numbered] = {}
 
     def changed(self, batch: Batch, columns: Mapping[str, pa.Array]) -> Mask:
-        """Which events bring a row, or change one of its columns as far as is known; what they bring is remembered.
+        """Return which events bring a row, or change one of its columns as far as is known; remember these.
 
         Args:
             columns: by name. One that was not sent (TOAST) has not changed.
@@ -537,33 +537,33 @@ class Changes:
 
     @property
     def empty(self) -> bool:
-        """Whether it has nothing to remember."""
+        """True where it has nothing to remember."""
         return not self._columns
 
     def _values(self, name: str) -> Numbered:
         return self._columns.setdefault(name, Numbered())
 
     def _hashed(self, batch: Batch, columns: Mapping[str, pa.Array]) -> list[tuple[str, Hashes, Mask | None]]:
-        """Hashes of the columns, all of fixed width as one, and which of their values were not sent."""
+        """Return hashes of the columns, all of fixed width as one, and which of their values were not sent."""
         missing = {name: unsent(batch, name) for name in columns if name in batch.schema.names}
         return [(name, values, missing.get(name)) for name, values in _together(columns, batch.num_rows).items()]
 
     def _of_before(self, batch: Batch, names: Sequence[str]) -> dict[str, Hashes]:
-        """Likewise of old images; nothing where these lack a column."""
+        """Return the same of old images; nothing where these lack a column."""
         before = batch.before
         if before is None or any(before.type.get_field_index(name) < 0 for name in names):
             return {}
         return _together({name: before.field(name) for name in names}, batch.num_rows)
 
     def state(self) -> dict[str, Any]:
-        """As flat values."""
+        """Return flat values."""
         flat: dict[str, Any] = {"names": json.dumps(list(self._columns))}
         for i, column in enumerate(self._columns.values()):
             flat.update({f"{i}.{name}": one for name, one in column.state(1).items()})
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Take flat values that `state` returned."""
         self._columns = {}
         for i, name in enumerate(json.loads(state["names"])):
             self._values(name).restore({one: state[f"{i}.{one}"] for one in ("first", "values")})
@@ -581,7 +581,7 @@ class Truths:
         self.hashes: set[int] = set()
 
     def brought(self, batch: Batch, target: str) -> tuple[Mask, Mask]:
-        """Which events bring a label or another one, and of which rows it is not the first.
+        """Return which events bring a label or another one, and of which rows it is not the first.
 
         >>> rows, truths = Identity(), Truths()
         >>> def came(op, y):
@@ -617,7 +617,7 @@ class Truths:
 
     @staticmethod
     def _next(runs: Histories, marked: Mask) -> Mask:
-        """Which marked events are the last marked ones of their row."""
+        """Return which marked events are the last marked ones of their row."""
         place = np.arange(len(marked))
         following = np.minimum.accumulate(np.where(marked, place, len(marked))[::-1])[::-1]
         following = np.append(following[1:], len(marked))
@@ -631,12 +631,12 @@ class Truths:
         return found
 
     def state(self) -> dict[str, Any]:
-        """As flat values."""
+        """Return flat values."""
         flat = {f"codes.{name}": one for name, one in self._codes.state(1).items()}
         return {**flat, "hashes": np.sort(np.fromiter(self.hashes, np.int64, len(self.hashes)))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Take flat values that `state` returned."""
         self._codes.restore({one: state[f"codes.{one}"] for one in ("first", "values")})
         self.hashes = set(np.asarray(state["hashes"], np.int64).tolist())
 
@@ -682,7 +682,7 @@ def _nonzero(values: Hashes) -> Hashes:
 
 @dataclass(slots=True)
 class Memory:
-    """What a task knows of the rows of its topics between two events.
+    """The memory of a task: what it knows of the rows of its topics between two events.
 
     Attributes:
         rows: by topic. late: rows that wait, by who waits for them: `named`. changes: likewise, what they had.
@@ -695,7 +695,7 @@ class Memory:
     names: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def follow(self, topic: str, batch: Batch) -> Batch:
-        """The batch with the numbers of its rows."""
+        """Return the batch with the numbers of its rows."""
         return numbered(batch, self.rows.setdefault(topic, Identity()))
 
     def waiting(self, name: str, *, partial: bool = False) -> Late:
@@ -715,7 +715,7 @@ class Memory:
                         late.end(numbers)
 
     def state(self) -> dict[str, Any]:
-        """As flat values."""
+        """Return flat values."""
         kept = Memory(_filled(self.rows), _filled(self.late), _filled(self.changes))
         called = {name: one for name, one in self.names.items() if one}
         names = [list(kept.rows), list(kept.late), list(kept.changes)]
@@ -728,7 +728,7 @@ class Memory:
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Take flat values that `state` returned."""
         rows, late, changes, partial, self.names = json.loads(state["names"])
         self.rows = {name: Identity() for name in rows}
         self.late = {name: Late(partial=one) for name, one in zip(late, partial, strict=True)}
@@ -747,7 +747,7 @@ def _filled(parts: Mapping[str, Tracked]) -> dict[str, Tracked]:
 
 
 def named(use: str, topics: Sequence[str], number: int) -> str:
-    """Who waits for rows: what for, the topic, and which of the streams of that topic it is.
+    """Return the name of who waits for rows: what for, the topic, and which of the streams of that topic it is.
 
     >>> named("learn", ["a", "b", "a"], 2)
     'learn:1:a'

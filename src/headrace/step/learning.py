@@ -54,7 +54,7 @@ class EarlierRows(Protocol):
     """Gives rows of the log that were read before."""
 
     def at(self, topic: str, offsets: Sequence[int]) -> list[tuple[list[int], Batch]]:
-        """Rows of a topic by their offsets, ascending: batches with their rows' offsets, without rows that are gone."""
+        """Return rows of a topic by their offsets, ascending: batches with their rows' offsets; rows may be gone."""
         ...
 
 
@@ -64,14 +64,14 @@ GRADED = -1
 
 
 def origins(stream: int, offset: Ints, width: int) -> Ints:
-    """Where rows of a stream are found, for `Samples.origin`."""
+    """Return where rows of a stream are found, for `Samples.origin`."""
     found = np.zeros((len(offset), width), np.int64)
     found[:, 0], found[:, 1] = stream, offset
     return found
 
 
 def origins_of_graded(batch: Batch) -> Ints:
-    """Likewise of rows that no topic need hold."""
+    """Return the same of rows that no topic need hold."""
     where = (np.full(batch.num_rows, GRADED), batch.lsn.astype(np.int64), batch.index, batch.ts_us)
     return np.ascontiguousarray(np.column_stack(where).astype(np.int64))
 
@@ -89,16 +89,16 @@ def oldest_kept(task: ModelTask, state: State) -> dict[str, int]:
 
 
 def joined(parts: list[Examples]) -> Examples:
-    """Examples of several batches in one order."""
+    """Return examples of several batches in one order."""
     if not parts:
         return Examples(np.empty(0, np.int64), Samples(np.empty((0, 0)), None))
     if len(parts) == 1:
         return parts[0]
-    order = np.concatenate([one.order for one in parts])
+    order = np.concatenate([part.order for part in parts])
     by = np.argsort(order, kind="stable")
     # Empty batches of a feature function have a width of their own.
-    width = max(one.rows.X.shape[1] for one in parts)
-    rows = Samples.joined([one.rows for one in parts if one.rows.X.shape[1] == width])
+    width = max(part.rows.X.shape[1] for part in parts)
+    rows = Samples.joined([part.rows for part in parts if part.rows.X.shape[1] == width])
     return Examples(order[by], rows.taken(by))
 
 

@@ -19,12 +19,12 @@ Output = tuple[str, Batch]
 
 
 def refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model: str | None = None) -> Output:
-    """Rows that could not be handled, with the reasons."""
+    """Return rows that could not be handled, with the reasons."""
     return f"{topic}.dlq", dead_letters(batch.stored, reasons, stage=stage, model=model)
 
 
 def unlearned(task: ModelTask, state: State, reader: EarlierRows | None, blocks: Sequence[Refused]) -> list[Output]:
-    """Dead letters of rows that the learner has failed on, and that may have come long before.
+    """Return dead letters of rows that the learner has failed on, and that may have come long before.
 
     The rows are read again from the log, however near they are, so that a letter does not depend on it. Of those that
     are not there (made of answers and labels, or pruned by force) a letter holds the features and the target.
@@ -45,7 +45,7 @@ def unlearned(task: ModelTask, state: State, reader: EarlierRows | None, blocks:
                 told = dict(zip(origin[mine, 1].tolist(), reasons, strict=True))
                 for offsets, batch in reader.at(topic, list(told)):
                     shown = _as_learned(task.learn[number], batch)
-                    outputs.append(refused(topic, shown, [told.pop(one) for one in offsets], "learn", task.name))
+                    outputs.append(refused(topic, shown, [told.pop(offset) for offset in offsets], "learn", task.name))
                 mine, reasons = mine[np.isin(origin[mine, 1], list(told))], list(told.values())
             if len(mine):
                 outputs.append(_of_values(task, topic, block.rows.taken(mine), origin[mine], reasons))
@@ -53,7 +53,7 @@ def unlearned(task: ModelTask, state: State, reader: EarlierRows | None, blocks:
 
 
 def _as_learned(stream: StreamPlan, batch: Batch) -> Batch:
-    """Rows of a topic as they were learned; as they are in the topic, should that not be known any more."""
+    """Return rows of a topic as they were learned; as they are in the topic, should that not be known any more."""
     good, _ = operate(batch, stream.operations)
     return good[0] if len(good) == 1 and good[0].num_rows == batch.num_rows else batch
 
@@ -61,7 +61,7 @@ def _as_learned(stream: StreamPlan, batch: Batch) -> Batch:
 def _of_values(
     task: ModelTask, topic: str, rows: Samples, origin: npt.NDArray[np.int64], reasons: Sequence[str]
 ) -> Output:
-    """Dead letters that hold what was given to the learner, at the rows' positions where these are known."""
+    """Return dead letters that hold what was given to the learner, at the rows' positions where these are known."""
     names = task.feature_names if len(task.feature_names) == rows.X.shape[1] else None
     texts = []
     for row, features in enumerate(rows.X.tolist()):
@@ -74,7 +74,7 @@ def _of_values(
 
 
 def emitted(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) -> list[Output]:
-    """Rows to the topics of some outputs.
+    """Return rows to the topics of some outputs.
 
     Args:
         features: the model's columns, where it has some.
@@ -82,13 +82,13 @@ def emitted(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) 
     outputs: list[Output] = []
     for plan in plans:
         good, bad = operate(batch, plan.operations, features)
-        outputs += [refused(plan.topic, one, [reason], "transform") for one, reason in bad]
-        outputs += [(plan.topic, one) for one in good if one.num_rows]
+        outputs += [refused(plan.topic, rows, [reason], "transform") for rows, reason in bad]
+        outputs += [(plan.topic, rows) for rows in good if rows.num_rows]
     return outputs
 
 
 def batches_of(merged: Merged, stream: StreamPlan, refuse: Callable[[str, Batch, str], None]) -> list[Batch]:
-    """A stream's batches; rows that its operations fail on are refused."""
+    """Return a stream's batches; refuse rows that its operations fail on."""
     batches: list[Batch] = []
     for part in merged.parts:
         if part.topic == stream.topic:

@@ -99,7 +99,7 @@ class PredictionBatch:
         self.shadows.append(_answers(shadow.learner.predict, X, valid)[0] if valid.any() else pa.nulls(end - self.done))
 
     def _features(self, end: int, by: ModelVersion) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """The matrix of the next rows, and which of them can be answered."""
+        """Return the matrix of the next rows, and which of them can be predicted."""
         task = self.task
         if self._varies:
             # What this model knew when it had learned: words that came later have no column.
@@ -144,7 +144,7 @@ class PredictionBatch:
             self.valid[row] = True
 
     def output(self) -> Batch:
-        """The input rows that were answered so far, with their answers beside them."""
+        """Return the input rows that were predicted so far, with their predictions beside them."""
         n = self.done
         counts = [count for count, _, _ in self.answered]
         versions = [by.number for _, by, _ in self.answered]
@@ -167,13 +167,13 @@ class PredictionBatch:
         return _beside(batch, answers, reserved, self.names)
 
     def column(self) -> pa.Array:
-        """The predictions of all rows; null where there is none."""
+        """Return the predictions of all rows; null where there is none."""
         return self._joined(self.predictions)
 
     def _joined(self, parts: list[pa.Array]) -> pa.Array:
-        kinds = [one.type for one in parts if not pa.types.is_null(one.type)]
+        kinds = [part.type for part in parts if not pa.types.is_null(part.type)]
         kind = kinds[0] if kinds else traits_of(self.task.learner).prediction_type or pa.float64()
-        found = [one if one.type.equals(kind) else one.cast(kind) for one in parts]
+        found = [part if part.type.equals(kind) else part.cast(kind) for part in parts]
         return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.nulls(0, kind)])
 
     def _status(self, counts: list[int]) -> pa.Array:
@@ -187,15 +187,15 @@ class ServedPredictions(PredictionBatch):
     """Rows that were answered already, elsewhere, by a model of this task."""
 
     def predict_until(self, place: int, by: ModelVersion, shadow: ModelVersion | None = None) -> None:
-        """They keep the answers that they have."""
+        """Pass rows: they keep the predictions that they have."""
         self.done = max(self.done, int(np.searchsorted(self.order, place, "left")))
 
     def forget(self, place: int) -> None:
-        """They are taken later."""
+        """Take back rows: they are passed later."""
         self.done = min(self.done, int(np.searchsorted(self.order, place, "left")))
 
     def output(self) -> Batch:
-        """The rows so far."""
+        """Return the rows so far."""
         return self.batch.stored.slice(0, self.done)
 
 
@@ -211,7 +211,7 @@ def _sizes(task: ModelTask, by: ModelVersion) -> Mapping[str, int]:
 
 
 def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array:
-    """One value for each run of rows; usually there is one run."""
+    """Return one value for each run of rows; usually there is one run."""
     if not counts:
         return pa.nulls(0, kind)
     if len(counts) == 1:
@@ -220,7 +220,7 @@ def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array
 
 
 def _beside(batch: Batch, answers: Mapping[str, pa.Array], reserved: Collection[str], given: dict[str, str]) -> Batch:
-    """Input columns, then answers; an input column with an answer's name gets ``_input`` (`told_apart`)."""
+    """Return input columns, then predictions; an input column with a name of theirs gets ``_input`` (`told_apart`)."""
     records = batch.stored.records
     taken = {*reserved, *answers}
     if given or any(name in taken for name in records.schema.names):
@@ -233,7 +233,7 @@ def _beside(batch: Batch, answers: Mapping[str, pa.Array], reserved: Collection[
 def _answers(
     predict: Predict, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], *, width: int = 0
 ) -> tuple[pa.Array, dict[int, str]]:
-    """One answer for each valid row, else null; and rows that the model has no answer to, with the reasons.
+    """Return a prediction for each valid row, else null; and rows for which the model has none, with the reasons.
 
     Args:
         width: of an answer, where it is a list.
@@ -261,7 +261,7 @@ def _answers(
 
 
 def _without(found: pa.Array, failed: Mapping[int, str]) -> pa.Array:
-    """Answers, null where one failed."""
+    """Return predictions, null where one failed."""
     if not failed:
         return found
     where = np.arange(len(found))
@@ -279,7 +279,7 @@ def _number_of_classes(learner: Learner) -> int:
 def predict_rows(
     predict: Predict, X: npt.NDArray[Any], *, width: int = 0
 ) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
-    """One answer a row, in fixed padded blocks; rows without one, or with one that is no finite number, and why.
+    """Predict rows in fixed padded blocks; return also why rows have no prediction, or one that is no finite number.
 
     Whatever a model raises, it raises for some rows: these are looked for by halves. Whether a row has an answer
     depends on no other row.
@@ -324,13 +324,13 @@ def _put_together(
 
 
 def _lists(values: npt.NDArray[Any]) -> pa.Array:
-    """Rows of a matrix as lists of one length."""
+    """Return rows of a matrix as lists of one length."""
     flat = pa.array(np.ascontiguousarray(values, np.float64).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def predict_in_blocks(predict: Predict, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Predictions in fixed padded blocks, so that a row's bits do not depend on its neighbours.
+    """Predict in fixed padded blocks, so that a row's bits do not depend on its neighbours.
 
     BLAS chooses its kernels by shape: the same row alone and among 1,000 differs in its last bits. Blocks of one
     shape, padded with the first row, take the shape out of it. A learner that computes each row by itself, whatever the

@@ -50,14 +50,14 @@ Fresh = Mapping[str, Sequence[Batch]]
 
 
 class Reader(EarlierRows, Protocol):
-    """What a step asks of the log, which is seldom: rows to train on, and rows of an earlier event that are refused."""
+    """The log as a step reads it, which is seldom: rows to train on, and rows of an earlier event that are refused."""
 
     def rows(self, stream: StreamPlan, until: int, fresh: Fresh) -> list[Batch]:
         """Changes of a topic as they were when a slice had been written; a stream's operations are not done yet."""
         ...
 
     def query(self, sql: str, until: int, fresh: Fresh) -> pa.Table:
-        """What a query over topics gives."""
+        """Return what a query over topics gives."""
         ...
 
 
@@ -78,7 +78,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training gave.
+    """The outcome of a training.
 
     Attributes:
         learner: trained; None where nothing came of it.
@@ -265,7 +265,7 @@ def _line(task: ModelTask, state: State, line: Line, about: Mapping[str, Any]) -
 
 
 def choose(task: ModelTask, state: State, moment: Moment) -> Chosen:
-    """The rows that a training takes now."""
+    """Return the rows that a training takes now."""
     assert task.retrain is not None
     selection = task.retrain.rows
     rows = _selected(selection, state, moment)
@@ -292,13 +292,13 @@ def _selected(selection: Selection, state: State, moment: Moment) -> Batch:
 
 
 def rows_now(changes: Sequence[Batch], stream: StreamPlan) -> Batch:
-    """A table's rows as its changes leave it: each as its newest event shows it, whatever its key was."""
+    """Return a table's rows as its changes leave it: each as its newest event shows it, whatever its key was."""
     if not changes:
         return as_batch(pa.table({}))
     rows = Identity(limit=2**62)
-    given = np.concatenate([rows.follow(one) for one in changes])
+    given = np.concatenate([rows.follow(batch) for batch in changes])
     number = np.where(given < 0, ~given, given)
-    plain = [pa.Table.from_batches([one.records.select([*one.column_names, "__op", "__ts"])]) for one in changes]
+    plain = [pa.Table.from_batches([batch.records.select([*batch.column_names, "__op", "__ts"])]) for batch in changes]
     table = _sent(united(plain).combine_chunks(), changes, number)
     op = np.asarray(table.column("__op"))
     # Rows without a key are what their events say; nobody knows which of them an update or a delete is about.
@@ -315,17 +315,17 @@ def rows_now(changes: Sequence[Batch], stream: StreamPlan) -> Batch:
 
 
 def _sent(table: pa.Table, changes: Sequence[Batch], number: Ints) -> pa.Table:
-    """The events with the values that were not sent (TOAST), which are those of their rows' events before."""
+    """Return the events with the values that were not sent (TOAST), which are those of their rows' events before."""
     order = np.argsort(number, kind="stable")
     first = np.append(True, number[order][1:] != number[order][:-1])[: len(order)]
     place = np.arange(len(order))
     begin = np.maximum.accumulate(np.where(first, place, 0))
-    for name in dict.fromkeys(name for one in changes if one.unchanged is not None for name in one.column_names):
-        masks = [unsent(one, name) if name in one.schema.names else None for one in changes]
+    for name in dict.fromkeys(name for batch in changes if batch.unchanged is not None for name in batch.column_names):
+        masks = [unsent(batch, name) if name in batch.schema.names else None for batch in changes]
         if all(mask is None for mask in masks):
             continue
-        parts = zip(changes, masks, strict=True)
-        missing = np.concatenate([np.zeros(one.num_rows, np.bool_) if mask is None else mask for one, mask in parts])
+        pairs = zip(changes, masks, strict=True)
+        missing = np.concatenate([np.zeros(own.num_rows, np.bool_) if mask is None else mask for own, mask in pairs])
         newest = np.maximum.accumulate(np.where(missing[order], -1, place))
         at = np.empty(len(order), np.int64)
         at[order] = order[np.where(newest >= begin, newest, place)]
@@ -334,7 +334,7 @@ def _sent(table: pa.Table, changes: Sequence[Batch], number: Ints) -> pa.Table:
 
 
 def as_batch(table: pa.Table) -> Batch:
-    """Rows without the columns of an event but their times."""
+    """Return rows without the columns of an event but their times."""
     times = table.column("__ts").cast(pa.int64()).to_numpy() if "__ts" in table.column_names else None
     names = [name for name in table.column_names if not name.startswith("__")]
     plain = table.select(names)
@@ -347,7 +347,7 @@ def as_batch(table: pa.Table) -> Batch:
 
 
 def train(task: ModelTask, state: State, chosen: Chosen, *, plan: RetrainPlan | None = None) -> Trained:
-    """A fresh learner, trained on the rows; what speaks against it stands in ``about``.
+    """Train a fresh learner on the rows; what speaks against it stands in ``about``.
 
     Nothing is raised, whatever a learner does with the rows: the old model stays then, and it is told.
     """
@@ -406,7 +406,7 @@ def _train(
 
 
 def fitted(declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, epochs: int = 1) -> Learner:
-    """A copy of a declared learner, trained on rows and nothing else."""
+    """Return a copy of a declared learner, trained on rows and nothing else."""
     learner = copy.deepcopy(declared)
     if offers_fit(learner):
         learner.fit(X, y)
@@ -419,7 +419,7 @@ def fitted(declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, e
 def fitted_without_bad(
     declared: Learner, X: npt.NDArray[Any], y: npt.NDArray[Any] | None, epochs: int
 ) -> tuple[Learner, int]:
-    """A copy of a declared learner trained on the rows that it does not fail on, and how many it fails on.
+    """Return a copy of a declared learner trained on the rows that it does not fail on, and how many it fails on.
 
     Halves are tried until one can be trained on; to it are added as many of the others as it can be trained on with
     them. So a row that fails by itself because it is alone (one class) is none that is bad.
@@ -476,12 +476,12 @@ def fitted_without_bad(
 
 
 def _see(task: ModelTask, rows: Batch, words: dict[str, list[str]], sizes: dict[str, int]) -> None:
-    """What the rows show for the first time has its columns from here on."""
-    for one in growing(task.features):
-        if one.column in rows.schema.names:
-            table = words.setdefault(one.column, list(one.words))
-            fresh = [text for text, _ in new_words(table, rows.column(one.column))]
-            table += fresh[: one.width - len(table)]
+    """Give what the rows show for the first time its columns."""
+    for category in growing(task.features):
+        if category.column in rows.schema.names:
+            table = words.setdefault(category.column, list(category.words))
+            fresh = [text for text, _ in new_words(table, rows.column(category.column))]
+            table += fresh[: category.width - len(table)]
     for vector in unsized(task.features):
         if vector.column in rows.schema.names and vector.column not in sizes:
             found = vector.sized(rows.column(vector.column))
@@ -547,7 +547,7 @@ def _score(plan: RetrainPlan, learner: Learner, found: Matrix, truth: npt.NDArra
 
 
 def _delays(rows: Batch) -> npt.NDArray[np.int64]:
-    """How long after its row was answered a label was known, in microseconds; 0 where nothing is said."""
+    """Return how long after its row was predicted a label was known, in microseconds; 0 where nothing is said."""
     if "label_delay" not in rows.schema.names:
         return np.zeros(rows.num_rows, np.int64)
     seconds = pc.fill_null(rows.column("label_delay").cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
@@ -565,7 +565,7 @@ def _hash_of(X: npt.NDArray[Any], y: npt.NDArray[Any] | None) -> str:
 
 
 def _ranges(numbers: Sequence[int]) -> list[list[int]]:
-    """Numbers as runs of first and last.
+    """Return numbers as runs of first and last.
 
     >>> _ranges([3, 4, 5, 9])
     [[3, 5], [9, 9]]

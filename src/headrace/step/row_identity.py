@@ -1,4 +1,4 @@
-"""Which row of its table an event is about: a number that follows the row when its key moves, and ends with it.
+"""Identities of rows: a number that follows a table's row when its key moves, and ends with it.
 
 A row gets its number with its insert (or its snapshot read), keeps it through updates of its key, and loses it when it
 is deleted, truncated, or another row is inserted under its key. What is known of rows (whether a label came, what was
@@ -48,7 +48,7 @@ def mixed(values: Hashes) -> Hashes:
 
 
 def hashes(columns: Sequence[pa.Array]) -> Hashes:
-    """A hash of each row of some columns, 64 bits; equal values have equal hashes in every process.
+    """Return a hash of each row of some columns, 64 bits; equal values have equal hashes in every process.
 
     >>> found = hashes([pa.array([1, 2, 1]), pa.array(["a", "b", "a"])])
     >>> bool(found[0] == found[2]), bool(found[0] == found[1])
@@ -65,7 +65,7 @@ def _salt(number: int) -> np.uint64:
 
 
 def hashed(array: pa.Array) -> Hashes:
-    """A hash of each value; whole numbers have one whatever their type."""
+    """Return a hash of each value; whole numbers have one whatever their type."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if isinstance(array, pa.ExtensionArray):
@@ -131,7 +131,7 @@ def _of_fixed(array: pa.Array, width: int) -> Hashes:
 
 
 def _of_spans(data: npt.NDArray[np.uint8], start: Ints, length: Ints) -> Hashes:
-    """Hashes of pieces of a buffer: eight bytes of each at a time, long ones each by itself."""
+    """Return hashes of pieces of a buffer: eight bytes of each at a time, long ones each by itself."""
     found = mixed(length.astype(np.uint64) + _NULL)
     long = length > _LONG_TEXT
     for row in np.flatnonzero(long).tolist():
@@ -215,7 +215,7 @@ def _lists_of_words(values: pa.Array, start: Ints, length: Ints, found: Hashes) 
 
 
 def _rows_of_words(rows: npt.NDArray[Any]) -> Hashes:
-    """Hashes of rows of as many numbers."""
+    """Return hashes of rows of as many numbers."""
     length = rows.shape[1]
     rows = np.ascontiguousarray(rows)
     if rows.itemsize * length % 8:
@@ -232,7 +232,7 @@ def _one_by_one(array: pa.Array) -> Hashes:
 
 
 def _hash(value: pa.Array) -> int:
-    """Of one value of any type, by its text in Arrow's own form, which is made of every value."""
+    """Return the hash of one value of any type, by its text in Arrow's own form, which is made of every value."""
     text = value.to_string().encode() if not pa.types.is_struct(value.type) else repr(_inside(value)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
@@ -313,12 +313,12 @@ class Numbered:
         self._values[: self._size] = 0
 
     def state(self, begin: int) -> dict[str, Any]:
-        """As flat values, of the numbers from one on."""
+        """Return flat values, of the numbers from one on."""
         first = max(self._first, begin)
         return {"first": first, "values": self.values[first - self._first :].copy()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Take flat values that `state` returned."""
         self._first = int(state["first"])
         self._values = np.asarray(state["values"], np.uint64).copy()
         self._size = len(self._values)
@@ -346,7 +346,7 @@ class _Index:
             self._runs[-2:] = [run]
 
     def find(self, keys: Hashes) -> Ints:
-        """The number of each key; 0 where there is none."""
+        """Return the number of each key; 0 where there is none."""
         found = np.zeros(len(keys), np.int64)
         rest = np.arange(len(keys))
         for run, numbers in reversed(self._runs):
@@ -403,7 +403,7 @@ class Identity:
         self._truncated = 0
 
     def follow(self, batch: Batch) -> Ints:
-        """The number of each event's row, as the module's docstring says; what the events do to rows is remembered."""
+        """Return the number of each event's row, as the module's docstring says; remember what events do to rows."""
         names = identifying(batch)
         n = batch.num_rows
         if not names or not n:
@@ -425,7 +425,7 @@ class Identity:
         return self._follow_one_by_one(batch, old, new) if found is None else found
 
     def alive(self, numbers: Ints) -> Mask:
-        """Which rows have not ended, and are remembered."""
+        """Return which rows have not ended, and are remembered."""
         self._consolidate()
         found = self._keys.get(numbers >> 1) != 0
         displaced = [one for rows in self._displaced.values() for one in rows]
@@ -435,11 +435,11 @@ class Identity:
 
     @property
     def empty(self) -> bool:
-        """Whether it has nothing to remember."""
+        """True where it has nothing to remember."""
         return not self.given
 
     def was_ended(self, places: Ints) -> Mask:
-        """Which rows had ended, by their numbers without the last bit, as far as these are still known."""
+        """Return which rows had ended, by their numbers without the last bit, as far as these are still known."""
         self._consolidate()
         return np.asarray(self._keys.get(places) == 0)
 
@@ -477,7 +477,7 @@ class Identity:
         self._index.add(run, 2 * last + self._late.get(last).astype(np.int64))
 
     def ended(self) -> tuple[Ints, int]:
-        """Numbers of rows that ended since the last call; and the number up to which all have, without the last bit."""
+        """Return numbers of rows that ended since the last call, and the one up to which all have (no last bit)."""
         found = 2 * np.concatenate(self._ended) if self._ended else np.empty(0, np.int64)
         truncated, self._ended, self._truncated = self._truncated, [], 0
         return found, truncated
@@ -529,7 +529,7 @@ class Identity:
         return found
 
     def _follow_one_by_one(self, batch: Batch, old: Hashes, new: Hashes) -> Ints:
-        """Events some of which move keys, or end all rows."""
+        """Follow events some of which move keys, or end all rows."""
         keys = np.unique(np.concatenate([old, new]))
         walk = _Walk(self, dict(zip(keys.tolist(), self._index.find(keys).tolist(), strict=True)))
         found = np.zeros(batch.num_rows, np.int64)
@@ -540,7 +540,7 @@ class Identity:
         return found
 
     def state(self) -> dict[str, Any]:
-        """As flat values."""
+        """Return flat values."""
         self._consolidate()
         begin = max(self.forgotten + 1, 1)
         flat: dict[str, Any] = {"given": self.given}
@@ -556,7 +556,7 @@ class Identity:
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Take flat values that `state` returned."""
         self.given, self._displaced_in = int(state["given"]), int(state.get("displaced_in", 0))
         self._keys.restore({name: state[f"keys.{name}"] for name in ("first", "values")})
         late = np.asarray(state.get("late", ()), np.int64)
@@ -614,7 +614,7 @@ class _Walk:
         return self.known[key]
 
     def _taken(self, key: int) -> int:
-        """The row that leaves a key: the one that was there first, where several are for a moment."""
+        """Return the row that leaves a key: the one that was there first, where several are for a moment."""
         waiting = self.rows._displaced.get(key)
         if waiting:
             number = waiting.pop(0)
@@ -670,13 +670,13 @@ class _Walk:
 
 
 def identifying(batch: Batch) -> tuple[str, ...]:
-    """The columns that the source names a row by when it changes; none where a table has none, or they are not here."""
+    """Return the columns that the source names a row by when it changes; none where there are none here."""
     names = batch.identity_columns
     return names if all(name in batch.schema.names for name in names) else ()
 
 
 def _told(batch: Batch, names: Sequence[str]) -> Mask | None:
-    """Which updates come with the key that the row had."""
+    """Return which updates come with the key that the row had."""
     before = batch.before
     if before is None or any(before.type.get_field_index(name) < 0 for name in names):
         return None

@@ -33,7 +33,7 @@ _ANSWER = "__answer"
 
 @dataclass(frozen=True, slots=True)
 class LinePosition:
-    """Where a line of the metrics topic stands."""
+    """The place of a line of the metrics topic."""
 
     lsn: int
     index: int
@@ -61,7 +61,7 @@ class Scored:
 
     @property
     def queries(self) -> tuple[PredictionBatch, ...]:
-        return tuple(one for one in (self.query, self.late) if one is not None)
+        return tuple(batch for batch in (self.query, self.late) if batch is not None)
 
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
@@ -106,7 +106,7 @@ def scored(
 def _scorable(
     what: Scored, task: ModelTask, state: State, refuse: Refuse
 ) -> tuple[Batch, npt.NDArray[Any], dict[int, ModelVersion]]:
-    """Rows whose first label is here and that have an answer, in order; the labels; and who answers at their places.
+    """Return predicted rows whose first label is here, in order; their labels; which version predicts there.
 
     The answer is the one that was given when the row was predicted, else the one at its label.
     """
@@ -132,14 +132,14 @@ def _scorable(
     by: dict[int, ModelVersion] = {}
     for query in what.queries:
         counts = [count for count, _, _ in query.answered]
-        who = [one for _, one, _ in query.answered]
+        who = [version for _, version, _ in query.answered]
         numbers = np.repeat(np.arange(len(counts)), counts).tolist()
         by |= {place: who[number] for place, number in zip(query.order.tolist(), numbers, strict=True)}
     return rows, truth, by
 
 
 def _answers(query: PredictionBatch | None, order: Ints) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """The valid answers to rows at some places, and which were asked for; null where there is none."""
+    """Return the valid predictions for rows at some places, null where there is none, and which were asked for."""
     if query is None or not len(query.order):
         return pa.nulls(len(order)), np.zeros(len(order), np.bool_)
     asks = np.isin(order, query.order)
@@ -152,20 +152,20 @@ def _answers(query: PredictionBatch | None, order: Ints) -> tuple[pa.Array, npt.
     return column.take(pa.array(where, mask=~good)), asks
 
 
-def _alike(one: pa.Array, other: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Two arrays of one type."""
-    if pa.types.is_null(one.type):
-        return one.cast(other.type), other
-    return one, other if other.type.equals(one.type) else other.cast(one.type)
+def _alike(array: pa.Array, other: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Return two arrays of one type."""
+    if pa.types.is_null(array.type):
+        return array.cast(other.type), other
+    return array, other if other.type.equals(array.type) else other.cast(array.type)
 
 
 def _gap(told_at: int) -> int:
-    """A line for each transaction up to 100 rows, then at each hundredth more, and at least every 1,000 rows."""
+    """Return after how many rows a line is due: at once up to 100 rows, then each hundredth more, at most 1,000."""
     return max(1, min(told_at // 100, LARGEST_GAP))
 
 
 def _refuse_labels(what: Scored, task: ModelTask, order: Ints, found: Targets, refuse: Refuse) -> None:
-    """Labels that no answer can be compared with are told, unless learning tells them."""
+    """Refuse labels that no prediction can be compared with, unless learning refuses them."""
     assert what.plan.stream is not None
     topic = what.plan.stream.topic
     labelled = dict(zip(order_of(what.batch).tolist(), range(what.batch.num_rows), strict=True))
@@ -176,7 +176,7 @@ def _refuse_labels(what: Scored, task: ModelTask, order: Ints, found: Targets, r
 
 
 def truths(batch: Batch, task: ModelTask) -> Targets:
-    """The labels of a batch as its model's answers are, and which of them can be compared with one."""
+    """Return the labels of a batch in the form of its model's predictions, and which can be compared with one."""
     name = str(task.target)
     labelled = np.asarray(batch.column(name).is_valid())
     if scored_as(task.learner) == "classification" and traits_of(task.learner).classes is None:
@@ -188,7 +188,7 @@ def truths(batch: Batch, task: ModelTask) -> Targets:
 
 
 def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: LinePosition) -> list[Line]:
-    """The fixed set, answered by the model as it is now, if a line is due."""
+    """Score the model as it is now on the fixed set, if a line is due."""
     scores = state.scores[plan.spec.name]
     learned = state.learned_rows
     by = state.active
@@ -241,7 +241,7 @@ _TYPES = {
 
 
 def in_order(lines: list[Line]) -> list[Batch]:
-    """Lines in the order of their places; those with the same columns that follow each other as one batch."""
+    """Return lines in the order of their places; those with the same columns that follow each other as one batch."""
     ordered = sorted(lines, key=lambda one: one[0])
     return [_batch(list(run)) for _, run in itertools.groupby(ordered, key=lambda one: tuple(one[2]))]
 
@@ -259,8 +259,8 @@ def _batch(lines: list[Line]) -> Batch:
 
 
 def reused(plan: EvaluatePlan, task: ModelTask) -> int | None:
-    """Which declared prediction gives the answers too: the same rows are not answered twice."""
-    for number, one in enumerate(task.predict):
-        if plan.stream is not None and one.stream == plan.stream:
+    """Return the number of the declared predictions that serve too: the same rows are not predicted twice."""
+    for number, predict in enumerate(task.predict):
+        if plan.stream is not None and predict.stream == plan.stream:
             return number
     return None

@@ -1,4 +1,4 @@
-"""What a task knows between two events, and how it is stored."""
+"""The state of a task between two events, and how it is stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMAT = 2
 
 @dataclass(slots=True)
 class Counters:
-    """What a task did with its rows since its log began."""
+    """Counts of what a task did with its rows since its log began."""
 
     learned: int = 0
     predicted: int = 0
@@ -198,13 +198,13 @@ class State:
 
     @property
     def learner(self) -> Learner | None:
-        """What has learned every complete cut, and the pieces of the open one."""
+        """The learner that has learned every complete cut, and the pieces of the open one."""
         ahead = self.open_batch.learner
         return ahead if ahead is not None or self.current is None else self.current.learner
 
     @property
     def diverged(self) -> str:
-        """Why the learner gives no sound numbers any more; empty while it does."""
+        """The reason why the learner gives no sound numbers any more; empty while it does."""
         if self.current is None:
             return ""
         return self.current.diverged if self.open_batch.learner is None else self.open_batch.diverged

@@ -1,4 +1,4 @@
-"""What happens to rows: the one composition of the stages, for every engine.
+"""The step: what happens to rows, the one composition of the stages, for every engine.
 
 `step(task, state, event)` answers, cuts and learns, and returns what goes to topics. It does no I/O, knows no
 clock and starts no thread; `state` is changed in place and can be saved and restored whole.
@@ -103,7 +103,7 @@ def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) ->
 
 
 def predict_batch(task: ModelTask, state: State, batch: Batch) -> Batch:
-    """Rows that came from no topic, with the answers of the model that answers now; nothing is changed."""
+    """Return rows that came from no topic with predictions of the active model; nothing is changed."""
     query = PredictionBatch(batch, np.arange(batch.num_rows), task)
     query.predict_until(batch.num_rows, state.active)
     return query.output()
@@ -123,14 +123,14 @@ def _copy(task: StreamTask, event: Event) -> list[Output]:
 
 
 def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
-    """What the fixed sets say of the model as it is now."""
+    """Score the model as it is now on the fixed sets."""
     position = state.position
     place = LinePosition(position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
     return [line for plan in task.evaluate if plan.rows is not None for line in held_out(task, state, plan, at, place)]
 
 
 def _tables(task: ModelTask) -> set[str]:
-    """Topics whose rows are told apart: those that are predicted, or whose labels may come later."""
+    """Return topics whose rows are told apart: those that are predicted, or whose labels may come later."""
     found = {plan.stream.topic for plan in task.predict}
     found |= {plan.stream.topic for plan in task.evaluate if plan.stream is not None}
     found |= {stream.topic for stream in task.learn} if task.target is not None else set()
@@ -186,8 +186,8 @@ class _ModelStep:
         if self.operators is not None:
             self.operators.finish()
             self.outputs += self.operators.outputs()
-        for one in compared:
-            self.lines += scored(self.task, state, one, merged, self._refuse, open_end=not self.complete)
+        for what in compared:
+            self.lines += scored(self.task, state, what, merged, self._refuse, open_end=not self.complete)
         self._forget()
         self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
         return self.outputs + ([(self.task.training_topic, training_rows(self.trainings))] if self.trainings else [])
@@ -195,7 +195,7 @@ class _ModelStep:
     def _deriving(self, queries: Sequence[tuple[PredictPlan, PredictionBatch]]) -> OperatorRun:
         assert self.state.operators is not None
         by_number = {
-            number: [query for one, query in queries if one is plan] for number, plan in enumerate(self.task.predict)
+            number: [query for own, query in queries if own is plan] for number, plan in enumerate(self.task.predict)
         }
         return OperatorRun(
             self.task,
@@ -208,7 +208,7 @@ class _ModelStep:
         )
 
     def _end_open_transaction(self, asked: Sequence[PredictionBatch]) -> None:
-        """The transaction left open by the last event ends here, or at the end of these rows, or later still."""
+        """End the transaction left open by the last event: here, at the end of these rows, or later still."""
         place = self.merged.after(0)
         if place < self.merged.rows or self.complete:
             self._answer(asked, place)
@@ -239,7 +239,7 @@ class _ModelStep:
             self.lines += _held_out(self.task, state, max(last, 0))
 
     def _reach(self, last: int | None = None) -> dict[str, int]:
-        """Topic -> offset after the last row up to a place, of the topics that are learned; all rows without one."""
+        """Return topic -> offset after the last row up to a place, of topics that are learned; without one of all."""
         reach = dict(self.state.offsets.consumed)
         learned = {stream.topic for stream in self.task.learn}
         for part in self.merged.parts:
@@ -287,7 +287,7 @@ class _ModelStep:
             state.open_batch.window = int(windows[examples.order[-1]])
 
     def _windows(self) -> Ints | None:
-        """For a duration: each place's window, by the running maximum of commit times."""
+        """Return each place's window where cuts are durations, by the running maximum of commit times."""
         if not self.task.cut.duration_us:
             return None
         running = np.maximum.accumulate(np.concatenate([[self.state.watermark_us], self.merged.ts_us]))[1:]
@@ -315,7 +315,7 @@ class _ModelStep:
 
     def _examples(self) -> Examples:
         streams = enumerate(zip(self.task.learn, named_uses(self.task, "learn"), strict=True))
-        fresh = [(i, batch) for i, one in streams for batch in self._fresh(*one) if batch.num_rows]
+        fresh = [(i, batch) for i, named in streams for batch in self._fresh(*named) if batch.num_rows]
         if self.operators is not None:
             fresh += [(GRADED, batch) for batch in self._graded(self.operators)]
         if depend_on_the_log(self.task.features):
@@ -323,7 +323,7 @@ class _ModelStep:
         return joined([self._accept(number, batch) for number, batch in fresh])
 
     def _graded(self, operators: OperatorRun) -> Iterator[Batch]:
-        """Rows that were predicted, where their labels are known."""
+        """Yield rows that were predicted, where their labels are known."""
         for number, operations in self.task.learn_nodes:
             for batch in operators.graded_examples(number):
                 good, bad = operate(batch, operations)
@@ -332,7 +332,7 @@ class _ModelStep:
                 yield from (one for one in good if one.num_rows)
 
     def _fresh(self, stream: StreamPlan, name: str) -> Iterator[Batch]:
-        """Rows of a stream that are to be learned, each when it has its label, if one is wanted; others are counted."""
+        """Yield rows of a stream to be learned, each when it has the label that is wanted; count the others."""
         counters, task = self.state.counters, self.task
         for batch in self._stream(stream, "learn"):
             fresh = inserted(batch)
@@ -354,7 +354,7 @@ class _ModelStep:
             yield found
 
     def _forget(self) -> None:
-        """Rows that have ended, or are too many to be remembered, wait for no label any more."""
+        """Let go rows that have ended, or are too many to be remembered: they wait for no label any more."""
         memory = self.state.memory
         memory.settle()
         for name, late in memory.late.items():
@@ -367,7 +367,7 @@ class _ModelStep:
                 self._refuse_too_old(topic, numbers, kept)
 
     def _refuse_too_old(self, topic: str, numbers: Ints, kept: pa.Table) -> None:
-        """Rows whose label did not come in time, at the places of those that came so much later."""
+        """Refuse rows whose label did not come in time, at the places of those that came so much later."""
         ended = self.state.memory.rows[topic].was_ended(numbers)
         numbers, kept = numbers[~ended], kept.filter(pa.array(~ended))
         if not len(numbers):
@@ -385,17 +385,17 @@ class _ModelStep:
         self._refuse(topic, batch, [NO_LABEL.format(limit=row_identity.LIMIT)] * len(numbers), "learn")
 
     def _look(self, batches: Iterable[Batch]) -> None:
-        """Words that rows to learn show for the first time get their columns, in the rows' order."""
+        """Give words that rows to learn show for the first time their columns, in the rows' order."""
         state = self.state
         first: dict[str, dict[str, int]] = {}
         sized: dict[str, list[tuple[int, int]]] = {}
         for batch in batches:
             order = order_of(batch)
-            for one in unsized(self.task.features):
-                if one.column in batch.schema.names and one.column not in state.vocabulary.sizes:
-                    found = one.sized(batch.column(one.column))
+            for vector in unsized(self.task.features):
+                if vector.column in batch.schema.names and vector.column not in state.vocabulary.sizes:
+                    found = vector.sized(batch.column(vector.column))
                     if found is not None:
-                        sized.setdefault(one.column, []).append((int(order[found[0]]), found[1]))
+                        sized.setdefault(vector.column, []).append((int(order[found[0]]), found[1]))
             for word in growing(self.task.features):
                 if word.column in batch.schema.names:
                     seen = first.setdefault(word.column, {})
@@ -404,12 +404,12 @@ class _ModelStep:
         state.vocabulary.sizes |= {column: min(found)[1] for column, found in sized.items()}
         for word in growing(self.task.features):
             table = state.vocabulary.words[word.column]
-            came = sorted(first.get(word.column, {}).items(), key=lambda one: one[1])[: word.width - len(table)]
+            came = sorted(first.get(word.column, {}).items(), key=lambda item: item[1])[: word.width - len(table)]
             table += [text for text, _ in came]
             self.births[word.column] = np.array([place for _, place in came], np.int64)
 
     def _accept(self, number: int, batch: Batch) -> Examples:
-        """The rows of a batch that can be learned, of which stream; the others are refused."""
+        """Return the rows of a batch that can be learned; refuse the others."""
         task, state = self.task, self.state
         topic = task.learn[number].topic if number >= 0 else "graded"
         features = resolved(task.features, state.vocabulary.words, state.vocabulary.sizes, refuse=True)
@@ -431,7 +431,7 @@ class _ModelStep:
         return Examples(order_of(batch), rows) if valid.all() else Examples(order_of(batch)[valid], rows.taken(valid))
 
     def _origins(self, number: int, batch: Batch) -> Ints:
-        """Where rows are found again should the learner fail on them, when their cut ends."""
+        """Return where rows are found again should the learner fail on them, when their cut ends."""
         if number == GRADED:
             return origins_of_graded(batch)
         return origins(number, self.merged.offset[order_of(batch)], 4 if self.task.learn_nodes else 2)
@@ -470,14 +470,14 @@ class _ModelStep:
         return queries
 
     def _scored(self, number: int, queries: Sequence[tuple[PredictPlan, PredictionBatch]]) -> Iterator[Scored]:
-        """The answers that are compared with the truth: those that are given anyway, where they are."""
+        """Yield the predictions that are compared with the truth: those that are made anyway, where there are some."""
         plan, target = self.task.evaluate[number], self.task.target
         if plan.stream is None or target is None:
             return
         name = named_uses(self.task, "evaluate")[number]
         reuses = None if self.state.offsets.predicted else reused(plan, self.task)
         mine = None if reuses is None else self.task.predict[reuses]
-        given = [query for one, query in queries if one is mine and not isinstance(query, ServedPredictions)]
+        given = [query for predict, query in queries if predict is mine and not isinstance(query, ServedPredictions)]
         for batch in self._stream(plan.stream, None):
             if target not in batch.schema.names:
                 batch = batch.filter(inserted(batch))
@@ -490,7 +490,7 @@ class _ModelStep:
                 query = self._query(batch, asks, made) if asks.any() else None
             else:
                 places = order_of(batch)
-                query = next((one for one in given if np.isin(one.order[:1], places).all()), None)
+                query = next((query for query in given if np.isin(query.order[:1], places).all()), None)
             # Where a row had no prediction before its label came, it is answered then.
             late = (batch.op == OPS["u"]) & np.asarray(batch.column(target).is_valid())
             yield Scored(plan, name, batch, query, self._query(batch, late) if late.any() else None)
@@ -498,7 +498,7 @@ class _ModelStep:
     def _query(
         self, batch: Batch, asks: npt.NDArray[np.bool_], made: Matrix | None = None, **options: Any
     ) -> PredictionBatch:
-        """The rows that ask, and their features where these are made."""
+        """Return the rows that ask for a prediction, with their features where these are made."""
         if asks.all():
             return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
         if made is not None:
@@ -509,7 +509,7 @@ class _ModelStep:
         return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
 
     def _asks(self, batch: Batch, name: str) -> tuple[npt.NDArray[np.bool_], Matrix | None]:
-        """Which events ask for a prediction: inserts, snapshot reads, and updates that change a feature or may have.
+        """Return which events ask for a prediction: inserts, snapshot reads, updates that may change a feature.
 
         Returns:
             Them, and the features of all rows where a function makes them: only what it gives tells a change.
@@ -517,7 +517,7 @@ class _ModelStep:
         task = self.task
         changes = self.state.memory.changes.setdefault(name, Changes())
         if not callable(task.features):
-            columns = {one: batch.column(one) for one in task.feature_names if one in batch.schema.names}
+            columns = {column: batch.column(column) for column in task.feature_names if column in batch.schema.names}
             return changes.changed(batch, columns), None
         rows = inserted(batch) | (batch.op == OPS["u"])
         if not rows.all() or not batch.num_rows:
@@ -534,7 +534,7 @@ class _ModelStep:
         return changes.changed(batch, {"()": pc.if_else(pa.array(made.valid), lists, None)}), made
 
     def _stream(self, stream: StreamPlan, stage: str | None) -> list[Batch]:
-        """A stream's batches; rows that its operations fail on are refused, unless another stage does that."""
+        """Return a stream's batches; refuse rows that its operations fail on, unless another stage does that."""
 
         def refuse(topic: str, batch: Batch, reason: str) -> None:
             if stage is not None:
@@ -547,7 +547,7 @@ class _ModelStep:
         offset = self.state.offsets.predicted.get(topic, 0)
         if offset:
             keep = self.merged.offset[order_of(batch)] >= offset
-            reasons = [reason for reason, one in zip(reasons, keep.tolist(), strict=True) if one]
+            reasons = [reason for reason, kept in zip(reasons, keep.tolist(), strict=True) if kept]
             batch = batch.filter(keep)
         if batch.num_rows:
             self.outputs.append(refused(topic, batch, reasons, stage, self.task.name))

@@ -75,7 +75,7 @@ class TaskRunner:
         self._reader = LogReader(log, task, self.state) if isinstance(task, ModelTask) else None
         # Answers that were given elsewhere are answers to a stream, which is then not silent.
         plans = task.predict if isinstance(task, ModelTask) else ()
-        self._served = {one.served.topic: one.stream.topic for one in plans if one.served is not None}
+        self._served = {plan.served.topic: plan.stream.topic for plan in plans if plan.served is not None}
         self._nodes = getattr(task, "nodes", ())
         self._watched = watched(self._nodes)
         # When rows of each topic came last, or all were dealt with for the first time.
@@ -114,7 +114,7 @@ class TaskRunner:
 
     @property
     def lacks_beginning(self) -> bool:
-        """Whether the state that it begins with would be another one in the next process, and is not stored."""
+        """True where the state that it begins with would be another one in the next process, and is not stored."""
         return self._stores_beginning and not self.checkpoints and self.progress.step == self._beginning
 
     @property
@@ -134,7 +134,7 @@ class TaskRunner:
             self.lineage.began_with(txn, self.state)
 
     def advance(self, txn: Transaction, *, limit: int = 65_536) -> StepRecord | None:
-        """One step on the next rows, if there are any; its outputs are appended."""
+        """Take a step on the next rows, if there are any; append its outputs."""
         topics, arrivals = self.task.topics, bool(self._nodes)
         begun = self.clock.monotonic()
         load = load_rows(self.log, topics, after=self.progress.slice, limit=limit, arrivals=arrivals)
@@ -153,25 +153,25 @@ class TaskRunner:
         return self._record(txn, outputs, after=before, inputs=load.inputs)
 
     def tick(self, txn: Transaction, tick: Tick) -> StepRecord:
-        """A step that consumes time only."""
+        """Take a step that consumes time only."""
         outputs = step(self.task, self.state, tick, self._reader)
         self.progress.bytes_since += 1
         event = {"idle": dict(tick.idle_us)} if tick.idle_us else None
         return self._record(txn, outputs, after=self.progress.slice, inputs={}, tick=tick, event=event)
 
     def train(self, txn: Transaction, by: str, *, promote: bool = False) -> tuple[StepRecord, dict[str, Any]]:
-        """A step in which somebody asks for a training, or for the model that is tried out; what came of it."""
+        """Take a step in which somebody asks for a training, or for the challenger; return also what came of it."""
         event = Train(self.clock.now_us(), max(self.progress.slice, self.log.newest_slice()), by, promote)
         outputs = step(self.task, self.state, event, self._reader)
         self._saves = True
         about = {"train": {"until": event.until, "by": by, "ts_us": event.ts_us, "promote": promote}}
         record = self._record(txn, outputs, after=self.progress.slice, inputs={}, event=about)
-        told = {name: one for name, one in outputs[-1][1].rows.to_pylist()[0].items() if one is not None}
+        told = {name: value for name, value in outputs[-1][1].rows.to_pylist()[0].items() if value is not None}
         return record, told
 
     @property
     def trained(self) -> bool:
-        """Whether a training that runs beside the pipeline has ended; begins the one that is waited for."""
+        """True when a training that runs beside the pipeline has ended; begins the one that is waited for."""
         if not isinstance(self.task, ModelTask) or self.state.training is None:
             self._trainer = None
             return False
@@ -180,7 +180,7 @@ class TaskRunner:
         return self._trainer.done
 
     def take_trained(self, txn: Transaction) -> StepRecord:
-        """A step in which the model trained beside the pipeline takes over, or it is told why not."""
+        """Take a step in which the model trained beside the pipeline takes over, or it is told why not."""
         assert self._trainer is not None
         change, pieces = self._trainer.result(self.progress.step)
         if pieces is not None:
@@ -195,7 +195,7 @@ class TaskRunner:
         return self._record(txn, outputs, after=self.progress.slice, inputs={}, event=event)
 
     def due_tick(self, now_us: int) -> Tick | None:
-        """The tick that closes an idle duration cut, or what is derived, when its time has come."""
+        """Return the tick that closes an idle duration cut, or what is derived, when its time has come."""
         idle_us = self._idle()
         if idle_us and self.state.operators is not None and due(self.state.operators, idle_us):
             return Tick(now_us, idle_us=idle_us)
@@ -205,7 +205,7 @@ class TaskRunner:
         return Tick(now_us) if now_us >= end else None
 
     def _idle(self) -> dict[str, int]:
-        """Topic -> microseconds since its last row came, while this process had dealt with all there was."""
+        """Return topic -> microseconds since its last row came, while this process had dealt with all there was."""
         if not self._watched:
             return {}
         now = self.clock.monotonic()
@@ -230,7 +230,7 @@ class TaskRunner:
 
     @property
     def unsaved(self) -> bool:
-        """Whether a recovery would have steps to repeat."""
+        """True where a recovery would have steps to repeat."""
         stored = self.checkpoints[-1] if self.checkpoints else self._beginning
         return not isinstance(self.task, StreamTask) and self.progress.step > stored
 
@@ -306,7 +306,7 @@ class TaskRunner:
 
 
 def _refuse_changed(task: OperatorTask, progress: Progress) -> None:
-    """What is derived is declared otherwise than what the log holds."""
+    """Refuse operators that are declared otherwise than what the log holds."""
     declared = json.loads(json.dumps(task.fingerprint()))
     if progress.step and progress.declared and progress.declared != declared:
         raise FingerprintError(
@@ -347,7 +347,7 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """True when it has ended."""
         return not self._thread.is_alive()
 
     def result(self, step: int) -> tuple[VersionChange, Pieces | None]:
