@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -130,7 +131,7 @@ def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json
         stack.callback(server.stop)
         signals.stop = ended.set
         end_with_parent(ended.set)
-        _say(server.url, as_json=as_json or PARENT in _environment())
+        _say(server.url, as_json=as_json or PARENT in os.environ)
         while not ended.wait(WAIT_SECONDS):
             pass
 
@@ -169,12 +170,6 @@ def _serve_by_workers(
             look()
             if running is not None and running.join(0):
                 return
-
-
-def _environment() -> Any:
-    import os
-
-    return os.environ
 
 
 def _say(url: str, *, as_json: bool) -> None:

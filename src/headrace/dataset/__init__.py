@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Array
 from headrace.clock import duration_us
-from headrace.dataset.examples import Examples, recut, shuffled
+from headrace.dataset.examples import Data, Examples, recut, shuffled
 from headrace.dataset.groups import Positions
 from headrace.dataset.readers import Chunk, ChunkReader, Start, TopicFinder, TopicPosition
 from headrace.errors import DeclarationError, LogError, MissingExtra
@@ -36,6 +36,8 @@ logger = logging.getLogger("headrace")
 SHUFFLED_ROWS = 10_000
 POLL_SECONDS = 0.05
 FIND_SECONDS = 0.2
+# X, X and y, or rows as Arrow.
+Given: TypeAlias = Array | tuple[Array, ...] | pa.RecordBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,10 @@ class Dataset:
                 advice='Shuffle what is there: until="caught-up", without idle_timeout.',
             )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Given]:
         return self.batches()
 
-    def batches(self, *, pass_: int = 0) -> Iterator[Any]:
+    def batches(self, *, pass_: int = 0) -> Iterator[Given]:
         """Yield what iterating gives.
 
         Args:
@@ -185,7 +187,7 @@ class Dataset:
 
     # -- iterating ------------------------------------------------------------------------------------------------
 
-    def _data(self, features: Features | None, target: str | None, pass_: int) -> Iterator[tuple[Any, ...]]:
+    def _data(self, features: Features | None, target: str | None, pass_: int) -> Iterator[Data]:
         found = self._find()
         self.skipped = 0
         if found is None:
@@ -228,7 +230,7 @@ class Dataset:
         features: Features | None,
         target: str | None,
         pass_: int,
-    ) -> Iterator[tuple[Any, ...]]:
+    ) -> Iterator[Data]:
         start = self._start(reader, positions, waited)
         end = None if self.options.live else reader.end()
         epochs = self.options.epochs
@@ -344,7 +346,7 @@ def keras_data(dataset: Dataset) -> Any:
             self._pass = itertools.count()
             self._silence: warnings.catch_warnings[Any] | None = None
 
-        def _batches(self) -> Iterator[tuple[Any, ...]]:
+        def _batches(self) -> Iterator[tuple[Array, ...]]:
             some = False
             for arrays in dataset.arrays(pass_=next(self._pass)):
                 some = True
@@ -440,7 +442,7 @@ def tensorflow_data(dataset: Dataset) -> Any:
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1)
 
 
-def _first(dataset: Dataset) -> tuple[Any, ...]:
+def _first(dataset: Dataset) -> tuple[Array, ...]:
     """Return the first batch, consumed by nobody; without one, arrays that show the numbers of dimensions."""
     batches = dataset.arrays()
     try:

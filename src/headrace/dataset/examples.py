@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,8 @@ from headrace.transform.expressions import KEEPS, Operation, operate
 logger = logging.getLogger("headrace")
 
 REASONS = 5
-Data = tuple[Any, ...]
+Column: TypeAlias = Array | pa.Table
+Data = tuple[Column, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ExampleBlock:
         )
 
 
-def _part(column: Any, start: int, stop: int) -> Any:
+def _part(column: Column, start: int, stop: int) -> Column:
     return column.slice(start, stop - start) if isinstance(column, pa.Table) else column[start:stop]
 
 
@@ -66,10 +67,8 @@ def joined(blocks: Sequence[ExampleBlock]) -> ExampleBlock:
     )
 
 
-def _joined(columns: Sequence[Any]) -> Any:
-    if not isinstance(columns[0], pa.Table):
-        return np.concatenate(columns)
-    return united(columns)
+def _joined(columns: Sequence[Column]) -> Column:
+    return united(columns) if isinstance(columns[0], pa.Table) else np.concatenate(columns)
 
 
 def recut(blocks: Iterable[ExampleBlock], size: int) -> Iterator[ExampleBlock]:

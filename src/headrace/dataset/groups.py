@@ -19,9 +19,9 @@ import itertools
 import json
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from headrace.log.kafka import KafkaLog
     from headrace.log.slices import IndexEntry
+
+T = TypeVar("T")
 
 LOOK_AT_ENTRIES = 200
 COMMIT_SECONDS = 0.5
@@ -138,7 +140,7 @@ class FilePositions:
             connection.execute(_STORE, (*self._key, position[ROW], time.time_ns() // 1000))
 
     @contextlib.contextmanager
-    def _connection(self) -> Any:
+    def _connection(self) -> Iterator[apsw.Connection]:
         import apsw
 
         try:
@@ -222,10 +224,10 @@ class MessagePositions:
         if asked:
             self._ask("committing", lambda: self._consumer.commit(offsets=asked, asynchronous=False))
 
-    def _ask(self, what: str, call: Any) -> Any:
+    def _ask(self, what: str, call: Callable[[], T]) -> T:
         from confluent_kafka import KafkaError, KafkaException
 
-        def once() -> Any:
+        def once() -> T:
             try:
                 return call()
             except KafkaException as error:

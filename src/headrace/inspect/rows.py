@@ -63,8 +63,7 @@ def read_rows(log: Log, plan: StreamPlan) -> Rows:
         LogError: the log has no such topic.
     """
     if plan.topic not in log.topics():
-        known = ", ".join(name for name in log.topics() if not name.startswith("__")) or "none"
-        raise LogError(f"the log has no topic «{plan.topic}»", advice=f"Its topics: {known}.")
+        raise no_topic(log, plan.topic)
     tables: list[pa.Table] = []
     for entry in walk(log, plan.topic):
         records = entry.records
@@ -72,6 +71,12 @@ def read_rows(log: Log, plan: StreamPlan) -> Rows:
             records = operation.apply(Batch(records)).records
         tables.append(present(records))
     return Rows(united(tables))
+
+
+def no_topic(log: Log, name: str) -> LogError:
+    """Return the refusal to read a topic that a log does not have."""
+    known = ", ".join(topic for topic in log.topics() if not topic.startswith("__")) or "none"
+    return LogError(f"the log has no topic «{name}»", advice=f"Its topics: {known}.")
 
 
 def text_table(table: pa.Table, *, limit: int = SHOWN_ROWS) -> str:

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from headrace import plain_values
 from headrace.batch import Batch, present
-from headrace.errors import LogError
 from headrace.formats.topic_formats import ForeignFormats, codec_for
 from headrace.inspect.messages import messages, plain, rows, to_json, wire_lines
 from headrace.inspect.query import joined, topic_table, with_numbers
+from headrace.inspect.rows import no_topic
 from headrace.log.base import Entry, Log, TopicInfo
 from headrace.log.kafka_view import KafkaView, TopicView
 from headrace.plan.plan import INTERNAL
@@ -91,8 +91,7 @@ def _about_seen(view: KafkaView, topic: str) -> tuple[dict[str, Any], Batch | No
 def _topic(log: Log, name: str) -> TopicInfo:
     infos = log.topics()
     if name not in infos:
-        known = ", ".join(topic for topic in infos if not topic.startswith(INTERNAL)) or "none"
-        raise LogError(f"the log has no topic «{name}»", advice=f"Its topics: {known}.")
+        raise no_topic(log, name)
     return infos[name]
 
 

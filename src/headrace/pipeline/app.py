@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from headrace.arrays import Array
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import checked_format
@@ -203,7 +204,7 @@ class App:
         name: str,
         learner: Any,
         *,
-        features: Sequence[str | Feature] | Callable[[Batch], Any],
+        features: Sequence[str | Feature] | Callable[[Batch], Array],
         target: str | None = None,
         classes: Iterable[Any] | None = None,
         missing: Literal["reject", "pass"] = "reject",

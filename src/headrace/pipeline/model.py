@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from headrace.arrays import Array
 from headrace.batch import Batch, as_records
 from headrace.errors import DeclarationError
 from headrace.grade.metrics import Metric, as_metric
@@ -23,13 +24,13 @@ from headrace.pipeline.declarations import Declarations, DeclaredModel, Declared
 from headrace.pipeline.stream import Rowset, Stream
 from headrace.plan.operators import Grade, Initial, Read, RetrainPlan, Selection
 from headrace.plan.task import EvaluatePlan, StreamPlan, parse_cut
-from headrace.serve.parameters import declare
+from headrace.serve.parameters import Type, declare
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def served_column(feature: str | Feature, missing: str) -> tuple[str, Any, tuple[str, ...] | None, bool] | None:
+def served_column(feature: str | Feature, missing: str) -> tuple[str, Type, tuple[str, ...] | None, bool] | None:
     """Return a feature as a query's parameter: name, type, the only words taken, whether NULL is; None if it fits none.
 
     >>> served_column("Length", "reject")
@@ -163,7 +164,7 @@ class Model:
         rows: Rowset | str,
         on: Stream | None = None,
         swap: Literal["barrier", "when_ready"] = "barrier",
-        gate: Metric | Callable[..., Any] | None = None,
+        gate: Metric | Callable[[Array, Array], Array] | None = None,
         holdout: float = 0.2,
         shadow: bool = False,
         promote: int = 50,

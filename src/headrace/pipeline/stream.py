@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from headrace.arrays import Array
 from headrace.batch import Batch
 from headrace.clock import duration_us
 from headrace.errors import DeclarationError
@@ -27,12 +28,14 @@ from headrace.plan.plan import SourcePlan, TopicsPlan
 from headrace.plan.sinks import SinkPlan
 from headrace.plan.task import OutputPlan, StreamPlan, check_columns, check_features
 from headrace.sinks.base import SinkSpec
-from headrace.transform.expressions import Filter, Operation, Select, Transform, WithColumns, check
+from headrace.transform.expressions import Expression, Filter, Operation, Select, Transform, WithColumns, check
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset
     from headrace.learn.features import Feature
 
+Cooldown = str | int | timedelta | None
+On = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 # Added to a time, and ten times this long remembered, it stays below 64 bits.
 _LONGEST_US = 2**56
 
@@ -107,18 +110,18 @@ class Stream:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def filter(self, expression: Any) -> Stream:
+    def filter(self, expression: Expression) -> Stream:
         """Keep rows for which an expression (`pyarrow.compute`, or a function of a Batch) is true."""
         check(expression, "filter")
         return self._with(Filter(expression))
 
-    def select(self, *columns: str, **computed: Any) -> Stream:
+    def select(self, *columns: str, **computed: Expression) -> Stream:
         """Keep the named columns, in order, and compute others: ``.select("id", note=hr.text("{id} is new"))``."""
         for name, expression in computed.items():
             check(expression, f"select({name}=…)")
         return self._with(Select(check_columns(columns, "select"), computed))
 
-    def with_columns(self, **computed: Any) -> Stream:
+    def with_columns(self, **computed: Expression) -> Stream:
         """Add or replace columns."""
         for name, expression in computed.items():
             check(expression, f"with_columns({name}=…)")
@@ -166,7 +169,7 @@ class Stream:
         self,
         batch_size: int = 64,
         *,
-        features: Sequence[str | Feature] | Callable[[Batch], Any] | None = None,
+        features: Sequence[str | Feature] | Callable[[Batch], Array] | None = None,
         target: str | None = None,
         group: str | None = None,
         wait: bool = False,
@@ -244,9 +247,9 @@ class Stream:
         self,
         truth: Stream,
         *,
-        on: str | Sequence[str] | tuple[str, str],
+        on: On,
         within: str | timedelta,
-        metric: Any = None,
+        metric: Metric | Callable[[Array, Array], Array] | None = None,
         time: str | tuple[str | None, str | None] | None = None,
         lateness: str | timedelta | None = None,
         round: int | None = None,
@@ -323,7 +326,7 @@ class Stream:
         spec = window_spec(size, every=every, lateness=lateness, by=by, emit=emit)
         return Windowed(self, self._root(), spec, time)
 
-    def above(self, x: float, *, column: str | None = None, consecutive: int = 1, cooldown: Any = None) -> Stream:
+    def above(self, x: float, *, column: str | None = None, consecutive: int = 1, cooldown: Cooldown = None) -> Stream:
         """Select rows whose value is above a limit: an alarm each.
 
         Args:
@@ -335,19 +338,19 @@ class Stream:
         """
         return self._alarm(column, consecutive, cooldown, above=x)
 
-    def below(self, x: float, *, column: str | None = None, consecutive: int = 1, cooldown: Any = None) -> Stream:
+    def below(self, x: float, *, column: str | None = None, consecutive: int = 1, cooldown: Cooldown = None) -> Stream:
         """Select rows whose value is below a limit, as for `above`."""
         return self._alarm(column, consecutive, cooldown, below=x)
 
     def outside(
-        self, a: float, b: float, *, column: str | None = None, consecutive: int = 1, cooldown: Any = None
+        self, a: float, b: float, *, column: str | None = None, consecutive: int = 1, cooldown: Cooldown = None
     ) -> Stream:
         """Select rows whose value is below ``a`` or above ``b``, as for `above`."""
         if a > b:
             raise DeclarationError(f"outside({a}, {b}): nothing is between", advice="Give the smaller one first.")
         return self._alarm(column, consecutive, cooldown, below=a, above=b)
 
-    def drift(self, column: str, detector: Any, *, by: str | Sequence[str] = (), cooldown: Any = 0) -> Stream:
+    def drift(self, column: str, detector: Any, *, by: str | Sequence[str] = (), cooldown: Cooldown = 0) -> Stream:
         """Select rows at which a drift detector of River says that a column has changed: an alarm each.
 
         Args:
@@ -549,7 +552,7 @@ class Stream:
     def __repr__(self) -> str:
         return f"Stream({self._plan})"
 
-    def _alarm(self, column: str | None, consecutive: int, cooldown: Any, **limits: float) -> Stream:
+    def _alarm(self, column: str | None, consecutive: int, cooldown: Cooldown, **limits: float) -> Stream:
         root = self._root()
         source = root[0]
         name = column or source.value
@@ -662,8 +665,8 @@ class Rowset:
 # -- what a user may say ----------------------------------------------------------------------------------------------
 
 
-def _sides(on: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if isinstance(on, dict):
+def _sides(on: On) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if isinstance(on, Mapping):
         if set(on) != {"left", "right"}:
             raise DeclarationError(f"on={on!r}", advice='Give a column, or {"left": …, "right": …}.')
         left, right = check_columns(on["left"], "on"), check_columns(on["right"], "on")
@@ -681,7 +684,7 @@ def _metric_of(model: DeclaredModel | None) -> Metric:
     return incorrect if classifies else absolute_error
 
 
-def _cooldown(given: str | int | timedelta | None, source: DeclaredNode | None) -> tuple[int, int]:
+def _cooldown(given: Cooldown, source: DeclaredNode | None) -> tuple[int, int]:
     """Return a cooldown in rows, and in microseconds."""
     if given is None:
         return (source.span_rows, source.span_us) if source is not None else (0, 0)

@@ -5,7 +5,6 @@ A plan is a set of tasks (`headrace.plan.task`), with where their rows come from
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from headrace.batch import is_meta
 from headrace.errors import DeclarationError
 from headrace.learn.features import unfit, unfit_target
 from headrace.plan.operators import StreamPlan, lines_of, name_of, topics_behind
-from headrace.plan.sinks import SinkPlan, check_sink_columns, check_sinks
+from headrace.plan.sinks import SinkPlan, check_sink_columns, check_sinks, near
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
 from headrace.serve.parameters import Endpoint
 from headrace.transform.expressions import Text, Transform, WithColumns
@@ -210,7 +209,7 @@ class Plan:
             for topic in task.topics:
                 if topic not in known:
                     raise DeclarationError(
-                        f"«{task.name}» reads the topic «{topic}», which nobody writes{_near(topic, known)}",
+                        f"«{task.name}» reads the topic «{topic}», which nobody writes{near(topic, known)}",
                         advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
                     )
             if isinstance(task, ModelTask):
@@ -221,7 +220,7 @@ class Plan:
             if sink.stream.topic not in known and not sink.stream.topic.endswith(".dlq"):
                 raise DeclarationError(
                     f"«{sink.name}» delivers the topic «{sink.stream.topic}», which nobody writes"
-                    f"{_near(sink.stream.topic, known)}",
+                    f"{near(sink.stream.topic, known)}",
                     advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
                 )
         check_sink_columns(self.sinks, {topic: schema.names for topic, schema in tables.items()})
@@ -305,11 +304,6 @@ def _draw(task: Task) -> list[str]:
         on = "when asked" if task.retrain.on is None else f"on each row of {name_of(task.nodes, task.retrain.on)}"
         lines.append(f"│    «{task.name}» ◀──trained anew on {task.retrain.rows}, {on}")
     return lines
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean «{close[0]}»?)" if close else ""
 
 
 def _check_tasks(plan: Plan) -> None:
@@ -461,7 +455,7 @@ def _known_field(stream: StreamPlan, name: str, tables: Mapping[str, pa.Schema],
         return None if schema is None else schema.field(name)
     have = [column for column in schema.names if not is_meta(column)]
     raise DeclarationError(
-        f"«{reader}» wants the column «{name}», which {stream.topic} does not have{_near(name, have)}",
+        f"«{reader}» wants the column «{name}», which {stream.topic} does not have{near(name, have)}",
         advice=f"Its columns are: {', '.join(have)}.",
     )
 
@@ -482,7 +476,7 @@ def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
             if name not in have and name not in added:
                 raise DeclarationError(
                     f"the model «{task.name}» wants the column «{name}», which {stream.topic} does not have"
-                    f"{_near(name, have)}",
+                    f"{near(name, have)}",
                     advice=f"Its columns are: {', '.join(have)}.",
                 )
         _check_types(task, stream.topic, {f.name: f for f in tables[stream.topic] if f.name not in added}, more)

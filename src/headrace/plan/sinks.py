@@ -61,16 +61,21 @@ def check_sinks(sinks: Sequence[SinkPlan], written: Mapping[str, str]) -> None:
                 )
 
 
+def near(name: str, known: Iterable[str]) -> str:
+    """Return the known name that was meant perhaps, as a question; nothing where none is alike."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean «{close[0]}»?)" if close else ""
+
+
 def check_sink_columns(sinks: Sequence[SinkPlan], schemas: Mapping[str, Iterable[str]]) -> None:
     """Check the columns that a sink needs, where a captured table's columns are known before anything runs."""
     for sink in sinks:
         have = columns_of(sink.stream.operations, schemas.get(sink.stream.topic))
         for name in sink.spec.columns if have is not None else ():
             if name not in (have or ()):
-                close = difflib.get_close_matches(name, have or (), n=1)
-                near = f" (did you mean «{close[0]}»?)" if close else ""
                 raise DeclarationError(
-                    f"the sink «{sink.name}» wants the column «{name}», which {sink.stream} does not have{near}",
+                    f"the sink «{sink.name}» wants the column «{name}», which {sink.stream} does not have"
+                    f"{near(name, have or ())}",
                     advice=f"Its columns are: {', '.join(have or ())}.",
                 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from headrace.errors import DeclarationError, HeadraceError
 from headrace.plain_values import cast_texts, texts, values
 
 KEEPS = "must keep the columns that begin with «__»"
-Expression = "str | pc.Expression | Text | Callable[[Batch], Any]"
+Expression: TypeAlias = "str | pc.Expression | Text | Callable[[Batch], Any]"
 
 
 @dataclass(frozen=True, slots=True)
