@@ -116,15 +116,15 @@ class HttpClient:
             manager.clear()
 
     def _manager(self, url: str) -> urllib3.PoolManager:
-        """Return the pools of a URL's proxy, or of those that are asked directly."""
+        """Return the pools for a server, by the proxy that the environment names for it when it is first asked."""
         parts = urlsplit(url)
-        proxies = getproxies()
-        proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy is None or proxy_bypass(f"{parts.hostname}:{parts.port}" if parts.port else f"{parts.hostname}"):
-            proxy = ""
-        found = self._managers.get((parts.scheme, proxy))
+        found = self._managers.get((parts.scheme, parts.netloc))
         if found is None:
-            found = self._managers.setdefault((parts.scheme, proxy), self._new_manager(parts.scheme, proxy))
+            proxies = getproxies()
+            proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+            if proxy and proxy_bypass(f"{parts.hostname}:{parts.port}" if parts.port else f"{parts.hostname}"):
+                proxy = ""
+            found = self._managers.setdefault((parts.scheme, parts.netloc), self._new_manager(parts.scheme, proxy))
         return found
 
     def _new_manager(self, scheme: str, proxy: str) -> urllib3.PoolManager:

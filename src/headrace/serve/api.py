@@ -169,18 +169,8 @@ def _add(app: fastapi.FastAPI, route: Route, body_limit: int) -> None:
     )
 
 
-async def answered(handler: Handler, request: Request) -> Response:
-    """Return a handler's response, errors included."""
-    try:
-        return await handler(request)
-    except Problem as problem:
-        return problem.response()
-    except HeadraceError as error:
-        return problem_of(error).response()
-
-
 class Front:
-    """Before fastapi.FastAPI: admits, counts, answers the hot routes. Bare ASGI.
+    """ASGI middleware before FastAPI: authorises, counts, and answers the hot routes itself.
 
     Args:
         app: what answers the rest.
@@ -266,9 +256,13 @@ class Front:
 
 
 async def _safely(handler: Handler, request: Request) -> Response:
-    """A handler's answer; a defect of ours is logged and answered with 500, without what it says."""
+    """Return a handler's response, errors included; a defect of ours is logged, and 500 does not tell what it says."""
     try:
-        return await answered(handler, request)
+        return await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except HeadraceError as error:
+        return problem_of(error).response()
     except Exception:
         logger.exception("a request of %r failed", request.scope["path"])
         return Problem(500, "Internal Server Error").response()

@@ -1,4 +1,4 @@
-"""One request and its answer, as handlers see them: bytes in, bytes out, on bare ASGI.
+"""One request and its response, as handlers see them: bytes in, bytes out, on bare ASGI.
 
 Predictions are asked thousands of times a second; what a framework does for each request costs more than they do.
 """
@@ -43,7 +43,7 @@ class Problem(Exception):
         self.more = more
 
     def response(self, *, protocol: bool = False) -> Response:
-        """The answer; with ``protocol`` as the Open Inference Protocol has it: ``{"error": text}``."""
+        """Return the response; with ``protocol`` as the Open Inference Protocol has it: ``{"error": text}``."""
         if not protocol:
             return json_response({"detail": self.detail, **self.more}, self.status, self.headers)
         return json_response({"error": said(self.detail), **self.more}, self.status, self.headers)
@@ -66,7 +66,7 @@ def field_error(*loc: str, msg: str, kind: str = "value_error", given: Any = Non
 
 
 class Response:
-    """An answer."""
+    """A response."""
 
     __slots__ = ("body", "headers", "status")
 

@@ -16,7 +16,7 @@ from headrace.step.state import State
 
 _COUNTERS = {
     "learned": "Rows learned",
-    "predicted": "Rows of topics answered",
+    "predicted": "Rows of topics predicted",
     "rejected": "Rows refused to dead letters",
     "ignored": "Updates and deletes not learned",
     "unlabelled": "Rows that came without a label",
