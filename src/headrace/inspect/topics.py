@@ -17,13 +17,14 @@ from headrace.formats.topic_formats import ForeignFormats, codec_for
 from headrace.inspect.messages import messages, plain, rows, to_json, wire_lines
 from headrace.inspect.query import joined, topic_table, with_numbers
 from headrace.inspect.rows import no_topic
-from headrace.log.base import Entry, Log, TopicInfo
+from headrace.log.base import Log, TopicInfo
 from headrace.log.kafka_view import KafkaView, TopicView
 from headrace.plan.plan import INTERNAL
 from headrace.wire import WireMessages
 
 FOLLOW_SECONDS = 0.05
 AWAIT_SECONDS = 0.2
+READ_ROWS = 8192
 Report = Callable[[str], None]
 
 
@@ -185,43 +186,20 @@ def _log_lines(log: Log, topic: str | None, start: int, follow: bool, as_message
     if topic is not None:
         _topic(log, topic)
     convert = messages if as_messages else rows
-    source = _tail_topic(log, topic, start) if topic is not None else _tail_all(log, start)
+    at, after = start, 0
     while True:
-        advanced = False
-        for entry, first in source():
-            for row in convert(entry, first, entry.offset + entry.records.num_rows):
-                yield to_json(row if as_messages or topic is not None else {"topic": entry.topic, **row})
-            advanced = True
-        if not advanced:
+        read = (
+            log.read(after=after, limit=READ_ROWS)
+            if topic is None
+            else log.read_topic(topic, offset=at, limit=READ_ROWS)
+        )
+        for entry in read:
+            after, end = entry.slice, entry.offset + entry.records.num_rows
+            if end > at and (topic is not None or not entry.topic.startswith(INTERNAL)):
+                for row in convert(entry, max(at, entry.offset), end):
+                    yield to_json(row if as_messages or topic is not None else {"topic": entry.topic, **row})
+            at = at if topic is None else max(at, end)
+        if not read:
             if not follow:
                 return
             time.sleep(FOLLOW_SECONDS)
-
-
-def _tail_topic(log: Log, topic: str, offset: int) -> Callable[[], Iterator[tuple[Entry, int]]]:
-    at = offset
-
-    def more() -> Iterator[tuple[Entry, int]]:
-        nonlocal at
-        for entry in log.read_topic(topic, offset=at, limit=8192):
-            end = entry.offset + entry.records.num_rows
-            if end > at:
-                first = max(at, entry.offset)
-                at = end
-                yield entry, first
-
-    return more
-
-
-def _tail_all(log: Log, offset: int) -> Callable[[], Iterator[tuple[Entry, int]]]:
-    after = 0
-
-    def more() -> Iterator[tuple[Entry, int]]:
-        nonlocal after
-        for entry in log.read(after=after, limit=8192):
-            after = entry.slice
-            end = entry.offset + entry.records.num_rows
-            if not entry.topic.startswith(INTERNAL) and end > offset:
-                yield entry, max(offset, entry.offset)
-
-    return more

@@ -205,24 +205,20 @@ class Plan:
     def check_topics(self, tables: Mapping[str, pa.Schema], existing: Iterable[str]) -> None:
         """Check against sources and log: every topic that is read is written by somebody, every column exists."""
         known = {*tables, *existing, *self.written}
+        wanted = [(f"«{task.name}» reads", topic) for task in self.tasks for topic in task.topics]
+        delivered = [(f"«{sink.name}» delivers", sink.stream.topic) for sink in self.sinks]
+        wanted += [(reader, topic) for reader, topic in delivered if not topic.endswith(".dlq")]
+        for reader, topic in wanted:
+            if topic not in known:
+                raise DeclarationError(
+                    f"{reader} the topic «{topic}», which nobody writes{near(topic, known)}",
+                    advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
+                )
         for task in self.tasks:
-            for topic in task.topics:
-                if topic not in known:
-                    raise DeclarationError(
-                        f"«{task.name}» reads the topic «{topic}», which nobody writes{near(topic, known)}",
-                        advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
-                    )
             if isinstance(task, ModelTask):
                 _check_columns(task, tables)
             if not isinstance(task, StreamTask):
                 _check_keys(task, tables)
-        for sink in self.sinks:
-            if sink.stream.topic not in known and not sink.stream.topic.endswith(".dlq"):
-                raise DeclarationError(
-                    f"«{sink.name}» delivers the topic «{sink.stream.topic}», which nobody writes"
-                    f"{near(sink.stream.topic, known)}",
-                    advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
-                )
         check_sink_columns(self.sinks, {topic: schema.names for topic, schema in tables.items()})
 
     def _check_captured(self, topic: str, reader: str) -> None:
