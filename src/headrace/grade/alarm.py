@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from headrace.arrays import Floats, Ints, Mask
 from headrace.errors import DeclarationError
-from headrace.grade.columns import Key, KeyedBy, exceeds, group_codes, group_columns, group_keys, numbers
+from headrace.grade.columns import Key, KeyedBy, exceeds, group_columns, grouped, numbers
 from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
 
 _WHO = "an alarm"
@@ -23,7 +23,7 @@ _WHO = "an alarm"
 
 @dataclass(frozen=True, slots=True)
 class AlarmSpec:
-    """When a line raises an alarm: its value is above ``above`` or below ``below``, both strictly.
+    """The condition for an alarm: a line's value is above ``above`` or below ``below``, both strictly.
 
     Attributes:
         column: whose value; a null or NaN is in no bounds and outside none.
@@ -113,20 +113,14 @@ class Alarm(OperatorLogic):
 
     def _raising(self, by: list[pa.Array], time_us: Ints, hits: Ints) -> Ints:
         """Return those of the hits that raise an alarm."""
-        codes, first = group_codes(by, len(time_us))
-        order = np.argsort(codes, kind="stable")
-        sizes = np.bincount(codes, minlength=len(first))
-        # Each line's number in its group, from 0.
-        number = np.empty(len(codes), np.int64)
-        number[order] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        hits = hits[np.argsort(codes[hits], kind="stable")]
-        bounds = np.searchsorted(codes[hits], np.arange(len(first) + 1)).tolist()
+        hit = np.zeros(len(time_us), np.bool_)
+        hit[hits] = True
         raised: list[int] = []
-        for i, key in enumerate(group_keys(by, first)):
-            own = hits[bounds[i] : bounds[i + 1]]
-            group = self._groups.get(key, _NEW)
-            if len(own) or group is not _NEW:
-                moved = self._moved(group, int(sizes[i]), own, number[own], time_us[own], raised)
+        for key, rows in grouped(by, len(time_us)):
+            group, number = self._groups.get(key, _NEW), np.flatnonzero(hit[rows])
+            if len(number) or group is not _NEW:
+                own = rows[number]
+                moved = self._moved(group, len(rows), own, number, time_us[own], raised)
                 if moved == _NEW:
                     self._groups.pop(key, None)
                 else:

@@ -19,7 +19,6 @@ from headrace import plain_values
 from headrace.arrays import Bytes, Floats, Ints, Mask
 from headrace.batch import from_ipc, to_ipc
 from headrace.errors import DeclarationError, HeadraceError
-from headrace.plain_values import keys, of_instant_keys
 
 Key = tuple[Hashable, ...]
 NUMERIC = {b"postgres.type": b"numeric"}
@@ -230,10 +229,24 @@ def group_keys(columns: Sequence[pa.Array], rows: Ints) -> list[Key]:
     return list(zip(*(_key_values(column) for column in columns), strict=True))
 
 
+def grouped(columns: Sequence[pa.Array], rows: int) -> list[tuple[Key, Ints]]:
+    """Return the groups in the order of first appearance, each with the indexes of its rows.
+
+    >>> [(key, found.tolist()) for key, found in grouped([pa.array(["b", "a", "b"])], 3)]
+    [(('b',), [0, 2]), (('a',), [1])]
+    """
+    codes, first = group_codes(columns, rows)
+    keys = group_keys(columns, first)
+    if len(keys) <= 1:
+        return [(key, np.arange(rows)) for key in keys]
+    order = np.argsort(codes, kind="stable")
+    return list(zip(keys, np.split(order, runs(codes[order])[1:-1]), strict=True))
+
+
 def _key_values(column: pa.Array) -> list[Hashable]:
     """Return values as Python has them; times, which it may lack, as their `keys`; bytes for what is no text."""
     if _is_time(column.type):
-        return keys(column)
+        return plain_values.keys(column)
     try:
         return [value if value == value else _NAN for value in column.to_pylist()]
     except UnicodeDecodeError:
@@ -250,7 +263,7 @@ def _is_time(kind: pa.DataType) -> bool:
 def _of_key_values(found: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Return values of which `_key_values` made keys, as a column of a type."""
     if _is_time(kind):
-        return of_instant_keys(found, kind)
+        return plain_values.of_instant_keys(found, kind)
     try:
         return pa.array(found, kind)
     except UnicodeEncodeError:

@@ -39,7 +39,7 @@ Columns = dict[str, pa.Array]
 
 @dataclass(frozen=True, slots=True)
 class CompareSpec:
-    """What is compared, and how.
+    """Columns that are compared, and the metric.
 
     Attributes:
         target: column of the truth, as it is called in the label.
@@ -60,7 +60,7 @@ class CompareSpec:
 def graded_rows(
     found: Outcomes, left: pa.Table, right: pa.Table, spec: CompareSpec, *, schema: pa.Schema | None = None
 ) -> pa.RecordBatch:
-    """One row for each outcome.
+    """Return one row for each outcome.
 
     Args:
         found: the outcomes, n of them.
@@ -120,10 +120,10 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _of_predictions(found: Outcomes, lefts: Columns, rights: Columns, truth: pa.Array, spec: CompareSpec) -> Columns:
-    """The prediction's columns; its key is the label's where there is no prediction."""
+    """Return the prediction's columns; its key is the label's where there is no prediction."""
     # Its features may have any name; those of the outcome are ours.
     own = [name for name in lefts if not name.startswith("__") and name != "status"]
-    columns = {name: lefts[one] for one, name in zip(own, told_apart(own, TAIL, suffix="_left"), strict=True)}
+    columns = {name: lefts[column] for column, name in zip(own, told_apart(own, TAIL, suffix="_left"), strict=True)}
     absent = found.left < 0
     for mine, theirs in zip(spec.on_left, spec.on_right, strict=True):
         if theirs not in rights:
@@ -137,7 +137,7 @@ def _of_predictions(found: Outcomes, lefts: Columns, rights: Columns, truth: pa.
 
 
 def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A key in the type of the other side's; null where it cannot be (its row's position is there in any case)."""
+    """Return a key in the type of the other side's; null where it cannot be (its row's position is there)."""
     try:
         return values.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -151,7 +151,7 @@ def _error(prediction: pa.Array, truth: pa.Array, spec: CompareSpec, schema: pa.
     if not both.any():
         return pa.nulls(n, kind)
     if not both.all():
-        prediction, truth = (one.filter(pa.array(both)) for one in (prediction, truth))
+        prediction, truth = (side.filter(pa.array(both)) for side in (prediction, truth))
     values = spec.metric(_numpy(prediction), _numpy(truth))
     if spec.round is not None and values.dtype.kind == "f":
         values = rounded(values, spec.round)
@@ -166,7 +166,7 @@ def _error(prediction: pa.Array, truth: pa.Array, spec: CompareSpec, schema: pa.
 
 
 def _numpy(values: pa.Array) -> npt.NDArray[Any]:
-    """An array without nulls: lists of one length as a matrix, decimals as floats."""
+    """Return an array without nulls: lists of one length as a matrix, decimals as floats."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         return _numpy(values.dictionary_decode())
@@ -215,7 +215,7 @@ def _tail(found: Outcomes, lefts: Columns, rights: Columns) -> Columns:
     left, right = found.left >= 0, found.right >= 0
     return {
         "status": _told(STATUSES, found.status),
-        "reason": _told([one or None for one in found.reasons], found.reason),
+        "reason": _told([text or None for text in found.reasons], found.reason),
         "label_delay": pa.array(found.delay_us / 1e6, mask=~(left & right)),
         "prediction_position": _positions(lefts, left),
         "label_position": _positions(rights, right),
@@ -225,14 +225,14 @@ def _tail(found: Outcomes, lefts: Columns, rights: Columns) -> Columns:
 
 
 def _told(texts: Sequence[str | None], codes: npt.NDArray[Any]) -> pa.Array:
-    """Texts by their codes; usually all rows have one."""
+    """Return texts by their codes; usually all rows have one."""
     if len(codes) and (codes == codes[0]).all():
         return pa.repeat(pa.scalar(texts[int(codes[0])], pa.string()), len(codes))
     return pa.array(texts, pa.string()).take(pa.array(codes))
 
 
 def _positions(columns: Columns, there: npt.NDArray[np.bool_]) -> pa.Array:
-    """Positions of the rows that are there and know theirs."""
+    """Return positions of the rows that are there and know theirs."""
     if "__lsn" not in columns or "__index" not in columns:
         return pa.nulls(len(there), pa.string())
     lsn, index = columns["__lsn"], columns["__index"]
@@ -247,16 +247,16 @@ def _positions(columns: Columns, there: npt.NDArray[np.bool_]) -> pa.Array:
 
 
 def _conformed(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The rows with a schema's columns, and what they have besides."""
+    """Return the rows with a schema's columns, and what they have besides."""
     names = records.schema.names
     columns: Columns = {}
-    for one in schema:
-        values = records.column(one.name) if one.name in names else pa.nulls(records.num_rows)
+    for column in schema:
+        values = records.column(column.name) if column.name in names else pa.nulls(records.num_rows)
         try:
-            columns[one.name] = values.cast(one.type)
+            columns[column.name] = values.cast(column.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise HeadraceError(
-                f"graded rows had «{one.name}» as {one.type}, and now it is {values.type}: {error}",
+                f"graded rows had «{column.name}» as {column.type}, and now it is {values.type}: {error}",
                 advice="Give the column one type before it is graded: .with_columns(…).",
             ) from error
     columns.update({name: records.column(name) for name in names if name not in columns})

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.errors import LearnError
-from headrace.grade.columns import Key, KeyedBy, group_codes, group_columns, group_keys, numbers
+from headrace.grade.columns import Key, KeyedBy, group_columns, grouped, numbers
 from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
 
 _WHO = "a drift detector"
@@ -82,7 +82,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the row of a drift says."""
+    """A drift, as its row tells of it."""
 
     row: int
     rows: int
@@ -138,11 +138,8 @@ class Drift(OperatorLogic):
         by = group_columns(records, self.spec.by, _WHO)
         self._keyed.meet(by, _WHO)
         time_us, place = np.asarray(time_us, np.int64), np.asarray(place, np.int64)
-        codes, first = group_codes(by, len(values))
-        order = np.argsort(codes, kind="stable")
-        parts = np.split(order, np.cumsum(np.bincount(codes, minlength=len(first)))[:-1]) if len(first) else []
         seen: list[_Seen] = []
-        for key, rows in zip(group_keys(by, first), parts, strict=True):
+        for key, rows in grouped(by, len(values)):
             self._fed(key, rows, values[rows].tolist(), time_us[rows].tolist(), seen)
         seen.sort(key=lambda drift: drift.row)
         at = np.array([drift.row for drift in seen], np.int64)

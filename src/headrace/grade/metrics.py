@@ -82,7 +82,7 @@ class LogLoss(Metric):
     classes: tuple[Any, ...] | None = None
 
     def of(self, classes: Sequence[Any]) -> LogLoss:
-        """The same for a model with these classes."""
+        """Return the same for a model with these classes."""
         named = tuple(classes)
         return replace(self, classes=named, function=lambda prediction, truth: _log_loss(prediction, truth, named))
 
@@ -145,10 +145,10 @@ def _log_loss(prediction: Array, truth: Array, classes: tuple[Any, ...] | None) 
 
 
 def _class_index(truth: Array, classes: tuple[Any, ...] | None, width: int) -> npt.NDArray[np.int64]:
-    known = {one: i for i, one in enumerate(range(width) if classes is None else classes)}
-    index = np.array([known.get(one, -1) for one in truth.tolist()], np.int64)
+    known = {label: i for i, label in enumerate(range(width) if classes is None else classes)}
+    index = np.array([known.get(label, -1) for label in truth.tolist()], np.int64)
     if len(known) != width or (index < 0).any():
-        strange = {one for one in truth.tolist() if one not in known}
+        strange = {label for label in truth.tolist() if label not in known}
         raise HeadraceError(
             f"the metric «log_loss» has {width} probabilities for {len(known)} classes"
             + (f", and the truth holds {builtins.min(map(repr, strange))} besides" if strange else ""),
@@ -166,7 +166,7 @@ log_loss = LogLoss("log_loss", lambda prediction, truth: _log_loss(prediction, t
 
 
 def as_metric(metric: Any, *, greater_is_better: bool = False) -> Metric:
-    """A metric of ours as it is; a user's function (prediction, truth) -> array as a metric with its name.
+    """Return a metric of ours as it is; a user's function (prediction, truth) -> array as a metric with its name.
 
     Raises:
         DeclarationError: it is neither.
@@ -189,7 +189,7 @@ def as_metric(metric: Any, *, greater_is_better: bool = False) -> Metric:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """What is computed of a column over the rows of a window, in their order. Nulls are left out.
+    """An aggregate of a column over the rows of a window, in their order. Nulls are left out.
 
     Attributes:
         kind: one of `KINDS`.
@@ -207,7 +207,7 @@ class Aggregate:
     numeric: bool = field(default=False, compare=False, repr=False)
 
     def of_numbers(self) -> Aggregate:
-        """The same of a column whose texts are numbers."""
+        """Return the same of a column whose texts are numbers."""
         return replace(self, numeric=True)
 
     def __post_init__(self) -> None:
@@ -224,7 +224,7 @@ class Aggregate:
             )
 
     def of(self, array: pa.Array) -> Any:
-        """The aggregate of an array, as a Python value; None of no values (0 of a count, [] of a set).
+        """Return the aggregate of an array, as a Python value; None of no values (0 of a count, [] of a set).
 
         The same rows in the same order give the same bits, and sums and means are rounded once.
 
@@ -273,15 +273,15 @@ class Aggregate:
             return float(np.quantile(numbers, 0.5 if self.q is None else self.q))
 
     def _of_decimals(self, numbers: list[Decimal]) -> Any:
-        """Of numbers that are held as their text: a sum is text too, exactly."""
+        """Return the aggregate of numbers that are held as their text: a sum is text too, exactly."""
         if self.kind == "sum":
             return f"{_decimal_sum(numbers):f}"
         if self.kind == "mean":
             return _over(_decimal_sum(numbers), len(numbers))
-        return self._of_floats(np.array([float(one) for one in numbers]))
+        return self._of_floats(np.array([float(number) for number in numbers]))
 
     def _of_texts(self, values: pa.Array) -> Any:
-        """Texts that are numbers, by their values; NaN is above all others, as PostgreSQL has it."""
+        """Return texts that are numbers, by their values; NaN is above all others, as PostgreSQL has it."""
         texts: list[str] = plain_values.values(values)
         numbers = _decimals(values, self.column)
         if self.kind == "unique":
@@ -289,7 +289,7 @@ class Aggregate:
             for number, text in zip(numbers, texts, strict=True):
                 first.setdefault(plain_values.number_key(number), text)
             return list(first.values())
-        by = [(one.is_nan(), Decimal(0) if one.is_nan() else one) for one in numbers]
+        by = [(number.is_nan(), Decimal(0) if number.is_nan() else number) for number in numbers]
         return texts[by.index(builtins.min(by) if self.kind == "min" else builtins.max(by))]
 
 
@@ -298,7 +298,7 @@ def _is_counted(kind: pa.DataType) -> bool:
 
 
 def _sum(values: pa.Array) -> Any:
-    """The sum, rounded once; exact for whole numbers."""
+    """Return the sum, rounded once; exact for whole numbers."""
     numbers = values.to_pylist()
     if not pa.types.is_floating(values.type):
         return builtins.sum(numbers)
@@ -307,13 +307,13 @@ def _sum(values: pa.Array) -> Any:
 
 def _decimals(values: pa.Array, name: str | None) -> list[Decimal]:
     found = [number_of(text) for text in plain_values.values(values)]
-    if any(one is None for one in found):
+    if any(number is None for number in found):
         raise HeadraceError(f"«{name}» holds texts that are no numbers")
-    return [one for one in found if one is not None]
+    return [number for number in found if number is not None]
 
 
 def _decimal_sum(numbers: list[Decimal]) -> Decimal:
-    """The sum, to the last digit."""
+    """Return the sum, to the last digit."""
     total = Decimal(0)
     for number in numbers:
         total = _EXACT.add(total, number)
@@ -321,7 +321,7 @@ def _decimal_sum(numbers: list[Decimal]) -> Decimal:
 
 
 def _over(total: Decimal, count: int) -> float:
-    """A mean, rounded once."""
+    """Return a mean, rounded once."""
     if not total.is_finite():
         return float(total)
     try:
@@ -339,7 +339,7 @@ def _float_sum(numbers: list[float]) -> float:
 
 
 def _std(numbers: Array) -> float | None:
-    """Of a sample (divided by n - 1), as SQL's STDDEV; None of one value."""
+    """Return that of a sample (divided by n - 1), as SQL's STDDEV; None of one value."""
     n = len(numbers)
     if n < 2:
         return None
@@ -348,55 +348,55 @@ def _std(numbers: Array) -> float | None:
 
 
 def mean(column: str) -> Aggregate:
-    """The mean, rounded once."""
+    """Return the mean, rounded once."""
     return Aggregate("mean", column)
 
 
 def median(column: str) -> Aggregate:
-    """The median; of an even number of values the mean of the two in the middle."""
+    """Return the median; of an even number of values the mean of the two in the middle."""
     return Aggregate("median", column)
 
 
 def quantile(column: str, q: float) -> Aggregate:
-    """A quantile, interpolated linearly as NumPy's and as SQL's PERCENTILE_CONT."""
+    """Return a quantile, interpolated linearly as NumPy's and as SQL's PERCENTILE_CONT."""
     return Aggregate("quantile", column, q)
 
 
 def count(column: str | None = None) -> Aggregate:
-    """How many rows; of a column, how many values."""
+    """Return how many rows; of a column, how many values."""
     return Aggregate("count", column)
 
 
 def min(column: str) -> Aggregate:
-    """The smallest value."""
+    """Return the smallest value."""
     return Aggregate("min", column)
 
 
 def max(column: str) -> Aggregate:
-    """The largest value."""
+    """Return the largest value."""
     return Aggregate("max", column)
 
 
 def sum(column: str) -> Aggregate:
-    """The sum, rounded once."""
+    """Return the sum, rounded once."""
     return Aggregate("sum", column)
 
 
 def std(column: str) -> Aggregate:
-    """The standard deviation of a sample, as SQL's STDDEV."""
+    """Return the standard deviation of a sample, as SQL's STDDEV."""
     return Aggregate("std", column)
 
 
 def unique(column: str) -> Aggregate:
-    """The values, each once, in the order in which they came first."""
+    """Return the values, each once, in the order in which they came first."""
     return Aggregate("unique", column)
 
 
 def first(column: str) -> Aggregate:
-    """The first value."""
+    """Return the first value."""
     return Aggregate("first", column)
 
 
 def last(column: str) -> Aggregate:
-    """The last value."""
+    """Return the last value."""
     return Aggregate("last", column)

@@ -101,7 +101,7 @@ def tried_by_halves(
 
 
 class OperatorLogic(ABC):
-    """What an operator remembers of the rows of one stream, and what it makes of them.
+    """The part of an operator that remembers rows of one stream, and makes others of them.
 
     Pure and deterministic; called from the thread of the step only. How rows are split into pushes changes nothing. A
     copy made before a call is the state before it, also where the call raised.

@@ -33,7 +33,7 @@ _FROM_COUNTS: dict[str, Callable[[Array], float]] = {}
 
 @dataclass(frozen=True, slots=True)
 class ScoreSpec:
-    """What is scored.
+    """Rows that are scored, and by which metrics.
 
     Attributes:
         name: of the rows, as the metrics topic names them.
@@ -66,21 +66,21 @@ def score_spec(name: str, kind: str, metrics: Sequence[Any] | None, window: int)
         raise DeclarationError(f"window={window} rows", advice="Give a positive number of rows.")
     names: list[str] = []
     functions: dict[str, Any] = {}
-    for one in metrics if metrics is not None else (CLASSIFICATION if classifies else REGRESSION):
+    for metric in metrics if metrics is not None else (CLASSIFICATION if classifies else REGRESSION):
         known = _FROM_COUNTS if classifies else _FROM_SUMS
-        label = one if isinstance(one, str) else _name_of(one)
+        label = metric if isinstance(metric, str) else _name_of(metric)
         if label not in known:
-            if isinstance(one, str):
+            if isinstance(metric, str):
                 raise DeclarationError(
-                    f"there is no metric «{one}» for a {kind} model",
+                    f"there is no metric «{metric}» for a {kind} model",
                     advice=f"Take {', '.join(known)}, or a function of sklearn.metrics.",
                 )
-            if not classifies and not callable(one):
+            if not classifies and not callable(metric):
                 raise DeclarationError(
                     f"River's {label} cannot be kept in a log",
                     advice=f"Take {', '.join(known)}, or a function of sklearn.metrics.",
                 )
-            functions[label] = one
+            functions[label] = metric
         names.append(label)
     return ScoreSpec(name, kind, window, tuple(dict.fromkeys(names)), functions)
 
@@ -119,14 +119,14 @@ class Scores:
         self.add_coded(*self.coded(truth, answers))
 
     def coded(self, truth: Array, answers: Array) -> tuple[Array, Array]:
-        """Rows as they are added: labels as their numbers in the order in which they come up, or numbers."""
+        """Return rows as they are added: labels as their numbers in the order in which they come up, or numbers."""
         if self.spec.kind != "classification":
             return np.asarray(truth, np.float64), np.asarray(answers, np.float64)
         known = {label: i for i, label in enumerate(self._labels)}
         if truth.dtype.kind == "O" or answers.dtype.kind == "O":
             # Labels that no one type holds: in the order in which they come up, a truth before its answer.
-            flat = [_plain(one) for pair in zip(truth, answers, strict=True) for one in pair]
-            codes = np.array([known.setdefault(one, len(known)) for one in flat], np.int64).reshape(-1, 2)
+            flat = [_plain(label) for pair in zip(truth, answers, strict=True) for label in pair]
+            codes = np.array([known.setdefault(label, len(known)) for label in flat], np.int64).reshape(-1, 2)
             self._labels = list(known)
             return codes[:, 0], codes[:, 1]
         both = np.column_stack([truth, answers]).reshape(-1)
@@ -171,7 +171,7 @@ class Scores:
         return self._labels[: len(self.confusion)]
 
     def values(self) -> dict[str, float | None]:
-        """Every metric over all rows, and over the newest as ``window_…``.
+        """Return every metric over all rows, and over the newest as ``window_…``.
 
         None where it is not defined, as R² of one row.
         """
@@ -202,7 +202,7 @@ class Scores:
         return np.array([np.abs(error).sum(), (error**2).sum(), truth.sum(), (truth**2).sum()])
 
     def _ask(self, metric: Any, counts: Array) -> float:
-        """A metric of scikit-learn or River, from counts."""
+        """Return a metric of scikit-learn or River, from counts."""
         truth, answers = np.nonzero(counts)
         weights = counts[truth, answers]
         if not hasattr(metric, "update"):
@@ -216,13 +216,13 @@ class Scores:
     # -- kept with the task's state ---------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that scoring has changed."""
+        """Return everything that scoring has changed."""
         about = {"rows": self.rows, "told_at": self.told_at, "labels": json.dumps(self.labels)}
         arrays = {"confusion": self.confusion, "truth": self.newest[0], "answers": self.newest[1], "sums": self._sums}
         return {**about, **arrays}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of ``state``."""
+        """Become what ``state`` was taken of."""
         self.rows, self.told_at = int(state["rows"]), int(state["told_at"])
         self._labels = json.loads(state["labels"])
         self.confusion = np.array(state["confusion"])
@@ -231,7 +231,7 @@ class Scores:
 
 
 def _asked(function: Callable[..., Any], *args: Any) -> float:
-    """What a metric of somebody's own gives; NaN where it fails on these rows."""
+    """Return what a metric of somebody's own gives; NaN where it fails on these rows."""
     try:
         return float(function(*args))
     except Exception:
@@ -239,7 +239,7 @@ def _asked(function: Callable[..., Any], *args: Any) -> float:
 
 
 def _plain(label: Any) -> Any:
-    """A label that JSON keeps as it is: what is no number, truth value or text, as text."""
+    """Return a label that JSON keeps as it is: what is no number, truth value or text, as text."""
     label = label.item() if isinstance(label, np.generic) else label
     return label if isinstance(label, bool | int | float | str) else str(label)
 

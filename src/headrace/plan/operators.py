@@ -77,7 +77,7 @@ class OperatorPlan:
 
     @property
     def metric(self) -> Metric | None:
-        """What it finds predictions' errors with."""
+        """The metric of predictions' errors, where it finds some."""
         return None
 
     @property

@@ -123,7 +123,7 @@ def _joined(batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 @dataclass(slots=True)
 class OperatorState:
-    """What a task's operators know between two events.
+    """The state of a task's operators between two events.
 
     Attributes:
         operators: of the task's nodes, in their order.

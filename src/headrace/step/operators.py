@@ -145,7 +145,7 @@ class OperatorEvent:
 
 
 class Operator:
-    """What a node knows between two events, and what it does in one.
+    """A node of a task in the step: its state between two events, and its work in one.
 
     Called by `headrace.step.operator_run.OperatorRun` in the engine's thread, the nodes in their order. In an event:
     `begin` once, before anything is predicted; `advance` once, where the event is that time has passed; `push` as often

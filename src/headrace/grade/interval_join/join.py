@@ -106,12 +106,12 @@ class Join:
 
     @property
     def left_rows(self) -> PendingRows:
-        """What predictions hold, by their numbers."""
+        """The rows of predictions, by their numbers."""
         return self._state.left.rows
 
     @property
     def right_rows(self) -> PendingRows:
-        """What labels hold, by their numbers."""
+        """The rows of labels, by their numbers."""
         return self._state.right.rows
 
     @property
@@ -131,7 +131,7 @@ class Join:
 
     @property
     def right_time_us(self) -> int:
-        """Likewise of labels."""
+        """The largest event time of labels so far."""
         return self._state.right.time_us
 
     @property
@@ -141,7 +141,7 @@ class Join:
 
     @property
     def pending(self) -> tuple[int, int]:
-        """How many predictions and labels are pending, those that have a grade included."""
+        """The numbers of predictions and labels that are pending, those that have a grade included."""
         return self._state.left.live, self._state.right.live
 
     @property

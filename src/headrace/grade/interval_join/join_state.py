@@ -153,7 +153,7 @@ class ExpiryQueue:
         return _merged(parts)
 
     def pop_few(self, before: int) -> list[Entry] | None:
-        """Likewise as a list, for a row that comes alone; None where there are too many for that."""
+        """Return likewise a list, for a row that comes alone; None where there are too many for that."""
         due = [run.due(before) for run in self._runs]
         if sum(due) > FEW_DUE:
             return None
@@ -314,7 +314,7 @@ class JoinSide:
 
     @property
     def capacity(self) -> int:
-        """How many slots there are."""
+        """The number of slots."""
         return len(self.seq)
 
     def allocate(self, count: int) -> Ints:
@@ -380,7 +380,7 @@ class JoinSide:
         return times, seqs, slots
 
     def few_over(self, before: int) -> list[tuple[int, int, int]] | None:
-        """Likewise as a list; None, and nothing taken, where it would be long."""
+        """Return likewise a list; None, and nothing taken, where it would be long."""
         found = self.order.pop_few(before)
         if found and self._stale:
             waits = [entry for entry in found if self.seq[entry[2]] == entry[1]]

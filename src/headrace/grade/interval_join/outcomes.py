@@ -162,7 +162,7 @@ class OutcomeBuilder:
 
     @property
     def few(self) -> bool:
-        """Whether all outcomes came one at a time, and are few."""
+        """True where all outcomes came one at a time, and are few."""
         return not self._parts and len(self.rows) < 64
 
     @staticmethod

@@ -102,7 +102,7 @@ class PendingRows:
         return first
 
     def takes(self, field: pa.Field) -> bool:
-        """Whether values of a column can be kept beside those that were."""
+        """Return whether values of a column can be kept beside those that were."""
         try:
             pa.unify_schemas([self.schema, pa.schema([field.remove_metadata()])], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -124,7 +124,7 @@ class PendingRows:
             ) from error
 
     def _merge_tail(self, size: int) -> None:
-        for most in (one for one in SIZES if one > size):
+        for most in (most for most in SIZES if most > size):
             count = 0
             while count < len(self._chunks) and self._chunks[-1 - count].size < most:
                 count += 1
@@ -154,7 +154,7 @@ class PendingRows:
         return [_Chunk(first, records, None if dense else seqs, None, len(seqs))]
 
     def _conformed(self, records: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows under the common schema: columns that are not theirs are null."""
+        """Return the rows under the common schema: columns that are not theirs are null."""
         if records.schema.equals(self.schema):
             return records
         own = dict(zip(records.schema.names, records.columns, strict=True))
@@ -165,7 +165,7 @@ class PendingRows:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema) if columns else records
 
     def take(self, seqs: Ints) -> pa.Table:
-        """Rows by their numbers, in that order, under one schema; -1 gives a row of nulls.
+        """Return rows by their numbers, in that order, under one schema; -1 gives a row of nulls.
 
         Raises:
             KeyError: a row was dropped, or never there.
@@ -186,9 +186,9 @@ class PendingRows:
             return self._table(picked(chunk.records, chunk.where(seqs)))
         at = np.zeros(len(seqs), np.int64)
         parts, begin = [], 0
-        for one in wanted:
-            rows = np.flatnonzero((of == one) & ~absent)
-            chunk = self._chunks[one]
+        for number in wanted:
+            rows = np.flatnonzero((of == number) & ~absent)
+            chunk = self._chunks[number]
             parts.append(self._conformed(picked(chunk.records, chunk.where(seqs[rows]))))
             at[rows] = np.arange(begin, begin + len(rows))
             begin += len(rows)
@@ -198,7 +198,7 @@ class PendingRows:
         return self._table(joined)
 
     def _one(self, seqs: Ints) -> pa.Table:
-        """One row, as a piece of its chunk."""
+        """Return one row, as a piece of its chunk."""
         i = bisect_right(self._firsts, int(seqs[0])) - 1
         if i < 0:
             raise KeyError("a row that is asked for has left")
@@ -276,7 +276,7 @@ class PendingRows:
 
 
 def picked(records: pa.RecordBatch | pa.Table, rows: Ints) -> Any:
-    """Some of the rows; a slice where they stand together, as they do where labels come in the predictions' order.
+    """Return some of the rows; a slice where they stand together, as where labels come in the predictions' order.
 
     >>> picked(pa.table({"a": [4, 5, 6]}), np.array([1, 2])).to_pydict()
     {'a': [5, 6]}
@@ -287,7 +287,7 @@ def picked(records: pa.RecordBatch | pa.Table, rows: Ints) -> Any:
 
 
 def ascends(numbers: Ints) -> bool:
-    """Whether each is greater than the one before."""
+    """Return whether each is greater than the one before."""
     return bool((numbers[1:] > numbers[:-1]).all())
 
 
@@ -296,7 +296,7 @@ def _as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _own(records: pa.RecordBatch) -> pa.RecordBatch:
-    """The rows in memory of their own, where they are a small piece of something larger, without its metadata."""
+    """Return rows in memory of their own, where they are a small piece of something larger, without metadata."""
     records = records.replace_schema_metadata(None)
     held = records.get_total_buffer_size()
     if held > PINNED and held > 2 * records.nbytes:

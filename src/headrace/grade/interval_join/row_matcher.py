@@ -28,7 +28,7 @@ from headrace.grade.interval_join.outcomes import (
 
 
 class RowMatcher:
-    """What one row does to the join: the rules of `headrace.grade.interval_join.join`.
+    """Applies the rules of `headrace.grade.interval_join.join` to one row after the other.
 
     Args:
         state: what is pending, changed in place.

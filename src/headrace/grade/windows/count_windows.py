@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace.arrays import Ints
-from headrace.grade.columns import Key, group_codes, group_keys, runs
+from headrace.grade.columns import Key, grouped
 from headrace.grade.operator_logic import START, Results
 from headrace.grade.windows.layout import Chunk, Layout, WindowRows, joined
 
@@ -42,7 +42,7 @@ class CountWindows:
         self._groups = dict(self._groups)
 
     def push(self, rows: Chunk, place: Ints, supersedes: Ints | None) -> Results:
-        """Rows (their ``arrival`` is not read), and for each the number of the row that it corrects, or -1."""
+        """Take rows (their ``arrival`` is not read), and for each the number of the row that it corrects, or -1."""
         n = len(rows)
         self.time_us = max(self.time_us, int(rows.time_us.max()))
         rows = Chunk(rows.time_us, np.arange(self._arrived, self._arrived + n), rows.number, rows.columns)
@@ -62,8 +62,8 @@ class CountWindows:
         return self.layout.none()
 
     def rows(self) -> Chunk:
-        """All that is held, in the order of arrival."""
-        found = joined([one for group in self._groups.values() for one in group.pieces], self.layout.types)
+        """Return all that is held, in the order of arrival."""
+        found = joined([piece for group in self._groups.values() for piece in group.pieces], self.layout.types)
         return found.take(np.argsort(found.arrival))
 
     def since(self) -> Ints:
@@ -75,25 +75,14 @@ class CountWindows:
         """Hold these rows, which are in the order of arrival."""
         rows = Chunk(rows.time_us, np.arange(len(rows)), rows.number, rows.columns)
         self._arrived = len(rows)
-        groups = zip(self._grouped(rows), since.tolist(), strict=True)
+        groups = zip(grouped(rows.columns[: self.layout.by], len(rows)), since.tolist(), strict=True)
         self._groups = {key: _Group((rows.take(row),), len(row), count) for (key, row), count in groups}
 
     # -- a push without corrections -------------------------------------------------------------------------------
 
-    def _grouped(self, rows: Chunk) -> list[tuple[Key, Ints]]:
-        """The groups by first appearance, with their rows."""
-        by = rows.columns[: self.layout.by]
-        codes, first = group_codes(by, len(rows))
-        keys = group_keys(by, first)
-        if len(keys) <= 1:
-            return [(key, np.arange(len(rows))) for key in keys]
-        order = np.argsort(codes, kind="stable")
-        bounds = runs(codes[order])
-        return list(zip(keys, np.split(order, bounds[1:-1]), strict=True))
-
     def _push(self, rows: Chunk, place: Ints) -> Results:
         windows, starts, ends, at, offset = [], [], [], [], 0
-        groups = self._grouped(rows)
+        groups = grouped(rows.columns[: self.layout.by], len(rows))
         for key, row in groups:
             own = rows if len(groups) == 1 else rows.take(row)
             group = self._groups.get(key) or _Group((), 0, self._every)
@@ -117,7 +106,7 @@ class CountWindows:
     def _lines(
         self, rows: Chunk, windows: Chunk, found: tuple[list[Ints], list[Ints], list[Ints]], place: Ints
     ) -> Results:
-        start, end, at = (np.concatenate(one) for one in found)
+        start, end, at = (np.concatenate(arrays) for arrays in found)
         order = np.argsort(at, kind="stable")
         start, end, at = start[order], end[order], at[order]
         time = windows.time_us
@@ -125,7 +114,7 @@ class CountWindows:
         return self.layout.lines(cut)
 
     def _kept(self, pieces: tuple[Chunk, ...], held: int, since: int) -> _Group:
-        """The newest rows of some pieces."""
+        """Return the newest rows of some pieces."""
         while held - len(pieces[0]) >= self._rows:
             held -= len(pieces[0])
             pieces = pieces[1:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +27,7 @@ _AS_COLUMN = frozenset({"min", "max", "first", "last"})
 
 @dataclass(frozen=True, slots=True)
 class WindowSpec:
-    """What a window is: over time, or over the newest rows.
+    """A window: over time, or over the newest rows.
 
     Attributes:
         size_us: microseconds; windows are aligned to the epoch, ``[k * every_us, k * every_us + size_us)``.
@@ -99,26 +98,26 @@ class Chunk:
         return len(self.time_us)
 
     def slice(self, start: int, end: int) -> Chunk:
-        """Rows from ``start`` to ``end``; nothing is copied."""
+        """Return rows from ``start`` to ``end``; nothing is copied."""
         if start == 0 and end == len(self):
             return self
-        columns = [one.slice(start, end - start) for one in self.columns]
+        columns = [column.slice(start, end - start) for column in self.columns]
         return Chunk(self.time_us[start:end], self.arrival[start:end], self.number[start:end], columns)
 
     def take(self, rows: Ints) -> Chunk:
-        """Some rows, in that order, copied."""
+        """Return some rows, in that order, copied."""
         picked = pa.array(rows)
-        columns = [one.take(picked) for one in self.columns]
+        columns = [column.take(picked) for column in self.columns]
         return Chunk(self.time_us[rows], self.arrival[rows], self.number[rows], columns)
 
     def by_time(self) -> Chunk:
-        """The rows in the order of their times, then of arrival where they were in that order."""
+        """Return the rows in the order of their times, then of arrival where they were in that order."""
         if len(self) < 2 or bool((self.time_us[1:] >= self.time_us[:-1]).all()):
             return self
         return self.take(np.argsort(self.time_us, kind="stable"))
 
     def find(self, numbers: Ints) -> tuple[Ints, Ints]:
-        """Which of ``numbers`` are here, and at which rows: two arrays of one length."""
+        """Return which of ``numbers`` are here, and at which rows: two arrays of one length."""
         if self._by_number is None:
             order = np.argsort(self.number, kind="stable")
             self._by_number = order, self.number[order]
@@ -129,13 +128,13 @@ class Chunk:
 
 
 def joined(chunks: Sequence[Chunk], types: Sequence[pa.DataType]) -> Chunk:
-    """Chunks one after the other, their columns as ``types``."""
+    """Return chunks one after the other, their columns as ``types``."""
     if len(chunks) == 1:
         (only,) = chunks
         return Chunk(only.time_us, only.arrival, only.number, _cast(only.columns, types))
     if not chunks:
         none = np.zeros(0, np.int64)
-        return Chunk(none, none, none, [pa.nulls(0, one) for one in types])
+        return Chunk(none, none, none, [pa.nulls(0, kind) for kind in types])
     parts = [_cast(chunk.columns, types) for chunk in chunks]
     return Chunk(
         np.concatenate([chunk.time_us for chunk in chunks]),
@@ -146,7 +145,7 @@ def joined(chunks: Sequence[Chunk], types: Sequence[pa.DataType]) -> Chunk:
 
 
 def _cast(columns: Sequence[pa.Array], types: Sequence[pa.DataType]) -> list[pa.Array]:
-    return [one if one.type == kind else one.cast(kind) for one, kind in zip(columns, types, strict=True)]
+    return [column if column.type == kind else column.cast(kind) for column, kind in zip(columns, types, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +172,14 @@ class WindowRows:
 
 
 class Layout:
-    """Which columns of its rows a window needs, and which columns its lines have.
+    """The columns of its rows that a window needs, and the columns of its lines.
 
     The types are those of the rows so far; where they change, the wider one is taken (int to float, null to any).
     """
 
     def __init__(self, spec: WindowSpec) -> None:
         self.spec = spec
-        wanted = [*spec.by, *(one.column for _, one in spec.aggregates if one.column is not None)]
+        wanted = [*spec.by, *(aggregate.column for _, aggregate in spec.aggregates if aggregate.column is not None)]
         self.names = tuple(dict.fromkeys(wanted))
         self.types: tuple[pa.DataType, ...] = tuple(pa.null() for _ in self.names)
         self.of_numbers = frozenset(
@@ -190,7 +189,9 @@ class Layout:
         )
         # Columns of numbers that are held as their text.
         self.numeric: frozenset[str] = frozenset()
-        self._where = [None if one.column is None else self.names.index(one.column) for _, one in spec.aggregates]
+        self._where = [
+            None if aggregate.column is None else self.names.index(aggregate.column) for _, aggregate in spec.aggregates
+        ]
         self._read: tuple[pa.Schema, list[int]] | None = None
         self._retype()
 
@@ -205,7 +206,7 @@ class Layout:
         return len(self.spec.by)
 
     def select(self, rows: pa.RecordBatch) -> list[pa.Array]:
-        """The columns that the window needs, dictionaries decoded.
+        """Return the columns that the window needs, dictionaries decoded.
 
         Raises:
             DeclarationError: one is missing, or its type does not go with that of the rows before.
@@ -217,18 +218,18 @@ class Layout:
             self._meet([schema.field(i) for i in indices])
             self._read = schema, indices
         columns = [rows.column(i) for i in self._read[1]]
-        return [one if one.type == kind else one.cast(kind) for one, kind in zip(columns, self.types, strict=True)]
+        return _cast(columns, self.types)
 
     def remember(self, schema: pa.Schema) -> None:
         """Take the types of a state's columns."""
         self.types = tuple(schema.types)
-        self.numeric = frozenset(one.name for one in schema if is_numeric(one))
+        self.numeric = frozenset(field.name for field in schema if is_numeric(field))
         self._read = None
         self._retype()
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the columns that the window needs, as their types are now."""
+        """The schema of the columns that the window needs, as their types are now."""
         named = zip(self.names, self.types, strict=True)
         return pa.schema([pa.field(name, kind, metadata=self._metadata(name)) for name, kind in named])
 
@@ -236,21 +237,21 @@ class Layout:
         return NUMERIC if name in self.numeric else None
 
     def _meet(self, fields: Sequence[pa.Field]) -> None:
-        types = [plain(one.type) for one in fields]
-        numeric = self.numeric | {one.name for one in fields if is_numeric(one)}
+        types = [plain(field.type) for field in fields]
+        numeric = self.numeric | {field.name for field in fields if is_numeric(field)}
         if tuple(types) == self.types and numeric == self.numeric:
             return
         for name, kind in zip(self.spec.by, types, strict=False):
             refuse_nested(name, kind, _WHO)
-        for _, one in self.spec.aggregates:
-            if one.column is not None:
-                _refuse_impossible(one.kind, one.column, types[self.names.index(one.column)])
-        met = [wider(*one, _WHO) for one in zip(self.names, self.types, types, strict=True)]
+        for _, aggregate in self.spec.aggregates:
+            if aggregate.column is not None:
+                _refuse_impossible(aggregate.kind, aggregate.column, types[self.names.index(aggregate.column)])
+        met = [wider(*column, _WHO) for column in zip(self.names, self.types, types, strict=True)]
         self.types, self.numeric = tuple(met), frozenset(numeric)
         self._retype()
 
     def _retype(self) -> None:
-        """What follows from the types."""
+        """Derive what follows from the types."""
         self._schema = self._described()
         none = np.zeros(0, np.int64)
         arrays = [pa.nulls(0, kind) for kind in self._schema.types]
@@ -258,23 +259,23 @@ class Layout:
         self.no_rows = joined([], self.types)
 
     def _described(self) -> pa.Schema:
-        """The schema of the lines."""
+        """Return the schema of the lines."""
         fields = [pa.field("window_start", TIME), pa.field("window_end", TIME), *self.schema][: 2 + self.by]
         fields.append(pa.field("rows", pa.int64()))
-        for (name, one), where in zip(self.spec.aggregates, self._where, strict=True):
-            kind = _answer_type(one.kind, pa.int64() if where is None else self.types[where])
-            as_text = is_text(kind) and one.kind in (*_AS_COLUMN, "sum")
-            fields.append(pa.field(name, kind, metadata=self._metadata(one.column) if as_text else None))
+        for (name, aggregate), where in zip(self.spec.aggregates, self._where, strict=True):
+            kind = _type_of(aggregate.kind, pa.int64() if where is None else self.types[where])
+            as_text = is_text(kind) and aggregate.kind in (*_AS_COLUMN, "sum")
+            fields.append(pa.field(name, kind, metadata=self._metadata(aggregate.column) if as_text else None))
         if self.spec.emit == CHANGES:
             fields.append(pa.field(FINAL, pa.bool_()))
         return pa.schema(fields)
 
     def lines(self, cut: WindowRows, *, final: bool = True) -> Results:
-        """The lines, with their aggregates."""
+        """Return the lines, with their aggregates."""
         sizes = cut.end - cut.start
         picked = pa.array(cut.group)
         columns = [pa.array(cut.window_start).view(TIME), pa.array(cut.window_end).view(TIME)]
-        columns += [one.take(picked) for one in cut.groups[: self.by]]
+        columns += [column.take(picked) for column in cut.groups[: self.by]]
         columns.append(pa.array(sizes))
         spans = list(zip(cut.start.tolist(), sizes.tolist(), strict=True))
         refused: dict[int, str] = {}
@@ -282,7 +283,7 @@ class Layout:
             over = pa.array(cut.rows.arrival) if where is None else cut.rows.columns[where]
             if aggregate.column in self.numeric:
                 aggregate = aggregate.of_numbers()
-            columns.append(_answers(aggregate, over, spans, self._schema.field(len(columns)), refused))
+            columns.append(_values_of(aggregate, over, spans, self._schema.field(len(columns)), refused))
         if self.spec.emit == CHANGES:
             columns.append(pa.array(np.full(len(sizes), final)))
         return Results(pa.RecordBatch.from_arrays(columns, schema=self._schema), cut.place, cut.time_us, refused)
@@ -292,27 +293,27 @@ class Layout:
         return self._none
 
 
-def _answers(
-    aggregate: Any, over: pa.Array, spans: Sequence[tuple[int, int]], field: pa.Field, refused: dict[int, str]
+def _values_of(
+    aggregate: Aggregate, over: pa.Array, spans: Sequence[tuple[int, int]], field: pa.Field, refused: dict[int, str]
 ) -> pa.Array:
-    """An aggregate of each line; null, and told in ``refused``, where it cannot be or does not fit the type."""
+    """Return an aggregate of each line; null, and told in ``refused``, where it cannot be or does not fit the type."""
     kind = over.type
     if aggregate.kind != "count" and pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
         # As numbers, which Python holds whatever the year.
         numbers = over.view(pa.int32() if kind.bit_width == 32 else pa.int64())
         held = pa.field(field.name, pa.list_(numbers.type) if aggregate.kind == "unique" else numbers.type)
-        found = _answers(aggregate, numbers, spans, held, refused)
+        found = _values_of(aggregate, numbers, spans, held, refused)
         if aggregate.kind != "unique":
             return found.view(field.type)
         return pa.ListArray.from_arrays(found.offsets, found.values.view(kind), type=field.type)
     try:
         return pa.array([aggregate.of(over.slice(start, size)) for start, size in spans], field.type)
     except Exception:  # whatever Arrow or Python says of one line's values: the others have theirs
-        parts = [_answer(aggregate, over.slice(*span), field, refused, line) for line, span in enumerate(spans)]
+        parts = [_value_of(aggregate, over.slice(*span), field, refused, line) for line, span in enumerate(spans)]
         return pa.concat_arrays(parts)
 
 
-def _answer(aggregate: Any, over: pa.Array, field: pa.Field, refused: dict[int, str], line: int) -> pa.Array:
+def _value_of(aggregate: Aggregate, over: pa.Array, field: pa.Field, refused: dict[int, str], line: int) -> pa.Array:
     try:
         return pa.array([aggregate.of(over)], field.type)
     except Exception as error:  # as above
@@ -331,7 +332,7 @@ def _refuse_impossible(kind: str, name: str, column: pa.DataType) -> None:
 
 
 def _compares(kind: str, column: pa.DataType) -> bool:
-    """Whether Arrow has the aggregate for a type."""
+    """Return whether Arrow has the aggregate for a type."""
     if pa.types.is_temporal(column) and not pa.types.is_interval(column):
         return True
     if pa.types.is_nested(column) or isinstance(column, pa.BaseExtensionType):
@@ -343,8 +344,8 @@ def _compares(kind: str, column: pa.DataType) -> bool:
     return True
 
 
-def _answer_type(kind: str, column: pa.DataType) -> pa.DataType:
-    """The type of an aggregate over a column of this type."""
+def _type_of(kind: str, column: pa.DataType) -> pa.DataType:
+    """Return the type of an aggregate over a column of this type."""
     if kind in _AS_COLUMN:
         return column
     if kind == "count":

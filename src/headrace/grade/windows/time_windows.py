@@ -35,7 +35,7 @@ class Moves(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Which rows are in which windows, in the order of windows, groups, arrival; a segment is one window and group."""
+    """Rows in their windows, in the order of windows, groups, arrival; a segment is one window and group."""
 
     row: Ints
     window: Ints
@@ -43,38 +43,38 @@ class Pairs(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What a window has of a chunk that is in the order of its times: rows from ``start``, without those taken out."""
+    """The part of a chunk that a window has: rows from ``start`` in the order of times, without those taken out."""
 
     chunk: Chunk
     start: int = 0
     alive: Mask | None = None  # of the whole chunk; None: all of them
 
     def rows(self, before_us: int | None = None) -> Chunk:
-        """The rows held; with ``before_us`` those of earlier times."""
+        """Return the rows held; with ``before_us`` those of earlier times."""
         end = len(self.chunk) if before_us is None else int(np.searchsorted(self.chunk.time_us, before_us))
         if self.alive is None:
             return self.chunk.slice(self.start, max(end, self.start))
         return self.chunk.take(self.start + np.flatnonzero(self.alive[self.start : end]))
 
     def since(self, time_us: int) -> Held:
-        """Without the rows of earlier times, and beginning with one that was not taken out."""
+        """Return it without the rows of earlier times, beginning with one that was not taken out."""
         start = max(self.start, int(np.searchsorted(self.chunk.time_us, time_us)))
         if self.alive is not None and start < len(self.chunk):
             start += int(np.argmax(self.alive[start:])) if self.alive[start:].any() else len(self.chunk) - start
         return self if start == self.start else self._replace(start=start)
 
     def without(self, rows: Ints) -> Held:
-        """Without some rows of the chunk."""
+        """Return it without some rows of the chunk."""
         alive = np.ones(len(self.chunk), np.bool_) if self.alive is None else self.alive.copy()
         alive[rows] = False
         return self._replace(alive=alive)
 
     def has(self, rows: Ints) -> Mask:
-        """Whether rows of the chunk are among those held."""
+        """Return whether rows of the chunk are among those held."""
         return (rows >= self.start) & (True if self.alive is None else self.alive[rows])
 
     def compact(self) -> Held:
-        """The same rows; the chunk is given back where less than half of it is held."""
+        """Return the same rows; the chunk is given back where less than half of it is held."""
         if 2 * self.most >= len(self.chunk):
             return self
         return Held(self.chunk.take(self.start + np.arange(self.most)), alive=self._alive_now())
@@ -110,7 +110,7 @@ class TimeWindows:
         self._tail_rows = 0
 
     def push(self, rows: Chunk, place: Ints, supersedes: Ints | None) -> Results:
-        """Rows (their ``arrival`` is not read), and for each the number of the row that it corrects, or -1."""
+        """Take rows (their ``arrival`` is not read), and for each the number of the row that it corrects, or -1."""
         if self.layout.spec.emit != CHANGES:
             return self._push(rows, place, supersedes)[0]
         bounds, parts = runs(place).tolist(), []
@@ -121,7 +121,7 @@ class TimeWindows:
         return Results.joined(parts)
 
     def advance(self, watermark_us: int) -> Results:
-        """A tick: windows that end by then close at place 0."""
+        """Take a tick: windows that end by then close at place 0."""
         if watermark_us <= self.watermark_us:
             return self.layout.none()
         if self.deadline_us is None or watermark_us < self.deadline_us:
@@ -135,7 +135,7 @@ class TimeWindows:
         return lines
 
     def rows(self) -> Chunk:
-        """All that is held, in the order of arrival."""
+        """Return all that is held, in the order of arrival."""
         found = joined([*(held.rows() for held in self._held), *self._tail], self.layout.types)
         return found.take(np.argsort(found.arrival))
 
@@ -175,7 +175,7 @@ class TimeWindows:
         return lines, new, taken
 
     def _joining(self, rows: Chunk, watermark: Ints) -> tuple[Chunk, Ints]:
-        """The rows that find a window open, with their order of arrival, and their indexes; the others are counted."""
+        """Return the rows that find a window open, with their order of arrival, and their indexes; count the others."""
         n = len(rows)
         new = Chunk(rows.time_us, np.arange(self._arrived, self._arrived + n), rows.number, rows.columns)
         self._arrived += n
@@ -184,7 +184,7 @@ class TimeWindows:
         return (new if len(came) == n else new.take(came)), came
 
     def _closes(self, time_us: int) -> int:
-        """Where the first window that is open and holds this time ends; the time has such a window."""
+        """Return where the first window that is open and holds this time ends; the time has such a window."""
         k = max(time_us - self._size, self.watermark_us - self._size) // self._every + 1
         return k * self._every + self._size
 
@@ -200,17 +200,17 @@ class TimeWindows:
             self._settle()
 
     def _corrected(self, moves: Moves, supersedes: Ints) -> tuple[Moves, Chunk]:
-        """The moves with what the corrections take out, and the rows taken that had come before this push."""
+        """Return the moves with what the corrections take out, and the rows taken that had come before this push."""
         at = np.flatnonzero(supersedes >= 0)
         order = np.lexsort((at, supersedes[at]))
         at, named = at[order], supersedes[at][order]
         numbers, begin = np.unique(named, return_index=True)
         held, old, gone = [], [], []
-        for one in self._held:
-            which, rows = one.chunk.find(numbers)
-            has = one.has(rows)
-            held.append(one.without(rows[has]) if has.any() else one)
-            old.append(one.chunk.take(rows[has]))
+        for part in self._held:
+            which, rows = part.chunk.find(numbers)
+            has = part.has(rows)
+            held.append(part.without(rows[has]) if has.any() else part)
+            old.append(part.chunk.take(rows[has]))
             gone.append(at[begin[which[has]]])
         self._held = tuple(held)
         # A row of this push is taken out by the first correction after it.
@@ -229,7 +229,7 @@ class TimeWindows:
     # -- closing --------------------------------------------------------------------------------------------------
 
     def _close(self, moves: Moves, watermark: Ints, place: Ints) -> Results:
-        """The lines of the windows that end by the last watermark, each closed by the first row that reaches it."""
+        """Return lines of the windows that end by the last watermark, each closed by the first row that reaches it."""
         last = (int(watermark[-1]) - self._size) // self._every
         moves = self._gathered(moves, last * self._every + self._size, len(watermark))
         time = moves.rows.time_us
@@ -244,7 +244,7 @@ class TimeWindows:
         return Results.joined(parts) if parts else self.layout.none()
 
     def _gathered(self, moves: Moves, before_us: int, n: int) -> Moves:
-        """All rows of earlier times, those held before the push first, in the order of their times."""
+        """Return all rows of earlier times, those held before the push first, in the order of their times."""
         old = [held.rows(before_us) for held in self._held if held.first_us < before_us]
         early = np.flatnonzero(moves.rows.time_us < before_us)
         own = moves.rows if len(early) == len(moves.rows) else moves.rows.take(early)
@@ -267,7 +267,7 @@ class TimeWindows:
         return _ranges(begin, np.maximum(end - begin + 1, 0))
 
     def _spans(self, time: Ints, windows: Ints) -> tuple[Ints, Ints]:
-        """Where the rows of each window begin, and how many they are."""
+        """Return where the rows of each window begin, and how many they are."""
         begin = np.searchsorted(time, windows * self._every)
         return begin, np.searchsorted(time, windows * self._every + self._size) - begin
 
@@ -278,7 +278,7 @@ class TimeWindows:
             yield slice(start, end)
 
     def _pairs(self, moves: Moves, windows: Ints, closed_by: Ints) -> Pairs:
-        """The rows of each window that were in it when it closed."""
+        """Return the rows of each window that were in it when it closed."""
         begin, counts = self._spans(moves.rows.time_us, windows)
         row, window = _ranges(begin, counts), np.repeat(np.arange(len(windows)), counts)
         by = closed_by[window]
@@ -303,7 +303,7 @@ class TimeWindows:
         return Pairs(row, window, runs(codes))
 
     def _lines(self, rows: Chunk, pairs: Pairs, windows: Ints, place: Ints) -> Results:
-        """A line for each segment."""
+        """Return a line for each segment."""
         bounds = pairs.segments
         group, of = pairs.row[bounds[:-1]], pairs.window[bounds[:-1]]
         start = windows[of] * self._every
@@ -316,7 +316,7 @@ class TimeWindows:
     # -- changes --------------------------------------------------------------------------------------------------
 
     def _touched(self, joins: Chunk, taken: Chunk, place: int) -> Results:
-        """A line for each open window and group that rows joined or were taken out of, as it is now."""
+        """Return a line for each open window and group that rows joined or were taken out of, as it is now."""
         self._settle()
         moved = joined([joins, taken], self.layout.types)
         closed = (self.watermark_us - self._size) // self._every
@@ -325,7 +325,7 @@ class TimeWindows:
         if not len(windows):
             return self.layout.none()
         low, high = int(windows[0]) * self._every, int(windows[-1]) * self._every + self._size
-        held = [one.since(low).rows(high) for one in self._held]
+        held = [part.since(low).rows(high) for part in self._held]
         rows = joined([*held, taken], self.layout.types).by_time()
         begin, counts = self._spans(rows.time_us, windows)
         pairs = self._ordered(rows, _ranges(begin, counts), np.repeat(np.arange(len(windows)), counts))
@@ -371,9 +371,9 @@ class TimeWindows:
         """Forget the rows whose windows have all closed."""
         self.watermark_us = watermark_us
         open_us = ((watermark_us - self._size) // self._every + 1) * self._every
-        held = [one.since(open_us) for one in self._held]
-        self._held = tuple(one.compact() for one in held if one.most)
-        self.deadline_us = min((self._closes(one.first_us) for one in self._held), default=None)
+        held = [part.since(open_us) for part in self._held]
+        self._held = tuple(part.compact() for part in held if part.most)
+        self.deadline_us = min((self._closes(part.first_us) for part in self._held), default=None)
 
 
 def _ranges(begin: Ints, counts: Ints) -> Ints:
@@ -385,7 +385,7 @@ def _ranges(begin: Ints, counts: Ints) -> Ints:
 
 
 def _picked(rows: Chunk, row: Ints) -> Chunk:
-    """The rows in that order; a slice where they stand together."""
+    """Return the rows in that order; a slice where they stand together."""
     if len(row) and int(row[-1]) - int(row[0]) == len(row) - 1 and bool((row[1:] > row[:-1]).all()):
         return rows.slice(int(row[0]), int(row[-1]) + 1)
     return rows.take(row)

@@ -134,7 +134,7 @@ class Window(OperatorLogic):
 
     @property
     def watermark_us(self) -> int:
-        """How far time has come: by rows, less the lateness, or by ticks."""
+        """The time that was reached: by rows, less the lateness, or by ticks."""
         return self._open.watermark_us
 
     @property
