@@ -1,4 +1,4 @@
-"""Answers: predictions beside the rows they answer, in blocks whose shape does not depend on traffic."""
+"""Predictions beside the rows that they are for, in blocks whose shape does not depend on traffic."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 class PredictionBatch:
-    """Rows of one batch that are to be answered, as the timeline passes them.
+    """Rows of one batch that are to be predicted, as the timeline passes them.
 
     Args:
         made: their features, where these are made already.
         names: what columns with names of ours were called before; changed in place.
 
     Attributes:
-        predictions: for each run of rows, of which ``answered`` says the length and the model.
-        valid, reasons: which rows can be answered, and why the others cannot.
+        predictions: for each run of rows, of which ``runs`` says the length and the model.
+        valid, reasons: which rows can be predicted, and why the others cannot.
     """
 
     def __init__(
@@ -55,48 +55,50 @@ class PredictionBatch:
         self.done = 0
         self.predictions: list[pa.Array] = []
         self.probabilities: list[pa.Array] = []
-        self.answered: list[tuple[int, ModelVersion, bool]] = []
-        # What a model that is tried out answers beside, and its version; None where there is none.
-        self.shadows: list[pa.Array] = []
-        self.shadow_versions: list[int | None] = []
+        self.runs: list[tuple[int, ModelVersion, bool]] = []
+        # What a challenger predicts beside, and its version; None where there is none.
+        self.challenger_predictions: list[pa.Array] = []
+        self.challenger_versions: list[int | None] = []
         self.valid = np.ones(batch.num_rows, np.bool_)
         self.reasons: dict[int, str] = {}
-        # Rows whose features are sound and that the model that answered has no answer to.
+        # Rows whose features are sound and that the model has no prediction for.
         self._failed: dict[int, str] = {}
         self._varies = depend_on_the_log(task.features)
         self._matrix = made
         if made is not None:
             self.valid, self.reasons = made.valid, made.reasons
 
-    def predict_until(self, place: int, by: ModelVersion, shadow: ModelVersion | None = None) -> None:
-        """Answer the rows before a place with this model; ``shadow`` answers beside it."""
+    def predict_until(self, place: int, by: ModelVersion, challenger: ModelVersion | None = None) -> None:
+        """Predict the rows before a place with this model; ``challenger`` predicts beside it."""
         end = int(np.searchsorted(self.order, place, "left"))
         if end == self.done:
             return
         X, valid = self._features(end, by)
         learner = by.learner
         ready = learner.ready
-        answers = ready and not by.diverged and bool(valid.any())
-        found, failed = _answers(learner.predict, X, valid) if answers else (pa.nulls(end - self.done), {})
-        self._answer_beside(end, shadow)
+        predicts = ready and not by.diverged and bool(valid.any())
+        found, failed = _predicted(learner.predict, X, valid) if predicts else (pa.nulls(end - self.done), {})
+        self._predict_beside(end, challenger)
         if self.proba:
-            chances, more = self._chances(cast(Classifier, learner), X, valid, answers)
+            chances, more = self._chances(cast(Classifier, learner), X, valid, predicts)
             self.probabilities.append(chances)
             found, failed = _without(found, more), {**more, **failed}
         self.predictions.append(found)
         for row, reason in failed.items():
             self._failed[self.done + row] = self.reasons[self.done + row] = reason
             self.valid[self.done + row] = False
-        self.answered.append((end - self.done, by, ready))
+        self.runs.append((end - self.done, by, ready))
         self.done = end
 
-    def _answer_beside(self, end: int, shadow: ModelVersion | None) -> None:
-        self.shadow_versions.append(None if shadow is None else shadow.number)
-        if shadow is None:
-            self.shadows.append(pa.nulls(end - self.done))
+    def _predict_beside(self, end: int, challenger: ModelVersion | None) -> None:
+        self.challenger_versions.append(None if challenger is None else challenger.number)
+        if challenger is None:
+            self.challenger_predictions.append(pa.nulls(end - self.done))
             return
-        X, valid = self._features(end, shadow)
-        self.shadows.append(_answers(shadow.learner.predict, X, valid)[0] if valid.any() else pa.nulls(end - self.done))
+        X, valid = self._features(end, challenger)
+        self.challenger_predictions.append(
+            _predicted(challenger.learner.predict, X, valid)[0] if valid.any() else pa.nulls(end - self.done)
+        )
 
     def _features(self, end: int, by: ModelVersion) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Return the matrix of the next rows, and which of them can be predicted."""
@@ -114,30 +116,30 @@ class PredictionBatch:
         return self._matrix.X[self.done : end], self.valid[self.done : end]
 
     def _chances(
-        self, learner: Classifier, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], answers: bool
+        self, learner: Classifier, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], predicts: bool
     ) -> tuple[pa.Array, dict[int, str]]:
         width = _number_of_classes(learner)
         kind = pa.list_(pa.float64(), width)
-        if answers:
-            found, failed = _answers(learner.predict_proba, X, valid, width=width)
+        if predicts:
+            found, failed = _predicted(learner.predict_proba, X, valid, width=width)
             return (pa.nulls(len(X), kind) if pa.types.is_null(found.type) else found), failed
         return pa.nulls(len(X), kind), {}
 
     def forget(self, place: int) -> None:
-        """Take back the answers to rows from a place on: another model answers them."""
+        """Take back the predictions of rows from a place on: another model predicts them."""
         end = int(np.searchsorted(self.order, place, "left"))
         while self.done > end:
-            count, by, ready = self.answered.pop()
+            count, by, ready = self.runs.pop()
             kept = max(0, count - (self.done - end))
-            columns = [self.predictions, self.shadows, *([self.probabilities] if self.proba else [])]
-            version = self.shadow_versions.pop()
+            columns = [self.predictions, self.challenger_predictions, *([self.probabilities] if self.proba else [])]
+            version = self.challenger_versions.pop()
             for column in columns:
                 last = column.pop()
                 if kept:
                     column.append(last.slice(0, kept))
             if kept:
-                self.answered.append((kept, by, ready))
-                self.shadow_versions.append(version)
+                self.runs.append((kept, by, ready))
+                self.challenger_versions.append(version)
             self.done -= count - kept
         for row in [row for row in self._failed if row >= self.done]:
             del self._failed[row], self.reasons[row]
@@ -146,10 +148,10 @@ class PredictionBatch:
     def output(self) -> Batch:
         """Return the input rows that were predicted so far, with their predictions beside them."""
         n = self.done
-        counts = [count for count, _, _ in self.answered]
-        versions = [by.number for _, by, _ in self.answered]
-        positions = [str(by.position) if by.position else None for _, by, _ in self.answered]
-        answers = {
+        counts = [count for count, _, _ in self.runs]
+        versions = [by.number for _, by, _ in self.runs]
+        positions = [str(by.position) if by.position else None for _, by, _ in self.runs]
+        columns = {
             "prediction": self.column(),
             "status": self._status(counts),
             "model": pa.repeat(self.task.name, n),
@@ -158,13 +160,13 @@ class PredictionBatch:
         }
         if self.proba:
             none = pa.nulls(0, pa.list_(pa.float64(), _number_of_classes(self.task.learner)))
-            answers["probability"] = pa.concat_arrays(self.probabilities or [none])
-        if any(version is not None for version in self.shadow_versions):
-            answers["shadow_prediction"] = self._joined(self.shadows)
-            answers["shadow_version"] = _spread(self.shadow_versions, counts, pa.int64())
+            columns["probability"] = pa.concat_arrays(self.probabilities or [none])
+        if any(version is not None for version in self.challenger_versions):
+            columns["shadow_prediction"] = self._joined(self.challenger_predictions)
+            columns["shadow_version"] = _spread(self.challenger_versions, counts, pa.int64())
         reserved = (*PREDICTION_COLUMNS, *(SHADOW_COLUMNS if self.task.retrain and self.task.retrain.shadow else ()))
         batch = self.batch if n == self.batch.num_rows else self.batch.slice(0, n)
-        return _beside(batch, answers, reserved, self.names)
+        return _with_predictions(batch, columns, reserved, self.names)
 
     def column(self) -> pa.Array:
         """Return the predictions of all rows; null where there is none."""
@@ -177,16 +179,16 @@ class PredictionBatch:
         return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.nulls(0, kind)])
 
     def _status(self, counts: list[int]) -> pa.Array:
-        states = ["diverged" if by.diverged else "ok" if ready else "not_ready" for _, by, ready in self.answered]
+        states = ["diverged" if by.diverged else "ok" if ready else "not_ready" for _, by, ready in self.runs]
         status = _spread(states, counts, pa.string())
         valid = self.valid[: self.done]
         return status if valid.all() else pc.if_else(pa.array(valid), status, "invalid")
 
 
 class ServedPredictions(PredictionBatch):
-    """Rows that were answered already, elsewhere, by a model of this task."""
+    """Rows that were predicted already, elsewhere, by a model of this task."""
 
-    def predict_until(self, place: int, by: ModelVersion, shadow: ModelVersion | None = None) -> None:
+    def predict_until(self, place: int, by: ModelVersion, challenger: ModelVersion | None = None) -> None:
         """Pass rows: they keep the predictions that they have."""
         self.done = max(self.done, int(np.searchsorted(self.order, place, "left")))
 
@@ -219,24 +221,26 @@ def _spread(values: list[Any], counts: list[int], kind: pa.DataType) -> pa.Array
     return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
 
 
-def _beside(batch: Batch, answers: Mapping[str, pa.Array], reserved: Collection[str], given: dict[str, str]) -> Batch:
+def _with_predictions(
+    batch: Batch, columns: Mapping[str, pa.Array], reserved: Collection[str], given: dict[str, str]
+) -> Batch:
     """Return input columns, then predictions; an input column with a name of theirs gets ``_input`` (`told_apart`)."""
     records = batch.stored.records
-    taken = {*reserved, *answers}
+    taken = {*reserved, *columns}
     if given or any(name in taken for name in records.schema.names):
         own = [name for name in records.schema.names if not is_meta(name)]
         renamed = dict(zip(own, told_apart(own, taken, given=given), strict=True))
         records = batch.stored.renamed(renamed).records
-    return Batch(records).with_columns(answers.items())
+    return Batch(records).with_columns(columns.items())
 
 
-def _answers(
+def _predicted(
     predict: Predict, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], *, width: int = 0
 ) -> tuple[pa.Array, dict[int, str]]:
     """Return a prediction for each valid row, else null; and rows for which the model has none, with the reasons.
 
     Args:
-        width: of an answer, where it is a list.
+        width: of a prediction, where it is a list.
     """
     every = valid.all()
     values, failed = predict_rows(predict, X if every else X[valid], width=width)
@@ -281,14 +285,14 @@ def predict_rows(
 ) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
     """Predict rows in fixed padded blocks; return also why rows have no prediction, or one that is no finite number.
 
-    Whatever a model raises, it raises for some rows: these are looked for by halves. Whether a row has an answer
+    Whatever a model raises, it raises for some rows: these are looked for by halves. Whether a row has a prediction
     depends on no other row.
 
     Args:
-        width: of an answer, where it is a list.
+        width: of a prediction, where it is a list.
 
     Returns:
-        Answers of shape (n,) or (n, k), anything where there is none; None where there is not one at all.
+        Predictions of shape (n,) or (n, k), anything where there is none; None where there is not one at all.
     """
 
     def ask(part: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -40,6 +40,7 @@ from headrace.step.model_version import Challenger, ModelVersion, VersionChange
 from headrace.step.operators import Raised, whole
 from headrace.step.predictions import predict_rows
 from headrace.step.row_identity import Identity
+from headrace.step.scoring import batch_at
 from headrace.step.state import OpenBatch, PendingTraining, State
 from headrace.transform.expressions import operate
 
@@ -601,7 +602,4 @@ _COLUMNS: dict[str, pa.DataType] = {
 def training_rows(lines: Sequence[Mapping[str, Any]]) -> Batch:
     """Return lines as rows of the topic ``<model>-training``."""
     columns = {name: pa.array([line.get(name) for line in lines], kind) for name, kind in _COLUMNS.items()}
-    lsn, index, ts_us = zip(*(line["place"] for line in lines), strict=True)
-    return Batch.of(
-        columns, lsn=np.array(lsn, np.uint64), index=np.array(index, np.int64), ts_us=np.array(ts_us, np.int64)
-    )
+    return batch_at(columns, [line["place"] for line in lines])

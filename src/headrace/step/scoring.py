@@ -1,4 +1,4 @@
-"""A model's answers beside the truth: rows of the topic ``<model>-metrics``.
+"""A model's predictions beside the truth: rows of the topic ``<model>-metrics``.
 
 A line stands at the place of a row: it holds what was scored up to there, and is written at the end of a transaction.
 """
@@ -6,7 +6,7 @@ A line stands at the place of a row: it holds what was scored up to there, and i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +31,9 @@ LARGEST_GAP = 1000
 _ANSWER = "__answer"
 
 
-@dataclass(frozen=True, slots=True)
-class LinePosition:
-    """The place of a line of the metrics topic."""
-
-    lsn: int
-    index: int
-    ts_us: int
-
-
-Line = tuple[int, LinePosition, dict[str, Any]]
+LinePlace = tuple[int, int, int]
+"""LSN, index and time of a row."""
+Line = tuple[int, LinePlace, dict[str, Any]]
 """A row's place among those of the event and in the log, and the line that stands there."""
 
 
@@ -50,18 +43,18 @@ class Scored:
 
     Attributes:
         name: who waits for their labels (`headrace.step.labels.named`).
-        query: those that are answered; ``late``: those that may have had no answer before their label came.
+        predictions: of rows of it; ``late``: of those that may have had none before their label came.
     """
 
     plan: EvaluatePlan
     name: str
     batch: Batch
-    query: PredictionBatch | None
+    predictions: PredictionBatch | None
     late: PredictionBatch | None
 
     @property
-    def queries(self) -> tuple[PredictionBatch, ...]:
-        return tuple(batch for batch in (self.query, self.late) if batch is not None)
+    def batches(self) -> tuple[PredictionBatch, ...]:
+        return tuple(batch for batch in (self.predictions, self.late) if batch is not None)
 
 
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
@@ -71,10 +64,10 @@ Refuse = Callable[[str, Batch, Sequence[str], str], None]
 def scored(
     task: ModelTask, state: State, what: Scored, merged: Merged, refuse: Refuse, *, open_end: bool
 ) -> list[Line]:
-    """Compare answers with the truth, each row's once, when its first label is there; the lines that are due.
+    """Compare predictions with the truth, each row's once, when its first label is there; the lines that are due.
 
     Args:
-        refuse: takes rows whose label no answer can be compared with, where no learning refuses them too.
+        refuse: takes rows whose label no prediction can be compared with, where no learning refuses them too.
         open_end: whether the last row's transaction may go on, so that no line may stand there yet.
     """
     plan = what.plan
@@ -97,7 +90,7 @@ def scored(
         if len(following):
             scores.told_at = scores.rows
             at = int(order[end - 1])
-            place = LinePosition(int(merged.lsn[at]), int(merged.index[at]), int(merged.ts_us[at]))
+            place = (int(merged.lsn[at]), int(merged.index[at]), int(merged.ts_us[at]))
             lines.append((at, place, _line(task, scores, by[at])))
         done = end
     return lines
@@ -108,11 +101,11 @@ def _scorable(
 ) -> tuple[Batch, npt.NDArray[Any], dict[int, ModelVersion]]:
     """Return predicted rows whose first label is here, in order; their labels; which version predicts there.
 
-    The answer is the one that was given when the row was predicted, else the one at its label.
+    The prediction is the one that was made when the row came, else the one at its label.
     """
     batch, target = what.batch, str(task.target)
     order = order_of(batch)
-    answer, asks = _answers(what.query, order)
+    answer, asks = _predicted(what.predictions, order)
     meta = [name for name in batch.schema.names if name.startswith("__")]
     beside = Batch(batch.records.select([target, *meta]).append_column(_ANSWER, answer))
     waiting = state.memory.waiting(what.name, partial=bool(what.plan.stream and what.plan.stream.operations))
@@ -121,7 +114,7 @@ def _scorable(
         return rows, np.empty(0), {}
     lacks = np.asarray(rows.column(_ANSWER).is_null()) & (rows.op == OPS["u"])
     if lacks.any():
-        later, _ = _answers(what.late, order_of(rows))
+        later, _ = _predicted(what.late, order_of(rows))
         filled = pc.if_else(pa.array(lacks), *_alike(later, rows.column(_ANSWER)))
         index = rows.schema.get_field_index(_ANSWER)
         rows = Batch(rows.records.set_column(index, _ANSWER, filled))
@@ -130,23 +123,23 @@ def _scorable(
     keep = found.valid & np.asarray(rows.column(_ANSWER).is_valid())
     rows, truth = rows.filter(keep), found.y[keep]
     by: dict[int, ModelVersion] = {}
-    for query in what.queries:
-        counts = [count for count, _, _ in query.answered]
-        who = [version for _, version, _ in query.answered]
+    for predictions in what.batches:
+        counts = [count for count, _, _ in predictions.runs]
+        who = [version for _, version, _ in predictions.runs]
         numbers = np.repeat(np.arange(len(counts)), counts).tolist()
-        by |= {place: who[number] for place, number in zip(query.order.tolist(), numbers, strict=True)}
+        by |= {place: who[number] for place, number in zip(predictions.order.tolist(), numbers, strict=True)}
     return rows, truth, by
 
 
-def _answers(query: PredictionBatch | None, order: Ints) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+def _predicted(predictions: PredictionBatch | None, order: Ints) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     """Return the valid predictions for rows at some places, null where there is none, and which were asked for."""
-    if query is None or not len(query.order):
+    if predictions is None or not len(predictions.order):
         return pa.nulls(len(order)), np.zeros(len(order), np.bool_)
-    asks = np.isin(order, query.order)
-    where = np.searchsorted(query.order, order)
+    asks = np.isin(order, predictions.order)
+    where = np.searchsorted(predictions.order, order)
     where[~asks] = 0
-    good = asks & query.valid[where]
-    column = query.column()
+    good = asks & predictions.valid[where]
+    column = predictions.column()
     if column.null_count == len(column):
         return pa.nulls(len(order)), asks
     return column.take(pa.array(where, mask=~good)), asks
@@ -187,7 +180,7 @@ def truths(batch: Batch, task: ModelTask) -> Targets:
     return targets_of(batch, name, task.learner)
 
 
-def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: LinePosition) -> list[Line]:
+def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: LinePlace) -> list[Line]:
     """Score the model as it is now on the fixed set, if a line is due."""
     scores = state.scores[plan.spec.name]
     learned = state.learned_rows
@@ -249,12 +242,14 @@ def in_order(lines: list[Line]) -> list[Batch]:
 def _batch(lines: list[Line]) -> Batch:
     names = list(lines[0][2])
     columns = {name: pa.array([line[name] for *_, line in lines], _TYPES.get(name, pa.float64())) for name in names}
-    places = [place for _, place, _ in lines]
+    return batch_at(columns, [place for _, place, _ in lines])
+
+
+def batch_at(columns: Mapping[str, pa.Array], places: Sequence[LinePlace]) -> Batch:
+    """Return rows that stand at places of the log."""
+    lsn, index, ts_us = zip(*places, strict=True)
     return Batch.of(
-        columns,
-        lsn=np.array([place.lsn for place in places], np.uint64),
-        index=np.array([place.index for place in places], np.int64),
-        ts_us=np.array([place.ts_us for place in places], np.int64),
+        columns, lsn=np.array(lsn, np.uint64), index=np.array(index, np.int64), ts_us=np.array(ts_us, np.int64)
     )
 
 

@@ -1,10 +1,10 @@
 """The step: what happens to rows, the one composition of the stages, for every engine.
 
-`step(task, state, event)` answers, cuts and learns, and returns what goes to topics. It does no I/O, knows no
+`step(task, state, event)` predicts, cuts and learns, and returns what goes to topics. It does no I/O, knows no
 clock and starts no thread; `state` is changed in place and can be saved and restored whole.
 
 The rules (``docs/decisions/0003-order-and-cuts.md``): rows are taken in the order of their positions. A row is
-answered by the model that has learned exactly the cuts that were complete before the row's own transaction, so
+predicted by the model that has learned exactly the cuts that were complete before the row's own transaction, so
 rows of one transaction never see each other, and the order of declarations means nothing. None of this depends on
 how rows were grouped into events: the same rows and ticks give the same outputs and the same state.
 """
@@ -58,7 +58,7 @@ from headrace.step.outputs import Output, batches_of, emitted, refused, unlearne
 from headrace.step.predictions import PredictionBatch, ServedPredictions
 from headrace.step.retraining import Reader, end_training, retrain, train_now, training_rows
 from headrace.step.row_identity import ROW
-from headrace.step.scoring import Line, LinePosition, Scored, held_out, in_order, reused, scored
+from headrace.step.scoring import Line, Scored, held_out, in_order, reused, scored
 from headrace.step.state import Samples, State, named_uses
 from headrace.transform.expressions import operate
 
@@ -104,9 +104,9 @@ def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) ->
 
 def predict_batch(task: ModelTask, state: State, batch: Batch) -> Batch:
     """Return rows that came from no topic with predictions of the active model; nothing is changed."""
-    query = PredictionBatch(batch, np.arange(batch.num_rows), task)
-    query.predict_until(batch.num_rows, state.active)
-    return query.output()
+    predictions = PredictionBatch(batch, np.arange(batch.num_rows), task)
+    predictions.predict_until(batch.num_rows, state.active)
+    return predictions.output()
 
 
 # -- rows that operations fail on --------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def _copy(task: StreamTask, event: Event) -> list[Output]:
 def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
     """Score the model as it is now on the fixed sets."""
     position = state.position
-    place = LinePosition(position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
+    place = (position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
     return [line for plan in task.evaluate if plan.rows is not None for line in held_out(task, state, plan, at, place)]
 
 
@@ -160,42 +160,43 @@ class _ModelStep:
     def run(self) -> list[Output]:
         state, merged = self.state, self.merged
         names = zip(self.task.predict, named_uses(self.task, "predict"), strict=True)
-        queries = [query for plan, name in names for query in self._queries(plan, name)]
+        predicted = [predictions for plan, name in names for predictions in self._prediction_batches(plan, name)]
         if self.task.nodes and state.operators is not None:
-            self.operators = self._deriving(queries)
+            self.operators = self._deriving(predicted)
         examples = self._examples()
-        compared = [one for number in range(len(self.task.evaluate)) for one in self._scored(number, queries)]
-        answered = [query for _, query in queries] + [query for one in compared for query in one.queries]
-        asked = list(dict.fromkeys(answered))
+        compared = [rows for number in range(len(self.task.evaluate)) for rows in self._scored(number, predicted)]
+        own, more = [own for _, own in predicted], [more for rows in compared for more in rows.batches]
+        batches = list(dict.fromkeys(own + more))
         windows = self._windows()
         if state.visible is not None:
-            self._end_open_transaction(asked)
+            self._end_open_transaction(batches)
         learned = 0
         for end, place in self._cuts(examples, windows):
             self._learn(examples, learned, end)
             learned = end
             seen = place < merged.rows or self.complete
             if seen:
-                self._answer(asked, place)
+                self._predict(batches, place)
             self._close(examples, end, seen=seen)
         self._learn(examples, learned, len(examples))
-        self._answer(asked, merged.rows)
+        self._predict(batches, merged.rows)
         self._finish(examples, windows)
-        for predict, query in queries:
-            self._emit(predict, query)
+        for predict, predictions in predicted:
+            self._emit(predict, predictions)
         if self.operators is not None:
             self.operators.finish()
             self.outputs += self.operators.outputs()
-        for what in compared:
-            self.lines += scored(self.task, state, what, merged, self._refuse, open_end=not self.complete)
+        for rows in compared:
+            self.lines += scored(self.task, state, rows, merged, self._refuse, open_end=not self.complete)
         self._forget()
         self.outputs += [(self.task.metrics_topic, batch) for batch in in_order(self.lines)]
         return self.outputs + ([(self.task.training_topic, training_rows(self.trainings))] if self.trainings else [])
 
-    def _deriving(self, queries: Sequence[tuple[PredictPlan, PredictionBatch]]) -> OperatorRun:
+    def _deriving(self, predicted: Sequence[tuple[PredictPlan, PredictionBatch]]) -> OperatorRun:
         assert self.state.operators is not None
         by_number = {
-            number: [query for own, query in queries if own is plan] for number, plan in enumerate(self.task.predict)
+            number: [predictions for own, predictions in predicted if own is plan]
+            for number, plan in enumerate(self.task.predict)
         }
         return OperatorRun(
             self.task,
@@ -207,16 +208,16 @@ class _ModelStep:
             challenger=challenger(self.task, self.state),
         )
 
-    def _end_open_transaction(self, asked: Sequence[PredictionBatch]) -> None:
+    def _end_open_transaction(self, batches: Sequence[PredictionBatch]) -> None:
         """End the transaction left open by the last event: here, at the end of these rows, or later still."""
         place = self.merged.after(0)
         if place < self.merged.rows or self.complete:
-            self._answer(asked, place)
+            self._predict(batches, place)
             self.state.visible = None
             if not self.state.open_batch.rows:
                 apply_change(self.state)
 
-    # Rows are added to a cut before earlier places are answered: pieces learned ahead keep the model that answers.
+    # Rows are added to a cut before earlier places are predicted: pieces learned ahead keep the model that predicts.
     def _learn(self, examples: Examples, start: int, end: int) -> None:
         if end > start:
             if blocks := absorb(self.state, examples.rows.slice(start, end)):
@@ -250,21 +251,21 @@ class _ModelStep:
                     reach[part.topic] = part.offset + taken
         return reach
 
-    def _answer(self, asked: Sequence[PredictionBatch], place: int) -> None:
+    def _predict(self, batches: Sequence[PredictionBatch], place: int) -> None:
         state = self.state
-        for batch in asked:
+        for batch in batches:
             batch.predict_until(place, state.active, state.tried)
-        # What is derived is looked at where it may change who answers next, else once for all rows.
+        # What is derived is looked at where it may change who predicts next, else once for all rows.
         if self.operators is None or (self.task.retrain is None and place < self.merged.rows):
             return
         while (raised := self.operators.advance(place)) is not None:
             before = (state.current, state.challenger)
             self._note_challenger()
-            fresh = functools.partial(self.operators.made, asked, raised[0])
+            fresh = functools.partial(self.operators.made, batches, raised[0])
             self.trainings += retrain(self.task, self.state, raised, self.merged, self.reader, fresh)
             self.operators.event.challenger = challenger(self.task, self.state)
             if state.current is not before[0] or state.challenger is not before[1]:
-                for batch in asked:
+                for batch in batches:
                     batch.forget(raised[0] + 1)
                     batch.predict_until(place, state.active, state.tried)
         self._note_challenger()
@@ -448,28 +449,30 @@ class _ModelStep:
             valid[row] = False
         return np.ascontiguousarray(weight)
 
-    def _queries(self, plan: PredictPlan, name: str) -> list[tuple[PredictPlan, PredictionBatch]]:
-        queries: list[tuple[PredictPlan, PredictionBatch]] = []
+    def _prediction_batches(self, plan: PredictPlan, name: str) -> list[tuple[PredictPlan, PredictionBatch]]:
+        predicted: list[tuple[PredictPlan, PredictionBatch]] = []
         for batch in self._stream(plan.stream, "predict"):
-            asks, made = self._asks(batch, name)
+            wanted, made = self._wanted(batch, name)
             offset = self.state.offsets.predicted.get(plan.stream.topic, 0)
             if offset:
-                asks &= self.merged.offset[order_of(batch)] >= offset
-            if asks.any():
+                wanted &= self.merged.offset[order_of(batch)] >= offset
+            if wanted.any():
                 names = self.state.memory.names.setdefault(name, {})
-                query = self._query(batch, asks, made, proba=plan.proba, stream=plan.stream, names=names)
-                queries.append((plan, query))
+                predictions = self._prediction_batch(
+                    batch, wanted, made, proba=plan.proba, stream=plan.stream, names=names
+                )
+                predicted.append((plan, predictions))
         for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
             missing = next((name for name in PREDICTION_COLUMNS if name not in batch.schema.names), None)
             if missing is None:
-                queries.append((plan, ServedPredictions(batch, order_of(batch), self.task, stream=plan.stream)))
+                predicted.append((plan, ServedPredictions(batch, order_of(batch), self.task, stream=plan.stream)))
             else:
                 self._refuse(
                     plan.stream.topic, batch, [f"no answer: no column «{missing}»"] * batch.num_rows, "predict"
                 )
-        return queries
+        return predicted
 
-    def _scored(self, number: int, queries: Sequence[tuple[PredictPlan, PredictionBatch]]) -> Iterator[Scored]:
+    def _scored(self, number: int, predicted: Sequence[tuple[PredictPlan, PredictionBatch]]) -> Iterator[Scored]:
         """Yield the predictions that are compared with the truth: those that are made anyway, where there are some."""
         plan, target = self.task.evaluate[number], self.task.target
         if plan.stream is None or target is None:
@@ -477,7 +480,11 @@ class _ModelStep:
         name = named_uses(self.task, "evaluate")[number]
         reuses = None if self.state.offsets.predicted else reused(plan, self.task)
         mine = None if reuses is None else self.task.predict[reuses]
-        given = [query for predict, query in queries if predict is mine and not isinstance(query, ServedPredictions)]
+        given = [
+            predictions
+            for predict, predictions in predicted
+            if predict is mine and not isinstance(predictions, ServedPredictions)
+        ]
         for batch in self._stream(plan.stream, None):
             if target not in batch.schema.names:
                 batch = batch.filter(inserted(batch))
@@ -486,29 +493,31 @@ class _ModelStep:
                     self._refuse(plan.stream.topic, batch, [reason] * batch.num_rows, "evaluate")
                 continue
             if reuses is None:
-                asks, made = self._asks(batch, name)
-                query = self._query(batch, asks, made) if asks.any() else None
+                wanted, made = self._wanted(batch, name)
+                predictions = self._prediction_batch(batch, wanted, made) if wanted.any() else None
             else:
                 places = order_of(batch)
-                query = next((query for query in given if np.isin(query.order[:1], places).all()), None)
-            # Where a row had no prediction before its label came, it is answered then.
+                predictions = next(
+                    (predictions for predictions in given if np.isin(predictions.order[:1], places).all()), None
+                )
+            # Where a row had no prediction before its label came, it is predicted then.
             late = (batch.op == OPS["u"]) & np.asarray(batch.column(target).is_valid())
-            yield Scored(plan, name, batch, query, self._query(batch, late) if late.any() else None)
+            yield Scored(plan, name, batch, predictions, self._prediction_batch(batch, late) if late.any() else None)
 
-    def _query(
-        self, batch: Batch, asks: npt.NDArray[np.bool_], made: Matrix | None = None, **options: Any
+    def _prediction_batch(
+        self, batch: Batch, wanted: npt.NDArray[np.bool_], made: Matrix | None = None, **options: Any
     ) -> PredictionBatch:
         """Return the rows that ask for a prediction, with their features where these are made."""
-        if asks.all():
+        if wanted.all():
             return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
         if made is not None:
-            where = np.cumsum(asks) - 1
-            reasons = {int(where[row]): reason for row, reason in made.reasons.items() if asks[row]}
-            made = Matrix(np.ascontiguousarray(made.X[asks]), made.valid[asks], reasons)
-        batch = batch.filter(asks)
+            where = np.cumsum(wanted) - 1
+            reasons = {int(where[row]): reason for row, reason in made.reasons.items() if wanted[row]}
+            made = Matrix(np.ascontiguousarray(made.X[wanted]), made.valid[wanted], reasons)
+        batch = batch.filter(wanted)
         return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
 
-    def _asks(self, batch: Batch, name: str) -> tuple[npt.NDArray[np.bool_], Matrix | None]:
+    def _wanted(self, batch: Batch, name: str) -> tuple[npt.NDArray[np.bool_], Matrix | None]:
         """Return which events ask for a prediction: inserts, snapshot reads, updates that may change a feature.
 
         Returns:
@@ -523,10 +532,10 @@ class _ModelStep:
         if not rows.all() or not batch.num_rows:
             # Deletes and truncates have no features.
             some = batch.filter(rows)
-            asks = np.zeros(batch.num_rows, np.bool_)
+            wanted = np.zeros(batch.num_rows, np.bool_)
             if some.num_rows:
-                asks[rows] = self._asks(some, name)[0]
-            return asks, None
+                wanted[rows] = self._wanted(some, name)[0]
+            return wanted, None
         made = matrix(batch, task.features, task.target, missing=task.missing)
         flat = pa.array(made.X.reshape(-1))
         width = made.X.shape[1]
@@ -552,10 +561,10 @@ class _ModelStep:
         if batch.num_rows:
             self.outputs.append(refused(topic, batch, reasons, stage, self.task.name))
 
-    def _emit(self, plan: PredictPlan, query: PredictionBatch) -> None:
-        self.state.counters.predicted += query.batch.num_rows
-        invalid = np.flatnonzero(~query.valid)
+    def _emit(self, plan: PredictPlan, predictions: PredictionBatch) -> None:
+        self.state.counters.predicted += predictions.batch.num_rows
+        invalid = np.flatnonzero(~predictions.valid)
         if len(invalid):
-            reasons = [query.reasons[i] for i in invalid.tolist()]
-            self._refuse(plan.stream.topic, query.batch.take(invalid), reasons, "predict")
-        self.outputs += emitted(plan.outputs, query.output(), self.task.feature_names)
+            reasons = [predictions.reasons[i] for i in invalid.tolist()]
+            self._refuse(plan.stream.topic, predictions.batch.take(invalid), reasons, "predict")
+        self.outputs += emitted(plan.outputs, predictions.output(), self.task.feature_names)
