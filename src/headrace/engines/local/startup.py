@@ -44,7 +44,7 @@ SAY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What is said anew at each start of a plan, and is no part of its description.
+    """Settings of one run of a plan: they are said anew at each start, and are no part of its description.
 
     Attributes:
         serve: predict over HTTP too, as these settings say, or (True) the environment.
