@@ -26,8 +26,8 @@ class ArrowFormat:
 
     >>> batch = Batch.of({"id": [7, 8]}, op="d", key=["id"], source="shop")
     >>> encoded = ArrowFormat().encode("t", batch)
-    >>> told = WireMessages("t", encoded.values, offsets=np.arange(1))
-    >>> ArrowFormat().decode(told).parts[0][0].records.equals(batch.records, check_metadata=True)
+    >>> messages = WireMessages("t", encoded.values, offsets=np.arange(1))
+    >>> ArrowFormat().decode(messages).parts[0][0].records.equals(batch.records, check_metadata=True)
     True
     """
 
@@ -103,22 +103,26 @@ def _arrow_batch(
     names = records.schema.names
     if len(set(names)) < len(names):
         return None, "two columns of one name"
-    ours = [one for one in META_FIELDS if one.name in names and records.schema.field(one.name).type == one.type]
+    ours = [
+        field for field in META_FIELDS if field.name in names and records.schema.field(field.name).type == field.type
+    ]
     if schema is None and len(ours) == len(META_FIELDS):
         return Batch(records), ""
     columns = []
-    asked = schema if schema is not None else [one for one in records.schema if not is_meta(one.name)]
+    asked = schema if schema is not None else [column for column in records.schema if not is_meta(column.name)]
     for one in asked:
         try:
             array = records.column(one.name).cast(one.type) if one.name in names else pa.nulls(len(records), one.type)
         except (pa.ArrowException, ValueError) as error:
             return None, f"column «{one.name}»: {str(error).splitlines()[0]}"
         columns.append((one, array))
-    rows = pa.RecordBatch.from_arrays([array for _, array in columns], schema=pa.schema([one for one, _ in columns]))
+    rows = pa.RecordBatch.from_arrays(
+        [array for _, array in columns], schema=pa.schema([named for named, _ in columns])
+    )
     if len(ours) == len(META_FIELDS):
-        told = Batch(records)
+        own = Batch(records)
         return Batch.of(
-            rows, op=told.op, lsn=told.lsn, index=told.index, ts_us=told.ts_us, key=told.key_columns,
-            source=told.source, before=told.before, unchanged=told.unchanged,
+            rows, op=own.op, lsn=own.lsn, index=own.index, ts_us=own.ts_us, key=own.key_columns,
+            source=own.source, before=own.before, unchanged=own.unchanged,
         ), ""  # fmt: skip
     return Batch.of(rows, ts_us=int(messages.ts_ms[i]) * 1000, source=topic_source(messages.topic)), ""

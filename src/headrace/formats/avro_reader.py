@@ -179,7 +179,7 @@ class Reader:
         try:
             return raw.cast(pa.string())
         except pa.ArrowInvalid:
-            texts = [_text(one) for one in raw.to_pylist()]
+            texts = [_text(value) for value in raw.to_pylist()]
             self._fail(rows[np.array([text is None for text in texts])], "a string that is not UTF-8")
             return pa.array([text or "" for text in texts], pa.string())
 
@@ -266,7 +266,7 @@ class Reader:
         return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(rows)))]), values
 
     def _counts(self, item: Node, rows: Ints) -> Ints:
-        """How many items the next block of each array has; 0 ends the array."""
+        """Read how many items the next block of each array has; 0 ends the array."""
         counts = self._varints(rows)
         sized = counts < 0
         if sized.any():
@@ -284,7 +284,7 @@ class Reader:
         return counts
 
     def _run(self, item: Node, rows: Ints, counts: Ints) -> pa.Array:
-        """Whole arrays of floating-point numbers, which lie side by side."""
+        """Read whole arrays of floating-point numbers, which lie side by side."""
         kind = np.dtype("<f4" if item.kind == "float" else "<f8")
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         at = np.repeat(self._at[rows], counts) + within * kind.itemsize
@@ -460,15 +460,15 @@ def _digits(node: Node) -> tuple[int, int]:
     Raises:
         FormatError: there is no scale, or it is no number, or one that would only fill memory.
     """
-    told = node.attributes.get("connect.parameters")
+    parameters = node.attributes.get("connect.parameters")
     scale = connect.parameter(node.attributes, "scale")
-    scale = connect.parameter(told, "scale") if scale is None else scale
+    scale = connect.parameter(parameters, "scale") if scale is None else scale
     if scale is None:
         if node.attributes.get("connect.name") == f"{_CONNECT}Decimal":
             raise FormatError("it has no scale")
         scale = 0
     decimals.check_scale(scale)
-    for attributes, name in ((told, "connect.decimal.precision"), (node.attributes, "precision")):
+    for attributes, name in ((parameters, "connect.decimal.precision"), (node.attributes, "precision")):
         try:
             precision = connect.parameter(attributes, name)
         except FormatError:
@@ -546,7 +546,7 @@ def _uuid(node: Node, array: pa.Array) -> Converted:
         return array, None
     # What stands for a message that is bad has no bytes.
     return pa.array(
-        [str(uuid.UUID(bytes=one)) if len(one) == 16 else "" for one in array.to_pylist()], pa.string()
+        [str(uuid.UUID(bytes=value)) if len(value) == 16 else "" for value in array.to_pylist()], pa.string()
     ), None
 
 

@@ -48,17 +48,17 @@ class Node:
 
     @property
     def nullable(self) -> bool:
-        """Whether this is a union of null and exactly one other type."""
+        """Return whether this is a union of null and exactly one other type."""
         return self.kind == "union" and len(self.children) == 2 and any(c.kind == "null" for c in self.children)
 
     @property
     def value(self) -> Node:
-        """What is there when it is not null."""
+        """The type of what is not null."""
         return next(c for c in self.children if c.kind != "null") if self.nullable else self
 
     @property
     def null_branch(self) -> int:
-        """Which branch of a union is null, -1 where none is."""
+        """The branch of a union that is null, -1 where none is."""
         return next((i for i, c in enumerate(self.children) if c.kind == "null"), -1)
 
     def child(self, name: str) -> Node:
@@ -117,8 +117,8 @@ def _definition(
         node = Node(kind, attributes, full, size=int(schema["size"]))
     else:
         fields = schema["fields"]
-        children = tuple(_node(_with_attributes(one), space, named) for one in fields)
-        node = Node("record", attributes, full, names=tuple(_field_name(one) for one in fields), children=children)
+        children = tuple(_node(_with_attributes(column), space, named) for column in fields)
+        node = Node("record", attributes, full, names=tuple(_field_name(child) for child in fields), children=children)
     named[full] = node
     return node
 

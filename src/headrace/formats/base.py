@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preceding:
-    """What the messages of a topic so far say of those that follow them; replaced, never changed.
+    """State that the messages of a topic leave for those that follow them; replaced, never changed.
 
     Attributes:
         columns: of its rows, where no schema says them (JSON); None where they are to be decided anew.
@@ -81,7 +81,7 @@ class Format(Protocol):
 
     @property
     def name(self) -> str:
-        """As a user names it: ``json``, ``json+envelope``, ``avro``, …"""
+        """The name that users give it: ``json``, ``json+envelope``, ``avro``, …"""
         ...
 
     def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:

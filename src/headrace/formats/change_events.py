@@ -193,9 +193,9 @@ class ChangeEvents:
         at = np.zeros(n, np.int64)
         has = np.zeros(n, bool)
         at[rows], has[rows] = np.arange(rows.size), True
-        events.before = {one.name: _spread(table.column(one.name), at, has) for one in table.schema}
+        events.before = {column.name: _spread(table.column(column.name), at, has) for column in table.schema}
         events.has_before = has
-        return None if readings is None else [Reading(one.field, None, lambda array: array) for one in readings]
+        return None if readings is None else [Reading(known.field, None, lambda array: array) for known in readings]
 
     def _convert(
         self, events: Events, readings: Sequence[Reading] | None, old: Sequence[Reading] | None, reason: str
@@ -208,10 +208,10 @@ class ChangeEvents:
             return
         columns: list[tuple[pa.Field, pa.Array]] = []
         reasons: dict[int, str] = {}
-        for one in readings:
-            raw = events.columns.get(one.field.name)
-            array, bad = (pa.nulls(n, one.field.type), []) if raw is None else fitting(raw, one)
-            columns.append((one.field, array))
+        for column in readings:
+            raw = events.columns.get(column.field.name)
+            array, bad = (pa.nulls(n, column.field.type), []) if raw is None else fitting(raw, column)
+            columns.append((column.field, array))
             for row, why in bad:
                 reasons[row] = f"{reasons[row]}; {why}" if row in reasons else why
         before = _before(events, old or (), reasons)
@@ -363,24 +363,24 @@ def in_parts(found: Sequence[Rows], ts_us: Ints) -> list[tuple[Batch, Ints]]:
         found: rows in any order, no message in two of them.
         ts_us: each message's own timestamp, for events that say no time.
     """
-    merged = _merge([one for one in found if one.events.rows.size])
+    merged = _merge([some for some in found if some.events.rows.size])
     if not merged:
         return []
     ordered = merged if len(merged) == 1 else _in_order(merged)
     _number(ordered)
-    return [(_batch(one, ts_us), one.events.rows) for one in ordered]
+    return [(_batch(group, ts_us), group.events.rows) for group in ordered]
 
 
 def _merge(found: Sequence[Rows]) -> list[Rows]:
     """Join rows of equal schemas, sorted by message."""
     groups: list[list[Rows]] = []
-    for one in found:
+    for group in found:
         for some in groups:
-            if _go_together(some[0], one):
-                some.append(one)
+            if _go_together(some[0], group):
+                some.append(group)
                 break
         else:
-            groups.append([one])
+            groups.append([group])
     return [_sorted(_concatenated(some)) for some in groups]
 
 
@@ -396,7 +396,7 @@ def _concatenated(groups: list[Rows]) -> Rows:
         return groups[0]
     first = groups[0]
     records = pa.Table.from_batches([one.records for one in groups]).combine_chunks()
-    n = sum(one.events.rows.size for one in groups)
+    n = sum(group.events.rows.size for group in groups)
     joined_records = records.to_batches()
     whole = (
         joined_records[0]
@@ -414,10 +414,10 @@ def _concatenated(groups: list[Rows]) -> Rows:
         np.concatenate([one.ts_us for one in events]),
         source=first.events.source,
     )
-    if any(one.unchanged for one in events):
+    if any(piece.unchanged for piece in events):
         lists = [one.unchanged or [None] * one.rows.size for one in events]
         joined.unchanged = [names for part in lists for names in part]
-    old = next((one.before.type for one in groups if one.before is not None), None)
+    old = next((some.before.type for some in groups if some.before is not None), None)
     before = None
     if old is not None:
         before = pa.concat_arrays(
@@ -440,8 +440,8 @@ def take(one: Rows, where: Ints) -> Rows:
 
 def _in_order(groups: list[Rows]) -> list[Rows]:
     """Cut groups where another one's messages come between theirs."""
-    message = np.concatenate([one.events.rows for one in groups])
-    group = np.repeat(np.arange(len(groups)), [one.events.rows.size for one in groups])
+    message = np.concatenate([some.events.rows for some in groups])
+    group = np.repeat(np.arange(len(groups)), [some.events.rows.size for some in groups])
     place = np.concatenate([np.arange(one.events.rows.size) for one in groups])
     order = np.argsort(message, kind="stable")
     group, place = group[order], place[order]
@@ -451,16 +451,16 @@ def _in_order(groups: list[Rows]) -> list[Rows]:
 
 def _number(ordered: list[Rows]) -> None:
     """Give every event without an index one: its place among those of its transaction in these messages."""
-    order = np.concatenate([one.events.order for one in ordered])
+    order = np.concatenate([some.events.order for some in ordered])
     if (order != UNKNOWN).all():
         return
-    message = np.concatenate([one.events.rows for one in ordered])
+    message = np.concatenate([some.events.rows for some in ordered])
     lsn = np.concatenate([one.events.lsn for one in ordered])
     tx = np.concatenate([one.events.tx for one in ordered])
     ranks = _ranks(message, lsn, tx)
     at = 0
-    for one in ordered:
-        own = one.events
+    for group in ordered:
+        own = group.events
         own.order = np.where(own.order == UNKNOWN, ranks[at : at + own.rows.size], own.order)
         at += own.rows.size
 
@@ -506,13 +506,15 @@ def _in_final_types(
 ) -> tuple[pa.RecordBatch, Ints, list[tuple[int, str]]]:
     """Rows in their final types, or else in those of ``schema``; which rows fit, and why the others do not."""
     if readings is None:
-        readings = [reading(one) for one in (raw.schema if schema is None else schema)]
+        readings = [reading(child) for child in (raw.schema if schema is None else schema)]
     reasons: dict[int, str] = {}
     columns = []
-    for one in readings:
-        known = one.field.name in raw.schema.names
-        array, bad = fitting(raw.column(one.field.name), one) if known else (pa.nulls(len(raw), one.field.type), [])
-        columns.append((one.field, array))
+    for column in readings:
+        known = column.field.name in raw.schema.names
+        array, bad = (
+            fitting(raw.column(column.field.name), column) if known else (pa.nulls(len(raw), column.field.type), [])
+        )
+        columns.append((column.field, array))
         reasons.update(bad)
     kept = np.setdiff1d(np.arange(len(raw)), np.array(list(reasons), np.int64))
     records = _of_fields(columns, len(raw))
@@ -535,7 +537,9 @@ def _records(columns: Sequence[tuple[str, pa.Array]], n: int) -> pa.RecordBatch:
 def _of_fields(columns: Sequence[tuple[pa.Field, pa.Array]], n: int) -> pa.RecordBatch:
     if not columns:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
-    return pa.RecordBatch.from_arrays([array for _, array in columns], schema=pa.schema([one for one, _ in columns]))
+    return pa.RecordBatch.from_arrays(
+        [array for _, array in columns], schema=pa.schema([column for column, _ in columns])
+    )
 
 
 def _natural_before(events: Events, records: pa.RecordBatch) -> pa.StructArray | None:
@@ -556,12 +560,12 @@ def _before(events: Events, readings: Sequence[Reading], reasons: dict[int, str]
         return None
     n = events.rows.size
     children = []
-    for one in readings:
-        raw = events.before.get(one.field.name)
-        array, bad = (pa.nulls(n, one.field.type), []) if raw is None else fitting(raw, one)
+    for column in readings:
+        raw = events.before.get(column.field.name)
+        array, bad = (pa.nulls(n, column.field.type), []) if raw is None else fitting(raw, column)
         children.append(array)
         for row, why in bad:
             if events.has_before[row]:
                 reasons[row] = f"{reasons[row]}; before: {why}" if row in reasons else f"before: {why}"
-    fields = [one.field for one in readings]
+    fields = [known.field for known in readings]
     return pa.StructArray.from_arrays(children, fields=fields, mask=pa.array(~events.has_before))

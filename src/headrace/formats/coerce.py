@@ -45,7 +45,7 @@ POSTGRES_TYPE = b"postgres.type"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one column of JSON becomes one of Arrow.
+    """The reading of one column of JSON as one of Arrow.
 
     Attributes:
         field: the column that results.
@@ -61,7 +61,7 @@ class Reading:
 
 
 def reading(field: pa.Field) -> Reading:
-    """How a column is read whose type is known and whose JSON says nothing of itself."""
+    """Return how to read a column whose type is known and whose JSON says nothing of itself."""
     text_of_array = is_array_text(field)
     wire = None if text_of_array else wire_type(field.type)
     return Reading(field, wire, lambda array: to_field(array, field, as_array_text=text_of_array))
@@ -80,7 +80,7 @@ def to_field(array: pa.Array, field: pa.Field, *, as_array_text: bool = False) -
 
 
 def is_array_text(field: pa.Field) -> bool:
-    """Whether a column holds PostgreSQL arrays in their text form."""
+    """Return whether a column holds PostgreSQL arrays in their text form."""
     return is_text(field.type) and (field.metadata or {}).get(POSTGRES_TYPE, b"").endswith(b"[]")
 
 
@@ -174,8 +174,8 @@ def to_type(array: pa.Array, kind: pa.DataType, *, as_array_text: bool = False) 
 def _parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     """Lists, structs and maps from texts that hold their JSON."""
     rows, bad = json_parse.load_exactly(
-        (i, b'{"":%s}' % (b"null" if one is None else one))
-        for i, one in enumerate(texts.cast(pa.large_binary()).to_pylist())
+        (i, b'{"":%s}' % (b"null" if text is None else text))
+        for i, text in enumerate(texts.cast(pa.large_binary()).to_pylist())
     )
     if bad:
         raise ValueError(bad[0][1])

@@ -227,7 +227,7 @@ def row_fields(schema: Schema) -> list[Schema] | None:
 
 
 def is_envelope(schema: Schema) -> bool:
-    """Whether a value's schema is that of Debezium's change events."""
+    """Return whether a value's schema is that of Debezium's change events."""
     names = {field.get("field") for field in schema.get("fields") or []}
     return "op" in names and bool({"before", "after"} & names) and "source" in names
 
@@ -285,7 +285,7 @@ def _check(schema: Any, depth: int) -> None:
 
 
 def reading_of(field: Schema) -> Reading:
-    """How a column is read whose schema came with the message.
+    """Return how to read a column whose schema came with the message.
 
     A name that is not known says nothing: the column is what its plain type is.
 
@@ -302,7 +302,7 @@ def reading_of(field: Schema) -> Reading:
 
 
 def reading_as(field: Schema, asked: pa.Field, *, text_decimals: bool = False) -> Reading:
-    """How a column is read whose schema came with the message, into the type asked for.
+    """Return how to read a column whose schema came with the message, into the type asked for.
 
     Args:
         field: the schema that came.
@@ -335,9 +335,9 @@ def _asked(schema: Schema, asked: pa.Field, text_decimals: bool) -> tuple[pa.Dat
         raw = pa.list_(target.value_type)
         return wire, lambda array: to_type(values.each_item(array, raw, inner), target)
     if kind == "struct" and pa.types.is_struct(target) and name not in _BY_NAME:
-        told = {str(one.get("field")): one for one in schema.get("fields") or []}
+        declared = {str(one.get("field")): one for one in schema.get("fields") or []}
         fields = [
-            reading_as(told[one.name], one, text_decimals=text_decimals) if one.name in told else reading(one)
+            reading_as(declared[one.name], one, text_decimals=text_decimals) if one.name in declared else reading(one)
             for one in target
         ]
         return wire, lambda array: values.each_field(array, fields)
@@ -350,7 +350,7 @@ def _asked(schema: Schema, asked: pa.Field, text_decimals: bool) -> tuple[pa.Dat
 
 
 def _same_units(name: str, kind: pa.DataType) -> bool:
-    """Whether a named type's numbers or texts are those that `to_type` expects for a type."""
+    """Return whether a named type's numbers or texts are those that `to_type` expects for a type."""
     if name in _ISO_NAMES:
         return bool(pa.types.is_temporal(kind))
     unit = _UNITS.get(name)
@@ -409,8 +409,8 @@ def _known_map(schema: Schema) -> Known:
 
 def _known_struct(schema: Schema) -> Known:
     fields = [reading_of(field) for field in schema.get("fields") or []]
-    wires = [(one.field.name, one.wire) for one in fields]
-    kind = pa.struct([one.field for one in fields])
+    wires = [(column.field.name, column.wire) for column in fields]
+    kind = pa.struct([child.field for child in fields])
     known = all(wire is not None for _, wire in wires)
     return pa.struct(wires) if known else None, kind, lambda array: values.each_field(array, fields)
 

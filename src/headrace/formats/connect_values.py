@@ -178,14 +178,14 @@ def sparse_vector(array: pa.Array) -> pa.Array:
     ['{1:1.5,4:2}/5']
     """
     texts: list[str | None] = []
-    for one in array.to_pylist():  # a map whose keys are numbers comes as pairs; seldom, and never long
-        if one is None:
+    for item in array.to_pylist():  # a map whose keys are numbers comes as pairs; seldom, and never long
+        if item is None:
             texts.append(None)
             continue
-        pairs = sorted((int(index), value) for index, value in one["vector"] or [])
+        pairs = sorted((int(index), value) for index, value in item["vector"] or [])
         values = plain_float_text(pa.array([float(value) for _, value in pairs], pa.float64())).to_pylist()
         inside = ",".join(f"{index}:{value}" for (index, _), value in zip(pairs, values, strict=True))
-        texts.append(f"{{{inside}}}/{one['dimensions']}")
+        texts.append(f"{{{inside}}}/{item['dimensions']}")
     return pa.array(texts, pa.string())
 
 
@@ -224,17 +224,17 @@ def each_entry(array: pa.Array, kind: pa.MapType, key: Convert, item: Convert) -
 
 def each_field(array: pa.Array, fields: Sequence[Reading]) -> pa.Array:
     """A struct with every field converted."""
-    kind = pa.struct([one.field for one in fields])
+    kind = pa.struct([child.field for child in fields])
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), kind)
     if not pa.types.is_struct(array.type):
         raise ValueError("is not an object")
     given = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
     children = [
-        _converted(given[one.field.name], one.field.type, one.convert)
-        if one.field.name in given
-        else pa.nulls(len(array), one.field.type)
-        for one in fields
+        _converted(given[column.field.name], column.field.type, column.convert)
+        if column.field.name in given
+        else pa.nulls(len(array), column.field.type)
+        for column in fields
     ]
     mask = array.is_null() if array.null_count else None
     if not children:

@@ -25,7 +25,7 @@ from headrace.wire import WireMessages
 class CsvFormat:
     """One line of CSV for each row (RFC 4180, UTF-8); what an event was travels in headers.
 
-    A null is an empty field, an empty text is ``""``. Values are written as `formats.conform` reads them: dates and
+    A null is an empty field, an empty text is ``""``. Values are written as `formats.coerce` reads them: dates and
     instants in ISO form, bytes in base64, lists and structs as JSON.
 
     Args:

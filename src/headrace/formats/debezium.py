@@ -122,7 +122,7 @@ def envelope_types(row: pa.DataType | None) -> pa.Schema:
 
 
 def is_envelope(names: Sequence[str]) -> bool:
-    """Whether an object of these names is an envelope.
+    """Return whether an object of these names is an envelope.
 
     >>> is_envelope(["before", "after", "source", "op", "ts_ms", "transaction"]), is_envelope(["op", "source"])
     (True, False)
@@ -132,7 +132,7 @@ def is_envelope(names: Sequence[str]) -> bool:
 
 
 def is_no_row(value: dict[str, Any]) -> bool:
-    """Whether an object is one of Debezium's that speak of no row: logical messages, transactions, heartbeats.
+    """Return whether an object is one of Debezium's that speak of no row: logical messages, transactions, heartbeats.
 
     >>> is_no_row({"op": "m", "source": {}, "message": {}}), is_no_row({"id": 1})
     (True, False)
@@ -162,7 +162,7 @@ def envelopes(records: pa.RecordBatch, rows: Ints, *, declared: bool = False) ->
         kept = np.flatnonzero(~missing)
         at = pa.array(kept)
         events, op = events.take(kept), op[kept]
-        before, after = (({n: a.take(at) for n, a in one.items()}, valid[kept]) for one, valid in (before, after))
+        before, after = (({n: a.take(at) for n, a in side.items()}, valid[kept]) for side, valid in (before, after))
     pieces = _merged(events, before, after, declared)
     if pieces:
         pieces[0].bad = bad
@@ -192,7 +192,7 @@ def _struct(records: pa.RecordBatch, name: str) -> tuple[Columns, Mask]:
     array = records.column(name) if name in records.schema.names else None
     if array is None or not pa.types.is_struct(array.type):
         return {}, np.zeros(len(records), bool)
-    names = [one.name for one in array.type]
+    names = [column.name for column in array.type]
     return dict(zip(names, array.flatten(), strict=True)), np.asarray(array.is_valid())
 
 
@@ -214,8 +214,8 @@ def _described(records: pa.RecordBatch, rows: Ints, op: npt.NDArray[np.uint8]) -
     )
     events.lsn = positions(source, n, "sequence", "lsn")
     events.tx = _numbers(source, "txId", n)[0]
-    total, told = _numbers(_struct(records, "transaction")[0], "total_order", n)
-    events.order = np.where(told, total - 1, UNKNOWN)
+    total, present = _numbers(_struct(records, "transaction")[0], "total_order", n)
+    events.order = np.where(present, total - 1, UNKNOWN)
     return events
 
 
@@ -230,8 +230,8 @@ def commit_times(candidates: Sequence[tuple[Columns, str, int]], n: int) -> Ints
     """Microseconds from the first candidate that a row has; UNKNOWN where it has none."""
     times = np.full(n, UNKNOWN, np.int64)
     for columns, name, scale in candidates:
-        values, told = _numbers(columns, name, n)
-        times = np.where((times == UNKNOWN) & told, values * scale, times)
+        values, present = _numbers(columns, name, n)
+        times = np.where((times == UNKNOWN) & present, values * scale, times)
         if (times != UNKNOWN).all():
             break
     return times
@@ -243,8 +243,8 @@ def positions(columns: Columns, n: int, sequence: str, lsn: str) -> npt.NDArray[
     Debezium's ``sequence`` is a JSON text ``["<commit LSN of the transaction before>","<LSN>"]``. The event's own LSN
     follows the order of writing, which is not that of the commits.
     """
-    own, told = _numbers(columns, lsn, n)
-    numbers = np.where(told, own, 0).astype(np.uint64)
+    own, present = _numbers(columns, lsn, n)
+    numbers = np.where(present, own, 0).astype(np.uint64)
     texts = columns.get(sequence)
     if texts is not None and is_text(texts.type) and texts.null_count < len(texts):
         found = pc.extract_regex(texts, r'^\s*\[\s*"(?P<commit>\d{1,19})"')
@@ -288,7 +288,8 @@ def _in_pieces(
         where = np.arange(start, end)
         at = pa.array(where)
         halves = [
-            ({name: _shown_type(a.take(at)) for name, a in one.items()}, valid[where]) for one, valid in (before, after)
+            ({name: _shown_type(a.take(at)) for name, a in side.items()}, valid[where])
+            for side, valid in (before, after)
         ]
         pieces += _merged(events.take(where), halves[0], halves[1], declared)
     return pieces
@@ -363,8 +364,8 @@ def flattened(columns: Columns, rows: Ints, keep: frozenset[str] = frozenset()) 
     of its own; ``__lsn``, ``__source_lsn`` and ``sequence`` say the position. Others (``__table``, ``__db``) stay
     columns. ``keep`` are names that are columns of the table.
 
-    >>> told = {"id": pa.array([1, 2]), "__deleted": pa.array(["false", "true"]), "__source_ts_ms": pa.array([5, 6])}
-    >>> events = flattened(told, np.arange(2))
+    >>> flat = {"id": pa.array([1, 2]), "__deleted": pa.array(["false", "true"]), "__source_ts_ms": pa.array([5, 6])}
+    >>> events = flattened(flat, np.arange(2))
     >>> events.op.tobytes(), events.ts_us.tolist(), list(events.columns)
     (b'cd', [5000, 6000], ['id'])
     """
@@ -403,7 +404,7 @@ def is_used(name: str) -> bool:
 
 
 def placeholder_marks(placeholder: str) -> tuple[bytes, ...]:
-    """What the bytes of a message hold when one of its values may be the placeholder."""
+    """Return the bytes of which a message holds some when one of its values may be the placeholder."""
     raw = placeholder.encode()
     numbers = ",".join(str(byte) for byte in raw[:8])
     return (raw, base64.b64encode(raw), raw.hex().encode(), numbers.encode(), _uuid(raw).encode())
@@ -420,8 +421,8 @@ def _uuid(raw: bytes) -> str:
 def mark_unchanged(events: Events, placeholder: str) -> Events:
     """Placeholders of values that the source did not send become nulls, and their columns' names are noted.
 
-    >>> told = replace(blank({"t": pa.array(["x", PLACEHOLDER])}, np.arange(2)), op=np.frombuffer(b"uu", np.uint8))
-    >>> marked = mark_unchanged(told, PLACEHOLDER)
+    >>> updates = replace(blank({"t": pa.array(["x", PLACEHOLDER])}, np.arange(2)), op=np.frombuffer(b"uu", np.uint8))
+    >>> marked = mark_unchanged(updates, PLACEHOLDER)
     >>> marked.columns["t"].to_pylist(), marked.unchanged
     (['x', None], [None, ['t']])
     """
@@ -462,5 +463,7 @@ def _is_placeholder(array: pa.Array, texts: list[str], placeholder: str) -> Mask
     if pa.types.is_struct(kind) and kind.get_field_index(placeholder) >= 0:
         return np.asarray(array.flatten()[kind.get_field_index(placeholder)].is_valid())
     if pa.types.is_map(kind) and len(array.keys) and is_text(array.keys.type):
-        return np.array([one is not None and [key for key, _ in one] == [placeholder] for one in array.to_pylist()])
+        return np.array(
+            [value is not None and [key for key, _ in value] == [placeholder] for value in array.to_pylist()]
+        )
     return none

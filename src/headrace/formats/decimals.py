@@ -101,7 +101,8 @@ def _integers(array: pa.Array) -> pa.Array:
     data, start, length = base64_columns.spans(array)
     if (length > 16).any():  # beyond Arrow's decimals. Python refuses to print very long ints, but not Decimals
         values = [
-            None if one is None else str(Decimal(int.from_bytes(one, "big", signed=True))) for one in array.to_pylist()
+            None if value is None else str(Decimal(int.from_bytes(value, "big", signed=True)))
+            for value in array.to_pylist()
         ]
         return pa.array(values, _TEXT)
     first = data[np.minimum(start, max(data.size - 1, 0))] if data.size else np.zeros(len(array), np.uint8)
@@ -130,14 +131,14 @@ def from_text(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     with localcontext() as context:
         context.prec = max(100, 2 * (pc.max(pc.utf8_length(texts)).as_py() or 0))
         try:
-            values = [None if one is None else Decimal(one) for one in texts.to_pylist()]
+            values = [None if text is None else Decimal(text) for text in texts.to_pylist()]
         except ArithmeticError:
             raise ValueError("is no decimal") from None
-        return pa.array([None if one is None else _trimmed(one, kind.scale) for one in values], kind)
+        return pa.array([None if value is None else _trimmed(value, kind.scale) for value in values], kind)
 
 
 def _are_short(texts: pa.Array) -> bool:
-    """Whether Arrow's own cast is exact: it wraps around where a text has more digits than 128 bits have."""
+    """Return whether Arrow's own cast is exact: it wraps around where a text has more digits than 128 bits have."""
     longest = pc.max(pc.utf8_length(texts)).as_py()
     return longest is None or (longest <= 38 and not pc.any(pc.match_substring_regex(texts, "[eE]")).as_py())
 

@@ -1,4 +1,4 @@
-"""What Headrace says of an event in a message's headers, so that no format loses any of it.
+"""Headers in which Headrace says what an event is, so that no format loses any of it.
 
 ================  =====================================================================================
 header            value
@@ -81,8 +81,8 @@ def event_headers(
     ]
     if topic is not None and batch.source != topic_source(topic):
         source = ("__source", batch.source.encode())
-        for one in headers:
-            one.append(source)
+        for pairs in headers:
+            pairs.append(source)
     for name, rows, values in _occasional(batch, nulls & (op != OPS["t"]), before):
         for row, value in zip(rows, values, strict=True):
             headers[row].append((name, value))
@@ -122,7 +122,7 @@ TOMBSTONE: Header = ("__tombstone", b"1")
 
 @dataclass(slots=True)
 class EventHeaders:
-    """What the headers of some messages say, a row for each.
+    """The events that the headers of some messages describe, a row for each message.
 
     Attributes:
         ours: whose message Headrace wrote: all of its headers are there.
@@ -167,11 +167,11 @@ class EventHeaders:
 
 
 def read_event_headers(messages: WireMessages) -> EventHeaders | None:
-    """What the messages' headers say of their events; None where they say nothing at all.
+    """Read what the messages' headers say of their events; None where they say nothing at all.
 
     >>> batch = Batch.of({"id": [7]}, op="d", lsn=26421800, ts_us=5)
-    >>> told = WireMessages("t", [None], offsets=np.array([0]), headers=event_headers(batch))
-    >>> found = read_event_headers(told)
+    >>> messages = WireMessages("t", [None], offsets=np.array([0]), headers=event_headers(batch))
+    >>> found = read_event_headers(messages)
     >>> chr(found.op[0]), int(found.lsn[0]), int(found.ts_us[0]), found.row
     ('d', 26421800, 5, [b'{"id":7}'])
     """
@@ -182,7 +182,7 @@ def read_event_headers(messages: WireMessages) -> EventHeaders | None:
 
 
 def _usual(headers: Sequence[Headers]) -> EventHeaders | None:
-    """All messages have our three headers and no more; the columns are then transposed at once."""
+    """Read messages that all have our three headers and no more: the columns are transposed at once."""
     try:
         columns = list(zip(*headers, strict=True))
         names_and_values = [tuple(zip(*column, strict=True)) for column in columns]
@@ -234,7 +234,7 @@ def parse_positions(texts: pa.Array) -> tuple[npt.NDArray[np.uint64], Ints]:
 def _hex(texts: pa.Array) -> npt.NDArray[np.uint64]:
     distinct = texts.dictionary_encode()
     if len(distinct.dictionary) * 4 < len(texts):
-        each = np.array([int(one, 16) for one in distinct.dictionary.to_pylist()], np.uint64)
+        each = np.array([int(value, 16) for value in distinct.dictionary.to_pylist()], np.uint64)
         numbers: npt.NDArray[np.uint64] = each[np.asarray(distinct.indices)]
     else:
         numbers = np.asarray(pc.binary_join_element_wise("0x", texts, "").cast(pa.uint64()))
@@ -242,43 +242,48 @@ def _hex(texts: pa.Array) -> npt.NDArray[np.uint64]:
 
 
 def _any(headers: Sequence[Headers]) -> EventHeaders | None:
-    """Messages with any headers, row by row."""
-    found = [{name: value for name, value in one if name.startswith("__")} for one in headers]
+    """Read messages with any headers, row by row."""
+    found = [{name: value for name, value in pairs if name.startswith("__")} for pairs in headers]
     if not any(found):
         return None
     n = len(found)
-    told = EventHeaders(
+    events = EventHeaders(
         np.zeros(n, bool), np.zeros(n, np.uint8), np.zeros(n, np.uint64), np.zeros(n, np.int64), np.full(n, -1)
     )
-    ours = [i for i, one in enumerate(found) if all(one.get(name) for name in _ALWAYS)]
-    _fill_ours(told, found, ours)
-    for i, one in enumerate(found):
-        if not told.ours[i] and one:
-            told.op[i] = _OPS.get(_text(one.get("__op")), 0)
-            told.ts_us[i] = _time(one)
+    ours = [i for i, pairs in enumerate(found) if all(pairs.get(name) for name in _ALWAYS)]
+    _fill_ours(events, found, ours)
+    for i, pairs in enumerate(found):
+        if not events.ours[i] and pairs:
+            events.op[i] = _OPS.get(_text(pairs.get("__op")), 0)
+            events.ts_us[i] = _time(pairs)
     for name in ("before", "unchanged", "row"):
-        cells = [_unmarked(one.get(f"__{name}")) if told.ours[i] else None for i, one in enumerate(found)]
+        cells = [_unmarked(pairs.get(f"__{name}")) if events.ours[i] else None for i, pairs in enumerate(found)]
         if any(cell is not None for cell in cells):
-            setattr(told, name, cells)
+            setattr(events, name, cells)
     tombstones = np.array([TOMBSTONE[0] in one for one in found])
-    told.tombstone = tombstones if tombstones.any() else None
-    source = next((one["__source"] for i, one in enumerate(found) if told.ours[i] and "__source" in one), None)
-    told.source = None if source is None else source.decode(errors="replace")
-    said = told.op.any() or (told.ts_us >= 0).any() or told.tombstone is not None
-    return told if said else None
+    events.tombstone = tombstones if tombstones.any() else None
+    source = next((one["__source"] for i, one in enumerate(found) if events.ours[i] and "__source" in one), None)
+    events.source = None if source is None else source.decode(errors="replace")
+    said = events.op.any() or (events.ts_us >= 0).any() or events.tombstone is not None
+    return events if said else None
 
 
-def _fill_ours(told: EventHeaders, found: list[dict[str, bytes | None]], rows: list[int]) -> None:
+def _fill_ours(events: EventHeaders, found: list[dict[str, bytes | None]], rows: list[int]) -> None:
     try:
         ours = _ours(*([found[i][name] for i in rows] for name in _ALWAYS))
     except (ValueError, pa.ArrowException):
         if len(rows) > 1:  # somebody else's header of that name: those messages only are not ours
             half = len(rows) // 2
-            _fill_ours(told, found, rows[:half])
-            _fill_ours(told, found, rows[half:])
+            _fill_ours(events, found, rows[:half])
+            _fill_ours(events, found, rows[half:])
         return
-    told.ours[rows] = True
-    told.op[rows], told.lsn[rows], told.index[rows], told.ts_us[rows] = ours.op, ours.lsn, ours.index, ours.ts_us
+    events.ours[rows] = True
+    events.op[rows], events.lsn[rows], events.index[rows], events.ts_us[rows] = (
+        ours.op,
+        ours.lsn,
+        ours.index,
+        ours.ts_us,
+    )
 
 
 def _text(value: bytes | None) -> str:
@@ -300,5 +305,5 @@ def unchanged_lists(cells: Cells) -> pa.ListArray:
     >>> unchanged_lists([b'["a"]', None]).to_pylist()
     [['a'], None]
     """
-    values = [None if one is None else json.loads(one) for one in cells]
+    values = [None if cell is None else json.loads(cell) for cell in cells]
     return pa.array(values, pa.list_(pa.string()))

@@ -38,8 +38,8 @@ class ImageLabelFormat:
     >>> encoded = ImageLabelFormat().encode("digits", batch)
     >>> encoded.values
     [b'\\x00\\xff\\x03', b'ab\\xc8']
-    >>> told = WireMessages("digits", encoded.values, offsets=np.arange(2))
-    >>> ImageLabelFormat().decode(told).parts[0][0].rows.to_pylist()
+    >>> messages = WireMessages("digits", encoded.values, offsets=np.arange(2))
+    >>> ImageLabelFormat().decode(messages).parts[0][0].rows.to_pylist()
     [{'pixels': b'\\x00\\xff', 'label': 3}, {'pixels': b'ab', 'label': 200}]
     """
 
@@ -111,12 +111,12 @@ def _parse(values: Sequence[bytes], schema: pa.Schema | None) -> tuple[list[Pars
     lengths = np.asarray(pc.binary_length(every))
     bad: Bad = [(int(i), "no bytes: neither an image nor a label") for i in np.flatnonzero(lengths == 0)]
     where = np.flatnonzero(lengths > 0)
-    told = every if not bad else every.take(pa.array(where))
+    present = every if not bad else every.take(pa.array(where))
     if not where.size:
         return [], bad
-    last = np.asarray(told.buffers()[1]).view(np.int64)[told.offset + 1 : told.offset + 1 + len(told)] - 1
-    label = pa.array(np.frombuffer(told.buffers()[2], np.uint8)[last].astype(np.int16))
-    columns = {"pixels": pc.binary_slice(told, 0, -1).cast(pa.binary()), "label": label}
+    last = np.asarray(present.buffers()[1]).view(np.int64)[present.offset + 1 : present.offset + 1 + len(present)] - 1
+    label = pa.array(np.frombuffer(present.buffers()[2], np.uint8)[last].astype(np.int16))
+    columns = {"pixels": pc.binary_slice(present, 0, -1).cast(pa.binary()), "label": label}
     if schema is None:
         return [(columns, where)], bad
     for name in set(columns) & set(schema.names):

@@ -208,7 +208,7 @@ class Reader:
             if NULL in found:
                 missing = np.array([payload == NULL for payload in found])
                 self.nulls.append(where[missing])
-                found, where = [one for one in found if one != NULL], where[~missing]
+                found, where = [payload for payload in found if payload != NULL], where[~missing]
             if not found:
                 continue
             if schema is None:
@@ -247,11 +247,11 @@ class Reader:
         for part in parts:
             columns = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
             events = debezium.flattened(columns, rows[part.rows], keep)
-            plain = all(_is_number(one.type) for one in part.columns.schema)
+            plain = all(_is_number(column.type) for column in part.columns.schema)
             self._add(events, readings, not plain and self._hidden(lines.data, readings))
 
     def _are_in_headers(self, rows: Ints) -> bool:
-        """Whether the rows stand in headers: written without a schema, whatever the values have."""
+        """Return whether the rows stand in headers: written without a schema, whatever the values have."""
         values = self.messages.values
         return all(values[row] is None for row in rows.tolist())
 
@@ -267,7 +267,9 @@ class Reader:
         row_types, whole, by_row = raw_types(readings)
         row = None if row_types is None else pa.struct(list(row_types))
         full = (
-            None if readings is None else pa.struct([(one.field.name, one.wire or one.field.type) for one in readings])
+            None
+            if readings is None
+            else pa.struct([(column.field.name, column.wire or column.field.type) for column in readings])
         )
         parts, bad = parse(
             values, debezium.envelope_types(row), whole=whole and row is not None, by_row=by_row,
@@ -293,27 +295,27 @@ class Reader:
         self.events.add(events, readings, hidden=hidden)
 
     def _hidden(self, data: bytes, readings: list[Reading] | None) -> bool:
-        """Whether some value may stand for one that the source did not send."""
-        if readings is not None and all(_is_number(one.wire) for one in readings):
+        """Return whether some value may stand for one that the source did not send."""
+        if readings is not None and all(_is_number(column.wire) for column in readings):
             return False
         return any(mark in data for mark in debezium.placeholder_marks(self.placeholder))
 
     def _readings(self, fields: list[connect.Schema] | None, *, text_decimals: bool = False) -> list[Reading] | None:
-        """How each column is read: as the schema asked for says, else as the messages' schema says; else None."""
-        declared = {} if fields is None else {str(one.get("field")): one for one in fields}
+        """Return how to read each column: as the schema asked for says, else as the messages' own; else None."""
+        declared = {} if fields is None else {str(child.get("field")): child for child in fields}
         if self.schema is None:
             if fields is None:
                 return None
-            found = [connect.reading_of(one) for one in declared.values()]
+            found = [connect.reading_of(value) for value in declared.values()]
             if not text_decimals:
                 return found
             natural = zip(declared.values(), found, strict=True)
-            return [connect.reading_as(told, one.field, text_decimals=True) for told, one in natural]
+            return [connect.reading_as(declaration, one.field, text_decimals=True) for declaration, one in natural]
         asked = [
-            connect.reading_as(declared[one.name], one, text_decimals=text_decimals)
-            if one.name in declared
-            else reading(one)
-            for one in self.schema
+            connect.reading_as(declared[column.name], column, text_decimals=text_decimals)
+            if column.name in declared
+            else reading(column)
+            for column in self.schema
         ]
         # What flattening added is read too.
         names = set(self.schema.names)
@@ -321,14 +323,14 @@ class Reader:
         return asked + added
 
     def _readings_in_headers(self, row: bytes) -> list[Reading] | None:
-        """How rows in headers are read: those messages with a schema that have the same columns say it."""
+        """Return how to read rows in headers: messages with a schema that have the same columns say it."""
         names = object_names(row)
-        same = [one for one in self.schemas if [field.get("field") for field in one] == names]
+        same = [choice for choice in self.schemas if [field.get("field") for field in choice] == names]
         return self._readings(same[-1] if same else None, text_decimals=True)
 
 
 def _is_row(key: bytes | None) -> bool:
-    """Whether a key is a JSON object without a schema."""
+    """Return whether a key is a JSON object without a schema."""
     return key is not None and key[:1] == b"{" and not key.startswith(b'{"schema":') and bool(object_names(key))
 
 
@@ -391,7 +393,7 @@ def enveloped(topic: str, batch: Batch, *, schemas: bool, key: str, tombstones: 
 
 
 def _old_rows(before: pa.StructArray, schemas: bool) -> pa.Array:
-    children = [(one.name, child) for one, child in zip(before.type, before.flatten(), strict=True)]
+    children = [(column.name, child) for column, child in zip(before.type, before.flatten(), strict=True)]
     texts = objects(children, len(before), binary_decimals=schemas)
     return pc.if_else(before.is_valid(), texts, pa.scalar(None, TEXT))
 
@@ -448,7 +450,7 @@ def _version() -> str:
 
 def _times(ts_us: Ints) -> list[str | pa.Array]:
     nanos = ts_us.astype(object) * 1000 if np.abs(ts_us).max(initial=0) > np.iinfo(np.int64).max // 1000 else None
-    texts = pa.array(ts_us * 1000 if nanos is None else [str(one) for one in nanos]).cast(TEXT)
+    texts = pa.array(ts_us * 1000 if nanos is None else [str(number) for number in nanos]).cast(TEXT)
     return [',"ts_ms":', _millis(ts_us), ',"ts_us":', pa.array(ts_us).cast(TEXT), ',"ts_ns":', texts]
 
 

@@ -1,4 +1,4 @@
-"""What the columns of a topic of JSON are, where no schema says it: decided by its rows in their order, and recorded.
+"""The columns of a topic of JSON, where no schema says them: decided by its rows in their order, and recorded.
 
 Every row goes on where the rows before it ended, whoever read them and however many at once. A column has a **kind**
 (number, text, boolean, array, object), that of its last value that was not null, and numbers have a **type** that only
@@ -99,7 +99,7 @@ class Column:
         if self.kind == "array":
             return pa.list_((self.item or NOTHING).type)
         if self.kind == "object":
-            return pa.struct([(name, one.type) for name, one in self.fields.items()])
+            return pa.struct([(name, field.type) for name, field in self.fields.items()])
         return {"text": pa.string(), "boolean": pa.bool_()}.get(self.kind, pa.null())
 
     def now(self, kind: str, **changes: Any) -> Column:
@@ -108,14 +108,14 @@ class Column:
         return Column(kind, **{**known, **changes})
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values, for the record in the log."""
+        """Return it as JSON values, for the record in the log."""
         found: dict[str, Any] = {"kind": self.kind}
         if self.number:
             found |= {"number": self.number, "exact": self.exact}
         if self.item is not None:
             found["item"] = self.item.dump()
         if self.fields:
-            found["fields"] = {name: one.dump() for name, one in self.fields.items()}
+            found["fields"] = {name: field.dump() for name, field in self.fields.items()}
         return found
 
     @classmethod
@@ -181,9 +181,9 @@ def _array(column: Column, value: list[Any], depth: int) -> Column:
 
 def _object(column: Column, value: Mapping[str, Any], depth: int) -> Column:
     fields: dict[str, Column] | None = None
-    for name, one in value.items():
+    for name, item in value.items():
         known = column.fields.get(name)
-        new = seen(NOTHING if known is None else known, one, depth + 1)
+        new = seen(NOTHING if known is None else known, item, depth + 1)
         if new is not known:
             fields = dict(column.fields) if fields is None else fields
             fields[name] = new
@@ -195,7 +195,7 @@ def _object(column: Column, value: Mapping[str, Any], depth: int) -> Column:
 
 
 def _alike(values: Sequence[Any], kinds: dict[tuple[str, ...], str], path: tuple[str, ...]) -> bool:
-    """Whether values are of one kind, down to what they hold; ``kinds`` are those found so far, by their place."""
+    """Return whether values are of one kind, down to what they hold; ``kinds``: those found so far, by place."""
     for value in values:
         if value is None:
             continue
@@ -204,7 +204,7 @@ def _alike(values: Sequence[Any], kinds: dict[tuple[str, ...], str], path: tuple
             return False
         if isinstance(value, list) and not _alike(value, kinds, (*path, "")):
             return False
-        if isinstance(value, dict) and not all(_alike([one], kinds, (*path, f".{n}")) for n, one in value.items()):
+        if isinstance(value, dict) and not all(_alike([item], kinds, (*path, f".{n}")) for n, item in value.items()):
             return False
     return True
 
@@ -249,7 +249,7 @@ def _after_fraction(column: Column, text: str) -> tuple[str, bool]:
 
 
 def _is_double(text: str) -> bool:
-    """Whether an integer is a double exactly."""
+    """Return whether an integer is a double exactly."""
     if len(text) > 310:
         return False
     try:
@@ -259,7 +259,7 @@ def _is_double(text: str) -> bool:
 
 
 def _prints_alike(text: str) -> bool:
-    """Whether a double holds a number that is written with a point or an exponent.
+    """Return whether a double holds a number that is written with a point or an exponent.
 
     >>> [_prints_alike(one) for one in ("0.10000000000000001", "123456789012345678.9", "5e-324", "1e-400")]
     [True, False, True, False]
@@ -275,7 +275,7 @@ def _prints_alike(text: str) -> bool:
 
 
 def all_hold(texts: pa.Array, kind: pa.DataType) -> bool:
-    """Whether a type of fractions, float64 or the decimal, holds each of these numbers exactly.
+    """Return whether a type of fractions, float64 or the decimal, holds each of these numbers exactly.
 
     >>> all_hold(pa.array(["0.5", "7"]), pa.float64()), all_hold(pa.array(["9007199254740993"]), pa.float64())
     (True, False)
@@ -286,7 +286,7 @@ def all_hold(texts: pa.Array, kind: pa.DataType) -> bool:
         odd = short.filter(pc.match_substring_regex(short, "[eE]"))
         each = [*long.to_pylist(), *odd.to_pylist()]
         return all(one.lstrip("-")[:1] in "iIN" or one == "nan" or _holds(one) for one in each)
-    return all(_is_decimal(one) for one in texts.to_pylist())
+    return all(_is_decimal(text) for text in texts.to_pylist())
 
 
 def _holds(text: str) -> bool:
@@ -328,23 +328,23 @@ def array_of(values: Sequence[Any], column: Column) -> pa.Array:
         return pa.array([_text(value) for value in values], pa.string())
     mask = pa.array([value is None for value in values], pa.bool_())
     if column.kind == "array":
-        items = array_of([one for value in values for one in value or ()], column.item or NOTHING)
+        items = array_of([item for value in values for item in value or ()], column.item or NOTHING)
         offsets = np.cumsum([0, *(len(value or ()) for value in values)])
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, mask=mask)
     if not column.fields:
         return pa.array([None if value is None else {} for value in values], pa.struct([]))
     children = [
-        array_of([None if value is None else value.get(name) for value in values], one)
-        for name, one in column.fields.items()
+        array_of([None if value is None else value.get(name) for value in values], field)
+        for name, field in column.fields.items()
     ]
     return pa.StructArray.from_arrays(children, fields=list(column.type), mask=mask)
 
 
 def _numbers(values: Sequence[Any], number: str) -> pa.Array:
     if number == "int64":
-        return pa.array([None if one is None else int(one) for one in values], pa.int64())
+        return pa.array([None if value is None else int(value) for value in values], pa.int64())
     if number == "float64":
-        return pa.array([None if one is None else float(one) for one in values], pa.float64())
+        return pa.array([None if item is None else float(item) for item in values], pa.float64())
     return decimals.from_text(pa.array(values, pa.string()), NUMBERS[number])
 
 
@@ -427,7 +427,7 @@ def _raw(value: Any) -> Any:
         odd = {math.inf: "Infinity", -math.inf: "-Infinity"}
         return Number("NaN" if math.isnan(value) else odd.get(value, repr(float(value))))
     if isinstance(value, list | tuple):
-        return [_raw(one) for one in value]
+        return [_raw(item) for item in value]
     if isinstance(value, dict) and all(type(name) is str for name in value):
         return {name: _raw(one) for name, one in value.items()}
     raise _NotJson
@@ -591,12 +591,12 @@ class _Decoding:
         # Among floats -0 has its sign, which an integer has not.
         quick = not self.enveloped and lines.single and b"-0," not in lines.data and b"-0}" not in lines.data
         if quick and (numbers := read_numbers(lines.data, lines.starts)) is not None:
-            return _conformed(numbers, self.column)
+            return _coerced(numbers, self.column)
         known = _readable(self.column, lines.data)
         if known is None:
             return None
         if not self.enveloped:
-            return _conformed(read_natively(values, lines, pa.schema(list(known))), self.column)
+            return _coerced(read_natively(values, lines, pa.schema(list(known))), self.column)
         types = debezium.envelope_types(known if known.num_fields else None)
         found = read_natively(values, lines, types)
         arrays, names = [], []
@@ -683,11 +683,11 @@ def _readable(column: Column, data: bytes) -> pa.StructType | None:
 
     It makes decimals of texts too: where one may stand for another, rows are read one by one.
     """
-    for name, one in column.fields.items():
-        if one.kind == "number" and one.number not in ("int64", "float64"):
+    for name, field in column.fields.items():
+        if field.kind == "number" and field.number not in ("int64", "float64"):
             if re.search(re.escape(json.dumps(name, ensure_ascii=False).encode()) + rb"\s*:\s*\"", data):
                 return None
-        elif _has_decimal(one):
+        elif _has_decimal(field):
             return None
     return _without_nulls(column.type) or pa.struct([])
 
@@ -698,7 +698,9 @@ def _has_decimal(column: Column) -> bool:
             column.item is not None and column.item.number not in ("", "int64", "float64")
         )
     if column.kind == "object":
-        return any(_has_decimal(one) or one.number not in ("", "int64", "float64") for one in column.fields.values())
+        return any(
+            _has_decimal(value) or value.number not in ("", "int64", "float64") for value in column.fields.values()
+        )
     return False
 
 
@@ -715,14 +717,14 @@ def _without_nulls(kind: pa.DataType) -> pa.DataType | None:
     return kind
 
 
-def _conformed(records: pa.RecordBatch, column: Column) -> pa.RecordBatch | None:
+def _coerced(records: pa.RecordBatch, column: Column) -> pa.RecordBatch | None:
     """The records with exactly the columns that are known; None where they have more, or others."""
     if not set(records.schema.names) <= column.fields.keys():
         return None
     arrays = []
-    for name, one in column.fields.items():
+    for name, field in column.fields.items():
         given = records.column(name) if name in records.schema.names else None
-        array = pa.nulls(records.num_rows, one.type) if given is None else _as(given, one)
+        array = pa.nulls(records.num_rows, field.type) if given is None else _as(given, field)
         if array is None:
             return None
         arrays.append(array)

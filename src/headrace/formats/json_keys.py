@@ -195,8 +195,12 @@ def _collect(
     bad: list[tuple[int, str]],
 ) -> None:
     fields = None if schema is None else connect.row_fields(schema)
-    readings = None if fields is None else [connect.reading_of(one) for one in fields]
-    types = None if readings is None else pa.schema([(one.field.name, one.wire) for one in readings if one.wire])
+    readings = None if fields is None else [connect.reading_of(field) for field in fields]
+    types = (
+        None
+        if readings is None
+        else pa.schema([(column.field.name, column.wire) for column in readings if column.wire])
+    )
     parts, wrong = parse(values, types, whole=False)
     bad += [(where[i], f"key: {why}") for i, why in wrong]
     for part in parts:
@@ -204,7 +208,9 @@ def _collect(
         if readings is not None:
             found = dict(zip(columns.schema.names, columns.columns, strict=True))
             done = [
-                (one.field.name, fitting(found[one.field.name], one)[0]) for one in readings if one.field.name in found
+                (known.field.name, fitting(found[known.field.name], known)[0])
+                for known in readings
+                if known.field.name in found
             ]
             columns = pa.RecordBatch.from_arrays([array for _, array in done], names=[name for name, _ in done])
         pieces.append(([where[i] for i in part.rows.tolist()], columns))

@@ -50,19 +50,19 @@ class Lines:
         self.data = b"\n".join(values)
         self._bytes = np.frombuffer(self.data, np.uint8)
         self.single = self.data.count(b"\n") == len(values) - 1
-        """Whether no message has a newline inside."""
+        """Return whether no message has a newline inside."""
         sizes = np.fromiter(map(len, values), np.int64, len(values))
         self.longest = int(sizes.max())
         self.starts: Ints = np.cumsum(sizes + 1) - sizes - 1
 
     def begin_with(self, prefix: bytes) -> bool:
-        """Whether all lines do."""
+        """Return whether all lines do."""
         if not self.data.startswith(prefix) or int(self.starts[-1]) + len(prefix) > self._bytes.size:
             return False
         return all(bool((self._bytes[self.starts + i] == byte).all()) for i, byte in enumerate(prefix))
 
     def end_with(self, last: bytes) -> bool:
-        """Whether all lines end with this byte."""
+        """Return whether all lines end with this byte."""
         return self.data.endswith(last) and bool((self._bytes[self.starts[1:] - 2] == last[0]).all())
 
 
@@ -245,8 +245,8 @@ def _hints(value: bytes, types: pa.Schema | None) -> pa.Schema | None:
         return types
     if found is None:
         return types
-    told = pa.struct([]) if types is None else pa.struct(list(types))
-    return pa.schema(list(_with(told, found)))
+    known = pa.struct([]) if types is None else pa.struct(list(types))
+    return pa.schema(list(_with(known, found)))
 
 
 def _with(known: pa.DataType, more: pa.DataType) -> pa.DataType:
@@ -255,8 +255,8 @@ def _with(known: pa.DataType, more: pa.DataType) -> pa.DataType:
         return known
     names = {field.name: field.type for field in more}
     own = [(field.name, _with(field.type, names[field.name]) if field.name in names else field.type) for field in known]
-    told = {name for name, _ in own}
-    return pa.struct([*own, *((name, kind) for name, kind in names.items() if name not in told)])
+    known = {name for name, _ in own}
+    return pa.struct([*own, *((name, kind) for name, kind in names.items() if name not in known)])
 
 
 def _texts_only(kind: pa.DataType) -> pa.DataType | None:
@@ -299,7 +299,7 @@ def _has_null_items(kind: pa.DataType, *, inside: bool = False) -> bool:
 
 
 def _is_empty(column: pa.ChunkedArray) -> bool:
-    """Whether a list column has no items at all; columns of other types are said to have some."""
+    """Return whether a list column has no items at all; columns of other types are said to have some."""
     return pa.types.is_list(column.type) and not (pc.max(pc.list_value_length(column)).as_py() or 0)
 
 
@@ -394,7 +394,7 @@ def _shape(first: bytes) -> tuple[list[str], list[bytes]] | None:
 
 
 def _places(codes: Bytes, starts: Ints, ends: Ints, separators: list[bytes]) -> list[tuple[Ints, Ints]] | None:
-    """Where the values of each column begin and end; None where a message is of another shape."""
+    """Find where the values of each column begin and end; None where a message is of another shape."""
     n, k = len(starts), len(separators)
     commas = np.flatnonzero(codes == _COMMA)
     if len(commas) != n * (k - 1) or not (codes[ends] == _BRACE).all():
@@ -413,7 +413,7 @@ def _places(codes: Bytes, starts: Ints, ends: Ints, separators: list[bytes]) -> 
 
 
 def _stand_there(codes: Bytes, at: Ints, text: bytes) -> bool:
-    """Whether the text stands at all these places; four bytes are compared at once."""
+    """Return whether the text stands at all these places; four bytes are compared at once."""
     done = 0
     while done < len(text):
         size = next(size for size in (4, 2, 1) if done + size <= len(text))
@@ -457,7 +457,7 @@ def _column(data: bytes, codes: Bytes, begin: Ints, end: Ints) -> pa.Array | Non
 
 
 def _may_be_numbers(start: Words, last: Bytes, length: Ints) -> npt.NDArray[np.bool_]:
-    """Whether JSON lets a number begin and end so; what the conversion takes beyond JSON's numbers begins otherwise.
+    """Return whether JSON lets a number begin and end so; what else the conversion takes begins otherwise.
 
     Args:
         start: the first four bytes of each text, what follows it included.
@@ -485,7 +485,7 @@ class Number(str):
 
 
 def load(values: Sequence[bytes]) -> tuple[list[int], Bad]:
-    """Which values are JSON objects, and why the others are not."""
+    """Find the values that are JSON objects, and why the others are not."""
     import orjson
 
     good: list[int] = []
@@ -633,7 +633,7 @@ def json_of(value: Any) -> str:
     if isinstance(value, Number):
         return str(value) if value not in _SPECIAL else f'"{value}"'
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json_of(name)}:{json_of(one)}" for name, one in value.items()) + "}"
+        return "{" + ",".join(f"{json_of(name)}:{json_of(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(json_of, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
@@ -655,7 +655,7 @@ def _structs(values: Sequence[Any], like: pa.DataType) -> pa.Array:
 
 
 def _lists(values: Sequence[Any], like: pa.DataType) -> pa.Array:
-    items = array_of([one for value in values if value is not None for one in value], like.value_type)
+    items = array_of([item for value in values if value is not None for item in value], like.value_type)
     sizes = [0 if value is None else len(value) for value in values]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     mask = pa.array([value is None for value in values], pa.bool_())
@@ -673,7 +673,7 @@ def _maps(values: Sequence[Any], like: pa.MapType) -> pa.Array | None:
             pairs.append(value)
         else:
             return None
-    flat = [one for value in pairs if value is not None for one in value]
+    flat = [item for value in pairs if value is not None for item in value]
     keys, items = array_of([k for k, _ in flat], like.key_type), array_of([v for _, v in flat], like.item_type)
     offsets = np.concatenate([[0], np.cumsum([0 if value is None else len(value) for value in pairs])])
     mask = pa.array([value is None for value in pairs], pa.bool_())
@@ -715,7 +715,7 @@ def _numbers(values: Sequence[Any]) -> pa.Array:
 def _nested(values: Sequence[Any], kind: type) -> pa.Array:
     """Lists and structs of one type; where their contents are of several kinds, their JSON as text."""
     if kind is list:
-        built = natural_array([one for value in values if value is not None for one in value])
+        built = natural_array([item for value in values if value is not None for item in value])
         if built is not None:
             sizes = [0 if value is None else len(value) for value in values]
             offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
@@ -784,7 +784,7 @@ def _alike(rows: list[Row], known: set[str], deep: Sequence[str]) -> list[tuple[
 
 
 def _kind(value: Any) -> str:
-    """What a value shows; nothing where it goes with several kinds: null, and "NaN" among numbers or texts."""
+    """Return the kind that a value shows; "" where it goes with several: null, "NaN" among numbers or texts."""
     if isinstance(value, Number):
         return "number"
     return "" if value is None or (isinstance(value, str) and value in _SPECIAL) else type(value).__name__

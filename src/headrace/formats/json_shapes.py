@@ -1,4 +1,4 @@
-"""What JSON messages are, told by their first bytes: rows, envelopes, either with a schema of Kafka Connect.
+"""Shapes of JSON messages, by their first bytes: rows, envelopes, either with a schema of Kafka Connect.
 
 A topic may change in the middle, so each message is looked at, all of a batch in a few native calls. Only where the
 first name of an object leaves a doubt (a pretty-printed envelope, a table whose first column is named ``op``) it is
@@ -31,7 +31,7 @@ _DOUBTFUL_BYTES = re.compile(_DOUBTFUL.encode())
 
 
 def shapes(values: Sequence[bytes], lines: Lines) -> Codes:
-    r"""What each message is; ``lines`` are all of them.
+    r"""Return the shape of each message; ``lines`` are all of them.
 
     >>> found = [b'{"id":1}', b'{"before":null,"after":{},"op":"c"}', b'{"op":"m","source":{},"message":{}}']
     >>> shapes(found, Lines(found)).tolist()
@@ -88,7 +88,7 @@ def runs(codes: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
 
 
 def share_a_schema(values: Sequence[bytes]) -> bool:
-    """Whether all messages begin with the same schema, written as Kafka Connect writes it.
+    """Return whether all messages begin with the same schema, written as Kafka Connect writes it.
 
     >>> share_a_schema([b'{"schema":{"type":"int32"},"payload":1}'] * 2), share_a_schema([b'{"id":1}'])
     (True, False)

@@ -232,7 +232,7 @@ def _map(array: pa.MapArray, binary_decimals: bool) -> pa.Array:
     keys, values = entries.flatten().flatten()
     named = is_text(unwrapped(keys).type)
     pair = ["", ":", ""] if named else ["[", ",", "]"]
-    key, value = (fragments(one, binary_decimals=binary_decimals) for one in (keys, values))
+    key, value = (fragments(item, binary_decimals=binary_decimals) for item in (keys, values))
     items = joined([pair[0], key, pair[1], value, pair[2]], len(keys))
     return _valid(array, _wrapped(*("{", items, sizes, "}") if named else ("[", items, sizes, "]")))
 

@@ -152,7 +152,7 @@ def to_connect(text: str, references: Sequence[tuple[str, str]] = ()) -> list[Sc
     """
     try:
         root = json.loads(text)
-        resolver = _Resolver(root, {name: json.loads(one) for name, one in references})
+        resolver = _Resolver(root, {name: json.loads(reference) for name, reference in references})
         fields = resolver.fields(root, 0)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise FormatError(f"not a JSON Schema ({type(error).__name__}: {error}): {text[:200]}") from error
@@ -187,7 +187,7 @@ class _Resolver:
             return None
         kind = schema.get("type")
         if isinstance(kind, list):
-            left = [one for one in kind if one != "null"]
+            left = [choice for choice in kind if choice != "null"]
             kind = left[0] if len(left) == 1 else None
         named = self._named(schema)
         if kind == "array":
@@ -226,7 +226,7 @@ class _Resolver:
             if "$ref" in schema:
                 schema = self._target(str(schema["$ref"]))
             elif isinstance(choices, list):
-                left = [one for one in choices if not (isinstance(one, dict) and one.get("type") == "null")]
+                left = [choice for choice in choices if not (isinstance(choice, dict) and choice.get("type") == "null")]
                 if len(left) != 1:
                     return None
                 schema = left[0]
@@ -243,8 +243,8 @@ class _Resolver:
 
 
 def _index(schema: Any) -> float:
-    """Where Connect had the field; properties of others stay in their order behind those."""
+    """Return the place at which Connect had the field; properties of others stay in their order behind those."""
     if not isinstance(schema, dict):
         return float("inf")
-    inner = [schema, *(one for one in schema.get("oneOf") or () if isinstance(one, dict))]
+    inner = [schema, *(choice for choice in schema.get("oneOf") or () if isinstance(choice, dict))]
     return next((float(one["connect.index"]) for one in inner if "connect.index" in one), float("inf"))

@@ -63,17 +63,17 @@ def _with_another_key(batch: Batch) -> Ints:
     before, names = batch.before, batch.key_columns
     if before is None or not names or any(before.type.get_field_index(name) < 0 for name in names):
         return np.zeros(0, np.int64)
-    told = (batch.op == OPS["u"]) & np.asarray(before.is_valid())
+    candidates = (batch.op == OPS["u"]) & np.asarray(before.is_valid())
     changed = np.zeros(batch.num_rows, bool)
     for name in names:
         old = before.field(name)
-        told &= np.asarray(pc.is_valid(old))
+        candidates &= np.asarray(pc.is_valid(old))
         changed |= _differs(old, batch.column(name))
-    return np.flatnonzero(told & changed)
+    return np.flatnonzero(candidates & changed)
 
 
 def _differs(old: pa.Array, new: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which values are not the same; all of them where Arrow cannot compare the type."""
+    """Mark values that are not the same; all of them where Arrow cannot compare the type."""
     try:
         return np.asarray(pc.fill_null(pc.not_equal(old, new), True))
     except pa.ArrowNotImplementedError:
@@ -85,7 +85,7 @@ def _old_keys(batch: Batch, rows: Ints) -> Batch:
     fields = [batch.schema.field(name) for name in names]
     columns = [take(batch.before.field(name), rows) for name in names]  # type: ignore[union-attr]  # rows has some
     typed = [
-        column if column.type.equals(one.type) else column.cast(one.type)
-        for column, one in zip(columns, fields, strict=True)
+        column if column.type.equals(field.type) else column.cast(field.type)
+        for column, field in zip(columns, fields, strict=True)
     ]
     return Batch.of(pa.RecordBatch.from_arrays(typed, schema=pa.schema(fields)), op="d", key=names, source=batch.source)

@@ -25,8 +25,8 @@ from headrace.wire import WireMessages
 class BytesFormat:
     """Values as they are: a column ``value`` of bytes, and ``key`` where messages have keys.
 
-    >>> told = WireMessages("t", [b"\\xff"], offsets=np.arange(1))
-    >>> BytesFormat().decode(told).parts[0][0].rows.to_pylist()
+    >>> messages = WireMessages("t", [b"\\xff"], offsets=np.arange(1))
+    >>> BytesFormat().decode(messages).parts[0][0].rows.to_pylist()
     [{'value': b'\\xff'}]
     """
 
@@ -53,8 +53,8 @@ class BytesFormat:
 class StringFormat:
     """Values as UTF-8 text: a column ``value``, and ``key`` where messages have keys.
 
-    >>> told = WireMessages("t", [b"hello", b"\\xff"], offsets=np.arange(2))
-    >>> decoded = StringFormat().decode(told)
+    >>> messages = WireMessages("t", [b"hello", b"\\xff"], offsets=np.arange(2))
+    >>> decoded = StringFormat().decode(messages)
     >>> decoded.parts[0][0].rows.to_pylist(), decoded.bad
     ([{'value': 'hello'}], [(1, 'invalid UTF-8 at byte 0')])
     """
@@ -78,7 +78,7 @@ class StringFormat:
 
 
 def _encode_value(topic: str, batch: Batch, key: str, name: str) -> Encoded:
-    names = [one for one in batch.column_names if one == "value"]
+    names = [column for column in batch.column_names if column == "value"]
     names = names or [one for one in batch.column_names if one not in batch.key_columns]
     if len(names) != 1:
         raise FormatError(
@@ -89,8 +89,8 @@ def _encode_value(topic: str, batch: Batch, key: str, name: str) -> Encoded:
     as_it_is = is_text(array.type) or (name == "bytes" and is_bytes(array.type))
     texts = array if as_it_is else plain_text(array)
     if texts.null_count:
-        told = pc.and_(texts.is_null(), pa.array((batch.op != OPS["d"]) & (batch.op != OPS["t"])))
-        if pc.any(told).as_py():
+        missing = pc.and_(texts.is_null(), pa.array((batch.op != OPS["d"]) & (batch.op != OPS["t"])))
+        if pc.any(missing).as_py():
             raise FormatError(
                 f"topic «{topic}»: column «{names[0]}» is null, and format «{name}» has no null but a delete",
                 advice="Filter those rows, or choose «json».",
@@ -100,7 +100,7 @@ def _encode_value(topic: str, batch: Batch, key: str, name: str) -> Encoded:
 
 
 def _say_all(batch: Batch, key: str, name: str) -> bool:
-    """Whether key and value, as they are, have all of the rows."""
+    """Return whether key and value, as they are, have all of the rows."""
     if batch.column_names == ["value"]:
         return True
     if set(batch.column_names) != {"key", "value"} or batch.key_columns != ("key",) or key != name:

@@ -186,7 +186,7 @@ def descriptor(schema: RegisteredSchema) -> Any:
     main, files = _serialised(schema) or _compiled(schema)
     pool = descriptor_pool.DescriptorPool()
     try:
-        _add(pool, main, {one.name: one for one in files}, set())
+        _add(pool, main, {file.name: file for file in files}, set())
         return pool.FindFileByName(main)
     except (KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"a Protobuf schema that does not hang together: {error}") from error

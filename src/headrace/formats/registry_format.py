@@ -382,8 +382,8 @@ def _typed(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _struct(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
-    given = dict(zip([one.name for one in array.type], array.flatten(), strict=True))
-    children = [_typed(given.get(one.name, pa.nulls(len(array))), one.type) for one in kind]
+    given = dict(zip([column.name for column in array.type], array.flatten(), strict=True))
+    children = [_typed(given.get(field.name, pa.nulls(len(array))), field.type) for field in kind]
     return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
 
 

@@ -1,4 +1,4 @@
-"""Where a message says which schema it has: five bytes in front (Confluent), nine, or headers (Apicurio).
+"""The schema ids of messages: in five bytes in front (Confluent), nine, or headers (Apicurio).
 
 ======================  ==============================================================================
 ``confluent``           0x00, the id in 4 bytes, the payload
@@ -140,7 +140,7 @@ def id_headers(number: int, *, wire: Wire, role: Role) -> list[tuple[str, bytes]
 
 
 def prefix(number: int, wire: Wire) -> bytes:
-    """What stands before the payload.
+    """Return the bytes before the payload.
 
     >>> prefix(7, "confluent"), len(prefix(7, "apicurio")), prefix(7, "apicurio-headers")
     (b'\\x00\\x00\\x00\\x00\\x07', 9, b'')

@@ -36,7 +36,7 @@ def to_iso(array: pa.Array) -> pa.LargeStringArray:
     usual = pc.and_(pc.greater_equal(numbers, _YEAR_1 * per), pc.less(numbers, _YEAR_10000 * per))
     if not usual.false_count:
         return _joined(array.view(pa.timestamp(unit)))
-    odd = [i for i, one in enumerate(usual.to_pylist()) if one is False]
+    odd = [i for i, value in enumerate(usual.to_pylist()) if value is False]
     texts = _joined(pc.if_else(usual, numbers, pa.scalar(0, pa.int64())).view(pa.timestamp(unit)))
     mask = pc.fill_null(pc.invert(usual), False)
     replaced = pa.array([iso_text(numbers[i].as_py(), unit) for i in odd], pa.large_string())
@@ -52,7 +52,7 @@ def to_iso_days(array: pa.Array) -> pa.LargeStringArray:
     text, days = pa.large_string(), array.cast(pa.date32(), safe=False)
     if not beyond(days):
         return days.cast(text)
-    return pa.array([None if one is None else date_text(one) for one in days.view(pa.int32()).to_pylist()], text)
+    return pa.array([None if value is None else date_text(value) for value in days.view(pa.int32()).to_pylist()], text)
 
 
 def _joined(plain: pa.Array) -> pa.LargeStringArray:

@@ -1,4 +1,4 @@
-"""Which topic has which format: what a log on Kafka, and a source of foreign topics, need of `headrace.formats`."""
+"""Formats of topics, by name, for a log on Kafka; and decoding topics that others write."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TopicCodec:
             return "json"
         if topic in self.formats:
             return self.formats[topic]
-        prefixes = [one for one in self.prefixes if topic.startswith(f"{one}.")]
+        prefixes = [prefix for prefix in self.prefixes if topic.startswith(f"{prefix}.")]
         return self.prefixes[max(prefixes, key=len)] if prefixes else self.default
 
     def format(self, name: str, topic: str = "") -> Format:
@@ -85,7 +85,7 @@ class TopicCodec:
         Raises:
             LogCorrupt: a message is not what was written, or is not there any more in this form.
         """
-        columns = pa.schema([one for one in schema if not is_meta(one.name)])
+        columns = pa.schema([column for column in schema if not is_meta(column.name)])
         preceding = RECORDED if format_.startswith(FOREIGN) else FIRST
         decoded = self.format(format_, messages.topic).decode(messages, columns, preceding)
         if decoded.bad:
@@ -99,7 +99,7 @@ class TopicCodec:
 
 
 class Declared(Protocol):
-    """What a pipeline says of formats; see `headrace.plan.plan.Formats`."""
+    """The formats that a pipeline declares; see `headrace.plan.plan.Formats`."""
 
     @property
     def default(self) -> str: ...
@@ -150,7 +150,7 @@ def checked_format(name: str, *, key: str | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a topic of others is, as its messages so far decided it; a record in the log (kind `COLUMNS`).
+    """Format and columns of a topic of others, as its messages decided them; a record in the log (kind `COLUMNS`).
 
     Attributes:
         format: its name; "" before the first message that says one.
@@ -259,7 +259,7 @@ class ForeignFormats:
         )
 
     def records(self) -> dict[str, bytes]:
-        """What was decided, for the log."""
+        """Return what was decided, for the log."""
         for topic, decision in self.decisions.items():
             known = self._dumped.get(topic)
             if known is None or known[0] is not decision:
@@ -307,7 +307,7 @@ class ForeignFormats:
     @staticmethod
     def _grouped(names: Sequence[str]) -> list[tuple[str, Ints]]:
         found = np.array(names)
-        return [(one, np.flatnonzero(found == one)) for one in dict.fromkeys(names)]
+        return [(name, np.flatnonzero(found == name)) for name in dict.fromkeys(names)]
 
 
 def _enveloped(names: list[str], values: Sequence[bytes | None]) -> list[str]:
@@ -315,7 +315,7 @@ def _enveloped(names: list[str], values: Sequence[bytes | None]) -> list[str]:
     if "json" not in names:
         return names
     first = next((i for i, value in enumerate(values) if _is_envelope(value)), len(names))
-    return [*names[:first], *("json+envelope" if one == "json" else one for one in names[first:])]
+    return [*names[:first], *("json+envelope" if name == "json" else name for name in names[first:])]
 
 
 def _widened(name: str, messages: WireMessages, i: int) -> str:
@@ -345,7 +345,7 @@ def joined(decoded: Decoded, messages: WireMessages, schema: pa.Schema, *, numbe
     parts = []
     for batch, rows in decoded.parts:
         records = numbered_by_offset(batch, messages, rows).records if numbered else batch.records
-        parts.append(conformed(records, schema))
+        parts.append(coerced(records, schema))
     if not parts:
         return record_batch(schema.empty_table())
     return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
@@ -360,18 +360,18 @@ def numbered_by_offset(batch: Batch, messages: WireMessages, rows: Ints) -> Batc
     return Batch(batch.records.set_column(at, batch.schema.field(at), index))
 
 
-def conformed(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def coerced(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The same rows with a schema's columns: in its order, of its types; missing ones are null."""
     if records.schema.equals(schema, check_metadata=True):
         return records
     have = set(records.schema.names)
     arrays = []
-    for one in schema:
-        if one.name not in have:
-            arrays.append(pa.nulls(records.num_rows, one.type))
+    for child in schema:
+        if child.name not in have:
+            arrays.append(pa.nulls(records.num_rows, child.type))
             continue
-        column = records.column(one.name)
-        arrays.append(column if column.type.equals(one.type) else column.cast(one.type))
+        column = records.column(child.name)
+        arrays.append(column if column.type.equals(child.type) else column.cast(child.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

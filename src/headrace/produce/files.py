@@ -317,7 +317,7 @@ def _csv_texts(file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _header(file: Path, texts: pa.RecordBatch) -> list[str]:
-    names = ["" if one is None else str(one) for one in (array[0].as_py() for array in texts.columns)]
+    names = ["" if column_ is None else str(column_) for column_ in (array[0].as_py() for array in texts.columns)]
     for i, name in enumerate(names):
         if name in names[:i]:
             raise FormatError(
@@ -339,7 +339,7 @@ _NO_VALUES = pa.array(["NA", "N/A", "n/a", "#N/A", "NULL", "null"])
 
 
 class _Fields:
-    """What the fields of one column can be, so far."""
+    """The types that the fields of one column can have, so far."""
 
     def __init__(self) -> None:
         self.kinds: list[pa.DataType] | None = None
@@ -369,7 +369,7 @@ _CANDIDATES = _candidates()
 
 
 def _all_are(texts: pa.Array, kind: pa.DataType) -> bool:
-    """Whether each text is the way that a value of the type is written, and the type holds it exactly."""
+    """Return whether each text is the way that a value of the type is written, and the type holds it exactly."""
     if pa.types.is_boolean(kind):
         spellings = set(pc.unique(texts).to_pylist())
         return any(spellings <= set(pair) for pair in _BOOLEANS)

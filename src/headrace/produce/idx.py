@@ -131,9 +131,9 @@ def find_pairs(directory: Path | str) -> dict[str, tuple[Path, Path]]:
         raise FormatError(f"there is no directory {folder}", advice="Name the one that holds the IDX files.")
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):
-        told = _NAME.fullmatch(path.name)
-        if told and told["dimensions"] == {"images": "3", "labels": "1"}[told["what"]]:
-            found.setdefault(told["set"], {}).setdefault(told["what"], path)
+        parts = _NAME.fullmatch(path.name)
+        if parts and parts["dimensions"] == {"images": "3", "labels": "1"}[parts["what"]]:
+            found.setdefault(parts["set"], {}).setdefault(parts["what"], path)
     if not found:
         raise FormatError(f"no IDX files in {folder}", advice="Expected are t10k-images-idx3-ubyte.gz and the like.")
     for name, pair in found.items():

@@ -332,7 +332,7 @@ class Throttle:
 
 
 class Reporter(Protocol):
-    """Whoever shows how far `append_all` is; called from its thread."""
+    """Shows how far `append_all` is; called from its thread."""
 
     def advance(self, done: int) -> None:
         """Show the number of rows that are written."""
