@@ -92,18 +92,30 @@ def _close(*fds: int) -> None:
         os.close(fd)
 
 
-class Statuses:
-    """Standby status updates of one stream, sent from any thread, and what else its messages have in common.
+class StartedStream:
+    """A started stream, however it is read: status updates, sent from any thread, and messages that are no rows.
 
     Attributes:
+        size: bytes of the last read's messages.
+        pouring: the last read ended because there was so much, not because nothing more came.
         wal_end: everything committed before this LSN has been given out (from keepalives).
         reply_wanted: the server has asked for a status update since the last one was sent.
     """
 
-    def __init__(self, server: Server, publication: str, lsn: int) -> None:
+    def __init__(self, replication: Replication, publication: str, lsn: int) -> None:
+        self.size = 0
+        self.pouring = False
         self.wal_end = 0
         self.reply_wanted = False
-        self._server = server
+        self._replication, self._server = replication, replication.server
+        self._wake = Wake()
+        self._both, self._data = select.poll(), select.poll()
+        for waiter, fd in (
+            (self._both, replication.pgconn.socket),
+            (self._both, self._wake.fd),
+            (self._data, replication.pgconn.socket),
+        ):
+            waiter.register(fd, select.POLLIN)
         self._publication, self._from = publication, lsn
         # A connection is not for two threads at a time.
         self._lock = threading.Lock()
@@ -166,6 +178,14 @@ class Statuses:
             )
         return self._server.lost(psycopg.OperationalError(text))
 
+    def wake(self) -> None:
+        """Make a waiting `read` return."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Drop the connection; calling it twice is harmless. Nobody may be reading."""
+        self._replication.close()
+
     def _put(self, message: bytes) -> None:
         """Send one CopyData payload.
 
@@ -175,28 +195,14 @@ class Statuses:
         raise NotImplementedError
 
 
-class ReplicationStream(Statuses):
-    """A started stream. One thread reads; `send_status` and `wake` may be called from another.
-
-    Attributes:
-        size: bytes of the last read's messages.
-        pouring: the last read ended because there was so much, not because nothing more came.
-    """
+class ReplicationStream(StartedStream):
+    """A stream read by libpq. One thread reads; `send_status` and `wake` may be called from another."""
 
     def __init__(self, replication: Replication, publication: str, lsn: int) -> None:
-        super().__init__(replication.server, publication, lsn)
-        self.size = 0
-        self.pouring = False
-        self._replication = replication
+        super().__init__(replication, publication, lsn)
         self._pgconn = replication.pgconn
-        self._wake = Wake()
         self._error: SourceError | None = None
         self._pgconn.notice_handler = self._notice
-        self._both = select.poll()
-        self._both.register(self._pgconn.socket, select.POLLIN)
-        self._both.register(self._wake.fd, select.POLLIN)
-        self._data = select.poll()
-        self._data.register(self._pgconn.socket, select.POLLIN)
 
     @classmethod
     def start(
@@ -248,10 +254,6 @@ class ReplicationStream(Statuses):
     def frame(self, messages: list[bytes]) -> Frame | None:
         """Return what `read` gave, laid out for the decoder."""
         return Frame.of(messages) if messages else None
-
-    def wake(self) -> None:
-        """Make a waiting `read` return."""
-        self._wake.set()
 
     def _gather(self, messages: list[bytes]) -> None:
         """Read on while more comes."""
@@ -312,10 +314,6 @@ class ReplicationStream(Statuses):
             self._pgconn.flush()
         except psycopg.OperationalError as error:
             raise self._server.lost(error) from error
-
-    def close(self) -> None:
-        """Drop the connection; calling it twice is harmless. Nobody may be reading."""
-        self._replication.close()
 
     def finish(self) -> None:
         """End the stream in good order, so that the server gets the last status; takes a second at most."""

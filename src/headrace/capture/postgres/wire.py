@@ -28,8 +28,7 @@ from headrace.capture.postgres.stream import (
     NAP_S,
     NOT_IN_STATE,
     SETTLE_MS,
-    Statuses,
-    Wake,
+    StartedStream,
     start_replication,
 )
 from headrace.errors import SourceError
@@ -47,30 +46,20 @@ _KEEP_BYTES = 5 + 18
 _KEEP_FRAME = b"d" + _LENGTH.pack(_KEEP_BYTES - 1) + b"k"
 
 
-class WireStream(Statuses):
+class WireStream(StartedStream):
     """A started stream, with the methods of `ReplicationStream`; what `read` gives are bytes, not messages.
 
     Attributes:
         ended: why nothing comes after what `frame` gave last: the server ended the stream, or is not understood.
-        size, pouring: as `ReplicationStream`.
     """
 
     def __init__(self, replication: Replication, publication: str, lsn: int) -> None:
-        super().__init__(replication.server, publication, lsn)
+        super().__init__(replication, publication, lsn)
         self.ended: SourceError | None = None
-        self.size = 0
-        self.pouring = False
-        self._replication = replication
         self._fd = replication.pgconn.socket
-        self._wake = Wake()
         self._begun = b""  # came with the answer to START_REPLICATION: nothing else may come for a long time
         self._rest = b""
         self._lost: SourceError | None = None
-        self._both = select.poll()
-        self._both.register(self._fd, select.POLLIN)
-        self._both.register(self._wake.fd, select.POLLIN)
-        self._data = select.poll()
-        self._data.register(self._fd, select.POLLIN)
 
     @classmethod
     def start(cls, replication: Replication, *, slot: str, lsn: int, publication: str, binary: bool) -> WireStream:
@@ -167,10 +156,6 @@ class WireStream(Statuses):
             return self._said(code, text)
         return None  # NoticeResponse, ParameterStatus, NotificationResponse: may come at any time
 
-    def wake(self) -> None:
-        """Make a waiting `read` return."""
-        self._wake.set()
-
     def _gather(self, chunks: list[bytes]) -> None:
         """Read on while more comes, after naps: who waits for each message is woken for each."""
         until = time.monotonic() + LINGER_S
@@ -243,10 +228,6 @@ class WireStream(Statuses):
                     waiter.poll(200)
         except OSError as error:
             raise self._server.lost(error) from error
-
-    def close(self) -> None:
-        """Drop the connection; calling it twice is harmless. Nobody may be reading."""
-        self._replication.close()
 
     def finish(self) -> None:
         """End the stream in good order, so that the server gets the last status; takes a second at most."""
