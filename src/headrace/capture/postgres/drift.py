@@ -185,10 +185,10 @@ _NAMESPACES = """ARRAY(SELECT s.pnnspid::bigint FROM pg_publication_namespace s
 
 def look(connection: SqlConnection, publication: str, *, oids: Sequence[int] = (), names: Sequence[str] = ()) -> Look:
     """Read a publication and the tables that have one of these OIDs or plain names, all at one moment."""
-    asked = {"name": publication, "oids": list(oids), "names": list(names)}
+    parameters = {"name": publication, "oids": list(oids), "names": list(names)}
     modern = connection.info.server_version >= 150000
     query = _LOOK.format(namespaces=_NAMESPACES if modern else "ARRAY[]::bigint[]")
-    row, entries, namespaces, tables = connection.execute(query.encode(), asked).fetchone() or (None, [], [], [])
+    row, entries, namespaces, tables = connection.execute(query.encode(), parameters).fetchone() or (None, [], [], [])
     return Look(
         publication,
         row,
@@ -227,10 +227,7 @@ def check(began: Began, now: Look, *, own: bool) -> None:
     if what is None and own and (others or now.namespaces):
         what = f"publication «{began.publication}» has tables that the log does not have ({_names(others, now)})"
     if what is not None:
-        raise SourceRefused(
-            f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again",
-            advice=ANEW,
-        )
+        raise _missing(what)
     _check_names(began, now)
 
 
@@ -250,10 +247,14 @@ def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool)
     elif own and not (now.only_ours and now.entries.keys() == now.tables.keys()):
         what = f"publication «{publication}» was altered"
     if what:
-        raise SourceRefused(
-            f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again",
-            advice=ANEW,
-        )
+        raise _missing(what)
+
+
+def _missing(what: str) -> SourceRefused:
+    return SourceRefused(
+        f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again",
+        advice=ANEW,
+    )
 
 
 def renamed(began: Began, now: Look) -> list[str]:

@@ -239,15 +239,8 @@ class Running:
 
     def tick(self, model: str, *, timeout: float | None = 30.0) -> None:
         """Close the model's cut after everything that has arrived, as a recorded tick; an empty cut counts."""
-        if model not in self.models:
-            raise DeclarationError(f"there is no model «{model}» in this app")
-        request = self.engine.request_tick(model)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not request.done.wait(0.05):
-            if self.engine.error is not None:
-                raise self.engine.error
-            if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimeout(f"the tick for «{model}» was not recorded within {timeout} s")
+        self._check_model(model)
+        self._wait_for(self.engine.request_tick(model).done, f"the tick for «{model}»", timeout)
 
     def rollback(self, model: str, version: int | str, *, timeout: float | None = 30.0) -> int:
         """Let a model go on from an earlier version, as a recorded step; returns when that is durable.
@@ -297,18 +290,25 @@ class Running:
 
     def _ask(self, request: Request, timeout: float | None) -> dict[str, Any]:
         """Ask the engine, and wait until what it did is durable."""
-        if request.model not in self.models:
-            raise DeclarationError(f"there is no model «{request.model}» in this app")
+        self._check_model(request.model)
         admin_request = self.engine.request(request)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not admin_request.done.wait(0.05):
-            if self.engine.error is not None:
-                raise self.engine.error
-            if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimeout(f"the {request.action} of «{request.model}» was not recorded within {timeout} s")
+        self._wait_for(admin_request.done, f"the {request.action} of «{request.model}»", timeout)
         if admin_request.error is not None:
             raise admin_request.error
         return admin_request.result
+
+    def _check_model(self, model: str) -> None:
+        if model not in self.models:
+            raise DeclarationError(f"there is no model «{model}» in this app")
+
+    def _wait_for(self, done: threading.Event, what: str, timeout: float | None) -> None:
+        """Wait until something is recorded; raise what the engine dies of meanwhile."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not done.wait(0.05):
+            if self.engine.error is not None:
+                raise self.engine.error
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitTimeout(f"{what} was not recorded within {timeout} s")
 
     def __getitem__(self, model: str) -> RunningModel:
         for runner in self.engine.runners:
