@@ -72,7 +72,6 @@ class GradeJoin(Operator):
         return self._comparison.grades(event.done, place)
 
     def examples(self) -> list[Batch]:
-        """Return the event's predictions with the label beside them, at the places where the label is known."""
         return [] if self._comparison is None else self._comparison.examples()
 
     def mark(self) -> pa.Schema | None:

@@ -22,7 +22,6 @@ from headrace.faults import fault
 from headrace.plan.operators import Node, label_topics, topics_behind
 from headrace.plan.task import ModelTask, OperatorTask, StreamPlan
 from headrace.step.events import Event, Merged, Rows, Tick, merge, order_of
-from headrace.step.grade_join import GradeJoin
 from headrace.step.operator_state import OperatorState
 from headrace.step.operators import ChallengerErrors, OperatorEvent, Raised, Refuse, Streams
 from headrace.step.outputs import Output, batches_of, emitted, refused
@@ -86,8 +85,7 @@ class OperatorRun:
 
     def graded_examples(self, number: int) -> list[Batch]:
         """Return a node's predictions with the label beside them, at the places where the label is known."""
-        operator = self.state.operators[number]
-        return operator.examples() if isinstance(operator, GradeJoin) else []
+        return self.state.operators[number].examples()
 
     # -- in the order of places -------------------------------------------------------------------------------------
 

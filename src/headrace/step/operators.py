@@ -176,6 +176,10 @@ class Operator:
         """Return what comes of rows from the last place to this one, which are predicted."""
         raise NotImplementedError
 
+    def examples(self) -> list[Batch]:
+        """Return rows of the event's predictions whose label is known, with it beside them: a model may learn them."""
+        return []
+
     def mark(self) -> Any:
         """Return what `rewind` needs; anything that only this operator understands."""
 
