@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import FormatError
 from headrace.formats import avro_schema
-from headrace.formats.avro_reader import Reader, finished
+from headrace.formats.avro_reader import AvroReader, finished
 from headrace.formats.avro_schema import parse
 from headrace.formats.avro_writer import write
 from headrace.formats.coerce import fitting
@@ -29,7 +29,7 @@ UTC = datetime.UTC
 def decode(schema: Any, payloads: list[bytes]) -> tuple[pa.Array, dict[int, str]]:
     lengths = np.array([len(one) for one in payloads])
     ends = np.cumsum(lengths)
-    reader = Reader(b"".join(payloads), ends - lengths, ends, finish=finished)
+    reader = AvroReader(b"".join(payloads), ends - lengths, ends, finish=finished)
     return reader.read(parse(json.dumps(schema))), reader.reasons
 
 

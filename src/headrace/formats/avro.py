@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from headrace.errors import FormatError
 from headrace.formats import avro_schema, debezium
-from headrace.formats.avro_reader import Reader, check, finished
+from headrace.formats.avro_reader import AvroReader, check, finished
 from headrace.formats.avro_schema import Node, parse
 from headrace.formats.avro_writer import write
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
@@ -35,7 +35,7 @@ class AvroDecoder:
         if isinstance(node, str):
             reason = f"{group.schema_id}: {node}"
             return [], dict.fromkeys(range(len(group.rows)), reason)
-        reader = Reader(group.buffer, group.starts, group.ends, finish=finished, unread=_unread(node))
+        reader = AvroReader(group.buffer, group.starts, group.ends, finish=finished, unread=_unread(node))
         values = reader.read(node)
         if not pa.types.is_struct(values.type):
             values = pa.StructArray.from_arrays([values], names=["value"])

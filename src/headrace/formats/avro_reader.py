@@ -55,7 +55,7 @@ _BAD_LENGTH = "a length that is negative or goes beyond the message"
 Finish = Callable[[Node, pa.Array], tuple[pa.Array, npt.NDArray[np.bool_] | None]]
 
 
-class Reader:
+class AvroReader:
     """Cursors in the messages of one schema.
 
     Args:

@@ -77,7 +77,7 @@ class JsonFormat:
         """
         names = None if schema is None else (schema.metadata or {}).get(b"headrace.key")
         keys = KeyReader(messages, None if names is None else json.loads(names), self.key)
-        return Reader(messages, schema, self.envelope, keys, self.placeholder, preceding).decode()
+        return JsonReader(messages, schema, self.envelope, keys, self.placeholder, preceding).decode()
 
     def encode(self, topic: str, batch: Batch) -> Encoded:
         """Messages for the rows."""
@@ -102,7 +102,7 @@ NULL = b"null"
 
 
 @dataclass(slots=True)
-class Reader:
+class JsonReader:
     """Decodes the messages of one call; `formats.json.JsonFormat` says what the arguments mean."""
 
     messages: WireMessages

@@ -15,12 +15,11 @@ from headrace.errors import DeclarationError
 from headrace.formats import connect, json_shapes
 from headrace.formats.coerce import fitting
 from headrace.formats.column_text import plain_text
+from headrace.formats.debezium import Columns
 from headrace.formats.json_parse import Lines, parse
 from headrace.formats.json_text import Known, as_bytes, joined, objects, unwrapped
 from headrace.plain_values import is_bytes, is_text
 from headrace.wire import WireMessages
-
-Columns = dict[str, pa.Array]
 
 KEY_FORMATS = ("json", "json+schema", "string", "bytes", "none")
 
