@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from headrace.errors import BadRows, DeclarationError, LearnError
-from headrace.learn.kmeans import BLOCK_ROWS, KMeans, plus_plus
-from headrace.learn.nearest import nearest
+from headrace.learn.kmeans import BLOCK_ROWS, KMeans, nearest, plus_plus
 
 IRIS = resources.files("headrace.demos.iris") / "data"
 FILES = ("train1.csv", "train2.csv", "test.csv", "expected.json")

@@ -37,7 +37,7 @@ class Category:
     dtype: type = np.float32
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
-        """Shape (n, columns), float32, zeros and one 1 in a row."""
+        """Return shape (n, columns), float32, zeros and one 1 in a row."""
         n = len(array)
         null = array.is_null().to_numpy(zero_copy_only=False)
         found = np.zeros((n, self.width), np.float32)
@@ -67,11 +67,11 @@ class Category:
 
     @property
     def grows(self) -> bool:
-        """Whether the log decides what is known."""
+        """Return whether the log decides what is known."""
         return self.unseen == "grow"
 
     def knowing(self, words: Sequence[str], *, refuse: bool) -> Category:
-        """The same with what the log has shown so far; other words are refused, or have no column."""
+        """Return the same with what the log has shown so far; other words are refused, or have no column."""
         return replace(self, words=tuple(words), unseen="error" if refuse else "ignore")
 
     def describe(self) -> Any:
@@ -80,13 +80,13 @@ class Category:
 
 
 def is_word(kind: pa.DataType) -> bool:
-    """Whether values of a type are known by their text."""
+    """Return whether values of a type are known by their text."""
     words = pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
     return bool(words or pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
 def as_words(array: pa.Array) -> pa.Array:
-    """Values as the text they are known by.
+    """Return values as the text they are known by.
 
     Raises:
         pyarrow.ArrowInvalid: values of this type have no text.
@@ -106,7 +106,7 @@ def category(
     unseen: Unseen | None = None,
     capacity: int | None = None,
 ) -> Category:
-    """A column of words, numbers or booleans as features of zeros and ones.
+    """Return a column of words, numbers or booleans as features of zeros and ones.
 
     Args:
         column: the table's.
@@ -147,7 +147,7 @@ def category(
 
 
 def new_words(table: Sequence[str], array: pa.Array) -> list[tuple[str, int]]:
-    """Words that a table does not have, each with the first row that has it.
+    """Return words that a table does not have, each with the first row that has it.
 
     >>> new_words(["Bream"], pa.array(["Pike", "Bream", None, "Pike", "Roach"]))
     [('Pike', 0), ('Roach', 4)]

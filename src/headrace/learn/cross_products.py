@@ -60,24 +60,24 @@ class CrossProducts:
 
     @property
     def nothing(self) -> bool:
-        """Whether every sum is 0."""
+        """Return whether every sum is 0."""
         return not self.whole.any()
 
     def packed(self) -> npt.NDArray[np.uint8]:
-        """The upper triangle, row by row, as two's complement: shape (k (k + 1) / 2, bytes), little-endian."""
+        """Return the upper triangle, row by row, as two's complement: shape (k (k + 1) / 2, bytes), little-endian."""
         cells = self.whole[np.triu_indices(len(self.whole))].tolist()
         size = max((cell.bit_length() // 8 + 1 for cell in cells), default=1)
         data = b"".join(cell.to_bytes(size, "little", signed=True) for cell in cells)
         return np.frombuffer(data, np.uint8).reshape(len(cells), size).copy()
 
     def _at(self, exponent: int) -> Objects:
-        """The integers for a lower exponent."""
+        """Return the integers for a lower exponent."""
         shifted: Objects = self.whole if exponent == self.exponent else self.whole << (self.exponent - exponent)
         return shifted
 
 
 def unpacked(data: npt.NDArray[np.uint8], exponent: int) -> CrossProducts:
-    """The inverse of `CrossProducts.packed`.
+    """Return the inverse of `CrossProducts.packed`.
 
     Raises:
         ValueError: the shape is not one of a triangle, or the exponent is none that doubles can lead to.
@@ -99,12 +99,12 @@ def unpacked(data: npt.NDArray[np.uint8], exponent: int) -> CrossProducts:
 
 
 def nothing(size: int) -> CrossProducts:
-    """The sums of no rows, of ``size`` columns."""
+    """Return the sums of no rows, of ``size`` columns."""
     return CrossProducts(np.zeros((size, size), object), 0)
 
 
 def cross_products(columns: Floats, weights: Floats | None = None) -> CrossProducts:
-    """The sums of the products of any two columns.
+    """Return the sums of the products of any two columns.
 
     Args:
         columns: shape (k, n), finite; one column of the table in a row of the array.
@@ -127,7 +127,7 @@ def cross_products(columns: Floats, weights: Floats | None = None) -> CrossProdu
 
 
 def _of_few(columns: Floats, weights: Floats | None) -> CrossProducts:
-    """The same for few rows, by Python's integers."""
+    """Return the same for few rows, by Python's integers."""
     total = nothing(len(columns))
     used = np.flatnonzero(columns.any(axis=1))
     if not len(used):
@@ -203,7 +203,7 @@ def _digits(columns: Floats, bits: int) -> _Digits:
 
 
 def _scaled(rows: Floats, exponents: Ints) -> Floats:
-    """Each row times its power of two; a product far below 1 may vanish, as its whole part is 0 anyway."""
+    """Return each row times its power of two; a product far below 1 may vanish, as its whole part is 0 anyway."""
     if exponents.min() >= -1022 and exponents.max() <= 1023:
         scaled: Floats = rows * np.ldexp(1.0, exponents)[:, None]
         return scaled
@@ -211,7 +211,7 @@ def _scaled(rows: Floats, exponents: Ints) -> Floats:
 
 
 def _of_chunk(columns: Floats, weights: Floats | None) -> CrossProducts:
-    """The same for at most 4,096 rows, by products of digits."""
+    """Return the same for at most 4,096 rows, by products of digits."""
     digits = _digits(columns, _BITS if weights is None else _WEIGHTED_BITS)
     used = np.flatnonzero(np.bincount(digits.column, minlength=len(columns)))
     if not len(used):
@@ -246,7 +246,7 @@ def _products(left: Floats, right: Floats) -> Ints:
 
 
 def _folded(products: Ints, digits: _Digits, used: Ints) -> CrossProducts:
-    """The digits' products put together to those of the columns: those of the same unit first, then by place."""
+    """Return the digits' products put together to those of the columns: those of the same unit first, then by place."""
     position = np.zeros(len(digits.top), np.int64)
     position[used] = np.arange(len(used))
     owner, depth = position[digits.column], 2 * int(digits.place.max()) + 1

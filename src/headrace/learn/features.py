@@ -36,7 +36,7 @@ class Feature(Protocol):
         ...
 
     def block(self, array: pa.Array, valid: npt.NDArray[np.bool_], reasons: dict[int, str]) -> npt.NDArray[Any]:
-        """Shape (n, k); rows that cannot be made are marked."""
+        """Return shape (n, k); rows that cannot be made are marked."""
         ...
 
     def describe(self) -> Any:
@@ -48,29 +48,29 @@ Features = tuple["str | Feature", ...] | Callable[[Batch], Any]
 
 
 def column_of(feature: str | Feature) -> str:
-    """The table's column that a feature reads."""
+    """Return the table's column that a feature reads."""
     return feature if isinstance(feature, str) else feature.column
 
 
 def depend_on_the_log(features: Features) -> bool:
-    """Whether rows that were learned decide what the columns of the matrix are."""
+    """Return whether rows that were learned decide what the columns of the matrix are."""
     return bool(growing(features) or unsized(features))
 
 
 def growing(features: Features) -> list[Category]:
-    """Categories whose words the log decides."""
+    """Return categories whose words the log decides."""
     return [] if callable(features) else [one for one in features if isinstance(one, Category) and one.grows]
 
 
 def unsized(features: Features) -> list[Vector]:
-    """Vectors whose length the log decides."""
+    """Return vectors whose length the log decides."""
     return [] if callable(features) else [one for one in features if isinstance(one, Vector) and one.size is None]
 
 
 def resolved(
     features: Features, words: Mapping[str, Sequence[str]], sizes: Mapping[str, int], *, refuse: bool
 ) -> Features:
-    """Features with what the log has decided so far.
+    """Return features with what the log has decided so far.
 
     Args:
         words, sizes: by column.
@@ -116,7 +116,7 @@ def matrix(
     missing: str = "reject",
     width: int | None = None,
 ) -> Matrix:
-    """The feature matrix of a batch; a function never sees the target column.
+    """Return the feature matrix of a batch; a function never sees the target column.
 
     Args:
         width: how many columns a function makes, where that is known; rows for which it makes others are refused.
@@ -152,7 +152,7 @@ def matrix(
 
 
 def _of_blocks(batch: Batch, features: tuple[str | Feature, ...], missing: str) -> Matrix:
-    """Numbers and richer features side by side."""
+    """Return numbers and richer features side by side."""
     valid = np.ones(batch.num_rows, np.bool_)
     reasons: dict[int, str] = {}
     blocks: list[npt.NDArray[Any]] = []
@@ -174,7 +174,7 @@ def _of_blocks(batch: Batch, features: tuple[str | Feature, ...], missing: str) 
 
 
 def numbers(array: pa.Array, field: pa.Field) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], str]:
-    """A column as float64, where it is NULL, and the name of its type when that is no number."""
+    """Return a column as float64, where it is NULL, and the name of its type when that is no number."""
     kind = array.type
     nothing = np.zeros(len(array), np.bool_)
     null = nothing if array.null_count == 0 else np.asarray(array.is_null())
@@ -210,7 +210,7 @@ class Targets:
 
 
 def targets_of(batch: Batch, name: str, learner: Learner) -> Targets:
-    """The targets of a batch as a learner takes them.
+    """Return the targets of a batch as a learner takes them.
 
     One that says neither its classes nor that it gives numbers may learn labels of any kind: it gets what is no number
     as text.
@@ -229,7 +229,7 @@ def targets_of(batch: Batch, name: str, learner: Learner) -> Targets:
 
 
 def targets(batch: Batch, name: str, classes: Any = None) -> Targets:
-    """The targets of a batch, as learning, training and scoring take them: numbers, or one of some classes.
+    """Return the targets of a batch, as learning, training and scoring take them: numbers, or one of some classes.
 
     A label is a class where it is equal to one: the numeric 2.00 is the class 2, the text "2" is not.
 
@@ -275,7 +275,7 @@ def _labels(
     valid: npt.NDArray[np.bool_],
     reasons: dict[int, str],
 ) -> npt.NDArray[Any]:
-    """Each row's class; rows whose label is none of them are refused."""
+    """Return each row's class; rows whose label is none of them are refused."""
     if classes.dtype.kind in "biuf":
         values, wrong = _plain_numbers(array, field)
     elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
@@ -294,7 +294,7 @@ def _labels(
 
 
 def _kind_of(field: pa.Field) -> str:
-    """A column's type as its database names it, or Arrow."""
+    """Return a column's type as its database names it, or Arrow."""
     about = field.metadata or {}
     told = (about.get(DECLARED) or about.get(b"postgres.type", b"")).decode()
     return told or ("text" if pa.types.is_string(field.type) else str(field.type))
@@ -362,7 +362,7 @@ _NUMBERS = frozenset(
 
 
 def _instead(name: str, kind: pa.DataType, told: str) -> str:
-    """What to write where a number is wanted."""
+    """Return what to write where a number is wanted."""
     computed = f".with_columns({name}_number={{}})"
     if told.endswith("[]") or pa.types.is_list(kind):
         return f'hr.vector("{name}", size=…) makes features of an array.'
@@ -412,7 +412,7 @@ def _refuse(rows: npt.NDArray[np.int64], reason: str, valid: npt.NDArray[np.bool
 def _asked(
     batch: Batch, function: Callable[[Batch], Any], target: str | None, passing: bool, width: int | None
 ) -> Matrix:
-    """What a function makes; one that fails is asked again row by row, so that only the rows at fault are refused."""
+    """Return what a function makes; one that fails is asked again row by row, so that only the rows at fault are refused."""
     try:
         return _from_function(batch, function, target, passing, width)
     except Exception as error:

@@ -53,7 +53,7 @@ class Block:
         return len(self.X)
 
     def taken(self, rows: Array) -> Block:
-        """Some of its rows, C-contiguous."""
+        """Return some of its rows, C-contiguous."""
         y, weight = self.y, self.weight
         return Block(self.X[rows], None if y is None else y[rows], None if weight is None else weight[rows])
 
@@ -62,7 +62,7 @@ class Block:
         return int(sum(one.nbytes for one in (self.X, self.y, self.weight) if one is not None))
 
     def ordinary(self, row: int) -> bool:
-        """Whether a row holds no number so large that it alone explains an overflow."""
+        """Return whether a row holds no number so large that it alone explains an overflow."""
         numbers = [self.X[row]]
         numbers += [one[row] for one in (self.y, self.weight) if one is not None and one.dtype.kind in "fiu"]
         return all(bool((np.abs(np.nan_to_num(np.asarray(one, np.float64))) <= ORDINARY).all()) for one in numbers)
@@ -131,7 +131,7 @@ class Handover:
 
     @property
     def _stale(self) -> bool:
-        """Whether copying the learner now is cheap beside what was learned since the last copy, or must be."""
+        """Return whether copying the learner now is cheap beside what was learned since the last copy, or must be."""
         repeats = traits_of(self.learner).deterministic
         return bool(self._since) and (
             not repeats or self._spent > _SHARE * self._cost or self._bytes > _KEPT_BYTES or len(self._since) > 4096
@@ -145,7 +145,7 @@ class Handover:
         self._spent, self._bytes = 0.0, 0
 
     def _before(self) -> Learner:
-        """The learner as it was before the newest block."""
+        """Return the learner as it was before the newest block."""
         learner = copy.deepcopy(self._base)
         for block in self._since:
             _give(learner, block)
@@ -174,7 +174,7 @@ class Handover:
         return self._told(block, refused, rows)
 
     def _bad_alone(self, before: Learner, block: Block, failure: Failure) -> dict[int, Failure]:
-        """Rows that fail by themselves, or that the learner names."""
+        """Return rows that fail by themselves, or that the learner names."""
         bad: dict[int, Failure] = {}
         waiting = [(np.arange(len(block)), failure)]
         while waiting:
@@ -252,19 +252,19 @@ def holds(learner: Learner) -> bool:
 
 
 def concerns_the_whole(error: Exception) -> bool:
-    """Whether an error is about more than the rows: memory that is out, a package that is missing."""
+    """Return whether an error is about more than the rows: memory that is out, a package that is missing."""
     return isinstance(error, MemoryError) or (isinstance(error, HeadraceError) and not isinstance(error, LearnError))
 
 
 def reason_of(error: Exception) -> str:
-    """An error as the reason of a dead letter: one line."""
+    """Return an error as the reason of a dead letter: one line."""
     text = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
     text = " ".join(text.split())
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
 
 
 def answers_one_by_one(ask: Callable[[Array], Array], X: Array, rows: int) -> tuple[list[Array | None], dict[int, str]]:
-    """Answers where asking for all rows at once has failed: for each row alone, or in blocks that do not fail.
+    """Return answers where asking for all rows at once has failed: for each row alone, or in blocks that do not fail.
 
     Args:
         ask: gives one answer a row, whatever the others are.

@@ -28,7 +28,7 @@ class Image:
     dtype: type = np.float32
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
-        """Shape (n, pixels), float32."""
+        """Return shape (n, pixels), float32."""
         size = math.prod(self.shape)
         if not _is_binary(array.type):
             _mark(
@@ -66,7 +66,7 @@ class Vector:
     dtype: type = np.float32
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
-        """Shape (n, size), float32; while no size is known, (n, 1) of zeros.
+        """Return shape (n, size), float32; while no size is known, (n, 1) of zeros.
 
         Each row is taken or refused by itself: what stands beside it, or how the batch was made, changes nothing.
         """
@@ -85,7 +85,7 @@ class Vector:
         return found
 
     def sized(self, array: pa.Array) -> tuple[int, int] | None:
-        """The first row that is a vector, and how many numbers it has; None where no row is one."""
+        """Return the first row that is a vector, and how many numbers it has; None where no row is one."""
         lengths = _vectors(array, self.column).lengths
         rows = np.flatnonzero(lengths >= 0)
         return (int(rows[0]), int(lengths[rows[0]])) if len(rows) else None
@@ -109,7 +109,7 @@ class _Vectors:
 
 
 def _vectors(array: pa.Array, column: str) -> _Vectors:
-    """Rows with one dimension of finite numbers, at least one; of lists, of PostgreSQL's arrays, of pgvector's text."""
+    """Return rows with one dimension of finite numbers, at least one; of lists, of PostgreSQL's arrays, of pgvector's text."""
     reasons: dict[int, str] = {}
     listed = _listed(array, column, reasons)
     lengths = pc.fill_null(pc.list_value_length(listed), -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -130,7 +130,7 @@ def _vectors(array: pa.Array, column: str) -> _Vectors:
 
 
 def image(column: str, *, shape: Sequence[int], scale: float = 1.0) -> Image:
-    """A column of bytes, one a pixel, as features: ``X`` has a float32 column for each pixel, in the bytes' order.
+    """Return a column of bytes, one a pixel, as features: ``X`` has a float32 column for each pixel, in the bytes' order.
 
     Args:
         column: a BYTEA column.
@@ -150,7 +150,7 @@ def image(column: str, *, shape: Sequence[int], scale: float = 1.0) -> Image:
 
 
 def vector(column: str, *, size: int | None = None) -> Vector:
-    """A column of arrays, or of pgvector's type, as features: ``X`` has a float32 column for each number.
+    """Return a column of arrays, or of pgvector's type, as features: ``X`` has a float32 column for each number.
 
     Args:
         column: an array of numbers.
@@ -172,7 +172,7 @@ _WRITTEN = re.compile(rf"^\s*[\[{{](?:\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*)*)?[\]}
 
 
 def _listed(array: pa.Array, column: str, reasons: dict[int, str]) -> pa.Array:
-    """A column as lists of float32; rows that are none are null, with their reasons."""
+    """Return a column as lists of float32; rows that are none are null, with their reasons."""
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _parsed(array.cast(pa.string()), column, reasons)
@@ -200,7 +200,7 @@ def _text_of(items: list[Any] | None) -> str | None:
 
 
 def _plainly(array: pa.Array) -> pa.Array | None:
-    """Text as lists where each row has two brackets and numbers between them, as nearly all have; else None."""
+    """Return text as lists where each row has two brackets and numbers between them, as nearly all have; else None."""
     inside = pc.utf8_trim(array, characters="[]{}")
     taken = pc.min_max(pc.subtract(pc.binary_length(array), pc.binary_length(inside)))
     if taken["min"].as_py() != 2 or taken["max"].as_py() != 2:
@@ -216,7 +216,7 @@ def _plainly(array: pa.Array) -> pa.Array | None:
 
 
 def _parsed(array: pa.Array, column: str, reasons: dict[int, str]) -> pa.Array:
-    """Text as lists; a row that is written otherwise is null, with its reason."""
+    """Return text as lists; a row that is written otherwise is null, with its reason."""
     plain = _plainly(array)
     if plain is not None:
         return plain

@@ -1,23 +1,32 @@
-"""Linear regression on a stream: exact least squares, as R's ``lm`` has it."""
+"""Linear regression on a stream: exact least squares, as R's ``lm`` has it.
+
+The normal equations square a matrix's condition, which costs half of the digits. Here they are known exactly and
+solved with 76 digits, so that a coefficient is right to the last bit of a double wherever ``lm``, with its QR of the
+rows in 16 digits, still tells a column from the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.arrays import Array, Floats
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.base import LearnerTraits, State, as_features
 from headrace.learn.cross_products import CrossProducts, cross_products, nothing, unpacked
-from headrace.learn.least_squares import Fit, fit
 
 Name = str | tuple[str, str | None]
 Row = tuple[CrossProducts, int]
-
 INTERCEPT = "(Intercept)"
+_CONTEXT = Context(prec=76, Emax=MAX_EMAX, Emin=MIN_EMIN)
+_NOISE = Decimal("1e-60")  # of the sum of squares: a residual below that is a perfect fit's
+_as_decimals = np.frompyfunc(Decimal, 1, 1)
 
 
 class LinearRegression:
@@ -118,7 +127,7 @@ class LinearRegression:
         self._take(left, self._rows - rows)
 
     def partial(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> State:
-        """What `merge` needs of these rows: a state. Changes nothing; plain values, fit to be sent.
+        """Return what `merge` needs of these rows: a state. Changes nothing; plain values, fit to be sent.
 
         Raises:
             BadRows: as for `learn`.
@@ -146,7 +155,7 @@ class LinearRegression:
             self._take(sums, rows)
 
     def predict(self, X: Array) -> Floats:
-        """Shape (n,), float64. A row's prediction does not depend on its neighbours.
+        """Return shape (n,), float64. A row's prediction does not depend on its neighbours.
 
         Raises:
             BadRows: as for `learn`.
@@ -161,7 +170,7 @@ class LinearRegression:
 
     @property
     def ready(self) -> bool:
-        """Whether a row was learned."""
+        """Return whether a row was learned."""
         return self._rows > 0
 
     @property
@@ -171,7 +180,7 @@ class LinearRegression:
 
     @property
     def rows(self) -> int:
-        """How many rows of positive weight the fit is made of."""
+        """Return how many rows of positive weight the fit is made of."""
         return self._rows
 
     @property
@@ -212,7 +221,7 @@ class LinearRegression:
         return found.intercept, np.where(found.aliased, 0.0, found.coefficients)
 
     def coefficients(self, names: Sequence[Name]) -> dict[str, float | None]:
-        """The coefficients as R's ``lm`` names, codes and orders them; None where R says ``NA``.
+        """Return the coefficients as R's ``lm`` names, codes and orders them; None where R says ``NA``.
 
         Args:
             names: one for each column of X: the name of a column of numbers, or (column, word) for each column of
@@ -235,7 +244,7 @@ class LinearRegression:
         return shown | _named(labels, found.coefficients, found)
 
     def standard_errors(self, names: Sequence[Name]) -> dict[str, float | None]:
-        """The standard errors of `coefficients`: NaN without degrees of freedom, None where R says ``NA``.
+        """Return the standard errors of `coefficients`: NaN without degrees of freedom, None where R says ``NA``.
 
         Raises:
             DeclarationError, LearnError: as for `coefficients`.
@@ -245,7 +254,7 @@ class LinearRegression:
         return shown | _named(labels, found.standard_errors, found)
 
     def parameters(self) -> dict[str, Any]:
-        """The declared parameters as JSON values."""
+        """Return the declared parameters as JSON values."""
         return {"intercept": self.intercept, "tolerance": self.tolerance}
 
     def state(self) -> State:
@@ -264,7 +273,7 @@ class LinearRegression:
         self._fit = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LinearRegression:
-        """A copy that shares the sums, which are never changed in place: engines copy at every open cut."""
+        """Return a copy that shares the sums, which are never changed in place: engines copy at every open cut."""
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied
@@ -308,7 +317,7 @@ class LinearRegression:
         return rows
 
     def _summed(self, X: Array, y: Array | None, weight: Array | None) -> Row:
-        """The sums of the products of the columns [1, X, y], and how many rows of positive weight there are."""
+        """Return the sums of the products of the columns [1, X, y], and how many rows of positive weight there are."""
         rows = self._checked(X)
         targets = _column("target", y, len(rows))
         weights = None if weight is None else _column("sample weight", weight, len(rows))
@@ -322,7 +331,7 @@ class LinearRegression:
 
 
 def _column(what: str, values: Array | None, n: int) -> Floats:
-    """One number a row."""
+    """Return one number a row."""
     given = np.asarray([] if values is None and not n else values)
     if values is None and n:
         raise BadRows(f"rows without a {what}", rows=range(n))
@@ -342,7 +351,7 @@ def _state(sums: CrossProducts | None, rows: int) -> State:
 
 
 def _read(state: State) -> Row | None:
-    """The inverse of `_state`, checked."""
+    """Return the inverse of `_state`, checked."""
     sums, exponent, rows = state.get("sums"), state.get("exponent"), state.get("rows")
     if len(state) == 3 and sums is None and exponent == rows == 0:
         return None
@@ -394,7 +403,7 @@ def _treatment_columns(sums: CrossProducts, names: Sequence[Name], *, intercept:
 
 
 def _cover(sums: CrossProducts, columns: list[int]) -> bool:
-    """Whether every row has a 1 in one of these columns and zeros in the others."""
+    """Return whether every row has a 1 in one of these columns and zeros in the others."""
     each = sums.whole[np.ix_(columns, columns)]
     shares = sums.whole[0, columns]
     return bool(columns) and bool((each == np.diag(shares)).all()) and shares.sum() == sums.whole[0, 0]
@@ -403,3 +412,137 @@ def _cover(sums: CrossProducts, columns: list[int]) -> bool:
 def _named(labels: list[str], values: Floats, found: Fit) -> dict[str, float | None]:
     triples = zip(labels, values.tolist(), found.aliased.tolist(), strict=True)
     return {label: None if aliased else value for label, value, aliased in triples}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A least-squares fit.
+
+    Attributes:
+        intercept: 0.0 where there is none.
+        intercept_error: its standard error; NaN without degrees of freedom, and where there is no intercept.
+        coefficients: shape (columns,), in the order asked for; NaN where the column is aliased.
+        standard_errors: shape (columns,); NaN likewise, and everywhere without degrees of freedom.
+        aliased: shape (columns,), which columns are linear combinations of those before them.
+        rank: coefficients that were estimated, the intercept's included.
+        r_squared, adjusted_r_squared: NaN where R says so; 0.0 where nothing but an intercept is estimated.
+        residual_standard_error: NaN without degrees of freedom.
+    """
+
+    intercept: float
+    intercept_error: float
+    coefficients: Floats
+    standard_errors: Floats
+    aliased: npt.NDArray[np.bool_]
+    rank: int
+    r_squared: float
+    adjusted_r_squared: float
+    residual_standard_error: float
+
+
+def fit(sums: CrossProducts, columns: Sequence[int], *, rows: int, intercept: bool, tolerance: float) -> Fit:
+    """Return the last column of the products by the given ones.
+
+    Args:
+        sums: of the columns [1, features…, target].
+        columns: indexes of the features to use, in the order in which they are tried.
+        rows: how many rows of positive weight there are, for the degrees of freedom.
+        intercept: whether column 0 is used, before the others.
+        tolerance: a column is aliased when what those before it leave of it is shorter than this part of its length.
+
+    Source: the rule is that of LINPACK's ``dqrdc2`` as changed for R (``tol`` of ``lm.fit``); the elimination is
+    J. H. Goodnight, "A Tutorial on the SWEEP Operator", The American Statistician 33, 1979.
+
+    >>> from headrace.learn.cross_products import cross_products
+    >>> sums = cross_products(np.array([[1.0, 1.0, 1.0], [1.0, 2.0, 3.0], [1.0, 3.0, 5.0]]))
+    >>> found = fit(sums, [1], rows=3, intercept=True, tolerance=1e-7)
+    >>> found.intercept, found.coefficients.tolist(), found.r_squared
+    (-1.0, [2.0], 1.0)
+    """
+    with localcontext(_CONTEXT):
+        used = [place for place, column in enumerate(columns) if sums.whole[column, column]]
+        table, means, limits = _equations(sums, [columns[place] for place in used], intercept, tolerance)
+        total = table[-1, -1]
+        table, kept = _swept(table, limits)
+        residual = table[-1, -1] if table[-1, -1] > total * _NOISE else Decimal(0)
+        places = [used[k] for k in kept]
+        aliased = np.ones(len(columns), np.bool_)
+        aliased[places] = False
+        slopes, inverse = table[kept, -1], table[np.ix_(kept, kept)]
+        freedom = rows - len(kept) - intercept
+        variance = residual / freedom if freedom > 0 else Decimal("NaN")
+        constant, spread = Decimal(0), Decimal("NaN")
+        if intercept:
+            constant = means[-1] - (slopes * means[kept]).sum()
+            weight = Decimal(2) ** -sums.exponent / Decimal(sums.whole[0, 0])
+            spread = weight + (means[kept] * inverse * means[kept][:, None]).sum()
+        return Fit(
+            intercept=float(constant),
+            intercept_error=_root(spread * variance),
+            coefficients=_placed(len(columns), places, [float(slope) for slope in slopes]),
+            standard_errors=_placed(len(columns), places, [_root(inverse[k, k] * variance) for k in range(len(kept))]),
+            aliased=aliased,
+            rank=len(kept) + intercept,
+            **_quality(residual, total, estimated=len(kept), freedom=freedom, rows=rows - intercept),
+        )
+
+
+def _equations(sums: CrossProducts, columns: list[int], intercept: bool, tolerance: float) -> tuple[Any, Any, Any]:
+    """Return the products of columns and target, about their means with an intercept; the means; the least pivots.
+
+    Means are taken off in integers: nothing is lost by columns that are far from zero.
+    """
+    chosen = [*columns, len(sums) - 1]
+    whole: Any = sums.whole[np.ix_(chosen, chosen)]
+    first, count = sums.whole[0, chosen], sums.whole[0, 0]
+    unit = Decimal(2) ** sums.exponent
+    lengths = _as_decimals(whole.diagonal()) * unit
+    limits = lengths * Decimal(tolerance) ** 2
+    if not intercept:
+        return _as_decimals(whole) * unit, None, limits
+    centred = _as_decimals(whole * count - np.multiply.outer(first, first)) * (unit / Decimal(count))
+    return centred, _as_decimals(first) / Decimal(count), limits
+
+
+def _swept(table: Any, limits: Any) -> tuple[Any, list[int]]:
+    """Sweep one column after the other, but the last one, and leave out those with nothing of their own left.
+
+    Returns:
+        The swept table: coefficients in the last column, the residual sum of squares in the corner, the inverse in
+        the rest; and the columns that were swept.
+    """
+    kept = []
+    for k in range(len(table) - 1):
+        pivot = table[k, k]
+        if pivot <= 0 or pivot < limits[k]:
+            continue
+        column, row = table[:, k].copy(), table[k] / pivot
+        table = table - np.multiply.outer(column, row)
+        table[k], table[:, k], table[k, k] = row, -column / pivot, 1 / pivot
+        kept.append(k)
+    return table, kept
+
+
+def _quality(residual: Decimal, total: Decimal, *, estimated: int, freedom: int, rows: int) -> dict[str, float]:
+    """Return what ``summary.lm`` says of a fit; ``rows`` less one for an intercept."""
+    nan = float("nan")
+    r_squared = adjusted = 0.0
+    if estimated:
+        share = residual / total if total else Decimal("NaN")
+        r_squared = float(1 - share)
+        adjusted = float(1 - share * rows / freedom) if freedom > 0 else nan
+    return {
+        "r_squared": r_squared,
+        "adjusted_r_squared": adjusted,
+        "residual_standard_error": _root(residual / freedom) if freedom > 0 else nan,
+    }
+
+
+def _root(value: Decimal) -> float:
+    return float(value.sqrt())
+
+
+def _placed(size: int, places: list[int], values: list[float]) -> Floats:
+    placed = np.full(size, np.nan)
+    placed[places] = values
+    return placed

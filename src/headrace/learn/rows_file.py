@@ -30,7 +30,7 @@ class CsvRows:
     rename: Rename | None = None
 
     def read(self) -> pa.RecordBatch:
-        """All rows, the columns renamed; types are inferred from the values.
+        """Return all rows, the columns renamed; types are inferred from the values.
 
         Raises:
             DeclarationError: no such file, no CSV, no columns, or two columns of one name.
@@ -76,7 +76,7 @@ class CsvRows:
         return pa.RecordBatch.from_arrays(columns, names=self._renamed(names))
 
     def _renamed(self, names: list[str]) -> list[str]:
-        """The names the columns have here.
+        """Return the names the columns have here.
 
         Raises:
             DeclarationError: two alike, a name that is no text, a column to rename that is not there.
@@ -103,7 +103,7 @@ class CsvRows:
 
 
 def csv(path: str | Path, *, rename: Rename | None = None) -> CsvRows:
-    """Rows of a CSV file with a first line of names, for ``initial=`` of a model. Nothing is read yet.
+    """Return rows of a CSV file with a first line of names, for ``initial=`` of a model. Nothing is read yet.
 
     Args:
         path: of the file, UTF-8, separated by commas.

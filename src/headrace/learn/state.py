@@ -61,7 +61,7 @@ _ITEM_BYTES = {"b": 1, "i": 8, "u": 8, "f": 8, "c": 16, "m": 8, "M": 8, "S": LIM
 
 
 def dump_state(state: State) -> bytes:
-    """The state as bytes, in the layout of this module.
+    """Return the state as bytes, in the layout of this module.
 
     Raises:
         LearnError: a name is not text, or a value is neither a plain one nor an array of numbers, text or times.
@@ -73,7 +73,7 @@ def dump_state(state: State) -> bytes:
 
 
 def dump_pieces(state: State) -> list[bytes | memoryview]:
-    """The bytes of `dump_state` in pieces: a head, and each array by itself, which two states may have in common.
+    """Return the bytes of `dump_state` in pieces: a head, and each array by itself, which two states may have in common.
 
     Raises:
         LearnError: as for `dump_state`.
@@ -86,7 +86,7 @@ def dump_pieces(state: State) -> list[bytes | memoryview]:
 
 
 def state_hash(state: State) -> str:
-    """The digest of a state, 32 hexadecimal digits; equal exactly when `dump_state` gives equal bytes.
+    """Return the digest of a state, 32 hexadecimal digits; equal exactly when `dump_state` gives equal bytes.
 
     Seals are left out: what begins with ``@`` says who wrote a state, not what it is.
 
@@ -100,7 +100,7 @@ def state_hash(state: State) -> str:
 
 
 def load_state(data: bytes, *, limit: int = LIMIT) -> State:
-    """The inverse of `dump_state`. The arrays are writable copies.
+    """Return the inverse of `dump_state`. The arrays are writable copies.
 
     Args:
         data: what `dump_state` gave.
@@ -139,7 +139,7 @@ def _digest(body: Sequence[bytes | memoryview]) -> bytes:
 
 
 def _body(state: Mapping[str, Any]) -> list[bytes | memoryview]:
-    """What follows the digest, in pieces."""
+    """Return what follows the digest, in pieces."""
     if not all(isinstance(name, str) for name in state):
         raise LearnError(f"names in a learner's state must be text: {list(state)}")
     entries, arrays = [], []
@@ -153,7 +153,7 @@ def _body(state: Mapping[str, Any]) -> list[bytes | memoryview]:
 
 
 def _entry(name: str, value: Any) -> tuple[str, Any, bytes | memoryview | None]:
-    """Kind and value for the header, and an array's bytes."""
+    """Return kind and value for the header, and an array's bytes."""
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         if not _storable(array.dtype):
@@ -176,7 +176,7 @@ def _entry(name: str, value: Any) -> tuple[str, Any, bytes | memoryview | None]:
 
 
 def _storable(dtype: np.dtype[Any]) -> bool:
-    """Whether an item's bytes are its whole value: no objects, no fields, no padded long doubles."""
+    """Return whether an item's bytes are its whole value: no objects, no fields, no padded long doubles."""
     return 0 < dtype.itemsize <= _ITEM_BYTES.get(dtype.kind, 0)
 
 

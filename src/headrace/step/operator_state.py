@@ -14,7 +14,7 @@ from headrace.batch import Batch
 from headrace.grade.alarm import Alarm
 from headrace.grade.drift import Drift
 from headrace.grade.windows.window import Window, is_graded
-from headrace.learn.adapters.sealed import sealed, unsealed
+from headrace.learn.adapters.installation_key import sealed, unsealed
 from headrace.plain_values import united
 from headrace.plan.operators import Alarms, Drifts, Grade, Node, OperatorPlan, Predicted, Read, Selection, Windows
 from headrace.step.grade_join import GradeJoin, with_truth

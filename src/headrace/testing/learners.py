@@ -44,7 +44,7 @@ Check = Callable[[Make, Array, "Array | None"], None]
 
 
 def learner_checks(make: Make, X: Array, y: Array | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The checks that apply to a learner: names, and functions that raise AssertionError.
+    """Yield the checks that apply to a learner: names, and functions that raise AssertionError.
 
     ``make`` is called once to see what the learner offers.
 
@@ -463,7 +463,7 @@ def _close_state(expected: Learner, given: Learner, what: str) -> None:
 
 
 def _frozen(array: Array) -> Array:
-    """A C-contiguous copy that refuses to be written into, as arrays over Arrow's memory do."""
+    """Return a C-contiguous copy that refuses to be written into, as arrays over Arrow's memory do."""
     copied = np.array(array, order="C")
     copied.flags.writeable = False
     return copied
@@ -492,14 +492,14 @@ def _learned(make: Make, cuts: list[MiniBatch]) -> Learner:
 
 
 def _restored(make: Make, learner: Learner) -> Learner:
-    """A new learner in the state of another, by way of bytes."""
+    """Return a new learner in the state of another, by way of bytes."""
     other = make()
     other.restore(load_state(dump_state(learner.state())))
     return other
 
 
 def _merged(make: Make, start: Learner, X: Array, y: Array | None, ends: list[int]) -> Learner:
-    """A learner like ``start`` that merged parts of these rows, each made by another learner in that state."""
+    """Return a learner like ``start`` that merged parts of these rows, each made by another learner in that state."""
     bounds, parts = [0, *ends, len(X)], []
     for first, last in itertools.pairwise(bounds):
         worker: Any = _restored(make, start)

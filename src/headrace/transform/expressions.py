@@ -53,7 +53,7 @@ class Text:
 
 
 def text(template: str) -> Text:
-    """A sentence made of a row's columns, for `select` and `with_columns`.
+    """Return a sentence made of a row's columns, for `select` and `with_columns`.
 
     Args:
         template: text with column names in braces; ``{features}`` stands for the model's features as a list.
@@ -74,7 +74,7 @@ def text(template: str) -> Text:
 
 
 def evaluate(expression: Any, batch: Batch, *, features: Sequence[str] = ()) -> pa.Array:
-    """One value a row.
+    """Return one value a row.
 
     Raises:
         KeyError: the expression names a column that the batch does not have.
@@ -106,7 +106,7 @@ def check(expression: Any, where: str) -> None:
 
 
 def describe(expression: Any) -> str:
-    """The expression in one line, for plans and error messages."""
+    """Return the expression in one line, for plans and error messages."""
     if isinstance(expression, Text):
         return f'text("{expression.template}")'
     if callable(expression) and not isinstance(expression, pc.Expression):
@@ -222,7 +222,7 @@ def _check_events(result: Batch, batch: Batch, who: str) -> None:
 
 
 def _with_unsent_names(batch: Batch, computed: Mapping[str, Any]) -> Batch:
-    """The batch with the columns that the source did not send (``__unchanged``) under their new names too."""
+    """Return the batch with the columns that the source did not send (``__unchanged``) under their new names too."""
     renamed = {new: old for new, old in computed.items() if isinstance(old, str) and new != old}
     if batch.unchanged is None or not renamed:
         return batch

@@ -11,7 +11,7 @@ from headrace.learn.base import Learner
 
 
 def adapted(model: Any, *, classes: Iterable[Any] | None = None, names: Sequence[str] | None = None) -> Learner:
-    """A model as a learner; a learner is one already.
+    """Return a model as a learner; a learner is one already.
 
     Args:
         model: a learner, an estimator of scikit-learn, a model of River, a compiled model of Keras, or what `keras` or
@@ -64,7 +64,7 @@ class WithOptions:
     options: Mapping[str, Any]
 
     def learner(self, *, classes: Iterable[Any] | None = None) -> Learner:
-        """The learner.
+        """Return the learner.
 
         Raises:
             DeclarationError: the model, or the options, cannot be taken.
@@ -80,7 +80,7 @@ def keras(
     epochs: int = 1,
     pretrained: bool = False,
 ) -> WithOptions:
-    """A compiled model of Keras 3 with options; without any, the model itself does.
+    """Return a compiled model of Keras 3 with options; without any, the model itself does.
 
     Args:
         model: compiled and built.
@@ -106,7 +106,7 @@ def torch(
     seed: int = 0,
     pretrained: bool = False,
 ) -> WithOptions:
-    """A `torch.nn.Module` with what it needs to learn.
+    """Return a `torch.nn.Module` with what it needs to learn.
 
     Args:
         module: the network.
@@ -126,6 +126,6 @@ def torch(
 
 
 def _is_a(library: str, name: str, model: Any) -> bool:
-    """Whether a class of this name of a library is among a model's; nothing is imported for the answer."""
+    """Return whether a class of this name of a library is among a model's; nothing is imported for the answer."""
     kinds = type(model).__mro__
     return any(kind.__name__ == name and kind.__module__.partition(".")[0] == library for kind in kinds)

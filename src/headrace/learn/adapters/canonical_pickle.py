@@ -24,7 +24,7 @@ _DEEP = 100_000  # trees and neighbours' graphs nest deeper than Python's limit 
 
 
 def dumps(value: Any, *, but_random: bool = False) -> bytes:
-    """The pickle of a graph of objects.
+    """Return the pickle of a graph of objects.
 
     Args:
         value: what is to be written.
@@ -78,7 +78,7 @@ _NONE: dict[type, Any] = {kind: lambda _: (int, ()) for kind in (random.Random, 
 
 
 def _reduced_distribution(value: Any) -> Any:
-    """Trees make distributions with a generator of their own, open, that they never draw from."""
+    """Return trees make distributions with a generator of their own, open, that they never draw from."""
     made, arguments, state, *more = value.__reduce_ex__(4)
     if getattr(value, "seed", None) is None and isinstance(state, dict) and "_rng" in state:
         state = {**state, "_rng": _UNDRAWN}

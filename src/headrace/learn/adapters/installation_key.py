@@ -1,5 +1,7 @@
 """The key of this installation: what it signs, it will load again; what others wrote, it refuses.
 
+`sealed` makes signed pickles of objects that nothing else can hold.
+
 32 random bytes in ``~/.local/share/headrace/key``, or in the file that HEADRACE_KEY_FILE names, made on first use and
 readable by their owner only. Machines that share states share the file.
 """
@@ -8,12 +10,17 @@ from __future__ import annotations
 
 import hmac
 import os
+import pickle
 import secrets
 from pathlib import Path
+from typing import Any
 
 from headrace.errors import LearnError
+from headrace.learn.adapters import canonical_pickle
 
 LENGTH = 32
+_PURPOSE = "sealed"
+_SIGNATURE = 64
 
 
 def signature(purpose: str, data: bytes) -> str:
@@ -26,7 +33,7 @@ def signature(purpose: str, data: bytes) -> str:
 
 
 def is_ours(purpose: str, data: bytes, signed: str) -> bool:
-    """Whether this installation signed these bytes.
+    """Return whether this installation signed these bytes.
 
     Raises:
         LearnError: as for `signature`.
@@ -35,7 +42,7 @@ def is_ours(purpose: str, data: bytes, signed: str) -> bool:
 
 
 def key_file() -> Path:
-    """Where the key is."""
+    """Return where the key is."""
     return Path(os.environ.get("HEADRACE_KEY_FILE") or Path.home() / ".local/share/headrace/key")
 
 
@@ -72,3 +79,28 @@ def _make(path: Path) -> None:
         pass
     finally:
         draft.unlink()
+
+
+def sealed(value: Any) -> bytes:
+    """Return a signature, then a pickle: equal values give equal bytes.
+
+    >>> unsealed(sealed([1, 2]))
+    [1, 2]
+    """
+    data = canonical_pickle.dumps(value)
+    return signature(_PURPOSE, data).encode() + data
+
+
+def unsealed(data: bytes) -> Any:
+    """Return the inverse of `sealed`.
+
+    Raises:
+        LearnError: another installation wrote it, or nobody did.
+    """
+    signed, rest = data[:_SIGNATURE], data[_SIGNATURE:]
+    if not is_ours(_PURPOSE, rest, signed.decode("ascii", "replace")):
+        raise LearnError(
+            "a detector's stored state was not written by this installation",
+            advice="Take the installation's key along (HEADRACE_KEY_FILE), or learn again from the log.",
+        )
+    return pickle.loads(rest)

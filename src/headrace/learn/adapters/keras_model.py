@@ -2,6 +2,9 @@
 
 Keras itself takes its back end from the environment before it is first imported: ``KERAS_BACKEND=jax``.
 
+A model's declaration is JSON values that are equal in every process: Keras numbers the layers that have no name by
+what the process has made before (``dense_7``), here they are numbered by their place.
+
 Source: https://keras.io/api/models/model_training_apis/
 """
 
@@ -16,7 +19,6 @@ import numpy as np
 
 from headrace.arrays import Array
 from headrace.errors import DeclarationError
-from headrace.learn.adapters.keras_described import described, described_loss, described_optimizer
 from headrace.learn.adapters.keras_programs import Program, program_of
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
 from headrace.learn.base import State, largest_in
@@ -33,6 +35,10 @@ _LOSSES: dict[str, tuple[Coding, Scale | None]] = {
     "hinge": ("binary", None),
     "squared_hinge": ("binary", None),
 }
+
+
+# References to layers are under these; elsewhere an equal text ("relu", "float32") means something else.
+_NAMING = frozenset({"name", "keras_history", "input_layers", "output_layers"})
 
 
 class KerasLearner(Network):
@@ -121,14 +127,14 @@ class KerasLearner(Network):
         return outputs.reshape(len(X), -1)
 
     def largest(self) -> float:
-        """Infinite where one of its variables is."""
+        """Return infinite where one of its variables is."""
         return largest_in(self._program.seen(self._values))
 
     def parameters(self) -> dict[str, Any]:
         return copy.deepcopy(self._declared)
 
     def state(self) -> State:
-        """Every variable under its number and name; bfloat16 as the bits of unsigned integers."""
+        """Return every variable under its number and name; bfloat16 as the bits of unsigned integers."""
         named: State = dict(zip(self._program.names, map(_storable, self._program.arrays(self._values)), strict=True))
         return named | {"learned": self._learned}
 
@@ -146,7 +152,7 @@ class KerasLearner(Network):
         self._learned = bool(fitting["learned"])
 
     def plain(self) -> Any:
-        """A model of Keras with these weights, compiled as it was declared."""
+        """Return a model of Keras with these weights, compiled as it was declared."""
         return self._program.plain(self._values)
 
     def save_to(self, directory: Path) -> list[str]:
@@ -164,7 +170,7 @@ class KerasLearner(Network):
         return ["model.keras", "weights.npz"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KerasLearner:
-        """The program, which learning does not change, is shared: it need not be compiled again."""
+        """Return the program, which learning does not change, is shared: it need not be compiled again."""
         made = type(self).__new__(type(self))
         made.__dict__.update(self.__dict__)
         made._values = self._program.copied(self._values)
@@ -175,7 +181,7 @@ class KerasLearner(Network):
 
 
 def _compiled_loss(model: Any, name: str) -> Any:
-    """Its one loss, as Keras' function or object."""
+    """Return its one loss, as Keras' function or object."""
     import keras
 
     if not getattr(model, "compiled", False) or getattr(model, "optimizer", None) is None:
@@ -219,7 +225,7 @@ def _input_shape(model: Any, shape: tuple[int, ...] | None, name: str) -> tuple[
 
 
 def _input_dtype(model: Any) -> str:
-    """Rows are given in the type of the input; models of a smaller float type cast them themselves."""
+    """Return rows are given in the type of the input; models of a smaller float type cast them themselves."""
     inputs = getattr(model, "inputs", None)
     dtype = str(inputs[0].dtype) if inputs else "float32"
     return dtype if dtype.startswith(("int", "uint")) else "float32"
@@ -241,7 +247,7 @@ def _output_size(model: Any, shape: tuple[int, ...], name: str) -> int:
 
 
 def _meaning(loss: Any, classes: Iterable[Any] | None, outputs: int, name: str) -> Outputs:
-    """What the outputs mean, from the loss and the classes."""
+    """Return what the outputs mean, from the loss and the classes."""
     kind = getattr(getattr(loss, "fn", loss), "__name__", type(loss).__name__)
     known = _LOSSES.get(kind)
     if classes is None:
@@ -264,5 +270,67 @@ def _meaning(loss: Any, classes: Iterable[Any] | None, outputs: int, name: str) 
 
 
 def _storable(array: Array) -> Array:
-    """NumPy's own types: bfloat16 and float8 become their bits."""
+    """Return NumPy's own types: bfloat16 and float8 become their bits."""
     return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+
+
+def described(model: Any) -> Any:
+    """Return the architecture, without weights and without the layers' names. Functions are named, not compared."""
+    layers = [model, *model._flatten_layers(include_self=False), *getattr(model, "operations", ())]
+    known = {layer.name for layer in layers}
+    config = {"class": _class(model), "config": model.get_config(), "trainable": _trainable(model)}
+    return _numbered(_values(config), known, {})
+
+
+def described_optimizer(optimizer: Any) -> Any:
+    """Return the optimizer's class and options."""
+    config = {key: one for key, one in optimizer.get_config().items() if key != "name"}
+    return _values({"class": _class(optimizer), **config})
+
+
+def described_loss(loss: Any) -> Any:
+    """Return the loss' name and options."""
+    if not hasattr(loss, "get_config"):
+        return _values(loss)
+    fn = getattr(loss, "fn", None)
+    own = {} if fn is None else {"fn": _values(fn), **_values(getattr(loss, "_fn_kwargs", {}))}
+    config = {} if fn is not None else {key: one for key, one in loss.get_config().items() if key != "name"}
+    return _values({"class": _class(loss), "reduction": loss.reduction, **config, **own})
+
+
+def _class(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _trainable(model: Any) -> list[bool]:
+    return [bool(variable.trainable) for variable in model.weights]
+
+
+def _values(value: Any) -> Any:
+    """JSON values; what has none is named."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":
+            return "lambda"
+        if value.get("class_name") == "SeedGenerator":
+            return {"class_name": "SeedGenerator", "seed": _values(value.get("config", {}).get("seed"))}
+        return {str(key): _values(one) for key, one in value.items() if key != "shared_object_id"}
+    if isinstance(value, list | tuple):
+        return [_values(one) for one in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if hasattr(value, "get_config"):
+        return {"class": _class(value), "config": _values(value.get_config())}
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _numbered(value: Any, known: set[str], places: dict[str, int], *, naming: bool = False) -> Any:
+    """Return names of layers as their places in the order of their first appearance."""
+    if isinstance(value, dict):
+        return {key: _numbered(one, known, places, naming=key in _NAMING) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_numbered(one, known, places, naming=naming) for one in value]
+    if naming and isinstance(value, str) and value in known:
+        return f"#{places.setdefault(value, len(places))}"
+    return value

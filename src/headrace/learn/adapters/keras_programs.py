@@ -31,15 +31,15 @@ class Program(Protocol):
     names: list[str]
 
     def begin(self) -> Any:
-        """The values the model came with."""
+        """Return the values the model came with."""
         ...
 
     def copied(self, values: Any) -> Any:
-        """Values that change apart from these."""
+        """Return values that change apart from these."""
         ...
 
     def holding(self, arrays: list[Array]) -> Any:
-        """Values equal to these arrays, which are copied."""
+        """Return values equal to these arrays, which are copied."""
         ...
 
     def arrays(self, values: Any) -> list[Array]:
@@ -47,24 +47,24 @@ class Program(Protocol):
         ...
 
     def seen(self, values: Any) -> list[Array]:
-        """The variables' values, to be read at once."""
+        """Return the variables' values, to be read at once."""
         ...
 
     def updated(self, values: Any, X: Array, y: Array, weights: Array | None) -> Any:
-        """The values after one update; those given are not to be used any more."""
+        """Return the values after one update; those given are not to be used any more."""
         ...
 
     def outputs(self, values: Any, X: Array) -> Array:
-        """The model's outputs for some rows."""
+        """Return the model's outputs for some rows."""
         ...
 
     def plain(self, values: Any) -> Any:
-        """A model with these values, compiled with the user's loss."""
+        """Return a model with these values, compiled with the user's loss."""
         ...
 
 
 def program_of(model: Any, loss: Any, shape: tuple[int, ...], *, pin_seeds: bool, rows: int | None) -> Program:
-    """A copy of a compiled model.
+    """Return a copy of a compiled model.
 
     Args:
         model: the user's, which stays as it is.
@@ -227,7 +227,7 @@ class HeldProgram:
 
 
 def rows_are_apart(model: Any, loss: Any) -> bool:
-    """Whether rows that count nothing change nothing: no layer and no loss looks at several rows together."""
+    """Return whether rows that count nothing change nothing: no layer and no loss looks at several rows together."""
     if not _is_layered(model) or not _is_kerases(type(model)) or not _is_kerases(type(loss), loss):
         return False
     return not any(
@@ -242,14 +242,14 @@ def rows_are_apart(model: Any, loss: Any) -> bool:
 
 
 def _is_layered(model: Any) -> bool:
-    """Whether Keras knows of what it is made: it is no class of the user's own."""
+    """Return whether Keras knows of what it is made: it is no class of the user's own."""
     import keras
 
     return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
 def _operations(model: Any) -> Iterator[Any]:
-    """Layers and functions of a model, those of models and wrappers within it included."""
+    """Yield layers and functions of a model, those of models and wrappers within it included."""
     inside = getattr(model, "operations", None) or getattr(model, "layers", None)
     for one in model._flatten_layers(recursive=False, include_self=False) if inside is None else inside:
         yield one
@@ -258,13 +258,13 @@ def _operations(model: Any) -> Iterator[Any]:
 
 
 def _is_kerases(kind: type, value: Any = None) -> bool:
-    """Whether a class, or a function, is Keras' own."""
+    """Return whether a class, or a function, is Keras' own."""
     modules = {kind.__module__, getattr(getattr(value, "fn", value), "__module__", None) or "keras"}
     return all(module.partition(".")[0] in ("keras", "builtins") for module in modules)
 
 
 def _counting(loss: Any) -> Any:
-    """A loss reduced over the rows that count, as Keras reduces it where there are no others.
+    """Return a loss reduced over the rows that count, as Keras reduces it where there are no others.
 
     A weight of -1 says that a row does not count. ``sum_over_batch_size`` divides by the number of those that do.
     """
@@ -294,7 +294,7 @@ def _counting(loss: Any) -> Any:
 
 
 def _copy(model: Any, shape: tuple[int, ...]) -> Any:
-    """The same layers with the same values, in variables of its own."""
+    """Return the same layers with the same values, in variables of its own."""
     import keras
 
     try:
@@ -310,7 +310,7 @@ def _copy(model: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _cloned(layer: Any) -> Any:
-    """A layer, or a model with all that is in it, not compiled: Keras' own copies must be able to name the loss."""
+    """Return a layer, or a model with all that is in it, not compiled: Keras' own copies must be able to name the loss."""
     import keras
 
     if isinstance(layer, keras.Sequential):
@@ -355,7 +355,7 @@ def _pinned(model: Any, generator: Any) -> int:
 
 
 def _compile(own: Any, model: Any, loss: Any) -> Any:
-    """As another is, without metrics: they take time and teach nothing."""
+    """Return as another is, without metrics: they take time and teach nothing."""
     kept = model.optimizer
     optimizer = type(kept).from_config(kept.get_config())
     own.compile(
@@ -392,7 +392,7 @@ def _names(model: Any) -> list[str]:
 
 
 def _last(name: str) -> str:
-    """Optimizers name their variables by the layers', which are numbered by the process' history."""
+    """Return optimizers name their variables by the layers', which are numbered by the process' history."""
     return name.rpartition("_")[2] if "_" in name and name not in ("learning_rate",) else name
 
 

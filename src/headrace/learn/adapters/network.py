@@ -58,7 +58,7 @@ class Outputs:
             )
 
     def targets(self, y: Array | None, n: int, name: str) -> Array:
-        """Labels or numbers as the loss takes them.
+        """Return labels or numbers as the loss takes them.
 
         Raises:
             BadRows: there are none, one is none of the classes, or no finite number.
@@ -76,7 +76,7 @@ class Outputs:
         return np.eye(len(self.classes), dtype=np.float32)[codes]
 
     def answers(self, outputs: Array) -> Array:
-        """A label or a number a row, of outputs of shape (n, k)."""
+        """Return a label or a number a row, of outputs of shape (n, k)."""
         if self.classes is None:
             return outputs[:, 0].astype(np.float64)
         if self.coding == "binary":
@@ -84,7 +84,7 @@ class Outputs:
         return np.asarray(self.classes[outputs.argmax(axis=1)])
 
     def probabilities(self, outputs: Array) -> Array:
-        """Shape (n, classes), in the order of ``classes``."""
+        """Return shape (n, classes), in the order of ``classes``."""
         outputs = outputs.astype(np.float64)
         if self.scale == "softmax":
             outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
@@ -151,7 +151,7 @@ class Network:
         raise NotImplementedError
 
     def _forward(self, X: Array) -> Array:
-        """Outputs of shape (n, k) for rows that were checked."""
+        """Return outputs of shape (n, k) for rows that were checked."""
         raise NotImplementedError
 
     # -- the contract ---------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Network:
         self._learned = True
 
     def predict(self, X: Array) -> Array:
-        """One label or number a row."""
+        """Return one label or number a row."""
         return self._outputs.answers(self._answered(X))
 
     def predict_proba(self, X: Array) -> Array:
@@ -216,7 +216,7 @@ class Network:
 
 
 def sorted_classes(classes: Iterable[Any], name: str) -> Array:
-    """Every label once.
+    """Return every label once.
 
     Raises:
         DeclarationError: fewer than two.
@@ -228,7 +228,7 @@ def sorted_classes(classes: Iterable[Any], name: str) -> Array:
 
 
 def row_shape(shape: Iterable[Any], name: str) -> tuple[int, ...]:
-    """The shape of one row.
+    """Return the shape of one row.
 
     Raises:
         DeclarationError: a size is open.
@@ -240,7 +240,7 @@ def row_shape(shape: Iterable[Any], name: str) -> tuple[int, ...]:
 
 
 def matching(stored: Mapping[str, Any], own: Mapping[str, Any], name: str) -> State:
-    """The stored values, where they fit a network's own.
+    """Return the stored values, where they fit a network's own.
 
     Raises:
         LearnError: they are of another network: other names, shapes or types.

@@ -65,7 +65,7 @@ class RiverLearner:
         self._number = {one: i for i, one in enumerate(self._fed)}
 
     def largest(self) -> float:
-        """The largest absolute number that a step holds by itself: weights, means, variances; trees are not read."""
+        """Return the largest absolute number that a step holds by itself: weights, means, variances; trees are not read."""
         found = 0.0
         for held in self._holders():
             values = (held.intercept,) if hasattr(held, "intercept") else ()
@@ -78,7 +78,7 @@ class RiverLearner:
         return found
 
     def _holders(self) -> list[Any]:
-        """Steps that hold numbers by themselves."""
+        """Return steps that hold numbers by themselves."""
         known: tuple[Any, list[Any]] | None = self.__dict__.get("_held")
         if known is None or known[0] is not self._model:
             names = ("intercept", "_weights", "means", "vars")
@@ -87,7 +87,7 @@ class RiverLearner:
         return known[1]
 
     def unlearned(self) -> RiverLearner:
-        """The same declaration without what it has learned."""
+        """Return the same declaration without what it has learned."""
         return RiverLearner(_pinned(self._model), classes=self.classes, names=self._names)
 
     @property
@@ -115,7 +115,7 @@ class RiverLearner:
             raise LearnError(f"{name} failed at row {at} of a cut: {type(error).__name__}: {error}") from error
 
     def predict(self, X: Array) -> Array:
-        """One label, number, cluster or anomaly score a row."""
+        """Return one label, number, cluster or anomaly score a row."""
         found = self._answered("score_one" if self._kind == "anomaly" else "predict_one", X)
         if self.classes is not None:
             return np.asarray(self.classes[np.array([self._number.get(one, 0) for one in found], np.int64)])
@@ -205,7 +205,7 @@ class RiverLearner:
 
 
 def made_again(state: State, *, classes: Iterable[Any] | None, names: Sequence[str] | None) -> RiverLearner:
-    """The learner whose state this is, as it was declared.
+    """Return the learner whose state this is, as it was declared.
 
     Raises:
         LearnError: as for `RiverLearner.restore`.
@@ -214,7 +214,7 @@ def made_again(state: State, *, classes: Iterable[Any] | None, names: Sequence[s
 
 
 def _loaded(state: State) -> Any:
-    """The model in a state that this installation wrote; nothing of another one is read."""
+    """Return the model in a state that this installation wrote; nothing of another one is read."""
     data = np.asarray(state.get("pickle", ()), np.uint8).tobytes()
     if not is_ours(_PURPOSE, data, str(state.get("@signature"))):
         raise LearnError(
@@ -291,7 +291,7 @@ def _classes(model: Any, kind: str, classes: Iterable[Any] | None) -> Array | No
 
 
 def _taken(model: Any) -> tuple[Any, bool]:
-    """A copy with every open seed 0, and whether it has learned something."""
+    """Return a copy with every open seed 0, and whether it has learned something."""
     try:
         pinned = _pinned(model)
         own = canonical_pickle.dumps(model)
@@ -316,7 +316,7 @@ def _unseeded(model: Any) -> bytes:
 
 
 def _pinned(value: Any) -> Any:
-    """A new model with the same parameters: an open seed would be another one in each run."""
+    """Return a new model with the same parameters: an open seed would be another one in each run."""
     from river.base import Base
 
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
@@ -332,13 +332,13 @@ def _pinned(value: Any) -> Any:
 
 
 def _parts(model: Any) -> Any:
-    """Steps of a pipeline, transformers of a union."""
+    """Return steps of a pipeline, transformers of a union."""
     found = getattr(model, "steps", None) or getattr(model, "transformers", None)
     return found if isinstance(found, dict) else None
 
 
 def _own(model: Any) -> dict[str, Any]:
-    """Parameters, with models inside as they are."""
+    """Return parameters, with models inside as they are."""
     return {name: getattr(model, name, one) for name, one in model._get_params().items()}
 
 
@@ -350,7 +350,7 @@ def _named(names: Sequence[str]) -> list[str]:
 
 
 def _described(value: Any) -> Any:
-    """Parameters as JSON values, those of models inside included."""
+    """Return parameters as JSON values, those of models inside included."""
     if hasattr(value, "_get_params"):
         parts = _parts(value)
         own = sorted(_own(value).items()) if parts is None else [("steps", list(parts.items()))]

@@ -67,7 +67,7 @@ class SklearnLearner:
     pinned = staticmethod(one_thread)
 
     def largest(self) -> float:
-        """The largest absolute number in what its steps have learned; 0 where they answer all the same."""
+        """Return the largest absolute number in what its steps have learned; 0 where they answer all the same."""
         if not self._learned:
             return 0.0
         found = largest_in(_learned_numbers(self._steps))
@@ -76,7 +76,7 @@ class SklearnLearner:
         return 0.0 if self._answers_still() else math.inf
 
     def _answers_still(self) -> bool:
-        """Whether a row of zeros is answered with finite numbers: what is not finite may be no part of an answer."""
+        """Return whether a row of zeros is answered with finite numbers: what is not finite may be no part of an answer."""
         how = next((one for one in ("decision_function", "predict_proba") if hasattr(self._steps[-1], one)), "predict")
         try:
             found = self._answered(how, np.zeros((1, self._width or 1)))
@@ -85,7 +85,7 @@ class SklearnLearner:
             return False
 
     def unlearned(self) -> SklearnLearner:
-        """The same declaration without what it has learned."""
+        """Return the same declaration without what it has learned."""
         from sklearn.base import clone
 
         return SklearnLearner(clone(self._estimator), classes=self.classes)
@@ -146,7 +146,7 @@ class SklearnLearner:
         self._width, self._learned, self._waiting = X.shape[1], True, []
 
     def predict(self, X: Array) -> Array:
-        """One prediction a row."""
+        """Return one prediction a row."""
         return self._answered("predict", X)
 
     def predict_proba(self, X: Array) -> Array:
@@ -173,7 +173,7 @@ class SklearnLearner:
         return found.astype(np.int64) if self._kind == "clusterer" else found
 
     def _spread(self, found: Array, classes: Array) -> Array:
-        """Probabilities of an estimator that was fitted on rows of some of the classes only."""
+        """Return probabilities of an estimator that was fitted on rows of some of the classes only."""
         whole = np.zeros((len(found), len(classes)))
         whole[:, np.searchsorted(classes, self._steps[-1].classes_)] = found
         return whole
@@ -236,7 +236,7 @@ class SklearnLearner:
 
 
 def stored_estimator(state: State) -> Any:
-    """The estimator in a stored state, made of scikit-learn's and NumPy's classes only.
+    """Return the estimator in a stored state, made of scikit-learn's and NumPy's classes only.
 
     Raises:
         LearnError: it is none, or has other parts.
@@ -245,7 +245,7 @@ def stored_estimator(state: State) -> Any:
 
 
 def _steps(estimator: Any) -> list[Any]:
-    """The estimators that learn in turn."""
+    """Return the estimators that learn in turn."""
     if not hasattr(estimator, "steps"):
         chosen = [estimator]
     else:
@@ -262,7 +262,7 @@ def _steps(estimator: Any) -> list[Any]:
 
 
 def _learned_numbers(steps: Sequence[Any]) -> Iterator[Any]:
-    """Arrays that the steps have learned; the logarithm of nothing, minus infinity, is one of its values."""
+    """Yield arrays that the steps have learned; the logarithm of nothing, minus infinity, is one of its values."""
     for step in steps:
         for name, value in vars(step).items():
             for array in value if type(value) is list else (value,):
@@ -350,7 +350,7 @@ def _pin(estimator: Any) -> None:
 
 
 def _described(value: Any) -> Any:
-    """Parameters as JSON values, those of estimators inside included."""
+    """Return parameters as JSON values, those of estimators inside included."""
     if hasattr(value, "get_params"):
         own = {name: _described(one) for name, one in sorted(value.get_params(deep=False).items())}
         return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **own}

@@ -76,7 +76,7 @@ def types_within(estimator: Any) -> list[str]:
 
 
 def to_state(estimator: Any) -> State:
-    """The estimator's tree as JSON, and its arrays under their numbers.
+    """Return the estimator's tree as JSON, and its arrays under their numbers.
 
     Raises:
         LearnError: as for `types_within`.
@@ -103,7 +103,7 @@ def to_state(estimator: Any) -> State:
 
 
 def from_state(state: State, trusted: Sequence[str] = ()) -> Any:
-    """The inverse of `to_state`.
+    """Return the inverse of `to_state`.
 
     Args:
         state: what `to_state` gave.
@@ -144,7 +144,7 @@ def _file_of(array: Array) -> bytes:
 
 
 def _without_gaps(array: Array) -> Array:
-    """The same records with zeros between their fields: what stands there is nobody's, and another in each process."""
+    """Return the same records with zeros between their fields: what stands there is nobody's, and another in each process."""
     clean = np.frombuffer(bytearray(array.nbytes), array.dtype).reshape(array.shape)  # a copy of it would have gaps
     for name in array.dtype.names or ():
         clean[name] = array[name]
@@ -164,7 +164,7 @@ def _dumped(estimator: Any) -> bytes:
 
 
 def _renumbered(node: Any, ids: dict[int, int], named: Callable[[str], str]) -> Any:
-    """The tree with ids in the order of their first appearance; plain values need none."""
+    """Return the tree with ids in the order of their first appearance; plain values need none."""
     if isinstance(node, list):
         return [_renumbered(one, ids, named) for one in node]
     if not isinstance(node, dict):

@@ -1,5 +1,8 @@
 """Modules of PyTorch as learners.
 
+A state is arrays and plain values, nothing is pickled: an optimizer's state is JSON in which each tensor is the name of
+an array.
+
 Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
 """
 
@@ -8,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +25,6 @@ import numpy as np
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, LearnError
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
-from headrace.learn.adapters.torch_state import from_state, to_array, to_state
 from headrace.learn.base import Method, State, largest_in
 
 # What a loss takes for labels, and what makes probabilities of the outputs it judges; by class and by function.
@@ -35,6 +40,8 @@ _LOSSES: dict[str, tuple[Coding, Scale | None]] = {
     "BCELoss": ("binary", "as they are"),
     "binary_cross_entropy": ("binary", "as they are"),
 }
+_OPTIMIZER = "optimizer"
+_ARRAY = "tensor"
 
 
 class TorchLearner(Network):
@@ -105,7 +112,7 @@ class TorchLearner(Network):
         }
 
     def _tried(self) -> int:
-        """How many outputs two rows of zeros get, and whether the module writes into what it is given."""
+        """Return how many outputs two rows of zeros get, and whether the module writes into what it is given."""
         import torch
 
         rows = torch.zeros((2, *self._shape), dtype=self._float, device=self._device)
@@ -165,7 +172,7 @@ class TorchLearner(Network):
 
     @contextlib.contextmanager
     def _determined(self, *, kept: bool = True) -> Iterator[None]:
-        """One thread, and this learner's generator as PyTorch's; both are put back afterwards.
+        """Return one thread, and this learner's generator as PyTorch's; both are put back afterwards.
 
         Args:
             kept: what is drawn inside is drawn from this learner's generator for good.
@@ -192,11 +199,11 @@ class TorchLearner(Network):
 
     @staticmethod
     def pinned() -> contextlib.AbstractContextManager[None]:
-        """One thread of PyTorch, around many calls."""
+        """Return one thread of PyTorch, around many calls."""
         return one_torch_thread()
 
     def largest(self) -> float:
-        """Infinite where one of its weights is."""
+        """Return infinite where one of its weights is."""
         held = [*self._module.parameters(), *self._module.buffers()]
         return largest_in(one.detach().float().cpu().numpy() for one in held if one.is_floating_point())
 
@@ -293,7 +300,7 @@ def _deterministic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _generator(device: Any) -> Iterator[None]:
-    """The process' generators are as they were, afterwards."""
+    """Return the process' generators are as they were, afterwards."""
     import torch
 
     before = torch.get_rng_state()
@@ -368,7 +375,7 @@ def _first_width(module: Any, name: str) -> tuple[int, ...]:
 
 
 def _meaning(loss: Any, classes: Iterable[Any] | None, name: str) -> Outputs:
-    """What the outputs mean, from the loss and the classes."""
+    """Return what the outputs mean, from the loss and the classes."""
     kind = _called(loss)
     known = _LOSSES.get(kind)
     if getattr(loss, "reduction", "mean") == "none":
@@ -395,7 +402,7 @@ def _called(loss: Any) -> str:
 
 
 def _weighted(loss: Any, outputs: Any, targets: Any, weights: Any) -> Any:
-    """The loss with each row's share multiplied by its weight; without weights it is what ``loss`` gives."""
+    """Return the loss with each row's share multiplied by its weight; without weights it is what ``loss`` gives."""
     reduction = getattr(loss, "reduction", "mean")
     of_class: Any = getattr(loss, "weight", None)
     if hasattr(loss, "reduction"):
@@ -416,7 +423,7 @@ def _weighted(loss: Any, outputs: Any, targets: Any, weights: Any) -> Any:
 
 
 def _described(module: Any, optimizer: Any, loss: Any) -> dict[str, Any]:
-    """The declaration as JSON values, without weights; functions are named, not compared."""
+    """Return the declaration as JSON values, without weights; functions are named, not compared."""
     sizes = {key: [list(one.shape), str(one.dtype), one.requires_grad] for key, one in module.named_parameters()}
     places = {id(one): i for i, one in enumerate(module.parameters())}
     groups = [
@@ -432,7 +439,7 @@ def _described(module: Any, optimizer: Any, loss: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """What it prints as, without places in memory."""
+    """Return what it prints as, without places in memory."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
@@ -442,3 +449,92 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value if value is None or isinstance(value, bool | int | float | str) else _text(value)
+
+
+def to_state(module: Any, optimizer: Any) -> State:
+    """Return every parameter and buffer by its name, and the optimizer's state.
+
+    Raises:
+        LearnError: the optimizer keeps what is no number, text, tensor, list or dictionary.
+    """
+    state: State = {f"module.{name}": to_array(tensor) for name, tensor in _tensors(module)}
+    arrays: dict[str, Array] = {}
+    tree = _flattened(optimizer.state_dict(), _OPTIMIZER, arrays)
+    return {**state, **arrays, _OPTIMIZER: json.dumps(tree)}
+
+
+def from_state(state: State, module: Any, optimizer: Any, name: str) -> None:
+    """The inverse of `to_state`, into a module and an optimizer declared alike.
+
+    Raises:
+        LearnError: the optimizer's state is one of other parameters; nothing has been changed then.
+    """
+    import torch
+
+    tree = _rebuilt(json.loads(str(state[_OPTIMIZER])), state)
+    groups = [len(group["params"]) for group in tree["param_groups"]]
+    own = [len(group["params"]) for group in optimizer.param_groups]
+    if groups != own:
+        raise LearnError(f"a stored optimizer has parameters {groups} in its groups, the one of {name} {own}")
+    with torch.no_grad():
+        for key, tensor in _tensors(module):
+            tensor.copy_(_tensor(np.asarray(state[f"module.{key}"]), str(tensor.dtype)))
+    optimizer.load_state_dict(tree)
+
+
+def to_array(tensor: Any) -> Array:
+    """Return a copy of a tensor; types that NumPy lacks, as their bits."""
+    tensor = tensor.detach().cpu()
+    bits = _bits().get(tensor.dtype)
+    return np.array((tensor if bits is None else tensor.view(bits)).numpy())
+
+
+@cache
+def _bits() -> dict[Any, Any]:
+    """Integers of the size of each type that NumPy lacks."""
+    import torch
+
+    float8 = [getattr(torch, name) for name in dir(torch) if name.startswith("float8_")]
+    return {torch.bfloat16: torch.int16, **dict.fromkeys(float8, torch.uint8)}
+
+
+def _tensor(array: Array, dtype: str) -> Any:
+    import torch
+
+    tensor = torch.from_numpy(np.array(array))
+    kind = getattr(torch, dtype.removeprefix("torch."))
+    return tensor if tensor.dtype == kind else tensor.view(kind)
+
+
+def _tensors(module: Any) -> Iterator[tuple[str, Any]]:
+    """Return parameters and buffers, those too that ``state_dict`` leaves out."""
+    return chain(module.named_parameters(), module.named_buffers())
+
+
+def _flattened(value: Any, path: str, arrays: dict[str, Array]) -> Any:
+    """JSON values; tensors go to ``arrays`` under their path. Pairs stand for dictionaries: keys may be numbers."""
+    if hasattr(value, "detach"):
+        arrays[path] = to_array(value)
+        return {_ARRAY: path, "dtype": str(value.dtype)}
+    if isinstance(value, dict):
+        return {"items": [[key, _flattened(one, f"{path}.{key}", arrays)] for key, one in value.items()]}
+    if isinstance(value, list | tuple):
+        listed = [_flattened(one, f"{path}.{i}", arrays) for i, one in enumerate(value)]
+        return {"tuple": listed} if isinstance(value, tuple) else listed
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise LearnError(
+        f"the optimizer keeps a {type(value).__name__} under «{path}»", advice="Use an optimizer of torch.optim."
+    )
+
+
+def _rebuilt(node: Any, state: State) -> Any:
+    if isinstance(node, list):
+        return [_rebuilt(one, state) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if _ARRAY in node:
+        return _tensor(np.asarray(state[node[_ARRAY]]), node["dtype"])
+    if "tuple" in node:
+        return tuple(_rebuilt(one, state) for one in node["tuple"])
+    return {key: _rebuilt(one, state) for key, one in node["items"]}
