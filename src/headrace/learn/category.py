@@ -37,7 +37,7 @@ class Category:
     dtype: type = np.float32
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
-        """Return shape (n, columns), float32, zeros and one 1 in a row."""
+        """Return features of shape (n, columns), float32, zeros and one 1 in a row."""
         n = len(array)
         null = array.is_null().to_numpy(zero_copy_only=False)
         found = np.zeros((n, self.width), np.float32)

@@ -36,7 +36,7 @@ class Feature(Protocol):
         ...
 
     def block(self, array: pa.Array, valid: npt.NDArray[np.bool_], reasons: dict[int, str]) -> npt.NDArray[Any]:
-        """Return shape (n, k); rows that cannot be made are marked."""
+        """Return features of shape (n, k); rows that cannot be made are marked."""
         ...
 
     def describe(self) -> Any:
@@ -59,12 +59,20 @@ def depend_on_the_log(features: Features) -> bool:
 
 def growing(features: Features) -> list[Category]:
     """Return categories whose words the log decides."""
-    return [] if callable(features) else [one for one in features if isinstance(one, Category) and one.grows]
+    return (
+        []
+        if callable(features)
+        else [feature for feature in features if isinstance(feature, Category) and feature.grows]
+    )
 
 
 def unsized(features: Features) -> list[Vector]:
     """Return vectors whose length the log decides."""
-    return [] if callable(features) else [one for one in features if isinstance(one, Vector) and one.size is None]
+    return (
+        []
+        if callable(features)
+        else [feature for feature in features if isinstance(feature, Vector) and feature.size is None]
+    )
 
 
 def resolved(
@@ -79,13 +87,13 @@ def resolved(
     if not depend_on_the_log(features) or callable(features):
         return features
     found: list[str | Feature] = []
-    for one in features:
-        if isinstance(one, Category) and one.grows:
-            found.append(one.knowing(words.get(one.column, one.words), refuse=refuse))
-        elif isinstance(one, Vector) and one.size is None:
-            found.append(replace(one, size=sizes.get(one.column)))
+    for feature in features:
+        if isinstance(feature, Category) and feature.grows:
+            found.append(feature.knowing(words.get(feature.column, feature.words), refuse=refuse))
+        elif isinstance(feature, Vector) and feature.size is None:
+            found.append(replace(feature, size=sizes.get(feature.column)))
         else:
-            found.append(one)
+            found.append(feature)
     return tuple(found)
 
 
@@ -129,7 +137,7 @@ def matrix(
     passing = missing == "pass"
     if callable(features):
         return _asked(batch, features, target, passing, width)
-    if not all(isinstance(one, str) for one in features):
+    if not all(isinstance(feature, str) for feature in features):
         return _of_blocks(batch, features, missing)
     X = np.empty((batch.num_rows, len(features)))
     valid = np.ones(batch.num_rows, np.bool_)
@@ -147,27 +155,27 @@ def matrix(
             X[null, j] = np.nan
         elif null.any():
             _refuse(np.flatnonzero(null), f"the feature «{name}» is NULL", valid, reasons)
-    _refuse_not_finite(X, [column_of(one) for one in features], valid, reasons, passing)
+    _refuse_not_finite(X, [column_of(feature) for feature in features], valid, reasons, passing)
     return Matrix(X, valid, reasons)
 
 
 def _of_blocks(batch: Batch, features: tuple[str | Feature, ...], missing: str) -> Matrix:
-    """Return numbers and richer features side by side."""
+    """Put numbers and richer features side by side."""
     valid = np.ones(batch.num_rows, np.bool_)
     reasons: dict[int, str] = {}
     blocks: list[npt.NDArray[Any]] = []
-    for one in features:
-        if isinstance(one, str):
-            plain = matrix(batch, (one,), missing=missing)
+    for feature in features:
+        if isinstance(feature, str):
+            plain = matrix(batch, (feature,), missing=missing)
             blocks.append(plain.X)
             for row, reason in plain.reasons.items():
                 reasons.setdefault(row, reason)
             valid &= plain.valid
-        elif one.column not in batch.schema.names:
-            _refuse(np.arange(batch.num_rows), f"there is no column «{one.column}»", valid, reasons)
-            blocks.append(one.block(pa.nulls(batch.num_rows, pa.null()), np.zeros(batch.num_rows, bool), {}))
+        elif feature.column not in batch.schema.names:
+            _refuse(np.arange(batch.num_rows), f"there is no column «{feature.column}»", valid, reasons)
+            blocks.append(feature.block(pa.nulls(batch.num_rows, pa.null()), np.zeros(batch.num_rows, bool), {}))
         else:
-            blocks.append(one.block(batch.column(one.column), valid, reasons))
+            blocks.append(feature.block(batch.column(feature.column), valid, reasons))
     if len(blocks) == 1:
         return Matrix(np.ascontiguousarray(blocks[0]), valid, reasons)
     return Matrix(np.ascontiguousarray(np.concatenate(blocks, axis=1)), valid, reasons)
@@ -412,7 +420,7 @@ def _refuse(rows: npt.NDArray[np.int64], reason: str, valid: npt.NDArray[np.bool
 def _asked(
     batch: Batch, function: Callable[[Batch], Any], target: str | None, passing: bool, width: int | None
 ) -> Matrix:
-    """Return what a function makes; one that fails is asked again row by row, so that only the rows at fault are refused."""
+    """Return what a function makes; one that fails is called row by row, so that only the rows at fault are refused."""
     try:
         return _from_function(batch, function, target, passing, width)
     except Exception as error:
@@ -424,9 +432,9 @@ def _asked(
         if width is None and rows[-1].valid[0]:
             width = rows[-1].X.shape[1]
     width = width or 1
-    X = np.concatenate([one.X if one.valid[0] else np.zeros((1, width)) for one in rows])
-    reasons = {i: one.reasons[0] for i, one in enumerate(rows) if one.reasons}
-    return Matrix(X, np.array([bool(one.valid[0]) for one in rows]), reasons)
+    X = np.concatenate([row.X if row.valid[0] else np.zeros((1, width)) for row in rows])
+    reasons = {i: row.reasons[0] for i, row in enumerate(rows) if row.reasons}
+    return Matrix(X, np.array([bool(row.valid[0]) for row in rows]), reasons)
 
 
 def _from_function(

@@ -59,13 +59,13 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        return int(sum(one.nbytes for one in (self.X, self.y, self.weight) if one is not None))
+        return int(sum(array.nbytes for array in (self.X, self.y, self.weight) if array is not None))
 
     def ordinary(self, row: int) -> bool:
         """Return whether a row holds no number so large that it alone explains an overflow."""
         numbers = [self.X[row]]
-        numbers += [one[row] for one in (self.y, self.weight) if one is not None and one.dtype.kind in "fiu"]
-        return all(bool((np.abs(np.nan_to_num(np.asarray(one, np.float64))) <= ORDINARY).all()) for one in numbers)
+        numbers += [array[row] for array in (self.y, self.weight) if array is not None and array.dtype.kind in "fiu"]
+        return all(bool((np.abs(np.nan_to_num(np.asarray(array, np.float64))) <= ORDINARY).all()) for array in numbers)
 
 
 @dataclass(slots=True)
@@ -229,7 +229,7 @@ class Handover:
         return self._beyond or holds(learner)
 
     def _told(self, block: Block, refused: Mapping[int, Failure], rows: Array) -> Learned:
-        overflowed = [row for row, one in refused.items() if one.overflow and block.ordinary(row)]
+        overflowed = [row for row, failure in refused.items() if failure.overflow and block.ordinary(row)]
         last = max(overflowed, default=-1)
         diverged = refused[last].reason if overflowed and (not len(rows) or last > int(rows[-1])) else ""
         return Learned(self.learner, {row: refused[row].reason for row in sorted(refused)}, diverged)
@@ -264,7 +264,7 @@ def reason_of(error: Exception) -> str:
 
 
 def answers_one_by_one(ask: Callable[[Array], Array], X: Array, rows: int) -> tuple[list[Array | None], dict[int, str]]:
-    """Return answers where asking for all rows at once has failed: for each row alone, or in blocks that do not fail.
+    """Return predictions where all rows at once have failed: for each row alone, or in blocks that do not fail.
 
     Args:
         ask: gives one answer a row, whatever the others are.

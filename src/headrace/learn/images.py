@@ -28,7 +28,7 @@ class Image:
     dtype: type = np.float32
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
-        """Return shape (n, pixels), float32."""
+        """Return features of shape (n, pixels), float32."""
         size = math.prod(self.shape)
         if not _is_binary(array.type):
             _mark(
@@ -66,7 +66,7 @@ class Vector:
     dtype: type = np.float32
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
-        """Return shape (n, size), float32; while no size is known, (n, 1) of zeros.
+        """Return features of shape (n, size), float32; while no size is known, (n, 1) of zeros.
 
         Each row is taken or refused by itself: what stands beside it, or how the batch was made, changes nothing.
         """
@@ -109,7 +109,7 @@ class _Vectors:
 
 
 def _vectors(array: pa.Array, column: str) -> _Vectors:
-    """Return rows with one dimension of finite numbers, at least one; of lists, of PostgreSQL's arrays, of pgvector's text."""
+    """Return rows with one dimension of finite numbers, one or more; of lists, PostgreSQL's arrays, pgvector's text."""
     reasons: dict[int, str] = {}
     listed = _listed(array, column, reasons)
     lengths = pc.fill_null(pc.list_value_length(listed), -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -130,7 +130,7 @@ def _vectors(array: pa.Array, column: str) -> _Vectors:
 
 
 def image(column: str, *, shape: Sequence[int], scale: float = 1.0) -> Image:
-    """Return a column of bytes, one a pixel, as features: ``X`` has a float32 column for each pixel, in the bytes' order.
+    """Return a column of bytes, one a pixel, as features: a column of ``X`` for each pixel, in the bytes' order.
 
     Args:
         column: a BYTEA column.
@@ -141,8 +141,8 @@ def image(column: str, *, shape: Sequence[int], scale: float = 1.0) -> Image:
     >>> hr.image("pixels", shape=(28, 28), scale=1 / 255).column
     'pixels'
     """
-    sizes = tuple(int(one) for one in shape)
-    if not column or not sizes or any(one < 1 for one in sizes):
+    sizes = tuple(int(size) for size in shape)
+    if not column or not sizes or any(size < 1 for size in sizes):
         raise DeclarationError(f"an image «{column}» of shape {shape}", advice="Give a column and positive sizes.")
     if not math.isfinite(scale):
         raise DeclarationError(f"the image «{column}» is scaled by {scale}", advice="Give a finite number.")
@@ -189,14 +189,14 @@ def _listed(array: pa.Array, column: str, reasons: dict[int, str]) -> pa.Array:
         items = items.cast(pa.float32(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         # One element that is no number: the rows are looked at one by one.
-        return _parsed(pa.array([_text_of(one) for one in values(array)], pa.string()), column, reasons)
+        return _parsed(pa.array([_text_of(value) for value in values(array)], pa.string()), column, reasons)
     return pa.ListArray.from_arrays(offsets, items, mask=array.is_null())
 
 
 def _text_of(items: list[Any] | None) -> str | None:
     if items is None:
         return None
-    return "[" + ",".join("null" if one is None else str(one) for one in items) + "]"
+    return "[" + ",".join("null" if item is None else str(item) for item in items) + "]"
 
 
 def _plainly(array: pa.Array) -> pa.Array | None:

@@ -113,7 +113,7 @@ class KMeans:
         self._waiting_counts: Ints | None = None
 
     def learn(self, X: Array, y: Array | None = None) -> None:
-        """One update. An empty batch, of shape (0, d) or (0, 0), decays the weights and may split a dying cluster.
+        """Make one update. An empty batch, of shape (0, d) or (0, 0), decays the weights and may split a dying cluster.
 
         Args:
             X: shape (n, d), numbers.
@@ -155,7 +155,7 @@ class KMeans:
         }
 
     def merge(self, parts: Sequence[State]) -> None:
-        """One update from the parts of one batch, all made by `partial` of a learner in this learner's state.
+        """Make one update from the parts of one batch, all made by `partial` of a learner in this learner's state.
 
         Bit for bit what `learn` of the whole batch gives when the parts come in the order of the rows and each
         but the last holds a multiple of ``part_rows`` (1,024) rows. Other parts give the same weights, and
@@ -165,9 +165,9 @@ class KMeans:
             LearnError: a part does not fit; nothing was learned.
         """
         if self._centers is None:
-            rows = [one for part in parts if len(one := self._part_of(part, "rows", 2))]
-            if len({one.shape[1] for one in rows}) > 1:
-                raise LearnError(f"parts hold rows of shapes {[one.shape for one in rows]}")
+            rows = [held for part in parts if len(held := self._part_of(part, "rows", 2))]
+            if len({held.shape[1] for held in rows}) > 1:
+                raise LearnError(f"parts hold rows of shapes {[held.shape for held in rows]}")
             self.learn(np.concatenate(rows) if rows else np.empty((0, 0)))
             return
         blocks: list[tuple[Floats, Ints]] = []
@@ -205,7 +205,7 @@ class KMeans:
 
     @property
     def weights(self) -> Floats:
-        """Return how many rows each centre stands for, decayed, shape (k,), a copy; zeros while there are no centres."""
+        """Rows that each centre stands for, decayed, shape (k,), a copy; zeros while there are no centres."""
         return np.zeros(self.k) if self._weights is None else self._weights.copy()
 
     def parameters(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class KMeans:
         return {name: None if array is None else array.copy() for name, array in self._arrays().items()}
 
     def restore(self, state: State) -> None:
-        """The inverse of `state`.
+        """Take over a `state`.
 
         Raises:
             LearnError: the state is not one of a k-means of this k; nothing was changed.
@@ -308,7 +308,7 @@ class KMeans:
         self._update(*_total([*earlier, *_statistics(rows, chosen)], chosen.shape))
 
     def _update(self, sums: Floats, counts: Ints) -> None:
-        """The update rule, from the sum and the number of each cluster's new rows."""
+        """Apply the update rule, from the sum and the number of each cluster's new rows."""
         assert self._centers is not None and self._weights is not None
         discount = self.decay if self.time_unit == "batches" else self.decay ** int(counts.sum())
         weights = self._weights * discount + counts
@@ -343,7 +343,7 @@ def _statistics(X: Floats, centers: Floats) -> Iterator[tuple[Floats, Ints]]:
 
 @np.errstate(over="ignore", invalid="ignore")
 def _total(blocks: Iterable[tuple[Floats, Ints]], shape: tuple[int, ...]) -> tuple[Floats, Ints]:
-    """Return the blocks' statistics added in their order. Sums beyond the largest double saturate: no infinite centres."""
+    """Add the blocks' statistics in their order. Sums beyond the largest double saturate: no infinite centres."""
     each = iter(blocks)
     sums, counts = next(each, None) or (np.zeros(shape), np.zeros(shape[0], np.int64))
     for more_sums, more_counts in each:
@@ -352,7 +352,7 @@ def _total(blocks: Iterable[tuple[Floats, Ints]], shape: tuple[int, ...]) -> tup
 
 
 def _sums(X: Floats, labels: Ints, k: int) -> Floats:
-    """Return sums of the rows of each label, shape (k, d): one addition a row in the order of the rows, so fixed bits."""
+    """Add the rows of each label, shape (k, d): one addition a row in the order of the rows, so fixed bits."""
     d = X.shape[1]
     if d > 8:
         cells = np.arange(k * d).reshape(k, d)[labels]
@@ -499,7 +499,7 @@ def _lowest(distances: Floats) -> Ints:
 
 
 def squared_distances(X: Floats, centers: Floats) -> Floats:
-    """Return shape (k, n). Element by element, so that a value's bits depend on its row and its centre alone."""
+    """Return distances, shape (k, n), element by element: a value's bits depend on its row and its centre alone."""
     columns = np.ascontiguousarray(X.T)[:, None, :]
     targets = np.ascontiguousarray(centers.T)[:, :, None]
     group = max(1, _CACHED // (len(X) * len(centers)))

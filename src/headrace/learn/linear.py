@@ -155,7 +155,7 @@ class LinearRegression:
             self._take(sums, rows)
 
     def predict(self, X: Array) -> Floats:
-        """Return shape (n,), float64. A row's prediction does not depend on its neighbours.
+        """Return predictions of shape (n,), float64. A row's prediction does not depend on its neighbours.
 
         Raises:
             BadRows: as for `learn`.
@@ -263,7 +263,7 @@ class LinearRegression:
         return _state(self._sums, self._rows)
 
     def restore(self, state: State) -> None:
-        """The inverse of `state`.
+        """Take over a `state`.
 
         Raises:
             LearnError: not the state of a linear regression; nothing was changed.

@@ -73,7 +73,7 @@ def dump_state(state: State) -> bytes:
 
 
 def dump_pieces(state: State) -> list[bytes | memoryview]:
-    """Return the bytes of `dump_state` in pieces: a head, and each array by itself, which two states may have in common.
+    """Return the bytes of `dump_state` in pieces: a head, and each array by itself, which two states may share.
 
     Raises:
         LearnError: as for `dump_state`.

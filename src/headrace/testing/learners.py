@@ -260,7 +260,7 @@ def _refuses_bad_rows_and_changes_nothing(make: Make, X: Array, y: Array | None)
 
 
 def _survives_hostile_rows(make: Make, X: Array, y: Array | None) -> None:
-    """Rows that a learner fails on are refused as a pipeline refuses them, and leave no trace."""
+    """Check that rows on which a learner fails are refused as a pipeline refuses them, and leave no trace."""
     cuts, fresh = _cuts(X, y), make()
     n, row = len(cuts[0][0]), len(cuts[0][0]) // 3
     for number, value in enumerate(_HOSTILE):
@@ -275,7 +275,7 @@ def _survives_hostile_rows(make: Make, X: Array, y: Array | None) -> None:
 
 
 def _handed_over(fresh: Learner, cuts: list[MiniBatch], X: Array, what: str) -> None:
-    """Rows go the way they go in a pipeline: none raises, those refused leave no trace, no answer is NaN unsaid."""
+    """Hand rows over as a pipeline does: none raises, those refused leave no trace, no prediction is NaN unsaid."""
     handover, straight = Handover(copy.deepcopy(fresh)), copy.deepcopy(fresh)
     for rows, targets in cuts:
         found = handover.learn(Block(rows, targets))

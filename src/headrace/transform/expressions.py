@@ -164,7 +164,7 @@ class Select:
     computed: Mapping[str, Any]
 
     def apply(self, batch: Batch, *, features: Sequence[str] = ()) -> Batch:
-        new = {name: evaluate(one, batch, features=features) for name, one in self.computed.items()}
+        new = {name: evaluate(expression, batch, features=features) for name, expression in self.computed.items()}
         batch = _with_unsent_names(batch, self.computed)
         wanted = [(name, batch.column(name)) for name in self.names] + list(new.items())
         fields = [batch.schema.field(name) for name in self.names]
@@ -189,7 +189,7 @@ class WithColumns:
         return _with_unsent_names(batch, self.computed).with_columns(new)
 
     def __str__(self) -> str:
-        return "with " + ", ".join(f"{name}={describe(one)}" for name, one in self.computed.items())
+        return "with " + ", ".join(f"{name}={describe(expression)}" for name, expression in self.computed.items())
 
 
 @dataclass(frozen=True, slots=True)

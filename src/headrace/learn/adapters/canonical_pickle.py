@@ -78,7 +78,7 @@ _NONE: dict[type, Any] = {kind: lambda _: (int, ()) for kind in (random.Random, 
 
 
 def _reduced_distribution(value: Any) -> Any:
-    """Return trees make distributions with a generator of their own, open, that they never draw from."""
+    """Reduce an object as pickle does; generators of trees' distributions, open and never drawn from, are all alike."""
     made, arguments, state, *more = value.__reduce_ex__(4)
     if getattr(value, "seed", None) is None and isinstance(state, dict) and "_rng" in state:
         state = {**state, "_rng": _UNDRAWN}
@@ -122,8 +122,8 @@ class _Pickler(_Python):  # type: ignore[misc]  # typeshed hides it
         self.write(_OPS.EMPTY_SET)
         self.memoize(value)
         self.write(_OPS.MARK)
-        for one in _sorted(value):
-            self.save(one)
+        for item in _sorted(value):
+            self.save(item)
         self.write(_OPS.ADDITEMS)
 
     def _save_frozenset(self, value: frozenset[Any]) -> None:
@@ -139,4 +139,4 @@ def _sorted(values: set[Any] | frozenset[Any]) -> list[Any]:
     try:
         return sorted(values)
     except TypeError:
-        return sorted(values, key=lambda one: (type(one).__qualname__, repr(one)))
+        return sorted(values, key=lambda item: (type(item).__qualname__, repr(item)))

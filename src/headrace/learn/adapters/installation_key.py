@@ -24,7 +24,7 @@ _SIGNATURE = 64
 
 
 def signature(purpose: str, data: bytes) -> str:
-    """HMAC-SHA256 of some bytes under this installation's key, in hexadecimal digits.
+    """Return the HMAC-SHA256 of some bytes under this installation's key, in hexadecimal digits.
 
     Raises:
         LearnError: the key's file cannot be made or read, holds no key, or is open to others.
@@ -66,7 +66,7 @@ def _key() -> bytes:
 
 
 def _make(path: Path) -> None:
-    """A link appears at once and whole, and never over another process's key."""
+    """Make a key by a link, which appears at once and whole, and never over another process's key."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

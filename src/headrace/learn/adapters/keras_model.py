@@ -127,7 +127,7 @@ class KerasLearner(Network):
         return outputs.reshape(len(X), -1)
 
     def largest(self) -> float:
-        """Return infinite where one of its variables is."""
+        """Return the largest absolute number of its variables; infinite where one is."""
         return largest_in(self._program.seen(self._values))
 
     def parameters(self) -> dict[str, Any]:
@@ -139,14 +139,14 @@ class KerasLearner(Network):
         return named | {"learned": self._learned}
 
     def restore(self, state: State) -> None:
-        """The inverse of ``state``.
+        """Take over a ``state``.
 
         Raises:
             LearnError: it is one of another network.
         """
         own = self.state()
         fitting = matching(state, own, self._name)
-        kinds = [one.dtype for one in self._program.arrays(self._values)]
+        kinds = [array.dtype for array in self._program.arrays(self._values)]
         arrays = [np.array(fitting[name]) for name in self._program.names]
         self._values = self._program.holding([a.view(kind) for a, kind in zip(arrays, kinds, strict=True)])
         self._learned = bool(fitting["learned"])
@@ -170,7 +170,7 @@ class KerasLearner(Network):
         return ["model.keras", "weights.npz"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KerasLearner:
-        """Return the program, which learning does not change, is shared: it need not be compiled again."""
+        """Return a copy that shares the program, which learning does not change: it need not be compiled again."""
         made = type(self).__new__(type(self))
         made.__dict__.update(self.__dict__)
         made._values = self._program.copied(self._values)
@@ -225,7 +225,7 @@ def _input_shape(model: Any, shape: tuple[int, ...] | None, name: str) -> tuple[
 
 
 def _input_dtype(model: Any) -> str:
-    """Return rows are given in the type of the input; models of a smaller float type cast them themselves."""
+    """Return the type of the input, in which rows are given; models of a smaller float type cast them themselves."""
     inputs = getattr(model, "inputs", None)
     dtype = str(inputs[0].dtype) if inputs else "float32"
     return dtype if dtype.startswith(("int", "uint")) else "float32"
@@ -270,7 +270,7 @@ def _meaning(loss: Any, classes: Iterable[Any] | None, outputs: int, name: str) 
 
 
 def _storable(array: Array) -> Array:
-    """Return NumPy's own types: bfloat16 and float8 become their bits."""
+    """Return the array in NumPy's own types: bfloat16 and float8 become their bits."""
     return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
 
 
@@ -284,7 +284,7 @@ def described(model: Any) -> Any:
 
 def described_optimizer(optimizer: Any) -> Any:
     """Return the optimizer's class and options."""
-    config = {key: one for key, one in optimizer.get_config().items() if key != "name"}
+    config = {key: option for key, option in optimizer.get_config().items() if key != "name"}
     return _values({"class": _class(optimizer), **config})
 
 
@@ -294,7 +294,7 @@ def described_loss(loss: Any) -> Any:
         return _values(loss)
     fn = getattr(loss, "fn", None)
     own = {} if fn is None else {"fn": _values(fn), **_values(getattr(loss, "_fn_kwargs", {}))}
-    config = {} if fn is not None else {key: one for key, one in loss.get_config().items() if key != "name"}
+    config = {} if fn is not None else {key: option for key, option in loss.get_config().items() if key != "name"}
     return _values({"class": _class(loss), "reduction": loss.reduction, **config, **own})
 
 
@@ -313,9 +313,9 @@ def _values(value: Any) -> Any:
             return "lambda"
         if value.get("class_name") == "SeedGenerator":
             return {"class_name": "SeedGenerator", "seed": _values(value.get("config", {}).get("seed"))}
-        return {str(key): _values(one) for key, one in value.items() if key != "shared_object_id"}
+        return {str(key): _values(item) for key, item in value.items() if key != "shared_object_id"}
     if isinstance(value, list | tuple):
-        return [_values(one) for one in value]
+        return [_values(item) for item in value]
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
@@ -326,11 +326,11 @@ def _values(value: Any) -> Any:
 
 
 def _numbered(value: Any, known: set[str], places: dict[str, int], *, naming: bool = False) -> Any:
-    """Return names of layers as their places in the order of their first appearance."""
+    """Replace names of layers by their places in the order of their first appearance."""
     if isinstance(value, dict):
-        return {key: _numbered(one, known, places, naming=key in _NAMING) for key, one in value.items()}
+        return {key: _numbered(item, known, places, naming=key in _NAMING) for key, item in value.items()}
     if isinstance(value, list):
-        return [_numbered(one, known, places, naming=naming) for one in value]
+        return [_numbered(item, known, places, naming=naming) for item in value]
     if naming and isinstance(value, str) and value in known:
         return f"#{places.setdefault(value, len(places))}"
     return value

@@ -122,18 +122,18 @@ class JaxProgram:
         return tuple([jnp.array(next(given), copy=True) for _ in group] for group in groups)
 
     def arrays(self, values: Any) -> list[Array]:
-        return [np.array(one) for group in values for one in group]
+        return [np.array(variable) for group in values for variable in group]
 
     def seen(self, values: Any) -> list[Array]:
-        return [np.asarray(one) for group in values for one in group]
+        return [np.asarray(variable) for group in values for variable in group]
 
     def updated(self, values: Any, X: Array, y: Array, weights: Array | None) -> Any:
         if self._padded:
             X, y, weights = _padded(X, y, weights, self._rows or _power_of_two(len(X)))
         found = self._step(values, X, y, weights)
         for group in found:  # an update runs in the background: an error of it, and the caller's arrays, belong here
-            for one in group:
-                one.block_until_ready()
+            for array in group:
+                array.block_until_ready()
         return found
 
     def outputs(self, values: Any, X: Array) -> Array:
@@ -180,12 +180,12 @@ class HeldProgram:
         return Held(self.arrays(values))
 
     def holding(self, arrays: list[Array]) -> Held:
-        return Held([np.array(one) for one in arrays])
+        return Held([np.array(array) for array in arrays])
 
     def arrays(self, values: Held) -> list[Array]:
         with self._lock:
             if values.arrays is not None:
-                return [one.copy() for one in values.arrays]
+                return [array.copy() for array in values.arrays]
             return self._read()
 
     seen = arrays
@@ -231,13 +231,13 @@ def rows_are_apart(model: Any, loss: Any) -> bool:
     if not _is_layered(model) or not _is_kerases(type(model)) or not _is_kerases(type(loss), loss):
         return False
     return not any(
-        not _is_kerases(type(one))
-        or type(one).__name__ in ("Lambda", "Masking", "BatchNormalization", "ActivityRegularization")
-        or not hasattr(one, "weights")  # a function of keras.ops, over any axis
-        or getattr(one, "activity_regularizer", None) is not None
-        or getattr(one, "mask_zero", False)
-        or getattr(one, "stateful", False)
-        for one in _operations(model)
+        not _is_kerases(type(operation))
+        or type(operation).__name__ in ("Lambda", "Masking", "BatchNormalization", "ActivityRegularization")
+        or not hasattr(operation, "weights")  # a function of keras.ops, over any axis
+        or getattr(operation, "activity_regularizer", None) is not None
+        or getattr(operation, "mask_zero", False)
+        or getattr(operation, "stateful", False)
+        for operation in _operations(model)
     )
 
 
@@ -251,10 +251,10 @@ def _is_layered(model: Any) -> bool:
 def _operations(model: Any) -> Iterator[Any]:
     """Yield layers and functions of a model, those of models and wrappers within it included."""
     inside = getattr(model, "operations", None) or getattr(model, "layers", None)
-    for one in model._flatten_layers(recursive=False, include_self=False) if inside is None else inside:
-        yield one
-        if hasattr(one, "_flatten_layers"):
-            yield from _operations(one)
+    for operation in model._flatten_layers(recursive=False, include_self=False) if inside is None else inside:
+        yield operation
+        if hasattr(operation, "_flatten_layers"):
+            yield from _operations(operation)
 
 
 def _is_kerases(kind: type, value: Any = None) -> bool:
@@ -310,7 +310,7 @@ def _copy(model: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _cloned(layer: Any) -> Any:
-    """Return a layer, or a model with all that is in it, not compiled: Keras' own copies must be able to name the loss."""
+    """Copy a layer, or a model with all that is in it, not compiled: Keras' copies must be able to name the loss."""
     import keras
 
     if isinstance(layer, keras.Sequential):
@@ -351,11 +351,11 @@ def _pin_seeds(model: Any) -> None:
 
 def _pinned(model: Any, generator: Any) -> int:
     states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
-    return next((i for i, one in enumerate(states) if one is generator.state), 0)
+    return next((i for i, state in enumerate(states) if state is generator.state), 0)
 
 
 def _compile(own: Any, model: Any, loss: Any) -> Any:
-    """Return as another is, without metrics: they take time and teach nothing."""
+    """Compile as another is, without metrics: they take time and teach nothing."""
     kept = model.optimizer
     optimizer = type(kept).from_config(kept.get_config())
     own.compile(
@@ -387,12 +387,12 @@ def _groups(model: Any) -> tuple[list[Any], list[Any], list[Any]]:
 
 def _names(model: Any) -> list[str]:
     trainable, others, optimizer = _groups(model)
-    of_model = [f"variable.{i:03d}.{one.name}" for i, one in enumerate([*trainable, *others])]
-    return of_model + [f"optimizer.{i:03d}.{_last(one.name)}" for i, one in enumerate(optimizer)]
+    of_model = [f"variable.{i:03d}.{variable.name}" for i, variable in enumerate([*trainable, *others])]
+    return of_model + [f"optimizer.{i:03d}.{_last(variable.name)}" for i, variable in enumerate(optimizer)]
 
 
 def _last(name: str) -> str:
-    """Return optimizers name their variables by the layers', which are numbered by the process' history."""
+    """Return the end of a variable's name: optimizers name by layers, which are numbered by the process' history."""
     return name.rpartition("_")[2] if "_" in name and name not in ("learning_rate",) else name
 
 
@@ -401,7 +401,7 @@ def _padded(X: Array, y: Array, weights: Array | None, rows: int) -> tuple[Array
     weights = np.ones(n, np.float32) if weights is None else weights
     if n == rows:
         return X, y, weights
-    X, y = (np.concatenate([one, np.broadcast_to(one[:1], (rows - n, *one.shape[1:]))]) for one in (X, y))
+    X, y = (np.concatenate([array, np.broadcast_to(array[:1], (rows - n, *array.shape[1:]))]) for array in (X, y))
     return X, y, np.concatenate([weights, np.full(rows - n, -1, np.float32)])
 
 

@@ -40,7 +40,7 @@ class Outputs:
     threshold: float = 0.5
 
     def check_number(self, outputs: int, name: str) -> None:
-        """Raises DeclarationError where there are not as many outputs as the loss and the classes ask for."""
+        """Raise DeclarationError where there are not as many outputs as the loss and the classes ask for."""
         if self.classes is None:
             if outputs != 1:
                 raise DeclarationError(f"{name} has {outputs} outputs for one number", advice="End with one output.")
@@ -84,7 +84,7 @@ class Outputs:
         return np.asarray(self.classes[outputs.argmax(axis=1)])
 
     def probabilities(self, outputs: Array) -> Array:
-        """Return shape (n, classes), in the order of ``classes``."""
+        """Return probabilities of shape (n, classes), in the order of ``classes``."""
         outputs = outputs.astype(np.float64)
         if self.scale == "softmax":
             outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
@@ -147,7 +147,7 @@ class Network:
     # -- of each library ------------------------------------------------------------------------------------------
 
     def _update(self, X: Array, y: Array, weights: Array | None) -> None:
-        """One update by rows that were checked."""
+        """Make one update by rows that were checked."""
         raise NotImplementedError
 
     def _forward(self, X: Array) -> Array:
@@ -171,7 +171,7 @@ class Network:
         return self._learned
 
     def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
-        """One update, or one for each ``batch_size`` rows in their order; an empty batch changes nothing.
+        """Make one update, or one for each ``batch_size`` rows in their order; an empty batch changes nothing.
 
         Raises:
             BadRows: as the contract says, or a weight that is negative or not finite; nothing has been learned.
@@ -234,7 +234,7 @@ def row_shape(shape: Iterable[Any], name: str) -> tuple[int, ...]:
         DeclarationError: a size is open.
     """
     sizes = tuple(shape)
-    if not sizes or not all(isinstance(one, int) and one > 0 for one in sizes):
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise DeclarationError(f"{name} takes rows of shape {sizes}", advice="Say shape=(…) without open sizes.")
     return sizes
 

@@ -62,10 +62,10 @@ class RiverLearner:
         else:
             self._fed = list(range(len(labels))) if labels and isinstance(labels[0], str) else labels
         self._label = dict(zip(labels, self._fed, strict=True))
-        self._number = {one: i for i, one in enumerate(self._fed)}
+        self._number = {label: i for i, label in enumerate(self._fed)}
 
     def largest(self) -> float:
-        """Return the largest absolute number that a step holds by itself: weights, means, variances; trees are not read."""
+        """Return the largest absolute number that a step itself holds: weights, means, variances; no trees are read."""
         found = 0.0
         for held in self._holders():
             values = (held.intercept,) if hasattr(held, "intercept") else ()
@@ -96,7 +96,7 @@ class RiverLearner:
         return self._width
 
     def learn(self, X: Array, y: Array | None = None) -> None:
-        """One ``learn_one`` a row; an empty batch changes nothing."""
+        """Call ``learn_one`` for each row; an empty batch changes nothing."""
         X = self._checked(X)
         if not len(X):
             return
@@ -118,9 +118,9 @@ class RiverLearner:
         """Return one label, number, cluster or anomaly score a row."""
         found = self._answered("score_one" if self._kind == "anomaly" else "predict_one", X)
         if self.classes is not None:
-            return np.asarray(self.classes[np.array([self._number.get(one, 0) for one in found], np.int64)])
+            return np.asarray(self.classes[np.array([self._number.get(label, 0) for label in found], np.int64)])
         if self._kind == "clusterer":
-            found = [-1 if one is None else one for one in found]
+            found = [-1 if cluster is None else cluster for cluster in found]
         return np.array(found, _ANSWERS[self._kind])
 
     def predict_proba(self, X: Array) -> Array:
@@ -130,7 +130,7 @@ class RiverLearner:
         """
         found = self._answered("predict_proba_one", X)
         equal = [1 / len(self._fed)] * len(self._fed)
-        listed = [[one.get(label, 0.0) for label in self._fed] if one else equal for one in found]
+        listed = [[chances.get(label, 0.0) for label in self._fed] if chances else equal for chances in found]
         return np.array(listed, np.float64).reshape(len(found), len(self._fed))
 
     def _answered(self, how: str, X: Array) -> list[Any]:
@@ -158,7 +158,7 @@ class RiverLearner:
         }
 
     def restore(self, state: State) -> None:
-        """The inverse of ``state``.
+        """Take over a ``state``.
 
         Raises:
             LearnError: this installation did not write it, nothing of it has been made then; or it is of another River.
@@ -192,10 +192,10 @@ class RiverLearner:
         y = np.asarray(y)
         if self.classes is not None:
             listed = y.tolist()
-            unknown = [i for i, one in enumerate(listed) if one not in self._label]
+            unknown = [i for i, label in enumerate(listed) if label not in self._label]
             if unknown:
                 raise BadRows(f"{listed[unknown[0]]!r} is none of the classes", rows=unknown)
-            return [self._label[one] for one in listed]
+            return [self._label[label] for label in listed]
         if y.dtype.kind not in "fiub":
             raise BadRows(f"targets must be numbers, got {y.dtype}", rows=range(n))
         y = y.astype(np.float64)
@@ -244,7 +244,7 @@ def _traits(model: Any, kind: str, classes: Array | None, *, learned: bool) -> L
 
 def _all_steps(model: Any) -> list[Any]:
     parts = _parts(model)
-    return [model] if parts is None else [one for part in parts.values() for one in _all_steps(part)]
+    return [model] if parts is None else [step for part in parts.values() for step in _all_steps(part)]
 
 
 def _last(model: Any) -> Any:
@@ -279,8 +279,8 @@ def _classes(model: Any, kind: str, classes: Iterable[Any] | None) -> Array | No
         raise DeclarationError(
             f"{name} must know all labels before the first row", advice="Say classes=[…] in app.model(…)."
         )
-    labels = [one.item() if isinstance(one, np.generic) else one for one in classes]
-    if len({type(one) for one in labels}) > 1 or not all(isinstance(one, bool | int | str) for one in labels):
+    labels = [label.item() if isinstance(label, np.generic) else label for label in classes]
+    if len({type(label) for label in labels}) > 1 or not all(isinstance(label, bool | int | str) for label in labels):
         raise DeclarationError(f"classes={labels}", advice="Labels are all bool, all int or all text.")
     found = np.unique(np.asarray(labels))
     if len(found) < 2:
@@ -320,15 +320,17 @@ def _pinned(value: Any) -> Any:
     from river.base import Base
 
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(_pinned(one) for one in value)
+        return type(value)(_pinned(item) for item in value)
     if type(value) is dict:
-        return {name: _pinned(one) for name, one in value.items()}
+        return {name: _pinned(item) for name, item in value.items()}
     if not isinstance(value, Base):
         return value
     parts = _parts(value)
     if parts is not None:
-        return type(value)(*[(name, _pinned(one)) for name, one in parts.items()])
-    return value.clone({n: 0 if n == "seed" and one is None else _pinned(one) for n, one in _own(value).items()})
+        return type(value)(*[(name, _pinned(part)) for name, part in parts.items()])
+    return value.clone(
+        {n: 0 if n == "seed" and option is None else _pinned(option) for n, option in _own(value).items()}
+    )
 
 
 def _parts(model: Any) -> Any:
@@ -339,7 +341,7 @@ def _parts(model: Any) -> Any:
 
 def _own(model: Any) -> dict[str, Any]:
     """Return parameters, with models inside as they are."""
-    return {name: getattr(model, name, one) for name, one in model._get_params().items()}
+    return {name: getattr(model, name, default) for name, default in model._get_params().items()}
 
 
 def _named(names: Sequence[str]) -> list[str]:
@@ -354,16 +356,16 @@ def _described(value: Any) -> Any:
     if hasattr(value, "_get_params"):
         parts = _parts(value)
         own = sorted(_own(value).items()) if parts is None else [("steps", list(parts.items()))]
-        named = {name: _described(one) for name, one in own}
+        named = {name: _described(step) for name, step in own}
         return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **named}
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, dict):
-        return {str(key): _described(one) for key, one in value.items()}
+        return {str(key): _described(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted((_described(one) for one in value), key=repr)
+        return sorted((_described(item) for item in value), key=repr)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_described(one) for one in value]
+        return [_described(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return getattr(value, "__qualname__", type(value).__qualname__)

@@ -71,13 +71,15 @@ class SklearnLearner:
         if not self._learned:
             return 0.0
         found = largest_in(_learned_numbers(self._steps))
-        if math.isfinite(found) or all(np.isfinite(one).all() for one in _learned_numbers(self._steps)):
+        if math.isfinite(found) or all(np.isfinite(array).all() for array in _learned_numbers(self._steps)):
             return found
         return 0.0 if self._answers_still() else math.inf
 
     def _answers_still(self) -> bool:
-        """Return whether a row of zeros is answered with finite numbers: what is not finite may be no part of an answer."""
-        how = next((one for one in ("decision_function", "predict_proba") if hasattr(self._steps[-1], one)), "predict")
+        """Return whether a row of zeros gets finite numbers: what is not finite may have no part in a prediction."""
+        how = next(
+            (method for method in ("decision_function", "predict_proba") if hasattr(self._steps[-1], method)), "predict"
+        )
         try:
             found = self._answered(how, np.zeros((1, self._width or 1)))
             return found.dtype.kind != "f" or bool(np.isfinite(found).all())
@@ -100,7 +102,7 @@ class SklearnLearner:
         return self._width
 
     def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
-        """One ``partial_fit`` of each step; an empty batch changes nothing.
+        """Call ``partial_fit`` of each step; an empty batch changes nothing.
 
         Raises:
             LearnError: a step has no ``partial_fit``.
@@ -115,10 +117,10 @@ class SklearnLearner:
         self._width = X.shape[1]
         if not self._learned and self._fewest > 1:
             self._waiting.append((X.copy(), None if sample_weight is None else sample_weight.copy()))
-            if sum(len(one) for one, _ in self._waiting) < self._fewest:
+            if sum(len(rows) for rows, _ in self._waiting) < self._fewest:
                 return
-            X = np.concatenate([one for one, _ in self._waiting])
-            weights = [one for _, one in self._waiting if one is not None]
+            X = np.concatenate([rows for rows, _ in self._waiting])
+            weights = [weight for _, weight in self._waiting if weight is not None]
             sample_weight = np.concatenate(weights) if weights else None
             self._waiting = []
         with one_thread():
@@ -194,7 +196,7 @@ class SklearnLearner:
     def state(self) -> State:
         state: State = {f"{_OWN}{name}": value for name, value in to_state(self._estimator).items()}
         state |= {f"waiting.{i:06d}": X for i, (X, _) in enumerate(self._waiting)}
-        state |= {f"weight.{i:06d}": one for i, (_, one) in enumerate(self._waiting) if one is not None}
+        state |= {f"weight.{i:06d}": weight for i, (_, weight) in enumerate(self._waiting) if weight is not None}
         return state | {"width": self._width, "learned": self._learned}
 
     def restore(self, state: State) -> None:
@@ -206,8 +208,8 @@ class SklearnLearner:
         names = sorted(name for name in state if name.startswith("waiting."))
         weights = [state.get(name.replace("waiting", "weight")) for name in names]
         self._waiting = [
-            (np.array(state[name]), None if one is None else np.array(one))
-            for name, one in zip(names, weights, strict=True)
+            (np.array(state[name]), None if weight is None else np.array(weight))
+            for name, weight in zip(names, weights, strict=True)
         ]
 
     # -- checks ---------------------------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ def stored_estimator(state: State) -> Any:
     Raises:
         LearnError: it is none, or has other parts.
     """
-    return from_state({name.removeprefix(_OWN): one for name, one in state.items() if name.startswith(_OWN)})
+    return from_state({name.removeprefix(_OWN): value for name, value in state.items() if name.startswith(_OWN)})
 
 
 def _steps(estimator: Any) -> list[Any]:
@@ -330,7 +332,7 @@ def _refuse_what_cannot_be_stored(steps: Sequence[Any]) -> None:
 
 
 def _check_parameters(steps: Sequence[Any]) -> None:
-    """What scikit-learn would say at the first row is said at the declaration."""
+    """Raise at the declaration what scikit-learn would raise at the first row."""
     for step in steps:
         try:
             getattr(step, "_validate_params", lambda: None)()
@@ -339,7 +341,7 @@ def _check_parameters(steps: Sequence[Any]) -> None:
 
 
 def _pin(estimator: Any) -> None:
-    """An open random state would be another one in each run."""
+    """Set open random states to 0: they would be others in each run."""
     open_ = {
         name: 0
         for name, value in estimator.get_params(deep=True).items()
@@ -352,14 +354,14 @@ def _pin(estimator: Any) -> None:
 def _described(value: Any) -> Any:
     """Return parameters as JSON values, those of estimators inside included."""
     if hasattr(value, "get_params"):
-        own = {name: _described(one) for name, one in sorted(value.get_params(deep=False).items())}
+        own = {name: _described(option) for name, option in sorted(value.get_params(deep=False).items())}
         return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **own}
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, dict):
-        return {str(key): _described(one) for key, one in value.items()}
+        return {str(key): _described(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_described(one) for one in value]
+        return [_described(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return getattr(value, "__qualname__", type(value).__qualname__)

@@ -128,7 +128,7 @@ def from_state(state: State, trusted: Sequence[str] = ()) -> Any:
         try:
             return skops.loads(found, trusted=[*KNOWN, *trusted])
         except UntrustedTypesFoundException:
-            known = [one for one in skops.get_untrusted_types(data=found) if one.startswith(_FAMILIES)]
+            known = [name for name in skops.get_untrusted_types(data=found) if name.startswith(_FAMILIES)]
             return skops.loads(found, trusted=[*KNOWN, *known, *trusted])
     except UntrustedTypesFoundException as error:
         raise LearnError(
@@ -144,7 +144,7 @@ def _file_of(array: Array) -> bytes:
 
 
 def _without_gaps(array: Array) -> Array:
-    """Return the same records with zeros between their fields: what stands there is nobody's, and another in each process."""
+    """Return the same records with zeros between their fields, where other bytes stand in each process."""
     clean = np.frombuffer(bytearray(array.nbytes), array.dtype).reshape(array.shape)  # a copy of it would have gaps
     for name in array.dtype.names or ():
         clean[name] = array[name]
@@ -166,7 +166,7 @@ def _dumped(estimator: Any) -> bytes:
 def _renumbered(node: Any, ids: dict[int, int], named: Callable[[str], str]) -> Any:
     """Return the tree with ids in the order of their first appearance; plain values need none."""
     if isinstance(node, list):
-        return [_renumbered(one, ids, named) for one in node]
+        return [_renumbered(item, ids, named) for item in node]
     if not isinstance(node, dict):
         return node
     found: dict[str, Any] = {}
@@ -186,8 +186,8 @@ def _renumbered(node: Any, ids: dict[int, int], named: Callable[[str], str]) -> 
 
 def _files(node: Any) -> list[str]:
     if isinstance(node, list):
-        return [file for one in node for file in _files(one)]
+        return [file for item in node for file in _files(item)]
     if not isinstance(node, dict):
         return []
     own = [node["file"]] if isinstance(node.get("file"), str) else []
-    return own + [file for key, one in node.items() if key != "file" for file in _files(one)]
+    return own + [file for key, item in node.items() if key != "file" for file in _files(item)]

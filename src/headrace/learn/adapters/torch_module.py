@@ -172,7 +172,7 @@ class TorchLearner(Network):
 
     @contextlib.contextmanager
     def _determined(self, *, kept: bool = True) -> Iterator[None]:
-        """Return one thread, and this learner's generator as PyTorch's; both are put back afterwards.
+        """Run on one thread, with this learner's generator as PyTorch's; both are put back afterwards.
 
         Args:
             kept: what is drawn inside is drawn from this learner's generator for good.
@@ -199,13 +199,13 @@ class TorchLearner(Network):
 
     @staticmethod
     def pinned() -> contextlib.AbstractContextManager[None]:
-        """Return one thread of PyTorch, around many calls."""
+        """Keep PyTorch on one thread, around many calls."""
         return one_torch_thread()
 
     def largest(self) -> float:
-        """Return infinite where one of its weights is."""
+        """Return the largest absolute number of its weights; infinite where one is."""
         held = [*self._module.parameters(), *self._module.buffers()]
-        return largest_in(one.detach().float().cpu().numpy() for one in held if one.is_floating_point())
+        return largest_in(tensor.detach().float().cpu().numpy() for tensor in held if tensor.is_floating_point())
 
     def parameters(self) -> dict[str, Any]:
         return copy.deepcopy(self._declared)
@@ -217,7 +217,7 @@ class TorchLearner(Network):
         return {**own, **to_state(self._module, self._optimizer)}
 
     def restore(self, state: State) -> None:
-        """The inverse of ``state``.
+        """Take over a ``state``.
 
         Raises:
             LearnError: it is one of another network.
@@ -255,7 +255,7 @@ class TorchLearner(Network):
         return made
 
     def __repr__(self) -> str:
-        size = sum(one.numel() for one in self._module.parameters())
+        size = sum(parameter.numel() for parameter in self._module.parameters())
         return f"TorchLearner({type(self._module).__name__}, {size:,} parameters)"
 
 
@@ -300,7 +300,7 @@ def _deterministic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _generator(device: Any) -> Iterator[None]:
-    """Return the process' generators are as they were, afterwards."""
+    """Put the process' generators back to what they were, afterwards."""
     import torch
 
     before = torch.get_rng_state()
@@ -319,7 +319,9 @@ def _copied(module: Any, optimizer: Any, loss: Any, name: str) -> tuple[Any, Any
 
     if not isinstance(module, torch.nn.Module):
         raise DeclarationError(f"{type(module).__name__} is no torch.nn.Module", advice="Give the network itself.")
-    lazy = [key for key, one in module.named_parameters() if isinstance(one, torch.nn.UninitializedParameter)]
+    lazy = [
+        key for key, parameter in module.named_parameters() if isinstance(parameter, torch.nn.UninitializedParameter)
+    ]
     if lazy or next(module.parameters(), None) is None:
         raise DeclarationError(f"{name} has no parameters yet", advice="Run one batch through lazy layers before.")
     if not callable(loss):
@@ -334,8 +336,8 @@ def _copied(module: Any, optimizer: Any, loss: Any, name: str) -> tuple[Any, Any
             raise DeclarationError(
                 f"optimizer={optimizer!r} of {name}", advice="optimizer=torch.optim.Adam(module.parameters(), 1e-3)"
             )
-    held = {id(one) for one in own.parameters()}
-    if not all(id(one) in held for group in made.param_groups for one in group["params"]):
+    held = {id(parameter) for parameter in own.parameters()}
+    if not all(id(parameter) in held for group in made.param_groups for parameter in group["params"]):
         raise DeclarationError(
             f"the optimizer of {name} has parameters that are not the module's",
             advice="Make it of module.parameters(), after the module is complete.",
@@ -391,7 +393,7 @@ def _meaning(loss: Any, classes: Iterable[Any] | None, name: str) -> Outputs:
     if known is None:
         raise DeclarationError(
             f"what the loss {kind} of {name} makes of labels is not known",
-            advice=f"Take one of {', '.join(one for one in _LOSSES if one[0].isupper())}.",
+            advice=f"Take name of {', '.join(name for name in _LOSSES if name[0].isupper())}.",
         )
     coding, scale = known
     return Outputs(labels, coding, scale, 0.5 if scale == "as they are" else 0.0)
@@ -424,10 +426,16 @@ def _weighted(loss: Any, outputs: Any, targets: Any, weights: Any) -> Any:
 
 def _described(module: Any, optimizer: Any, loss: Any) -> dict[str, Any]:
     """Return the declaration as JSON values, without weights; functions are named, not compared."""
-    sizes = {key: [list(one.shape), str(one.dtype), one.requires_grad] for key, one in module.named_parameters()}
-    places = {id(one): i for i, one in enumerate(module.parameters())}
+    sizes = {
+        key: [list(parameter.shape), str(parameter.dtype), parameter.requires_grad]
+        for key, parameter in module.named_parameters()
+    }
+    places = {id(parameter): i for i, parameter in enumerate(module.parameters())}
     groups = [
-        {key: [places[id(one)] for one in value] if key == "params" else _plain(value) for key, value in group.items()}
+        {
+            key: [places[id(parameter)] for parameter in value] if key == "params" else _plain(value)
+            for key, value in group.items()
+        }
         for group in optimizer.param_groups
     ]
     return {
@@ -439,7 +447,7 @@ def _described(module: Any, optimizer: Any, loss: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Return what it prints as, without places in memory."""
+    """Return what a value prints as, without addresses in memory."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
@@ -447,7 +455,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else _text(value)
 
 
@@ -464,7 +472,7 @@ def to_state(module: Any, optimizer: Any) -> State:
 
 
 def from_state(state: State, module: Any, optimizer: Any, name: str) -> None:
-    """The inverse of `to_state`, into a module and an optimizer declared alike.
+    """Read what `to_state` has written into a module and an optimizer declared alike.
 
     Raises:
         LearnError: the optimizer's state is one of other parameters; nothing has been changed then.
@@ -517,9 +525,9 @@ def _flattened(value: Any, path: str, arrays: dict[str, Array]) -> Any:
         arrays[path] = to_array(value)
         return {_ARRAY: path, "dtype": str(value.dtype)}
     if isinstance(value, dict):
-        return {"items": [[key, _flattened(one, f"{path}.{key}", arrays)] for key, one in value.items()]}
+        return {"items": [[key, _flattened(item, f"{path}.{key}", arrays)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        listed = [_flattened(one, f"{path}.{i}", arrays) for i, one in enumerate(value)]
+        listed = [_flattened(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
         return {"tuple": listed} if isinstance(value, tuple) else listed
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -530,11 +538,11 @@ def _flattened(value: Any, path: str, arrays: dict[str, Array]) -> Any:
 
 def _rebuilt(node: Any, state: State) -> Any:
     if isinstance(node, list):
-        return [_rebuilt(one, state) for one in node]
+        return [_rebuilt(item, state) for item in node]
     if not isinstance(node, dict):
         return node
     if _ARRAY in node:
         return _tensor(np.asarray(state[node[_ARRAY]]), node["dtype"])
     if "tuple" in node:
-        return tuple(_rebuilt(one, state) for one in node["tuple"])
-    return {key: _rebuilt(one, state) for key, one in node["items"]}
+        return tuple(_rebuilt(item, state) for item in node["tuple"])
+    return {key: _rebuilt(item, state) for key, item in node["items"]}
