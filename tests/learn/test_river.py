@@ -67,7 +67,7 @@ def test_contract(check: Callable[[], None]) -> None:
         (linear_model.LogisticRegression(), [1, 2, 3], "two classes apart"),
         (linear_model.LogisticRegression(), [1, "a"], "all int or all text"),
         (linear_model.LinearRegression(), [0, 1], "no classifier"),
-        (preprocessing.StandardScaler(), None, "answers no rows"),
+        (preprocessing.StandardScaler(), None, "predicts for no rows"),
         (compose.FuncTransformer(lambda x: x) | linear_model.LinearRegression(), None, "cannot be stored"),
     ],
     ids=lambda one: type(one).__name__,

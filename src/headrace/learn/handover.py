@@ -1,6 +1,6 @@
 """Rows handed to a learner, whatever it does with them: a row that it fails on is refused, the others are learned.
 
-A library may raise anything, halfway through a batch, or answer with NaN. So:
+A library may raise anything, halfway through a batch, or predict NaN. So:
 
 * **Learning.** When a block of rows fails, the learner is what it was before that block, and the rows that fail by
   themselves are looked for by halves, each half on a copy. The others are learned as one block: what comes of it
@@ -10,7 +10,8 @@ A library may raise anything, halfway through a batch, or answer with NaN. So:
 * **Overflow counts as failure.** After each block the learner is asked for the largest number that it holds
   (`largest`, where it can say); beyond `LIMIT` the block has failed. A row of ordinary numbers that makes a model
   overflow says that the model has *diverged*, which holds until it learns a row again.
-* **Answering.** Rows that no answer can be given to, and answers that are no finite number, are told apart row by row.
+* **Predicting.** Rows for which nothing can be predicted, and predictions that are no finite number, are told apart row
+  by row.
 
 The learner before a block is not copied for each block, which would cost a tenth of a small update, or as much as the
 update: a copy is kept with the blocks since, and renewed so that copying takes about a twentieth of the time. Learning
@@ -111,7 +112,7 @@ class Handover:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        # One whose numbers are at an end already, and that answers all the same, is not judged by them.
+        # One whose numbers are at an end already, and that predicts all the same, is not judged by them.
         self._beyond = not holds(learner)
         self._renew()
 
@@ -263,15 +264,15 @@ def reason_of(error: Exception) -> str:
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
 
 
-def answers_one_by_one(ask: Callable[[Array], Array], X: Array, rows: int) -> tuple[list[Array | None], dict[int, str]]:
+def predictions_by_row(ask: Callable[[Array], Array], X: Array, rows: int) -> tuple[list[Array | None], dict[int, str]]:
     """Return predictions where all rows at once have failed: for each row alone, or in blocks that do not fail.
 
     Args:
-        ask: gives one answer a row, whatever the others are.
+        ask: gives one prediction a row, whatever the others are.
         rows: of a block to begin with.
 
     Returns:
-        Runs of answers, each followed by as many None as there are refused rows; and row -> why.
+        Runs of predictions, each followed by as many None as there are refused rows; and row -> why.
     """
     runs: list[Array | None] = []
     reasons: dict[int, str] = {}

@@ -162,11 +162,11 @@ class LinearRegression:
             LearnError: no row was learned.
         """
         found, rows = self._found, self._checked(X)
-        answer = np.full(len(rows), found.intercept)
+        predicted = np.full(len(rows), found.intercept)
         with np.errstate(over="ignore", invalid="ignore"):
             for j in np.flatnonzero(~found.aliased).tolist():  # in order, so that no bit depends on BLAS
-                answer += rows[:, j] * found.coefficients[j]
-        return answer
+                predicted += rows[:, j] * found.coefficients[j]
+        return predicted
 
     @property
     def ready(self) -> bool:

@@ -178,7 +178,7 @@ class KafkaView:
         seen = self.seen(topic)
         number = max(seen.end, key=lambda partition: seen.end[partition] - seen.first[partition])
         first = max(seen.first[number], seen.end[number] - LAST_MESSAGES)
-        return next(self._partition(topic, number, first, seen.end[number]), _page(topic, []))
+        return next(self._partition(topic, number, first, seen.end[number]), wire_messages(topic, []))
 
     def format_of(self, topic: str) -> str:
         """In which format a pipeline wrote the newest rows of its topic; "" of a topic of others."""
@@ -198,7 +198,7 @@ class KafkaView:
             if not chosen and not follow:
                 return
             offset = chosen[-1].end if chosen else offset
-            yield _page(topic, found)
+            yield wire_messages(topic, found)
 
     def _fetched(self, chosen: Sequence[IndexEntry], offset: int) -> list[Any]:
         ranges = [span.of(stored.topic) for stored in chosen for span in stored.ranges]
@@ -226,13 +226,13 @@ class KafkaView:
                 at = max([at, reached, *(message.offset() + 1 for message in messages[-1:])])
                 messages = [message for message in messages if message.offset() < end]
                 if messages:
-                    yield _page(topic, messages)
+                    yield wire_messages(topic, messages)
 
     def _following(self, topic: str, first: dict[int, int]) -> Iterator[WireMessages]:
         with self._consumer({(topic, number): offset for number, offset in first.items()}) as consumer:
             while True:
                 messages, _ = self._received(consumer, topic)
-                yield _page(topic, messages)
+                yield wire_messages(topic, messages)
 
     @contextlib.contextmanager
     def _consumer(self, first: dict[tuple[str, int], int], **more: Any) -> Iterator[Any]:
@@ -316,10 +316,6 @@ def owners(
         if theirs:
             wanted[logs[topic]] = theirs
     return wanted
-
-
-def _page(topic: str, messages: Sequence[Any]) -> WireMessages:
-    return wire_messages(topic, messages)
 
 
 def partitions_of(messages: WireMessages, rows: Ints) -> tuple[Ints, Ints]:

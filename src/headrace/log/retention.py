@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from headrace.clock import duration_us
 from headrace.errors import DeclarationError
 from headrace.log.base import Log, TopicInfo
 
-_SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
-_SECONDS |= {"d": 86_400, "day": 86_400, "week": 604_800}
 _BYTES = {"b": 1, "byte": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -42,15 +41,18 @@ class Keep:
             return value
         if value is None or value == "forever":
             return cls()
-        if isinstance(value, timedelta):
-            return cls(age_us=_positive(value // timedelta(microseconds=1), value))
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
-        unit = found[2].lower() if found else ""
-        for units, scale, name in ((_SECONDS, 1_000_000, "age_us"), (_BYTES, 1, "bytes")):
-            size = units.get(unit) or units.get(unit.removesuffix("s"))
-            if found and size:
-                return cls(**{name: _positive(round(float(found[1]) * size * scale), value)})
-        raise _unreadable(value)
+        text = value.lower() if isinstance(value, str) else ""
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
+        size = _BYTES.get(found[2]) or _BYTES.get(found[2].removesuffix("s")) if found else None
+        try:
+            if found and size and (amount := round(float(found[1]) * size)):
+                return cls(bytes=amount)
+            return cls(age_us=duration_us(text or value))
+        except ValueError:
+            raise DeclarationError(
+                f"cannot read keep={str(value)!r}",
+                advice='Write a duration ("7 days", "12 h"), a size ("10 GB") or "forever".',
+            ) from None
 
 
 def apply_retention(
@@ -98,15 +100,3 @@ def _kept_from(log: Log, topic: TopicInfo, keep: Keep, now_us: int) -> int:
             surplus -= extent.bytes
             offset = extent.offset + extent.rows
     return offset
-
-
-def _positive(amount: int, value: object) -> int:
-    if amount <= 0:
-        raise _unreadable(value)
-    return amount
-
-
-def _unreadable(value: object) -> DeclarationError:
-    return DeclarationError(
-        f"cannot read keep={str(value)!r}", advice='Write a duration ("7 days", "12 h"), a size ("10 GB") or "forever".'
-    )

@@ -15,7 +15,7 @@ from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import LearnError
 from headrace.learn.base import Classifier, Learner, traits_of, width_of
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
-from headrace.learn.handover import answers_one_by_one, concerns_the_whole
+from headrace.learn.handover import concerns_the_whole, predictions_by_row
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
 from headrace.step.model_version import ModelVersion
 
@@ -307,7 +307,7 @@ def predict_rows(
     except Exception as error:
         if concerns_the_whole(error):
             raise
-        values, failed = _put_together(*answers_one_by_one(ask, X, BLOCK_ROWS))
+        values, failed = _put_together(*predictions_by_row(ask, X, BLOCK_ROWS))
     if values is not None and values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
         each = finite if values.ndim == 1 else finite.all(axis=tuple(range(1, values.ndim)))
         for row in np.flatnonzero(~each).tolist():

@@ -290,7 +290,7 @@ def _handed_over(fresh: Learner, cuts: list[MiniBatch], X: Array, what: str) -> 
         asked = np.array(np.resize(X, (64, X.shape[1])), np.float64)
         asked[:: 64 // len(_HOSTILE)][: len(_HOSTILE), 0] = _HOSTILE
         values, failed = predict_rows(learner.predict, asked)
-        _require(values is not None, f"{what}: no row is answered: {next(iter(failed.values()), '')}")
+        _require(values is not None, f"{what}: nothing is predicted for any row: {next(iter(failed.values()), '')}")
 
 
 def _accepts_empty_batches(make: Make, X: Array, y: Array | None) -> None:

@@ -87,7 +87,7 @@ def keras(
         shape: of one row, where the model does not say it, or leaves a size open.
         batch_size: rows of one update; None: each cut is one update.
         epochs: how often each cut is learned.
-        pretrained: it answers before it has learned here, as a model does whose weights were loaded.
+        pretrained: it predicts before it has learned here, as a model does whose weights were loaded.
     """
     from headrace.learn.adapters.keras_model import KerasLearner
 
@@ -116,7 +116,7 @@ def torch(
         batch_size: rows of one update; None: each cut is one update.
         epochs: how often each cut is learned.
         seed: of the generator that Dropout draws from.
-        pretrained: it answers before it has learned here, as a module does whose weights were loaded.
+        pretrained: it predicts before it has learned here, as a module does whose weights were loaded.
     """
     from headrace.learn.adapters.torch_module import TorchLearner
 
@@ -126,6 +126,6 @@ def torch(
 
 
 def _is_a(library: str, name: str, model: Any) -> bool:
-    """Return whether a class of this name of a library is among a model's; nothing is imported for the answer."""
+    """Return whether a class of this name of a library is among a model's; nothing is imported for it."""
     kinds = type(model).__mro__
     return any(kind.__name__ == name and kind.__module__.partition(".")[0] == library for kind in kinds)

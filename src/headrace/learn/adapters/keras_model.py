@@ -58,13 +58,13 @@ class KerasLearner(Network):
     from run to run, and on TensorFlow's CPU those of `BatchNormalization` did between processes (2.21).
 
     Args:
-        model: compiled and built; copied, never changed. One that was trained before answers at once.
+        model: compiled and built; copied, never changed. One that was trained before predicts at once.
         classes: every label there is, for a classifier: where the loss is a cross-entropy or a hinge, and for other
             losses with an output for each class.
         shape: of one row, where the model does not say it, or leaves a size open.
         batch_size: rows of one update.
         epochs: how often each cut is learned.
-        pretrained: it answers before it has learned here, as a model does whose weights were loaded.
+        pretrained: it predicts before it has learned here, as a model does whose weights were loaded.
 
     Raises:
         DeclarationError: it is not compiled or not built, has several inputs or outputs, cannot be copied, or

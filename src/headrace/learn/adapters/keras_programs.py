@@ -106,7 +106,7 @@ class JaxProgram:
         self._metrics = [variable.value for variable in model.metrics_variables]
         eager = bool(model.run_eagerly)
         self._step = self._trained if eager else jax.jit(self._trained)
-        self._answer = self._answered if eager else jax.jit(self._answered)
+        self._compute = self._computed if eager else jax.jit(self._computed)
 
     def begin(self) -> Any:
         model = self.model
@@ -141,7 +141,7 @@ class JaxProgram:
         size = _power_of_two(n)
         if size > n:
             X = np.concatenate([X, np.broadcast_to(X[:1], (size - n, *X.shape[1:]))])
-        return np.asarray(self._answer(values[0], values[1], X), np.float32)[:n]
+        return np.asarray(self._compute(values[0], values[1], X), np.float32)[:n]
 
     def plain(self, values: Any) -> Any:
         return _plain(self.model, self._loss, self._shape, self.arrays(values))
@@ -150,7 +150,7 @@ class JaxProgram:
         _, state = self.model.train_step((*values, self._metrics), (X, y, weights))
         return tuple(list(group) for group in state[:3])
 
-    def _answered(self, trainable: Any, others: Any, X: Any) -> Any:
+    def _computed(self, trainable: Any, others: Any, X: Any) -> Any:
         return self.model.predict_step((trainable, others), (X,))[0]
 
 

@@ -75,7 +75,7 @@ class Outputs:
             return codes.astype(np.float32).reshape(n, 1)
         return np.eye(len(self.classes), dtype=np.float32)[codes]
 
-    def answers(self, outputs: Array) -> Array:
+    def predictions(self, outputs: Array) -> Array:
         """Return a label or a number a row, of outputs of shape (n, k)."""
         if self.classes is None:
             return outputs[:, 0].astype(np.float64)
@@ -106,7 +106,7 @@ class Network:
         dtype: of the rows as the network takes them.
         batch_size: rows of one update; None: a cut is one update.
         epochs: how often a cut is learned.
-        learned: whether it can answer already.
+        learned: whether it can predict already.
         offers: optional methods of the library's part.
 
     Raises:
@@ -188,16 +188,16 @@ class Network:
 
     def predict(self, X: Array) -> Array:
         """Return one label or number a row."""
-        return self._outputs.answers(self._answered(X))
+        return self._outputs.predictions(self._computed(X))
 
     def predict_proba(self, X: Array) -> Array:
         """Return probabilities of shape (n, classes), in the order of ``classes``: the model's own, uncalibrated.
 
         Offered for classes, unless the loss makes no probabilities of the outputs (hinge).
         """
-        return self._outputs.probabilities(self._answered(X))
+        return self._outputs.probabilities(self._computed(X))
 
-    def _answered(self, X: Array) -> Array:
+    def _computed(self, X: Array) -> Array:
         if not self.ready:
             raise LearnError(f"{self._name} has learned nothing yet", advice="pretrained=True, if it has elsewhere.")
         rows = self._rows(X)

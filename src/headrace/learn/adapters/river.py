@@ -1,4 +1,4 @@
-"""River's models and pipelines as learners: each row is a dictionary, learned and answered by itself.
+"""River's models and pipelines as learners: each row is a dictionary, learned and predicted by itself.
 
 ``learn_many`` of River averages over a batch, so that what is learned would depend on where batches are cut; it is not
 used. Nothing but a pickle holds River's structures. Theirs is written canonically, so that equal models have equal
@@ -23,13 +23,13 @@ from headrace.learn.adapters.installation_key import is_ours, key_file, signatur
 from headrace.learn.base import LearnerTraits, State, as_features
 
 _PURPOSE = "headrace.river"
-_ANSWERS = {"clusterer": np.dtype(np.int64), "regressor": np.dtype(np.float64), "anomaly": np.dtype(np.float64)}
+_PREDICTIONS = {"clusterer": np.dtype(np.int64), "regressor": np.dtype(np.float64), "anomaly": np.dtype(np.float64)}
 
 
 class RiverLearner:
     """One model of River, or one pipeline.
 
-    Open seeds become 0. A model that has no answer for a row (None) gives the first class, NaN, or -1 for a cluster;
+    Open seeds become 0. A model that predicts nothing for a row (None) gives the first class, NaN, or -1 for a cluster;
     probabilities are then equal. A model with two classes learns False and True, and labels that are text are learned
     as their numbers in the order of ``classes``: the order of a set of texts differs between processes.
 
@@ -39,7 +39,7 @@ class RiverLearner:
         names: of the features, in their order; without them "0", "1", ….
 
     Raises:
-        DeclarationError: it is none that learns and answers, ``classes`` is missing, or it cannot be stored.
+        DeclarationError: it is none that learns and predicts, ``classes`` is missing, or it cannot be stored.
 
     >>> from river.linear_model import LogisticRegression
     >>> learner = RiverLearner(LogisticRegression(), classes=["no", "yes"])
@@ -116,28 +116,28 @@ class RiverLearner:
 
     def predict(self, X: Array) -> Array:
         """Return one label, number, cluster or anomaly score a row."""
-        found = self._answered("score_one" if self._kind == "anomaly" else "predict_one", X)
+        found = self._called("score_one" if self._kind == "anomaly" else "predict_one", X)
         if self.classes is not None:
             return np.asarray(self.classes[np.array([self._number.get(label, 0) for label in found], np.int64)])
         if self._kind == "clusterer":
             found = [-1 if cluster is None else cluster for cluster in found]
-        return np.array(found, _ANSWERS[self._kind])
+        return np.array(found, _PREDICTIONS[self._kind])
 
     def predict_proba(self, X: Array) -> Array:
         """Return probabilities of shape (n, classes), in the order of ``classes``: the model's own, uncalibrated.
 
         Offered where the model has its own.
         """
-        found = self._answered("predict_proba_one", X)
+        found = self._called("predict_proba_one", X)
         equal = [1 / len(self._fed)] * len(self._fed)
         listed = [[chances.get(label, 0.0) for label in self._fed] if chances else equal for chances in found]
         return np.array(listed, np.float64).reshape(len(found), len(self._fed))
 
-    def _answered(self, how: str, X: Array) -> list[Any]:
+    def _called(self, how: str, X: Array) -> list[Any]:
         if not self.ready:
             raise LearnError(f"{type(_last(self._model)).__name__} has learned nothing yet")
-        answer = getattr(self._model, how)
-        return [answer(row) for row in self._rows(self._checked(X))]
+        method = getattr(self._model, how)
+        return [method(row) for row in self._rows(self._checked(X))]
 
     @property
     def ready(self) -> bool:
@@ -235,7 +235,7 @@ def _traits(model: Any, kind: str, classes: Array | None, *, learned: bool) -> L
     return LearnerTraits(
         splits="exact",
         classes=classes,
-        prediction_type=pa.array(classes).type if classes is not None else pa.from_numpy_dtype(_ANSWERS[kind]),
+        prediction_type=pa.array(classes).type if classes is not None else pa.from_numpy_dtype(_PREDICTIONS[kind]),
         takes_sample_weight=False,
         stores_beginning=learned,  # one that was trained elsewhere may be another one in the next process
         offers=frozenset({"largest", "predict_proba"} if probabilities else {"largest"}),
@@ -264,7 +264,7 @@ def _kind(model: Any) -> str:
     if hasattr(last, "score_one") and not last._supervised:
         return "anomaly"
     raise DeclarationError(
-        f"{type(last).__name__} answers no rows",
+        f"{type(last).__name__} predicts for no rows",
         advice="Take a classifier, a regressor, a clusterer or an unsupervised anomaly detector, last in a pipeline.",
     )
 

@@ -26,7 +26,7 @@ _OWN = "estimator."
 
 
 class SklearnLearner:
-    """One estimator, or one pipeline of estimators. One without ``partial_fit`` answers with what it learned before.
+    """One estimator, or one pipeline of estimators. One without ``partial_fit`` predicts by what it learned before.
 
     Its random states are pinned where the user left them open, and its calls run on one thread: then the same rows give
     the same bits. Estimators that need several rows for their first update (`MiniBatchKMeans`) get them together.
@@ -67,21 +67,21 @@ class SklearnLearner:
     pinned = staticmethod(one_thread)
 
     def largest(self) -> float:
-        """Return the largest absolute number in what its steps have learned; 0 where they answer all the same."""
+        """Return the largest absolute number in what its steps have learned; 0 where they predict all the same."""
         if not self._learned:
             return 0.0
         found = largest_in(_learned_numbers(self._steps))
         if math.isfinite(found) or all(np.isfinite(array).all() for array in _learned_numbers(self._steps)):
             return found
-        return 0.0 if self._answers_still() else math.inf
+        return 0.0 if self._predicts_still() else math.inf
 
-    def _answers_still(self) -> bool:
+    def _predicts_still(self) -> bool:
         """Return whether a row of zeros gets finite numbers: what is not finite may have no part in a prediction."""
         how = next(
             (method for method in ("decision_function", "predict_proba") if hasattr(self._steps[-1], method)), "predict"
         )
         try:
-            found = self._answered(how, np.zeros((1, self._width or 1)))
+            found = self._called(how, np.zeros((1, self._width or 1)))
             return found.dtype.kind != "f" or bool(np.isfinite(found).all())
         except Exception:
             return False
@@ -149,16 +149,16 @@ class SklearnLearner:
 
     def predict(self, X: Array) -> Array:
         """Return one prediction a row."""
-        return self._answered("predict", X)
+        return self._called("predict", X)
 
     def predict_proba(self, X: Array) -> Array:
         """Return probabilities of shape (n, classes), in the order of ``classes``: the model's own, uncalibrated.
 
         Offered where the estimator has it.
         """
-        return self._answered("predict_proba", X)
+        return self._called("predict_proba", X)
 
-    def _answered(self, how: str, X: Array) -> Array:
+    def _called(self, how: str, X: Array) -> Array:
         if not self.ready:
             raise LearnError(f"{type(self._steps[-1]).__name__} has learned nothing yet")
         X = self._checked(X)
@@ -169,7 +169,7 @@ class SklearnLearner:
                 X = step.transform(X)
             found = np.asarray(getattr(self._steps[-1], how)(X))
         if len(found) != len(X):
-            raise LearnError(f"{type(self._steps[-1]).__name__} gave {len(found)} answers to {len(X)} rows")
+            raise LearnError(f"{type(self._steps[-1]).__name__} gave {len(found)} predictions for {len(X)} rows")
         if how == "predict_proba" and self.classes is not None and found.shape[1] != len(self.classes):
             found = self._spread(found, self.classes)
         return found.astype(np.int64) if self._kind == "clusterer" else found

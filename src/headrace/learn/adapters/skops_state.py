@@ -59,7 +59,7 @@ _FAMILIES = (
     "sklearn.model_selection._split.",
 )
 CANNOT = {"Birch": "its tree of Python objects refers to itself, which skops cannot write"}
-"""Estimators of scikit-learn that answer and cannot be stored, and why; `tests/learn/test_all_estimators.py` finds no
+"""Estimators of scikit-learn that predict and cannot be stored, and why; `tests/learn/test_all_estimators.py` finds no
 others."""
 _TREE, _SCHEMA = "tree", "schema.json"
 

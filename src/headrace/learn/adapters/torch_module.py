@@ -62,7 +62,7 @@ class TorchLearner(Network):
         batch_size: rows of one step.
         epochs: how often each cut is learned.
         seed: of the generator.
-        pretrained: it answers before it has learned here.
+        pretrained: it predicts before it has learned here.
 
     Raises:
         DeclarationError: the optimizer has other parameters than the module, the outputs do not fit, or its state
