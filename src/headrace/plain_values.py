@@ -250,7 +250,7 @@ def _day(days: int, bits: int) -> date | str:
 
 def _times(array: pa.Array) -> list[Any]:
     unit = array.type.unit
-    numbers = array.view(pa.int32() if pa.types.is_time32(array.type) else pa.int64()).to_pylist()
+    numbers = array.view(_integers_of(array.type)[0]).to_pylist()
     return [None if number is None else _time(number, unit) for number in numbers]
 
 
@@ -372,6 +372,14 @@ def distinct(names: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def _integers_of(kind: pa.DataType) -> tuple[pa.DataType, int, int]:
+    """Return the integers under a type of days, times or durations: their type, nanoseconds in their unit, bits."""
+    if pa.types.is_date32(kind):
+        return pa.int32(), _DAY_SECONDS * PER_SECOND["ns"], 32
+    nanos = PER_SECOND["ns"] // PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
+    return (pa.int32(), nanos, 32) if pa.types.is_time32(kind) else (pa.int64(), nanos, 64)
+
+
 # -- as PostgreSQL prints them ----------------------------------------------------------------------------------------
 
 
@@ -489,9 +497,7 @@ def texts(array: pa.Array | pa.ChunkedArray) -> list[str | None]:
     if pa.types.is_date(kind):
         return [_date_or_text(day) for day in _days(array)]
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
-        return _each(
-            array, pa.int32() if pa.types.is_time32(kind) else pa.int64(), lambda number: clock_text(number, kind.unit)
-        )
+        return _each(array, _integers_of(kind)[0], lambda number: clock_text(number, kind.unit))
     if is_list(kind):
         return [array_text(array[i].values) if array[i].is_valid else None for i in range(len(array))]
     return [None if value is None else _text(value) for value in values(array)]
@@ -551,9 +557,9 @@ def _is_beyond_arrows_text(array: pa.Array) -> npt.NDArray[np.bool_]:
         return _is_odd(array)
     if pa.types.is_duration(kind):
         return np.zeros(len(array), bool)
-    numbers = np.asarray(array.view(pa.int32() if pa.types.is_date32(kind) else pa.int64()).fill_null(0), np.int64)
-    per = 1 if pa.types.is_date32(kind) else _DAY_SECONDS * PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
-    found: npt.NDArray[np.bool_] = (numbers // per < _ARROW_FIRST_DAY) | (numbers // per > _ARROW_LAST_DAY)
+    integer, nanos, _ = _integers_of(kind)
+    days = np.asarray(array.view(integer).fill_null(0), np.int64) // (_DAY_SECONDS * PER_SECOND["ns"] // nanos)
+    found: npt.NDArray[np.bool_] = (days < _ARROW_FIRST_DAY) | (days > _ARROW_LAST_DAY)
     return found
 
 
@@ -622,14 +628,10 @@ def of_instant_keys(found: Sequence[Any], kind: pa.DataType) -> pa.Array:
     >>> of_instant_keys([("instant", 10**9), None], pa.timestamp("s")).to_pylist()
     [datetime.datetime(1970, 1, 1, 0, 0, 1), None]
     """
-    width = 32 if pa.types.is_date32(kind) or pa.types.is_time32(kind) else 64
-    if pa.types.is_date32(kind):
-        per = _DAY_SECONDS * PER_SECOND["ns"]
-    else:
-        per = PER_SECOND["ns"] // PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
-    extremes = {"infinity": 2 ** (width - 1) - 1, "-infinity": -(2 ** (width - 1))}
+    integer, per, bits = _integers_of(kind)
+    extremes = {"infinity": 2 ** (bits - 1) - 1, "-infinity": -(2 ** (bits - 1))}
     numbers = [None if key is None else extremes[key[1]] if key[1] in extremes else key[1] // per for key in found]
-    return pa.array(numbers, pa.int32() if width == 32 else pa.int64()).view(kind)
+    return pa.array(numbers, integer).view(kind)
 
 
 def row_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[tuple[Hashable, ...]]:
@@ -665,13 +667,9 @@ def _number_keys(array: pa.Array) -> list[Hashable]:
 
 
 def _instant_keys(array: pa.Array) -> list[Hashable]:
-    kind = array.type
-    if pa.types.is_date32(kind):
-        numbers, per, bits = array.view(pa.int32()), _DAY_SECONDS * PER_SECOND["ns"], 32
-    else:
-        per = PER_SECOND["ns"] // PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit]
-        numbers, bits = array.view(pa.int64()), 64
-    return [None if number is None else ("instant", _nanos(number, per, bits)) for number in numbers.to_pylist()]
+    integer, per, bits = _integers_of(array.type)
+    numbers = array.view(integer).to_pylist()
+    return [None if number is None else ("instant", _nanos(number, per, bits)) for number in numbers]
 
 
 def _nanos(number: int, per: int, bits: int) -> int | str:
@@ -681,10 +679,9 @@ def _nanos(number: int, per: int, bits: int) -> int | str:
 
 
 def _span_keys(array: pa.Array) -> list[Hashable]:
-    kind = array.type
-    per = PER_SECOND["ns"] // PER_SECOND[kind.unit]
-    numbers = array.view(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist()
-    word = "clock" if pa.types.is_time(kind) else "duration"
+    integer, per, _ = _integers_of(array.type)
+    numbers = array.view(integer).to_pylist()
+    word = "clock" if pa.types.is_time(array.type) else "duration"
     return [None if number is None else (word, number * per) for number in numbers]
 
 
