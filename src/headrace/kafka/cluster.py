@@ -308,7 +308,7 @@ class Cluster:
 
     def translate(self, error: Any, what: str) -> LogError:
         """Return what librdkafka's error means for the log; raise it ``from`` the original."""
-        return translate(error.args[0] if getattr(error, "args", None) else error, what, self.location.url)
+        return translate(error.args[0], what, self.location.url)
 
 
 def translate(error: Any, what: str, where: str) -> LogError:

@@ -1,4 +1,8 @@
-"""Models of other libraries as learners: what `App.model` takes."""
+"""Models of other libraries as learners: what `App.model` takes.
+
+Models, losses and layers of these libraries, and of their users, share no types: adapters ask for attributes that not
+every one has with `getattr` and a default.
+"""
 
 from __future__ import annotations
 
