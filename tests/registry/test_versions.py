@@ -33,7 +33,9 @@ def shelf_of(count: int, log: Log) -> VersionList:
     """Versions of which all but the last have ended, with a small state each."""
     shelf = VersionList("m", [])
     with log.transaction() as txn:
-        registry.write_version(txn, "m", version=1, fingerprint={"cut": "5 rows"}, reason="declared", ts_us=1)
+        registry.write_version(
+            txn, VersionRecord("m", 1, reason="declared", ts_us=1, fingerprint={"cut": "5 rows"}), "app"
+        )
         shelf = VersionList.read(log, "m")
         for number in range(1, count):
             state = dump_pieces({"w": np.full(3, float(number))})

@@ -6,6 +6,7 @@ its scenario calls "before".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 import headrace as hr
 from headrace.batch import Batch
+from headrace.errors import LogVersionError
 from headrace.learn.state import load_state as load_values
 from headrace.plan.task import Cut, ModelTask, OutputPlan, PredictPlan, StreamPlan, Task, Versions
 from headrace.position import Position
@@ -273,3 +275,20 @@ def test_a_stored_state_of_before_goes_on(name: str, monkeypatch: pytest.MonkeyP
     assert expected
     assert play(task, loaded, after) == expected
     assert values(loaded) == values(fresh)
+
+
+def test_a_state_of_a_later_format_is_refused() -> None:
+    task = numbers(Cut(rows=2))
+    with pytest.raises(LogVersionError, match="format 3"):
+        load_state(task, {**dump_state(initial_state(task)), "format": 3})
+
+
+def test_a_field_that_a_stored_state_lacks_is_its_default() -> None:
+    task, before, after = rollback()
+    state = initial_state(task)
+    play(task, state, before)
+    flat = dump_state(state)
+    meta = json.loads(flat["meta"])
+    del meta["trained_on"], meta["current"]["diverged"]
+    loaded = load_state(task, {**flat, "meta": json.dumps(meta), "unknown": 1})
+    assert play(task, loaded, after) == play(task, state, after)

@@ -127,9 +127,9 @@ def reset(
     for step in checkpoint_steps(log, name):
         txn.delete("checkpoint", f"{name}/{step:012d}")
     reason = "reset: learns again from the log" if relearn else "reset: begins after what was consumed"
-    app = model.get("app", "")
-    began = {"position": None, "rows": 0, "offsets": {} if relearn else dict(old.offsets), "artifact": None}
-    write_version(txn, name, version=version, fingerprint={}, reason=reason, ts_us=ts_us, app=app, by=by, began=began)
+    record = VersionRecord(name, version, reason=reason, ts_us=ts_us, by=by)
+    record.began = {"position": None, "rows": 0, "offsets": {} if relearn else dict(old.offsets), "artifact": None}
+    write_version(txn, record, model.get("app", ""))
     return version
 
 
@@ -159,33 +159,17 @@ def read_model(log: Reads, name: str) -> dict[str, Any] | None:
     return None if value is None else dict(json.loads(value))
 
 
-def write_version(
-    txn: Writes,
-    name: str,
-    *,
-    version: int,
-    fingerprint: Mapping[str, Any],
-    reason: str,
-    ts_us: int,
-    app: str = "",
-    by: str = PIPELINE,
-    began: Mapping[str, Any] | None = None,
-    blueprint: Mapping[str, Any] | None = None,
-    libraries: Mapping[str, str] | None = None,
-) -> None:
+def write_version(txn: Writes, record: VersionRecord, app: str, blueprint: Mapping[str, Any] | None = None) -> None:
     """Declare a model's current version, one that goes on from no other.
 
     Args:
         blueprint: what the model can be made of again, where it can be.
-        libraries: under which it learns.
     """
-    declared = dict(fingerprint)
-    record = VersionRecord(name, version, None, reason, ts_us, by, str(declared.get("cut", "")), version, declared)
-    record.began = dict(began or {"position": None, "rows": 0, "offsets": {}, "artifact": None})
-    record.libraries = dict(libraries or {})
-    VersionList(name, []).begin(txn, record)
-    about = {"app": app, "version": version, "fingerprint": declared, "blueprint": blueprint}
-    txn.put("model", name, json.dumps(about).encode())
+    record.cut, record.declared = str(record.fingerprint.get("cut", "")), record.version
+    record.began = record.began or {"position": None, "rows": 0, "offsets": {}, "artifact": None}
+    VersionList(record.model, []).begin(txn, record)
+    about = {"app": app, "version": record.version, "fingerprint": record.fingerprint, "blueprint": blueprint}
+    txn.put("model", record.model, json.dumps(about).encode())
 
 
 def declare(
@@ -202,18 +186,9 @@ def declare(
     known, current = read_model(log, name), VersionList.read(log, name).current
     if known is None or current is None:
         progress = read_progress(log, name)
-        version = progress.version if progress else 1
-        write_version(
-            txn,
-            name,
-            version=version,
-            fingerprint=fingerprint,
-            reason="declared",
-            ts_us=ts_us,
-            app=app,
-            blueprint=blueprint,
-            libraries=libraries,
-        )
+        record = VersionRecord(name, progress.version if progress else 1, reason="declared", ts_us=ts_us)
+        record.fingerprint, record.libraries = dict(fingerprint), dict(libraries or {})
+        write_version(txn, record, app, blueprint)
         return
     if not known["fingerprint"]:
         current.fingerprint, current.declared, current.cut = dict(fingerprint), current.version, str(fingerprint["cut"])

@@ -17,6 +17,7 @@ from headrace.log.retention import Keep, apply_retention
 from headrace.plan.plan import Plan
 from headrace.plan.task import Cut, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask
 from headrace.registry import models as registry
+from headrace.registry.versions import VersionRecord
 from headrace.replay.steps import load_rows
 from headrace.replay.verify import verify
 from headrace.testing.clock import SettableClock
@@ -46,7 +47,7 @@ def registry_write(made: Engine, log: MemoryLog) -> None:
     with log.transaction() as txn:
         for task in made.plan.models:
             if registry.read_model(log, task.name) is None:
-                registry.write_version(txn, task.name, version=1, fingerprint=task.fingerprint(), reason="new", ts_us=0)
+                registry.write_version(txn, VersionRecord(task.name, 1, fingerprint=task.fingerprint()), "app")
 
 
 def rounds(made: Engine, count: int = 12) -> None:
