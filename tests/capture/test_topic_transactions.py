@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.capture.topics.transactions import TransactionOrder
@@ -73,7 +73,6 @@ def taken(order: TransactionOrder) -> list[int]:
     st.integers(0, 5),
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), max_size=60),
 )
-@settings(max_examples=200, deadline=None)
 def test_rows_come_in_commit_order_however_they_arrive(
     transactions: list[list[int]], snapshot: int, arrivals: list[tuple[int, int]]
 ) -> None:

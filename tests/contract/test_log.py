@@ -837,7 +837,7 @@ class Model:
 
 @pytest.mark.parametrize("location", ["memory", "sqlite"], indirect=True)
 @given(TRANSACTIONS, st.integers(1, 9))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sequence_of_operations(
     location: str, tmp_path_factory: pytest.TempPathFactory, transactions: list[Any], limit: int
 ) -> None:
@@ -846,7 +846,7 @@ def test_any_sequence_of_operations(
 
 @pytest.mark.parametrize("location", KAFKA, indirect=True)
 @given(TRANSACTIONS, st.integers(1, 9))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sequence_of_operations_on_kafka(
     location: str, tmp_path_factory: pytest.TempPathFactory, transactions: list[Any], limit: int
 ) -> None:

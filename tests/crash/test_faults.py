@@ -36,7 +36,7 @@ def write(dsn: str, seed: int, transactions: int = 40) -> None:
             harness.transaction(connection, chance)
 
 
-@pytest.mark.parametrize("way", ["immediate", "kill"])
+@pytest.mark.parametrize("way", [pytest.param("immediate", marks=pytest.mark.slow), "kill"])
 def test_a_database_that_dies_in_the_middle_comes_back(tmp_path: Path, way: str) -> None:
     with postgres() as server:
         dsn = harness.database(server, "dies")

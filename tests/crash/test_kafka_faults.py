@@ -175,6 +175,7 @@ def connections(pid: int) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_for_longer_than_a_delivery_may_take(
     dsn: str, tmp_path: Path, broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def test_a_broker_that_is_away_for_longer_than_a_delivery_may_take(
     harness.verify(pipeline.build(dsn, log))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kafka", "sqlite"])
 def test_a_broker_that_dies_under_topics_of_others_comes_back(kind: str, tmp_path: Path, broker: KafkaBroker) -> None:
     kafka = topics(broker)
@@ -384,6 +386,7 @@ def avro(registry: SchemaRegistryServer, topic: str, first: int, count: int, sch
     return values
 
 
+@pytest.mark.slow
 def test_a_schema_registry_that_is_away_is_waited_for(broker: KafkaBroker) -> None:
     """At the start, and when a schema comes in mid-stream that nobody has seen; nothing becomes a dead letter."""
     kafka = topics(broker)
@@ -525,6 +528,7 @@ def test_a_reader_sees_commit_order_however_fetches_interleave(
     assert seen == list(range(number))
 
 
+@pytest.mark.slow
 def test_reading_a_large_topic_in_pages_keeps_memory_flat(broker: KafkaBroker) -> None:
     location = f"kafka://{broker.bootstrap}/large"
     log = open_log(location, writer=True, codec=codec_for())

@@ -50,6 +50,7 @@ def test_a_network_killed_goes_on_as_one_that_was_not(
     assert contents(killed) == contents(whole)
 
 
+@pytest.mark.slow
 def test_weights_that_no_other_process_has_are_in_the_log(dsn: str, tmp_path: Path) -> None:
     """The first weights are stored before the first row is learned: a replay in a process with others is equal."""
     log = tmp_path / "network.headrace"

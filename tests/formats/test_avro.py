@@ -12,7 +12,7 @@ import fastavro
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import FormatError
@@ -73,7 +73,6 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=8))
 def test_reads_what_fastavro_writes(values: list[dict[str, Any]]) -> None:
     found, bad = decode(MIXED, [by_fastavro(MIXED, one) for one in values])
@@ -81,7 +80,6 @@ def test_reads_what_fastavro_writes(values: list[dict[str, Any]]) -> None:
     assert found.to_pylist() == [{**one, "c": list(one["c"].items())} for one in values]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(VALUES, min_size=2, max_size=5), st.data())
 def test_a_message_cut_anywhere_is_bad_and_the_others_are_not(
     values: list[dict[str, Any]], data: st.DataObject
@@ -96,7 +94,6 @@ def test_a_message_cut_anywhere_is_bad_and_the_others_are_not(
         assert i == victim or found[i].as_py() == {**one, "c": list(one["c"].items())}
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
 def test_no_bytes_bring_it_down(payloads: list[bytes]) -> None:
     found, bad = decode(MIXED, payloads)
@@ -264,7 +261,6 @@ def tables(draw: st.DrawFn) -> pa.RecordBatch:
     return table.slice(start)
 
 
-@settings(max_examples=200, deadline=None)
 @given(tables())
 def test_any_table_comes_back_and_fastavro_reads_it(table: pa.RecordBatch) -> None:
     declared = avro_schema.record(table.schema, name="Value", namespace="s.public.t")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace import plain_values
@@ -66,7 +66,6 @@ def shown(batch: Batch, row: int) -> tuple[str, str]:
     return chr(batch.op[row]), repr({name: value for name, value in values.items() if value is not None})
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES)), min_size=1, max_size=9), st.data())
 def test_what_becomes_of_a_message_does_not_depend_on_the_fetch(
     messages: list[tuple[bytes | None, bytes | None]], data: st.DataObject

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.formats import json_columns
@@ -165,7 +165,6 @@ def written(value: Any) -> str:
     return "[" + ",".join(map(written, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(DOCUMENTS, min_size=1, max_size=12), st.data())
 def test_rows_are_the_same_however_they_are_fetched(rows: list[dict[str, Any]], data: st.DataObject) -> None:
     values = [written(row).encode() for row in rows]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.formats.json_parse import read_numbers
@@ -36,7 +36,6 @@ NAMES = st.lists(st.sampled_from(["id", "x", "a b", "ä", '"q"', "x.y"]), min_si
 
 
 @given(NAMES, st.data())
-@settings(max_examples=300, deadline=None)
 def test_it_is_what_arrow_reads(names: list[str], data: Any) -> None:
     rows = data.draw(st.lists(st.tuples(*[NUMBERS for _ in names]), min_size=1, max_size=6))
     values = [

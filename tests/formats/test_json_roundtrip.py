@@ -159,7 +159,7 @@ def batches(draw: st.DrawFn) -> Batch:
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=NAMES)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_type_comes_back_bit_for_bit(form: JsonFormat, data: st.DataObject) -> None:
     batch = data.draw(batches())

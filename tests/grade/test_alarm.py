@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import DeclarationError
@@ -202,7 +202,6 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(specs, rows, st.data())
 def test_equal_to_line_by_line_however_lines_are_grouped(spec: AlarmSpec, drawn: Any, data: st.DataObject) -> None:
     time = np.cumsum([0, *(step for _, _, step in drawn)])[1:].astype(np.int64)

@@ -152,7 +152,7 @@ def test_the_same_as_the_detector_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_the_same_however_rows_are_grouped(name: str, data: st.DataObject) -> None:
     values = steps(240, seed=data.draw(st.integers(0, 20), label="seed"))

@@ -415,7 +415,7 @@ def check_rows(join: Join, found: Outcomes) -> None:
 
 
 @given(scenarios())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_join_is_the_automaton(few: str, scenario: dict[str, Any]) -> None:
     automaton = plain(scenario)
     outcomes, join = joined(scenario)

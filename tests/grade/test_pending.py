@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import HeadraceError
@@ -26,7 +26,6 @@ def numbers(table: pa.Table) -> list[Any]:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
 def test_rows_are_what_a_dict_would_hold(data: st.DataObject) -> None:
     store, kept, next_seq = PendingRows(), set(), 0
     for _ in range(data.draw(st.integers(1, 12))):
@@ -128,7 +127,6 @@ KEYS = st.one_of(
 
 
 @given(KEYS)
-@settings(deadline=None)
 def test_keys_come_back_as_they_were(keys: list[Any]) -> None:
     again = unpack_keys(pack_keys(keys))
     assert again == keys
@@ -164,7 +162,6 @@ def test_different_truths_have_different_codes() -> None:
 
 
 @given(st.lists(st.one_of(st.integers(0, 30), st.lists(st.integers(0, 30), max_size=9)), max_size=60), st.data())
-@settings(deadline=None)
 def test_what_is_over_comes_in_order(added: list[int | list[int]], data: st.DataObject) -> None:
     order, waiting, seq = ExpiryQueue(), [], 0
     for one in added:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import BadRows, DeclarationError
@@ -600,7 +600,6 @@ def limits(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@settings(max_examples=300, deadline=None)
 @given(specs, events, st.data())
 def test_equal_to_row_by_row_however_rows_are_grouped(
     limits: None, spec: WindowSpec, drawn: list[Any], data: st.DataObject
@@ -639,7 +638,6 @@ def test_equal_to_row_by_row_however_rows_are_grouped(
         assert dump_state(kept.snapshot()) == dump_state(state), "pushes on the original do not change a copy"
 
 
-@settings(max_examples=150, deadline=None)
 @given(specs, events)
 def test_a_copy_goes_on_by_itself(spec: WindowSpec, drawn: list[Any]) -> None:
     rows = [one for one in rows_of(drawn) if isinstance(one, Row)]
@@ -652,7 +650,6 @@ def test_a_copy_goes_on_by_itself(spec: WindowSpec, drawn: list[Any]) -> None:
     assert not again or again[0] == again[1]
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.sampled_from([(), ("by",)]), st.integers(1, 12), st.integers(1, 12), st.integers(0, 9), events)
 def test_changes_are_the_windows_of_that_moment(
     by: tuple[str, ...], size: int, every: int, lateness: int, drawn: list[Any]

@@ -513,6 +513,7 @@ def test_people_see_windows_the_alarm_the_retraining_and_the_picture(tmp_path: P
     assert f"The log stays at {tmp_path / 'fish.headrace'}" in out
 
 
+@pytest.mark.slow
 def test_in_a_terminal_it_is_drawn_anew_while_six_minutes_run(tmp_path: Path) -> None:
     begun = time.monotonic()
     child, terminal = pty.fork()

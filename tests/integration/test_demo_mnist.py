@@ -131,6 +131,7 @@ def test_the_seeds_sql_files(database: Database, small: Path, tmp_path: Path) ->
 # -- by replay --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_default_model_reads_94_of_100_digits_and_the_3(tmp_path: Path) -> None:
     found = result("--log", "mnist.headrace", cwd=tmp_path)
     assert (found["mode"], found["model"], found["train_rows"], found["test_rows"]) == ("batch", "mlp", 9_000, 1_000)
@@ -159,7 +160,8 @@ def test_the_convolutional_network_reads_96_of_100(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param("keras", marks=needs_keras), pytest.param("cnn", marks=needs_keras), "river"]
+    "model",
+    [pytest.param("keras", marks=needs_keras), pytest.param("cnn", marks=[needs_keras, pytest.mark.slow]), "river"],
 )
 def test_other_models_learn_by_replay_too(model: str, small: Path, tmp_path: Path) -> None:
     found = result("--model", model, "--idx", str(small), "--epochs", "5", "--png", "pictures", cwd=tmp_path)
@@ -215,6 +217,7 @@ def test_wrong_options_are_refused_before_anything_runs(refused: str, tmp_path: 
 # -- online -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_online_pass_reads_85_of_100(tmp_path: Path) -> None:
     found = result("--online", "--model", "mlp", "--delay-ms", "0", "--log", "o.headrace", cwd=tmp_path)
     assert (found["mode"], found["train_rows"], found["test_rows"]) == ("online", 9_000, 1_000)
@@ -244,7 +247,7 @@ def learned(log: Path, model: str, data: Digits, every: int) -> tuple[str, list[
     return found[0], app.topic("mnist").read().to_arrow().column("id").to_pylist(), found[1]
 
 
-@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=needs_keras)])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=[needs_keras, pytest.mark.slow])])
 def test_killed_and_started_again_it_is_as_if_it_had_never_been_killed(model: str, small: Path, tmp_path: Path) -> None:
     options = ["--online", "--model", model, "--idx", str(small), "--every", "8"]
     whole = result(*options, "--delay-ms", "0", "--log", "whole.headrace", cwd=tmp_path)

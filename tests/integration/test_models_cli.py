@@ -353,6 +353,7 @@ def test_what_the_log_does_not_say_the_pipelines_file_does(log: str, tmp_path: P
     assert "parameters.decay: 1.0 → 0.5" in words
 
 
+@pytest.mark.slow
 def test_a_keras_network_begins_ends_and_comes_back(log: str, tmp_path: Path) -> None:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")

@@ -43,6 +43,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return request.param, executed(request.param, tmp_path_factory.mktemp(request.param))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_notebook_runs_and_shows_what_it_shows_on_the_web(run: tuple[str, Any]) -> None:
     name, notebook = run

@@ -14,7 +14,7 @@ import pytest
 from headrace.testing.servers import JavaMissing, KafkaBroker, postgres_binaries
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from-debezium-and-kafka.md"
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = [pytest.mark.xdist_group("kafka"), pytest.mark.slow]
 
 
 def test_the_page_can_be_followed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.xdist_group("wheel"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.xdist_group("wheel"), pytest.mark.timeout(600), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 # What would let the checkout, or the environment that runs this test, shine through.

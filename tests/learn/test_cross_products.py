@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -68,7 +68,6 @@ def test_sums_are_those_of_fractions(case: str) -> None:
     assert as_fractions(cross_products(columns, weights)) == by_fractions(columns, weights)
 
 
-@settings(deadline=None, max_examples=150)
 @given(columns=TABLES, data=st.data())
 def test_any_doubles(columns: Floats, data: st.DataObject) -> None:
     n = columns.shape[1]
@@ -76,7 +75,6 @@ def test_any_doubles(columns: Floats, data: st.DataObject) -> None:
     assert as_fractions(cross_products(columns, weights)) == by_fractions(columns, weights)
 
 
-@settings(deadline=None, max_examples=50)
 @given(columns=TABLES, data=st.data())
 def test_cuts_and_order_leave_no_trace(columns: Floats, data: st.DataObject) -> None:
     whole = cross_products(columns)

@@ -298,8 +298,17 @@ def trained_apart(model: Any, *cuts: Any) -> list[Any]:
     return [np.array(one) for one in model.get_weights()]
 
 
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
-@pytest.mark.parametrize("n", [1, 5, 33, 64])
+REDUCTIONS = ["sum_over_batch_size", "sum", "mean_with_sample_weight"]
+# Each of them is compiled by itself: every size once in the short form, and every reduction.
+SHORT = {("sum_over_batch_size", 5), ("sum", 33), ("mean_with_sample_weight", 1), ("sum_over_batch_size", 64)}
+UPDATES = [
+    pytest.param(reduction, n, marks=[] if (reduction, n) in SHORT else pytest.mark.slow)
+    for reduction in REDUCTIONS
+    for n in (1, 5, 33, 64)
+]
+
+
+@pytest.mark.parametrize(("reduction", "n"), UPDATES)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_a_padded_update_is_the_update_of_its_rows(reduction: str, n: int, weighted: bool) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)

@@ -221,7 +221,6 @@ def test_numbers_of_any_size() -> None:
     assert found == [float(value) for value in exactly(np.column_stack([np.ones(4), X]), y)]
 
 
-@settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), d=st.integers(1, 4))
 def test_any_full_rank_design_is_solved_exactly(seed: int, d: int) -> None:
     rng = np.random.default_rng(seed)
@@ -415,7 +414,6 @@ def test_a_weight_of_0_is_no_row_and_one_of_2_is_two_to_the_sums() -> None:
 # -- without a trace ---------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(0, 50), weighted=st.booleans())
 def test_unlearned_rows_leave_no_bit(seed: int, cut: int, weighted: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -438,7 +436,7 @@ def test_a_sliding_window_is_the_regression_on_its_rows() -> None:
     assert dump_state(model.state()) == dump_state(learned(X[150:], y[150:]).state())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(order=st.permutations(range(5)), bounds=st.lists(st.integers(0, 300), min_size=4, max_size=4))
 def test_parts_in_any_order_are_the_whole(order: list[int], bounds: list[int]) -> None:
     rng = np.random.default_rng(5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.batch import OPS, Batch
@@ -79,7 +79,6 @@ def folded(table: Table, batch: Batch) -> None:
         assert len(seen) == len(set(seen)), "a key is in two places of one change"
 
 
-@settings(deadline=None)
 @given(st.lists(event, max_size=30), st.lists(st.integers(0, 30), max_size=3))
 def test_folding_equals_one_event_after_another(found: list[dict[str, Any]], cuts: list[int]) -> None:
     expected: Table = {}
@@ -92,7 +91,6 @@ def test_folding_equals_one_event_after_another(found: list[dict[str, Any]], cut
     assert table == expected
 
 
-@settings(deadline=None)
 @given(st.integers(0, 40), st.sets(st.integers(0, 39)))
 def test_only_the_rows_at_fault_are_refused(count: int, bad: set[int]) -> None:
     delivered: list[int] = []

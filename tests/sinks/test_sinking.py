@@ -156,7 +156,7 @@ def test_the_console_prints_each_row_once(tmp_path: Path, capsys: pytest.Capture
             ]  # fmt: skip
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6), data=st.data())
 def test_however_rows_come_the_table_is_the_same(sizes: list[int], data: st.DataObject, dsn: str, query: Any) -> None:
     query("drop table if exists out, headrace.sinks")

@@ -293,7 +293,7 @@ def test_an_alarm_trains_and_the_next_row_is_the_new_versions() -> None:
     assert first_new["prediction"] - first_new["x"] == pytest.approx(5.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 5))
 def test_nothing_depends_on_how_rows_come_in_events(sizes: list[int], saved: int) -> None:
     task = factory()
@@ -581,7 +581,7 @@ def with_served(given: list[Rows], task: ModelTask, every: int = 5) -> list[Rows
 
 
 @pytest.mark.parametrize("retrain", [{}, {"rows": "predictions"}, {"shadow": True, "promote": 5}], ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 5))
 def test_an_alarm_on_predictions_trains_at_once_however_rows_come(
     retrain: dict[str, Any], sizes: list[int], saved: int

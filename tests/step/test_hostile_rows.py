@@ -142,7 +142,7 @@ def everything(r: Any) -> None:
     r.with_columns(y=doubled).filter(lambda batch: np.asarray(batch.column("y")) > 1).above(2.0, column="y").to("y")
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8))
 def test_the_same_rows_are_refused_however_they_come(sizes: list[int]) -> None:
     app = hr.App("hostile", log="memory://")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.learn.kmeans import KMeans
@@ -26,7 +26,6 @@ class Blas:
         return np.tanh(X @ WEIGHTS)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=20))
 def test_any_grouping_gives_equal_bits(sizes: list[int]) -> None:
     kmeans = KMeans(k=5, initial_centers=CHANCE.normal(size=(5, 20)))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.batch import Batch
@@ -173,7 +173,6 @@ def test_rows_without_an_answer_are_told_apart() -> None:
         assert reasons == ["the model's answer is nan, no finite number", "ValueError: 6 has no answer"]
 
 
-@settings(max_examples=120, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([-2, -1, 1, 2, 3, 4, 7, 8]), st.booleans()), min_size=1, max_size=14),
     st.lists(st.integers(1, 6), min_size=1, max_size=4),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.batch import Batch
@@ -309,7 +309,6 @@ def streams(draw: st.DrawFn) -> list[tuple[str, Batch, int]]:
     return grid("\n".join(lines))
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     streams(),
     st.sampled_from([Cut(transaction=True), Cut(rows=1), Cut(rows=3), Cut(duration_us=1_000_000)]),

@@ -170,6 +170,7 @@ def test_a_broker_makes_no_topic_by_itself(broker: KafkaBroker, topic_prefix: st
     assert failed in ([KafkaError._UNKNOWN_TOPIC], [KafkaError.UNKNOWN_TOPIC_OR_PART])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broker")  # skips without Java; and these brokers come after that one has its memory
 def test_a_killed_broker_comes_back_with_its_data(tmp_path: Path) -> None:
     with KafkaBroker(tmp_path / "kafka") as mine:
@@ -215,6 +216,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broker")
 def test_a_broker_dies_with_the_process_that_started_it_not_with_the_thread(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CARELESS, str(tmp_path / "kafka")]
@@ -334,6 +336,7 @@ def test_the_published_connector_delivers_rows(published: str, broker: KafkaBrok
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_where_it_was(
     broker: KafkaBroker, connect: KafkaConnect, iris: PostgresServer, topic_prefix: str
 ) -> None:
@@ -424,6 +427,7 @@ def test_a_registry_keeps_a_schema(registry: SchemaRegistryServer, topic_prefix:
     assert json.loads(get(f"{registry.url}/schemas/ids/{number}")["schema"]) == POINT
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registry")
 def test_a_registry_on_disk_keeps_schemas_over_a_kill() -> None:
     with SchemaRegistryServer(keep=True) as mine:
