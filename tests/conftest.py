@@ -1,34 +1,54 @@
-"""Fixtures that many tests share."""
+"""Fixtures that many tests share, and the rules of a test run: groups, examples, seconds."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from headrace.testing.servers import (
     JavaMissing,
     JavaServer,
     KafkaBroker,
     KafkaConnect,
+    MongoDbServer,
     PostgresServer,
     SchemaRegistryServer,
     postgres,
 )
+from tests.databases import Database, fresh_database
+from tests.processes import worked
 
 # Tests that use one of these run in one worker of pytest-xdist (`--dist loadgroup`): a JVM takes 0.3 GB and a core.
 JAVA_FIXTURES = frozenset({"broker", "connect", "registry"})
 Server = TypeVar("Server", bound=JavaServer)
+Query = Callable[..., list[tuple[Any, ...]]]
+
+
+LIMIT_SECONDS = 10.0
+ADVICE = """this test took {seconds:.1f} s of the machine, and an unmarked one may take {limit:.0f} s.
+Share what is dear with other tests (a server of the session, one run that all compare with, a chain of kills in one
+life, `tests.processes` instead of an interpreter of its own), or mark it slow: then `make test-long` runs it."""
+
+settings.register_profile("short", max_examples=60, deadline=None)
+settings.register_profile("long", max_examples=1000, deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Without xdist nobody else knows its mark."""
+    """Choose how many examples a property is tried with: more of them in the long form."""
+    # Without xdist nobody else knows its mark.
     config.addinivalue_line("markers", "xdist_group(name): tests that one worker runs, one after another")
+    chosen = str(config.getoption("markexpr"))
+    settings.load_profile("long" if "slow" in chosen.replace("not slow", "") else "short")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,10 +59,75 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("kafka"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fail an unmarked test that takes too long.
+
+    What counts is the larger of two: the seconds in which no process of the machine waited for a processor, and the
+    processor's time of this process and of children that have ended. Other work on the machine makes a test last
+    longer, but makes neither grow much; a test that sleeps, or that computes, cannot hide in it. What fixtures take is
+    not counted.
+    """
+    wall, stalled, worked = time.monotonic(), _stalled(), _worked()
+    result = yield
+    seconds = max(time.monotonic() - wall - (_stalled() - stalled), _worked() - worked)
+    if seconds > LIMIT_SECONDS and item.get_closest_marker("slow") is None and sys.gettrace() is None:
+        pytest.fail(ADVICE.format(seconds=seconds, limit=LIMIT_SECONDS), pytrace=False)
+    return result
+
+
+def _stalled() -> float:
+    """The seconds in which something waited for a processor, since the machine started.
+
+    The kernel counts them for all processes (https://docs.kernel.org/accounting/psi.html), or at least for this one.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/pressure/cpu").read_text().split("total=")[1].split()[0]) / 1e6
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    return 0.0
+
+
+def _worked() -> float:
+    """The processor's time, in seconds, of this process, its children that have ended, and those that were forked."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system + worked()
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgresServer]:
-    """One PostgreSQL for the whole session (per xdist worker); tests use a database of their own in it."""
-    with postgres() as running:
+    """One PostgreSQL for the whole session (per xdist worker); tests use a database of their own in it.
+
+    A kill of the server loses nothing that was written without `fsync`; only a power cut would.
+    """
+    with postgres(settings={"fsync": "off", "full_page_writes": "off"}) as running:
+        yield running
+
+
+@pytest.fixture
+def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty database of the session's server."""
+    with fresh_database(server, request.node.originalname.removeprefix("test_")) as made:
+        yield made
+
+
+@pytest.fixture
+def dsn(database: Database) -> str:
+    """Where the test's database is."""
+    return database.dsn
+
+
+@pytest.fixture
+def query(database: Database) -> Query:
+    """Run one statement in the test's database."""
+    return database.execute
+
+
+@pytest.fixture(scope="session")
+def mongo() -> Iterator[MongoDbServer]:
+    """One server of MongoDB's protocol for the whole session; tests use databases of their own in it."""
+    pytest.importorskip("pymongo")
+    with started(MongoDbServer) as running:
         yield running
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.databases import Database
 
 from headrace.capture.base import Piece, Waker
 from headrace.capture.postgres.source import PostgresSource
@@ -20,21 +19,13 @@ from headrace.log.memory import MemoryLog
 from headrace.position import Lsn
 from headrace.testing.servers import PostgresServer
 
-_numbers = itertools.count()
 
-
-class Database:
-    """One database of the session's server; its slots go with it."""
+class CapturedDatabase(Database):
+    """A database that sources capture."""
 
     def __init__(self, server: PostgresServer, name: str) -> None:
-        self.server, self.name = server, name
-        self.dsn = server.dsn.replace("@/postgres?", f"@/{name}?")
+        super().__init__(server, name)
         self.sources: list[PostgresSource] = []
-
-    def execute(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            cursor = connection.execute(sql.encode(), parameters or None)
-            return cursor.fetchall() if cursor.description else []
 
     def source(self, **options: Any) -> PostgresSource:
         given = {"app": self.name, "prefix": self.name, "tables": [r"public\.t.*"], **options}
@@ -50,33 +41,22 @@ class Database:
         rows = self.server.execute(query, name or f"headrace_{self.name}")
         return dict(rows[0][0]) if rows else {}
 
-    def drop_slots(self) -> None:
-        for name, pid in self.server.execute(
-            "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s", self.name
-        ):
-            if pid is not None:
-                self.server.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
-            self.server.execute("SELECT pg_drop_replication_slot(%s)", name)
-
-    def close(self) -> None:
+    def drop(self) -> None:
         for source in self.sources:
             source.stop()
         with contextlib.suppress(psycopg.Error):
-            self.drop_slots()
-            self.server.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+            super().drop()
 
 
 @pytest.fixture
-def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """An empty database with a table ``t (id, x)``."""
-    plain = re.sub(r"\W", "_", request.node.originalname.removeprefix("test_"))[:30].lower()
-    made = Database(server, f"d{next(_numbers)}_{plain}")
-    server.execute(f"CREATE DATABASE {made.name}")
+def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[CapturedDatabase]:
+    """A database with a table ``t (id, x)``."""
+    made = CapturedDatabase.create(server, request.node.originalname.removeprefix("test_")[:20])
     made.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
     try:
         yield made
     finally:
-        made.close()
+        made.drop()
 
 
 class Engine:
@@ -138,7 +118,7 @@ Capture = Callable[..., Engine]
 
 
 @pytest.fixture
-def capture(database: Database) -> Capture:
+def capture(database: CapturedDatabase) -> Capture:
     """Starts a capture of the database into a log: ``capture(log=…, **options of PostgresSource)``."""
 
     def start(log: Log | None = None, **options: Any) -> Engine:
@@ -155,7 +135,7 @@ def capture(database: Database) -> Capture:
 class Writer:
     """Inserts ids 1, 2, 3, … into a table in a thread, one transaction each, until it is stopped."""
 
-    def __init__(self, database: Database, table: str = "t", first: int = 1) -> None:
+    def __init__(self, database: CapturedDatabase, table: str = "t", first: int = 1) -> None:
         self._database, self._table, self.last = database, table, first - 1
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -19,7 +19,7 @@ from headrace.errors import SourceRefused
 from headrace.log.memory import MemoryLog
 from headrace.testing.servers import PostgresServer, postgres
 
-from .conftest import Database, Engine
+from .conftest import CapturedDatabase, Engine
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 N = 800  # rows of about 100 bytes
@@ -83,7 +83,7 @@ def test_capture_goes_on_behind_what_was_not_committed(
     monkeypatch.setattr(Replication, "plain", plain)
     name = f"aborted_{'plain' if plain else 'libpq'}"
     small.execute(f"CREATE DATABASE {name}")
-    database, log = Database(small, name), MemoryLog()
+    database, log = CapturedDatabase(small, name), MemoryLog()
     database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8); CREATE TABLE other (LIKE t INCLUDING ALL)")
     source = database.source(tables=[r"public\.t"])
     try:
@@ -122,13 +122,13 @@ def test_capture_goes_on_behind_what_was_not_committed(
         assert len(alive) > 2 * N
     finally:
         source.stop()
-        database.close()
+        database.drop()
 
 
 def test_a_slot_that_sends_prepared_transactions(small: PostgresServer) -> None:
     small.execute("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY)")
     small.execute("SELECT pg_create_logical_replication_slot('both', 'pgoutput', false, true)")
-    source = Database(small, "postgres").source(slot="both", snapshot="never")
+    source = CapturedDatabase(small, "postgres").source(slot="both", snapshot="never")
     try:
         with pytest.raises(SourceRefused, match="two_phase"):
             source.check(MemoryLog())
@@ -146,7 +146,7 @@ def test_publication_dropped_and_made_again(
     monkeypatch.setattr(drift, "check", lambda *_, **__: None)
     name = f"again_{'plain' if plain else 'libpq'}"
     small.execute(f"CREATE DATABASE {name}")
-    database = Database(small, name)
+    database = CapturedDatabase(small, name)
     database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
     options = {"tables": [r"public\.t"]}
     try:
@@ -176,4 +176,4 @@ def test_publication_dropped_and_made_again(
             source.stop()
             database.drop_slots()
     finally:
-        database.close()
+        database.drop()

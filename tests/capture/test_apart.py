@@ -12,7 +12,7 @@ from headrace.engines.local.sources import check_apart
 from headrace.errors import DeclarationError
 from headrace.log.memory import MemoryLog
 
-from .conftest import Capture, Database
+from .conftest import Capture, CapturedDatabase
 
 SHARED = [
     ('public."foo@bar"', 'public."foo$bar"'),
@@ -24,7 +24,7 @@ SHARED = [
 APART = [('public."Case"', 'public."case"'), ("a.b", "public.b"), ('public."m.n"', "public.m_n")]
 
 
-def test_tables_that_would_share_a_topic(database: Database) -> None:
+def test_tables_that_would_share_a_topic(database: CapturedDatabase) -> None:
     database.execute('CREATE SCHEMA a; CREATE SCHEMA "a.b"')
     for name in {name for pair in SHARED + APART for name in pair}:
         database.execute(f"CREATE TABLE {name} (id int PRIMARY KEY)")
@@ -98,7 +98,7 @@ VALUES = r"""f8 = 0.1 + 0.2, f4 = 1.1, d = '2024-02-01', ts = '2024-02-01 10:11:
     'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', mood = 'so "so"', ch = 'ab', nm = 'n', bt = B'1010', ip = '10.0.0.1/8'"""
 
 
-def test_settings_of_role_and_database_change_nothing(database: Database, capture: Capture) -> None:
+def test_settings_of_role_and_database_change_nothing(database: CapturedDatabase, capture: Capture) -> None:
     """Rows of the snapshot and of the stream, in binary and in text, beside those of a database with the defaults."""
     database.execute("CREATE TYPE mood AS ENUM ('so \"so\"')")
     database.execute(

@@ -17,28 +17,28 @@ from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceRefused, SourceUnavailable
 
-from .conftest import Database
+from .conftest import CapturedDatabase
 
 
 @pytest.fixture
-def replication(database: Database) -> Iterator[Replication]:
+def replication(database: CapturedDatabase) -> Iterator[Replication]:
     with contextlib.closing(Replication.open(Server(database.dsn))) as made:
         yield made
 
 
-def slot_and_publication(database: Database) -> None:
+def slot_and_publication(database: CapturedDatabase) -> None:
     database.execute("CREATE PUBLICATION p FOR TABLE t")
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", database.name)
 
 
-def started(database: Database, replication: Replication) -> ReplicationStream:
+def started(database: CapturedDatabase, replication: Replication) -> ReplicationStream:
     return ReplicationStream.start(replication, slot=database.name, lsn=0, publication="p", binary=True)
 
 
 # --- parameters ---
 
 
-def test_settings_that_text_forms_depend_on(database: Database) -> None:
+def test_settings_that_text_forms_depend_on(database: CapturedDatabase) -> None:
     database.server.execute(f"ALTER DATABASE {database.name} SET datestyle = 'German'")
     with contextlib.closing(Server(database.dsn).sql()) as connection:
         shown = connection.execute("SELECT '2024-02-29'::date::text, 0.1::float4::text, '1 day'::interval::text")
@@ -68,7 +68,7 @@ def test_derived_names() -> None:
 # --- connecting ---
 
 
-def test_connecting_step_by_step(database: Database) -> None:
+def test_connecting_step_by_step(database: CapturedDatabase) -> None:
     connecting = Connecting(Server(database.dsn))
     made = None
     while made is None:
@@ -97,7 +97,7 @@ def test_connecting_never_waits_longer_than_told() -> None:
 # --- commands ---
 
 
-def test_commands_give_rows(replication: Replication, database: Database) -> None:
+def test_commands_give_rows(replication: Replication, database: CapturedDatabase) -> None:
     (row,) = replication.command("IDENTIFY_SYSTEM")
     assert row["dbname"] == database.name
     assert replication.command("SELECT NULL AS a") == [{"a": None}]
@@ -128,7 +128,7 @@ def test_a_command_is_interrupted(replication: Replication) -> None:
 # --- the stream ---
 
 
-def test_stream_of_one_transaction(database: Database, replication: Replication) -> None:
+def test_stream_of_one_transaction(database: CapturedDatabase, replication: Replication) -> None:
     slot_and_publication(database)
     database.execute("INSERT INTO t VALUES (1, 1)")
     stream = started(database, replication)
@@ -141,7 +141,7 @@ def test_stream_of_one_transaction(database: Database, replication: Replication)
     stream.close()
 
 
-def test_keepalives_on_request(database: Database, replication: Replication) -> None:
+def test_keepalives_on_request(database: CapturedDatabase, replication: Replication) -> None:
     slot_and_publication(database)
     stream = started(database, replication)
     while not stream.wal_end:
@@ -150,7 +150,7 @@ def test_keepalives_on_request(database: Database, replication: Replication) -> 
     stream.close()
 
 
-def test_the_stream_ends_with_its_server_process(database: Database, replication: Replication) -> None:
+def test_the_stream_ends_with_its_server_process(database: CapturedDatabase, replication: Replication) -> None:
     slot_and_publication(database)
     stream = started(database, replication)
     database.execute("SELECT pg_terminate_backend(%s)", database.slot(database.name)["active_pid"])
@@ -160,7 +160,7 @@ def test_the_stream_ends_with_its_server_process(database: Database, replication
     stream.close()
 
 
-def test_receiver_gives_out_what_came_before_the_error(database: Database, replication: Replication) -> None:
+def test_receiver_gives_out_what_came_before_the_error(database: CapturedDatabase, replication: Replication) -> None:
     slot_and_publication(database)
     database.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 5000) g")
     stream, ready = started(database, replication), Wake()
@@ -177,7 +177,7 @@ def test_receiver_gives_out_what_came_before_the_error(database: Database, repli
 
 
 def test_receiver_stops_reading_when_nobody_takes(
-    database: Database, replication: Replication, monkeypatch: pytest.MonkeyPatch
+    database: CapturedDatabase, replication: Replication, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The queue is bounded: the rest stays in the server."""
     monkeypatch.setattr("headrace.capture.postgres.receiver.MOST_BYTES", 1 << 20)
@@ -195,7 +195,7 @@ def test_receiver_stops_reading_when_nobody_takes(
 
 
 def test_receiver_closes_while_it_is_full(
-    database: Database, replication: Replication, monkeypatch: pytest.MonkeyPatch
+    database: CapturedDatabase, replication: Replication, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.capture.postgres.receiver.MOST_BYTES", 1000)
     slot_and_publication(database)

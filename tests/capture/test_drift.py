@@ -18,12 +18,12 @@ from headrace.capture.postgres.table import table as stream_table
 from headrace.errors import LogCorrupt, SourceRefused
 from headrace.log.base import Log
 
-from .conftest import Capture, Database, Engine
+from .conftest import Capture, CapturedDatabase, Engine
 
 NEW_LOG = "Capture into a new log"
 
 
-def refusal(database: Database, log: Log, **options: Any) -> str:
+def refusal(database: CapturedDatabase, log: Log, **options: Any) -> str:
     """What a start says."""
     with pytest.raises(SourceRefused) as caught:
         database.source(**options).check(log)
@@ -104,14 +104,16 @@ def statements(script: str) -> list[str]:
     return [one.strip() for one in script.split(";") if one.strip()]
 
 
-def run_script(database: Database, script: str) -> None:
+def run_script(database: CapturedDatabase, script: str) -> None:
     """One connection, each statement by itself."""
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         for statement in statements(script):
             connection.execute(statement.encode())
 
 
-def test_rows_follow_their_table(database: Database, capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_follow_their_table(
+    database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
     database.execute("CREATE SCHEMA elsewhere; CREATE TABLE whole (id int, x float8) PARTITION BY RANGE (id)")
     for name in TABLES:
         database.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, x float8 DEFAULT 0)")
@@ -189,7 +191,7 @@ REFUSED = {
 }
 
 
-def test_what_is_done_behind_our_back_is_refused(database: Database, capture: Capture) -> None:
+def test_what_is_done_behind_our_back_is_refused(database: CapturedDatabase, capture: Capture) -> None:
     """While it runs, at the next start, and at the one after it; each case with a schema and a pipeline of its own."""
     for number, (case, (done, says)) in enumerate(REFUSED.items()):
         app = f"case{number}"
@@ -208,7 +210,7 @@ def test_what_is_done_behind_our_back_is_refused(database: Database, capture: Ca
         database.drop_slots()
 
 
-def test_names_that_are_given_back(database: Database, capture: Capture) -> None:
+def test_names_that_are_given_back(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     run_script(database, REFUSED["swapped"][0].format(p="", s=""))
     assert "another table now" in refused_while_running(engine)
@@ -218,7 +220,9 @@ def test_names_that_are_given_back(database: Database, capture: Capture) -> None
     assert engine.ids(database.topic()) == [3]
 
 
-def test_what_is_done_while_it_is_stopped_is_refused_before_anything_runs(database: Database, capture: Capture) -> None:
+def test_what_is_done_while_it_is_stopped_is_refused_before_anything_runs(
+    database: CapturedDatabase, capture: Capture
+) -> None:
     engine = capture()
     engine.source.stop()
     held = engine.log.records(KIND)
@@ -229,7 +233,7 @@ def test_what_is_done_while_it_is_stopped_is_refused_before_anything_runs(databa
         database.source().start(engine.log)
 
 
-def test_a_look_now_and_then(database: Database, capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_look_now_and_then(database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody waits, nothing is inserted: it is seen all the same. A new table is only warned of, while it runs."""
     engine = capture()
     database.execute("CREATE TABLE t_new (id int); CREATE TABLE unlike (id int)")
@@ -240,7 +244,7 @@ def test_a_look_now_and_then(database: Database, capture: Capture, caplog: pytes
         engine.until(lambda: False, 60)
 
 
-def test_harmless_changes(database: Database, capture: Capture) -> None:
+def test_harmless_changes(database: CapturedDatabase, capture: Capture) -> None:
     role = f"owner_{database.name}"
     engine = capture()
     try:
@@ -266,7 +270,7 @@ def test_harmless_changes(database: Database, capture: Capture) -> None:
 # --- publications of the user's ---
 
 
-def test_other_tables_of_the_users_publication(database: Database, capture: Capture) -> None:
+def test_other_tables_of_the_users_publication(database: CapturedDatabase, capture: Capture) -> None:
     """Those that are not wanted are left out, whatever they have; one that takes a name that is wanted is refused."""
     database.execute("CREATE TABLE other (id int, __op int); CREATE PUBLICATION mine FOR ALL TABLES")
     engine = capture(publication="mine")
@@ -283,7 +287,7 @@ def test_other_tables_of_the_users_publication(database: Database, capture: Capt
     assert "tables match that the log does not have: public.t5" in refusal(database, engine.log, publication="mine")
 
 
-def test_the_users_publication_is_altered(database: Database, capture: Capture) -> None:
+def test_the_users_publication_is_altered(database: CapturedDatabase, capture: Capture) -> None:
     database.execute(
         "CREATE TABLE t2 (id int PRIMARY KEY); CREATE PUBLICATION mine FOR TABLE t (id) WHERE (id > 0), t2"
     )
@@ -296,14 +300,14 @@ def test_the_users_publication_is_altered(database: Database, capture: Capture) 
     assert "the row filter of table public.t" in refusal(database, engine.log, publication="mine")
 
 
-def test_tables_of_a_published_schema(database: Database, capture: Capture) -> None:
+def test_tables_of_a_published_schema(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE SCHEMA s; CREATE PUBLICATION mine FOR TABLES IN SCHEMA public")
     engine = capture(publication="mine")
     database.execute("INSERT INTO t VALUES (1, 1); ALTER TABLE t SET SCHEMA s; INSERT INTO s.t VALUES (2, 2)")
     assert r"no longer has table public.t (called s.t now)" in refused_while_running(engine)
 
 
-def test_a_partition_under_a_published_root(database: Database, capture: Capture) -> None:
+def test_a_partition_under_a_published_root(database: CapturedDatabase, capture: Capture) -> None:
     """Its rows come as its root's from then on, where the publication says so; otherwise as its own."""
     database.execute(
         "CREATE TABLE whole (id int, x float8) PARTITION BY RANGE (id); ALTER TABLE t DROP CONSTRAINT t_pkey"
@@ -319,7 +323,7 @@ def test_a_partition_under_a_published_root(database: Database, capture: Capture
     assert "no longer has table public.t" in refused_while_running(engines[1])
 
 
-def test_a_look_waits_for_no_lock(database: Database, capture: Capture) -> None:
+def test_a_look_waits_for_no_lock(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     with psycopg.connect(database.dsn) as connection:
         connection.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
@@ -329,7 +333,7 @@ def test_a_look_waits_for_no_lock(database: Database, capture: Capture) -> None:
 # --- rows of tables that nobody knows ---
 
 
-def test_rows_of_an_unknown_table_in_our_own_publication(database: Database, capture: Capture) -> None:
+def test_rows_of_an_unknown_table_in_our_own_publication(database: CapturedDatabase, capture: Capture) -> None:
     """Also where the catalog is as it was again, when they come."""
     engine = capture()
     engine.source.stop()
@@ -345,7 +349,7 @@ def test_rows_of_an_unknown_table_in_our_own_publication(database: Database, cap
 # --- logs made before this was kept ---
 
 
-def test_a_log_without_oids_is_taken_up(database: Database, capture: Capture) -> None:
+def test_a_log_without_oids_is_taken_up(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine.catch_up()
@@ -373,7 +377,7 @@ def test_a_log_without_oids_is_taken_up(database: Database, capture: Capture) ->
     ],
 )
 def test_a_log_without_oids_is_refused_where_names_may_mean_others(
-    database: Database, capture: Capture, done: str, says: str
+    database: CapturedDatabase, capture: Capture, done: str, says: str
 ) -> None:
     engine = capture()
     engine.source.stop()
@@ -382,7 +386,7 @@ def test_a_log_without_oids_is_refused_where_names_may_mean_others(
     assert says in refusal(database, engine.log)
 
 
-def forget(log: Log, database: Database) -> None:
+def forget(log: Log, database: CapturedDatabase) -> None:
     """The records as they were before OIDs and the last commit were kept."""
     held = SourceRecord.load(log, database.name)
     assert held is not None
@@ -391,7 +395,7 @@ def forget(log: Log, database: Database) -> None:
         transaction.delete(drift.KIND, database.name)
 
 
-def test_a_record_that_cannot_be_read(database: Database, capture: Capture) -> None:
+def test_a_record_that_cannot_be_read(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     engine.source.stop()
     with engine.log.transaction() as transaction:

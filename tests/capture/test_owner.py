@@ -16,13 +16,13 @@ from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
 
-from .conftest import Database, Engine
+from .conftest import CapturedDatabase, Engine
 
 
 class Runs:
     """Captures of one database into logs at places of their own."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: CapturedDatabase, folder: Path) -> None:
         self.database, self.folder = database, folder
         self.open: list[tuple[Any, Log]] = []
 
@@ -52,14 +52,14 @@ class Runs:
 
 
 @pytest.fixture
-def runs(database: Database, tmp_path: Path) -> Iterator[Runs]:
+def runs(database: CapturedDatabase, tmp_path: Path) -> Iterator[Runs]:
     made = Runs(database, tmp_path)
     yield made
     while made.open:
         made.stop()
 
 
-def test_another_log_is_refused_and_the_first_goes_on(runs: Runs, database: Database) -> None:
+def test_another_log_is_refused_and_the_first_goes_on(runs: Runs, database: CapturedDatabase) -> None:
     first = runs.start("a.headrace")
     text = runs.refused("b.headrace")  # while the first one runs
     assert str(runs.folder / "a.headrace") in text
@@ -89,7 +89,7 @@ def test_another_log_is_refused_and_the_first_goes_on(runs: Runs, database: Data
     runs.start("b.headrace").catch_up()  # it needs the word no more
 
 
-def test_a_log_that_moved_and_one_that_was_deleted(runs: Runs, database: Database) -> None:
+def test_a_log_that_moved_and_one_that_was_deleted(runs: Runs, database: CapturedDatabase) -> None:
     runs.start("a.headrace")
     runs.stop()
     for name in ("a.headrace", "a.headrace-wal", "a.headrace-shm"):
@@ -104,7 +104,7 @@ def test_a_log_that_moved_and_one_that_was_deleted(runs: Runs, database: Databas
     assert anew.ids(database.topic()) == [1]
 
 
-def test_a_log_from_before_gets_its_identity(runs: Runs, database: Database) -> None:
+def test_a_log_from_before_gets_its_identity(runs: Runs, database: CapturedDatabase) -> None:
     first = runs.start("a.headrace")
     with first.log.transaction() as transaction:
         for name in first.log.records(slot_binding.KIND):
@@ -117,7 +117,7 @@ def test_a_log_from_before_gets_its_identity(runs: Runs, database: Database) -> 
     assert str(runs.folder / "a.headrace") in runs.refused("b.headrace")
 
 
-def test_a_publication_of_the_users(runs: Runs, database: Database) -> None:
+def test_a_publication_of_the_users(runs: Runs, database: CapturedDatabase) -> None:
     """Its comment is left alone; a role that cannot write one is served too, and its slot is refused all the same."""
     role = f"reader_{database.name}"
     dsn = database.dsn.replace("postgres@", f"{role}@")
@@ -140,7 +140,7 @@ def test_a_publication_of_the_users(runs: Runs, database: Database) -> None:
         database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_a_slot_of_the_users(runs: Runs, database: Database) -> None:
+def test_a_slot_of_the_users(runs: Runs, database: CapturedDatabase) -> None:
     database.execute("SELECT pg_create_logical_replication_slot('mine', 'pgoutput')")
     database.execute("CREATE PUBLICATION shared FOR TABLE t")
     options = {"slot": "mine", "publication": "shared", "snapshot": "never"}
@@ -157,7 +157,7 @@ def test_a_slot_of_the_users(runs: Runs, database: Database) -> None:
     assert "belongs to another log now" in runs.refused("a.headrace", **options)
 
 
-def test_what_was_claimed_and_never_made(database: Database) -> None:
+def test_what_was_claimed_and_never_made(database: CapturedDatabase) -> None:
     """Two new logs at the same moment: the one that comes second has no right to the slot afterwards."""
     log = MemoryLog()
     slot_binding.claim(log, slot_binding.Owner("", "/a", "h", "x"), database.name, f"headrace_{database.name}")

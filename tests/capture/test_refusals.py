@@ -14,10 +14,10 @@ from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
 from headrace.testing.servers import PostgresServer, free_port, postgres
 
-from .conftest import Capture, Database
+from .conftest import Capture, CapturedDatabase
 
 
-def refusal(database: Database, log: Log | None = None, **options: Any) -> str:
+def refusal(database: CapturedDatabase, log: Log | None = None, **options: Any) -> str:
     """What `check` says."""
     with pytest.raises(SourceRefused) as caught:
         database.source(**options).check(MemoryLog() if log is None else log)
@@ -26,7 +26,7 @@ def refusal(database: Database, log: Log | None = None, **options: Any) -> str:
 
 
 @pytest.fixture
-def stopped(database: Database, capture: Capture) -> Log:
+def stopped(database: CapturedDatabase, capture: Capture) -> Log:
     """The log of a capture that has run and was stopped."""
     engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
@@ -45,7 +45,7 @@ def plain_server() -> Iterator[PostgresServer]:
 # --- the server and its tables ---
 
 
-def test_unreachable(database: Database) -> None:
+def test_unreachable(database: CapturedDatabase) -> None:
     port = free_port()
     source = database.source(dsn=f"postgresql://me:secret@127.0.0.1:{port}/shop")
     with pytest.raises(SourceUnavailable, match=f"127.0.0.1:{port}/shop") as caught:
@@ -53,24 +53,24 @@ def test_unreachable(database: Database) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_connection_string_that_cannot_be_read(database: Database) -> None:
+def test_connection_string_that_cannot_be_read(database: CapturedDatabase) -> None:
     assert "secret" not in refusal(database, dsn="postgres//me:secret@host")
 
 
-def test_unknown_database_and_role(database: Database) -> None:
+def test_unknown_database_and_role(database: CapturedDatabase) -> None:
     server = database.server
     assert "does not exist" in refusal(database, dsn=f"postgresql://postgres@127.0.0.1:{server.port}/nowhere")
     assert "does not exist" in refusal(database, dsn=f"postgresql://nobody@127.0.0.1:{server.port}/postgres")
 
 
-def test_wal_level(database: Database, plain_server: PostgresServer) -> None:
+def test_wal_level(database: CapturedDatabase, plain_server: PostgresServer) -> None:
     plain_server.execute("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY)")
     text = refusal(database, dsn=plain_server.dsn)
     assert "wal_level «replica»" in text
     assert "ALTER SYSTEM SET wal_level = logical" in text
 
 
-def test_role_without_replication(database: Database) -> None:
+def test_role_without_replication(database: CapturedDatabase) -> None:
     role = f"weak_{database.name}"
     database.execute(f"CREATE ROLE {role} LOGIN")
     text = refusal(database, dsn=database.dsn.replace("postgres@", f"{role}@"))
@@ -78,7 +78,7 @@ def test_role_without_replication(database: Database) -> None:
     database.execute(f"DROP ROLE {role}")
 
 
-def test_role_without_rights_on_the_tables(database: Database) -> None:
+def test_role_without_rights_on_the_tables(database: CapturedDatabase) -> None:
     role = f"some_{database.name}"
     dsn = database.dsn.replace("postgres@", f"{role}@")
     database.execute(f"CREATE ROLE {role} LOGIN REPLICATION")
@@ -94,7 +94,7 @@ def test_role_without_rights_on_the_tables(database: Database) -> None:
         database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_no_table_matches(database: Database) -> None:
+def test_no_table_matches(database: CapturedDatabase) -> None:
     database.execute("CREATE TABLE iris_train (id int)")
     text = refusal(database, tables=[r"public\.iris_trian", r"x\.y"])
     assert "«public\\.iris_trian», «x\\.y»" in text
@@ -103,7 +103,7 @@ def test_no_table_matches(database: Database) -> None:
     assert "no tables at all" in refusal(database)
 
 
-def test_patterns_are_anchored_and_ignore_case(database: Database) -> None:
+def test_patterns_are_anchored_and_ignore_case(database: CapturedDatabase) -> None:
     assert "no table" in refusal(database, tables=["ublic.t"])
     source = database.source(tables=["PUBLIC.T"])
     source.check(MemoryLog())
@@ -119,12 +119,12 @@ def test_patterns_are_anchored_and_ignore_case(database: Database) -> None:
         ("CREATE TABLE tn ()", "no columns"),
     ],
 )
-def test_tables_that_cannot_be_captured(database: Database, statement: str, says: str) -> None:
+def test_tables_that_cannot_be_captured(database: CapturedDatabase, statement: str, says: str) -> None:
     database.execute(statement)
     assert says in refusal(database)
 
 
-def test_views_and_foreign_tables_are_not_tables(database: Database) -> None:
+def test_views_and_foreign_tables_are_not_tables(database: CapturedDatabase) -> None:
     database.execute("CREATE VIEW tv AS SELECT * FROM t; CREATE MATERIALIZED VIEW tw AS SELECT * FROM t")
     source = database.source()
     source.check(MemoryLog())
@@ -134,7 +134,7 @@ def test_views_and_foreign_tables_are_not_tables(database: Database) -> None:
 # --- slots and publications that are not ours ---
 
 
-def test_named_slot_needs_never(database: Database, capture: Capture) -> None:
+def test_named_slot_needs_never(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("SELECT pg_create_logical_replication_slot('mine', 'pgoutput')")
     assert 'snapshot="never"' in refusal(database, slot="mine")
     assert 'snapshot="never"' in refusal(database, slot="not_there")
@@ -146,7 +146,7 @@ def test_named_slot_needs_never(database: Database, capture: Capture) -> None:
     assert engine.ids(database.topic()) == [1]
 
 
-def test_slots_of_others(database: Database, server: PostgresServer) -> None:
+def test_slots_of_others(database: CapturedDatabase, server: PostgresServer) -> None:
     slot = f"headrace_{database.name}"
     database.execute("SELECT pg_create_physical_replication_slot(%s)", slot)
     assert "physical" in refusal(database)
@@ -160,10 +160,10 @@ def test_no_free_slot(tmp_path: Path) -> None:
     with postgres(settings={"max_replication_slots": "1"}) as server:
         server.execute("CREATE TABLE t (id int PRIMARY KEY)")
         server.execute("SELECT pg_create_logical_replication_slot('one', 'pgoutput')")
-        assert "max_replication_slots" in refusal(Database(server, "postgres"))
+        assert "max_replication_slots" in refusal(CapturedDatabase(server, "postgres"))
 
 
-def test_publication_of_the_users(database: Database) -> None:
+def test_publication_of_the_users(database: CapturedDatabase) -> None:
     database.execute("CREATE TABLE t2 (id int)")
     database.execute("CREATE PUBLICATION mine FOR TABLE t WITH (publish = 'update')")
     text = refusal(database, publication="mine")
@@ -174,20 +174,20 @@ def test_publication_of_the_users(database: Database) -> None:
 # --- a log and a slot that do not belong together any more ---
 
 
-def test_slot_is_gone(database: Database, stopped: Log) -> None:
+def test_slot_is_gone(database: CapturedDatabase, stopped: Log) -> None:
     database.drop_slots()
     text = refusal(database, stopped)
     assert f"«headrace_{database.name}»" in text
     assert "is gone" in text
 
 
-def test_slot_was_made_anew(database: Database, stopped: Log) -> None:
+def test_slot_was_made_anew(database: CapturedDatabase, stopped: Log) -> None:
     database.drop_slots()
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", f"headrace_{database.name}")
     assert "the log ends at" in refusal(database, stopped)
 
 
-def test_log_is_an_old_copy(database: Database, capture: Capture, stopped: Log) -> None:
+def test_log_is_an_old_copy(database: CapturedDatabase, capture: Capture, stopped: Log) -> None:
     (old,) = stopped.records(KIND).values()
     engine = capture(stopped)
     database.execute("INSERT INTO t VALUES (2, 2)")
@@ -198,36 +198,36 @@ def test_log_is_an_old_copy(database: Database, capture: Capture, stopped: Log) 
     assert "the log is an old copy" in refusal(database, stopped)
 
 
-def test_log_of_another_database(database: Database, stopped: Log, server: PostgresServer) -> None:
+def test_log_of_another_database(database: CapturedDatabase, stopped: Log, server: PostgresServer) -> None:
     server.execute("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY)")
     text = refusal(database, stopped, dsn=server.dsn)
     assert f"database «{database.name}»" in text
     assert "database «postgres»" in text
 
 
-def test_log_of_another_system(database: Database, stopped: Log) -> None:
+def test_log_of_another_system(database: CapturedDatabase, stopped: Log) -> None:
     with postgres() as other:
         other.execute(f"CREATE DATABASE {database.name}")
-        foreign = Database(other, database.name)
+        foreign = CapturedDatabase(other, database.name)
         foreign.execute("CREATE TABLE t (id int PRIMARY KEY)")
         assert "another database" in refusal(foreign, stopped)
 
 
-def test_a_new_table_matches(database: Database, stopped: Log) -> None:
+def test_a_new_table_matches(database: CapturedDatabase, stopped: Log) -> None:
     database.execute("CREATE TABLE t_new (id int)")
     text = refusal(database, stopped)
     assert "public.t_new" in text
     assert "Narrow tables=" in text
 
 
-def test_a_table_was_made_anew(database: Database, stopped: Log) -> None:
+def test_a_table_was_made_anew(database: CapturedDatabase, stopped: Log) -> None:
     database.execute("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY)")
     text = refusal(database, stopped)
     assert "public.t is another table now" in text
     assert "was dropped" in text
 
 
-def test_fewer_tables(database: Database, capture: Capture) -> None:
+def test_fewer_tables(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
     engine = capture()
     engine.source.stop()
@@ -236,17 +236,17 @@ def test_fewer_tables(database: Database, capture: Capture) -> None:
     assert "Widen tables=" in text
 
 
-def test_publication_is_gone(database: Database, stopped: Log) -> None:
+def test_publication_is_gone(database: CapturedDatabase, stopped: Log) -> None:
     database.execute(f"DROP PUBLICATION headrace_{database.name}")
     assert "is gone" in refusal(database, stopped)
 
 
-def test_other_names_than_the_logs(database: Database, stopped: Log) -> None:
+def test_other_names_than_the_logs(database: CapturedDatabase, stopped: Log) -> None:
     assert f"slot «headrace_{database.name}»" in refusal(database, stopped, slot="other", snapshot="never")
     assert "publication" in refusal(database, stopped, publication="other")
 
 
-def test_record_that_cannot_be_read(database: Database, stopped: Log) -> None:
+def test_record_that_cannot_be_read(database: CapturedDatabase, stopped: Log) -> None:
     with stopped.transaction() as transaction:
         transaction.put(KIND, database.name, b"{}")
     with pytest.raises(LogCorrupt, match="cannot be read"):
@@ -256,7 +256,7 @@ def test_record_that_cannot_be_read(database: Database, stopped: Log) -> None:
 def test_slot_was_invalidated() -> None:
     settings = {"max_slot_wal_keep_size": "1MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
     with postgres(settings=settings) as server:
-        database = Database(server, "postgres")
+        database = CapturedDatabase(server, "postgres")
         database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
         log = MemoryLog()
         source = database.source()
@@ -271,7 +271,7 @@ def test_slot_was_invalidated() -> None:
         assert "max_slot_wal_keep_size" in text
 
 
-def test_check_writes_nothing(database: Database) -> None:
+def test_check_writes_nothing(database: CapturedDatabase) -> None:
     log = MemoryLog()
     database.source().check(log)
     assert log.records(KIND) == {}

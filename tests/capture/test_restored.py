@@ -18,10 +18,10 @@ from headrace.log.memory import MemoryLog
 from headrace.position import parse_lsn
 from headrace.testing.servers import PostgresServer, postgres
 
-from .conftest import Database, Engine
+from .conftest import CapturedDatabase, Engine
 
 
-class Restored(Database):
+class Restored(CapturedDatabase):
     """A database whose server can be copied, and put back."""
 
     def __init__(self, server: PostgresServer) -> None:

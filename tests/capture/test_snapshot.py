@@ -16,7 +16,7 @@ from headrace.capture.postgres.snapshot import Converter, SnapshotStale, literal
 from headrace.errors import SourceRefused, SourceUnavailable
 from headrace.log.memory import MemoryLog
 
-from .conftest import Capture, Database, Engine
+from .conftest import Capture, CapturedDatabase, Engine
 
 TYPES = {
     "b": ("boolean", "true"),
@@ -72,7 +72,7 @@ def both(engine: Engine, topic: str) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     return snapshot, stream
 
 
-def table_of(database: Database, names: list[str]) -> str:
+def table_of(database: CapturedDatabase, names: list[str]) -> str:
     columns = ", ".join(f'"{name}" {TYPES[name][0]}' for name in names)
     values = ", ".join(TYPES[name][1] for name in names)
     database.execute("CREATE TYPE mood AS ENUM ('sad', 'so so'); CREATE DOMAIN padded AS char(5) NOT NULL DEFAULT ''")
@@ -85,7 +85,7 @@ BINARY = [name for name in TYPES if list(TYPES).index(name) < list(TYPES).index(
 
 
 @pytest.mark.parametrize("names", [BINARY, list(TYPES)], ids=["binary", "text"])
-def test_equal_to_the_stream_for_every_type(database: Database, capture: Capture, names: list[str]) -> None:
+def test_equal_to_the_stream_for_every_type(database: CapturedDatabase, capture: Capture, names: list[str]) -> None:
     insert = table_of(database, names)
     nulls = "INSERT INTO tt DEFAULT VALUES"
     database.execute(insert)
@@ -101,7 +101,7 @@ def test_equal_to_the_stream_for_every_type(database: Database, capture: Capture
         assert str(snapshot.column(name)) == str(stream.column(name)), name
 
 
-def test_generated_columns_are_left_out(database: Database, capture: Capture) -> None:
+def test_generated_columns_are_left_out(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE tg (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED)")
     database.execute("INSERT INTO tg VALUES (1)")
     engine = capture()
@@ -112,7 +112,7 @@ def test_generated_columns_are_left_out(database: Database, capture: Capture) ->
     assert "twice" not in snapshot.schema.names
 
 
-def test_dropped_columns_and_odd_names(database: Database, capture: Capture) -> None:
+def test_dropped_columns_and_odd_names(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("""CREATE TABLE "t Odd" ("a ""b" int PRIMARY KEY, gone int, "c'\\d" numeric(4,1))""")
     database.execute("""ALTER TABLE "t Odd" DROP COLUMN gone""")
     database.execute("""INSERT INTO "t Odd" VALUES (1, 1.5), (2, 'NaN')""")
@@ -127,7 +127,7 @@ def test_dropped_columns_and_odd_names(database: Database, capture: Capture) -> 
     assert [row['a "b'] for row in rows] == [2, 4]
 
 
-def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: Database, capture: Capture) -> None:
+def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: CapturedDatabase, capture: Capture) -> None:
     database.execute(
         "CREATE TABLE td (id int PRIMARY KEY, d date, ts timestamp, tz timestamptz, n numeric(5,2), s text)"
     )
@@ -158,7 +158,9 @@ def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: Data
     }  # fmt: skip
 
 
-def test_pieces_of_exactly_so_many_rows(database: Database, capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_of_exactly_so_many_rows(
+    database: CapturedDatabase, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(snapshots, "_BATCH_BYTES", 10_000)
     database.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 230000) g")
     seen = []
@@ -171,7 +173,7 @@ def test_pieces_of_exactly_so_many_rows(database: Database, capture: Capture, mo
     assert engine.ids(database.topic(), "__index") == list(range(230_000))
 
 
-def test_rows_of_children_are_not_the_parents(database: Database, capture: Capture) -> None:
+def test_rows_of_children_are_not_the_parents(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE t_child (PRIMARY KEY (id)) INHERITS (t)")
     database.execute("INSERT INTO t VALUES (1, 1); INSERT INTO t_child VALUES (2, 2)")
     engine = capture()
@@ -181,7 +183,7 @@ def test_rows_of_children_are_not_the_parents(database: Database, capture: Captu
     assert engine.ids(database.topic("t_child")) == [2, 3]
 
 
-def test_row_security_refuses_rather_than_hides(database: Database, capture: Capture) -> None:
+def test_row_security_refuses_rather_than_hides(database: CapturedDatabase, capture: Capture) -> None:
     role = f"limited_{database.name}"
     database.execute(f"CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON t TO {role}")
     database.execute("ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE PUBLICATION mine FOR TABLE t")
@@ -194,7 +196,7 @@ def test_row_security_refuses_rather_than_hides(database: Database, capture: Cap
 
 
 def test_a_table_rewritten_after_the_slot_takes_a_new_snapshot(
-    database: Database, capture: Capture, monkeypatch: pytest.MonkeyPatch
+    database: CapturedDatabase, capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old snapshot sees a rewritten table as empty."""
     database.execute("INSERT INTO t VALUES (1, 1)")
@@ -212,7 +214,7 @@ def test_a_table_rewritten_after_the_slot_takes_a_new_snapshot(
     assert issubclass(SnapshotStale, SourceUnavailable)
 
 
-def test_waiting_for_open_transactions_can_be_interrupted(database: Database) -> None:
+def test_waiting_for_open_transactions_can_be_interrupted(database: CapturedDatabase) -> None:
     with psycopg.connect(database.dsn) as connection:
         connection.execute("INSERT INTO t VALUES (1, 1)")
         source = database.source()
@@ -224,7 +226,7 @@ def test_waiting_for_open_transactions_can_be_interrupted(database: Database) ->
         assert "waits for the transactions that are open" in source.status.text
 
 
-def test_a_broken_snapshot_leaves_nothing(database: Database, capture: Capture) -> None:
+def test_a_broken_snapshot_leaves_nothing(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 150000) g")
 
     def broken(_table: str, _rows: int, _estimated: int) -> None:
@@ -249,7 +251,7 @@ def test_literals() -> None:
 
 
 @pytest.fixture
-def catalog_table(database: Database) -> Iterator[object]:
+def catalog_table(database: CapturedDatabase) -> Iterator[object]:
     source = database.source()
     source.check(MemoryLog())
     yield source._startup.tables[0]

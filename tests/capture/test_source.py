@@ -22,7 +22,7 @@ from headrace.log.sqlite import SqliteLog
 from headrace.position import Lsn, Position, parse_lsn
 from headrace.testing.servers import postgres
 
-from .conftest import Capture, Database, Engine, Writer
+from .conftest import Capture, CapturedDatabase, Engine, Writer
 
 
 def positions(log: Log, topic: str) -> list[Position]:
@@ -33,7 +33,7 @@ def positions(log: Log, topic: str) -> list[Position]:
     return found
 
 
-def record(log: Log, database: Database) -> SourceRecord:
+def record(log: Log, database: CapturedDatabase) -> SourceRecord:
     found = SourceRecord.load(log, database.name)
     assert found is not None
     return found
@@ -42,7 +42,7 @@ def record(log: Log, database: Database) -> SourceRecord:
 # --- snapshot and stream ---
 
 
-def test_every_row_once_while_others_write(database: Database, capture: Capture) -> None:
+def test_every_row_once_while_others_write(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("INSERT INTO t SELECT g, 0.5 FROM generate_series(1, 1000) g")
     with Writer(database, first=1001) as writer:
         while writer.last < 1100:
@@ -61,7 +61,7 @@ def test_every_row_once_while_others_write(database: Database, capture: Capture)
     assert where == sorted(set(where))
 
 
-def test_snapshot_rows_stand_at_the_consistent_point(database: Database, capture: Capture) -> None:
+def test_snapshot_rows_stand_at_the_consistent_point(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE ta (id int PRIMARY KEY); CREATE TABLE tz (id int PRIMARY KEY)")
     for table in ("t", "ta", "tz"):
         database.execute(f"INSERT INTO {table} (id) SELECT generate_series(1, 10)")
@@ -78,7 +78,7 @@ def test_snapshot_rows_stand_at_the_consistent_point(database: Database, capture
     assert last.complete
 
 
-def test_updates_deletes_and_truncates(database: Database, capture: Capture) -> None:
+def test_updates_deletes_and_truncates(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("INSERT INTO t VALUES (1, 1), (2, 2)")
     engine = capture()
     database.execute("UPDATE t SET x = 10 WHERE id = 1")
@@ -91,14 +91,14 @@ def test_updates_deletes_and_truncates(database: Database, capture: Capture) -> 
     assert batch.schema.metadata == {b"headrace.key": b'["id"]', b"headrace.source": database.name.encode()}
 
 
-def test_tables_says_the_schema_of_the_topics(database: Database, capture: Capture) -> None:
+def test_tables_says_the_schema_of_the_topics(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine = capture()
     (entry,) = engine.log.read_topic(database.topic())
     assert engine.source.traits.tables == {database.topic(): entry.records.schema}
 
 
-def test_empty_tables_and_no_snapshot(database: Database, capture: Capture) -> None:
+def test_empty_tables_and_no_snapshot(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine = capture(snapshot="never")
     assert engine.log.topics() == {}
@@ -110,7 +110,7 @@ def test_empty_tables_and_no_snapshot(database: Database, capture: Capture) -> N
 # --- resuming ---
 
 
-def test_resumes_where_the_log_ends(database: Database, capture: Capture, tmp_path: Path) -> None:
+def test_resumes_where_the_log_ends(database: CapturedDatabase, capture: Capture, tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log", writer=True)
     engine = capture(log)
     database.execute("INSERT INTO t SELECT g FROM generate_series(1, 5) g")
@@ -125,7 +125,7 @@ def test_resumes_where_the_log_ends(database: Database, capture: Capture, tmp_pa
     log.close()
 
 
-def test_what_was_not_stored_comes_again(database: Database, capture: Capture) -> None:
+def test_what_was_not_stored_comes_again(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine.catch_up()
@@ -138,7 +138,7 @@ def test_what_was_not_stored_comes_again(database: Database, capture: Capture) -
     assert engine.ids(database.topic()) == [1, 2]
 
 
-def test_what_was_stored_and_not_acknowledged_does_not(database: Database, capture: Capture) -> None:
+def test_what_was_stored_and_not_acknowledged_does_not(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
     pieces: list[Piece[Lsn]] = []
@@ -157,7 +157,7 @@ def test_what_was_stored_and_not_acknowledged_does_not(database: Database, captu
     assert engine.ids(database.topic()) == [1, 2]
 
 
-def test_the_server_never_knows_more_than_the_log(database: Database, capture: Capture) -> None:
+def test_the_server_never_knows_more_than_the_log(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     for number in range(30):
         database.execute("INSERT INTO t VALUES (%s, 1)", number)
@@ -172,7 +172,7 @@ class Crash(BaseException):
     """Stands for the end of the process."""
 
 
-def test_crash_in_the_snapshot_starts_it_again(database: Database, capture: Capture, tmp_path: Path) -> None:
+def test_crash_in_the_snapshot_starts_it_again(database: CapturedDatabase, capture: Capture, tmp_path: Path) -> None:
     database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
     database.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 250000) g")
     database.execute("INSERT INTO t2 VALUES (1)")
@@ -198,7 +198,7 @@ def test_crash_in_the_snapshot_starts_it_again(database: Database, capture: Capt
 
 
 @pytest.mark.parametrize("point", ["snapshot.slot-created", "snapshot.piece-staged", "snapshot.before-publish"])
-def test_killed_in_the_snapshot(database: Database, capture: Capture, tmp_path: Path, point: str) -> None:
+def test_killed_in_the_snapshot(database: CapturedDatabase, capture: Capture, tmp_path: Path, point: str) -> None:
     database.execute("INSERT INTO t VALUES (1, 1)")
     program = f"""
 from headrace.log.sqlite import SqliteLog
@@ -218,7 +218,7 @@ source.start(log)
     log.close()
 
 
-def test_waits_for_the_dead_reader_of_its_slot(database: Database, capture: Capture) -> None:
+def test_waits_for_the_dead_reader_of_its_slot(database: CapturedDatabase, capture: Capture) -> None:
     first = capture()
     threading.Timer(0.5, first.source.stop).start()
     second = capture(first.log)
@@ -232,7 +232,7 @@ def test_waits_for_the_dead_reader_of_its_slot(database: Database, capture: Capt
 
 def test_the_server_restarts(tmp_path: Path) -> None:
     with postgres() as server:
-        database = Database(server, "postgres")
+        database = CapturedDatabase(server, "postgres")
         database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
         log = MemoryLog()
         engine = Engine(database.source(), log)
@@ -257,7 +257,7 @@ def test_the_server_restarts(tmp_path: Path) -> None:
         engine.source.stop()
 
 
-def test_the_walsender_is_terminated(database: Database, capture: Capture) -> None:
+def test_the_walsender_is_terminated(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     with Writer(database) as writer:
         for _ in range(3):
@@ -272,7 +272,7 @@ def test_the_walsender_is_terminated(database: Database, capture: Capture) -> No
     assert engine.rewinds == 3
 
 
-def test_slot_dropped_while_it_runs(database: Database, capture: Capture) -> None:
+def test_slot_dropped_while_it_runs(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     pid = database.slot()["active_pid"]
     database.server.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
@@ -281,7 +281,7 @@ def test_slot_dropped_while_it_runs(database: Database, capture: Capture) -> Non
         engine.until(lambda: False, 10)
 
 
-def test_publication_dropped_while_it_runs(database: Database, capture: Capture) -> None:
+def test_publication_dropped_while_it_runs(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     database.execute(f"DROP PUBLICATION headrace_{database.name}")
     database.execute("INSERT INTO t VALUES (1, 1)")
@@ -292,7 +292,7 @@ def test_publication_dropped_while_it_runs(database: Database, capture: Capture)
 # --- transactions ---
 
 
-def test_large_transaction_comes_in_pieces(database: Database, capture: Capture) -> None:
+def test_large_transaction_comes_in_pieces(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture(max_open_rows=1000)
     with psycopg.connect(database.dsn) as connection:
         connection.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 20000) g")
@@ -307,7 +307,7 @@ def test_large_transaction_comes_in_pieces(database: Database, capture: Capture)
     assert where == sorted(where)
 
 
-def test_connection_lost_in_a_large_transaction(database: Database, capture: Capture) -> None:
+def test_connection_lost_in_a_large_transaction(database: CapturedDatabase, capture: Capture) -> None:
     """Pieces already staged are discarded and come again; nothing is doubled."""
     engine = capture(max_open_rows=500)
     database.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 300000) g")
@@ -320,7 +320,7 @@ def test_connection_lost_in_a_large_transaction(database: Database, capture: Cap
     assert engine.rewinds == 1
 
 
-def test_one_transaction_over_two_tables_is_one_slice(database: Database, capture: Capture) -> None:
+def test_one_transaction_over_two_tables_is_one_slice(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE t2 (id int PRIMARY KEY)")
     engine = capture()
     with psycopg.connect(database.dsn) as connection:
@@ -333,7 +333,7 @@ def test_one_transaction_over_two_tables_is_one_slice(database: Database, captur
 # --- progress ---
 
 
-def test_idle_slot_moves_when_only_other_tables_are_written(database: Database, capture: Capture) -> None:
+def test_idle_slot_moves_when_only_other_tables_are_written(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE other (id int)")
     engine = capture()
     before = parse_lsn(database.slot()["confirmed_flush_lsn"])
@@ -344,7 +344,7 @@ def test_idle_slot_moves_when_only_other_tables_are_written(database: Database, 
     assert record(engine.log, database).acknowledged >= written
 
 
-def test_idle_position_waits_for_what_is_not_stored(database: Database, capture: Capture) -> None:
+def test_idle_position_waits_for_what_is_not_stored(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
     while not any(piece.rows for piece in engine.source.poll(0.1)):
@@ -353,7 +353,7 @@ def test_idle_position_waits_for_what_is_not_stored(database: Database, capture:
     assert engine.source.poll(0.1) == []
 
 
-def test_waiting_ends_promptly(database: Database, capture: Capture) -> None:
+def test_waiting_ends_promptly(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     engine.catch_up()
     assert max(engine.catch_up() for _ in range(5)) < 1.0
@@ -362,7 +362,7 @@ def test_waiting_ends_promptly(database: Database, capture: Capture) -> None:
     assert engine.ids(database.topic()) == [1]
 
 
-def test_waiting_covers_asynchronous_commits(database: Database, capture: Capture) -> None:
+def test_waiting_covers_asynchronous_commits(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")
@@ -372,14 +372,14 @@ def test_waiting_covers_asynchronous_commits(database: Database, capture: Captur
             assert engine.ids(database.topic()) == list(range(1, number + 1))
 
 
-def test_waiting_ends_after_a_switch_of_the_segment(database: Database, capture: Capture) -> None:
+def test_waiting_ends_after_a_switch_of_the_segment(database: CapturedDatabase, capture: Capture) -> None:
     """The insert position then stands behind the new segment's header."""
     engine = capture()
     database.execute("SELECT pg_switch_wal()")
     assert engine.catch_up() < 1.0
 
 
-def test_wake_ends_a_poll(database: Database, capture: Capture) -> None:
+def test_wake_ends_a_poll(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     engine.catch_up()
     engine.source.poll(0)
@@ -390,7 +390,7 @@ def test_wake_ends_a_poll(database: Database, capture: Capture) -> None:
     assert time.monotonic() - begun < 1.0
 
 
-def test_a_lone_transaction_comes_at_once(database: Database, capture: Capture) -> None:
+def test_a_lone_transaction_comes_at_once(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     engine.catch_up()
     waits = []
@@ -406,7 +406,7 @@ def test_a_lone_transaction_comes_at_once(database: Database, capture: Capture) 
 def test_a_busy_engine_does_not_lose_its_connection(tmp_path: Path) -> None:
     """An engine that works for longer than wal_sender_timeout."""
     with postgres(settings={"wal_sender_timeout": "1500ms"}) as server:
-        database = Database(server, "postgres")
+        database = CapturedDatabase(server, "postgres")
         database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
         log = MemoryLog()
         engine = Engine(database.source(), log)
@@ -422,7 +422,7 @@ def test_a_busy_engine_does_not_lose_its_connection(tmp_path: Path) -> None:
 # --- types that are not decoded in binary ---
 
 
-def test_text_mode_for_a_table_with_another_type(database: Database, capture: Capture) -> None:
+def test_text_mode_for_a_table_with_another_type(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE ti (id int PRIMARY KEY, i interval, n int[], x float8)")
     database.execute("INSERT INTO ti VALUES (1, '1 day 2 hours', '{1,NULL}', 0.1)")
     engine = capture()
@@ -434,7 +434,7 @@ def test_text_mode_for_a_table_with_another_type(database: Database, capture: Ca
     assert engine.rewinds == 0
 
 
-def test_text_mode_when_such_a_column_is_added(database: Database, capture: Capture) -> None:
+def test_text_mode_when_such_a_column_is_added(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine.catch_up()
@@ -450,7 +450,7 @@ def test_text_mode_when_such_a_column_is_added(database: Database, capture: Capt
 # --- publications of the user's ---
 
 
-def test_named_publication_with_other_tables_and_a_filter(database: Database, capture: Capture) -> None:
+def test_named_publication_with_other_tables_and_a_filter(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE other (id int PRIMARY KEY)")
     database.execute("CREATE PUBLICATION mine FOR TABLE t (id) WHERE (id > 10), TABLE other")
     database.execute("INSERT INTO t VALUES (1, 1), (11, 1)")
@@ -465,7 +465,7 @@ def test_named_publication_with_other_tables_and_a_filter(database: Database, ca
     assert "x" not in snapshot.names
 
 
-def test_own_publication_is_mended(database: Database, capture: Capture) -> None:
+def test_own_publication_is_mended(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("CREATE TABLE other (id int PRIMARY KEY)")
     database.execute(f"CREATE PUBLICATION headrace_{database.name} FOR TABLE other WITH (publish = 'insert')")
     engine = capture()
@@ -507,7 +507,7 @@ IDENTITIES = {
 
 
 def test_tables_whose_updates_would_fail(
-    database: Database, capture: Capture, caplog: pytest.LogCaptureFixture
+    database: CapturedDatabase, capture: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are refused by name, and exactly they: what the server then does says so."""
     for name, (columns, then, _) in IDENTITIES.items():
@@ -548,13 +548,13 @@ def test_tables_whose_updates_would_fail(
     assert len(again.traits.warnings) == len(refused) + 1
 
 
-def test_stop_before_start_and_twice(database: Database) -> None:
+def test_stop_before_start_and_twice(database: CapturedDatabase) -> None:
     source = database.source()
     source.stop()
     source.stop()
 
 
-def test_a_server_that_does_not_answer_is_left_in_time(database: Database, capture: Capture) -> None:
+def test_a_server_that_does_not_answer_is_left_in_time(database: CapturedDatabase, capture: Capture) -> None:
     """Polling keeps its time-out while a connection attempt hangs."""
     engine = capture()
     with socket.socket() as silent:

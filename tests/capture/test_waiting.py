@@ -17,11 +17,11 @@ from headrace.capture.postgres.client import Replication
 from headrace.errors import SourceError
 from headrace.log.memory import MemoryLog
 
-from .conftest import Database
+from .conftest import CapturedDatabase
 
 
 @contextlib.contextmanager
-def holding(database: Database, *statements: str) -> Iterator[int]:
+def holding(database: CapturedDatabase, *statements: str) -> Iterator[int]:
     """A session that has run these and does nothing more; its server process."""
     with psycopg.connect(database.dsn, application_name="the other") as connection:
         for statement in statements:
@@ -47,7 +47,7 @@ def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> C
     ],
 )
 def test_a_lock_or_a_transaction(
-    database: Database, said: Callable[[], str], statements: list[str], says: list[str]
+    database: CapturedDatabase, said: Callable[[], str], statements: list[str], says: list[str]
 ) -> None:
     database.execute("CREATE TABLE other (id int PRIMARY KEY)")
     source, log, ended = database.source(tables=[r"public\.t"]), MemoryLog(), threading.Event()
@@ -70,7 +70,7 @@ def test_a_lock_or_a_transaction(
 
 
 def test_another_reader_of_the_slot(
-    database: Database, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    database: CapturedDatabase, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.capture.postgres.startup.IN_USE_SECONDS", 1.0)
     log = MemoryLog()
@@ -92,7 +92,7 @@ def test_another_reader_of_the_slot(
         assert "which server process" in said()
 
 
-def test_a_server_that_does_not_answer(said: Callable[[], str], database: Database) -> None:
+def test_a_server_that_does_not_answer(said: Callable[[], str], database: CapturedDatabase) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

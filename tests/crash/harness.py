@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 import headrace as hr
@@ -24,33 +25,37 @@ from headrace.log.base import walk
 from headrace.registry.models import read_progress
 from headrace.replay.verify import verify as replayed
 from headrace.testing.servers import PostgresServer
+from tests.databases import Database
 from tests.processes import Child
 
+LONG = "HEADRACE_CRASH_ROUNDS" in os.environ
+"""The long form, `make crash`."""
 PIPELINE = Path(__file__).parent / "pipeline.py"
 FOREIGN = Path(__file__).parent / "foreign.py"
 Location = str | Path
 OUTPUTS = ("counted_out", "each_out", "scored_out", "scored-metrics", "copied", "c.public.c_train", "c.public.c_test")
 
 
-def database(server: PostgresServer, name: str) -> str:
-    """A fresh database with the pipeline's tables; returns its DSN."""
-    server.execute(f'drop database if exists "{name}"')
-    server.execute(f'create database "{name}"')
-    dsn = server.dsn.replace("/postgres?", f"/{name}?")
+def chains(*edges: str) -> list[Any]:
+    """All edges one after the other in one life of a pipeline; in the long form each also by itself."""
+    each = [pytest.param((edge,), id=edge) for edge in edges] if LONG else []
+    return [pytest.param(edges, id="all"), *each]
+
+
+def database(server: PostgresServer, name: str = "crash") -> Database:
+    """A fresh database with the pipeline's tables."""
+    made = Database.create(server, name)
+    for table in ("c_train", "c_test"):
+        made.execute(f"create table {table} (id serial primary key, x float8, y float8, note text)")
+    return made
+
+
+def write(dsn: str, seed: int, transactions: int) -> None:
+    """Commit so many random transactions, one after another."""
+    chance = random.Random(seed)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for table in ("c_train", "c_test"):
-            connection.execute(f"create table {table} (id serial primary key, x float8, y float8, note text)")
-    return dsn
-
-
-def drop(server: PostgresServer, name: str) -> None:
-    """Drop a database and the slots in it."""
-    slots = server.execute("select slot_name, active_pid from pg_replication_slots where database = %s", name)
-    for slot, pid in slots:
-        if pid is not None:
-            server.execute("select pg_terminate_backend(%s, 10000)", pid)
-        server.execute("select pg_drop_replication_slot(%s)", slot)
-    server.execute(f'drop database "{name}" with (force)')
+        for _ in range(transactions):
+            transaction(connection, chance)
 
 
 def transaction(connection: psycopg.Connection[Any], chance: random.Random) -> None:

@@ -29,11 +29,12 @@ from headrace.errors import LogLocked, LogTruncated
 from headrace.formats.topic_formats import codec_for
 from headrace.kafka import fetch
 from headrace.log import open_log
-from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer, SchemaRegistryServer
+from headrace.testing.servers import JavaMissing, KafkaBroker, SchemaRegistryServer
 from tests.processes import HEADRACE, Child
 
 from . import foreign, harness, pipeline
-from .test_kafka_kill import fresh, produce, same_foreign, write
+from .harness import write
+from .test_kafka_kill import fresh, produce, same_foreign
 
 pytestmark = pytest.mark.xdist_group("kafka-crash")
 ROUNDS = max(1, int(os.environ.get("HEADRACE_CRASH_ROUNDS", "1")) // 40)  # a broker takes ten seconds to come back
@@ -54,13 +55,6 @@ def cluster() -> Iterator[KafkaBroker]:
 def broker(cluster: KafkaBroker) -> KafkaBroker:
     cluster.start()  # where a test left it dead
     return fresh(cluster)
-
-
-@pytest.fixture
-def dsn(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
-    name = f"faults_{abs(hash(request.node.name)) % 10**8}"
-    yield harness.database(server, name)
-    harness.drop(server, name)
 
 
 def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> None:

@@ -19,22 +19,16 @@ import psycopg
 import pytest
 from confluent_kafka import Producer
 
-from headrace.testing.servers import JavaMissing, KafkaBroker, PostgresServer
+from headrace.testing.servers import JavaMissing, KafkaBroker
 
 from . import foreign, harness, pipeline
+from .harness import write
 
-LONG = "HEADRACE_CRASH_ROUNDS" in os.environ
 ROUNDS = max(3, int(os.environ.get("HEADRACE_CRASH_ROUNDS", "3")) // 5)
 LOG_EDGES = ("log.before-commit", "log.delivered", "log.sent", "log.after-commit")
 ENGINE_EDGES = ("engine.captured", "engine.stepped", "engine.committed", "engine.acknowledged")
 SOURCE_EDGES = ("source.before-acknowledge", "source.after-acknowledge")
 SNAPSHOT_EDGES = ("snapshot.piece-staged", "snapshot.before-publish", "snapshot.after-publish")
-
-
-def chains(*edges: str) -> list[Any]:
-    """All edges one after the other in one life of a pipeline; in the long form each also by itself."""
-    each = [pytest.param((edge,), id=edge) for edge in edges] if LONG else []
-    return [pytest.param(edges, id="all"), *each]
 
 
 pytestmark = pytest.mark.xdist_group("kafka-crash")
@@ -66,20 +60,6 @@ def broker(cluster: KafkaBroker) -> KafkaBroker:
     return fresh(cluster)
 
 
-@pytest.fixture
-def dsn(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
-    name = f"kafka_{abs(hash(request.node.name)) % 10**8}"
-    yield harness.database(server, name)
-    harness.drop(server, name)
-
-
-def write(dsn: str, seed: int, transactions: int) -> None:
-    chance = random.Random(seed)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        for _ in range(transactions):
-            harness.transaction(connection, chance)
-
-
 def same(broker: KafkaBroker, log: str, reference: Path, *, positions: bool = True) -> None:
     """The Kafka log holds what the reference holds; so says our log, somebody else's consumer, and a replay."""
     killed = harness.contents(log, positions=positions)
@@ -102,7 +82,7 @@ def _comparable(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key in ("id", "x", "y", "prediction", "status", "note")}
 
 
-@pytest.mark.parametrize("edges", chains(*LOG_EDGES, *ENGINE_EDGES, *SOURCE_EDGES))
+@pytest.mark.parametrize("edges", harness.chains(*LOG_EDGES, *ENGINE_EDGES, *SOURCE_EDGES))
 def test_a_kill_at_an_edge_changes_nothing_on_a_kafka_log(
     dsn: str, edges: tuple[str, ...], tmp_path: Path, broker: KafkaBroker
 ) -> None:
@@ -123,7 +103,7 @@ def test_a_kill_at_an_edge_changes_nothing_on_a_kafka_log(
     same(broker, log, whole)
 
 
-@pytest.mark.parametrize("edges", chains(*SNAPSHOT_EDGES))
+@pytest.mark.parametrize("edges", harness.chains(*SNAPSHOT_EDGES))
 def test_a_kill_in_the_snapshot_starts_it_again_on_a_kafka_log(
     dsn: str, edges: tuple[str, ...], tmp_path: Path, broker: KafkaBroker
 ) -> None:
@@ -153,7 +133,7 @@ def test_kills_at_random_while_a_writer_writes_to_a_kafka_log(dsn: str, tmp_path
     writer.start()
     try:
         for _ in range(ROUNDS):
-            harness.kill_after(harness.start(dsn, log), chance.uniform(0.6, 2.5))
+            harness.kill_after(harness.start(dsn, log), chance.uniform(0.2, 2.0))
     finally:
         done.set()
         writer.join()
@@ -214,8 +194,8 @@ def _topics_own(rows: Any) -> Any:
 
 
 EDGES_OF = {
-    "kafka": chains(*LOG_EDGES, *ENGINE_EDGES),
-    "sqlite": chains("log.before-commit", "log.after-commit", *ENGINE_EDGES),
+    "kafka": harness.chains(*LOG_EDGES, *ENGINE_EDGES),
+    "sqlite": harness.chains("log.before-commit", "log.after-commit", *ENGINE_EDGES),
 }
 
 
@@ -257,7 +237,7 @@ def test_kills_at_random_while_others_write_their_topics(kind: str, tmp_path: Pa
     writer.start()
     try:
         for _ in range(ROUNDS):
-            harness.kill_after(harness.start(kafka, log, program=harness.FOREIGN), chance.uniform(0.6, 2.5))
+            harness.kill_after(harness.start(kafka, log, program=harness.FOREIGN), chance.uniform(0.2, 2.0))
     finally:
         done.set()
         writer.join()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from headrace.testing.servers import PostgresServer
-
 from . import harness
-from .test_kill import ROUNDS, write
+from .harness import write
+from .test_kill import ROUNDS
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 pytest.importorskip("keras")
@@ -21,13 +19,6 @@ pytest.importorskip("jax")
 PROGRAM = Path(__file__).parent / "network.py"
 # Each start of Keras takes seconds: all edges in the long form, `make crash`.
 EDGES = ("engine.stepped", "log.after-commit", "engine.captured", "log.before-commit")[: 4 if ROUNDS >= 100 else 1]
-
-
-@pytest.fixture
-def dsn(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
-    name = f"network_{abs(hash(request.node.name)) % 10**8}"
-    yield harness.database(server, name)
-    harness.drop(server, name)
 
 
 def contents(log: Path) -> object:

@@ -25,6 +25,7 @@ from headrace.errors import HeadraceError
 from headrace.log import open_log
 from headrace.log.base import walk
 from headrace.testing.servers import PostgresServer, postgres
+from tests.databases import Database
 
 from . import harness
 from .oracle import UNCHANGED, Event, Oracle
@@ -91,11 +92,10 @@ class Round:
     """One database, its pipeline, and what must have come of them."""
 
     def __init__(self, server: PostgresServer, directory: Path, seed: int) -> None:
-        self.server, self.name = server, f"random_{seed}"
+        self.server, self.database = server, Database.create(server, f"random_{seed}")
+        self.name, self.dsn = self.database.name, self.database.dsn
         self.chance = random.Random(seed)
         self.log, self.words = directory / f"{seed}.headrace", directory / f"{seed}.txt"
-        server.execute(f"CREATE DATABASE {self.name}")
-        self.dsn = server.dsn.replace("/postgres?", f"/{self.name}?")
         self.execute(SETUP)
         self.oids = {name: self.execute(f"SELECT '{name}'::regclass::oid")[0][0] for name in CAPTURED}
         self.writers = [Writer(self.dsn, list(self.oids.values()), seed * 10 + number) for number in range(2)]
@@ -231,7 +231,7 @@ class Round:
         return found
 
     def close(self) -> None:
-        harness.drop(self.server, self.name)
+        self.database.drop()
 
 
 def _held(log: Any, topic: str, oid: int) -> Iterator[Event]:

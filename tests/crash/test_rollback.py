@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from headrace.log import open_log
 from headrace.registry.requests import Request, put_request, read_requests
 from headrace.registry.versions import VersionList, read_artifact
 from headrace.replay.verify import verify
-from headrace.testing.servers import PostgresServer
 
 from . import harness
+from .harness import write
 from .rolled import build
 
 PROGRAM = Path(__file__).parent / "rolled.py"
 MODELS = ("counted", "each")
 EDGES = ("log.before-commit", "log.after-commit", "engine.captured", "engine.stepped", "engine.committed")
-
-
-@pytest.fixture
-def dsn(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
-    name = f"rolled_{request.node.callspec.id.replace('.', '_').replace('-', '_')}"
-    yield harness.database(server, name)
-    harness.drop(server, name)
-
-
-def write(dsn: str, seed: int, transactions: int) -> None:
-    chance = random.Random(seed)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        for _ in range(transactions):
-            harness.transaction(connection, chance)
 
 
 def run(dsn: str, log: Path, fault: str = "") -> int:

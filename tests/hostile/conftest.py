@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +16,9 @@ from headrace.batch import Batch
 from headrace.log import open_log
 from headrace.log.base import walk
 from headrace.testing.servers import PostgresServer
-from tests.integration.conftest import database
-from tests.sinks.conftest import dsn, mongo, query
+from tests.databases import fresh_database
 
 from .values import ODD_ARRAYS, OWN, columns
-
-__all__ = ["captured", "database", "dsn", "mongo", "query"]
-
 
 TEXTS = 5
 
@@ -67,31 +62,30 @@ class Captured:
 @pytest.fixture(scope="session")
 def captured(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
     """Every value of `values.columns`, captured."""
-    name = f"hostile_{uuid.uuid4().hex[:8]}"
-    server.execute(f'create database "{name}"')
-    address = server.dsn.replace("/postgres?", f"/{name}?")
-    found = Captured(tmp_path_factory.mktemp("hostile") / "captured.headrace")
-    with psycopg.connect(address, autocommit=True) as connection:
-        connection.execute(OWN.encode())
-        for i, kind in enumerate(columns()):
-            connection.execute(f"create table h{i} (id int primary key, v {kind}, x float8, y float8)".encode())
-            connection.execute(f"alter table h{i} replica identity full".encode())
-            found.topics[kind] = f"h.public.h{i}"
-        _insert(connection, found, first=0)
-        app = hr.App("captured", log=found.log)
-        app.postgres(address, tables=r"public\..*", prefix="h")
-        with app.start() as running:
-            _insert(connection, found, first=100)
-            running.wait(120)
-    with contextlib.closing(open_log(found.log, writer=False)) as log:
-        for kind, topic in found.topics.items():
-            found.batches[kind] = [Batch(entry.records) for entry in walk(log, topic)] if topic in log.topics() else []
-            letters = walk(log, f"{topic}.dlq") if f"{topic}.dlq" in log.topics() else []
-            found.dead[kind] = [reason for entry in letters for reason in entry.records.column("reason").to_pylist()]
-    yield found
-    for (slot,) in server.execute("select slot_name from pg_replication_slots where database = %s", name):
-        server.execute("select pg_drop_replication_slot(%s)", slot)
-    server.execute(f'drop database "{name}" with (force)')
+    with fresh_database(server, "hostile") as database:
+        found = Captured(tmp_path_factory.mktemp("hostile") / "captured.headrace")
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            connection.execute(OWN.encode())
+            for i, kind in enumerate(columns()):
+                connection.execute(f"create table h{i} (id int primary key, v {kind}, x float8, y float8)".encode())
+                connection.execute(f"alter table h{i} replica identity full".encode())
+                found.topics[kind] = f"h.public.h{i}"
+            _insert(connection, found, first=0)
+            app = hr.App("captured", log=found.log)
+            app.postgres(database.dsn, tables=r"public\..*", prefix="h")
+            with app.start() as running:
+                _insert(connection, found, first=100)
+                running.wait(120)
+        with contextlib.closing(open_log(found.log, writer=False)) as log:
+            for kind, topic in found.topics.items():
+                found.batches[kind] = (
+                    [Batch(entry.records) for entry in walk(log, topic)] if topic in log.topics() else []
+                )
+                letters = walk(log, f"{topic}.dlq") if f"{topic}.dlq" in log.topics() else []
+                found.dead[kind] = [
+                    reason for entry in letters for reason in entry.records.column("reason").to_pylist()
+                ]
+        yield found
 
 
 def _insert(connection: psycopg.Connection, found: Captured, *, first: int) -> None:

@@ -24,7 +24,7 @@ from headrace.sinks.mongo import mongo_spec
 from headrace.sinks.parquet import parquet_spec
 from headrace.sinks.table import table_spec
 from headrace.testing.servers import MongoDbServer
-from tests.sinks.conftest import Query
+from tests.conftest import Query
 from tests.sinks.receiver import Receiver
 
 from .conftest import Captured

@@ -19,7 +19,7 @@ import headrace as hr
 from headrace.cli.main import app as command
 from headrace.log import open_log
 from headrace.replay.verify import verify
-from tests.integration.conftest import Database
+from tests.databases import Database
 
 TABLE = """
 create table t (day date primary key, at timestamptz, local timestamp, clock time, x float8, y float8);

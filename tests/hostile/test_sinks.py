@@ -18,11 +18,11 @@ import headrace as hr
 from headrace.log import open_log
 from headrace.testing.servers import MongoDbServer, PostgresServer
 
-from ..sinks.conftest import dsn, mongo, query, receiver
+from ..sinks.conftest import receiver
 from ..sinks.events import write
 from ..sinks.receiver import Receiver
 
-__all__ = ["dsn", "mongo", "query", "receiver"]
+__all__ = ["receiver"]
 
 pytest.importorskip("pymongo")
 

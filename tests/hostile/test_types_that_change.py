@@ -17,7 +17,7 @@ import headrace as hr
 from headrace.cli.main import app as command
 from headrace.log import open_log
 from headrace.replay.verify import verify
-from tests.integration.conftest import Database
+from tests.databases import Database
 
 STATEMENTS = """
 insert into t values (1,1,1,1,1),(2,2,2,2,2);

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from headrace.testing.servers import JavaMissing, KafkaBroker
+from tests.databases import Database
 from tests.processes import HEADRACE, Child, headrace, run_python
-
-from .conftest import Database
 
 pytestmark = pytest.mark.xdist_group("kafka")
 

@@ -11,8 +11,8 @@ import pytest
 import headrace as hr
 from headrace.testing import KafkaBroker, KafkaConnect, PostgresServer, SchemaRegistryServer
 from headrace.testing.servers import avro_converters
+from tests.databases import Database
 
-from .conftest import Database
 from .test_debezium_topics import execute, wait_until
 
 pytestmark = pytest.mark.timeout(120)

@@ -18,8 +18,7 @@ from sklearn.linear_model import SGDClassifier
 import headrace as hr
 from headrace.errors import LogError
 from headrace.testing.servers import KafkaBroker
-
-from .conftest import Database
+from tests.databases import Database
 
 RNG = np.random.default_rng(8)
 IMAGE = hr.image("pixels", shape=(4, 4), scale=1 / 255)

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.databases import Database
 from tests.processes import headrace
-
-from .conftest import Database
 
 EXPECTED = json.loads((files("headrace.demos.iris") / "data" / "expected.json").read_text())
 

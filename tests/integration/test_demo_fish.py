@@ -27,9 +27,8 @@ from headrace.demos.fish.events import read_data
 from headrace.errors import DeclarationError
 from headrace.log import open_log
 from headrace.testing.servers import KafkaBroker
+from tests.databases import Database
 from tests.processes import HEADRACE, Child, headrace
-
-from .conftest import Database
 
 pytestmark = pytest.mark.timeout(300)
 SHIPPED = Path(pipeline.__file__).parent / "data"

@@ -25,9 +25,8 @@ from headrace.errors import DeclarationError
 from headrace.learn.state import state_hash
 from headrace.log import open_log
 from headrace.testing.servers import KafkaBroker
+from tests.databases import Database
 from tests.processes import HEADRACE, Child, headrace
-
-from .conftest import Database
 
 pytestmark = pytest.mark.timeout(300)
 KEYS = ["mode", "model", "train_rows", "test_rows", "accuracy", "accuracy_curve", "digit3", "log", "seconds"]

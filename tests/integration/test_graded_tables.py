@@ -11,8 +11,7 @@ import pytest
 import headrace as hr
 from headrace.log import open_log
 from headrace.replay.verify import verify
-
-from .conftest import Database
+from tests.databases import Database
 
 TABLES = """
 create table training (id int primary key, length numeric(8,3), species text, weight float8);

@@ -21,8 +21,7 @@ from headrace.learn.kmeans import KMeans
 from headrace.learn.linear import LinearRegression
 from headrace.log import open_log
 from headrace.replay.verify import verify
-
-from .conftest import Database
+from tests.databases import Database
 
 TYPES = {
     "born": ("date", "days since 1970"),

@@ -22,8 +22,7 @@ from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
 from headrace.testing import KafkaBroker, SchemaRegistryServer
-
-from .conftest import Database
+from tests.databases import Database
 
 pytestmark = pytest.mark.timeout(90)
 

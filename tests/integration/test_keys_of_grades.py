@@ -12,8 +12,7 @@ import pytest
 import headrace as hr
 from headrace.log import open_log
 from headrace.replay.verify import verify
-
-from .conftest import Database
+from tests.databases import Database
 
 # column: the type of the prediction's, the type of the label's, and values of each that match, row by row.
 KEYS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {

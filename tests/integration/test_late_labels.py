@@ -9,9 +9,8 @@ from typing import Any
 import headrace as hr
 from headrace.log import open_log
 from headrace.replay.verify import verify
+from tests.databases import Database
 from tests.step.test_late_labels import Recorder
-
-from .conftest import Database
 
 IDENTITIES = {
     "d": "alter table d replica identity default",

@@ -17,8 +17,7 @@ from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
 from headrace.replay.verify import verify
-
-from .conftest import Database
+from tests.databases import Database
 
 RNG = np.random.default_rng(3)
 

@@ -12,9 +12,8 @@ import pytest
 
 import headrace as hr
 from headrace.testing.servers import KafkaBroker
+from tests.databases import Database
 from tests.processes import HEADRACE, headrace, run_python
-
-from .conftest import Database
 
 
 def listed(log: str, cwd: Path) -> dict[str, Any]:

@@ -18,9 +18,8 @@ import pytest
 
 import headrace as hr
 from headrace.errors import DeclarationError, FingerprintError, LogLocked, SourceRefused, SourceUnavailable, WaitTimeout
+from tests.databases import Database
 from tests.processes import HEADRACE, Child, headrace
-
-from .conftest import Database
 
 PIPELINE = """
 import headrace as hr

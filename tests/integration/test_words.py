@@ -21,8 +21,7 @@ import headrace as hr
 from headrace.engines.local.running import Running
 from headrace.pipeline.stream import Stream, Windowed
 from headrace.replay.verify import verify
-
-from .conftest import Database
+from tests.databases import Database
 
 ROWS = 6
 # Where these go is no server of this test: they are declared, and not started.

@@ -9,8 +9,8 @@ from headrace.engines.local.serving.replica import Replica
 from headrace.position import Position
 from headrace.serve.models import AtLeast
 from headrace.serve.settings import ServeSettings
+from tests.databases import Database
 
-from ..integration.conftest import Database, database  # noqa: F401 - the fixture, by its name
 from .asked import Client, wait_until
 
 
@@ -23,11 +23,11 @@ def weights(dsn: str, log: Path) -> hr.App:
     return app
 
 
-def now(database: Database) -> str:  # noqa: F811 - the fixture's value
+def now(database: Database) -> str:
     return str(database.execute("select pg_current_wal_insert_lsn()")[0][0])
 
 
-def test_what_was_committed_is_learned(database: Database, tmp_path: Path) -> None:  # noqa: F811 - the fixture
+def test_what_was_committed_is_learned(database: Database, tmp_path: Path) -> None:
     database.execute("create table fish (id int primary key, length float8, weight float8)")
     database.execute("create table other (id int)")
     database.execute("insert into fish values (-2, 1, 1), (-1, 2, 2)")
