@@ -16,11 +16,11 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed  ## the Iris demo, live
 	$(BIN)/headrace demo iris
 
-test: $(VENV)/.installed jars  ## the whole test suite
+test: $(VENV)/.installed jars  ## the test suite, in ten minutes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 15
 
-test-long: $(VENV)/.installed  ## what takes minutes by itself: the convolutional network, the fish on Kafka
-	$(BIN)/python -m pytest -m slow
+test-long: $(VENV)/.installed jars  ## what takes long and seldom finds anything; properties with more examples
+	$(BIN)/python -m pytest -m "(slow and not crash) or hypothesis" -n $(WORKERS) --dist loadgroup --timeout 1200 --durations 15
 
 jars: $(VENV)/.installed  ## what the tests with Kafka and MongoDB need, into a cache; without Java, Maven or a network they skip
 	@$(BIN)/python -m headrace.testing.servers.fetch || true

@@ -40,7 +40,7 @@ Share what is dear with other tests (a server of the session, one run that all c
 life, `tests.processes` instead of an interpreter of its own), or mark it slow: then `make test-long` runs it."""
 
 settings.register_profile("short", max_examples=60, deadline=None)
-settings.register_profile("long", max_examples=1000, deadline=None)
+settings.register_profile("long", max_examples=400, deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

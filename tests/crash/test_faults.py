@@ -6,26 +6,18 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from headrace.errors import LogCorrupt, LogError
 from headrace.testing.servers import postgres
+from tests.waiting import wait_until
 
 from . import harness
 from .harness import write
 from .pipeline import build
-
-
-def until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
-    """Wait for a condition; fail loudly at the deadline."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout} s"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("way", [pytest.param("immediate", marks=pytest.mark.slow), "kill"])
@@ -41,7 +33,7 @@ def test_a_database_that_dies_in_the_middle_comes_back(tmp_path: Path, way: str)
                     server.kill()
                 else:
                     server.stop("immediate")
-                until(lambda: "again" in running.status, "noticing that the database is gone")
+                wait_until(lambda: "again" in running.status, "noticing that the database is gone")
                 server.start()
                 write(dsn, seed + 10, 40)
                 running.wait(60)

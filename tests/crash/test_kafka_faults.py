@@ -12,7 +12,7 @@ import struct
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from headrace.kafka import fetch
 from headrace.log import open_log
 from headrace.testing.servers import JavaMissing, KafkaBroker, SchemaRegistryServer
 from tests.processes import HEADRACE, Child
+from tests.waiting import wait_until
 
 from . import foreign, harness, pipeline
 from .harness import write
@@ -55,14 +56,6 @@ def cluster() -> Iterator[KafkaBroker]:
 def broker(cluster: KafkaBroker) -> KafkaBroker:
     cluster.start()  # where a test left it dead
     return fresh(cluster)
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> None:
-    """Wait for a condition; fail loudly at the deadline."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout} s"
-        time.sleep(0.02)
 
 
 def send(broker: KafkaBroker, topic: str, *values: bytes | None, partition: int = -1, key: bytes | None = None) -> None:
@@ -107,10 +100,10 @@ def test_a_broker_that_dies_under_the_log_comes_back(dsn: str, tmp_path: Path, b
             write(dsn, seed, 30)
             broker.kill()
             write(dsn, seed + 10, 30)
-            until(lambda: "again" in running.status, "noticing that the broker is gone")
+            wait_until(lambda: "again" in running.status, "noticing that the broker is gone")
             broker.start()
             running.wait(60)
-            until(lambda: "again" not in running.status, "taking the status back")
+            wait_until(lambda: "again" not in running.status, "taking the status back")
     harness.run(dsn, whole, name="whole")
     assert harness.contents(log) == harness.contents(whole)
     assert ids(broker, "counted_out") == [row["id"] for row in harness.contents(whole)["counted_out"]]
@@ -145,15 +138,15 @@ def test_a_signal_ends_a_pipeline_whose_broker_answers_nothing(broker: KafkaBrok
 
     send(broker, "signalled", *points(0, 100))
     running = begin()
-    until(lambda: len(ids(broker, "signalled_out")) == 100, "predicting what is there")
+    wait_until(lambda: len(ids(broker, "signalled_out")) == 100, "predicting what is there")
     starting = begin()
-    until(lambda: connections(starting.pid), "looking for the broker")
+    wait_until(lambda: connections(starting.pid), "looking for the broker")
     os.kill(broker.pid, signal.SIGSTOP)
     try:
         code, seconds = ended(starting, signal.SIGTERM)
         assert (code, seconds < ENDS_SECONDS) == (0, True)
         another = begin()
-        until(lambda: connections(another.pid), "looking for the broker once more")
+        wait_until(lambda: connections(another.pid), "looking for the broker once more")
         assert ended(another, signal.SIGINT, signal.SIGTERM)[1] < 2.0
         code, seconds = ended(running, signal.SIGTERM)
         assert seconds < ENDS_SECONDS
@@ -182,7 +175,7 @@ def test_a_broker_that_is_away_for_longer_than_a_delivery_may_take(
         running.wait(60)
         broker.kill()
         write(dsn, 2, 30)
-        until(lambda: "not delivered" in running.status, "giving the transaction up")
+        wait_until(lambda: "not delivered" in running.status, "giving the transaction up")
         broker.start()
         running.wait(60)
     harness.run(dsn, whole, name="whole")
@@ -200,7 +193,7 @@ def test_a_broker_that_dies_under_topics_of_others_comes_back(kind: str, tmp_pat
             produce(broker, seed, 100, first=1000 * seed)
             running.wait(60)
             broker.kill()
-            until(lambda: "again" in running.status, "noticing that the broker is gone")
+            wait_until(lambda: "again" in running.status, "noticing that the broker is gone")
             broker.start()
             produce(broker, seed + 5, 100, first=1000 * seed + 500)
             running.wait(60)
@@ -241,11 +234,11 @@ def test_a_process_that_was_stopped_for_longer_than_its_transaction_may_last(
         child = harness.start(kafka, kafka, program=harness.FOREIGN, environment=environment)
         produce(broker, number, 200, first=1000 * (number + 1))
         deadline = time.monotonic() + chance.uniform(0.8, 1.6)
-        until(lambda at=deadline: time.monotonic() > at, "the moment to stop it")
+        wait_until(lambda at=deadline: time.monotonic() > at, "the moment to stop it")
         if child.poll() is None:
             os.kill(child.pid, signal.SIGSTOP)
             deadline = time.monotonic() + 3
-            until(lambda at=deadline: time.monotonic() > at, "the transaction's end")
+            wait_until(lambda at=deadline: time.monotonic() > at, "the transaction's end")
             os.kill(child.pid, signal.SIGCONT)
         _, words = child.communicate(timeout=60)
         assert child.returncode == 0 or b"Log" in words, words.decode()
@@ -269,9 +262,11 @@ def test_partitions_are_added_in_the_middle(broker: KafkaBroker, monkeypatch: py
         admin = broker.admin()
         for future in admin.create_partitions(more).values():
             future.result(30)
-        until(lambda: len(broker.admin().list_topics(POINTS, 10).topics[POINTS].partitions) == 5, "the new partitions")
+        wait_until(
+            lambda: len(broker.admin().list_topics(POINTS, 10).topics[POINTS].partitions) == 5, "the new partitions"
+        )
         produce(broker, 2, 400, first=200)
-        until(lambda: len(app.topic(POINTS).read()) == 600, "reading all partitions")
+        wait_until(lambda: len(app.topic(POINTS).read()) == 600, "reading all partitions")
         running.wait(60)
         total = 600
 
@@ -280,11 +275,11 @@ def test_partitions_are_added_in_the_middle(broker: KafkaBroker, monkeypatch: py
             nonlocal total
             produce(broker, 3, 50, first=total)
             total += 50
-            until(lambda: len(app.topic(POINTS).read()) == total, "reading all partitions")
+            wait_until(lambda: len(app.topic(POINTS).read()) == total, "reading all partitions")
             running.wait(60)
             return len(set(harness.committed(broker.bootstrap, "answered", at=lambda one: one.partition()))) > 3
 
-        until(written_to_new_ones, "using the new partitions of the output")
+        wait_until(written_to_new_ones, "using the new partitions of the output")
     assert sorted(row["id"] for row in rows(kafka, "answered")) == list(range(total))
     assert sorted(ids(broker, "answered")) == list(range(total))
     harness.verify(app)
@@ -393,13 +388,13 @@ def test_a_schema_registry_that_is_away_is_waited_for(broker: KafkaBroker) -> No
         registry.stop()
         send(broker, POINTS, *first)
         with app.start() as running:
-            until(lambda: "registry" in running.status and "again" in running.status, "noticing that it is away")
+            wait_until(lambda: "registry" in running.status and "again" in running.status, "noticing that it is away")
             registry.start()
             running.wait(60)
             assert ids(broker, "answered") == list(range(20))
             registry.stop()
             send(broker, POINTS, *later)
-            until(lambda: "registry" in running.status and "again" in running.status, "noticing that it is away")
+            wait_until(lambda: "registry" in running.status and "again" in running.status, "noticing that it is away")
             registry.start()
             running.wait(60)
         assert ids(broker, "answered") == list(range(40))
@@ -413,7 +408,7 @@ def test_a_schema_registry_that_is_away_is_waited_for(broker: KafkaBroker) -> No
 def delete(broker: KafkaBroker, topic: str) -> None:
     admin = broker.admin()  # held: its futures fail when it is collected
     admin.delete_topics([topic])[topic].result(30)
-    until(lambda: topic not in broker.admin().list_topics(timeout=10).topics, "the topic's end")
+    wait_until(lambda: topic not in broker.admin().list_topics(timeout=10).topics, "the topic's end")
 
 
 def truncate(broker: KafkaBroker, topic: str, before: int) -> None:
@@ -461,7 +456,7 @@ def test_a_topic_of_others_that_changes_under_a_running_pipeline_is_refused(
     with pytest.raises(LogTruncated, match=words), foreign.build(kafka, kafka).start() as running:
         running.wait(30)
         do(broker, POINTS)
-        until(lambda: not running.alive, "noticing it")
+        wait_until(lambda: not running.alive, "noticing it")
 
 
 @pytest.mark.parametrize("change", ["deleted", "made anew"])

@@ -262,6 +262,7 @@ def test_one_round(small: PostgresServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.crash
 @pytest.mark.timeout(7200)
 def test_many_rounds(small: PostgresServer, tmp_path: Path) -> None:
     chance = random.Random(SEED)

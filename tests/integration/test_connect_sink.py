@@ -12,8 +12,9 @@ import headrace as hr
 from headrace.testing import KafkaBroker, KafkaConnect, PostgresServer, SchemaRegistryServer
 from headrace.testing.servers import avro_converters
 from tests.databases import Database
+from tests.waiting import wait_until
 
-from .test_debezium_topics import execute, wait_until
+from .test_debezium_topics import execute
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -23,6 +23,7 @@ from headrace.log.base import walk
 from headrace.testing import KafkaBroker, KafkaConnect, PostgresServer, SchemaRegistryServer
 from headrace.testing.servers import avro_converters, debezium_source
 from headrace.wire import WireMessages
+from tests.waiting import wait_until
 
 from ..formats.debezium_cases import by_topic, lines
 
@@ -354,14 +355,6 @@ class Captured:
 
     def schema(self, table: str) -> pa.Schema:
         return self.native[table][-1].rows.schema
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {timeout:.0f} s for {what}"
-        time.sleep(0.02)
-    return found
 
 
 def consumed(

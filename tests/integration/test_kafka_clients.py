@@ -23,6 +23,7 @@ from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
 from headrace.testing import KafkaBroker, SchemaRegistryServer
 from tests.databases import Database
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -113,14 +114,6 @@ def kcat(broker: KafkaBroker, topic: str) -> list[tuple[str, str]]:
     done = subprocess.run([*command, *isolation], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return [(key, value) for key, _, value in (line.partition(" ") for line in done.stdout.split("\n")[:-1])]
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {timeout:.0f} s for {what}"
-        time.sleep(0.02)
-    return found
 
 
 # --- kcat ---

@@ -6,7 +6,6 @@ import random
 import secrets
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +17,7 @@ from headrace.pipeline.stream import Stream
 from headrace.replay.verify import verify
 from headrace.testing import KafkaBroker, KafkaConnect, PostgresServer
 from headrace.testing.servers import debezium_source
+from tests.waiting import wait_until
 
 TRAIN, TEST = "public.o_train", "public.o_test"
 TABLES = r"public\.o_.*"
@@ -141,11 +141,11 @@ def test_debezium_gives_commit_order_by_its_transaction_topic(
     try:
         connect.wait_running(prefix)
         with direct.app.start() as directly, app.start() as running:
-            wait_for(lambda: replicated(dsn), "Debezium's slot")
+            wait_until(lambda: replicated(dsn), "Debezium's slot")
             after = write(dsn, seed=3, transactions=50)
             directly.wait(30)
             wanted = answers(direct.app)
-            wait_for(lambda: running["moving"].counters.get("predicted", 0) >= len(wanted), "all answers")
+            wait_until(lambda: running["moving"].counters.get("predicted", 0) >= len(wanted), "all answers")
             running.wait(30)
             got = answers(app)
         assert got == wanted
@@ -154,7 +154,7 @@ def test_debezium_gives_commit_order_by_its_transaction_topic(
         with direct.app.start() as directly, app.start() as running:
             directly.wait(30)
             more = answers(direct.app)
-            wait_for(
+            wait_until(
                 lambda: running["moving"].counters.get("predicted", 0) >= len(more), "the answers of the second run"
             )
             running.wait(30)
@@ -172,10 +172,3 @@ def replicated(dsn: str) -> bool:
             "AND slot_name NOT LIKE 'headrace%'"
         ).fetchone()
     return bool(found and found[0])
-
-
-def wait_for(reached: Any, what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)

@@ -25,6 +25,7 @@ from headrace.produce.files import count_rows, event_times, read_json_lines, rea
 from headrace.produce.producer import Throttle, parse_rate
 from headrace.testing.servers import KafkaBroker
 from tests.processes import HEADRACE, Child, headrace, run_python
+from tests.waiting import wait_until
 
 LOG = "a.headrace"
 DEADLINE = 60.0
@@ -50,13 +51,6 @@ def rows(topic: str, cwd: Path, log: str = LOG) -> list[dict[str, Any]]:
 def numbers(path: Path, count: int) -> Path:
     path.write_text("".join(f'{{"n": {n}}}\n' for n in range(count)))
     return path
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def written(cwd: Path, topic: str = "t") -> int:
@@ -139,7 +133,7 @@ def test_standard_input_as_it_comes(tmp_path: Path) -> None:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(b'{"n": 1}\n{"n"')
         process.stdin.flush()
-        until(lambda: written(tmp_path) == 1)
+        wait_until(lambda: written(tmp_path) == 1)
         process.stdin.write(b': 2.5}\n{"n": 3, "more": true}')
         process.stdin.close()
         assert json.loads(process.stdout.read())["rows"] == 3
@@ -238,7 +232,7 @@ def test_interrupted_and_started_again(number: signal.Signals, stdin: bool, tmp_
             file.open() as stream,
             Child(command, cwd=tmp_path, stdin=stream, stdout=subprocess.PIPE, text=True) as process,
         ):
-            until(partial(at_least, at, tmp_path))
+            wait_until(partial(at_least, at, tmp_path))
             process.send_signal(number)
             out, _ = process.communicate(timeout=DEADLINE)
         if number is not signal.SIGKILL:
@@ -298,7 +292,7 @@ def test_an_interrupt_while_nothing_comes(tmp_path: Path) -> None:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(b'{"n": 1}\n{"half')
         process.stdin.flush()
-        until(lambda: written(tmp_path) == 1)
+        wait_until(lambda: written(tmp_path) == 1)
         process.send_signal(signal.SIGINT)
         assert json.loads(process.stdout.read())["ended"] == "stopped"
         assert process.wait(DEADLINE) == 0
@@ -407,7 +401,7 @@ def test_a_running_pipeline_on_a_cluster_learns_while_rows_are_appended(
         try:
             for limit in (64, 96):
                 produce(*told, "--limit", str(limit), "--rate", "500/s", cwd=tmp_path, log=where)
-                until(partial(answered, limit, f"{where}/{topic_prefix}", f"{topic_prefix}.answers"))
+                wait_until(partial(answered, limit, f"{where}/{topic_prefix}", f"{topic_prefix}.answers"))
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE) == 0

@@ -7,8 +7,7 @@ import http.client
 import json
 import ssl
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,12 +150,3 @@ def following(app: hr.App) -> Iterator[Client]:
         client = Client(server.url)
         stack.callback(client.close)
         yield client
-
-
-def wait_until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What a condition gives as soon as it holds."""
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it has not come true"
-        time.sleep(0.01)
-    return found

@@ -24,8 +24,9 @@ from headrace.learn.state import state_hash
 from headrace.serve.models import AtLeast
 from headrace.serve.settings import ServeSettings
 from tests.processes import HEADRACE, Child, run_python
+from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, fish, headrace, wait_until
+from .asked import FISH, SEEDS, Client, fish, headrace
 from .test_endpoint import retrained
 
 FILE = """

@@ -17,8 +17,9 @@ from headrace.errors import DeclarationError
 from headrace.log import open_log
 from headrace.replay.verify import verify
 from tests.processes import HEADRACE, run_python
+from tests.waiting import wait_until
 
-from .asked import following, serving, wait_until
+from .asked import following, serving
 from .factory import factory
 from .test_following import clients_of, command, write_file
 

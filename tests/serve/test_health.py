@@ -14,8 +14,9 @@ from headrace.engines.local.serving.health import health_file, read_health
 from headrace.log import open_log
 from headrace.serve.settings import ServeSettings
 from headrace.testing.servers import postgres
+from tests.waiting import wait_until
 
-from .asked import FISH, Client, fish, following, serving, wait_until
+from .asked import FISH, Client, fish, following, serving
 
 QUICK = {"ready_source_seconds": 0.2, "ready_round_seconds": 30.0}
 

@@ -10,8 +10,9 @@ from headrace.position import Position
 from headrace.serve.models import AtLeast
 from headrace.serve.settings import ServeSettings
 from tests.databases import Database
+from tests.waiting import wait_until
 
-from .asked import Client, wait_until
+from .asked import Client
 
 
 def weights(dsn: str, log: Path) -> hr.App:

@@ -17,8 +17,9 @@ import pytest
 
 import headrace as hr
 from tests.processes import Child
+from tests.waiting import wait_until
 
-from .asked import Client, wait_until
+from .asked import Client
 from .factory import factory
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve.py"

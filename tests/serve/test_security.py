@@ -23,8 +23,9 @@ from headrace.serve.exchange import Problem, Request
 from headrace.serve.keys import LOOK_SECONDS, KeyFile
 from headrace.serve.security import Gate
 from headrace.serve.settings import ServeSettings
+from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, fish, headrace, serving, wait_until
+from .asked import FISH, SEEDS, Client, fish, headrace, serving
 
 SECRET = "a secret of more than thirty-two characters"
 

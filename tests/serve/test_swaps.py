@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import headrace as hr
+from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, serving, wait_until
+from .asked import FISH, SEEDS, Client, serving
 
 ROW = {"Length": 86.37, "Height": 18.74, "Species": "salmon"}
 OTHER = {"Length": 57.0, "Height": 12.5, "Species": "walleye"}

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.processes import HEADRACE, Child
+from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, wait_until
+from .asked import FISH, SEEDS, Client
 from .test_endpoint import retrained
 from .test_following import clients_of, command, write_file
 

@@ -10,9 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from headrace.testing.servers import (
 )
 from headrace.testing.servers.jars import jars
 from headrace.testing.servers.java import java
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,13 +78,6 @@ public class Produce {
 """
 
 
-def wait_for(holds: Callable[[], object], what: str, *, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
-        time.sleep(0.02)
-
-
 def produce(bootstrap: str, topic: str, messages: list[tuple[bytes, bytes]], **settings: str) -> None:
     from confluent_kafka import Producer
 
@@ -111,9 +104,9 @@ def consume(bootstrap: str, topic: str, count: int) -> list[Any]:
         return len(found) >= count
 
     try:
-        wait_for(lambda: topic in consumer.list_topics(timeout=10).topics, f"{topic} is there")
+        wait_until(lambda: topic in consumer.list_topics(timeout=10).topics, f"{topic} is there")
         consumer.assign([TopicPartition(topic, one, 0) for one in partitions()])
-        wait_for(complete, f"{count} messages in {topic}")
+        wait_until(complete, f"{count} messages in {topic}")
     finally:
         consumer.close()
     return found
@@ -226,7 +219,7 @@ def test_a_broker_dies_with_the_process_that_started_it_not_with_the_thread(tmp_
         assert not gone(pid)
         careless.stdin.close()
         assert careless.wait(30) == -signal.SIGKILL
-    wait_for(lambda: gone(pid), "the broker is gone")
+    wait_until(lambda: gone(pid), "the broker is gone")
 
 
 # -- partitions -----------------------------------------------------------------------------------------------------
@@ -303,7 +296,7 @@ def run(connect: KafkaConnect, server: PostgresServer, name: str, config: Mappin
         connect.delete(name)
         slot = config.get("slot.name", "debezium")
         # A task that is being stopped may take its slot once more: nobody is sure of it before it is gone.
-        wait_for(lambda: _slot_dropped(server, slot), f"Debezium lets go of its slot {slot}")
+        wait_until(lambda: _slot_dropped(server, slot), f"Debezium lets go of its slot {slot}")
         server.execute(f"drop publication if exists {config.get('publication.name', 'dbz_publication')}")
 
 
@@ -350,7 +343,7 @@ def test_a_killed_worker_goes_on_where_it_was(
         iris.execute("insert into public.iris_train (sepal_length, iris_class) values (6.3, 2)")
         connect.start()
         connect.wait_running(topic_prefix)
-        wait_for(lambda: 3 in ids(broker, topic), "the row that was committed while the worker was dead")
+        wait_until(lambda: 3 in ids(broker, topic), "the row that was committed while the worker was dead")
         assert set(ids(broker, topic)) == {1, 2, 3}
 
 
@@ -375,9 +368,9 @@ def test_a_connector_rests_and_goes_on(connect: KafkaConnect, iris: PostgresServ
 
     with run(connect, iris, topic_prefix, config):
         connect.pause(topic_prefix)
-        wait_for(lambda: state() == "PAUSED", "the task rests")
+        wait_until(lambda: state() == "PAUSED", "the task rests")
         connect.resume(topic_prefix)
-        wait_for(lambda: state() == "RUNNING", "the task runs")
+        wait_until(lambda: state() == "RUNNING", "the task runs")
 
 
 def test_connect_says_what_it_refuses(connect: KafkaConnect, server: PostgresServer, topic_prefix: str) -> None:
