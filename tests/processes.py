@@ -6,12 +6,13 @@ process like any other: it has its own standard streams, directory, environment,
 SIGKILL alone. What it has not is another seed of hashes, other flags of the interpreter, or imports of its own: tests
 of these use `subprocess`.
 
-This file is the server too: `python -P tests/processes.py SOCKET MODULE…`.
+This file is the server too: `python -P tests/processes.py SOCKET`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import select
@@ -35,12 +36,10 @@ class Child(subprocess.Popen[Any]):
     """`subprocess.Popen` of `[HEADRACE, …]` or `[sys.executable, FILE | "-c" CODE | "-m" MODULE, …]`.
 
     Args:
-        keras: fork it from a server that has imported Keras and JAX as well.
         more: what `subprocess.Popen` takes, but for options about descriptors, users and shells.
     """
 
-    def __init__(self, command: Sequence[str | Path], *, keras: bool = False, **more: Any) -> None:
-        self._modules = ("keras", "jax.numpy") if keras else ()
+    def __init__(self, command: Sequence[str | Path], **more: Any) -> None:
         super().__init__([str(word) for word in command], **more)
 
     def _execute_child(self, args: Any, *more: Any) -> None:
@@ -51,7 +50,7 @@ class Child(subprocess.Popen[Any]):
         job = (args, str(Path(cwd or ".").resolve()), dict(os.environ if env is None else env))
         self._status, theirs = socket.socketpair()
         with theirs:
-            _server(self._modules).start(job, [*streams, theirs.fileno()])
+            _server().start(job, [*streams, theirs.fileno()])
         self.pid = _HEADER.unpack(_exactly(self._status, _HEADER.size))[0]
         self._child_created = True
         self._close_pipe_fds(*pipes)
@@ -110,20 +109,20 @@ def headrace(*arguments: str, cwd: Path, code: int = 0, timeout: float = 120) ->
 
 
 def worked() -> float:
-    """Return the processor's time, in seconds, of every child that has ended, and of the servers themselves."""
-    return sum(server.worked() for server in _servers.values())
+    """Return the processor's time, in seconds, of every child that has ended, and of the server itself."""
+    return _server().worked() if _server.cache_info().currsize else 0.0
 
 
 # -- the server, seen from pytest -------------------------------------------------------------------------------------
 
 
 class _Server:
-    """A process that has imported some modules, and forks for each job."""
+    """A process that has imported everything, and forks for each job."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-P", __file__, str(theirs.fileno()), *modules]
+        command = [sys.executable, "-P", __file__, str(theirs.fileno())]
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
 
@@ -138,15 +137,9 @@ class _Server:
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-_servers: dict[tuple[str, ...], _Server] = {}
-_starting = threading.Lock()
-
-
-def _server(modules: tuple[str, ...]) -> _Server:
-    with _starting:
-        if modules not in _servers:
-            _servers[modules] = _Server(modules)
-        return _servers[modules]
+@functools.cache
+def _server() -> _Server:
+    return _Server()
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:
@@ -290,7 +283,7 @@ if __name__ == "__main__":
     for _module in pkgutil.walk_packages(headrace.__path__, "headrace."):
         if not _module.name.endswith("__main__"):
             importlib.import_module(_module.name)
-    for _name in (*LIBRARIES, *sys.argv[2:]):
+    for _name in LIBRARIES:
         importlib.import_module(_name)
     gc.collect()
     gc.freeze()
