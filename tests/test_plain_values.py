@@ -113,12 +113,12 @@ def test_values_that_python_does_not_have_come_as_text(array: Any, expected: lis
     assert values(array) == expected
     assert [value(one) for one in array] == expected
     assert len(texts(array)) == len(keys(array)) == len(expected)
-    assert {type(one) for one in texts(array)} <= {str, type(None)}
+    assert {type(text) for text in texts(array)} <= {str, type(None)}
     assert isinstance(hash(tuple(keys(array))), int)
     assert beyond(array) or expected in ([1.5], [UUID(int=0)], [None, None])
     table = pa.table({"x": array})
     assert rows(table) == [{"x": one} for one in expected]
-    assert [set(json.loads(one)) for one in json_texts(table)] == [{"x"}] * len(expected)
+    assert [set(json.loads(json_text)) for json_text in json_texts(table)] == [{"x"}] * len(expected)
 
 
 def test_a_dead_letter_holds_any_row() -> None:

@@ -142,12 +142,12 @@ def plain(array: pa.Array) -> list[Any]:
 
 def rows(pieces: Sequence[Piece[Lsn]], topic: str) -> list[tuple[Any, ...]]:
     """The rows of a topic."""
-    return [row for one in batches(pieces)[topic] for row in zip(*map(plain, one.rows.columns), strict=True)]
+    return [row for batch in batches(pieces)[topic] for row in zip(*map(plain, batch.rows.columns), strict=True)]
 
 
 def events(pieces: Sequence[Piece[Lsn]], topic: str) -> list[tuple[str, tuple[Any, ...]]]:
     """(op, row) of a topic."""
-    ops = [chr(op) for one in batches(pieces)[topic] for op in one.op.tolist()]
+    ops = [chr(op) for batch in batches(pieces)[topic] for op in batch.op.tolist()]
     return list(zip(ops, rows(pieces, topic), strict=True))
 
 

@@ -70,7 +70,7 @@ def test_snapshot_rows_stand_at_the_consistent_point(database: CapturedDatabase,
     point = record(engine.log, database).consistent_point
     tables = [entry.topic.rpartition(".")[2] for entry in engine.log.read()]
     assert tables == ["tz", "t", "ta"]
-    found = [one for table in tables for one in positions(engine.log, database.topic(table))]
+    found = [position for table in tables for position in positions(engine.log, database.topic(table))]
     assert found == [Position(point, index) for index in range(30)]
     (ts,) = set(engine.ids(database.topic(), "__ts"))
     assert abs(ts.timestamp() * 1e6 - before) < 10e6

@@ -104,7 +104,7 @@ def test_rows_come_in_commit_order_however_they_arrive(
         arrive(which, count)
     for which in (2, 0, 1):
         arrive(which, 1000)
-    rows = sum(len(one) for one in transactions)
+    rows = sum(len(transaction) for transaction in transactions)
     assert sorted(found) == list(range(snapshot + rows))
     assert [one for one in found if one >= snapshot] == list(range(snapshot, snapshot + rows))
 

@@ -832,7 +832,7 @@ class Model:
         self.records.pop(name, None)
 
     def prune(self, topic: str, before: int) -> None:
-        self.entries = [one for one in self.entries if one[0] != topic or one[2] + len(one[3]) > before]
+        self.entries = [entry for entry in self.entries if entry[0] != topic or entry[2] + len(entry[3]) > before]
 
 
 @pytest.mark.parametrize("location", ["memory", "sqlite"], indirect=True)

@@ -107,14 +107,14 @@ def in_collection(uri: str, database: str) -> Rows:
     import pymongo
 
     with pymongo.MongoClient[dict[str, Any]](uri) as client:
-        return sorted((one["id"], one["x"], one.get("y")) for one in client[database]["out"].find())
+        return sorted((row["id"], row["x"], row.get("y")) for row in client[database]["out"].find())
 
 
 def received(receiver: Receiver) -> Rows:
     """Requests as a receiver that knows its keys takes them; one that comes again must be the same."""
     taken: dict[str, bytes] = {}
-    for one in receiver.requests:
-        assert taken.setdefault(one.key, one.body) == one.body
+    for request in receiver.requests:
+        assert taken.setdefault(request.key, request.body) == request.body
     return list(taken.items())
 
 

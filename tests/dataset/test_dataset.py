@@ -58,8 +58,10 @@ def fill(log: Log, rows: int, *, entry: int = 7) -> None:
 def ids(batches: Any) -> list[list[int]]:
     """The ids in each batch: of Arrow batches, or of the feature «a»."""
     return [
-        one.column("id").to_pylist() if isinstance(one, pa.RecordBatch) else matrix_of(one)[:, 0].astype(int).tolist()
-        for one in batches
+        batch.column("id").to_pylist()
+        if isinstance(batch, pa.RecordBatch)
+        else matrix_of(batch)[:, 0].astype(int).tolist()
+        for batch in batches
     ]
 
 
@@ -194,7 +196,7 @@ def test_rows_that_are_no_examples(app: hr.App, log: Log, caplog: pytest.LogCapt
         ((X, y),) = data
     assert X[:, 0].tolist() == [1.0, 3.0, 2.0] and y.tolist() == [0, 2, 7], "2 is learned once its label is there"
     assert data.skipped == 3
-    assert [one.getMessage() for one in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "«t.public.rows» offset 1 is no example and was skipped: the target «label» is NULL",
         "«t.public.rows» offset 4 is no example and was skipped: the feature «a» is NULL",
         "«t.public.rows» offset 5 is no example and was skipped: the feature «a» is nan",
@@ -234,8 +236,8 @@ def test_a_transform_must_keep_what_a_row_is(app: hr.App, log: Log) -> None:
 def some(data: Any, batches: int) -> list[list[int]]:
     """The first batches, and away with ``break``."""
     found = []
-    for one in data:
-        found.append(one)
+    for row in data:
+        found.append(row)
         if len(found) == batches:
             break
     return ids(found)
@@ -454,7 +456,7 @@ def test_a_memory_log_and_its_groups() -> None:
 def test_a_large_topic_in_little_memory(app: hr.App, log: Log) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        pixels = [one.tobytes() for one in rng.integers(0, 255, (2_000, 1_000), np.uint8)]
+        pixels = [integer.tobytes() for integer in rng.integers(0, 255, (2_000, 1_000), np.uint8)]
         append(log, range(2_000), pixels=pixels)
     data = app.topic(TOPIC).dataset(64, features=[hr.image("pixels", shape=(1_000,))], target="label")
     next(iter(data))

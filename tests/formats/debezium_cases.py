@@ -152,9 +152,9 @@ def with_schemas(found: list[Line], schemas: Path) -> list[Line]:
             continue
         value = json.loads(line.value)
         schema = next(
-            one["value_schema"]
-            for one in known
-            if one["topic"] == line.topic and one["value_schema"] and _describes(one["value_schema"], value)
+            row["value_schema"]
+            for row in known
+            if row["topic"] == line.topic and row["value_schema"] and _describes(row["value_schema"], value)
         )
         text = json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
         payload = b'{"schema":' + text.encode() + b',"payload":' + line.value + b"}"

@@ -27,7 +27,7 @@ UTC = datetime.UTC
 
 
 def decode(schema: Any, payloads: list[bytes]) -> tuple[pa.Array, dict[int, str]]:
-    lengths = np.array([len(one) for one in payloads])
+    lengths = np.array([len(payload) for payload in payloads])
     ends = np.cumsum(lengths)
     reader = AvroReader(b"".join(payloads), ends - lengths, ends, finish=finished)
     return reader.read(parse(json.dumps(schema))), reader.reasons
@@ -75,16 +75,16 @@ VALUES = st.fixed_dictionaries(
 
 @given(st.lists(VALUES, min_size=1, max_size=8))
 def test_reads_what_fastavro_writes(values: list[dict[str, Any]]) -> None:
-    found, bad = decode(MIXED, [by_fastavro(MIXED, one) for one in values])
+    found, bad = decode(MIXED, [by_fastavro(MIXED, value) for value in values])
     assert not bad
-    assert found.to_pylist() == [{**one, "c": list(one["c"].items())} for one in values]
+    assert found.to_pylist() == [{**value, "c": list(value["c"].items())} for value in values]
 
 
 @given(st.lists(VALUES, min_size=2, max_size=5), st.data())
 def test_a_message_cut_anywhere_is_bad_and_the_others_are_not(
     values: list[dict[str, Any]], data: st.DataObject
 ) -> None:
-    payloads = [by_fastavro(MIXED, one) for one in values]
+    payloads = [by_fastavro(MIXED, value) for value in values]
     victim = data.draw(st.integers(0, len(values) - 1))
     cut = data.draw(st.integers(0, len(payloads[victim]) - 1))
     payloads[victim] = payloads[victim][:cut]
@@ -186,8 +186,8 @@ def test_numbers_of_variable_scale_are_their_text() -> None:
     inner["fields"] = [{"name": "scale", "type": "int"}, {"name": "value", "type": "bytes"}]  # type: ignore[assignment]
     schema = record(("v", ["null", inner]))
     values = [{"scale": 3, "value": b"\x05\xdc"}, None, {"scale": 8, "value": b"\xff"}, {"scale": 0, "value": b"\x07"}]
-    found, _ = decode(schema, [by_fastavro(schema, {"v": one}) for one in values])
-    assert [one["v"] for one in found.to_pylist()] == ["1.500", None, "-0.00000001", "7"]
+    found, _ = decode(schema, [by_fastavro(schema, {"v": value}) for value in values])
+    assert [row["v"] for row in found.to_pylist()] == ["1.500", None, "-0.00000001", "7"]
 
 
 def test_a_record_in_itself_is_refused() -> None:

@@ -84,7 +84,7 @@ def test_what_becomes_of_a_message_does_not_depend_on_the_fetch(
     ],
 )
 def test_one_unlucky_fetch_decides_nothing(values: list[bytes], formats: list[str]) -> None:
-    found = read([(None, one) for one in values], [])
+    found = read([(None, value) for value in values], [])
     assert [found[i][0][0] for i in range(len(values))] == formats
 
 

@@ -56,8 +56,8 @@ def column_of(*texts: str) -> tuple[list[Any], list[str], dict[int, str]]:
     parts, _, _ = json_columns.decode([b'{"x":%s}' % text.encode() for text in texts], ROW)
     columns = [part.columns.column("x") for part in parts]
     assert len(found) == sum(map(len, columns))
-    types = [str(one.type) for one in columns for _ in range(len(one))]
-    return [value for one in columns for value in one.to_pylist()], types, bad
+    types = [str(column.type) for column in columns for _ in range(len(column))]
+    return [value for column in columns for value in column.to_pylist()], types, bad
 
 
 INT, FLOAT, FIXED = "int64", "double", "decimal256(76, 38)"

@@ -92,7 +92,9 @@ def check_schemas(path: Path) -> int:
         # The column was altered to bigint, which this file's schemas do not know.
         altered = {i for i, why in decoded.bad if why == "column «d»: 7000000000 does not fit int32"}
         assert len(altered) == len(decoded.bad), (path.name, topic, decoded.bad)
-        expected = {one.message: one for one in cases.expected_envelopes(found)}
+        expected = {
+            expected_envelope.message: expected_envelope for expected_envelope in cases.expected_envelopes(found)
+        }
         seen = []
         for batch, messages in decoded.parts:
             columns = {name: cases.comparable(batch.column(name)) for name in batch.column_names}

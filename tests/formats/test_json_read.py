@@ -296,7 +296,7 @@ def test_values_that_the_source_did_not_send() -> None:
 def test_our_own_value_that_looks_like_a_placeholder_stays() -> None:
     batch = Batch.of({"id": [1], "t": [PLACEHOLDER]}, op="u", key=["id"])
     encoded = JsonFormat().encode("t", batch)
-    ((found, _),) = decode(list(encoded.values), headers=[list(one) for one in encoded.headers]).parts
+    ((found, _),) = decode(list(encoded.values), headers=[list(header) for header in encoded.headers]).parts
     assert found.rows.to_pylist() == batch.rows.to_pylist() and found.unchanged is None
 
 
@@ -342,11 +342,11 @@ def test_old_rows_in_headers_of_several_kinds() -> None:
         list(encoded.values),
         batch.rows.schema,
         keys=list(encoded.keys),
-        headers=[list(one) for one in encoded.headers],
+        headers=[list(header) for header in encoded.headers],
     )
     ((found, _),) = decoded.parts
     assert found.before is not None and repr(found.before.to_pylist()) == repr(old.to_pylist())
-    headers = [list(one) for one in encoded.headers]
+    headers = [list(header) for header in encoded.headers]
     headers[2] = [(name, b'{"id":"three"}' if name == "__before" else value) for name, value in headers[2]]
     ((message, why),) = decode(list(encoded.values), batch.rows.schema, headers=headers).bad
     assert message == 2 and "__before" in why

@@ -19,7 +19,7 @@ OPEN: dict[str, Any] = {}
 
 
 def read(schema: dict[str, Any], *payloads: bytes) -> Any:
-    lengths = np.array([len(one) for one in payloads])
+    lengths = np.array([len(payload) for payload in payloads])
     ends = np.cumsum(lengths)
     group = Framed(SchemaId("id", 1), b"".join(payloads), np.arange(len(payloads)), ends - lengths, ends)
     return JsonSchemaDecoder()(group, RegisteredSchema("JSON", json.dumps(schema)))

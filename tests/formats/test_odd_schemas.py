@@ -194,8 +194,8 @@ def avro(kind: Any, *payloads: bytes) -> tuple[list[Any], dict[int, str]]:
 
 
 def columns(decoder: Any, kind: str, text: str, payloads: tuple[bytes, ...]) -> tuple[list[Any], dict[int, str]]:
-    ends = np.cumsum([len(one) for one in payloads])
-    starts = ends - [len(one) for one in payloads]
+    ends = np.cumsum([len(payload) for payload in payloads])
+    starts = ends - [len(payload) for payload in payloads]
     group = Framed(7, b"".join(payloads), np.arange(len(payloads)), starts, ends)  # type: ignore[arg-type]
     found, bad = decoder(group, RegisteredSchema(kind, text))
     return [value for struct, _ in found for value in values(struct.field("x"))], bad

@@ -37,7 +37,7 @@ def message(*indexes: int) -> Any:
 
 
 def group(*payloads: bytes, scheme: str = "id") -> Framed:
-    lengths = np.array([len(one) for one in payloads])
+    lengths = np.array([len(payload) for payload in payloads])
     ends = np.cumsum(lengths)
     return Framed(SchemaId(scheme, 1), b"".join(payloads), np.arange(len(payloads)), ends - lengths, ends)
 

@@ -190,7 +190,7 @@ def test_frames_of_all_forms_side_by_side() -> None:
     headers[4] = [("apicurio.value.globalId", wide)]
     headers[6] = [("other", None), ("apicurio.value.contentId", wide)]
     frames = frame(values, headers)
-    found = [(str(one.schema_id), one.rows.tolist(), one.payloads()) for one in frames.groups]
+    found = [(str(group.schema_id), group.rows.tolist(), group.payloads()) for group in frames.groups]
     assert found == [
         ("id 256", [0, 7], [b"xy", b"z"]),
         ("globalId 7", [4], [b"ab"]),

@@ -170,7 +170,7 @@ def test_confluents_deserialiser_reads_our_avro(
 ) -> None:
     encoded = AvroFormat(client).encode(topic, batch().slice(0, 3))
     read = AvroDeserializer(confluent)
-    values = [read(one, SerializationContext(topic, MessageField.VALUE)) for one in encoded.values]
+    values = [read(value, SerializationContext(topic, MessageField.VALUE)) for value in encoded.values]
     assert values[0] == {**ROW, "zoned": "2024-02-29T01:02:03.000456Z"}
     assert values[2] == {**dict.fromkeys(ROW), "id": 3}
     assert read(encoded.keys[1], SerializationContext(topic, MessageField.KEY)) == {"id": 2}
@@ -182,10 +182,12 @@ def test_confluents_deserialiser_reads_our_envelopes(
 ) -> None:
     encoded = AvroFormat(client, envelope=True).encode(topic, batch(before=True))
     read = AvroDeserializer(confluent)
-    values = [read(one, SerializationContext(topic, MessageField.VALUE)) if one else None for one in encoded.values]
+    values = [
+        read(value, SerializationContext(topic, MessageField.VALUE)) if value else None for value in encoded.values
+    ]
     told = [
-        one and (one["op"], one["before"] and one["before"]["id"], one["after"] and one["after"]["id"])
-        for one in values
+        value and (value["op"], value["before"] and value["before"]["id"], value["after"] and value["after"]["id"])
+        for value in values
     ]
     assert told == [("r", None, 1), ("u", 2, 2), ("c", None, 3), ("d", 4, None), None, ("t", None, None)]
     assert values[0]["source"]["lsn"] == 5 and values[0]["source"]["name"] == "shop"

@@ -100,7 +100,7 @@ class Automaton:
         if row.key is None:
             self.tell(place, "expired", "the key is NULL", prediction=row)
             return
-        labels = [one for one in self.labels if one.key == row.key]
+        labels = [label for label in self.labels if label.key == row.key]
         if labels and self.near(labels[-1], row):
             labels[-1].used = True
             row.grade = self.tell(place, "graded", "", prediction=row, label=labels[-1])
@@ -116,7 +116,7 @@ class Automaton:
         if row.key is None:
             self.tell(place, "orphan", "the key is NULL", label=row)
             return
-        mine = [one for one in self.predictions if one.key == row.key]
+        mine = [prediction for prediction in self.predictions if prediction.key == row.key]
         if matching := [one for one in mine if self.near(one, row)]:
             self.grade(place, row, matching)
         elif self.too_late(place, row, [one for one in mine if row.time > one.time + self.within]):

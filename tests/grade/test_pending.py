@@ -157,7 +157,7 @@ def test_different_truths_have_different_codes() -> None:
         pa.array([2**53, 2**53 + 1, 2**53 - 1, 2**60 + 1]),
         pa.array(["", "a", "b", "0", "1"]),
     ]
-    codes = [code for one in values for code in truth_codes(one).tolist()]
+    codes = [code for value in values for code in truth_codes(value).tolist()]
     assert len(set(codes)) == len(codes)
 
 

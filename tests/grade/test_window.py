@@ -56,7 +56,7 @@ def cell(value: Any) -> str:
 
 
 def seconds(*values: float) -> np.ndarray:
-    return np.array([round(one * 1e6) for one in values], np.int64)
+    return np.array([round(value * 1e6) for value in values], np.int64)
 
 
 # -- tables: rows (time in seconds, group, value), and the lines that they give -------------------------------------
@@ -574,7 +574,8 @@ def pushed(window: Window, rows: list[Row]) -> Results:
 
 def tuples(lines: Results) -> list[tuple[Any, ...]]:
     columns = [
-        (one.view(pa.int64()) if pa.types.is_timestamp(one.type) else one).to_pylist() for one in lines.records.columns
+        (column.view(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
+        for column in lines.records.columns
     ]
     return list(zip(lines.place.tolist(), *columns, strict=True))
 
@@ -621,14 +622,14 @@ def test_equal_to_row_by_row_however_rows_are_grouped(
             if data.draw(st.booleans(), label="restore"):
                 window = restored(window)
 
-    for one in rows:
-        if isinstance(one, int):
+    for row in rows:
+        if isinstance(row, int):
             flush()
-            oracle.tick(one) if not spec.rows else None
-            found.extend(tuples(window.advance(one)))
+            oracle.tick(row) if not spec.rows else None
+            found.extend(tuples(window.advance(row)))
         else:
-            oracle.push(one)
-            waiting.append(one)
+            oracle.push(row)
+            waiting.append(row)
             if data.draw(st.integers(0, 3), label="cut") == 0:
                 flush()
     flush()

@@ -123,4 +123,4 @@ def _all(count: int, appended: int) -> None:
 
 
 def _equal(report: Any) -> None:
-    assert report.result == "equal", [(one.task, one.differences) for one in report.tasks if one.differences]
+    assert report.result == "equal", [(task.task, task.differences) for task in report.tasks if task.differences]

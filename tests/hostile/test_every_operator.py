@@ -85,7 +85,7 @@ def test_operators_go_on(captured: Captured, tmp_path: Path, every: bool, part: 
 
 
 def _equal(report: Any) -> None:
-    assert report.result == "equal", [(one.task, one.differences) for one in report.tasks if one.differences]
+    assert report.result == "equal", [(task.task, task.differences) for task in report.tasks if task.differences]
 
 
 def _nothing_is_lost(held: Log, captured: Captured, kind: str) -> None:
@@ -93,14 +93,14 @@ def _nothing_is_lost(held: Log, captured: Captured, kind: str) -> None:
     topic = captured.topics[kind]
     name = topic.rpartition(".")[2]
     found = counts(held)
-    rows = sum(one.num_rows for one in captured.batches[kind])
+    rows = sum(batch.num_rows for batch in captured.batches[kind])
     assert found.get(f"{name}_scored", 0) == rows, f"{found.get(f'{name}_scored')} predictions of {rows} rows"
     letters = [row for entry in held.read_topic(f"{topic}.dlq") for row in entry.records.to_pylist()]
     assert all(row["reason"] and row["stage"] for row in letters)
-    groups = len({key for one in captured.batches[kind] for key in keys(one.column("v"))})
+    groups = len({key for batch in captured.batches[kind] for key in keys(batch.column("v"))})
     for word, lines in (("unique", rows - 2), ("of", rows - 2), ("extremes", rows - 2), ("by", rows - groups)):
         assert found.get(f"{name}_{word}", 0) == lines, f"{word}: {found.get(f'{name}_{word}')} lines of {lines}"
-    nulls = sum(one.column("v").null_count for one in captured.batches[kind])
+    nulls = sum(batch.column("v").null_count for batch in captured.batches[kind])
     assert sum(row["reason"] == "the time «v» is NULL" for row in letters) == nulls, "rows without a time"
     refused = {row["reason"] for row in letters if row["stage"] == "derive"}
     for word in ("mean", "sum"):

@@ -84,7 +84,7 @@ def deliver(spec: SinkSpec, kind: str, batches: Sequence[Batch]) -> list[Reason]
 
 
 def same(found: Sequence[Any], batches: Sequence[Batch], refused: Sequence[Reason]) -> None:
-    rows = sum(one.num_rows for one in batches)
+    rows = sum(batch.num_rows for batch in batches)
     assert len(found) + len(refused) == rows, f"{len(found)} delivered and {len(refused)} refused of {rows}"
     assert all(reason for _, reason in refused)
 
@@ -111,10 +111,12 @@ def test_files_of_parquet_hold_everything(captured: Captured, tmp_path: Path, by
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         refused = deliver(parquet_spec(folder, partition_by=by, rows_per_file=1), kind, batches)
         files = [one for one in folder.rglob("*.parquet") if not one.name.startswith(".")]
-        same([row for one in files for row in range(pq.ParquetFile(one).metadata.num_rows)], batches, refused)
+        same([row for file in files for row in range(pq.ParquetFile(file).metadata.num_rows)], batches, refused)
         if by is None:
-            stored = [key for one in sorted(files) for key in plain_values.keys(pq.ParquetFile(one).read().column("v"))]
-            given = [key for one in batches for key in plain_values.keys(one.column("v"))]
+            stored = [
+                key for file in sorted(files) for key in plain_values.keys(pq.ParquetFile(file).read().column("v"))
+            ]
+            given = [key for batch in batches for key in plain_values.keys(batch.column("v"))]
             assert sorted(map(repr, stored)) == sorted(map(repr, given))
 
     with gathered() as check:
@@ -130,7 +132,7 @@ def test_a_receiver_gets_everything(captured: Captured) -> None:
             def run(kind: str = kind, batches: list[Batch] = batches) -> None:
                 receiver.requests.clear()
                 refused = deliver(http_spec(receiver.url), kind, batches)
-                same([one.row for one in receiver.requests], batches, refused)
+                same([request.row for request in receiver.requests], batches, refused)
 
             check(kind, run)
 
@@ -151,7 +153,7 @@ def test_tables_hold_everything(captured: Captured, dsn: str, query: Query, key:
 
 
 def _rows(batches: Sequence[Batch]) -> int:
-    return sum(one.num_rows for one in batches)
+    return sum(batch.num_rows for batch in batches)
 
 
 def test_a_table_has_the_times_of_postgresql(captured: Captured, dsn: str, query: Query) -> None:
@@ -159,7 +161,7 @@ def test_a_table_has_the_times_of_postgresql(captured: Captured, dsn: str, query
         refused = deliver(table_spec(dsn, f"t {kind}", key="id"), kind, captured.batches[kind])
         assert not refused
         stored = {row[0] for row in query(f'select v::text from "t {kind}"')}
-        given = {text for one in captured.batches[kind] for text in plain_values.texts(one.column("v"))}
+        given = {text for batch in captured.batches[kind] for text in plain_values.texts(batch.column("v"))}
         assert stored == given
 
 

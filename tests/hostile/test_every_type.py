@@ -60,7 +60,7 @@ def test_every_type_of_capture_is_in_the_table() -> None:
 def test_capture_takes_each_row_or_says_why_not(captured: Captured) -> None:
     with gathered() as check:
         for kind, count in captured.inserted.items():
-            rows, dead = sum(one.num_rows for one in captured.batches[kind]), captured.dead[kind]
+            rows, dead = sum(batch.num_rows for batch in captured.batches[kind]), captured.dead[kind]
 
             def all_there(count: int = count, rows: int = rows, dead: list[str] = dead) -> None:
                 assert rows + len(dead) == count, f"{rows} rows and {len(dead)} dead letters of {count}"
@@ -71,7 +71,7 @@ def test_capture_takes_each_row_or_says_why_not(captured: Captured) -> None:
 
 def test_snapshot_and_stream_say_the_same(captured: Captured) -> None:
     def told(batches: list[Batch], op: str) -> list[str]:
-        chosen = [one.filter(one.op == ord(op)) for one in batches]
+        chosen = [batch.filter(batch.op == ord(op)) for batch in batches]
         return sorted(repr(key) for one in chosen for key in plain_values.keys(one.column("v")))
 
     with gathered() as check:
@@ -79,7 +79,7 @@ def test_snapshot_and_stream_say_the_same(captured: Captured) -> None:
 
             def same(kind: str = kind, batches: list[Batch] = batches) -> None:
                 assert told(batches, "r") == told(batches, "c")
-                assert len({one.rows.schema for one in batches}) <= 1
+                assert len({batch.rows.schema for batch in batches}) <= 1
                 assert len(captured.dead[kind]) == 2 * len(set(captured.dead[kind]))
 
             check(kind, same)
@@ -110,7 +110,7 @@ def test_whole_topics_are_read(captured: Captured) -> None:
 
     def look(kind: str, topic: str) -> None:
         held = app.topic(topic).read()
-        count = sum(one.num_rows for one in captured.batches[kind])
+        count = sum(batch.num_rows for batch in captured.batches[kind])
         assert len(held) == count
         assert repr(held) and held._repr_html_()
         frame = held.to_pandas()

@@ -169,7 +169,7 @@ def test_every_value_in_every_sink(
 
     answers = {name: value for name, (_, _, value) in VALUES.items() if value is not None}
     for sink, lines in (
-        ("http", [one.row for one in receiver.requests]),
+        ("http", [request.row for request in receiver.requests]),
         ("console", [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]),
     ):
         assert set(by_name[sink]) == VALUES.keys() - answers.keys()
@@ -180,7 +180,7 @@ def test_every_value_in_every_sink(
     client: Any = pymongo.MongoClient(mongo.uri, tz_aware=True)
     for sink, collection in (("mongo", "keyed"), ("mongo_added", "added")):
         assert set(by_name[sink]) == NOT_IN_MONGO, by_name[sink]
-        found = sorted(one["id"] for one in client["hostile"][collection].find({}, ["id"]))
+        found = sorted(row["id"] for row in client["hostile"][collection].find({}, ["id"]))
         assert found == sorted(everything - set(bad[sink]))
     assert client["hostile"]["keyed"].find_one({"id": 1})["infinity"] == "infinity"
     client.close()
@@ -285,7 +285,7 @@ def test_a_failure_of_a_library_is_one_row_s(tmp_path: Path, monkeypatch: pytest
         app.topic("in").to_http(receiver.url, name="http")
         for _ in range(2):
             app.run(until="caught-up")
-        assert [one.row["id"] for one in receiver.requests] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+        assert [request.row["id"] for request in receiver.requests] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
     held = open_log(tmp_path / "log", writer=False)
     try:
         reasons = [row["reason"] for entry in held.read_topic("in.dlq") for row in entry.records.to_pylist()]

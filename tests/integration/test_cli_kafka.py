@@ -68,7 +68,7 @@ def rows(text: str) -> list[dict[str, Any]]:
 
 
 def test_list_and_show(log: str, tmp_path: Path) -> None:
-    listed = {one["topic"]: one for one in json.loads(command("topics", "list", "--json", log=log, cwd=tmp_path))}
+    listed = {load["topic"]: load for load in json.loads(command("topics", "list", "--json", log=log, cwd=tmp_path))}
     assert list(listed) == sorted(["empty", "orders", *(t for t in listed if "iris" in t)])
     assert {name: (one["rows"], one["pipeline"]) for name, one in listed.items()} == {
         "empty": (0, None),
@@ -80,9 +80,9 @@ def test_list_and_show(log: str, tmp_path: Path) -> None:
     }
     assert listed["iris_predictions"]["last_offset"] == 32
     named = json.loads(command("topics", "list", "--json", log=f"{log}/iris", cwd=tmp_path))
-    assert [one["topic"] for one in named] == [name for name in listed if "iris" in name]
+    assert [row["topic"] for row in named] == [name for name in listed if "iris" in name]
     internal = json.loads(command("topics", "list", "--json", "--internal", log=log, cwd=tmp_path))
-    assert "__headrace.iris.changelog" in [one["topic"] for one in internal]
+    assert "__headrace.iris.changelog" in [row["topic"] for row in internal]
 
     about = json.loads(command("topics", "show", "orders", "--json", log=log, cwd=tmp_path))
     assert (about["format"], about["partitions"], about["last_ts"][:10]) == ("json", 2, "2023-11-14")
@@ -95,16 +95,16 @@ def test_list_and_show(log: str, tmp_path: Path) -> None:
 
 def test_cat(log: str, cluster: KafkaBroker, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = rows(command("topics", "cat", "iris_predictions", "--from", "30", log=log, cwd=tmp_path))
-    assert [one["id"] for one in found] == [31, 32, 33]
+    assert [row["id"] for row in found] == [31, 32, 33]
     first = rows(command("topics", "cat", "iris_predictions", "--json", "--limit", "1", log=log, cwd=tmp_path))[0]
     assert (first["topic"], first["partition"], first["offset"], first["key"]) == ("iris_predictions", 0, 0, {"id": 1})
     assert first["payload"]["status"] == "ok"
     assert "__position" in first["headers"]
     assert len(rows(command("topics", "cat", "iris_predictions", "--json", log=log, cwd=tmp_path))) == 33
 
-    assert [one["id"] for one in rows(command("topics", "cat", "orders", log=log, cwd=tmp_path))] == [1, 2, 3]
+    assert [row["id"] for row in rows(command("topics", "cat", "orders", log=log, cwd=tmp_path))] == [1, 2, 3]
     found = rows(command("topics", "cat", "orders", "--json", log=log, cwd=tmp_path))
-    assert [(one["partition"], one["offset"]) for one in found] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert [(row["partition"], row["offset"]) for row in found] == [(0, 0), (0, 1), (0, 2), (1, 0)]
     assert (found[0]["ts"], found[0]["headers"], found[0]["key"]) == (1_700_000_000_000, ["trace", "7"], "k")
     assert (found[0]["payload"], found[1]["encoding"]) == ({"id": 1, "price": 2.5}, "base64")
     assert command("topics", "cat", "empty", log=log, cwd=tmp_path) == ""
@@ -176,7 +176,7 @@ def test_a_laptops_log_goes_on_in_the_cluster(cluster: KafkaBroker, database: Da
     result = json.loads(headrace(*run, "--log", log, cwd=tmp_path))
     assert result["models"][0]["rows"] == result["models"][0]["predicted"] == 100
     answers = rows(command("topics", "cat", "answers", log=log, cwd=tmp_path))
-    assert [one["id"] for one in answers] == list(range(1, 101))
+    assert [answer["id"] for answer in answers] == list(range(1, 101))
     assert json.loads(command("verify", "shop.py", "--json", log=log, cwd=tmp_path))["result"] == "equal"
 
     headrace("topics", "copy", "--from", log, "--to", "back.headrace", "--json", cwd=tmp_path)
@@ -192,4 +192,4 @@ def test_a_laptops_log_goes_on_in_the_cluster(cluster: KafkaBroker, database: Da
 
 def _pipelines(log: str, cwd: Path) -> int:
     listed = json.loads(command("topics", "list", "--json", "--internal", log=log, cwd=cwd))
-    return sum(one["topic"].endswith(".changelog") for one in listed)
+    return sum(row["topic"].endswith(".changelog") for row in listed)

@@ -86,7 +86,7 @@ def test_the_notebook_on_a_file(database: Database, tmp_path: Path) -> None:
     notebook(database, app)
     # The pipeline does not run any more.
     batches = list(app.topic("tf.public.mnist_train").select("pixels", "labels").dataset(64))
-    assert sum(one.num_rows for one in batches) == 400
+    assert sum(batch.num_rows for batch in batches) == 400
 
 
 def test_the_notebook_in_memory(database: Database) -> None:

@@ -587,7 +587,7 @@ def test_every_difference_is_one(captured: Captured) -> None:
     """The table of differences holds no line that is not needed; runs behind the comparisons."""
     if not HIT:
         pytest.skip("the comparisons did not run")
-    assert {(one.why, one.column) for one in DIFFERENCES} == HIT
+    assert {(difference.why, difference.column) for difference in DIFFERENCES} == HIT
 
 
 def test_a_pipeline_takes_the_topics_in(captured: Captured, broker: KafkaBroker) -> None:

@@ -163,10 +163,10 @@ def simulated_row(one: Result) -> Result:
 
 
 def simulated_means(graded: list[Result]) -> dict[str, float | None]:
-    species = list(dict.fromkeys(one["Species"] for one in graded))
+    species = list(dict.fromkeys(row["Species"] for row in graded))
 
     def mean(name: str, chosen: Callable[[int], bool]) -> float | None:
-        errors = [one["error"] for one in graded if one["Species"] == name and chosen(one["version"])]
+        errors = [row["error"] for row in graded if row["Species"] == name and chosen(row["version"])]
         return float(np.mean(errors)) if errors else None
 
     before = {f"{name}_before": mean(name, lambda version: version == 1) for name in species}

@@ -75,8 +75,8 @@ def test_from_debezium(flavour: str, correct: list[int], cluster: KafkaBroker, t
     values = [json.loads(message.value()) for message in found]
     assert [value["id"] for value in values] == list(range(1, 34))
     predictions = [value["prediction"] for value in values]
-    assert predictions == [one for round_ in result["rounds"] for one in round_["predictions"]]
-    assert [value["iris_class"] for value in values] == [one for r in result["rounds"] for one in r["labels"]]
+    assert predictions == [prediction for round_ in result["rounds"] for prediction in round_["predictions"]]
+    assert [value["iris_class"] for value in values] == [label for r in result["rounds"] for label in r["labels"]]
     assert len(consumed(cluster, f"{flavour}.public.iris_train")) == 277
     assert headrace(*demo, cwd=tmp_path, code=2) == ""
 

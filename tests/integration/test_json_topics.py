@@ -132,7 +132,9 @@ def stored(log: str, name: str, topic: str) -> list[tuple[str, str, str]]:
             for row in range(entry.records.num_rows):
                 some = entry.records.slice(row, 1).select(own)
                 types = ", ".join(f"{one.name}: {one.type}" for one in some.schema)
-                found.append((types, repr([values(one)[0] for one in some.columns]), str(entry.records["__op"][row])))
+                found.append(
+                    (types, repr([values(column)[0] for column in some.columns]), str(entry.records["__op"][row]))
+                )
         return found
 
 
@@ -166,7 +168,7 @@ def test_a_pipeline_takes_everything_and_everything_can_be_looked_at(
         if expected:
             assert shown(log, app.name, f"{prefix}{topic}") == list(map(str, expected)), topic
     numbers = app.topic(f"{prefix}numbers").read().to_arrow()["x"]
-    assert [str(one.as_py()).rstrip("0").rstrip(".") for one in numbers][:3] == ["9007199254740993", "0.5", "1"]
+    assert [str(number.as_py()).rstrip("0").rstrip(".") for number in numbers][:3] == ["9007199254740993", "0.5", "1"]
     with closing(open_log(log, writer=False, name=app.name, codec=codec_for())) as held:
         assert verify(app.plan(), held).result == "equal"
     for topic in ("numbers", "unlucky", "zoned"):  # as the log has them, and as they lie on the cluster

@@ -467,7 +467,7 @@ def test_keys_have_a_format_of_their_own(
         *((one.key(), one.value()) for one in consumed(broker, f"{topic_prefix}-typed")), strict=True
     )
     assert (json.loads(key)["payload"], value) == ({"id": 7}, VALUES["json"])
-    assert [one["type"] for one in json.loads(key)["schema"]["fields"]] == ["int32"]
+    assert [field["type"] for field in json.loads(key)["schema"]["fields"]] == ["int32"]
     for output in [*outputs, typed]:
         again = [(row["op"], row["id"]) for row in output.read().to_arrow().to_pylist()]
         assert again == [("r", 7), ("d", 7)], output

@@ -117,7 +117,7 @@ def test_keys_of_every_type_match_by_value_over_a_restart(database: Database, tm
             # Of two equal truth values the labels meet both predictions.
             assert len(good) == (3 if name not in ("flag", "value") else len(good)) and len(good) >= 3, (name, met)
             assert name == "flag" or {one[1] for one in good} == {0.0}, (name, met)
-        assert not [one for one in running.log.topics() if one.endswith(".dlq")]
+        assert not [topic for topic in running.log.topics() if topic.endswith(".dlq")]
     with contextlib.closing(open_log(str(log), writer=False)) as held:
         assert verify(app.plan(), held).result == "equal"
 
@@ -158,10 +158,10 @@ def test_keys_of_topics_that_never_match_go_to_the_dead_letters() -> None:
         running.append("labels", [{"k": "3", "y": 1.0}, {"k": None, "y": 1.0}])
         running.wait(60)
         letters = app.topic("labels.dlq").read().to_arrow().to_pylist()
-        assert [json.loads(one["row"])["k"] for one in letters] == ["1", "2"]
-        assert {one["reason"] for one in letters} == {
+        assert [json.loads(letter["row"])["k"] for letter in letters] == ["1", "2"]
+        assert {letter["reason"] for letter in letters} == {
             "the key «k» is text here, and a number in rows: no two would match"
         }
         grades = app.topic("g").read().to_arrow().to_pylist()
-        assert [(one["x"], one["status"]) for one in grades] == [(1.0, "graded"), (None, "orphan")]
+        assert [(grade["x"], grade["status"]) for grade in grades] == [(1.0, "graded"), (None, "orphan")]
         assert grades[1]["reason"] == "the key is NULL"

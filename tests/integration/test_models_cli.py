@@ -95,10 +95,10 @@ def test_versions_are_listed_and_shown(log: str) -> None:
     assert (row["version"], row["versions"], row["tags"], row["rows"]) == (4, 4, {}, 60)
     shown = command("models", "show", "m", log=log)
     assert {"declared", "versions", "checkpoints"} <= shown.keys()
-    assert [one["version"] for one in shown["versions"]] == [1, 2, 3, 4]
-    assert [one["parent"] for one in shown["versions"]] == [None, 1, 2, 3]
-    assert [one["rows"] for one in shown["versions"]] == [20, 40, 60, 60]
-    assert [one["current"] for one in shown["versions"]] == [False, False, False, True]
+    assert [version["version"] for version in shown["versions"]] == [1, 2, 3, 4]
+    assert [version["parent"] for version in shown["versions"]] == [None, 1, 2, 3]
+    assert [version["rows"] for version in shown["versions"]] == [20, 40, 60, 60]
+    assert [version["current"] for version in shown["versions"]] == [False, False, False, True]
     assert shown["versions"][2]["hash"] == shown["versions"][3]["hash"] == row["hash"]
     assert shown["versions"][0]["learned"] == {"rows": 20}
     assert shown["versions"][0]["libraries"]["numpy"] == np.__version__
@@ -164,7 +164,7 @@ def test_a_tag_on_the_current_version_keeps_its_state_when_it_ends(log: str) -> 
     learned(app, 1)
     command("models", "tag", "m", "2", "here", log=log)
     learned(app, 2, 3, 4)
-    kept = [one["version"] for one in command("models", "show", "m", log=log)["versions"] if one["kept"]]
+    kept = [version["version"] for version in command("models", "show", "m", log=log)["versions"] if version["kept"]]
     assert kept == [2, 4]
     assert command("models", "list", log=log)[0]["tags"] == {"here": 2}
 
@@ -219,7 +219,7 @@ def test_going_back_to_any_place(log: str, live: bool) -> None:
     assert (shown[3]["parent"], shown[3]["reason"]) == (1, "rollback to version 1 at 0/0:14")
     assert shown[3]["rows"] == 20
     last = command("explain", "answers", "44", log=log)
-    assert [(one["first"], one["last"]) for one in last["learned"]] == [(0, 14)]
+    assert [(row["first"], row["last"]) for row in last["learned"]] == [(0, 14)]
     held = open_log(log, writer=False)
     state = held.records("artifact", "m/000001@")["m/000001@0/0:14"]
     held.close()
@@ -233,10 +233,10 @@ def test_what_moved_between_two_versions(log: str) -> None:
     assert found["positions"]["rows"] == {"a": 20, "b": 60}
     accuracy = found["metrics"]["rows"]["accuracy"]
     assert accuracy["change"] == accuracy["b"] - accuracy["a"]
-    moved = [one for one in found["state"] if one["changed"] and one["norm"]]
+    moved = [row for row in found["state"] if row["changed"] and row["norm"]]
     assert moved
-    assert all(0 < one["max_abs"] <= one["norm"] for one in moved)
-    assert [one for one in command("models", "diff", "m", "2", "2", log=log)["state"] if one["changed"]] == []
+    assert all(0 < row["max_abs"] <= row["norm"] for row in moved)
+    assert [row for row in command("models", "diff", "m", "2", "2", log=log)["state"] if row["changed"]] == []
     run_python([HEADRACE, "models", "diff", "m", "1", "2", "--log", log], check=True, timeout=60)
 
 
@@ -294,7 +294,7 @@ def test_an_estimator_is_exported(log: str, tmp_path: Path) -> None:
     if "model.onnx" in done["files"]:
         onnx = pytest.importorskip("onnxruntime")
         session = onnx.InferenceSession(folder / "model.onnx")
-        (name,) = [one.name for one in session.get_inputs()]
+        (name,) = [get_input.name for get_input in session.get_inputs()]
         assert session.run(None, {name: np.array(GRID, np.float32)})[0].tolist() == now
     else:
         assert "skl2onnx is not installed" in card
@@ -424,12 +424,12 @@ def test_on_kafka_a_command_stops_no_pipeline(broker: KafkaBroker, topic_prefix:
         running.wait()
         assert running["m"].version == 5
     shown = command("models", "show", "m", log=log)["versions"]
-    assert [one["parent"] for one in shown] == [None, 1, 2, 1, 2]
+    assert [row["parent"] for row in shown] == [None, 1, 2, 1, 2]
     last = answers_of(app, f"{topic_prefix}-answers")[-1]
     made = command("models", "rebuild", "m", "--at", last["model_position"], log=log)
     assert made["position"] == last["model_position"]
     said = command("explain", f"{topic_prefix}-answers", "47", log=log)
-    assert [(one["version"], one["first"], one["last"]) for one in said["learned"]] == [(1, 0, 19), (2, 20, 39)]
+    assert [(row["version"], row["first"], row["last"]) for row in said["learned"]] == [(1, 0, 19), (2, 20, 39)]
 
 
 def answers_of(app: hr.App, topic: str) -> list[dict[str, Any]]:

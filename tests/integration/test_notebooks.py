@@ -66,4 +66,4 @@ def test_a_stored_notebook_is_whole_and_holds_no_error(name: str) -> None:
     nbformat.validate(stored)
     outputs = [one for cell in stored.cells for one in cell.get("outputs", [])]
     assert outputs
-    assert not [one for one in outputs if one.output_type == "error" or one.get("name") == "stderr"]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]

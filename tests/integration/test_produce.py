@@ -102,13 +102,13 @@ def test_files(name: str, write: Callable[[Path], None], tmp_path: Path) -> None
         "ended": "input",
     }
     found = rows("t", tmp_path)
-    assert [(one["id"], one.get("name"), one.get("x")) for one in found] == [
+    assert [(row["id"], row.get("name"), row.get("x")) for row in found] == [
         (1, "a", None),
         (2, None, 0.5),
         (3, None, None),
     ]
-    assert [one["op"] for one in found] == ["c"] * 3
-    assert [one["position"] for one in found] == ["0/0:0", "0/0:1", "0/0:2"]
+    assert [row["op"] for row in found] == ["c"] * 3
+    assert [row["position"] for row in found] == ["0/0:0", "0/0:1", "0/0:2"]
     with closing(open_log(tmp_path / LOG, writer=False)) as log:
         assert Batch(log.read_topic("t")[0].records).key_columns == ("id",)
     assert produce("t", "--file", name, "--limit", "1", cwd=tmp_path)["first_offset"] == 3  # without an id: again
@@ -123,7 +123,7 @@ def test_the_real_digits(shared_data: Path, tmp_path: Path) -> None:
     assert found.schema.names == ["id", "pixels", "label"] and found.schema.types[1:] == [pa.binary(), pa.int16()]
     assert found["label"][:5].to_pylist() == [7, 2, 1, 0, 4]
     assert found["id"].to_pylist() == list(range(1, 10_001))
-    assert {len(one) for one in found["pixels"].to_pylist()} == {784}
+    assert {len(row) for row in found["pixels"].to_pylist()} == {784}
 
 
 def test_standard_input_as_it_comes(tmp_path: Path) -> None:
@@ -137,13 +137,13 @@ def test_standard_input_as_it_comes(tmp_path: Path) -> None:
         process.stdin.write(b': 2.5}\n{"n": 3, "more": true}')
         process.stdin.close()
         assert json.loads(process.stdout.read())["rows"] == 3
-    assert [(one["n"], one.get("more")) for one in rows("t", tmp_path)] == [(1, None), (2.5, None), (3, True)]
+    assert [(row["n"], row.get("more")) for row in rows("t", tmp_path)] == [(1, None), (2.5, None), (3, True)]
 
 
 def test_event_time(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text("at,n\n2024-02-29T12:00:00Z,1\n2024-02-29T13:00:00.5Z,2\n")
     produce("t", "--file", "f.csv", "--time-column", "at", cwd=tmp_path)
-    assert [one["ts"] for one in rows("t", tmp_path)] == [
+    assert [row["ts"] for row in rows("t", tmp_path)] == [
         "2024-02-29T12:00:00+00:00",
         "2024-02-29T13:00:00.500000+00:00",
     ]
@@ -192,7 +192,7 @@ def test_throttled(tmp_path: Path) -> None:
     result = produce("t", "--file", "f.jsonl", "--rate", "20/s", cwd=tmp_path)
     assert result["rows"] == 40 and time.monotonic() - since >= 38 / 20
     with closing(open_log(tmp_path / LOG, writer=False)) as log:
-        assert {one.rows for one in log.extents("t")} == {2}
+        assert {extent.rows for extent in log.extents("t")} == {2}
     assert (Throttle(0.5).rows, Throttle(1e9).rows, Throttle().rows) == (1, 8192, 8192)
 
 
@@ -210,7 +210,7 @@ def test_a_restart_goes_on_behind_what_is_written(tmp_path: Path) -> None:
     with file.open("a") as stream:  # a column widens and another comes: the rows written are still known
         stream.write('{"n": 100.5, "more": 1}\n')
     assert produce(*told, cwd=tmp_path)["rows"] == 1
-    assert [one["n"] for one in rows("t", tmp_path)] == [*range(100), 100.5]
+    assert [row["n"] for row in rows("t", tmp_path)] == [*range(100), 100.5]
     assert produce("t", "--file", "f.jsonl", "--producer-id", "q", "--limit", "2", cwd=tmp_path)["first_offset"] == 101
     assert produce("u", "--file", "f.jsonl", "--producer-id", "p", "--limit", "2", cwd=tmp_path)["first_offset"] == 0
 
@@ -248,7 +248,7 @@ def test_interrupted_and_started_again(number: signal.Signals, stdin: bool, tmp_
         timeout=DEADLINE,
     )
     assert 60 <= json.loads(last.stdout)["skipped"] < 400
-    assert [one["n"] for one in rows("t", tmp_path)] == list(range(400))
+    assert [row["n"] for row in rows("t", tmp_path)] == list(range(400))
 
 
 def killed_at(point: str, *arguments: str, cwd: Path, log: str) -> None:
@@ -271,7 +271,7 @@ def test_killed_at_an_edge_of_the_commit(point: str, kept: int, tmp_path: Path) 
     killed_at(point, *told, cwd=tmp_path, log=LOG)
     assert written(tmp_path) == kept
     assert produce(*told, cwd=tmp_path)["skipped"] == kept
-    assert [one["n"] for one in rows("t", tmp_path)] == list(range(150))
+    assert [row["n"] for row in rows("t", tmp_path)] == list(range(150))
 
 
 @pytest.mark.parametrize("point", ["log.before-commit", "log.delivered", "log.sent", "log.after-commit"])
@@ -385,7 +385,7 @@ def test_a_pipeline_in_a_file_learns_what_was_appended_before(tmp_path: Path) ->
         produce("t", "--file", "f.jsonl", "--producer-id", "p", "--limit", limit, cwd=tmp_path)
         result = json.loads(headrace("run", "app.py", "--until-caught-up", "--json", cwd=tmp_path))
         assert result["models"][0]["rows"] == result["models"][0]["predicted"] == int(limit)
-    assert [one["n"] for one in rows("a.answers", tmp_path)] == list(range(64))
+    assert [row["n"] for row in rows("a.answers", tmp_path)] == list(range(64))
     assert json.loads(headrace("verify", "app.py", "--json", cwd=tmp_path))["result"] == "equal"
 
 
@@ -405,7 +405,7 @@ def test_a_running_pipeline_on_a_cluster_learns_while_rows_are_appended(
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE) == 0
-    assert [one["n"] for one in rows(f"{topic_prefix}.answers", tmp_path, where)] == list(range(96))
+    assert [row["n"] for row in rows(f"{topic_prefix}.answers", tmp_path, where)] == list(range(96))
 
 
 def answered(count: int, where: str, topic: str) -> bool:
@@ -431,7 +431,7 @@ def test_on_a_cluster(broker: KafkaBroker, topic_prefix: str, tmp_path: Path) ->
     assert (first["rows"], first["log"]) == (120, f"{where}/produce.{topic}")
     second = produce(*told, "--rate", "5000/s", cwd=tmp_path, log=where)
     assert (second["rows"], second["skipped"], second["last_offset"]) == (180, 120, 299)
-    assert [one["n"] for one in rows(topic, tmp_path, where)] == list(range(300))
+    assert [row["n"] for row in rows(topic, tmp_path, where)] == list(range(300))
     raw = consumed(broker, topic, 300)
     assert [json.loads(value)["n"] for _, value in raw] == list(range(300))
     assert json.loads(raw[7][0]) == {"n": 7}
@@ -444,7 +444,7 @@ def test_image_and_label_messages(broker: KafkaBroker, topic_prefix: str, shared
     assert produce(*told, cwd=tmp_path, log=where)["rows"] == 5
     values = [value for _, value in consumed(broker, topic_prefix, 5)]
     assert [(len(value), value[-1]) for value in values] == [(785, 7), (785, 2), (785, 1), (785, 0), (785, 4)]
-    assert [(one["id"], one["label"]) for one in rows(topic_prefix, tmp_path, where)] == [
+    assert [(row["id"], row["label"]) for row in rows(topic_prefix, tmp_path, where)] == [
         (1, 7),
         (2, 2),
         (3, 1),

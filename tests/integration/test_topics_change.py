@@ -18,7 +18,7 @@ from tests.processes import HEADRACE, headrace, run_python
 
 def listed(log: str, cwd: Path) -> dict[str, Any]:
     found = json.loads(headrace("topics", "list", "--json", "--log", log, cwd=cwd))
-    return {one["topic"]: one for one in found}
+    return {row["topic"]: row for row in found}
 
 
 def test_on_a_file(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_run_verify_and_look_by_the_command_line(tables: Database, tmp_path: Pat
     assert [ran["models"][0][name] for name in ("rows", "pending", "predicted")] == [2, 1, 1]
     assert json.loads(headrace("verify", "shop.py", "--json", cwd=tmp_path))["result"] == "equal"
     listed = json.loads(headrace("topics", "list", "--json", cwd=tmp_path))
-    assert [(one["topic"], one["rows"], one["last_offset"]) for one in listed] == [
+    assert [(row["topic"], row["rows"], row["last_offset"]) for row in listed] == [
         ("answers", 1, 0),
         ("shop.public.f_test", 1, 0),
         ("shop.public.f_train", 3, 2),

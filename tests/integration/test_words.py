@@ -271,7 +271,7 @@ def test_every_word_on_every_kind_of_stream(database: Database, tmp_path: Path, 
         running.append("rows", rows(7))
         running.wait(120)
         silent = {key for key, look in product.looks.items() if not counted(look, running)}
-        letters = {one for one in running.log.topics() if one.endswith(".dlq")}
+        letters = {topic for topic in running.log.topics() if topic.endswith(".dlq")}
         assert verify(app.plan(), running.log).result == "equal"
     # What a column is missing for is told in the dead letters, or by the training.
     lacking = {("metrics", name) for name in ("grade", "evaluate", *rowsets, "truth")}

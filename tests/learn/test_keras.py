@@ -157,7 +157,7 @@ def test_what_cannot_be_taken_is_refused_when_it_is_declared(
 
 def test_the_users_model_stays_as_it_is() -> None:
     model = mlp()
-    before = [np.array(one) for one in model.get_weights()]
+    before = [np.array(get_weight) for get_weight in model.get_weights()]
     learner = adapted(model, classes=range(3))
     learner.learn(X, LABELS)
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
@@ -295,7 +295,7 @@ def test_unknown_labels_change_nothing(y: Any, words: str) -> None:
 def trained_apart(model: Any, *cuts: Any) -> list[Any]:
     for rows, y, weights in cuts:
         model.train_on_batch(rows.astype(np.float32), y, weights)
-    return [np.array(one) for one in model.get_weights()]
+    return [np.array(get_weight) for get_weight in model.get_weights()]
 
 
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean_with_sample_weight"]

@@ -183,7 +183,7 @@ def grids(k: int, d: int) -> dict[str, tuple[Any, Any]]:
 @pytest.mark.parametrize(("k", "d"), [(2, 1), (3, 4), (8, 8), (20, 3), (7, 10), (9, 8), (30, 33), (1, 5), (64, 2)])
 @pytest.mark.parametrize("kind", grids(2, 1))
 def test_nearest_is_what_direct_differences_say(k: int, d: int, kind: str) -> None:
-    X, centers = (np.ascontiguousarray(one) for one in grids(k, d)[kind])
+    X, centers = (np.ascontiguousarray(grid) for grid in grids(k, d)[kind])
     with np.errstate(all="raise", under="ignore"):  # nearest keeps its own overflows to itself
         labels = nearest(X, centers)
     assert labels.tolist() == by_definition(X, centers)

@@ -108,9 +108,9 @@ def one_hot(words: list[str], *, capacity: int) -> tuple[Floats, list[tuple[str,
 @pytest.mark.parametrize("span", [slice(45, 95), slice(0, 179), slice(70, 160)], ids=["both", "all", "walleye first"])
 def test_two_species_in_treatment_coding(fish: list[dict[str, Any]], span: slice) -> None:
     some = fish[span]
-    words = [one["Species"] for one in some]
-    plain = np.array([[one["Length"], one["Height"]] for one in some])
-    y = np.array([one["Weight"] for one in some])
+    words = [row["Species"] for row in some]
+    plain = np.array([[row["Length"], row["Height"]] for row in some])
+    y = np.array([row["Weight"] for row in some])
     columns, names = one_hot(words, capacity=32)
     model = learned(np.hstack([plain, columns]), y)
     design = np.column_stack([np.ones(len(y)), plain, [word == "walleye" for word in words]])
@@ -138,9 +138,9 @@ def test_one_species_has_no_coefficient_and_another_is_predicted_alike(training:
 
 def test_the_first_model_errs_on_the_new_species(training: tuple[Floats, Floats], fish: list[dict[str, Any]]) -> None:
     model = learned(*training)
-    predicted = model.predict(np.array([[one["Length"], one["Height"]] for one in fish]))
-    weights = np.array([one["Weight"] for one in fish])
-    errors, salmon = np.abs(predicted - weights) / weights, np.array([one["Species"] == "salmon" for one in fish])
+    predicted = model.predict(np.array([[row["Length"], row["Height"]] for row in fish]))
+    weights = np.array([row["Weight"] for row in fish])
+    errors, salmon = np.abs(predicted - weights) / weights, np.array([row["Species"] == "salmon" for row in fish])
     assert errors[salmon].mean() < 0.03
     assert errors[~salmon].mean() > 0.8
 

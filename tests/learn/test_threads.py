@@ -12,7 +12,7 @@ from headrace.learn.adapters.threads import one_thread
 
 
 def limits(api: str) -> set[int]:
-    return {one["num_threads"] for one in ThreadpoolController().select(user_api=api).info()}
+    return {row["num_threads"] for row in ThreadpoolController().select(user_api=api).info()}
 
 
 def test_who_leaves_first_does_not_lift_the_limit_of_the_other() -> None:

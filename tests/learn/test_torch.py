@@ -150,7 +150,7 @@ def test_a_learner_equals_the_library_called_directly(declare: str) -> None:
         learner.learn(rows, y)
     torch.manual_seed(3)
     by_hand(module, optimizer, nn.CrossEntropyLoss(), *CUTS)
-    own = [one.detach().numpy() for one in module.parameters()]
+    own = [parameter.detach().numpy() for parameter in module.parameters()]
     assert all((a == b).all() for a, b in zip(own, parameters(learner), strict=True))
     module.eval()
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_a_learner_equals_the_library_called_directly(declare: str) -> None:
 def test_the_users_module_optimizer_and_generator_stay_as_they_are() -> None:
     module = mlp()
     optimizer = adam(module.parameters())
-    before = [one.detach().numpy().copy() for one in module.parameters()]
+    before = [parameter.detach().numpy().copy() for parameter in module.parameters()]
     drawn, threads = torch.get_rng_state().numpy().copy(), torch.get_num_threads()
     learner = adapted(with_options(module, optimizer=optimizer, loss=nn.CrossEntropyLoss()), classes=range(3))
     learner.learn(X, LABELS)
@@ -180,7 +180,7 @@ def test_what_was_trained_before_goes_on() -> None:
     assert learner.ready
     learner.learn(*CUTS[2])
     by_hand(module, optimizer, nn.CrossEntropyLoss(), CUTS[2])  # with the moments of the optimizer
-    own = [one.detach().numpy() for one in module.parameters()]
+    own = [parameter.detach().numpy() for parameter in module.parameters()]
     assert all((a == b).all() for a, b in zip(own, parameters(learner), strict=True))
 
 

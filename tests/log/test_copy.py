@@ -26,7 +26,7 @@ CODEC = codec_for()
 
 
 def events(*ids: int, lsn: int = 1) -> pa.RecordBatch:
-    columns = {"id": pa.array(ids, pa.int32()), "x": [one / 7 for one in ids], "name": [f"n°{one}" for one in ids]}
+    columns = {"id": pa.array(ids, pa.int32()), "x": [id_ / 7 for id_ in ids], "name": [f"n°{one}" for one in ids]}
     return Batch.of(columns, op="c", lsn=lsn, ts_us=1_700_000_000_123_456, key=["id"], source="shop").records
 
 

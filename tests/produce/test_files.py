@@ -83,7 +83,7 @@ def test_a_type_is_that_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "f.csv.gz"
     path.write_bytes(gzip.compress(b"id,x\n" + b"".join(b"%d,%d\n" % (i, i) for i in range(99)) + b"99,late\n"))
     columns, schemas = table(path)
-    assert {str(one.field("x").type) for one in schemas} == {"string"} and len(schemas) > 1
+    assert {str(schema.field("x").type) for schema in schemas} == {"string"} and len(schemas) > 1
     assert columns["x"][98:] == ["98", "late"] and columns["id"] == list(range(100))
 
 

@@ -118,7 +118,7 @@ def test_a_directory(tmp_path: Path) -> None:
     put(tmp_path / "train-images-idx3-ubyte.gz", idx(2, 1, 1))
     put(tmp_path / "train-labels-idx1-ubyte.gz", idx(2))
     put(tmp_path / "train-labels-idx1-ubyte", idx(2))
-    assert [(one.name, len(one)) for one in read_sets(tmp_path)] == [("train", 2), ("t10k", 1)]
+    assert [(read_set.name, len(read_set)) for read_set in read_sets(tmp_path)] == [("train", 2), ("t10k", 1)]
     assert find_pairs(tmp_path)["train"][1].name == "train-labels-idx1-ubyte"
     put(tmp_path / "emnist-letters-train-images-idx3-ubyte", idx(2, 1, 1))
     put(tmp_path / "emnist-letters-train-labels-idx1-ubyte", idx(2))

@@ -43,15 +43,15 @@ class Bench:
         self.source.start(self.log)
         self.engine = Engine(self.plan, self.log, [self.source], clock=self.clock)
         with self.log.transaction() as txn:
-            for one in self.plan.models:
-                if registry.read_model(self.log, one.name) is None:
-                    registry.declare(self.log, txn, one.name, one.fingerprint(), 0, "app", None)
+            for model in self.plan.models:
+                if registry.read_model(self.log, model.name) is None:
+                    registry.declare(self.log, txn, model.name, model.fingerprint(), 0, "app", None)
         self.engine.recover()
         return self.engine
 
     def feed(self, values: Sequence[float], *, size: int = 2) -> None:
         for i in range(0, len(values), size):
-            rows = [{"x": float(one)} for one in values[i : i + size]]
+            rows = [{"x": float(value)} for value in values[i : i + size]]
             self.source.commit({TRAIN: rows, TEST: [{"x": float(values[i])}]}, ts_us=self.clock.now_us())
             self.clock.advance(0.4)
         self.rounds(len(values) // size + 3)

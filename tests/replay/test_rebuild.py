@@ -148,7 +148,7 @@ def test_the_nearest_checkpoint_is_where_it_begins() -> None:
     steps = registry.checkpoint_steps(bench.log, "m")
     last = bench.answers()[-1]["model_position"]
     found = rebuilt(bench, Place.parse(last))
-    assert found.from_checkpoint == max(one for one in steps if one <= 7)
+    assert found.from_checkpoint == max(step for step in steps if step <= 7)
     assert found.from_checkpoint + found.steps == 7
 
 

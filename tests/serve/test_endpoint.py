@@ -68,7 +68,7 @@ def test_wrong_input_is_told_by_field(client: Client, case: str) -> None:
     query, expected = WRONG[case]
     got = client.get("/prediction", **query)
     assert got.status == 422
-    found = [(one["loc"], one["msg"]) for one in got.json["detail"]]
+    found = [(row["loc"], row["msg"]) for row in got.json["detail"]]
     assert [loc for loc, _ in found] == [["query", name] for name, _ in expected]
     for (_, told), (_, part) in zip(found, expected, strict=True):
         assert part in told

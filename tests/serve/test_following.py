@@ -101,7 +101,11 @@ def test_a_follower_says_how_far_it_is(tmp_path: Path) -> None:
             running.append("measured", FISH[3:4])
             found = wait_until(lambda: follower.reached("weight", AtLeast(topic="measured", offset=3)))
             assert found.info.position == running["weight"].position
-            assert {one.name for one in follower.metrics()} >= {"model_version", "model_lag_rows", "model_learned"}
+            assert {metric.name for metric in follower.metrics()} >= {
+                "model_version",
+                "model_lag_rows",
+                "model_learned",
+            }
 
 
 def test_a_reset_model_is_followed(tmp_path: Path) -> None:
@@ -216,8 +220,8 @@ def test_the_command_runs_and_serves_and_others_follow(tmp_path: Path) -> None:
 def clients_of(*urls: str) -> Iterator[list[Client]]:
     clients = [Client(url) for url in urls]
     yield clients
-    for one in clients:
-        one.close()
+    for client in clients:
+        client.close()
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {

@@ -51,7 +51,7 @@ def verified(log: Path) -> None:
     finally:
         held.close()
     assert report.result == "equal", report
-    assert sum(one.rows for one in report.tasks) > 0
+    assert sum(task.rows for task in report.tasks) > 0
 
 
 def test_an_answer_is_graded_when_its_label_comes(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_several_in_one_round(tmp_path: Path) -> None:
     log = tmp_path / "fish.headrace"
     app = factory(log)
     with serving(app) as (running, client), ThreadPoolExecutor(30) as threads, clients_of(*[client.url] * 20) as many:
-        queue = next(one for one in running.engine.sources if isinstance(one, AppendSource))
+        queue = next(source for source in running.engine.sources if isinstance(source, AppendSource))
         with running.engine.guard:
             asked = [threads.submit(one.get, "/prediction", None, **SALMON, fish=i) for i, one in enumerate(many)]
             appended = [threads.submit(running.append, "measured", [measurement(100 + i)]) for i in range(8)]
@@ -88,8 +88,8 @@ def test_several_in_one_round(tmp_path: Path) -> None:
             asked += [threads.submit(running.append, "weighed", [{"Fish_Id": 100, "Weight": 4.0}])]
             wait_until(lambda: queue._queued >= 10)
         answers = [one.result(20) for one in asked[:-1]]
-        assert {one.status for one in answers} == {200}
-        assert len({one.body for one in answers}) == 1
+        assert {answer.status for answer in answers} == {200}
+        assert len({answer.body for answer in answers}) == 1
         for one in appended:
             one.result(20)
         weigh(running, *range(20), *range(101, 108))

@@ -201,7 +201,7 @@ def test_one_matrix_for_numbers_only_and_labels_with_probabilities(tmp_path: Pat
                     assert got.status == 200, got.body
                     found = json.loads(got.body[: int(got.headers.get("inference-header-content-length", 10**9))])
                     shapes = {"prediction": [0], "probability": [0, 2]}
-                    assert [one["shape"] for one in found["outputs"]] == [shapes[one["name"]] for one in asked]
+                    assert [output["shape"] for output in found["outputs"]] == [shapes[row["name"]] for row in asked]
 
 
 def test_versions_that_ended_answer_as_they_did(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from .asked import FISH, SEEDS, fish, serving
 def numbers(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     found = {}
     for family in text_string_to_metric_families(text):
-        for one in family.samples:
-            found[one.name, frozenset(one.labels.items())] = one.value
+        for sample in family.samples:
+            found[sample.name, frozenset(sample.labels.items())] = sample.value
     return found
 
 
@@ -136,7 +136,7 @@ def test_traces_go_to_the_collector(tmp_path: Path) -> None:
     assert request.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
     assert request.parent_span_id.hex() == "b7ad6b7169203331"
     assert predict.parent_span_id == request.span_id
-    about = {one.key: one.value for one in predict.attributes}
+    about = {attribute.key: attribute.value for attribute in predict.attributes}
     assert about["headrace.version"].int_value == 1
     rounds = [one for one in spans if one.name == "commit to prediction"]
     assert all(one.start_time_unix_nano <= one.end_time_unix_nano for one in rounds)

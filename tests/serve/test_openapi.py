@@ -41,7 +41,7 @@ def test_every_route_is_described(client: Client) -> None:
         "GET /v2/models/{model}/versions/{version}/ready",
         "POST /v2/models/{model}/versions/{version}/infer",
     }
-    names = [one["name"] for one in paths["/prediction"]["get"]["parameters"]]
+    names = [parameter["name"] for parameter in paths["/prediction"]["get"]["parameters"]]
     assert names == ["length", "height", "species", "at_least", "deadline"]
     assert paths["/prediction"]["get"]["parameters"][2]["schema"]["enum"] == ["salmon", "walleye"]
 
@@ -89,9 +89,9 @@ def test_the_page_needs_nothing_from_elsewhere(client: Client) -> None:
     page = client.get("/docs").body.decode()
     assets = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert assets
-    for one in assets:
-        assert one.startswith("/"), one
-        assert client.get(one).status == 200
+    for asset in assets:
+        assert asset.startswith("/"), asset
+        assert client.get(asset).status == 200
     assert "http" not in re.sub(r"http://127\.0\.0\.1[^\"']*", "", page)
 
 

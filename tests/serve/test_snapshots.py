@@ -74,7 +74,7 @@ def test_values_and_batches_give_the_same_bits(name: str, rows: list[tuple[Any, 
     whole = snapshot.predict_batch(batch)
     assert whole.batch.column("prediction").equals(expected.column("prediction"))
     place = {"a": 0, "b": 1, "w": 2}
-    names = [one.name for one in describe(task).columns]
+    names = [column.name for column in describe(task).columns]
     found = snapshot.predict([[row[place[name]] for name in names] for row in rows], wait=True)
     for i, one in enumerate(found):
         if isinstance(one, RowRefused):

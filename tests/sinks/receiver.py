@@ -48,7 +48,7 @@ class Receiver:
 
     @property
     def keys(self) -> list[str]:
-        return [one.key for one in self.requests]
+        return [request.key for request in self.requests]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self

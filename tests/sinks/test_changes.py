@@ -30,17 +30,17 @@ event = st.fixed_dictionaries(
 
 def batch_of(found: list[dict[str, Any]]) -> Batch:
     columns = {
-        "a": pa.array([one["a"] for one in found], pa.int64()),
-        "b": pa.array([one["b"] for one in found], pa.string()),
-        "v": pa.array([one["v"] for one in found], pa.int64()),
-        "w": pa.array([None if "w" in sent(one) else one["w"] for one in found], pa.int64()),
+        "a": pa.array([row["a"] for row in found], pa.int64()),
+        "b": pa.array([row["b"] for row in found], pa.string()),
+        "v": pa.array([row["v"] for row in found], pa.int64()),
+        "w": pa.array([None if "w" in sent(row) else row["w"] for row in found], pa.int64()),
     }
     before = pa.array(
-        [None if one["was"] is None or one["op"] != "u" else {"a": one["was"], "b": one["b"]} for one in found],
+        [None if row["was"] is None or row["op"] != "u" else {"a": row["was"], "b": row["b"]} for row in found],
         pa.struct([("a", pa.int64()), ("b", pa.string())]),
     )
     unchanged = pa.array([list(sent(one)) for one in found], pa.list_(pa.string()))
-    ops = np.array([OPS[one["op"]] for one in found], np.uint8)
+    ops = np.array([OPS[row["op"]] for row in found], np.uint8)
     return Batch.of(pa.RecordBatch.from_pydict(columns), op=ops, before=before, unchanged=unchanged)
 
 

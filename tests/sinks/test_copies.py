@@ -170,7 +170,7 @@ def test_a_value_that_is_not_sent_is_never_told_as_null(
     ]
     assert {"the source did not send «big»" in row["reason"] for row in letters} == {True}, letters
     assert query("select id from added") == query("select id from keyed") == [(5,)]
-    assert [sorted(one.row) for one in receiver.requests] == [["doc", "id", "u", "x"]] * 2 + [
+    assert [sorted(request.row) for request in receiver.requests] == [["doc", "id", "u", "x"]] * 2 + [
         ["big", "doc", "id", "u", "x"]
     ]
     assert sorted("big" in row for row in collections["added"].find()) == [False, False, True]

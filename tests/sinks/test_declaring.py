@@ -98,7 +98,7 @@ def test_no_secret_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     plan = app.plan()
     said = [str(plan), repr(plan), repr(plan.to_dict())]
     with app.start() as running:
-        while not all(one.waiting for one in running.sinks.values()):
+        while not all(sink.waiting for sink in running.sinks.values()):
             running.join(0.02)
         with pytest.raises(WaitTimeout) as caught:
             running.wait(0.1)

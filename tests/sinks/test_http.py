@@ -38,7 +38,11 @@ def test_each_row_is_a_request_that_is_sent_once(receiver: Receiver, tmp_path: P
     stream.to_http(receiver.url + "?token=abc", headers={"X-Team": "fish"})
     for _ in range(2):
         app.run(until="caught-up")
-    assert [one.row for one in receiver.requests] == [{"id": 1, "x": "a"}, {"id": 2, "x": "b"}, {"id": 3, "x": "c"}]
+    assert [request.row for request in receiver.requests] == [
+        {"id": 1, "x": "a"},
+        {"id": 2, "x": "b"},
+        {"id": 3, "x": "c"},
+    ]
     assert receiver.keys == ["shop/in/0", "shop/in/1", "shop/in/2"]
     one = receiver.requests[0]
     assert (one.method, one.path) == ("POST", "/hook?token=abc")
@@ -52,13 +56,13 @@ def test_a_receiver_knows_who_sent_it(receiver: Receiver, tmp_path: Path) -> Non
     app, stream = app_on(tmp_path / "log")
     stream.to_http(receiver.url.replace("//", "//me:pass%40word@"), secret="s3cret", method="PUT")
     app.run(until="caught-up")
-    for one in receiver.requests:
-        stamp, _, digest = one.headers["Headrace-Signature"].removeprefix("t=").partition(",v1=")
-        expected = hmac.new(b"s3cret", stamp.encode() + b"." + one.body, hashlib.sha256).hexdigest()
+    for request in receiver.requests:
+        stamp, _, digest = request.headers["Headrace-Signature"].removeprefix("t=").partition(",v1=")
+        expected = hmac.new(b"s3cret", stamp.encode() + b"." + request.body, hashlib.sha256).hexdigest()
         assert hmac.compare_digest(digest, expected)
         assert abs(int(stamp) - time.time()) < 60
-        assert one.headers["Authorization"] == "Basic bWU6cGFzc0B3b3Jk"
-        assert one.method == "PUT"
+        assert request.headers["Authorization"] == "Basic bWU6cGFzc0B3b3Jk"
+        assert request.method == "PUT"
     assert not {"s3cret", "pass%40word", "pass@word"} & set(repr(app.plan()).split("'"))
     assert "word" not in str(app.plan()) and "s3cret" not in repr(app.plan())
 
@@ -83,16 +87,16 @@ def test_attempts(case: str, receiver: Receiver, tmp_path: Path) -> None:
     stream.to_http(receiver.url, backoff="10 ms", success_topic="success", error_topic="error")
     app.run(until="caught-up")
     assert left == []
-    assert [one for one in receiver.keys if one != "shop/in/1"] == ["shop/in/0", "shop/in/2"]
+    assert [key for key in receiver.keys if key != "shop/in/1"] == ["shop/in/0", "shop/in/2"]
     assert receiver.keys.count("shop/in/1") >= len(answers)
     refused = outcome == "refused"
-    assert [one["idempotency_key"] for one in topic(tmp_path / "log", "success")] == [
+    assert [row["idempotency_key"] for row in topic(tmp_path / "log", "success")] == [
         "shop/in/0", *([] if refused else ["shop/in/1"]), "shop/in/2"
     ]  # fmt: skip
     errors = [{"idempotency_key": "shop/in/1", "status": answers[-1], "attempts": len(answers), "response": "",
                "request": '{"id":2,"x":"b"}'}]  # fmt: skip
     assert topic(tmp_path / "log", "error") == (errors if refused else [])
-    assert [one.partition(" | ")[2] for one in letters(tmp_path / "log")] == (
+    assert [letter.partition(" | ")[2] for letter in letters(tmp_path / "log")] == (
         ['{"id": 2, "x": "b"}'] if refused else []
     )
 
@@ -173,4 +177,4 @@ def test_answers_are_rows_that_the_pipeline_reads(receiver: Receiver, tmp_path: 
         running.append("in", [{"id": 1}, {"id": 2}])
         running.wait(10)
         running.wait(10)
-    assert [one["response"] for one in topic(tmp_path / "log", "copied")] == ["thanks for 1", "thanks for 2"]
+    assert [row["response"] for row in topic(tmp_path / "log", "copied")] == ["thanks for 1", "thanks for 2"]

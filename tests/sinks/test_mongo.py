@@ -94,7 +94,7 @@ def test_rows_that_it_refuses_go_to_the_dead_letters_once(mongo: MongoDbServer, 
     stream.to_mongo(mongo.uri, "sinks.out", key="id")
     for _ in range(2):
         app.run(until="caught-up")
-    assert {one["id"]: one["x"] for one in database["out"].find()} == {1: "a", 4: "d"}
+    assert {row["id"]: row["x"] for row in database["out"].find()} == {1: "a", 4: "d"}
     found = letters(tmp_path / "log")
     words = ("duplicate key", "the key column «id» is null", "8-byte ints", "«$x» cannot be a field")
     assert len(found) == len(words)
@@ -130,8 +130,8 @@ def test_a_document_that_is_too_large_holds_up_no_other(mongo: MongoDbServer, da
     app, stream = app_on(tmp_path / "log")
     stream.to_mongo(mongo.uri, "sinks.out", key="id")
     app.run(until="caught-up")
-    assert sorted(one["id"] for one in database["out"].find({}, ["id"])) == [1, 3]
-    assert ["MongoDB takes 16,777,216" in one for one in letters(tmp_path / "log")] == [True]
+    assert sorted(row["id"] for row in database["out"].find({}, ["id"])) == [1, 3]
+    assert ["MongoDB takes 16,777,216" in letter for letter in letters(tmp_path / "log")] == [True]
 
 
 def test_a_column_with_the_name_of_ours_names_no_document(mongo: MongoDbServer, database: Any, tmp_path: Path) -> None:
@@ -139,5 +139,5 @@ def test_a_column_with_the_name_of_ours_names_no_document(mongo: MongoDbServer, 
     app, stream = app_on(tmp_path / "log")
     stream.to_mongo(mongo.uri, "sinks.out")
     app.run(until="caught-up")
-    found = sorted((one["_id"], one["_id_input"], one["x"]) for one in database["out"].find())
+    found = sorted((row["_id"], row["_id_input"], row["x"]) for row in database["out"].find())
     assert found == [("shop/in/0", 7, "a"), ("shop/in/1", 7, "b"), ("shop/in/2", None, "c")]

@@ -117,7 +117,7 @@ def test_operations_are_applied_and_what_they_refuse_is_said(dsn: str, query: An
         ids = batch.column("id").to_pylist()
         if 7 in ids:
             raise ValueError("no sevens")
-        kept = [one for one in ids if one % 2]
+        kept = [id_ for id_ in ids if id_ % 2]
         return hr.Batch.of({"id": kept, "tens": [10 * one for one in kept]})
 
     write(tmp_path / "log", hr.Batch.of({"id": list(range(10))}))
@@ -126,9 +126,9 @@ def test_operations_are_applied_and_what_they_refuse_is_said(dsn: str, query: An
                                                                     backoff="1 ms")  # fmt: skip
     app.run(until="caught-up")
     assert query("select * from out order by id") == [(one, 10 * one) for one in (1, 3, 5, 9)]
-    found = [one for one in letters(tmp_path / "log") if one.startswith("postgres:out")]
+    found = [letter for letter in letters(tmp_path / "log") if letter.startswith("postgres:out")]
     assert found == ['postgres:out: ValueError: no sevens | {"id": 7}']
-    sent = [json.loads(one.partition(" | ")[2]) for one in letters(tmp_path / "log") if "no answer" in one]
+    sent = [json.loads(letter.partition(" | ")[2]) for letter in letters(tmp_path / "log") if "no answer" in letter]
     assert sent == [{"id": one, "tens": 10 * one} for one in (1, 3, 5, 9)]
 
 

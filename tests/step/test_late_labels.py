@@ -323,14 +323,14 @@ def test_rows_that_are_older_than_the_log_are_known_by_their_old_image_only() ->
     for sizes in ([1], [3], [100]):
         state, outputs = play(task, rows_of(changes), "full", sizes)
         assert learned(state) == [(10.0, 5.0), (31.0, 3.0)]
-        assert [one["u"] for one in outputs["answers"]] == [11.0, 31.0]
+        assert [answer["u"] for answer in outputs["answers"]] == [11.0, 31.0]
         bare = [
             (op, None, {**new, **({} if op == "u" else row(new["id"], None, None))}) for op, _, new in changes if new
         ]
         state, outputs = play(task, rows_of(bare), "default", sizes)
         # Nobody knows whether rows 1 and 4 had a label before; of rows 2 and 3 an update without one was seen.
         assert learned(state) == [(20.0, 2.0), (31.0, 3.0)]
-        assert [one["u"] for one in outputs["answers"]] == [11.0, 20.0, 31.0, 40.0]
+        assert [answer["u"] for answer in outputs["answers"]] == [11.0, 20.0, 31.0, 40.0]
 
 
 def test_a_table_without_a_key_has_its_old_images_only() -> None:
@@ -413,7 +413,7 @@ def test_only_what_a_function_makes_of_a_row_tells_a_change() -> None:
     changes += [table.update(table.rows[1], u=39.0, y=4.0), table.delete(table.rows[1])]
     for sizes in ([1], [100]):
         state, outputs = play(task, rows_of(changes), "default", sizes)
-        assert [one["u"] for one in outputs["answers"]] == [10.0, 20.0, 39.0]
+        assert [answer["u"] for answer in outputs["answers"]] == [10.0, 20.0, 39.0]
         assert learned(state) == [(2.0, 4.0)]
 
 

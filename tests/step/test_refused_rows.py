@@ -81,10 +81,10 @@ class Written:
     """The topics as a log holds them."""
 
     def __init__(self, rows: list[Batch]) -> None:
-        self.whole = Batch(pa.concat_batches([one.records for one in rows]))
+        self.whole = Batch(pa.concat_batches([row.records for row in rows]))
 
     def at(self, topic: str, offsets: Any) -> list[tuple[list[int], Batch]]:
-        return [([one], self.whole.slice(one, 1)) for one in offsets]
+        return [([offset], self.whole.slice(offset, 1)) for offset in offsets]
 
     def rows(self, *_: Any) -> list[Batch]:
         raise AssertionError

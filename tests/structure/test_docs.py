@@ -83,7 +83,7 @@ def test_the_example_builds_a_plan(path: Path) -> None:
     assert (model.name, str(model.cut)) == ("species", "32 rows")
     assert [stream.topic for stream in model.learn] == ["flink.public.iris_train"]
     assert [one.stream.topic for one in model.predict] == ["flink.public.iris_test"]
-    assert [one.topic for one in model.outputs] == ["iris_predictions"]
+    assert [output.topic for output in model.outputs] == ["iris_predictions"]
     assert "species" in str(plan)
 
 
@@ -112,8 +112,8 @@ def test_the_fish_factory_of_the_readme_is_a_plan(tmp_path: Path, monkeypatch: p
         exec(compile(block, str(README), "exec"), space)
     plan = space["app"].plan()
     plan.check()
-    assert [one.spec.kind for one in plan.sinks] == ["postgres", "mongo", "parquet", "http", "console"]
-    assert {one.topic for one in plan.models[0].outputs} >= {"weight-prediction", "weight-alarm", "weight-drift"}
+    assert [sink.spec.kind for sink in plan.sinks] == ["postgres", "mongo", "parquet", "http", "console"]
+    assert {output.topic for output in plan.models[0].outputs} >= {"weight-prediction", "weight-alarm", "weight-drift"}
 
 
 def test_every_status_of_a_grade_is_in_the_readme() -> None:

@@ -105,7 +105,7 @@ def modules() -> tuple[str, ...]:
 @cache
 def imports() -> tuple[Import, ...]:
     """Every import in the package, wherever it stands."""
-    found = (one for module in modules() for one in read_imports(module, path_of(module).read_text()))
+    found = (read_import for module in modules() for read_import in read_imports(module, path_of(module).read_text()))
     return tuple(dict.fromkeys(found))
 
 

@@ -105,7 +105,7 @@ def consume(bootstrap: str, topic: str, count: int) -> list[Any]:
 
     try:
         wait_until(lambda: topic in consumer.list_topics(timeout=10).topics, f"{topic} is there")
-        consumer.assign([TopicPartition(topic, one, 0) for one in partitions()])
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions()])
         wait_until(complete, f"{count} messages in {topic}")
     finally:
         consumer.close()
@@ -322,7 +322,7 @@ def test_the_published_connector_delivers_rows(published: str, broker: KafkaBrok
     assert [key["payload"] for key, _ in found] == [{"id": 1}, {"id": 2}, {"id": 3}]
     assert [tuple(value["payload"].values()) for _, value in found] == [(1, 5.1, 0), (2, 7.0, 1), (3, 6.3, 2)]
     fields = found[2][1]["schema"]["fields"]
-    assert [(one["field"], one["type"]) for one in fields] == [
+    assert [(field["field"], field["type"]) for field in fields] == [
         ("id", "int32"),
         ("sepal_length", "double"),
         ("iris_class", "int32"),
