@@ -109,7 +109,7 @@ def headrace(*arguments: str, cwd: Path, code: int = 0, timeout: float = 120) ->
 
 
 def worked() -> float:
-    """Return the processor's time, in seconds, of every child that has ended, and of the server itself."""
+    """Return the processor's time, in seconds, of every child that has ended."""
     return _server().worked() if _server.cache_info().currsize else 0.0
 
 
@@ -134,7 +134,7 @@ class _Server:
 
     def worked(self) -> float:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")
 
 
 @functools.cache

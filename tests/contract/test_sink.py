@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.sinks.conftest import dsn, mongo, query, receiver
+from tests.sinks.conftest import receiver
 
 from headrace.batch import Batch
 from headrace.errors import SinkError
@@ -24,7 +24,7 @@ from headrace.sinks.mongo import mongo_spec
 from headrace.sinks.parquet import parquet_spec
 from headrace.sinks.table import table_spec
 
-__all__ = ["dsn", "mongo", "query", "receiver"]  # fixtures
+__all__ = ["receiver"]  # a fixture
 
 
 class Context(SinkContext):

@@ -11,31 +11,31 @@ import pytest
 
 from . import harness
 from .harness import write
-from .test_kill import ROUNDS
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 pytest.importorskip("keras")
 pytest.importorskip("jax")
 PROGRAM = Path(__file__).parent / "network.py"
-# Each start of Keras takes seconds: all edges in the long form, `make crash`.
-EDGES = ("engine.stepped", "log.after-commit", "engine.captured", "log.before-commit")[: 4 if ROUNDS >= 100 else 1]
+EDGES = ("engine.stepped", "log.after-commit", "engine.captured", "log.before-commit")
 
 
 def contents(log: Path) -> object:
     return harness.contents(log, outputs=("network_out", "c.public.c_train"), models=("network",))
 
 
-@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.slow  # each start of Keras takes two seconds
+@pytest.mark.parametrize("edges", harness.chains(*EDGES))
 def test_a_network_killed_goes_on_as_one_that_was_not(
-    dsn: str, edge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dsn: str, edges: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_NETWORK_SEED", "3")
     killed, whole = tmp_path / "killed.headrace", tmp_path / "whole.headrace"
     harness.run(dsn, killed, program=PROGRAM)
     harness.run(dsn, whole, name="whole", program=PROGRAM)
-    write(dsn, seed=len(edge), transactions=18)
-    assert harness.finish(harness.start(dsn, killed, fault=f"{edge}:1", program=PROGRAM)) == -signal.SIGKILL
-    write(dsn, seed=2, transactions=6)
+    for number, edge in enumerate(edges):
+        write(dsn, seed=number, transactions=18)
+        assert harness.finish(harness.start(dsn, killed, fault=f"{edge}:1", program=PROGRAM)) == -signal.SIGKILL
+        write(dsn, seed=100 + number, transactions=6)
     harness.run(dsn, killed, program=PROGRAM)
     harness.run(dsn, whole, name="whole", program=PROGRAM)
     assert contents(killed) == contents(whole)
