@@ -162,8 +162,9 @@ def test_the_convolutional_network_reads_96_of_100(tmp_path: Path) -> None:
     "model",
     [pytest.param("keras", marks=needs_keras), pytest.param("cnn", marks=[needs_keras, pytest.mark.slow]), "river"],
 )
-def test_other_models_learn_by_replay_too(model: str, small: Path, tmp_path: Path) -> None:
-    found = result("--model", model, "--idx", str(small), "--epochs", "5", "--png", "pictures", cwd=tmp_path)
+def test_other_models_learn_by_replay_too(model: str, database: Database, small: Path, tmp_path: Path) -> None:
+    options = ["--postgres", database.dsn, "--idx", str(small), "--epochs", "5", "--png", "pictures"]
+    found = result("--model", model, *options, cwd=tmp_path)
     assert (found["model"], found["train_rows"], found["test_rows"]) == (model, 400, 150)
     assert found["accuracy"] > 0.7
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["accuracy.png", "digit3.png"]
@@ -189,8 +190,9 @@ def test_a_server_that_is_there_is_left_as_it_was(database: Database, small: Pat
     assert database.execute("select pubname from pg_publication") == []
 
 
-def test_on_kafka_the_same(broker: KafkaBroker, small: Path, tmp_path: Path) -> None:
-    options = ["--log", f"kafka://{broker.bootstrap}/mnist-demo", "--idx", str(small), "--epochs", "1", "--png", "."]
+def test_on_kafka_the_same(broker: KafkaBroker, database: Database, small: Path, tmp_path: Path) -> None:
+    where = ["--postgres", database.dsn, "--log", f"kafka://{broker.bootstrap}/mnist-demo"]
+    options = [*where, "--idx", str(small), "--epochs", "1", "--png", "."]
     found = result(*options, cwd=tmp_path)
     assert (found["train_rows"], found["test_rows"]) == (400, 150)
     assert "already" in headrace("demo", "mnist", *options, cwd=tmp_path, code=2)
