@@ -18,6 +18,7 @@ class Database:
 
     def __init__(self, server: PostgresServer, name: str) -> None:
         self.server, self.name = server, name
+        self.dsn = server.dsn.replace("/postgres?", f"/{name}?")
 
     @classmethod
     def create(cls, server: PostgresServer, name: str = "test", *, template: str | None = None) -> Self:
@@ -26,10 +27,6 @@ class Database:
         name = f"{plain}_{secrets.token_hex(4)}"
         server.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
         return cls(server, name)
-
-    @property
-    def dsn(self) -> str:
-        return self.server.dsn.replace("/postgres?", f"/{self.name}?")
 
     def execute(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run one statement on a connection of its own; its rows, if it has any."""
