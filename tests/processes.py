@@ -27,7 +27,15 @@ from typing import Any
 
 HEADRACE = str(Path(sys.executable).parent / "headrace")
 """The command, as it is installed beside this interpreter."""
-LIBRARIES = ("confluent_kafka.admin", "duckdb", "river.drift", "sklearn.cluster", "sklearn.linear_model", "skops.io")
+LIBRARIES = (
+    "confluent_kafka.admin",
+    "duckdb",
+    "matplotlib.pyplot",
+    "river.drift",
+    "sklearn.cluster",
+    "sklearn.linear_model",
+    "skops.io",
+)
 """What programs of the tests import beside every module of Headrace."""
 _HEADER = struct.Struct("!I")
 

@@ -78,7 +78,7 @@ def test_from_debezium(flavour: str, correct: list[int], cluster: KafkaBroker, t
     assert predictions == [prediction for round_ in result["rounds"] for prediction in round_["predictions"]]
     assert [value["iris_class"] for value in values] == [label for r in result["rounds"] for label in r["labels"]]
     assert len(consumed(cluster, f"{flavour}.public.iris_train")) == 277
-    assert headrace(*demo, cwd=tmp_path, code=2) == ""
+    assert "the demo's own" in " ".join(headrace(*demo, cwd=tmp_path, code=2).split())
 
 
 @pytest.mark.slow
