@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -17,8 +18,15 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with serving(fish(tmp_path_factory.mktemp("served") / "fish.headrace"), FISH) as (_, client):
+        yield client.url
+
+
+@pytest.fixture
+def client(url: str) -> Any:
+    """A connection of the test's own: one that another test leaves idle for 30 s is closed."""
+    with contextlib.closing(Client(url)) as client:
         yield client
 
 
