@@ -192,7 +192,7 @@ def _beside_others(folder: Path, load: Load) -> list[Figure]:
     except JavaMissing as error:
         print(f"Quix Streams is left out, since there is no broker: {error}", file=sys.stderr)
         quix = None
-    return [one for one in (*found, quix) if one is not None]
+    return [item for item in (*found, quix) if item is not None]
 
 
 def _other(name: str, package: str, place: str, load: Load, **variables: str) -> Callable[[], float]:
@@ -234,7 +234,7 @@ def _beside(
         return None
     pairs = (less or load).pairs
     turns = [(pairs / theirs(), load.pairs / ours()) for _ in range(REPEATS)]
-    reference, mine = (statistics.median(one) for one in zip(*turns, strict=True))
+    reference, mine = (statistics.median(item) for item in zip(*turns, strict=True))
     figure = {"name": name, "ours": mine, "reference": reference, "unit": "pairs/s", "target": TIMES}
     details = {"pairs of theirs": pairs, "pairs of ours": load.pairs, "theirs and ours": turns}
     return {**figure, "ratio": statistics.median(our / their for their, our in turns), "details": details}
@@ -246,7 +246,7 @@ def _beside(
 def _many_waiting(first: Path, rows: int) -> list[Figure]:
     """Memory of a million predictions that wait, and the speed with them."""
     turns = [(in_fresh_process(first, FEW, rows), in_fresh_process(first, MANY, rows)) for _ in range(REPEATS)]
-    few, many = (statistics.median(rows / seconds for _, seconds in one) for one in zip(*turns, strict=True))
+    few, many = (statistics.median(rows / seconds for _, seconds in item) for item in zip(*turns, strict=True))
     memory = statistics.median(held for _, (held, _) in turns)
     flat = {"name": "speed, 1M : 10k wait", "ours": many, "reference": few, "unit": "pairs/s"}
     flat |= {"ratio": statistics.median(a[1] / b[1] for a, b in turns), "target": FLAT}

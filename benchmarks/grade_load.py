@@ -88,9 +88,9 @@ def _event(waiting: dict[str, list[tuple[int, pa.RecordBatch]]], offsets: dict[s
     parts = []
     for topic, slices in waiting.items():
         if slices:
-            numbers = np.repeat([number for number, _ in slices], [one.num_rows for _, one in slices])
-            index = np.concatenate([np.arange(one.num_rows) for _, one in slices])
-            records = pa.concat_batches([one for _, one in slices])
+            numbers = np.repeat([number for number, _ in slices], [slice_.num_rows for _, slice_ in slices])
+            index = np.concatenate([np.arange(slice_.num_rows) for _, slice_ in slices])
+            records = pa.concat_batches([slice_ for _, slice_ in slices])
             batch = Batch.of(records, lsn=numbers.astype(np.uint64), index=index)
             parts.append(Part(topic, batch, numbers, offsets[topic]))
             offsets[topic] += len(numbers)

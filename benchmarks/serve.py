@@ -130,7 +130,7 @@ def run(rows: int) -> list[dict[str, Any]]:
         others = {"MLServer": _measured(_mlserver, home, seconds), "BentoML": _measured(_bentoml, home, seconds)}
         figures = [_figure(f"against {name}", protocol, found) for name, found in others.items()]
         found = [*figures, _figure("GET against MLServer", by_get, others["MLServer"])]
-        return [one for one in found if one["reference"]] + [_swaps(home, seconds)]
+        return [item for item in found if item["reference"]] + [_swaps(home, seconds)]
 
 
 def _figure(name: str, ours: float, reference: float | str) -> dict[str, Any]:
@@ -252,11 +252,11 @@ def _swaps(home: Path, seconds: int) -> dict[str, Any]:
     for number in range(ROUNDS):
         for mode, found in runs.items():
             found.append(_asked_while(home, mode, number, max(2, seconds // 2)))
-    for one in runs["swaps"]:
-        assert one["versions"] > 5, one
-        if one["failed"] or one["mixed"]:
-            raise SystemExit(f"during swaps: {one}")
-    calm, swapped = (statistics.median(one["p99"] for one in found) for found in runs.values())
+    for item in runs["swaps"]:
+        assert item["versions"] > 5, item
+        if item["failed"] or item["mixed"]:
+            raise SystemExit(f"during swaps: {item}")
+    calm, swapped = (statistics.median(item["p99"] for item in found) for found in runs.values())
     figure = {"name": "p99 during swaps", "ours": swapped, "reference": calm, "unit": "ms"}
     return {**figure, "ratio": swapped / calm, "at_most": SLOWER, "details": runs}
 
@@ -273,5 +273,5 @@ def _asked_while(home: Path, mode: str, number: int, seconds: int) -> dict[str, 
         wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", "--latency", "-s", "check.lua"]
         subprocess.run([*wrk, "-d1s", url], check=True, capture_output=True, cwd=folder)
         done = subprocess.run([*wrk, f"-d{seconds}s", url], check=True, capture_output=True, text=True, cwd=folder)
-    line = next(one for one in done.stdout.splitlines() if one.startswith("RESULT "))
+    line = next(item for item in done.stdout.splitlines() if item.startswith("RESULT "))
     return dict(json.loads(line.removeprefix("RESULT ")))

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 
 from headrace.batch import Batch, dead_letters
-from headrace.plain_values import beyond, cast_texts, json_texts, keys, row_keys, rows, texts, united, value, values
+from headrace.plain_values import beyond, cast_texts, json_texts, keys, rows, texts, united, value, values
 
 LARGEST, SMALLEST = 2**63 - 1, -(2**63)
 YEAR_10000 = 253_402_300_800  # in seconds
@@ -185,7 +185,6 @@ def test_keys_are_equal_by_value_and_never_by_rounding() -> None:
         assert keys(midnight) == keys(same)
     assert len(set(keys(HOSTILE))) == len(HOSTILE)
     assert keys(pa.array([b"\xff", b"\xfe"]).view(pa.string())) == [("text", b"\xff"), ("text", b"\xfe")]
-    assert row_keys([pa.array(["a"]), pa.array([[1]])]) == [("a", ("list", 1))]
 
 
 def united_columns(first: Any, second: Any) -> tuple[pa.DataType, list[Any]]:

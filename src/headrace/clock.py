@@ -20,7 +20,7 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|sec|seconds?|min|minutes?
 
 
 class Clock(Protocol):
-    """What the house knows of time. Called from any thread."""
+    """Time, as the house knows it. Called from any thread."""
 
     def now_us(self) -> int:
         """Wall-clock time in microseconds since 1970-01-01 UTC."""

@@ -155,7 +155,7 @@ class SinkUnavailable(SinkError):
 
 
 class LearnError(HeadraceError):
-    """What a learner refuses."""
+    """Rows or states that a learner refuses."""
 
 
 class BadRows(LearnError):

@@ -634,15 +634,6 @@ def of_instant_keys(found: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(numbers, integer).view(kind)
 
 
-def row_keys(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[tuple[Hashable, ...]]:
-    """Return the `keys` of some columns, row by row.
-
-    >>> row_keys([pa.array(["a", "b"]), pa.array([1, None])])
-    [('a', 1), ('b', None)]
-    """
-    return list(zip(*(keys(column) for column in columns), strict=True))
-
-
 def number_key(number: float | Decimal) -> Hashable:
     """Return a number's key; see `keys`.
 

@@ -110,12 +110,14 @@ def _arrow_batch(
         return Batch(records), ""
     columns = []
     asked = schema if schema is not None else [column for column in records.schema if not is_meta(column.name)]
-    for one in asked:
+    for item in asked:
         try:
-            array = records.column(one.name).cast(one.type) if one.name in names else pa.nulls(len(records), one.type)
+            array = (
+                records.column(item.name).cast(item.type) if item.name in names else pa.nulls(len(records), item.type)
+            )
         except (pa.ArrowException, ValueError) as error:
-            return None, f"column «{one.name}»: {str(error).splitlines()[0]}"
-        columns.append((one, array))
+            return None, f"column «{item.name}»: {str(error).splitlines()[0]}"
+        columns.append((item, array))
     rows = pa.RecordBatch.from_arrays(
         [array for _, array in columns], schema=pa.schema([named for named, _ in columns])
     )

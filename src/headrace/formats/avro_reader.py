@@ -411,7 +411,7 @@ def _zoned(node: Node, array: pa.Array) -> Converted:
         return _instants(array), None
     except ValueError:
         parsed = [_instant(array[i : i + 1]) for i in range(len(array))]
-        return pa.array(parsed, pa.int64()).view(_UTC_US), np.array([one is None for one in parsed])
+        return pa.array(parsed, pa.int64()).view(_UTC_US), np.array([item is None for item in parsed])
 
 
 def _instants(array: pa.Array) -> pa.Array:

@@ -395,7 +395,7 @@ def _concatenated(groups: list[Rows]) -> Rows:
     if len(groups) == 1:
         return groups[0]
     first = groups[0]
-    records = pa.Table.from_batches([one.records for one in groups]).combine_chunks()
+    records = pa.Table.from_batches([item.records for item in groups]).combine_chunks()
     n = sum(group.events.rows.size for group in groups)
     joined_records = records.to_batches()
     whole = (
@@ -406,22 +406,22 @@ def _concatenated(groups: list[Rows]) -> Rows:
     events = [some.events for some in groups]
     joined = Events(
         {},
-        np.concatenate([one.rows for one in events]),
-        np.concatenate([one.op for one in events]),
-        np.concatenate([one.lsn for one in events]),
-        np.concatenate([one.tx for one in events]),
-        np.concatenate([one.order for one in events]),
-        np.concatenate([one.ts_us for one in events]),
+        np.concatenate([event.rows for event in events]),
+        np.concatenate([event.op for event in events]),
+        np.concatenate([event.lsn for event in events]),
+        np.concatenate([event.tx for event in events]),
+        np.concatenate([event.order for event in events]),
+        np.concatenate([event.ts_us for event in events]),
         source=first.events.source,
     )
     if any(piece.unchanged for piece in events):
-        lists = [one.unchanged or [None] * one.rows.size for one in events]
+        lists = [event.unchanged or [None] * event.rows.size for event in events]
         joined.unchanged = [names for part in lists for names in part]
     old = next((some.before.type for some in groups if some.before is not None), None)
     before = None
     if old is not None:
         before = pa.concat_arrays(
-            [pa.nulls(one.events.rows.size, old) if one.before is None else one.before for one in groups]
+            [pa.nulls(item.events.rows.size, old) if item.before is None else item.before for item in groups]
         )
     return Rows(whole, joined, before, first.key)
 
@@ -442,7 +442,7 @@ def _in_order(groups: list[Rows]) -> list[Rows]:
     """Cut groups where another one's messages come between theirs."""
     message = np.concatenate([some.events.rows for some in groups])
     group = np.repeat(np.arange(len(groups)), [some.events.rows.size for some in groups])
-    place = np.concatenate([np.arange(one.events.rows.size) for one in groups])
+    place = np.concatenate([np.arange(item.events.rows.size) for item in groups])
     order = np.argsort(message, kind="stable")
     group, place = group[order], place[order]
     cuts = [0, *(np.flatnonzero(group[1:] != group[:-1]) + 1).tolist(), group.size]
@@ -455,8 +455,8 @@ def _number(ordered: list[Rows]) -> None:
     if (order != UNKNOWN).all():
         return
     message = np.concatenate([some.events.rows for some in ordered])
-    lsn = np.concatenate([one.events.lsn for one in ordered])
-    tx = np.concatenate([one.events.tx for one in ordered])
+    lsn = np.concatenate([item.events.lsn for item in ordered])
+    tx = np.concatenate([item.events.tx for item in ordered])
     ranks = _ranks(message, lsn, tx)
     at = 0
     for group in ordered:

@@ -181,9 +181,9 @@ def envelope_schema(fields: Sequence[pa.Field], topic: str) -> Schema:
     """
     row = struct_schema(fields, f"{topic}.Value", optional=True)
     block = [("id", "string", False), ("total_order", "int64", False), ("data_collection_order", "int64", False)]
-    transaction = {"type": "struct", "fields": [_simple(*one) for one in block], "optional": True}
+    transaction = {"type": "struct", "fields": [_simple(*item) for item in block], "optional": True}
     times = [_simple(name, "int64", True) for name in ("ts_ms", "ts_us", "ts_ns")]
-    source = {"type": "struct", "fields": [_simple(*one) for one in _SOURCE_FIELDS], "optional": False}
+    source = {"type": "struct", "fields": [_simple(*field) for field in _SOURCE_FIELDS], "optional": False}
     return {
         "type": "struct",
         "fields": [
@@ -335,10 +335,12 @@ def _asked(schema: Schema, asked: pa.Field, text_decimals: bool) -> tuple[pa.Dat
         raw = pa.list_(target.value_type)
         return wire, lambda array: to_type(values.each_item(array, raw, inner), target)
     if kind == "struct" and pa.types.is_struct(target) and name not in _BY_NAME:
-        declared = {str(one.get("field")): one for one in schema.get("fields") or []}
+        declared = {str(item.get("field")): item for item in schema.get("fields") or []}
         fields = [
-            reading_as(declared[one.name], one, text_decimals=text_decimals) if one.name in declared else reading(one)
-            for one in target
+            reading_as(declared[item.name], item, text_decimals=text_decimals)
+            if item.name in declared
+            else reading(item)
+            for item in target
         ]
         return wire, lambda array: values.each_field(array, fields)
     if kind == "map" and pa.types.is_map(target):

@@ -59,7 +59,7 @@ def zoned_timestamp(kind: pa.DataType) -> Convert:
 
 def _with_infinity(array: pa.Array, kind: pa.DataType) -> pa.Array:
     texts = _texts(array)
-    last, first = (np.asarray(pc.fill_null(pc.equal(texts, one), False)) for one in ("infinity", "-infinity"))
+    last, first = (np.asarray(pc.fill_null(pc.equal(texts, item), False)) for item in ("infinity", "-infinity"))
     if not last.any() and not first.any():
         return to_type(texts, kind)
     endless = last | first

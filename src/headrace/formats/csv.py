@@ -149,7 +149,7 @@ def _csv_lines(text: str, delimiter: str) -> list[list[str | None]]:
             value, at = _quoted(text, at + 1)
             fields.append(value)
         else:
-            end = min((p for p in (text.find(one, at) for one in (delimiter, "\n")) if p >= 0), default=n)
+            end = min((p for p in (text.find(item, at) for item in (delimiter, "\n")) if p >= 0), default=n)
             bare = text[at:end].removesuffix("\r") if text[end : end + 1] != delimiter else text[at:end]
             if '"' in bare:
                 inside = at + bare.index('"')

@@ -25,7 +25,6 @@ Debezium's flattening adds headers too (``add.headers=op,source.ts_ms``), under 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -219,7 +218,7 @@ def parse_positions(texts: pa.Array) -> tuple[npt.NDArray[np.uint64], Ints]:
     Raises:
         ValueError: one is no position.
 
-    >>> [one.tolist() for one in parse_positions(pa.array([b"0/1932A28:3", b"16/B374D848:10"]))]
+    >>> [array.tolist() for array in parse_positions(pa.array([b"0/1932A28:3", b"16/B374D848:10"]))]
     [[26421800, 97500059720], [3, 10]]
     """
     parts = pc.split_pattern(pc.replace_substring(texts.cast(pa.string()), "/", ":"), ":")
@@ -260,9 +259,9 @@ def _any(headers: Sequence[Headers]) -> EventHeaders | None:
         cells = [_unmarked(pairs.get(f"__{name}")) if events.ours[i] else None for i, pairs in enumerate(found)]
         if any(cell is not None for cell in cells):
             setattr(events, name, cells)
-    tombstones = np.array([TOMBSTONE[0] in one for one in found])
+    tombstones = np.array([TOMBSTONE[0] in item for item in found])
     events.tombstone = tombstones if tombstones.any() else None
-    source = next((one["__source"] for i, one in enumerate(found) if events.ours[i] and "__source" in one), None)
+    source = next((item["__source"] for i, item in enumerate(found) if events.ours[i] and "__source" in item), None)
     events.source = None if source is None else source.decode(errors="replace")
     said = events.op.any() or (events.ts_us >= 0).any() or events.tombstone is not None
     return events if said else None
@@ -297,13 +296,3 @@ def _time(one: dict[str, bytes | None]) -> int:
         if text.isdecimal() and len(text) < 17:
             return int(text) * scale
     return -1
-
-
-def unchanged_lists(cells: Cells) -> pa.ListArray:
-    """The lists of unchanged columns that headers hold.
-
-    >>> unchanged_lists([b'["a"]', None]).to_pylist()
-    [['a'], None]
-    """
-    values = [None if cell is None else json.loads(cell) for cell in cells]
-    return pa.array(values, pa.list_(pa.string()))

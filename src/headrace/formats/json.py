@@ -235,7 +235,7 @@ class JsonReader:
         types, whole, by_row = raw_types(readings)
         if types is not None and self.schema is not None and b"__" in lines.data:
             names = set(types.names)
-            types = pa.schema([*types, *(one for one in _ADDED if one.name not in names)])
+            types = pa.schema([*types, *(item for item in _ADDED if item.name not in names)])
         parts, bad = parse(values, types, whole=whole, by_row=by_row, lines=lines, encoded=encoded_columns(readings))
         self._take_rows(parts, bad, rows, lines, readings)
 

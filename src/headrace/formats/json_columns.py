@@ -127,7 +127,7 @@ class Column:
         True
         """
         item = cls.load(found["item"]) if "item" in found else None
-        fields = {name: cls.load(one) for name, one in found.get("fields", {}).items()}
+        fields = {name: cls.load(value) for name, value in found.get("fields", {}).items()}
         return cls(found["kind"], found.get("number", ""), found.get("exact", True), item, fields)
 
     @property
@@ -152,7 +152,7 @@ def seen(column: Column, value: Any, depth: int = 0) -> Column:
     Raises:
         Refused: no type holds a number of it exactly.
 
-    >>> [seen(seen(NOTHING, Number(one)), Number("0.5")).number for one in ("1", "9007199254740993")]
+    >>> [seen(seen(NOTHING, Number(text)), Number("0.5")).number for text in ("1", "9007199254740993")]
     ['float64', 'decimal']
     """
     if value is None:
@@ -172,8 +172,8 @@ def seen(column: Column, value: Any, depth: int = 0) -> Column:
 
 def _array(column: Column, value: list[Any], depth: int) -> Column:
     item = before = column.item or NOTHING
-    for one in value:
-        item = seen(item, one, depth + 1)
+    for entry in value:
+        item = seen(item, entry, depth + 1)
     if column.kind == "array" and item is before:
         return column
     return column.now("array", item=item)
@@ -261,7 +261,7 @@ def _is_double(text: str) -> bool:
 def _prints_alike(text: str) -> bool:
     """Return whether a double holds a number that is written with a point or an exponent.
 
-    >>> [_prints_alike(one) for one in ("0.10000000000000001", "123456789012345678.9", "5e-324", "1e-400")]
+    >>> [_prints_alike(text) for text in ("0.10000000000000001", "123456789012345678.9", "5e-324", "1e-400")]
     [True, False, True, False]
     """
     value = float(text)
@@ -285,7 +285,7 @@ def all_hold(texts: pa.Array, kind: pa.DataType) -> bool:
         short = texts if not len(long) else texts.filter(pc.less_equal(pc.utf8_length(texts), 15))
         odd = short.filter(pc.match_substring_regex(short, "[eE]"))
         each = [*long.to_pylist(), *odd.to_pylist()]
-        return all(one.lstrip("-")[:1] in "iIN" or one == "nan" or _holds(one) for one in each)
+        return all(item.lstrip("-")[:1] in "iIN" or item == "nan" or _holds(item) for item in each)
     return all(_is_decimal(text) for text in texts.to_pylist())
 
 
@@ -755,8 +755,8 @@ def _as(array: pa.Array, column: Column) -> pa.Array | None:
         if not given.keys() <= column.fields.keys() or not column.fields:
             return None
         children = [
-            pa.nulls(len(array), one.type) if name not in given else _as(given[name], one)
-            for name, one in column.fields.items()
+            pa.nulls(len(array), value.type) if name not in given else _as(given[name], value)
+            for name, value in column.fields.items()
         ]
         if any(child is None for child in children):
             return None
@@ -778,7 +778,7 @@ def _with_flags(column: Column, array: pa.Array) -> Column:
     if column.kind == "number" and column.number == "int64" and column.exact:
         numbers = np.asarray(array.drop_null() if array.null_count else array)
         large = numbers[(numbers > 2**53) | (numbers < -(2**53))]
-        if large.size and not all(_is_double(str(one)) for one in large.tolist()):
+        if large.size and not all(_is_double(str(entry)) for entry in large.tolist()):
             return column.now("number", exact=False)
     elif column.kind == "array" and column.item is not None:
         item = _with_flags(column.item, array.flatten())
@@ -788,7 +788,7 @@ def _with_flags(column: Column, array: pa.Array) -> Column:
             name: _with_flags(one, child)
             for (name, one), child in zip(column.fields.items(), array.flatten(), strict=True)
         }
-        if any(one is not column.fields[name] for name, one in new.items()):
+        if any(value is not column.fields[name] for name, value in new.items()):
             return column.now("object", fields=new)
     return column
 

@@ -387,7 +387,7 @@ def _shape(first: bytes) -> tuple[list[str], list[bytes]] | None:
     if not separators or first[at:] != b"}":
         return None
     try:
-        names = [json.loads(one[1:-1]) for one in separators]
+        names = [json.loads(separator[1:-1]) for separator in separators]
     except ValueError:
         return None
     return (names, separators) if len(set(names)) == len(names) else None
@@ -668,8 +668,8 @@ def _maps(values: Sequence[Any], like: pa.MapType) -> pa.Array | None:
         if value is None:
             pairs.append(None)
         elif isinstance(value, dict):
-            pairs.append([list(one) for one in value.items()])
-        elif isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 for one in value):
+            pairs.append([list(entry) for entry in value.items()])
+        elif isinstance(value, list) and all(isinstance(entry, list) and len(entry) == 2 for entry in value):
             pairs.append(value)
         else:
             return None
@@ -750,7 +750,7 @@ def natural_parts(
             column = [row.get(name) for _, row in part]
             natural = natural_array(column) if name not in known else (array_of(column, known[name]), "")
             # Kinds are alike within a part, down to what the JSON of mixed lists hides.
-            arrays.append(natural[0] if natural else pa.array([_as_text(one) for one in column], pa.string()))
+            arrays.append(natural[0] if natural else pa.array([_as_text(item) for item in column], pa.string()))
         where = np.array([i for i, _ in part], np.int64)
         if arrays:
             parts.append((pa.RecordBatch.from_arrays(arrays, names=names), where))

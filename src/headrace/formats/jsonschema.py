@@ -247,4 +247,4 @@ def _index(schema: Any) -> float:
     if not isinstance(schema, dict):
         return float("inf")
     inner = [schema, *(choice for choice in schema.get("oneOf") or () if isinstance(choice, dict))]
-    return next((float(one["connect.index"]) for one in inner if "connect.index" in one), float("inf"))
+    return next((float(item["connect.index"]) for item in inner if "connect.index" in item), float("inf"))

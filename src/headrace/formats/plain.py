@@ -79,7 +79,7 @@ class StringFormat:
 
 def _encode_value(topic: str, batch: Batch, key: str, name: str) -> Encoded:
     names = [column for column in batch.column_names if column == "value"]
-    names = names or [one for one in batch.column_names if one not in batch.key_columns]
+    names = names or [column_name for column_name in batch.column_names if column_name not in batch.key_columns]
     if len(names) != 1:
         raise FormatError(
             f"topic «{topic}»: format «{name}» holds one column, and the rows have {', '.join(batch.column_names)}",

@@ -164,19 +164,6 @@ class SchemaRegistry:
         with self._lock:
             return self._ids.setdefault(key, int(answer["id"]))
 
-    def compatible(self, subject: str, text: str, kind: str = "AVRO") -> bool:
-        """Return whether a schema could be the newest version of a subject; true where the subject does not exist.
-
-        Raises:
-            FormatError, RegistryUnavailable: as `register`.
-        """
-        body = {"schema": text} if kind == "AVRO" else {"schema": text, "schemaType": kind}
-        path = f"/compatibility/subjects/{_quoted(subject)}/versions/latest"
-        try:
-            return bool(self._json(path, f"the subject «{subject}»", body=body)["is_compatible"])
-        except _Missing:
-            return True
-
     def versions(self, subject: str) -> list[int]:
         """Return a subject's versions, oldest first; none where it does not exist.
 

@@ -264,7 +264,7 @@ class ForeignFormats:
             known = self._dumped.get(topic)
             if known is None or known[0] is not decision:
                 self._dumped[topic] = decision, decision.dump()
-        return {topic: self._dumped[topic][1] for topic, one in self.decisions.items() if one != Decision()}
+        return {topic: self._dumped[topic][1] for topic, value in self.decisions.items() if value != Decision()}
 
     def restore(self, records: Mapping[str, bytes]) -> None:
         """Go on with what the log has, and forget everything else."""

@@ -1,4 +1,4 @@
-"""How far a prediction is from the truth, for each row; and aggregates of a column, for windows.
+"""Errors of predictions, row by row; and aggregates of a column, for windows.
 
 Use it as ``hr.metrics``: ``metric=hr.metrics.relative_error``, ``.agg(ErrorAvg=hr.metrics.mean("error"))``. Of the
 aggregates some are named like functions of Python: import the module, not its names.

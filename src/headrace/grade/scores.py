@@ -1,4 +1,4 @@
-"""How good a model's answers were: over all rows so far, and over the newest ones.
+"""Scores of a model's predictions: over all rows so far, and over the newest ones.
 
 Test, then train ("prequential", Dawid 1984, https://doi.org/10.2307/2981683; Gama, Sebastião and Rodrigues 2013,
 https://doi.org/10.1007/s10994-012-5320-9): each row is answered before it is learned, so its answer is a fair test.

@@ -1,4 +1,4 @@
-"""What a log asks of a Kafka cluster beside messages: topics, their limits and offsets; and its errors as ours."""
+"""A Kafka cluster beside its messages: topics, their limits and offsets; and its errors as ours."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ OPTIONAL_METHODS: tuple[Method, ...] = get_args(Method)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LearnerTraits:
-    """What a learner does beyond its six methods, and what may be relied on. `headrace.testing.learners` checks it.
+    """Abilities of a learner beyond its six methods, and what may be relied on. `headrace.testing.learners` checks it.
 
     Attributes:
         deterministic: learning the same rows again gives the same bits. Of a learner that does not, the state is stored

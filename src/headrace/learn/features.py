@@ -23,7 +23,7 @@ from headrace.plain_values import texts
 
 @runtime_checkable
 class Feature(Protocol):
-    """What makes some columns of the matrix out of a column of the table."""
+    """A maker of some columns of the matrix from a column of the table."""
 
     @property
     def column(self) -> str:
@@ -204,7 +204,7 @@ def numbers(array: pa.Array, field: pa.Field) -> tuple[npt.NDArray[np.float64], 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a learner is to learn of some rows.
+    """Features, targets and weights of some rows to learn.
 
     Attributes:
         y: shape (n,): numbers, or labels as the learner's classes have them; anything where a row is not valid.
@@ -313,7 +313,7 @@ DECLARED = b"postgres.declared"
 
 
 def unfit(feature: str | Feature, field: pa.Field) -> tuple[str, str] | None:
-    """Why a column can never be this feature, and what to write instead; None where it can.
+    """Say why a column can never be this feature, and what to write instead; None where it can.
 
     >>> unfit("born", pa.field("born", pa.date32()))[0]
     '«born» is date32[day], not a number'
@@ -338,7 +338,7 @@ def unfit(feature: str | Feature, field: pa.Field) -> tuple[str, str] | None:
 
 
 def unfit_target(learner: Learner, field: pa.Field) -> tuple[str, str] | None:
-    """Why no row of a column can be a learner's target, and what to write instead; None where one can."""
+    """Say why no row of a column can be a learner's target, and what to write instead; None where one can."""
     traits = traits_of(learner)
     classes, kind = traits.classes, traits.prediction_type
     number = unfit(field.name, field)

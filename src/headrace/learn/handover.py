@@ -71,7 +71,7 @@ class Block:
 
 @dataclass(slots=True)
 class Learned:
-    """What came of a block.
+    """The outcome of a block.
 
     Attributes:
         learner: what has learned it; another object than before where some of it failed.
@@ -86,7 +86,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a block was not learned; ``rows``: those that the learner names; ``overflow``: its numbers are at an end."""
+    """The reason why a block was not learned; ``rows``: those that the learner names; ``overflow``: its numbers are at an end."""
 
     reason: str
     rows: tuple[int, ...] = ()

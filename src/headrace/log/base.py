@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """What a log knows of a topic: ``first`` is the oldest offset still held, ``end`` the next to be written."""
+    """Facts that a log holds about a topic: ``first`` is the oldest offset still held, ``end`` the next to be written."""
 
     name: str
     first: int
@@ -62,7 +62,7 @@ class TopicInfo:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where one entry lies in its topic, without its rows."""
+    """The place of one entry in its topic, without its rows."""
 
     offset: int
     rows: int

@@ -486,7 +486,7 @@ class FollowedEntry(NamedTuple):
 
 
 class TransactionTopics:
-    """What a `headrace.log.kafka.KafkaTransaction` does to topics as a whole.
+    """Changes that a `KafkaTransaction` makes to topics as a whole.
 
     Attributes:
         topic_metadata: of the topics that it has touched.

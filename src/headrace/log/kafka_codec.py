@@ -1,4 +1,4 @@
-"""What a log on Kafka needs of a format, as a protocol; and the format of its own internal topics."""
+"""The protocol of a format, as a log on Kafka needs it; and the format of its own internal topics."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ class Cached:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """The number of its rows."""
         return self.stored.rows
 
 

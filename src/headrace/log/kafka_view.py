@@ -270,7 +270,7 @@ class KafkaView:
 
 
 PRODUCERS = "produce."
-"""What the name of a log begins with that `headrace produce` writes."""
+"""The beginning of the name of a log that `headrace produce` writes."""
 
 
 def pipelines(cluster: Cluster) -> list[str]:

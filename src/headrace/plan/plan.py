@@ -123,7 +123,7 @@ class Plan:
     endpoints: tuple[Endpoint, ...] = ()
     """Paths at which models predict over HTTP."""
     keep: str | timedelta | None = None
-    """How long topics keep their rows; None: for ever."""
+    """The time for which topics keep their rows; None: for ever."""
 
     @property
     def on_kafka(self) -> bool:

@@ -360,7 +360,7 @@ class _Fields:
 
 
 def _candidates() -> list[pa.DataType]:
-    numbers = [json_columns.NUMBERS[one] for one in ("int64", "int128", "int256", "float64", "decimal")]
+    numbers = [json_columns.NUMBERS[item] for item in ("int64", "int128", "int256", "float64", "decimal")]
     instants = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "ns")]
     return [*numbers, pa.bool_(), pa.date32(), pa.time32("s"), *instants]
 
@@ -376,7 +376,7 @@ def _all_are(texts: pa.Array, kind: pa.DataType) -> bool:
     patterns = {
         pa.date32(): _DATE,
         pa.time32("s"): _CLOCK,
-        **dict.fromkeys((json_columns.NUMBERS[one] for one in ("float64", "decimal")), _NUMBER),
+        **dict.fromkeys((json_columns.NUMBERS[item] for item in ("float64", "decimal")), _NUMBER),
     }
     pattern = patterns.get(kind, _INTEGER)
     if pa.types.is_timestamp(kind):

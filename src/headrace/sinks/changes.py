@@ -53,7 +53,7 @@ def fold(batch: Batch, key: Sequence[str]) -> Iterator[Change]:
     Args:
         batch: its key columns are there and hold no null, but for truncates (`without_key`).
 
-    >>> ops = np.array([OPS[one] for one in "ccud"], np.uint8)
+    >>> ops = np.array([OPS[letter] for letter in "ccud"], np.uint8)
     >>> (change,) = fold(Batch.of({"id": [1, 2, 1, 2], "x": [5, 6, 7, None]}, op=ops), ["id"])
     >>> change.rows[0].records.to_pylist(), change.gone.to_pylist()
     ([{'id': 1, 'x': 7}], [{'id': 2}])

@@ -194,7 +194,7 @@ class Late:
             return batch
         found = self.first_labels(batch, label, target)
         direct = np.flatnonzero(fresh & label)
-        names = [one for one in columns or batch.column_names if one != target and one in batch.schema.names]
+        names = [item for item in columns or batch.column_names if item != target and item in batch.schema.names]
         values = _Values(batch, found, names, self._stored(found, names), absent)
         taken = found.runs.at[found.takes]
         rows = np.sort(np.concatenate([direct, taken]))
@@ -321,7 +321,9 @@ class Late:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take flat values that `state` returned."""
         self.hashes = set(np.asarray(state.get("hashes", ()), np.int64).tolist())
-        self._rows.restore({name.removeprefix("rows."): one for name, one in state.items() if name.startswith("rows.")})
+        self._rows.restore(
+            {name.removeprefix("rows."): value for name, value in state.items() if name.startswith("rows.")}
+        )
         self._where = Numbered()
         if self._done is not None and "done.first" in state:
             self._done.restore({name: state[f"done.{name}"] for name in ("first", "values")})
@@ -428,8 +430,8 @@ class _Values:
 
 def _stacked(own: pa.Array, others: Sequence[tuple[pa.Array | None, int]]) -> pa.Array:
     """Arrays one after the other; those that cannot have one type with the first are nulls."""
-    kinds = [one.type for one in (own, *(array for array, _ in others)) if one is not None]
-    kind = next((one for one in kinds if not pa.types.is_null(one)), pa.null())
+    kinds = [other.type for other in (own, *(array for array, _ in others)) if other is not None]
+    kind = next((item for item in kinds if not pa.types.is_null(item)), pa.null())
     parts = []
     for array, n in [(own, len(own)), *others]:
         try:
@@ -442,7 +444,7 @@ def _stacked(own: pa.Array, others: Sequence[tuple[pa.Array | None, int]]) -> pa
 def _replaced(batch: Batch, columns: Mapping[str, pa.Array]) -> Batch:
     """Return the batch with other values in some columns, where they stand."""
     arrays = [columns.get(name, batch.column(name)) for name in batch.schema.names]
-    fields = [one.with_type(array.type) for one, array in zip(batch.schema, arrays, strict=True)]
+    fields = [field.with_type(array.type) for field, array in zip(batch.schema, arrays, strict=True)]
     return Batch(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=batch.schema.metadata)))
 
 
@@ -559,14 +561,14 @@ class Changes:
         """Return flat values."""
         flat: dict[str, Any] = {"names": json.dumps(list(self._columns))}
         for i, column in enumerate(self._columns.values()):
-            flat.update({f"{i}.{name}": one for name, one in column.state(1).items()})
+            flat.update({f"{i}.{name}": value for name, value in column.state(1).items()})
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take flat values that `state` returned."""
         self._columns = {}
         for i, name in enumerate(json.loads(state["names"])):
-            self._values(name).restore({one: state[f"{i}.{one}"] for one in ("first", "values")})
+            self._values(name).restore({item: state[f"{i}.{item}"] for item in ("first", "values")})
 
 
 class Truths:
@@ -586,7 +588,7 @@ class Truths:
         >>> rows, truths = Identity(), Truths()
         >>> def came(op, y):
         ...     batch = Batch.of({"id": [1], "y": pa.array([y], pa.int64())}, op=op, key=["id"])
-        ...     return [one.tolist() for one in truths.brought(numbered(batch, rows), "y")]
+        ...     return [found.tolist() for found in truths.brought(numbered(batch, rows), "y")]
         >>> came("c", None), came("u", 5), came("u", 5), came("u", None), came("u", 6)
         ([[False], [False]], [[True], [False]], [[False], [True]], [[False], [True]], [[True], [True]])
         """
@@ -632,12 +634,12 @@ class Truths:
 
     def state(self) -> dict[str, Any]:
         """Return flat values."""
-        flat = {f"codes.{name}": one for name, one in self._codes.state(1).items()}
+        flat = {f"codes.{name}": value for name, value in self._codes.state(1).items()}
         return {**flat, "hashes": np.sort(np.fromiter(self.hashes, np.int64, len(self.hashes)))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take flat values that `state` returned."""
-        self._codes.restore({one: state[f"codes.{one}"] for one in ("first", "values")})
+        self._codes.restore({item: state[f"codes.{item}"] for item in ("first", "values")})
         self.hashes = set(np.asarray(state["hashes"], np.int64).tolist())
 
 
@@ -721,7 +723,7 @@ class Memory:
         names = [list(kept.rows), list(kept.late), list(kept.changes)]
         if not any(names) and not called:
             return {}
-        about = [*names, [one.partial for one in kept.late.values()], called]
+        about = [*names, [item.partial for item in kept.late.values()], called]
         flat: dict[str, Any] = {"names": json.dumps(about)}
         for start, part in kept._parts():
             flat.update({f"{start}{name}": value for name, value in part.state().items()})
@@ -734,7 +736,7 @@ class Memory:
         self.late = {name: Late(partial=one) for name, one in zip(late, partial, strict=True)}
         self.changes = {name: Changes() for name in changes}
         for start, part in self._parts():
-            part.restore({key.removeprefix(start): one for key, one in state.items() if key.startswith(start)})
+            part.restore({key.removeprefix(start): value for key, value in state.items() if key.startswith(start)})
 
     def _parts(self) -> Iterator[tuple[str, Identity | Late | Changes]]:
         for kind, parts in (("rows", self.rows), ("late", self.late), ("changes", self.changes)):
@@ -743,7 +745,7 @@ class Memory:
 
 
 def _filled(parts: Mapping[str, Tracked]) -> dict[str, Tracked]:
-    return {name: one for name, one in parts.items() if not one.empty}
+    return {name: part for name, part in parts.items() if not part.empty}
 
 
 def named(use: str, topics: Sequence[str], number: int) -> str:

@@ -13,7 +13,7 @@ from headrace.step.state_codec import SHARED
 
 @dataclass(slots=True)
 class Vocabulary:
-    """What rows have shown of a model's features so far; all its versions share it.
+    """The facts about a model's features that rows have shown so far; all its versions share it.
 
     Attributes:
         words: category -> words in the order of their columns.

@@ -46,7 +46,7 @@ from headrace.transform.expressions import operate
 
 SMALLEST_HOLDOUT = 10
 MOST_TRAININGS = 100
-"""How often rows that a learner fails on are looked for by training it without them."""
+"""The number of times that rows on which a learner fails are looked for by training it without them."""
 Fresh = Mapping[str, Sequence[Batch]]
 
 
@@ -64,7 +64,7 @@ class Reader(EarlierRows, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a training begins.
+    """The condition on which a training begins.
 
     Attributes:
         at_us: the event time of what sets it off; ``until``: the slice that holds it.
@@ -102,7 +102,7 @@ class Chosen:
 
 
 Line = dict[str, Any]
-"""What came of a training: a row of the topic ``<model>-training``, with its ``place`` (LSN, index, time)."""
+"""The outcome of a training: a row of the topic ``<model>-training``, with its ``place`` (LSN, index, time)."""
 
 
 # -- when -------------------------------------------------------------------------------------------------------------

@@ -201,14 +201,14 @@ def _lists_of_words(values: pa.Array, start: Ints, length: Ints, found: Hashes) 
         whole = nulls[start + length] == nulls[start]
         values = values.fill_null(0)
     numbers = np.ascontiguousarray(values.to_numpy(zero_copy_only=False))
-    for one in np.unique(length[whole]).tolist():
-        rows = np.flatnonzero(whole & (length == one))
-        if one:
-            together = len(rows) * one == int(start[rows[-1]] + one - start[rows[0]])
+    for item in np.unique(length[whole]).tolist():
+        rows = np.flatnonzero(whole & (length == item))
+        if item:
+            together = len(rows) * item == int(start[rows[-1]] + item - start[rows[0]])
             if together:
-                lists = numbers[start[rows[0]] : start[rows[-1]] + one].reshape(len(rows), one)
+                lists = numbers[start[rows[0]] : start[rows[-1]] + item].reshape(len(rows), item)
             else:
-                lists = numbers[start[rows][:, None] + np.arange(one)]
+                lists = numbers[start[rows][:, None] + np.arange(item)]
             found[rows] = _rows_of_words(lists)
         done[rows] = True
     return done
@@ -428,7 +428,7 @@ class Identity:
         """Return which rows have not ended, and are remembered."""
         self._consolidate()
         found = self._keys.get(numbers >> 1) != 0
-        displaced = [one for rows in self._displaced.values() for one in rows]
+        displaced = [row for rows in self._displaced.values() for row in rows]
         if displaced:
             found |= np.isin(numbers, displaced)
         return np.asarray(found & ((numbers >> 1) > self.given - self.limit))
@@ -580,7 +580,7 @@ class _Walk:
     def event(self, op: str, old: int, new: int, lsn: int) -> int:
         rows = self.rows
         if rows._displaced and lsn != rows._displaced_in:
-            self._end(*(one for several in rows._displaced.values() for one in several))
+            self._end(*(item for several in rows._displaced.values() for item in several))
             rows._displaced = {}
         if op == "t":
             self._truncate()

@@ -62,7 +62,7 @@ def below(prefix: str, flat: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What is loaded from; see `load`."""
+    """The parts that a state is loaded from; see `load`."""
 
     flat: Mapping[str, Any]
     learner: Callable[[], Learner]
@@ -71,7 +71,7 @@ class _Stored:
 
 @dataclass(frozen=True, slots=True)
 class _Codec:
-    """How values of one type are stored; None is stored as it is.
+    """The stored form of values of one type; None is stored as it is.
 
     Attributes:
         dump: takes a value, its path and the flat values, which get what JSON cannot hold; returns what JSON holds.

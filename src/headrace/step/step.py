@@ -328,9 +328,9 @@ class _ModelStep:
         for number, operations in self.task.learn_nodes:
             for batch in operators.graded_examples(number):
                 good, bad = operate(batch, operations)
-                for one, reason in bad:
-                    self._refuse("graded", one, [reason], "transform")
-                yield from (one for one in good if one.num_rows)
+                for refused_rows, reason in bad:
+                    self._refuse("graded", refused_rows, [reason], "transform")
+                yield from (item for item in good if item.num_rows)
 
     def _fresh(self, stream: StreamPlan, name: str) -> Iterator[Batch]:
         """Yield rows of a stream to be learned, each when it has the label that is wanted; count the others."""

@@ -224,7 +224,7 @@ class Connecting:
         if wake_fd >= 0:
             waiter.register(wake_fd, select.POLLIN)
         seconds = max(0.0, min(until, self._deadline) - time.monotonic())
-        events = [one for one, _ in waiter.poll(seconds * 1000)]
+        events = [event for event, _ in waiter.poll(seconds * 1000)]
         self._ready, self._woken = fd in events, wake_fd in events
 
     def _fail(self, text: str) -> None:

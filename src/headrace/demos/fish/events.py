@@ -164,7 +164,7 @@ def _is_number(value: Any) -> bool:
 
 def _check_times(rows: Mapping[str, Sequence[dict[str, Any]]], root: Path) -> None:
     """Either every row says when it was sent, or none."""
-    said = {machine: sum(one.get(TIME) is not None for one in found) for machine, found in rows.items()}
+    said = {machine: sum(item.get(TIME) is not None for item in found) for machine, found in rows.items()}
     for machine, count in said.items():
         every = len(rows[machine])
         if any(said.values()) and count < every:

@@ -159,24 +159,24 @@ def mean_errors(
 def _trainings(app: App, log: Log, graded: Sequence[Row]) -> list[Training]:
     """Versions that were trained while rows came, each with its coefficients as R's ``lm`` names them."""
     shelf = VersionList.read(log, MODEL)
-    trained = [one for one in shelf if one.parent is not None and one.training.get("status") == "trained"]
+    trained = [item for item in shelf if item.parent is not None and item.training.get("status") == "trained"]
     if not trained:
         return []
     plan = app.plan()
-    task = next(one for one in plan.models if one.name == MODEL)
+    task = next(model for model in plan.models if model.name == MODEL)
     now = rebuild(plan, task, log, Place(end=True)).version
     found = []
-    for one in trained:
-        grades = frozenset(n for first, last in one.training["grades"] for n in range(first, last + 1))
+    for item in trained:
+        grades = frozenset(n for first, last in item.training["grades"] for n in range(first, last + 1))
         species = sorted({row["Species"] for row in graded if row["grade"] in grades})
-        if one.version == now.number:
+        if item.version == now.number:
             learner = now.learner
         else:
             learner = copy.deepcopy(task.learner)
-            learner.restore(load_state(kept_state(log, one)))
+            learner.restore(load_state(kept_state(log, item)))
         assert isinstance(learner, LinearRegression)
-        named = learner.coefficients(column_names(task, now.words, known=_known(one, now.number)))
-        found.append(Training(one.version, one.training["rows"], species, named, grades, one.ts_us))
+        named = learner.coefficients(column_names(task, now.words, known=_known(item, now.number)))
+        found.append(Training(item.version, item.training["rows"], species, named, grades, item.ts_us))
     return found
 
 
@@ -195,10 +195,12 @@ def column_names(
     """
     assert not callable(task.features)
     names: list[str | tuple[str, str | None]] = []
-    for one in task.features:
-        if not isinstance(one, Category):
-            names.append(one if isinstance(one, str) else one.column)
+    for feature in task.features:
+        if not isinstance(feature, Category):
+            names.append(feature if isinstance(feature, str) else feature.column)
             continue
-        there = list(words.get(one.column, one.words))[: None if known is None else known.get(one.column, 0)]
-        names += [(one.column, word) for word in there] + [(one.column, None)] * (one.width - len(there))
+        there = list(words.get(feature.column, feature.words))[
+            : None if known is None else known.get(feature.column, 0)
+        ]
+        names += [(feature.column, word) for word in there] + [(feature.column, None)] * (feature.width - len(there))
     return names

@@ -54,7 +54,9 @@ class Curve:
             [row["error"] for row in rows],
             [row["Species"] for row in rows],
             _spans([i for i, row in enumerate(rows) if _within(row, alarm)] for alarm in outcome.alarms),
-            _spans([i for i, row in enumerate(rows) if row["grade"] in one.grades] for one in outcome.trainings),
+            _spans(
+                [i for i, row in enumerate(rows) if row["grade"] in training.grades] for training in outcome.trainings
+            ),
             [(i, version) for version, i in models.items() if version > 1],
             [row["error"] for row in outcome.online or []],
         )
@@ -87,7 +89,7 @@ def draw(path: Path, curve: Curve) -> Path | None:
     ax = figure.add_subplot()
     _draw_periods(ax, curve)
     for i, kind in enumerate(curve.kinds):
-        places = [n for n, one in enumerate(curve.species) if one == kind]
+        places = [n for n, item in enumerate(curve.species) if item == kind]
         ax.scatter([n + 1 for n in places], [curve.errors[n] for n in places], s=14, color=_ink(i)[1], label=kind)
     if curve.online:
         ax.plot(range(1, len(curve.online) + 1), curve.online, color="0.45", lw=1, label="learned online")
@@ -162,5 +164,5 @@ def _append_periods(text: Text, curve: Curve, each: int) -> None:
         line = np.zeros(-(-fish // each), np.bool_)
         for first, last in spans:
             line[first // each : last // each + 1] = True
-        text.append(" " * MARGIN + "".join("▀" if one else " " for one in line), style=style)
+        text.append(" " * MARGIN + "".join("▀" if item else " " for item in line), style=style)
         text.append(f"\n{'':{MARGIN}}{name}: " + ", ".join(f"fish {a + 1} to {b + 1}" for a, b in spans) + "\n", style)

@@ -64,7 +64,7 @@ def _result(outcome: Outcome, data: FishData) -> dict[str, Any]:
     result: dict[str, Any] = {
         "rows": rows,
         "alarms": outcome.alarms,
-        "versions": [one.to_dict() for one in outcome.trainings],
+        "versions": [training.to_dict() for training in outcome.trainings],
         "mean_error": mean_errors(rows, data.species),
     }
     if outcome.online is not None:
@@ -121,8 +121,8 @@ def _run_topics(options: Options, data: FishData, found: Scene, view: Show) -> O
                 event.machine, row, key=["Fish_Id"], producer_id=PRODUCER, sequence=event.row, timeout=WAIT_SECONDS
             )
 
-        events = [one for one in data.events() if one.row >= sent[one.machine]]
-        view.total = sum(one.rows.num_rows for one in data.sent.values())
+        events = [item for item in data.events() if item.row >= sent[item.machine]]
+        view.total = sum(item.rows.num_rows for item in data.sent.values())
         view.done = view.total - len(events)
         return _send_all(app, running, events, send, Pace(_speed(options, view), stopped), view)
 
@@ -191,10 +191,10 @@ def _send_all(app: hr.App, running: Running, events: list[Event], send: Send, pa
 def _print_end(console: Console, result: dict[str, Any], curve: Curve) -> None:
     console.print(chart(curve, width=min(console.width, 120)))
     console.print(error_table(result["mean_error"], result.get("online", {}).get("mean_error")))
-    for one in result["versions"]:
-        numbers = ", ".join(f"{name} {value:.4f}" for name, value in one["coefficients"].items() if value is not None)
+    for item in result["versions"]:
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in item["coefficients"].items() if value is not None)
         console.print(
-            f"version {one['version']}, trained on {one['rows']} fish ({', '.join(one['species'])}): {numbers}",
+            f"version {item['version']}, trained on {item['rows']} fish ({', '.join(item['species'])}): {numbers}",
             highlight=False,
         )
     alarms = len(result["alarms"])

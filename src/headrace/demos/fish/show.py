@@ -135,7 +135,7 @@ def error_table(errors: dict[str, float | None], online: dict[str, float | None]
     """Mean errors of each species before and after."""
     table = Table(title="mean errors", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("predicted by")
-    names = [one.removesuffix("_before") for one in errors if one.endswith("_before")]
+    names = [error.removesuffix("_before") for error in errors if error.endswith("_before")]
     for name in names:
         table.add_column(name, justify="right")
     lines: list[tuple[str, Any, str]] = [("version 1", errors, "before"), ("later versions", errors, "after")]
@@ -143,7 +143,7 @@ def error_table(errors: dict[str, float | None], online: dict[str, float | None]
         lines += [("learned online, fish of version 1", online, "before"), ("… of later versions", online, "after")]
     for title, of, when in lines:
         cells = [of[f"{name}_{when}"] for name in names]
-        table.add_row(title, *(Text("–" if one is None else f"{one:.4f}", style=_style(one)) for one in cells))
+        table.add_row(title, *(Text("–" if cell is None else f"{cell:.4f}", style=_style(cell)) for cell in cells))
     return table
 
 

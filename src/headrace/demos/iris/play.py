@@ -218,9 +218,9 @@ def _print_end(
     console: Console, view: Show, names: dict[int, int | None], result: dict[str, Any], found: Scene
 ) -> None:
     console.print(view.table(names))
-    for one in result["rounds"]:
-        right = f"{one['correct']} of {len(one['labels'])}"
-        console.print(f"after {one['after']:<13} [bold]{right}[/] right", highlight=False)
+    for item in result["rounds"]:
+        right = f"{item['correct']} of {len(item['labels'])}"
+        console.print(f"after {item['after']:<13} [bold]{right}[/] right", highlight=False)
     console.print(f"{view.line()} · {result['seconds']:.1f} s", highlight=False, style="dim", soft_wrap=True)
     if found.stopped:
         console.print(

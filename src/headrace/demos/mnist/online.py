@@ -69,7 +69,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
         "train_rows": rows,
         "test_rows": len(data.test),
         "accuracy": view.curve[-1][1] if view.curve else None,
-        "accuracy_curve": [list(one) for one in view.curve],
+        "accuracy_curve": [list(item) for item in view.curve],
         "digit3": answer,
         "log": found.log,
         "seconds": round(time.monotonic() - started, 3),

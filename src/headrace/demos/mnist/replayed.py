@@ -59,7 +59,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
         "train_rows": learned,
         "test_rows": view.curve[-1][0],
         "accuracy": view.curve[-1][1],
-        "accuracy_curve": [list(one) for one in view.curve],
+        "accuracy_curve": [list(item) for item in view.curve],
         "digit3": answer,
         "log": found.log,
         "seconds": round(time.monotonic() - started, 3),

@@ -1,4 +1,4 @@
-"""What a window is, the rows that it holds, and what comes of them: their columns, types and aggregates."""
+"""The layout of windows and of their results: columns, types and aggregates."""
 
 from __future__ import annotations
 

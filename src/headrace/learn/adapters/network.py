@@ -1,4 +1,4 @@
-"""What networks of every library have in common: what goes in, what their outputs mean, how a cut is split.
+"""What is common to the networks of all libraries: what goes in, what their outputs mean, how a cut is split.
 
 Sources: https://keras.io/api/losses/, https://docs.pytorch.org/docs/stable/nn.html#loss-functions
 """
@@ -24,7 +24,7 @@ Scale = Literal["softmax", "sigmoid", "exp", "as they are"]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a network's outputs mean, and what its loss takes.
+    """The meaning of a network's outputs, and what its loss takes.
 
     Attributes:
         classes: every label, sorted; None where the output is a number.

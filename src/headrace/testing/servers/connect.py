@@ -186,7 +186,7 @@ class KafkaConnect(JavaServer):
 
 def _plugins(folder: Path) -> list[Path]:
     """The plug-ins in a folder: itself when it holds jars, otherwise the folders in it."""
-    return [folder] if any(folder.glob("*.jar")) else [one for one in folder.iterdir() if one.is_dir()]
+    return [folder] if any(folder.glob("*.jar")) else [item for item in folder.iterdir() if item.is_dir()]
 
 
 def debezium_source(

@@ -153,8 +153,8 @@ def _pom(coordinates: tuple[str, ...]) -> str:
     True
     """
     dependencies = ""
-    for one in coordinates:
-        group, artifact, version = one.split(":")
+    for coordinate in coordinates:
+        group, artifact, version = coordinate.split(":")
         dependencies += (
             f"<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>"
             f"<version>{version}</version></dependency>\n"

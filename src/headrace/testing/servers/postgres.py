@@ -161,7 +161,7 @@ def _copied(binaries: Path, target: Path) -> Path:
 
 def _open_to_all(path: Path) -> bool:
     """Return whether every user may enter a directory: all of its parents let them through."""
-    return all(one.stat().st_mode & 0o001 for one in (path, *path.resolve().parents))
+    return all(parent.stat().st_mode & 0o001 for parent in (path, *path.resolve().parents))
 
 
 @contextlib.contextmanager
