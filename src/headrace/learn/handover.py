@@ -86,7 +86,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The reason why a block was not learned; ``rows``: those that the learner names; ``overflow``: its numbers are at an end."""
+    """The reason a block was not learned; ``rows``: those that the learner names; ``overflow``: its numbers end."""
 
     reason: str
     rows: tuple[int, ...] = ()

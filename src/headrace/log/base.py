@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """Facts that a log holds about a topic: ``first`` is the oldest offset still held, ``end`` the next to be written."""
+    """A topic, as its log knows it: ``first`` is the oldest offset still held, ``end`` the next to be written."""
 
     name: str
     first: int

@@ -18,7 +18,7 @@ def _controller(api: str) -> Any:
 
 
 class _Held(threading.local):
-    """The number of blocks that this thread is in: limiting twelve libraries again would cost as much as a small update."""
+    """The number of blocks that this thread is in: limiting twelve libraries again costs as much as a small update."""
 
     depth = 0
 
