@@ -33,7 +33,7 @@ def with_old_keys(batch: Batch, encoded: Encoded, write: Callable[[Batch], tuple
     >>> old = pa.array([{"id": 1}, {"id": 8}])
     >>> batch = Batch.of({"id": [1, 9]}, op="u", key=["id"], before=old)
     >>> written = Encoded([b"1", b"9"], [b"{}", b"{}"], [[], []], np.arange(2))
-    >>> found = with_old_keys(batch, written, lambda rows: ([b"%d" % key for key in rows["id"].to_pylist()], []))
+    >>> found = with_old_keys(batch, written, lambda rows: ([b"%d" % key for key in rows.column("id").to_pylist()], []))
     >>> found.keys, found.values, found.rows.tolist()
     ([b'1', b'8', b'9'], [b'{}', None, b'{}'], [0, 1, 1])
     """
