@@ -590,6 +590,7 @@ def test_every_difference_is_one(captured: Captured) -> None:
     assert {(difference.why, difference.column) for difference in DIFFERENCES} == HIT
 
 
+@pytest.mark.slow
 def test_a_pipeline_takes_the_topics_in(captured: Captured, broker: KafkaBroker) -> None:
     """All forms at once through a pipeline, on a Kafka log that adopts them and one that copies their rows."""
     for log in (f"kafka://{broker.bootstrap}", "memory://"):

@@ -389,6 +389,7 @@ def test_a_pipeline_in_a_file_learns_what_was_appended_before(tmp_path: Path) ->
     assert json.loads(headrace("verify", "app.py", "--json", cwd=tmp_path))["result"] == "equal"
 
 
+@pytest.mark.slow
 def test_a_running_pipeline_on_a_cluster_learns_while_rows_are_appended(
     broker: KafkaBroker, topic_prefix: str, tmp_path: Path
 ) -> None:
@@ -422,6 +423,7 @@ def answered(count: int, where: str, topic: str) -> bool:
 # -- a cluster --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_on_a_cluster(broker: KafkaBroker, topic_prefix: str, tmp_path: Path) -> None:
     """A topic's own log; once each over restarts; what Kafka's clients see."""
     topic, where = f"{topic_prefix}.t", f"kafka://{broker.bootstrap}"
@@ -437,6 +439,7 @@ def test_on_a_cluster(broker: KafkaBroker, topic_prefix: str, tmp_path: Path) ->
     assert json.loads(raw[7][0]) == {"n": 7}
 
 
+@pytest.mark.slow
 def test_image_and_label_messages(broker: KafkaBroker, topic_prefix: str, shared_data: Path, tmp_path: Path) -> None:
     where = f"kafka://{broker.bootstrap}"
     digits = str(shared_data / "mnist")
