@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from headrace.inspect.messages import to_json
 from headrace.inspect.rows import cell
 from headrace.inspect.topics import iso_time
 from headrace.pipeline.app import App
@@ -27,6 +28,33 @@ talk = Console(stderr=True)
 def report(message: str) -> None:
     """Print a line on standard error as it is."""
     talk.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_result(result: object, line: str, *, as_json: bool) -> None:
+    """Print a result: JSON on standard output, or a line about it on standard error."""
+    if as_json:
+        print(to_json(result))
+    else:
+        report(line)
+
+
+def print_rows(
+    found: list[dict[str, Any]], *, as_json: bool, title: str | None = None, short: Callable[[Any], Any] = dict
+) -> None:
+    """Print rows on standard output: as JSON, or in a table.
+
+    Args:
+        short: makes a row as it fits a terminal.
+    """
+    if as_json:
+        print(to_json(found))
+    else:
+        print_table([short(row) for row in found], title=title)
+
+
+def print_values(values: Mapping[str, Any], *, title: str) -> None:
+    """Print names and values in a table, a line each; the values as JSON."""
+    print_table([{"": name, "value": to_json(value)} for name, value in values.items()], title=title)
 
 
 def short_topic(info: dict[str, Any]) -> dict[str, Any]:

@@ -170,8 +170,7 @@ def demo_fish(
 
     Example: headrace demo fish --online
     """
-    from headrace.demos.fish.options import Options
-    from headrace.demos.fish.play import play
+    from headrace.demos.fish.play import Options, play
 
     if realtime and speed is not None:
         raise typer.BadParameter("--realtime is --speed 1: give one of them")

@@ -75,7 +75,7 @@ def run(
     pipeline = load_app(file)
     pipeline.log = log or pipeline.log
     if not as_json:
-        talk.print(str(pipeline.plan()), markup=False, highlight=False, soft_wrap=True)
+        report(str(pipeline.plan()))
     live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
     models: list[dict[str, Any]] = []
     with live if talk.is_terminal and not as_json else nullcontext():
@@ -90,7 +90,7 @@ def run(
         print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models}))
     else:
         for model in models:
-            talk.print(model_line(model), markup=False, highlight=False)
+            report(model_line(model))
 
 
 @app.command()
@@ -143,12 +143,11 @@ def verify(
         print(json.dumps(found.to_dict(), ensure_ascii=False))
     else:
         for task in found.tasks:
-            talk.print(
+            report(
                 f"{task.task}: {task.steps} steps from step {task.from_step}, {task.hashes} hashes, "
-                f"{task.checkpoints} checkpoints, {task.rows} rows written: {task.result}",
-                highlight=False,
+                f"{task.checkpoints} checkpoints, {task.rows} rows written: {task.result}"
             )
             for line in task.differences:
-                talk.print(f"    {line}", highlight=False)
+                report(f"    {line}")
         print(f"{found.result}{f': {found.reason}' if found.reason else ''}")
     raise typer.Exit(found.exit_code)

@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from headrace.cli.arguments import JsonOption, LogOption, load_app, location, reading, writing
-from headrace.cli.console import print_table, replay_progress, short_model, short_version, talk
+from headrace.cli.console import (
+    print_result,
+    print_rows,
+    print_table,
+    print_values,
+    replay_progress,
+    report,
+    short_model,
+    short_version,
+)
 from headrace.engines.local.running import trained
 from headrace.errors import DeclarationError, LogError, LogLocked
 from headrace.inspect.export import Exported, export
@@ -70,10 +79,7 @@ def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
     """
     with reading(log) as held:
         found = model_rows(held)
-    if as_json:
-        print(to_json(found))
-    else:
-        print_table([short_model(row) for row in found], title="models")
+    print_rows(found, as_json=as_json, title="models", short=short_model)
 
 
 @models.command("show")
@@ -98,7 +104,7 @@ def models_show(name: NameArgument, log: LogOption = None, as_json: JsonOption =
         return
     about["versions"] = len(listed)
     del about["scores"]
-    print_table([{"": key, "value": to_json(value)} for key, value in about.items()], title=name)
+    print_values(about, title=name)
     print_table([short_version(version) for version in listed], title="versions")
     print_scores(scores)
 
@@ -136,7 +142,7 @@ def models_diff(
     if scored:
         print_table(scored, title="metrics")
     for line in found["parameters"]:
-        talk.print(f"declared {line}", highlight=False)
+        report(f"declared {line}")
     print_table([array for array in found["state"] if array["changed"]], title="what moved")
 
 
@@ -156,11 +162,11 @@ def explain(
         print(to_json(found))
         return
     shown = {key: value for key, value in found.items() if key not in ("learned", "lineage")}
-    print_table([{"": key, "value": to_json(value)} for key, value in shown.items()], title=f"{topic}, row {offset}")
+    print_values(shown, title=f"{topic}, row {offset}")
     for line in range_text(found["learned"]):
-        talk.print(f"learned {line}", highlight=False)
+        report(f"learned {line}")
     for version in found["lineage"]:
-        talk.print(f"version {version['version']}: {version['reason']} ({version['by']})", highlight=False)
+        report(f"version {version['version']}: {version['reason']} ({version['by']})")
 
 
 # -- changing ---------------------------------------------------------------------------------------------------------
@@ -194,10 +200,8 @@ def models_reset(
                 )
         except KeyError:
             raise _no_model(held, name) from None
-    if as_json:
-        print(to_json({"model": name, "version": version, "from": start.value}))
-    else:
-        talk.print(f"{name}: version {version} begins from the {start.value} row")
+    result = {"model": name, "version": version, "from": start.value}
+    print_result(result, f"{name}: version {version} begins from the {start.value} row", as_json=as_json)
 
 
 @models.command("rollback")
@@ -243,13 +247,12 @@ def models_rollback(
         return {"model": name, "parent": chosen.version, "position": position, "begun": False}
 
     result = _change(log, request, state, store, stopped=stopped)
-    if as_json:
-        print(to_json(result))
-    elif "version" not in result:
-        talk.print(f"{name} goes on from version {result['parent']} when its pipeline starts")
-    else:
+    if "version" in result:
         when = "begins" if result["begun"] else "begins when the open cut is complete"
-        talk.print(f"{name}: version {result['version']} {when}, from version {result['parent']}")
+        line = f"{name}: version {result['version']} {when}, from version {result['parent']}"
+    else:
+        line = f"{name} goes on from version {result['parent']} when its pipeline starts"
+    print_result(result, line, as_json=as_json)
 
 
 @models.command("tag")
@@ -275,10 +278,8 @@ def models_tag(
         return {"model": name, "version": tagged.version, "tags": tagged.tags}
 
     result = _change(log, request, None, store, stopped=stopped)
-    if as_json:
-        print(to_json(result))
-    else:
-        talk.print(f"{name}, version {result['version']}: {', '.join(result['tags']) or 'no tags'}")
+    line = f"{name}, version {result['version']}: {', '.join(result['tags']) or 'no tags'}"
+    print_result(result, line, as_json=as_json)
 
 
 @models.command("retrain")
@@ -310,21 +311,19 @@ def _train(action: Literal["retrain", "promote"], name: str, log: str | None, st
 
     def store(held: Log) -> dict[str, Any]:
         if registry.read_model(held, name) is None:
-            raise LogError(f"the log has no model «{name}»", advice="headrace models list shows its models.")
+            raise _no_model(held, name)
         with held.transaction() as txn:
             put_request(txn, request)
         return {"model": name, "status": "asked"}
 
     result = _change(log, request, None, store, stopped=stopped, timeout=TRAINING_SECONDS)
-    if result["status"] != "asked":
-        trained(name, result)
-    if as_json:
-        print(to_json(result))
-    elif result["status"] == "asked":
-        talk.print(f"{name}: {action} when its pipeline starts")
+    if result["status"] == "asked":
+        line = f"{name}: {action} when its pipeline starts"
     else:
+        trained(name, result)
         version = f", version {result['version']}" if "version" in result else ""
-        talk.print(f"{name}: {result['status']}{version}, {result.get('rows', 0)} rows")
+        line = f"{name}: {result['status']}{version}, {result.get('rows', 0)} rows"
+    print_result(result, line, as_json=as_json)
 
 
 def _change(
@@ -379,7 +378,7 @@ def models_rebuild(
     if as_json:
         print(to_json(result))
     else:
-        print_table([{"": key, "value": to_json(value)} for key, value in result.items()], title=name)
+        print_values(result, title=name)
 
 
 @models.command("export")
@@ -402,10 +401,8 @@ def models_export(
         state = version_state.state_of(held, chosen, _rebuilder(held, name, file))
         record = VersionRecord.from_dict({**chosen.to_dict(), **version_state.about(held, versions, chosen)})
         files = export(to, _exported(held, versions, record, state, file))
-    if as_json:
-        print(to_json({"model": name, "version": record.version, "hash": record.hash, "to": str(to), "files": files}))
-    else:
-        talk.print(f"{name}, version {record.version}: {', '.join(files)} in {to}", highlight=False)
+    result = {"model": name, "version": record.version, "hash": record.hash, "to": str(to), "files": files}
+    print_result(result, f"{name}, version {record.version}: {', '.join(files)} in {to}", as_json=as_json)
 
 
 # -- finding things ---------------------------------------------------------------------------------------------------

@@ -13,11 +13,10 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from headrace.cli.arguments import JsonOption, LogOption, location
-from headrace.cli.console import talk
+from headrace.cli.console import print_result, report, talk
 from headrace.engines.local.signals import Signals
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
-from headrace.inspect.messages import to_json
 from headrace.log.kafka import KafkaLog
 from headrace.plan.plan import INTERNAL
 from headrace.produce.inputs import Input
@@ -74,12 +73,13 @@ def produce(
             ended = append_all(source, appender, throttle, limit, reporter)
         place = held.location.url if isinstance(held, KafkaLog) else where
     result = {"topic": topic, "log": place, **appender.figures(), "ended": ended}
-    if as_json:
-        print(to_json({**result, "seconds": round(time.monotonic() - since, 3)}))
-        return
     earlier = f" behind {appender.skipped} that were there" if appender.skipped else ""
     words = {"input": "the input ended", "limit": "the limit is reached", "stopped": "stopped"}[ended]
-    talk.print(f"{topic}: {appender.written} rows written{earlier}; {words}", highlight=False, markup=False)
+    print_result(
+        {**result, "seconds": round(time.monotonic() - since, 3)},
+        f"{topic}: {appender.written} rows written{earlier}; {words}",
+        as_json=as_json,
+    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Bar:
         self.progress.update(self.task, completed=done)
 
     def report(self, message: str) -> None:
-        talk.print(message, highlight=False, markup=False)
+        report(message)
 
 
 @contextmanager

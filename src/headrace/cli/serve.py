@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from headrace.cli.arguments import JsonOption, LogOption, load_app, location
-from headrace.cli.console import print_table, talk
+from headrace.cli.console import print_result, print_rows, report, talk
 from headrace.engines.local.signals import Signals, Stopped
 from headrace.errors import DeclarationError, LogLocked
 from headrace.pipeline.app import App
@@ -64,8 +64,8 @@ def serve(
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "rate": rate,
+        "batch_window_ms": batch_window_ms,
     }
-    given["batch_window_ms"] = batch_window_ms
     named = {name: value for name, value in given.items() if value is not None}
     settings = read_settings(named)
     with Signals() as signals:
@@ -102,7 +102,7 @@ def _serve_alone(pipeline: App, settings: ServeSettings, signals: Signals, *, ru
         try:
             running = pipeline.start(serve=settings)
         except LogLocked as error:
-            talk.print(f"{error.message}: following it", markup=False, highlight=False)
+            report(f"{error.message}: following it")
         else:
             with running:
                 signals.stop = running.engine.stop
@@ -155,7 +155,7 @@ def _serve_by_workers(
             try:
                 running = stack.enter_context(pipeline.start())
             except LogLocked as error:
-                talk.print(f"{error.message}: following it", markup=False, highlight=False)
+                report(f"{error.message}: following it")
         number = place.listening.getsockname()[1]
         options = {**named, "port": number, "host": settings.host}
         if place.keys is not None:
@@ -226,10 +226,7 @@ def list_(log: LogOption = None, file: FileOption = None, as_json: JsonOption = 
         {"id": key.id, "name": key.name, "scopes": list(key.scopes), "created": key.created}
         for key in _opened(log, file).all()
     ]
-    if as_json:
-        print(json.dumps(found))
-    else:
-        print_table([{**row, "scopes": ", ".join(row["scopes"])} for row in found])
+    print_rows(found, as_json=as_json, short=lambda row: {**row, "scopes": ", ".join(row["scopes"])})
 
 
 @keys.command("revoke")
@@ -244,7 +241,4 @@ def revoke(
     Example: headrace keys revoke 3f9a1c2b7d10
     """
     found = _opened(log, file).revoke(key)
-    if as_json:
-        print(json.dumps({"revoked": found.id}))
-    else:
-        talk.print(f"revoked {found.id} {found.name}".rstrip(), markup=False, highlight=False)
+    print_result({"revoked": found.id}, f"revoked {found.id} {found.name}".rstrip(), as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.arguments import JsonOption, LogOption, location, looking
-from headrace.cli.console import copy_progress, print_table, report, short_topic, talk
+from headrace.cli.console import copy_progress, print_result, print_rows, print_table, report, short_topic
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
 from headrace.inspect.messages import to_json
@@ -39,10 +39,7 @@ def topics_list(
             infos = [
                 topic_row(info) for info in held.topics().values() if internal or not info.name.startswith(INTERNAL)
             ]
-    if as_json:
-        print(to_json(infos))
-    else:
-        print_table([short_topic(info) for info in infos], title="topics")
+    print_rows(infos, as_json=as_json, title="topics", short=short_topic)
 
 
 @topics.command("show")
@@ -125,13 +122,11 @@ def topics_copy(
         figures = {name: getattr(done, name) for name in ("topics", "rows", "slices", "records")}
         print(to_json({"from": origin, "to": done.location, **figures}))
         return
-    talk.print(
+    report(
         f"{done.topics} topics, {done.rows} rows in {done.slices} slices and {done.records} records are now in "
-        f"{done.location}",
-        highlight=False,
-        soft_wrap=True,
+        f"{done.location}"
     )
-    talk.print(f"Run the pipeline with --log {done.location}; {origin} is as it was.", highlight=False, soft_wrap=True)
+    report(f"Run the pipeline with --log {done.location}; {origin} is as it was.")
 
 
 @topics.command("create")
@@ -155,10 +150,7 @@ def topics_create(
         with closing(open_log(where, writer=True)) as held, held.transaction() as transaction:
             transaction.create_topic(topic)
         made = {"topic": topic, "log": where}
-    if as_json:
-        print(to_json(made))
-    else:
-        talk.print(f"the topic {topic} is made", highlight=False)
+    print_result(made, f"the topic {topic} is made", as_json=as_json)
 
 
 @topics.command("delete")
@@ -182,7 +174,5 @@ def topics_delete(
         rows_gone = delete_on_cluster(KafkaLocation.parse(where), topic, force=force)
     else:
         rows_gone = delete_in_file(where, topic, force=force)
-    if as_json:
-        print(to_json({"topic": topic, "log": where, "rows": rows_gone}))
-    else:
-        talk.print(f"the topic {topic} and its {rows_gone} rows are deleted", highlight=False)
+    deleted = {"topic": topic, "log": where, "rows": rows_gone}
+    print_result(deleted, f"the topic {topic} and its {rows_gone} rows are deleted", as_json=as_json)

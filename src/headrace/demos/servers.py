@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from headrace.errors import DeclarationError
+from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.testing.servers import KafkaBroker, KafkaConnect, PostgresServer, free_directory
 
@@ -26,6 +27,7 @@ class Scene:
     Attributes:
         dsn: the database's; "" where rows come from topics.
         log: the log's location.
+        kafka: the cluster that Debezium writes to, as a location; "" without Debezium.
         pictures: the directory for pictures.
         stopped: whether the log ends with the demo, because its broker does.
         kept: what goes on afterwards, a line each.
@@ -33,6 +35,7 @@ class Scene:
 
     dsn: str = ""
     log: str = ""
+    kafka: str = ""
     pictures: Path = field(default_factory=Path.cwd)
     stopped: bool = False
     kept: list[str] = field(default_factory=list)
@@ -93,6 +96,23 @@ def log_file(log: str | None, app: str, *, resumes: bool = False) -> str:
     return str(path)
 
 
+def refuse_taken(place: KafkaLocation, topics: Sequence[str]) -> None:
+    """Refuse a cluster that holds a log of that name, or one of the topics.
+
+    Raises:
+        DeclarationError: it does.
+    """
+    there = Cluster(place, patience=5).topics()
+    taken = [topic for topic in topics if topic in there]
+    if f"__headrace.{place.name}.changelog" in there:
+        problem = f"there is a log of «{place.name}» on {place.bootstrap} already; the demo starts one of its own"
+    elif taken:
+        problem = f"{place.bootstrap} has the topic{'s' if len(taken) > 1 else ''} {', '.join(taken)} already"
+    else:
+        return
+    raise DeclarationError(problem, advice="Give another cluster, or --log kafka for a broker of the demo's own.")
+
+
 def clean_up(database: psycopg.Connection[Any], app: str) -> None:
     """A slot that nobody reads keeps the server's WAL for ever: the demo takes its own away."""
     mine = [f"headrace\\_{app}%"]
@@ -111,9 +131,11 @@ def stage(
     log: str | None,
     keep: bool,
     say: Say,
-    database: bool,
-    dsn: str | None,
-    refuse: Callable[[KafkaLocation], None] | None,
+    database: bool = True,
+    dsn: str | None = None,
+    topics: Sequence[str] = (),
+    resumes: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Scene]:
     """A demo's log and servers, running.
 
@@ -122,24 +144,26 @@ def stage(
         log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``.
         keep: leave the servers running.
         database: whether one is needed; ``dsn``: an existing server's.
-        refuse: raises where a cluster holds what is there already; None where a log that is there is gone on with.
+        topics: the demo's, which a cluster must not have yet.
+        resumes: whether a log that is there already is gone on with; else it is refused.
+        settings: of a broker of the demo's own.
 
     Raises:
-        DeclarationError: there is a log already.
+        DeclarationError: there is a log, or a topic of the demo's, already.
         JavaMissing: a broker is needed, and there is no Java.
     """
     found = Scene()
     with contextlib.ExitStack() as stack:
         if log == "kafka":
-            server = stack.enter_context(broker(keep, found.kept, say))
+            server = stack.enter_context(broker(keep, found.kept, say, settings=settings))
             found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{app}", not keep
         elif log is not None and log.startswith(SCHEME):
             place = KafkaLocation.parse(log, name=app)
             found.log = f"{SCHEME}{place.bootstrap}/{place.name}"
-            if refuse is not None:
-                refuse(place)
+            if not resumes:
+                refuse_taken(place, topics)
         else:
-            found.log = log_file(log, app, resumes=refuse is None)
+            found.log = log_file(log, app, resumes=resumes)
             found.pictures = Path(found.log).parent
         if database:
             found.dsn = stack.enter_context(postgres(dsn, keep, found.kept, say))

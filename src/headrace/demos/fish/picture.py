@@ -16,8 +16,7 @@ from rich.text import Text
 
 from headrace.demos.fish.outcome import Outcome, Row
 from headrace.demos.fish.pipeline import THRESHOLD
-from headrace.demos.mnist.show import new_figure
-from headrace.errors import MissingExtra
+from headrace.demos.screen import save_picture
 
 HEIGHT = 12
 MARGIN = 7
@@ -82,11 +81,10 @@ def _spans(places: Iterable[Sequence[int]]) -> list[Span]:
 
 def draw(path: Path, curve: Curve) -> Path | None:
     """A PNG of it; None where there is no matplotlib."""
-    try:
-        figure = new_figure((9.6, 4.8))
-    except MissingExtra:
-        return None
-    ax = figure.add_subplot()
+    return save_picture(path, (9.6, 4.8), lambda ax: _draw_errors(ax, curve))
+
+
+def _draw_errors(ax: Any, curve: Curve) -> None:
     _draw_periods(ax, curve)
     for i, kind in enumerate(curve.kinds):
         places = [n for n, item in enumerate(curve.species) if item == kind]
@@ -98,9 +96,6 @@ def draw(path: Path, curve: Curve) -> Path | None:
     ax.set_ylim(0, 1.12 * max([2 * THRESHOLD, *curve.errors, *curve.online]))
     ax.set_title("The fish factory: errors over events")
     ax.legend(loc="upper right", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    return path
 
 
 def _draw_periods(ax: Any, curve: Curve) -> None:

@@ -11,29 +11,49 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from rich.console import Console
-from rich.live import Live
 
 import headrace as hr
 from headrace.demos.fish import pipeline
 from headrace.demos.fish.events import Event, FishData, read_data
-from headrace.demos.fish.follow import Follower
-from headrace.demos.fish.options import LIVE_SPEED, Options
 from headrace.demos.fish.outcome import Outcome, mean_errors, read_outcome, shown
 from headrace.demos.fish.picture import Curve, chart, draw
-from headrace.demos.fish.scene import APP, create_tables, insert, scene
-from headrace.demos.fish.show import Show, error_table
-from headrace.demos.servers import Scene, clean_up
+from headrace.demos.fish.show import Follower, Show, error_table
+from headrace.demos.fish.tables import create_tables, insert
+from headrace.demos.screen import print_kept, print_next
+from headrace.demos.servers import Scene, clean_up, stage
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
 
+APP = "fish"
 PRODUCER = "machine"
 PICTURE = "fish.png"
 WAIT_SECONDS = 120.0
+LIVE_SPEED = 60.0
 Send = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See `headrace.cli.demo.demo_fish`.
+
+    Attributes:
+        speed: seconds of event time in a second; 0 as fast as it can; None: `LIVE_SPEED` where figures are drawn anew
+            in a terminal, else 0.
+    """
+
+    source: str = "topics"
+    data: Path | None = None
+    log: str | None = None
+    postgres: str | None = None
+    speed: float | None = None
+    online: bool = False
+    png: Path | None = None
+    keep: bool = False
 
 
 def play(options: Options, *, show: bool = True, console: Console | None = None) -> dict[str, Any]:
@@ -44,7 +64,15 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     with contextlib.ExitStack() as stack:
         tables = options.source == "postgres"
         found = stack.enter_context(
-            scene(log=options.log, keep=options.keep, say=view.say, database=tables, postgres=options.postgres)
+            stage(
+                APP,
+                log=options.log,
+                keep=options.keep,
+                say=view.say,
+                database=tables,
+                dsn=options.postgres,
+                resumes=not tables,
+            )
         )
         outcome = _run_tables(options, data, found, view) if tables else _run_topics(options, data, found, view)
     curve = Curve.of(outcome)
@@ -54,8 +82,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
         _print_end(view.console, result, curve)
         _say_next(view.console, found, str(picture) if picture else None)
     if options.keep:
-        for line in found.kept:
-            Console(stderr=True).print(f"goes on: {line}", highlight=False, soft_wrap=True)
+        print_kept(found)
     return result
 
 
@@ -165,8 +192,7 @@ def _running(app: hr.App, view: Show) -> Iterator[tuple[Running, threading.Event
         signals = stack.enter_context(Signals())
         signals.stop = stopped.set
         view.say("training the first model, and opening the log")
-        if view.live:
-            stack.enter_context(Live(view, console=view.console, transient=True))
+        stack.enter_context(view.drawing())
         yield stack.enter_context(app.start()), stopped
 
 
@@ -208,14 +234,10 @@ def _say_next(console: Console, found: Scene, picture: str | None) -> None:
     """Print where the picture is, and what to try with the log."""
     text = f"Picture: {picture}" if picture else "No picture: pip install 'headrace\\[plot]'"
     console.print(text, highlight=False, soft_wrap=True)
-    if found.stopped:
-        console.print("The broker is stopped, and the log went with it. Give --keep to look at both.", highlight=False)
-        return
-    console.print(f"\nThe log stays at {found.log}. Next:", highlight=False, soft_wrap=True)
-    for command in (
-        "headrace topics list",
+    print_next(
+        console,
+        found,
         "headrace topics cat weight-retrain",
         "headrace models show weight",
         "headrace sql 'select Species, model_version, avg(error) from \"weight-diff\" group by all'",
-    ):
-        console.print(f"  {command} --log {found.log}", highlight=False, soft_wrap=True, markup=False)
+    )

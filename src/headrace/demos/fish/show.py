@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from headrace.demos.fish.outcome import Row
+from headrace.demos.fish.outcome import MODEL, Row, is_graded
 from headrace.demos.fish.pipeline import THRESHOLD
+from headrace.demos.screen import View
+from headrace.engines.local.running import Running
+from headrace.registry.versions import VersionList
 
 SHOWN_ROWS = 8
 SHOWN_WINDOWS = 6
-SHOWN_TOLD = 4
+SHOWN_NEWS = 4
 OTHER_LINES = 23
 
 
 @dataclass(slots=True)
-class Show:
-    """Figures of the demo, drawn live where there is a terminal, else printed as they change.
+class Show(View):
+    """Figures of the demo.
 
     Attributes:
-        model: the version that answers, and when it was made.
-        told: alarms and trainings.
+        model: the version that predicts, and when it was made.
+        news: alarms and trainings.
     """
 
-    console: Console
-    shown: bool = True
-    step: str = "starting"
-    total: int = 0
-    done: int = 0
     model: str = ""
     graded: deque[Row] = field(default_factory=lambda: deque(maxlen=SHOWN_ROWS))
     online: deque[float] = field(default_factory=lambda: deque(maxlen=SHOWN_ROWS))
     windows: deque[Row] = field(default_factory=lambda: deque(maxlen=SHOWN_WINDOWS))
-    told: list[Text] = field(default_factory=list)
+    news: list[Text] = field(default_factory=list)
 
     def __rich__(self) -> RenderableType:
         bar = Table.grid(padding=(0, 1))
@@ -48,7 +48,7 @@ class Show:
         title = Text("The fish factory: weights predicted, weighed ten seconds later", style="bold")
         model = Text(self.model, style="cyan")
         step = Text(self.step, style="dim")
-        return Group(title, step, bar, model, *self.told[-SHOWN_TOLD:], self._fish(), self._errors())
+        return Group(title, step, bar, model, *self.news[-SHOWN_NEWS:], self._fish(), self._errors())
 
     def _fish(self) -> Table:
         table = Table(title="weight-diff", title_justify="left", box=SIMPLE_HEAD)
@@ -78,20 +78,10 @@ class Show:
             table.add_row("learned online", ProgressBar(1.0, min(1.0, mean), width=40), f"{mean:.3f}", "newest fish")
         return table
 
-    @property
-    def live(self) -> bool:
-        """True where figures are drawn anew, in place."""
-        return self.shown and self.console.is_terminal
-
-    def say(self, step: str) -> None:
-        """A new step begins."""
-        self.step = step
-        self._print(Text(step))
-
     def window(self, row: Row) -> None:
         """A window is over."""
         self.windows.append(row)
-        self._print(Text(f"{_window(row)}: {row['rows']} fish, mean error {row['ErrorAvg']:.3f}"))
+        self.told(Text(f"{_window(row)}: {row['rows']} fish, mean error {row['ErrorAvg']:.3f}"))
 
     def alarm(self, row: Row) -> None:
         """A window's error was too large."""
@@ -113,13 +103,8 @@ class Show:
         self.model = f"model weight: version {version}, made at {made:%Y-%m-%d %H:%M:%S} UTC"
 
     def _tell(self, text: Text) -> None:
-        self.told.append(text)
-        self._print(text)
-
-    def _print(self, text: Text) -> None:
-        """A line, where figures are not drawn anew."""
-        if self.shown and not self.live:
-            self.console.print(text, highlight=False, soft_wrap=True)
+        self.news.append(text)
+        self.told(text)
 
 
 def clock(when: datetime) -> str:
@@ -153,3 +138,58 @@ def _style(error: float | None) -> str:
 
 def _window(row: Row) -> str:
     return f"{row['window_start']:%H:%M} to {row['window_end']:%H:%M}"
+
+
+# -- rows that a running pipeline has written since the last look ----------------------------------------------------
+
+LOOK_SECONDS = 0.1
+
+
+class Follower:
+    """Hands new rows of the pipeline's topics to the view, a few times a second.
+
+    What an earlier run has written is read when the first look is taken, and shown as if it had just come.
+    """
+
+    def __init__(self, running: Running, view: Show) -> None:
+        self._log = running.log
+        self._running = running
+        self._view = view
+        self._seen: dict[str, int] = {}
+        self._version = 0
+        self._next = 0.0
+
+    def look(self, *, now: bool = False) -> None:
+        """Show what is new; ``now``: even where the last look was just before."""
+        if not self._view.shown or (not now and time.monotonic() < self._next):
+            return
+        view, topics = self._view, self._log.topics()
+        if "weight-diff" in topics:
+            view.graded.extend(row for row in self._rows("weight-diff") if is_graded(row))
+        if "weight-online-diff" in topics:
+            view.online.extend(row["error"] for row in self._rows("weight-online-diff") if is_graded(row))
+        for topic, take in (
+            ("weight-error", view.window),
+            ("weight-retrain", view.alarm),
+            ("weight-training", view.training),
+        ):
+            if topic in topics:
+                for row in self._rows(topic):
+                    take(row)
+        self._look_at_model()
+        self._next = time.monotonic() + LOOK_SECONDS
+
+    def _rows(self, topic: str) -> Iterator[Row]:
+        seen = self._seen.get(topic, 0)
+        for entry in self._log.read_topic(topic, offset=seen):
+            yield from entry.records.slice(max(0, seen - entry.offset)).to_pylist()
+            seen = entry.offset + entry.records.num_rows
+        self._seen[topic] = seen
+
+    def _look_at_model(self) -> None:
+        version = self._running[MODEL].version
+        if version != self._version:
+            known = VersionList.read(self._log, MODEL).versions.get(version)
+            if known is not None:
+                self._version = version
+                self._view.answers(version, known.ts_us)

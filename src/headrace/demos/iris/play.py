@@ -20,13 +20,13 @@ import pyarrow.csv
 from psycopg import sql
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from headrace.demos.iris import pipeline
-from headrace.demos.iris.scene import APP, CREATE, Scene, scene
-from headrace.demos.servers import clean_up
+from headrace.demos.iris.scene import APP, CREATE, scene
+from headrace.demos.screen import View, print_kept, print_next
+from headrace.demos.servers import Scene, clean_up
 from headrace.engines.local.running import Running
 from headrace.errors import DeclarationError, WaitTimeout
 from headrace.pipeline.app import App
@@ -52,12 +52,11 @@ class Options:
 
 
 @dataclass(slots=True)
-class Show:
+class Show(View):
     """The screen of the demo."""
 
-    flavour: str
-    test: list[dict[str, Any]]
-    step: str = "starting"
+    flavour: str = ""
+    test: list[dict[str, Any]] = field(default_factory=list)
     captured: int = 0
     learned: int = 0
     model: str = ""
@@ -104,11 +103,9 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     console = console or Console()
     started = time.monotonic()
     data = read_data(options.data)
-    view = Show(options.flavour, data["test"])
-    lines = console if show and not console.is_terminal else None
+    view = Show(console, show, flavour=options.flavour, test=data["test"])
     with contextlib.ExitStack() as stack:
-        if show:
-            stack.enter_context(Live(view, console=console, transient=True))
+        stack.enter_context(view.drawing())
         found = stack.enter_context(
             scene(
                 postgres=options.postgres,
@@ -116,11 +113,11 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
                 debezium=options.source == "debezium",
                 prefix=options.flavour,
                 keep=options.keep,
-                say=lambda step: _say(view, lines, step),
+                say=view.say,
             )
         )
-        rounds = _rounds(options, found, data, view, lines)
-        _say(view, None, "stopping the servers")
+        rounds = _rounds(options, found, data, view)
+        view.step = "stopping the servers"
     view.step = "done"
     labels = [int(row["iris_class"]) for row in data["test"]]
     names = match_clusters(rounds[-1][1], labels)
@@ -136,26 +133,25 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     if show:
         _print_end(console, view, names, result, found)
     if options.keep:
-        for line in found.kept:
-            Console(stderr=True).print(f"goes on: {line}", highlight=False, soft_wrap=True)
+        print_kept(found)
     return result
 
 
 def _rounds(
-    options: Options, found: Scene, data: dict[str, list[dict[str, Any]]], view: Show, console: Console | None
+    options: Options, found: Scene, data: dict[str, list[dict[str, Any]]], view: Show
 ) -> list[tuple[str, list[int]]]:
     app = _app(options, found)
     with psycopg.connect(found.dsn, autocommit=True) as database:
         with app.start() as running:
             for after, train in ROUNDS:
-                _say(view, console, f"inserting {train}: {len(data[train])} rows to learn")
+                view.say(f"inserting {train}: {len(data[train])} rows to learn")
                 _insert(database, "iris_train", data[train])
                 _wait(running, options, database, "iris_train")
                 if options.flavour == "spark":
                     _micro_batches(app, options)
                 _figures(view, running)
                 time.sleep(options.pause)
-                _say(view, console, f"inserting test: {len(data['test'])} rows to classify")
+                view.say(f"inserting test: {len(data['test'])} rows to classify")
                 _insert(database, "iris_test", data["test"])
                 _wait(running, options, database, "iris_test")
                 answers = app.topic("iris_predictions").read().to_arrow()
@@ -201,12 +197,6 @@ def _micro_batches(app: App, options: Options) -> None:
     app.tick("species")
 
 
-def _say(view: Show, console: Console | None, step: str) -> None:
-    view.step = step
-    if console is not None:
-        console.print(step, highlight=False)
-
-
 def _figures(view: Show, running: Running) -> None:
     model = running["species"]
     view.captured = sum(running.captured.values())
@@ -229,14 +219,12 @@ def _print_end(
             soft_wrap=True,
         )
         return
-    console.print(f"\nThe log stays at {result['log']}. Next:", highlight=False, soft_wrap=True)
-    for command in (
-        f"headrace topics list --log {result['log']}",
-        f"headrace topics cat iris_predictions --log {result['log']}",
-        f"headrace sql 'select iris_class, prediction, count(*) from iris_predictions group by all' "
-        f"--log {result['log']}",
-    ):
-        console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+    print_next(
+        console,
+        found,
+        "headrace topics cat iris_predictions",
+        "headrace sql 'select iris_class, prediction, count(*) from iris_predictions group by all'",
+    )
 
 
 # -- data ---------------------------------------------------------------------------------------------------------

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from headrace.demos.servers import Say, broker, clean_up, log_file, stopped
+from headrace.demos.servers import Say, Scene, broker, clean_up, stage, stopped
 from headrace.demos.servers import postgres as database_of
-from headrace.errors import DeclarationError, HeadraceError
-from headrace.kafka.cluster import Cluster
+from headrace.errors import HeadraceError
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.testing.servers import KafkaConnect
 
@@ -44,25 +42,6 @@ CREATE = (
 )
 
 
-@dataclass(slots=True)
-class Scene:
-    """The stage of the demo.
-
-    Attributes:
-        dsn: the database's.
-        log: the log's location.
-        kafka: the cluster that Debezium writes to, as a location; "" without Debezium.
-        stopped: whether the log ends with the demo, because its broker does.
-        kept: what goes on afterwards, a line each.
-    """
-
-    dsn: str = ""
-    log: str = ""
-    kafka: str = ""
-    stopped: bool = False
-    kept: list[str] = field(default_factory=list)
-
-
 @contextlib.contextmanager
 def scene(
     *, postgres: str | None, log: str | None, debezium: bool, prefix: str, keep: bool, say: Say
@@ -80,21 +59,17 @@ def scene(
         JavaMissing: a broker or Kafka Connect is needed, and there is no Java.
     """
     log = log or ("kafka" if debezium else None)
-    on_kafka = log is not None and (log == "kafka" or log.startswith(SCHEME))
-    found = Scene(log=str(log) if on_kafka else log_file(log, APP))
+    topics = (f"{prefix}.public.iris_train", f"{prefix}.public.iris_test", "iris_predictions", "iris_sentences")
+    # As the broker of Debezium's images: whoever writes to a topic makes it.
+    makes = {"auto.create.topics.enable": "true"}
     with contextlib.ExitStack() as stack:
-        if log is not None and log.startswith(SCHEME):
-            _refuse_taken(log, prefix)
-            found.log = f"{SCHEME}{_place(log).bootstrap}/{_place(log).name}"
-        if log == "kafka" or (debezium and not found.log.startswith(SCHEME)):
-            # As the broker of Debezium's images: whoever writes to a topic makes it.
-            makes = {"auto.create.topics.enable": "true"}
-            server = stack.enter_context(broker(keep, found.kept, say, settings=makes))
-            found.kafka = f"{SCHEME}{server.bootstrap}" if debezium else ""
-            if log == "kafka":
-                found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{APP}", not keep
-        elif debezium:
+        found = stack.enter_context(
+            stage(APP, log=log, keep=keep, say=say, database=False, topics=topics, settings=makes)
+        )
+        if debezium and found.log.startswith(SCHEME):
             found.kafka = f"{SCHEME}{_place(found.log).bootstrap}"
+        elif debezium:
+            found.kafka = f"{SCHEME}{stack.enter_context(broker(keep, found.kept, say, settings=makes)).bootstrap}"
         found.dsn = stack.enter_context(database_of(postgres, keep, found.kept, say))
         with psycopg.connect(found.dsn, autocommit=True) as database:
             create_tables(database)
@@ -135,23 +110,6 @@ def create_tables(database: psycopg.Connection[Any]) -> None:
 
 def _place(log: str) -> KafkaLocation:
     return KafkaLocation.parse(log, name=APP)
-
-
-def _refuse_taken(log: str, prefix: str) -> None:
-    place = _place(log)
-    there = Cluster(place, patience=5).topics()
-    if f"__headrace.{place.name}.changelog" in there:
-        raise DeclarationError(
-            f"there is a log of «{place.name}» on {place.bootstrap} already; the demo starts one of its own",
-            advice="Give another cluster, or --log kafka for a broker of the demo's own.",
-        )
-    topics = (f"{prefix}.public.iris_train", f"{prefix}.public.iris_test", "iris_predictions", "iris_sentences")
-    taken = [topic for topic in topics if topic in there]
-    if taken:
-        raise DeclarationError(
-            f"{place.bootstrap} has the topic{'s' if len(taken) > 1 else ''} {', '.join(taken)} already",
-            advice="Give another cluster, or --log kafka for a broker of the demo's own.",
-        )
 
 
 @contextlib.contextmanager

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.live import Live
 
 import headrace as hr
 from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, recipe
-from headrace.demos.mnist.replayed import say_next, say_pictures
-from headrace.demos.mnist.scene import scene
+from headrace.demos.mnist.replayed import APP, say_pictures
 from headrace.demos.mnist.show import Show, draw_curve, draw_digit, half_blocks
+from headrace.demos.screen import print_next
+from headrace.demos.servers import stage
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
 from headrace.errors import HeadraceError
@@ -49,11 +49,11 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     chosen = recipe(name)
     learner = chosen.learner()
     data = digits.read_data(options.idx)
-    view = Show(f"MNIST, learned online: {name}", console, show)
+    view = Show(console, show, title=f"MNIST, learned online: {name}")
     every = options.every or EVERY
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(
-            scene(log=options.log, keep=options.keep, say=view.say, database=False, resumes=True)
+            stage(APP, log=options.log, keep=options.keep, say=view.say, database=False, resumes=True)
         )
         classes = None if isinstance(learner, hr.Learner) else CLASSES
         tested = data.test.records()
@@ -77,7 +77,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     if show:
         _print_end(console, result, data)
         say_pictures(console, pictures)
-        say_next(console, found, "headrace topics cat digits-metrics --limit 3", "headrace models show digits")
+        print_next(console, found, "headrace topics cat digits-metrics --limit 3", "headrace models show digits")
         if rows < len(data.train):
             console.print(
                 f"  headrace demo mnist --online --log {found.log}   goes on", highlight=False, soft_wrap=True
@@ -161,13 +161,12 @@ def _run(app: hr.App, data: digits.Digits, options: Options, view: Show) -> tupl
         signals = stack.enter_context(Signals())
         signals.stop = producer.stopped.set
         view.say("opening the log: what was learned before is learned again from it")
-        if view.live:
-            stack.enter_context(Live(view, console=view.console, transient=True))
+        stack.enter_context(view.drawing())
         running = stack.enter_context(app.start())
         producer.at = running.appended(pipeline.DIGITS, PRODUCER)
         seen = _follow(running, view, 0, quietly=True)
         there = f" behind the {producer.at:,} that are there" if producer.at else ""
-        view.say(f"producing {len(images):,} digits{there}{_how_to_stop()}", total=len(images))
+        view.count(f"producing {len(images):,} digits{there}{_how_to_stop()}", len(images))
         thread = threading.Thread(target=producer.run, args=[running], name="producer", daemon=True)
         thread.start()
         while thread.is_alive():

@@ -15,19 +15,21 @@ from typing import Any
 import numpy.typing as npt
 import psycopg
 import pyarrow as pa
+from psycopg import sql
 from rich.console import Console
-from rich.live import Live
 from threadpoolctl import threadpool_limits
 
 import headrace as hr
 from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, SEED, Recipe, recipe
-from headrace.demos.mnist.scene import APP, create_tables, scene
 from headrace.demos.mnist.show import Show, draw_curve, draw_digit, half_blocks, share_right
-from headrace.demos.servers import Scene, clean_up
+from headrace.demos.screen import print_kept, print_next
+from headrace.demos.servers import Scene, clean_up, stage
 from headrace.engines.local.running import Running
 
+APP = "mnist"
+TABLES = ("mnist_train", "mnist_test")
 TRAIN, TEST = "tf.public.mnist_train", "tf.public.mnist_test"
 WAIT_SECONDS = 120.0
 TRANSACTIONS = 20
@@ -40,14 +42,22 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     chosen = recipe(name)
     model = chosen.make()  # before any server: a missing library is said at once
     data = digits.read_data(options.idx)
-    view = Show(f"MNIST from PostgreSQL: {name}", console or Console(), show)
+    view = Show(console or Console(), show, title=f"MNIST from PostgreSQL: {name}")
     with contextlib.ExitStack() as stack:
-        if view.live:
-            stack.enter_context(Live(view, console=view.console, transient=True))
-        found = stack.enter_context(scene(log=options.log, keep=options.keep, postgres=options.postgres, say=view.say))
+        stack.enter_context(view.drawing())
+        found = stack.enter_context(
+            stage(
+                APP,
+                log=options.log,
+                keep=options.keep,
+                say=view.say,
+                dsn=options.postgres,
+                topics=[f"tf.public.{table}" for table in TABLES],
+            )
+        )
         learned = _learn(chosen, model, options, found, data, view)
         answer = _evaluate(chosen, model, options, found, data, view)
-        view.say("stopping the servers")
+        view.count("stopping the servers", 0)
     folder = options.png or found.pictures
     pictures = [
         draw_digit(folder / "digit3.png", data.three, answer),
@@ -67,8 +77,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     if show:
         _print_end(view.console, result, data, pictures, found)
     if options.keep:
-        for line in found.kept:
-            Console(stderr=True).print(f"goes on: {line}", highlight=False, soft_wrap=True)
+        print_kept(found)
     return result
 
 
@@ -87,7 +96,7 @@ def _learn(chosen: Recipe, model: Any, options: Options, found: Scene, data: dig
         running.wait(WAIT_SECONDS)
         rows = running.log.topics()[TRAIN].rows
     epochs = options.epochs or chosen.epochs
-    view.say(f"learning the topic {TRAIN} {epochs} times", total=epochs * rows)
+    view.count(f"learning the topic {TRAIN} {epochs} times", epochs * rows)
     # Threads of BLAS wait for each other by spinning: on shared cores that takes ten times as long.
     with threadpool_limits(1):
         chosen.train(model, _batches(train, chosen, epochs), lambda n: setattr(view, "done", view.done + n))
@@ -110,7 +119,7 @@ def _evaluate(chosen: Recipe, model: Any, options: Options, found: Scene, data: 
     app = pipeline.classify(found.dsn, found.log, model, chosen.features, classes)
     with app.start() as running, psycopg.connect(found.dsn, autocommit=True) as database:
         there = TEST in running.log.topics()
-        view.say(f"waiting for {TEST}{'' if there else ', which does not exist yet'}", total=len(data.test))
+        view.count(f"waiting for {TEST}{'' if there else ', which does not exist yet'}", len(data.test))
         time.sleep(options.pause)
         rows = digits.rows(data.test)
         step = -(-rows.num_rows // TRANSACTIONS)
@@ -134,6 +143,18 @@ def _count(app: hr.App, running: Running, view: Show) -> None:
     view.point(len(labels), share_right(predicted, labels))
 
 
+def create_tables(database: psycopg.Connection[Any]) -> None:
+    """The two tables, empty: a table that is made later is not captured before a restart.
+
+    They have no key, as the article's: without the old rows in the WAL, PostgreSQL would refuse to change them.
+    """
+    for table in TABLES:
+        name = sql.Identifier(table)
+        database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
+        database.execute(digits.CREATE.format(table).encode())
+        database.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(name))
+
+
 def _copy(database: psycopg.Connection[Any], table: str, rows: pa.RecordBatch) -> None:
     """Insert rows, in one transaction."""
     with database.cursor() as cursor, cursor.copy(f"COPY {table} (pixels, labels) FROM STDIN".encode()) as copy:
@@ -152,7 +173,7 @@ def _print_end(
         highlight=False,
     )
     say_pictures(console, pictures)
-    say_next(console, found, f"headrace topics cat {pipeline.PREDICTIONS} --limit 1")
+    print_next(console, found, f"headrace topics cat {pipeline.PREDICTIONS} --limit 1")
 
 
 def say_pictures(console: Console, pictures: list[Path | None]) -> None:
@@ -160,13 +181,3 @@ def say_pictures(console: Console, pictures: list[Path | None]) -> None:
     drawn = [str(path) for path in pictures if path is not None]
     text = f"Pictures: {', '.join(drawn)}" if drawn else "No pictures: pip install 'headrace\\[plot]'"
     console.print(text, highlight=False, soft_wrap=True)
-
-
-def say_next(console: Console, found: Scene, *commands: str) -> None:
-    """Print what to try with the log."""
-    if found.stopped:
-        console.print("The broker is stopped, and the log went with it. Give --keep to look at both.", highlight=False)
-        return
-    console.print(f"\nThe log stays at {found.log}. Next:", highlight=False, soft_wrap=True)
-    for command in ("headrace topics list", *commands):
-        console.print(f"  {command} --log {found.log}", highlight=False, soft_wrap=True, markup=False)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from headrace.demos.mnist.digits import SIDE
-from headrace.errors import MissingExtra
+from headrace.demos.screen import View, save_picture
 from headrace.inspect import plot
 
 INK = 96
@@ -24,21 +24,15 @@ SHOWN_POINTS = 8
 
 
 @dataclass(slots=True)
-class Show:
-    """Figures of the demo, drawn live where there is a terminal, else printed as they change.
+class Show(View):
+    """Figures of the demo.
 
     Attributes:
         title: the first line.
-        total: rows that there will be of what is counted.
         curve: pairs (rows, accuracy).
     """
 
-    title: str
-    console: Console
-    shown: bool = True
-    step: str = "starting"
-    total: int = 0
-    done: int = 0
+    title: str = ""
     curve: list[tuple[int, float]] = field(default_factory=list)
 
     def __rich__(self) -> RenderableType:
@@ -54,25 +48,15 @@ class Show:
             )
         return table
 
-    @property
-    def live(self) -> bool:
-        """True where figures are drawn anew, in place."""
-        return self.shown and self.console.is_terminal
-
-    def say(self, step: str, *, total: int = 0) -> None:
-        """A new step begins."""
-        self.step, self.total, self.done = step, total, 0
-        self.told(step)
+    def count(self, step: str, total: int) -> None:
+        """Begin a step that goes over so many rows."""
+        self.total, self.done = total, 0
+        self.say(step)
 
     def point(self, rows: int, accuracy: float) -> None:
         """Another point of the curve."""
         self.curve.append((rows, accuracy))
         self.told(f"{rows:>7,} rows: {accuracy:.2%} right")
-
-    def told(self, text: str) -> None:
-        """A line, where figures are not drawn anew."""
-        if self.shown and not self.live:
-            self.console.print(text, highlight=False, markup=False)
 
 
 def half_blocks(pixels: bytes, side: int = SIDE) -> str:
@@ -91,7 +75,7 @@ def draw_digit(path: Path, pixels: bytes, answer: object) -> Path | None:
     def draw(ax: Any) -> None:
         plot.digit(pixels, ax=ax, title=answer)
 
-    return _save(path, draw, (3, 3))
+    return save_picture(path, (3, 3), draw)
 
 
 def draw_curve(path: Path, curve: Sequence[tuple[int, float]], title: str) -> Path | None:
@@ -101,27 +85,7 @@ def draw_curve(path: Path, curve: Sequence[tuple[int, float]], title: str) -> Pa
         plot.accuracy(curve, ax=ax)
         ax.set_title(title)
 
-    return _save(path, draw, (6.4, 4))
-
-
-def _save(path: Path, draw: Any, size: tuple[float, float]) -> Path | None:
-    try:
-        figure = new_figure(size)
-    except MissingExtra:
-        return None
-    draw(figure.add_subplot())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    return path
-
-
-def new_figure(size: tuple[float, float]) -> Any:
-    """A figure that belongs to no window: it can be made anywhere."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("plot", "a picture") from error
-    return Figure(figsize=size)
+    return save_picture(path, (6.4, 4), draw)
 
 
 def share_right(predicted: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:

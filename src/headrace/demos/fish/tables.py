@@ -1,9 +1,7 @@
-"""The log of the fish demo and its servers: started where none is given, stopped at the end, or left running."""
+"""The tables of the fish demo: made, and filled row by row."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,45 +11,9 @@ from psycopg import sql
 
 from headrace.demos.fish.events import FIELDS, TIME, FishData
 from headrace.demos.fish.pipeline import MEASUREMENT, TABLES, WEIGHT
-from headrace.demos.servers import Say, Scene, stage
-from headrace.errors import DeclarationError
-from headrace.kafka.cluster import Cluster
-from headrace.kafka.settings import KafkaLocation
 
-APP = "fish"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE = dict(zip((MEASUREMENT, WEIGHT), TABLES, strict=True))
-
-
-@contextlib.contextmanager
-def scene(*, log: str | None, keep: bool, say: Say, database: bool, postgres: str | None) -> Iterator[Scene]:
-    """Everything that the demo needs, running.
-
-    Args:
-        log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``. One that is there
-            already is gone on with where rows come from topics; where they come from tables, it is refused.
-        keep: leave the servers running.
-        database: whether rows come from tables.
-        postgres: an existing server's DSN.
-
-    Raises:
-        DeclarationError: there is a log already.
-        JavaMissing: a broker is needed, and there is no Java.
-    """
-    refuse = _refuse_taken if database else None
-    with stage(APP, log=log, keep=keep, say=say, database=database, dsn=postgres, refuse=refuse) as found:
-        yield found
-
-
-def _refuse_taken(place: KafkaLocation) -> None:
-    if f"__headrace.{place.name}.changelog" in Cluster(place, patience=5).topics():
-        raise DeclarationError(
-            f"there is a log of «{place.name}» on {place.bootstrap} already; from tables the demo starts its own",
-            advice="Give another cluster, or --log kafka for a broker of the demo's own.",
-        )
-
-
-# -- tables -------------------------------------------------------------------------------------------------------
 
 
 def create_tables(database: psycopg.Connection[Any], data: FishData) -> None:
