@@ -31,6 +31,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrays import Ints
+
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _DECIMALS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _DAY_SECONDS = 86_400
@@ -443,6 +445,23 @@ def civil(days: int) -> tuple[int, int, int]:
     shifted = (5 * day_of_year + 2) // 153
     month = shifted + 3 if shifted < 10 else shifted - 9
     return era * 400 + year_of_era + (month <= 2), month, day_of_year - (153 * shifted + 2) // 5 + 1
+
+
+def days_of(year: Ints, month: Ints, day: Ints) -> Ints:
+    """Return days since 1970-01-01 of proleptic Gregorian dates, the inverse of `civil`; year 0 is 1 BC.
+
+    Source: https://howardhinnant.github.io/date_algorithms.html#days_from_civil
+
+    >>> days_of(np.array([2000, -4713]), np.array([1, 11]), np.array([1, 24])).tolist()
+    [10957, -2440588]
+    """
+    year = year - (month <= 2)
+    era = year // 400
+    year_of_era = year - era * 400
+    day_of_year = (153 * (month + np.where(month > 2, -3, 9)) + 2) // 5 + day - 1
+    day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
+    days: Ints = era * 146_097 + day_of_era - 719_468
+    return days
 
 
 def _date(days: int) -> tuple[str, str]:

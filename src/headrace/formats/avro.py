@@ -7,36 +7,28 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from headrace.errors import FormatError
 from headrace.formats import avro_schema, debezium
 from headrace.formats.avro_reader import AvroReader, check, finished
 from headrace.formats.avro_schema import Node, parse
 from headrace.formats.avro_writer import write
-from headrace.formats.registry import RegisteredSchema, SchemaRegistry
-from headrace.formats.registry_format import Record, RegistryFormat, Structs, Subject, good_rows
-from headrace.formats.registry_framing import Framed, Wire
+from headrace.formats.registry import RegisteredSchema
+from headrace.formats.registry_format import Record, RegistryFormat, SchemaDecoder, Structs, good_rows
+from headrace.formats.registry_framing import Framed
 
 
-class AvroDecoder:
-    """Decodes payloads of one Avro schema; remembers the trees of the schemas it has seen."""
+class AvroDecoder(SchemaDecoder[Node]):
+    """Decode payloads of Avro."""
 
-    def __init__(self) -> None:
-        self._nodes: dict[RegisteredSchema, Node | str] = {}
+    def parse(self, schema: RegisteredSchema) -> Node:
+        """Return the schema's tree."""
+        node = parse(schema.text, [reference.text for reference in schema.references])
+        check(node)
+        return node
 
-    def __call__(self, group: Framed, schema: RegisteredSchema) -> Structs:
-        node = self._nodes.get(schema)
-        if node is None:
-            try:
-                node = parse(schema.text, [reference.text for reference in schema.references])
-                check(node)
-            except FormatError as error:
-                node = error.message
-            self._nodes[schema] = node
-        if isinstance(node, str):
-            reason = f"{group.schema_id}: {node}"
-            return [], dict.fromkeys(range(len(group.rows)), reason)
-        reader = AvroReader(group.buffer, group.starts, group.ends, finish=finished, unread=_unread(node))
-        values = reader.read(node)
+    def structs(self, group: Framed, parsed: Node) -> Structs:
+        """Read all payloads at once, field by field."""
+        reader = AvroReader(group.buffer, group.starts, group.ends, finish=finished, unread=_unread(parsed))
+        values = reader.read(parsed)
         if not pa.types.is_struct(values.type):
             values = pa.StructArray.from_arrays([values], names=["value"])
         return good_rows(values, reader.reasons)
@@ -57,27 +49,9 @@ class AvroFormat(RegistryFormat[Node]):
     'avro+envelope'
     """
 
-    def __init__(
-        self,
-        registry: SchemaRegistry | str,
-        *,
-        envelope: bool = False,
-        subject: Subject = "topic",
-        key: str = "avro",
-        wire: Wire = "confluent",
-        register: bool = True,
-    ) -> None:
-        super().__init__(
-            "avro",
-            registry,
-            kind="AVRO",
-            decoder=AvroDecoder(),
-            envelope=envelope,
-            subject=subject,
-            key=key,
-            wire=wire,
-            register=register,
-        )
+    own_name = "avro"
+    kind = "AVRO"
+    decoder = AvroDecoder
 
     def declare(self, topic: str, name: Record, kind: pa.StructType, required: Sequence[str]) -> tuple[str, str, Node]:
         """Return the schema's text, its full name and its tree."""

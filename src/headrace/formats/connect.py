@@ -232,13 +232,9 @@ def is_envelope(schema: Schema) -> bool:
     return "op" in names and bool({"before", "after"} & names) and "source" in names
 
 
-def read_schema(text: bytes) -> Schema | str:
-    """A schema's text parsed, or what is wrong with it. Texts repeat for thousands of messages and are remembered."""
-    return _read_schema(text)
-
-
 @lru_cache(maxsize=256)
-def _read_schema(text: bytes) -> Schema | str:
+def read_schema(text: bytes) -> Schema | str:
+    """Parse a schema's text, or say what is wrong with it; texts repeat for thousands of messages: they are kept."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from headrace.errors import DeclarationError
@@ -32,6 +33,13 @@ KNOWN = (
     "registry",
 )
 
+_PLAIN: dict[str, Callable[..., Format]] = {
+    "csv": CsvFormat,
+    "string": StringFormat,
+    "bytes": BytesFormat,
+    **dict.fromkeys(("image+label", "label+image"), ImageLabelFormat),
+}
+
 
 def format_for(spec: str, *, key: str | None = None, registry: Any = None) -> Format:
     """The format of this name.
@@ -61,12 +69,6 @@ def format_for(spec: str, *, key: str | None = None, registry: Any = None) -> Fo
                 "a message of format «arrow» holds many rows and has no key", advice="Leave key out."
             )
         return ArrowFormat()
-    if not more and base == "csv":
-        return CsvFormat(key=key)
-    if not more and base == "string":
-        return StringFormat(key=key)
-    if not more and base == "bytes":
-        return BytesFormat(key=key)
-    if spec in ("image+label", "label+image"):
-        return ImageLabelFormat(key=key)
-    raise DeclarationError(f"there is no format «{spec}»", advice=f"Known are {', '.join(KNOWN)}.")
+    if spec not in _PLAIN:
+        raise DeclarationError(f"there is no format «{spec}»", advice=f"Known are {', '.join(KNOWN)}.")
+    return _PLAIN[spec](key=key)

@@ -16,33 +16,27 @@ import pyarrow as pa
 from headrace.errors import FormatError
 from headrace.formats import coerce, connect, json_text
 from headrace.formats.coerce import columns_of
-from headrace.formats.registry import RegisteredSchema, SchemaRegistry
-from headrace.formats.registry_format import Record, RegistryFormat, Structs, Subject
-from headrace.formats.registry_framing import Framed, Wire
+from headrace.formats.registry import RegisteredSchema
+from headrace.formats.registry_format import Record, RegistryFormat, SchemaDecoder, Structs
+from headrace.formats.registry_framing import Framed
 
 Schema = dict[str, Any]
 
 
-class JsonSchemaDecoder:
-    """Decodes JSON payloads: columns have the types that their JSON Schema tells, others those of their values."""
+class JsonSchemaDecoder(SchemaDecoder[list[coerce.Reading]]):
+    """Decode JSON payloads: columns have the types that their JSON Schema tells, others those of their values."""
 
-    def __init__(self) -> None:
-        self._readings: dict[RegisteredSchema, list[coerce.Reading] | str] = {}
+    def parse(self, schema: RegisteredSchema) -> list[coerce.Reading]:
+        """Return how to read the schema's columns."""
+        fields = to_connect(schema.text, schema.references)
+        readings = [connect.reading_of(field) for field in fields]
+        for inside in (inner for field in fields for inner in connect.row_fields(field) or ()):
+            connect.reading_of(inside)
+        return readings
 
-    def __call__(self, group: Framed, schema: RegisteredSchema) -> Structs:
-        readings = self._readings.get(schema)
-        if readings is None:
-            try:
-                fields = to_connect(schema.text, schema.references)
-                readings = [connect.reading_of(field) for field in fields]
-                for inside in (inner for field in fields for inner in connect.row_fields(field) or ()):
-                    connect.reading_of(inside)
-            except FormatError as error:
-                readings = error.message
-            self._readings[schema] = readings
-        if isinstance(readings, str):
-            return [], dict.fromkeys(range(len(group.rows)), f"{group.schema_id}: {readings}")
-        return columns_of(group.payloads(), readings)
+    def structs(self, group: Framed, parsed: list[coerce.Reading]) -> Structs:
+        """Read the payloads' columns."""
+        return columns_of(group.payloads(), parsed)
 
 
 class JsonSchemaFormat(RegistryFormat[None]):
@@ -55,25 +49,9 @@ class JsonSchemaFormat(RegistryFormat[None]):
     'jsonschema'
     """
 
-    def __init__(
-        self,
-        registry: SchemaRegistry | str,
-        *,
-        envelope: bool = False,
-        subject: Subject = "topic",
-        key: str = "jsonschema",
-        wire: Wire = "confluent",
-    ) -> None:
-        super().__init__(
-            "jsonschema",
-            registry,
-            kind="JSON",
-            decoder=JsonSchemaDecoder(),
-            envelope=envelope,
-            subject=subject,
-            key=key,
-            wire=wire,
-        )
+    own_name = "jsonschema"
+    kind = "JSON"
+    decoder = JsonSchemaDecoder
 
     def declare(self, topic: str, name: Record, kind: pa.StructType, required: Sequence[str]) -> tuple[str, str, None]:
         """Return the schema's text and its title."""

@@ -32,7 +32,7 @@ class AnyFormat(RegistryReader):
         super().__init__("registry", registry, decoders, wire=wire)
 
 
-_FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
+_FORMATS: dict[str, tuple[Callable[..., Format], dict[str, Any], str]] = {
     "avro": (AvroFormat, {}, "avro"),
     "avro+envelope": (AvroFormat, {"envelope": True}, "avro"),
     "jsonschema": (JsonSchemaFormat, {}, "jsonschema"),
@@ -59,11 +59,8 @@ def registered_format(spec: str, *, registry: SchemaRegistry | str | None = None
     """
     check_key(spec, key)
     make, options, own = _FORMATS[spec]
-    if own and key is not None:
-        options = {**options, "key": key}
     client = registry if isinstance(registry, SchemaRegistry) else SchemaRegistry(registry)
-    made: Format = make(client, **options)
-    return made
+    return make(client, **options, **({"key": key} if own else {}))
 
 
 def check_key(spec: str, key: str | None) -> None:

@@ -137,15 +137,7 @@ class SchemaRegistry:
             FormatError: the registry refuses: not compatible with the versions before, not allowed, not a schema.
             RegistryUnavailable: the registry did not answer in time.
         """
-        key = (subject, kind, text)
-        with self._lock:
-            known = self._ids.get(key)
-        if known is not None:
-            return known
-        body = {"schema": text} if kind == "AVRO" else {"schema": text, "schemaType": kind}
-        answer = self._json(f"/subjects/{_quoted(subject)}/versions", f"the subject «{subject}»", body=body)
-        with self._lock:
-            return self._ids.setdefault(key, int(answer["id"]))
+        return self._id_of((subject, kind, text), "/versions", f"the subject «{subject}»")
 
     def lookup(self, subject: str, text: str, kind: str = "AVRO") -> int:
         """Return the id of a schema that a subject already has.
@@ -154,15 +146,7 @@ class SchemaRegistry:
             FormatError: it does not have this schema.
             RegistryUnavailable: the registry did not answer in time.
         """
-        key = (subject, kind, text)
-        with self._lock:
-            known = self._ids.get(key)
-        if known is not None:
-            return known
-        body = {"schema": text} if kind == "AVRO" else {"schema": text, "schemaType": kind}
-        answer = self._json(f"/subjects/{_quoted(subject)}", f"this schema of the subject «{subject}»", body=body)
-        with self._lock:
-            return self._ids.setdefault(key, int(answer["id"]))
+        return self._id_of((subject, kind, text), "", f"this schema of the subject «{subject}»")
 
     def versions(self, subject: str) -> list[int]:
         """Return a subject's versions, oldest first; none where it does not exist.
@@ -176,6 +160,17 @@ class SchemaRegistry:
             return []
 
     # Confluent's API
+
+    def _id_of(self, key: tuple[str, str, str], path: str, what: str) -> int:
+        with self._lock:
+            known = self._ids.get(key)
+        if known is not None:
+            return known
+        subject, kind, text = key
+        body = {"schema": text} if kind == "AVRO" else {"schema": text, "schemaType": kind}
+        answer = self._json(f"/subjects/{_quoted(subject)}{path}", what, body=body)
+        with self._lock:
+            return self._ids.setdefault(key, int(answer["id"]))
 
     def _by_id(self, number: int) -> RegisteredSchema:
         answer = self._json(f"/schemas/ids/{number}", f"schema id {number}")

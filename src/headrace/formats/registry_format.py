@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,7 @@ _NO_ROWS = (frozenset({"status", "id", "event_count", "data_collections"}), froz
 Subject = Literal["topic", "record", "topic-record"]
 SUBJECTS: tuple[Subject, ...] = ("topic", "record", "topic-record")
 Prepared = TypeVar("Prepared")
+Parsed = TypeVar("Parsed")
 Record = Literal["Key", "Value", "Envelope"]
 Extra = list[tuple[str, bytes]]
 # Rows of one kind of record as payloads, and the headers that go with each of them.
@@ -60,6 +61,33 @@ SOURCE = pa.struct(
         pa.field("xmin", pa.int64()),
     ]
 )
+
+
+class SchemaDecoder(Generic[Parsed]):
+    """Decode payloads by their schemas; each schema is parsed once."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[RegisteredSchema, Parsed | str] = {}
+
+    def __call__(self, group: Framed, schema: RegisteredSchema) -> Structs:
+        parsed = self._parsed.get(schema)
+        if parsed is None:
+            try:
+                parsed = self.parse(schema)
+            except FormatError as error:
+                parsed = error.message
+            self._parsed[schema] = parsed
+        if isinstance(parsed, str):
+            return [], dict.fromkeys(range(len(group.rows)), f"{group.schema_id}: {parsed}")
+        return self.structs(group, parsed)
+
+    def parse(self, schema: RegisteredSchema) -> Parsed:
+        """Return what `structs` reads by; raise FormatError where the schema is none of a row."""
+        raise NotImplementedError
+
+    def structs(self, group: Framed, parsed: Parsed) -> Structs:
+        """Return the payloads' columns."""
+        raise NotImplementedError
 
 
 class RegistryReader:
@@ -130,33 +158,37 @@ class RegistryFormat(RegistryReader, Generic[Prepared]):
     """A format whose schemas are in a registry, to read and write; a subclass declares schemas and writes payloads.
 
     Args:
-        name, registry, envelope, wire: see `RegistryReader`; ``envelope``: also write envelopes. Reading takes either.
-        kind: of the schemas: ``AVRO``, ``JSON``.
-        decoder: reads payloads.
+        registry, envelope, wire: see `RegistryReader`; ``envelope``: also write envelopes. Reading takes either.
         subject: under which name schemas are registered: ``topic`` (``<topic>-value``), ``record`` (the record's
             full name) or ``topic-record`` (``<topic>-<full name>``).
-        key: the format's own name: the key columns as a record; or one of `json_keys.KEY_FORMATS`.
+        key: the format's own name (or None): the key columns as a record; or one of `json_keys.KEY_FORMATS`.
         register: register schemas; False only takes those that the subject already has.
+
+    Attributes:
+        own_name: the format's, without an envelope.
+        kind: of the schemas: ``AVRO``, ``JSON``.
+        decoder: reads payloads.
     """
+
+    own_name: ClassVar[str]
+    kind: ClassVar[str]
+    decoder: ClassVar[type[SchemaDecoder[Any]]]
 
     def __init__(
         self,
-        name: str,
         registry: SchemaRegistry | str,
         *,
-        kind: str,
-        decoder: Decoder,
-        envelope: bool,
-        subject: Subject,
-        key: str,
-        wire: Wire,
+        envelope: bool = False,
+        subject: Subject = "topic",
+        key: str | None = None,
+        wire: Wire = "confluent",
         register: bool = True,
     ) -> None:
-        for what, given, allowed in (("subject", subject, SUBJECTS), ("key", key, (name, *KEY_FORMATS))):
+        name = self.own_name
+        for what, given, allowed in (("subject", subject, SUBJECTS), ("key", key or name, (name, *KEY_FORMATS))):
             if given not in allowed:
                 raise DeclarationError(f"{what}={given!r} is none of {', '.join(allowed)}")
-        super().__init__(name, registry, {kind: decoder}, envelope=envelope, wire=wire)
-        self._kind = kind
+        super().__init__(name, registry, {self.kind: self.decoder()}, envelope=envelope, wire=wire)
         self._subject = subject
         self._key = None if key == name else key
         self._register = register
@@ -206,7 +238,7 @@ class RegistryFormat(RegistryReader, Generic[Prepared]):
         text, full, prepared = self.declare(topic, name, kind, required)
         subject = {"topic": f"{topic}-{role}", "record": full, "topic-record": f"{topic}-{full}"}[self._subject]
         find = self._registry.register if self._register else self._registry.lookup
-        number = find(subject, text, self._kind)
+        number = find(subject, text, self.kind)
         with self._lock:
             return self._declared.setdefault(key, (prepared, number))
 

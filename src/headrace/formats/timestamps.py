@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.arrays import Ints
-from headrace.plain_values import PER_SECOND, beyond, civil
+from headrace.plain_values import PER_SECOND, beyond, civil, days_of
 
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _YEAR_1, _YEAR_10000 = -62_135_596_800, 253_402_300_800
@@ -134,23 +134,6 @@ def _days(parts: pa.StructArray) -> Ints:
     if (valid & ((month < 1) | (month > 12) | (day < 1) | (day > longest))).any():
         raise ValueError("is not a date of the calendar")
     return days_of(year, month, day)
-
-
-def days_of(year: Ints, month: Ints, day: Ints) -> Ints:
-    """Days since 1970-01-01 of proleptic Gregorian dates; year 0 is 1 BC.
-
-    Source: https://howardhinnant.github.io/date_algorithms.html#days_from_civil
-
-    >>> days_of(np.array([2000, -4713]), np.array([1, 11]), np.array([1, 24])).tolist()
-    [10957, -2440588]
-    """
-    year = year - (month <= 2)
-    era = year // 400
-    year_of_era = year - era * 400
-    day_of_year = (153 * (month + np.where(month > 2, -3, 9)) + 2) // 5 + day - 1
-    day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
-    days: Ints = era * 146_097 + day_of_era - 719_468
-    return days
 
 
 def _int(parts: pa.StructArray, name: str, digits: pa.Array | None = None) -> Ints:

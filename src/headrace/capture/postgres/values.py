@@ -22,6 +22,7 @@ from headrace.arrays import Bytes, Ints, Mask
 from headrace.capture.postgres import types
 from headrace.capture.postgres.cells import Cells
 from headrace.capture.postgres.messages import UNIX_2000_US, Longs
+from headrace.plain_values import days_of
 
 UNIX_2000_DAYS = 10_957
 _INT64_MAX = np.iinfo(np.int64).max
@@ -549,20 +550,3 @@ def _dates_or_times(texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
     micros = np.where(fits, days, 0) * _DAY_US + seconds * 1_000_000 + fraction
     array = of_numbers(micros, arrow_type, fits)
     return array, _lost(texts, array)
-
-
-def days_of(year: Ints, month: Ints, day: Ints) -> Ints:
-    """Return days since 1970-01-01 of proleptic Gregorian dates; year 0 is 1 BC.
-
-    Source: https://howardhinnant.github.io/date_algorithms.html#days_from_civil
-
-    >>> days_of(np.array([2000, -4713]), np.array([1, 11]), np.array([1, 24])).tolist()
-    [10957, -2440588]
-    """
-    year = year - (month <= 2)
-    era = year // 400
-    year_of_era = year - era * 400
-    day_of_year = (153 * (month + np.where(month > 2, -3, 9)) + 2) // 5 + day - 1
-    day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
-    days: Ints = era * 146_097 + day_of_era - 719_468
-    return days
