@@ -328,6 +328,27 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
+def list_offsets(array: pa.Array) -> Ints:
+    """Return where each list begins among the items that `flatten` gives, and where the last one ends.
+
+    >>> list_offsets(pa.array([[7, 8], None, [9]])).tolist()
+    [0, 2, 2, 3]
+    """
+    offsets = np.zeros(len(array) + 1, np.int64)
+    np.cumsum(np.asarray(pc.fill_null(pc.list_value_length(array), 0)), out=offsets[1:])
+    return offsets
+
+
+def with_items(array: pa.Array, items: pa.Array) -> pa.ListArray:
+    """Return the lists of an array with other items, one in place of each that `flatten` gives.
+
+    >>> with_items(pa.array([[7, 8], None]), pa.array(["a", "b"])).to_pylist()
+    [['a', 'b'], None]
+    """
+    offsets = pa.array(list_offsets(array)).cast(pa.int32())
+    return pa.ListArray.from_arrays(offsets, items, mask=array.is_null() if array.null_count else None)
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Return whether a type is a string of any width."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
@@ -927,10 +948,7 @@ def _exactly(array: pa.Array, kind: pa.DataType) -> pa.Array:
         parts = [_exactly(children.get(field.name, pa.nulls(len(array))), field.type) for field in kind]
         return pa.StructArray.from_arrays(parts, fields=list(kind), mask=array.is_null())
     if is_list(kind):
-        sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
-        found = pa.ListArray.from_arrays(offsets, _exactly(array.flatten(), kind.value_type), mask=array.is_null())
-        return found.cast(kind)
+        return with_items(array, _exactly(array.flatten(), kind.value_type)).cast(kind)
     found = array.cast(kind, safe=False)
     if not _reads_back(array, found):
         raise ValueError(f"{array.type} does not fit {kind}")

@@ -35,7 +35,7 @@ from headrace.arrays import Ints
 from headrace.formats import base64_columns, decimals, json_parse, json_text, timestamps
 from headrace.formats.column_text import array_text, plain_text
 from headrace.formats.json_text import TEXT
-from headrace.plain_values import PER_SECOND, is_bytes, is_list, is_text
+from headrace.plain_values import PER_SECOND, is_bytes, is_list, is_text, list_offsets, with_items
 
 Convert = Callable[[pa.Array], pa.Array]
 
@@ -169,6 +169,11 @@ def to_type(array: pa.Array, kind: pa.DataType, *, as_array_text: bool = False) 
     if is_text(kind):
         return _text(array, kind, as_array_text)
     raise ValueError(f"JSON has no form for {kind}")
+
+
+def to(kind: pa.DataType) -> Convert:
+    """Return `to_type` for one type."""
+    return lambda array: to_type(array, kind)
 
 
 def _parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -339,20 +344,13 @@ def _list(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if not is_list(array.type):
         raise ValueError("is not an array")
     items = to_type(array.flatten(), kind.value_type)
-    sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
-    missing = np.asarray(array.is_null())
     if pa.types.is_fixed_size_list(kind):
-        return _fixed_size_list(items, sizes, missing, kind)
-    offsets = np.zeros(sizes.size + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
-    mask = pa.array(missing) if missing.any() else None
-    large = pa.LargeListArray.from_arrays(pa.array(offsets), items, mask=mask)
-    if pa.types.is_large_list(kind):
-        return _renamed(large, kind)
-    if pa.types.is_large_list_view(kind):
+        return _fixed_size_list(items, array, kind)
+    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
+        mask = array.is_null() if array.null_count else None
+        large = pa.LargeListArray.from_arrays(pa.array(list_offsets(array)), items, mask=mask)
         return _renamed(large, pa.large_list(kind.value_field)).cast(kind)
-    small = pa.ListArray.from_arrays(pa.array(offsets).cast(pa.int32()), items, mask=mask)
-    return _renamed(small, kind) if pa.types.is_list(kind) else _renamed(small, pa.list_(kind.value_field)).cast(kind)
+    return _renamed(with_items(array, items), pa.list_(kind.value_field)).cast(kind)
 
 
 def _renamed(array: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -362,9 +360,9 @@ def _renamed(array: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(array), array.buffers()[:2], children=[array.values])
 
 
-def _fixed_size_list(items: pa.Array, sizes: Ints, missing: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
-    size = kind.list_size
-    if (sizes[~missing] != size).any():
+def _fixed_size_list(items: pa.Array, array: pa.Array, kind: pa.DataType) -> pa.Array:
+    size, missing = kind.list_size, np.asarray(array.is_null())
+    if (np.diff(list_offsets(array))[~missing] != size).any():
         raise ValueError(f"has not {size} elements")
     present = np.repeat(~missing, size)
     where = np.where(present, np.cumsum(present) - 1, 0)
@@ -384,31 +382,34 @@ def _spread(items: pa.Array, where: Ints, present: npt.NDArray[np.bool_]) -> pa.
     )
 
 
-def _struct(array: pa.Array, kind: pa.StructType) -> pa.Array:
+def with_fields(
+    array: pa.Array, kind: pa.StructType, convert: Callable[[pa.Array, pa.Field], pa.Array]
+) -> pa.StructArray:
+    """Return the structs of an array with the fields of a type: those that are there converted, the others null."""
     if not pa.types.is_struct(array.type):
         raise ValueError("is not an object")
     given = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
-    children = [_child(given.get(field.name), field, len(array)) for field in kind]
-    mask = array.is_null() if array.null_count else None
+    children = [
+        convert(given[field.name], field) if field.name in given else pa.nulls(len(array), field.type) for field in kind
+    ]
     if not children:
         return pa.StructArray.from_buffers(kind, len(array), [pa.array(np.asarray(array.is_valid())).buffers()[1]], 0)
+    mask = array.is_null() if array.null_count else None
     return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
 
 
-def _child(array: pa.Array | None, field: pa.Field, n: int) -> pa.Array:
-    if array is None:
-        return pa.nulls(n, field.type)
+def _child(array: pa.Array, field: pa.Field) -> pa.Array:
     try:
         return to_type(array, field.type, as_array_text=is_array_text(field))
     except ValueError as error:
         raise ValueError(f"field «{field.name}»: {error}") from error
 
 
-def _map(array: pa.Array, kind: pa.MapType) -> pa.Array:
-    """From a map of raw values; objects become those where they are read row by row."""
+def with_entries(array: pa.Array, kind: pa.MapType, key: Convert, item: Convert) -> pa.MapArray:
+    """Return the maps of an array with their keys and values converted; objects are maps where read row by row."""
     if not pa.types.is_map(array.type):
         raise ValueError("is not an object of values")
-    keys, items = to_type(array.keys, kind.key_type), to_type(array.items, kind.item_type)
+    keys, items = key(array.keys), item(array.items)
     offsets = np.asarray(array.offsets)
     mask = pa.array(np.asarray(array.is_null())) if array.null_count else None
     keys, items = keys.slice(offsets[0], offsets[-1] - offsets[0]), items.slice(offsets[0], offsets[-1] - offsets[0])
@@ -436,8 +437,8 @@ _CONVERTERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array, pa.D
     (pa.types.is_dictionary, _dictionary),
     (pa.types.is_run_end_encoded, _run_ends),
     (is_list, _list),
-    (pa.types.is_struct, _struct),
-    (pa.types.is_map, _map),
+    (pa.types.is_struct, lambda array, kind: with_fields(array, kind, _child)),
+    (pa.types.is_map, lambda array, kind: with_entries(array, kind, to(kind.key_type), to(kind.item_type))),
     (lambda kind: isinstance(kind, pa.BaseExtensionType), _extension),
 )
 

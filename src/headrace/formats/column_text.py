@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.formats import base64_columns, decimals, json_text, timestamps
-from headrace.formats.json_text import TEXT, joined
+from headrace.formats.json_text import TEXT, enclosed
 from headrace.plain_values import is_bytes, is_list, is_text
 
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
@@ -42,13 +42,8 @@ def array_text(array: pa.Array) -> pa.Array:
     >>> array_text(pa.array([["a", None, "b c", "NULL", '"'], []])).to_pylist()
     ['{a,NULL,"b c","NULL","\\""}', '{}']
     """
-    sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
-    offsets = np.zeros(sizes.size + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
     items = _element_text(array.flatten()).cast(TEXT).fill_null("NULL")
-    inside = pc.binary_join(pa.LargeListArray.from_arrays(pa.array(offsets), items), pa.scalar(",", TEXT))
-    texts = joined(["{", inside, "}"], len(array))
-    return pc.if_else(array.is_valid(), texts, pa.scalar(None, TEXT))
+    return enclosed("{", array, items, "}")
 
 
 def _element_text(items: pa.Array) -> pa.Array:

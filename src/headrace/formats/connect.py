@@ -18,7 +18,7 @@ import pyarrow as pa
 from headrace.errors import FormatError
 from headrace.formats import connect_values as values
 from headrace.formats import decimals
-from headrace.formats.coerce import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to_field, to_type
+from headrace.formats.coerce import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to, to_field, to_type
 from headrace.plain_values import is_bytes, is_list, is_text
 
 Schema = dict[str, Any]
@@ -325,7 +325,7 @@ def _asked(schema: Schema, asked: pa.Field, text_decimals: bool) -> tuple[pa.Dat
     if name == _ZONED and pa.types.is_timestamp(target):
         return wire, values.zoned_timestamp(target)
     if (text_decimals and name == DECIMAL) or _same_units(name, target):
-        return wire, lambda array: to_type(array, target)
+        return wire, to(target)
     if kind == "array" and is_list(target):
         inner = _asked(schema.get("items") or {}, target.value_field, text_decimals)[1]
         raw = pa.list_(target.value_type)
@@ -373,7 +373,7 @@ def _known(schema: Schema) -> tuple[pa.DataType | None, pa.DataType, Convert]:
     if arrow is None:
         raise _in_field(schema, FormatError("that is none of Kafka Connect's types"))
     wire = pa.string() if kind == "bytes" else arrow
-    return wire, arrow, lambda array: to_type(array, arrow)
+    return wire, arrow, to(arrow)
 
 
 _BY_TYPE = {
@@ -414,7 +414,7 @@ def _known_struct(schema: Schema) -> Known:
 
 
 def _as(wire: pa.DataType, arrow: pa.DataType, convert: Convert | None = None) -> Callable[[Schema], Known | None]:
-    return lambda _: (wire, arrow, convert or (lambda array: to_type(array, arrow)))
+    return lambda _: (wire, arrow, convert or to(arrow))
 
 
 def parameter(parameters: Any, name: str) -> int | None:

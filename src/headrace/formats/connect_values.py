@@ -10,11 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.formats import base64_columns, decimals, timestamps
-from headrace.formats.coerce import Convert, Reading, struct_field, to_type, variable_scale_text
+from headrace.formats.coerce import (
+    Convert,
+    Reading,
+    struct_field,
+    to_type,
+    variable_scale_text,
+    with_entries,
+    with_fields,
+)
 from headrace.formats.column_text import plain_float_text
 from headrace.formats.json_parse import MARKED_NUMBER
 from headrace.formats.json_text import joined
-from headrace.plain_values import is_list, is_text
+from headrace.plain_values import is_list, is_text, with_items
 
 UNBOUNDED = 2_147_483_647  # Debezium's length of a bit string that has none
 LONGEST_BITS = 83_886_080  # PostgreSQL's longest bit string
@@ -194,52 +202,33 @@ def _where_valid(array: pa.Array, texts: pa.Array) -> pa.Array:
 
 
 def each_item(array: pa.Array, kind: pa.DataType, convert: Convert) -> pa.Array:
-    """A list with every item converted."""
+    """Return a list with every item converted."""
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), kind)
     if not is_list(array.type):
         raise ValueError("is not an array")
-    sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
-    offsets = np.zeros(sizes.size + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
-    items = _converted(array.flatten(), kind.value_type, convert)
-    mask = array.is_null() if array.null_count else None
-    return pa.ListArray.from_arrays(pa.array(offsets).cast(pa.int32()), items, mask=mask)
+    return with_items(array, _converted(array.flatten(), kind.value_type, convert))
 
 
 def each_entry(array: pa.Array, kind: pa.MapType, key: Convert, item: Convert) -> pa.Array:
-    """A map with every key and value converted."""
+    """Return a map with every key and value converted."""
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), kind)
-    if not pa.types.is_map(array.type):
-        raise ValueError("is not an object of values")
-    keys = _converted(array.keys, kind.key_type, key)
-    items = _converted(array.items, kind.item_type, item)
-    offsets = np.asarray(array.offsets)
-    mask = pa.array(np.asarray(array.is_null())) if array.null_count else None
-    first, size = int(offsets[0]), int(offsets[-1] - offsets[0])
-    starts = pa.array(offsets - first, pa.int32())
-    return pa.MapArray.from_arrays(starts, keys.slice(first, size), items.slice(first, size), type=kind, mask=mask)
+    return with_entries(
+        array,
+        kind,
+        lambda keys: _converted(keys, kind.key_type, key),
+        lambda items: _converted(items, kind.item_type, item),
+    )
 
 
 def each_field(array: pa.Array, fields: Sequence[Reading]) -> pa.Array:
-    """A struct with every field converted."""
+    """Return a struct with every field converted."""
     kind = pa.struct([child.field for child in fields])
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), kind)
-    if not pa.types.is_struct(array.type):
-        raise ValueError("is not an object")
-    given = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
-    children = [
-        _converted(given[column.field.name], column.field.type, column.convert)
-        if column.field.name in given
-        else pa.nulls(len(array), column.field.type)
-        for column in fields
-    ]
-    mask = array.is_null() if array.null_count else None
-    if not children:
-        return array
-    return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
+    converts = {column.field.name: column.convert for column in fields}
+    return with_fields(array, kind, lambda child, field: _converted(child, field.type, converts[field.name]))
 
 
 def _converted(array: pa.Array, kind: pa.DataType, convert: Convert) -> pa.Array:

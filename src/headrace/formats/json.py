@@ -17,7 +17,7 @@ from headrace.batch import OPS, Batch
 from headrace.formats import connect, debezium, json_columns, json_shapes
 from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.change_events import ChangeEvents
-from headrace.formats.coerce import Reading, encoded_columns, raw_types, reading, to_type
+from headrace.formats.coerce import Reading, encoded_columns, raw_types, reading, to
 from headrace.formats.debezium import PLACEHOLDER, Events
 from headrace.formats.headers import TOMBSTONE, Cells, Header, event_headers
 from headrace.formats.json_columns import Column
@@ -335,7 +335,7 @@ def _is_row(key: bytes | None) -> bool:
 
 
 def _key_reading(field: pa.Field) -> Reading:
-    return Reading(field, None, lambda array: to_type(array, field.type))
+    return Reading(field, None, to(field.type))
 
 
 def _is_number(wire: pa.DataType | None) -> bool:

@@ -42,6 +42,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints
 from headrace.formats import debezium, decimals, json_parse
 from headrace.formats.json_parse import Bad, Lines, Number, Parsed, read_natively, read_numbers, without_columns
+from headrace.plain_values import with_items
 
 NUMBERS = {
     "int64": pa.int64(),
@@ -747,9 +748,7 @@ def _as(array: pa.Array, column: Column) -> pa.Array | None:
         items = _as(array.flatten(), column.item or NOTHING)
         if items is None:
             return None
-        sizes = np.asarray(array.value_lengths().fill_null(0))
-        offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
-        return pa.ListArray.from_arrays(offsets, items, mask=array.is_null())
+        return with_items(array, items)
     if column.kind == "object" and pa.types.is_struct(array.type):
         given = dict(zip([field.name for field in array.type], array.flatten(), strict=True))
         if not given.keys() <= column.fields.keys() or not column.fields:

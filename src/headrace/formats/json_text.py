@@ -29,10 +29,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Ints
 from headrace.errors import FormatError
 from headrace.formats import base64_columns, decimals, timestamps
-from headrace.plain_values import is_bytes, is_list, is_text
+from headrace.plain_values import is_bytes, is_list, is_text, list_offsets
 
 TEXT = pa.large_string()
 Known = dict[str, pa.Array]
@@ -212,29 +211,30 @@ def _instant(array: pa.Array) -> pa.Array:
 
 
 def _list(array: pa.Array, binary_decimals: bool) -> pa.Array:
-    sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
     items = fragments(array.flatten(), binary_decimals=binary_decimals).fill_null("null")
-    return _valid(array, _wrapped("[", items, sizes, "]"))
+    return enclosed("[", array, items, "]")
 
 
-def _wrapped(before: str, items: pa.Array, sizes: Ints, after: str) -> pa.Array:
-    offsets = np.zeros(sizes.size + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
-    inside = pc.binary_join(pa.LargeListArray.from_arrays(pa.array(offsets), items), pa.scalar(",", TEXT))
-    return pc.binary_join_element_wise(pa.scalar(before, TEXT), inside, pa.scalar(after, TEXT), pa.scalar("", TEXT))
+def enclosed(before: str, array: pa.Array, items: pa.Array, after: str) -> pa.Array:
+    """Return the texts of lists from those of their items: commas between, a text before and behind; null stays null.
+
+    >>> enclosed("<", pa.array([[1, 2], None]), pa.array(["a", "b"], TEXT), ">").to_pylist()
+    ['<a,b>', None]
+    """
+    inside = pc.binary_join(pa.LargeListArray.from_arrays(pa.array(list_offsets(array)), items), pa.scalar(",", TEXT))
+    return _valid(array, joined([before, inside, after], len(array)))
 
 
 def _map(array: pa.MapArray, binary_decimals: bool) -> pa.Array:
     entries = pa.ListArray.from_arrays(array.offsets, pa.StructArray.from_arrays([array.keys, array.items], ["k", "v"]))
     if array.null_count:
         entries = pc.if_else(array.is_valid(), entries, pa.scalar(None, entries.type))
-    sizes = np.asarray(pc.fill_null(pc.list_value_length(entries), 0)).astype(np.int64)
     keys, values = entries.flatten().flatten()
     named = is_text(unwrapped(keys).type)
     pair = ["", ":", ""] if named else ["[", ",", "]"]
     key, value = (fragments(item, binary_decimals=binary_decimals) for item in (keys, values))
     items = joined([pair[0], key, pair[1], value, pair[2]], len(keys))
-    return _valid(array, _wrapped(*("{", items, sizes, "}") if named else ("[", items, sizes, "]")))
+    return enclosed("{" if named else "[", entries, items, "}" if named else "]")
 
 
 _WRITERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], pa.Array]], ...] = (
