@@ -357,7 +357,6 @@ Converted = tuple[pa.Array, Mask | None]
 _CONNECT = "org.apache.kafka.connect.data."
 _DEBEZIUM = "io.debezium."
 _BEYOND_ARROW = 64
-_UTC_US = pa.timestamp("us", tz="UTC")
 
 
 def finished(node: Node, array: pa.Array) -> Converted:
@@ -405,24 +404,18 @@ def _timestamp(unit: str, zone: str | None) -> Callable[[Node, pa.Array], Conver
 
 
 def _zoned(node: Node, array: pa.Array) -> Converted:
-    if node.kind != "string":
-        return array, None
-    try:
-        return _instants(array), None
-    except ValueError:
-        parsed = [_instant(array[i : i + 1]) for i in range(len(array))]
-        return pa.array(parsed, pa.int64()).view(_UTC_US), np.array([item is None for item in parsed])
+    return _fitting(array, _ZONED) if node.kind == "string" else (array, None)
 
 
-def _instants(array: pa.Array) -> pa.Array:
-    return timestamps.from_iso(array, "us").view(_UTC_US)
+_UTC_US = pa.timestamp("us", tz="UTC")
+_ZONED = coerce.Reading(pa.field("", _UTC_US), None, lambda array: timestamps.from_iso(array, "us").view(_UTC_US))
 
 
-def _instant(array: pa.Array) -> int | None:
-    try:
-        return int(timestamps.from_iso(array, "us")[0].as_py())
-    except ValueError:
-        return None
+def _fitting(array: pa.Array, reading: coerce.Reading) -> Converted:
+    values, bad = coerce.fitting(array, reading)
+    wrong = np.zeros(len(array), np.bool_)
+    wrong[[place for place, _ in bad]] = True
+    return values, wrong if bad else None
 
 
 def _time(per_second: int) -> Callable[[Node, pa.Array], Converted]:
@@ -442,7 +435,7 @@ def _decimal(node: Node, array: pa.Array) -> Converted:
         return array, None
     scale, precision = _digits(node)
     if 0 < precision <= 38 and 0 <= scale <= precision:
-        values = fixed_point(array, precision, scale)
+        values = decimals.fixed_point(array, precision, scale)
         # Integers of a scale of 0 compare without Python's limits of precision.
         whole = decimals.unscaled(values)
         limit = pa.scalar(Decimal("9" * precision), pa.decimal128(38, 0))
@@ -497,31 +490,6 @@ def check(node: Node) -> None:
         check(child)
 
 
-def fixed_point(values: pa.Array, precision: int, scale: int) -> pa.Array:
-    """Big-endian two's complement numbers as decimals; null where one has more than 16 bytes.
-
-    >>> fixed_point(pa.array([b"\\xff\\x85", b"\\x01\\x00", None]), 5, 2).to_pylist()
-    [Decimal('-1.23'), Decimal('2.56'), None]
-    """
-    flat = values.cast(pa.large_binary())
-    offsets = np.frombuffer(flat.buffers()[1], np.int64)[flat.offset : flat.offset + len(flat) + 1]
-    data = np.frombuffer(flat.buffers()[2] or b"", np.uint8)
-    if not len(data):
-        data = np.zeros(1, np.uint8)
-    starts, stops = offsets[:-1], offsets[1:]
-    lengths = stops - starts
-    first = data[np.minimum(starts, len(data) - 1)]
-    fill = np.where((lengths > 0) & (first & 0x80 != 0), 0xFF, 0).astype(np.uint8)
-    # Byte k of the number, counted from its low end, lies k bytes before the value's end.
-    back = np.arange(16)
-    at = np.maximum(stops[:, None] - 1 - back, 0)
-    number = np.where(back < lengths[:, None], data[at], fill[:, None])
-    present = np.asarray(pc.is_valid(flat)) & (lengths <= 16)
-    bitmap = pa.array(present).buffers()[1]
-    kind = pa.decimal128(precision, scale)
-    return pa.Array.from_buffers(kind, len(flat), [bitmap, pa.py_buffer(np.ascontiguousarray(number))])
-
-
 def _variable_scale(node: Node, array: pa.Array) -> Converted:
     if node.kind != "record" or set(node.names) != {"scale", "value"}:
         return array, None
@@ -559,11 +527,7 @@ def _as_connect_schema(node: Node) -> connect.Schema:
 def _as_connect(node: Node, array: pa.Array) -> Converted:
     """Debezium's rarer types, as the JSON formats take them."""
     reading = connect.reading_of(_as_connect_schema(node))
-    raw = base64_columns.encode(array) if node.kind == "bytes" else array
-    values, bad = coerce.fitting(raw, reading)
-    wrong = np.zeros(len(array), np.bool_)
-    wrong[[place for place, _ in bad]] = True
-    return values, wrong if bad else None
+    return _fitting(base64_columns.encode(array) if node.kind == "bytes" else array, reading)
 
 
 _FURTHER = frozenset(

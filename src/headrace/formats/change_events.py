@@ -38,7 +38,7 @@ from headrace.formats.base import FIRST, Decoded, Preceding
 from headrace.formats.coerce import Reading, fitting, raw_types, reading
 from headrace.formats.debezium import UNKNOWN, Columns, Events
 from headrace.formats.headers import Cells, EventHeaders, read_event_headers, topic_source
-from headrace.formats.json_parse import Bad, parse
+from headrace.formats.json_parse import Bad, parse, without_columns
 from headrace.wire import WireMessages
 
 
@@ -398,11 +398,7 @@ def _concatenated(groups: list[Rows]) -> Rows:
     records = pa.Table.from_batches([item.records for item in groups]).combine_chunks()
     n = sum(group.events.rows.size for group in groups)
     joined_records = records.to_batches()
-    whole = (
-        joined_records[0]
-        if records.num_columns and joined_records
-        else pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
-    )
+    whole = joined_records[0] if records.num_columns and joined_records else without_columns(n)
     events = [some.events for some in groups]
     joined = Events(
         {},
@@ -536,7 +532,7 @@ def _records(columns: Sequence[tuple[str, pa.Array]], n: int) -> pa.RecordBatch:
 
 def _of_fields(columns: Sequence[tuple[pa.Field, pa.Array]], n: int) -> pa.RecordBatch:
     if not columns:
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
+        return without_columns(n)
     return pa.RecordBatch.from_arrays(
         [array for _, array in columns], schema=pa.schema([column for column, _ in columns])
     )

@@ -98,23 +98,39 @@ def from_bytes(array: pa.Array, scale: int) -> pa.Array:
 
 
 def _integers(array: pa.Array) -> pa.Array:
-    data, start, length = base64_columns.spans(array)
-    if (length > 16).any():  # beyond Arrow's decimals. Python refuses to print very long ints, but not Decimals
+    if (pc.max(pc.binary_length(array)).as_py() or 0) > 16:
+        # Beyond Arrow's decimals. Python refuses to print very long ints, but not Decimals.
         values = [
             None if value is None else str(Decimal(int.from_bytes(value, "big", signed=True)))
             for value in array.to_pylist()
         ]
         return pa.array(values, _TEXT)
-    first = data[np.minimum(start, max(data.size - 1, 0))] if data.size else np.zeros(len(array), np.uint8)
-    sign = np.where((length > 0) & (first >= 128), 255, 0).astype(np.uint8)
-    words = np.repeat(sign[:, None], 16, axis=1)
-    row = np.repeat(np.arange(len(array)), length)
-    inside = np.arange(data.size) - np.repeat(start, length)
-    words[row, np.repeat(length, length) - 1 - inside] = data
-    valid = None if not array.null_count else pa.array(np.asarray(array.is_valid())).buffers()[1]
-    buffers = [valid, pa.py_buffer(np.ascontiguousarray(words))]
-    numbers = pa.Array.from_buffers(pa.decimal128(38, 0), len(array), buffers)
-    return numbers.cast(_TEXT)
+    return fixed_point(array, 38, 0).cast(_TEXT)
+
+
+def fixed_point(values: pa.Array, precision: int, scale: int) -> pa.Array:
+    """Read big-endian two's complement numbers as decimals; null where one has more than 16 bytes.
+
+    >>> fixed_point(pa.array([b"\\xff\\x85", b"\\x01\\x00", None]), 5, 2).to_pylist()
+    [Decimal('-1.23'), Decimal('2.56'), None]
+    """
+    flat = values.cast(pa.large_binary())
+    offsets = np.frombuffer(flat.buffers()[1], np.int64)[flat.offset : flat.offset + len(flat) + 1]
+    data = np.frombuffer(flat.buffers()[2] or b"", np.uint8)
+    if not len(data):
+        data = np.zeros(1, np.uint8)
+    starts, stops = offsets[:-1], offsets[1:]
+    lengths = stops - starts
+    first = data[np.minimum(starts, len(data) - 1)]
+    fill = np.where((lengths > 0) & (first & 0x80 != 0), 0xFF, 0).astype(np.uint8)
+    # Byte k of the number, counted from its low end, lies k bytes before the value's end.
+    back = np.arange(16)
+    at = np.maximum(stops[:, None] - 1 - back, 0)
+    number = np.where(back < lengths[:, None], data[at], fill[:, None])
+    present = np.asarray(pc.is_valid(flat)) & (lengths <= 16)
+    bitmap = pa.array(present).buffers()[1]
+    kind = pa.decimal128(precision, scale)
+    return pa.Array.from_buffers(kind, len(flat), [bitmap, pa.py_buffer(np.ascontiguousarray(number))])
 
 
 def from_text(texts: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -355,7 +355,7 @@ def flattened(topic: str, batch: Batch, *, schemas: bool, key: str) -> Encoded:
     known: Known | None = {} if schemas == (key == "json+schema") else None
     texts = objects(columns, batch.num_rows, binary_decimals=schemas, known=known)
     if schemas:
-        texts = joined([f'{{"schema":{row_schema(topic, rows.schema)},"payload":', texts, "}"], batch.num_rows)
+        texts = _with_schema(topic, rows.schema, texts, envelope=False)
     op = batch.op
     nulls = (op == OPS["d"]) | (op == OPS["t"])
     if nulls.any():
@@ -382,7 +382,7 @@ def enveloped(topic: str, batch: Batch, *, schemas: bool, key: str, tombstones: 
     parts = ['{"before":', before, ',"after":', after, *_source(topic, batch)]
     texts = joined([*parts, ',"transaction":null,"op":"', letters, '"', *_times(batch.ts_us), "}"], n)
     if schemas:
-        texts = joined([f'{{"schema":{envelope_schema(topic, rows.schema)},"payload":', texts, "}"], n)
+        texts = _with_schema(topic, rows.schema, texts, envelope=True)
     keys = _without(write_keys(topic, batch, key), truncated)
     headers = event_headers(batch, topic=topic, null_values=np.zeros(n, bool), before=False)
     values = _cells(texts)
@@ -470,14 +470,10 @@ def _cells(array: pa.Array) -> list[bytes | None]:
     return found
 
 
-def row_schema(topic: str, schema: pa.Schema) -> str:
-    """Text of the Connect schema of a topic's rows; made once for each Arrow schema."""
-    return _schema_text(topic, schema.serialize().to_pybytes(), False)
-
-
-def envelope_schema(topic: str, schema: pa.Schema) -> str:
-    """Text of the Connect schema of a topic's change events."""
-    return _schema_text(topic, schema.serialize().to_pybytes(), True)
+def _with_schema(topic: str, schema: pa.Schema, payloads: pa.Array, *, envelope: bool) -> pa.Array:
+    """Payloads with the Connect schema of a topic's rows or change events; its text is made once for each schema."""
+    text = _schema_text(topic, schema.serialize().to_pybytes(), envelope)
+    return joined([f'{{"schema":{text},"payload":', payloads, "}"], len(payloads))
 
 
 @lru_cache(maxsize=256)

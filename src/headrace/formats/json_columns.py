@@ -41,7 +41,16 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.formats import debezium, decimals, json_parse
-from headrace.formats.json_parse import Bad, Lines, Number, Parsed, read_natively, read_numbers, without_columns
+from headrace.formats.json_parse import (
+    Bad,
+    Lines,
+    Number,
+    Parsed,
+    has_float_from,
+    read_natively,
+    read_numbers,
+    without_columns,
+)
 from headrace.plain_values import with_items
 
 NUMBERS = {
@@ -628,7 +637,7 @@ class _Decoding:
                     size = np.abs(np.asarray(array.fill_null(0.0) if array.null_count else array))
                     if size.max(initial=0.0) >= _LARGE:
                         odd = np.concatenate([odd, np.flatnonzero(size >= 2.0**53), rows[size[rows] >= _LARGE]])
-                elif column.kind in ("array", "object") and _has_large(array):
+                elif column.kind in ("array", "object") and has_float_from(array, _LARGE):
                     return None
         return np.unique(odd)
 
@@ -694,15 +703,8 @@ def _readable(column: Column, data: bytes) -> pa.StructType | None:
 
 
 def _has_decimal(column: Column) -> bool:
-    if column.kind == "array":
-        return _has_decimal(column.item or NOTHING) or (
-            column.item is not None and column.item.number not in ("", "int64", "float64")
-        )
-    if column.kind == "object":
-        return any(
-            _has_decimal(value) or value.number not in ("", "int64", "float64") for value in column.fields.values()
-        )
-    return False
+    inside = {"array": [column.item or NOTHING], "object": list(column.fields.values())}.get(column.kind, [])
+    return any(_has_decimal(child) or child.number not in ("", "int64", "float64") for child in inside)
 
 
 def _without_nulls(kind: pa.DataType) -> pa.DataType | None:
@@ -761,15 +763,6 @@ def _as(array: pa.Array, column: Column) -> pa.Array | None:
             return None
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
     return None
-
-
-def _has_large(array: pa.Array) -> bool:
-    kind = array.type
-    if pa.types.is_floating(kind):
-        return bool((np.abs(np.asarray(array.drop_null())) >= _LARGE).any())
-    if pa.types.is_list(kind):
-        return _has_large(array.flatten())
-    return pa.types.is_struct(kind) and any(_has_large(child) for child in array.flatten())
 
 
 def _with_flags(column: Column, array: pa.Array) -> Column:

@@ -149,9 +149,7 @@ def _from_rows(kept: list[Row], types: pa.Schema | None, whole: bool, deep: Sequ
         return [Parsed(columns, rows) for columns, rows in natural_parts(kept, types, deep)]
     arrays = [array_of([row.get(field.name) for _, row in kept], field.type) for field in types]
     rows = np.array([i for i, _ in kept], np.int64)
-    if not arrays:
-        return [Parsed(without_columns(len(kept)), rows)]
-    return [Parsed(pa.RecordBatch.from_arrays(arrays, names=types.names), rows)]
+    return [Parsed(record_batch_of(arrays, types.names, len(kept)), rows)]
 
 
 def _marked(row: dict[str, Any], names: frozenset[str], deep: Sequence[str]) -> dict[str, Any]:
@@ -162,6 +160,11 @@ def _marked(row: dict[str, Any], names: frozenset[str], deep: Sequence[str]) -> 
 def without_columns(n: int) -> pa.RecordBatch:
     """Rows of no columns."""
     return pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
+
+
+def record_batch_of(arrays: Sequence[pa.Array], names: Sequence[str], n: int) -> pa.RecordBatch:
+    """Return columns as rows, of which there may be some without any column."""
+    return pa.RecordBatch.from_arrays(list(arrays), names=list(names)) if arrays else without_columns(n)
 
 
 def read_natively(values: Sequence[bytes], lines: Lines, types: pa.Schema) -> pa.RecordBatch:
@@ -204,9 +207,10 @@ def _read(
     if any(_has_null_items(column.type) and not _is_empty(column) for column in table.columns):
         raise ValueError("lists of nulls: Arrow's reader gives them a wrong length")
     records = table.combine_chunks().to_batches()[0]
-    if (types is None or not whole) and not decided:
-        _refuse_long_integers(records)
-    if any(map(_has_infinite, records.columns)):
+    if (types is None or not whole) and not decided and any(has_float_from(a, 2.0**63) for a in records.columns):
+        # Arrow's reader makes floats of integers beyond 64 bits; they are read exactly elsewhere.
+        raise ValueError("integers beyond 64 bits")
+    if any(has_float_from(array, np.inf) for array in records.columns):
         raise ValueError("JSON has no infinite number: one is too large")
     return records
 
@@ -303,28 +307,18 @@ def _is_empty(column: pa.ChunkedArray) -> bool:
     return pa.types.is_list(column.type) and not (pc.max(pc.list_value_length(column)).as_py() or 0)
 
 
-def _refuse_long_integers(records: pa.RecordBatch) -> None:
-    """Arrow's reader makes floats of integers beyond 64 bits; they are read exactly elsewhere."""
-    if any(_has_long(column) for column in records.columns):
-        raise ValueError("integers beyond 64 bits")
+def has_float_from(array: pa.Array, size: float) -> bool:
+    """Return whether a float, at any depth, is of this size or more.
 
-
-def _has_long(array: pa.Array) -> bool:
+    >>> has_float_from(pa.array([[1.5], [-8.0]]), 8.0), has_float_from(pa.array([9]), 8.0)
+    (True, False)
+    """
     kind = array.type
     if pa.types.is_floating(kind):
-        return bool((np.abs(np.asarray(array.drop_null())) >= 2.0**63).any())
+        return bool((np.abs(np.asarray(array.drop_null() if array.null_count else array)) >= size).any())
     if pa.types.is_list(kind):
-        return _has_long(array.flatten())
-    return pa.types.is_struct(kind) and any(_has_long(child) for child in array.flatten())
-
-
-def _has_infinite(array: pa.Array) -> bool:
-    kind = array.type
-    if pa.types.is_floating(kind):
-        return bool(np.isinf(np.asarray(array.drop_null() if array.null_count else array)).any())
-    if pa.types.is_list(kind):
-        return _has_infinite(array.flatten())
-    return pa.types.is_struct(kind) and any(_has_infinite(child) for child in array.flatten())
+        return has_float_from(array.flatten(), size)
+    return pa.types.is_struct(kind) and any(has_float_from(child, size) for child in array.flatten())
 
 
 def object_names(value: bytes) -> list[str]:
@@ -590,8 +584,8 @@ def array_of(values: Sequence[Any], like: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(like):
         return array_of(values, like.value_type)
     kinds = {type(value) for value in values} - {type(None)}
-    if is_text(like) and not _are_arrays(kinds):
-        return pa.array([_as_text(value) for value in values], pa.string())
+    if is_text(like) and kinds != {list}:
+        return _texts(values)
     build: Callable[[Sequence[Any], pa.DataType], pa.Array | None] = _scalars
     if pa.types.is_map(like):
         build = _maps
@@ -600,7 +594,7 @@ def array_of(values: Sequence[Any], like: pa.DataType) -> pa.Array:
     elif is_list(like) and kinds <= {list}:
         build = _lists
     built = build(values, like)
-    return built if built is not None else pa.array([_as_text(value) for value in values], pa.string())
+    return built if built is not None else _texts(values)
 
 
 def marked(value: Any) -> str | None:
@@ -614,14 +608,11 @@ def marked(value: Any) -> str | None:
     return f"{MARKED_NUMBER}{value}" if isinstance(value, Number) else f"\0!{json_of(value)}"
 
 
-def _are_arrays(kinds: set[type]) -> bool:
-    return kinds == {list}
-
-
-def _as_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json_of(value)
+def _texts(values: Sequence[Any]) -> pa.Array:
+    """Texts as they are, numbers as they were written, of anything else its JSON."""
+    return pa.array(
+        [value if value is None or isinstance(value, str) else json_of(value) for value in values], pa.string()
+    )
 
 
 def json_of(value: Any) -> str:
@@ -648,18 +639,23 @@ def _structs(values: Sequence[Any], like: pa.DataType) -> pa.Array:
     children = [
         array_of([None if value is None else value.get(field.name) for value in values], field.type) for field in like
     ]
-    mask = pa.array([value is None for value in values], pa.bool_())
     if not children:
         return pa.array(values, pa.struct([]))
-    return pa.StructArray.from_arrays(children, names=[field.name for field in like], mask=mask)
+    return pa.StructArray.from_arrays(children, names=[field.name for field in like], mask=_missing(values))
 
 
 def _lists(values: Sequence[Any], like: pa.DataType) -> pa.Array:
-    items = array_of([item for value in values if value is not None for item in value], like.value_type)
-    sizes = [0 if value is None else len(value) for value in values]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    mask = pa.array([value is None for value in values], pa.bool_())
-    return pa.LargeListArray.from_arrays(pa.array(offsets), items, mask=mask)
+    items = array_of([item for value in values for item in value or ()], like.value_type)
+    return pa.LargeListArray.from_arrays(pa.array(_offsets(values), pa.int64()), items, mask=_missing(values))
+
+
+def _offsets(values: Sequence[Any]) -> Ints:
+    """Return where each list begins among the items of all."""
+    return np.cumsum([0, *(len(value or ()) for value in values)])
+
+
+def _missing(values: Sequence[Any]) -> pa.Array:
+    return pa.array([value is None for value in values], pa.bool_())
 
 
 def _maps(values: Sequence[Any], like: pa.MapType) -> pa.Array | None:
@@ -673,11 +669,9 @@ def _maps(values: Sequence[Any], like: pa.MapType) -> pa.Array | None:
             pairs.append(value)
         else:
             return None
-    flat = [item for value in pairs if value is not None for item in value]
+    flat = [item for value in pairs for item in value or ()]
     keys, items = array_of([k for k, _ in flat], like.key_type), array_of([v for _, v in flat], like.item_type)
-    offsets = np.concatenate([[0], np.cumsum([0 if value is None else len(value) for value in pairs])])
-    mask = pa.array([value is None for value in pairs], pa.bool_())
-    return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, items, mask=mask)
+    return pa.MapArray.from_arrays(pa.array(_offsets(pairs), pa.int32()), keys, items, mask=_missing(pairs))
 
 
 def natural_array(values: Sequence[Any]) -> tuple[pa.Array, str] | None:
@@ -715,22 +709,18 @@ def _numbers(values: Sequence[Any]) -> pa.Array:
 def _nested(values: Sequence[Any], kind: type) -> pa.Array:
     """Lists and structs of one type; where their contents are of several kinds, their JSON as text."""
     if kind is list:
-        built = natural_array([item for value in values if value is not None for item in value])
+        built = natural_array([item for value in values for item in value or ()])
         if built is not None:
-            sizes = [0 if value is None else len(value) for value in values]
-            offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
-            mask = pa.array([value is None for value in values], pa.bool_())
-            return pa.ListArray.from_arrays(offsets, built[0], mask=mask)
-        return pa.array([_as_text(value) for value in values], pa.string())
+            return pa.ListArray.from_arrays(pa.array(_offsets(values), pa.int32()), built[0], mask=_missing(values))
+        return _texts(values)
     names = list(dict.fromkeys(name for value in values if value is not None for name in value))
     children = [natural_array([None if value is None else value.get(name) for value in values]) for name in names]
     if any(child is None for child in children):
-        return pa.array([_as_text(value) for value in values], pa.string())
+        return _texts(values)
     if not names:
         return pa.array(values, pa.struct([]))
-    mask = pa.array([value is None for value in values], pa.bool_())
     arrays = [child[0] for child in children if child is not None]
-    return pa.StructArray.from_arrays(arrays, names=names, mask=mask)
+    return pa.StructArray.from_arrays(arrays, names=names, mask=_missing(values))
 
 
 def natural_parts(
@@ -750,13 +740,9 @@ def natural_parts(
             column = [row.get(name) for _, row in part]
             natural = natural_array(column) if name not in known else (array_of(column, known[name]), "")
             # Kinds are alike within a part, down to what the JSON of mixed lists hides.
-            arrays.append(natural[0] if natural else pa.array([_as_text(item) for item in column], pa.string()))
+            arrays.append(natural[0] if natural else _texts(column))
         where = np.array([i for i, _ in part], np.int64)
-        if arrays:
-            parts.append((pa.RecordBatch.from_arrays(arrays, names=names), where))
-        else:
-            empty = pa.array([{}] * len(part), pa.struct([]))
-            parts.append((pa.RecordBatch.from_struct_array(empty), where))
+        parts.append((record_batch_of(arrays, names, len(part)), where))
     return parts
 
 
