@@ -14,6 +14,7 @@ import pytest
 from headrace.batch import Batch
 from headrace.formats.avro import AvroDecoder
 from headrace.formats.base import Decoded
+from headrace.formats.coerce import fitting, reading
 from headrace.formats.json import JsonFormat
 from headrace.formats.jsonschema import JsonSchemaDecoder
 from headrace.formats.registry import RegisteredSchema
@@ -276,3 +277,10 @@ def test_what_is_written_is_read_again() -> None:
         encoded = form.encode("t", Batch(batch.records))
         told = WireMessages("t", encoded.values, offsets=np.arange(1), keys=encoded.keys, headers=encoded.headers)
         assert values(form.decode(told, batch.rows.schema).parts[0][0].column("x")) == [str(10**90)]
+
+
+def test_a_map_that_does_not_fit_refuses_its_own_row_only() -> None:
+    maps = pa.array([[("a", "1")], [("a", "x")], [("b", "3")]], pa.map_(pa.string(), pa.string()))
+    array, bad = fitting(maps, reading(pa.field("m", pa.map_(pa.string(), pa.int64()))))
+    assert array.to_pylist() == [[("a", 1)], None, [("b", 3)]]
+    assert bad == [(1, 'column «m»: {"a":"x"} does not fit map<string, int64>')]

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from headrace.errors import FormatError
 from headrace.formats import decimals, timestamps
 from headrace.formats.coerce import unsliced
-from headrace.plain_values import is_bytes, is_list, is_text
+from headrace.plain_values import is_bytes, is_list, is_text, with_items
 
 PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 
@@ -329,8 +329,7 @@ def _physical(array: pa.Array) -> pa.Array:
         keys, items = whole.keys.cast(pa.string()), _physical(whole.items)
         return pa.MapArray.from_arrays(whole.offsets, keys, items, mask=pc.is_null(whole))
     if is_list(kind):
-        whole = unsliced(array.cast(pa.list_(kind.value_type)))
-        return pa.ListArray.from_arrays(whole.offsets, _physical(whole.values), mask=pc.is_null(whole))
+        return with_items(array, _physical(array.flatten()))
     return array
 
 

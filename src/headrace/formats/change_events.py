@@ -33,9 +33,9 @@ import pyarrow as pa
 from headrace import batch as batches
 from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, is_meta
-from headrace.formats import debezium, json_shapes
+from headrace.formats import debezium
 from headrace.formats.base import FIRST, Decoded, Preceding
-from headrace.formats.coerce import Reading, fitting, raw_types, reading
+from headrace.formats.coerce import Reading, fitting, raw_types, reading, spread
 from headrace.formats.debezium import UNKNOWN, Columns, Events
 from headrace.formats.headers import Cells, EventHeaders, read_event_headers, topic_source
 from headrace.formats.json_parse import Bad, parse, without_columns
@@ -193,7 +193,7 @@ class ChangeEvents:
         at = np.zeros(n, np.int64)
         has = np.zeros(n, bool)
         at[rows], has[rows] = np.arange(rows.size), True
-        events.before = {column.name: _spread(table.column(column.name), at, has) for column in table.schema}
+        events.before = {column.name: spread(_in_one(table.column(column.name)), at, has) for column in table.schema}
         events.has_before = has
         return None if readings is None else [Reading(known.field, None, lambda array: array) for known in readings]
 
@@ -517,13 +517,8 @@ def _in_final_types(
     return batches.take_records(records, kept) if reasons else records, kept, list(reasons.items())
 
 
-def _spread(column: pa.ChunkedArray, at: Ints, has: Mask) -> pa.Array:
-    """Values at the rows that have one, nulls between."""
-    array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
-    pieces = []
-    for start, end in json_shapes.runs(has):
-        pieces.append(batches.take(array, at[start:end]) if has[start] else pa.nulls(end - start, array.type))
-    return pa.concat_arrays(pieces)
+def _in_one(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
 
 
 def _records(columns: Sequence[tuple[str, pa.Array]], n: int) -> pa.RecordBatch:

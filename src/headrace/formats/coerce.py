@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Ints
+from headrace.arrays import Ints, Mask
+from headrace.batch import take
 from headrace.formats import base64_columns, decimals, json_parse, json_text, timestamps
 from headrace.formats.column_text import array_text, plain_text
 from headrace.formats.json_text import TEXT
@@ -264,17 +264,18 @@ def _date(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_temporal(array.type):
         return array.cast(kind)
     if is_text(array.type):
-        days = pc.cast(_floor_days(timestamps.from_iso(array, "s")), pa.int32())
+        days = divided(timestamps.from_iso(array, "s"), 86_400, "is not a whole day").cast(pa.int32())
     else:
         days = _whole(array).cast(pa.int32())
     return days.view(pa.date32()).cast(kind)
 
 
-def _floor_days(seconds: pa.Array) -> pa.Array:
-    numbers = np.asarray(pc.fill_null(seconds, 0))
-    if (numbers % 86_400).any():
-        raise ValueError("is not a whole day")
-    return pa.array(numbers // 86_400, mask=np.asarray(seconds.is_null()))
+def divided(numbers: pa.Array, by: int, refusal: str) -> pa.Array:
+    """Return whole numbers of a unit that is so many times larger; raise ValueError where one is none."""
+    values = np.asarray(pc.fill_null(numbers, 0))
+    if (values % by).any():
+        raise ValueError(refusal)
+    return pa.array(values // by, mask=np.asarray(numbers.is_null()))
 
 
 def _whole(array: pa.Array) -> pa.Array:
@@ -294,12 +295,7 @@ def _timestamp(array: pa.Array, kind: pa.DataType) -> pa.Array:
 def _in_unit(array: pa.Array, unit: str) -> pa.Array:
     """Numbers of a unit; seconds come as milliseconds."""
     numbers = _whole(array)
-    if unit != "s":
-        return numbers
-    values = np.asarray(pc.fill_null(numbers, 0))
-    if (values % 1000).any():
-        raise ValueError("is not a whole number of seconds")
-    return pa.array(values // 1000, mask=np.asarray(numbers.is_null()))
+    return numbers if unit != "s" else divided(numbers, 1000, "is not a whole number of seconds")
 
 
 def _time(array: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -349,11 +345,14 @@ def _list(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
         mask = array.is_null() if array.null_count else None
         large = pa.LargeListArray.from_arrays(pa.array(list_offsets(array)), items, mask=mask)
-        return _renamed(large, pa.large_list(kind.value_field)).cast(kind)
-    return _renamed(with_items(array, items), pa.list_(kind.value_field)).cast(kind)
+        found = renamed(large, pa.large_list(kind.value_field))
+    else:
+        found = renamed(with_items(array, items), pa.list_(kind.value_field))
+    # Arrow's cast of a type to itself spoils lists of nulls.
+    return found if found.type.equals(kind) else found.cast(kind)
 
 
-def _renamed(array: pa.Array, kind: pa.DataType) -> pa.Array:
+def renamed(array: pa.Array, kind: pa.DataType) -> pa.Array:
     """The same values under a type that differs in the names, metadata or nullability of its children."""
     if array.type.equals(kind, check_metadata=True):
         return array
@@ -367,18 +366,18 @@ def _fixed_size_list(items: pa.Array, array: pa.Array, kind: pa.DataType) -> pa.
     present = np.repeat(~missing, size)
     where = np.where(present, np.cumsum(present) - 1, 0)
     if not present.all():
-        items = _spread(items, where, present)
+        items = spread(items, where, present)
     mask = pa.array(missing) if missing.any() else None
     return pa.FixedSizeListArray.from_arrays(items, type=kind, mask=mask)
 
 
-def _spread(items: pa.Array, where: Ints, present: npt.NDArray[np.bool_]) -> pa.Array:
-    """Items at their places, nulls between; a stretch of either is taken together."""
+def spread(items: pa.Array, where: Ints, present: Mask) -> pa.Array:
+    """Return the item that each place names where one is present, null elsewhere; of any type, as `batch.take`."""
     if not present.size:
         return items
     cuts = [0, *(np.flatnonzero(np.diff(present)) + 1).tolist(), present.size]
     return pa.concat_arrays(
-        [items.slice(int(where[a]), b - a) if present[a] else pa.nulls(b - a, items.type) for a, b in pairwise(cuts)]
+        [take(items, where[a:b]) if present[a] else pa.nulls(b - a, items.type) for a, b in pairwise(cuts)]
     )
 
 
@@ -409,11 +408,12 @@ def with_entries(array: pa.Array, kind: pa.MapType, key: Convert, item: Convert)
     """Return the maps of an array with their keys and values converted; objects are maps where read row by row."""
     if not pa.types.is_map(array.type):
         raise ValueError("is not an object of values")
-    keys, items = key(array.keys), item(array.items)
     offsets = np.asarray(array.offsets)
+    first, size = int(offsets[0]), int(offsets[-1] - offsets[0])
+    # A slice has the entries of the whole: others than its own are none of its rows' business.
+    keys, items = key(array.keys.slice(first, size)), item(array.items.slice(first, size))
     mask = pa.array(np.asarray(array.is_null())) if array.null_count else None
-    keys, items = keys.slice(offsets[0], offsets[-1] - offsets[0]), items.slice(offsets[0], offsets[-1] - offsets[0])
-    return pa.MapArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), keys, items, type=kind, mask=mask)
+    return pa.MapArray.from_arrays(pa.array(offsets - first, pa.int32()), keys, items, type=kind, mask=mask)
 
 
 def _text(array: pa.Array, kind: pa.DataType, as_array_text: bool) -> pa.Array:

@@ -27,28 +27,15 @@ from headrace.plain_values import is_list, is_text, with_items
 UNBOUNDED = 2_147_483_647  # Debezium's length of a bit string that has none
 LONGEST_BITS = 83_886_080  # PostgreSQL's longest bit string
 _BITS_AT_ONCE = 1 << 26
-_US = pa.timestamp("us")
-_TO_US = {"ms": 1000, "us": 1, "ns": -1000}
 
 
-def _micros(array: pa.Array, unit: str) -> pa.Array:
-    numbers = array.cast(pa.int64())
-    factor = _TO_US[unit]
-    if factor > 0:
-        return pc.multiply_checked(numbers, factor)
-    values = np.asarray(pc.fill_null(numbers, 0))
-    if (values % -factor).any():
-        raise ValueError("has nanoseconds")
-    return pa.array(values // -factor, mask=np.asarray(numbers.is_null()))
+def millis(array: pa.Array) -> pa.Array:
+    """Return numbers of milliseconds since 1970-01-01 as timestamp[us].
 
-
-def timestamp_in(unit: str) -> Convert:
-    """From numbers of a unit since 1970-01-01 to timestamp[us].
-
-    >>> timestamp_in("ms")(pa.array([1])).cast(pa.int64()).to_pylist()
+    >>> millis(pa.array([1])).cast(pa.int64()).to_pylist()
     [1000]
     """
-    return lambda array: _micros(array, unit).view(_US)
+    return pc.multiply_checked(array.cast(pa.int64()), 1000).view(pa.timestamp("us"))
 
 
 def time_in(unit: str) -> Convert:

@@ -23,22 +23,26 @@ from headrace.formats.debezium import Events
 from headrace.formats.headers import event_headers
 from headrace.formats.json_keys import KeyReader, names_in, write_keys
 from headrace.formats.json_parse import Bad
+from headrace.formats.json_text import Known, cells
 from headrace.formats.key_changes import with_old_keys
 from headrace.wire import WireMessages
 
 ParsedColumns = tuple[dict[str, pa.Array], Ints]
 
 
-def encode_texts(topic: str, batch: Batch, texts: pa.Array, key: str, *, whole: bool = True) -> Encoded:
+def encode_texts(
+    topic: str, batch: Batch, texts: pa.Array, key: str, *, whole: bool = True, known: Known | None = None
+) -> Encoded:
     """A value for every row but deletes and truncates; before a row whose key changed a null for the old one.
 
     Args:
         whole: whether the texts say all of the rows; else headers have them too.
+        known: JSON of columns that is there already, as `write_keys` takes it.
     """
     op = batch.op
     nulls = (op == OPS["d"]) | (op == OPS["t"])
-    values: list[bytes | None] = texts.cast(pa.large_binary()).to_pylist()
-    keys = write_keys(topic, batch, key)
+    values = cells(texts)
+    keys = write_keys(topic, batch, key, known=known)
     for row in np.flatnonzero(nulls).tolist():
         values[row] = None
         if op[row] == OPS["t"]:

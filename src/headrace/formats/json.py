@@ -19,11 +19,12 @@ from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.change_events import ChangeEvents
 from headrace.formats.coerce import Reading, encoded_columns, raw_types, reading, to
 from headrace.formats.debezium import PLACEHOLDER, Events
+from headrace.formats.flat_values import encode_texts
 from headrace.formats.headers import TOMBSTONE, Cells, Header, event_headers
 from headrace.formats.json_columns import Column
 from headrace.formats.json_keys import KeyReader, check_key_format, write_keys
 from headrace.formats.json_parse import Bad, Lines, Parsed, object_names, parse
-from headrace.formats.json_text import TEXT, Known, as_bytes, joined, objects, quoted
+from headrace.formats.json_text import TEXT, Known, cells, joined, objects, quoted
 from headrace.formats.key_changes import with_old_keys
 from headrace.wire import WireMessages
 
@@ -356,14 +357,7 @@ def flattened(topic: str, batch: Batch, *, schemas: bool, key: str) -> Encoded:
     texts = objects(columns, batch.num_rows, binary_decimals=schemas, known=known)
     if schemas:
         texts = _with_schema(topic, rows.schema, texts, envelope=False)
-    op = batch.op
-    nulls = (op == OPS["d"]) | (op == OPS["t"])
-    if nulls.any():
-        texts = pc.if_else(pa.array(nulls), pa.scalar(None, TEXT), texts)
-    keys = _without(write_keys(topic, batch, key, known=known), op == OPS["t"])
-    headers = event_headers(batch, topic=topic, null_values=nulls)
-    encoded = Encoded(keys, _cells(texts), headers, np.arange(batch.num_rows))
-    return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
+    return encode_texts(topic, batch, texts, key, known=known)
 
 
 def enveloped(topic: str, batch: Batch, *, schemas: bool, key: str, tombstones: bool) -> Encoded:
@@ -383,9 +377,9 @@ def enveloped(topic: str, batch: Batch, *, schemas: bool, key: str, tombstones: 
     texts = joined([*parts, ',"transaction":null,"op":"', letters, '"', *_times(batch.ts_us), "}"], n)
     if schemas:
         texts = _with_schema(topic, rows.schema, texts, envelope=True)
-    keys = _without(write_keys(topic, batch, key), truncated)
+    keys = [None if gone else own for own, gone in zip(write_keys(topic, batch, key), truncated, strict=True)]
     headers = event_headers(batch, topic=topic, null_values=np.zeros(n, bool), before=False)
-    values = _cells(texts)
+    values = cells(texts)
     if not tombstones:
         return Encoded(keys, values, headers, np.arange(n))
     encoded = _with_tombstones(keys, values, headers, deleted)
@@ -456,18 +450,6 @@ def _times(ts_us: Ints) -> list[str | pa.Array]:
 
 def _millis(ts_us: Ints) -> pa.Array:
     return pa.array(ts_us // 1000).cast(TEXT)
-
-
-def _without(keys: list[bytes | None], nulls: Mask) -> list[bytes | None]:
-    if nulls.any():
-        for row in np.flatnonzero(nulls).tolist():
-            keys[row] = None
-    return keys
-
-
-def _cells(array: pa.Array) -> list[bytes | None]:
-    found: list[bytes | None] = as_bytes(array).to_pylist()
-    return found
 
 
 def _with_schema(topic: str, schema: pa.Schema, payloads: pa.Array, *, envelope: bool) -> pa.Array:

@@ -17,7 +17,7 @@ from headrace.formats.coerce import fitting
 from headrace.formats.column_text import plain_text
 from headrace.formats.debezium import Columns
 from headrace.formats.json_parse import Lines, parse
-from headrace.formats.json_text import Known, as_bytes, joined, objects, unwrapped
+from headrace.formats.json_text import Known, cells, joined, objects, unwrapped
 from headrace.plain_values import is_bytes, is_text
 from headrace.wire import WireMessages
 
@@ -53,20 +53,15 @@ def write_keys(topic: str, batch: Batch, key: str, *, known: Known | None = None
     if key in ("string", "bytes") and len(columns) == 1:
         array = unwrapped(columns[0][1])
         if key == "bytes" and is_bytes(array.type):
-            return _cells(array)
-        return _cells(array if is_text(array.type) else plain_text(array))
+            return cells(array)
+        return cells(array if is_text(array.type) else plain_text(array))
     binary_decimals = key == "json+schema"
     texts = objects(columns, batch.num_rows, binary_decimals=binary_decimals, known=known)
     if binary_decimals:
         fields = [batch.records.schema.field(name).with_nullable(False) for name in names]
         schema = json.dumps(connect.struct_schema(fields, f"{topic}.Key"), ensure_ascii=False, separators=(",", ":"))
         texts = joined([f'{{"schema":{schema},"payload":', texts, "}"], batch.num_rows)
-    return _cells(texts)
-
-
-def _cells(array: pa.Array) -> list[bytes | None]:
-    found: list[bytes | None] = as_bytes(array).to_pylist()
-    return found
+    return cells(texts)
 
 
 # --- reading ---

@@ -136,6 +136,12 @@ def as_bytes(array: pa.Array) -> pa.Array:
     return array.view(pa.large_binary()) if pa.types.is_large_string(array.type) else array.cast(pa.large_binary())
 
 
+def cells(texts: pa.Array) -> list[bytes | None]:
+    """Return texts or bytes as what messages hold."""
+    found: list[bytes | None] = as_bytes(texts).to_pylist()
+    return found
+
+
 def _valid(array: pa.Array, texts: pa.Array) -> pa.Array:
     return pc.if_else(array.is_valid(), texts, _NONE) if array.null_count else texts
 

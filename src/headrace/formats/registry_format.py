@@ -17,7 +17,7 @@ from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
 from headrace.formats import debezium, decimals, timestamps
 from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
 from headrace.formats.change_events import ChangeEvents
-from headrace.formats.coerce import Reading, columns_of, reading, to_field, to_type, unsliced
+from headrace.formats.coerce import Reading, columns_of, reading, renamed, to_field, to_type, with_entries, with_fields
 from headrace.formats.debezium import Columns
 from headrace.formats.headers import TOMBSTONE, event_headers, topic_source
 from headrace.formats.json_keys import KEY_FORMATS, names_in, write_keys
@@ -25,7 +25,7 @@ from headrace.formats.json_parse import Bad
 from headrace.formats.key_changes import with_old_keys
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_framing import WIRES, Framed, Role, Wire, frame, id_headers, known, prefix
-from headrace.plain_values import is_bytes, is_list, is_text
+from headrace.plain_values import is_bytes, is_list, is_text, with_items
 from headrace.wire import Headers, WireMessages
 
 # A group's payloads as structs of their columns, with the places in the group that each row came from; and the places
@@ -396,27 +396,18 @@ def _typed(array: pa.Array, kind: pa.DataType) -> pa.Array:
         day = pc.binary_join_element_wise("1970-01-01T", array.cast(pa.string()), "")
         return timestamps.from_iso(day, "us").cast(pa.time64("us")).cast(kind)
     if pa.types.is_struct(kind) and pa.types.is_struct(array.type):
-        return _struct(array, kind)
+        return with_fields(array, kind, lambda child, field: _typed(child, field.type))
     if pa.types.is_list(kind) and pa.types.is_list(array.type):
-        whole = unsliced(array)
-        return pa.ListArray.from_arrays(
-            whole.offsets, _typed(whole.values, kind.value_type), kind, mask=whole.is_null()
-        )
+        return renamed(with_items(array, _typed(array.flatten(), kind.value_type)), kind)
     if pa.types.is_map(kind) and pa.types.is_map(array.type):
-        whole = unsliced(array)
-        keys, items = _typed(whole.keys, kind.key_type), _typed(whole.items, kind.item_type)
-        return pa.MapArray.from_arrays(whole.offsets, keys, items, kind, mask=whole.is_null())
+        return with_entries(
+            array, kind, lambda keys: _typed(keys, kind.key_type), lambda items: _typed(items, kind.item_type)
+        )
     if pa.types.is_decimal(array.type) and is_text(kind):
         return decimals.to_text(array).cast(kind)
     if is_text(array.type) and not is_bytes(kind):
         return to_type(array, kind)
     return array.cast(kind)
-
-
-def _struct(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
-    given = dict(zip([column.name for column in array.type], array.flatten(), strict=True))
-    children = [_typed(given.get(field.name, pa.nulls(len(array))), field.type) for field in kind]
-    return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
 
 
 # -- writing --
