@@ -24,6 +24,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import pyarrow as pa
+from psycopg.postgres import register_default_types
+from psycopg.types import TypesRegistry
 
 BOOL, BYTEA, CHAR, NAME, INT8, INT2, INT4, TEXT, OID = 16, 17, 18, 19, 20, 21, 23, 25, 26
 JSON, FLOAT4, FLOAT8, BPCHAR, VARCHAR, DATE = 114, 700, 701, 1042, 1043, 1082
@@ -45,73 +47,11 @@ _ARROW: dict[int, pa.DataType] = {
 _TEXTS = frozenset({CHAR, NAME, TEXT, BPCHAR, VARCHAR, JSON, JSONB, UUID})
 _DECODABLE = frozenset(_ARROW) | _TEXTS | {NUMERIC}
 
-# name: (OID, OID of its array type)
-_NAMES: dict[str, tuple[int, int]] = {
-    "boolean": (BOOL, 1000),
-    "bytea": (BYTEA, 1001),
-    '"char"': (CHAR, 1002),
-    "name": (NAME, 1003),
-    "bigint": (INT8, 1016),
-    "smallint": (INT2, 1005),
-    "integer": (INT4, 1007),
-    "regproc": (24, 1008),
-    "text": (TEXT, 1009),
-    "oid": (OID, 1028),
-    "tid": (27, 1010),
-    "xid": (28, 1011),
-    "cid": (29, 1012),
-    "json": (JSON, 199),
-    "xml": (142, 143),
-    "point": (600, 1017),
-    "lseg": (601, 1018),
-    "path": (602, 1019),
-    "box": (603, 1020),
-    "polygon": (604, 1027),
-    "line": (628, 629),
-    "cidr": (650, 651),
-    "real": (FLOAT4, 1021),
-    "double precision": (FLOAT8, 1022),
-    "circle": (718, 719),
-    "macaddr8": (774, 775),
-    "money": (790, 791),
-    "macaddr": (829, 1040),
-    "inet": (869, 1041),
-    "aclitem": (1033, 1034),
-    "character": (BPCHAR, 1014),
-    "character varying": (VARCHAR, 1015),
-    "date": (DATE, 1182),
-    "time without time zone": (1083, 1183),
-    "timestamp without time zone": (TIMESTAMP, 1115),
-    "timestamp with time zone": (TIMESTAMPTZ, 1185),
-    "interval": (1186, 1187),
-    "time with time zone": (1266, 1270),
-    "bit": (1560, 1561),
-    "bit varying": (1562, 1563),
-    "numeric": (NUMERIC, 1231),
-    "regclass": (2205, 2210),
-    "regtype": (2206, 2211),
-    "uuid": (UUID, 2951),
-    "pg_lsn": (3220, 3221),
-    "tsvector": (3614, 3643),
-    "tsquery": (3615, 3645),
-    "jsonb": (JSONB, 3807),
-    "int4range": (3904, 3905),
-    "numrange": (3906, 3907),
-    "tsrange": (3908, 3909),
-    "tstzrange": (3910, 3911),
-    "daterange": (3912, 3913),
-    "int8range": (3926, 3927),
-    "jsonpath": (4072, 4073),
-    "int4multirange": (4451, 6150),
-    "nummultirange": (4532, 6151),
-    "tsmultirange": (4533, 6152),
-    "tstzmultirange": (4534, 6153),
-    "datemultirange": (4535, 6155),
-    "int8multirange": (4536, 6157),
-    "xid8": (5069, 271),
-}
-_BY_OID = {oid: name for name, (oid, _) in _NAMES.items()}
-_ELEMENTS = {array: oid for oid, array in _NAMES.values()}
+# The server's own types, as `psycopg` generates them from pg_type.dat; in a registry that nobody else adds to.
+_BUILTIN = TypesRegistry()
+register_default_types(_BUILTIN)
+_BY_OID = {known.oid: known.regtype for known in _BUILTIN}
+_ELEMENTS = {known.array_oid: known.oid for known in _BUILTIN if known.array_oid}
 
 
 @lru_cache(maxsize=65_536)
