@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
@@ -180,7 +181,7 @@ class Cluster:
                 asked = self._admin.delete_topics([topic], request_timeout=REQUEST_SECONDS)
                 self._awaited(f"deleting the topic «{topic}»", asked[topic])
             except KafkaException as error:
-                if not self._is_unknown(error):
+                if not is_unknown(error.args[0]):
                     raise
 
         self.patiently(f"deleting the topic «{topic}»", ask)
@@ -219,7 +220,7 @@ class Cluster:
                 try:
                     found[name] = self._awaited("describing topics", future)
                 except KafkaException as error:
-                    if not self._is_unknown(error):
+                    if not is_unknown(error.args[0]):
                         raise
             return found
 
@@ -251,26 +252,24 @@ class Cluster:
             self._limits[topic] = self.patiently(f"asking for the limits of «{topic}»", ask)
         return self._limits[topic]
 
-    def ends(self, topic: str, *, committed: bool = True, partitions: Iterable[int] | None = None) -> dict[int, int]:
-        """Return each partition's next offset: of what is committed, or of all that was written."""
+    def ends(self, topic: str) -> dict[int, int]:
+        """Return each partition's next offset: of what is committed."""
         from confluent_kafka import IsolationLevel
         from confluent_kafka.admin import OffsetSpec
 
-        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        return self._offsets(topic, OffsetSpec.latest(), level, partitions)
+        return self._offsets(topic, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
 
     def beginnings(self, topic: str) -> dict[int, int]:
         """Return each partition's oldest offset."""
         from confluent_kafka import IsolationLevel
         from confluent_kafka.admin import OffsetSpec
 
-        return self._offsets(topic, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED, None)
+        return self._offsets(topic, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
 
-    def _offsets(self, topic: str, spec: Any, level: Any, partitions: Iterable[int] | None) -> dict[int, int]:
+    def _offsets(self, topic: str, spec: Any, level: Any) -> dict[int, int]:
         from confluent_kafka import KafkaException, TopicPartition
 
-        numbers = range(self.partitions(topic)) if partitions is None else partitions
-        asked = {TopicPartition(topic, number): spec for number in numbers}
+        asked = {TopicPartition(topic, number): spec for number in range(self.partitions(topic))}
         if not asked:
             return {}
 
@@ -300,15 +299,21 @@ class Cluster:
         if asked:
             self.patiently(f"deleting old records of «{topic}»", ask)
 
-    @staticmethod
-    def _is_unknown(error: Any) -> bool:
-        from confluent_kafka import KafkaError
-
-        return bool(error.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))
+    def lasting(self, error: Any, what: str, topic: str) -> LogError | None:
+        """Return a consumer's error as one of ours; None where it passes, or a topic is unknown that is there."""
+        failure = translate(error, what, self.location.url)
+        return None if failure.retry or (is_unknown(error) and not self.gone(topic)) else failure
 
     def translate(self, error: Any, what: str) -> LogError:
         """Return what librdkafka's error means for the log; raise it ``from`` the original."""
         return translate(error.args[0], what, self.location.url)
+
+
+def is_unknown(error: Any) -> bool:
+    """Return whether a client says that there is no such topic; a broker that has just started says it of any."""
+    from confluent_kafka import KafkaError
+
+    return bool(error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))
 
 
 def translate(error: Any, what: str, where: str) -> LogError:
@@ -346,12 +351,14 @@ def translate(error: Any, what: str, where: str) -> LogError:
         )
     if code in (Code._STATE, Code.INVALID_TXN_STATE, Code.INVALID_CONFIG, Code.INVALID_REPLICATION_FACTOR):
         return LogError(f"{what} failed on {where}: {reason}")
-    if error.retriable() or code in _AWAY or code < 0:
+    if error.retriable() or code in _away() or code < 0:
         return LogUnavailable(f"{where} cannot be reached ({what}: {reason})", advice="It is tried again.")
     return LogError(f"{what} failed on {where}: {reason}")
 
 
-def _codes() -> frozenset[int]:
+@functools.cache
+def _away() -> frozenset[int]:
+    """Return the broker's own codes for «not now»; made when first asked, since librdkafka is imported late."""
     from confluent_kafka import KafkaError as Code
 
     return frozenset(
@@ -369,21 +376,6 @@ def _codes() -> frozenset[int]:
             Code.REQUEST_TIMED_OUT,
         }
     )
-
-
-class _Away:
-    """The broker's own codes for «not now»; made when first asked, since librdkafka is imported late."""
-
-    def __init__(self) -> None:
-        self._known: frozenset[int] | None = None
-
-    def __contains__(self, code: object) -> bool:
-        if self._known is None:
-            self._known = _codes()
-        return code in self._known
-
-
-_AWAY = _Away()
 
 
 def _without_secrets(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import LogTruncated, LogUnavailable
-from headrace.kafka.cluster import Cluster, translate
+from headrace.kafka.cluster import Cluster
 from headrace.kafka.ranges import TopicRange
 from headrace.kafka.settings import KafkaLocation
 from headrace.wire import WireMessages
@@ -71,13 +71,6 @@ def make_known(consumer: Any, topics: Iterable[str]) -> None:
         # A broker that is away is noticed, and waited for, where messages are awaited.
         with contextlib.suppress(KafkaException):
             consumer.list_topics(topic, timeout=1.0)
-
-
-def is_unknown(error: Any) -> bool:
-    """Return whether a client says that there is no such topic; a broker that has just started says it of any."""
-    from confluent_kafka import KafkaError
-
-    return bool(error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))
 
 
 def errors_among(messages: list[Any]) -> list[Any]:
@@ -194,8 +187,8 @@ class Fetcher:
 
     def _heed(self, error: Any, message: Any) -> None:
         what = f"reading «{message.topic()}» partition {message.partition()}" if message.topic() else "reading"
-        failure = translate(error, what, self._location.url)
-        if not failure.retry and not (is_unknown(error) and not self._cluster.gone(message.topic())):
+        failure = self._cluster.lasting(error, what, message.topic())
+        if failure is not None:
             self._drop()
             raise failure
 

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.errors import LogTruncated, LogUnavailable
-from headrace.kafka.cluster import REQUEST_SECONDS, Cluster, translate
-from headrace.kafka.fetch import Fetcher, consumer_properties, is_unknown, receive, wire_messages
+from headrace.kafka.cluster import REQUEST_SECONDS, Cluster
+from headrace.kafka.fetch import Fetcher, consumer_properties, receive, wire_messages
 from headrace.kafka.producer import Sent
 from headrace.kafka.ranges import TopicRange, unpack_spread
 from headrace.kafka.settings import KafkaLocation
@@ -31,13 +31,14 @@ PROBE_SLICES = 500
 
 
 class PartitionReader:
-    """A reader of partition 0 of a topic, from an offset to what is committed now, and later on from there.
+    """A reader of one partition of a topic, from an offset to what is committed now, and later on from there.
 
     Used by one thread at a time.
     """
 
-    def __init__(self, location: KafkaLocation, cluster: Cluster, topic: str) -> None:
+    def __init__(self, location: KafkaLocation, cluster: Cluster, topic: str, partition: int = 0) -> None:
         self.topic = topic
+        self._partition = partition
         self._location = location
         self._cluster = cluster
         self._consumer: Any = None
@@ -51,7 +52,7 @@ class PartitionReader:
         if self._consumer is None:
             self._consumer = Consumer(consumer_properties(self._location, enable_partition_eof=True))
         if offset != self.next:
-            self._consumer.assign([TopicPartition(self.topic, 0, offset)])
+            self._consumer.assign([TopicPartition(self.topic, self._partition, offset)])
             self.next, self._end = offset, 0
 
     def seek_time(self, ts: int) -> None:
@@ -59,10 +60,10 @@ class PartitionReader:
         from confluent_kafka import TopicPartition
 
         if self._consumer is None:
-            self.seek(self._cluster.beginnings(self.topic)[0])
+            self.seek(self._cluster.beginnings(self.topic)[self._partition])
         # Asked first: what is committed between the two questions must not be passed over.
-        end = self._cluster.ends(self.topic)[0]
-        where = [TopicPartition(self.topic, 0, ts)]
+        end = self._cluster.ends(self.topic)[self._partition]
+        where = [TopicPartition(self.topic, self._partition, ts)]
 
         what = f"looking for a time in «{self.topic}»"
 
@@ -82,7 +83,7 @@ class PartitionReader:
             LogTruncated: messages there were deleted.
             LogUnavailable: the broker stays away.
         """
-        end = self._cluster.ends(self.topic)[0]
+        end = self._cluster.ends(self.topic)[self._partition]
         if end < self.next:
             raise LogTruncated(
                 f"«{self.topic}» ends at offset {end}, we have read up to {self.next}: it was deleted or made anew",
@@ -110,8 +111,8 @@ class PartitionReader:
         if error.code() == KafkaError._PARTITION_EOF:
             self._end = self.next = max(self._end, int(message.offset()))
             return
-        failure = translate(error, f"reading «{self.topic}»", self._location.url)
-        if not failure.retry and not (is_unknown(error) and not self._cluster.gone(self.topic)):
+        failure = self._cluster.lasting(error, f"reading «{self.topic}»", self.topic)
+        if failure is not None:
             raise failure
 
     def close(self) -> None:

@@ -16,14 +16,14 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.errors import DeclarationError, LogError, LogMissing, LogUnavailable
-from headrace.kafka.cluster import Cluster, translate
-from headrace.kafka.fetch import Fetcher, consumer_properties, receive, wire_messages
+from headrace.kafka.cluster import Cluster
+from headrace.kafka.fetch import Fetcher, consumer_properties, errors_among, receive, wire_messages
 from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import TopicInfo
 from headrace.log.changelog import Changelog
 from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_codec import INTERNAL_PREFIX, Codec
-from headrace.log.kafka_reader import in_order
+from headrace.log.kafka_reader import PartitionReader, in_order
 from headrace.log.slices import IndexEntry
 from headrace.log.topic_metadata import TOPIC, topic_metadata
 from headrace.wire import WireMessages
@@ -219,48 +219,27 @@ class KafkaView:
 
     def _partition(self, topic: str, number: int, first: int, end: int) -> Iterator[WireMessages]:
         """Yield one partition from an offset to an end that is known."""
-        with self._consumer({(topic, number): first}, enable_partition_eof=True) as consumer:
-            at = first
-            while at < end:
-                messages, reached = self._received(consumer, topic)
-                at = max([at, reached, *(message.offset() + 1 for message in messages[-1:])])
-                messages = [message for message in messages if message.offset() < end]
+        if first >= end:
+            return
+        with contextlib.closing(PartitionReader(self.location, self._cluster, topic, number)) as reader:
+            reader.seek(first)
+            for chunk in reader.new_messages():
+                messages = [message for message in chunk if message.offset() < end]
                 if messages:
                     yield wire_messages(topic, messages)
 
     def _following(self, topic: str, first: dict[int, int]) -> Iterator[WireMessages]:
-        with self._consumer({(topic, number): offset for number, offset in first.items()}) as consumer:
-            while True:
-                messages, _ = self._received(consumer, topic)
-                yield wire_messages(topic, messages)
-
-    @contextlib.contextmanager
-    def _consumer(self, first: dict[tuple[str, int], int], **more: Any) -> Iterator[Any]:
         from confluent_kafka import Consumer, TopicPartition
 
-        consumer = Consumer(consumer_properties(self.location, **more))
-        try:
-            consumer.assign([TopicPartition(*where, offset) for where, offset in first.items()])
-            yield consumer
-        finally:
-            consumer.close()
-
-    def _received(self, consumer: Any, topic: str) -> tuple[list[Any], int]:
-        """Return messages that have come, and the end that was reached, if one was."""
-        from confluent_kafka import KafkaError
-
-        messages, reached = [], -1
-        for message in receive(consumer, 0.2):
-            error = message.error()
-            if error is None:
-                messages.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                reached = max(reached, message.offset())
-            else:
-                failure = translate(error, f"reading «{topic}»", self.location.url)
-                if not failure.retry:
-                    raise failure
-        return messages, reached
+        with contextlib.closing(Consumer(consumer_properties(self.location))) as consumer:
+            consumer.assign([TopicPartition(topic, number, offset) for number, offset in first.items()])
+            while True:
+                received = receive(consumer, 0.2)
+                for message in errors_among(received):
+                    failure = self._cluster.lasting(message.error(), f"reading «{topic}»", topic)
+                    if failure is not None:
+                        raise failure
+                yield wire_messages(topic, [message for message in received if message.error() is None])
 
     def close(self) -> None:
         """Leave the cluster."""
