@@ -6,6 +6,7 @@ They are what `headrace.formats` turns into batches and makes of them, and what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -96,6 +97,21 @@ class WireMessages:
             key=lambda i: self.key(chosen[i]),
             headers=None if self._headers is None else lambda: _chosen(self.headers, chosen),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Messages that rows became, in the rows' order.
+
+    Attributes:
+        keys, values, headers: of each message; a value of None is a tombstone.
+        rows: the row each message came from; a delete of an envelope format becomes two messages.
+    """
+
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Headers]
+    rows: Ints
 
 
 def _chosen(column: Sequence[_T], indices: Sequence[int]) -> list[_T]:

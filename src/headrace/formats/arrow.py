@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from headrace.batch import META_FIELDS, Batch, is_meta, to_ipc
 from headrace.errors import FormatError
-from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
+from headrace.formats.base import FIRST, Decoded, Preceding
 from headrace.formats.headers import topic_source
-from headrace.wire import WireMessages
+from headrace.wire import Encoded, WireMessages
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import Batch
-from headrace.wire import Headers, WireMessages
+from headrace.wire import Encoded, WireMessages
 
 if TYPE_CHECKING:
     from headrace.formats.json_columns import Column
@@ -56,21 +56,6 @@ class Decoded:
     bad: list[tuple[int, str]] = field(default_factory=list)
     formats: list[str] = field(default_factory=list)
     preceding: Preceding = FIRST
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Messages that rows became, in the rows' order.
-
-    Attributes:
-        keys, values, headers: of each message; a value of None is a tombstone.
-        rows: the row each message came from; a delete of an envelope format becomes two messages.
-    """
-
-    keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
-    headers: Sequence[Headers]
-    rows: Ints
 
 
 class Format(Protocol):

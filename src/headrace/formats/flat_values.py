@@ -16,7 +16,7 @@ import pyarrow as pa
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.formats import debezium
-from headrace.formats.base import Decoded, Encoded, Preceding
+from headrace.formats.base import Decoded, Preceding
 from headrace.formats.change_events import ChangeEvents
 from headrace.formats.coerce import Reading, columns_of, reading
 from headrace.formats.debezium import Events
@@ -25,7 +25,7 @@ from headrace.formats.json_keys import KeyReader, names_in, write_keys
 from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import Known, cells
 from headrace.formats.key_changes import with_old_keys
-from headrace.wire import WireMessages
+from headrace.wire import Encoded, WireMessages
 
 ParsedColumns = tuple[dict[str, pa.Array], Ints]
 

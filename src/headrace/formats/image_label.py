@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 
 from headrace.batch import OPS, Batch
 from headrace.errors import FormatError
-from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
+from headrace.formats.base import FIRST, Decoded, Preceding
 from headrace.formats.flat_values import ParsedColumns, decode_values, encode_texts
 from headrace.formats.json_keys import check_key_format
 from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import unwrapped
 from headrace.plain_values import is_bytes
-from headrace.wire import WireMessages
+from headrace.wire import Encoded, WireMessages
 
 COLUMNS = ("pixels", "label")
 LARGEST_LABEL = 255

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch
 from headrace.formats import connect, debezium, json_columns, json_shapes
-from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
+from headrace.formats.base import FIRST, Decoded, Preceding
 from headrace.formats.change_events import ChangeEvents
 from headrace.formats.coerce import Reading, encoded_columns, raw_types, reading, to
 from headrace.formats.debezium import PLACEHOLDER, Events
@@ -26,7 +26,7 @@ from headrace.formats.json_keys import KeyReader, check_key_format, write_keys
 from headrace.formats.json_parse import Bad, Lines, Parsed, object_names, parse
 from headrace.formats.json_text import TEXT, Known, cells, joined, objects, quoted
 from headrace.formats.key_changes import with_old_keys
-from headrace.wire import WireMessages
+from headrace.wire import Encoded, WireMessages
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, take
-from headrace.formats.base import Encoded
 from headrace.formats.headers import TOMBSTONE
-from headrace.wire import Headers
+from headrace.wire import Encoded, Headers
 
 Keys = Sequence[bytes | None]
 

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 
 from headrace.batch import OPS, Batch
 from headrace.errors import FormatError
-from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
+from headrace.formats.base import FIRST, Decoded, Preceding
 from headrace.formats.column_text import plain_text
 from headrace.formats.flat_values import ParsedColumns, decode_values, encode_texts, utf8
 from headrace.formats.json_keys import check_key_format
 from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import unwrapped
 from headrace.plain_values import is_bytes, is_text
-from headrace.wire import WireMessages
+from headrace.wire import Encoded, WireMessages
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
 from headrace.formats import debezium, decimals, timestamps
-from headrace.formats.base import FIRST, Decoded, Encoded, Preceding
+from headrace.formats.base import FIRST, Decoded, Preceding
 from headrace.formats.change_events import ChangeEvents
 from headrace.formats.coerce import Reading, columns_of, reading, renamed, to_field, to_type, with_entries, with_fields
 from headrace.formats.debezium import Columns
@@ -26,7 +26,7 @@ from headrace.formats.key_changes import with_old_keys
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_framing import WIRES, Framed, Role, Wire, frame, id_headers, known, prefix
 from headrace.plain_values import is_bytes, is_list, is_text, with_items
-from headrace.wire import Headers, WireMessages
+from headrace.wire import Encoded, Headers, WireMessages
 
 # A group's payloads as structs of their columns, with the places in the group that each row came from; and the places
 # that cannot be decoded, with the reason.

@@ -16,8 +16,8 @@ import pyarrow as pa
 from headrace.arrays import Ints
 from headrace.batch import Batch, is_meta, record_batch
 from headrace.errors import DeclarationError, HeadraceError, LogCorrupt
-from headrace.formats.base import FIRST, RECORDED, Decoded, Encoded, Format, Preceding
-from headrace.wire import WireMessages
+from headrace.formats.base import FIRST, RECORDED, Decoded, Format, Preceding
+from headrace.wire import Encoded, WireMessages
 
 if TYPE_CHECKING:
     from headrace.formats.json_columns import Column

@@ -36,11 +36,12 @@ from headrace.kafka.ranges import MessageRange, TopicRange
 from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.changelog import Changelog, Value
-from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Codec, Codecs, Form, Messages
+from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Codec, Codecs, Form
 from headrace.log.kafka_reader import Cached, Loader, PartitionReader, SliceIndex
 from headrace.log.message import MessageFormat
 from headrace.log.slices import IndexEntry, dump_slices
 from headrace.log.topic_metadata import COPYING, CREATED, FORM, HEAD, OURS, TOPIC, TopicMetadata, topic_metadata
+from headrace.wire import Encoded
 
 logger = logging.getLogger("headrace")
 
@@ -569,7 +570,7 @@ class KafkaTransaction(TransactionTopics):
         self._slices = SliceNumbers(log.last_slice)
         self._group_open = False
         self._announced = False
-        self._prepared: tuple[pa.RecordBatch, str, Messages] | None = None
+        self._prepared: tuple[pa.RecordBatch, str, Encoded] | None = None
 
     @property
     def last_slice(self) -> int:
@@ -667,7 +668,7 @@ class KafkaTransaction(TransactionTopics):
         self._make_topic(topic)
         return self._refused(topic, self._encode(topic, records))
 
-    def _refused(self, topic: str, messages: Messages) -> dict[int, str]:
+    def _refused(self, topic: str, messages: Encoded) -> dict[int, str]:
         limit = self._log.cluster.largest_message(topic)
         largest = max(map(len, filter(None, messages.values)), default=0)
         keys = max(map(len, filter(None, messages.keys)), default=0)
@@ -682,7 +683,7 @@ class KafkaTransaction(TransactionTopics):
                 refused[row] = too_large(size, limit, topic)
         return refused
 
-    def _encode(self, topic: str, records: pa.RecordBatch) -> Messages:
+    def _encode(self, topic: str, records: pa.RecordBatch) -> Encoded:
         """Return the messages of rows; those of the last ones asked about are kept for their appending."""
         if self._prepared is not None and self._prepared[0] is records and self._prepared[1] == topic:
             return self._prepared[2]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from headrace.arrays import Ints
 from headrace.errors import LogCorrupt
 from headrace.log.message import MessageFormat
-from headrace.wire import Headers, WireMessages
+from headrace.wire import Encoded, WireMessages
 
 INTERNAL_FORMAT = "headrace"
 INTERNAL_PREFIX = "__headrace"
@@ -48,19 +46,6 @@ class Form:
         return cls(known["format"], pa.ipc.read_schema(pa.py_buffer(base64.b64decode(known["schema"]))))
 
 
-class Messages(Protocol):
-    """Messages that rows became; see `headrace.formats.base.Encoded`."""
-
-    @property
-    def keys(self) -> Sequence[bytes | None]: ...
-    @property
-    def values(self) -> Sequence[bytes | None]: ...
-    @property
-    def headers(self) -> Sequence[Headers]: ...
-    @property
-    def rows(self) -> Ints: ...
-
-
 class Codec(Protocol):
     """Turns rows into the messages of a topic's format and back."""
 
@@ -68,7 +53,7 @@ class Codec(Protocol):
         """Return the name of the format in which a topic is written."""
         ...
 
-    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Messages:
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Encoded:
         """Return messages for rows; several may come from one row, or one from several."""
         ...
 
@@ -81,16 +66,6 @@ class Codec(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedMessages:
-    """`Messages`, of our own."""
-
-    keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
-    headers: Sequence[Headers]
-    rows: Ints
-
-
 class InternalCodec:
     """Batches as Arrow IPC messages without their schema, which the changelog holds: for nobody but us."""
 
@@ -98,7 +73,7 @@ class InternalCodec:
         """See `Codec`."""
         return INTERNAL_FORMAT
 
-    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> EncodedMessages:
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Encoded:
         """See `Codec`; a batch too large for one message becomes several."""
         form = MessageFormat(records.schema)
         bodies: list[tuple[int, bytes]] = []
@@ -112,9 +87,7 @@ class InternalCodec:
             else:
                 bodies.append((first, body))
         n = len(bodies)
-        return EncodedMessages(
-            [None] * n, [body for _, body in bodies], [()] * n, np.array([first for first, _ in bodies])
-        )
+        return Encoded([None] * n, [body for _, body in bodies], [()] * n, np.array([first for first, _ in bodies]))
 
     def decode(self, format_: str, messages: WireMessages, schema: pa.Schema) -> pa.RecordBatch:
         """See `Codec`."""
@@ -137,7 +110,7 @@ class Codecs:
         """Return the format in which a topic is written."""
         return INTERNAL_FORMAT if topic.startswith(INTERNAL_PREFIX) else self._codec.format_of(topic)
 
-    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Messages:
+    def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Encoded:
         """See `Codec`."""
         return self._of(format_).encode(topic, format_, records)
 
