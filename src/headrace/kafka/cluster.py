@@ -299,11 +299,6 @@ class Cluster:
         if asked:
             self.patiently(f"deleting old records of «{topic}»", ask)
 
-    def lasting(self, error: Any, what: str, topic: str) -> LogError | None:
-        """Return a consumer's error as one of ours; None where it passes, or a topic is unknown that is there."""
-        failure = translate(error, what, self.location.url)
-        return None if failure.retry or (is_unknown(error) and not self.gone(topic)) else failure
-
     def translate(self, error: Any, what: str) -> LogError:
         """Return what librdkafka's error means for the log; raise it ``from`` the original."""
         return translate(error.args[0], what, self.location.url)
@@ -314,6 +309,12 @@ def is_unknown(error: Any) -> bool:
     from confluent_kafka import KafkaError
 
     return bool(error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))
+
+
+def lasting(cluster: Cluster, error: Any, what: str, topic: str) -> LogError | None:
+    """Return a consumer's error as one of ours; None where it passes, or a topic is unknown that is there."""
+    failure = translate(error, what, cluster.location.url)
+    return None if failure.retry or (is_unknown(error) and not cluster.gone(topic)) else failure
 
 
 def translate(error: Any, what: str, where: str) -> LogError:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import LogTruncated, LogUnavailable
-from headrace.kafka.cluster import Cluster
+from headrace.kafka.cluster import Cluster, lasting
 from headrace.kafka.ranges import TopicRange
 from headrace.kafka.settings import KafkaLocation
 from headrace.wire import WireMessages
@@ -187,7 +187,7 @@ class Fetcher:
 
     def _heed(self, error: Any, message: Any) -> None:
         what = f"reading «{message.topic()}» partition {message.partition()}" if message.topic() else "reading"
-        failure = self._cluster.lasting(error, what, message.topic())
+        failure = lasting(self._cluster, error, what, message.topic())
         if failure is not None:
             self._drop()
             raise failure

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.errors import LogTruncated, LogUnavailable
-from headrace.kafka.cluster import REQUEST_SECONDS, Cluster
+from headrace.kafka.cluster import REQUEST_SECONDS, Cluster, lasting
 from headrace.kafka.fetch import Fetcher, consumer_properties, receive, wire_messages
 from headrace.kafka.producer import Sent
 from headrace.kafka.ranges import TopicRange, unpack_spread
@@ -111,7 +111,7 @@ class PartitionReader:
         if error.code() == KafkaError._PARTITION_EOF:
             self._end = self.next = max(self._end, int(message.offset()))
             return
-        failure = self._cluster.lasting(error, f"reading «{self.topic}»", self.topic)
+        failure = lasting(self._cluster, error, f"reading «{self.topic}»", self.topic)
         if failure is not None:
             raise failure
 

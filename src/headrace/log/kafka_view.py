@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.errors import DeclarationError, LogError, LogMissing, LogUnavailable
-from headrace.kafka.cluster import Cluster
+from headrace.kafka.cluster import Cluster, lasting
 from headrace.kafka.fetch import Fetcher, consumer_properties, errors_among, receive, wire_messages
 from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import TopicInfo
@@ -236,7 +236,7 @@ class KafkaView:
             while True:
                 received = receive(consumer, 0.2)
                 for message in errors_among(received):
-                    failure = self._cluster.lasting(message.error(), f"reading «{topic}»", topic)
+                    failure = lasting(self._cluster, message.error(), f"reading «{topic}»", topic)
                     if failure is not None:
                         raise failure
                 yield wire_messages(topic, [message for message in received if message.error() is None])

@@ -244,10 +244,11 @@ class WireStream(StartedStream):
 
 
 def frames(data: bytes, size: int) -> Ints:
-    """Return the first bytes of the whole CopyData frames at the beginning of a buffer, up to one that is no CopyData.
+    """Return the first bytes of whole CopyData frames at the beginning of a buffer; others may follow.
 
     What looks like a frame's beginning is searched everywhere at once; usually each one ends where the next begins,
-    and that proves them. A row that happens to hold such bytes breaks the chain; then frames are followed one by one.
+    and that proves them. A row that happens to hold such bytes breaks the chain; what comes after it, and what does
+    not look like a frame (one over 16 MB), is left to be followed one by one.
 
     >>> frame = b"d" + bytes([0, 0, 0, 29]) + b"w" + bytes(24)
     >>> frames(frame * 3 + b"d" + bytes(32), 3 * len(frame) + 1).tolist()
@@ -259,28 +260,10 @@ def frames(data: bytes, size: int) -> Ints:
     looks = (buffer[:n] == _DATA) & (buffer[1 : n + 1] == 0) & ((inner == _XLOG) | (inner == _KEEP))
     first: Ints = np.flatnonzero(looks)
     if not first.size or first[0] != 0:
-        return _followed(data, size)
+        return first[:0]
     end = first + 1 + gather(np.frombuffer(data, np.uint8), first + 1, ">u4").astype(np.int64)
-    if not (end[:-1] == first[1:]).all():
-        return _followed(data, size)
-    last = int(end[-1])
-    if last > size:
-        return first[:-1]
-    # A frame that does not look like one (over 16 MB) may follow.
-    return _followed(data, size) if last + _HEADER < size and data[last] == _DATA else first
-
-
-def _followed(data: bytes, size: int) -> Ints:
-    found = []
-    at = 0
-    while at + _HEADER <= size and data[at] == _DATA:
-        end = at + 1 + int(_LENGTH.unpack_from(data, at + 1)[0])
-        if end > size:
-            break
-        if end > at + _HEADER:
-            found.append(at)
-        at = end
-    return np.array(found, np.int64)
+    proven = first.size if (end[:-1] == first[1:]).all() else int((end[:-1] != first[1:]).argmax()) + 1
+    return first[: proven - (int(end[proven - 1]) > size)]
 
 
 def at_rest(chunk: bytes) -> bool:
