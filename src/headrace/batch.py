@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from headrace.plain_values import json_texts, united
 from headrace.position import Position, format_positions
+from headrace.wire import WireMessages
 
 OPS = {name: ord(name) for name in "cudtr"}
 META_FIELDS: tuple[pa.Field, ...] = (
@@ -385,6 +386,30 @@ def dead_letters(
         "row": pa.array(list(texts), pa.string()),
     }
     return Batch.of(columns, op=batch.op, lsn=batch.lsn, index=batch.index, ts_us=batch.ts_us, source=batch.source)
+
+
+def undecodable(messages: WireMessages, bad: Sequence[tuple[int, str]]) -> Batch:
+    """Return messages that cannot be decoded, for the dead-letter topic: with their bytes, and where they lie."""
+    some, n = messages.take([index for index, _ in bad]), len(bad)
+
+    def text(value: bytes | None) -> str | None:
+        try:
+            return None if value is None else value.decode()
+        except UnicodeDecodeError:
+            return None
+
+    columns = {
+        "reason": pa.array([reason for _, reason in bad], pa.string()),
+        "stage": pa.array(["decode"] * n, pa.string()),
+        "model": pa.nulls(n, pa.string()),
+        "row": pa.array(map(text, some.values), pa.string()),
+        "topic": pa.array([messages.topic] * n, pa.string()),
+        "partition": pa.array(some.partitions, pa.int64()),
+        "offset": pa.array(some.offsets, pa.int64()),
+        "key": pa.array(some.keys, pa.binary()),
+        "value": pa.array(some.values, pa.binary()),
+    }
+    return Batch.of(columns, index=some.offsets, ts_us=some.ts_ms * 1000)
 
 
 def as_records(rows: Any) -> pa.RecordBatch:

@@ -95,16 +95,15 @@ class Fetcher:
         self._known: set[str] = set()
         self._lock = threading.Lock()
 
-    def fetch(self, ranges: Sequence[TopicRange], *, patience: float = FETCH_SECONDS) -> list[list[Any]]:
+    def fetch(self, ranges: Sequence[TopicRange]) -> list[list[Any]]:
         """Return the messages of each range, when all are there.
 
         Args:
             ranges: of one partition in the order of their offsets.
-            patience: seconds to wait without a message.
 
         Raises:
             LogTruncated: some were deleted.
-            LogUnavailable: the broker stayed away.
+            LogUnavailable: no message came for a minute.
         """
         if not ranges:
             return []
@@ -114,11 +113,11 @@ class Fetcher:
                 wanted.setdefault(range_.where, deque()).append((number, range_))
             self._attend(wanted)
             found: list[list[Any]] = [[] for _ in ranges]
-            deadline = time.monotonic() + patience
+            deadline = time.monotonic() + FETCH_SECONDS
             while self._serve(wanted, found):
                 self._leave(where for where, waiting in wanted.items() if not waiting)
                 if self._receive(0.1):
-                    deadline = time.monotonic() + patience
+                    deadline = time.monotonic() + FETCH_SECONDS
                 elif self._cluster.out_of_patience(deadline):
                     raise self._missing(wanted)
                 else:

@@ -331,8 +331,8 @@ class Replication:
 class CommandError(SourceRefused):
     """The server answered a command with an error; ``code`` is its SQLSTATE."""
 
-    def __init__(self, message: str, *, code: str, advice: str = "") -> None:
-        super().__init__(message, advice=advice)
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
         self.code = code
 
 

@@ -237,7 +237,8 @@ class Startup:
         """Drop our own slot, which has lost its snapshot where there is no record, and make it anew."""
         declared, server = self._declared, self._declared.server
         if wait_until_free(connection, declared.slot, cancelled, self._say) is not None:
-            drop_slot(connection, server, declared.slot)
+            with server.translated(f"to drop slot «{declared.slot}»"):
+                connection.execute("SELECT pg_drop_replication_slot(%s)", [declared.slot])
         with contextlib.closing(Replication.open(server, cancelled=cancelled)) as replication:
             self.doing = f"making slot «{declared.slot}», which waits for the transactions that are open now"
             self.owner = slot_binding.claim(log, self.owner, declared.name, declared.slot)
@@ -543,7 +544,10 @@ def wait_until_free(
         if slot is None or slot.active_pid is None:
             return slot
         if time.monotonic() > until or cancelled():
-            raise in_use(slot)
+            raise SourceRefused(
+                f"slot «{name}» is being read by another connection ({reader(slot)})",
+                advice="Stop the other pipeline, or give this one a name of its own (App's name, prefix=… or slot=…).",
+            )
         say(f"waiting for slot «{name}», which {reader(slot)} still reads")
         time.sleep(0.05)
 
@@ -551,19 +555,6 @@ def wait_until_free(
 def reader(slot: Slot) -> str:
     """Return who reads a slot now."""
     return f"server process {slot.active_pid}{f' («{slot.reader}»)' if slot.reader else ''}"
-
-
-def in_use(slot: Slot) -> SourceRefused:
-    """Return the error for a slot that another connection keeps reading."""
-    return SourceRefused(
-        f"slot «{slot.name}» is being read by another connection ({reader(slot)})",
-        advice="Stop the other pipeline, or give this one a name of its own (App's name, prefix=… or slot=…).",
-    )
-
-
-def drop_slot(connection: SqlConnection, server: Server, name: str) -> None:
-    with server.translated(f"to drop slot «{name}»"):
-        connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
 
 
 def create_slot(replication: Replication, name: str, cancelled: Callable[[], bool]) -> tuple[int, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from headrace.arrays import Ints
+from headrace.batch import Batch
 from headrace.errors import LogTruncated, LogUnavailable
 from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.fetch import consumer_properties, errors_among, make_known, receive, truncated
@@ -17,6 +19,17 @@ LOOK_FOR_BROKERS_S = 0.2
 
 
 Where = tuple[str, int]
+
+
+class DecodedLike(Protocol):
+    """Messages as `headrace.formats` decodes them; see `headrace.formats.base.Decoded`."""
+
+    @property
+    def parts(self) -> Sequence[tuple[Batch, Ints]]: ...
+    @property
+    def bad(self) -> Sequence[tuple[int, str]]: ...
+    @property
+    def formats(self) -> Sequence[str]: ...
 
 
 class Offsets:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from headrace.arrays import Ints
-from headrace.batch import Batch
+from headrace.batch import undecodable
 from headrace.capture.base import (
     KIND,
     Log,
@@ -30,7 +29,8 @@ from headrace.capture.base import (
     Waker,
 )
 from headrace.capture.read_ahead import ReadAhead
-from headrace.capture.topics.reader import Offsets, TopicsReader, Where
+from headrace.capture.topics.reader import DecodedLike, Offsets, TopicsReader, Where
+from headrace.capture.topics.transactions import TransactionOrder
 from headrace.errors import RegistryUnavailable
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.fetch import wire_messages
@@ -47,17 +47,6 @@ POURING_ROWS = 5_000  # received at once
 LINGER_SHARE = 4.0  # how long to gather for what the engine's work on the last rows took
 LONGEST_LINGER_S = 0.2
 REGISTRY_S = 0.2
-
-
-class DecodedLike(Protocol):
-    """Messages as `headrace.formats` decodes them; see `headrace.formats.base.Decoded`."""
-
-    @property
-    def parts(self) -> Sequence[tuple[Batch, Ints]]: ...
-    @property
-    def bad(self) -> Sequence[tuple[int, str]]: ...
-    @property
-    def formats(self) -> Sequence[str]: ...
 
 
 class Decode(Protocol):
@@ -92,18 +81,6 @@ class Loaded:
     decided: Mapping[str, bytes] = field(default_factory=dict)
 
 
-class Order(Protocol):
-    """Holds arrived events back until their turn; see `headrace.capture.topics.transactions`."""
-
-    @property
-    def topic(self) -> str: ...
-    def take_ends(self, messages: WireMessages) -> None: ...
-    def take(self, where: Where, messages: WireMessages, format_: str, decoded: DecodedLike) -> None: ...
-    def pieces(self) -> Iterable[Piece[Offsets]]: ...
-    def pending(self, where: Where) -> int: ...
-    def positions(self, read: Mapping[Where, int]) -> dict[Where, int]: ...
-
-
 class TopicSource:
     """Reads topics in the order of their arrival, each partition in its own order; or in the order that a topic says.
 
@@ -118,7 +95,13 @@ class TopicSource:
     """
 
     def __init__(
-        self, place: KafkaLocation, *, name: str, topics: Sequence[str], decode: Decode, order: Order | None = None
+        self,
+        place: KafkaLocation,
+        *,
+        name: str,
+        topics: Sequence[str],
+        decode: Decode,
+        order: TransactionOrder | None = None,
     ) -> None:
         self.name = name
         self.topics = tuple(topics)
@@ -234,7 +217,7 @@ class TopicSource:
     def _arrived(self, arrived: Mapping[Where, list[Any]]) -> list[Piece[Offsets]]:
         return [self._piece(where, messages) for where, messages in arrived.items()]
 
-    def _ordered(self, order: Order, arrived: Mapping[Where, list[Any]]) -> list[Piece[Offsets]]:
+    def _ordered(self, order: TransactionOrder, arrived: Mapping[Where, list[Any]]) -> list[Piece[Offsets]]:
         """Return what is whole now; partitions that are far ahead are not read on."""
         assert self._reader is not None
         wires = {where: wire_messages(where[0], some, partition=where[1]) for where, some in arrived.items()}
@@ -260,7 +243,7 @@ class TopicSource:
             batches.append((topic, batch))
             name = decoded.formats[i] if decoded.formats else format_
             origins.append(Origin(ranges_of(wire.offsets, partition, _distinct(rows)), name))
-        rejected = ((f"{topic}.dlq", refused(wire, decoded.bad)),) if decoded.bad else ()
+        rejected = ((f"{topic}.dlq", undecodable(wire, decoded.bad)),) if decoded.bad else ()
         return Piece(tuple(batches), rejected, origins=tuple(origins))
 
     def store(self, txn: Transaction, position: Offsets) -> None:
@@ -311,28 +294,3 @@ class TopicSource:
 def _distinct(rows: Ints) -> Ints:
     """Return each message once, in order; most often each is one row."""
     return rows if (np.diff(rows) > 0).all() else np.unique(rows)
-
-
-def refused(messages: WireMessages, bad: Sequence[tuple[int, str]]) -> Batch:
-    """Return messages that cannot be decoded, for the dead-letter topic: with their bytes, and where they lie."""
-    at = [index for index, _ in bad]
-    some = messages.take(at)
-    columns = {
-        "reason": pa.array([reason for _, reason in bad], pa.string()),
-        "stage": pa.array(["decode"] * len(bad), pa.string()),
-        "model": pa.nulls(len(bad), pa.string()),
-        "row": pa.array([_text(value) for value in some.values], pa.string()),
-        "topic": pa.array([messages.topic] * len(bad), pa.string()),
-        "partition": pa.array(some.partitions, pa.int64()),
-        "offset": pa.array(some.offsets, pa.int64()),
-        "key": pa.array(some.keys, pa.binary()),
-        "value": pa.array(some.values, pa.binary()),
-    }
-    return Batch.of(columns, index=some.offsets, ts_us=some.ts_ms * 1000)
-
-
-def _text(value: bytes | None) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return None

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from headrace.arrays import Ints
-from headrace.batch import OPS, Batch
+from headrace.batch import OPS, Batch, undecodable
 from headrace.capture.base import Origin, Piece
-from headrace.capture.topics.reader import Offsets, Where
-from headrace.capture.topics.source import DecodedLike, refused
+from headrace.capture.topics.reader import DecodedLike, Offsets, Where
 from headrace.errors import DecodeError
 from headrace.kafka.ranges import ranges_of
 from headrace.wire import WireMessages
@@ -225,7 +224,7 @@ def _piece(taken: Sequence[tuple[str, _Chunk]]) -> Piece[Offsets]:
     batches, origins, rejected = [], [], []
     for topic, chunk in taken:
         if chunk.batch is None:
-            rejected.append((f"{topic}.dlq", refused(chunk.wire, [(int(chunk.at[0]), chunk.reason)])))
+            rejected.append((f"{topic}.dlq", undecodable(chunk.wire, [(int(chunk.at[0]), chunk.reason)])))
             continue
         batches.append((topic, chunk.batch))
         origins.append(Origin(ranges_of(chunk.wire.offsets, chunk.partition, np.unique(chunk.at)), chunk.format))
