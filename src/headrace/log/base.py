@@ -241,6 +241,20 @@ def no_such_topic(topic: str) -> LogError:
     return LogError(f"the log has no topic «{topic}»", advice="headrace topics list shows its topics.")
 
 
+class Ending:
+    """The end of a transaction, after which nothing more is done in it."""
+
+    _over = False
+
+    def end(self) -> None:
+        """Let nothing more be done in this transaction."""
+        self._over = True
+
+    def _check(self) -> None:
+        if self._over:
+            raise LogError("this log transaction is over", advice="Use it inside its with block.")
+
+
 class SliceNumbers:
     """The numbers that a transaction gives to its slices, and to the entries in each.
 

@@ -34,7 +34,7 @@ from headrace.kafka.fetch import Fetcher
 from headrace.kafka.producer import Sent, TransactionalProducer, too_large
 from headrace.kafka.ranges import MessageRange, TopicRange
 from headrace.kafka.settings import KafkaLocation
-from headrace.log.base import Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
+from headrace.log.base import Ending, Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.changelog import Changelog, Value
 from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Codec, Codecs, Form
 from headrace.log.kafka_reader import Cached, Loader, PartitionReader, SliceIndex
@@ -48,6 +48,7 @@ logger = logging.getLogger("headrace")
 TAIL_BYTES = 32 << 20
 TAIL_ENTRIES = 20_000
 STAGED_IN_MEMORY = 32 << 20
+FOLLOWED_ROWS = 65_536
 OVERHEAD_BYTES = 200  # of a message's own fields and of the batch around it
 _UNKNOWN = TopicMetadata()
 _NOWHERE = IndexEntry(0, 0, "", 0, 0, 0, 0, True, 0, ())
@@ -332,7 +333,7 @@ class KafkaLog:
         with contextlib.closing(self._of_topic(topic, offset)) as found:
             yield from (cached.stored for cached in found)
 
-    def follow(self, topics: Collection[str], after: int, *, limit: int = 65_536) -> tuple[list[FollowedEntry], int]:
+    def follow(self, topics: Collection[str], after: int) -> tuple[list[FollowedEntry], int]:
         """Return entries of later slices with where their messages lie, for whoever reads them in this log's order.
 
         Whole slices; waits until it is past the last message of each.
@@ -347,7 +348,7 @@ class KafkaLog:
         known, newest = self._current_metadata(), self.last_slice
         with contextlib.closing(self._index.after(after, through=newest)) as found:
             for stored in found:
-                if stored.slice > newest or (rows >= limit and stored.slice != last):
+                if stored.slice > newest or (rows >= FOLLOWED_ROWS and stored.slice != last):
                     break
                 last = stored.slice
                 if stored.topic in topics:
@@ -486,7 +487,7 @@ class FollowedEntry(NamedTuple):
     format: str
 
 
-class TransactionTopics:
+class TransactionTopics(Ending):
     """Changes that a `KafkaTransaction` makes to topics as a whole.
 
     Attributes:
@@ -496,7 +497,6 @@ class TransactionTopics:
 
     def __init__(self, log: KafkaLog) -> None:
         self._log = log
-        self._over = False
         self.metadata: dict[str, TopicMetadata] = {}
         self.dropped: set[str] = set()
 
@@ -551,10 +551,6 @@ class TransactionTopics:
             )
         self.metadata[topic] = known.dropped()
         self.dropped.add(topic)
-
-    def _check(self) -> None:
-        if self._over:
-            raise LogError("this log transaction is over", advice="Use it inside its with block.")
 
 
 class KafkaTransaction(TransactionTopics):
@@ -855,10 +851,6 @@ class KafkaTransaction(TransactionTopics):
         if self.last_slice != self._log.last_slice:
             puts[HEAD, ""] = str(self.last_slice).encode()
         return puts
-
-    def end(self) -> None:
-        """Let nothing more be done in this transaction."""
-        self._over = True
 
 
 def _copied(records: pa.RecordBatch) -> pa.RecordBatch:

@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.errors import DeclarationError, LogError, LogMissing, LogUnavailable
-from headrace.kafka.cluster import Cluster, lasting
+from headrace.kafka.cluster import PATIENCE_SECONDS, Cluster, lasting
 from headrace.kafka.fetch import Fetcher, consumer_properties, errors_among, receive, wire_messages
 from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import TopicInfo
@@ -259,9 +259,7 @@ def pipelines(cluster: Cluster) -> list[str]:
     return [topic.removeprefix(before).removesuffix(after) for topic in topics]
 
 
-def owners(
-    location: KafkaLocation, cluster: Cluster, topics: Sequence[str], *, patience: float = 30.0
-) -> dict[str, list[str]]:
+def owners(location: KafkaLocation, cluster: Cluster, topics: Sequence[str]) -> dict[str, list[str]]:
     """Return pipelines that write some of these topics, and which; from all their changelogs, read side by side.
 
     Raises:
@@ -275,7 +273,7 @@ def owners(
     found: dict[str, Changelog] = {topic: Changelog() for topic in logs}
     unread = set(logs)
     consumer = Consumer(consumer_properties(location, enable_partition_eof=True))
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE_SECONDS
     try:
         consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in logs])
         while unread:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogError
-from headrace.log.base import Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
+from headrace.log.base import Ending, Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.message import MessageFormat
 
 
@@ -72,7 +72,7 @@ class _State:
         return (self.entries[topic], info.entries) if info else ([], 0)
 
 
-class MemoryTransaction:
+class MemoryTransaction(Ending):
     """A `Transaction` on a copy of the log's state."""
 
     def __init__(self, state: _State, clock: Clock) -> None:
@@ -80,7 +80,6 @@ class MemoryTransaction:
         self._clock = clock
         self._slices = SliceNumbers(state.slice)
         self._group_open = False
-        self._over = False
 
     def append(self, topic: str, records: pa.RecordBatch, *, complete: bool = True) -> int:
         """See `Transaction.append`."""
@@ -197,14 +196,6 @@ class MemoryTransaction:
             first_ts_us=kept[0].ts_us if kept else info.last_ts_us,
         )
         return rows
-
-    def end(self) -> None:
-        """Let nothing more be done in this transaction."""
-        self._over = True
-
-    def _check(self) -> None:
-        if self._over:
-            raise LogError("this log transaction is over", advice="Use it inside its with block.")
 
     def _enter(self, topic: str, rows: int, form: MessageFormat, body: bytes, complete: bool) -> int:
         place = self._slices.enter()

@@ -441,18 +441,22 @@ class PostgresSource:
     def _insert_lsn(self) -> Lsn:
         with self._sql_lock:
             for attempt in range(2):
-                if self._sql is None or self._sql.closed:
-                    self._sql = self._declared.server.sql()
+                connection = self._connected()
                 try:
-                    lsn = _insert_lsn(self._sql)
+                    lsn = _insert_lsn(connection)
                     # What was committed until now can only be told to be in the log while the publication has it.
-                    self._check_catalog(self._sql)
+                    self._check_catalog(connection)
                     return Lsn(lsn)
                 except psycopg.Error as error:
-                    self._sql.close()
+                    connection.close()
                     if attempt:
                         raise self._declared.server.lost(error) from error
         raise AssertionError("unreachable")
+
+    def _connected(self) -> SqlConnection:
+        if self._sql is None or self._sql.closed:
+            self._sql = self._declared.server.sql()
+        return self._sql
 
     @property
     def status(self) -> SourceStatus:
@@ -474,9 +478,7 @@ class PostgresSource:
             FROM pg_replication_slots WHERE slot_name = %s"""
         try:
             with self._sql_lock:
-                if self._sql is None or self._sql.closed:
-                    self._sql = self._declared.server.sql()
-                found = self._sql.execute(query, (self._record.slot,)).fetchone()
+                found = self._connected().execute(query, (self._record.slot,)).fetchone()
         except (psycopg.Error, SourceUnavailable):
             return []
         if found is None or found[1] is None:

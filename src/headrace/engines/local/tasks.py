@@ -43,6 +43,7 @@ from headrace.step.state import State, dump_state, initial_state
 from headrace.step.step import step
 
 CHECKPOINT_FACTOR = 4
+ROWS_AT_ONCE = 65_536
 # Repeating steps takes about as long as they took: a recovery is not to take longer than this, unless storing the state
 # takes more than a tenth of it.
 REPLAY_SECONDS = 10.0
@@ -133,12 +134,12 @@ class TaskRunner:
         if self.lineage is not None and isinstance(self.task, ModelTask) and self.task.initial is not None:
             self.lineage.began_with(txn, self.state)
 
-    def advance(self, txn: Transaction, *, limit: int = 65_536) -> StepRecord | None:
+    def advance(self, txn: Transaction) -> StepRecord | None:
         """Take a step on the next rows, if there are any; append its outputs."""
         topics, arrivals = self.task.topics, bool(self._nodes)
         begun = self.clock.monotonic()
-        load = load_rows(self.log, topics, after=self.progress.slice, limit=limit, arrivals=arrivals)
-        self.more = load is not None and (load.rows >= limit or not load.event.complete)
+        load = load_rows(self.log, topics, after=self.progress.slice, limit=ROWS_AT_ONCE, arrivals=arrivals)
+        self.more = load is not None and (load.rows >= ROWS_AT_ONCE or not load.event.complete)
         if load is None:
             return None
         outputs = step(self.task, self.state, load.event, self._reader)
