@@ -118,7 +118,7 @@ class KafkaLog:
         self._producer: TransactionalProducer | None = None
         self._index = SliceIndex(location, self.cluster, self.slices_topic)
         self._records = PartitionReader(location, self.cluster, self.changelog_topic)
-        self._loader = Loader(Fetcher(location, self.cluster), self.codecs, self.forms)
+        self.loader = Loader(Fetcher(location, self.cluster), self.codecs, self.forms)
         try:
             self._open(writer)
             if not half_copied:
@@ -170,7 +170,7 @@ class KafkaLog:
             before, self.metadata = self.metadata, topic_metadata(self.changelog.records(TOPIC))
             # A consumer that stands in a topic that is gone would complain of the next one of its name.
             if any(topic.born != before.get(name, topic).born for name, topic in self.metadata.items()):
-                self._loader.close()
+                self.loader.close()
             for number, value in self.changelog.records(FORM).items():
                 if int(number) not in self.forms:
                     self._learn_form(int(number), Form.from_json(value))
@@ -278,17 +278,7 @@ class KafkaLog:
         for topic in sorted(transaction.dropped):
             self.cluster.delete(topic)
         if transaction.dropped:
-            self._loader.close()
-
-    def make_staging(self) -> None:
-        """Make the topic where rows wait, once; what an earlier run left in it is nobody's."""
-        if not self.cluster.partitions(self.staging):
-            self.cluster.create(self.staging, partitions=1, config=FOR_EVER)
-
-    def staged_records(self, staged: Staged) -> pa.RecordBatch:
-        """Return rows that wait for their publication."""
-        assert staged.span is not None
-        return self._loader.staged(staged.span.of(self.staging), staged.form)
+            self.loader.close()
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -307,7 +297,7 @@ class KafkaLog:
             wanted = itertools.takewhile(lambda cached: until is None or cached.slice <= until, found)
             of_topics = (cached for cached in wanted if names is None or cached.stored.topic in names)
             chosen, _ = first_entries(of_topics, limit, whole_slices=True)
-        return self._loader.load(chosen)
+        return self.loader.load(chosen)
 
     def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> list[Entry]:
         """See `Log.read_topic`."""
@@ -320,7 +310,7 @@ class KafkaLog:
                 rows += cached.rows
                 if rows >= limit:  # the entry after it may be one to wait for
                     break
-        return self._loader.load(chosen)
+        return self.loader.load(chosen)
 
     def extents(self, topic: str, *, offset: int = 0, limit: int = 10_000) -> list[Extent]:
         """See `Log.extents`."""
@@ -355,7 +345,7 @@ class KafkaLog:
                     chosen.append(Cached(stored))
                     rows += stored.rows
         chosen = [cached for cached in chosen if cached.stored.end > known.get(cached.stored.topic, _UNKNOWN).born]
-        entries = self._loader.load(chosen)
+        entries = self.loader.load(chosen)
         formats = [self.forms[cached.stored.form].format for cached in chosen]
         return [FollowedEntry(e, c.stored, f) for e, c, f in zip(entries, chosen, formats, strict=True)], last
 
@@ -469,7 +459,7 @@ class KafkaLog:
         self._closed = True
         self._index.close()
         self._records.close()
-        self._loader.close()
+        self.loader.close()
         if self._producer is not None:
             self._producer.close()
             self._producer = None
@@ -717,9 +707,11 @@ class KafkaTransaction(TransactionTopics):
         if not self._group_open:
             group += 1
             self._group_open = True
-        self._log.make_staging()
-        messages = self._log.codecs.encode(self._log.staging, INTERNAL_FORMAT, records)
-        sent = self._log.producer.send(self._log.staging, messages.keys, messages.values, messages.headers)
+        cluster, topic_of_staged = self._log.cluster, self._log.staging
+        if not cluster.partitions(topic_of_staged):  # what an earlier run left in it is nobody's
+            cluster.create(topic_of_staged, partitions=1, config=FOR_EVER)
+        messages = self._log.codecs.encode(topic_of_staged, INTERNAL_FORMAT, records)
+        sent = self._log.producer.send(topic_of_staged, messages.keys, messages.values, messages.headers)
         form = self._form(Form(INTERNAL_FORMAT, records.schema))
         self.staged.append(Staged(group, topic, records.num_rows, form, records, sent))
 
@@ -732,12 +724,12 @@ class KafkaTransaction(TransactionTopics):
             if rows.group != group:
                 self.next_slice()
                 group = rows.group
-            records = rows.records if rows.records is not None else self._log.staged_records(rows)
-            complete = rows.group == staged[-1].group
-            waits = None
-            if rows.records is None and rows.span is not None:
+            records, waits = rows.records, None
+            if records is None:
+                assert rows.span is not None
                 waits = (rows.span.of(self._log.staging), rows.form)
-            self._append(rows.topic, records, complete, kept=rows.records, staged=waits)
+                records = self._log.loader.staged(*waits)
+            self._append(rows.topic, records, rows.group == staged[-1].group, kept=rows.records, staged=waits)
         self.next_slice()
 
     def discard_staged(self) -> None:

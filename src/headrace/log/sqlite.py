@@ -75,7 +75,6 @@ _DROP_STAGED = "DELETE FROM bodies WHERE id IN (SELECT body FROM staged); DELETE
 _HASH = 16
 
 Run = Callable[..., apsw.Cursor]
-Value = bytes | Sequence[bytes | memoryview]
 
 
 class SqliteLog:
@@ -173,7 +172,16 @@ class SqliteLog:
     def records(self, kind: str, prefix: str = "") -> dict[str, bytes]:
         """See `Log.records`."""
         with self._reading() as connection:
-            return read_records(connection, kind, prefix)
+            query = "SELECT name, value, pieces FROM records WHERE kind = ? AND name >= ? ORDER BY name"
+            found: dict[str, bytes] = {}
+            for name, value, pieces in connection.execute(query, (kind, prefix)):
+                if not name.startswith(prefix):
+                    break
+                content = open_record(kind, name, value)
+                if pieces:
+                    content = b"".join(_piece(connection, kind, name, digest) for digest in _hashes(content))
+                found[name] = content
+            return found
 
     def newest_slice(self) -> int:
         """See `Log.newest_slice`."""
@@ -606,11 +614,22 @@ class SqliteTransaction:
 
     def put(self, kind: str, name: str, value: bytes | Sequence[bytes | memoryview]) -> None:
         """See `Transaction.put`."""
-        put_record(self._run, kind, name, value)
+        pieces = () if isinstance(value, bytes) or sum(map(len, value)) <= INLINE_BYTES else value
+        if pieces:
+            value = b"".join([_stored(self._run, piece) for piece in pieces])
+        elif not isinstance(value, bytes):
+            value = b"".join(value)
+        _release(self._run, kind, name)  # after the new ones are counted: what both have in common stays
+        self._run(
+            """INSERT INTO records (kind, name, value, pieces) VALUES (?, ?, ?, ?)
+            ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value, pieces = excluded.pieces""",
+            (kind, name, seal_record(kind, name, value), len(pieces)),
+        )
 
     def delete(self, kind: str, name: str) -> None:
         """See `Transaction.delete`."""
-        delete_record(self._run, kind, name)
+        _release(self._run, kind, name)
+        self._run("DELETE FROM records WHERE kind = ? AND name = ?", (kind, name))
 
     def restore_slice(self, number: int) -> None:
         """See `Transaction.restore_slice`."""
@@ -724,46 +743,6 @@ class SqliteTransaction:
             # SQLite may have undone everything by itself; statements after that would commit one by one.
             self._over = self._writer.translated(error)
             raise self._over from error
-
-
-def put_record(run: Run, kind: str, name: str, value: Value) -> None:
-    """Store a record in the open transaction; ``run`` executes a statement."""
-    pieces = () if isinstance(value, bytes) or sum(map(len, value)) <= INLINE_BYTES else value
-    if pieces:
-        hashes = [_stored(run, piece) for piece in pieces]
-        value = b"".join(hashes)
-    elif not isinstance(value, bytes):
-        value = b"".join(value)
-    _release(run, kind, name)  # after the new ones are counted: what both have in common stays
-    run(
-        """INSERT INTO records (kind, name, value, pieces) VALUES (?, ?, ?, ?)
-        ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value, pieces = excluded.pieces""",
-        (kind, name, seal_record(kind, name, value), len(pieces)),
-    )
-
-
-def delete_record(run: Run, kind: str, name: str) -> None:
-    """Remove a record, and its pieces that no other uses."""
-    _release(run, kind, name)
-    run("DELETE FROM records WHERE kind = ? AND name = ?", (kind, name))
-
-
-def read_records(connection: apsw.Connection, kind: str, prefix: str) -> dict[str, bytes]:
-    """Return records whose names begin with ``prefix``, sorted by name.
-
-    Raises:
-        LogCorrupt: one, or a piece of one, is damaged.
-    """
-    query = "SELECT name, value, pieces FROM records WHERE kind = ? AND name >= ? ORDER BY name"
-    found: dict[str, bytes] = {}
-    for name, value, pieces in connection.execute(query, (kind, prefix)):
-        if not name.startswith(prefix):
-            break
-        content = open_record(kind, name, value)
-        found[name] = (
-            b"".join(_piece(connection, kind, name, digest) for digest in _hashes(content)) if pieces else content
-        )
-    return found
 
 
 def _stored(run: Run, piece: bytes | memoryview) -> bytes:
