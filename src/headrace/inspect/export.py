@@ -62,8 +62,7 @@ def export(directory: Path, what: Exported) -> list[str]:
     writer = _WRITERS.get(kind.rpartition(".")[2], _of_ones_own)
     files, notes = writer(directory, what)
     arrays = {name: value for name, value in what.state.items() if isinstance(value, np.ndarray)}
-    with (directory / "state.npz").open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    np.savez(directory / "state.npz", allow_pickle=False, **arrays)
     plain = {name: value for name, value in what.state.items() if name not in arrays and name != "estimator.tree"}
     about = {**what.version.to_dict(), "fingerprint": dict(what.fingerprint), "values": plain}
     (directory / "model.json").write_text(json.dumps(about, indent=2, ensure_ascii=False, default=str) + "\n")
@@ -138,8 +137,7 @@ def _kmeans(directory: Path, what: Exported) -> Written:
     centers = what.state.get("centers")
     if centers is None:
         raise LearnError(f"«{what.version.model}» has no centres yet: there is nothing to export")
-    with (directory / "centers.npz").open("wb") as file:
-        np.savez(file, allow_pickle=False, centers=centers, weights=what.state["weights"])
+    np.savez(directory / "centers.npz", allow_pickle=False, centers=centers, weights=what.state["weights"])
     (directory / "kmeans.json").write_text(json.dumps(what.fingerprint.get("parameters", {}), indent=2) + "\n")
     load = [
         "import numpy as np",
@@ -155,8 +153,8 @@ def _linear(directory: Path, what: Exported) -> Written:
     learner = what.learner()
     learner.restore(what.state)
     intercept, coefficients = learner.plane
-    with (directory / "plane.npz").open("wb") as file:
-        np.savez(file, allow_pickle=False, intercept=np.float64(intercept), coefficients=coefficients)
+    plane = {"intercept": np.float64(intercept), "coefficients": coefficients}
+    np.savez(directory / "plane.npz", allow_pickle=False, **plane)
     names = _columns_of(what)
     about = {"rows": learner.rows, "r_squared": learner.r_squared, "columns": [_label(name) for name in names]}
     if len(names) == len(coefficients):

@@ -114,13 +114,7 @@ def _routes(
         *found,
         Route("POST", "/train", "train", Training(service), openapi.training()),
         Route("GET", "/models", "predict", batches.models, openapi.models()),
-        Route(
-            "POST",
-            "/models/{model}/predict",
-            "predict",
-            batches.predict,
-            openapi.batches(descriptions.values(), longest),
-        ),
+        Route("POST", "/models/{model}/predict", "predict", batches.predict, about),
         Route("GET", "/metrics", "admin", Scrape(metrics, service.blocking), openapi.metrics()),
         *_protocol_routes(Inference(service)),
     ]

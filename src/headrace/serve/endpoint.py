@@ -95,9 +95,7 @@ class Prediction:
                     field_error("query", name, msg=str(error), kind=f"{parameter.type}_parsing", given=text)
                 )
         unknown = [name for name in query if name not in self._parameters and name not in (AT_LEAST, DEADLINE)]
-        problems += [
-            field_error("query", name, msg="Extra inputs are not permitted", kind="extra_forbidden") for name in unknown
-        ]
+        problems += [field_error("query", name, msg=_EXTRA, kind="extra_forbidden") for name in unknown]
         if problems:
             raise Problem(422, problems)
         return values

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace import plain_values
+from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, SinkError
 
@@ -165,7 +166,10 @@ class Sink(Protocol):
 
 
 class SinkSpec(Protocol):
-    """A destination as declared: a frozen description whose secrets are in no repr. Opens nothing by itself."""
+    """A destination as declared: a frozen description whose secrets are in no repr. Opens nothing by itself.
+
+    The sinks here inherit from it, and with it what most of them have in common.
+    """
 
     @property
     def kind(self) -> str:
@@ -179,8 +183,8 @@ class SinkSpec(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that must be there, the key's included."""
-        ...
+        """Columns that must be there, the key's included; the key's alone where a sink says nothing else."""
+        return self.key
 
     @property
     def where(self) -> str:
@@ -189,8 +193,8 @@ class SinkSpec(Protocol):
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """Topics of the log that it writes to, dead letters left out."""
-        ...
+        """Topics of the log that it writes to, dead letters left out; none by default."""
+        return ()
 
     def sink(self, context: SinkContext) -> Sink:
         """Return a sink, not yet open."""
@@ -237,6 +241,16 @@ def other_log(where: str, context: SinkContext, *, advice: str) -> SinkError:
     )
 
 
+def refuse_values(column: pa.Array, reason: str) -> dict[int, str]:
+    """Rows that hold a value in a column, each with the reason to refuse it."""
+    return dict.fromkeys(np.flatnonzero(np.asarray(column.is_valid())).tolist(), reason)
+
+
+def left_rows(count: int, refused: Iterable[int]) -> Ints:
+    """The rows of so many that were not refused."""
+    return np.setdiff1d(np.arange(count), list(refused)).astype(np.int64)
+
+
 def error_text(error: BaseException) -> str:
     """An exception in one line, as the reason to refuse a row.
 
@@ -268,7 +282,7 @@ def _holds_text(kind: pa.DataType) -> bool:
         return _holds_text(kind.value_type)
     if pa.types.is_nested(kind):
         return any(_holds_text(kind.field(i).type) for i in range(kind.num_fields))
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return plain_values.is_text(kind)
 
 
 def all_utf8(column: pa.Array) -> bool:

@@ -12,14 +12,14 @@ from headrace import plain_values
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, SinkUnavailable
 from headrace.faults import fault
-from headrace.sinks.base import SinkBatch, SinkContext
+from headrace.sinks.base import SinkBatch, SinkContext, SinkSpec
 from headrace.sinks.json_row import json_rows, sent_rows
 
 FORMATS = ("table", "lines")
 
 
 @dataclass(frozen=True, slots=True)
-class ConsoleSpec:
+class ConsoleSpec(SinkSpec):
     """Standard output, as declared.
 
     Attributes:
@@ -29,16 +29,14 @@ class ConsoleSpec:
     format: str | None = None
     kind = "console"
     key: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
     where = "standard output"
-    writes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.format not in (None, *FORMATS):
             raise DeclarationError(f"to_console: format={self.format!r}", advice='Give "table" or "lines".')
 
     def sink(self, context: SinkContext) -> ConsoleSink:
-        """See `Target.sink`."""
+        """See `SinkSpec.sink`."""
         return ConsoleSink(self, context)
 
 

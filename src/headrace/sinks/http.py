@@ -27,7 +27,7 @@ from headrace.errors import DeclarationError, SinkError
 from headrace.faults import fault
 from headrace.http_client import HttpClient, NoResponse
 from headrace.retry import Backoff
-from headrace.sinks.base import Reason, SinkBatch, SinkContext, Stopped
+from headrace.sinks.base import Reason, SinkBatch, SinkContext, SinkSpec, Stopped
 from headrace.sinks.json_row import json_rows
 
 METHODS = ("POST", "PUT", "PATCH")
@@ -41,7 +41,7 @@ SHUT = frozenset({401, 403, 407})
 
 
 @dataclass(frozen=True, slots=True)
-class HttpSpec:
+class HttpSpec(SinkSpec):
     """A receiver, as declared.
 
     Raises:
@@ -63,7 +63,6 @@ class HttpSpec:
     timeout: float = 10.0
     kind = "http"
     key: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -92,11 +91,11 @@ class HttpSpec:
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """See `Target.writes`."""
+        """See `SinkSpec.writes`."""
         return tuple(topic for topic in (self.success_topic, self.error_topic) if topic)
 
     def sink(self, context: SinkContext) -> HttpSink:
-        """See `Target.sink`."""
+        """See `SinkSpec.sink`."""
         return HttpSink(self, context)
 
 

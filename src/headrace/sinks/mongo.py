@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import numpy as np
+import pyarrow as pa
 
 from headrace import plain_values
 from headrace.batch import OPS, told_apart
@@ -27,8 +28,10 @@ from headrace.sinks.base import (
     Reason,
     SinkBatch,
     SinkContext,
+    SinkSpec,
     check_names,
     error_text,
+    left_rows,
     nothing_kept,
     settle,
 )
@@ -49,7 +52,7 @@ DOCUMENT_AT_FAULT = frozenset({2, 9, 14, 15, 22, 52, 55, 56, 57, 66, 121, 10_334
 
 
 @dataclass(frozen=True, slots=True)
-class MongoSpec:
+class MongoSpec(SinkSpec):
     """A collection, as declared.
 
     Raises:
@@ -97,22 +100,12 @@ class MongoSpec:
             ) from None
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """See `Target.columns`."""
-        return self.key
-
-    @property
     def where(self) -> str:
         """Hosts and collection, without user and password."""
         return f"{urlsplit(self.uri).netloc.rpartition('@')[2]}/{self.database}.{self.collection}"
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """None: see `Target.writes`."""
-        return ()
-
     def sink(self, context: SinkContext) -> MongoSink:
-        """See `Target.sink`."""
+        """See `SinkSpec.sink`."""
         return MongoSink(self, context)
 
 
@@ -219,9 +212,9 @@ class MongoSink:
     def _by_key(self, part: SinkBatch) -> list[Reason]:
         key = self.spec.key
         refused = without_key(part.batch, key)
-        left = np.setdiff1d(np.arange(part.batch.num_rows), [row for row, _ in refused]).astype(np.int64)
+        left = left_rows(part.batch.num_rows, [row for row, _ in refused])
         # A row knows its place in the part by a column of its own, whatever becomes of the others.
-        numbered = part.take(left).batch.with_columns([(_ROW, _indices(left))])
+        numbered = part.take(left).batch.with_columns([(_ROW, pa.array(left))])
         for change in fold(numbered, key):
             if change.clear:
                 self._of(self.spec.collection).delete_many({})
@@ -323,12 +316,6 @@ class MongoSink:
 
 
 _ROW = "headrace row"
-
-
-def _indices(rows: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.array(rows, pa.int64())
 
 
 def _repeatable(part: SinkBatch, key: tuple[str, ...]) -> Iterator[SinkBatch]:

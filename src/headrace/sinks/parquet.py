@@ -36,7 +36,18 @@ from headrace.clock import duration_us
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
 from headrace.plain_values import cast_texts
-from headrace.sinks.base import ROW_ERRORS, Reason, SinkBatch, SinkContext, all_utf8, check_names, other_log
+from headrace.sinks.base import (
+    ROW_ERRORS,
+    Reason,
+    SinkBatch,
+    SinkContext,
+    SinkSpec,
+    all_utf8,
+    check_names,
+    left_rows,
+    other_log,
+    refuse_values,
+)
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 HIDDEN = ".headrace"
@@ -46,7 +57,7 @@ _LETTERS = pa.array([chr(code) for code in range(128)])
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetSpec:
+class ParquetSpec(SinkSpec):
     """A directory of Parquet files, as declared.
 
     Attributes:
@@ -74,7 +85,7 @@ class ParquetSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """See `Target.columns`."""
+        """See `SinkSpec.columns`."""
         return self.partition_by
 
     @property
@@ -82,13 +93,8 @@ class ParquetSpec:
         """The directory."""
         return str(self.directory)
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """None: see `Target.writes`."""
-        return ()
-
     def sink(self, context: SinkContext) -> ParquetSink:
-        """See `Target.sink`."""
+        """See `SinkSpec.sink`."""
         return ParquetSink(self, context)
 
 
@@ -169,7 +175,7 @@ class ParquetSink:
         missing = [name for name in self.spec.partition_by if name not in part.batch.column_names]
         if missing:
             refused = dict.fromkeys(range(part.batch.num_rows), f"there is no column «{missing[0]}» to partition by")
-        left = np.setdiff1d(np.arange(part.batch.num_rows), list(refused)).astype(np.int64)
+        left = left_rows(part.batch.num_rows, refused)
         if not left.size:
             return [], sorted(refused.items())
         kept = part if left.size == part.batch.num_rows else part.take(left)
@@ -271,7 +277,7 @@ def _unwritable(rows: pa.RecordBatch) -> dict[int, str]:
     for field, column in zip(rows.schema, rows.columns, strict=True):
         if not _writable(field.type):
             reason = f"Parquet has no type for «{field.name}», which is {field.type}"
-            refused = dict.fromkeys(np.flatnonzero(np.asarray(column.is_valid())).tolist(), reason) | refused
+            refused = refuse_values(column, reason) | refused
     return refused
 
 
@@ -301,8 +307,7 @@ def _partitions(
             encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode("encode")
         except pa.ArrowNotImplementedError:
             # Nothing but whether it is there counts.
-            reason = f"«{name}» names no folder: it is {column.type}"
-            refused |= dict.fromkeys(np.flatnonzero(np.asarray(column.is_valid())).tolist(), reason)
+            refused |= refuse_values(column, f"«{name}» names no folder: it is {column.type}")
             encoded = column.is_valid().dictionary_encode()
         indices = np.asarray(pc.fill_null(encoded.indices, len(encoded.dictionary)))
         codes = codes * (len(encoded.dictionary) + 1) + indices

@@ -11,7 +11,7 @@ import binascii
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,20 +23,25 @@ import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pyarrow import csv
+from pyarrow.types import is_nested
 
 from headrace import plain_values
 from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
+from headrace.plain_values import is_bytes
 from headrace.sinks.base import (
     ROW_ERRORS,
     Reason,
     SinkBatch,
     SinkContext,
+    SinkSpec,
     check_names,
     error_text,
+    left_rows,
     nothing_kept,
     other_log,
+    refuse_values,
     settle,
 )
 from headrace.sinks.changes import Rows, fold, unsent, without_key
@@ -57,7 +62,7 @@ PASSING = ("08", "40", "53", "55", "57", "58")
 
 
 @dataclass(frozen=True, slots=True)
-class TableSpec:
+class TableSpec(SinkSpec):
     """A table, as declared.
 
     Raises:
@@ -97,20 +102,10 @@ class TableSpec:
             ) from None
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """See `Target.columns`."""
-        return self.key
-
-    @property
     def where(self) -> str:
         """The database, without user and password."""
         parts = self._parts()
         return f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """None: see `Target.writes`."""
-        return ()
 
     def conninfo(self) -> str:
         """For libpq: the user's own, a bounded wait for the server, and a name that an operator recognises."""
@@ -136,7 +131,7 @@ class TableSpec:
             raise SinkError(said, advice=_advice(state, self)) from error
 
     def sink(self, context: SinkContext) -> TableSink:
-        """See `Target.sink`."""
+        """See `SinkSpec.sink`."""
         return TableSink(self, context)
 
 
@@ -432,7 +427,7 @@ class TableSink:
         """Write the rows; those that the table refuses, with the reasons."""
         self._takes = False
         refused = dict(without_key(part.batch, self.spec.key)) | finer(part.batch.rows)
-        left = _others(part.batch.num_rows, refused)
+        left = left_rows(part.batch.num_rows, refused)
         if not self.spec.key:
             left = left[~np.isin(part.batch.op[left], (OPS["d"], OPS["t"]))]
             refused |= _unknown_values(part.batch, left)
@@ -614,8 +609,7 @@ class TableSink:
         self._columns = _columns(self._db, self._table)
         refused: dict[int, str] = {}
         for name, reason in wrong.items():
-            rows = np.flatnonzero(np.asarray(batch.column(name).is_valid()))
-            refused = dict.fromkeys(rows.tolist(), reason) | refused
+            refused = refuse_values(batch.column(name), reason) | refused
         return sorted(refused.items())
 
     def _lacking(self, name: str, kind: str) -> str:
@@ -710,10 +704,6 @@ def _unknown_values(batch: Batch, rows: npt.NDArray[np.int64]) -> dict[int, str]
     return {row: nothing_kept(names, "without key=… there is no row to take it from") for row, names in found if names}
 
 
-def _others(count: int, rows: Iterable[int]) -> npt.NDArray[np.int64]:
-    return np.setdiff1d(np.arange(count), list(rows)).astype(np.int64)
-
-
 def _spread(start: int, stop: int) -> list[int]:
     """Up to eight rows of a range."""
     return sorted({*np.linspace(start, stop - 1, 8).astype(int).tolist()})
@@ -751,9 +741,9 @@ def _joined(names: Sequence[str]) -> sql.Composed:
 
 _TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_boolean, "boolean"),
-    (lambda one: pa.types.is_int8(one) or pa.types.is_uint8(one) or pa.types.is_int16(one), "smallint"),
-    (lambda one: pa.types.is_uint16(one) or pa.types.is_int32(one), "integer"),
-    (lambda one: pa.types.is_uint32(one) or pa.types.is_int64(one), "bigint"),
+    (lambda kind: kind in (pa.int8(), pa.uint8(), pa.int16()), "smallint"),
+    (lambda kind: kind in (pa.uint16(), pa.int32()), "integer"),
+    (lambda kind: kind in (pa.uint32(), pa.int64()), "bigint"),
     (pa.types.is_uint64, "numeric(20)"),
     (lambda one: pa.types.is_float16(one) or pa.types.is_float32(one), "real"),
     (pa.types.is_float64, "double precision"),
@@ -780,12 +770,12 @@ def sql_type(kind: pa.DataType) -> str | None:
         return f"numeric({kind.precision},{kind.scale})" if kind.scale >= 0 else "numeric"
     if pa.types.is_timestamp(kind):
         return "timestamptz" if kind.tz else "timestamp"
-    if _is_binary(kind):
+    if is_bytes(kind):
         return "bytea"
     if _is_list(kind):
         inner = _plain_type(kind.value_type)
-        return "jsonb" if _is_nested(inner) or _is_binary(inner) else f"{sql_type(inner) or 'text'}[]"
-    return "jsonb" if _is_nested(kind) else "text"
+        return "jsonb" if is_nested(inner) or is_bytes(inner) else f"{sql_type(inner) or 'text'}[]"
+    return "jsonb" if is_nested(kind) else "text"
 
 
 def csv_bytes(rows: pa.RecordBatch) -> pa.Buffer:
@@ -810,19 +800,6 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_nested(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_nested(kind))
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-        or pa.types.is_binary_view(kind)
-    )
 
 
 def _cells(column: pa.Array) -> pa.Array:
@@ -852,11 +829,11 @@ def _cells(column: pa.Array) -> pa.Array:
         return pa.array(spans, pa.string())
     if pa.types.is_decimal256(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
-    if _is_binary(kind):
+    if is_bytes(kind):
         return _hexadecimal(column)
-    if _is_list(kind) and not _is_nested(_plain_type(kind.value_type)) and not _is_binary(kind.value_type):
+    if _is_list(kind) and not is_nested(_plain_type(kind.value_type)) and not is_bytes(kind.value_type):
         return _array_text(column)
-    return _json(column) if _is_nested(kind) else column
+    return pa.array(json_of(column), pa.string()) if is_nested(kind) else column
 
 
 def _hexadecimal(column: pa.Array) -> pa.Array:
@@ -884,11 +861,6 @@ def _array_text(column: pa.Array) -> pa.Array:
     lists = pa.ListArray.from_arrays(offsets, pc.fill_null(texts, "NULL"))
     joined = pc.binary_join_element_wise("{", pc.binary_join(lists, ","), "}", "")
     return pc.if_else(column.is_valid(), joined, pa.scalar(None, pa.string()))
-
-
-def _json(column: pa.Array) -> pa.Array:
-    """Nested values as JSON."""
-    return pa.array(json_of(column), pa.string())
 
 
 def finer(rows: pa.RecordBatch) -> dict[int, str]:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace import plain_values
+from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, dead_letters
 from headrace.errors import HeadraceError, SinkError, WaitTimeout
 from headrace.faults import fault
@@ -38,6 +39,7 @@ from headrace.sinks.base import (
     SinkBatch,
     Stopped,
     error_text,
+    left_rows,
     unreadable,
 )
 from headrace.transform.expressions import Filter, Operation, Select, Transform, WithColumns, evaluate, operate
@@ -376,7 +378,7 @@ class SinkRunner:
             rows = np.array(sorted(untold), np.int64)
             part = SinkBatch(topic, position, end, *_rows([batch.take(rows)], batch))
             self._context.refuse(part, [(i, untold[row]) for i, row in enumerate(rows.tolist())])
-            batch = batch.take(np.setdiff1d(np.arange(batch.num_rows), rows).astype(np.int64))
+            batch = batch.take(left_rows(batch.num_rows, untold))
         good, bad = operate(_with_old_keys(batch, self.plan), self._operations)
         if bad:
             whole = SinkBatch(topic, position, end, *_rows([row for row, _ in bad], batch))
@@ -403,7 +405,7 @@ class SinkRunner:
             return part
         assert self._context is not None
         self._context.refuse(part, sorted(wrong.items()))
-        return part.take(np.setdiff1d(np.arange(part.batch.num_rows), list(wrong)).astype(np.int64))
+        return part.take(left_rows(part.batch.num_rows, wrong))
 
 
 class SinkRunners:
@@ -510,12 +512,12 @@ def _joined(entries: Sequence[Entry], position: int, limit: int) -> tuple[Batch,
     return Batch(_numbered(records, np.arange(offset, offset + rows, dtype=np.int64))), offset + rows
 
 
-def _numbered(records: pa.RecordBatch, offsets: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.RecordBatch:
+def _numbered(records: pa.RecordBatch, offsets: Ints) -> pa.RecordBatch:
     kept = records.drop_columns([ORDER]) if ORDER in records.schema.names else records
     return kept.append_column(ORDER, pa.array(offsets))
 
 
-def _rows(batches: Sequence[Batch], like: Batch) -> tuple[Batch, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def _rows(batches: Sequence[Batch], like: Batch) -> tuple[Batch, Ints]:
     """Rows of one schema, and their offsets; none of ``like`` where there are none."""
     records = [batch.records for batch in batches] or [like.records.slice(0, 0)]
     whole = records[0] if len(records) == 1 else pa.Table.from_batches(records).combine_chunks().to_batches()[0]

@@ -10,13 +10,11 @@ import argparse
 import contextlib
 import signal
 import threading
-from typing import TypeVar
 
 from headrace.errors import HeadraceError
 from headrace.testing.servers import KafkaBroker, KafkaConnect, MongoDbServer, SchemaRegistryServer, postgres
 
 SERVERS = ("postgres", "kafka", "connect", "registry", "mongo")
-_T = TypeVar("_T")
 
 
 def main() -> None:

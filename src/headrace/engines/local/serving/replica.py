@@ -21,7 +21,7 @@ from headrace.engines.local.serving.health import read_health
 from headrace.engines.local.serving.metrics import model_metrics, operator_metrics, topic_metrics
 from headrace.engines.local.serving.served_rows import ServedRowsSender
 from headrace.engines.local.serving.service import ModelProvider
-from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher
+from headrace.engines.local.serving.snapshots import SnapshotPublisher
 from headrace.engines.local.startup import check_fingerprint
 from headrace.errors import HeadraceError, LogError
 from headrace.formats.topic_formats import codec_for
@@ -35,7 +35,7 @@ from headrace.registry.models import Progress, checkpoint_steps, read_progress
 from headrace.registry.requests import Request, ask, folder_of, whoami
 from headrace.registry.versions import VersionList
 from headrace.replay.recovery import replay, restore
-from headrace.serve.models import TAKES_OVER, AtLeast, ComponentHealth, Gauge
+from headrace.serve.models import TAKES_OVER, ComponentHealth, Gauge
 
 logger = logging.getLogger("headrace")
 
@@ -104,7 +104,6 @@ class Replica(ModelProvider):
     def __init__(self, plan: Plan, log: Log) -> None:
         self._tasks = {task.name: ReplicaTask(plan, task, log) for task in plan.models}
         super().__init__(plan, log, {name: task.published for name, task in self._tasks.items()})
-        self._offsets: Mapping[str, Mapping[str, int]] = {}
         self._databases: Mapping[str, int] = {}
         self._ended = threading.Event()
         self._handing = ServedRowsSender(log)
@@ -155,7 +154,7 @@ class Replica(ModelProvider):
         moved = [task.advance() for task in self._tasks.values()]
         if databases != self._databases and not any(task.unread for task in self._tasks.values()):
             self._databases = databases
-        self._offsets = {name: dict(task.progress.offsets) for name, task in self._tasks.items()}
+        self.offsets = {name: dict(task.progress.offsets) for name, task in self._tasks.items()}
         return any(moved)
 
     def _stored_positions(self) -> dict[str, int]:
@@ -163,28 +162,14 @@ class Replica(ModelProvider):
         found = {name: json.loads(value) for name, value in self.log.records("source").items()}
         return {name: parse_lsn(at["acknowledged"]) for name, at in found.items() if "acknowledged" in at}
 
-    def reached(self, model: str, wanted: AtLeast) -> ModelSnapshot | None:
-        """The model that answers now, when it has learned that far."""
-        self._is_read(model, wanted)
-        if wanted.lsn is None:
-            there = self._offsets.get(model, {}).get(wanted.topic, 0) > wanted.offset
-        else:
-            prefixes = {source.prefix for source in self.plan.sources}
-            there = all(self._databases.get(name, 0) >= wanted.lsn for name in prefixes)
-        published = self._named(model)
-        if published.behind:
-            published.wanted = True
-            return None
-        return self.current(model) if there else None
+    def _databases_at(self, lsn: int) -> bool:
+        return all(self._databases.get(source.prefix, 0) >= lsn for source in self.plan.sources)
 
     def train(self, model: str, timeout: float) -> dict[str, Any]:
         """Have the process that writes the log train a new version; it has been followed when this returns."""
         until = time.monotonic() + timeout
-        lock = self._train_alone(model)
-        try:
+        with self._train_alone(model):
             told = trained(model, ask(self._folder(), Request("retrain", model, 0, whoami()), timeout=timeout))
-        finally:
-            lock.release()
         if told["status"] in TAKES_OVER:
             while self.current(model).info.version < told["version"]:
                 if self._ended.wait(LOOK_SECONDS / 4) or time.monotonic() > until:
@@ -213,4 +198,4 @@ class Replica(ModelProvider):
                 *model_metrics(task.progress, task.state, name),
                 *operator_metrics(self.log, task.task, task.state),
             ]
-        return [*found, *topic_metrics(self.log, self.plan.models, self._offsets)]
+        return [*found, *topic_metrics(self.log, self.plan.models, self.offsets)]

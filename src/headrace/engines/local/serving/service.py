@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +103,7 @@ def _frozen(published: SnapshotPublisher, version: VersionRecord, data: bytes) -
     return published.freeze(by, learner)
 
 
-class ModelProvider:
+class ModelProvider(ABC):
     """The part that every provider has: the newest snapshots, other versions, descriptions, training one at a time."""
 
     def __init__(self, plan: Plan, log: Log, published: Mapping[str, SnapshotPublisher]) -> None:
@@ -111,6 +113,7 @@ class ModelProvider:
             task.name: describe(task, databases=bool(plan.sources)) for task in plan.models
         }
         self.published = published
+        self.offsets: Mapping[str, Mapping[str, int]] = {}
         self._shelves = VersionCache(log)
         self._training: dict[str, threading.Lock] = {name: threading.Lock() for name in published}
 
@@ -153,11 +156,32 @@ class ModelProvider:
         if wanted.lsn is not None and not self.plan.sources:
             raise HeadraceError("this pipeline captures no database: an LSN says nothing", advice="Give TOPIC:OFFSET.")
 
-    def _train_alone(self, model: str) -> threading.Lock:
+    @contextlib.contextmanager
+    def _train_alone(self, model: str) -> Iterator[None]:
         lock = self._training[self._named(model).task.name]
         if not lock.acquire(blocking=False):
             raise Busy(f"the model «{model}» is being trained: a request of POST /train is still running")
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def reached(self, model: str, wanted: AtLeast) -> ModelSnapshot | None:
+        """Return the model that predicts now, when it has learned that far."""
+        self._is_read(model, wanted)
+        if wanted.lsn is None:
+            there = self.offsets[model].get(wanted.topic, 0) > wanted.offset
+        else:
+            there = self._databases_at(wanted.lsn)
+        published = self._named(model)
+        if published.behind:
+            published.wanted = True
+            return None
+        return self.current(model) if there else None
+
+    @abstractmethod
+    def _databases_at(self, lsn: int) -> bool:
+        """Return whether everything that the databases had committed at an LSN is learned."""
 
 
 class LocalModels(ModelProvider):
@@ -173,7 +197,6 @@ class LocalModels(ModelProvider):
         self._runners = {runner.task.name: runner for runner in engine.runners if isinstance(runner.task, ModelTask)}
         published = {name: _published(runner) for name, runner in self._runners.items()}
         super().__init__(engine.plan, engine.log, published)
-        self._offsets: Mapping[str, Mapping[str, int]] = {}
         self._publish(idle=True)
         engine.after_commit.append(self._publish)
 
@@ -181,20 +204,7 @@ class LocalModels(ModelProvider):
         for name, runner in self._runners.items():
             self.published[name].publish(runner.state, idle=idle)
         # After the snapshots: who reads the offsets first, and then takes a snapshot, has one that is as new.
-        self._offsets = {name: dict(runner.progress.offsets) for name, runner in self._runners.items()}
-
-    def reached(self, model: str, wanted: AtLeast) -> ModelSnapshot | None:
-        """Return the model that predicts now, when it has learned that far."""
-        self._is_read(model, wanted)
-        if wanted.lsn is None:
-            there = self._offsets[model].get(wanted.topic, 0) > wanted.offset
-        else:
-            there = self._databases_at(wanted.lsn)
-        published = self._named(model)
-        if published.behind:
-            published.wanted = True
-            return None
-        return self.current(model) if there else None
+        self.offsets = {name: dict(runner.progress.offsets) for name, runner in self._runners.items()}
 
     def _databases_at(self, lsn: int) -> bool:
         there, done = True, self.engine.progress.done
@@ -211,11 +221,8 @@ class LocalModels(ModelProvider):
     def train(self, model: str, timeout: float) -> dict[str, Any]:
         """Train a new version now."""
         assert self.running is not None
-        lock = self._train_alone(model)
-        try:
+        with self._train_alone(model):
             return self.running.retrain(model, timeout=timeout)
-        finally:
-            lock.release()
 
     def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
         """Append answers that were given to a topic."""
@@ -233,7 +240,7 @@ class LocalModels(ModelProvider):
             found += operator_metrics(self.log, runner.task, runner.state)
         return [
             *found,
-            *topic_metrics(self.log, self.plan.models, self._offsets),
+            *topic_metrics(self.log, self.plan.models, self.offsets),
             *engine_metrics(self.engine, self._sinks()),
         ]
 
