@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from headrace.cli.arguments import JsonOption
 from headrace.inspect.messages import to_json
+
+if TYPE_CHECKING:
+    from headrace.demos.servers import ServerOptions
 
 demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
 
@@ -73,18 +77,16 @@ def demo_iris(
     Example: headrace demo iris --flavour spark
     """
     from headrace.demos.iris import play
+    from headrace.demos.iris.scene import Options
 
     if write_sql is not None:
         written = [str(path) for path in play.write_sql(write_sql, data)]
         print(to_json(written) if as_json else "\n".join(written))
         return
-    result = play.play(
-        play.Options(flavour.value, data, postgres, log, source.value, keep, pause),
-        show=not as_json,
-        console=Console(),
+    options = Options(
+        log=log, postgres=postgres, keep=keep, flavour=flavour.value, data=data, source=source.value, pause=pause
     )
-    if as_json:
-        print(to_json(result))
+    _play(play.play, options, as_json)
 
 
 @demo.command("mnist")
@@ -135,10 +137,11 @@ def demo_mnist(
         from headrace.demos.mnist.online import play
     else:
         from headrace.demos.mnist.replayed import play
-    options = Options(model.value if model else None, idx, log, postgres, keep, epochs, every, delay_ms, png, pause)
-    result = play(options, show=not as_json, console=Console())
-    if as_json:
-        print(to_json(result))
+    options = Options(
+        log=log, postgres=postgres, keep=keep, model=model.value if model else None, idx=idx, epochs=epochs,
+        every=every, delay_ms=delay_ms, png=png, pause=pause,
+    )  # fmt: skip
+    _play(play, options, as_json)
 
 
 @demo.command("fish")
@@ -177,7 +180,14 @@ def demo_fish(
     if postgres is not None and source is not Machines.postgres:
         raise typer.BadParameter("--postgres is for --source postgres")
     pace = 1.0 if realtime else speed
-    options = Options(source.value, data, log, postgres, pace, online, png, keep)
+    options = Options(
+        log=log, postgres=postgres, keep=keep, source=source.value, data=data, speed=pace, online=online, png=png
+    )
+    _play(play, options, as_json)
+
+
+def _play(play: Callable[..., dict[str, Any]], options: ServerOptions, as_json: bool) -> None:
+    """Play a demo, and print its result for scripts."""
     result = play(options, show=not as_json, console=Console())
     if as_json:
         print(to_json(result))

@@ -20,6 +20,21 @@ from headrace.testing.servers import KafkaBroker, KafkaConnect, PostgresServer, 
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Options of every demo.
+
+    Attributes:
+        log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``.
+        postgres: an existing server's DSN.
+        keep: leave the servers running.
+    """
+
+    log: str | None = None
+    postgres: str | None = None
+    keep: bool = False
+
+
 @dataclass(slots=True)
 class Scene:
     """The stage of the demo.
@@ -127,12 +142,10 @@ def clean_up(database: psycopg.Connection[Any], app: str) -> None:
 @contextlib.contextmanager
 def stage(
     app: str,
-    *,
-    log: str | None,
-    keep: bool,
+    options: ServerOptions,
     say: Say,
+    *,
     database: bool = True,
-    dsn: str | None = None,
     topics: Sequence[str] = (),
     resumes: bool = False,
     settings: Mapping[str, str] | None = None,
@@ -141,9 +154,7 @@ def stage(
 
     Args:
         app: the demo's; names its log.
-        log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``.
-        keep: leave the servers running.
-        database: whether one is needed; ``dsn``: an existing server's.
+        database: whether one is needed.
         topics: the demo's, which a cluster must not have yet.
         resumes: whether a log that is there already is gone on with; else it is refused.
         settings: of a broker of the demo's own.
@@ -152,7 +163,7 @@ def stage(
         DeclarationError: there is a log, or a topic of the demo's, already.
         JavaMissing: a broker is needed, and there is no Java.
     """
-    found = Scene()
+    found, log, keep = Scene(), options.log, options.keep
     with contextlib.ExitStack() as stack:
         if log == "kafka":
             server = stack.enter_context(broker(keep, found.kept, say, settings=settings))
@@ -166,5 +177,5 @@ def stage(
             found.log = log_file(log, app, resumes=resumes)
             found.pictures = Path(found.log).parent
         if database:
-            found.dsn = stack.enter_context(postgres(dsn, keep, found.kept, say))
+            found.dsn = stack.enter_context(postgres(options.postgres, keep, found.kept, say))
         yield found

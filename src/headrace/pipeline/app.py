@@ -60,13 +60,8 @@ class App:
         if not name or "/" in name or name != name.strip():
             raise DeclarationError(f"{name!r} cannot name an app", advice="Give a word such as «iris».")
         self.starting = "starting"
-        self._declared = Declarations(
-            name,
-            str(log) if log is not None else f"{name}.headrace",
-            keep,
-            default_format=format,
-            registry=registry,
-        )
+        location = str(log) if log is not None else f"{name}.headrace"
+        self._declared = Declarations(name, location, keep, format, registry)
 
     @property
     def name(self) -> str:

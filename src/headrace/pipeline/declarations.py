@@ -68,12 +68,12 @@ class DeclaredNode:
 Root = tuple[DeclaredNode, tuple[Operation, ...]]
 
 
+@dataclass(eq=False, repr=False)
 class DeclaredTask:
     """A task that derives rows from topics, with its nodes in the order of their declaration."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.nodes: list[DeclaredNode] = []
+    name: str
+    nodes: list[DeclaredNode] = field(default_factory=list, init=False)
 
     def add(
         self,
@@ -129,36 +129,25 @@ class DeclaredPredictions:
         return PredictPlan(self.stream, tuple(self.outputs), self.proba, plan)
 
 
+@dataclass(eq=False, repr=False)
 class DeclaredModel(DeclaredTask):
     """A model's task as it is declared so far; `ModelTask` says what its parts are."""
 
-    def __init__(
-        self,
-        name: str,
-        learner: Learner,
-        features: Features,
-        target: str | None,
-        *,
-        missing: str = "reject",
-        versions: Versions | None = None,
-        initial: Initial | None = None,
-    ) -> None:
-        super().__init__(name)
-        self.learner = learner
-        self.features = features
-        self.target = target
-        self.missing = missing
-        self.versions = versions or Versions()
-        self.initial = initial
-        self.cut: Cut | None = None
-        self.sample_weight: str | None = None
-        self.learn: list[StreamPlan] = []
-        self.learn_nodes: list[Root] = []
-        self.predictions: list[DeclaredPredictions] = []
-        self.evaluate: list[EvaluatePlan] = []
-        self.endpoints: list[Endpoint] = []
-        self.retrain: RetrainPlan | None = None
-        self.training_nodes: list[DeclaredNode] = []
+    learner: Learner
+    features: Features
+    target: str | None
+    missing: str = "reject"
+    versions: Versions = Versions()  # noqa: RUF009  # it is frozen
+    initial: Initial | None = None
+    cut: Cut | None = None
+    sample_weight: str | None = None
+    learn: list[StreamPlan] = field(default_factory=list)
+    learn_nodes: list[Root] = field(default_factory=list)
+    predictions: list[DeclaredPredictions] = field(default_factory=list)
+    evaluate: list[EvaluatePlan] = field(default_factory=list)
+    endpoints: list[Endpoint] = field(default_factory=list)
+    retrain: RetrainPlan | None = None
+    training_nodes: list[DeclaredNode] = field(default_factory=list)
 
     def plans(self) -> tuple[Node, ...]:
         """Return the nodes as the model's task holds them; none where nothing is made of its predictions."""
@@ -186,6 +175,7 @@ class DeclaredModel(DeclaredTask):
         )
 
 
+@dataclass(eq=False, repr=False)
 class Declarations:
     """A pipeline as its user has declared it so far.
 
@@ -196,26 +186,26 @@ class Declarations:
         open_log: a log in memory, which lives as long as this.
     """
 
-    def __init__(
-        self, name: str, log: str, keep: str | timedelta | None, *, default_format: str, registry: str | None
-    ) -> None:
-        self.name = name
-        self.log = log
-        self.keep = keep
-        self.default_format = checked_format(default_format)
-        self.registry = registry
-        self.formats: dict[str, str] = {}
-        self.source_formats: dict[str, str] = {}
-        self.key_formats: dict[str, str] = {}
-        self.sources: list[SourcePlan] = []
-        self.topics: list[TopicsPlan] = []
-        self.appended: list[str] = []
-        self.models: list[DeclaredModel] = []
-        self.operator_tasks: list[DeclaredTask] = []
-        self.streams: list[tuple[StreamPlan, OutputPlan]] = []
-        self.sinks: list[SinkPlan] = []
-        self.running: Running | None = None
-        self.open_log: Log | None = None
+    name: str
+    log: str
+    keep: str | timedelta | None
+    default_format: str
+    registry: str | None
+    formats: dict[str, str] = field(default_factory=dict)
+    source_formats: dict[str, str] = field(default_factory=dict)
+    key_formats: dict[str, str] = field(default_factory=dict)
+    sources: list[SourcePlan] = field(default_factory=list)
+    topics: list[TopicsPlan] = field(default_factory=list)
+    appended: list[str] = field(default_factory=list)
+    models: list[DeclaredModel] = field(default_factory=list)
+    operator_tasks: list[DeclaredTask] = field(default_factory=list)
+    streams: list[tuple[StreamPlan, OutputPlan]] = field(default_factory=list)
+    sinks: list[SinkPlan] = field(default_factory=list)
+    running: Running | None = None
+    open_log: Log | None = None
+
+    def __post_init__(self) -> None:
+        self.default_format = checked_format(self.default_format)
 
     def operator_task(self, topic: str) -> DeclaredTask:
         """Begin a task of its own for what is derived from a topic without a model."""

@@ -11,6 +11,17 @@ from headrace.serve.inference import DATATYPES, datatype_of
 from headrace.serve.models import Description
 from headrace.serve.parameters import Endpoint, Parameter
 
+
+def _object(properties: Mapping[str, Any], *required: str) -> dict[str, Any]:
+    """The schema of an object; where nothing is said, no member is required."""
+    found = {"type": "object", "properties": dict(properties)}
+    return {**found, "required": list(required)} if required else found
+
+
+def _list(items: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": dict(items), **more}
+
+
 _TEXT = {"type": "string"}
 _POSITION = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 _HEADERS = {
@@ -18,31 +29,10 @@ _HEADERS = {
     "Headrace-Version": {"description": "Its version.", "schema": {"type": "integer"}},
     "Headrace-Position": {"description": "Up to where it has learned.", "schema": _TEXT},
 }
-_DETAIL = {
-    "type": "object",
-    "properties": {
-        "detail": {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "type": _TEXT,
-                            "loc": {"type": "array", "items": {"anyOf": [_TEXT, {"type": "integer"}]}},
-                            "msg": _TEXT,
-                            "input": {},
-                        },
-                        "required": ["type", "loc", "msg"],
-                    },
-                },
-            ]
-        }
-    },
-    "required": ["detail"],
-}
-_ERROR = {"type": "object", "properties": {"error": _TEXT}, "required": ["error"]}
+_FIELD = {"type": _TEXT, "loc": _list({"anyOf": [_TEXT, {"type": "integer"}]}), "msg": _TEXT, "input": {}}
+_FIELDS = _list(_object(_FIELD, "type", "loc", "msg"))
+_DETAIL = _object({"detail": {"anyOf": [_TEXT, _FIELDS]}}, "detail")
+_ERROR = _object({"error": _TEXT}, "error")
 _STATUS = {
     400: "Not a request of this protocol",
     401: "A key or token is needed",
@@ -86,6 +76,12 @@ VERSION = in_path("version", "A number, or a tag.")
 _LSN = "[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}"
 
 
+def in_query(name: str, schema: Mapping[str, Any], text: str = "", *, required: bool = False) -> dict[str, Any]:
+    """A parameter of the query."""
+    about = {"description": text} if text else {}
+    return {"name": name, "in": "query", "required": required, **about, "schema": dict(schema)}
+
+
 def at_least(topics: Iterable[str], *, databases: bool) -> dict[str, Any]:
     """The parameter of that name.
 
@@ -93,24 +89,15 @@ def at_least(topics: Iterable[str], *, databases: bool) -> dict[str, Any]:
         topics: that can be named; ``databases``: whether an LSN can be.
     """
     named = [f"({'|'.join(map(re.escape, topics))}):[0-9]{{1,18}}"] if topics else []
-    return {
-        "name": "at_least",
-        "in": "query",
-        "required": False,
-        "description": "Answer with a model that has learned at least up to here: an LSN, or TOPIC:OFFSET.",
-        "schema": {**_TEXT, "pattern": f"^({'|'.join([_LSN] * databases + named)})$"},
-    }
+    schema = {**_TEXT, "pattern": f"^({'|'.join([_LSN] * databases + named)})$"}
+    text = "Answer with a model that has learned at least up to here: an LSN, or TOPIC:OFFSET."
+    return in_query("at_least", schema, text)
 
 
 def deadline(longest: float) -> dict[str, Any]:
     """The parameter of that name."""
-    return {
-        "name": "deadline",
-        "in": "query",
-        "required": False,
-        "description": "Seconds that at_least may wait.",
-        "schema": {"type": "number", "minimum": 0, "maximum": longest},
-    }
+    schema = {"type": "number", "minimum": 0, "maximum": longest}
+    return in_query("deadline", schema, "Seconds that at_least may wait.")
 
 
 def prediction(endpoint: Endpoint, description: Description, longest: float) -> dict[str, Any]:
@@ -120,7 +107,7 @@ def prediction(endpoint: Endpoint, description: Description, longest: float) -> 
     properties: dict[str, Any] = {endpoint.output: dict(answers)}
     if endpoint.model_time:
         properties["ModelTime"] = {"type": "string", "description": "When the model's version was made (UTC)."}
-    ok = {"type": "object", "properties": properties, "required": list(properties)}
+    ok = _object(properties, *properties)
     return {
         "summary": f"Ask the model «{endpoint.model}»",
         "parameters": [*(_parameter(parameter) for parameter in endpoint.parameters), reach, deadline(longest)],
@@ -136,18 +123,16 @@ def _json_type(datatype: str) -> dict[str, Any]:
     return {"type": "integer"} if "INT" in datatype else {"anyOf": [{"type": "number"}, {"type": "null"}]}
 
 
-def _parameter(one: Parameter) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": {"number": "number", "integer": "integer", "text": "string"}[one.type]}
-    if one.words is not None:
-        schema["enum"] = list(one.words)
-    return {"name": one.name, "in": "query", "required": not one.optional, "schema": schema}
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": {"number": "number", "integer": "integer", "text": "string"}[parameter.type]}
+    if parameter.words is not None:
+        schema["enum"] = list(parameter.words)
+    return in_query(parameter.name, schema, required=not parameter.optional)
 
 
 def training() -> dict[str, Any]:
     """``POST /train``."""
-    properties = {"model": _TEXT, "version": {"type": "integer"}, "rows": {"type": "integer"}}
-    model = {"name": "model", "in": "query", "required": False, "description": "Which, where there are several."}
-    ok = {"type": "object", "properties": properties}
+    ok = _object({"model": _TEXT, "version": {"type": "integer"}, "rows": {"type": "integer"}})
     found = responses(ok, 404, 408, 409, 413, 415, 422, 503, 504)
     found["202"] = {
         "description": "Begun; the current version goes on answering",
@@ -155,16 +140,16 @@ def training() -> dict[str, Any]:
     }
     return {
         "summary": "Train a new version now",
-        "parameters": [{**model, "schema": _TEXT}],
+        "parameters": [in_query("model", _TEXT, "Which, where there are several.")],
         "responses": found,
     }
 
 
 def models() -> dict[str, Any]:
     """``GET /models``."""
-    one = {"model": _TEXT, "version": {"type": "integer"}, "position": _POSITION, "model_time": _TEXT}
-    item = {"type": "object", "properties": {**one, "ready": {"type": "boolean"}}, "required": [*one, "ready"]}
-    ok = {"type": "object", "properties": {"models": {"type": "array", "items": item}}, "required": ["models"]}
+    about = {"model": _TEXT, "version": {"type": "integer"}, "position": _POSITION, "model_time": _TEXT}
+    item = _object({**about, "ready": {"type": "boolean"}}, *about, "ready")
+    ok = _object({"models": _list(item)}, "models")
     return {"summary": "The models, as they are now", "responses": responses(ok)}
 
 
@@ -178,8 +163,8 @@ def batches(descriptions: Iterable[Description], longest: float) -> dict[str, An
         "summary": "Ask for many rows, as an Arrow stream",
         "parameters": [
             MODEL,
-            {"name": "version", "in": "query", "required": False, "schema": {**_TEXT, "minLength": 1}},
-            {"name": "probabilities", "in": "query", "required": False, "schema": {"type": "boolean"}},
+            in_query("version", {**_TEXT, "minLength": 1}),
+            in_query("probabilities", {"type": "boolean"}),
             reach,
             deadline(longest),
         ],
@@ -196,45 +181,30 @@ def metrics() -> dict[str, Any]:
 # -- the Open Inference Protocol --------------------------------------------------------------------------------------
 
 
-_SIZES = {"type": "array", "items": {"type": "integer"}}
-_TENSOR_ABOUT = {
-    "type": "object",
-    "properties": {"name": _TEXT, "datatype": {"type": "string", "enum": list(DATATYPES)}, "shape": _SIZES},
-    "required": ["name", "datatype", "shape"],
-}
-_INPUT = {
-    "type": "object",
-    "properties": {
-        "name": _TEXT,
-        "datatype": {"type": "string", "enum": list(DATATYPES)},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "data": {"type": "array", "items": {}},
-        "parameters": {"type": "object"},
-    },
-    "required": ["name", "datatype", "shape"],
-}
-_REQUEST = {
-    "type": "object",
-    "properties": {
+_TENSOR = {"name": _TEXT, "datatype": {**_TEXT, "enum": list(DATATYPES)}, "shape": _list({"type": "integer"})}
+_TENSOR_ABOUT = _object(_TENSOR, *_TENSOR)
+_SHAPE = _list({"type": "integer", "minimum": 0})
+_INPUT = _object({**_TENSOR, "shape": _SHAPE, "data": _list({}), "parameters": {"type": "object"}}, *_TENSOR)
+_REQUEST = _object(
+    {
         "id": _TEXT,
         "parameters": {"type": "object"},
-        "inputs": {"type": "array", "items": _INPUT, "minItems": 1},
-        "outputs": {"type": "array", "items": {"type": "object", "properties": {"name": _TEXT}, "required": ["name"]}},
+        "inputs": _list(_INPUT, minItems=1),
+        "outputs": _list(_object({"name": _TEXT}, "name")),
     },
-    "required": ["inputs"],
-}
+    "inputs",
+)
 
 
 def server() -> dict[str, Any]:
     """``GET /v2``."""
-    ok = {"type": "object", "properties": {"name": _TEXT, "version": _TEXT}, "required": ["name", "version"]}
+    ok = _object({"name": _TEXT, "version": _TEXT}, "name", "version")
     return {"summary": "About the server", "responses": responses(ok)}
 
 
 def health(name: str) -> dict[str, Any]:
     """``GET /v2/health/…`` and ``…/ready`` of a model."""
-    said = {"reasons": {"type": "array", "items": _TEXT}, "parts": {"type": "array", "items": {"type": "object"}}}
-    ok = {"type": "object", "properties": {name: {"type": "boolean"}, **said}, "required": [name]}
+    ok = _object({name: {"type": "boolean"}, "reasons": _list(_TEXT), "parts": _list({"type": "object"})}, name)
     found = responses(ok, 404, protocol=True)
     found["503"] = {"description": "Not ready", "content": {"application/json": {"schema": ok}}}
     return {"summary": f"Whether it is {name}", "responses": found}
@@ -242,18 +212,17 @@ def health(name: str) -> dict[str, Any]:
 
 def metadata() -> dict[str, Any]:
     """``GET /v2/models/{model}``."""
-    tensors = {"type": "array", "items": _TENSOR_ABOUT}
-    properties = {"name": _TEXT, "versions": {"type": "array", "items": _TEXT}, "platform": _TEXT}
-    properties |= {"inputs": tensors, "outputs": tensors}
-    ok = {"type": "object", "properties": properties, "required": list(properties)}
+    tensors = _list(_TENSOR_ABOUT)
+    properties = {"name": _TEXT, "versions": _list(_TEXT), "platform": _TEXT, "inputs": tensors, "outputs": tensors}
+    ok = _object(properties, *properties)
     return {"summary": "About a model", "responses": responses(ok, 404, protocol=True)}
 
 
 def inference() -> dict[str, Any]:
     """``POST /v2/models/{model}/infer``."""
-    tensor = {"allOf": [_TENSOR_ABOUT, {"type": "object", "properties": {"data": {"type": "array"}}}]}
-    properties = {"model_name": _TEXT, "model_version": _TEXT, "outputs": {"type": "array", "items": tensor}}
-    ok = {"type": "object", "properties": properties, "required": list(properties)}
+    tensor = {"allOf": [_TENSOR_ABOUT, _object({"data": {"type": "array"}})]}
+    properties = {"model_name": _TEXT, "model_version": _TEXT, "outputs": _list(tensor)}
+    ok = _object(properties, *properties)
     found = responses(ok, 400, 404, 408, 413, 415, 422, 503, 504, protocol=True)
     return {
         "summary": "Ask a model",

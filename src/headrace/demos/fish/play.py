@@ -25,7 +25,7 @@ from headrace.demos.fish.picture import Curve, chart, draw
 from headrace.demos.fish.show import Follower, Show, error_table
 from headrace.demos.fish.tables import create_tables, insert
 from headrace.demos.screen import print_kept, print_next
-from headrace.demos.servers import Scene, clean_up, stage
+from headrace.demos.servers import Scene, ServerOptions, clean_up, stage
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
 
@@ -37,8 +37,8 @@ LIVE_SPEED = 60.0
 Send = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(ServerOptions):
     """See `headrace.cli.demo.demo_fish`.
 
     Attributes:
@@ -48,12 +48,9 @@ class Options:
 
     source: str = "topics"
     data: Path | None = None
-    log: str | None = None
-    postgres: str | None = None
     speed: float | None = None
     online: bool = False
     png: Path | None = None
-    keep: bool = False
 
 
 def play(options: Options, *, show: bool = True, console: Console | None = None) -> dict[str, Any]:
@@ -63,17 +60,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     view = Show(console or Console(), show)
     with contextlib.ExitStack() as stack:
         tables = options.source == "postgres"
-        found = stack.enter_context(
-            stage(
-                APP,
-                log=options.log,
-                keep=options.keep,
-                say=view.say,
-                database=tables,
-                dsn=options.postgres,
-                resumes=not tables,
-            )
-        )
+        found = stack.enter_context(stage(APP, options, view.say, database=tables, resumes=not tables))
         outcome = _run_tables(options, data, found, view) if tables else _run_topics(options, data, found, view)
     curve = Curve.of(outcome)
     picture = draw((options.png or found.pictures) / PICTURE, curve)

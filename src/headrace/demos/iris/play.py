@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.demos.iris import pipeline
-from headrace.demos.iris.scene import APP, CREATE, scene
+from headrace.demos.iris.scene import APP, CREATE, Options, scene
 from headrace.demos.screen import View, print_kept, print_next
 from headrace.demos.servers import Scene, clean_up
 from headrace.engines.local.running import Running
@@ -36,19 +36,6 @@ COLUMNS = (*MEASURES, "iris_class")
 SPECIES = {0: "setosa", 1: "versicolor", 2: "virginica"}
 WAIT_SECONDS = 60.0
 ROUNDS = (("train1", "train1"), ("train2", "train2"), ("train2_again", "train2"))
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The demo's options, as the command line names them."""
-
-    flavour: str = "flink"
-    data: Path | None = None
-    postgres: str | None = None
-    log: str | None = None
-    source: str = "postgres"
-    keep: bool = False
-    pause: float = 0.0
 
 
 @dataclass(slots=True)
@@ -106,16 +93,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     view = Show(console, show, flavour=options.flavour, test=data["test"])
     with contextlib.ExitStack() as stack:
         stack.enter_context(view.drawing())
-        found = stack.enter_context(
-            scene(
-                postgres=options.postgres,
-                log=options.log,
-                debezium=options.source == "debezium",
-                prefix=options.flavour,
-                keep=options.keep,
-                say=view.say,
-            )
-        )
+        found = stack.enter_context(scene(options, view.say))
         rounds = _rounds(options, found, data, view)
         view.step = "stopping the servers"
     view.step = "done"

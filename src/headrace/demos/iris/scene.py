@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from headrace.demos.servers import Say, Scene, broker, clean_up, stage, stopped
-from headrace.demos.servers import postgres as database_of
+from headrace.demos.servers import Say, Scene, ServerOptions, broker, clean_up, postgres, stage, stopped
 from headrace.errors import HeadraceError
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.testing.servers import KafkaConnect
@@ -42,39 +43,40 @@ CREATE = (
 )
 
 
-@contextlib.contextmanager
-def scene(
-    *, postgres: str | None, log: str | None, debezium: bool, prefix: str, keep: bool, say: Say
-) -> Iterator[Scene]:
-    """Everything that the demo needs, running.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(ServerOptions):
+    """See `headrace.cli.demo.demo_iris`."""
 
-    Args:
-        postgres: an existing server's DSN.
-        log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``.
-        debezium: whether Debezium captures the tables, in a Kafka Connect of the demo's own.
-        prefix: of the topics.
+    flavour: str = "flink"
+    data: Path | None = None
+    source: str = "postgres"
+    pause: float = 0.0
+
+
+@contextlib.contextmanager
+def scene(options: Options, say: Say) -> Iterator[Scene]:
+    """Everything that the demo needs, running; Debezium, where it captures, in a Kafka Connect of the demo's own.
 
     Raises:
         DeclarationError: there is a log, or a topic of the demo's, already.
         JavaMissing: a broker or Kafka Connect is needed, and there is no Java.
     """
-    log = log or ("kafka" if debezium else None)
+    debezium, prefix, keep = options.source == "debezium", options.flavour, options.keep
+    options = replace(options, log=options.log or ("kafka" if debezium else None))
     topics = (f"{prefix}.public.iris_train", f"{prefix}.public.iris_test", "iris_predictions", "iris_sentences")
     # As the broker of Debezium's images: whoever writes to a topic makes it.
     makes = {"auto.create.topics.enable": "true"}
     with contextlib.ExitStack() as stack:
-        found = stack.enter_context(
-            stage(APP, log=log, keep=keep, say=say, database=False, topics=topics, settings=makes)
-        )
+        found = stack.enter_context(stage(APP, options, say, database=False, topics=topics, settings=makes))
         if debezium and found.log.startswith(SCHEME):
             found.kafka = f"{SCHEME}{_place(found.log).bootstrap}"
         elif debezium:
             found.kafka = f"{SCHEME}{stack.enter_context(broker(keep, found.kept, say, settings=makes)).bootstrap}"
-        found.dsn = stack.enter_context(database_of(postgres, keep, found.kept, say))
+        found.dsn = stack.enter_context(postgres(options.postgres, keep, found.kept, say))
         with psycopg.connect(found.dsn, autocommit=True) as database:
             create_tables(database)
         if debezium:
-            own_broker = not (log or "").startswith(SCHEME)
+            own_broker = not (options.log or "").startswith(SCHEME)
             stack.enter_context(_connect(found, prefix, own_broker, keep, say))
         yield found
 

@@ -22,8 +22,8 @@ import headrace as hr
 from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, recipe
-from headrace.demos.mnist.replayed import APP, say_pictures
-from headrace.demos.mnist.show import Show, draw_curve, draw_digit, half_blocks
+from headrace.demos.mnist.replayed import APP
+from headrace.demos.mnist.show import Show, draw_curve, draw_digit, print_three, result_of, say_pictures
 from headrace.demos.screen import print_next
 from headrace.demos.servers import stage
 from headrace.engines.local.running import Running
@@ -52,9 +52,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     view = Show(console, show, title=f"MNIST, learned online: {name}")
     every = options.every or EVERY
     with contextlib.ExitStack() as stack:
-        found = stack.enter_context(
-            stage(APP, log=options.log, keep=options.keep, say=view.say, database=False, resumes=True)
-        )
+        found = stack.enter_context(stage(APP, options, view.say, database=False, resumes=True))
         classes = None if isinstance(learner, hr.Learner) else CLASSES
         tested = data.test.records()
         app = pipeline.online(found.log, learner, chosen.features, classes, tested, every=every)
@@ -63,17 +61,8 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     pictures = [draw_curve(folder / "accuracy.png", view.curve, f"{name}: test set, as digits are learned")]
     if answer is not None:
         pictures.insert(0, draw_digit(folder / "digit3.png", data.three, answer))
-    result = {
-        "mode": "online",
-        "model": name,
-        "train_rows": rows,
-        "test_rows": len(data.test),
-        "accuracy": view.curve[-1][1] if view.curve else None,
-        "accuracy_curve": [list(item) for item in view.curve],
-        "digit3": answer,
-        "log": found.log,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    test_rows = len(data.test)
+    result = result_of("online", name, view, found, started, train_rows=rows, test_rows=test_rows, three=answer)
     if show:
         _print_end(console, result, data)
         say_pictures(console, pictures)
@@ -217,8 +206,7 @@ def _enter() -> bool:
 
 def _print_end(console: Console, result: dict[str, Any], data: digits.Digits) -> None:
     if result["digit3"] is not None:
-        console.print(half_blocks(data.three), highlight=False, markup=False)
-        console.print(f"The 3 drawn by hand is a [bold]{result['digit3']}[/]", highlight=False)
+        print_three(console, data.three, result["digit3"])
     share = "nothing is learned yet" if result["accuracy"] is None else f"[bold]{result['accuracy']:.2%}[/] are right"
     console.print(
         f"{share}, of {result['test_rows']:,} test rows, after {result['train_rows']:,} of {len(data.train):,} digits "

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.demos.servers import ServerOptions
 
-@dataclass(frozen=True, slots=True)
-class Options:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(ServerOptions):
     """See `headrace.cli.demo.demo_mnist`."""
 
     model: str | None = None
     idx: Path | None = None
-    log: str | None = None
-    postgres: str | None = None
-    keep: bool = False
     epochs: int | None = None
     every: int | None = None
     delay_ms: float | None = None

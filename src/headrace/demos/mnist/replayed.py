@@ -23,7 +23,7 @@ import headrace as hr
 from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, SEED, Recipe, recipe
-from headrace.demos.mnist.show import Show, draw_curve, draw_digit, half_blocks, share_right
+from headrace.demos.mnist.show import Show, draw_curve, draw_digit, print_three, result_of, say_pictures, share_right
 from headrace.demos.screen import print_kept, print_next
 from headrace.demos.servers import Scene, clean_up, stage
 from headrace.engines.local.running import Running
@@ -45,16 +45,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     view = Show(console or Console(), show, title=f"MNIST from PostgreSQL: {name}")
     with contextlib.ExitStack() as stack:
         stack.enter_context(view.drawing())
-        found = stack.enter_context(
-            stage(
-                APP,
-                log=options.log,
-                keep=options.keep,
-                say=view.say,
-                dsn=options.postgres,
-                topics=[f"tf.public.{table}" for table in TABLES],
-            )
-        )
+        found = stack.enter_context(stage(APP, options, view.say, topics=[f"tf.public.{table}" for table in TABLES]))
         learned = _learn(chosen, model, options, found, data, view)
         answer = _evaluate(chosen, model, options, found, data, view)
         view.count("stopping the servers", 0)
@@ -63,17 +54,8 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
         draw_digit(folder / "digit3.png", data.three, answer),
         draw_curve(folder / "accuracy.png", view.curve, f"{name}: test rows as they arrive"),
     ]
-    result = {
-        "mode": "batch",
-        "model": name,
-        "train_rows": learned,
-        "test_rows": view.curve[-1][0],
-        "accuracy": view.curve[-1][1],
-        "accuracy_curve": [list(item) for item in view.curve],
-        "digit3": answer,
-        "log": found.log,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    test_rows = view.curve[-1][0]
+    result = result_of("batch", name, view, found, started, train_rows=learned, test_rows=test_rows, three=answer)
     if show:
         _print_end(view.console, result, data, pictures, found)
     if options.keep:
@@ -165,8 +147,7 @@ def _copy(database: psycopg.Connection[Any], table: str, rows: pa.RecordBatch) -
 def _print_end(
     console: Console, result: dict[str, Any], data: digits.Digits, pictures: list[Path | None], found: Scene
 ) -> None:
-    console.print(half_blocks(data.three), highlight=False, markup=False)
-    console.print(f"The 3 drawn by hand is a [bold]{result['digit3']}[/]", highlight=False)
+    print_three(console, data.three, result["digit3"])
     console.print(
         f"[bold]{result['accuracy']:.2%}[/] of {result['test_rows']:,} test rows are right, "
         f"after {result['train_rows']:,} rows were learned · {result['seconds']:.1f} s",
@@ -174,10 +155,3 @@ def _print_end(
     )
     say_pictures(console, pictures)
     print_next(console, found, f"headrace topics cat {pipeline.PREDICTIONS} --limit 1")
-
-
-def say_pictures(console: Console, pictures: list[Path | None]) -> None:
-    """Say where the pictures are, or what is missing for them."""
-    drawn = [str(path) for path in pictures if path is not None]
-    text = f"Pictures: {', '.join(drawn)}" if drawn else "No pictures: pip install 'headrace\\[plot]'"
-    console.print(text, highlight=False, soft_wrap=True)

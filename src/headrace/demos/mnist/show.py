@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from headrace.demos.mnist.digits import SIDE
 from headrace.demos.screen import View, save_picture
+from headrace.demos.servers import Scene
 from headrace.inspect import plot
 
 INK = 96
@@ -57,6 +59,36 @@ class Show(View):
         """Another point of the curve."""
         self.curve.append((rows, accuracy))
         self.told(f"{rows:>7,} rows: {accuracy:.2%} right")
+
+
+def result_of(
+    mode: str, model: str, view: Show, scene: Scene, started: float, *, train_rows: int, test_rows: int, three: object
+) -> dict[str, Any]:
+    """The demo's result as JSON values; ``three``: what the 3 drawn by hand is taken for."""
+    return {
+        "mode": mode,
+        "model": model,
+        "train_rows": train_rows,
+        "test_rows": test_rows,
+        "accuracy": view.curve[-1][1] if view.curve else None,
+        "accuracy_curve": [list(point) for point in view.curve],
+        "digit3": three,
+        "log": scene.log,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def print_three(console: Console, pixels: bytes, answer: object) -> None:
+    """Print the 3 drawn by hand, and what it is taken for."""
+    console.print(half_blocks(pixels), highlight=False, markup=False)
+    console.print(f"The 3 drawn by hand is a [bold]{answer}[/]", highlight=False)
+
+
+def say_pictures(console: Console, pictures: list[Path | None]) -> None:
+    """Say where the pictures are, or what is missing for them."""
+    drawn = [str(path) for path in pictures if path is not None]
+    text = f"Pictures: {', '.join(drawn)}" if drawn else "No pictures: pip install 'headrace\\[plot]'"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def half_blocks(pixels: bytes, side: int = SIDE) -> str:
