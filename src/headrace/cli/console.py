@@ -20,7 +20,7 @@ from headrace.inspect.messages import to_json
 from headrace.inspect.rows import cell
 from headrace.inspect.topics import iso_time
 from headrace.pipeline.app import App
-from headrace.plain_values import beyond, cast_texts, texts
+from headrace.plain_values import beyond, cast_texts, is_bytes, texts
 
 talk = Console(stderr=True)
 
@@ -132,12 +132,9 @@ def _is_foreign_to_csv(kind: pa.DataType) -> bool:
         (pa.types.is_nested(kind) and not pa.types.is_dictionary(kind))
         or isinstance(kind, pa.BaseExtensionType)
         or pa.types.is_interval(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
         or pa.types.is_run_end_encoded(kind)
         or pa.types.is_string_view(kind)
-        or pa.types.is_binary_view(kind)
+        or is_bytes(kind)
     )
 
 

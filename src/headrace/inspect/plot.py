@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace import plain_values
+from headrace.batch import as_records
 from headrace.errors import DeclarationError, MissingExtra
 from headrace.inspect.rows import Rows
 
@@ -147,18 +148,14 @@ def _square(values: Any) -> npt.NDArray[Any]:
 def _curve(model: Any, target: str | None, metric: str) -> tuple[list[float], list[float]]:
     if isinstance(model, Evaluated):
         model = model.metrics_rows()
-    if isinstance(model, Rows):
-        model = model.to_arrow()
-    if hasattr(model, "to_dict") and hasattr(model, "columns") and not isinstance(model, pa.Table | pa.RecordBatch):
-        model = pa.Table.from_pandas(model, preserve_index=False)
-    if isinstance(model, pa.RecordBatch):
-        model = pa.Table.from_batches([model])
-    if not isinstance(model, pa.Table):
+    try:
+        table = pa.Table.from_batches([as_records(model)])
+    except TypeError:
         pairs = [tuple(pair) for pair in model]
         if any(len(pair) != 2 for pair in pairs):
-            raise DeclarationError("a curve is drawn from pairs (rows, accuracy)")
+            raise DeclarationError("a curve is drawn from pairs (rows, accuracy)") from None
         return [float(count) for count, _ in pairs], [float(value) for _, value in pairs]
-    return _of_predictions(model, target) if "prediction" in model.column_names else _of_metrics(model, metric)
+    return _of_predictions(table, target) if "prediction" in table.column_names else _of_metrics(table, metric)
 
 
 def _of_metrics(table: pa.Table, metric: str) -> tuple[list[float], list[float]]:

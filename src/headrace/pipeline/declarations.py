@@ -137,7 +137,7 @@ class DeclaredModel(DeclaredTask):
     features: Features
     target: str | None
     missing: str = "reject"
-    versions: Versions = Versions()  # noqa: RUF009  # it is frozen
+    versions: Versions = field(default_factory=Versions)
     initial: Initial | None = None
     cut: Cut | None = None
     sample_weight: str | None = None

@@ -14,9 +14,8 @@ from urllib.parse import quote
 
 from headrace.errors import HeadraceError
 from headrace.testing.servers.jars import jars
-from headrace.testing.servers.java import JavaServer, ServerFailed
+from headrace.testing.servers.java import JavaServer, ServerFailed, responds
 from headrace.testing.servers.kafka import properties
-from headrace.testing.servers.places import free_port
 from headrace.testing.servers.postgres import PostgresServer
 
 PLUGINS = ("debezium-postgres", "debezium-jdbc")
@@ -70,12 +69,11 @@ class KafkaConnect(JavaServer):
         *,
         directory: Path | None = None,
         settings: Mapping[str, str] | None = None,
-        heap: str = "512m",
+        heap: str | None = None,
     ) -> None:
         super().__init__(directory, heap=heap)
         self.bootstrap = bootstrap
         self.plugins = tuple(plugins)
-        self.port = free_port()
         self.settings = {**SETTINGS, **(settings or {})}
         self._starts = 0
 
@@ -179,9 +177,7 @@ class KafkaConnect(JavaServer):
 
     def _answers(self) -> bool:
         # «/» answers before the worker has joined its group.
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/connectors", timeout=5) as answer:
-            return bool(answer.status == 200)
-        return False
+        return responds(f"{self.url}/connectors")
 
 
 def _plugins(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ A server dies with the process that started it, also when that one is killed: se
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,7 +23,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from headrace.errors import HeadraceError
-from headrace.testing.servers.places import free_directory
+from headrace.testing.servers.places import free_directory, free_port
 
 OLDEST_JAVA = 17
 START_SECONDS = 90.0
@@ -131,17 +133,20 @@ class JavaServer(ABC):
     Args:
         directory: where its settings, data and log go; made when missing. A temporary one by default.
         heap: the most that Java's heap may take, as `-Xmx` has it.
+        port: where it listens; a free one by default.
 
     Raises:
         JavaMissing: there is no Java.
     """
 
     name: ClassVar[str]
+    heap = "512m"
 
-    def __init__(self, directory: Path | None = None, *, heap: str) -> None:
+    def __init__(self, directory: Path | None = None, *, heap: str | None = None, port: int | None = None) -> None:
         self.java = java()
         self.directory = directory or free_directory(f"headrace-{self.name}-")
-        self.heap = heap
+        self.heap = heap or self.heap
+        self.port = port or free_port()
         self.outlives = False
         """True where it goes on when the process that started it ends; set before `start`."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -254,6 +259,13 @@ class JavaServer(ABC):
             if time.monotonic() > deadline:
                 raise ServerFailed(f"{self.name} does not answer in {START_SECONDS:.0f} s; {self.log}:\n{self.tail()}")
             time.sleep(0.02)
+
+
+def responds(url: str) -> bool:
+    """Return whether a server responds to GET with 200."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+        return bool(response.status == 200)
+    return False
 
 
 def listens(port: int) -> bool:

@@ -63,11 +63,10 @@ class KafkaBroker(JavaServer):
         directory: Path | None = None,
         *,
         settings: Mapping[str, str] | None = None,
-        heap: str = "512m",
+        heap: str | None = None,
         port: int | None = None,
     ) -> None:
-        super().__init__(directory, heap=heap)
-        self.port = port or free_port()
+        super().__init__(directory, heap=heap, port=port)
         self.settings = {**SETTINGS, **self._places(free_port()), **(settings or {})}
 
     @property

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 from headrace.testing.servers.jars import jars
 from headrace.testing.servers.java import JavaMissing, JavaServer, listens
-from headrace.testing.servers.places import free_port
 
 # pymongo 4.20 refuses servers that say they are older.
 MAIN = """\
@@ -50,10 +48,7 @@ class MongoDbServer(JavaServer):
     """
 
     name: ClassVar[str] = "mongo"
-
-    def __init__(self, directory: Path | None = None, *, heap: str = "128m", port: int | None = None) -> None:
-        super().__init__(directory, heap=heap)
-        self.port = port or free_port()
+    heap = "128m"
 
     @property
     def uri(self) -> str:

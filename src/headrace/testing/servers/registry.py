@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from headrace.testing.servers.jars import jars
-from headrace.testing.servers.java import JavaServer
-from headrace.testing.servers.places import free_port
+from headrace.testing.servers.java import JavaServer, responds
 
 
 class SchemaRegistryServer(JavaServer):
@@ -31,10 +29,10 @@ class SchemaRegistryServer(JavaServer):
     """
 
     name: ClassVar[str] = "registry"
+    heap = "256m"
 
-    def __init__(self, directory: Path | None = None, *, keep: bool = False, heap: str = "256m") -> None:
+    def __init__(self, directory: Path | None = None, *, keep: bool = False, heap: str | None = None) -> None:
         super().__init__(directory, heap=heap)
-        self.port = free_port()
         self.keep = keep
 
     @property
@@ -67,9 +65,7 @@ class SchemaRegistryServer(JavaServer):
         return [*(f"-D{name}={value}" for name, value in settings.items()), "-jar", str(runner)]
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/subjects", timeout=5) as answer:
-            return bool(answer.status == 200)
-        return False
+        return responds(f"{self.url}/subjects")
 
 
 @contextlib.contextmanager
