@@ -177,13 +177,18 @@ def _check_times(rows: Mapping[str, Sequence[dict[str, Any]]], root: Path) -> No
 def _add_times(rows: Mapping[str, list[dict[str, Any]]]) -> None:
     at = {row["Fish_Id"]: i for i, row in reversed(list(enumerate(rows[MEASUREMENT])))}
     for i, row in enumerate(rows[MEASUREMENT]):
-        row[TIME] = _iso(BEGINNING + i * EVERY)
+        row[TIME] = iso(BEGINNING + i * EVERY)
     for i, row in enumerate(rows[WEIGHT]):
         # A fish that was never measured is weighed where the file has it.
-        row[TIME] = _iso(BEGINNING + at.get(row["Fish_Id"], i) * EVERY + LATER)
+        row[TIME] = iso(BEGINNING + at.get(row["Fish_Id"], i) * EVERY + LATER)
 
 
-def _iso(when: datetime) -> str:
+def iso(when: datetime) -> str:
+    """A time in UTC, ending in Z.
+
+    >>> iso(datetime(2021, 6, 10, 0, 2, tzinfo=UTC))
+    '2021-06-10T00:02:00Z'
+    """
     return when.isoformat().replace("+00:00", "Z")
 
 

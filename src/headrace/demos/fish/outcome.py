@@ -6,16 +6,16 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
+from headrace.demos.fish.events import iso
 from headrace.learn.category import Category
 from headrace.learn.linear import LinearRegression
 from headrace.learn.state import load_state
 from headrace.log.base import Log
 from headrace.pipeline.app import App
 from headrace.plan.task import ModelTask
-from headrace.registry.versions import VersionList, VersionRecord
+from headrace.registry.versions import VersionList
 from headrace.replay.lineage import kept_state
 from headrace.replay.rebuild import Place, rebuild
 
@@ -101,16 +101,6 @@ def is_graded(row: Row) -> bool:
     return row["status"] in ("graded", "corrected") and row["error"] is not None
 
 
-def iso(when: datetime) -> str:
-    """A time in UTC, ending in Z.
-
-    >>> from datetime import UTC
-    >>> iso(datetime(2021, 6, 10, 0, 2, tzinfo=UTC))
-    '2021-06-10T00:02:00Z'
-    """
-    return when.isoformat().replace("+00:00", "Z")
-
-
 def _graded(app: App, log: Log, topic: str) -> list[Row]:
     """A fish whose weight was corrected counts once, with the weight that it has now."""
     rows = {row["grade"]: row for row in _rows(app, log, topic) if is_graded(row)}
@@ -175,13 +165,10 @@ def _trainings(app: App, log: Log, graded: Sequence[Row]) -> list[Training]:
             learner = copy.deepcopy(task.learner)
             learner.restore(load_state(kept_state(log, item)))
         assert isinstance(learner, LinearRegression)
-        named = learner.coefficients(column_names(task, now.words, known=_known(item, now.number)))
+        known = None if item.version == now.number else item.known
+        named = learner.coefficients(column_names(task, now.words, known=known))
         found.append(Training(item.version, item.training["rows"], species, named, grades, item.ts_us))
     return found
-
-
-def _known(version: VersionRecord, current: int) -> Mapping[str, int] | None:
-    return None if version.version == current else version.known
 
 
 def column_names(

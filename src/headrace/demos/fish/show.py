@@ -63,7 +63,7 @@ class Show(View):
                 f"{row['Weight']:.4f}",
                 Text(f"{row['error']:.3f}", style=_style(row["error"])),
                 f"v{row['model_version']}",
-                clock(row["__ts"]),
+                f"{row['__ts']:%H:%M:%S}",
             )
         return table
 
@@ -105,15 +105,6 @@ class Show(View):
     def _tell(self, text: Text) -> None:
         self.news.append(text)
         self.told(text)
-
-
-def clock(when: datetime) -> str:
-    """A time of day.
-
-    >>> clock(datetime(2021, 6, 10, 0, 2, 7))
-    '00:02:07'
-    """
-    return f"{when:%H:%M:%S}"
 
 
 def error_table(errors: dict[str, float | None], online: dict[str, float | None] | None = None) -> Table:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import psycopg
 import pyarrow as pa
 from psycopg import sql
@@ -45,7 +43,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     view = Show(console or Console(), show, title=f"MNIST from PostgreSQL: {name}")
     with contextlib.ExitStack() as stack:
         stack.enter_context(view.drawing())
-        found = stack.enter_context(stage(APP, options, view.say, topics=[f"tf.public.{table}" for table in TABLES]))
+        found = stack.enter_context(stage(APP, options, view.say, topics=(TRAIN, TEST)))
         learned = _learn(chosen, model, options, found, data, view)
         answer = _evaluate(chosen, model, options, found, data, view)
         view.count("stopping the servers", 0)
@@ -81,15 +79,11 @@ def _learn(chosen: Recipe, model: Any, options: Options, found: Scene, data: dig
     view.count(f"learning the topic {TRAIN} {epochs} times", epochs * rows)
     # Threads of BLAS wait for each other by spinning: on shared cores that takes ten times as long.
     with threadpool_limits(1):
-        chosen.train(model, _batches(train, chosen, epochs), lambda n: setattr(view, "done", view.done + n))
+        batches = train.dataset(
+            chosen.batch_size, features=chosen.features, target="labels", epochs=epochs, shuffle=True, seed=SEED
+        )
+        chosen.train(model, batches, lambda n: setattr(view, "done", view.done + n))
     return rows
-
-
-def _batches(stream: Any, chosen: Recipe, epochs: int) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Features and labels of the topic, as often as there are epochs, each time in another order."""
-    yield from stream.dataset(
-        chosen.batch_size, features=chosen.features, target="labels", epochs=epochs, shuffle=True, seed=SEED
-    )
 
 
 # -- the second half: rows that come are answered ---------------------------------------------------------------------

@@ -505,7 +505,7 @@ def _joined(entries: Sequence[Entry], position: int, limit: int) -> tuple[Batch,
         part = entry.records.slice(max(0, position - entry.offset), limit - rows)
         found.append(part)
         rows += part.num_rows
-    records = found[0] if len(found) == 1 else pa.Table.from_batches(found).combine_chunks().to_batches()[0]
+    records = _whole(found)
     names = plain_values.distinct(records.schema.names)
     if names != records.schema.names:
         records = records.rename_columns(names).replace_schema_metadata(schema.metadata)
@@ -517,10 +517,13 @@ def _numbered(records: pa.RecordBatch, offsets: Ints) -> pa.RecordBatch:
     return kept.append_column(ORDER, pa.array(offsets))
 
 
+def _whole(records: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    return records[0] if len(records) == 1 else pa.Table.from_batches(records).combine_chunks().to_batches()[0]
+
+
 def _rows(batches: Sequence[Batch], like: Batch) -> tuple[Batch, Ints]:
     """Rows of one schema, and their offsets; none of ``like`` where there are none."""
-    records = [batch.records for batch in batches] or [like.records.slice(0, 0)]
-    whole = records[0] if len(records) == 1 else pa.Table.from_batches(records).combine_chunks().to_batches()[0]
+    whole = _whole([batch.records for batch in batches] or [like.records.slice(0, 0)])
     return Batch(whole.drop_columns([ORDER])), np.asarray(whole.column(ORDER)).astype(np.int64)
 
 
