@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -19,37 +18,7 @@ if TYPE_CHECKING:
 demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
 
 
-class Flavour(StrEnum):
-    """The k-means that the demo reproduces."""
-
-    flink = "flink"
-    spark = "spark"
-
-
-class CapturedBy(StrEnum):
-    """The program that captures the demo's tables."""
-
-    postgres = "postgres"
-    debezium = "debezium"
-
-
-class Machines(StrEnum):
-    """The place to which the machines of the fish factory send their rows."""
-
-    topics = "topics"
-    postgres = "postgres"
-
-
-class DigitModel(StrEnum):
-    """The model that recognises digits."""
-
-    mlp = "mlp"
-    keras = "keras"
-    torch = "torch"
-    cnn = "cnn"
-    river = "river"
-
-
+DigitModel = Literal["mlp", "keras", "torch", "cnn", "river"]
 DemoLog = Annotated[
     str | None,
     typer.Option("--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."),
@@ -58,15 +27,17 @@ DemoLog = Annotated[
 
 @demo.command("iris")
 def demo_iris(
-    flavour: Annotated[Flavour, typer.Option(help="Flink ML's or Spark MLlib's published k-means.")] = Flavour.flink,
+    flavour: Annotated[
+        Literal["flink", "spark"], typer.Option(help="Flink ML's or Spark MLlib's published k-means.")
+    ] = "flink",
     data: Annotated[Path | None, typer.Option(help="A directory with train1.csv, train2.csv and test.csv.")] = None,
     postgres: Annotated[
         str | None, typer.Option(help="An existing server's DSN; its iris tables are replaced.")
     ] = None,
     log: DemoLog = None,
-    source: Annotated[CapturedBy, typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")] = (
-        CapturedBy.postgres
-    ),
+    source: Annotated[
+        Literal["postgres", "debezium"], typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")
+    ] = ("postgres"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
     write_sql: Annotated[Path | None, typer.Option("--write-sql", help="Only write the SQL files there.")] = None,
@@ -83,9 +54,7 @@ def demo_iris(
         written = [str(path) for path in play.write_sql(write_sql, data)]
         print(to_json(written) if as_json else "\n".join(written))
         return
-    options = Options(
-        log=log, postgres=postgres, keep=keep, flavour=flavour.value, data=data, source=source.value, pause=pause
-    )
+    options = Options(log=log, postgres=postgres, keep=keep, flavour=flavour, data=data, source=source, pause=pause)
     _play(play.play, options, as_json)
 
 
@@ -138,7 +107,7 @@ def demo_mnist(
     else:
         from headrace.demos.mnist.replayed import play
     options = Options(
-        log=log, postgres=postgres, keep=keep, model=model.value if model else None, idx=idx, epochs=epochs,
+        log=log, postgres=postgres, keep=keep, model=model, idx=idx, epochs=epochs,
         every=every, delay_ms=delay_ms, png=png, pause=pause,
     )  # fmt: skip
     _play(play, options, as_json)
@@ -146,7 +115,9 @@ def demo_mnist(
 
 @demo.command("fish")
 def demo_fish(
-    source: Annotated[Machines, typer.Option(help="Where the machines send their rows.")] = Machines.topics,
+    source: Annotated[
+        Literal["topics", "postgres"], typer.Option(help="Where the machines send their rows.")
+    ] = "topics",
     data: Annotated[
         Path | None, typer.Option(help="A directory with training.csv, measurement.jsonl and weight.jsonl.")
     ] = None,
@@ -177,11 +148,11 @@ def demo_fish(
 
     if realtime and speed is not None:
         raise typer.BadParameter("--realtime is --speed 1: give one of them")
-    if postgres is not None and source is not Machines.postgres:
+    if postgres is not None and source != "postgres":
         raise typer.BadParameter("--postgres is for --source postgres")
     pace = 1.0 if realtime else speed
     options = Options(
-        log=log, postgres=postgres, keep=keep, source=source.value, data=data, speed=pace, online=online, png=png
+        log=log, postgres=postgres, keep=keep, source=source, data=data, speed=pace, online=online, png=png
     )
     _play(play, options, as_json)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,13 +58,6 @@ StoppedOption = Annotated[
     bool, typer.Option("--stopped", help="On Kafka: the pipeline does not run. One that does would be stopped by this.")
 ]
 TRAINING_SECONDS = 600.0
-
-
-class Start(StrEnum):
-    """The row at which a reset model begins."""
-
-    earliest = "earliest"
-    latest = "latest"
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -177,8 +169,9 @@ def models_reset(
     name: NameArgument,
     log: LogOption = None,
     start: Annotated[
-        Start, typer.Option("--from", help="earliest: learn again from the log; latest: begin with new rows.")
-    ] = Start.earliest,
+        Literal["earliest", "latest"],
+        typer.Option("--from", help="earliest: learn again from the log; latest: begin with new rows."),
+    ] = "earliest",
     as_json: JsonOption = False,
 ) -> None:
     """Forget what a model has learned: it begins a new version. Rows already predicted are not predicted again.
@@ -193,15 +186,15 @@ def models_reset(
                     held,
                     txn,
                     name,
-                    relearn=start is Start.earliest,
+                    relearn=start == "earliest",
                     ts_us=time.time_ns() // 1000,
                     by=whoami(),
                     state=None if state is None else dump_pieces(state),
                 )
         except KeyError:
             raise _no_model(held, name) from None
-    result = {"model": name, "version": version, "from": start.value}
-    print_result(result, f"{name}: version {version} begins from the {start.value} row", as_json=as_json)
+    result = {"model": name, "version": version, "from": start}
+    print_result(result, f"{name}: version {version} begins from the {start} row", as_json=as_json)
 
 
 @models.command("rollback")
