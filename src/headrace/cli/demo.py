@@ -37,7 +37,7 @@ def demo_iris(
     log: DemoLog = None,
     source: Annotated[
         Literal["postgres", "debezium"], typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")
-    ] = ("postgres"),
+    ] = "postgres",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
     write_sql: Annotated[Path | None, typer.Option("--write-sql", help="Only write the SQL files there.")] = None,
