@@ -31,7 +31,7 @@ from .test_endpoint import retrained
 
 FILE = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {root!r}]
 from serve.asked import fish
 from serve.test_endpoint import retrained
 {more}
@@ -169,7 +169,9 @@ def test_rows_are_handed_over_once_whatever_dies(tmp_path: Path) -> None:
 
 def write_file(tmp_path: Path, app: str, *, more: str = "") -> Path:
     file = tmp_path / "pipeline.py"
-    file.write_text(FILE.format(tests=str(Path(__file__).parents[1]), app=app, more=more))
+    file.write_text(
+        FILE.format(tests=str(Path(__file__).parents[1]), root=str(Path(__file__).parents[2]), app=app, more=more)
+    )
     return file
 
 
