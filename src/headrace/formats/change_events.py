@@ -24,7 +24,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, is_meta
 from headrace.formats import debezium
 from headrace.formats.base import FIRST, Decoded, Preceding
-from headrace.formats.coerce import Reading, fitting, raw_types, reading, spread
+from headrace.formats.coerce import Reading, converted, raw_types, reading, spread
 from headrace.formats.debezium import UNKNOWN, Columns, Events
 from headrace.formats.headers import Cells, EventHeaders, read_event_headers, topic_source
 from headrace.formats.json_parse import Bad, parse, without_columns
@@ -203,26 +203,24 @@ class ChangeEvents:
         """Make the final columns; events of which a value does not fit are bad."""
         n = events.rows.size
         if readings is None:
-            records = _records(list(events.columns.items()), n)
+            natural = [pa.field(name, array.type) for name, array in events.columns.items()]
+            records = _of_fields(natural, list(events.columns.values()), n)
             self.found.append(Rows(records, events, _natural_before(events, records)))
             return
-        columns: list[tuple[pa.Field, pa.Array]] = []
         reasons: dict[int, str] = {}
-        for column in readings:
-            raw = events.columns.get(column.field.name)
-            array, bad = (pa.nulls(n, column.field.type), []) if raw is None else fitting(raw, column)
-            columns.append((column.field, array))
-            for row, why in bad:
-                reasons[row] = f"{reasons[row]}; {why}" if row in reasons else why
-        before = _before(events, old or (), reasons)
+        arrays, bad = converted(events.columns, readings, n)
+        for row, why in bad:
+            reasons[row] = f"{reasons[row]}; {why}" if row in reasons else why
+        found = Rows(_of_fields([column.field for column in readings], arrays, n), events)
+        found.before = _before(events, old or (), reasons)
         if not reasons:
-            self.found.append(Rows(_of_fields(columns, n), events, before))
+            self.found.append(found)
             return
         self.bad += [(int(events.rows[row]), reason + reasons[row]) for row in sorted(reasons)]
         odd = np.array(sorted(reasons), np.int64)
         if odd.size < n:
             kept = np.setdiff1d(np.arange(n), odd)
-            self.found.append(take(Rows(_of_fields(columns, n), events, before), kept))
+            self.found.append(take(found, kept))
 
     def _header_readings(self, row: bytes, events: Events) -> list[Reading] | None:
         if self.header_readings is not None:
@@ -400,15 +398,11 @@ def _concatenated(groups: list[Rows]) -> Rows:
     joined_records = records.to_batches()
     whole = joined_records[0] if records.num_columns and joined_records else without_columns(n)
     events = [some.events for some in groups]
-    joined = Events(
-        {},
-        np.concatenate([event.rows for event in events]),
-        np.concatenate([event.op for event in events]),
-        np.concatenate([event.lsn for event in events]),
-        np.concatenate([event.tx for event in events]),
-        np.concatenate([event.order for event in events]),
-        np.concatenate([event.ts_us for event in events]),
-        source=first.events.source,
+    facts: dict[str, Any] = {
+        name: np.concatenate([getattr(event, name) for event in events]) for name in debezium.FACTS
+    }
+    joined = replace(
+        first.events, columns={}, before=None, has_before=None, unchanged=None, enveloped=False, bad=[], **facts
     )
     if any(piece.unchanged for piece in events):
         lists = [event.unchanged or [None] * event.rows.size for event in events]
@@ -503,17 +497,10 @@ def _in_final_types(
     """Rows in their final types, or else in those of ``schema``; which rows fit, and why the others do not."""
     if readings is None:
         readings = [reading(child) for child in (raw.schema if schema is None else schema)]
-    reasons: dict[int, str] = {}
-    columns = []
-    for column in readings:
-        known = column.field.name in raw.schema.names
-        array, bad = (
-            fitting(raw.column(column.field.name), column) if known else (pa.nulls(len(raw), column.field.type), [])
-        )
-        columns.append((column.field, array))
-        reasons.update(bad)
+    arrays, bad = converted(dict(zip(raw.schema.names, raw.columns, strict=True)), readings, len(raw))
+    reasons = dict(bad)
     kept = np.setdiff1d(np.arange(len(raw)), np.array(list(reasons), np.int64))
-    records = _of_fields(columns, len(raw))
+    records = _of_fields([column.field for column in readings], arrays, len(raw))
     return batches.take_records(records, kept) if reasons else records, kept, list(reasons.items())
 
 
@@ -521,16 +508,8 @@ def _in_one(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
 
 
-def _records(columns: Sequence[tuple[str, pa.Array]], n: int) -> pa.RecordBatch:
-    return _of_fields([(pa.field(name, array.type), array) for name, array in columns], n)
-
-
-def _of_fields(columns: Sequence[tuple[pa.Field, pa.Array]], n: int) -> pa.RecordBatch:
-    if not columns:
-        return without_columns(n)
-    return pa.RecordBatch.from_arrays(
-        [array for _, array in columns], schema=pa.schema([column for column, _ in columns])
-    )
+def _of_fields(fields: Sequence[pa.Field], arrays: list[pa.Array], n: int) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)) if arrays else without_columns(n)
 
 
 def _natural_before(events: Events, records: pa.RecordBatch) -> pa.StructArray | None:
@@ -549,14 +528,9 @@ def _before(events: Events, readings: Sequence[Reading], reasons: dict[int, str]
     """Old rows of updates in the final types; one that does not fit makes its event odd."""
     if events.before is None or events.has_before is None or not readings:
         return None
-    n = events.rows.size
-    children = []
-    for column in readings:
-        raw = events.before.get(column.field.name)
-        array, bad = (pa.nulls(n, column.field.type), []) if raw is None else fitting(raw, column)
-        children.append(array)
-        for row, why in bad:
-            if events.has_before[row]:
-                reasons[row] = f"{reasons[row]}; before: {why}" if row in reasons else f"before: {why}"
+    children, bad = converted(events.before, readings, events.rows.size)
+    for row, why in bad:
+        if events.has_before[row]:
+            reasons[row] = f"{reasons[row]}; before: {why}" if row in reasons else f"before: {why}"
     fields = [known.field for known in readings]
     return pa.StructArray.from_arrays(children, fields=fields, mask=pa.array(~events.has_before))

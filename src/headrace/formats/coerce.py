@@ -22,7 +22,7 @@ A column of decimals is read as base64 when any of its values is no plain number
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -146,6 +146,20 @@ def _why(array: pa.Array, to: Reading, error: Exception) -> str:
     shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     own = f" ({error})" if type(error) is ValueError else ""
     return f"{shown} does not fit {to.field.type}{own}"
+
+
+def converted(
+    columns: Mapping[str, pa.Array], readings: Sequence[Reading], n: int
+) -> tuple[list[pa.Array], list[tuple[int, str]]]:
+    """Return the columns that readings make of ``n`` rows, null where there is none; which rows do not fit, and why."""
+    arrays: list[pa.Array] = []
+    bad: list[tuple[int, str]] = []
+    for column in readings:
+        raw = columns.get(column.field.name)
+        array, wrong = (pa.nulls(n, column.field.type), []) if raw is None else fitting(raw, column)
+        arrays.append(array)
+        bad += wrong
+    return arrays, bad
 
 
 def to_type(array: pa.Array, kind: pa.DataType, *, as_array_text: bool = False) -> pa.Array:
@@ -493,19 +507,15 @@ def columns_of(
     for part in parts:
         given = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
         n = part.columns.num_rows
-        fields: list[pa.Field] = []
-        arrays: list[pa.Array] = []
+        arrays, wrong = converted(given, readings, n)
         good = np.ones(n, np.bool_)
-        for column in readings:
-            raw = given.pop(column.field.name, None)
-            array, wrong = (pa.nulls(n, column.field.type), []) if raw is None else fitting(raw, column)
-            for place, why in wrong:
-                reasons.setdefault(int(part.rows[place]), why)
-                good[place] = False
-            fields.append(column.field)
-            arrays.append(array)
-        fields += [pa.field(name, array.type) for name, array in given.items()]
-        arrays += list(given.values())
+        for place, why in wrong:
+            reasons.setdefault(int(part.rows[place]), why)
+            good[place] = False
+        fields = [column.field for column in readings]
+        others = given.keys() - {column.name for column in fields}
+        fields += [pa.field(name, array.type) for name, array in given.items() if name in others]
+        arrays += [array for name, array in given.items() if name in others]
         struct = pa.StructArray.from_arrays(arrays, fields=fields) if fields else pa.array([{}] * n, pa.struct([]))
         found.append((struct, part.rows) if good.all() else (struct.filter(pa.array(good)), part.rows[good]))
     return found, reasons

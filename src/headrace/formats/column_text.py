@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.formats import base64_columns, decimals, json_text, timestamps
-from headrace.formats.json_text import TEXT, enclosed
+from headrace.formats.json_text import TEXT, enclosed, in_quotes
 from headrace.plain_values import is_bytes, is_list, is_text
 
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
@@ -61,8 +61,7 @@ def _element_text(items: pa.Array) -> pa.Array:
         return plain_text(items)
     bare = pc.and_(pc.match_substring_regex(items, _BARE), pc.invert(pc.match_substring_regex(items, "(?i)^null$")))
     escaped = pc.replace_substring(pc.replace_substring(items.cast(TEXT), "\\", "\\\\"), '"', '\\"')
-    quote = pa.scalar('"', TEXT)
-    return pc.if_else(bare, items.cast(TEXT), pc.binary_join_element_wise(quote, escaped, quote, pa.scalar("", TEXT)))
+    return pc.if_else(bare, items.cast(TEXT), in_quotes(escaped))
 
 
 def _hexadecimal(array: pa.Array) -> pa.Array:

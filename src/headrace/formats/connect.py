@@ -144,8 +144,10 @@ _TYPES: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.DataType, str, s
     (pa.types.is_map, _map),
     # A column that never had a value: null goes with any optional type.
     (pa.types.is_null, _plain("string")),
-    (pa.types.is_dictionary, lambda kind, postgres, column: _of_type(kind.value_type, postgres, column)),
-    (pa.types.is_run_end_encoded, lambda kind, postgres, column: _of_type(kind.value_type, postgres, column)),
+    (
+        lambda kind: pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind),
+        lambda kind, postgres, column: _of_type(kind.value_type, postgres, column),
+    ),
     (
         lambda kind: isinstance(kind, pa.BaseExtensionType),
         lambda kind, postgres, column: _of_type(kind.storage_type, postgres, column),

@@ -16,7 +16,7 @@ from headrace.formats.column_text import plain_text
 from headrace.formats.flat_values import ParsedColumns, decode_values, encode_texts, utf8
 from headrace.formats.json_keys import check_key_format
 from headrace.formats.json_parse import Bad
-from headrace.formats.json_text import unwrapped
+from headrace.formats.json_text import in_quotes, unwrapped
 from headrace.plain_values import is_text
 from headrace.wire import Encoded, WireMessages
 
@@ -124,12 +124,10 @@ def _csv_field(array: pa.Array, delimiter: str) -> pa.Array:
     texts = plain.cast(text) if is_text(plain.type) else plain_text(plain).cast(text)
     if pa.types.is_floating(plain.type):
         return pc.replace_substring(texts, '"', "")
-    quote = pa.scalar('"', text)
     special = pc.match_substring_regex(texts, rf'["\r\n\x{ord(delimiter):02x}]|^$|^ | $')
     if not pc.any(special).as_py():
         return texts
-    doubled = pc.replace_substring(texts, '"', '""')
-    return pc.if_else(special, pc.binary_join_element_wise(quote, doubled, quote, pa.scalar("", text)), texts)
+    return pc.if_else(special, in_quotes(pc.replace_substring(texts, '"', '""')), texts)
 
 
 def _csv_lines(text: str, delimiter: str) -> list[list[str | None]]:

@@ -35,6 +35,9 @@ _ENVELOPE_NAMES = frozenset({"before", "after", "source", "transaction", "op", "
 _USED = ("__deleted", "__op", "__ts_ms", "__ts_us", "__ts_ns", "__source_ts_ms", "__source_ts_us", "__source_ts_ns")
 
 
+FACTS = ("rows", "op", "lsn", "tx", "order", "ts_us")  # what `Events` has of each event, in the fields' order
+
+
 @dataclass(slots=True)
 class Events:
     """Some events in raw columns.
@@ -72,16 +75,11 @@ class Events:
         return replace(
             self,
             columns={name: array.take(at) for name, array in self.columns.items()},
-            rows=self.rows[where],
-            op=self.op[where],
-            lsn=self.lsn[where],
-            tx=self.tx[where],
-            order=self.order[where],
-            ts_us=self.ts_us[where],
             before=None if self.before is None else {name: array.take(at) for name, array in self.before.items()},
             has_before=None if self.has_before is None else self.has_before[where],
             unchanged=None if self.unchanged is None else [self.unchanged[i] for i in where.tolist()],
             bad=[],
+            **{name: getattr(self, name)[where] for name in FACTS},
         )
 
 

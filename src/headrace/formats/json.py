@@ -195,10 +195,8 @@ class JsonReader:
                 self._with_schemas(run, where)
                 continue
             joined = lines if end - start == len(values) else Lines(run)
-            if code == json_shapes.ENVELOPE:
-                self._envelopes(run, joined, where, None)
-            elif code == json_shapes.ROW:
-                self._rows(run, joined, where, None)
+            if code in (json_shapes.ROW, json_shapes.ENVELOPE):
+                self._take(run, joined, where, None, enveloped=code == json_shapes.ENVELOPE)
 
     def _with_schemas(self, values: Sequence[bytes], rows: Ints) -> None:
         for start, end, schema, found in json_shapes.payloads(values):
@@ -217,76 +215,74 @@ class JsonReader:
             elif str(schema.get("name")).startswith("io.debezium.connector."):
                 continue  # a logical message, a transaction, a heartbeat: no row
             elif connect.is_envelope(schema):
-                self._envelopes(found, Lines(found), where, connect.row_fields(schema))
+                self._take(found, Lines(found), where, connect.row_fields(schema), enveloped=True)
             elif (fields := connect.row_fields(schema)) is None:
                 self.events.bad += [
                     (row, f"a payload of type {schema.get('type')}, not a struct") for row in where.tolist()
                 ]
             else:
                 self.schemas.append(fields)
-                self._rows(found, Lines(found), where, fields)
+                self._take(found, Lines(found), where, fields)
 
-    def _rows(self, values: Sequence[bytes], lines: Lines, rows: Ints, fields: list[connect.Schema] | None) -> None:
-        in_headers = fields is None and self.events.headers is not None and self._are_in_headers(rows)
+    def _take(
+        self,
+        values: Sequence[bytes],
+        lines: Lines,
+        rows: Ints,
+        fields: list[connect.Schema] | None,
+        *,
+        enveloped: bool = False,
+    ) -> None:
+        """Add the events of messages of one shape, rows or envelopes, with or without a schema."""
+        if enveloped:
+            self.events.saw_envelopes(rows)
+        # Rows in headers are written without a schema, whatever the values have.
+        in_headers = not (enveloped or fields is not None or self.events.headers is None) and self._are_empty(rows)
         readings = self._readings_in_headers(values[0]) if in_headers else self._readings(fields)
         if readings is None and self.decided is not None and not in_headers:
-            parts, bad, self.decided = json_columns.decode(values, self.decided, lines=lines)
-            self._take_rows(parts, bad, rows, lines, None)
-            return
+            parts, bad, self.decided = json_columns.decode(values, self.decided, enveloped=enveloped, lines=lines)
+        else:
+            parts, bad = (self._parsed_envelopes if enveloped else self._parsed_rows)(values, lines, readings)
+        self.events.bad += [(int(rows[i]), why) for i, why in bad]
+        keep = frozenset() if self.schema is None else frozenset(self.schema.names)
+        for part in parts:
+            where = rows[part.rows]
+            if enveloped:
+                found, plain = debezium.envelopes(part.columns, where, declared=readings is not None), False
+            else:
+                columns = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
+                found = [debezium.flattened(columns, where, keep)]
+                plain = all(_is_number(column.type) for column in part.columns.schema)
+            for events in found:
+                self._add(events, readings, not plain and self._hidden(lines.data, readings))
+
+    def _are_empty(self, rows: Ints) -> bool:
+        values = self.messages.values
+        return all(values[row] is None for row in rows.tolist())
+
+    def _parsed_rows(
+        self, values: Sequence[bytes], lines: Lines, readings: list[Reading] | None
+    ) -> tuple[list[Parsed], Bad]:
         types, whole, by_row = raw_types(readings)
         if types is not None and self.schema is not None and b"__" in lines.data:
             names = set(types.names)
             types = pa.schema([*types, *(item for item in _ADDED if item.name not in names)])
-        parts, bad = parse(values, types, whole=whole, by_row=by_row, lines=lines, encoded=encoded_columns(readings))
-        self._take_rows(parts, bad, rows, lines, readings)
+        return parse(values, types, whole=whole, by_row=by_row, lines=lines, encoded=encoded_columns(readings))
 
-    def _take_rows(
-        self, parts: list[Parsed], bad: Bad, rows: Ints, lines: Lines, readings: list[Reading] | None
-    ) -> None:
-        self.events.bad += [(int(rows[i]), why) for i, why in bad]
-        keep = frozenset() if self.schema is None else frozenset(self.schema.names)
-        for part in parts:
-            columns = dict(zip(part.columns.schema.names, part.columns.columns, strict=True))
-            events = debezium.flattened(columns, rows[part.rows], keep)
-            plain = all(_is_number(column.type) for column in part.columns.schema)
-            self._add(events, readings, not plain and self._hidden(lines.data, readings))
-
-    def _are_in_headers(self, rows: Ints) -> bool:
-        """Return whether the rows stand in headers: written without a schema, whatever the values have."""
-        values = self.messages.values
-        return all(values[row] is None for row in rows.tolist())
-
-    def _envelopes(
-        self, values: Sequence[bytes], lines: Lines, rows: Ints, fields: list[connect.Schema] | None
-    ) -> None:
-        self.events.saw_envelopes(rows)
-        readings = self._readings(fields)
-        if readings is None and self.decided is not None:
-            parts, bad, self.decided = json_columns.decode(values, self.decided, enveloped=True, lines=lines)
-            self._take_envelopes(parts, bad, rows, lines, None)
-            return
+    def _parsed_envelopes(
+        self, values: Sequence[bytes], lines: Lines, readings: list[Reading] | None
+    ) -> tuple[list[Parsed], Bad]:
         row_types, whole, by_row = raw_types(readings)
         row = None if row_types is None else pa.struct(list(row_types))
-        full = (
-            None
-            if readings is None
-            else pa.struct([(column.field.name, column.wire or column.field.type) for column in readings])
-        )
-        parts, bad = parse(
-            values, debezium.envelope_types(row), whole=whole and row is not None, by_row=by_row,
+        full = None
+        if readings is not None:
+            full = pa.struct([(column.field.name, column.wire or column.field.type) for column in readings])
+        whole = whole and row is not None
+        return parse(
+            values, debezium.envelope_types(row), whole=whole, by_row=by_row,
             full=None if full is None else debezium.envelope_types(full),
-            deep=() if whole and row is not None else ("before", "after"), lines=lines,
-            encoded=encoded_columns(readings),
+            deep=() if whole else ("before", "after"), lines=lines, encoded=encoded_columns(readings),
         )  # fmt: skip
-        self._take_envelopes(parts, bad, rows, lines, readings)
-
-    def _take_envelopes(
-        self, parts: list[Parsed], bad: Bad, rows: Ints, lines: Lines, readings: list[Reading] | None
-    ) -> None:
-        self.events.bad += [(int(rows[i]), why) for i, why in bad]
-        for part in parts:
-            for events in debezium.envelopes(part.columns, rows[part.rows], declared=readings is not None):
-                self._add(events, readings, self._hidden(lines.data, readings))
 
     def _add(self, events: Events, readings: list[Reading] | None, hidden: bool) -> None:
         if readings is not None and self.schema is not None:  # without what flattening added

@@ -65,8 +65,8 @@ def fragments(array: pa.Array, *, binary_decimals: bool = False) -> pa.LargeStri
             return write(array)
     if pa.types.is_decimal(kind):
         if binary_decimals:
-            return _quote(base64_columns.encode(decimals.to_bytes(array)))
-        return _quote(decimals.to_text(array))
+            return in_quotes(base64_columns.encode(decimals.to_bytes(array)))
+        return in_quotes(decimals.to_text(array))
     if is_list(kind):
         return _list(array, binary_decimals)
     if pa.types.is_struct(kind):
@@ -146,13 +146,14 @@ def _valid(array: pa.Array, texts: pa.Array) -> pa.Array:
     return pc.if_else(array.is_valid(), texts, _NONE) if array.null_count else texts
 
 
-def _quote(texts: pa.Array) -> pa.Array:
+def in_quotes(texts: pa.Array) -> pa.Array:
+    """Return texts between quotes, as they are; null stays null."""
     quote = pa.scalar('"', TEXT)
     return pc.binary_join_element_wise(quote, texts.cast(TEXT), quote, pa.scalar("", TEXT))
 
 
 def _text(array: pa.Array) -> pa.Array:
-    return _quote(_escaped(array.cast(TEXT)))
+    return in_quotes(_escaped(array.cast(TEXT)))
 
 
 def _escaped(texts: pa.LargeStringArray) -> pa.LargeStringArray:
@@ -170,10 +171,6 @@ def _escaped(texts: pa.LargeStringArray) -> pa.LargeStringArray:
                 texts, chr(code), _SHORT.get(code) or ('\\"' if code > 31 else f"\\u{code:04x}")
             )
     return texts
-
-
-def _integer(array: pa.Array) -> pa.Array:
-    return array.cast(TEXT)
 
 
 def _float(array: pa.Array) -> pa.Array:
@@ -213,7 +210,7 @@ def _count(array: pa.Array) -> pa.Array:
 
 
 def _instant(array: pa.Array) -> pa.Array:
-    return _quote(timestamps.to_iso(array)) if array.type.tz else _count(array)
+    return in_quotes(timestamps.to_iso(array)) if array.type.tz else _count(array)
 
 
 def _list(array: pa.Array, binary_decimals: bool) -> pa.Array:
@@ -244,11 +241,10 @@ def _map(array: pa.MapArray, binary_decimals: bool) -> pa.Array:
 
 
 _WRITERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], pa.Array]], ...] = (
-    (pa.types.is_boolean, _integer),
-    (pa.types.is_integer, _integer),
+    (lambda kind: bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind)), lambda array: array.cast(TEXT)),
     (pa.types.is_floating, _float),
     (is_text, _text),
-    (is_bytes, lambda array: _quote(base64_columns.encode(array))),
+    (is_bytes, lambda array: in_quotes(base64_columns.encode(array))),
     (pa.types.is_date, _date),
     (pa.types.is_timestamp, _instant),
     (pa.types.is_time, _count),

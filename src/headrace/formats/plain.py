@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +23,11 @@ from headrace.wire import Encoded, WireMessages
 
 
 @dataclass(frozen=True, slots=True)
-class BytesFormat:
-    """Values as they are: a column ``value`` of bytes, and ``key`` where messages have keys.
+class ValueFormat:
+    """One column ``value`` of one type, and ``key`` where messages have keys."""
 
-    >>> messages = WireMessages("t", [b"\\xff"], offsets=np.arange(1))
-    >>> BytesFormat().decode(messages).parts[0][0].rows.to_pylist()
-    [{'value': b'\\xff'}]
-    """
-
+    kind: ClassVar[pa.DataType]
+    own_name: ClassVar[str]
     key: str | None = None
 
     def __post_init__(self) -> None:
@@ -37,20 +35,31 @@ class BytesFormat:
 
     @property
     def name(self) -> str:
-        return "bytes"
+        return self.own_name
 
     def encode(self, topic: str, batch: Batch) -> Encoded:
-        """The column ``value`` (or the only one beside the key) as it is."""
-        return _encode_value(topic, batch, self.key or "bytes", "bytes")
+        """Write the column ``value`` (or the only one beside the key) as it is, or as text."""
+        return _encode_value(topic, batch, self.key or self.name, self.name)
 
     def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
-        """One row for each message; a null value is the delete of its key."""
-        kind = pa.binary()
-        return _decode_value(messages, schema, preceding, self.key or "bytes", kind)
+        """Read one row for each message; a null value is the delete of its key."""
+        return _decode_value(messages, schema, preceding, self.key or self.name, self.kind)
 
 
-@dataclass(frozen=True, slots=True)
-class StringFormat:
+class BytesFormat(ValueFormat):
+    """Values as they are: a column ``value`` of bytes, and ``key`` where messages have keys.
+
+    >>> messages = WireMessages("t", [b"\\xff"], offsets=np.arange(1))
+    >>> BytesFormat().decode(messages).parts[0][0].rows.to_pylist()
+    [{'value': b'\\xff'}]
+    """
+
+    __slots__ = ()
+    kind = pa.binary()
+    own_name = "bytes"
+
+
+class StringFormat(ValueFormat):
     """Values as UTF-8 text: a column ``value``, and ``key`` where messages have keys.
 
     >>> messages = WireMessages("t", [b"hello", b"\\xff"], offsets=np.arange(2))
@@ -59,22 +68,9 @@ class StringFormat:
     ([{'value': 'hello'}], [(1, 'invalid UTF-8 at byte 0')])
     """
 
-    key: str | None = None
-
-    def __post_init__(self) -> None:
-        check_key_format(self.key)
-
-    @property
-    def name(self) -> str:
-        return "string"
-
-    def encode(self, topic: str, batch: Batch) -> Encoded:
-        """The column ``value`` (or the only one beside the key) as text."""
-        return _encode_value(topic, batch, self.key or "string", "string")
-
-    def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
-        """One row for each message; a null value is the delete of its key."""
-        return _decode_value(messages, schema, preceding, self.key or "string", pa.string())
+    __slots__ = ()
+    kind = pa.string()
+    own_name = "string"
 
 
 def _encode_value(topic: str, batch: Batch, key: str, name: str) -> Encoded:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,9 @@ _JSON = "application/vnd.schemaregistry.v1+json, application/json"
 _AVRO_TYPES = frozenset(
     {"record", "enum", "fixed", "array", "map", "null", "boolean", "int", "long", "float", "double", "bytes", "string"}
 )
+
+
+_Listed = Mapping[str, Any]  # a reference, as the registry lists it
 
 
 class SchemaId(NamedTuple):
@@ -174,21 +177,14 @@ class SchemaRegistry:
 
     def _by_id(self, number: int) -> RegisteredSchema:
         answer = self._json(f"/schemas/ids/{number}", f"schema id {number}")
-        references = self._references(answer.get("references") or (), seen={})
-        return RegisteredSchema(answer.get("schemaType", "AVRO"), answer["schema"], tuple(references))
+        references = tuple(_references(answer.get("references") or (), self._referred, seen=set()))
+        return RegisteredSchema(answer.get("schemaType", "AVRO"), answer["schema"], references)
 
-    def _references(self, listed: Sequence[Mapping[str, Any]], *, seen: dict[str, str]) -> list[Reference]:
-        found: list[Reference] = []
-        for reference in listed:
-            if reference["name"] in seen:
-                continue
-            seen[reference["name"]] = ""
-            subject, version = reference["subject"], reference["version"]
-            what = f"version {version} of the subject «{subject}»"
-            answer = self._json(f"/subjects/{_quoted(subject)}/versions/{version}", what)
-            found += self._references(answer.get("references") or (), seen=seen)
-            found.append(Reference(reference["name"], answer["schema"]))
-        return found
+    def _referred(self, reference: _Listed) -> tuple[str, Sequence[_Listed]]:
+        subject, version = reference["subject"], reference["version"]
+        what = f"version {version} of the subject «{subject}»"
+        answer = self._json(f"/subjects/{_quoted(subject)}/versions/{version}", what)
+        return answer["schema"], answer.get("references") or ()
 
     # Apicurio's own API
 
@@ -196,7 +192,7 @@ class SchemaRegistry:
         path = f"{self._apicurio()}/ids/{schema_id.scheme}s/{schema_id.number}"
         text = self._text(path, str(schema_id))
         listed = json.loads(self._text(f"{path}/references", str(schema_id)))
-        references = tuple(self._apicurio_references(listed, seen=set()))
+        references = tuple(_references(listed, self._apicurio_referred, seen=set()))
         return RegisteredSchema(self._apicurio_kind(schema_id) or kind_of(text), text, references)
 
     def _apicurio(self) -> str:
@@ -219,20 +215,13 @@ class SchemaRegistry:
         versions = json.loads(self._text(path, str(schema_id)))["versions"]
         return str(versions[0]["artifactType"]) if versions else None
 
-    def _apicurio_references(self, listed: Sequence[Mapping[str, Any]], *, seen: set[str]) -> list[Reference]:
-        found: list[Reference] = []
-        for reference in listed:
-            if reference["name"] in seen:
-                continue
-            seen.add(reference["name"])
-            group, artifact = reference.get("groupId") or "default", reference["artifactId"]
-            version = reference["version"]
-            path = f"{self._apicurio()}/groups/{_quoted(group)}/artifacts/{_quoted(artifact)}/versions/{version}"
-            what = f"version {version} of the artifact «{artifact}»"
-            content = f"{path}/content" if self._apicurio().endswith("/v3") else path
-            found += self._apicurio_references(json.loads(self._text(f"{path}/references", what)), seen=seen)
-            found.append(Reference(reference["name"], self._text(content, what)))
-        return found
+    def _apicurio_referred(self, reference: _Listed) -> tuple[str, Sequence[_Listed]]:
+        group, artifact = reference.get("groupId") or "default", reference["artifactId"]
+        version = reference["version"]
+        path = f"{self._apicurio()}/groups/{_quoted(group)}/artifacts/{_quoted(artifact)}/versions/{version}"
+        what = f"version {version} of the artifact «{artifact}»"
+        content = f"{path}/content" if self._apicurio().endswith("/v3") else path
+        return self._text(content, what), json.loads(self._text(f"{path}/references", what))
 
     # Requests
 
@@ -300,6 +289,19 @@ class _Again(Exception):
 
 class _Missing(FormatError):
     """The registry answers that it does not have it."""
+
+
+def _references(
+    listed: Sequence[_Listed], fetch: Callable[[_Listed], tuple[str, Sequence[_Listed]]], *, seen: set[str]
+) -> Iterator[Reference]:
+    """Yield the schemas that a schema uses, each behind those that it uses itself and only once."""
+    for reference in listed:
+        name = reference["name"]
+        if name not in seen:
+            seen.add(name)
+            text, inner = fetch(reference)
+            yield from _references(inner, fetch, seen=seen)
+            yield Reference(name, text)
 
 
 def kind_of(text: str) -> str:

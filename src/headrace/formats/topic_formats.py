@@ -320,8 +320,6 @@ def _enveloped(names: list[str], values: Sequence[bytes | None]) -> list[str]:
 
 def _widened(name: str, messages: WireMessages, i: int) -> str:
     """The format of a topic that has not decided yet, with one more message."""
-    from headrace.formats.topic_formats import detect
-
     value = messages.values[i]
     if value is None:
         # A tombstone of a table of JSON rows shows it by its key.

@@ -187,7 +187,7 @@ def _json_rows(lines: list[bytes], before: int, column: Column, where: str) -> I
             try:
                 value.decode()
             except UnicodeDecodeError as error:
-                raise _no_text(where, before + i + 1, lines[i], error) from None
+                raise _no_text(where, before + i + 1, error.start, error) from None
             raise FormatError(f"{where}, line {before + i + 1}: no JSON object", advice="Write one object a line.")
     parts, bad, _ = json_columns.decode(values, column)
     if bad:
@@ -197,10 +197,10 @@ def _json_rows(lines: list[bytes], before: int, column: Column, where: str) -> I
         yield part.columns, part.after
 
 
-def _no_text(where: str, line: int, text: bytes, error: UnicodeDecodeError) -> FormatError:
-    found = text[error.start : error.start + 1].hex()
+def _no_text(where: str, line: int, at: int, error: UnicodeDecodeError) -> FormatError:
+    found = error.object[error.start : error.start + 1].hex()
     return FormatError(
-        f"{where}, line {line}, byte {error.start}: 0x{found} is no UTF-8",
+        f"{where}, line {line}, byte {at}: 0x{found} is no UTF-8",
         advice="Write it as UTF-8; of Latin-1: iconv -f latin1 -t utf8.",
     )
 
@@ -248,11 +248,7 @@ def _check_text(file: Path) -> None:
                 text = tail + (whole if isinstance(whole, bytes) else bytes(whole))
                 line = lines + text.count(b"\n") + 1
                 at = len(text) - (text.rfind(b"\n") + 1)
-                found = error.object[error.start : error.start + 1].hex()
-                raise FormatError(
-                    f"{file}, line {line}, byte {at}: 0x{found} is no UTF-8",
-                    advice="Write it as UTF-8; of Latin-1: iconv -f latin1 -t utf8.",
-                ) from None
+                raise _no_text(str(file), line, at, error) from None
             if not block:
                 break
             quotes += block.count(b'"')
