@@ -114,4 +114,4 @@ def columns() -> dict[str, tuple[str, ...]]:
 
 def missing() -> set[str]:
     """Types that capture knows by their names and that have no line above."""
-    return set(types._NAMES) - set(VALUES)
+    return set(types._BY_OID.values()) - set(VALUES)

@@ -50,8 +50,13 @@ _DECODABLE = frozenset(_ARROW) | _TEXTS | {NUMERIC}
 # The server's own types, as `psycopg` generates them from pg_type.dat; in a registry that nobody else adds to.
 _BUILTIN = TypesRegistry()
 register_default_types(_BUILTIN)
-_BY_OID = {known.oid: known.regtype for known in _BUILTIN}
-_ELEMENTS = {known.array_oid: known.oid for known in _BUILTIN if known.array_oid}
+# Of the server's own types these are called by their OIDs, as in the logs that there are.
+_BY_NUMBER = frozenset(
+    "gtsvector int2vector oidvector record refcursor regcollation regconfig regdictionary regnamespace regoper "
+    "regoperator regprocedure regrole txid_snapshot".split()
+)
+_BY_OID = {known.oid: known.regtype for known in _BUILTIN if known.regtype not in _BY_NUMBER}
+_ELEMENTS = {known.array_oid: known.oid for known in _BUILTIN if known.oid in _BY_OID}
 
 
 @lru_cache(maxsize=65_536)
