@@ -51,9 +51,9 @@ _DECODABLE = frozenset(_ARROW) | _TEXTS | {NUMERIC}
 _BUILTIN = TypesRegistry()
 register_default_types(_BUILTIN)
 # Of the server's own types these are called by their OIDs, as in the logs that there are.
-_BY_NUMBER = frozenset(
-    "gtsvector int2vector oidvector record refcursor regcollation regconfig regdictionary regnamespace regoper "
-    "regoperator regprocedure regrole txid_snapshot".split()
+_BY_NUMBER = (
+    *("gtsvector", "int2vector", "oidvector", "record", "refcursor", "regcollation", "regconfig", "regdictionary"),
+    *("regnamespace", "regoper", "regoperator", "regprocedure", "regrole", "txid_snapshot"),
 )
 _BY_OID = {known.oid: known.regtype for known in _BUILTIN if known.regtype not in _BY_NUMBER}
 _ELEMENTS = {known.array_oid: known.oid for known in _BUILTIN if known.oid in _BY_OID}
