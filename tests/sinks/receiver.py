@@ -57,7 +57,11 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                length = int(self.headers.get("Content-Length", 0))
+                body = self.rfile.read(length)
+                if len(body) < length:  # the client died in the middle of it: no request was made
+                    self.close_connection = True
+                    return
                 with outer._lock:
                     request = Request(len(outer.requests), self.command, self.path, dict(self.headers.items()), body)
                     outer.requests.append(request)
