@@ -329,6 +329,11 @@ def inserted(batch: Batch) -> npt.NDArray[np.bool_]:
     return np.asarray((op == OPS["c"]) | (op == OPS["r"]))
 
 
+def as_events(records: pa.RecordBatch) -> Batch:
+    """Return rows as change events; those that no source wrote are inserts, at positions that keep their order."""
+    return Batch(records) if "__op" in records.schema.names else Batch.of(records)
+
+
 def present(records: pa.RecordBatch | pa.Table) -> pa.Table:
     """Return events as people read them: the row's columns, then ``op``, ``position`` and ``ts`` in readable form.
 

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Ints
+from headrace.arrays import Ints, Mask
 
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _DECIMALS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
@@ -347,6 +347,22 @@ def with_items(array: pa.Array, items: pa.Array) -> pa.ListArray:
     """
     offsets = pa.array(list_offsets(array)).cast(pa.int32())
     return pa.ListArray.from_arrays(offsets, items, mask=array.is_null() if array.null_count else None)
+
+
+def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Return a column in one piece."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def at_rows(values: pa.Array, rows: Mask) -> pa.Array:
+    """Return values at the rows of a mask, in order, and nulls at the others.
+
+    >>> at_rows(pa.array([4, 5]), np.array([True, False, True])).to_pylist()
+    [4, None, 5]
+    """
+    return values.take(pa.array(np.cumsum(rows) - 1, mask=~rows))
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Ints
-from headrace.batch import Batch
+from headrace.batch import Batch, as_events
 from headrace.capture.topics.reader import Offsets, TopicsReader
 from headrace.dataset.groups import Positions, open_positions
 from headrace.errors import LogError, LogMissing
@@ -290,11 +290,6 @@ class MessageReader:
     def close(self) -> None:
         """See `ChunkReader.close`."""
         self._leave()
-
-
-def as_events(records: pa.RecordBatch) -> Batch:
-    """Return rows as change events; rows that say nothing of it are inserts."""
-    return Batch(records) if "__op" in records.schema.names else Batch.of(records)
 
 
 def no_topic(topic: str, names: Sequence[str], where: str) -> LogError:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Ints
-from headrace.batch import Batch, is_meta, record_batch
+from headrace.batch import Batch, as_events, is_meta, record_batch
 from headrace.errors import DeclarationError, HeadraceError, LogCorrupt
 from headrace.formats.base import FIRST, RECORDED, Decoded, Format, Preceding
 from headrace.wire import Encoded, WireMessages
@@ -77,7 +77,7 @@ class TopicCodec:
 
     def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Encoded:
         """Messages for rows; see `headrace.log.kafka_codec.Codec`."""
-        return self.format(format_, topic).encode(topic, _events(records))
+        return self.format(format_, topic).encode(topic, as_events(records))
 
     def decode(self, format_: str, messages: WireMessages, schema: pa.Schema) -> pa.RecordBatch:
         """Rows of messages, with exactly this schema.
@@ -371,10 +371,6 @@ def coerced(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         column = records.column(child.name)
         arrays.append(column if column.type.equals(child.type) else column.cast(child.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _events(records: pa.RecordBatch) -> Batch:
-    return Batch(records) if "__op" in records.schema.names else Batch.of(records)
 
 
 _REGISTRY_HEADERS = ("apicurio.value.globalId", "apicurio.value.contentId")

@@ -19,6 +19,7 @@ from headrace import plain_values
 from headrace.arrays import Bytes, Floats, Ints, Mask
 from headrace.batch import from_ipc, to_ipc
 from headrace.errors import DeclarationError, HeadraceError
+from headrace.plain_values import is_text
 
 Key = tuple[Hashable, ...]
 NUMERIC = {b"postgres.type": b"numeric"}
@@ -28,11 +29,6 @@ _NUMBER = re.compile(
 # PostgreSQL's numeric has up to 131,072 digits before the point.
 _EXPONENT = 200_000
 _NAN = float("nan")  # one object: a dictionary finds it by identity
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether values of a type are texts."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_numeric(field: pa.Field) -> bool:

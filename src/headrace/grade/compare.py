@@ -22,6 +22,7 @@ from headrace.errors import HeadraceError
 from headrace.grade.interval_join.outcomes import STATUSES, Outcomes
 from headrace.grade.metrics import Metric
 from headrace.grade.operator_logic import tried_by_halves
+from headrace.plain_values import at_rows, whole
 from headrace.position import format_positions
 
 TAIL = (
@@ -112,11 +113,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _columns(table: pa.Table) -> Columns:
-    return {name: _one(column) for name, column in zip(table.column_names, table.columns, strict=True)}
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return {name: whole(column) for name, column in zip(table.column_names, table.columns, strict=True)}
 
 
 def _of_predictions(found: Outcomes, lefts: Columns, rights: Columns, truth: pa.Array, spec: CompareSpec) -> Columns:
@@ -160,9 +157,7 @@ def _error(prediction: pa.Array, truth: pa.Array, spec: CompareSpec, schema: pa.
         errors = errors.cast(pa.float64())
     if both.all():
         return errors
-    where = np.zeros(n, np.int64)
-    where[both] = np.arange(len(errors))
-    return errors.take(pa.array(where, mask=~both))
+    return at_rows(errors, both)
 
 
 def _numpy(values: pa.Array) -> npt.NDArray[Any]:
@@ -239,11 +234,8 @@ def _positions(columns: Columns, there: npt.NDArray[np.bool_]) -> pa.Array:
     there = there & np.asarray(lsn.is_valid()) & np.asarray(index.is_valid())
     if there.all():
         return format_positions(lsn.to_numpy(), index.to_numpy())
-    rows = np.flatnonzero(there)
-    texts = format_positions(lsn.take(pa.array(rows)).to_numpy(), index.take(pa.array(rows)).to_numpy())
-    where: Ints = np.zeros(len(there), np.int64)
-    where[rows] = np.arange(len(rows))
-    return texts.take(pa.array(where, mask=~there)) if len(rows) else pa.nulls(len(there), pa.string())
+    rows = pa.array(there)
+    return at_rows(format_positions(lsn.filter(rows).to_numpy(), index.filter(rows).to_numpy()), there)
 
 
 def _conformed(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

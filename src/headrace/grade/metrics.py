@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 from headrace import plain_values
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, HeadraceError
-from headrace.grade.columns import is_text, number_of
+from headrace.grade.columns import number_of
+from headrace.plain_values import is_text
 
 Function = Callable[[Array, Array], Any]
 KINDS = ("mean", "median", "quantile", "count", "min", "max", "sum", "std", "unique", "first", "last")

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
 
 import numpy as np
@@ -74,7 +74,7 @@ class LearnerTraits:
         return self  # nothing in it changes, and learners are copied often
 
 
-_DEFAULTS = LearnerTraits()
+_ABSENT = object()
 _NAMES = tuple(field.name for field in fields(LearnerTraits) if field.name != "offers")
 
 
@@ -160,10 +160,10 @@ def traits_of(learner: Learner) -> LearnerTraits:
     traits: LearnerTraits | None = getattr(learner, "traits", None)  # optional: learners of users have none
     if traits is not None:
         return traits
-    said: dict[str, Any] = {name: getattr(learner, name) for name in _NAMES if hasattr(learner, name)}
+    said: dict[str, Any] = {name: value for name in _NAMES if (value := getattr(learner, name, _ABSENT)) is not _ABSENT}
     # A method that is None where the model has no such thing is not offered.
     offers = frozenset(name for name in OPTIONAL_METHODS if callable(getattr(learner, name, None)))
-    return replace(_DEFAULTS, **said, offers=offers)
+    return LearnerTraits(**said, offers=offers)
 
 
 def offers_probabilities(learner: Learner) -> TypeGuard[Classifier]:

@@ -7,6 +7,7 @@ Matrix products only *screen* rows: they settle those for which their rounding c
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -251,9 +252,7 @@ class KMeans:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KMeans:
         """Return a copy that shares the arrays, which are never changed in place: engines copy at every open cut."""
-        copied = object.__new__(type(self))
-        copied.__dict__.update(self.__dict__)
-        return copied
+        return copy.copy(self)
 
     def __repr__(self) -> str:
         return f"KMeans(k={self.k}, decay={self.decay}, time_unit={self.time_unit!r}, split_dying={self.split_dying})"

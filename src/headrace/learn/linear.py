@@ -7,6 +7,7 @@ rows in 16 digits, still tells a column from the others.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
@@ -274,9 +275,7 @@ class LinearRegression:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LinearRegression:
         """Return a copy that shares the sums, which are never changed in place: engines copy at every open cut."""
-        copied = object.__new__(type(self))
-        copied.__dict__.update(self.__dict__)
-        return copied
+        return copy.copy(self)
 
     def __repr__(self) -> str:
         return f"LinearRegression(intercept={self.intercept}, tolerance={self.tolerance})"

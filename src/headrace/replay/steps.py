@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from headrace.batch import Batch, dead_letters, present
+from headrace.batch import Batch, as_events, dead_letters, present
 from headrace.inspect.query import joined, query_topics, with_numbers
 from headrace.log.base import Entry, Log, Transaction, walk
 from headrace.plain_values import json_texts
@@ -140,13 +140,8 @@ def _parts(entries: list[Entry], arrivals: bool) -> Iterator[Part]:
             arrived = None
             if arrivals:
                 arrived = np.repeat([entry.ts_us for entry in run], [entry.records.num_rows for entry in run])
-            yield Part(run[0].topic, _as_events(records), slices, run[0].offset, arrived)
+            yield Part(run[0].topic, as_events(records), slices, run[0].offset, arrived)
             start = i
-
-
-def _as_events(records: pa.RecordBatch) -> Batch:
-    """Return rows as events: those that no source wrote get a position that keeps their order."""
-    return Batch(records) if "__op" in records.schema.names else Batch.of(records)
 
 
 def _transaction_ends(log: Log, topics: Sequence[str], last: Entry) -> bool:
@@ -215,7 +210,7 @@ class LogReader:
                 inside = inside[inside >= entry.offset]
                 if len(inside):
                     records = entry.records.take(pa.array(inside - entry.offset))
-                    found.append((inside.tolist(), _as_events(records)))
+                    found.append((inside.tolist(), as_events(records)))
                 if not len(wanted):
                     break
             if not entries:
@@ -250,7 +245,7 @@ class LogReader:
             if (entry.offset >= end) if own else (entry.slice > until):
                 break
             records = entry.records.slice(0, end - entry.offset) if own else entry.records
-            found.append((_as_events(records), entry.offset))
+            found.append((as_events(records), entry.offset))
         for batch in fresh.get(topic, ()):
             found.append((batch, end))
             end += batch.num_rows

@@ -7,7 +7,6 @@ is made when the predictions are there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,13 @@ from headrace.event_time import event_times
 from headrace.grade.compare import CompareSpec, faults, graded_rows, reason_of
 from headrace.grade.interval_join.join import Arrivals, Join, Outcomes
 from headrace.grade.interval_join.keys import converter, kind_of, matching_keys, reconverted
-from headrace.grade.interval_join.pending import PendingRows, ascends, picked
+from headrace.grade.interval_join.pending import ascends, picked
 from headrace.grade.operator_logic import Measure, tried_by_halves
-from headrace.plain_values import united
+from headrace.plain_values import united, whole
 from headrace.plan.operators import ARRIVAL, GRADED, Grade, Node
 from headrace.step.events import order_of
 from headrace.step.labels import Truths
-from headrace.step.operators import Operator, OperatorEvent, plain, rows_at, whole
+from headrace.step.operators import Operator, OperatorEvent, plain, rows_at
 from headrace.step.row_identity import ROW
 from headrace.step.state_codec import below
 
@@ -159,20 +158,6 @@ def with_truth(grades: Batch) -> Batch:
     return grades if takes.all() else grades.filter(takes)
 
 
-@dataclass(slots=True)
-class _Entered:
-    """Rows of one side of a comparison, in order.
-
-    Attributes:
-        batches: with their places; ``order`` of all of them.
-        first: sequence number of the first.
-    """
-
-    batches: list[Batch] = field(default_factory=list)
-    order: Ints = field(default_factory=lambda: NO_ROWS)
-    first: int = 0
-
-
 class Comparison:
     """One comparison in one event: who meets whom, and the rows that come of it.
 
@@ -189,11 +174,12 @@ class Comparison:
         self._same_table = entering.predicted == self.plan.truth.topic
         predictions = event.after(known.node.operations, entering.batches, known.source)
         predictions, labelled = self._of_one_kind(predictions, self._labels(event.streams(self.plan.truth, "grade")))
-        self.left, arrivals = self._side(predictions, 0)
-        self.left.first = self.join.next_left
-        right, labels = self._side(labelled, 1)
-        for batch in right.batches:
-            _put(self.join.right_rows, plain(batch))
+        # Predictions of this event: their batches, the places of all of them, and the number of the first.
+        self._left, self._left_order, arrivals = self._side(predictions, 0)
+        self._left_first = self.join.next_left
+        right, _, labels = self._side(labelled, 1)
+        for batch in right:
+            self.join.right_rows.add_fitting(plain(batch))
         self.found = self.join.match(arrivals, labels, end=2 * event.merged.rows)
 
     def _labels(self, batches: list[Batch]) -> list[Batch]:
@@ -270,8 +256,8 @@ class Comparison:
         if any(converters):
             join.rekey(lambda key: reconverted(key, converters))
 
-    def _side(self, batches: list[Batch], side: int) -> tuple[_Entered, Arrivals]:
-        """Return keys, times and places of one side; rows that lack one of them are refused."""
+    def _side(self, batches: list[Batch], side: int) -> tuple[list[Batch], Ints, Arrivals]:
+        """Return rows of one side, their places, and keys and times; rows that lack one of them are refused."""
         compare = self.plan.compare
         on, time = (compare.on_left, compare.on_right)[side], self.plan.time[side]
         kept: list[Batch] = []
@@ -302,7 +288,7 @@ class Comparison:
             update = np.concatenate([np.asarray(batch.column(UPDATE)) for batch in kept]) if kept else None
             truth = _as_one([batch.column(compare.target) for batch in kept])
         # A row of one topic may be on both sides: as a prediction it comes first.
-        return _Entered(kept, order), Arrivals(keys, when, 2 * order + side, update, truth)
+        return kept, order, Arrivals(keys, when, 2 * order + side, update, truth)
 
     def _same_rows(self, batch: Batch) -> bool:
         """Return whether predictions and labels are rows of one table, told apart by its key."""
@@ -348,12 +334,12 @@ class Comparison:
     def _rows_of(self, sequence: Ints, *, predicted: bool) -> pa.Table:
         """Return rows of predictions by their numbers: of earlier events, and of this one so far as predicted."""
         join = self.join
-        now = self._left_table(predicted=predicted) if self.left.batches else None
-        fresh = sequence >= self.left.first
+        now = self._left_table(predicted=predicted) if self._left else None
+        fresh = sequence >= self._left_first
         old = (sequence >= 0) & ~fresh
         if now is None or not now.num_columns:
             return _filled(join.left_rows.take(sequence), len(sequence))
-        at = sequence - self.left.first
+        at = sequence - self._left_first
         if not old.any():
             return picked(now, at) if fresh.all() else now.take(pa.array(at, mask=~fresh))
         stored = join.left_rows.take(sequence[old])
@@ -369,7 +355,7 @@ class Comparison:
         """Return rows of this event's predictions in order, all of them or those that are predicted so far."""
         if predicted and self._predictions:
             return self._predicted_table()
-        return _in_order([(plain(batch), order_of(batch)) for batch in self.left.batches])
+        return _in_order([(plain(batch), order_of(batch)) for batch in self._left])
 
     def _predicted_table(self) -> pa.Table:
         """Return the rows that are predicted so far; made once for the same ones, which are only replaced whole."""
@@ -381,9 +367,9 @@ class Comparison:
             if same and all(part is other for part, other in zip(parts, now[1], strict=True)):
                 return table
         found = [(rows.output().records, rows.order[: rows.done]) for rows in batches]
-        if len(self.left.order) != sum(len(rows.order) for rows in batches):
+        if len(self._left_order) != sum(len(rows.order) for rows in batches):
             # Not all of them take part.
-            found = [_those_in(records, order, self.left.order) for records, order in found]
+            found = [_those_in(records, order, self._left_order) for records, order in found]
         table = _in_order(found)
         self._made = now, table
         return table
@@ -448,9 +434,9 @@ class Comparison:
 
     def finish(self) -> None:
         """Keep what is pending, with its predictions, and let go of what is not."""
-        if self.left.batches:
+        if self._left:
             for records in self._left_table(predicted=True).combine_chunks().to_batches():
-                _put(self.join.left_rows, records)
+                self.join.left_rows.add_fitting(records)
         self.join.settle()
 
 
@@ -466,17 +452,6 @@ def _those_in(records: pa.RecordBatch, order: Ints, wanted: Ints) -> tuple[pa.Re
     """Return rows at some of the places."""
     takes = np.isin(order, wanted)
     return records.filter(pa.array(takes)), order[takes]
-
-
-def _put(rows: PendingRows, records: pa.RecordBatch) -> None:
-    """Keep rows; values of a column whose type is another one than before cannot be kept beside them."""
-    try:
-        rows.add(records)
-    except HeadraceError:
-        names = [
-            name for name in records.schema.names if name.startswith("__") or rows.takes(records.schema.field(name))
-        ]
-        rows.add(records.select(names))
 
 
 def errors_of(columns: Mapping[str, pa.Array], prediction: str, compare: CompareSpec) -> pa.Array:

@@ -24,11 +24,11 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, inserted
-from headrace.errors import HeadraceError
 from headrace.grade.interval_join.keys import truth_codes
 from headrace.grade.interval_join.pending import PendingRows
-from headrace.plain_values import values
-from headrace.step.row_identity import LIMIT, ROW, Hashes, Identity, Numbered, hashed
+from headrace.plain_values import values, whole
+from headrace.step.row_identity import LIMIT, ROW, Hashes, Identity, Numbered, hashed, nonzero
+from headrace.step.state_codec import below
 
 Tracked = TypeVar("Tracked", bound="Identity | Late | Changes")
 NO_LABEL = "no label came while {limit:,} newer rows of the table did: it is not waited for any more"
@@ -187,7 +187,7 @@ class Late:
         """
         fresh, label = inserted(batch), labelled(batch, target)
         if (fresh & label).all():
-            self._forget_hashes(batch)
+            self.hashes.difference_update(_old_hashes(batch) if self.hashes else ())
             if self._done is not None and ROW in batch.schema.names:
                 number = np.asarray(batch.column(ROW))
                 self._done.put(number[number > 0] >> 1, np.ones(int((number > 0).sum()), np.uint64))
@@ -230,7 +230,7 @@ class Late:
         waited |= fresh & ~mine
         waited |= shown & np.where(whole, had_none, ~mine)
         if self.hashes:
-            waited |= shown & ~whole & self._was_waiting(batch)[runs.at]
+            waited |= shown & ~whole & _were_waiting(self.hashes, batch)[runs.at]
         waited = waited[runs.begin] if len(runs.at) else waited
         earlier = runs.before(mine) >= 0
         takes = ~fresh & mine & waited & ~earlier
@@ -261,7 +261,7 @@ class Late:
         at, number = runs.at[keeps][order], runs.number[keeps][order] >> 1
         own = values.own(np.flatnonzero(keeps)[order])
         columns = {name: values.column(name, own[name]) if name in own else values.plain(name, at) for name in names}
-        first = add_rows(self._rows, pa.record_batch({"__number": pa.array(number), **columns}))
+        first = self._rows.add_fitting(pa.record_batch({"__number": pa.array(number), **columns}))
         self._where.put(number, (first + 1 + np.arange(len(number))).astype(np.uint64))
 
     # -- rows that leave without a label -----------------------------------------------------------------------------
@@ -295,18 +295,6 @@ class Late:
             self._done.forget(forgotten + 1)
         return places, kept.drop_columns(["__number"]) if len(places) else kept
 
-    # -- keys of rows that waited in older states --------------------------------------------------------------------
-
-    def _was_waiting(self, batch: Batch) -> Mask:
-        keys = np.array(_old_hashes(batch), object)
-        found = np.array([key in self.hashes for key in keys], np.bool_)
-        self.hashes -= set(keys[found])
-        return found
-
-    def _forget_hashes(self, batch: Batch) -> None:
-        if self.hashes:
-            self.hashes -= set(_old_hashes(batch))
-
     # -- stored ----------------------------------------------------------------------------------------------------
 
     def state(self, begin: int = 1) -> dict[str, Any]:
@@ -321,12 +309,10 @@ class Late:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take flat values that `state` returned."""
         self.hashes = set(np.asarray(state.get("hashes", ()), np.int64).tolist())
-        self._rows.restore(
-            {name.removeprefix("rows."): value for name, value in state.items() if name.startswith("rows.")}
-        )
+        self._rows.restore(below("rows.", state))
         self._where = Numbered()
         if self._done is not None and "done.first" in state:
-            self._done.restore({name: state[f"done.{name}"] for name in ("first", "values")})
+            self._done.restore(below("done.", state))
         kept = np.asarray(state["rows.seqs"], np.int64)
         if len(kept):
             number = np.asarray(self._rows.take(kept).column("__number").combine_chunks(), np.int64)
@@ -417,7 +403,7 @@ class _Values:
         own = self.batch.column(name)
         if len(places) and (places < n).all() and (places >= 0).all():
             return own.take(pa.array(places))
-        kept = _whole(self.stored.column(name)) if name in self.stored.column_names else None
+        kept = whole(self.stored.column(name)) if name in self.stored.column_names else None
         before = self.batch.before
         old = None if before is None or before.type.get_field_index(name) < 0 else before.field(name)
         parts = _stacked(own, [(kept, len(self.known)), (old, n)])
@@ -448,17 +434,12 @@ def _replaced(batch: Batch, columns: Mapping[str, pa.Array]) -> Batch:
     return Batch(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=batch.schema.metadata)))
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def add_rows(rows: PendingRows, records: pa.RecordBatch) -> int:
-    """Keep rows; values of a column whose type is another one than before cannot be kept beside them."""
-    try:
-        return rows.add(records)
-    except HeadraceError:
-        names = [name for name in records.schema.names if rows.takes(records.schema.field(name))]
-        return rows.add(records.select(names))
+def _were_waiting(hashes: set[int], batch: Batch) -> Mask:
+    """Return which events are of rows whose keys waited in an older state; the keys are taken out."""
+    keys = _old_hashes(batch)
+    found = np.array([key in hashes for key in keys], np.bool_)
+    hashes.difference_update(keys)
+    return found
 
 
 def _old_hashes(batch: Batch) -> list[int]:
@@ -568,7 +549,7 @@ class Changes:
         """Take flat values that `state` returned."""
         self._columns = {}
         for i, name in enumerate(json.loads(state["names"])):
-            self._values(name).restore({item: state[f"{i}.{item}"] for item in ("first", "values")})
+            self._values(name).restore(below(f"{i}.", state))
 
 
 class Truths:
@@ -605,7 +586,7 @@ class Truths:
             old = np.where(runs.unknown & had, _codes(before)[runs.at], old)
             again &= ~whole
         if self.hashes:
-            again &= ~self._was_waiting(batch)[runs.at]
+            again &= ~_were_waiting(self.hashes, batch)[runs.at]
         earlier = runs.before(mine)
         previous = np.where(earlier >= 0, codes[earlier], old[runs.begin] if len(runs.at) else old)
         # Of a row that nothing is known of, an update that has a label may have changed it.
@@ -626,12 +607,6 @@ class Truths:
         end = np.append(np.flatnonzero(runs.first)[1:], len(marked))[np.cumsum(runs.first) - 1]
         return np.asarray(following >= end)
 
-    def _was_waiting(self, batch: Batch) -> Mask:
-        keys = _old_hashes(batch)
-        found = np.array([key in self.hashes for key in keys], np.bool_)
-        self.hashes -= set(keys)
-        return found
-
     def state(self) -> dict[str, Any]:
         """Return flat values."""
         flat = {f"codes.{name}": value for name, value in self._codes.state(1).items()}
@@ -639,12 +614,12 @@ class Truths:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take flat values that `state` returned."""
-        self._codes.restore({item: state[f"codes.{item}"] for item in ("first", "values")})
+        self._codes.restore(below("codes.", state))
         self.hashes = set(np.asarray(state["hashes"], np.int64).tolist())
 
 
 def _codes(truth: pa.Array) -> Hashes:
-    return _nonzero(truth_codes(truth).astype(np.int64).view(np.uint64))
+    return nonzero(truth_codes(truth).astype(np.int64).view(np.uint64))
 
 
 def put_newest(values: Numbered, numbers: Ints, new: Hashes) -> None:
@@ -660,10 +635,10 @@ def _together(columns: Mapping[str, pa.Array], n: int) -> dict[str, Hashes]:
     for name, array in columns.items():
         values = hashed(array)
         if _may_be_unsent(array.type):
-            found[name] = _nonzero(values)
+            found[name] = nonzero(values)
         else:
             fixed += _salted(values, name)
-    return {**found, "": _nonzero(fixed)}
+    return {**found, "": nonzero(fixed)}
 
 
 def _may_be_unsent(kind: pa.DataType) -> bool:
@@ -673,10 +648,6 @@ def _may_be_unsent(kind: pa.DataType) -> bool:
 def _salted(values: Hashes, name: str) -> Hashes:
     salt = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     return np.asarray((values ^ np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15 | 1))
-
-
-def _nonzero(values: Hashes) -> Hashes:
-    return np.where(values == 0, np.uint64(1), values)
 
 
 # -- all that a task knows of rows -----------------------------------------------------------------------------------
@@ -736,7 +707,7 @@ class Memory:
         self.late = {name: Late(partial=one) for name, one in zip(late, partial, strict=True)}
         self.changes = {name: Changes() for name in changes}
         for start, part in self._parts():
-            part.restore({key.removeprefix(start): value for key, value in state.items() if key.startswith(start)})
+            part.restore(below(start, state))
 
     def _parts(self) -> Iterator[tuple[str, Identity | Late | Changes]]:
         for kind, parts in (("rows", self.rows), ("late", self.late), ("changes", self.changes)):

@@ -14,17 +14,20 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.learn.base import width_of
 from headrace.learn.handover import Block, Handover
+from headrace.plan.operators import StreamPlan
 from headrace.plan.task import ModelTask
 from headrace.step.events import Tick
 from headrace.step.model_version import ModelVersion, VersionChange, VersionEnd
 from headrace.step.state import OpenBatch, Samples, State
 
 PIECE_ROWS = 100_000
+Fresh = Mapping[str, Sequence[Batch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,16 @@ class Refused:
     reasons: list[str]
 
 
-class EarlierRows(Protocol):
-    """Gives rows of the log that were read before."""
+class Reader(Protocol):
+    """The log as a step reads it, which is seldom: rows to train on, and rows of an earlier event that are refused."""
+
+    def rows(self, stream: StreamPlan, until: int, fresh: Fresh) -> list[Batch]:
+        """Changes of a topic as they were when a slice had been written; a stream's operations are not done yet."""
+        ...
+
+    def query(self, sql: str, until: int, fresh: Fresh) -> pa.Table:
+        """Return what a query over topics gives."""
+        ...
 
     def at(self, topic: str, offsets: Sequence[int]) -> list[tuple[list[int], Batch]]:
         """Return rows of a topic by their offsets, ascending: batches with their rows' offsets; rows may be gone."""

@@ -22,11 +22,12 @@ from headrace.faults import fault
 from headrace.plan.operators import Node, label_topics, topics_behind
 from headrace.plan.task import ModelTask, OperatorTask, StreamPlan
 from headrace.step.events import Event, Merged, Rows, Tick, merge, order_of
+from headrace.step.learning import Reader
 from headrace.step.operator_state import OperatorState
 from headrace.step.operators import ChallengerErrors, OperatorEvent, Raised, Refuse, Streams
 from headrace.step.outputs import Output, batches_of, emitted, refused
 from headrace.step.predictions import PredictionBatch
-from headrace.step.retraining import Reader, retrain
+from headrace.step.retraining import retrain
 from headrace.step.state import State
 
 
@@ -82,10 +83,6 @@ class OperatorRun:
         refused, self._refused = self._refused, []
         for about in refused:
             self._refuse_now(*about)
-
-    def graded_examples(self, number: int) -> list[Batch]:
-        """Return a node's predictions with the label beside them, at the places where the label is known."""
-        return self.state.operators[number].examples()
 
     # -- in the order of places -------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
 from headrace.plan.operators import Node, Predicted, StreamPlan, topics_behind
 from headrace.plan.task import PredictPlan
 from headrace.step.events import Merged, order_of
+from headrace.step.predictions import PredictionBatch
 from headrace.step.state_codec import below
 from headrace.transform.expressions import Operation, operate
 
@@ -32,19 +33,6 @@ Streams = Callable[[StreamPlan, str], list[Batch]]
 Refuse = Callable[[str, Batch, Sequence[str], str], None]
 # The place of a row that may change which model predicts, and the row that begins a training (None: a decision).
 Raised = tuple[int, Batch | None]
-
-
-class PredictedRows(Protocol):
-    """Rows of one batch that a model predicts, as far as it has (`headrace.step.predictions`)."""
-
-    batch: Batch
-    order: Ints
-    done: int
-    predictions: list[pa.Array]
-
-    def output(self) -> Batch:
-        """Return the rows that are predicted so far."""
-        ...
 
 
 class Entering(NamedTuple):
@@ -56,7 +44,7 @@ class Entering(NamedTuple):
     """
 
     batches: list[Batch]
-    predictions: Sequence[PredictedRows] = ()
+    predictions: Sequence[PredictionBatch] = ()
     predicted: str | None = None
 
 
@@ -112,7 +100,7 @@ class OperatorEvent:
     refuse: Refuse
     counts: dict[str, int]
     predicted: Sequence[PredictPlan] = ()
-    predictions: Mapping[int, Sequence[PredictedRows]] = field(default_factory=dict)
+    predictions: Mapping[int, Sequence[PredictionBatch]] = field(default_factory=dict)
     features: Sequence[str] = ()
     shadows: bool | None = None
     challenger: ChallengerErrors | None = None
@@ -420,11 +408,6 @@ def placed(batch: Batch, order: Ints) -> Batch:
 def plain(batch: Batch) -> pa.RecordBatch:
     """Return the records without the columns that only an event has."""
     return batch.stored.records
-
-
-def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Return a column in one piece."""
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _by_columns(predicted: Batch) -> list[Batch]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from headrace.batch import Batch, dead_letters
 from headrace.plan.task import ModelTask, OutputPlan, StreamPlan
 from headrace.step.events import Merged
-from headrace.step.learning import EarlierRows, Refused
+from headrace.step.learning import Reader, Refused
 from headrace.step.state import Samples, State
 from headrace.transform.expressions import operate
 
@@ -23,7 +23,7 @@ def refused(topic: str, batch: Batch, reasons: Sequence[str], stage: str, model:
     return f"{topic}.dlq", dead_letters(batch.stored, reasons, stage=stage, model=model)
 
 
-def unlearned(task: ModelTask, state: State, reader: EarlierRows | None, blocks: Sequence[Refused]) -> list[Output]:
+def unlearned(task: ModelTask, state: State, reader: Reader | None, blocks: Sequence[Refused]) -> list[Output]:
     """Return dead letters of rows that the learner has failed on, and that may have come long before.
 
     The rows are read again from the log, however near they are, so that a letter does not depend on it. Of those that

@@ -16,6 +16,7 @@ from headrace.errors import LearnError
 from headrace.learn.base import Classifier, Learner, traits_of, width_of
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import concerns_the_whole, predictions_by_row
+from headrace.plain_values import at_rows
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
 from headrace.step.model_version import ModelVersion
 
@@ -258,9 +259,7 @@ def _predicted(
         nothing = np.flatnonzero(np.asarray(found.is_null()))
         failed = dict.fromkeys(rows[nothing].tolist(), "the model has no answer") | failed
     if not every:
-        where = np.zeros(len(valid), np.int64)
-        where[valid] = np.arange(len(rows))
-        found = found.take(pa.array(where, mask=~valid))
+        found = at_rows(found, valid)
     return _without(found, failed), failed
 
 

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +29,15 @@ from headrace.learn.category import new_words
 from headrace.learn.features import Matrix, growing, matrix, resolved, targets_of, unsized
 from headrace.learn.handover import concerns_the_whole, holds
 from headrace.learn.state import dump_state, load_state
-from headrace.plain_values import json_texts, united, values
+from headrace.plain_values import json_texts, united, values, whole
 from headrace.plan.operators import RetrainPlan, Selection, StreamPlan
 from headrace.plan.task import ModelTask
 from headrace.position import Position
 from headrace.step.events import Merged, Train
 from headrace.step.labels import unsent
-from headrace.step.learning import EarlierRows, end_version
+from headrace.step.learning import Fresh, Reader, end_version
 from headrace.step.model_version import Challenger, ModelVersion, VersionChange
-from headrace.step.operators import Raised, whole
+from headrace.step.operators import Raised
 from headrace.step.predictions import predict_rows
 from headrace.step.row_identity import Identity
 from headrace.step.scoring import batch_at
@@ -47,19 +47,6 @@ from headrace.transform.expressions import operate
 SMALLEST_HOLDOUT = 10
 MOST_TRAININGS = 100
 """The number of times that rows on which a learner fails are looked for by training it without them."""
-Fresh = Mapping[str, Sequence[Batch]]
-
-
-class Reader(EarlierRows, Protocol):
-    """The log as a step reads it, which is seldom: rows to train on, and rows of an earlier event that are refused."""
-
-    def rows(self, stream: StreamPlan, until: int, fresh: Fresh) -> list[Batch]:
-        """Changes of a topic as they were when a slice had been written; a stream's operations are not done yet."""
-        ...
-
-    def query(self, sql: str, until: int, fresh: Fresh) -> pa.Table:
-        """Return what a query over topics gives."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,9 +362,9 @@ def _train(
     target = str(task.target)
     if not rows.num_rows:
         raise HeadraceError("no rows to train on")
-    if task.target is not None and rows.num_rows and target not in rows.schema.names:
-        raise HeadraceError(f"the rows to train on have no column «{target}»")
-    if task.target is not None and rows.num_rows:
+    if task.target is not None:
+        if target not in rows.schema.names:
+            raise HeadraceError(f"the rows to train on have no column «{target}»")
         rows = rows.filter(np.asarray(rows.column(target).is_valid()))
     _see(task, rows, words, sizes)
     found = matrix(rows, resolved(task.features, words, sizes, refuse=True), task.target, missing=task.missing)

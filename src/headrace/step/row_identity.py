@@ -24,6 +24,8 @@ import pyarrow as pa
 
 from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, inserted
+from headrace.plain_values import whole
+from headrace.step.state_codec import below
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -66,8 +68,7 @@ def _salt(number: int) -> np.uint64:
 
 def hashed(array: pa.Array) -> Hashes:
     """Return a hash of each value; whole numbers have one whatever their type."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
+    array = whole(array)
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if pa.types.is_dictionary(array.type):
@@ -410,14 +411,14 @@ class Identity:
             return np.zeros(n, np.int64)
         op = batch.op
         fresh = inserted(batch)
-        new = _nonzero(hashes([batch.column(name) for name in names]))
+        new = nonzero(hashes([batch.column(name) for name in names]))
         if fresh.all() and not self._displaced:
             return self._insert(new)
         old, told = new.copy(), _told(batch, names)
         if told is not None:
             before = batch.before
             assert before is not None
-            old[told] = _nonzero(hashes([before.field(name) for name in names]))[told]
+            old[told] = nonzero(hashes([before.field(name) for name in names]))[told]
         moved = (op == OPS["u"]) & (old != new)
         self._consolidate()
         plain = not moved.any() and not (op == OPS["t"]).any() and not self._displaced
@@ -558,7 +559,7 @@ class Identity:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take flat values that `state` returned."""
         self.given, self._displaced_in = int(state["given"]), int(state.get("displaced_in", 0))
-        self._keys.restore({name: state[f"keys.{name}"] for name in ("first", "values")})
+        self._keys.restore(below("keys.", state))
         late = np.asarray(state.get("late", ()), np.int64)
         self._late.put(late, np.ones(len(late), np.uint64))
         rows = np.asarray(state.get("displaced_rows", ()), np.int64).tolist()
@@ -687,6 +688,7 @@ def _told(batch: Batch, names: Sequence[str]) -> Mask | None:
     return np.asarray(told & some & (batch.op == OPS["u"]))
 
 
-def _nonzero(values: Hashes) -> Hashes:
+def nonzero(values: Hashes) -> Hashes:
+    """Return hashes, changed in place, of which none is 0."""
     values[values == 0] = 1
     return values

@@ -25,7 +25,7 @@ from headrace.batch import OPS, Batch, inserted
 from headrace.learn.base import pinned, width_of
 from headrace.learn.category import new_words
 from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets_of, unsized
-from headrace.plain_values import value
+from headrace.plain_values import value, whole
 from headrace.plan.operators import label_topics
 from headrace.plan.task import (
     PREDICTION_COLUMNS,
@@ -43,6 +43,7 @@ from headrace.step.labels import NO_LABEL, Changes
 from headrace.step.learning import (
     GRADED,
     Examples,
+    Reader,
     absorb,
     apply_change,
     change_version,
@@ -53,10 +54,10 @@ from headrace.step.learning import (
     tick,
 )
 from headrace.step.operator_run import OperatorRun, challenger, operator_step, time_passed
-from headrace.step.operators import rows_at, whole
+from headrace.step.operators import rows_at
 from headrace.step.outputs import Output, batches_of, emitted, refused, unlearned
 from headrace.step.predictions import PredictionBatch, ServedPredictions
-from headrace.step.retraining import Reader, end_training, retrain, train_now, training_rows
+from headrace.step.retraining import end_training, retrain, train_now, training_rows
 from headrace.step.row_identity import ROW
 from headrace.step.scoring import Line, Scored, held_out, in_order, reused, scored
 from headrace.step.state import Samples, State, named_uses
@@ -326,7 +327,7 @@ class _ModelStep:
     def _graded(self, operators: OperatorRun) -> Iterator[Batch]:
         """Yield rows that were predicted, where their labels are known."""
         for number, operations in self.task.learn_nodes:
-            for batch in operators.graded_examples(number):
+            for batch in operators.state.operators[number].examples():
                 good, bad = operate(batch, operations)
                 for refused_rows, reason in bad:
                     self._refuse("graded", refused_rows, [reason], "transform")

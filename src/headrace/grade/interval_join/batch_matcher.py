@@ -23,22 +23,7 @@ from headrace.grade.interval_join.join_state import (
     JoinState,
     object_array,
 )
-from headrace.grade.interval_join.outcomes import (
-    AGAIN,
-    CHANGED,
-    CORRECTED,
-    EXPIRED,
-    GRADED,
-    LATE,
-    NO_REASON,
-    NULL_KEY,
-    ORPHAN,
-    OVER,
-    ROW_COLUMNS,
-    TOO_LATE,
-    OutcomeBuilder,
-    OutcomeColumns,
-)
+from headrace.grade.interval_join.outcomes import ROW_COLUMNS, OutcomeBuilder, OutcomeColumns, Reason, Status
 from headrace.grade.interval_join.row_matcher import RowMatcher
 
 
@@ -216,9 +201,9 @@ class BatchMatcher:
         self.label_stays = ~rows.over
         self.label_stays[j] = (hit | (rest & ~forgotten)) & ~rows.over[j]
         self._grade(j[hit], safe[hit], delay[hit])
-        self._tell(j[too_late], LATE, TOO_LATE, left=of[too_late], delay=delay[too_late])
-        self._tell(j[forgotten], LATE, TOO_LATE)
-        self._tell(j[over], ORPHAN, OVER)
+        self._tell(j[too_late], Status.LATE, Reason.TOO_LATE, left=of[too_late], delay=delay[too_late])
+        self._tell(j[forgotten], Status.LATE, Reason.TOO_LATE)
+        self._tell(j[over], Status.ORPHAN, Reason.OVER)
         self.state.right.grade[rows.slots[j[hit]]] = USED
         # Predictions that come after their label, by the label.
         after = is_new & ~before & self.label_stays[j]
@@ -261,13 +246,13 @@ class BatchMatcher:
         side.grade[slot[graded]] = USED
         self._add(
             rows.rank[j],
-            status=np.where(again, ORPHAN, np.where(graded, GRADED, CORRECTED)),
+            status=np.where(again, Status.ORPHAN, np.where(graded, Status.GRADED, Status.CORRECTED)),
             left=np.where(tells, side.seq[slot], -1),
             right=rows.seqs[j],
             time_us=np.where(tells, np.maximum(rows.times[j], side.time[slot]), rows.times[j]),
             delay_us=np.where(tells, delay, 0),
             supersedes=np.where(corrected, earlier, -1),
-            reason=np.where(again, AGAIN, np.where(graded, NO_REASON, CHANGED)),
+            reason=np.where(again, Reason.AGAIN, np.where(graded, Reason.NONE, Reason.CHANGED)),
             slot=np.where(tells, slot, -1),
         )
 
@@ -309,25 +294,25 @@ class BatchMatcher:
         lefts.truth[rows.slots[at]], lefts.grade[rows.slots[at]] = side.truth[label], USED
         self._add(
             rows.rank[at],
-            status=GRADED,
+            status=Status.GRADED,
             left=rows.seqs[at],
             right=side.seq[label],
             time_us=np.maximum(rows.times[at], time[hit]),
             delay_us=delay[hit],
             supersedes=-1,
-            reason=NO_REASON,
+            reason=Reason.NONE,
             slot=rows.slots[at],
         )
         missed = i[~hit & rows.over[i]]
         self._add(
             rows.rank[missed],
-            status=EXPIRED,
+            status=Status.EXPIRED,
             left=rows.seqs[missed],
             right=-1,
             time_us=rows.times[missed],
             delay_us=0,
             supersedes=-1,
-            reason=OVER,
+            reason=Reason.OVER,
             slot=-1,
         )
 
@@ -349,7 +334,7 @@ class BatchMatcher:
         rows, side = self.left, self.state.left
         key, time, seq, slot = rows.keys[i], int(rows.times[i]), int(rows.seqs[i]), int(rows.slots[i])
         if key is None:
-            self.slow_outcomes.add(rank, EXPIRED, seq, -1, time, 0, -1, NULL_KEY)
+            self.slow_outcomes.add(rank, Status.EXPIRED, seq, -1, time, 0, -1, Reason.NULL_KEY)
             return
         watermark = int(rows.watermark[i])
         self._unlink_left(key, watermark)
@@ -364,7 +349,7 @@ class BatchMatcher:
         rows, side = self.right, self.state.right
         key, time, seq, slot = rows.keys[j], int(rows.times[j]), int(rows.seqs[j]), int(rows.slots[j])
         if key is None:
-            self.slow_outcomes.add(rank, ORPHAN, -1, seq, time, 0, -1, NULL_KEY)
+            self.slow_outcomes.add(rank, Status.ORPHAN, -1, seq, time, 0, -1, Reason.NULL_KEY)
             self.label_stays[j] = False
             return
         watermark = int(rows.watermark[j])

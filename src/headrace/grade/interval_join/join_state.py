@@ -20,17 +20,14 @@ from headrace.arrays import Ints
 from headrace.grade.interval_join.departed_keys import DepartedKeys
 from headrace.grade.interval_join.keys import pack_keys, unpack_keys
 from headrace.grade.interval_join.outcomes import (
-    AGAIN,
     COLUMNS,
-    EXPIRED,
-    NO_LABEL,
-    NO_PREDICTION,
-    ORPHAN,
     ROW_COLUMNS,
     STATUSES,
     OutcomeBuilder,
     OutcomeColumns,
     Outcomes,
+    Reason,
+    Status,
     reasons,
 )
 from headrace.grade.interval_join.pending import PendingRows
@@ -489,13 +486,13 @@ class JoinState:
         a, b = int(lefts.sum()), int(rights.sum())
         none_a, none_b = np.full(a, -1), np.full(b, -1)
         columns = {
-            "status": np.repeat([EXPIRED, ORPHAN], [a, b]),
+            "status": np.repeat([Status.EXPIRED, Status.ORPHAN], [a, b]),
             "left": np.concatenate([left[1][lefts], none_b]),
             "right": np.concatenate([none_a, right[1][rights]]),
             "time_us": np.concatenate([left[0][lefts], right[0][rights]]),
             "delay_us": np.zeros(a + b, np.int64),
             "supersedes": np.full(a + b, -1),
-            "reason": np.repeat([NO_LABEL, NO_PREDICTION], [a, b]),
+            "reason": np.repeat([Reason.NO_LABEL, Reason.NO_PREDICTION], [a, b]),
             "slot": np.full(a + b, -1),
         }
         if a and b:
@@ -531,7 +528,7 @@ class JoinState:
         first, self.number = self.number, self.number + len(out.rows)
         for row in out.rows:
             self.counts[STATUSES[row[1]]] += 1
-            self.counts["duplicate"] += row[7] == AGAIN
+            self.counts["duplicate"] += row[7] == Reason.AGAIN
         columns: dict[str, Any] = dict(zip(ROW_COLUMNS, zip(*out.rows, strict=True), strict=True))
         columns["number"] = range(first, self.number)
         return Outcomes.of(columns, self.reasons)
@@ -547,5 +544,5 @@ class JoinState:
         if n:
             for code, count in enumerate(np.bincount(found.status, minlength=len(STATUSES)).tolist()):
                 self.counts[STATUSES[code]] += count
-            self.counts["duplicate"] += int((found.reason == AGAIN).sum())
+            self.counts["duplicate"] += int((found.reason == Reason.AGAIN).sum())
         return found

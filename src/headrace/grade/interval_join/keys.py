@@ -26,7 +26,7 @@ import pyarrow as pa
 from headrace import plain_values
 from headrace.arrays import Bytes, Ints
 from headrace.batch import from_ipc, to_ipc
-from headrace.plain_values import values
+from headrace.plain_values import values, whole
 
 Convert = Callable[[str], Any]
 _TYPES: dict[type, pa.DataType] = {
@@ -209,8 +209,7 @@ def truth_codes(truth: pa.Array) -> Ints:
     >>> (codes[0] == codes[1]).tolist()
     [True, False, True]
     """
-    if isinstance(truth, pa.ChunkedArray):
-        truth = truth.combine_chunks()
+    truth = whole(truth)
     kind = truth.type
     if pa.types.is_float64(kind) and not truth.null_count:
         return _floats(truth.to_numpy())

@@ -25,7 +25,13 @@ from headrace.arrays import Ints, Mask
 Codes = npt.NDArray[np.int8]
 
 STATUSES = ("graded", "corrected", "late", "expired", "orphan")
-GRADED, CORRECTED, LATE, EXPIRED, ORPHAN = range(len(STATUSES))
+
+
+class Status:
+    """Codes into `STATUSES`."""
+
+    GRADED, CORRECTED, LATE, EXPIRED, ORPHAN = range(len(STATUSES))
+
 
 REASONS = (
     "",
@@ -38,7 +44,12 @@ REASONS = (
     "the key is NULL",
     "more than {limit} rows were waiting",
 )
-NO_REASON, CHANGED, TOO_LATE, NO_LABEL, NO_PREDICTION, OVER, AGAIN, NULL_KEY, CROWDED = range(len(REASONS))
+
+
+class Reason:
+    """Codes into `REASONS`."""
+
+    NONE, CHANGED, TOO_LATE, NO_LABEL, NO_PREDICTION, OVER, AGAIN, NULL_KEY, CROWDED = range(len(REASONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,7 @@ _KINDS = {name: np.int8 if name in ("status", "reason") else np.int64 for name i
 def reasons(limit: int) -> tuple[str, ...]:
     """Return the reasons' texts where so many rows may be pending.
 
-    >>> reasons(500)[CROWDED]
+    >>> reasons(500)[Reason.CROWDED]
     'more than 500 rows were waiting'
     """
     return tuple(text.format(limit=limit) for text in REASONS)

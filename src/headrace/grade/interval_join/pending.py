@@ -8,7 +8,7 @@ is rewritten without it. A row that stays for long therefore holds back only its
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,22 +101,31 @@ class PendingRows:
             self._merge_tail(n)
         return first
 
-    def takes(self, field: pa.Field) -> bool:
-        """Return whether values of a column can be kept beside those that were."""
+    def add_fitting(self, records: pa.RecordBatch) -> int:
+        """Keep rows likewise, without columns whose type cannot be one with what they had before."""
         try:
-            pa.unify_schemas([self.schema, pa.schema([field.remove_metadata()])], promote_options="permissive")
+            return self.add(records)
+        except HeadraceError:
+            return self.add(records.select([field.name for field in records.schema if self._takes(field)]))
+
+    def _takes(self, field: pa.Field) -> bool:
+        try:
+            self._widened([field])
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             return False
         return True
+
+    def _widened(self, columns: Iterable[pa.Field]) -> pa.Schema:
+        # A row that is not there is a row of nulls.
+        fields = [pa.field(column.name, column.type) for column in columns]
+        return pa.unify_schemas([self.schema, pa.schema(fields)], promote_options="permissive")
 
     def _widen(self, schema: pa.Schema) -> None:
         """Take new columns and wider types into the common schema: it depends on the rows, not on their chunks."""
         if schema.equals(self.schema):
             return
-        # A row that is not there is a row of nulls.
-        fields = [pa.field(field.name, field.type) for field in schema]
         try:
-            self.schema = pa.unify_schemas([self.schema, pa.schema(fields)], promote_options="permissive")
+            self.schema = self._widened(schema)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise HeadraceError(
                 f"rows that wait to be graded changed the type of a column: {error}",

@@ -8,23 +8,7 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.grade.interval_join.join_state import NOT_YET, USED, Entries, JoinState
-from headrace.grade.interval_join.outcomes import (
-    AGAIN,
-    CHANGED,
-    CORRECTED,
-    CROWDED,
-    EXPIRED,
-    GRADED,
-    LATE,
-    NO_LABEL,
-    NO_PREDICTION,
-    NO_REASON,
-    NULL_KEY,
-    ORPHAN,
-    OVER,
-    TOO_LATE,
-    OutcomeBuilder,
-)
+from headrace.grade.interval_join.outcomes import OutcomeBuilder, Reason, Status
 
 
 class RowMatcher:
@@ -66,7 +50,7 @@ class RowMatcher:
         seq = side.next_seq
         side.next_seq += 1
         if key is None:
-            self.out.add(place, EXPIRED, seq, -1, time, 0, -1, NULL_KEY)
+            self.out.add(place, Status.EXPIRED, seq, -1, time, 0, -1, Reason.NULL_KEY)
             side.left_few.append(seq)
             return
         grade, truth = self.on_prediction(place, key, time, seq, watermark)
@@ -85,7 +69,7 @@ class RowMatcher:
         seq = side.next_seq
         side.next_seq += 1
         if key is None:
-            self.out.add(place, ORPHAN, -1, seq, time, 0, -1, NULL_KEY)
+            self.out.add(place, Status.ORPHAN, -1, seq, time, 0, -1, Reason.NULL_KEY)
             side.left_few.append(seq)
             return
         departed = self.state.departed.count
@@ -121,12 +105,12 @@ class RowMatcher:
                 both = max(time, label_time)
                 right.grade[label] = USED
                 token = self.out.add(
-                    place, GRADED, seq, int(right.seq[label]), both, label_time - time, -1, NO_REASON, slot
+                    place, Status.GRADED, seq, int(right.seq[label]), both, label_time - time, -1, Reason.NONE, slot
                 )
                 return token, int(right.truth[label])
             break
         if watermark > time + self.state.within:
-            self.out.add(place, EXPIRED, seq, -1, time, 0, -1, OVER)
+            self.out.add(place, Status.EXPIRED, seq, -1, time, 0, -1, Reason.OVER)
         return NOT_YET, 0
 
     def on_label(
@@ -156,9 +140,9 @@ class RowMatcher:
             met = True
             earlier = int(left.grade[slot])
             if earlier == NOT_YET:
-                status, reason = GRADED, NO_REASON
+                status, reason = Status.GRADED, Reason.NONE
             elif update or int(left.truth[slot]) != truth:
-                status, reason = CORRECTED, CHANGED
+                status, reason = Status.CORRECTED, Reason.CHANGED
             else:
                 continue
             told = True
@@ -166,16 +150,16 @@ class RowMatcher:
             left.truth[slot] = truth
         if met:
             if not told:
-                self.out.add(place, ORPHAN, -1, seq, time, 0, -1, AGAIN)
+                self.out.add(place, Status.ORPHAN, -1, seq, time, 0, -1, Reason.AGAIN)
             return True, USED
         if too_old >= 0:
-            self.out.add(place, LATE, too_old, seq, time, late_by, -1, TOO_LATE)
+            self.out.add(place, Status.LATE, too_old, seq, time, late_by, -1, Reason.TOO_LATE)
             return False, NOT_YET
         if self.state.departed.older(key, time, watermark, departed):
-            self.out.add(place, LATE, -1, seq, time, 0, -1, TOO_LATE)
+            self.out.add(place, Status.LATE, -1, seq, time, 0, -1, Reason.TOO_LATE)
             return False, NOT_YET
         if watermark > time + within:
-            self.out.add(place, ORPHAN, -1, seq, time, 0, -1, OVER)
+            self.out.add(place, Status.ORPHAN, -1, seq, time, 0, -1, Reason.OVER)
         return True, NOT_YET
 
     def _evict(self, place: int, *, left: bool) -> None:
@@ -185,7 +169,14 @@ class RowMatcher:
         seq, time = int(side.seq[slot]), int(side.time[slot])
         if side.grade[slot] == NOT_YET:
             self.out.add(
-                place, EXPIRED if left else ORPHAN, seq if left else -1, -1 if left else seq, time, 0, -1, CROWDED
+                place,
+                Status.EXPIRED if left else Status.ORPHAN,
+                seq if left else -1,
+                -1 if left else seq,
+                time,
+                0,
+                -1,
+                Reason.CROWDED,
             )
         if left:
             self.state.departed.add(side.key[slot], time)
@@ -209,11 +200,11 @@ class RowMatcher:
         for time, side, seq, slot in both:
             if side:
                 if self.state.right.grade[slot] == NOT_YET:
-                    self.out.add(place, ORPHAN, -1, seq, time, 0, -1, NO_PREDICTION)
+                    self.out.add(place, Status.ORPHAN, -1, seq, time, 0, -1, Reason.NO_PREDICTION)
                 self.state.right.remove(slot)
             else:
                 if self.state.left.grade[slot] == NOT_YET:
-                    self.out.add(place, EXPIRED, seq, -1, time, 0, -1, NO_LABEL)
+                    self.out.add(place, Status.EXPIRED, seq, -1, time, 0, -1, Reason.NO_LABEL)
                 self.state.departed.add(self.state.left.key[slot], time)
                 self.state.left.remove(slot)
 

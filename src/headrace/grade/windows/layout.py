@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.errors import DeclarationError
-from headrace.grade.columns import NUMERIC, column_index, is_numeric, is_text, plain, refuse_nested, wider
+from headrace.grade.columns import NUMERIC, column_index, is_numeric, plain, refuse_nested, wider
 from headrace.grade.metrics import Aggregate
 from headrace.grade.operator_logic import Results
+from headrace.plain_values import is_text
 
 TIME = pa.timestamp("us", tz="UTC")
 FINAL, CHANGES = "final", "changes"
