@@ -40,12 +40,12 @@ def labels(**columns: Any) -> pa.RecordBatch:
 def outcomes(left: pa.RecordBatch, right: pa.RecordBatch, spec: CompareSpec = SPEC, **options: Any) -> pa.RecordBatch:
     """Rows of one event: the first two labels meet the predictions, the third is late or waits."""
     join = Join(10_000_000)
-    join.left_rows.add(left)
-    join.right_rows.add(right)
+    join.left.rows.add(left)
+    join.right.rows.add(right)
     lefts = Arrivals([1, 2], np.array([0, 0]), np.array([0, 1]))
     rights = Arrivals([1, 2, None], np.array([1_500_000, 2_000_000, 0]), np.array([2, 3, 4]))
     found = join.match(lefts, rights, end=5)
-    return graded_rows(found, join.left_rows.take(found.left), join.right_rows.take(found.right), spec, **options)
+    return graded_rows(found, join.left.rows.take(found.left), join.right.rows.take(found.right), spec, **options)
 
 
 def test_columns_in_their_order() -> None:
@@ -144,9 +144,9 @@ def test_keys_of_different_names_and_types() -> None:
 def test_only_labels_have_the_columns_that_rows_had_before() -> None:
     before = outcomes(predictions(), labels(Scales=["A", "B", "C"])).schema
     join = Join(10)
-    join.right_rows.add(labels().slice(2))
+    join.right.rows.add(labels().slice(2))
     found = join.match(Arrivals.none(), Arrivals([None], np.array([0]), np.array([0])), end=1)
-    left, right = join.left_rows.take(found.left), join.right_rows.take(found.right)
+    left, right = join.left.rows.take(found.left), join.right.rows.take(found.right)
     alone = graded_rows(found, left, right, SPEC)
     assert alone.schema.names == ["Fish_Id", "Weight", *TAIL]
     assert alone.schema.field("error").type == pa.float64()

@@ -297,7 +297,7 @@ def test_time_passes_without_rows(few: str) -> None:
     assert join.deadline_us == 17
     assert [one[:5] for one in told(join.advance(100, 90))] == [(0, "orphan", -1, 0, 6)]
     assert join.deadline_us is None
-    assert (join.left_time_us, join.right_time_us) == (100, 90)
+    assert (join.left.time_us, join.right.time_us) == (100, 90)
     assert join.counts == {"graded": 0, "corrected": 0, "late": 0, "expired": 1, "orphan": 1, "duplicate": 0}
 
 
@@ -306,13 +306,13 @@ def test_rows_leave_the_store_when_they_are_settled(few: str) -> None:
     rows = [Row("prediction", "a", 0), Row("label", "a", 1), Row("prediction", None, 2), Row("label", "z", 30)]
     left, right = event(rows)
     found = join.match(left, right, end=4)
-    assert join.left_rows.add(records(left, 0)) == join.right_rows.add(records(right, 0)) == 0
-    assert join.left_rows.take(found.left).column("t").to_pylist() == [0, 2]
+    assert join.left.rows.add(records(left, 0)) == join.right.rows.add(records(right, 0)) == 0
+    assert join.left.rows.take(found.left).column("t").to_pylist() == [0, 2]
     join.settle()
-    assert (len(join.left_rows), len(join.right_rows)) == (1, 2)
+    assert (len(join.left.rows), len(join.right.rows)) == (1, 2)
     join.advance(100, 100)
     join.settle()
-    assert (len(join.left_rows), len(join.right_rows)) == (0, 0)
+    assert (len(join.left.rows), len(join.right.rows)) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -392,13 +392,13 @@ def joined(scenario: dict[str, Any]) -> tuple[list[tuple[Any, ...]], Join]:
             join = new()
             join.restore(state)
         if start in scenario["ticked"]:
-            found = join.advance(join.left_time_us + 9, join.right_time_us + 9)
+            found = join.advance(join.left.time_us + 9, join.right.time_us + 9)
             outcomes += told(found)
             check_rows(join, found)
         if stop is not None:
             left, right = event(rows[start:stop])
-            join.left_rows.add(records(left, join.next_left))
-            join.right_rows.add(records(right, join.next_right))
+            join.left.rows.add(records(left, join.left.next_seq))
+            join.right.rows.add(records(right, join.right.next_seq))
             found = join.match(left, right, end=stop - start)
             outcomes += told(found, start)
             check_rows(join, found)
@@ -408,7 +408,7 @@ def joined(scenario: dict[str, Any]) -> tuple[list[tuple[Any, ...]], Join]:
 
 def check_rows(join: Join, found: Outcomes) -> None:
     """Every row that an outcome names is still there, and is the one."""
-    for store, seqs in ((join.left_rows, found.left), (join.right_rows, found.right)):
+    for store, seqs in ((join.left.rows, found.left), (join.right.rows, found.right)):
         if len(store.schema):
             expected = [None if seq < 0 else seq for seq in seqs.tolist()]
             assert store.take(seqs).column("seq").to_pylist() == expected
@@ -425,7 +425,7 @@ def test_the_join_is_the_automaton(few: str, scenario: dict[str, Any]) -> None:
     times = [row.time for row in (*automaton.predictions, *automaton.labels)]
     assert join.deadline_us == (min(times) + scenario["within"] + 1 if times else None)
     join.settle()
-    assert [len(join.left_rows), len(join.right_rows)] == list(join.pending)
+    assert [len(join.left.rows), len(join.right.rows)] == list(join.pending)
 
 
 def busy(seed: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Mask
 from headrace.errors import DeclarationError
+from headrace.learn.images import refuse_rows
 from headrace.plain_values import cast_texts, value, values
 
 Coding = Literal["one_hot", "treatment"]
@@ -44,13 +45,13 @@ class Category:
         try:
             code = pc.index_in(as_words(array), value_set=pa.array(self.words, pa.string()))
         except pa.ArrowInvalid:
-            self._refuse(np.flatnonzero(~null), f"«{self.column}» is {array.type}, no category", valid, reasons)
+            refuse_rows(np.flatnonzero(~null), f"«{self.column}» is {array.type}, no category", valid, reasons)
             return self._coded(found)
         unseen = code.is_null().to_numpy(zero_copy_only=False) & ~null
         at = code.fill_null(0).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(~unseen & ~null)
         found[rows, at[rows]] = 1.0
-        self._refuse(np.flatnonzero(null), f"the category «{self.column}» is NULL", valid, reasons)
+        refuse_rows(np.flatnonzero(null), f"the category «{self.column}» is NULL", valid, reasons)
         if self.unseen == "error":
             for row in np.flatnonzero(unseen).tolist():
                 reasons.setdefault(row, f"the category «{self.column}» is {value(array[row])!r}, which is not known")
@@ -59,11 +60,6 @@ class Category:
 
     def _coded(self, found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return found if self.coding == "one_hot" else np.ascontiguousarray(found[:, 1:])
-
-    def _refuse(self, rows: npt.NDArray[np.int64], reason: str, valid: Mask, reasons: dict[int, str]) -> None:
-        for row in rows.tolist():
-            reasons.setdefault(row, reason)
-        valid[rows] = False
 
     @property
     def grows(self) -> bool:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from headrace.batch import Batch
 from headrace.learn.base import Learner, traits_of
 from headrace.learn.category import Category, is_word
-from headrace.learn.images import Image, Vector, refuse
+from headrace.learn.images import Image, Vector, refuse_rows
 from headrace.plain_values import texts
 
 
@@ -145,16 +145,16 @@ def matrix(
     names = set(batch.schema.names)
     for j, name in enumerate(map(column_of, features)):
         if name not in names:
-            refuse(np.arange(batch.num_rows), f"there is no column «{name}»", valid, reasons)
+            refuse_rows(np.arange(batch.num_rows), f"there is no column «{name}»", valid, reasons)
             X[:, j] = 0.0
             continue
         X[:, j], null, wrong = numbers(batch.column(name), batch.schema.field(name))
         if wrong:
-            refuse(np.flatnonzero(~null), f"the feature «{name}» is {wrong}, not a number", valid, reasons)
+            refuse_rows(np.flatnonzero(~null), f"the feature «{name}» is {wrong}, not a number", valid, reasons)
         if null.any() and passing:
             X[null, j] = np.nan
         elif null.any():
-            refuse(np.flatnonzero(null), f"the feature «{name}» is NULL", valid, reasons)
+            refuse_rows(np.flatnonzero(null), f"the feature «{name}» is NULL", valid, reasons)
     _refuse_not_finite(X, [column_of(feature) for feature in features], valid, reasons, passing)
     return Matrix(X, valid, reasons)
 
@@ -172,7 +172,7 @@ def _of_blocks(batch: Batch, features: tuple[str | Feature, ...], missing: str) 
                 reasons.setdefault(row, reason)
             valid &= plain.valid
         elif feature.column not in batch.schema.names:
-            refuse(np.arange(batch.num_rows), f"there is no column «{feature.column}»", valid, reasons)
+            refuse_rows(np.arange(batch.num_rows), f"there is no column «{feature.column}»", valid, reasons)
             blocks.append(feature.block(pa.nulls(batch.num_rows, pa.null()), np.zeros(batch.num_rows, bool), {}))
         else:
             blocks.append(feature.block(batch.column(feature.column), valid, reasons))
@@ -251,16 +251,16 @@ def targets(batch: Batch, name: str, classes: Any = None) -> Targets:
     n = batch.num_rows
     valid, reasons = np.ones(n, np.bool_), dict[int, str]()
     if name not in batch.schema.names:
-        refuse(np.arange(n), f"there is no column «{name}»", valid, reasons)
+        refuse_rows(np.arange(n), f"there is no column «{name}»", valid, reasons)
         return Targets(np.zeros(n), valid, reasons)
     array, field = batch.column(name), batch.schema.field(name)
     if array.null_count:
-        refuse(np.flatnonzero(np.asarray(array.is_null())), f"the target «{name}» is NULL", valid, reasons)
+        refuse_rows(np.flatnonzero(np.asarray(array.is_null())), f"the target «{name}» is NULL", valid, reasons)
     if classes is not None:
         return Targets(_labels(array, field, name, np.unique(np.asarray(classes)), valid, reasons), valid, reasons)
     y, wrong = _plain_numbers(array, field)
     if wrong:
-        refuse(np.flatnonzero(valid), f"the target «{name}» is {wrong}, not a number", valid, reasons)
+        refuse_rows(np.flatnonzero(valid), f"the target «{name}» is {wrong}, not a number", valid, reasons)
     for row in np.flatnonzero(~np.isfinite(y) & valid).tolist() if y.dtype.kind == "f" else ():
         reasons[row] = f"the target «{name}» is {y[row]}, no finite number"
         valid[row] = False

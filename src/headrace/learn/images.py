@@ -31,7 +31,7 @@ class Image:
         """Return features of shape (n, pixels), float32."""
         size = math.prod(self.shape)
         if not _is_binary(array.type):
-            refuse(
+            refuse_rows(
                 np.flatnonzero(array.is_valid().to_numpy(False)),
                 f"«{self.column}» is {array.type}, no bytes",
                 valid,
@@ -39,7 +39,7 @@ class Image:
             )
             array = pa.nulls(len(array), pa.binary())
         lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False)
-        refuse(np.flatnonzero(lengths < 0), f"the image «{self.column}» is NULL", valid, reasons)
+        refuse_rows(np.flatnonzero(lengths < 0), f"the image «{self.column}» is NULL", valid, reasons)
         for row in np.flatnonzero((lengths >= 0) & (lengths != size)).tolist():
             reasons.setdefault(row, f"the image «{self.column}» has {lengths[row]} bytes, not {size}")
             valid[row] = False
@@ -238,7 +238,7 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
-def refuse(rows: npt.NDArray[np.int64], reason: str, valid: Mask, reasons: dict[int, str]) -> None:
+def refuse_rows(rows: npt.NDArray[np.int64], reason: str, valid: Mask, reasons: dict[int, str]) -> None:
     """Let rows be invalid; the first reason of a row stays."""
     for row in rows.tolist():
         reasons.setdefault(row, reason)

@@ -248,16 +248,25 @@ class VersionList:
         return dropped
 
 
+def ranges_of(numbers: Iterable[int]) -> list[list[int]]:
+    """Return numbers as ranges of first and last.
+
+    >>> ranges_of([3, 4, 5, 9])
+    [[3, 5], [9, 9]]
+    """
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
+
+
 def _ranges(numbers: Iterable[int]) -> str:
     """Return numbers for people.
 
     >>> _ranges([1, 2, 3, 5])
     '1 to 3, 5'
     """
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1] = [runs[-1][0], number]
-        else:
-            runs.append([number])
-    return ", ".join(" to ".join(map(str, run)) for run in runs) or "none"
+    return ", ".join(f"{a} to {b}" if a < b else str(a) for a, b in ranges_of(numbers)) or "none"

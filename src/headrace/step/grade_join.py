@@ -176,10 +176,10 @@ class Comparison:
         predictions, labelled = self._of_one_kind(predictions, self._labels(event.streams(self.plan.truth, "grade")))
         # Predictions of this event: their batches, the places of all of them, and the number of the first.
         self._left, self._left_order, arrivals = self._side(predictions, 0)
-        self._left_first = self.join.next_left
+        self._left_first = self.join.left.next_seq
         right, _, labels = self._side(labelled, 1)
         for batch in right:
-            self.join.right_rows.add_fitting(plain(batch))
+            self.join.right.rows.add_fitting(plain(batch))
         self.found = self.join.match(arrivals, labels, end=2 * event.merged.rows)
 
     def _labels(self, batches: list[Batch]) -> list[Batch]:
@@ -241,7 +241,7 @@ class Comparison:
     def _meet_old_keys(self, sides: tuple[list[Batch], list[Batch]], on: tuple[tuple[str, ...], ...]) -> None:
         """Change keys of a state from before numbers were told from their text to those that they are now."""
         join = self.join
-        if not any(join.pending) and not join.next_left:
+        if not any(join.pending) and not join.left.next_seq:
             return
         fields = [
             [batch.schema.field(name) for name in names]
@@ -323,7 +323,7 @@ class Comparison:
         if not len(chosen):
             return []
         left = self._rows_of(found.left[chosen], predicted=False)
-        right = self.join.right_rows.take(found.right[chosen])
+        right = self.join.right.rows.take(found.right[chosen])
         target = self.plan.compare.target
         names = [name for name in left.column_names if not name.startswith("__") and name != target]
         columns = {name: whole(left.column(name)) for name in names}
@@ -338,11 +338,11 @@ class Comparison:
         fresh = sequence >= self._left_first
         old = (sequence >= 0) & ~fresh
         if now is None or not now.num_columns:
-            return _filled(join.left_rows.take(sequence), len(sequence))
+            return _filled(join.left.rows.take(sequence), len(sequence))
         at = sequence - self._left_first
         if not old.any():
             return picked(now, at) if fresh.all() else now.take(pa.array(at, mask=~fresh))
-        stored = join.left_rows.take(sequence[old])
+        stored = join.left.rows.take(sequence[old])
         if ascends(sequence) and sequence[0] >= 0:
             # Labels in the order of their predictions: those of earlier events are the first.
             return united([stored, picked(now, at[fresh])])
@@ -384,7 +384,7 @@ class Comparison:
             return []
         part = found.take(slice(int(start), int(end)))
         left = self._rows_of(part.left, predicted=True)
-        right = _filled(self.join.right_rows.take(part.right), len(part))
+        right = _filled(self.join.right.rows.take(part.right), len(part))
         graded: list[Batch] = []
         for outcomes, rows in self._compared(part, left, right):
             columns = {name: rows.column(name) for name in rows.schema.names}
@@ -436,7 +436,7 @@ class Comparison:
         """Keep what is pending, with its predictions, and let go of what is not."""
         if self._left:
             for records in self._left_table(predicted=True).combine_chunks().to_batches():
-                self.join.left_rows.add_fitting(records)
+                self.join.left.rows.add_fitting(records)
         self.join.settle()
 
 

@@ -33,6 +33,7 @@ from headrace.plain_values import json_texts, united, values, whole
 from headrace.plan.operators import RetrainPlan, Selection, StreamPlan
 from headrace.plan.task import ModelTask
 from headrace.position import Position
+from headrace.registry.versions import ranges_of
 from headrace.step.events import Merged, Train
 from headrace.step.labels import unsent
 from headrace.step.learning import Fresh, Reader, end_version
@@ -259,7 +260,7 @@ def choose(task: ModelTask, state: State, moment: Moment) -> Chosen:
     rows = _selected(selection, state, moment)
     about: dict[str, Any] = {"selection": str(selection), "rows": rows.num_rows}
     if pa.types.is_integer(rows.schema.field("grade").type) if "grade" in rows.schema.names else False:
-        about["grades"] = _ranges(values(rows.column("grade")))
+        about["grades"] = ranges_of(values(rows.column("grade")))
     outputs = task.nodes[selection.node].outputs if selection.node is not None else ()
     if outputs:
         about["topic"] = outputs[0].topic
@@ -550,21 +551,6 @@ def _hash_of(X: npt.NDArray[Any], y: npt.NDArray[Any] | None) -> str:
     found = hashlib.blake2b(np.ascontiguousarray(X).tobytes(), digest_size=16)
     found.update(json.dumps([list(X.shape), None if y is None else y.tolist()], default=str).encode())
     return found.hexdigest()
-
-
-def _ranges(numbers: Sequence[int]) -> list[list[int]]:
-    """Return numbers as runs of first and last.
-
-    >>> _ranges([3, 4, 5, 9])
-    [[3, 5], [9, 9]]
-    """
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return runs
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------

@@ -34,7 +34,6 @@ from headrace.grade.interval_join.batch_matcher import BatchMatcher
 from headrace.grade.interval_join.join_state import JoinState, Snapshot
 from headrace.grade.interval_join.keys import pack_keys, truth_codes, unpack_keys
 from headrace.grade.interval_join.outcomes import REASONS, STATUSES, OutcomeBuilder, Outcomes
-from headrace.grade.interval_join.pending import PendingRows
 from headrace.grade.interval_join.row_matcher import RowMatcher
 
 __all__ = ["REASONS", "STATUSES", "Arrivals", "Join", "Outcomes"]
@@ -73,11 +72,11 @@ class Arrivals:
         return len(self.keys)
 
 
-class Join:
-    """The join's state.
+class Join(JoinState):
+    """The join: its state, and what is done with the rows of an event.
 
-    Its rows are numbered, those of each side by themselves, as they come; what they hold is put into ``left_rows``
-    and ``right_rows`` by the caller, every row of an event and in the same order, and dropped by `settle`.
+    Its rows are numbered, those of each side by themselves, as they come; what they hold is put into ``left.rows``
+    and ``right.rows`` by the caller, every row of an event and in the same order, and dropped by `settle`.
 
     Args:
         within_us: how far apart in time a prediction and its label may be.
@@ -100,60 +99,19 @@ class Join:
     ) -> None:
         if within_us < 0 or lateness_us < 0 or limit < 1:
             raise ValueError("within_us and lateness_us are not negative, and limit is at least 1")
-        self.limit = limit
         remember = 10 * within_us if remember_us is None else remember_us
-        self._state = JoinState(within_us, lateness_us, limit, remember)
-
-    @property
-    def left_rows(self) -> PendingRows:
-        """The rows of predictions, by their numbers."""
-        return self._state.left.rows
-
-    @property
-    def right_rows(self) -> PendingRows:
-        """The rows of labels, by their numbers."""
-        return self._state.right.rows
-
-    @property
-    def next_left(self) -> int:
-        """The number of the next prediction."""
-        return self._state.left.next_seq
-
-    @property
-    def next_right(self) -> int:
-        """The number of the next label."""
-        return self._state.right.next_seq
-
-    @property
-    def left_time_us(self) -> int:
-        """The largest event time of predictions so far; -2**62 before the first."""
-        return self._state.left.time_us
-
-    @property
-    def right_time_us(self) -> int:
-        """The largest event time of labels so far."""
-        return self._state.right.time_us
-
-    @property
-    def watermark_us(self) -> int:
-        """The time that both sides have reached, less the lateness."""
-        return self._state.watermark
+        super().__init__(within_us, lateness_us, limit, remember)
 
     @property
     def pending(self) -> tuple[int, int]:
         """The numbers of predictions and labels that are pending, those that have a grade included."""
-        return self._state.left.live, self._state.right.live
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Outcomes since the beginning by their status; ``duplicate`` counts those orphans that came again."""
-        return self._state.counts
+        return self.left.live, self.right.live
 
     @property
     def deadline_us(self) -> int | None:
         """The smallest watermark at which something leaves, with an outcome or without; None: nothing is pending."""
-        times = [time for side in (self._state.left, self._state.right) if (time := side.first_time()) is not None]
-        return min(times) + self._state.within + 1 if times else None
+        times = [time for side in (self.left, self.right) if (time := side.first_time()) is not None]
+        return min(times) + self.within + 1 if times else None
 
     def match(self, left: Arrivals, right: Arrivals, *, end: int) -> Outcomes:
         """Handle the rows of an event.
@@ -177,7 +135,7 @@ class Join:
             rights = (right.keys[j:stop_j], right.time_us[j:stop_j], right.place[j:stop_j])
             parts.append(self._matched(lefts, rights, updates[j:stop_j], truths[j:stop_j], in_a_batch=in_a_batch))
             i, j = stop_i, stop_j
-        self._state.departed.forget(self._state.watermark)
+        self.departed.forget(self.watermark)
         return Outcomes.joined(parts)
 
     def _piece(self, left: Arrivals, right: Arrivals, i: int, j: int) -> tuple[bool, int, int]:
@@ -203,53 +161,50 @@ class Join:
         in_a_batch: bool,
     ) -> Outcomes:
         if in_a_batch:
-            return self._state.outcomes(BatchMatcher(self._state, left, right, updates, truths).match())
-        out = OutcomeBuilder(self._state.number)
-        RowMatcher(self._state, out).match(left, right, updates.tolist(), truths)
-        return self._state.outcomes_of(out)
+            return self.outcomes(BatchMatcher(self, left, right, updates, truths).match())
+        out = OutcomeBuilder(self.number)
+        RowMatcher(self, out).match(left, right, updates.tolist(), truths)
+        return self.outcomes_of(out)
 
     def advance(self, left_us: int, right_us: int) -> Outcomes:
         """Let time go on without rows: a tick says how far each side is. The outcomes' place is 0."""
-        state = self._state
-        state.left.time_us = max(state.left.time_us, left_us)
-        state.right.time_us = max(state.right.time_us, right_us)
-        out = OutcomeBuilder(state.number)
-        RowMatcher(state, out).expire(0, state.watermark - state.within)
-        state.departed.forget(state.watermark)
-        return state.outcomes_of(out)
+        self.left.time_us = max(self.left.time_us, left_us)
+        self.right.time_us = max(self.right.time_us, right_us)
+        out = OutcomeBuilder(self.number)
+        RowMatcher(self, out).expire(0, self.watermark - self.within)
+        self.departed.forget(self.watermark)
+        return self.outcomes_of(out)
 
     def settle(self) -> None:
         """Drop what rows hold that have left; called when the outcomes were made into rows."""
-        self._state.left.settle()
-        self._state.right.settle()
+        self.left.settle()
+        self.right.settle()
 
     def snapshot(self) -> Snapshot:
         """Return everything, as arrays and numbers."""
-        state = self._state
-        keys, ordinals, times = state.departed.entries()
+        keys, ordinals, times = self.departed.entries()
         found: Snapshot = {
-            "number": state.number,
-            "departed": state.departed.count,
+            "number": self.number,
+            "departed": self.departed.count,
             "remembered.keys": pack_keys(keys),
             "remembered.ordinals": ordinals,
             "remembered.times": times,
-            **{f"counts.{name}": count for name, count in state.counts.items()},
+            **{f"counts.{name}": count for name, count in self.counts.items()},
         }
-        for name, side in (("left", state.left), ("right", state.right)):
+        for name, side in (("left", self.left), ("right", self.right)):
             found.update({f"{name}.{key}": value for key, value in side.snapshot().items()})
         return found
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Become what `snapshot` was taken of. The settings are those that this join was made with."""
-        old = self._state
-        state = self._state = JoinState(old.within, old.lateness, old.limit, old.departed.keep_us - old.within)
-        state.number = int(snapshot["number"])
-        for name in state.counts:
-            state.counts[name] = int(snapshot[f"counts.{name}"])
+        super().__init__(self.within, self.lateness, self.limit, self.departed.keep_us - self.within)
+        self.number = int(snapshot["number"])
+        for name in self.counts:
+            self.counts[name] = int(snapshot[f"counts.{name}"])
         keys = unpack_keys(np.asarray(snapshot["remembered.keys"]))
         ordinals, times = (np.asarray(snapshot[f"remembered.{name}"], np.int64) for name in ("ordinals", "times"))
-        state.departed.restore(keys, ordinals, times, int(snapshot["departed"]))
-        for name, side in (("left", state.left), ("right", state.right)):
+        self.departed.restore(keys, ordinals, times, int(snapshot["departed"]))
+        for name, side in (("left", self.left), ("right", self.right)):
             start = f"{name}."
             side.restore({key.removeprefix(start): value for key, value in snapshot.items() if key.startswith(start)})
 

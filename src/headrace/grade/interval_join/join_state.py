@@ -470,6 +470,7 @@ class JoinState:
         self.left, self.right = JoinSide(), JoinSide()
         self.departed = DepartedKeys(keep_us=within_us + remember_us, limit=limit)
         self.number = 0
+        # Outcomes by their status; ``duplicate`` counts those orphans that came again.
         self.counts = dict.fromkeys((*STATUSES, "duplicate"), 0)
         self.reasons = reasons(limit)
         self._nothing = Outcomes.of(dict.fromkeys(COLUMNS, ()), self.reasons)

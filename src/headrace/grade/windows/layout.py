@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -197,9 +198,7 @@ class Layout:
         self._retype()
 
     def copy(self) -> Layout:
-        made = Layout.__new__(Layout)
-        made.__dict__.update(self.__dict__)
-        return made
+        return copy.copy(self)
 
     @property
     def by(self) -> int:

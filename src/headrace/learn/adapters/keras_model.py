@@ -113,10 +113,6 @@ class KerasLearner(Network):
             "optimizer": described_optimizer(self._program.model.optimizer),
             "loss": described_loss(loss),
             "backend": self._program.backend,
-            "classes": None if outputs.classes is None else outputs.classes.tolist(),
-            "shape": list(shape),
-            "batch_size": batch_size,
-            "epochs": epochs,
         }
 
     def _update(self, X: Array, y: Array, weights: Array | None) -> None:
@@ -129,9 +125,6 @@ class KerasLearner(Network):
     def largest(self) -> float:
         """Return the largest absolute number of its variables; infinite where one is."""
         return largest_in(self._program.seen(self._values))
-
-    def parameters(self) -> dict[str, Any]:
-        return copy.deepcopy(self._declared)
 
     def state(self) -> State:
         """Return every variable under its number and name; bfloat16 as the bits of unsigned integers."""
@@ -171,8 +164,7 @@ class KerasLearner(Network):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KerasLearner:
         """Return a copy that shares the program, which learning does not change: it need not be compiled again."""
-        made = type(self).__new__(type(self))
-        made.__dict__.update(self.__dict__)
+        made = copy.copy(self)
         made._values = self._program.copied(self._values)
         return made
 

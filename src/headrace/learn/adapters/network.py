@@ -5,6 +5,7 @@ Sources: https://keras.io/api/losses/, https://docs.pytorch.org/docs/stable/nn.h
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -154,12 +155,21 @@ class Network:
         """Return outputs of shape (n, k) for rows that were checked."""
         raise NotImplementedError
 
+    _declared: Mapping[str, Any]
+    """What is declared to the library, as JSON values."""
+
     # -- the contract ---------------------------------------------------------------------------------------------
 
     @property
     def classes(self) -> Array | None:
         """Every label, sorted; None where the model gives a number."""
         return self._outputs.classes
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what is declared, as JSON values."""
+        classes = None if self.classes is None else self.classes.tolist()
+        own = {"shape": list(self._shape), "batch_size": self._batch_size, "epochs": self._epochs}
+        return copy.deepcopy({**self._declared, "classes": classes, **own})
 
     @property
     def width(self) -> int:

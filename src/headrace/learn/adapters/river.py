@@ -8,6 +8,7 @@ unless they share their key (`installation_key`).
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Iterable, Sequence
@@ -172,8 +173,7 @@ class RiverLearner:
         self._learned = bool(state["learned"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RiverLearner:
-        made = type(self).__new__(type(self))
-        made.__dict__.update(self.__dict__)
+        made = copy.copy(self)
         made._model = pickle.loads(canonical_pickle.dumps(self._model))
         return made
 

@@ -104,10 +104,6 @@ class TorchLearner(Network):
         outputs.check_number(self._tried(), name)
         self._declared = {
             **_described(self._module, self._optimizer, self._loss),
-            "classes": None if outputs.classes is None else outputs.classes.tolist(),
-            "shape": list(shape),
-            "batch_size": batch_size,
-            "epochs": epochs,
             "seed": seed,
         }
 
@@ -207,9 +203,6 @@ class TorchLearner(Network):
         held = [*self._module.parameters(), *self._module.buffers()]
         return largest_in(tensor.detach().float().cpu().numpy() for tensor in held if tensor.is_floating_point())
 
-    def parameters(self) -> dict[str, Any]:
-        return copy.deepcopy(self._declared)
-
     def state(self) -> State:
         own: State = {"generator": np.array(self._generator.numpy()), "learned": self._learned}
         if self._cuda_generator is not None:
@@ -249,8 +242,7 @@ class TorchLearner(Network):
         return ["state_dict.pt", "module.txt"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TorchLearner:
-        made = type(self).__new__(type(self))
-        made.__dict__.update(self.__dict__)
+        made = copy.copy(self)
         made._module, made._optimizer, made._loss = _together(self._module, self._optimizer, self._loss)
         return made
 
