@@ -131,14 +131,6 @@ class Lineage:
             txn.put("artifact", key, given)
         return VersionChange(to, version.version, key, request.by)
 
-    def tag(self, txn: Transaction, request: Request) -> VersionRecord:
-        """Give or take a tag.
-
-        Raises:
-            LogError: there is no such version, or no such tag on it.
-        """
-        return tag_version(self.versions, txn, request)
-
     def _refuse_another_declaration(self, version: VersionRecord) -> None:
         then, now = self.versions.fingerprint(version), self._task.fingerprint()
         if not then:
@@ -166,7 +158,11 @@ _PLACE = ("stream", "learned", "window", "model", "model_version", "model_positi
 
 
 def tag_version(versions: VersionList, txn: Transaction, request: Request) -> VersionRecord:
-    """Give or take a tag; see `Lineage.tag`."""
+    """Give or take a tag.
+
+    Raises:
+        LogError: there is no such version, or no such tag on it.
+    """
     version = versions.find(request.version)
     if request.delete:
         versions.untag(txn, version, request.tag)

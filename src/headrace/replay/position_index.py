@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrays import Ints
 from headrace.log.base import Entry, Log, walk
 from headrace.position import Position
 
@@ -70,9 +72,7 @@ def entry_of(log: Log, topic: str, offset: int) -> Entry | None:
     return found[0] if found else None
 
 
-def _columns(
-    records: pa.RecordBatch,
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def _columns(records: pa.RecordBatch) -> tuple[npt.NDArray[np.uint64], Ints]:
     if "__lsn" not in records.schema.names:
         # Rows that no source wrote get positions that keep their order (`Batch.of`).
         return np.zeros(records.num_rows, np.uint64), np.arange(records.num_rows)

@@ -21,7 +21,7 @@ from headrace.grade.compare import CompareSpec, faults, graded_rows, reason_of
 from headrace.grade.interval_join.join import Arrivals, Join, Outcomes
 from headrace.grade.interval_join.keys import converter, kind_of, matching_keys, reconverted
 from headrace.grade.interval_join.pending import ascends, picked
-from headrace.grade.operator_logic import Measure, tried_by_halves
+from headrace.grade.operator_logic import START, Measure, tried_by_halves
 from headrace.plain_values import united, whole
 from headrace.plan.operators import ARRIVAL, GRADED, Grade, Node
 from headrace.step.events import order_of
@@ -30,7 +30,6 @@ from headrace.step.operators import Operator, OperatorEvent, plain, rows_at
 from headrace.step.row_identity import ROW
 from headrace.step.state_codec import below
 
-NEVER = -(2**62)
 # How many of the newest grades the mean error is of.
 NEWEST = 50
 NO_ROWS = np.empty(0, np.int64)
@@ -57,7 +56,7 @@ class GradeJoin(Operator):
         self.plan, self.source = plan, self.node.source
         self.join = Join(plan.within_us, lateness_us=plan.lateness_us, limit=plan.limit)
         self.truths = Truths()
-        self.seen = [NEVER, NEVER]
+        self.seen = [START, START]
         self.schema: pa.Schema | None = None
         self.key_kinds: list[list[list[str]]] | None = None
         self._comparison: Comparison | None = None
@@ -88,10 +87,10 @@ class GradeJoin(Operator):
     def _times(self, idle_us: Mapping[str, int]) -> tuple[int, int]:
         """Return both sides' times after a silence; one that has never had a row goes by the other's."""
         newest = max(self.seen)
-        if newest == NEVER:
-            return NEVER, NEVER
+        if newest == START:
+            return START, START
         left, right = (
-            (time if time > NEVER else newest) + idle_us.get(topic, 0)
+            (time if time > START else newest) + idle_us.get(topic, 0)
             for time, topic in zip(self.seen, self.topics, strict=True)
         )
         return left, right
@@ -99,7 +98,7 @@ class GradeJoin(Operator):
     def advance(self, idle_us: Mapping[str, int]) -> None:
         """Give up what has waited too long."""
         left, right = self._times(idle_us)
-        if min(left, right) > NEVER and self._comparison is not None:
+        if min(left, right) > START and self._comparison is not None:
             self._comparison.found = self.join.advance(left, right)
 
     def due(self, idle_us: Mapping[str, int]) -> bool:
@@ -130,7 +129,7 @@ class GradeJoin(Operator):
             self.truths.hashes = set(keys.tolist())
         if (schema := flat.get(f"schemas.{number}")) is not None:
             self.schema = pa.ipc.read_schema(pa.py_buffer(np.ascontiguousarray(schema)))
-        self.seen = list(about.get("seen") or (NEVER, NEVER))
+        self.seen = list(about.get("seen") or (START, START))
         self.key_kinds = about.get("key_kinds")
 
     def measures(self) -> list[Measure]:
@@ -482,7 +481,7 @@ def keys_of(batch: Batch, on: Sequence[str]) -> list[Any]:
 
 def _first_of_kinds(known: list[str], batches: list[Batch], name: str, side: int) -> dict[str, int]:
     """Return which kinds of keys a side has shown, each with the place of the first row."""
-    first = dict.fromkeys(known, NEVER)
+    first = dict.fromkeys(known, START)
     for batch in batches:
         kind = kind_of(batch.schema.field(name)) if name in batch.schema.names and batch.num_rows else None
         if kind is not None:
@@ -508,6 +507,4 @@ def _row_keys(batch: Batch, on: Sequence[str]) -> list[Any]:
 def _as_one(arrays: list[pa.Array]) -> pa.Array | None:
     if not arrays:
         return None
-    if any(not array.type.equals(arrays[0].type) for array in arrays):
-        return whole(united([pa.table({"": array}) for array in arrays]).column(0))
-    return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+    return arrays[0] if len(arrays) == 1 else whole(united([pa.table({"": array}) for array in arrays]).column(0))

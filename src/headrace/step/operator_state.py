@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from headrace.batch import Batch
 from headrace.grade.alarm import Alarm
 from headrace.grade.drift import Drift
+from headrace.grade.operator_logic import START
 from headrace.grade.windows.window import Window, is_graded
 from headrace.learn.adapters.installation_key import sealed, unsealed
 from headrace.plain_values import united
@@ -22,7 +23,6 @@ from headrace.step.operators import Operator, Predictions, RowOperator, TopicRow
 from headrace.step.state_codec import as_bytes, below, from_bytes
 
 MOST_ROWS = 1_000_000
-NEVER = -(2**62)
 
 
 # Which operator a plan's node is: whoever adds one registers it here. Each is given a plan of its own class.
@@ -47,7 +47,7 @@ class TrainingRows:
         self._most = rows or MOST_ROWS
         self._span_us = span_us
         self._batches: list[pa.RecordBatch] = []
-        self._newest = NEVER
+        self._newest = START
 
     def __len__(self) -> int:
         return sum(records.num_rows for records in self._batches)

@@ -17,6 +17,7 @@ from headrace.log import file_of
 from headrace.log.base import Log, Transaction
 from headrace.plan.task import ModelTask
 from headrace.registry.requests import KIND, Inbox, Request, folder_of, read_requests
+from headrace.replay.lineage import tag_version
 from headrace.replay.steps import StepRecord
 
 logger = logging.getLogger("headrace")
@@ -121,7 +122,7 @@ def apply(txn: Transaction, runner: TaskRunner, wanted: AdminRequest) -> StepRec
     record = None
     try:
         if request.action == "tag":
-            version = runner.lineage.tag(txn, request)
+            version = tag_version(runner.lineage.versions, txn, request)
             wanted.result = {"model": version.model, "version": version.version, "tags": version.tags}
         elif request.action in ("retrain", "promote"):
             refuse_training(runner)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from headrace.arrays import Ints
+from headrace.grade.operator_logic import START
 
 _LEAST = 4_096
-_NEVER = -(2**62)
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class _Generation:
     """Ordinals of keys; the first ordinal that it may hold, and the newest time of all."""
 
     first: int
-    newest: int = _NEVER
+    newest: int = START
     at: dict[Any, int] = field(default_factory=dict)
 
 
@@ -166,6 +166,6 @@ class DepartedKeys:
         self._base = int(ordinals[0]) if len(keys) else departed
         self._times = np.zeros(max(64, departed - self._base), np.int64)
         self._times[ordinals - self._base] = times
-        newest = int(times.max()) if len(keys) else _NEVER
+        newest = int(times.max()) if len(keys) else START
         self._young = _Generation(self._base, newest, dict(zip(keys, ordinals.tolist(), strict=True)))
         self._generations = [self._young]

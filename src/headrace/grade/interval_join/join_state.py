@@ -31,8 +31,8 @@ from headrace.grade.interval_join.outcomes import (
     reasons,
 )
 from headrace.grade.interval_join.pending import PendingRows
+from headrace.grade.operator_logic import START
 
-NEVER = -(2**62)
 # What a key gives that has no row, or several.
 NONE = -2
 MANY = -1
@@ -293,7 +293,7 @@ class JoinSide:
         self.rows = PendingRows()
         self.live = 0
         self.next_seq = 0
-        self.time_us = NEVER
+        self.time_us = START
         self.left_few: list[int] = []  # numbers of rows that have left since the last `settle`
         self.left_many: list[Ints] = []
         self._stale = 0
