@@ -114,22 +114,22 @@ class Scores:
         self.told_at = 0
         self._sums = np.zeros(4)
 
-    def add(self, truth: Array, answers: Array) -> None:
+    def add(self, truth: Array, predictions: Array) -> None:
         """Score rows, in order; both of shape (n,)."""
-        self.add_coded(*self.coded(truth, answers))
+        self.add_coded(*self.coded(truth, predictions))
 
-    def coded(self, truth: Array, answers: Array) -> tuple[Array, Array]:
+    def coded(self, truth: Array, predictions: Array) -> tuple[Array, Array]:
         """Return rows as they are added: labels as their numbers in the order in which they come up, or numbers."""
         if self.spec.kind != "classification":
-            return np.asarray(truth, np.float64), np.asarray(answers, np.float64)
+            return np.asarray(truth, np.float64), np.asarray(predictions, np.float64)
         known = {label: i for i, label in enumerate(self._labels)}
-        if truth.dtype.kind == "O" or answers.dtype.kind == "O":
-            # Labels that no one type holds: in the order in which they come up, a truth before its answer.
-            flat = [_plain(label) for pair in zip(truth, answers, strict=True) for label in pair]
+        if truth.dtype.kind == "O" or predictions.dtype.kind == "O":
+            # Labels that no one type holds: in the order in which they come up, a truth before its prediction.
+            flat = [_plain(label) for pair in zip(truth, predictions, strict=True) for label in pair]
             codes = np.array([known.setdefault(label, len(known)) for label in flat], np.int64).reshape(-1, 2)
             self._labels = list(known)
             return codes[:, 0], codes[:, 1]
-        both = np.column_stack([truth, answers]).reshape(-1)
+        both = np.column_stack([truth, predictions]).reshape(-1)
         distinct, first, where = np.unique(both, return_index=True, return_inverse=True)
         values = distinct.tolist()
         for i in np.argsort(first).tolist():
@@ -139,30 +139,30 @@ class Scores:
         codes = np.array([known[label] for label in values], np.int64)[where].reshape(-1, 2)
         return codes[:, 0], codes[:, 1]
 
-    def add_coded(self, truth: Array, answers: Array) -> None:
+    def add_coded(self, truth: Array, predictions: Array) -> None:
         """Score rows that `coded` gave."""
         if not len(truth):
             return
         self.rows += len(truth)
         if self.spec.kind == "classification":
-            had, k = len(self.confusion), max(len(self.confusion), int(truth.max()) + 1, int(answers.max()) + 1)
+            had, k = len(self.confusion), max(len(self.confusion), int(truth.max()) + 1, int(predictions.max()) + 1)
             if k > had:
                 wide = np.zeros((k, k), np.int64)
                 wide[:had, :had] = self.confusion
                 self.confusion = wide
-            self.confusion += np.bincount(truth * k + answers, minlength=k * k).reshape(k, k)
+            self.confusion += np.bincount(truth * k + predictions, minlength=k * k).reshape(k, k)
         else:
-            error = answers - truth
+            error = predictions - truth
             each = np.column_stack([np.abs(error), error**2, truth, truth**2])
             # One after the other from the last sum on: the same bits however rows come.
             self._sums = np.add.accumulate(np.concatenate([self._sums[None], each]))[-1]
         keep = self.spec.window
         if len(truth) >= keep or not len(self.newest[0]):
-            self.newest = truth[-keep:], answers[-keep:]
+            self.newest = truth[-keep:], predictions[-keep:]
         else:
             self.newest = (
                 np.concatenate([self.newest[0], truth])[-keep:],
-                np.concatenate([self.newest[1], answers])[-keep:],
+                np.concatenate([self.newest[1], predictions])[-keep:],
             )
 
     @property
@@ -194,22 +194,22 @@ class Scores:
         return {name: None if math.isnan(value) else value for name, value in found.items()}
 
     def _of_window(self) -> Array:
-        truth, answers = self.newest
+        truth, predictions = self.newest
         if self.spec.kind == "classification":
             k = len(self.confusion)
-            return np.bincount(truth * k + answers, minlength=k * k).reshape(k, k)
-        error = answers - truth
+            return np.bincount(truth * k + predictions, minlength=k * k).reshape(k, k)
+        error = predictions - truth
         return np.array([np.abs(error).sum(), (error**2).sum(), truth.sum(), (truth**2).sum()])
 
     def _ask(self, metric: Any, counts: Array) -> float:
         """Return a metric of scikit-learn or River, from counts."""
-        truth, answers = np.nonzero(counts)
-        weights = counts[truth, answers]
+        truth, predictions = np.nonzero(counts)
+        weights = counts[truth, predictions]
         if not hasattr(metric, "update"):
             labels = np.array(self.labels)
-            return float(metric(labels[truth], labels[answers], sample_weight=weights))
+            return float(metric(labels[truth], labels[predictions], sample_weight=weights))
         fresh = metric.clone()
-        for i, j, weight in zip(truth.tolist(), answers.tolist(), weights.tolist(), strict=True):
+        for i, j, weight in zip(truth.tolist(), predictions.tolist(), weights.tolist(), strict=True):
             fresh.update(self.labels[i], self.labels[j], weight)
         return float(fresh.get())
 

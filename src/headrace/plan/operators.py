@@ -1,7 +1,7 @@
 """Operators of a task as frozen descriptions: grades, windows, alarms, and the trainings that they set off.
 
 A task's nodes are numbered so that each comes after the one whose rows it takes. They run in the task's own step: an
-alarm is raised at the row that causes it, and the row after it may already be answered by the model trained on it.
+alarm is raised at the row that causes it, and the row after it may already be predicted by the model trained on it.
 """
 
 from __future__ import annotations
@@ -341,7 +341,7 @@ class RetrainPlan:
         on: the node each of whose rows begins a training; None: only when asked.
         swap: ``"barrier"`` or ``"when_ready"``.
         gate: what the new model must not be worse in; ``holdout``: share of the newest rows that decides.
-        shadow: the new model answers beside the current one until it was better over ``promote`` graded rows.
+        shadow: the new model predicts beside the current one until it was better over ``promote`` graded rows.
     """
 
     rows: Selection

@@ -1,7 +1,7 @@
 """A model as it was at a place of the log: the nearest checkpoint before it, then the recorded steps.
 
 The last step's event is cut at the right row. How rows are grouped into events changes nothing (`step`), so
-the state is that of the model which answered there, to the bit.
+the state is that of the model which predicted there, to the bit.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ class _Walk:
         return 1
 
     def check(self, recorded: str | None) -> None:
-        """Compare with the hash that was recorded, where one was, of the model that answers."""
+        """Compare with the hash that was recorded, where one was, of the model that predicts."""
         state, current = self.state, self.state.current
         ahead = state.open_batch.learner is not None or state.visible is not None
         if recorded is not None and current is not None and not ahead:

@@ -70,7 +70,7 @@ class Reader(Protocol):
 
 
 # Origins are rows of whole numbers: (which of the streams that are learned, offset in its topic), with two zeros where
-# others have four; or (GRADED, commit LSN, index, time) of a row that is made of answers and labels.
+# others have four; or (GRADED, commit LSN, index, time) of a row that is made of predictions and labels.
 GRADED = -1
 
 

@@ -213,7 +213,7 @@ class Operator:
 
 
 class Predictions(Operator):
-    """Rows as the task's model predicts them, in order; those that were answered elsewhere among them."""
+    """Rows as the task's model predicts them, in order; those that were predicted elsewhere among them."""
 
     emits = False  # predictions have outputs of their own
 

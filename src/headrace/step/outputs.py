@@ -27,7 +27,7 @@ def unlearned(task: ModelTask, state: State, reader: Reader | None, blocks: Sequ
     """Return dead letters of rows that the learner has failed on, and that may have come long before.
 
     The rows are read again from the log, however near they are, so that a letter does not depend on it. Of those that
-    are not there (made of answers and labels, or pruned by force) a letter holds the features and the target.
+    are not there (made of predictions and labels, or pruned by force) a letter holds the features and the target.
     """
     outputs: list[Output] = []
     for block in blocks:

@@ -318,7 +318,7 @@ def predict_rows(
 def _put_together(
     runs: Sequence[npt.NDArray[Any] | None], failed: dict[int, str]
 ) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
-    """Runs of answers as one array; None stands for one row, which has no answer."""
+    """Runs of predictions as one array; None stands for one row, which has none."""
     good = next((run for run in runs if run is not None), None)
     if good is None:
         return None, failed

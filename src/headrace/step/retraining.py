@@ -389,7 +389,7 @@ def _train(
     else:
         trained = _gated(task, plan, state, rows, X, y, about)
     if trained is not None:
-        # What cannot be stored, or not be read again, is told here, not when it answers already.
+        # What cannot be stored, or not be read again, is told here, not when it predicts already.
         copy.deepcopy(task.learner).restore(load_state(dump_state(trained.state())))
     return trained
 
@@ -489,7 +489,7 @@ def _gated(
 ) -> Learner | None:
     """Train on all but the newest rows, and compare old and new there as if it had been live.
 
-    Of the older rows only those are learned whose labels were known when the first of the newest was answered.
+    Of the older rows only those are learned whose labels were known when the first of the newest was predicted.
     """
     assert plan.gate is not None and y is not None
     known_us = rows.ts_us

@@ -97,7 +97,7 @@ class Show(View):
             text = f"a training came to nothing ({row['status']}): {row['reason']}"
         self._tell(Text(text, style="bold green" if row["status"] == "trained" else "yellow"))
 
-    def answers(self, version: int, ts_us: int) -> None:
+    def predicts(self, version: int, ts_us: int) -> None:
         """Print which version predicts."""
         made = datetime.fromtimestamp(ts_us / 1e6, UTC)
         self.model = f"model weight: version {version}, made at {made:%Y-%m-%d %H:%M:%S} UTC"
@@ -183,4 +183,4 @@ class Follower:
             known = VersionList.read(self._log, MODEL).versions.get(version)
             if known is not None:
                 self._version = version
-                self._view.answers(version, known.ts_us)
+                self._view.predicts(version, known.ts_us)

@@ -30,7 +30,7 @@ def capture(dsn: str, log: str | Path) -> tuple[hr.App, Any]:
 
 
 def classify(dsn: str, log: str | Path, trained: Any, features: Any, classes: Any) -> hr.App:
-    """Captures both tables, and answers the rows to be tested with a model that has learned already."""
+    """Captures both tables, and predicts the rows to be tested with a model that has learned already."""
     app = hr.App("mnist", log=log)
     db = app.postgres(dsn, tables=TABLES, prefix="tf")
     digits = app.model("digits", trained, features=features, target="labels", classes=classes)

@@ -1,4 +1,4 @@
-"""The batch mode: rows are captured and learned by replay; then others are answered while they are inserted.
+"""The batch mode: rows are captured and learned by replay; then others are predicted while they are inserted.
 
 It follows https://debezium.io/blog/2023/05/02/tensorflow-mnist-classification/: the model is trained on the rows that
 are there, evaluation begins on a topic that does not exist, and counts up while rows arrive.
@@ -86,11 +86,11 @@ def _learn(chosen: Recipe, model: Any, options: Options, found: Scene, data: dig
     return rows
 
 
-# -- the second half: rows that come are answered ---------------------------------------------------------------------
+# -- the second half: rows that come are predicted --------------------------------------------------------------------
 
 
 def _evaluate(chosen: Recipe, model: Any, options: Options, found: Scene, data: digits.Digits, view: Show) -> int:
-    """Answer the test rows while they are inserted; returns the answer to the 3 drawn by hand."""
+    """Predict the test rows while they are inserted; returns the prediction for the 3 drawn by hand."""
     classes = None if isinstance(model, hr.Learner) else CLASSES
     app = pipeline.classify(found.dsn, found.log, model, chosen.features, classes)
     with app.start() as running, psycopg.connect(found.dsn, autocommit=True) as database:
@@ -112,7 +112,7 @@ def _evaluate(chosen: Recipe, model: Any, options: Options, found: Scene, data: 
 
 
 def _count(app: hr.App, running: Running, view: Show) -> None:
-    """Another point of the curve: of all that is answered by now."""
+    """Another point of the curve: of all that is predicted by now."""
     answers = app.topic(pipeline.PREDICTIONS).select("prediction", "labels").read().to_arrow()
     predicted, labels = (answers.column(name).to_numpy() for name in ("prediction", "labels"))
     view.done = len(labels)

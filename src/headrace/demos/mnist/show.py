@@ -102,7 +102,7 @@ def half_blocks(pixels: bytes, side: int = SIDE) -> str:
 
 
 def draw_digit(path: Path, pixels: bytes, answer: object) -> Path | None:
-    """A PNG of an image with its answer; None where there is no matplotlib."""
+    """A PNG of an image with its prediction; None where there is no matplotlib."""
 
     def draw(ax: Any) -> None:
         plot.digit(pixels, ax=ax, title=answer)
@@ -121,7 +121,7 @@ def draw_curve(path: Path, curve: Sequence[tuple[int, float]], title: str) -> Pa
 
 
 def share_right(predicted: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
-    """The share of rows that are answered as labelled.
+    """The share of rows that are predicted as labelled.
 
     >>> share_right(np.array([1, 2, 3]), np.array([1, 2, 4]))
     0.6667

@@ -126,7 +126,7 @@ class Running:
             gc.unfreeze()
 
     def wait(self, timeout: float | None = 30.0, *, lsn: str | int | None = None, sinks: bool = True) -> None:
-        """Wait until everything committed before now is captured, answered and, in complete cuts, learned.
+        """Wait until everything committed before now is captured, predicted and, in complete cuts, learned.
 
         What came of it is then delivered too, where the app has sinks.
 
@@ -280,7 +280,7 @@ class Running:
         return trained(model, self._ask(Request("retrain", model, 0, whoami()), timeout))
 
     def promote(self, model: str, *, timeout: float | None = 30.0) -> dict[str, Any]:
-        """Let the model that answers beside the current one (``retrain(…, shadow=True)``) take over now.
+        """Let the model that predicts beside the current one (``retrain(…, shadow=True)``) take over now.
 
         Raises:
             LearnError: there is none.

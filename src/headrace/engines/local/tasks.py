@@ -74,7 +74,7 @@ class TaskRunner:
         self._work_s = 0.0
         self._storing_s = 0.0
         self._reader = LogReader(log, task, self.state) if isinstance(task, ModelTask) else None
-        # Answers that were given elsewhere are answers to a stream, which is then not silent.
+        # Predictions that were made elsewhere are of a stream, which is then not silent.
         plans = task.predict if isinstance(task, ModelTask) else ()
         self._served = {plan.served.topic: plan.stream.topic for plan in plans if plan.served is not None}
         self._nodes = getattr(task, "nodes", ())

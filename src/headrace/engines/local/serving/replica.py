@@ -183,7 +183,7 @@ class Replica(ModelProvider):
         return folder_of(path)
 
     def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
-        """Hand answers that were given over to the process that writes the log."""
+        """Hand predictions that were made over to the process that writes the log."""
         self._handing.append(topic, rows, timeout)
 
     def health(self) -> list[ComponentHealth]:

@@ -225,7 +225,7 @@ class LocalModels(ModelProvider):
             return self.running.retrain(model, timeout=timeout)
 
     def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
-        """Append answers that were given to a topic."""
+        """Append predictions that were made to a topic."""
         assert self.running is not None
         self.running.append(topic, rows, timeout=timeout)
 

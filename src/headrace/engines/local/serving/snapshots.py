@@ -290,7 +290,7 @@ class SnapshotPublisher:
         self._copied_at = 0.0
 
     def publish(self, state: State, *, idle: bool = False) -> None:
-        """Publish a copy of the model that answers, if it has changed.
+        """Publish a copy of the model that predicts, if it has changed.
 
         Args:
             idle: whether there is nothing else to do, so that a copy may take its time.
