@@ -47,8 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples a property is tried with: more of them in the long form."""
     # Without xdist nobody else knows its mark.
     config.addinivalue_line("markers", "xdist_group(name): tests that one worker runs, one after another")
-    chosen = str(config.getoption("markexpr"))
-    settings.load_profile("long" if "slow" in chosen.replace("not slow", "") else "short")
+    settings.load_profile("long" if _long(config) else "short")
+
+
+def _long(config: pytest.Config) -> bool:
+    """Return whether this run is the long form: it chooses tests that are marked slow."""
+    return "slow" in str(config.getoption("markexpr")).replace("not slow", "")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Fail an unmarked test that takes too long.
+    """Fail an unmarked test that takes too long; in the long form, where properties have more examples, none does.
 
     What counts is the larger of two: the seconds in which no process of the machine waited for a processor, and the
     processor's time of this process and of children that have ended. Other work on the machine makes a test last
@@ -71,7 +75,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     wall, stalled, worked = time.monotonic(), _stalled(), _worked()
     result = yield
     seconds = max(time.monotonic() - wall - (_stalled() - stalled), _worked() - worked)
-    if seconds > LIMIT_SECONDS and item.get_closest_marker("slow") is None and sys.gettrace() is None:
+    free = item.get_closest_marker("slow") is not None or _long(item.config) or sys.gettrace() is not None
+    if seconds > LIMIT_SECONDS and not free:
         pytest.fail(ADVICE.format(seconds=seconds, limit=LIMIT_SECONDS), pytrace=False)
     return result
 
