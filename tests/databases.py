@@ -21,11 +21,11 @@ class Database:
         self.dsn = server.dsn.replace("/postgres?", f"/{name}?")
 
     @classmethod
-    def create(cls, server: PostgresServer, name: str = "test", *, template: str | None = None) -> Self:
-        """Make a database, empty or as another one is; its name begins with this one, and is no other's."""
+    def create(cls, server: PostgresServer, name: str = "test") -> Self:
+        """Make an empty database; its name begins with this one, and is no other's."""
         plain = re.sub(r"\W", "_", name).strip("_").lower()[:40]
         name = f"{plain}_{secrets.token_hex(4)}"
-        server.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        server.execute(f"CREATE DATABASE {name}")
         return cls(server, name)
 
     def execute(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -49,9 +49,9 @@ class Database:
 
 
 @contextlib.contextmanager
-def fresh_database(server: PostgresServer, name: str = "test", *, template: str | None = None) -> Iterator[Database]:
+def fresh_database(server: PostgresServer, name: str = "test") -> Iterator[Database]:
     """A database as long as a block lasts."""
-    made = Database.create(server, name, template=template)
+    made = Database.create(server, name)
     try:
         yield made
     finally:

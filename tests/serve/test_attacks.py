@@ -20,7 +20,7 @@ from headrace.serve import server, service
 from headrace.serve.keys import KeyFile
 from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, fish, serving
+from .client import FISH, SEEDS, Client, fish, serving
 
 SECRET = "a secret of more than thirty-two characters"
 

@@ -15,7 +15,7 @@ from headrace.errors import DeclarationError
 from headrace.serve.settings import ServeSettings
 from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, fish, serving
+from .client import FISH, SEEDS, Client, fish, serving
 
 
 def test_it_answers_as_the_seed_does(tmp_path: Path) -> None:

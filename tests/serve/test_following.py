@@ -26,13 +26,13 @@ from headrace.serve.settings import ServeSettings
 from tests.processes import HEADRACE, Child, run_python
 from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, fish, headrace
+from .client import FISH, SEEDS, Client, fish, headrace
 from .test_endpoint import retrained
 
 FILE = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
-from serve.asked import fish
+from serve.client import fish
 from serve.test_endpoint import retrained
 {more}
 app = {app}

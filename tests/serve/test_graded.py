@@ -19,7 +19,7 @@ from headrace.replay.verify import verify
 from tests.processes import HEADRACE, run_python
 from tests.waiting import wait_until
 
-from .asked import following, serving
+from .client import following, serving
 from .factory import factory
 from .test_following import clients_of, command, write_file
 

@@ -16,7 +16,7 @@ from headrace.serve.settings import ServeSettings
 from headrace.testing.servers import postgres
 from tests.waiting import wait_until
 
-from .asked import FISH, Client, fish, following, serving
+from .client import FISH, Client, fish, following, serving
 
 QUICK = {"ready_source_seconds": 0.2, "ready_round_seconds": 30.0}
 

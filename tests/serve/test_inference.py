@@ -14,7 +14,7 @@ import pytest
 import headrace as hr
 from tests.waiting import wait_until
 
-from .asked import FISH, Client, fish, serving
+from .client import FISH, Client, fish, serving
 
 ROWS = [{"Length": 86.37, "Height": 18.74, "Species": "salmon"}, {"Length": 57.0, "Height": 12.5, "Species": "walleye"}]
 COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}

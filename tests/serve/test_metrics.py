@@ -16,7 +16,7 @@ from sklearn.linear_model import LinearRegression
 
 import headrace as hr
 
-from .asked import FISH, SEEDS, fish, serving
+from .client import FISH, SEEDS, fish, serving
 
 
 def numbers(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -90,7 +90,7 @@ def test_grades_errors_and_alarms_are_told(tmp_path: Path) -> None:
 TRACED = """
 import sys
 sys.path.insert(0, {tests!r})
-from serve.asked import FISH, SEEDS, fish, serving
+from serve.client import FISH, SEEDS, fish, serving
 app = fish({log!r})
 parent = {{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
 with serving(app, FISH) as (_, client):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .asked import FISH, SEEDS, Client, fish, serving
+from .client import FISH, SEEDS, Client, fish, serving
 
 CHROMIUM = Path("/usr/bin/chromium")
 

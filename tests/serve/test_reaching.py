@@ -12,7 +12,7 @@ from headrace.serve.settings import ServeSettings
 from tests.databases import Database
 from tests.waiting import wait_until
 
-from .asked import Client
+from .client import Client
 
 
 def weights(dsn: str, log: Path) -> hr.App:

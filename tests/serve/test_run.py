@@ -19,7 +19,7 @@ import headrace as hr
 from tests.processes import Child
 from tests.waiting import wait_until
 
-from .asked import Client
+from .client import Client
 from .factory import factory
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve.py"

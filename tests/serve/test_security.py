@@ -25,7 +25,7 @@ from headrace.serve.security import Gate
 from headrace.serve.settings import ServeSettings
 from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, fish, headrace, serving
+from .client import FISH, SEEDS, Client, fish, headrace, serving
 
 SECRET = "a secret of more than thirty-two characters"
 

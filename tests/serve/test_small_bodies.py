@@ -10,7 +10,7 @@ import pytest
 
 from headrace.serve.arrow import STREAM
 
-from .asked import FISH, Client, fish, serving
+from .client import FISH, Client, fish, serving
 
 ROWS = pa.RecordBatch.from_pylist([{name: row[name] for name in ("Length", "Height", "Species")} for row in FISH])
 

@@ -13,7 +13,7 @@ import pytest
 import headrace as hr
 from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, serving
+from .client import FISH, SEEDS, Client, serving
 
 ROW = {"Length": 86.37, "Height": 18.74, "Species": "salmon"}
 OTHER = {"Length": 57.0, "Height": 12.5, "Species": "walleye"}

@@ -16,7 +16,7 @@ from headrace.engines.local.running import Running
 from headrace.errors import LearnError
 from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client, following, serving
+from .client import FISH, SEEDS, Client, following, serving
 from .factory import factory
 from .test_endpoint import Slow
 

@@ -16,7 +16,7 @@ import pytest
 from tests.processes import HEADRACE, Child
 from tests.waiting import wait_until
 
-from .asked import FISH, SEEDS, Client
+from .client import FISH, SEEDS, Client
 from .test_endpoint import retrained
 from .test_following import clients_of, command, write_file
 

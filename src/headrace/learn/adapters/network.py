@@ -156,7 +156,7 @@ class Network:
         raise NotImplementedError
 
     _declared: Mapping[str, Any]
-    """What is declared to the library, as JSON values."""
+    """The declaration to the library, as JSON values."""
 
     # -- the contract ---------------------------------------------------------------------------------------------
 
