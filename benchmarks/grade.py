@@ -204,7 +204,7 @@ def _other(name: str, package: str, place: str, load: Load, **variables: str) ->
     Raises:
         subprocess.CalledProcessError: the package cannot be installed.
     """
-    python = environment(package.replace("==", "-"), package)
+    python = environment(package)
     command = [str(python), str(Path(__file__).with_name(f"grade_{name}.py")), place, str(load.pairs)]
 
     def seconds() -> float:

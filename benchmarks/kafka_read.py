@@ -121,4 +121,4 @@ class Case:
 
 def quix_environment() -> Path:
     """The interpreter of an environment with Quix Streams, made when it is not there."""
-    return environment(QUIX.replace("==", "-"), QUIX, "numpy")
+    return environment(QUIX, "numpy")

@@ -170,7 +170,7 @@ def _ours(home: Path, seconds: int) -> tuple[float, float]:
 
 
 def _mlserver(home: Path, seconds: int) -> float:
-    python = environment("serve-mlserver", *MLSERVER)
+    python = environment(*MLSERVER)
     folder = home / "mlserver"
     folder.mkdir()
     save = MODEL + "\nimport joblib; joblib.dump(model, 'model.joblib')"
@@ -189,7 +189,7 @@ def _mlserver(home: Path, seconds: int) -> float:
 
 
 def _bentoml(home: Path, seconds: int) -> float:
-    python = environment("serve-bentoml", *BENTOML)
+    python = environment(*BENTOML)
     folder = home / "bentoml"
     folder.mkdir()
     (folder / "service.py").write_text(BENTO)
