@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from headrace.step.row_identity import hashed, hashes
+from headrace.value_hashes import hashed, hashes
 
 LARGE = 2**62
 VALUES: dict[str, tuple[list[Any], pa.DataType]] = {

@@ -27,8 +27,9 @@ from headrace.batch import OPS, Batch, inserted
 from headrace.grade.interval_join.keys import truth_codes
 from headrace.grade.interval_join.pending import PendingRows
 from headrace.plain_values import values, whole
-from headrace.step.row_identity import LIMIT, ROW, Hashes, Identity, Numbered, hashed, nonzero
+from headrace.step.row_identity import LIMIT, ROW, Identity, Numbered, nonzero
 from headrace.step.state_codec import below
+from headrace.value_hashes import Hashes, hashed
 
 Tracked = TypeVar("Tracked", bound="Identity | Late | Changes")
 NO_LABEL = "no label came while {limit:,} newer rows of the table did: it is not waited for any more"
