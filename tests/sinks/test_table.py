@@ -265,6 +265,22 @@ def test_rows_that_the_table_refuses_go_to_the_dead_letters_once(dsn: str, query
         assert word in one and one.startswith("postgres:out: "), one
 
 
+def test_a_delivery_leaves_the_catalog_alone(dsn: str, query: Query, tmp_path: Path) -> None:
+    # What each delivery wrote into the catalog stayed there as long as a replication slot's catalog_xmin, and the
+    # longer a pipeline ran, the slower it delivered.
+    app = hr.App("shop", log=tmp_path / "log")
+    app.topic("in", append=True).to_table(dsn, "out", key="id")
+    written = []
+    with app.start() as running:
+        for number in range(4):
+            running.append("in", {"id": number, "x": "a"})
+            running.wait(60)
+            written += query("select xmin from pg_class where relname like 'headrace_stage%'")
+    assert query("select count(*) from out") == [(4,)]
+    assert len(written) == 4
+    assert len(set(written)) == 1
+
+
 def test_a_new_log_begins_again_where_rows_have_a_key(dsn: str, query: Query, tmp_path: Path) -> None:
     for name, grid in (("one", "op id x\nc 1 a\nc 2 b"), ("two", "op id x\nc 2 c")):
         write(tmp_path / name, events(grid))

@@ -568,7 +568,9 @@ class TableSink:
         name = self._stages.setdefault(names, f"headrace_stage_{len(self._stages)}")
         stage = sql.Identifier("pg_temp", name)
         if known:
-            self._db.execute(sql.SQL("TRUNCATE {}").format(stage))
+            # It is empty at a transaction's begin. TRUNCATE would rewrite its row of the catalog for each delivery, and
+            # what a replication slot still needs of the catalog, no vacuum takes away.
+            self._db.execute(sql.SQL("DELETE FROM {}").format(stage))
         else:
             self._db.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(stage))
             make = sql.SQL("CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA")
