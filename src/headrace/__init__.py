@@ -9,10 +9,13 @@
 Stream(iris_predictions)
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from headrace import errors, testing
 from headrace.batch import Batch
 from headrace.grade import metrics
 from headrace.inspect import plot
+from headrace.inspect.rows import Rows
 from headrace.learn import adapters
 from headrace.learn.base import Learner
 from headrace.learn.category import category
@@ -21,16 +24,38 @@ from headrace.learn.kmeans import KMeans
 from headrace.learn.linear import LinearRegression
 from headrace.learn.rows_file import csv
 from headrace.pipeline.app import App
+from headrace.pipeline.model import Model
+from headrace.pipeline.stream import Database, Stream, Topics, Windowed
 from headrace.transform.expressions import text
 
+if _TYPE_CHECKING:
+    from headrace.dataset import Dataset
+    from headrace.engines.local.running import Running, RunningModel
+
 __version__ = "0.1.0"
+
+# What App.start and Stream.dataset return, to be named in signatures: an engine is imported when somebody asks.
+_LATER = {
+    "Dataset": "headrace.dataset",
+    "Running": "headrace.engines.local.running",
+    "RunningModel": "headrace.engines.local.running",
+}
 
 __all__ = [
     "App",
     "Batch",
+    "Database",
+    "Dataset",
     "KMeans",
     "Learner",
     "LinearRegression",
+    "Model",
+    "Rows",
+    "Running",
+    "RunningModel",
+    "Stream",
+    "Topics",
+    "Windowed",
     "adapters",
     "category",
     "csv",
@@ -42,3 +67,15 @@ __all__ = [
     "text",
     "vector",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from headrace.plain_values import json_texts, united
 from headrace.position import Position, format_positions
+from headrace.row_tables import html_table, summary
 from headrace.wire import WireMessages
 
 OPS = {name: ord(name) for name in "cudtr"}
@@ -253,7 +254,10 @@ class Batch:
         return Batch(pa.RecordBatch.from_arrays(list(arrays), schema=pa.schema(fields, metadata=schema.metadata)))
 
     def __repr__(self) -> str:
-        return f"Batch({self.num_rows} rows, {', '.join(self.column_names)})"
+        return f"Batch({summary(self.rows)})"
+
+    def _repr_html_(self) -> str:
+        return html_table(present(self.records))
 
 
 def take(array: pa.Array, rows: npt.NDArray[np.int64]) -> pa.Array:

@@ -35,6 +35,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def __dir__() -> list[str]:
+    return [name for name, kind in globals().items() if isinstance(kind, type) and issubclass(kind, HeadraceError)]
+
+
 class HeadraceError(Exception):
     """Root of the tree.
 

@@ -90,4 +90,4 @@ def test_a_batch_is_built_and_taken_apart() -> None:
     assert [chr(one) for one in batch.op] == ["c", "u", "d"]
     assert batch.take(np.array([2])).rows.to_pylist() == [{"id": 3}]
     assert batch.ts_us.tolist() == [5, 5, 5]
-    assert repr(batch) == "Batch(3 rows, id)"
+    assert repr(batch) == "Batch(3 rows: id)"

@@ -169,6 +169,7 @@ def test_the_recording_is_of_the_demo() -> None:
 def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...], command: Any) -> None:
     done = CliRunner().invoke(main.app, [*path, "--help"])
     assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(main.app, [*path, "-h"]).output == done.output
     help_text = command.help or ""
     examples = re.findall(r"^\s*Example: (.+)$", help_text, re.MULTILINE)
     assert examples, f"headrace {' '.join(path)}: no «Example:» line"
@@ -176,6 +177,15 @@ def test_every_command_has_help_with_an_example_and_json(path: tuple[str, ...], 
         assert example.startswith(f"headrace {' '.join(path)}"), example
         parse(example)
     assert "--json" in {name for parameter in command.params for name in parameter.opts}
+
+
+def test_the_version_is_told_and_short_options_work() -> None:
+    for option in ("--version", "-V"):
+        done = CliRunner().invoke(main.app, [option])
+        assert (done.exit_code, done.output) == (0, f"headrace {headrace.__version__}\n")
+    for group in ([], ["topics"], ["models"], ["keys"], ["demo"]):
+        done = CliRunner().invoke(main.app, [*group, "-h"])
+        assert done.exit_code == 0 and "Usage:" in done.output
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -16,9 +16,11 @@ PACKAGE = Path(headrace.__file__).parent
 
 # A change here is a decision, written down in docs/decisions.
 PUBLIC = (
-    *("App", "Batch", "KMeans", "Learner", "LinearRegression", "adapters", "category", "csv", "errors", "image"),
-    *("metrics", "plot", "testing", "text", "vector"),
+    *("App", "Batch", "Database", "Dataset", "KMeans", "Learner", "LinearRegression", "Model", "Rows", "Running"),
+    *("RunningModel", "Stream", "Topics", "Windowed", "adapters", "category", "csv", "errors", "image", "metrics"),
+    *("plot", "testing", "text", "vector"),
 )
+MODULES = ("adapters", "errors", "metrics", "plot", "testing")
 
 # What `import headrace` must not bring: engines, drivers, brokers, the command line, model libraries.
 LAZY = (
@@ -65,9 +67,34 @@ def test_the_public_names() -> None:
     assert sorted(headrace.__all__) == sorted(PUBLIC)
     for name in PUBLIC:
         assert getattr(headrace, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Plam'"):
+        _ = headrace.Plam  # type: ignore[attr-defined]  # that is the point
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("adapters", "errors", "plot", "testing")])
+def test_dir_shows_the_public_names_and_nothing_else() -> None:
+    """`hr.<Tab>`: no submodules, no `annotations`; likewise in the modules that are public."""
+    assert set(dir(headrace)) == {*PUBLIC, "__version__"}
+    for name in MODULES:
+        module = getattr(headrace, name)
+        names = dir(module)
+        assert names and "annotations" not in names
+        for public in names:
+            assert not public.startswith("_")
+            assert not inspect.ismodule(getattr(module, public)), f"hr.{name}.{public}"
+
+
+def test_a_shell_completes_the_public_names() -> None:
+    from IPython.core.completer import IPCompleter, provisionalcompleter
+
+    for jedi in (False, True):
+        completer = IPCompleter(namespace={"hr": headrace})
+        completer.use_jedi = jedi
+        with provisionalcompleter():
+            found = {completion.text.lstrip(".") for completion in completer.completions("hr.", 3)}
+        assert found == set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in MODULES])
 def test_a_public_name_says_what_it_is(name: str) -> None:
     text = inspect.getdoc(getattr(headrace, name)) or ""
     assert len(text.splitlines()) > 1, f"headrace.{name} has no docstring worth the name"
@@ -107,6 +134,13 @@ def test_declaring_a_pipeline_brings_no_engine_either() -> None:
     )
     heavy = [name for name in LAZY if name in loaded]
     assert not heavy, f"declaring a pipeline loads {', '.join(heavy)}"
+
+
+def test_a_type_checker_knows_every_public_name() -> None:
+    """What is imported when somebody asks for it is imported for type checkers, too."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert set(PUBLIC) <= set(imported)
 
 
 def test_no_module_is_a_grab_bag() -> None:

@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.inspect.messages import to_json
-from headrace.inspect.rows import cell
 from headrace.inspect.topics import iso_time
 from headrace.pipeline.app import App
 from headrace.plain_values import beyond, cast_texts, is_bytes, texts
+from headrace.row_tables import cell
 
 talk = Console(stderr=True)
 

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 from contextlib import nullcontext
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,7 @@ from headrace.log.kafka_view import KafkaView
 from headrace.plain_values import rows
 
 app = typer.Typer(
-    help="Machine learning on live database changes.", no_args_is_help=True, pretty_exceptions_enable=False
+    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.add_typer(demo.demo, name="demo")
 app.add_typer(topics.topics, name="topics")
@@ -52,6 +53,22 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headrace {version('headrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def headrace(
+    _: Annotated[
+        bool,
+        typer.Option("--version", "-V", help="Print the version, and end.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Machine learning on live database changes."""
 
 
 @app.command()

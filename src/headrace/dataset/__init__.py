@@ -26,7 +26,7 @@ from headrace.dataset.examples import Data, Examples, recut, shuffled
 from headrace.dataset.groups import Positions
 from headrace.dataset.readers import Chunk, ChunkReader, Start, TopicFinder, TopicPosition
 from headrace.errors import DeclarationError, LogError, MissingExtra
-from headrace.learn.features import Features, depend_on_the_log
+from headrace.learn.features import Features, depend_on_the_log, feature_text
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
 from headrace.plan.task import StreamPlan
@@ -92,7 +92,7 @@ class ReadOptions:
         return cls(group, wait, idle, start, epochs, live)
 
 
-@dataclass
+@dataclass(repr=False)
 class Dataset:
     """Batches of a stream's rows. Iterating begins anew each time: at ``start``, or where the group is.
 
@@ -133,6 +133,19 @@ class Dataset:
                 "rows that are still to come cannot be shuffled",
                 advice='Shuffle what is there: until="caught-up", without idle_timeout.',
             )
+
+    def __repr__(self) -> str:
+        features, options = self.features, self.options
+        columns = feature_text(features) if features is not None else "all columns"
+        said = [
+            str(self.stream),
+            f"batches of {self.batch_size}",
+            columns + (f" → {self.target}" if self.target else ""),
+        ]
+        said += [f"{options.epochs} epochs"] if options.epochs > 1 else []
+        said += ["shuffled"] if self.shuffle else []
+        said += [f"group {options.group}"] if options.group else []
+        return f"Dataset({', '.join([*said, *(['live'] if options.live else [])])})"
 
     def __iter__(self) -> Iterator[Given]:
         return self.batches()

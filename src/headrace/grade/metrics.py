@@ -27,8 +27,13 @@ from headrace.plain_values import is_text
 
 Function = Callable[[Array, Array], Any]
 KINDS = ("mean", "median", "quantile", "count", "min", "max", "sum", "std", "unique", "first", "last")
+METRICS = ("relative_error", "absolute_error", "squared_error", "correct", "incorrect", "log_loss")
 _EXACT = Context(prec=600_000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 _EPSILON = float(np.finfo(np.float64).eps)
+
+
+def __dir__() -> list[str]:
+    return [*METRICS, *KINDS, "Metric", "Aggregate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Metric:
     """
 
     name: str
-    function: Function
+    function: Function = field(repr=False)
     greater_is_better: bool = False
 
     def __call__(self, prediction: Array, truth: Array) -> Array:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _NAMES = ("prediction", "labels", "label")
 
 
+def __dir__() -> list[str]:
+    return ["accuracy", "digit"]
+
+
 @runtime_checkable
 class Evaluated(Protocol):
     """A declared model whose scores are in a topic, such as `headrace.pipeline.model.Model`."""

@@ -1,26 +1,27 @@
-"""Rows of a topic, read at once, and tables of them for people: in a terminal and in a notebook."""
+"""Rows of a topic, read at once: Arrow, pandas, a table in a notebook."""
 
 from __future__ import annotations
 
-import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from headrace.batch import Batch, present
 from headrace.errors import LogError
 from headrace.log.base import Log, walk
-from headrace.plain_values import beyond, repr_text, united, values
+from headrace.plain_values import beyond, united, values
 from headrace.plan.task import StreamPlan
+from headrace.row_tables import html_table, summary, text_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN_ROWS = 10
-
 
 class Rows:
-    """Rows read from a topic: a table in a notebook, Arrow or pandas on request."""
+    """Rows read from a topic: a table where they are printed and in a notebook, Arrow or pandas on request.
+
+    `Stream.read` returns them; where the topic has no row yet, they are none, with the columns that its rows will have.
+    """
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -50,6 +51,9 @@ class Rows:
         return int(self._table.num_rows)
 
     def __repr__(self) -> str:
+        return f"Rows({summary(self._table)})"
+
+    def __str__(self) -> str:
         return text_table(self._table)
 
     def _repr_html_(self) -> str:
@@ -77,40 +81,3 @@ def no_topic(log: Log, name: str) -> LogError:
     """Return the refusal to read a topic that a log does not have."""
     known = ", ".join(topic for topic in log.topics() if not topic.startswith("__")) or "none"
     return LogError(f"the log has no topic «{name}»", advice=f"Its topics: {known}.")
-
-
-def text_table(table: pa.Table, *, limit: int = SHOWN_ROWS) -> str:
-    """Return the first rows as aligned text."""
-    shown = table.slice(0, limit)
-    columns = [
-        [name, *(cell(value) for value in values(column))]
-        for name, column in zip(table.column_names, shown.columns, strict=True)
-    ]
-    widths = [max(len(text) for text in column) for column in columns]
-    lines = [
-        "  ".join(column[row].ljust(width) for column, width in zip(columns, widths, strict=True)).rstrip()
-        for row in range(shown.num_rows + 1)
-    ]
-    if table.num_rows > limit:
-        lines.append(f"… {table.num_rows} rows")
-    return "\n".join(lines)
-
-
-def html_table(table: pa.Table, *, limit: int = SHOWN_ROWS) -> str:
-    """Return the first rows as an HTML table."""
-    shown = table.slice(0, limit)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.column_names)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell(value))}</td>" for value in row) + "</tr>"
-        for row in zip(*(values(column) for column in shown.columns), strict=True)
-    )
-    more = f"<p>… {table.num_rows} rows</p>" if table.num_rows > limit else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
-
-
-def cell(value: Any) -> str:
-    """Return one value, short."""
-    if value is None:
-        return "–"
-    text = value.isoformat(sep=" ") if hasattr(value, "isoformat") and hasattr(value, "hour") else repr_text(value)
-    return text if len(text) <= 40 else text[:39] + "…"

@@ -210,6 +210,24 @@ def width_of(learner: Learner | None) -> int | None:
     return width
 
 
+def learner_text(learner: Learner) -> str:
+    """Return a learner for people, in one line; of a class that says nothing of itself, its name and parameters."""
+    if type(learner).__repr__ is not object.__repr__:
+        return one_line(repr(learner))
+    said = (f"{name}={value!r}" for name, value in learner.parameters().items())
+    return one_line(f"{type(learner).__name__}({', '.join(said)})")
+
+
+def one_line(text: str, longest: int = 200) -> str:
+    """Return a description of a learner, or of a part of one, for a line that says more.
+
+    >>> one_line(" SGDClassifier(alpha=0.1,   eta0=1.0)")
+    'SGDClassifier(alpha=0.1, eta0=1.0)'
+    """
+    text = " ".join(text.split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def largest_in(arrays: Iterable[Any]) -> float:
     """About the largest absolute number in some arrays, never less; infinite where one is NaN.
 

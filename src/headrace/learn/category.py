@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +35,7 @@ class Category:
     words: tuple[str, ...]
     unseen: Unseen
     width: int
-    dtype: type = np.float32
+    dtype: type = field(default=np.float32, repr=False)
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
         """Return features of shape (n, columns), float32, zeros and one 1 in a row."""

@@ -52,6 +52,13 @@ def column_of(feature: str | Feature) -> str:
     return feature if isinstance(feature, str) else feature.column
 
 
+def feature_text(features: Features) -> str:
+    """Return features for people: the columns, or the name of the function that makes them."""
+    if callable(features):
+        return getattr(features, "__qualname__", type(features).__qualname__)  # what is called need not be a function
+    return ", ".join(map(column_of, features))
+
+
 def depend_on_the_log(features: Features) -> bool:
     """Return whether rows that were learned decide what the columns of the matrix are."""
     return bool(growing(features) or unsized(features))

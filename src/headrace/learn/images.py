@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class Image:
     column: str
     shape: tuple[int, ...]
     scale: float
-    dtype: type = np.float32
+    dtype: type = field(default=np.float32, repr=False)
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
         """Return features of shape (n, pixels), float32."""
@@ -63,7 +63,7 @@ class Vector:
 
     column: str
     size: int | None
-    dtype: type = np.float32
+    dtype: type = field(default=np.float32, repr=False)
 
     def block(self, array: pa.Array, valid: Mask, reasons: dict[int, str]) -> npt.NDArray[np.float32]:
         """Return features of shape (n, size), float32; while no size is known, (n, 1) of zeros.

@@ -17,7 +17,7 @@ from headrace.errors import DeclarationError
 Rename = Callable[[str], str] | Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CsvRows:
     """See `csv`.
 
@@ -28,6 +28,9 @@ class CsvRows:
 
     path: Path
     rename: Rename | None = None
+
+    def __repr__(self) -> str:
+        return f"csv({str(self.path)!r})"
 
     def read(self) -> pa.RecordBatch:
         """Return all rows, the columns renamed; types are inferred from the values.

@@ -206,6 +206,9 @@ class KafkaLog:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        return f"KafkaLog({self.location.url})"
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[KafkaTransaction]:
         """See `Log.transaction`. A thread that asks while another one writes waits for it."""

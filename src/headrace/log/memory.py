@@ -238,6 +238,9 @@ class MemoryLog:
         self._thread = 0
         self._closed = False
 
+    def __repr__(self) -> str:
+        return f"MemoryLog({len(self.topics())} topics)"
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[MemoryTransaction]:
         """See `Log.transaction`. A thread that asks while another one writes waits for it."""

@@ -108,6 +108,9 @@ class SqliteLog:
             self.close()
             raise
 
+    def __repr__(self) -> str:
+        return f"SqliteLog({self.path})"
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
         """See `Log.transaction`. A thread that asks while another one writes waits for it."""

@@ -260,6 +260,9 @@ class App:
         """Return the pipeline as declared so far, as data; printing it draws it."""
         return self._declared.plan()
 
+    def __repr__(self) -> str:
+        return f"App({self.plan().summary}, {'not running' if self.running is None else 'running'})"
+
     # -- running --------------------------------------------------------------------------------------------------
 
     def start(self, *, serve: bool | ServeSettings = False, take_over: bool = False) -> Running:

@@ -58,6 +58,15 @@ class DeclaredNode:
     span_rows: int = 0
     outputs: list[OutputPlan] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        what = str(self.what)
+        if isinstance(self.what, Predicted):
+            what = f"{what} by «{self.task.name}»"
+        if self.source is None:
+            return what
+        before = self.source.outputs[0].topic if self.source.outputs else str(self.source)
+        return f"{what} ◀── {' │ '.join([before, *map(str, self.operations)])}"
+
     @property
     def number(self) -> int:
         """The place among the nodes of its task."""
@@ -113,6 +122,9 @@ class DeclaredPredictions:
     proba: bool
     outputs: list[OutputPlan] = field(default_factory=list)
     _node: DeclaredNode | None = None
+
+    def __str__(self) -> str:
+        return f"{Predicted(self.number, self.stream)} by «{self.model.name}»"
 
     @property
     def node(self) -> DeclaredNode:

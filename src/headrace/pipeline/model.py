@@ -15,7 +15,7 @@ from headrace.grade.metrics import Metric, as_metric
 from headrace.grade.scores import WINDOW_ROWS, score_spec
 from headrace.inspect.rows import Rows
 from headrace.learn.adapters import adapted
-from headrace.learn.base import Learner, offers_probabilities, scored_as, takes_sample_weight, traits_of
+from headrace.learn.base import Learner, learner_text, offers_probabilities, scored_as, takes_sample_weight, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import Feature
 from headrace.learn.rows_file import CsvRows
@@ -44,7 +44,12 @@ def served_column(feature: str | Feature, missing: str) -> tuple[str, Type, tupl
 
 
 class Model:
-    """A declared model: what it learns, what it predicts, and how it is trained anew."""
+    """A declared model: what it learns, what it predicts, and how it is trained anew. `App.model` returns it.
+
+    >>> import headrace as hr
+    >>> def learns_orders(model: hr.Model, db: hr.Database) -> hr.Stream:
+    ...     return model.learn(db["public.orders"]).predict(db["public.orders"]).to("promised")
+    """
 
     def __init__(self, app: Declarations, declared: DeclaredModel) -> None:
         self.name = declared.name
@@ -305,7 +310,15 @@ class Model:
         return stream._plan
 
     def __repr__(self) -> str:
-        return f"Model({self.name}, {self._declared.learner!r})"
+        declared = self._declared
+        done = {
+            "learns": [*map(str, declared.learn), *(str(node) for node, _ in declared.learn_nodes)],
+            "predicts": [str(predictions.stream) for predictions in declared.predictions],
+            "evaluated on": [str(evaluated) for evaluated in declared.evaluate],
+            "served at": [endpoint.path for endpoint in declared.endpoints],
+        }
+        said = [f"{word} {', '.join(names)}" for word, names in done.items() if names]
+        return f"Model({', '.join([self.name, learner_text(declared.learner), *said])})"
 
 
 def _learns_and_retrains(name: str) -> DeclarationError:

@@ -23,7 +23,7 @@ from headrace.grade.windows.window import WindowSpec
 from headrace.inspect.rows import Rows, read_rows
 from headrace.learn.base import scored_as
 from headrace.pipeline.declarations import Declarations, DeclaredModel, DeclaredNode, DeclaredPredictions, Root
-from headrace.plan.operators import Alarms, Drifts, Grade, Predicted, Read, Windows
+from headrace.plan.operators import Alarms, Drifts, Grade, Predicted, Read, Selection, Windows, window_text
 from headrace.plan.plan import SourcePlan, TopicsPlan
 from headrace.plan.sinks import SinkPlan
 from headrace.plan.task import OutputPlan, StreamPlan, check_columns, check_features
@@ -41,7 +41,12 @@ _LONGEST_US = 2**56
 
 
 class Database:
-    """A captured database; ``db["schema.table"]`` is a table's stream of changes."""
+    """A captured database; ``db["schema.table"]`` is a table's stream of changes. `App.postgres` returns it.
+
+    >>> import headrace as hr
+    >>> def orders(db: hr.Database) -> hr.Stream:
+    ...     return db["public.orders"]
+    """
 
     def __init__(self, declared: Declarations, source: SourcePlan) -> None:
         self._declared = declared
@@ -65,7 +70,10 @@ class Database:
 
 
 class Topics:
-    """Debezium's topics; ``topics["schema.table"]`` is a table's stream of changes."""
+    """Debezium's topics; ``topics["schema.table"]`` is a table's stream of changes. `App.debezium` returns it.
+
+    What reads tables either way takes both: ``def orders(db: hr.Database | hr.Topics) -> hr.Stream``.
+    """
 
     def __init__(self, declared: Declarations, plan: TopicsPlan) -> None:
         self._declared = declared
@@ -550,7 +558,11 @@ class Stream:
         return Stream(self._declared, StreamPlan(""), node=node)
 
     def __repr__(self) -> str:
-        return f"Stream({self._plan})"
+        return f"Stream({self})"
+
+    def __str__(self) -> str:
+        made = self._predictions or self._node
+        return str(self._plan) if made is None else " │ ".join([str(made), *map(str, self._plan.operations)])
 
     def _alarm(self, column: str | None, consecutive: int, cooldown: Cooldown, **limits: float) -> Stream:
         root = self._root()
@@ -597,6 +609,9 @@ class Windowed:
         self._root = root
         self._spec = spec
         self._time = time
+
+    def __repr__(self) -> str:
+        return f"Windowed({window_text(self._spec)} ◀── {self._stream})"
 
     def agg(self, **aggregates: Aggregate) -> Stream:
         """Compute several aggregates, by the names of their columns: ``agg(ErrorAvg=hr.metrics.mean("error"))``."""
@@ -660,6 +675,10 @@ class Rowset:
 
     def __init__(self, stream: Stream, kind: str, *, rows: int = 0, span_us: int = 0) -> None:
         self.stream, self.kind, self.rows, self.span_us = stream, kind, rows, span_us
+
+    def __repr__(self) -> str:
+        chosen = Selection(self.kind, rows=self.rows, span_us=self.span_us)
+        return f"Rowset({'all rows' if self.kind == 'all' else chosen} of {self.stream})"
 
 
 # -- what a user may say ----------------------------------------------------------------------------------------------

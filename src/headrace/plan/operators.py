@@ -89,6 +89,9 @@ class OperatorPlan:
         """Return its name in the text of a plan, where its rows go to no topic."""
         return f"{self.kind} {number}"
 
+    def __str__(self) -> str:
+        return self.kind
+
     def describe(self) -> dict[str, Any]:
         """Return JSON values: part of a fingerprint."""
         raise NotImplementedError
@@ -119,6 +122,9 @@ class Predicted(OperatorPlan):
     def stream(self) -> StreamPlan:
         return self.predicted
 
+    def __str__(self) -> str:
+        return f"predictions of {self.predicted}"
+
     def describe(self) -> dict[str, Any]:
         return {self.kind: self.number}
 
@@ -137,6 +143,9 @@ class Read(OperatorPlan):
         return self.source
 
     def name(self, number: int) -> str:
+        return str(self.source)
+
+    def __str__(self) -> str:
         return str(self.source)
 
     def describe(self) -> dict[str, Any]:
@@ -163,6 +172,10 @@ class Grade(OperatorPlan):
 
     kind: ClassVar[str] = "grade"
     edge: ClassVar[str] = "derive.joined"
+
+    def __str__(self) -> str:
+        on, within = ", ".join(self.compare.on_left), span_text(self.within_us)
+        return f"grades with {self.truth} on {on} within {within}: {self.compare.metric.name}"
 
     @property
     def labels(self) -> StreamPlan:
@@ -209,6 +222,9 @@ class Windows(OperatorPlan):
     kind: ClassVar[str] = "window"
     edge: ClassVar[str] = "derive.windowed"
 
+    def __str__(self) -> str:
+        return window_text(self.spec)
+
     def describe(self) -> dict[str, Any]:
         return {self.kind: _fields(self.spec), "time": self.time}
 
@@ -221,6 +237,12 @@ class Alarms(OperatorPlan):
 
     kind: ClassVar[str] = "alarm"
     edge: ClassVar[str] = "derive.alarmed"
+
+    def __str__(self) -> str:
+        spec = self.spec
+        bounds = [("below", spec.below), ("above", spec.above)]
+        text = " or ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        return f"alarms: {spec.column} {text}" + (f", {spec.consecutive} in a row" if spec.consecutive > 1 else "")
 
     def describe(self) -> dict[str, Any]:
         return {self.kind: _fields(self.spec)}
@@ -235,6 +257,9 @@ class Drifts(OperatorPlan):
     kind: ClassVar[str] = "drift"
     edge: ClassVar[str] = "derive.drifted"
 
+    def __str__(self) -> str:
+        return f"drifts of {self.spec.column} by {type(self.spec.detector).__name__}"
+
     def describe(self) -> dict[str, Any]:
         detector = self.spec.detector
         name = f"{type(detector).__module__}.{type(detector).__qualname__}"
@@ -242,6 +267,32 @@ class Drifts(OperatorPlan):
         parameters: dict[str, Any] = getattr(detector, "_get_params", dict)()
         own = {key: value for key, value in _fields(self.spec).items() if key != "detector"}
         return {self.kind: {**own, "detector": name, "parameters": _plain(parameters)}}
+
+
+def window_text(spec: WindowSpec) -> str:
+    """Return windows in a line: how long each is, and what is made of it.
+
+    >>> window_text(WindowSpec(size_us=60_000_000, every_us=10_000_000, by=("Species",)))
+    'windows of 60 s every 10 s by Species'
+    """
+    size = f"{spec.rows} rows" if spec.rows else span_text(spec.size_us)
+    every = ("row" if spec.every_rows == 1 else f"{spec.every_rows} rows") if spec.rows else span_text(spec.every_us)
+    made = [f"{name}={kind.kind}({kind.column or ''})" for name, kind in spec.aggregates]
+    return (
+        f"windows of {size}"
+        + (f" every {every}" if every != size else "")
+        + (f" by {', '.join(spec.by)}" if spec.by else "")
+        + (f": {', '.join(made)}" if made else "")
+    )
+
+
+def span_text(span_us: int) -> str:
+    """Return a duration for people.
+
+    >>> span_text(90_000_000)
+    '90 s'
+    """
+    return f"{span_us / 1e6:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +375,7 @@ class Selection:
         if self.kind == "last":
             return f"the last {self.rows} rows"
         if self.kind == "since":
-            return f"the last {self.span_us / 1e6:g} s"
+            return f"the last {span_text(self.span_us)}"
         return f"all rows of {self.stream}" if self.stream is not None else self.query
 
     def describe(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A plan is a set of tasks (`headrace.plan.task`), with where their rows come from
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from headrace.batch import is_meta
 from headrace.errors import DeclarationError
+from headrace.learn.base import learner_text
 from headrace.learn.features import unfit, unfit_target
 from headrace.plan.operators import StreamPlan, lines_of, name_of, topics_behind
 from headrace.plan.sinks import SinkPlan, check_sink_columns, check_sinks, near
@@ -32,6 +34,22 @@ def served_topic(app: str, topic: str) -> str:
     '__headrace.fish.served.weight-prediction'
     """
     return f"{INTERNAL}.{app}.served.{topic}"
+
+
+def without_password(location: str) -> str:
+    """Return a location of a log as it may be shown: what it holds of a user and a password is left out.
+
+    >>> without_password("kafka://me:secret@broker:9092/iris")
+    'kafka://…@broker:9092/iris'
+    """
+    scheme, separator, rest = location.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}…@{host.rpartition('@')[2]}{slash}{path}" if "@" in host else location
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 ARRIVAL = "each partition in its order, between them as they arrive (recorded, and replayed so)"
@@ -107,7 +125,7 @@ class Formats:
     registry: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """A whole pipeline. `check` refuses what can be refused without asking a database."""
 
@@ -235,16 +253,16 @@ class Plan:
         """Return the plan as JSON values."""
         return {
             "app": self.app,
-            "log": self.log,
+            "log": without_password(self.log),
             "sources": [
                 {"prefix": s.prefix, "database": s.where, "tables": list(s.tables), "snapshot": s.snapshot}
                 for s in self.sources
             ],
             "topics": [
-                {"prefix": t.prefix, "kafka": t.kafka or self.log, "tables": list(t.tables), "order": _order(t)}
+                {"prefix": t.prefix, "kafka": self._cluster(t), "tables": list(t.tables), "order": _order(t)}
                 for t in self.topics
             ]
-            + [{"topic": topic, "kafka": self.log, "order": ARRIVAL} for topic in self.foreign],
+            + [{"topic": topic, "kafka": without_password(self.log), "order": ARRIVAL} for topic in self.foreign],
             "models": [
                 {
                     "name": m.name,
@@ -252,6 +270,8 @@ class Plan:
                     "predict": [
                         {"input": str(p.stream), "outputs": [str(output) for output in p.outputs]} for p in m.predict
                     ],
+                    "evaluate": [{"input": str(e), "output": m.metrics_topic} for e in m.evaluate],
+                    "serve": [endpoint.path for endpoint in self.endpoints if endpoint.model == m.name],
                 }
                 for m in self.models
             ],
@@ -263,18 +283,42 @@ class Plan:
             "sinks": [sink.to_dict() for sink in self.sinks],
         }
 
+    def _cluster(self, topics: TopicsPlan) -> str:
+        return without_password(topics.kafka or self.log)
+
+    @property
+    def summary(self) -> str:
+        """One line: the log, and what is declared."""
+        counted = (
+            ("source", [*(source.prefix for source in self.sources), *(topics.prefix for topics in self.topics)]),
+            ("model", [model.name for model in self.models]),
+            ("sink", [sink.name for sink in self.sinks]),
+        )
+        said = [f"{word}{'s' if len(names) > 1 else ''} {_few(names)}" for word, names in counted if names]
+        return ", ".join([self.app, f"log {without_password(self.log)}", *said])
+
+    def __repr__(self) -> str:
+        return f"Plan({self.summary})"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
     def __str__(self) -> str:
-        lines = [f"{self.app}   log: {self.log}"]
+        lines = [f"{self.app}   log: {without_password(self.log)}"]
         for source in self.sources:
             lines.append(f"├─ postgres «{source.prefix}»  {source.where}  {', '.join(source.tables)}")
         for topics in self.topics:
-            where = topics.kafka or self.log
-            lines.append(f"├─ debezium «{topics.prefix}»  {where}  {', '.join(topics.tables)}; {_order(topics)}")
+            tables = ", ".join(topics.tables)
+            lines.append(f"├─ debezium «{topics.prefix}»  {self._cluster(topics)}  {tables}; {_order(topics)}")
         lines += [f"├─ topic {topic}: appended to by the program" for topic in self.appended]
         for topic in self.foreign:
             lines.append(f"├─ topic {topic}: {ARRIVAL}; in its own order where another pipeline of ours writes it")
         for task in self.tasks:
             lines += _draw(task)
+            for endpoint in self.endpoints:
+                if endpoint.model == task.name:
+                    logged = f" ──▶ {endpoint.log_to}" if endpoint.log_to else ""
+                    lines.append(f"│    GET {endpoint.path} ──predict──▶ «{task.name}»{logged}")
         lines += [f"├─ {sink}" for sink in self.sinks]
         return "\n".join(lines)
 
@@ -291,10 +335,14 @@ def _draw(task: Task) -> list[str]:
         return [f"├─ {task.stream} ──▶ {output}" for output in task.outputs]
     if isinstance(task, OperatorTask):
         return [f"├─ {task.name}", *(f"│    {line}" for line in lines_of(task.nodes))]
-    lines = [f"├─ model «{task.name}»  {task.learner!r}"]
-    lines += [f"│    {stream} ──learn, cut every {task.cut}──▶ «{task.name}»" for stream in task.learn]
+    lines = [f"├─ model «{task.name}»  {learner_text(task.learner)}"]
+    learned = [str(stream) for stream in task.learn]
+    for number, operations in task.learn_nodes:
+        learned.append(" │ ".join([name_of(task.nodes, number), *map(str, operations)]))
+    lines += [f"│    {stream} ──learn, cut every {task.cut}──▶ «{task.name}»" for stream in learned]
     for plan in task.predict:
         lines += [f"│    {plan.stream} ──predict──▶ «{task.name}» ──▶ {output}" for output in plan.outputs]
+    lines += [f"│    {plan} ──evaluate──▶ «{task.name}» ──▶ {task.metrics_topic}" for plan in task.evaluate]
     lines += [f"│    {line}" for line in lines_of(task.nodes)]
     if task.retrain is not None:
         on = "when asked" if task.retrain.on is None else f"on each row of {name_of(task.nodes, task.retrain.on)}"

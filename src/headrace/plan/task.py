@@ -75,6 +75,11 @@ class EvaluatePlan:
     rows: Batch | None = field(default=None, repr=False, compare=False)
     every: int = 0
 
+    def __str__(self) -> str:
+        count = 0 if self.rows is None else self.rows.num_rows
+        rows = str(self.stream) if self.rows is None else "1 row" if count == 1 else f"{count} rows"
+        return rows if rows == self.spec.name else f"{rows} as «{self.spec.name}»"
+
 
 @dataclass(frozen=True, slots=True)
 class Versions:

@@ -185,6 +185,9 @@ class Server:
         """Return the port that it listens on."""
         return int(self._socket.getsockname()[1])
 
+    def __repr__(self) -> str:
+        return f"Server({self.url})"
+
     @property
     def url(self) -> str:
         """Return its URL."""

@@ -103,11 +103,11 @@ def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) ->
     return outputs + ([(task.training_topic, training_rows(lines))] if lines else [])
 
 
-def predict_batch(task: ModelTask, state: State, batch: Batch) -> Batch:
-    """Return rows that came from no topic with predictions of the active model; nothing is changed."""
-    predictions = PredictionBatch(batch, np.arange(batch.num_rows), task)
+def predict_batch(task: ModelTask, state: State, batch: Batch, *, proba: bool = False) -> PredictionBatch:
+    """Predict rows that came from no topic with the active model; nothing is changed."""
+    predictions = PredictionBatch(batch, np.arange(batch.num_rows), task, proba=proba)
     predictions.predict_until(batch.num_rows, state.active)
-    return predictions.output()
+    return predictions
 
 
 # -- rows that operations fail on --------------------------------------------------------------------------------

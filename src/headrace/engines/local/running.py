@@ -20,6 +20,8 @@ from headrace.engines.local.engine import Engine
 from headrace.engines.local.sink_runner import SinkRunners, SinkStatus
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import DeclarationError, HeadraceError, LearnError, WaitTimeout
+from headrace.learn.base import learner_text, offers_probabilities, traits_of
+from headrace.learn.features import feature_text
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
 from headrace.plan.task import ModelTask
@@ -34,7 +36,10 @@ _collected = False
 
 
 class RunningModel:
-    """The model as it is now: predictions on rows of the caller's own, outside any topic."""
+    """A model as it is now: predictions on rows of the caller's own, outside any topic.
+
+    ``running["name"]`` returns it. It may be kept: each call asks the model as it is then.
+    """
 
     def __init__(self, engine: Engine, runner: TaskRunner, task: ModelTask) -> None:
         self._engine = engine
@@ -51,14 +56,59 @@ class RunningModel:
         Raises:
             HeadraceError: the model has learned nothing yet, or a row cannot be predicted.
         """
+        return np.asarray(self._predicted(rows).column("prediction").to_numpy(zero_copy_only=False))
+
+    def predict_proba(self, rows: Any) -> npt.NDArray[np.float64]:
+        """Return probabilities of shape (rows, classes), in the order of `classes`, as the model gives them.
+
+        Args:
+            rows: as for `predict`.
+
+        Raises:
+            DeclarationError: the model gives no probabilities.
+            HeadraceError: as for `predict`.
+        """
+        if not offers_probabilities(self._task.learner):
+            raise DeclarationError(
+                f"«{self._task.name}» gives no probabilities: {learner_text(self._task.learner)} has no predict_proba",
+                advice="Take a classifier that has it, such as SGDClassifier(loss='log_loss'); or call predict.",
+            )
+        chances = self._predicted(rows, proba=True).column("probability")
+        return np.asarray(chances.flatten().to_numpy()).reshape(len(chances), -1 if len(chances) else len(self.classes))
+
+    @property
+    def classes(self) -> list[Any]:
+        """Return the labels of a classifier, sorted; none of another model."""
+        classes = traits_of(self._task.learner).classes
+        return [] if classes is None else np.asarray(classes).tolist()
+
+    def _predicted(self, rows: Any, *, proba: bool = False) -> Batch:
         batch = Batch.of(_as_records(rows, self._task))
         with self._engine.guard:
-            answers = predict_batch(self._task, self._runner.state, batch)
-        bad = np.flatnonzero(np.asarray(answers.column("status")) != "ok")
+            predictions = predict_batch(self._task, self._runner.state, batch, proba=proba)
+            found = predictions.output()
+        bad = np.flatnonzero(np.asarray(found.column("status")) != "ok")
         if len(bad):
-            status = answers.column("status")[int(bad[0])].as_py()
-            raise HeadraceError(f"the model «{self._task.name}» cannot predict row {bad[0]}: {status}")
-        return np.asarray(answers.column("prediction").to_numpy(zero_copy_only=False))
+            raise self._no_prediction(int(bad[0]), found.column("status")[int(bad[0])].as_py(), predictions.reasons)
+        return found
+
+    def _no_prediction(self, row: int, status: str, reasons: Mapping[int, str]) -> HeadraceError:
+        name = self._task.name
+        what = f"the model «{name}» cannot predict row {row}: {status}"
+        if status == "not_ready":
+            return HeadraceError(f"{what}, it has learned nothing yet", advice="Let it learn a row first, and wait().")
+        if status == "diverged":
+            advice = f"It needs smaller numbers, or another learner; then: headrace models reset {name}."
+            return HeadraceError(f"{what}, {self.diverged}", advice=advice)
+        columns = ", ".join(self._task.feature_names)
+        return HeadraceError(
+            f"{what}, {reasons.get(row, 'no finite prediction')}", advice=f"Its features: {columns}." if columns else ""
+        )
+
+    def __repr__(self) -> str:
+        state = f"diverged: {self.diverged}" if self.diverged else f"up to {self.position or 'nothing'}"
+        parts = [f"{self._task.name} version {self.version}", f"{self.learned} rows learned", state]
+        return f"RunningModel({', '.join([*parts, learner_text(self._task.learner)])})"
 
     @property
     def version(self) -> int:
@@ -91,7 +141,10 @@ class RunningModel:
 
 
 class Running:
-    """A pipeline that runs in the background; leave the ``with`` block, or call `stop`, to end it."""
+    """A pipeline that runs in the background; leave the ``with`` block, or call `stop`, to end it.
+
+    `App.start` returns it. ``running["name"]`` is a model of it, as it is now.
+    """
 
     def __init__(self, engine: Engine, log: Log, *, close_log: bool = True, sinking: SinkRunners | None = None) -> None:
         self.engine = engine
@@ -367,6 +420,14 @@ class Running:
         if self.engine.error is not None:
             raise self.engine.error
 
+    def __repr__(self) -> str:
+        error = self.engine.error
+        state = f"failed: {' '.join(str(error).split())}" if error is not None else self.status
+        rows = f"{sum(self.captured.values())} rows captured"
+        models = [f"{name} version {self[name].version}: {self[name].learned} learned" for name in self.models]
+        ended = state if self.alive or error is not None else "stopped"
+        return f"Running({', '.join([self.engine.plan.app, rows, *models, ended])})"
+
     def __enter__(self) -> Running:
         return self
 
@@ -396,12 +457,22 @@ def _as_records(rows: Any, task: ModelTask) -> pa.RecordBatch:
         return as_records(rows)
     except TypeError:
         pass
-    array = np.atleast_2d(np.asarray(rows, np.float64))
     names = task.feature_names
-    if any(not isinstance(name, str) for name in (() if callable(task.features) else task.features)):
+    if callable(task.features) or any(not isinstance(feature, str) for feature in task.features):
         raise DeclarationError(
-            f"«{task.name}» has features that are no numbers", advice=f"Give rows with the columns {names}."
+            f"«{task.name}» has features that are no plain numbers",
+            advice=f"Give rows by the names of columns: {', '.join(names) or feature_text(task.features)}.",
         )
+    try:
+        array = np.asarray(None if rows is None or isinstance(rows, str) else rows, np.float64)
+    except (TypeError, ValueError):
+        array = np.zeros(())
+    if not array.ndim:
+        raise DeclarationError(
+            f"«{task.name}» takes no {type(rows).__name__} of this kind",
+            advice="Give a list of dicts, Arrow, a DataFrame, or an array of numbers of shape (rows, features).",
+        )
+    array = array.reshape(0, len(names)) if not array.size and array.ndim == 1 else np.atleast_2d(array)
     if array.shape[1] != len(names):
         raise DeclarationError(
             f"«{task.name}» has {len(names)} features, got rows of {array.shape[1]}", advice=f"In order: {names}"

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.errors import DeclarationError
-from headrace.learn.base import Learner
+from headrace.learn.base import Learner, one_line
+
+
+def __dir__() -> list[str]:
+    return ["keras", "torch"]
 
 
 def adapted(model: Any, *, classes: Iterable[Any] | None = None, names: Sequence[str] | None = None) -> Learner:
@@ -59,13 +63,18 @@ def adapted(model: Any, *, classes: Iterable[Any] | None = None, names: Sequence
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WithOptions:
     """A model and how it is to learn, for `App.model`."""
 
     model: Any
     make: Callable[..., Learner]
     options: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        given = {name: option for name, option in self.options.items() if option is not None}
+        texts = [f"{name}={getattr(option, '__qualname__', None) or repr(option)}" for name, option in given.items()]
+        return one_line(f"{type(self.model).__name__} with {', '.join(texts)}")
 
     def learner(self, *, classes: Iterable[Any] | None = None) -> Learner:
         """Return the learner.

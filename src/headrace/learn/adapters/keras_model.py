@@ -169,7 +169,7 @@ class KerasLearner(Network):
         return made
 
     def __repr__(self) -> str:
-        return f"KerasLearner({type(self._program.model).__name__}, {self._program.model.count_params():,} parameters)"
+        return f"{type(self._program.model).__name__}({self._program.model.count_params():,} parameters)"
 
 
 def _compiled_loss(model: Any, name: str) -> Any:

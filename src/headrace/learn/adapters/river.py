@@ -21,7 +21,7 @@ from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters import canonical_pickle
 from headrace.learn.adapters.installation_key import is_ours, key_file, signature
-from headrace.learn.base import LearnerTraits, State, as_features
+from headrace.learn.base import LearnerTraits, State, as_features, one_line
 
 _PURPOSE = "headrace.river"
 _PREDICTIONS = {"clusterer": np.dtype(np.int64), "regressor": np.dtype(np.float64), "anomaly": np.dtype(np.float64)}
@@ -64,6 +64,9 @@ class RiverLearner:
             self._fed = list(range(len(labels))) if labels and isinstance(labels[0], str) else labels
         self._label = dict(zip(labels, self._fed, strict=True))
         self._number = {label: i for i, label in enumerate(self._fed)}
+
+    def __repr__(self) -> str:
+        return one_line(_text(self._model))
 
     def largest(self) -> float:
         """Return the largest absolute number that a step itself holds: weights, means, variances; no trees are read."""
@@ -349,6 +352,22 @@ def _named(names: Sequence[str]) -> list[str]:
     if len(set(listed)) != len(listed) or not all(isinstance(name, str) for name in listed):
         raise DeclarationError(f"names={listed}", advice="Each feature has a name of its own.")
     return listed
+
+
+def _text(value: Any) -> str:
+    """Return a model as one would write it: with the parameters that are not as they are by default."""
+    if not hasattr(value, "_get_params"):
+        return str(getattr(value, "__qualname__", None) or repr(value))
+    parts = _parts(value)
+    if parts is not None:
+        return f" {'|' if hasattr(value, 'steps') else '+'} ".join(map(_text, parts.values()))
+    try:
+        usual = {name: _text(option) for name, option in _own(type(value)()).items()}
+    except Exception:  # a class of somebody's own may want parameters, or anything
+        usual = {}
+    own = {name: _text(option) for name, option in _own(value).items()}
+    said = [f"{name}={text}" for name, text in own.items() if usual.get(name) != text]
+    return f"{type(value).__name__}({', '.join(said)})"
 
 
 def _described(value: Any) -> Any:

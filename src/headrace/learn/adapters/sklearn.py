@@ -20,7 +20,7 @@ from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters.skops_state import CANNOT, from_state, to_state, types_within
 from headrace.learn.adapters.threads import one_thread
-from headrace.learn.base import LearnerTraits, Method, State, as_features, largest_in
+from headrace.learn.base import LearnerTraits, Method, State, as_features, largest_in, one_line
 
 _OWN = "estimator."
 
@@ -65,6 +65,9 @@ class SklearnLearner:
         self._waiting: list[tuple[Array, Array | None]] = []
 
     pinned = staticmethod(one_thread)
+
+    def __repr__(self) -> str:
+        return one_line(repr(self._estimator))
 
     def largest(self) -> float:
         """Return the largest absolute number in what its steps have learned; 0 where they predict all the same."""

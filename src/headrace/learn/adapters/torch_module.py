@@ -248,7 +248,7 @@ class TorchLearner(Network):
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self._module.parameters())
-        return f"TorchLearner({type(self._module).__name__}, {size:,} parameters)"
+        return f"{type(self._module).__name__}({size:,} parameters)"
 
 
 @contextlib.contextmanager

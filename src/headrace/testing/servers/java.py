@@ -151,6 +151,9 @@ class JavaServer(ABC):
         """True where it goes on when the process that started it ends; set before `start`."""
         self._process: subprocess.Popen[bytes] | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(port {self.port}, {self.directory})"
+
     @property
     def log(self) -> Path:
         """The output of the server, over all of its starts."""

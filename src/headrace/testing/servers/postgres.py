@@ -60,6 +60,9 @@ class PostgresServer:
             **(settings or {}),
         }
 
+    def __repr__(self) -> str:
+        return f"PostgresServer({self.dsn})"
+
     @property
     def dsn(self) -> str:
         """Over the Unix socket, the faster way in."""
