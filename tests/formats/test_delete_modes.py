@@ -42,7 +42,7 @@ class Messages:
     keys: list[bytes | None] = field(default_factory=list)
     values: list[bytes | None] = field(default_factory=list)
     headers: list[Headers] = field(default_factory=list)
-    events: list[tuple[str, int]] = field(default_factory=list)
+    events: list[tuple[str, int | None]] = field(default_factory=list)
 
     def add(self, key: bytes | None, value: bytes | None, op: str, *, header: bool) -> None:
         self.keys.append(key)
@@ -138,14 +138,15 @@ def _protobuf(registry: str, number: int, text: str, mark: str | None) -> tuple[
     return found[0], found[1]
 
 
-def flattened(name: str, mode: str, registry: str) -> Messages:
-    """The messages of `ROWS` behind Debezium's flattening."""
+def flattened(name: str, mode: str, registry: str, *, keyed: bool = True) -> Messages:
+    """The messages of `ROWS` behind Debezium's flattening; ``keyed``: of a table with a primary key."""
     named = name not in HOLDS_NO_NAMES
     rewrites = mode.startswith("rewrite")
     messages = Messages()
     for number, text in ROWS:
         mark = ("false" if text else "true") if rewrites and named else None
         key, value = payload(name, registry, number, text or "old", mark)
+        key = key if keyed else None
         op = "c" if text else "d"
         header = not named and rewrites
         if text or rewrites:
@@ -155,7 +156,7 @@ def flattened(name: str, mode: str, registry: str) -> Messages:
         if not text and mode == "rewrite-with-tombstone":
             messages.add(key, None, op, header=header)
         if text or mode != "drop":
-            messages.events.append((op, number))
+            messages.events.append((op, number if keyed or text or rewrites else None))
     return messages
 
 
@@ -173,20 +174,21 @@ def enveloped(name: str, registry: str, *, tombstones: bool) -> Messages:
     return messages
 
 
-def events_of(decoded: Decoded) -> list[tuple[str, int]]:
-    found = []
+def events_of(decoded: Decoded) -> list[tuple[str, int | None]]:
+    found: list[tuple[str, int | None]] = []
     for batch, _ in decoded.parts:
-        column = next(name for name in ("id", "label", "key", "f0") if name in batch.column_names)
-        numbers = [int(number) for number in batch.column(column).to_pylist()]
+        column = next((name for name in ("id", "label", "key", "f0") if name in batch.column_names), None)
+        values = batch.column(column).to_pylist() if column else [None] * batch.num_rows
+        numbers = [None if number is None else int(number) for number in values]
         found += list(zip(map(chr, batch.op.tolist()), numbers, strict=True))
     assert decoded.bad == []
     return found
 
 
-def read(messages: Messages, name: str, registry: str, cuts: Sequence[int]) -> list[tuple[str, int]]:
+def read(messages: Messages, name: str, registry: str, cuts: Sequence[int]) -> list[tuple[str, int | None]]:
     """The events, fetched in pieces with a restart between two; and decoded again from the messages that had rows."""
     formats = ForeignFormats(TopicCodec(registry=registry), {TOPIC: name})
-    found: list[tuple[str, int]] = []
+    found: list[tuple[str, int | None]] = []
     rows: list[int] = []
     schema = pa.schema([])
     for start, end in itertools.pairwise([0, *cuts, len(messages.values)]):
@@ -211,6 +213,14 @@ FLAT = [name for name in KNOWN if "envelope" not in name and name not in NO_MESS
 @pytest.mark.parametrize("name", FLAT)
 def test_every_delete_counts_once(name: str, mode: str, registry: str) -> None:
     messages = flattened(name, mode, registry)
+    for cuts in cuts_of(len(messages.values)):
+        assert read(messages, name, registry, cuts) == messages.events, cuts
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [name for name in FLAT if name not in HOLDS_NO_NAMES])
+def test_every_delete_of_a_table_without_a_key_counts_once(name: str, mode: str, registry: str) -> None:
+    messages = flattened(name, mode, registry, keyed=False)
     for cuts in cuts_of(len(messages.values)):
         assert read(messages, name, registry, cuts) == messages.events, cuts
 

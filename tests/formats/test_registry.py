@@ -133,7 +133,9 @@ def test_an_id_without_schema_is_bad_and_the_rest_goes_on(failing: Failing) -> N
     failing.answer = lambda path: (404, b"{}", {}) if path.endswith("/9") else GOOD
     values = [prefix(1, "confluent") + b"\x02", prefix(9, "confluent") + b"\x02", b"", b"{}", None]
     decoded = AvroFormat(failing.url).decode(WireMessages("t", values, offsets=np.arange(5)))
-    assert [(batch.rows.to_pylist(), rows.tolist()) for batch, rows in decoded.parts] == [([{"a": 1}], [0])]
+    ((batch, rows),) = decoded.parts
+    assert (batch.rows.to_pylist(), rows.tolist()) == ([{"a": 1}, {"a": None}], [0, 4])
+    assert batch.op.tobytes() == b"cd", "a null without a key is a delete in a table without one"
     assert [row for row, _ in decoded.bad] == [1, 2, 3]
 
 

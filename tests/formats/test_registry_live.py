@@ -311,14 +311,14 @@ def test_without_leave_to_register_only_what_is_there_is_written(client: SchemaR
 
 
 def test_tombstones_of_others_are_deletes_by_key(client: SchemaRegistry, topic: str) -> None:
-    """Debezium's flattening sends a delete as key and null, without our headers."""
+    """Debezium's flattening sends a delete as key and null, without our headers; of a table without a key as a null."""
     encoded = AvroFormat(client).encode(topic, batch().slice(0, 1))
     messages = WireMessages(
         topic, [encoded.values[0], None, None], offsets=np.arange(3), keys=[*encoded.keys * 2, None]
     )
     ((part, rows),) = AvroFormat(client).decode(messages, COLUMNS).parts
-    assert (part.op.tobytes(), rows.tolist()) == (b"cd", [0, 1])
-    assert part.rows.to_pylist()[1] == {**dict.fromkeys(ROW), "id": 1}
+    assert (part.op.tobytes(), rows.tolist()) == (b"cdd", [0, 1, 2])
+    assert part.rows.to_pylist()[1:] == [{**dict.fromkeys(ROW), "id": 1}, dict.fromkeys(ROW)]
     ((part, rows),) = AvroFormat(client, envelope=True).decode(messages, COLUMNS).parts
     assert rows.tolist() == [0]
 

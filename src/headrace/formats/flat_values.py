@@ -14,18 +14,17 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Ints
-from headrace.batch import OPS, Batch
+from headrace.batch import Batch
 from headrace.formats import debezium
 from headrace.formats.base import Decoded, Preceding
 from headrace.formats.change_events import ChangeEvents
 from headrace.formats.coerce import Reading, columns_of, reading
 from headrace.formats.debezium import Events
-from headrace.formats.headers import event_headers
 from headrace.formats.json_keys import KeyReader, names_in, write_keys
 from headrace.formats.json_parse import Bad
 from headrace.formats.json_text import Known, cells
-from headrace.formats.key_changes import with_old_keys
-from headrace.wire import Encoded, WireMessages
+from headrace.formats.key_changes import Keys, row_messages
+from headrace.wire import Encoded, Headers, WireMessages
 
 ParsedColumns = tuple[dict[str, pa.Array], Ints]
 
@@ -39,17 +38,11 @@ def encode_texts(
         whole: whether the texts say all of the rows; else headers have them too.
         known: JSON of columns that is there already, as `write_keys` takes it.
     """
-    op = batch.op
-    nulls = (op == OPS["d"]) | (op == OPS["t"])
-    values = cells(texts)
-    keys = write_keys(topic, batch, key, known=known)
-    for row in np.flatnonzero(nulls).tolist():
-        values[row] = None
-        if op[row] == OPS["t"]:
-            keys[row] = None
-    headers = event_headers(batch, topic=topic, null_values=nulls if whole else np.ones(batch.num_rows, bool))
-    encoded = Encoded(keys, values, headers, np.arange(batch.num_rows))
-    return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
+
+    def write(rows: Batch) -> tuple[Keys, Headers]:
+        return write_keys(topic, rows, key, known=known if rows is batch else None), ()
+
+    return row_messages(topic, batch, cells(texts), write, whole=whole)
 
 
 def utf8(values: Sequence[bytes]) -> tuple[list[tuple[int, str]], Bad]:

@@ -20,12 +20,12 @@ from headrace.formats.change_events import ChangeEvents
 from headrace.formats.coerce import Reading, encoded_columns, raw_types, reading, to
 from headrace.formats.debezium import PLACEHOLDER, Events
 from headrace.formats.flat_values import encode_texts
-from headrace.formats.headers import TOMBSTONE, Cells, Header, event_headers
+from headrace.formats.headers import Cells
 from headrace.formats.json_columns import Column
 from headrace.formats.json_keys import KeyReader, check_key_format, write_keys
 from headrace.formats.json_parse import Bad, Lines, Parsed, object_names, parse
 from headrace.formats.json_text import TEXT, Known, cells, joined, objects, quoted
-from headrace.formats.key_changes import with_old_keys
+from headrace.formats.key_changes import row_messages
 from headrace.wire import Encoded, WireMessages
 
 
@@ -373,34 +373,20 @@ def enveloped(topic: str, batch: Batch, *, schemas: bool, key: str, tombstones: 
     texts = joined([*parts, ',"transaction":null,"op":"', letters, '"', *_times(batch.ts_us), "}"], n)
     if schemas:
         texts = _with_schema(topic, rows.schema, texts, envelope=True)
-    keys = [None if gone else own for own, gone in zip(write_keys(topic, batch, key), truncated, strict=True)]
-    headers = event_headers(batch, topic=topic, null_values=np.zeros(n, bool), before=False)
-    values = cells(texts)
-    if not tombstones:
-        return Encoded(keys, values, headers, np.arange(n))
-    encoded = _with_tombstones(keys, values, headers, deleted)
-    return with_old_keys(batch, encoded, lambda old: (write_keys(topic, old, key), ()))
+    return row_messages(
+        topic,
+        batch,
+        cells(texts),
+        lambda some: (write_keys(topic, some, key), ()),
+        envelope=True,
+        tombstones=tombstones,
+    )
 
 
 def _old_rows(before: pa.StructArray, schemas: bool) -> pa.Array:
     children = [(column.name, child) for column, child in zip(before.type, before.flatten(), strict=True)]
     texts = objects(children, len(before), binary_decimals=schemas)
     return pc.if_else(before.is_valid(), texts, pa.scalar(None, TEXT))
-
-
-def _with_tombstones(
-    keys: list[bytes | None], values: list[bytes | None], headers: list[list[Header]], deleted: Mask
-) -> Encoded:
-    rows: Ints = np.repeat(np.arange(deleted.size), 1 + deleted)
-    second = np.zeros(rows.size, bool)
-    second[1:] = rows[1:] == rows[:-1]
-    chosen = list(zip(rows.tolist(), second.tolist(), strict=True))
-    return Encoded(
-        [keys[row] for row, _ in chosen],
-        [None if again else values[row] for row, again in chosen],
-        [[TOMBSTONE] if again else headers[row] for row, again in chosen],
-        rows,
-    )
 
 
 _LETTERS = pa.array([chr(code) for code in range(128)], TEXT)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Ints
-from headrace.batch import Batch
+from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationError
 from headrace.formats import connect, json_shapes
 from headrace.formats.coerce import fitting
@@ -34,7 +34,7 @@ def check_key_format(key: str | None) -> None:
 
 
 def write_keys(topic: str, batch: Batch, key: str, *, known: Known | None = None) -> list[bytes | None]:
-    """The keys of a batch's messages; None where the batch has no key columns, or not all of them.
+    """The keys of a batch's messages; None where the batch has no key columns, or not all of them, and of truncations.
 
     Args:
         topic: its name, which the key's schema bears.
@@ -52,16 +52,22 @@ def write_keys(topic: str, batch: Batch, key: str, *, known: Known | None = None
     columns = [(name, batch.column(name)) for name in names]
     if key in ("string", "bytes") and len(columns) == 1:
         array = unwrapped(columns[0][1])
-        if key == "bytes" and is_bytes(array.type):
-            return cells(array)
-        return cells(array if is_text(array.type) else plain_text(array))
+        as_it_is = is_text(array.type) or (key == "bytes" and is_bytes(array.type))
+        return _of_rows(batch, array if as_it_is else plain_text(array))
     binary_decimals = key == "json+schema"
     texts = objects(columns, batch.num_rows, binary_decimals=binary_decimals, known=known)
     if binary_decimals:
         fields = [batch.records.schema.field(name).with_nullable(False) for name in names]
         schema = json.dumps(connect.struct_schema(fields, f"{topic}.Key"), ensure_ascii=False, separators=(",", ":"))
         texts = joined([f'{{"schema":{schema},"payload":', texts, "}"], batch.num_rows)
-    return cells(texts)
+    return _of_rows(batch, texts)
+
+
+def _of_rows(batch: Batch, texts: pa.Array) -> list[bytes | None]:
+    keys = cells(texts)
+    for row in np.flatnonzero(batch.op == OPS["t"]).tolist():
+        keys[row] = None
+    return keys
 
 
 # --- reading ---

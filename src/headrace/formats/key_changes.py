@@ -1,7 +1,8 @@
-"""A row whose key changed: before its message goes a null for the key that it had, as Debezium sends it.
+"""Messages of rows: those without a value, behind a delete and for a key that changed.
 
-Compaction, and every sink that knows a row by its message's key, would otherwise keep the row under both keys. To us
-that null is no event of its own (`headers.TOMBSTONE`): the row's own message says that it was an update, and of what.
+Before the message of a row whose key changed goes a null for the key that it had, as Debezium sends it: compaction,
+and every sink that knows a row by its message's key, would otherwise keep the row under both keys. To us that null is
+no event of its own (`headers.TOMBSTONE`): the row's own message says that it was an update, and of what.
 """
 
 from __future__ import annotations
@@ -15,19 +16,69 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, take
-from headrace.formats.headers import TOMBSTONE
+from headrace.formats.headers import TOMBSTONE, event_headers
 from headrace.wire import Encoded, Headers
 
 Keys = Sequence[bytes | None]
+# Makes the keys of rows of a topic, and the headers that go with each of them.
+WriteKeys = Callable[[Batch], tuple[Keys, Headers]]
 
 
-def with_old_keys(batch: Batch, encoded: Encoded, write: Callable[[Batch], tuple[Keys, Headers]]) -> Encoded:
+def row_messages(
+    topic: str,
+    batch: Batch,
+    values: Keys,
+    write: WriteKeys,
+    *,
+    extra: Headers = (),
+    envelope: bool = False,
+    tombstones: bool = True,
+    whole: bool = True,
+) -> Encoded:
+    """Make the messages of rows from their values.
+
+    A delete and a truncation are messages without a value; headers say which (`headers`). In an envelope a delete is
+    its envelope and then a tombstone, as Debezium sends it. Either way a null for the old key goes before a row whose
+    key changed.
+
+    Args:
+        values: of each row; those of deletes and truncations count in envelopes only.
+        extra: headers of every message of a row, behind those of its key.
+        tombstones: of envelopes; without them there is no null for an old key either.
+        whole: whether the values say all of the rows; else headers have them too.
+    """
+    n = batch.num_rows
+    deleted = batch.op == OPS["d"]
+    keys, key_extra = write(batch)
+    rows = np.repeat(np.arange(n), 1 + (deleted & (envelope and tombstones)))
+    if envelope:
+        gone = np.diff(rows, prepend=-1) == 0
+        headers = event_headers(batch, topic=topic, null_values=np.zeros(n, np.bool_), before=False)
+    else:
+        gone = deleted | (batch.op == OPS["t"])
+        headers = event_headers(batch, topic=topic, null_values=gone if whole else np.ones(n, np.bool_))
+    if key_extra or extra:
+        for pairs in headers:
+            pairs += [*key_extra, *extra]
+    encoded = Encoded(keys, values, headers, rows)
+    if gone.any():
+        behind: Headers = [TOMBSTONE, *key_extra]
+        chosen = list(zip(rows.tolist(), gone.tolist(), strict=True))
+        encoded = Encoded(
+            [keys[row] for row, _ in chosen],
+            [None if empty else values[row] for row, empty in chosen],
+            [behind if empty and envelope else headers[row] for row, empty in chosen],
+            rows,
+        )
+    return with_old_keys(batch, encoded, write) if tombstones else encoded
+
+
+def with_old_keys(batch: Batch, encoded: Encoded, write: WriteKeys) -> Encoded:
     """Messages with a null before each row whose key is not what it was.
 
     Args:
         batch: the rows.
         encoded: their messages.
-        write: makes the keys of other rows of this topic, and the headers that go with each of them.
 
     >>> old = pa.array([{"id": 1}, {"id": 8}])
     >>> batch = Batch.of({"id": [1, 9]}, op="u", key=["id"], before=old)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Ints
+from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
 from headrace.formats import debezium, decimals, timestamps
@@ -19,14 +19,14 @@ from headrace.formats.base import FIRST, Decoded, Preceding
 from headrace.formats.change_events import ChangeEvents
 from headrace.formats.coerce import Reading, columns_of, reading, renamed, to_field, to_type, with_entries, with_fields
 from headrace.formats.debezium import Columns
-from headrace.formats.headers import TOMBSTONE, event_headers, topic_source
+from headrace.formats.headers import topic_source
 from headrace.formats.json_keys import KEY_FORMATS, names_in, write_keys
 from headrace.formats.json_parse import Bad
-from headrace.formats.key_changes import with_old_keys
+from headrace.formats.key_changes import row_messages
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_framing import WIRES, Framed, Role, Wire, frame, id_headers, known, prefix
 from headrace.plain_values import is_bytes, is_list, is_text, with_items
-from headrace.wire import Encoded, Headers, WireMessages
+from headrace.wire import Encoded, WireMessages
 
 # A group's payloads as structs of their columns, with the places in the group that each row came from; and the places
 # that cannot be decoded, with the reason.
@@ -140,9 +140,7 @@ class RegistryReader:
         for struct, rows in structs:
             _add(events, struct, rows)
         empty = np.setdiff1d(empty, _add_rows_in_headers(events, empty))
-        ours = np.zeros(len(messages), np.bool_) if events.headers is None else events.headers.ours
-        # What has neither value nor key says nothing of any row; a truncation of ours has no key either.
-        events.add_nulls(empty[[bool(ours[row]) or messages.keys[row] is not None for row in empty.tolist()]])
+        events.add_nulls(empty)
         return events.decoded()
 
     def encode(self, topic: str, batch: Batch) -> Encoded:
@@ -414,63 +412,49 @@ def _typed(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def messages(topic: str, batch: Batch, write: Write, *, envelope: bool, key: str | None) -> Encoded:
-    """Make the messages of a batch.
-
-    Without an envelope a delete and a truncation are messages without a value; headers say which (`headers`). With one
-    a delete is its envelope and then a tombstone, as Debezium sends it. Either way a null for the old key goes before a
-    row whose key changed (`key_changes`).
+    """Make the messages of a batch; see `row_messages`.
 
     Args:
         write: makes payloads; its last argument names the columns that are never null.
         envelope: with Debezium's envelope or the row alone.
         key: None for keys whose schema is in the registry too; else as `json_keys.write_keys` takes it.
     """
-    keys, key_extra = _keys(topic, batch, write, key)
-    is_delete = batch.op == OPS["d"]
-    if envelope:
-        payloads, extra = write("value", "Envelope", envelopes(topic, batch), ())
-        nothing = np.zeros(batch.num_rows, np.bool_)
-        own = event_headers(batch, topic=topic, null_values=nothing, before=False)
-        rows = np.repeat(np.arange(batch.num_rows), 1 + is_delete)
-        gone = np.diff(rows, prepend=-1) == 0
-    else:
-        gone = is_delete | (batch.op == OPS["t"])
-        at = np.flatnonzero(~gone)
-        written, extra = write("value", "Value", struct_of(batch.rows.take(pa.array(at))), ()) if len(at) else ([], [])
-        places = np.cumsum(~gone) - 1
-        payloads = [written[i] if i >= 0 else b"" for i in places.tolist()] if len(at) else [b""] * batch.num_rows
-        own = event_headers(batch, topic=topic)
-        rows = np.arange(batch.num_rows)
-    listed, empty = rows.tolist(), gone.tolist()
-    values = [None if no else payloads[i] for i, no in zip(listed, empty, strict=True)]
-    if key_extra or extra:
-        for pairs in own:
-            pairs += [*key_extra, *extra]
-    behind: Headers = [TOMBSTONE, *key_extra]
-    headers: list[Headers] = [behind if envelope and no else own[i] for i, no in zip(listed, empty, strict=True)]
-    encoded = Encoded([keys[i] for i in listed], values, headers, rows)
-    return with_old_keys(batch, encoded, lambda old: _keys(topic, old, write, key))
+    valued = np.ones(batch.num_rows, np.bool_) if envelope else (batch.op != OPS["d"]) & (batch.op != OPS["t"])
+
+    def payloads(at: pa.Array) -> tuple[list[bytes], Extra]:
+        if envelope:
+            return write("value", "Envelope", envelopes(topic, batch), ())
+        return write("value", "Value", struct_of(batch.rows.take(at)), ())
+
+    values, extra = _of_some(valued, payloads)
+    return row_messages(
+        topic, batch, values, lambda rows: _keys(topic, rows, write, key), extra=extra, envelope=envelope
+    )
+
+
+def _of_some(chosen: Mask, write: Callable[[pa.Array], tuple[list[bytes], Extra]]) -> tuple[list[bytes | None], Extra]:
+    """Return the payloads of the rows that have one, None for the others."""
+    at = np.flatnonzero(chosen)
+    payloads, extra = write(pa.array(at)) if len(at) else ([], [])
+    found = dict(zip(at.tolist(), payloads, strict=True))
+    return [found.get(row) for row in range(chosen.size)], extra
 
 
 def _keys(topic: str, batch: Batch, write: Write, key: str | None) -> tuple[list[bytes | None], Extra]:
     """Return the keys of the rows; a truncation has none."""
     if key is not None:
-        plain = write_keys(topic, batch, key)
-        truncated = (batch.op == OPS["t"]).tolist()
-        return [None if gone else own for own, gone in zip(plain, truncated, strict=True)], []
+        return write_keys(topic, batch, key), []
     names = [name for name in batch.key_columns if name in batch.column_names]
-    at = np.flatnonzero(batch.op != OPS["t"])
-    if not names or not len(at):
+    if not names:
         return [None] * batch.num_rows, []
-    columns = batch.rows.select(names)
-    columns = columns if len(at) == batch.num_rows else columns.take(pa.array(at))
-    # A primary key has no nulls; the unique index that stands in for one may.
-    required = [name for name in names if not columns.column(name).null_count]
-    payloads, extra = write("key", "Key", struct_of(columns), required)
-    keys: list[bytes | None] = [None] * batch.num_rows
-    for i, payload in zip(at.tolist(), payloads, strict=True):
-        keys[i] = payload
-    return keys, extra
+
+    def payloads(at: pa.Array) -> tuple[list[bytes], Extra]:
+        columns = batch.rows.select(names).take(at)
+        # A primary key has no nulls; the unique index that stands in for one may.
+        required = [name for name in names if not columns.column(name).null_count]
+        return write("key", "Key", struct_of(columns), required)
+
+    return _of_some(batch.op != OPS["t"], payloads)
 
 
 def struct_of(rows: pa.RecordBatch) -> pa.StructArray:
