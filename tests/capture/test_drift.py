@@ -20,7 +20,7 @@ from headrace.log.base import Log
 
 from .conftest import Capture, CapturedDatabase, Engine
 
-NEW_LOG = "Capture into a new log"
+NEW_LOG = "begins with a new snapshot"
 
 
 def refusal(database: CapturedDatabase, log: Log, **options: Any) -> str:

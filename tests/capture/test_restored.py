@@ -110,7 +110,7 @@ def test_an_older_copy_is_refused_when_it_runs_and_when_it_starts(database: Rest
     database.insert(51, 57)
     with pytest.raises(SourceRefused, match="restored from an older copy") as caught:
         engine.until(lambda: False)
-    assert "Capture into a new log" in caught.value.advice
+    assert "begins with a new snapshot" in caught.value.advice
     engine.source.stop()
     with pytest.raises(SourceRefused, match="restored from an older copy"):
         database.source().check(log)

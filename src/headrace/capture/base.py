@@ -40,6 +40,28 @@ class Transaction(Protocol):
 
     def put(self, kind: str, name: str, value: bytes) -> None: ...
 
+    def delete(self, kind: str, name: str) -> None: ...
+
+
+class Stored(Protocol):
+    """An entry of a topic: rows, and the offset of the first."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def records(self) -> pa.RecordBatch: ...
+
+
+class Held(Protocol):
+    """The extent of a topic: ``first`` is the oldest offset still held, ``end`` the next to be written."""
+
+    @property
+    def first(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
 
 class Log(Protocol):
     """The place where captured rows go, and where the source's own record is kept beside them."""
@@ -47,6 +69,10 @@ class Log(Protocol):
     def transaction(self) -> AbstractContextManager[Transaction]: ...
 
     def records(self, kind: str, prefix: str = "") -> dict[str, bytes]: ...
+
+    def topics(self) -> Mapping[str, Held]: ...
+
+    def read_topic(self, topic: str, *, offset: int = 0, limit: int = 65_536) -> Sequence[Stored]: ...
 
 
 # --- what a source hands out ---

@@ -90,12 +90,13 @@ def reading(log: str | None, *, name: str = "", formats: Formats | None = None) 
 
 
 @contextmanager
-def writing(log: str | None) -> Iterator[Log]:
-    """Open one pipeline's log, to change records in it."""
+def writing(log: str | None, *, name: str = "", formats: Formats | None = None) -> Iterator[Log]:
+    """Open one pipeline's log, to change it; see `reading`."""
     where = location(log)
-    with reading(where) as held:  # first: opening to write would make one where there is none
+    # First: opening to write would make one where there is none.
+    with reading(where, name=name, formats=formats) as held:
         name = held.location.name if isinstance(held, KafkaLog) else ""
-    opened = open_log(where, writer=True, name=name, codec=codec_for())
+    opened = open_log(where, writer=True, name=name, codec=codec_for(formats))
     try:
         yield opened
     finally:

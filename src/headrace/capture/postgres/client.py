@@ -66,6 +66,9 @@ _HOPELESS = re.compile(
     r"|replication role|server does not support SSL|certificate verify failed"
 )
 _CONNECT_SECONDS = 10.0
+# Parameters of a connection that say where and as whom, and hold no secret.
+_PUBLIC = frozenset({"host", "hostaddr", "port", "dbname", "user", "service", "passfile", "sslmode", "sslrootcert"})
+_PUBLIC |= {"sslcert", "sslkey", "sslcrl", "channel_binding", "require_auth", "target_session_attrs"}
 
 
 def _nobody(_pid: int) -> None:
@@ -111,6 +114,16 @@ class Server:
             "keepalives_count": "3",
         }
         return {**defaults, **parameters, "client_encoding": "UTF8"}
+
+    @property
+    def address(self) -> str:
+        """Return the connection string without what may be secret, to be kept.
+
+        >>> Server("postgresql://app:secret@db.example/shop?options=-c%20x%3Dy").address
+        'user=app dbname=shop host=db.example'
+        """
+        given = conninfo_to_dict(self.dsn)
+        return make_conninfo("", **{name: given[name] for name in given if name in _PUBLIC})
 
     def conninfo(self, **extra: str) -> str:
         return make_conninfo("", **{**self.parameters(), **extra})

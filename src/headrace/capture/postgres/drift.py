@@ -18,8 +18,8 @@ from typing import Any
 
 from headrace.capture.base import Log
 from headrace.capture.postgres.catalog import SqlConnection, quote
-from headrace.capture.postgres.slot_binding import ANEW
-from headrace.errors import LogCorrupt, SourceRefused
+from headrace.capture.postgres.slot_binding import Stranded
+from headrace.errors import LogCorrupt
 
 KIND = "captured"
 # The columns of pg_publication that say what is published. One that a newer server has beside these is compared too.
@@ -218,7 +218,7 @@ def check(began: Began, now: Look, *, own: bool) -> None:
         own: the publication is the capture's own: it should have no other tables.
 
     Raises:
-        SourceRefused: naming the table, and the ways on.
+        Stranded: naming the table, and the ways on.
     """
     what = _of_publication(began, now)
     for table in began.tables:
@@ -235,7 +235,7 @@ def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool)
     """Refuse to take up a log that has only its tables' names where these may mean others than they meant.
 
     Raises:
-        SourceRefused: a table or the publication is gone, or something else than these tables is published.
+        Stranded: a table or the publication is gone, or something else than these tables is published.
     """
     published = {str(there) for oid, there in now.tables.items() if now.publishes(oid)}
     gone = sorted(set(names) - published)
@@ -250,11 +250,8 @@ def check_named(publication: str, names: Sequence[str], now: Look, *, own: bool)
         raise _missing(what)
 
 
-def _missing(what: str) -> SourceRefused:
-    return SourceRefused(
-        f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again",
-        advice=ANEW,
-    )
+def _missing(what: str) -> Stranded:
+    return Stranded(f"{what}: changes that were committed meanwhile may be missing in the log, and will not come again")
 
 
 def renamed(began: Began, now: Look) -> list[str]:
@@ -316,11 +313,11 @@ def _check_names(began: Began, now: Look) -> None:
         gone = "was dropped" if now_called is None else f"is called {now_called} now"
         back = ""
         if now_called is not None:
-            back = f"Give the tables their names back; rows of {was} went on in its topic. Or: "
-        raise SourceRefused(
+            back = f"Give the tables their names back; rows of {was} went on in its topic. Or:"
+        raise Stranded(
             f"{was} is another table now (relation {oid}): the one that is captured (relation {was.oid}) {gone}; "
             "rows of the new one are not captured",
-            advice=f"{back}{ANEW}",
+            first=back,
         )
 
 

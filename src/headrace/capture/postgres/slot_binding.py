@@ -106,6 +106,9 @@ class SourceRecord:
         return replace(self, acknowledged=lsn)
 
 
+OURS = "headrace_"  # begins the names of slots and publications that we make
+
+
 def derived_name(app: str, prefix: str) -> str:
     """Return the name of our own slot and publication: a PostgreSQL identifier of at most 63 characters.
 
@@ -113,39 +116,81 @@ def derived_name(app: str, prefix: str) -> str:
     ('headrace_iris', 'headrace_iris_demo_flink')
     """
     plain = app if app == prefix else f"{app}_{prefix}"
-    name = "headrace_" + re.sub(r"[^a-z0-9_]", "_", plain.lower())
+    name = OURS + re.sub(r"[^a-z0-9_]", "_", plain.lower())
     if len(name) <= 63:
         return name
     return f"{name[:54]}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
-ANEW = "Capture into a new log (log=…): it begins with a new snapshot."
+class Stranded(SourceRefused):
+    """The log cannot go on from its slot, and a resync can take it on: ``headrace capture resync``.
+
+    Args:
+        message: why it cannot.
+        first: what else can be done; said first.
+        declared: what is declared now is wanted (tables, names), so that the command needs the pipeline's file.
+        force: a start does not see it, so that the command has to be told.
+        take_over: the slot is another log's.
+    """
+
+    def __init__(
+        self, message: str, *, first: str = "", declared: bool = False, force: bool = False, take_over: bool = False
+    ) -> None:
+        super().__init__(message)
+        self._first = f"{first} " if first else ""
+        self._options = " FILE.py" * declared + " --force" * force + " --take-over" * take_over
+        self.at("")
+
+    def at(self, place: str) -> None:
+        """Name the log in the advice."""
+        if place.startswith(MEMORY):
+            self.advice = f"{self._first}Start the app anew: a log in memory begins with a new snapshot."
+            return
+        self.advice = (
+            f"{self._first}`headrace capture resync{self._options} --log {place or 'PATH'}` takes a new snapshot into "
+            "this log: rows that changed meanwhile are appended as updates, rows that are gone as deletes; models, "
+            "history and positions stay."
+        )
+
+
+RESYNC = "resync"  # a record of this kind: a resync of the source was begun, and not finished
+
+
+def check_whole(log: Log, prefix: str) -> None:
+    """Refuse to go on where a resync was not finished: the slot is a new one, and the log has not met it.
+
+    Raises:
+        Stranded: saying when it began.
+    """
+    begun = log.records(RESYNC, prefix).get(prefix)
+    if begun is not None:
+        at = json.loads(begun).get("at", "")
+        raise Stranded(f"a resync of source «{prefix}», begun at {at}, was not finished: the log is as it was before")
 
 
 def check_slot(record: SourceRecord, slot: Slot | None) -> None:
     """Refuse to go on where the slot cannot give what follows the log.
 
     Raises:
-        SourceRefused: it is missing, invalidated, another's, or ahead of the log.
+        Stranded: it is missing, invalidated, or ahead of the log; SourceRefused: it is another's.
     """
     where = f"slot «{record.slot}» of database «{record.identity.database}»"
     stored = format_lsn(record.acknowledged)
     if slot is None:
-        raise SourceRefused(
-            f"{where} is gone, and the log holds its rows up to {stored}: what was committed since may be lost",
-            advice=ANEW,
+        raise Stranded(
+            f"{where} is gone, and the log holds its rows up to {stored}: what was committed since may be lost"
         )
     check_foreign(slot, record.identity.database)
     if slot.lost:
-        raise SourceRefused(
+        raise Stranded(
             f"{where} was invalidated by the server ({slot.lost}): changes after {stored} are no longer kept",
-            advice=f"Raise max_slot_wal_keep_size (or idle_replication_slot_timeout), drop the slot. {ANEW}",
+            first="Raise max_slot_wal_keep_size (or idle_replication_slot_timeout).",
         )
     if slot.confirmed_flush > record.acknowledged:
-        raise SourceRefused(
+        raise Stranded(
             f"{where} stands at {format_lsn(slot.confirmed_flush)}, but the log ends at {stored}: the log is an old "
             "copy, or another program reads this slot; what lies between will not come again",
-            advice=f"Use the newest copy of the log, or drop the slot: {ANEW}",
+            first="Use the newest copy of the log. Where there is none:",
         )
 
 
@@ -157,9 +202,10 @@ def check_names(record: SourceRecord, slot: str, publication: str) -> None:
     """
     for kind, had, wanted in (("slot", record.slot, slot), ("publication", record.publication, publication)):
         if had != wanted:
-            raise SourceRefused(
+            raise Stranded(
                 f"the log was captured through {kind} «{had}», not «{wanted}»",
-                advice=f"Name it with {kind}={had!r}. {ANEW}",
+                first=f"Name it with {kind}={had!r}. Where it is to be the other one:",
+                declared=True,
             )
 
 
@@ -181,7 +227,7 @@ def check_foreign(slot: Slot, database: str) -> None:
     if slot.plugin != "pgoutput" or slot.database != database:
         raise SourceRefused(
             f"slot «{slot.name}» is not ours: {kind}, database «{slot.database}», wanted pgoutput and «{database}»",
-            advice="Choose another name with slot=…, or drop it if nobody needs it.",
+            advice="Choose another name with slot=…, or drop it if nobody needs it (headrace slots drop).",
         )
     if slot.two_phase:
         raise SourceRefused(
@@ -199,10 +245,10 @@ def check_identity(record: SourceRecord, identity: Identity) -> None:
         SourceRefused: naming both.
     """
     if record.identity != identity:
-        raise SourceRefused(
+        raise Stranded(
             f"the log belongs to another database: it was captured from {record.identity}; this is {identity} "
             "(after a restore, an upgrade or a failover positions no longer compare)",
-            advice=f"Connect to the database it was captured from. {ANEW}",
+            first="Connect to the database it was captured from. Where this one has taken its place:",
         )
 
 
@@ -216,15 +262,17 @@ def check_tables(had: Sequence[str], *, new: Sequence[str], left: Sequence[str])
         SourceRefused: naming them.
     """
     if new:
-        raise SourceRefused(
+        raise Stranded(
             f"tables match that the log does not have: {', '.join(sorted(new))}; their earlier rows would never arrive",
-            advice=f"Narrow tables=… to those captured until now ({', '.join(sorted(had))}). {ANEW}",
+            first=f"Narrow tables=… to those captured until now ({', '.join(sorted(had))}). To have them all:",
+            declared=True,
         )
     if left:
-        raise SourceRefused(
+        raise Stranded(
             f"tables=… no longer matches {', '.join(sorted(left))}, of which the log has rows: what is committed in "
             "it from now on would be missing there without a word",
-            advice=f"Widen tables=… to all that were captured until now ({', '.join(sorted(had))}). {ANEW}",
+            first=f"Widen tables=… to all that were captured until now ({', '.join(sorted(had))}). To end its topic:",
+            declared=True,
         )
 
 
@@ -242,11 +290,12 @@ def check_position(record: SourceRecord, insert_lsn: int) -> None:
         )
 
 
-def restored(record: SourceRecord, why: str) -> SourceRefused:
+def restored(record: SourceRecord, why: str, *, force: bool = False) -> SourceRefused:
     """Return the error for a server whose history is not the one that the log was captured from."""
-    return SourceRefused(
+    return Stranded(
         f"the server of database «{record.identity.database}» was restored from an older copy: {why}",
-        advice=f"Rows of the log may not be in this database any more, and rows of it not in the log. {ANEW}",
+        first="Rows of the log may not be in this database any more, and rows of it not in the log.",
+        force=force,
     )
 
 
@@ -327,26 +376,44 @@ def _identity(log: Log) -> str:
         raise LogCorrupt(f"the log's record of its identity cannot be read: {stored!r}") from error
 
 
-def claimed(log: Log, prefix: str) -> str:
-    """Return the slot that this log has made, or was making when it was stopped; "" when it was not."""
-    stored = log.records(OWNER, prefix).get(prefix)
-    return str(json.loads(stored)["slot"]) if stored and prefix else ""
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The slot that a log has made, or was making when it was stopped, and what a later command has to know of it.
+
+    Attributes:
+        address: the connection string without its secrets; "" in logs made before it was kept.
+        snapshot: whether the log was to begin with the rows that were there.
+    """
+
+    slot: str = ""
+    address: str = ""
+    snapshot: bool = True
+
+    @classmethod
+    def load(cls, log: Log, prefix: str) -> Claim:
+        """Return the log's claim for the source of this name; an empty one where it has none."""
+        stored = log.records(OWNER, prefix).get(prefix) if prefix else None
+        found = json.loads(stored) if stored else {}
+        return cls(found.get("slot", ""), found.get("address", ""), found.get("snapshot", True))
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
 
 
-def claim(log: Log, owner: Owner, prefix: str, slot: str) -> Owner:
+def claim(log: Log, owner: Owner, prefix: str, wanted: Claim) -> Owner:
     """Have the log know itself and its slot; writes only what is not there."""
     known = replace(owner, log=owner.log or uuid.uuid4().hex)
-    if known.log != owner.log or claimed(log, prefix) != slot:
+    if known.log != owner.log or Claim.load(log, prefix) != wanted:
         with log.transaction() as transaction:
             transaction.put(OWNER, "", json.dumps({"log": known.log}).encode())
-            transaction.put(OWNER, prefix, json.dumps({"slot": slot}).encode())
+            transaction.put(OWNER, prefix, wanted.to_json())
     return known
 
 
 def unclaim(log: Log, prefix: str) -> None:
     """Forget a claim: the slot could not be made, as it is another's."""
     with log.transaction() as transaction:
-        transaction.put(OWNER, prefix, json.dumps({"slot": ""}).encode())
+        transaction.put(OWNER, prefix, Claim().to_json())
 
 
 def noted(connection: SqlConnection, publication: str) -> dict[str, Owner]:
@@ -432,11 +499,11 @@ def check_known(slot: Slot | None, record: SourceRecord, own: Owner, owners: Map
     """
     owner = owners.get(record.slot)
     if owner is not None and owner.log != own.log and slot is not None and not (owner.replaced_by(own) and not own.log):
-        raise SourceRefused(
+        raise Stranded(
             f"slot «{record.slot}» belongs to another log now: {owner}; what was committed after "
             f"{format_lsn(record.acknowledged)}, where this log ends, went there",
-            advice="Go on with that log, or capture into a new one with a slot of its own (another name of the App, or "
-            "prefix=…): it begins with a new snapshot.",
+            first="Go on with that log. Where it is not needed any more, and can never go on:",
+            take_over=True,
         )
 
 

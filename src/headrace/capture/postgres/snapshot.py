@@ -215,7 +215,7 @@ class Converter:
     """Turns batches of one table into the stream's: cast, described, numbered."""
 
     def __init__(self, table: Table, prefix: str, *, lsn: int, ts_us: int) -> None:
-        described = table.stream_table(prefix)
+        described = self._described = table.stream_table(prefix)
         self.topic = described.topic
         self._schema = described.schema(False, False)
         self._fields = described.fields
@@ -240,8 +240,24 @@ class Converter:
         kept = dead.is_null()
         return self._rows(records.filter(kept), [column.filter(kept) for column in meta]), letters
 
-    def _meta(self, n: int, index: int) -> list[pa.Array]:
-        ops = np.full(n, ord("r"), np.uint8)
+    def refused(self, records: pa.RecordBatch) -> pa.RecordBatch | None:
+        """Return the rows for which `convert` makes dead letters; what does not fit in them is null."""
+        if records.num_columns == len(self._fields) or records.column(_DEAD).null_count == records.num_rows:
+            return None
+        lost = records.filter(records.column(_DEAD).is_valid())
+        columns = [_fitting(lost.column(field.name), field.type) for field in self._fields]
+        return pa.RecordBatch.from_arrays(columns, schema=self.rows_schema)
+
+    def batch(self, op: str, rows: pa.RecordBatch, before: pa.RecordBatch | None, index: int) -> pa.RecordBatch:
+        """Return rows as events of one op, numbered from ``index`` on; ``before``: the old rows of updates."""
+        meta, extra = self._meta(rows.num_rows, index, op), []
+        if before is not None:
+            extra = [pa.StructArray.from_arrays(before.columns, fields=self._fields)]
+        schema = self._described.schema(before is not None, False)
+        return pa.RecordBatch.from_arrays([*rows.columns, *meta, *extra], schema=schema)
+
+    def _meta(self, n: int, index: int, op: str = "r") -> list[pa.Array]:
+        ops = np.full(n, ord(op), np.uint8)
         lsn = np.full(n, self._lsn, np.uint64)
         ts = np.full(n, self._ts_us, np.int64)
         numbers = (ops, lsn, np.arange(index, index + n), ts)
@@ -268,6 +284,13 @@ class Converter:
         return f"column «{name}»: {field.metadata[b'postgres.type'].decode()} «{text}» does not fit {field.type}"
 
 
+def _fitting(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        return pa.nulls(len(column), kind)
+
+
 def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, on_progress: OnProgress) -> int:
     """Stage all rows into the log, in slices of 100,000 rows of one table; return how many there were.
 
@@ -277,7 +300,7 @@ def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, on_pr
     for table in snapshot.tables:
         converter = Converter(table, prefix, lsn=lsn, ts_us=snapshot.ts_us)
         begin = index
-        with contextlib.closing(_batches(snapshot, table)) as batches:
+        with contextlib.closing(read_ahead(snapshot, table)) as batches:
             for piece in pieces(iter(batches)):
                 with log.transaction() as transaction:
                     transaction.next_slice()
@@ -291,7 +314,8 @@ def stage_snapshot(snapshot: Snapshot, log: Log, *, prefix: str, lsn: int, on_pr
     return index
 
 
-def _batches(snapshot: Snapshot, table: Table) -> ReadAhead[pa.RecordBatch]:
+def read_ahead(snapshot: Snapshot, table: Table) -> ReadAhead[pa.RecordBatch]:
+    """Read a table's rows in a thread, two batches ahead."""
     return ReadAhead(lambda _: snapshot.read(table), "headrace-snapshot", depth=2)
 
 

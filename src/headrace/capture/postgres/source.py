@@ -34,7 +34,7 @@ from headrace.capture.postgres.decode import Decoder, HistoryDiffers, Known, Nee
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
-from headrace.capture.postgres.slot_binding import SourceRecord
+from headrace.capture.postgres.slot_binding import SourceRecord, Stranded
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.startup import Declared, Startup, WaitReporter
 from headrace.capture.postgres.stream import ReplicationStream, Wake
@@ -157,7 +157,7 @@ class PostgresSource:
             SourceUnavailable: the server cannot be reached.
             SourceRefused: it cannot be captured as it stands, or slot and log do not belong together any more.
         """
-        with self._reporter:
+        with self._reporter, self._telling():
             self._startup.check(log)
         tables, failing = self._startup.tables, self._startup.failing
         described = [(table, table.stream_table(self.name)) for table in tables]
@@ -180,6 +180,11 @@ class PostgresSource:
     def resumes(self) -> bool:
         """Return whether the log has rows of this source already, after `check`."""
         return self._startup.resumes
+
+    @property
+    def declared(self) -> Declared:
+        """Return the source as it was declared."""
+        return self._declared
 
     @property
     def captured(self) -> dict[tuple[str, str], str]:
@@ -216,8 +221,17 @@ class PostgresSource:
         """
         waker = waker or Waker()
         waker.on_wake(self._wake.set)
-        with self._reporter:
+        with self._reporter, self._telling():
             self._start(log, lambda: waker.interrupted)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Name the log where a refusal names a command for it."""
+        try:
+            yield
+        except Stranded as error:
+            error.at(self._declared.place)
+            raise
 
     def _start(self, log: Log, cancelled: Callable[[], bool]) -> None:
         known = self._startup.open(log, cancelled)
@@ -311,6 +325,10 @@ class PostgresSource:
             SourceRefused: the server will not go on (slot gone or invalidated, another server).
             DecodeError: what came cannot be understood.
         """
+        with self._telling():
+            return self._poll(timeout)
+
+    def _poll(self, timeout: float) -> list[Piece[Lsn]]:
         if self._refused is not None:
             raise self._refused
         self._send_due()
@@ -327,7 +345,7 @@ class PostgresSource:
             return self._rewind()
         except HistoryDiffers as error:
             assert self._record is not None
-            raise slot_binding.restored(self._record, error.message) from error
+            raise slot_binding.restored(self._record, error.message, force=True) from error
         self._note_received(pieces)
         return pieces or self._idle()
 
@@ -335,10 +353,11 @@ class PostgresSource:
         try:
             return self._decoder.feed(frame)
         except UnknownRelation as error:
-            raise SourceRefused(
+            raise Stranded(
                 f"{error.message}: publication «{self._declared.publication}» got it behind the capture's back, "
                 "or it was given a name that tables=… matches; its earlier rows would never arrive",
-                advice=slot_binding.ANEW,
+                declared=True,
+                force=True,
             ) from error
 
     def _rewind(self) -> list[Piece[Lsn]]:
@@ -433,7 +452,8 @@ class PostgresSource:
         Raises:
             SourceUnavailable, SourceRefused: the server cannot be asked, or rows may have gone by the log.
         """
-        until = self._insert_lsn() if until is None else until
+        with self._telling():
+            until = self._insert_lsn() if until is None else until
         self._wanted = max(self._wanted, until)
         self._wake.set()
         return until
@@ -547,7 +567,8 @@ class PostgresSource:
             if oid not in known and name not in self._declared.left_out:
                 self._say(
                     f"table {'.'.join(name)} matches tables=… and was made (or renamed) since the capture began: it is "
-                    "not captured, and the next start will be refused; narrow tables=…, or capture into a new log"
+                    "not captured, and the next start will be refused; narrow tables=…, or stop the pipeline and have "
+                    f"it taken in: headrace capture resync FILE.py --log {self._declared.place}"
                 )
 
     def _say(self, text: str) -> None:

@@ -19,7 +19,7 @@ from headrace.capture.postgres import catalog, drift, slot_binding
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Look
-from headrace.capture.postgres.slot_binding import Identity, Owner, SourceRecord
+from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
 from headrace.errors import SourceError, SourceRefused
 from headrace.faults import fault
@@ -91,7 +91,7 @@ class Startup:
     def check(self, log: Log) -> None:
         """See `PostgresSource.check`."""
         declared, server = self._declared, self._declared.server
-        known = SourceRecord.load(log, declared.name)
+        known = self._record(log)
         self.resumes = known is not None
         self.doing = f"connecting to {server}"
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
@@ -105,7 +105,7 @@ class Startup:
                 chosen = self._known(connection, log, known)
             else:
                 self._check_owner(connection, log, None)
-                chosen = choose_tables(connection, server, declared.patterns, declared.left_out)
+                chosen = self._choose(connection)
             publication = catalog.publication(connection, declared.publication)
             self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
             check_columns(self.tables)
@@ -123,6 +123,15 @@ class Startup:
                 check_publication(publication, self.tables, server)
         self.done()
 
+    def _record(self, log: Log) -> SourceRecord | None:
+        """Return the record from which the capture goes on; None where it begins."""
+        slot_binding.check_whole(log, self._declared.name)
+        return SourceRecord.load(log, self._declared.name)
+
+    def _choose(self, connection: SqlConnection) -> list[Table]:
+        """Return the tables that a capture begins with, without their columns."""
+        return choose_tables(connection, self._declared.server, self._declared.patterns, self._declared.left_out)
+
     def _check_owner(self, connection: SqlConnection, log: Log, known: SourceRecord | None) -> None:
         """See that the slot, if it is there, is this log's, or that the user wants it to be."""
         declared = self._declared
@@ -138,8 +147,12 @@ class Startup:
         if known is not None:
             slot_binding.check_known(slot, known, self.owner, owners)
         else:
-            claimed = slot_binding.claimed(log, declared.name) == slot.name
+            claimed = Claim.load(log, declared.name).slot == slot.name
             slot_binding.check_new(slot, self.owner, owners, claimed=claimed, derived=declared.own_slot)
+
+    def _claim(self, slot: str) -> Claim:
+        declared = self._declared
+        return Claim(slot, declared.server.address, declared.with_snapshot)
 
     def _known(self, connection: SqlConnection, log: Log, known: SourceRecord) -> list[Table]:
         """Return the tables that the log has, after it was seen that nothing has gone by it."""
@@ -191,7 +204,7 @@ class Startup:
         declared, server = self._declared, self._declared.server
         if not self.tables:
             self.check(log)
-        known = SourceRecord.load(log, declared.name)
+        known = self._record(log)
         self.doing = f"connecting to {server}"
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             if known is None:
@@ -199,10 +212,12 @@ class Startup:
                 now = ensure_publication(
                     connection, server, declared.publication, self.tables, own=declared.own_publication
                 )
-                self.began = now.began((table.oid, table.schema, table.name) for table in self.tables)
+                self.began = now.began((table.oid, *table.label) for table in self.tables)
                 known = self._begin(connection, log, cancelled)
             else:
-                self.owner = slot_binding.claim(log, self.owner, declared.name, known.slot)
+                began = Claim.load(log, declared.name).snapshot
+                wanted = replace(self._claim(known.slot), snapshot=began)
+                self.owner = slot_binding.claim(log, self.owner, declared.name, wanted)
                 if Began.load(log, declared.name) is None:
                     self._put(log, known)
             slot_binding.note(connection, declared.publication, declared.slot, self.owner)
@@ -222,8 +237,12 @@ class Startup:
         if not self._declared.own_slot:
             slot = catalog.replication_slot(connection, self._declared.slot)
             if slot is not None:
-                self.owner = slot_binding.claim(log, self.owner, self._declared.name, slot.name)
+                self.owner = slot_binding.claim(log, self.owner, self._declared.name, self._claim(slot.name))
                 return self._put(log, self._new_record(slot.confirmed_flush))
+        return self._begin_fresh(connection, log, cancelled)
+
+    def _begin_fresh(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
+        """Make a new slot, and the snapshot; again where a table was rewritten meanwhile."""
         attempt = 1
         while True:
             try:
@@ -241,7 +260,7 @@ class Startup:
                 connection.execute("SELECT pg_drop_replication_slot(%s)", [declared.slot])
         with contextlib.closing(Replication.open(server, cancelled=cancelled)) as replication:
             self.doing = f"making slot «{declared.slot}», which waits for the transactions that are open now"
-            self.owner = slot_binding.claim(log, self.owner, declared.name, declared.slot)
+            self.owner = slot_binding.claim(log, self.owner, declared.name, self._claim(declared.slot))
             try:
                 lsn, exported = create_slot(replication, declared.slot, cancelled)
             except CommandError as error:
@@ -262,7 +281,7 @@ class Startup:
         self._discard_staged(log)
         self.reading = True
         try:
-            stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, on_progress=self._report)
+            self._stage(snapshot, log, lsn)
         except SourceError:
             self._discard_staged(log)
             raise
@@ -270,6 +289,10 @@ class Startup:
         new = self._put(log, self._new_record(lsn), publish=True)
         fault("snapshot.after-publish")
         return new
+
+    def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
+        """Stage what the log is to have of the snapshot."""
+        stage_snapshot(snapshot, log, prefix=self._declared.name, lsn=lsn, on_progress=self._report)
 
     @staticmethod
     def _discard_staged(log: Log) -> None:
@@ -282,7 +305,7 @@ class Startup:
 
     def _new_record(self, lsn: int) -> SourceRecord:
         declared = self._declared
-        names = tuple(sorted(str(table) for table in self.tables))
+        names = tuple(sorted(".".join(table.label) for table in self.tables))
         return SourceRecord(self._identity, declared.slot, declared.publication, names, lsn, lsn, (0, 0))
 
     def _put(self, log: Log, new: SourceRecord, *, publish: bool = False) -> SourceRecord:
@@ -292,6 +315,7 @@ class Startup:
                 transaction.publish()
             transaction.put(KIND, self._declared.name, new.to_json())
             transaction.put(drift.KIND, self._declared.name, self.began.to_json())
+            transaction.delete(slot_binding.RESYNC, self._declared.name)
         return new
 
 
@@ -340,16 +364,21 @@ def choose_tables(
     existing = [table for table in catalog.all_tables(connection) if (table.schema, table.name) not in left_out]
     chosen = catalog.matching(existing, patterns)
     if not chosen:
-        near = catalog.near_misses(existing, patterns)
-        hint = f"There are {', '.join(near)}. " if near else "There are no tables at all. "
-        wanted = ", ".join(f"«{pattern}»" for pattern in patterns)
-        raise SourceRefused(
-            f"no table of {server} matches {wanted}",
-            advice=f"{hint}A pattern is a regular expression that matches the whole of schema.table.",
-        )
+        raise nothing_matches(existing, server, patterns)
     for table in chosen:
         check_kind(table, server)
     return chosen
+
+
+def nothing_matches(existing: Sequence[Table], server: Server, patterns: Sequence[str]) -> SourceRefused:
+    """Return the error for patterns that no table matches."""
+    near = catalog.near_misses(existing, patterns)
+    hint = f"There are {', '.join(near)}. " if near else "There are no tables at all. "
+    wanted = ", ".join(f"«{pattern}»" for pattern in patterns)
+    return SourceRefused(
+        f"no table of {server} matches {wanted}",
+        advice=f"{hint}A pattern is a regular expression that matches the whole of schema.table.",
+    )
 
 
 def check_kind(table: Table, server: Server) -> None:

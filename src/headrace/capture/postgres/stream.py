@@ -24,6 +24,7 @@ from psycopg import pq
 
 from headrace.capture.postgres.client import Replication, Server
 from headrace.capture.postgres.messages import UNIX_2000_US, Frame
+from headrace.capture.postgres.slot_binding import Stranded
 from headrace.errors import DecodeError, SourceError, SourceRefused
 from headrace.position import format_lsn
 
@@ -348,10 +349,9 @@ def gone_publication(server: Server, name: str, text: str, lsn: int) -> SourceRe
 
     Up to version 17 the server ends the stream. Version 18 goes on, and only warns that it leaves the rows out.
     """
-    return SourceRefused(
+    return Stranded(
         f"publication «{name}» is not there at every place of what is to be read from {format_lsn(lsn)} on: it was "
         "dropped (and perhaps made again later), and changes committed without it cannot be read any more (PostgreSQL "
         f"at {server}: {text})",
-        advice="Capture into a new log (log=…, with --take-over): it begins with a new snapshot of the tables as they "
-        "are now. This log stays as it is, to be read.",
+        force=True,
     )

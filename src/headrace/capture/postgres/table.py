@@ -36,6 +36,15 @@ class NeedsTextMode(DecodeError):
     """A binary value of a type whose binary form is not decoded: reconnect with ``binary 'false'``."""
 
 
+def topic_of(prefix: str, label: Sequence[str]) -> str:
+    """Return the topic of a table, by schema and name.
+
+    >>> topic_of("shop", ("public", "größe"))
+    'shop.public.gr__e'
+    """
+    return _NOT_IN_TOPICS.sub("_", f"{prefix}.{'.'.join(label)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
     """Row events of one table: their messages in the frame and their places in the log."""
@@ -67,7 +76,7 @@ class Table:
 
     def __post_init__(self) -> None:
         relation = self.relation
-        self.topic = _NOT_IN_TOPICS.sub("_", f"{self.prefix}.{'.'.join(self.label)}")
+        self.topic = topic_of(self.prefix, self.label)
         self.fields = [types.arrow_field(c.name, c.type_oid, c.typmod) for c in relation.columns]
 
     def schema(self, before: bool, unchanged: bool) -> pa.Schema:

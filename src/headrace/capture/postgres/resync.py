@@ -1,0 +1,347 @@
+"""A log that cannot go on from its slot gets a new slot and a new snapshot, of which it takes what it does not know.
+
+    pending record ──▶ publication ──▶ slot ──▶ snapshot, compared with the log ──▶ differences staged
+                                                                     │ one log transaction
+                                                                     ▼
+                            rows visible, new record of slot and log, pending record gone
+
+A kill before that transaction leaves the log as it was, but for the pending record, with which no start goes on: the
+resync is done again, from its beginning. What was staged is dropped when the log is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.batch import Batch
+from headrace.capture.base import Log
+from headrace.capture.comparison import Comparison, Counts, Difference
+from headrace.capture.postgres import catalog, slot_binding
+from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
+from headrace.capture.postgres.drift import Began
+from headrace.capture.postgres.slot_binding import Claim, SourceRecord
+from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, pieces, read_ahead
+from headrace.capture.postgres.source import PostgresSource
+from headrace.capture.postgres.startup import Declared, Startup, check_kind, nothing_matches
+from headrace.capture.postgres.table import topic_of
+from headrace.errors import LogError, SourceRefused
+from headrace.faults import fault
+
+Unknown = Literal["append", "leave"]
+_ROW_BYTES = 64  # of a table of which nothing is known but an estimated number of rows
+_READ_ROWS = 65_536
+
+
+@dataclass(slots=True)
+class Compared:
+    """What came of comparing one table with its topic.
+
+    Attributes:
+        gone: the topic's table is not captured any more.
+    """
+
+    table: str
+    topic: str
+    counts: Counts = field(default_factory=Counts)
+    dead_letters: int = 0
+    gone: bool = False
+
+
+class Resync(Startup):
+    """Gives a log's source a new slot, and the log what it has missed; see `headrace capture resync`.
+
+    Args:
+        source: as it is declared: its tables, its slot, its publication.
+        known: what the log has of it.
+        unknown: what to do with rows that the log may have had and does not have now; None: refuse where there can be
+            such rows.
+        force: also where a slot that the user made is in order.
+        directory: where rows lie while they are compared; the system's by default.
+
+    Attributes:
+        compared: what came of each table, after `open`.
+        elsewhere: in which way the database is another one than the log's; "" where it is not. After `check`.
+    """
+
+    def __init__(
+        self,
+        source: PostgresSource,
+        known: SourceRecord,
+        on_progress: OnProgress,
+        *,
+        unknown: Unknown | None = None,
+        force: bool = False,
+        directory: Path | None = None,
+    ) -> None:
+        declared = source.declared
+        # What has a derived name is ours to make anew, whether the pipeline's file names it or not.
+        anew = replace(
+            declared,
+            own_slot=True,
+            own_publication=declared.own_publication or declared.publication.startswith(slot_binding.OURS),
+            with_snapshot=True,
+        )
+        super().__init__(anew, on_progress)
+        self._users_slot = not declared.own_slot and not declared.slot.startswith(slot_binding.OURS)
+        self._known_before = known
+        self._unknown: Unknown | None = unknown
+        self._force = force
+        self._directory = directory
+        self._before: Began | None = None
+        self._whole = True
+        self.compared: list[Compared] = []
+        self.elsewhere = ""
+
+    @property
+    def declared(self) -> Declared:
+        """Return what is resynced."""
+        return self._declared
+
+    # --- what is checked ---
+
+    def _record(self, log: Log) -> SourceRecord | None:
+        self._before = Began.load(log, self._declared.name)
+        return None
+
+    def check(self, log: Log) -> None:
+        """See that the log can be given a new slot here. Writes nothing.
+
+        Raises:
+            SourceUnavailable: the server cannot be reached.
+            SourceRefused: it cannot be captured as it is, the slot is another log's, or rows cannot be told apart.
+        """
+        super().check(log)
+        if not self._same_database:
+            self.elsewhere = f"the log was captured from {self._known_before.identity}; this is {self._identity}"
+        self._check_unknown(log)
+
+    @property
+    def _same_database(self) -> bool:
+        """Return whether the database is the log's, perhaps restored or promoted: relations have their numbers."""
+        was, now = self._known_before.identity, self._identity
+        return (was.system_identifier, was.database) == (now.system_identifier, now.database)
+
+    def _check_unknown(self, log: Log) -> None:
+        """Refuse where rows of the table may be missing in the log that the log has had, or was not to have.
+
+        Raises:
+            SourceRefused: naming the topics.
+        """
+        if self._unknown is not None:
+            return
+        if not Claim.load(log, self._declared.name).snapshot:
+            why = 'it began with snapshot="never", without the rows that were there'
+        else:
+            topics = log.topics()
+            pruned = [name for table in self.tables if (name := self._topic(table)) in topics and topics[name].first]
+            if not pruned:
+                return
+            why = f"the oldest rows of {', '.join(pruned)} were dropped (keep=…)"
+        raise SourceRefused(
+            f"the log does not hold all rows of «{self._declared.name}»: {why}; so a row of the database that the log "
+            "does not know may be new, or one that was there before",
+            advice="--unknown-rows append takes such rows in as inserts; --unknown-rows leave leaves them out, also "
+            "those that were inserted while nothing was captured.",
+        )
+
+    def _topic(self, table: Table) -> str:
+        return table.stream_table(self._declared.name).topic
+
+    def _choose(self, connection: SqlConnection) -> list[Table]:
+        """Return the tables that are meant; one that was renamed goes on under the name that its topic has."""
+        declared, before = self._declared, self._before
+        tables = [t for t in catalog.all_tables(connection) if (t.schema, t.name) not in declared.left_out]
+        named = {(table.schema, table.name) for table in tables}
+        labels: dict[int, tuple[str, str]] = {}
+        if before is not None and self._same_database:
+            labels = {table.oid: (table.schema, table.name) for table in before.tables}
+        chosen = []
+        for table in tables:
+            name = (table.schema, table.name)
+            label = labels.get(table.oid, name)
+            label = name if label in named else label  # the name is another table's now
+            if catalog.matches(".".join(label), declared.patterns) or catalog.matches(str(table), declared.patterns):
+                check_kind(table, declared.server)
+                chosen.append(replace(table, captured_as=label if label != name else None))
+        if not chosen:
+            raise nothing_matches(tables, declared.server, declared.patterns)
+        return chosen
+
+    def _check_new(self, connection: SqlConnection, publication: Publication | None) -> None:
+        slot = catalog.replication_slot(connection, self._declared.slot)
+        if slot is not None and self._users_slot and not slot.lost and not self._force:
+            raise SourceRefused(
+                f"slot «{slot.name}» was not made by Headrace, and is in order: it would be dropped and made anew",
+                advice="--force does that; nobody else may need it.",
+            )
+        super()._check_new(connection, publication)
+
+    # --- what is done ---
+
+    def open(self, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
+        """Make the slot anew and take what the log does not know; return the record with which the log goes on.
+
+        Raises:
+            SourceUnavailable, SourceRefused: as `check`; what was begun is to be done again.
+            LogError: a topic's rows cannot be compared.
+        """
+        if not self.tables:
+            self.check(log)
+        with log.transaction() as transaction:
+            # Once all rows of the database were taken in, the log has them, whatever it began with.
+            self._whole = Claim.load(log, self._declared.name).snapshot or self._unknown == "append"
+            begun = {"at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")}
+            transaction.put(slot_binding.RESYNC, self._declared.name, json.dumps(begun).encode())
+        fault("resync.begun")
+        return super().open(log, cancelled)
+
+    def _begin(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
+        return self._begin_fresh(connection, log, cancelled)
+
+    def _claim(self, slot: str) -> Claim:
+        return replace(super()._claim(slot), snapshot=self._whole)
+
+    def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
+        """Stage what differs, of all tables: one transaction of the source, at the snapshot's position."""
+        self.compared = []
+        index = 0
+        for table in snapshot.tables:
+            compared = Compared(str(table), self._topic(table))
+            index = self._stage_table(snapshot, log, table, compared, lsn, index)
+            self.compared.append(compared)
+        captured = {".".join(table.label) for table in snapshot.tables}
+        for name in self._known_before.tables:
+            if name not in captured:
+                topic = topic_of(self._declared.name, name.partition(".")[::2])
+                self.compared.append(Compared(name, topic, gone=True))
+
+    def _stage_table(self, snapshot: Snapshot, log: Log, table: Table, compared: Compared, lsn: int, index: int) -> int:
+        converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us)
+        topics = log.topics()
+        held = topics.get(converter.topic)
+        size = max(held.bytes if held else 0, table.estimated_rows * _ROW_BYTES)
+        key = table.identity_columns or table.key
+        with contextlib.closing(
+            Comparison(converter.rows_schema, key, size=size, directory=self._directory)
+        ) as comparison:
+            self._note(log, comparison, table, converter.topic)
+            letters = self._meet(snapshot, log, comparison, table, converter)
+            was_captured = ".".join(table.label) in self._known_before.tables
+            leaves = self._unknown == "leave" and was_captured
+            staging = _Staging(log, converter, index)
+            found = comparison.differences()
+            staging.stage((rows for rows in found if not (leaves and rows.op == "c")), "c" if was_captured else "r")
+            staging.stage_letters(letters)
+            compared.counts, compared.dead_letters = comparison.counts, sum(batch.num_rows for batch in letters)
+            compared.counts.inserted = 0 if leaves else compared.counts.inserted
+        return staging.index
+
+    def _note(self, log: Log, comparison: Comparison, table: Table, topic: str) -> None:
+        held = log.topics().get(topic)
+        rows = held.end - held.first if held else 0
+        done = 0
+        for records in events(log, topic):
+            try:
+                comparison.note(Batch(records))
+            except LogError as error:
+                raise LogError(
+                    f"table {table} cannot be compared with its topic «{topic}»: {error.message}",
+                    advice="Give the table that column back, or capture it under another prefix=….",
+                ) from error
+            done += records.num_rows
+            self._report(f"{table} in the log", done, rows)
+
+    def _meet(
+        self, snapshot: Snapshot, log: Log, comparison: Comparison, table: Table, converter: Converter
+    ) -> list[Batch]:
+        """Take the table's rows in; return dead letters that the log does not have."""
+        told: set[str] | None = None
+        new, done = [], 0
+        with contextlib.closing(read_ahead(snapshot, table)) as batches:
+            for records in batches:
+                rows, letters = converter.convert(records, 0)
+                comparison.meet(rows.select(converter.rows_schema.names), converter.refused(records))
+                if letters is not None:
+                    told = known_letters(log, f"{converter.topic}.dlq") if told is None else told
+                    unknown = [text not in told for text in canonical(letters.column("row"))]
+                    new += [letters.filter(np.array(unknown))] if any(unknown) else []
+                done += records.num_rows
+                self._report(str(table), done, max(done, table.estimated_rows))
+        return new
+
+
+class _Staging:
+    """Stages what differs, as events at the snapshot's position, numbered through."""
+
+    def __init__(self, log: Log, converter: Converter, index: int) -> None:
+        self._log, self._converter = log, converter
+        self.index = index
+
+    def stage(self, differences: Iterator[Difference], op_of_new: str) -> None:
+        """Stage rows; new ones as inserts, or as rows that a snapshot read."""
+        for piece in pieces(self._events(differences, op_of_new)):
+            with self._log.transaction() as transaction:
+                transaction.next_slice()
+                for records in piece:
+                    transaction.stage(self._converter.topic, records)
+            fault("snapshot.piece-staged")
+
+    def _events(self, differences: Iterator[Difference], op_of_new: str) -> Iterator[pa.RecordBatch]:
+        for found in differences:
+            op = op_of_new if found.op == "c" else found.op
+            yield self._converter.batch(op, found.rows, found.before, self.index)
+            self.index += found.rows.num_rows
+
+    def stage_letters(self, letters: Sequence[Batch]) -> None:
+        """Stage dead letters."""
+        with self._log.transaction() as transaction:
+            for batch in letters:
+                transaction.next_slice()
+                numbers = np.arange(self.index, self.index + batch.num_rows)
+                rows, at = batch.rows, batch.ts_us
+                numbered = Batch.of(rows, op=batch.op, lsn=batch.lsn, index=numbers, ts_us=at, source=batch.source)
+                transaction.stage(f"{self._converter.topic}.dlq", numbered.records)
+                self.index += batch.num_rows
+
+
+def events(log: Log, topic: str) -> Iterator[pa.RecordBatch]:
+    """Yield all that a topic holds, in its order; small entries of one schema together."""
+    held = log.topics().get(topic)
+    offset = held.first if held else 0
+    while entries := log.read_topic(topic, offset=offset, limit=_READ_ROWS):
+        run: list[pa.RecordBatch] = []
+        for entry in entries:
+            if run and not run[0].schema.equals(entry.records.schema, check_metadata=True):
+                yield pa.concat_batches(run)
+                run = []
+            run.append(entry.records.slice(max(0, offset - entry.offset)))
+            offset = entry.offset + entry.records.num_rows
+        yield pa.concat_batches(run)
+
+
+def known_letters(log: Log, topic: str) -> set[str]:
+    """Return the rows of a table that the log has as dead letters, each as `canonical` JSON."""
+    found: set[str] = set()
+    for records in events(log, topic):
+        captured = records.filter(pc.equal(records.column("stage"), "capture"))
+        found.update(canonical(captured.column("row")))
+    return found
+
+
+def canonical(rows: pa.Array) -> list[str]:
+    """Return JSON objects with their names in order.
+
+    >>> canonical(pa.array(['{"b": 1, "a": null}']))
+    ['{"a": null, "b": 1}']
+    """
+    return [json.dumps(json.loads(text), sort_keys=True) for text in rows.to_pylist() if text is not None]

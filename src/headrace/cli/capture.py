@@ -1,0 +1,156 @@
+"""``headrace capture …``: what concerns the way from a database into a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from headrace.capture.postgres.snapshot import OnProgress
+from headrace.cli.arguments import JsonOption, LogOption, load_app, location, writing
+from headrace.cli.console import print_table, report, talk
+from headrace.engines.local.resync import ResyncOptions, SourceResync, resyncs
+from headrace.errors import DeclarationError
+from headrace.inspect.messages import to_json
+from headrace.kafka.settings import SCHEME
+from headrace.log.base import Log
+from headrace.log.kafka import KafkaLog
+from headrace.pipeline.app import App
+
+capture = typer.Typer(help="Capture a database's changes into a log.", no_args_is_help=True)
+
+
+@capture.callback()
+def _group() -> None:
+    """Capture a database's changes into a log."""
+
+
+@capture.command("resync")
+def capture_resync(
+    file: Annotated[
+        str | None, typer.Argument(help="The pipeline's file, or FILE:NAME; left out, the log says what it captures.")
+    ] = None,
+    log: LogOption = None,
+    dsn: Annotated[
+        str | None,
+        typer.Option("--dsn", envvar="HEADRACE_DSN", help="The database, in place of the file's or the log's."),
+    ] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Prefix of one source; left out, all.")] = None,
+    unknown_rows: Annotated[
+        str | None,
+        typer.Option(
+            "--unknown-rows",
+            help="append or leave: rows that the log does not know, where it does not hold all that it once had.",
+        ),
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the slot of another log, which can never go on then.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also where the log could go on as it is.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a log whose slot was lost a new slot, and what it has missed: a new snapshot into the same log.
+
+    Each table is compared with the newest rows that the log knows. A row that is equal is not appended again; one that
+    changed is appended as an update with the old row as `before`, one that is gone as a delete, a new one as an insert:
+    all in one transaction at the new snapshot's position. Models, history and positions stay, and the pipeline goes on.
+    The changes between the two states are lost, where a row changed more than once.
+
+    Rows of a table without a key are compared as wholes: each is appended, or deleted, as often as it is missing or
+    too many. Stop the pipeline first. A resync that was killed is simply done again.
+
+    Example: headrace capture resync --log iris.headrace
+    """
+    if unknown_rows not in (None, "append", "leave"):
+        raise typer.BadParameter("--unknown-rows is append or leave")
+    options = ResyncOptions(dsn, source, unknown_rows, force, take_over)  # type: ignore[arg-type]  # it is one of them
+    app = load_app(file) if file else None
+    where = log or (app.log if app is not None else location(None))
+    with _opened(where, app) as held, _progress(show=not as_json) as on_progress:
+        found = resyncs(held, _place(held, where), app.plan() if app is not None else None, on_progress, options)
+        due = [one for one in found if one.reason or force]
+        for needed in due:
+            _confirm(needed, yes=yes)
+        done = [one.run(held) if one in due else one.about() for one in found]
+    if as_json:
+        print(to_json({"log": where, "sources": done}))
+        return
+    for about in done:
+        _say(about)
+    if due:
+        report(f"The pipeline goes on: headrace run {file or 'FILE.py'} --log {where}")
+
+
+def _place(log: Log, where: str) -> str:
+    return log.location.url if isinstance(log, KafkaLog) else where
+
+
+@contextmanager
+def _opened(where: str, app: App | None) -> Iterator[Log]:
+    if where.startswith("memory:"):
+        raise DeclarationError(
+            "a log in memory begins with a new snapshot whenever its app starts", advice="Start the app."
+        )
+    formats = app.plan().formats if app is not None else None
+    with writing(where, name=app.name if app is not None and where.startswith(SCHEME) else "", formats=formats) as held:
+        yield held
+
+
+def _confirm(found: SourceResync, *, yes: bool) -> None:
+    """Ask where the database is another one than the log's, since rows that it does not have will be deleted.
+
+    Raises:
+        DeclarationError: nobody can be asked.
+    """
+    what = found.resync.elsewhere
+    if not what or yes:
+        return
+    if not talk.is_terminal:
+        raise DeclarationError(
+            f"source «{found.name}»: {what}; rows of the log that it does not have would be appended as deletes",
+            advice="--yes says that it has taken the other one's place.",
+        )
+    report(f"source «{found.name}»: {what}. Rows of the log that it does not have will be appended as deletes.")
+    typer.confirm("Has it taken the other one's place?", abort=True, err=True)
+
+
+@contextmanager
+def _progress(*, show: bool) -> Iterator[OnProgress]:
+    """Show a bar on standard error, where that is a terminal: how far a table, or its topic, was read."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+    with Progress(
+        *columns, TimeRemainingColumn(), console=talk, transient=True, disable=not (show and talk.is_terminal)
+    ) as bar:
+        task = bar.add_task("", total=None)
+        reading = ""
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            nonlocal reading
+            if what != reading:
+                reading = what
+                bar.reset(task, description=what)
+            bar.update(task, completed=done, total=total)
+
+        yield on_progress
+
+
+def _say(about: dict[str, Any]) -> None:
+    name = f"source {about['source']} ({about['database']})"
+    if "tables" not in about:
+        report(f"{name}: slot {about['slot']} is in order, and the log goes on as it is (--force: compare)")
+        return
+    shown = []
+    for table in about["tables"]:
+        if not table["captured"]:
+            report(f"{name}: table {table['table']} is not captured any more; its topic {table['topic']} stays")
+            continue
+        names = ("known", "now", "equal", "inserted", "updated", "deleted")
+        row = {"table": table["table"], **{name: table[name] for name in names}}
+        shown.append(row | ({"dead letters": table["dead_letters"]} if table["dead_letters"] else {}))
+    if about["reason"]:
+        report(f"{name}: {about['reason']}")
+    print_table(shown, title=f"{about['source']}, compared at {about['position']}")

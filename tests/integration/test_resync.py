@@ -1,0 +1,240 @@
+"""`headrace capture resync`: a log whose slot was lost goes on, with exactly what it has missed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import headrace as hr
+from headrace.cli.main import app as command
+from headrace.errors import HeadraceError
+from headrace.testing.servers import PostgresServer
+from tests.crash.harness import verify
+from tests.databases import Database, fresh_database
+
+SCHEMA = """
+CREATE TABLE orders (id int PRIMARY KEY, weight float8, took float8, note text);
+CREATE TABLE visits (who text, at timestamptz, price numeric);
+CREATE TABLE places (id int, lat date, PRIMARY KEY (id));
+INSERT INTO orders SELECT i, i, 2 * i, repeat('n', i) FROM generate_series(1, 20) i;
+INSERT INTO visits SELECT 'v' || i % 3, '2026-01-01', i % 2 FROM generate_series(1, 12) i;
+INSERT INTO places VALUES (1, '2026-01-01'), (2, 'infinity'), (3, 'infinity');
+ALTER TABLE visits REPLICA IDENTITY FULL
+"""
+
+
+def pipeline(database: Database, log: Path, name: str = "") -> hr.App:
+    """Orders are predicted and learned; the other tables are captured only."""
+    app = hr.App(name or database.name, log=log)
+    db = app.postgres(database.dsn, tables=r"public\.(orders|visits|places)")
+    days = app.model("days", hr.LinearRegression(), features=["weight"], target="took")
+    days.learn(db["public.orders"])
+    days.predict(db["public.orders"]).to("promised")
+    return app
+
+
+def run_script(database: Database, script: str) -> None:
+    for statement in script.split(";"):
+        database.execute(statement)
+
+
+@pytest.fixture
+def captured(database: Database, tmp_path: Path) -> hr.App:
+    """A pipeline that has run and stopped, in a directory of its own."""
+    run_script(database, SCHEMA)
+    app = pipeline(database, tmp_path / "orders.headrace")
+    app.run(until="caught-up")
+    run_script(database, "UPDATE orders SET took = 0 WHERE id = 1; DELETE FROM orders WHERE id = 2")
+    app.run(until="caught-up")
+    return app
+
+
+def resync(*arguments: str) -> dict[str, Any]:
+    """What the command says it did."""
+    done = CliRunner().invoke(command, ["capture", "resync", "--json", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (source,) = json.loads(done.stdout)["sources"]
+    return dict(source)
+
+
+def figures(source: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    names = ("known", "now", "equal", "inserted", "updated", "deleted", "dead_letters")
+    return {row["table"]: tuple(row[name] for name in names) for row in source["tables"]}
+
+
+def drop_slot(database: Database) -> None:
+    database.execute("SELECT pg_drop_replication_slot(%s)", f"headrace_{database.name}")
+
+
+def events(app: hr.App, topic: str, first: int = 0) -> list[dict[str, Any]]:
+    return app.topic(topic).read().to_arrow().to_pylist()[first:]
+
+
+def folded(app: hr.App, topic: str) -> dict[Any, Any]:
+    """The rows that a topic's events leave, by id."""
+    rows: dict[Any, Any] = {}
+    for event in events(app, topic):
+        rows.pop(event["id"], None)
+        if event["op"] != "d":
+            rows[event["id"]] = (event["weight"], event["took"], event["note"])
+    return rows
+
+
+def test_a_log_whose_slot_was_dropped_goes_on(captured: hr.App, database: Database) -> None:
+    topic, name = f"{database.name}.public.orders", database.name
+    before, learned = events(captured, topic), len(events(captured, "promised"))
+    drop_slot(database)
+    run_script(
+        database,
+        """UPDATE orders SET took = 7, weight = 9 WHERE id = 3; UPDATE orders SET id = 100 WHERE id = 4;
+        DELETE FROM orders WHERE id = 5; INSERT INTO orders VALUES (200, 1, NULL, NULL);
+        UPDATE places SET lat = '2026-02-02' WHERE id = 2; INSERT INTO places VALUES (4, '-infinity');
+        DELETE FROM visits WHERE ctid = (SELECT min(ctid) FROM visits);
+        INSERT INTO visits VALUES (NULL, NULL, 'NaN')""",
+    )
+    with pytest.raises(HeadraceError, match=f"headrace capture resync --log {captured.log}"):
+        captured.run(until="caught-up")
+    done = resync("--log", captured.log)
+    assert done["needed"] and "is gone" in done["reason"]
+    assert figures(done) == {
+        "public.orders": (19, 19, 16, 2, 1, 2, 0),
+        "public.places": (1, 2, 1, 1, 0, 0, 1),
+        "public.visits": (12, 12, 11, 1, 0, 1, 0),
+    }
+    new = events(captured, topic)[len(before) :]
+    assert [(event["op"], event["id"], event["took"]) for event in sorted(new, key=lambda e: e["id"])] == [
+        ("u", 3, 7.0),
+        ("d", 4, 8.0),
+        ("d", 5, 10.0),
+        ("c", 100, 8.0),
+        ("c", 200, None),
+    ]
+    (updated,) = (event for event in new if event["op"] == "u")
+    assert updated["__before"] == {"id": 3, "weight": 3.0, "took": 6.0, "note": "nnn"}
+    assert {event["position"].split(":")[0] for event in new} == {done["position"]}
+    # The pipeline goes on with what it has learned, and the new slot misses nothing.
+    database.execute("UPDATE orders SET took = 1 WHERE id = 200")
+    captured.run(until="caught-up")
+    rows = database.execute("SELECT id, weight, took, note FROM orders")
+    assert folded(captured, topic) == {key: tuple(rest) for key, *rest in rows}
+    assert len(events(captured, "promised")) > learned
+    verify(captured)
+    assert resync("--log", captured.log)["needed"] is False
+    again = resync("--log", captured.log, "--force")
+    assert [row[3:] for row in figures(again).values()] == [(0, 0, 0, 0)] * 3
+    captured.run(until="caught-up")
+    slots = database.execute("SELECT slot_name FROM pg_replication_slots WHERE database = %s", name)
+    assert slots == [(f"headrace_{name}",)]
+    verify(captured)
+
+
+def test_a_model_sees_what_it_would_have_seen(captured: hr.App, database: Database, tmp_path: Path) -> None:
+    """A pipeline that was resynced, and one that has captured the same changes: the same rows, learned alike."""
+    other = pipeline(database, tmp_path / "whole.headrace", f"{database.name}_whole")
+    drop_slot(database)
+    database.execute("INSERT INTO orders VALUES (300, 3, NULL, NULL), (301, 4, 5, NULL)")
+    other.run(until="caught-up")  # its snapshot has them
+    resync("--log", captured.log)
+    changes = "UPDATE orders SET took = 9 WHERE id = 300"
+    for app in (captured, other):
+        app.run(until="caught-up")
+    database.execute(changes)
+    for app in (captured, other):
+        app.run(until="caught-up")
+        verify(app)
+    learned = [hr_models(app)["days"] for app in (captured, other)]
+    assert learned[0] == 22 and learned[1] == 21  # the one has learned order 2 too, before it was deleted
+
+
+def hr_models(app: hr.App) -> dict[str, int]:
+    """Rows that each model has learned."""
+    with app.start() as running:
+        running.wait(timeout=60)
+        return {name: running[name].learned for name in running.models}
+
+
+def test_a_pipelines_file_brings_what_is_declared_now(captured: hr.App, database: Database, tmp_path: Path) -> None:
+    run_script(database, "CREATE TABLE extra (id int PRIMARY KEY); INSERT INTO extra VALUES (1), (2)")
+    run_script(database, "ALTER TABLE orders RENAME TO orders_then")
+    file = tmp_path / "pipeline.py"
+    file.write_text(
+        f"""import headrace as hr
+app = hr.App({database.name!r}, log={captured.log!r})
+db = app.postgres({database.dsn!r}, tables=r"public\\.(orders.*|extra|visits)")
+days = app.model("days", hr.LinearRegression(), features=["weight"], target="took")
+days.learn(db["public.orders"])
+days.predict(db["public.orders"]).to("promised")
+"""
+    )
+    done = resync(str(file))
+    assert figures(done) == {
+        "public.extra": (0, 2, 0, 2, 0, 0, 0),
+        "public.orders_then": (19, 19, 19, 0, 0, 0, 0),
+        "public.visits": (12, 12, 12, 0, 0, 0, 0),
+        "public.places": (0,) * 7,
+    }
+    assert [row["captured"] for row in done["tables"]] == [True, True, True, False]
+    assert [row["op"] for row in events(captured, f"{database.name}.public.extra")] == ["r", "r"]
+    database.execute("INSERT INTO extra VALUES (3)")
+    again = CliRunner().invoke(command, ["run", str(file), "--until-caught-up"], catch_exceptions=False)
+    assert again.exit_code == 0, again.output
+    assert [row["op"] for row in events(captured, f"{database.name}.public.extra")] == ["r", "r", "c"]
+
+
+def test_a_database_that_took_the_others_place(captured: hr.App, database: Database, server: PostgresServer) -> None:
+    """Copied into another database: everything has other OIDs and another history, and keys are the same."""
+    with fresh_database(server, "copy") as copy:
+        run_script(copy, SCHEMA)
+        copy.execute("DELETE FROM orders WHERE id IN (2, 20)")
+        # Its slot would hold the name in the whole cluster.
+        drop_slot(database)
+        refused = CliRunner().invoke(command, ["capture", "resync", "--log", captured.log, "--dsn", copy.dsn])
+        assert refused.exit_code == 1 or refused.exception is not None
+        assert "--yes" in str(refused.exception)
+        done = resync("--log", captured.log, "--dsn", copy.dsn, "--yes")
+        assert figures(done)["public.orders"] == (19, 18, 17, 0, 1, 1, 0)
+        moved = pipeline(copy, Path(captured.log), captured.name)
+        copy.execute("INSERT INTO orders VALUES (21, 21, 42, NULL)")
+        moved.run(until="caught-up")
+        assert len(folded(moved, f"{database.name}.public.orders")) == 19
+        verify(moved)
+
+
+def test_rows_that_the_log_may_have_had(database: Database, tmp_path: Path) -> None:
+    run_script(database, SCHEMA)
+    app = hr.App(database.name, log=tmp_path / "late.headrace")
+    app.postgres(database.dsn, tables=r"public\.orders", snapshot="never")
+    app.run(until="caught-up")
+    database.execute("UPDATE orders SET took = 0 WHERE id = 1")
+    app.run(until="caught-up")
+    drop_slot(database)
+    database.execute("UPDATE orders SET took = 1 WHERE id = 1")
+    with pytest.raises(HeadraceError, match="--unknown-rows append"):
+        resync("--log", app.log)
+    assert figures(resync("--log", app.log, "--unknown-rows", "leave"))["public.orders"] == (1, 20, 0, 0, 1, 0, 0)
+    with pytest.raises(HeadraceError, match="--unknown-rows append"):
+        resync("--log", app.log, "--force")
+    done = resync("--log", app.log, "--force", "--unknown-rows", "append")
+    assert figures(done)["public.orders"] == (1, 20, 1, 19, 0, 0, 0)
+    assert figures(resync("--log", app.log, "--force"))["public.orders"] == (20, 20, 20, 0, 0, 0, 0)
+
+
+def test_what_cannot_be_resynced_says_why(captured: hr.App, database: Database, tmp_path: Path) -> None:
+    for arguments, says in (
+        (["--log", str(tmp_path / "nothing.headrace")], "nothing"),
+        (["--log", captured.log, "--source", "other"], "no source «other»"),
+        (["--log", "memory://"], "in memory"),
+    ):
+        with pytest.raises(HeadraceError, match=says):
+            resync(*arguments)
+    with captured.start(), pytest.raises(HeadraceError, match="is being written"):
+        resync("--log", captured.log, "--force")
+    empty = hr.App("empty", log=tmp_path / "empty.headrace")
+    empty.topic("t", append=True)
+    empty.run(until="caught-up")
+    with pytest.raises(HeadraceError, match="has captured no database yet"):
+        resync("--log", empty.log)
