@@ -160,7 +160,8 @@ def test_a_slot_of_the_users(runs: Runs, database: CapturedDatabase) -> None:
 def test_what_was_claimed_and_never_made(database: CapturedDatabase) -> None:
     """Two new logs at the same moment: the one that comes second has no right to the slot afterwards."""
     log = MemoryLog()
-    slot_binding.claim(log, slot_binding.Owner("", "/a", "h", "x"), database.name, f"headrace_{database.name}")
+    wanted = slot_binding.Claim(f"headrace_{database.name}")
+    slot_binding.claim(log, slot_binding.Owner("", "/a", "h", "x"), database.name, wanted)
     slot_binding.unclaim(log, database.name)
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", f"headrace_{database.name}")
     with pytest.raises(SourceRefused, match="was not made for this log"):
