@@ -34,6 +34,7 @@ def test_every_route_is_described(client: Client) -> None:
     paths = client.get("/openapi.json").json["paths"]
     found = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     assert found == {
+        "GET /",
         "GET /prediction",
         "POST /train",
         "GET /models",

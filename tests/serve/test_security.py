@@ -60,7 +60,12 @@ MAY = {
     ("predict", "GET", "/prediction"): 200,
     ("predict", "POST", "/train"): 403,
     ("predict", "GET", "/metrics"): 403,
+    ("metrics", "GET", "/prediction"): 403,
+    ("metrics", "GET", "/models"): 403,
+    ("metrics", "POST", "/train"): 403,
+    ("metrics", "GET", "/metrics"): 200,
     ("train", "GET", "/prediction"): 403,
+    ("train", "GET", "/metrics"): 403,
     ("train", "POST", "/train"): 409,
     ("admin", "GET", "/prediction"): 200,
     ("admin", "GET", "/metrics"): 200,
@@ -70,7 +75,7 @@ MAY = {
 
 def test_scopes_say_what_a_key_may_do(tmp_path: Path) -> None:
     keys = key_file(tmp_path)
-    texts = {scope: keys.create(scope, [scope])[1] for scope in ("predict", "train", "admin")}
+    texts = {scope: keys.create(scope, [scope])[1] for scope in ("predict", "train", "metrics", "admin")}
     with serving(fish(tmp_path / "fish.headrace"), FISH) as (_, client):
         for (scope, method, path), status in MAY.items():
             for header in ({"Authorization": f"Bearer {texts[scope]}"}, {"X-API-Key": texts[scope]}):

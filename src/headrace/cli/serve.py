@@ -198,7 +198,7 @@ def _opened(log: str | None, file: Path | None) -> KeyFile:
 
 @keys.command("create")
 def create(
-    scope: Annotated[list[str], typer.Option("--scope", help="predict, train or admin; may be given several times.")],
+    scope: Annotated[list[str], typer.Option("--scope", help="predict, train, metrics or admin; may be given often.")],
     name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
     log: LogOption = None,
     file: FileOption = None,

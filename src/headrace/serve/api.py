@@ -23,6 +23,7 @@ from headrace.serve import openapi, tracing
 from headrace.serve.arrow import Batches
 from headrace.serve.endpoint import Prediction, Training
 from headrace.serve.exchange import Handler, Problem, Receive, Request, Response, Scope, Send
+from headrace.serve.home import Home
 from headrace.serve.inference import Inference, protocol
 from headrace.serve.keys import KeyFile
 from headrace.serve.metrics import Metrics, Scrape
@@ -79,9 +80,12 @@ def application(
     app: fastapi.FastAPI = FastAPIOffline(
         title=f"Headrace: {title}", version="2", docs_url="/docs", redoc_url=None, redirect_slashes=False
     )
+    gate = Gate(settings, keys)
+    about = [(route.method, route.path, route.scope, str(route.about["summary"])) for route in routes]
+    home = Home(models, endpoints, about, title=title, may=gate.may, closed=lambda: not gate.open)
+    routes.insert(0, Route("GET", "/", "", home, openapi.home()))
     for route in routes:
         _add(app, route, settings.body_limit)
-    gate = Gate(settings, keys)
     _say_what_is_needed(app, gate)
     return Front(app, routes=routes, gate=gate, metrics=metrics, body_limit=settings.body_limit), service
 
@@ -115,7 +119,7 @@ def _routes(
         Route("POST", "/train", "train", Training(service), openapi.training()),
         Route("GET", "/models", "predict", batches.models, openapi.models()),
         Route("POST", "/models/{model}/predict", "predict", batches.predict, about),
-        Route("GET", "/metrics", "admin", Scrape(metrics, service.blocking), openapi.metrics()),
+        Route("GET", "/metrics", "metrics", Scrape(metrics, service.blocking), openapi.metrics()),
         *_protocol_routes(Inference(service)),
     ]
 

@@ -46,6 +46,7 @@ class Description:
         columns: those it wants, in order; none where a function of the user's makes the features.
         answers: the Arrow type of its predictions.
         classes: labels of its probabilities; None where it gives none.
+        learner_text: the learner for people, with its parameters.
         topics: those it reads; ``databases``: whether the pipeline captures any, so that an LSN says something.
     """
 
@@ -57,6 +58,7 @@ class Description:
     classes: tuple[Any, ...] | None = None
     topics: tuple[str, ...] = ()
     databases: bool = False
+    learner_text: str = ""
 
     @property
     def plain(self) -> bool:

@@ -173,6 +173,25 @@ def batches(descriptions: Iterable[Description], longest: float) -> dict[str, An
     }
 
 
+def home() -> dict[str, Any]:
+    """``GET /``."""
+    about = {"model": _TEXT, "examples": _list(_TEXT)}
+    known: dict[str, Any] = {"learner": _TEXT, "features": _list(_TEXT), "target": _POSITION}
+    known |= {"version": {"type": "integer"}, "position": _POSITION, "model_time": _TEXT, "ready": {"type": "boolean"}}
+    path = {"method": _TEXT, "path": _TEXT, "scope": _POSITION, "summary": _TEXT}
+    properties = {
+        "name": _TEXT,
+        "headrace": _TEXT,
+        "needs_key": {"type": "boolean"},
+        "models": _list(_object({**about, **known}, *about)),
+        "paths": _list(_object(path, *path)),
+        "links": {"type": "object", "additionalProperties": _TEXT},
+    }
+    found = responses(_object(properties, *properties))
+    found["200"]["content"]["text/html"] = {"schema": _TEXT}
+    return {"summary": "What is here: a page for a browser, else JSON", "responses": found}
+
+
 def metrics() -> dict[str, Any]:
     """``GET /metrics``."""
     return {"summary": "Numbers for Prometheus", "responses": responses(_TEXT, kind="text/plain")}

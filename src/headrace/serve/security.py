@@ -97,12 +97,24 @@ class Gate:
         elif scope:
             caller = self._authenticated(request, address)
             if not caller.may(scope):
-                raise Problem(403, f"this key or token may not {scope}; it may {', '.join(sorted(caller.scopes))}")
+                held = ", ".join(sorted(caller.scopes)) or "none"
+                raise Problem(403, f"this needs a key or token with the scope {scope}; this one has {held}")
         else:
             caller = Caller(address, frozenset())
         if self._rate is not None and scope and not self._rate[0].hit(self._rate[1], caller.name):
             raise _too_many(*self._rate, caller.name)
         return caller
+
+    def may(self, request: Request, scope: str) -> bool:
+        """Return whether a request that is let in anyway would be where a scope is needed.
+
+        Raises:
+            Problem: it brings a key or token that is none.
+        """
+        if self.open:
+            return True
+        brings = request.header(b"x-api-key") is not None or request.header(b"authorization") is not None
+        return brings and self._authenticated(request, (request.scope.get("client") or ("?", 0))[0]).may(scope)
 
     def _authenticated(self, request: Request, address: str) -> Caller:
         if not self._failing.test(self._failures, address):

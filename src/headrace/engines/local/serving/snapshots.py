@@ -21,7 +21,7 @@ import pyarrow as pa
 from headrace import plain_values
 from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import HeadraceError
-from headrace.learn.base import offers_probabilities, traits_of
+from headrace.learn.base import learner_text, offers_probabilities, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import resolved
 from headrace.learn.images import Image, Vector
@@ -55,6 +55,7 @@ def describe(task: ModelTask, *, databases: bool = False) -> Description:
         tuple(np.asarray(traits.classes).tolist()) if offers_probabilities(learner) else None,
         tuple(topic for topic in task.topics if topic not in served),
         databases,
+        learner_text(learner),
     )
 
 
