@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from headrace.log.base import Log, walk
 from headrace.plain_values import beyond, united, values
 from headrace.plan.task import StreamPlan
 from headrace.row_tables import html_table, summary, text_table
+from headrace.step.topic_schemas import after
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,20 +62,26 @@ class Rows:
         return html_table(self._table)
 
 
-def read_rows(log: Log, plan: StreamPlan) -> Rows:
+def read_rows(log: Log, plan: StreamPlan, no_rows: Callable[[Log], Batch | None]) -> Rows:
     """Read a stream's rows, as the log holds them now.
+
+    Args:
+        no_rows: gives none of the topic's rows, with their columns; None where nobody is to write the topic.
 
     Raises:
         LogError: the log has no such topic.
     """
-    if plan.topic not in log.topics():
-        raise no_topic(log, plan.topic)
     tables: list[pa.Table] = []
     for entry in walk(log, plan.topic):
         records = entry.records
         for operation in plan.operations:
             records = operation.apply(Batch(records)).records
         tables.append(present(records))
+    if not tables:
+        rows = no_rows(log)
+        if rows is None and plan.topic not in log.topics():
+            raise no_topic(log, plan.topic)
+        tables = [present(after(rows or Batch.of({}), plan.operations).records)]
     return Rows(united(tables))
 
 

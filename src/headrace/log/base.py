@@ -231,6 +231,13 @@ def walk(log: Log, topic: str, offset: int = 0) -> Iterator[Entry]:
         offset = entries[-1].offset + entries[-1].records.num_rows
 
 
+def newest_schema(log: Log, topic: str) -> pa.Schema | None:
+    """Return the schema of a topic's newest rows; None where it holds none."""
+    info = log.topics().get(topic)
+    entries = [] if info is None else log.read_topic(topic, offset=max(info.first, info.end - 1))
+    return entries[-1].records.schema if entries else None
+
+
 def topic_exists(topic: str, where: str = "the log") -> LogError:
     """Return the refusal to make a topic twice."""
     return LogError(f"{where} has the topic «{topic}» already", advice="Choose another name, or delete it first.")

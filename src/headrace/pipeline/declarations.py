@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from headrace.batch import Batch
 from headrace.formats.topic_formats import checked_format, codec_for
 from headrace.learn.base import Learner
 from headrace.learn.features import Features
 from headrace.log import open_log
-from headrace.log.base import Log
+from headrace.log.base import Log, newest_schema
 from headrace.plan.operators import Initial, Node, OperatorPlan, OutputPlan, Predicted, RetrainPlan
 from headrace.plan.plan import Formats, Plan, SourcePlan, TopicsPlan, served_topic
 from headrace.plan.sinks import SinkPlan
@@ -31,6 +34,7 @@ from headrace.plan.task import (
     Versions,
 )
 from headrace.serve.parameters import Endpoint
+from headrace.step.topic_schemas import TopicSchemas
 from headrace.transform.expressions import Operation
 
 if TYPE_CHECKING:
@@ -260,6 +264,18 @@ class Declarations:
             tuple(endpoint for model in self.models for endpoint in model.endpoints),
             self.keep,
         )
+
+    def no_rows(self, log: Log, topic: str) -> Batch | None:
+        """Return none of the rows of a topic, with the columns that they will have; None where it is not declared."""
+        plan, running = self.plan(), self.running
+        tables: dict[str, pa.Schema] = {}
+        for source in () if running is None else running.engine.sources:
+            tables |= source.traits.tables
+        declared = {*tables, *plan.appended, *plan.written, *plan.delivered}
+        declared |= {read for task in plan.tasks for read in task.topics}
+        if topic.removesuffix(".dlq") not in declared:
+            return None
+        return TopicSchemas(plan.tasks, lambda name: newest_schema(log, name) or tables.get(name)).no_rows(topic)
 
     @contextmanager
     def reading(self) -> Iterator[Log]:

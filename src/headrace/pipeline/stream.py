@@ -168,10 +168,11 @@ class Stream:
         return Stream(self._declared, StreamPlan(topic), origin=(node, output.operations))
 
     def read(self) -> Rows:
-        """Return the rows that the log holds now, at once."""
+        """Return the rows that the log holds now, at once; before the first one none, with the columns it will have."""
         self._refuse_unwritten()
-        with self._declared.reading() as log:
-            return read_rows(log, self._plan)
+        declared, topic = self._declared, self._plan.topic
+        with declared.reading() as log:
+            return read_rows(log, self._plan, lambda log: declared.no_rows(log, topic))
 
     def dataset(
         self,

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
-from headrace.grade.scores import Scores
+from headrace.grade.scores import Scores, ScoreSpec
 from headrace.learn.base import scored_as, traits_of
 from headrace.learn.features import Targets, matrix, resolved, targets_of
 from headrace.plain_values import values
@@ -245,9 +245,22 @@ def _batch(lines: list[Line]) -> Batch:
     return batch_at(columns, [place for _, place, _ in lines])
 
 
+def no_lines(spec: ScoreSpec) -> Batch:
+    """Return no lines of a topic of metrics, with the columns that they have."""
+    classifies = spec.kind == "classification"
+    metrics = [
+        name
+        for metric in spec.metrics
+        for name in ([metric] if classifies or metric not in spec.functions else []) + [f"window_{metric}"]
+    ]
+    names = ["stream", "rows", "learned", "window", *metrics, "model", "model_version", "model_position"]
+    names += ["labels", "confusion"] if classifies else []
+    return batch_at({name: pa.nulls(0, _TYPES.get(name, pa.float64())) for name in names}, [])
+
+
 def batch_at(columns: Mapping[str, pa.Array], places: Sequence[LinePlace]) -> Batch:
     """Return rows that stand at places of the log."""
-    lsn, index, ts_us = zip(*places, strict=True)
+    lsn, index, ts_us = zip(*places, strict=True) if places else ((), (), ())
     return Batch.of(
         columns, lsn=np.array(lsn, np.uint64), index=np.array(index, np.int64), ts_us=np.array(ts_us, np.int64)
     )
