@@ -162,6 +162,7 @@ class Identity:
     Args:
         limit: how many of the newest are remembered; `LIMIT` by default.
 
+    >>> import pyarrow as pa
     >>> rows = Identity()
     >>> rows.follow(Batch.of({"id": [1, 2]}, key=["id"])).tolist()
     [2, 4]
