@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.logging import RichHandler
 from rich.text import Text
 
-from headrace.cli import capture, demo, models, produce, serve, topics
+from headrace.cli import capture, demo, models, produce, serve, slots, topics
 from headrace.cli.arguments import JsonOption, LogOption, load_app, looking, reading
 from headrace.cli.console import model_line, print_csv, print_table, replay_progress, report, running_line, talk
 from headrace.engines.local.signals import run_in_foreground
@@ -35,6 +35,8 @@ app.add_typer(demo.demo, name="demo")
 app.add_typer(topics.topics, name="topics")
 app.add_typer(models.models, name="models")
 app.add_typer(capture.capture, name="capture")
+app.add_typer(slots.slots, name="slots")
+app.command("down")(slots.down)
 app.add_typer(serve.keys, name="keys")
 app.command("serve")(serve.serve)
 app.command("produce")(produce.produce)

@@ -423,6 +423,13 @@ def noted(connection: SqlConnection, publication: str) -> dict[str, Owner]:
     return _parsed(row[0] if row else "")
 
 
+def all_noted(connection: SqlConnection) -> dict[str, Owner]:
+    """Return owners of slots as the comments of all of the database's publications say, by slot."""
+    query = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication"
+    comments = [row[0] for row in connection.execute(query) if row[0]]
+    return {slot: owner for comment in comments for slot, owner in _parsed(comment).items()}
+
+
 def _parsed(comment: str) -> dict[str, Owner]:
     """
     >>> _parsed('headrace: {"s": {"log": "3f", "place": "/a", "host": "h", "app": "x", "later": 1}}')["s"].place
@@ -532,6 +539,23 @@ def where(place: str) -> str:
     if place.startswith(MEMORY):
         return f"{MEMORY} of process {os.getpid()}"
     return place if "://" in place else str(Path(place).resolve())
+
+
+def log_state(owner: Owner) -> str:
+    """Return whether a slot's log is still there, as far as this machine can tell.
+
+    Returns:
+        ``there``, ``gone``, ``elsewhere`` (another host) or ``cluster`` (on Kafka).
+
+    >>> log_state(Owner("3f", "/nowhere/at/all.headrace", socket.gethostname(), "x"))
+    'gone'
+    """
+    if "://" in owner.place and not owner.place.startswith(MEMORY):
+        return "cluster"
+    if owner.host != socket.gethostname():
+        return "elsewhere"
+    there = _alive(owner.place) if owner.place.startswith(MEMORY) else Path(owner.place).exists()
+    return "there" if there else "gone"
 
 
 def _alive(place: str) -> bool:

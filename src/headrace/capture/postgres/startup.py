@@ -15,7 +15,7 @@ import psycopg
 
 from headrace.batch import is_meta
 from headrace.capture.base import KIND, Log
-from headrace.capture.postgres import catalog, drift, slot_binding
+from headrace.capture.postgres import catalog, drift, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Look
@@ -222,6 +222,8 @@ class Startup:
                     self._put(log, known)
             slot_binding.note(connection, declared.publication, declared.slot, self.owner)
             wait_until_free(connection, declared.slot, cancelled, self._say)
+            if warning := slots.idle_warning(connection, server, declared.slot):
+                logger.warning("%s", warning)
         self.done()
         return known
 
