@@ -192,7 +192,12 @@ def command(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
         while line and "http" not in line:
             line = process.stderr.readline()
         assert line, process.stderr.read()
-        yield process, json.loads(line)["url"] if "--json" in arguments else line.split()[2]
+        yield (
+            process,
+            json.loads(line)["url"]
+            if "--json" in arguments
+            else next(word for word in line.split() if word.startswith("http")),
+        )
     finally:
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=30)

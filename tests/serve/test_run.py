@@ -45,9 +45,9 @@ def begun(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Pope
     )
     try:
         assert process.stderr is not None
-        told = process.stderr.readline()
-        url = next((word for word in told.split() if word.startswith("http")), "")
-        assert url, told + process.stderr.read()
+        lines = iter(process.stderr.readline, "")
+        url = next((word for line in lines for word in line.split() if word.startswith("http")), "")
+        assert url, f"it ended with {process.wait()}"
         yield process, url.removesuffix(";").removesuffix("/prediction")
     finally:
         if process.poll() is None:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from headrace.cli.console import talk
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, HeadraceError
+from headrace.event_log import name_app
 from headrace.formats.topic_formats import codec_for
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
@@ -26,6 +29,8 @@ from headrace.log.kafka_view import KafkaView
 from headrace.pipeline.app import App
 from headrace.plan.plan import Formats
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+
 LogOption = Annotated[
     str | None,
     typer.Option(
@@ -33,6 +38,19 @@ LogOption = Annotated[
         envvar="HEADRACE_LOG",
         help="The log's file, kafka://host:port or kafka://host:port/NAME; the only *.headrace here if left out.",
     ),
+]
+StartTimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--start-timeout",
+        min=0,
+        metavar="SECONDS",
+        help="How long the start is tried again while a database or a broker cannot be reached.",
+    ),
+]
+START_SECONDS = 30.0
+WideOption = Annotated[
+    bool, typer.Option("--wide", help="All columns and whole values on a terminal too, a line for each row.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON on standard output.")]
 
@@ -107,29 +125,54 @@ def load_app(file: str) -> App:
     """Return the one App in a Python file; ``file.py:name`` chooses among several.
 
     Raises:
-        DeclarationError: no such file, no App, or several and none chosen.
+        DeclarationError: no such file, no App, several and none chosen; or the file cannot be run, and where.
     """
     path, _, name = file.partition(".py:")
     source = Path(f"{path}.py" if name else file)
     if not source.is_file():
         raise DeclarationError(f"there is no file {source}")
+    apps = {key: value for key, value in vars(_run_file(source)).items() if isinstance(value, App)}
+    if name and name not in apps:
+        raise DeclarationError(f"{source} has no App named «{name}»", advice=f"It has: {', '.join(apps) or 'none'}.")
+    distinct = {id(value): value for value in ([apps[name]] if name else apps.values())}
+    if len(distinct) != 1:
+        raise DeclarationError(
+            f"{source} holds {len(distinct)} Apps", advice=f"Choose one as {source}:NAME ({', '.join(apps) or 'none'})."
+        )
+    (app,) = distinct.values()
+    name_app(app.name)
+    return app
+
+
+def _run_file(source: Path) -> ModuleType:
+    """Run a user's file, and return it as a module."""
     spec = importlib.util.spec_from_file_location("__headrace_app__", source)
     if spec is None or spec.loader is None:
         raise DeclarationError(f"{source} is no Python file", advice="Name the file that declares the app.")
     module = importlib.util.module_from_spec(spec)
     sys.modules["__headrace_app__"] = module
     sys.path.insert(0, str(source.resolve().parent))
-    spec.loader.exec_module(module)
-    apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
-    if name:
-        if name not in apps:
-            raise DeclarationError(
-                f"{source} has no App named «{name}»", advice=f"It has: {', '.join(apps) or 'none'}."
-            )
-        return apps[name]
-    distinct = {id(value): value for value in apps.values()}
-    if len(distinct) != 1:
-        raise DeclarationError(
-            f"{source} holds {len(distinct)} Apps", advice=f"Choose one as {source}:NAME ({', '.join(apps) or 'none'})."
-        )
-    return next(iter(distinct.values()))
+    try:
+        spec.loader.exec_module(module)
+    except HeadraceError as error:
+        error.message += _line_of(error, source)
+        raise
+    except SyntaxError as error:
+        where = f"{error.filename or source}, line {error.lineno}"
+        code = f"\n    {error.text.strip()}" if error.text else ""
+        raise DeclarationError(f"{where}: {type(error).__name__}: {error.msg}{code}") from error
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise DeclarationError(f"{source} cannot be run: {told}{_line_of(error, source)}") from error
+    return module
+
+
+def _line_of(error: Exception, source: Path) -> str:
+    """Return the lines of the user's own files that led to an error, the innermost last."""
+    own = source.resolve().parent
+    lines = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename).resolve()
+        if path.is_relative_to(own) and "site-packages" not in path.parts and not path.is_relative_to(_PACKAGE):
+            lines += f"\n    {path.name}, line {frame.lineno}: {frame.line}"
+    return lines

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.cli.arguments import JsonOption, LogOption, load_app, location, writing
 from headrace.cli.console import print_table, report, talk
+from headrace.cli.events import with_events
 from headrace.engines.local.resync import ResyncOptions, SourceResync, resyncs
 from headrace.errors import DeclarationError
 from headrace.inspect.messages import to_json
@@ -29,6 +30,7 @@ def _group() -> None:
 
 
 @capture.command("resync")
+@with_events
 def capture_resync(
     file: Annotated[
         str | None, typer.Argument(help="The pipeline's file, or FILE:NAME; left out, the log says what it captures.")
@@ -123,7 +125,7 @@ def _progress(*, show: bool) -> Iterator[OnProgress]:
     """Show a bar on standard error, where that is a terminal: how far a table, or its topic, was read."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     with Progress(
-        *columns, TimeRemainingColumn(), console=talk, transient=True, disable=not (show and talk.is_terminal)
+        *columns, TimeRemainingColumn(), console=talk, transient=True, disable=not (show and talk.is_interactive)
     ) as bar:
         task = bar.add_task("", total=None)
         reading = ""

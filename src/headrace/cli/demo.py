@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,11 +11,14 @@ import typer
 from rich.console import Console
 
 from headrace.cli.arguments import JsonOption
+from headrace.cli.console import talk
+from headrace.cli.events import shown_on, with_events
 from headrace.inspect.messages import to_json
 
 if TYPE_CHECKING:
     from headrace.demos.servers import ServerOptions
 
+drawn = functools.partial(with_events, quiet=True)
 demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
 
 
@@ -26,6 +30,7 @@ DemoLog = Annotated[
 
 
 @demo.command("iris")
+@drawn
 def demo_iris(
     flavour: Annotated[
         Literal["flink", "spark"], typer.Option(help="Flink ML's or Spark MLlib's published k-means.")
@@ -59,6 +64,7 @@ def demo_iris(
 
 
 @demo.command("mnist")
+@drawn
 def demo_mnist(
     online: Annotated[
         bool, typer.Option("--online", help="Learn while digits are appended to a topic; no database.")
@@ -114,6 +120,7 @@ def demo_mnist(
 
 
 @demo.command("fish")
+@drawn
 def demo_fish(
     source: Annotated[
         Literal["topics", "postgres"], typer.Option(help="Where the machines send their rows.")
@@ -159,7 +166,10 @@ def demo_fish(
 
 def _play(play: Callable[..., dict[str, Any]], options: ServerOptions, as_json: bool) -> None:
     """Play a demo, and print its result for scripts."""
-    result = play(options, show=not as_json, console=Console())
+    console = Console()
+    # Two consoles would tear each other's lines: the one that draws shows events too.
+    with shown_on(console if console.is_interactive and not as_json else talk):
+        result = play(options, show=not as_json, console=console)
     if as_json:
         print(to_json(result))
 

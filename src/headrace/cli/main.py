@@ -1,12 +1,13 @@
 """The command line: parse, call, print. Data on standard output, talk on standard error.
 
-Exit codes: 0 done, 1 a failure while running, 2 a wrong declaration or wrong arguments, 3 (`verify`) not comparable.
+Exit codes: 0 done; 1 a failure while running; 2 a wrong declaration or wrong arguments; 3 (`verify`) not comparable;
+128 and the signal's number (130 for Ctrl-C, 143 for SIGTERM) where a signal came before a command had done its work.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import os
 import sys
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -14,13 +15,30 @@ from typing import Annotated, Any
 
 import typer
 from rich.live import Live
-from rich.logging import RichHandler
-from rich.text import Text
 
 from headrace.cli import capture, demo, models, produce, serve, slots, topics
-from headrace.cli.arguments import JsonOption, LogOption, load_app, looking, reading
-from headrace.cli.console import model_line, print_csv, print_table, replay_progress, report, running_line, talk
-from headrace.engines.local.signals import run_in_foreground
+from headrace.cli.arguments import (
+    START_SECONDS,
+    JsonOption,
+    LogOption,
+    StartTimeoutOption,
+    WideOption,
+    load_app,
+    looking,
+    reading,
+)
+from headrace.cli.ascii import fall_back_to_ascii
+from headrace.cli.console import (
+    model_line,
+    print_csv,
+    print_table,
+    replay_progress,
+    report,
+    running_line,
+    talk,
+)
+from headrace.cli.events import as_lines, show_events, tell, tell_failure, with_events
+from headrace.engines.local.signals import Signals, run_in_foreground
 from headrace.errors import HeadraceError
 from headrace.inspect.messages import to_json
 from headrace.inspect.models import model_rows
@@ -38,24 +56,48 @@ app.add_typer(capture.capture, name="capture")
 app.add_typer(slots.slots, name="slots")
 app.command("down")(slots.down)
 app.add_typer(serve.keys, name="keys")
-app.command("serve")(serve.serve)
-app.command("produce")(produce.produce)
+app.command("serve")(with_events(serve.serve))
+app.command("produce")(with_events(produce.produce))
 app.command("explain")(models.explain)
 
 
 def main() -> None:
-    """Run a command; an error of ours is printed as it is, without a traceback."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=talk, show_path=False)]
-    )
+    """Run a command. Errors of ours are printed as they are, signals end it, and neither shows a traceback."""
+    fall_back_to_ascii(sys.stdout, sys.stderr)
+    show_events()
+    with Signals(to_the_end=True) as signals:
+        try:
+            code = _exit_code()
+        except BaseException:
+            # What a library makes of being interrupted is not what happened.
+            if not signals.came:
+                raise
+            code = 1
+    raise SystemExit(128 + signals.came if signals.came else code)
+
+
+def _exit_code() -> int:
+    """Run a command, and say of an error what it was."""
     try:
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):
+                raise end.__context__ from None
+            sys.stdout.flush()
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
     except HeadraceError as error:
-        talk.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        raise SystemExit(error.exit_code) from None
+        tell_failure(error)
+        return error.exit_code
     except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(0) from None
+        # Whoever read it has enough. What is still buffered goes nowhere, or the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        file = f": {error.filename}" if error.filename else ""
+        tell_failure(HeadraceError(f"{error.strerror or error}{file}"))
+        return 1
+    raise AssertionError("a command ends with SystemExit")
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,6 +117,7 @@ def headrace(
 
 
 @app.command()
+@with_events
 def run(
     file: Annotated[str, typer.Argument(help="A Python file with one App in it, or FILE:NAME.")],
     until_caught_up: Annotated[
@@ -86,39 +129,46 @@ def run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
+    start_timeout: StartTimeoutOption = START_SECONDS,
     as_json: JsonOption = False,
 ) -> None:
     """Run the pipeline in a file until SIGINT or SIGTERM.
+
+    Either ends it with exit code 0, the work that was done being kept; a round that takes longer than a second is cut
+    off and done again by the next start (130 or 143). A server that is lost while it runs is tried again for ever.
 
     Example: headrace run iris.py --until-caught-up
     """
     pipeline = load_app(file)
     pipeline.log = log or pipeline.log
-    if not as_json:
+    if not as_json and not as_lines():
         report(str(pipeline.plan()))
     live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
     models: list[dict[str, Any]] = []
-    with live if talk.is_terminal and not as_json else nullcontext():
+    with live if not as_lines() and not as_json else nullcontext():
         # Before the log is closed: opening it once more could wait for a broker that has gone.
         run_in_foreground(
             lambda: pipeline.start(take_over=take_over),
             lambda: pipeline.running,
             until_caught_up=until_caught_up,
             at_end=lambda held: models.extend(model_rows(held)),
+            patience=start_timeout,
         )
     if as_json:
         print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models}))
     else:
         for model in models:
-            report(model_line(model))
+            tell(model_line(model), "model", **model)
 
 
 @app.command()
+@with_events
 def sql(
     query: Annotated[str, typer.Argument(help='SQL (DuckDB); topics are tables: "flink.public.iris_train".')],
     log: LogOption = None,
     as_json: JsonOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+    wide: WideOption = False,
 ) -> None:
     """SQL over the log's topics.
 
@@ -138,10 +188,11 @@ def sql(
     else:
         found = rows(table)
         names = list(found[0]) if found else table.column_names
-        print_table(found, columns=names, title=f"{table.num_rows} rows")
+        print_table(found, columns=names, title=f"{table.num_rows} rows", wide=wide)
 
 
 @app.command()
+@with_events
 def verify(
     file: Annotated[str, typer.Argument(help="The pipeline's file, or FILE:NAME.")],
     log: LogOption = None,

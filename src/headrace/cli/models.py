@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from headrace.cli.arguments import JsonOption, LogOption, load_app, location, reading, writing
+from headrace.cli.arguments import JsonOption, LogOption, WideOption, load_app, location, reading, writing
 from headrace.cli.console import (
+    no_hash,
     print_result,
     print_rows,
     print_table,
@@ -21,11 +23,12 @@ from headrace.cli.console import (
     short_model,
     short_version,
 )
+from headrace.cli.events import with_events
 from headrace.engines.local.running import trained
 from headrace.errors import DeclarationError, LogError, LogLocked
 from headrace.inspect.export import Exported, export
 from headrace.inspect.messages import to_json
-from headrace.inspect.models import model_rows, print_scores
+from headrace.inspect.models import metrics_of, model_rows, print_scores
 from headrace.kafka.settings import SCHEME
 from headrace.learn.base import Learner
 from headrace.learn.state import dump_pieces
@@ -64,18 +67,20 @@ TRAINING_SECONDS = 600.0
 
 
 @models.command("list")
-def models_list(log: LogOption = None, as_json: JsonOption = False) -> None:
+def models_list(log: LogOption = None, as_json: JsonOption = False, wide: WideOption = False) -> None:
     """Show version, position, rows learned, size and hash of every model.
 
     Example: headrace models list --log iris.headrace
     """
     with reading(log) as held:
         found = model_rows(held)
-    print_rows(found, as_json=as_json, title="models", short=short_model)
+    print_rows(found, as_json=as_json, title="models", short=short_model, wide=wide)
 
 
 @models.command("show")
-def models_show(name: NameArgument, log: LogOption = None, as_json: JsonOption = False) -> None:
+def models_show(
+    name: NameArgument, log: LogOption = None, as_json: JsonOption = False, wide: WideOption = False
+) -> None:
     """Show one model: figures, declaration, checkpoints, its versions and where they come from, its newest scores.
 
     Example: headrace models show species --log iris.headrace
@@ -96,12 +101,18 @@ def models_show(name: NameArgument, log: LogOption = None, as_json: JsonOption =
         return
     about["versions"] = len(listed)
     del about["scores"]
-    print_values(about, title=name)
-    print_table([short_version(version) for version in listed], title="versions")
-    print_scores(scores)
+    if about["hash"] is None:
+        about["hash"] = no_hash(about)
+    print_values(about, title=name, wide=wide)
+    print_table(listed, title="versions", short=short_version, wide=wide)
+    if sys.stdout.isatty():
+        print_scores(scores)
+    else:
+        print_table([{**line, **metrics_of(line)} for line in scores])
 
 
 @models.command("diff")
+@with_events
 def models_diff(
     name: NameArgument,
     a: VersionArgument,
@@ -109,6 +120,7 @@ def models_diff(
     log: LogOption = None,
     file: FileOption = None,
     as_json: JsonOption = False,
+    wide: WideOption = False,
 ) -> None:
     """Compare two versions: metrics, positions, parameters, and how far their numbers have moved.
 
@@ -127,15 +139,16 @@ def models_diff(
         if pair["change"] is not None
     ]
     print_table(
-        [{"": key, f"version {found['a']}": to_json(pair["a"]), f"version {found['b']}": to_json(pair["b"])}
+        [{"name": key, f"version {found['a']}": pair["a"], f"version {found['b']}": pair["b"]}
          for key, pair in found["positions"].items()],
         title=f"{name}: versions {found['a']} and {found['b']}",
+        wide=wide,
     )  # fmt: skip
     if scored:
-        print_table(scored, title="metrics")
+        print_table(scored, title="metrics", wide=wide)
     for line in found["parameters"]:
         report(f"declared {line}")
-    print_table([array for array in found["state"] if array["changed"]], title="what moved")
+    print_table([array for array in found["state"] if array["changed"]], title="what moved", wide=wide)
 
 
 def explain(
@@ -143,6 +156,7 @@ def explain(
     offset: Annotated[int, typer.Argument(help="The offset of a row in it.")],
     log: LogOption = None,
     as_json: JsonOption = False,
+    wide: WideOption = False,
 ) -> None:
     """Say which version of a model made a prediction, and which rows it had learned.
 
@@ -154,7 +168,7 @@ def explain(
         print(to_json(found))
         return
     shown = {key: value for key, value in found.items() if key not in ("learned", "lineage")}
-    print_values(shown, title=f"{topic}, row {offset}")
+    print_values(shown, title=f"{topic}, row {offset}", wide=wide)
     for line in range_text(found["learned"]):
         report(f"learned {line}")
     for version in found["lineage"]:
@@ -276,6 +290,7 @@ def models_tag(
 
 
 @models.command("retrain")
+@with_events
 def models_retrain(
     name: NameArgument, log: LogOption = None, stopped: StoppedOption = False, as_json: JsonOption = False
 ) -> None:
@@ -289,6 +304,7 @@ def models_retrain(
 
 
 @models.command("promote")
+@with_events
 def models_promote(
     name: NameArgument, log: LogOption = None, stopped: StoppedOption = False, as_json: JsonOption = False
 ) -> None:
@@ -347,6 +363,7 @@ def _change(
 
 
 @models.command("rebuild")
+@with_events
 def models_rebuild(
     name: NameArgument,
     at: Annotated[
@@ -375,6 +392,7 @@ def models_rebuild(
 
 
 @models.command("export")
+@with_events
 def models_export(
     name: NameArgument,
     to: Annotated[Path, typer.Option("--to", help="A folder, made where it is missing.")],

@@ -100,5 +100,5 @@ class _Bar:
 def _progress(total: int | None, done: int, *, show: bool) -> Iterator[_Bar]:
     """Show a bar on standard error, where that is a terminal."""
     columns = (TextColumn("producing"), BarColumn(), TextColumn("{task.completed} rows"), TimeRemainingColumn())
-    with Progress(*columns, console=talk, transient=True, disable=not (show and talk.is_terminal)) as bar:
+    with Progress(*columns, console=talk, transient=True, disable=not (show and talk.is_interactive)) as bar:
         yield _Bar(bar, bar.add_task("rows", total=total, completed=done))

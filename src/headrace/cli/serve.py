@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from headrace.cli.arguments import JsonOption, LogOption, load_app, location
-from headrace.cli.console import print_result, print_rows, report, talk
-from headrace.engines.local.signals import Signals, Stopped
+from headrace.cli.arguments import (
+    START_SECONDS,
+    JsonOption,
+    LogOption,
+    StartTimeoutOption,
+    WideOption,
+    load_app,
+    location,
+)
+from headrace.cli.console import print_result, print_rows, report, short_key
+from headrace.engines.local.running import Running
+from headrace.engines.local.signals import Signals, Stopped, start_patiently
 from headrace.errors import DeclarationError, LogLocked
+from headrace.event_log import event
 from headrace.pipeline.app import App
 
 if TYPE_CHECKING:
@@ -26,6 +37,8 @@ if TYPE_CHECKING:
 keys = typer.Typer(help="API keys of `headrace serve`.", no_args_is_help=True)
 
 WAIT_SECONDS = 0.2
+Start = Callable[..., Running | None]
+logger = logging.getLogger("headrace")
 
 
 def serve(
@@ -46,6 +59,7 @@ def serve(
     batch_window_ms: Annotated[
         float | None, typer.Option("--batch-window-ms", help="How long requests wait for others; 0 if left out.")
     ] = None,
+    start_timeout: StartTimeoutOption = START_SECONDS,
     as_json: JsonOption = False,
 ) -> None:
     """Run the pipeline in a file, and serve it over HTTP: predictions, training, Open Inference Protocol, metrics.
@@ -68,12 +82,24 @@ def serve(
     }
     named = {name: value for name, value in given.items() if value is not None}
     settings = read_settings(named)
-    with Signals() as signals:
+
+    def start(**more: Any) -> Running | None:
+        """Start the pipeline; None where another process runs it, or shall."""
+        if no_run:
+            return None
+        try:
+            return start_patiently(lambda: pipeline.start(**more), start_timeout)
+        except LogLocked as error:
+            text = f"{error.message}: following it"
+            logger.info("%s", text, extra=event("following", log=pipeline.log))
+            return None
+
+    with Signals(expected=True) as signals:
         try:
             if workers > 1:
-                _serve_by_workers(pipeline, settings, named, signals, file=file, count=workers, run=not no_run)
+                _serve_by_workers(pipeline, settings, named, signals, file=file, count=workers, start=start)
             else:
-                _serve_alone(pipeline, settings, signals, run=not no_run, as_json=as_json)
+                _serve_alone(pipeline, settings, signals, start=start, as_json=as_json)
         except Stopped:
             if pipeline.running is not None:
                 pipeline.running.stop()
@@ -96,22 +122,18 @@ def read_settings(given: dict[str, Any]) -> ServeSettings:
         raise DeclarationError(f"serve: {'; '.join(told)}") from None
 
 
-def _serve_alone(pipeline: App, settings: ServeSettings, signals: Signals, *, run: bool, as_json: bool) -> None:
+def _serve_alone(pipeline: App, settings: ServeSettings, signals: Signals, *, start: Start, as_json: bool) -> None:
     """Serve in this process: with the pipeline, or beside the one that runs it."""
-    if run:
-        try:
-            running = pipeline.start(serve=settings)
-        except LogLocked as error:
-            report(f"{error.message}: following it")
-        else:
-            with running:
-                signals.stop = running.engine.stop
-                assert running.server is not None
-                _say(running.server.url, as_json=as_json)
-                while not running.join(WAIT_SECONDS):
-                    pass
-            return
-    _follow(pipeline, settings, signals, as_json=as_json)
+    running = start(serve=settings)
+    if running is None:
+        _follow(pipeline, settings, signals, as_json=as_json)
+        return
+    with running:
+        signals.stop = running.engine.stop
+        assert running.server is not None
+        _say(running.server.url, as_json=as_json)
+        while not running.join(WAIT_SECONDS):
+            pass
 
 
 def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json: bool) -> None:
@@ -137,7 +159,14 @@ def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json
 
 
 def _serve_by_workers(
-    pipeline: App, settings: ServeSettings, named: dict[str, Any], signals: Signals, *, file: str, count: int, run: bool
+    pipeline: App,
+    settings: ServeSettings,
+    named: dict[str, Any],
+    signals: Signals,
+    *,
+    file: str,
+    count: int,
+    start: Start,
 ) -> None:
     """Start processes that follow, and serve; this one runs the pipeline, unless another one does."""
     from headrace.engines.local.serving.service import ServerBinding
@@ -150,12 +179,9 @@ def _serve_by_workers(
     with ExitStack() as stack:
         place: ServerBinding = ServerBinding.of(pipeline.plan(), settings)
         stack.callback(place.close)
-        running = None
-        if run:
-            try:
-                running = stack.enter_context(pipeline.start())
-            except LogLocked as error:
-                report(f"{error.message}: following it")
+        running = start()
+        if running is not None:
+            stack.enter_context(running)
         number = place.listening.getsockname()[1]
         options = {**named, "port": number, "host": settings.host}
         if place.keys is not None:
@@ -173,10 +199,12 @@ def _serve_by_workers(
 
 
 def _say(url: str, *, as_json: bool) -> None:
+    from headrace.serve.server import announce
+
     if as_json:
         print(json.dumps({"url": url}), flush=True)
     else:
-        talk.print(Text.assemble("serving at ", (url, "bold"), f"   {url}/docs"), soft_wrap=True)
+        announce(url)
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------
@@ -212,12 +240,14 @@ def create(
     if as_json:
         print(json.dumps({"id": key.id, "name": key.name, "scopes": list(key.scopes), "key": text}))
     else:
-        talk.print("keep it: it is not shown again")
+        report("keep it: it is not shown again")
         print(text)
 
 
 @keys.command("list")
-def list_(log: LogOption = None, file: FileOption = None, as_json: JsonOption = False) -> None:
+def list_(
+    log: LogOption = None, file: FileOption = None, as_json: JsonOption = False, wide: WideOption = False
+) -> None:
     """Show the keys, without their secrets.
 
     Example: headrace keys list
@@ -226,7 +256,7 @@ def list_(log: LogOption = None, file: FileOption = None, as_json: JsonOption = 
         {"id": key.id, "name": key.name, "scopes": list(key.scopes), "created": key.created}
         for key in _opened(log, file).all()
     ]
-    print_rows(found, as_json=as_json, short=lambda row: {**row, "scopes": ", ".join(row["scopes"])})
+    print_rows(found, as_json=as_json, title="keys", short=short_key, wide=wide)
 
 
 @keys.command("revoke")

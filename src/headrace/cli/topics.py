@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.arguments import JsonOption, LogOption, location, looking
-from headrace.cli.console import copy_progress, print_result, print_rows, print_table, report, short_topic
+from headrace.cli.arguments import JsonOption, LogOption, WideOption, location, looking
+from headrace.cli.console import copy_progress, print_result, print_rows, print_table, print_values, report, short_topic
+from headrace.cli.events import with_events
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
 from headrace.inspect.messages import to_json
@@ -27,6 +28,7 @@ def topics_list(
     log: LogOption = None,
     as_json: JsonOption = False,
     internal: Annotated[bool, typer.Option("--internal", help="Headrace's and Kafka's own topics too.")] = False,
+    wide: WideOption = False,
 ) -> None:
     """Show rows, bytes, first and last offset and time of every topic.
 
@@ -39,11 +41,16 @@ def topics_list(
             infos = [
                 topic_row(info) for info in held.topics().values() if internal or not info.name.startswith(INTERNAL)
             ]
-    print_rows(infos, as_json=as_json, title="topics", short=short_topic)
+    print_rows(infos, as_json=as_json, title="topics", short=short_topic, wide=wide)
 
 
 @topics.command("show")
-def topics_show(topic: Annotated[str, typer.Argument()], log: LogOption = None, as_json: JsonOption = False) -> None:
+def topics_show(
+    topic: Annotated[str, typer.Argument()],
+    log: LogOption = None,
+    as_json: JsonOption = False,
+    wide: WideOption = False,
+) -> None:
     """Show one topic: its figures, its key and its columns.
 
     Example: headrace topics show iris_predictions --log iris.headrace
@@ -55,12 +62,13 @@ def topics_show(topic: Annotated[str, typer.Argument()], log: LogOption = None, 
     if as_json:
         print(to_json(about))
     else:
-        shown = [{"": name, "value": value} for name, value in about.items() if name not in ("columns", "topic")]
-        print_table(shown, title=topic)
-        print_table(columns, title="columns")
+        shown = {name: value for name, value in about.items() if name not in ("columns", "topic")}
+        print_values(shown, title=topic, wide=wide)
+        print_table(columns, title="columns", wide=wide)
 
 
 @topics.command("cat")
+@with_events
 def topics_cat(
     topic: Annotated[str | None, typer.Argument(help="The topic; or --all.")] = None,
     log: LogOption = None,
@@ -100,6 +108,7 @@ def topics_cat(
 
 
 @topics.command("copy")
+@with_events
 def topics_copy(
     origin: Annotated[str, typer.Option("--from", help="The log: a path, or kafka://host:port/NAME.")],
     target: Annotated[

@@ -40,7 +40,7 @@ class View(ABC):
     @property
     def live(self) -> bool:
         """True where figures are drawn anew, in place."""
-        return self.shown and self.console.is_terminal
+        return self.shown and self.console.is_interactive
 
     def drawing(self) -> contextlib.AbstractContextManager[object]:
         """Draw the view anew, in place, where it is live."""

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from headrace.engines.local.signals import at_cut_off
 from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import SCHEME, KafkaLocation
@@ -59,14 +60,18 @@ class Scene:
 @contextlib.contextmanager
 def stopped(server: KafkaBroker | KafkaConnect | PostgresServer, keep: bool) -> Iterator[None]:
     """Start a server, and remove it at the end: also when it is to be kept, but something went wrong."""
+    at_cut_off.append(server.remove)
     try:
-        server.start()
-        yield
-    except BaseException:
-        server.remove()
-        raise
-    if not keep:
-        server.remove()
+        try:
+            server.start()
+            yield
+        except BaseException:
+            server.remove()
+            raise
+        if not keep:
+            server.remove()
+    finally:
+        at_cut_off.remove(server.remove)
 
 
 @contextlib.contextmanager

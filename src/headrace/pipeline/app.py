@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from headrace.arrays import Array
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
+from headrace.event_log import show_by_default
 from headrace.formats.topic_formats import checked_format
 from headrace.learn.adapters import adapted
 from headrace.learn.base import traits_of
@@ -300,6 +301,10 @@ class App:
     ) -> None:
         """Run until SIGINT or SIGTERM, or until everything committed before this call is dealt with.
 
+        Where the program has not set up logging, events are lines on standard error (HEADRACE_LOG_LEVEL,
+        HEADRACE_LOG_FORMAT). What has not ended 1.4 s after a signal is cut off with the process, whose exit code is
+        then 128 + the signal's number: what had not committed is done again by the next start.
+
         Args:
             until: ``"caught-up"`` returns when all that was committed before the call is captured, predicted and,
                 in complete cuts, learned.
@@ -310,6 +315,7 @@ class App:
             raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
         from headrace.engines.local.signals import run_in_foreground
 
+        show_by_default(self.name)
         run_in_foreground(
             lambda: self.start(serve=serve, take_over=take_over),
             lambda: self.running,

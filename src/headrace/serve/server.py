@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import sys
@@ -15,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from headrace.errors import DeclarationError, HeadraceError
+from headrace.event_log import event
 from headrace.serve.api import application
 from headrace.serve.keys import LOOK_SECONDS, KeyFile, keys_beside
 from headrace.serve.models import Models
@@ -24,6 +26,8 @@ from headrace.serve.tracing import flush
 
 # On every answer: a browser neither guesses what it is, nor keeps it, nor shows the page inside another site's.
 HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store"), ("x-frame-options", "DENY")]
+logger = logging.getLogger("headrace")
+
 START_SECONDS = 30.0
 STOP_SECONDS = 5
 # The engine computes in this process too: a request waits for the interpreter so long at most, not for 5 ms.
@@ -132,6 +136,11 @@ class Connection(Protocol):
             self.transport.close()
 
 
+def announce(url: str) -> None:
+    """Say where a server is asked."""
+    logger.info("serving at %s   %s/docs", url, url, extra=event("serving", url=url))
+
+
 class Server:
     """Models, served. `start` serves in a thread, `run` in this one; `stop` may be called from any.
 
@@ -194,10 +203,6 @@ class Server:
         scheme = "http" if self.settings.tls_cert is None else "https"
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"{scheme}://{host}:{self.port}"
-
-    def announce(self) -> None:
-        """Tell people where to ask, on stderr."""
-        print(f"serving at {self.url}   {self.url}/docs", file=sys.stderr, flush=True)
 
     def start(self) -> None:
         """Serve in a thread; returns when requests are answered."""
