@@ -170,7 +170,7 @@ def print_table(
     """
     if not sys.stdout.isatty():
         names = columns or (list(found[0]) if found else [])
-        for line in copy_lines([names, *([row[name] for name in names] for row in found)] if names else []):
+        for line in copy_lines([names, *([row.get(name) for name in names] for row in found)] if names else []):
             print(line)
         return
     shown = found if wide else [short(row) for row in found]
@@ -225,8 +225,8 @@ def _laid_out(
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     widths = _Widths()
     for name in names:
-        texts = [whole(row[name]) for row in found]
-        numbers = bool(found) and all(isinstance(row[name], int | float) for row in found)
+        texts = [whole(row.get(name)) for row in found]
+        numbers = bool(found) and all(isinstance(row.get(name), int | float) for row in found)
         width = max(map(cell_len, (name, *texts)))
         # What people compare or copy stays in one piece; names and texts may take several lines.
         piece = numbers or width <= READABLE or name in IN_ONE_PIECE
@@ -234,7 +234,7 @@ def _laid_out(
         widths.least.append((width if piece else READABLE) + GAP)
         table.add_column(name, justify="right" if numbers else "left", no_wrap=piece, overflow="fold")
     for row in found:
-        table.add_row(*(Text(whole(row[name])) for name in names))
+        table.add_row(*(Text(whole(row.get(name))) for name in names))
     return table, widths
 
 
