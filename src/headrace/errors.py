@@ -32,7 +32,8 @@ drivers (psycopg, ADBC, SQLite) are translated where they enter, with ``raise �
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 def __dir__() -> list[str]:
@@ -180,3 +181,14 @@ class BadRows(LearnError):
 
 class WaitTimeout(HeadraceError):
     """`running.wait()` reached its deadline; the message says what was still to do."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return the known name that was meant perhaps, as a question; nothing where none is alike.
+
+    >>> near("amout", ["id", "amount"]), near("x", ["id"])
+    (' (did you mean «amount»?)', '')
+    """
+    names = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), list(names), n=1)
+    return f" (did you mean «{names[close[0]]}»?)" if close else ""

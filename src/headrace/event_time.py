@@ -65,6 +65,16 @@ def _advice(kind: pa.DataType) -> str:
     return "" if text or pa.types.is_timestamp(kind) or pa.types.is_date(kind) else f", which is {kind} and no time"
 
 
+def holds_times(kind: pa.DataType) -> bool:
+    """Return whether values of a type may be times: timestamps, dates, numbers, texts; and where there are only NULLs.
+
+    >>> holds_times(pa.date32()), holds_times(pa.bool_())
+    (True, False)
+    """
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_null(kind) or pa.types.is_string_view(kind) or "no time" not in _advice(kind))
+
+
 def _microseconds(array: pa.Array) -> tuple[Ints, Mask]:
     """Return times, and which rows have one; those too far away to be counted in 64 bits have none."""
     kind = array.type

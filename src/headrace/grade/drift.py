@@ -175,20 +175,13 @@ class Drift(OperatorLogic):
 
     def _described(self, records: pa.RecordBatch, seen: list[_Seen]) -> pa.RecordBatch:
         name = type(self.spec.detector).__name__
-        added = {
-            "detector": pa.array([name] * len(seen), pa.string()),
-            "rows": pa.array([drift.rows for drift in seen], pa.int64()),
-            "mean_before": pa.array([drift.before for drift in seen], pa.float64()),
-            "mean_after": pa.array([drift.after for drift in seen], pa.float64()),
-        }
-        fields, arrays, names = list(records.schema), list(records.columns), list(records.schema.names)
-        for column, values in added.items():
-            while column in names:
-                column = f"drift_{column}"
-            names.append(column)
-            fields.append(pa.field(column, values.type))
-            arrays.append(values)
-        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=records.schema.metadata))
+        added = [
+            pa.array([name] * len(seen), pa.string()),
+            pa.array([drift.rows for drift in seen], pa.int64()),
+            pa.array([drift.before for drift in seen], pa.float64()),
+            pa.array([drift.after for drift in seen], pa.float64()),
+        ]
+        return pa.RecordBatch.from_arrays([*records.columns, *added], schema=with_drift_columns(records.schema))
 
     def copy(self) -> Drift:
         """Return another one in this state; neither sees the other's rows. Detectors are copied when fed."""
@@ -227,6 +220,27 @@ class Drift(OperatorLogic):
         return [Measure("alarms", "Alarms since the topic began", end)]
 
 
+def with_drift_columns(schema: pa.Schema) -> pa.Schema:
+    """Return the columns of rows that show a drift: theirs, and what was seen; ``drift_`` before a name that is taken.
+
+    >>> with_drift_columns(pa.schema([("rows", pa.int64())])).names
+    ['rows', 'detector', 'drift_rows', 'mean_before', 'mean_after']
+    """
+    fields, names = list(schema), list(schema.names)
+    for column, kind in _SEEN:
+        while column in names:
+            column = f"drift_{column}"
+        names.append(column)
+        fields.append(pa.field(column, kind))
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+_SEEN = (
+    ("detector", pa.string()),
+    ("rows", pa.int64()),
+    ("mean_before", pa.float64()),
+    ("mean_after", pa.float64()),
+)
 _COUNTS = ("rows", "count", "cooldown", "until_us")
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace import plain_values
+from headrace.arguments import checked
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.grade.columns import number_of
@@ -353,56 +354,67 @@ def _std(numbers: Array) -> float | None:
     return math.sqrt(_float_sum((away * away).tolist()) / (n - 1))
 
 
+@checked
 def mean(column: str) -> Aggregate:
     """Return the mean, rounded once."""
     return Aggregate("mean", column)
 
 
+@checked
 def median(column: str) -> Aggregate:
     """Return the median; of an even number of values the mean of the two in the middle."""
     return Aggregate("median", column)
 
 
+@checked
 def quantile(column: str, q: float) -> Aggregate:
     """Return a quantile, interpolated linearly as NumPy's and as SQL's PERCENTILE_CONT."""
     return Aggregate("quantile", column, q)
 
 
+@checked
 def count(column: str | None = None) -> Aggregate:
     """Return how many rows; of a column, how many values."""
     return Aggregate("count", column)
 
 
+@checked
 def min(column: str) -> Aggregate:
     """Return the smallest value."""
     return Aggregate("min", column)
 
 
+@checked
 def max(column: str) -> Aggregate:
     """Return the largest value."""
     return Aggregate("max", column)
 
 
+@checked
 def sum(column: str) -> Aggregate:
     """Return the sum, rounded once."""
     return Aggregate("sum", column)
 
 
+@checked
 def std(column: str) -> Aggregate:
     """Return the standard deviation of a sample, as SQL's STDDEV."""
     return Aggregate("std", column)
 
 
+@checked
 def unique(column: str) -> Aggregate:
     """Return the values, each once, in the order in which they came first."""
     return Aggregate("unique", column)
 
 
+@checked
 def first(column: str) -> Aggregate:
     """Return the first value."""
     return Aggregate("first", column)
 
 
+@checked
 def last(column: str) -> Aggregate:
     """Return the last value."""
     return Aggregate("last", column)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from headrace.arrays import Array
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, near
 
 WINDOW_ROWS = 1000
 CLASSIFICATION = ("accuracy", "macro_f1")
@@ -66,13 +66,15 @@ def score_spec(name: str, kind: str, metrics: Sequence[Any] | None, window: int)
         raise DeclarationError(f"window={window} rows", advice="Give a positive number of rows.")
     names: list[str] = []
     functions: dict[str, Any] = {}
+    if metrics is not None and not metrics:
+        raise DeclarationError("metrics=[] scores nothing", advice="Name some, or leave it out.")
     for metric in metrics if metrics is not None else (CLASSIFICATION if classifies else REGRESSION):
         known = _FROM_COUNTS if classifies else _FROM_SUMS
         label = metric if isinstance(metric, str) else _name_of(metric)
         if label not in known:
-            if isinstance(metric, str):
+            if isinstance(metric, str | int | float | None):
                 raise DeclarationError(
-                    f"there is no metric «{metric}» for a {kind} model",
+                    f"there is no metric «{metric}» for a {kind} model{near(str(metric), known)}",
                     advice=f"Take {', '.join(known)}, or a function of sklearn.metrics.",
                 )
             if not classifies and not callable(metric):

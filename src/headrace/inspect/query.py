@@ -21,6 +21,16 @@ class HasTopics(Protocol):
     def topics(self) -> Mapping[str, object]: ...
 
 
+class Names:
+    """The topics a query may name."""
+
+    def __init__(self, names: set[str]) -> None:
+        self._names = dict.fromkeys(sorted(names))
+
+    def topics(self) -> Mapping[str, object]:
+        return self._names
+
+
 def query_topics(log: HasTopics, query: str, read: Callable[[Any, str], pa.Table] | None = None) -> pa.Table:
     """Run a query on the rows that are there now.
 
@@ -55,6 +65,11 @@ def topic_table(log: Log, topic: str) -> pa.Table:
         numbers = range(entry.offset, entry.offset + entry.records.num_rows)
         tables.append(with_numbers(present(entry.records), offset=pa.array(numbers, pa.int64())))
     return joined(tables)
+
+
+def empty_topic(records: pa.RecordBatch | None) -> pa.Table:
+    """Return a topic without rows as `topic_table` does; None where nobody knows its columns."""
+    return joined([] if records is None else [with_numbers(present(records), offset=pa.array([], pa.int64()))])
 
 
 def with_numbers(table: pa.Table, **columns: pa.Array) -> pa.Table:

@@ -40,6 +40,7 @@ class LearnerTraits:
         classes: every label there is, sorted; rows with another one are refused before the learner sees them. None:
             it predicts numbers, or clusters.
         prediction_type: Arrow type of its predictions, for a column that is written before the first of them.
+        needs_target: it learns from a target, and nothing without one.
         takes_sample_weight: ``learn`` takes a third argument of this name, shape (n,). None: by the names of its
             arguments.
         accepts_nan: NaN in ``X`` is a missing value, not a bad row.
@@ -63,6 +64,7 @@ class LearnerTraits:
     part_rows: int | None = None
     classes: Array | None = None
     prediction_type: pa.DataType | None = None
+    needs_target: bool = False
     takes_sample_weight: bool | None = None
     accepts_nan: bool = False
     rowwise: bool = False

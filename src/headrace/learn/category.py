@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arguments import checked
 from headrace.arrays import Mask
 from headrace.errors import DeclarationError
 from headrace.learn.images import refuse_rows
@@ -94,6 +95,7 @@ def as_words(array: pa.Array) -> pa.Array:
     return cast_texts(array, as_before=True)
 
 
+@checked
 def category(
     column: str,
     *,
@@ -136,6 +138,8 @@ def category(
         raise DeclarationError(
             f"the category «{column}» knows no word", advice='Say known=[…], or unseen="grow": the log decides then.'
         )
+    if capacity is not None and capacity < 1:
+        raise DeclarationError(f"the category «{column}» has capacity={capacity}", advice="Give a positive number.")
     width = max(capacity or CAPACITY, len(words)) if unseen == "grow" else len(words)
     if coding == "treatment" and width < 2:
         raise DeclarationError(f"the category «{column}» has one word: no column is left", advice='Take "one_hot".')

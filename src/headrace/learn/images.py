@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arguments import checked
 from headrace.arrays import Mask
 from headrace.errors import DeclarationError
 from headrace.plain_values import values
@@ -129,6 +130,7 @@ def _vectors(array: pa.Array, column: str) -> _Vectors:
     return _Vectors(numbers, lengths, reasons)
 
 
+@checked
 def image(column: str, *, shape: Sequence[int], scale: float = 1.0) -> Image:
     """Return a column of bytes, one a pixel, as features: a column of ``X`` for each pixel, in the bytes' order.
 
@@ -149,6 +151,7 @@ def image(column: str, *, shape: Sequence[int], scale: float = 1.0) -> Image:
     return Image(column, sizes, float(scale))
 
 
+@checked
 def vector(column: str, *, size: int | None = None) -> Vector:
     """Return a column of arrays, or of pgvector's type, as features: ``X`` has a float32 column for each number.
 

@@ -75,6 +75,7 @@ class LinearRegression:
         splits="exact",
         part_rows=1,
         rowwise=True,
+        needs_target=True,
         takes_sample_weight=True,
         prediction_type=pa.float64(),
         offers=frozenset({"unlearn", "partial", "merge"}),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from headrace.arguments import checked
 from headrace.errors import DeclarationError
 
 Rename = Callable[[str], str] | Mapping[str, str]
@@ -105,6 +106,7 @@ class CsvRows:
         return renamed
 
 
+@checked
 def csv(path: str | Path, *, rename: Rename | None = None) -> CsvRows:
     """Return rows of a CSV file with a first line of names, for ``initial=`` of a model. Nothing is read yet.
 

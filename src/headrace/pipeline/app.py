@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import numbers
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from headrace.arguments import checked, checked_methods
 from headrace.arrays import Array
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
@@ -19,7 +22,7 @@ from headrace.learn.adapters import adapted
 from headrace.learn.base import traits_of
 from headrace.pipeline.declarations import Declarations, DeclaredModel
 from headrace.pipeline.model import Model, initial_of
-from headrace.pipeline.stream import Database, Stream, Topics
+from headrace.pipeline.stream import Database, Stream, Topics, check_topic
 from headrace.plan.plan import Plan, SourcePlan, TopicsPlan
 from headrace.plan.task import StreamPlan, Versions, check_features
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from headrace.serve.settings import ServeSettings
 
 
+@checked_methods
 class App:
     """A pipeline: sources, models, and a log that holds everything.
 
@@ -49,6 +53,7 @@ class App:
     shop   log: memory://
     """
 
+    @checked
     def __init__(
         self,
         name: str,
@@ -123,6 +128,7 @@ class App:
         Stream(shop.public.orders)
         """
         patterns = (tables,) if isinstance(tables, str) else tuple(tables)
+        _check_database(dsn, slot)
         if not patterns:
             raise DeclarationError("tables=[] captures nothing", advice=r"Give a pattern such as r'public\.orders'.")
         if snapshot not in ("initial", "never"):
@@ -189,6 +195,7 @@ class App:
             format: its messages' format, where they do not show it themselves (``"csv"``, ``"string"``, ``"bytes"``).
             append: this program appends rows to it itself, by `Running.append`.
         """
+        check_topic(name)
         if append:
             self._declared.append_to(name)
         if format is not None:
@@ -228,6 +235,10 @@ class App:
                 what it then is: ``(name, version)`` of a model in this log, or a fitted estimator. Part of the
                 fingerprint.
         """
+        if not name or name != name.strip() or target == "":
+            what = f"{name!r} cannot name a model" if target != "" else f"«{name}»: target={target!r} names no column"
+            raise DeclarationError(what, advice="Give a word such as «species».")
+        classes = _checked_classes(name, classes)
         if any(model.name == name for model in self._declared.models):
             raise DeclarationError(f"two models are named «{name}»", advice="Give each a name of its own.")
         names: list[str] | None = None
@@ -345,10 +356,44 @@ class App:
         return running if running is not None and running.alive else None
 
 
+def _check_database(dsn: str, slot: str | None) -> None:
+    """Refuse what is no connection string, and what cannot name a slot. A connection string is not shown."""
+    # What libpq makes of it is seen when the pipeline starts: declaring one needs no driver.
+    if dsn and "=" not in dsn.partition("://")[0] and not re.match("postgres(ql)?://", dsn):
+        raise DeclarationError(
+            "postgres(dsn=…) is no connection string of PostgreSQL",
+            advice="Write postgresql://USER:PASSWORD@HOST:5432/DATABASE, or host=… port=… dbname=… user=….",
+        )
+    if slot is not None and not re.fullmatch("[a-z0-9_]{1,63}", slot):
+        raise DeclarationError(
+            f"slot={slot!r} cannot name a replication slot",
+            advice="Give lower-case letters, digits and _, at most 63; or leave it out: a slot is made.",
+        )
+
+
+def _checked_classes(name: str, classes: Iterable[Any] | None) -> list[Any] | None:
+    """Return a classifier's labels, which are of one kind."""
+    if classes is None:
+        return None
+    labels = [] if isinstance(classes, str) else list(classes)
+    kinds = {
+        "text" if isinstance(label, str) else type(label).__name__ if not _is_number(label) else "number"
+        for label in labels
+    }
+    if isinstance(classes, str) or len(kinds) > 1 or None in labels:
+        what = f"are of several kinds: {', '.join(sorted(kinds))}" if len(kinds) > 1 else "are one text"
+        raise DeclarationError(
+            f"«{name}»: classes={classes!r} {what}", advice='List the labels as the column has them: ["no", "yes"].'
+        )
+    return labels
+
+
+def _is_number(label: Any) -> bool:
+    return isinstance(label, numbers.Real) and not isinstance(label, bool)
+
+
 def check_patterns(patterns: Sequence[str]) -> None:
     """Refuse what is no regular expression."""
-    import re
-
     for pattern in patterns:
         try:
             re.compile(pattern)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from headrace.arguments import checked_methods
 from headrace.arrays import Array
 from headrace.batch import Batch, as_records
 from headrace.errors import DeclarationError
@@ -21,7 +22,7 @@ from headrace.learn.features import Feature
 from headrace.learn.rows_file import CsvRows
 from headrace.learn.state import state_hash
 from headrace.pipeline.declarations import Declarations, DeclaredModel, DeclaredPredictions, Root
-from headrace.pipeline.stream import Rowset, Stream
+from headrace.pipeline.stream import Rowset, Stream, check_topic
 from headrace.plan.operators import Grade, Initial, Read, RetrainPlan, Selection
 from headrace.plan.task import EvaluatePlan, StreamPlan, parse_cut
 from headrace.serve.parameters import Type, declare
@@ -43,6 +44,7 @@ def served_column(feature: str | Feature, missing: str) -> tuple[str, Type, tupl
     return None
 
 
+@checked_methods
 class Model:
     """A declared model: what it learns, what it predicts, and how it is trained anew. `App.model` returns it.
 
@@ -153,7 +155,7 @@ class Model:
         if every is not None and every < 1:
             raise DeclarationError(f"every={every}", advice="Give a positive number of rows.")
         plan = self._input(stream) if isinstance(stream, Stream) else None
-        rows = None if isinstance(stream, Stream) else Batch.of(as_records(stream))
+        rows = None if isinstance(stream, Stream) else self._fixed_set(stream)
         chosen = name or (plan.topic if plan else "held out")
         if any(evaluated.spec.name == chosen for evaluated in self._declared.evaluate):
             raise DeclarationError(f"«{self.name}» is evaluated on «{chosen}» twice", advice="Give each a name=.")
@@ -295,8 +297,18 @@ class Model:
             raise DeclarationError(f"two models are served at {path}", advice="Give each a path of its own.")
         self._declared.endpoints.append(endpoint)
         if log_to is not None:
+            check_topic(log_to)
             self._app.append_to(log_to)
         return self
+
+    def _fixed_set(self, rows: Any) -> Batch:
+        try:
+            return Batch.of(as_records(rows))
+        except TypeError as error:
+            raise DeclarationError(
+                f"«{self.name}» cannot be evaluated: {error}",
+                advice="Give a stream, or rows: an Arrow table, a DataFrame, a list of dicts.",
+            ) from error
 
     def _input(self, stream: Stream) -> StreamPlan:
         if not isinstance(stream, Stream):

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from headrace.arguments import checked_methods
 from headrace.arrays import Array
 from headrace.batch import Batch
 from headrace.clock import duration_us
@@ -40,6 +41,7 @@ On = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 _LONGEST_US = 2**56
 
 
+@checked_methods
 class Database:
     """A captured database; ``db["schema.table"]`` is a table's stream of changes. `App.postgres` returns it.
 
@@ -69,6 +71,7 @@ class Database:
         return f"Database({self._source.prefix}, {self._source.where})"
 
 
+@checked_methods
 class Topics:
     """Debezium's topics; ``topics["schema.table"]`` is a table's stream of changes. `App.debezium` returns it.
 
@@ -92,6 +95,7 @@ class Topics:
         return f"Topics({self._plan.prefix})"
 
 
+@checked_methods
 class Stream:
     """Rows of a topic, and what is to be done with them. Every method returns a new stream.
 
@@ -121,12 +125,19 @@ class Stream:
     def filter(self, expression: Expression) -> Stream:
         """Keep rows for which an expression (`pyarrow.compute`, or a function of a Batch) is true."""
         check(expression, "filter")
+        if isinstance(expression, str) and re.search("[<>=]", expression):
+            raise DeclarationError(
+                f"filter({expression!r}): a text is the name of a column",
+                advice='Write an expression: .filter(pc.field("x") > 1), with pyarrow.compute as pc.',
+            )
         return self._with(Filter(expression))
 
     def select(self, *columns: str, **computed: Expression) -> Stream:
         """Keep the named columns, in order, and compute others: ``.select("id", note=hr.text("{id} is new"))``."""
         for name, expression in computed.items():
             check(expression, f"select({name}=…)")
+        if not columns and not computed:
+            raise DeclarationError("select() leaves no column", advice='Name those to keep: .select("id", "price").')
         return self._with(Select(check_columns(columns, "select"), computed))
 
     def with_columns(self, **computed: Expression) -> Stream:
@@ -151,8 +162,7 @@ class Stream:
             key_format: the keys' format, where it is not the values': ``"json"``, ``"json+schema"``, ``"string"``,
                 ``"bytes"``, or ``"none"``.
         """
-        if not topic or topic != topic.strip():
-            raise DeclarationError(f"{topic!r} cannot name a topic")
+        check_topic(topic)
         if format is not None:
             self._declared.formats[topic] = checked_format(format)
         if key_format is not None:
@@ -599,6 +609,7 @@ class Stream:
         return self
 
 
+@checked_methods
 class Windowed:
     """Windows over a stream. `agg`, or a word for one aggregate, says what is made of each.
 
@@ -680,6 +691,12 @@ class Rowset:
     def __repr__(self) -> str:
         chosen = Selection(self.kind, rows=self.rows, span_us=self.span_us)
         return f"Rowset({'all rows' if self.kind == 'all' else chosen} of {self.stream})"
+
+
+def check_topic(topic: str) -> None:
+    """Refuse what cannot name a topic."""
+    if not topic or topic != topic.strip():
+        raise DeclarationError(f"{topic!r} cannot name a topic", advice="Give a word such as «predictions».")
 
 
 # -- what a user may say ----------------------------------------------------------------------------------------------

@@ -13,12 +13,18 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from headrace.errors import DeclarationError
+from headrace.event_time import holds_times
 from headrace.grade.alarm import AlarmSpec
-from headrace.grade.compare import CompareSpec
-from headrace.grade.drift import DriftSpec
+from headrace.grade.columns import group_columns, numbers
+from headrace.grade.compare import CompareSpec, graded_rows
+from headrace.grade.drift import DriftSpec, with_drift_columns
 from headrace.grade.interval_join.keys import kind_of
+from headrace.grade.interval_join.outcomes import COLUMNS as OUTCOME_COLUMNS
+from headrace.grade.interval_join.outcomes import Outcomes, reasons
 from headrace.grade.metrics import Metric
+from headrace.grade.windows.layout import Layout
 from headrace.grade.windows.window import WindowSpec
+from headrace.plan.columns import Columns
 from headrace.transform.expressions import Operation
 
 ARRIVAL = "arrival"
@@ -45,9 +51,6 @@ class OutputPlan:
 
     def __str__(self) -> str:
         return " │ ".join([*map(str, self.operations), self.topic])
-
-
-FieldOf = Callable[[StreamPlan, str], pa.Field | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +99,17 @@ class OperatorPlan:
         """Return JSON values: part of a fingerprint."""
         raise NotImplementedError
 
-    def check(self, left: StreamPlan | None, field_of: FieldOf, task: str) -> None:
-        """Refuse columns of captured tables that cannot be.
+    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
+        """Return the columns of its rows; None where nobody knows before rows come.
 
         Args:
-            left: the stream that its rows come from, where it is known.
-            field_of: gives a column of a stream; None where it is not known before rows come.
+            rows: the columns of the rows that it takes; ``labels``: of those that it meets them with.
+            task: whose operator it is, for people.
 
         Raises:
-            DeclarationError: a column is not there, or of a wrong type.
+            DeclarationError: it wants a column that is not there, or one of another type.
         """
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +202,27 @@ class Grade(OperatorPlan):
             "target": compare.target,
         }
 
-    def check(self, left: StreamPlan | None, field_of: FieldOf, task: str) -> None:
-        compare, truth = self.compare, self.truth
-        right = [field_of(truth, name) for name in (*compare.on_right, compare.target)]
-        for mine, name, label in zip(compare.on_left, compare.on_right, right, strict=False):
-            prediction = None if left is None else field_of(left, mine)
-            kinds = [None if column is None else kind_of(column) for column in (prediction, label)]
-            if None not in kinds and kinds[0] != kinds[1] and left is not None:
-                raise DeclarationError(
-                    f"«{task}»: grade(on=…) compares «{mine}» of {left.topic}, which is {kinds[0]}, with «{name}» "
-                    f"of {truth.topic}, which is {kinds[1]}: no label would ever be found",
-                    advice="Give both one type, in the table or by .with_columns(…).",
+    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
+        compare, who = self.compare, f"«{task}»: grade(on=…)"
+        for mine, theirs in zip(compare.on_left, compare.on_right, strict=True):
+            left = None if rows is None else kind_of(rows.wanted(mine, who))
+            right = None if labels is None else kind_of(labels.wanted(theirs, who))
+            if rows is not None and labels is not None and None not in (left, right) and left != right:
+                raise (labels if rows.fixed else rows).mistake(
+                    f"{who} compares «{mine}» of {rows.topic}, which is {left}, with «{theirs}» of {labels.topic}, "
+                    f"which is {right}: no label would ever be found",
+                    "Give both one type, in the table or by .with_columns(…).",
                 )
+        if labels is not None:
+            labels.wanted(compare.target, f"«{task}»: grade(target=…)")
+        for side, time in zip((rows, labels), self.time, strict=True):
+            _check_time(side, time, f"«{task}»: grade(time=…)")
+        if rows is None or labels is None:
+            return None
+        none = Outcomes.of(dict.fromkeys(OUTCOME_COLUMNS, ()), reasons(self.limit))
+        both = [pa.Table.from_batches([side.batch().records]) for side in (rows, labels)]
+        graded = graded_rows(none, both[0], both[1], compare).schema
+        return Columns(f"the grades of «{task}»", graded, rows.fixed and labels.fixed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +240,19 @@ class Windows(OperatorPlan):
 
     def describe(self) -> dict[str, Any]:
         return {self.kind: _fields(self.spec), "time": self.time}
+
+    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
+        if rows is None:
+            return None
+        for name in self.spec.by:
+            rows.wanted(name, f"«{task}»: window(by=…)")
+        for name, aggregate in self.spec.aggregates:
+            if aggregate.column is not None:
+                rows.wanted(aggregate.column, f"«{task}»: {name}={aggregate.kind}(…) of a window")
+        _check_time(rows, self.time, f"«{task}»: window(time=…)")
+        layout = Layout(self.spec)
+        _tried(lambda: layout.select(rows.batch().records), rows, task)
+        return rows.of(layout.none().records.schema, f"the windows of «{task}»")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +272,11 @@ class Alarms(OperatorPlan):
 
     def describe(self) -> dict[str, Any]:
         return {self.kind: _fields(self.spec)}
+
+    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
+        if rows is not None:
+            _check_numbers(rows, self.spec.column, self.spec.by, f"«{task}»: an alarm")
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +298,12 @@ class Drifts(OperatorPlan):
         parameters: dict[str, Any] = getattr(detector, "_get_params", dict)()
         own = {key: value for key, value in _fields(self.spec).items() if key != "detector"}
         return {self.kind: {**own, "detector": name, "parameters": _plain(parameters)}}
+
+    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
+        if rows is None:
+            return None
+        _check_numbers(rows, self.spec.column, self.spec.by, f"«{task}»: drift(…)")
+        return rows.of(with_drift_columns(rows.schema))
 
 
 def window_text(spec: WindowSpec) -> str:
@@ -314,6 +351,35 @@ class Node:
         """Return JSON values: part of a fingerprint."""
         after = [str(operation) for operation in self.operations]
         return {**self.operator.describe(), "source": self.source, "after": after}
+
+
+def _check_time(rows: Columns | None, name: str | None, who: str) -> None:
+    """Refuse a column of event times that is not there, or that holds none."""
+    if rows is None or name in (None, ARRIVAL):
+        return
+    kind = rows.wanted(str(name), who).type
+    if not holds_times(kind):
+        raise rows.mistake(
+            f"{who} of {rows.topic}: «{name}» is {kind}, no time",
+            "Take a timestamp or date, ISO 8601 text, or whole milliseconds since 1970.",
+        )
+
+
+def _check_numbers(rows: Columns, name: str, by: Sequence[str], who: str) -> None:
+    """Refuse a column of numbers that is not there or holds none, and groups that are none."""
+    for column in (*by, name):
+        rows.wanted(column, who)
+    records = rows.batch().records
+    _tried(lambda: (numbers(records, name, who), group_columns(records, by, who)), rows)
+
+
+def _tried(attempt: Callable[[], object], rows: Columns, task: str = "") -> None:
+    """Let an operator's logic take no rows, to see whether it could take some."""
+    try:
+        attempt()
+    except DeclarationError as error:
+        who = f"«{task}»: " if task else ""
+        raise rows.mistake(f"{who}{error.message}, of {rows.topic}", error.advice) from error
 
 
 def topics_behind(nodes: Sequence[Node], number: int) -> list[str]:

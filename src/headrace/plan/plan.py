@@ -12,17 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-import pyarrow as pa
-
-from headrace.batch import is_meta
-from headrace.errors import DeclarationError
-from headrace.learn.base import learner_text
-from headrace.learn.features import unfit, unfit_target
-from headrace.plan.operators import StreamPlan, lines_of, name_of, topics_behind
-from headrace.plan.sinks import SinkPlan, check_sink_columns, check_sinks, near
+from headrace.errors import DeclarationError, near
+from headrace.learn.base import learner_text, traits_of
+from headrace.plan.operators import lines_of, name_of, topics_behind
+from headrace.plan.sinks import SinkPlan, check_sinks
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
 from headrace.serve.parameters import Endpoint
-from headrace.transform.expressions import Text, Transform, WithColumns
+from headrace.transform.expressions import Text
 
 INTERNAL = "__headrace"
 
@@ -220,9 +216,9 @@ class Plan:
                 _check_output(self, OutputPlan(topic))
         _check_circles(self)
 
-    def check_topics(self, tables: Mapping[str, pa.Schema], existing: Iterable[str]) -> None:
-        """Check against sources and log: every topic that is read is written by somebody, every column exists."""
-        known = {*tables, *existing, *self.written}
+    def check_topics(self, existing: Iterable[str]) -> None:
+        """Check against sources and log that every topic that is read is written by somebody."""
+        known = {*existing, *self.written}
         wanted = [(f"«{task.name}» reads", topic) for task in self.tasks for topic in task.topics]
         delivered = [(f"«{sink.name}» delivers", sink.stream.topic) for sink in self.sinks]
         wanted += [(reader, topic) for reader, topic in delivered if not topic.endswith(".dlq")]
@@ -232,12 +228,6 @@ class Plan:
                     f"{reader} the topic «{topic}», which nobody writes{near(topic, known)}",
                     advice="Check the name; a table's topic is <prefix>.<schema>.<table>.",
                 )
-        for task in self.tasks:
-            if isinstance(task, ModelTask):
-                _check_columns(task, tables)
-            if not isinstance(task, StreamTask):
-                _check_keys(task, tables)
-        check_sink_columns(self.sinks, {topic: schema.names for topic, schema in tables.items()})
 
     def _check_captured(self, topic: str, reader: str) -> None:
         for source in self.sources:
@@ -441,6 +431,11 @@ def _check_model(task: ModelTask) -> None:
             f"the model «{task.name}» neither learns nor predicts",
             advice=f"Say {task.name}.learn(stream) or {task.name}.predict(stream).to(topic).",
         )
+    if task.target is None and traits_of(task.learner).needs_target:
+        raise DeclarationError(
+            f"the model «{task.name}» learns from a target, and declares none",
+            advice='Name the column in app.model(…): target="…".',
+        )
     if task.target is not None and task.target in task.feature_names:
         raise DeclarationError(f"«{task.target}» is both a feature and the target of «{task.name}»")
     for plan in task.predict:
@@ -475,69 +470,3 @@ def _check_texts(task: ModelTask) -> None:
                     f"{{features}} in the text for «{output.topic}» needs features named as columns",
                     advice="Name the columns in the template.",
                 )
-
-
-def _check_keys(task: ModelTask | OperatorTask, tables: Mapping[str, pa.Schema]) -> None:
-    """Check that keys of both sides of a grade are there and may match, as far as captured tables tell."""
-    for node in task.nodes:
-        left = None if node.source is None else task.nodes[node.source].operator.stream
-        node.operator.check(left, lambda stream, name: _known_field(stream, name, tables, task.name), task.name)
-
-
-def _known_field(stream: StreamPlan, name: str, tables: Mapping[str, pa.Schema], reader: str) -> pa.Field | None:
-    """Return a column of a captured table as a stream has it; None where that is not known before rows come.
-
-    Raises:
-        DeclarationError: there is none of that name.
-    """
-    schema = tables.get(stream.topic)
-    for operation in stream.operations:
-        computed = getattr(operation, "computed", {})
-        if schema is None or isinstance(operation, Transform) or name in computed:
-            return None
-    if schema is None or name in schema.names:
-        return None if schema is None else schema.field(name)
-    have = [column for column in schema.names if not is_meta(column)]
-    raise DeclarationError(
-        f"«{reader}» wants the column «{name}», which {stream.topic} does not have{near(name, have)}",
-        advice=f"Its columns are: {', '.join(have)}.",
-    )
-
-
-def _check_columns(task: ModelTask, tables: Mapping[str, pa.Schema]) -> None:
-    """Check columns of captured tables, which are known before anything runs; others are when rows arrive."""
-    own = tuple(name for name in (task.target, task.sample_weight) if name)
-    streams = [(stream, own) for stream in task.learn] + [(plan.stream, ()) for plan in task.predict]
-    streams += [(plan.stream, own[:1]) for plan in task.evaluate if plan.stream is not None]
-    for stream, more in streams:
-        if stream.topic not in tables or any(not isinstance(operation, WithColumns) for operation in stream.operations):
-            continue
-        have = [name for name in tables[stream.topic].names if not is_meta(name)]
-        added = [
-            name for operation in stream.operations if isinstance(operation, WithColumns) for name in operation.computed
-        ]
-        for name in (*task.feature_names, *more):
-            if name not in have and name not in added:
-                raise DeclarationError(
-                    f"the model «{task.name}» wants the column «{name}», which {stream.topic} does not have"
-                    f"{near(name, have)}",
-                    advice=f"Its columns are: {', '.join(have)}.",
-                )
-        _check_types(task, stream.topic, {f.name: f for f in tables[stream.topic] if f.name not in added}, more)
-
-
-def _check_types(task: ModelTask, topic: str, fields: Mapping[str, pa.Field], more: Sequence[str]) -> None:
-    """Check that features, target and weight can be made of columns of these types: else each row would be refused."""
-    features = () if callable(task.features) else task.features
-    for feature in features:
-        name = feature if isinstance(feature, str) else feature.column
-        found = unfit(feature, fields[name]) if name in fields else None
-        if found is not None:
-            raise DeclarationError(f"a feature of the model «{task.name}» from {topic}: {found[0]}", advice=found[1])
-    for name in more:
-        wants = "the weight" if name == task.sample_weight else "the target"
-        reason = unfit(name, fields[name]) if name in fields and wants == "the weight" else None
-        if name in fields and wants == "the target":
-            reason = unfit_target(task.learner, fields[name])
-        if reason is not None:
-            raise DeclarationError(f"{wants} of the model «{task.name}» from {topic}: {reason[0]}", advice=reason[1])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.batch import is_meta
 from headrace.errors import DeclarationError
 from headrace.plan.task import StreamPlan
 from headrace.sinks.base import SinkSpec
@@ -59,42 +57,6 @@ def check_sinks(sinks: Sequence[SinkPlan], written: Mapping[str, str]) -> None:
                     f"«{sink.name}» writes the topic «{topic}», which «{written[topic]}» writes",
                     advice="Give the responses a topic of their own.",
                 )
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """Return the known name that was meant perhaps, as a question; nothing where none is alike."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean «{close[0]}»?)" if close else ""
-
-
-def check_sink_columns(sinks: Sequence[SinkPlan], schemas: Mapping[str, Iterable[str]]) -> None:
-    """Check the columns that a sink needs, where a captured table's columns are known before anything runs."""
-    for sink in sinks:
-        have = columns_of(sink.stream.operations, schemas.get(sink.stream.topic))
-        for name in sink.spec.columns if have is not None else ():
-            if name not in (have or ()):
-                raise DeclarationError(
-                    f"the sink «{sink.name}» wants the column «{name}», which {sink.stream} does not have"
-                    f"{near(name, have or ())}",
-                    advice=f"Its columns are: {', '.join(have or ())}.",
-                )
-
-
-def columns_of(operations: Sequence[Operation], schema: Iterable[str] | None) -> list[str] | None:
-    """Return the columns after some operations; None where nobody knows before rows come.
-
-    >>> columns_of([Select(("id",), {"twice": "x"}), WithColumns({"more": "id"})], None)
-    ['id', 'twice', 'more']
-    """
-    found = None if schema is None else [name for name in schema if not is_meta(name)]
-    for operation in operations:
-        if isinstance(operation, Select):
-            found = [*operation.names, *operation.computed]
-        elif isinstance(operation, WithColumns):
-            found = None if found is None else list(dict.fromkeys([*found, *operation.computed]))
-        elif not isinstance(operation, Filter):
-            found = None
-    return found
 
 
 def key_sources(operations: Sequence[Operation], key: Sequence[str]) -> list[str] | None:

@@ -267,5 +267,10 @@ def check_features(features: Sequence[object], where: str) -> tuple[str | Featur
     """Return features as the user gave them, checked: names of columns, or what makes features of one."""
     if isinstance(features, str):
         features = [features]
+    # Their order is that of the matrix's columns.
+    if not isinstance(features, Sequence):
+        raise DeclarationError(
+            f"{where}: {features!r} is no list of columns", advice='Name columns, ["length", "height"], or a function.'
+        )
     check_columns([given.column if isinstance(given, Feature) else given for given in features], where)
     return tuple(features)  # type: ignore[arg-type]  # each is one or the other, it was checked

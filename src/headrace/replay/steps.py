@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.batch import Batch, as_events, dead_letters, present
-from headrace.inspect.query import joined, query_topics, with_numbers
+from headrace.inspect.query import Names, joined, query_topics, with_numbers
 from headrace.log.base import Entry, Log, Transaction, walk
 from headrace.plain_values import json_texts
 from headrace.plan.operators import StreamPlan
@@ -227,7 +227,7 @@ class LogReader:
         Raises:
             LogError: the SQL is wrong, or names a topic that is not there.
         """
-        names = _Names({*self._log.topics(), *fresh})
+        names = Names({*self._log.topics(), *fresh})
         return query_topics(names, sql, lambda _, topic: self._table(topic, until, fresh))
 
     def _table(self, topic: str, until: int, fresh: Fresh) -> pa.Table:
@@ -250,13 +250,3 @@ class LogReader:
             found.append((batch, end))
             end += batch.num_rows
         return found
-
-
-class _Names:
-    """The topics a query may name."""
-
-    def __init__(self, names: set[str]) -> None:
-        self._names = dict.fromkeys(sorted(names))
-
-    def topics(self) -> Mapping[str, object]:
-        return self._names

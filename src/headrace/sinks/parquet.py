@@ -111,6 +111,8 @@ def parquet_spec(
         linger = duration_us(every) / 1e6
     except ValueError as error:
         raise DeclarationError(f"to_parquet: every={every!r}: {error}") from error
+    if not str(directory).strip():
+        raise DeclarationError("to_parquet: the directory has no name", advice='Such as .to_parquet("graded").')
     columns = () if partition_by is None else check_names(partition_by, "partition_by")
     return ParquetSpec(Path(directory).absolute(), columns, rows_per_file, linger, label)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arguments import checked
 from headrace.batch import Batch, is_meta
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.plain_values import cast_texts, texts, values
@@ -52,6 +53,7 @@ class Text:
         return _join(parts, "")
 
 
+@checked
 def text(template: str) -> Text:
     """Return a sentence made of a row's columns, for `select` and `with_columns`.
 

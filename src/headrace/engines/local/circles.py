@@ -12,13 +12,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from headrace.capture.postgres.source import PostgresSource
 from headrace.errors import DeclarationError, SinkError
+from headrace.plan.columns import Columns, after
 from headrace.plan.plan import Plan, SourcePlan
-from headrace.plan.sinks import SinkPlan, columns_of, key_sources
-from headrace.plan.task import PREDICTION_COLUMNS, ModelTask, OutputPlan, StreamPlan, StreamTask, Task
+from headrace.plan.sinks import SinkPlan, key_sources
+from headrace.plan.task import StreamTask
 from headrace.sinks.table import Reach, TableSpec
 
 logger = logging.getLogger("headrace")
@@ -63,16 +62,15 @@ class Circles:
         sinks = [sink for sink in self._plan.sinks if isinstance(sink.spec, TableSpec)]
         self._ends, self.unseen = self._found(sinks)
 
-    def check(self, schemas: Mapping[str, pa.Schema]) -> None:
+    def check(self, columns: Mapping[str, Columns]) -> None:
         """Refuse what goes in a circle or cannot fit: after the sources were checked.
 
         Args:
-            schemas: of the topics of captured tables.
+            columns: of topics, as far as they are known before rows come.
 
         Raises:
             DeclarationError: naming both ends.
         """
-        columns = known_columns(self._plan, schemas)
         for end in self._ends:
             _refuse(self._plan, end, columns)
         for source in self._sources:
@@ -123,7 +121,7 @@ def _leave_out(end: End) -> None:
     logger.info("%s, which is therefore left out of the tables of source «%s»", end, end.plan.prefix)
 
 
-def _refuse(plan: Plan, end: End, columns: Mapping[str, Sequence[str]]) -> None:
+def _refuse(plan: Plan, end: End, columns: Mapping[str, Columns]) -> None:
     if end.reach.kind not in WRITABLE:
         kind = {"f": "a foreign table", "m": "a materialized view"}.get(end.reach.kind, "no table")
         raise DeclarationError(
@@ -133,8 +131,8 @@ def _refuse(plan: Plan, end: End, columns: Mapping[str, Sequence[str]]) -> None:
     if end.source is not None and end.plan is not None:
         _refuse_circle(plan, end, end.source, end.plan)
     have = columns.get(end.sink.stream.topic)
-    wanted = columns_of(end.sink.stream.operations, have) if have is not None else None
-    lacking = [name for name in wanted or () if name not in end.reach.columns]
+    wanted = after(have, end.sink.stream.operations, str(end)) if have is not None else None
+    lacking = [name for name in wanted.names if name not in end.reach.columns] if wanted is not None else []
     if end.reach.kind and not end.reach.made and lacking:
         listed = ", ".join(lacking)
         raise DeclarationError(
@@ -215,30 +213,3 @@ def _origin(plan: Plan, sink: SinkPlan) -> tuple[str, list[str] | None]:
         own = key_sources((*stream.operations, *output.operations), own)
         topic = stream.topic
     return topic, own
-
-
-def known_columns(plan: Plan, schemas: Mapping[str, pa.Schema]) -> dict[str, list[str]]:
-    """Return the columns of topics, where they are known before rows come: captured tables and what is made of them."""
-    known = {topic: columns_of((), schema.names) or [] for topic, schema in schemas.items()}
-    for task in (*plan.tasks, *plan.tasks):  # one may read what another, declared later, writes
-        for stream, outputs, more in _flows(task):
-            have = columns_of(stream.operations, known.get(stream.topic))
-            if have is None or any(name in have for name in more):
-                continue
-            for output in outputs:
-                found = columns_of(output.operations, [*have, *more])
-                if found is not None:
-                    known[output.topic] = found
-    return known
-
-
-def _flows(task: Task) -> list[tuple[StreamPlan, tuple[OutputPlan, ...], tuple[str, ...]]]:
-    """Return what a task makes row by row: from which stream, into which topics, with which columns beside."""
-    if isinstance(task, StreamTask):
-        return [(task.stream, task.outputs, ())]
-    if isinstance(task, ModelTask):
-        return [
-            (plan.stream, plan.outputs, (*PREDICTION_COLUMNS, *(("probability",) if plan.proba else ())))
-            for plan in task.predict
-        ]
-    return []

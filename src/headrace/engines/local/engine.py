@@ -19,6 +19,7 @@ from headrace.batch import Batch
 from headrace.capture.base import Origin, Piece, Source, SourcePosition, SourceStatus, Waker
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.admin_requests import AdminRequest, AdminRequests, apply
+from headrace.engines.local.first_rows import FirstRows
 from headrace.engines.local.tasks import OnStep, TaskRunner
 from headrace.engines.local.write_queue import PendingWrite, WriteQueue
 from headrace.errors import HeadraceError, LogError, LogFull
@@ -108,6 +109,7 @@ class Engine:
         self._requests = AdminRequests(log, [model.name for model in plan.models])
         self._write_queue = WriteQueue()
         self.holders: list[Callable[[], Mapping[str, int]]] = []
+        self.first_rows: FirstRows | None = None
         self._caught_up = False
         self._ignoring: set[str] = set()
         read = {topic for task in plan.tasks for topic in task.topics}
@@ -309,6 +311,8 @@ class Engine:
             else:
                 txn.stage(topic, batch.records)
             counts[topic] = counts.get(topic, 0) + batch.num_rows
+            if self.first_rows is not None and topic in self.first_rows.awaited:
+                self.first_rows.take(topic, batch)
         if piece.continued and not piece.open:
             txn.publish()
 

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from headrace.capture.base import Source
 from headrace.capture.postgres.source import PostgresSource
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
+from headrace.engines.local.first_rows import FirstRows, check_known, check_queries
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import HealthWriter, health_file, health_of
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
@@ -29,6 +32,8 @@ from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.retention import Keep
 from headrace.plan.blueprint import blueprint
+from headrace.plan.column_checks import known_columns
+from headrace.plan.columns import Columns
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry.models import declare, differences, read_model
@@ -98,6 +103,7 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
     try:
         sources = _check(plan, captured, log, circles)
         engine = Engine(plan, log, sources, keep=keep, clock=settings.clock)
+        engine.first_rows = FirstRows(plan, _tables(captured), log)
         _declare_models(plan, log, settings.clock)
         for warning in [warning for source in sources for warning in source.traits.warnings]:
             logger.warning("%s", warning)
@@ -175,12 +181,20 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Ci
     for source in captured:
         source.check(log)
     check_apart(captured, on_kafka=plan.on_kafka)
-    tables = {topic: schema for source in captured for topic, schema in source.traits.tables.items()}
+    tables = _tables(captured)
     foreign = foreign_topics(plan, log, tables)
-    plan.check_topics(tables, [*log.topics(), *(topic for topics in foreign.values() for topic in topics)])
-    circles.check(tables)
+    others_write = [topic for topics in foreign.values() for topic in topics]
+    plan.check_topics([*tables, *log.topics(), *others_write])
+    known = check_known(plan, tables, log, {*others_write, *plan.appending})
+    check_queries(plan, known, {*tables, *log.topics(), *others_write})
+    circles.check(known_columns(plan, {topic: Columns(topic, schema) for topic, schema in tables.items()}))
     others = topic_sources(plan, foreign)
     return [*captured, *others, *([AppendSource(log, plan.appending, plan.served)] if plan.appended else [])]
+
+
+def _tables(captured: Sequence[PostgresSource]) -> dict[str, pa.Schema]:
+    """Return the columns of captured tables, by their topics, after the sources were checked."""
+    return {topic: schema for source in captured for topic, schema in source.traits.tables.items()}
 
 
 def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:

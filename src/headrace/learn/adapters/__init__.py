@@ -34,6 +34,10 @@ def adapted(model: Any, *, classes: Iterable[Any] | None = None, names: Sequence
     >>> type(adapted(SGDRegressor())).__name__
     'SklearnLearner'
     """
+    if isinstance(model, type):
+        raise DeclarationError(
+            f"{model.__name__} is a class, not a model", advice=f"Make one of it: {model.__name__}(…)."
+        )
     if isinstance(model, WithOptions):
         return model.learner(classes=classes)
     if isinstance(model, Learner):

@@ -140,6 +140,7 @@ class Network:
         self.traits = LearnerTraits(
             classes=classes,
             prediction_type=pa.float64() if classes is None else pa.array(classes).type,
+            needs_target=True,
             takes_sample_weight=True,
             stores_beginning=True,  # its first weights are drawn, not declared: they are a part of what must be kept
             offers=offers if outputs.scale is None else offers | {"predict_proba"},

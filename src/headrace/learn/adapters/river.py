@@ -239,6 +239,7 @@ def _traits(model: Any, kind: str, classes: Array | None, *, learned: bool) -> L
         splits="exact",
         classes=classes,
         prediction_type=pa.array(classes).type if classes is not None else pa.from_numpy_dtype(_PREDICTIONS[kind]),
+        needs_target=kind in ("classifier", "regressor"),
         takes_sample_weight=False,
         stores_beginning=learned,  # one that was trained elsewhere may be another one in the next process
         offers=frozenset({"largest", "predict_proba"} if probabilities else {"largest"}),

@@ -282,6 +282,7 @@ def _traits(steps: Sequence[Any], kind: str, classes: Array | None, *, learned: 
     return LearnerTraits(
         classes=classes,
         prediction_type=number if classes is None else pa.array(classes).type,
+        needs_target=kind in ("classifier", "regressor"),
         takes_sample_weight=update is not None and "sample_weight" in inspect.signature(update).parameters,
         accepts_nan=all(step.__sklearn_tags__().input_tags.allow_nan for step in steps),
         stores_beginning=learned,  # one that was trained elsewhere may be another one in the next process

@@ -1,0 +1,162 @@
+"""Checks of the columns that a plan names: at the start, by what the log holds, and at a topic's first rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.batch import Batch
+from headrace.errors import DeclarationError, LogError
+from headrace.inspect.query import Names, empty_topic, query_topics
+from headrace.log.base import Log, walk
+from headrace.plan.column_checks import check_columns, check_rows, known_columns
+from headrace.plan.columns import Columns, Doubt, told_schema
+from headrace.plan.plan import Plan
+from headrace.plan.task import ModelTask
+
+logger = logging.getLogger("headrace")
+
+_SAMPLES = 16
+
+
+def known_in_log(log: Log, topics: Iterable[str], fixed: Collection[str], *, whole: bool = False) -> dict[str, Columns]:
+    """Return the columns that topics of the log have had.
+
+    Args:
+        topics: those that are asked for; the log may lack some.
+        fixed: whose columns stay as they are, as far as this pipeline goes.
+        whole: look at all their rows, and not at some from the first to the newest.
+    """
+    there = log.topics()
+    found: dict[str, Columns] = {}
+    for topic in topics:
+        info = there.get(topic)
+        if info is None or not info.rows:
+            continue
+        if whole:
+            schemas = [entry.records.schema for entry in walk(log, topic, info.first)]
+        else:
+            offsets = np.unique(np.linspace(info.first, info.end - 1, _SAMPLES).astype(np.int64)).tolist()
+            parts = [log.read_topic(topic, offset=offset, limit=1) for offset in offsets]
+            schemas = [entry.records.schema for part in parts for entry in part]
+        found[topic] = Columns(topic, told_schema(list(dict.fromkeys(schemas))), fixed=topic in fixed)
+    return found
+
+
+def check_known(
+    plan: Plan, captured: Mapping[str, pa.Schema], log: Log, changing: Collection[str]
+) -> dict[str, Columns]:
+    """Check the plan's columns before anything runs; say what is wrong by rows so far where others may come.
+
+    Args:
+        captured: the columns of tables.
+        changing: topics whose rows come from elsewhere while the pipeline runs: other columns may come with them.
+
+    Returns:
+        The columns of topics, as they are known.
+
+    Raises:
+        DeclarationError: a column is not there, or of another type than is wanted.
+    """
+    asked = (_read(plan) - captured.keys() - plan.written.keys()) | set(changing)
+    own = {topic: Columns(topic, schema) for topic, schema in captured.items()}
+    fixed = asked - set(changing)
+    for whole in (False, True):  # some rows of a topic may have what those that are looked at first have not
+        known = {**known_in_log(log, asked, fixed, whole=whole), **own}
+        try:
+            doubts = check_columns(plan, known)
+        except DeclarationError:
+            if whole:
+                raise
+            continue
+        if not doubts:
+            break
+    for mistake in doubts:
+        say(mistake)
+    return known
+
+
+def check_queries(plan: Plan, known: Mapping[str, Columns], topics: Collection[str]) -> None:
+    """Check the SQL that models are trained on, by tables without rows.
+
+    Args:
+        known: the columns of topics.
+        topics: those that there are.
+
+    Raises:
+        DeclarationError: it is wrong, or lacks a column that the model needs.
+    """
+    columns = known_columns(plan, known)
+    for task in plan.models:
+        beginning = "" if task.initial is None else task.initial.query
+        again = "" if task.retrain is None else task.retrain.rows.query
+        for query, word in ((beginning, "initial=…"), (again, "retrain(rows=…)")):
+            if query:
+                _check_query(task, query, f"{word} of «{task.name}»", columns, {*topics, *plan.written})
+
+
+def _check_query(task: ModelTask, query: str, who: str, known: Mapping[str, Columns], topics: set[str]) -> None:
+    read: list[Columns | None] = []
+
+    def empty(_: object, topic: str) -> pa.Table:
+        read.append(known.get(topic))
+        return empty_topic(known[topic].batch().records if topic in known else None)
+
+    try:
+        schema = query_topics(Names(topics), query, empty).schema
+    except LogError as error:
+        if None in read:  # nobody knows the columns of a topic that it names
+            return
+        raise DeclarationError(f"{who}: {error.message}", advice=error.advice) from error
+    if all(columns is not None and columns.known for columns in read):
+        check_rows(task, Columns(f"the query of {who}", schema), (task.target,) if task.target else ())
+
+
+def say(mistake: DeclarationError) -> None:
+    """Tell people of a mistake by the rows so far."""
+    logger.warning(
+        "%s. %s The pipeline runs, since rows to come may be others; until then they go to dead letters",
+        mistake.message,
+        mistake.advice,
+    )
+
+
+class FirstRows:
+    """Checks topics whose columns nobody knew at the start, when their first rows come; once each.
+
+    Called by the engine's thread.
+    """
+
+    def __init__(self, plan: Plan, captured: Mapping[str, pa.Schema], log: Log) -> None:
+        self._plan = plan
+        there = log.topics()
+        self._said: set[str] = set()
+        self.awaited = {
+            topic
+            for topic in _read(plan) - captured.keys()
+            if topic not in plan.written or topic in plan.appending
+            if topic not in there or not there[topic].rows
+        }
+        own = {topic: Columns(topic, schema) for topic, schema in captured.items()}
+        # Nothing is refused any more.
+        self._known = {**known_in_log(log, _read(plan) - own.keys() - self.awaited, ()), **own}
+
+    def take(self, topic: str, batch: Batch) -> None:
+        """Check what the plan wants of a topic that is awaited."""
+        self.awaited.discard(topic)
+        self._known[topic] = Columns(topic, batch.schema, fixed=False)
+        try:
+            mistakes: list[Doubt] = check_columns(self._plan, self._known)
+        except DeclarationError as error:
+            mistakes = [Doubt(error.message, advice=error.advice)]
+        for mistake in mistakes:
+            if mistake.message not in self._said:
+                self._said.add(mistake.message)
+                say(mistake)
+
+
+def _read(plan: Plan) -> set[str]:
+    return {topic for task in plan.tasks for topic in task.topics} | set(plan.delivered)
