@@ -198,6 +198,10 @@ class SinkRunner:
         """Begin to deliver."""
         self._thread.start()
 
+    def look(self) -> None:
+        """See at once whether a round has committed something."""
+        self._wake.set()
+
     def hurry(self, position: int) -> None:
         """Do not wait for more rows before those up to a position are delivered."""
         self._hurry = max(self._hurry, position)
@@ -425,13 +429,16 @@ class SinkRunners:
         *,
         late: Callable[[SinkPlan], Callable[[], None] | None] = lambda plan: None,
     ) -> None:
+        self._engine = engine
         log_id = _identity(log) if plans else ""
         self.runners = [SinkRunner(plan, engine, log_id, reader, late(plan)) for plan in plans]
 
     def start(self) -> None:
-        """Start them all; the engine's thread writes what they want written."""
+        """Start them all; the engine's thread writes what they want written, and wakes them after each round."""
         for runner in self.runners:
             runner.start()
+            # A round begins when the one before it is done: what that one committed is there to be delivered.
+            self._engine.each_round.append(runner.look)
 
     @property
     def status(self) -> dict[str, SinkStatus]:
