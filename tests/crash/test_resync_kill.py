@@ -13,6 +13,7 @@ import pytest
 
 import headrace as hr
 from headrace.errors import HeadraceError
+from headrace.testing.servers import KafkaBroker
 from tests.crash.harness import verify
 from tests.databases import Database
 from tests.processes import HEADRACE, Child
@@ -39,13 +40,23 @@ def events(app: hr.App) -> list[tuple[Any, ...]]:
 
 
 def test_a_kill_at_an_edge_of_a_resync(database: Database, tmp_path: Path) -> None:
+    killed_at_every_edge(database, str(tmp_path / "killed.headrace"))
+
+
+@pytest.mark.slow
+def test_a_kill_at_an_edge_of_a_resync_on_a_cluster(database: Database, broker: KafkaBroker) -> None:
+    killed_at_every_edge(database, f"kafka://{broker.bootstrap}/{database.name}")
+
+
+def killed_at_every_edge(database: Database, log: str) -> None:
+    """Kill one resync at each edge, one after the other, while the table changes; the last one is whole."""
     database.execute("CREATE TABLE t (id int PRIMARY KEY, x float8)")
     database.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 10) i")
-    app = hr.App(database.name, log=tmp_path / "killed.headrace")
+    app = hr.App(database.name, log=log)
     db = app.postgres(database.dsn, tables=r"public\.t")
     model = app.model("m", hr.KMeans(k=2), features=["x"])
     model.learn(db["public.t"], every=4)
-    model.predict(db["public.t"]).to("predicted")
+    model.predict(db["public.t"]).to(f"{database.name}-predicted")
     app.run(until="caught-up")
     before = events(app)
     database.execute("SELECT pg_drop_replication_slot(%s)", f"headrace_{database.name}")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import headrace as hr
 from headrace.cli.main import app as command
 from headrace.errors import HeadraceError
-from headrace.testing.servers import PostgresServer
+from headrace.testing.servers import KafkaBroker, PostgresServer
 from tests.crash.harness import verify
 from tests.databases import Database, fresh_database
 
@@ -132,29 +132,41 @@ def test_a_log_whose_slot_was_dropped_goes_on(captured: hr.App, database: Databa
     verify(captured)
 
 
-def test_a_model_sees_what_it_would_have_seen(captured: hr.App, database: Database, tmp_path: Path) -> None:
-    """A pipeline that was resynced, and one that has captured the same changes: the same rows, learned alike."""
-    other = pipeline(database, tmp_path / "whole.headrace", f"{database.name}_whole")
+def test_a_model_sees_what_it_would_have_seen(database: Database, tmp_path: Path) -> None:
+    """One pipeline is resynced, another captures the same changes: both have learned and predicted the same."""
+    run_script(database, SCHEMA + "; UPDATE orders SET took = NULL WHERE id > 10")
+    resynced = pipeline(database, tmp_path / "resynced.headrace")
+    whole = pipeline(database, tmp_path / "whole.headrace", f"{database.name}_whole")
+    for app in (resynced, whole):
+        app.run(until="caught-up")
     drop_slot(database)
-    database.execute("INSERT INTO orders VALUES (300, 3, NULL, NULL), (301, 4, 5, NULL)")
-    other.run(until="caught-up")  # its snapshot has them
-    resync("--log", captured.log)
-    changes = "UPDATE orders SET took = 9 WHERE id = 300"
-    for app in (captured, other):
-        app.run(until="caught-up")
-    database.execute(changes)
-    for app in (captured, other):
-        app.run(until="caught-up")
+    changes = """UPDATE orders SET took = 5 WHERE id = 11; UPDATE orders SET weight = 50 WHERE id = 12;
+        DELETE FROM orders WHERE id = 13; UPDATE orders SET id = 99 WHERE id = 14;
+        UPDATE orders SET note = '' WHERE id = 1;
+        INSERT INTO orders VALUES (300, 3, 4, NULL), (301, 4, NULL, NULL)"""
+    run_script(database, changes)
+    assert figures(resync("--log", resynced.log))["public.orders"][3:6] == (3, 3, 2)
+    for took in (6, 7):
+        database.execute("UPDATE orders SET took = %s WHERE id = 301", took)
+        for app in (resynced, whole):
+            app.run(until="caught-up")
+    one, other = (learned(app) for app in (resynced, whole))
+    # The one has lost sight of order 14, which is order 99 now: a delete and an insert, which is predicted once more.
+    assert one == (other[0], other[1], other[2] + 1)
+    for app in (resynced, whole):
         verify(app)
-    learned = [hr_models(app)["days"] for app in (captured, other)]
-    assert learned[0] == 22 and learned[1] == 21  # the one has learned order 2 too, before it was deleted
 
 
-def hr_models(app: hr.App) -> dict[str, int]:
-    """Rows that each model has learned."""
-    with app.start() as running:
-        running.wait(timeout=60)
-        return {name: running[name].learned for name in running.models}
+def learned(app: hr.App) -> tuple[int, str | None, int]:
+    """How many rows the model has learned, its hash, and how many predictions it made."""
+    (row,) = (row for row in answered("models", "list", "--json", "--log", app.log) if row["model"] == "days")
+    return row["rows"], row["hash"], row["predicted"]
+
+
+def answered(*arguments: str) -> Any:
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
 
 
 def test_a_pipelines_file_brings_what_is_declared_now(captured: hr.App, database: Database, tmp_path: Path) -> None:
@@ -238,3 +250,48 @@ def test_what_cannot_be_resynced_says_why(captured: hr.App, database: Database, 
     empty.run(until="caught-up")
     with pytest.raises(HeadraceError, match="has captured no database yet"):
         resync("--log", empty.log)
+
+
+TYPES = """
+CREATE TABLE kinds (id int8 PRIMARY KEY, a bool, b int2, c float4, d float8, e numeric(12, 3), f numeric, g date,
+    h timestamp, i timestamptz, j bytea, k text, l jsonb, m int[], n uuid, o char(5), p time);
+INSERT INTO kinds SELECT i, i % 2 = 0, i, i / 3.0, i / 3.0, i / 3.0, i / 7.0, date '0001-01-01' + 9000 * i,
+    timestamp '1969-12-31 23:59:59.999999' + i * interval '1 day', '2026-01-01', decode(repeat('0f', i), 'hex'),
+    repeat('ä', i), jsonb_build_object('a', i), array[i, null], gen_random_uuid(), 'ab', '12:00'
+    FROM generate_series(1, 9) i;
+INSERT INTO kinds (id, c, d, f) VALUES (9223372036854775807, 'NaN', '-0', 'NaN'), (-1, 'Infinity', '-Infinity', NULL)
+"""
+
+
+LONG_FORMS = [pytest.param(form, marks=pytest.mark.slow) for form in ("json+envelope", "arrow")]
+
+
+@pytest.mark.parametrize("form", ["json", *LONG_FORMS])
+def test_a_log_on_a_cluster(database: Database, broker: KafkaBroker, form: str) -> None:
+    run_script(database, SCHEMA + ";" + TYPES)
+    app = hr.App(database.name, log=f"kafka://{broker.bootstrap}", format=form)
+    db = app.postgres(database.dsn, tables=r"public\.(orders|kinds|visits)")
+    days = app.model("days", hr.LinearRegression(), features=["weight"], target="took")
+    days.learn(db["public.orders"])
+    days.predict(db["public.orders"]).to(f"promised-{database.name}")
+    app.run(until="caught-up")
+    database.execute("UPDATE orders SET took = 0 WHERE id = 1")
+    app.run(until="caught-up")
+    drop_slot(database)
+    run_script(
+        database,
+        """UPDATE orders SET took = 7 WHERE id = 3; DELETE FROM orders WHERE id = 5; INSERT INTO orders VALUES (200, 1);
+        UPDATE kinds SET k = 'other' WHERE id = 4; DELETE FROM visits WHERE who IS NULL""",
+    )
+    log = f"kafka://{broker.bootstrap}/{database.name}"
+    with pytest.raises(HeadraceError, match=f"headrace capture resync --log {log}"):
+        app.run(until="caught-up")
+    done = resync("--log", log)
+    assert figures(done) == {
+        "public.kinds": (11, 11, 10, 0, 1, 0, 0),
+        "public.orders": (20, 20, 18, 1, 1, 1, 0),
+        "public.visits": (12, 12, 12, 0, 0, 0, 0),
+    }
+    app.run(until="caught-up")
+    verify(app)
+    assert resync("--log", log)["needed"] is False

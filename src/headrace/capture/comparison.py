@@ -27,8 +27,8 @@ from headrace.errors import LogError
 from headrace.plain_values import whole
 from headrace.value_hashes import hashes
 
-PART_BYTES = 48 << 20
-MOST_PARTS = 128
+PART_BYTES = 24 << 20
+MOST_PARTS = 200  # each side has a file for each, and a process may have 1,024
 _PUT, _REMOVE = 1, 0
 _KIND, _UNSENT, _REFUSED = "__kind", "__unsent", "__refused"
 

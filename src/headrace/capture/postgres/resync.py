@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -217,7 +218,13 @@ class Resync(Startup):
         index = 0
         for table in snapshot.tables:
             compared = Compared(str(table), self._topic(table))
-            index = self._stage_table(snapshot, log, table, compared, lsn, index)
+            try:
+                index = self._stage_table(snapshot, log, table, compared, lsn, index)
+            except OSError as error:
+                raise LogError(
+                    f"rows of table {table} cannot be put aside in {self._directory or tempfile.gettempdir()}: {error}",
+                    advice="What is compared lies there until it is: about as much as topic and table together.",
+                ) from error
             self.compared.append(compared)
         captured = {".".join(table.label) for table in snapshot.tables}
         for name in self._known_before.tables:
