@@ -74,10 +74,10 @@ def capture_resync(
     where = log or (app.log if app is not None else location(None))
     with _opened(where, app) as held, _progress(show=not as_json) as on_progress:
         found = resyncs(held, _place(held, where), app.plan() if app is not None else None, on_progress, options)
-        due = [one for one in found if one.reason or force]
+        due = [source for source in found if source.reason or force]
         for needed in due:
             _confirm(needed, yes=yes)
-        done = [one.run(held) if one in due else one.about() for one in found]
+        done = [_run(source, held) if source in due else source.about() for source in found]
     if as_json:
         print(to_json({"log": where, "sources": done}))
         return
@@ -85,6 +85,16 @@ def capture_resync(
         _say(about)
     if due:
         report(f"The pipeline goes on: headrace run {file or 'FILE.py'} --log {where}")
+
+
+def _run(source: SourceResync, log: Log) -> dict[str, Any]:
+    try:
+        return source.run(log)
+    except KeyboardInterrupt:
+        report(
+            f"source {source.name}: interrupted; the log is as it was, and the same command begins again"
+        )
+        raise
 
 
 def _place(log: Log, where: str) -> str:

@@ -33,7 +33,7 @@ from headrace.capture.postgres.drift import Began
 from headrace.capture.postgres.slot_binding import Claim, SourceRecord
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, pieces, read_ahead
 from headrace.capture.postgres.source import PostgresSource
-from headrace.capture.postgres.startup import Declared, Startup, check_kind, nothing_matches
+from headrace.capture.postgres.startup import Declared, Startup, WaitReporter, check_kind, nothing_matches
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import LogError, SourceRefused
 from headrace.faults import fault
@@ -85,9 +85,13 @@ class Resync(Startup):
         directory: Path | None = None,
     ) -> None:
         declared = source.declared
+        self._reporter = WaitReporter(
+            declared.server, lambda: "" if self.reading else f"{declared.name}: {self.doing}" if self.doing else ""
+        )
         # What has a derived name is ours to make anew, whether the pipeline's file names it or not.
         anew = replace(
             declared,
+            server=replace(declared.server, connected=self._reporter.connected),
             own_slot=True,
             own_publication=declared.own_publication or declared.publication.startswith(slot_binding.OURS),
             with_snapshot=True,
@@ -204,7 +208,8 @@ class Resync(Startup):
             begun = {"at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")}
             transaction.put(slot_binding.RESYNC, self._declared.name, json.dumps(begun).encode())
         fault("resync.begun")
-        return super().open(log, cancelled)
+        with self._reporter:
+            return super().open(log, cancelled)
 
     def _begin(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
         return self._begin_fresh(connection, log, cancelled)
