@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from headrace.capture.comparison import Counts
 from headrace.capture.postgres.decode import HistoryDiffers, Resent
+from headrace.capture.postgres.resync import Resync
 from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.errors import SourceRefused
 from headrace.log.base import Log
@@ -122,6 +124,19 @@ def test_an_older_copy_is_refused_when_it_runs_and_when_it_starts(database: Rest
             engine.until(lambda: False)
         engine.source.stop()
     assert engine.ids(database.topic()) == list(range(1, 51))
+    # A resync finds what the other history had and this one has not, and goes on in this one.
+    known = SourceRecord.load(log, "postgres")
+    assert known is not None
+    resync = Resync(database.source(), known, lambda *_: None)
+    resync.check(log)
+    assert not resync.elsewhere
+    resync.open(log, lambda: False)
+    (compared,) = resync.compared
+    assert compared.counts == Counts(known=50, now=10, equal=3, inserted=7, updated=0, deleted=47)
+    engine = database.capture(log)
+    database.insert(58, 58)
+    engine.catch_up()
+    assert sorted(engine.ids(database.topic())[50:]) == sorted([*range(4, 51), *range(51, 59)])
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["the same statements", "other statements"])
