@@ -91,9 +91,7 @@ def _run(source: SourceResync, log: Log) -> dict[str, Any]:
     try:
         return source.run(log)
     except KeyboardInterrupt:
-        report(
-            f"source {source.name}: interrupted; the log is as it was, and the same command begins again"
-        )
+        report(f"source {source.name}: interrupted; the log is as it was, and the same command begins again")
         raise
 
 
