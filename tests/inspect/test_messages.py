@@ -78,10 +78,9 @@ def test_sql_joins_topics_and_bridges_schema_changes() -> None:
     ]
 
 
-@pytest.mark.parametrize("query", ["select * from nobody", "selec", 'select nothing from "s.t"'])
-def test_sql_that_is_wrong_says_what_there_is(query: str) -> None:
+def test_sql_that_names_no_topic_says_what_there_is() -> None:
     with pytest.raises(LogError, match="the query failed") as refused:
-        query_topics(log(), query)
+        query_topics(log(), "select * from nobody")
     assert '"s.t"' in refused.value.advice
 
 

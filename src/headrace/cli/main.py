@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 from rich.live import Live
 
@@ -170,25 +171,27 @@ def sql(
     csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
     wide: WideOption = False,
 ) -> None:
-    """SQL over the log's topics.
+    """SQL over the log's topics: whatever DuckDB can, several statements included. Topics are only read.
+
+    Each query's rows are shown; as JSON and as CSV those of the last one. Beside a row's own columns there are op,
+    position, ts and offset.
 
     Example: headrace sql 'select prediction, count(*) from iris_predictions group by 1' --log iris.headrace
     """
-    from headrace.inspect.query import query_topics, topic_table
+    from headrace.inspect.query import query_results
 
+    table = pa.table({})
     with looking(log) as held:
-        if isinstance(held, KafkaView):
-            table = query_topics(held, query, lambda view, topic: view_table(view, topic, report))
-        else:
-            table = query_topics(held, query, topic_table)
+        read = (lambda view, topic: view_table(view, topic, report)) if isinstance(held, KafkaView) else None
+        for table in query_results(held, query, read):
+            if not csv and not as_json:
+                found = rows(table)
+                names = list(found[0]) if found else table.column_names
+                print_table(found, columns=names, title=f"{table.num_rows} rows", wide=wide)
     if csv:
         print_csv(table)
     elif as_json:
         print(to_json(rows(table)))
-    else:
-        found = rows(table)
-        names = list(found[0]) if found else table.column_names
-        print_table(found, columns=names, title=f"{table.num_rows} rows", wide=wide)
 
 
 @app.command()
