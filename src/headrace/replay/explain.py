@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from headrace import plain_values
+from headrace.arrays import Ints
+from headrace.batch import Batch, as_events, inserted
 from headrace.errors import LogError
 from headrace.log.base import Log, walk
 from headrace.plan.plan import INTERNAL
@@ -16,6 +19,9 @@ from headrace.position import Position
 from headrace.registry.models import read_model
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.position_index import entry_of, find_row, reach_of
+from headrace.step.events import order_of
+from headrace.step.labels import NO_LABEL, Memory, named
+from headrace.step.operators import placed
 
 _WANTED = ("model", "model_version", "model_position")
 
@@ -23,9 +29,11 @@ _WANTED = ("model", "model_version", "model_position")
 def explain(log: Log, topic: str, offset: int) -> dict[str, Any]:
     """Return what is known of a prediction, as JSON values.
 
-    ``learned`` lists, for each version that the model goes back to, oldest first, the offsets of the rows that it took;
-    rows that were refused, had no label, or are updates are among them. ``hash`` is of the learner's state then, None
-    where it was not recorded: `headrace models rebuild` computes it.
+    ``learned`` lists, for each version that the model goes back to, oldest first, the offsets between which it learned
+    from a topic, and how many of the rows there it learned (``count``). Rows that were refused, have no label yet, or
+    are updates that bring none are not counted; None where the count is not known, since something was done to the
+    topic's rows first. ``rows`` is their sum. ``hash`` is of the learner's state then, None where it was not recorded:
+    `headrace models rebuild` computes it.
 
     Raises:
         LogError: no model writes the topic, or it holds no row there.
@@ -40,7 +48,8 @@ def explain(log: Log, topic: str, offset: int) -> dict[str, Any]:
     steps = list(_steps(log, model["app"], name))
     step = next((step for step in steps if _writes(step, topic, offset)), None)
     there = Position.parse(position) if position else None
-    finder = _Finder(log, versions)
+    learned = _Finder(log, versions).learned(version, there)
+    counts = [part["count"] for part in learned]
     return {
         "topic": topic,
         "offset": offset,
@@ -53,7 +62,8 @@ def explain(log: Log, topic: str, offset: int) -> dict[str, Any]:
         "step": step["step"] if step else None,
         "cut": version.cut,
         "hash": _hash(steps, versions, position, number, step),
-        "learned": finder.learned(version, there),
+        "rows": None if None in counts else sum(counts),
+        "learned": learned,
         "lineage": [
             {"version": of.version, "parent": of.parent, "reason": of.reason, "by": of.by, "began": of.began}
             for of in versions.lineage(version)
@@ -116,6 +126,7 @@ class _Finder:
     def __init__(self, log: Log, versions: VersionList) -> None:
         self._log = log
         self._versions = versions
+        self._counted: dict[tuple[str, int], Ints] = {}
 
     def learned(self, version: VersionRecord, at: Position | None) -> list[dict[str, Any]]:
         """Return ranges of offsets, those of the versions it goes back to before its own."""
@@ -126,10 +137,23 @@ class _Finder:
             first = int(version.began.get("offsets", {}).get(topic, 0))
             end = self._reach(version, topic, at)
             if end > first:
+                count = self._count(version, topic, first, end)
                 parts.append(
-                    {"version": version.version, "topic": topic, "first": first, "last": end - 1, "count": end - first}
+                    {"version": version.version, "topic": topic, "first": first, "last": end - 1, "count": count}
                 )
         return parts
+
+    def _count(self, version: VersionRecord, topic: str, first: int, end: int) -> int | None:
+        """Return how many rows of a topic it learned between two offsets; None where its declaration does not say."""
+        fingerprint = self._versions.fingerprint(version)
+        if topic not in fingerprint.get("inputs", []):
+            return None
+        root = self._versions.lineage(version)[0]
+        start = int(root.began.get("offsets", {}).get(topic, 0))
+        if (topic, start) not in self._counted:
+            target = fingerprint.get("target")
+            self._counted[topic, start] = learned_offsets(self._log, topic, target, version.model, start)
+        return int(np.diff(np.searchsorted(self._counted[topic, start], [first, end]))[0])
 
     def _of_parent(self, version: VersionRecord) -> list[dict[str, Any]]:
         parent = self._versions.versions.get(version.parent or 0)
@@ -157,6 +181,46 @@ class _Finder:
         )
 
 
+def learned_offsets(log: Log, topic: str, target: str | None, model: str, start: int) -> Ints:
+    """Return the offsets of the rows that a model has learned from a topic, or would: those that it refused are not.
+
+    Args:
+        target: the column of the label; a row without one is learned where an update brings it.
+        start: the offset that the model began at.
+    """
+    memory, found = Memory(), [np.empty(0, np.int64)]
+    refused = _refused(log, topic, model)
+    for entry in walk(log, topic, start):
+        skipped = max(0, start - entry.offset)
+        batch = as_events(entry.records.slice(skipped))
+        offsets = np.arange(entry.offset + skipped, entry.offset + entry.records.num_rows)
+        batch = placed(memory.follow(topic, batch), offsets)
+        if target is None:
+            batch = batch.filter(inserted(batch))
+        elif target in batch.schema.names:
+            batch = memory.waiting(named("learn", [topic], 0)).examples(batch, target, [target])
+        else:
+            continue  # all of them are refused
+        memory.settle()
+        places = zip(batch.lsn.tolist(), batch.index.tolist(), strict=True) if refused else ()
+        at = [row for row, place in enumerate(places) if place in refused]
+        found.append(np.delete(order_of(batch), at))
+    return np.concatenate(found)
+
+
+def _refused(log: Log, topic: str, model: str) -> set[tuple[int, int]]:
+    """Return the positions of rows that a model has not learned, as dead letters say."""
+    found: set[tuple[int, int]] = set()
+    for entry in walk(log, f"{topic}.dlq"):
+        letters = Batch(entry.records)
+        mine = pc.and_(pc.equal(letters.column("stage"), "learn"), pc.equal(letters.column("model"), model))
+        # Those of labels that did not come in time stand at the places of other rows.
+        mine = pc.and_(mine, pc.invert(pc.starts_with(letters.column("reason"), NO_LABEL.partition("{")[0])))
+        rows = letters.filter(np.asarray(mine.fill_null(False)))
+        found |= set(zip(rows.lsn.tolist(), rows.index.tolist(), strict=True))
+    return found
+
+
 def _trained(version: VersionRecord) -> list[dict[str, Any]]:
     """Return rows that a version was trained on: of grades their numbers, of others how they were chosen."""
     training = version.training
@@ -175,9 +239,14 @@ def range_text(parts: list[dict[str, Any]]) -> Iterator[str]:
             continue
         last = next((before for before in reversed(joined) if before["topic"] == part["topic"]), None)
         if last is not None and last["last"] + 1 == part["first"]:
-            last |= {"last": part["last"], "count": last["count"] + part["count"], "to": part["version"]}
+            known = None not in (last["count"], part["count"])
+            count = last["count"] + part["count"] if known else None
+            last |= {"last": part["last"], "count": count, "to": part["version"]}
         else:
             joined.append({**part, "to": part["version"]})
     for part in joined:
+        span = part["last"] - part["first"] + 1
+        counted = f"all {span} rows" if part["count"] == span else f"{part['count']} of {span} rows"
+        counted = f"of {span} rows" if part["count"] is None else counted
         versions = f"version {part['version']}" + (f" to {part['to']}" if part["to"] != part["version"] else "")
-        yield f"{part['topic']}: offsets {part['first']} to {part['last']} ({part['count']} rows), {versions}"
+        yield f"{part['topic']}: offsets {part['first']} to {part['last']} ({counted}), {versions}"
