@@ -43,7 +43,7 @@ from headrace.engines.local.signals import Signals, run_in_foreground
 from headrace.errors import HeadraceError
 from headrace.inspect.messages import to_json
 from headrace.inspect.models import model_rows
-from headrace.inspect.topics import view_table
+from headrace.inspect.topics import view_shape, view_table
 from headrace.log.kafka_view import KafkaView
 from headrace.plain_values import rows
 
@@ -182,8 +182,9 @@ def sql(
 
     table = pa.table({})
     with looking(log) as held:
-        read = (lambda view, topic: view_table(view, topic, report)) if isinstance(held, KafkaView) else None
-        for table in query_results(held, query, read):
+        cluster = isinstance(held, KafkaView)
+        read = (lambda view, topic: view_table(view, topic, report)) if cluster else None
+        for table in query_results(held, query, read, view_shape if cluster else None):
             if not csv and not as_json:
                 found = rows(table)
                 names = list(found[0]) if found else table.column_names

@@ -15,7 +15,7 @@ from headrace import plain_values
 from headrace.batch import Batch, present
 from headrace.formats.topic_formats import ForeignFormats, codec_for
 from headrace.inspect.messages import messages, plain, rows, to_json, wire_lines
-from headrace.inspect.query import joined, topic_table, with_numbers
+from headrace.inspect.query import empty_topic, joined, topic_table, with_numbers
 from headrace.inspect.rows import no_topic
 from headrace.log.base import Log, TopicInfo
 from headrace.log.kafka_view import KafkaView, TopicView
@@ -115,6 +115,12 @@ def view_table(view: KafkaView, topic: str, report: Report) -> pa.Table:
     if bad:
         report(f"{bad} messages of {topic} cannot be decoded and are left out")
     return joined(tables)
+
+
+def view_shape(view: KafkaView, topic: str) -> pa.Table:
+    """Return none of a topic's rows, with the columns of its newest ones."""
+    _, batch = _about_seen(view, topic)
+    return empty_topic(None if batch is None else batch.records.slice(0, 0))
 
 
 def topic_lines(
