@@ -53,7 +53,7 @@ def predicted(bench: Bench, found: Any, x: float) -> Any:
     one = bench.plan.models[0]
     state = initial_state(one)
     state.current = found.version
-    return predict_batch(one, state, Batch.of({"x": [x]})).column("prediction")[0].as_py()
+    return predict_batch(one, state, Batch.of({"x": [x]})).output().column("prediction")[0].as_py()
 
 
 def test_every_prediction_is_made_again_by_the_model_that_made_it(lived: Bench) -> None:

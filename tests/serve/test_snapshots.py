@@ -70,7 +70,7 @@ def test_values_and_batches_give_the_same_bits(name: str, rows: list[tuple[Any, 
         "w": pa.array([one[2] for one in rows], pa.string()),
     }
     batch = pa.RecordBatch.from_pydict(columns)
-    expected = predict_batch(task, state, Batch.of(batch))
+    expected = predict_batch(task, state, Batch.of(batch)).output()
     whole = snapshot.predict_batch(batch)
     assert whole.batch.column("prediction").equals(expected.column("prediction"))
     place = {"a": 0, "b": 1, "w": 2}
