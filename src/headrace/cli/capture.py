@@ -135,7 +135,7 @@ def _progress(*, show: bool) -> Iterator[OnProgress]:
     with Progress(
         *columns, TimeRemainingColumn(), console=talk, transient=True, disable=not (show and talk.is_interactive)
     ) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("making the slot", total=None)
         reading = ""
 
         def on_progress(what: str, done: int, total: int) -> None:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from headrace.capture.postgres.catalog import quote
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.slot_binding import log_state
-from headrace.capture.postgres.slots import KeptSlot, drop_slot, find_slot, size, slots_of
-from headrace.cli.arguments import JsonOption, load_app
-from headrace.cli.console import print_result, print_table, report, talk
+from headrace.capture.postgres.slots import KeptSlot, drop_slot, find_slot, publications_of, size, slots_of
+from headrace.cli.arguments import JsonOption, WideOption, load_app
+from headrace.cli.console import print_result, print_rows, report, talk
 from headrace.engines.local.removal import leftovers
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, SourceError
 from headrace.inspect.messages import to_json
 
 slots = typer.Typer(help="Replication slots of Headrace on PostgreSQL servers.", no_args_is_help=True)
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-_STATES = {"gone": "not there any more", "elsewhere": "on another host", "cluster": "on a cluster"}
+_STATES = {"gone": "gone", "elsewhere": "on another host"}
 
 
 @slots.command("list")
@@ -30,6 +33,7 @@ def slots_list(
         typer.Argument(metavar="[DSN|FILE]...", help="Connection strings, or pipelines' files; or HEADRACE_DSN."),
     ] = None,
     as_json: JsonOption = False,
+    wide: WideOption = False,
 ) -> None:
     """List Headrace's replication slots on a server, how much WAL each keeps, and which log it belongs to.
 
@@ -38,10 +42,10 @@ def slots_list(
     Example: headrace slots list postgresql://localhost/shop
     """
     found = [(dsn, slot) for dsn in _servers(where or []) for slot in slots_of(Server(dsn, "headrace")) if slot.ours]
+    rows = [_about(dsn, slot) for dsn, slot in found]
+    print_rows(rows, as_json=as_json, title="slots", short=_short, wide=wide)
     if as_json:
-        print(to_json([_about(dsn, slot) for dsn, slot in found]))
         return
-    print_table([_short(slot) for _, slot in found], title="slots")
     for dsn, slot in found:
         kept = f" and keeps {size(slot.retained_bytes)} of WAL" if slot.retained_bytes is not None else ""
         if slot.owner is not None and log_state(slot.owner) == "gone" and slot.pid is None:
@@ -73,6 +77,16 @@ def slots_drop(
     drop_slot(server, name)
     line = f"slot {name} is dropped; the server need not keep {size(slot.retained_bytes or 0)} of WAL any more"
     print_result(_about(dsn, slot), line, as_json=as_json)
+    if slot.ours and not as_json:
+        _say_publication(server, slot)
+
+
+def _say_publication(server: Server, slot: KeptSlot) -> None:
+    """Say that a slot's publication is still there, where it is."""
+    there = replace(server, dsn=server.conninfo(dbname=slot.database))
+    with suppress(SourceError):
+        for name in publications_of(there, [slot.name]):
+            report(f"publication {name} of database {slot.database} stays: DROP PUBLICATION {quote(name)};")
 
 
 def down(
@@ -167,14 +181,15 @@ def _about(dsn: str, slot: KeptSlot) -> dict[str, Any]:
     }
 
 
-def _short(slot: KeptSlot) -> dict[str, Any]:
-    state = log_state(slot.owner) if slot.owner else "unknown"
-    log = f"{slot.owner.place} ({_STATES[state]})" if slot.owner and state in _STATES else ""
+def _short(about: dict[str, Any]) -> dict[str, Any]:
+    state = _STATES.get(about["log_state"], "")
+    log = about["log"] or "?"
+    log = log if "://" in log else Path(log).name
     return {
-        "slot": slot.name,
-        "active": "" if slot.pid is None else f"pid {slot.pid}",
-        "WAL": "" if slot.retained_bytes is None else size(slot.retained_bytes),
-        "status": slot.wal_status,
-        "app": slot.owner.app if slot.owner else "?",
-        "log": log or (slot.owner.place if slot.owner else "?"),
+        "slot": about["name"],
+        "active": "" if about["pid"] is None else f"pid {about['pid']}",
+        "WAL": "" if about["retained_bytes"] is None else size(about["retained_bytes"]),
+        "status": about["wal_status"] or "",
+        "app": about["app"] or "?",
+        "log": f"{log} ({state})" if state else log,
     }
