@@ -29,18 +29,18 @@ def file(tmp_path: Path) -> Iterator[Log]:
     log.close()
 
 
-def shelf_of(count: int, log: Log) -> VersionList:
+def versions_of(count: int, log: Log) -> VersionList:
     """Versions of which all but the last have ended, with a small state each."""
-    shelf = VersionList("m", [])
+    versions = VersionList("m", [])
     with log.transaction() as txn:
         registry.write_version(
             txn, VersionRecord("m", 1, reason="declared", ts_us=1, fingerprint={"cut": "5 rows"}), "app"
         )
-        shelf = VersionList.read(log, "m")
+        versions = VersionList.read(log, "m")
         for number in range(1, count):
             state = dump_pieces({"w": np.full(3, float(number))})
-            shelf.end(txn, number, state, ended_us=number, position=f"0/{number:X}:0", rows=number)
-            shelf.begin(txn, VersionRecord("m", number + 1, number, "every 1 rows"))
+            versions.end(txn, number, state, ended_us=number, position=f"0/{number:X}:0", rows=number)
+            versions.begin(txn, VersionRecord("m", number + 1, number, "every 1 rows"))
     return VersionList.read(log, "m")
 
 
@@ -66,9 +66,9 @@ def test_a_record_of_an_older_headrace_is_read() -> None:
 
 def test_a_version_is_found_by_its_number_or_a_tag() -> None:
     log = MemoryLog()
-    shelf = shelf_of(4, log)
+    versions = versions_of(4, log)
     with log.transaction() as txn:
-        shelf.tag(txn, shelf.find(2), "best")
+        versions.tag(txn, versions.find(2), "best")
     again = VersionList.read(log, "m")
     assert again.find("best").version == again.find("2").version == again.find(2).version == 2
     assert [one.version for one in again.lineage(again.find(4))] == [1, 2, 3, 4]
@@ -80,11 +80,11 @@ def test_a_version_is_found_by_its_number_or_a_tag() -> None:
 
 def test_the_log_keeps_the_states_that_the_policy_says() -> None:
     log = MemoryLog()
-    shelf = shelf_of(8, log)
+    versions = versions_of(8, log)
     with log.transaction() as txn:
-        shelf.tag(txn, shelf.find(2), "best")
-        shelf.versions[5].began = {"artifact": "m/000003"}
-        assert shelf.prune(txn, 2) == [1, 4, 5]
+        versions.tag(txn, versions.find(2), "best")
+        versions.versions[5].began = {"artifact": "m/000003"}
+        assert versions.prune(txn, 2) == [1, 4, 5]
     kept = [one.version for one in VersionList.read(log, "m") if one.kept]
     assert kept == [2, 3, 6, 7]
     assert sorted(log.records("artifact")) == [f"m/{one:06d}" for one in kept]

@@ -71,11 +71,11 @@ class Bench:
         return self.engine.runners[0].state
 
     @property
-    def shelf(self) -> VersionList:
+    def versions(self) -> VersionList:
         return VersionList.read(self.log, "m")
 
     def version(self, number: int) -> VersionRecord:
-        return self.shelf.versions[number]
+        return self.versions.versions[number]
 
     def answers(self, first: int = 0) -> list[dict[str, Any]]:
         entries = self.log.read_topic("out", limit=10**9)

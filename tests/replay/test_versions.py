@@ -30,9 +30,9 @@ def test_a_version_ends_after_every_so_many_rows(cut: Cut) -> None:
     bench = Bench(task(cut, Versions(every=8)))
     bench.feed([*A, *B, *C, *A])
     tick(bench)
-    shelf = bench.shelf
-    assert len(shelf) >= 4
-    for one in list(shelf)[:-1]:
+    versions = bench.versions
+    assert len(versions) >= 4
+    for one in list(versions)[:-1]:
         following = bench.version(one.version + 1)
         assert (following.parent, following.reason) == (one.version, "every 8 rows")
         assert following.began["position"] == one.position
@@ -43,10 +43,10 @@ def test_a_version_ends_after_every_so_many_rows(cut: Cut) -> None:
         assert state_hash(load_state(data)) == one.hash
         assert one.size == len(data)
         assert set(one.libraries) == {"python", "numpy"}
-    assert shelf.current is not None and shelf.current.ended_us is None
-    assert shelf.fingerprint(shelf.current) == bench.plan.models[0].fingerprint()
-    assert {row["model_version"] for row in bench.answers()} <= set(shelf.versions)
-    assert registry.read_model(bench.log, "m")["version"] == shelf.current.version  # type: ignore[index]  # it is there
+    assert versions.current is not None and versions.current.ended_us is None
+    assert versions.fingerprint(versions.current) == bench.plan.models[0].fingerprint()
+    assert {row["model_version"] for row in bench.answers()} <= set(versions.versions)
+    assert registry.read_model(bench.log, "m")["version"] == versions.current.version  # type: ignore[index]  # it is there
     assert verify(bench.plan, bench.log).result == "equal"
 
 
@@ -56,7 +56,7 @@ def test_restarts_store_the_same_versions(cut: Cut) -> None:
     for i in range(0, 16, 4):
         broken.feed([*A, *B][i : i + 4])
         broken.start()
-    for one in whole.shelf:
+    for one in whole.versions:
         other = broken.version(one.version)
         assert (one.hash, one.position, one.rows, one.learned) == (
             other.hash,
@@ -64,7 +64,7 @@ def test_restarts_store_the_same_versions(cut: Cut) -> None:
             other.rows,
             other.learned,
         )
-    assert len(whole.shelf) == len(broken.shelf)
+    assert len(whole.versions) == len(broken.versions)
 
 
 def test_only_the_newest_those_with_tags_and_those_gone_back_to_keep_their_states() -> None:
@@ -75,8 +75,8 @@ def test_only_the_newest_those_with_tags_and_those_gone_back_to_keep_their_state
     assert tagging.result == {"model": "m", "version": 1, "tags": ["best"]}
     bench.ask(2)
     bench.feed([*A, *B])
-    kept = [one.version for one in bench.shelf if one.kept]
-    newest = max(bench.shelf.versions)
+    kept = [one.version for one in bench.versions if one.kept]
+    newest = max(bench.versions.versions)
     assert kept == [1, 2, newest - 2, newest - 1]
     assert set(bench.log.records("artifact")) == {f"m/{one:06d}" for one in kept}
     gone = bench.ask(4)

@@ -116,18 +116,18 @@ def log_file(log: str | None, app: str, *, resumes: bool = False) -> str:
     return str(path)
 
 
-def refuse_taken(place: KafkaLocation, topics: Sequence[str]) -> None:
+def refuse_taken(location: KafkaLocation, topics: Sequence[str]) -> None:
     """Refuse a cluster that holds a log of that name, or one of the topics.
 
     Raises:
         DeclarationError: it does.
     """
-    there = Cluster(place, patience=5).topics()
+    there = Cluster(location, patience=5).topics()
     taken = [topic for topic in topics if topic in there]
-    if f"__headrace.{place.name}.changelog" in there:
-        problem = f"there is a log of «{place.name}» on {place.bootstrap} already; the demo starts one of its own"
+    if f"__headrace.{location.name}.changelog" in there:
+        problem = f"there is a log of «{location.name}» on {location.bootstrap} already; the demo starts one of its own"
     elif taken:
-        problem = f"{place.bootstrap} has the topic{'s' if len(taken) > 1 else ''} {', '.join(taken)} already"
+        problem = f"{location.bootstrap} has the topic{'s' if len(taken) > 1 else ''} {', '.join(taken)} already"
     else:
         return
     raise DeclarationError(problem, advice="Give another cluster, or --log kafka for a broker of the demo's own.")
@@ -174,10 +174,10 @@ def stage(
             server = stack.enter_context(broker(keep, found.kept, say, settings=settings))
             found.log, found.stopped = f"{SCHEME}{server.bootstrap}/{app}", not keep
         elif log is not None and log.startswith(SCHEME):
-            place = KafkaLocation.parse(log, name=app)
-            found.log = f"{SCHEME}{place.bootstrap}/{place.name}"
+            location = KafkaLocation.parse(log, name=app)
+            found.log = f"{SCHEME}{location.bootstrap}/{location.name}"
             if not resumes:
-                refuse_taken(place, topics)
+                refuse_taken(location, topics)
         else:
             found.log = log_file(log, app, resumes=resumes)
             found.pictures = Path(found.log).parent

@@ -20,7 +20,7 @@ def model_rows(log: Log) -> list[dict[str, Any]]:
     found = []
     for name in log.records("model"):
         progress = registry.read_progress(log, name) or registry.Progress()
-        shelf = VersionList.read(log, name)
+        versions = VersionList.read(log, name)
         found.append(
             {
                 "model": name,
@@ -33,8 +33,8 @@ def model_rows(log: Log) -> list[dict[str, Any]]:
                 "size": progress.size,
                 "hash": progress.hash,
                 "diverged": progress.diverged,
-                "versions": len(shelf),
-                "tags": shelf.tags,
+                "versions": len(versions),
+                "tags": versions.tags,
             }
         )
     return found

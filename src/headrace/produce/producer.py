@@ -72,11 +72,11 @@ def open_for(where: str, topic: str, codec: TopicCodec, *, take_over: bool = Fal
                 advice="A file's log has one writer: stop the pipeline, append, and start it again; or give --log "
                 "kafka://host:port, where rows are appended while pipelines run.",
             ) from error
-    place = KafkaLocation.parse(where)
-    name = place.name or f"{PRODUCERS}{topic}"
-    place = KafkaLocation.parse(where, name=name)
+    location = KafkaLocation.parse(where)
+    name = location.name or f"{PRODUCERS}{topic}"
+    location = KafkaLocation.parse(where, name=name)
     if not take_over:
-        _refuse_a_pipelines(place, codec)
+        _refuse_a_pipelines(location, codec)
     opened = open_log(where, writer=True, name=name, codec=codec)
     try:
         assert isinstance(opened, KafkaLog)
@@ -87,17 +87,17 @@ def open_for(where: str, topic: str, codec: TopicCodec, *, take_over: bool = Fal
     return opened
 
 
-def _refuse_a_pipelines(place: KafkaLocation, codec: TopicCodec) -> None:
+def _refuse_a_pipelines(location: KafkaLocation, codec: TopicCodec) -> None:
     """Refuse the log of a pipeline: opening it to write would end its other writer."""
     try:
-        seen = KafkaLog(place, writer=False, codec=codec)
+        seen = KafkaLog(location, writer=False, codec=codec)
     except LogMissing:
         return
     with closing(seen):
         if set(seen.kinds()) - {KIND, COLUMNS}:
             raise LogLocked(
-                f"{place.url} is the log of a pipeline, and a second writer would end its run",
-                advice=f"Give --log {SCHEME}{place.bootstrap} and let the pipeline read the topic; or stop the "
+                f"{location.url} is the log of a pipeline, and a second writer would end its run",
+                advice=f"Give --log {SCHEME}{location.bootstrap} and let the pipeline read the topic; or stop the "
                 "pipeline and add --take-over.",
             )
 

@@ -39,18 +39,18 @@ def check_new(topic: str) -> None:
         raise DeclarationError(f"the topic name «{topic}» is Headrace's own", advice="Choose another name.")
 
 
-def create_on_cluster(place: KafkaLocation, topic: str, partitions: int | None) -> dict[str, Any]:
+def create_on_cluster(location: KafkaLocation, topic: str, partitions: int | None) -> dict[str, Any]:
     """Make a topic of a cluster; whoever writes to it first has it, a pipeline of ours or anybody.
 
     Raises:
         LogError: there is one, or the broker refuses.
     """
     check_new(topic)
-    cluster = Cluster(place)
+    cluster = Cluster(location)
     if cluster.partitions(topic):
-        raise topic_exists(topic, place.url)
-    cluster.create(topic, partitions=partitions or place.partitions, config=FOR_EVER)
-    return {"topic": topic, "log": place.url, "partitions": cluster.partitions(topic)}
+        raise topic_exists(topic, location.url)
+    cluster.create(topic, partitions=partitions or location.partitions, config=FOR_EVER)
+    return {"topic": topic, "log": location.url, "partitions": cluster.partitions(topic)}
 
 
 def delete_in_file(where: str, topic: str, *, force: bool) -> int:
@@ -75,22 +75,22 @@ def delete_in_file(where: str, topic: str, *, force: bool) -> int:
         return info.rows
 
 
-def delete_on_cluster(place: KafkaLocation, topic: str, *, force: bool) -> int:
+def delete_on_cluster(location: KafkaLocation, topic: str, *, force: bool) -> int:
     """Delete a topic of a cluster; returns the rows, or at most so many messages, that it held.
 
     Raises:
         LogError: there is no such topic, somebody uses it, or the broker refuses.
     """
-    with closing(KafkaView(replace(place, name=""), codec=codec_for())) as view:
+    with closing(KafkaView(replace(location, name=""), codec=codec_for())) as view:
         seen = view.seen(topic)
         owner = view.owner(topic)
         name = owner.location.name if owner is not None else ""
         found = [user for log in view.logs.values() for user in _users_on(log, topic)]
         refuse_used(topic, found, force=force)
     if not name:
-        Cluster(place).delete(topic)
+        Cluster(location).delete(topic)
         return seen.rows
-    with closing(open_log(replace(place, name=name).url, writer=True, codec=codec_for())) as log:
+    with closing(open_log(replace(location, name=name).url, writer=True, codec=codec_for())) as log:
         with log.transaction() as transaction:
             transaction.drop_topic(topic)
             transaction.delete(COLUMNS, topic)

@@ -78,7 +78,7 @@ class TopicsReader:
     """Reads the topics of one source. Used by the thread that reads ahead; `ends` by any.
 
     Args:
-        place, cluster: where.
+        location, cluster: where.
         topics: what to read.
         positions: next offset of partitions that were read before; the others begin at their oldest message.
         identities: the broker's ids of the topics that were read before.
@@ -86,13 +86,13 @@ class TopicsReader:
 
     def __init__(
         self,
-        place: KafkaLocation,
+        location: KafkaLocation,
         cluster: Cluster,
         topics: Sequence[str],
         positions: Mapping[Where, int],
         identities: Mapping[str, str],
     ) -> None:
-        self._place = place
+        self._location = location
         self._cluster = cluster
         self._topics = tuple(topics)
         self.identities = dict(identities)
@@ -158,8 +158,8 @@ class TopicsReader:
             return
         if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
             oldest = self._cluster.beginnings(where[0]).get(where[1])
-            raise truncated(*where, self._next[where], oldest, self._place.url)
-        failure = translate(error, f"reading «{where[0]}»" if where[0] else "reading", self._place.url)
+            raise truncated(*where, self._next[where], oldest, self._location.url)
+        failure = translate(error, f"reading «{where[0]}»" if where[0] else "reading", self._location.url)
         if not failure.retry and not isinstance(failure, LogTruncated):
             raise failure
         # The broker is away, or says that a topic is not there: see which of the two at the next look.
@@ -194,7 +194,7 @@ class TopicsReader:
             if now.get(topic) != self.identities[topic]:
                 what = "was deleted and made anew" if topic in now else "is not there any more"
                 raise LogTruncated(
-                    f"the topic «{topic}» on {self._place.bootstrap} {what}, after messages of it were read",
+                    f"the topic «{topic}» on {self._location.bootstrap} {what}, after messages of it were read",
                     advice="Restore it; or read the new one with another app name.",
                 )
         self.identities |= {topic: now[topic] for topic in unknown if topic in now}
@@ -210,14 +210,14 @@ class TopicsReader:
             start = oldest[topic].get(number, 0)
             offset = self._next.get((topic, number), start)
             if offset < start:
-                raise truncated(topic, number, offset, start, self._place.url)
+                raise truncated(topic, number, offset, start, self._location.url)
             self._next[topic, number] = offset
             self._read.setdefault((topic, number), offset)
             assigned.append(TopicPartition(topic, number, offset))
         if self._consumer is None:
             # Idle, a fetch waits at the broker; what comes is sent at once.
             self._consumer = Consumer(
-                consumer_properties(self._place, enable_partition_eof=True) | {"fetch.wait.max.ms": 100}
+                consumer_properties(self._location, enable_partition_eof=True) | {"fetch.wait.max.ms": 100}
             )
         make_known(self._consumer, oldest)
         self._consumer.incremental_assign(assigned)

@@ -87,7 +87,7 @@ class TopicSource:
     A `headrace.capture.base.Source` whose positions are offsets.
 
     Args:
-        place: the cluster.
+        location: the cluster.
         name: names the source in the log.
         topics: what to read; those that are not there yet are waited for.
         decode: gives the format's name and the rows of messages.
@@ -96,7 +96,7 @@ class TopicSource:
 
     def __init__(
         self,
-        place: KafkaLocation,
+        location: KafkaLocation,
         *,
         name: str,
         topics: Sequence[str],
@@ -105,11 +105,11 @@ class TopicSource:
     ) -> None:
         self.name = name
         self.topics = tuple(topics)
-        self.traits: SourceTraits[Offsets] = SourceTraits(cluster=place.bootstrap)
-        self._place = place
+        self.traits: SourceTraits[Offsets] = SourceTraits(cluster=location.bootstrap)
+        self._location = location
         self._decode = decode
         self._order = order
-        self._cluster = Cluster(place)
+        self._cluster = Cluster(location)
         self._reader: TopicsReader | None = None
         self._ahead: ReadAhead[Loaded] | None = None
         self._loaded = Loaded([], Offsets({}), Offsets({}))
@@ -135,7 +135,7 @@ class TopicSource:
         known = json.loads(record) if record else {"offsets": {}, "topics": {}}
         positions = {(t, int(p)): o for t, some in known["offsets"].items() for p, o in some.items()}
         topics = self.topics if self._order is None else (*self.topics, self._order.topic)
-        self._reader = TopicsReader(self._place, self._cluster, topics, positions, known["topics"])
+        self._reader = TopicsReader(self._location, self._cluster, topics, positions, known["topics"])
         self._decided = {
             topic: found[topic] for topic in self.topics if topic in (found := log.records(COLUMNS, topic))
         }
@@ -271,7 +271,7 @@ class TopicSource:
         """Return what is waited for."""
         reader, read = self._reader, self._loaded.read
         if reader is not None and reader.away:
-            text = f"waiting for {self._place.url}: {reader.away}; trying again"
+            text = f"waiting for {self._location.url}: {reader.away}; trying again"
             return SourceStatus(SourceState.RETRYING, text, read, reader.away_since)
         if self._registry_away:
             return SourceStatus(SourceState.WAITING, self._registry_away, read)

@@ -148,8 +148,8 @@ def mean_errors(
 
 def _trainings(app: App, log: Log, graded: Sequence[Row]) -> list[Training]:
     """Versions that were trained while rows came, each with its coefficients as R's ``lm`` names them."""
-    shelf = VersionList.read(log, MODEL)
-    trained = [item for item in shelf if item.parent is not None and item.training.get("status") == "trained"]
+    versions = VersionList.read(log, MODEL)
+    trained = [item for item in versions if item.parent is not None and item.training.get("status") == "trained"]
     if not trained:
         return []
     plan = app.plan()

@@ -112,26 +112,26 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
     codec = codec_for(plan.formats)
     found: list[Source[Any]] = []
     for declared, names in topics.items():
-        place = KafkaLocation.parse(declared.kafka or plan.log, name=plan.app)
+        location = KafkaLocation.parse(declared.kafka or plan.log, name=plan.app)
         # Topics that another pipeline of ours writes are read in the order of that pipeline's log.
-        pipelines = owners(place, Cluster(place), names)
+        pipelines = owners(location, Cluster(location), names)
         for pipeline, theirs in pipelines.items():
-            found.append(PipelineSource(KafkaLog(replace(place, name=pipeline), writer=False, codec=codec), theirs))
+            found.append(PipelineSource(KafkaLog(replace(location, name=pipeline), writer=False, codec=codec), theirs))
         names = [name for name in names if not any(name in theirs for theirs in pipelines.values())]
         if names:
-            order = TransactionOrder(declared.prefix, names) if _in_transactions(declared, place) else None
+            order = TransactionOrder(declared.prefix, names) if _in_transactions(declared, location) else None
             decode = ForeignFormats(codec, _named(codec, plan, names), numbered=order is None)
-            source = TopicSource(place, name=declared.name, topics=names, decode=decode, order=order)
+            source = TopicSource(location, name=declared.name, topics=names, decode=decode, order=order)
             source.check()
             found.append(source)
     return found
 
 
-def _in_transactions(declared: TopicsPlan, place: KafkaLocation) -> bool:
+def _in_transactions(declared: TopicsPlan, location: KafkaLocation) -> bool:
     """Return whether Debezium's transaction topic orders these topics: as declared, or where it is there."""
     if declared.transactions is not None or not declared.prefix:
         return bool(declared.transactions)
-    return f"{declared.prefix}.transaction" in Cluster(place).topics()
+    return f"{declared.prefix}.transaction" in Cluster(location).topics()
 
 
 def _named(codec: TopicCodec, plan: Plan, topics: Sequence[str]) -> dict[str, str]:

@@ -59,8 +59,8 @@ class VersionCache:
 
     def numbers(self, current: ModelSnapshot) -> list[str]:
         """Versions that can be asked for: the current one, and those whose state is kept."""
-        shelf = VersionList.read(self._log, current.info.model)
-        return [str(version.version) for version in shelf if version.kept or version.version == current.info.version]
+        versions = VersionList.read(self._log, current.info.model)
+        return [str(version.version) for version in versions if version.kept or version.version == current.info.version]
 
     def find(self, published: SnapshotPublisher, wanted: str) -> ModelSnapshot:
         """A version by its number or tag.
