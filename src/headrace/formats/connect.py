@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from headrace.errors import FormatError
 from headrace.formats import connect_values as values
-from headrace.formats import decimals
+from headrace.formats import debezium, decimals
 from headrace.formats.coerce import POSTGRES_TYPE, Convert, Reading, is_array_text, reading, to, to_field, to_type
 from headrace.plain_values import is_bytes, is_list, is_text
 
@@ -154,25 +154,12 @@ _TYPES: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.DataType, str, s
     ),
 )
 
-_SOURCE_FIELDS = (
-    ("version", "string", False),
-    ("connector", "string", False),
-    ("name", "string", False),
-    ("ts_ms", "int64", False),
-    ("snapshot", "snapshot", True),
-    ("db", "string", False),
-    ("sequence", "string", True),
-    ("ts_us", "int64", True),
-    ("ts_ns", "int64", True),
-    ("schema", "string", False),
-    ("table", "string", False),
-    ("txId", "int64", True),
-    ("lsn", "int64", True),
-    ("xmin", "int64", True),
-    ("origin", "string", True),
-    ("origin_lsn", "int64", True),
-)
 _SNAPSHOTS = "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"
+_TRANSACTION_BLOCK = [
+    pa.field(name, kind, nullable=False)
+    for name, kind in (("id", pa.string()), ("total_order", pa.int64()), ("data_collection_order", pa.int64()))
+]
+_TIMES = [pa.field(name, pa.int64()) for name in ("ts_ms", "ts_us", "ts_ns")]
 
 
 def envelope_schema(fields: Sequence[pa.Field], topic: str) -> Schema:
@@ -182,19 +169,17 @@ def envelope_schema(fields: Sequence[pa.Field], topic: str) -> Schema:
     ['before', 'after', 'source', 'transaction', 'op', 'ts_ms', 'ts_us', 'ts_ns']
     """
     row = struct_schema(fields, f"{topic}.Value", optional=True)
-    block = [("id", "string", False), ("total_order", "int64", False), ("data_collection_order", "int64", False)]
-    transaction = {"type": "struct", "fields": [_simple(*item) for item in block], "optional": True}
-    times = [_simple(name, "int64", True) for name in ("ts_ms", "ts_us", "ts_ns")]
-    source = {"type": "struct", "fields": [_simple(*field) for field in _SOURCE_FIELDS], "optional": False}
+    transaction = struct_schema(_TRANSACTION_BLOCK, "event.block", optional=True)
+    source = struct_schema(debezium.SOURCE_BLOCK, "io.debezium.connector.postgresql.Source")
+    source["fields"] = [_snapshot() if field["field"] == "snapshot" else field for field in source["fields"]]
     return {
         "type": "struct",
         "fields": [
             {**row, "field": "before"},
             {**row, "field": "after"},
-            {**source, "name": "io.debezium.connector.postgresql.Source", "version": 1, "field": "source"},
-            {**transaction, "name": "event.block", "version": 1, "field": "transaction"},
-            _simple("op", "string", False),
-            *times,
+            {**source, "version": 1, "field": "source"},
+            {**transaction, "version": 1, "field": "transaction"},
+            *map(field_schema, [pa.field("op", pa.string(), nullable=False), *_TIMES]),
         ],
         "optional": False,
         "name": f"{topic}.Envelope",
@@ -202,11 +187,9 @@ def envelope_schema(fields: Sequence[pa.Field], topic: str) -> Schema:
     }
 
 
-def _simple(name: str, kind: str, optional: bool) -> Schema:
-    if kind != "snapshot":
-        return {"type": kind, "optional": optional, "field": name}
+def _snapshot() -> Schema:
     enum = _named("string", "io.debezium.data.Enum", parameters={"allowed": _SNAPSHOTS})
-    return {**enum, "optional": True, "default": "false", "field": name}
+    return {**enum, "optional": True, "default": "false", "field": "snapshot"}
 
 
 # --- to Arrow ---

@@ -99,16 +99,32 @@ def blank(columns: Columns, rows: Ints, op: str = "c") -> Events:
 
 # --- envelopes ---
 
-SOURCE = pa.struct(
-    [
+_REQUIRED = {"version", "connector", "name", "ts_ms", "db", "schema", "table"}
+# The block ``source`` of an envelope, as the connector for PostgreSQL writes it.
+SOURCE_BLOCK = tuple(
+    pa.field(name, kind, nullable=name not in _REQUIRED)
+    for name, kind in (
+        ("version", pa.string()),
+        ("connector", pa.string()),
         ("name", pa.string()),
         ("ts_ms", pa.int64()),
-        ("ts_us", pa.int64()),
+        ("snapshot", pa.string()),
+        ("db", pa.string()),
         ("sequence", pa.string()),
-        ("lsn", pa.int64()),
+        ("ts_us", pa.int64()),
+        ("ts_ns", pa.int64()),
+        ("schema", pa.string()),
+        ("table", pa.string()),
         ("txId", pa.int64()),
-    ]
+        ("lsn", pa.int64()),
+        ("xmin", pa.int64()),
+        ("origin", pa.string()),
+        ("origin_lsn", pa.int64()),
+    )
 )
+_KINDS = {field.name: field.type for field in SOURCE_BLOCK}
+SOURCE = pa.struct([(name, _KINDS[name]) for name in ("name", "ts_ms", "ts_us", "sequence", "lsn", "txId")])
+"""Of that block, what is read."""
 
 
 def envelope_types(row: pa.DataType | None) -> pa.Schema:

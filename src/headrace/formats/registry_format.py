@@ -43,24 +43,7 @@ Extra = list[tuple[str, bytes]]
 # Rows of one kind of record as payloads, and the headers that go with each of them.
 Write = Callable[[Role, Record, pa.StructArray, Sequence[str]], tuple[list[bytes], Extra]]
 # Debezium's source block, without the parts that only its connector has.
-SOURCE = pa.struct(
-    [
-        pa.field("version", pa.string(), nullable=False),
-        pa.field("connector", pa.string(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("ts_ms", pa.int64(), nullable=False),
-        pa.field("snapshot", pa.string()),
-        pa.field("db", pa.string(), nullable=False),
-        pa.field("sequence", pa.string()),
-        pa.field("ts_us", pa.int64()),
-        pa.field("ts_ns", pa.int64()),
-        pa.field("schema", pa.string(), nullable=False),
-        pa.field("table", pa.string(), nullable=False),
-        pa.field("txId", pa.int64()),
-        pa.field("lsn", pa.int64()),
-        pa.field("xmin", pa.int64()),
-    ]
-)
+SOURCE = pa.struct([field for field in debezium.SOURCE_BLOCK if not field.name.startswith("origin")])
 
 
 class SchemaDecoder(Generic[Parsed]):
