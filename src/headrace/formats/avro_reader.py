@@ -44,9 +44,8 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints, Mask
 from headrace.errors import FormatError
-from headrace.formats import base64_columns, coerce, connect, decimals, timestamps
+from headrace.formats import base64_columns, coerce, connect, connect_values, decimals
 from headrace.formats.avro_schema import Node
-from headrace.plain_values import is_bytes
 
 _PADDING = 16  # a value read at the end of the last message stays inside the buffer
 _ITEMS_WITHOUT_BYTES = 100_000  # what an array of nulls may claim to hold
@@ -355,7 +354,7 @@ def _text(raw: bytes) -> str | None:
 
 Converted = tuple[pa.Array, Mask | None]
 _CONNECT = "org.apache.kafka.connect.data."
-_DEBEZIUM = "io.debezium."
+_TIME, _DATA = "io.debezium.time.", "io.debezium.data."
 _BEYOND_ARROW = 64
 
 
@@ -365,12 +364,11 @@ def finished(node: Node, array: pa.Array) -> Converted:
     >>> finished(Node("int", {"logicalType": "date"}), pa.array([19723], pa.int32()))[0].to_pylist()
     [datetime.date(2024, 1, 1)]
     """
-    name = node.attributes.get("connect.name") or (node.name if node.kind == "record" else None)
-    convert = _convert_of(node)
-    if convert is not None:
-        return convert(node, array)
-    if name in _FURTHER:
-        return _as_connect(node, array)
+    name = _known(node)
+    if name in _CONVERTS:
+        return _CONVERTS[name](node, array)
+    if name in _AS_CONNECT:
+        return _as_connect(node, array, name)
     small = {"int8": pa.int8(), "int16": pa.int16()}.get(str(node.attributes.get("connect.type")))
     if small is not None and node.kind == "int":
         limits = np.iinfo(small.to_pandas_dtype())
@@ -380,35 +378,33 @@ def finished(node: Node, array: pa.Array) -> Converted:
     return array, None
 
 
-def _convert_of(node: Node) -> Callable[[Node, pa.Array], Converted] | None:
+def _names(node: Node) -> list[str]:
+    """Return what says the meaning of a type: Kafka Connect's name, then Avro's logical type."""
     name = node.attributes.get("connect.name") or (node.name if node.kind == "record" else None)
-    return _BY_NAME.get(str(name)) or _BY_NAME.get(str(node.attributes.get("logicalType")))
+    return [str(found) for found in (name, node.attributes.get("logicalType")) if found]
 
 
-def _date(node: Node, array: pa.Array) -> Converted:
-    return (array.view(pa.date32()), None) if node.kind == "int" else (array, None)
+def _known(node: Node) -> str:
+    return next((name for name in _names(node) if name in _CONVERTS or name in _AS_CONNECT), "")
 
 
-def _timestamp(unit: str, zone: str | None) -> Callable[[Node, pa.Array], Converted]:
-    def convert(node: Node, array: pa.Array) -> Converted:
-        if node.kind != "long":
-            return array, None
-        if unit != "ms":
-            return array.view(pa.timestamp(unit, tz=zone)), None
-        numbers = np.asarray(array)
-        wrong = np.abs(numbers // 1000) > 2**63 // 1_000_001
-        thousands = pa.array(np.where(wrong, 0, numbers) * 1000)
-        return thousands.view(pa.timestamp("us", tz=zone)), wrong if wrong.any() else None
-
-    return convert
+def _reading(node: Node, name: str) -> coerce.Reading:
+    kind = {"long": "int64", "int": "int32", "record": "struct"}.get(node.kind, node.kind)
+    schema = {"type": kind, "field": "", "name": _AS_CONNECT[name][0]}
+    return connect.reading_of({**schema, "parameters": node.attributes.get("connect.parameters")})
 
 
-def _zoned(node: Node, array: pa.Array) -> Converted:
-    return _fitting(array, _ZONED) if node.kind == "string" else (array, None)
+def _as_connect(node: Node, array: pa.Array, name: str) -> Converted:
+    """Convert as the JSON formats do; a type that stands on another one than it should is what that is."""
+    kinds = _AS_CONNECT[name][1]
+    if kinds and node.kind not in kinds:
+        return array, None
+    return _fitting(base64_columns.encode(array) if node.kind == "bytes" else array, _reading(node, name))
 
 
-_UTC_US = pa.timestamp("us", tz="UTC")
-_ZONED = coerce.Reading(pa.field("", _UTC_US), None, lambda array: timestamps.from_iso(array, "us").view(_UTC_US))
+def _instant(stands_on: str, kind: pa.DataType, convert: coerce.Convert) -> Callable[[Node, pa.Array], Converted]:
+    reading = coerce.Reading(pa.field("", kind), None, lambda array: convert(array).view(kind))
+    return lambda node, array: _fitting(array, reading) if node.kind == stands_on else (array, None)
 
 
 def _fitting(array: pa.Array, reading: coerce.Reading) -> Converted:
@@ -418,16 +414,12 @@ def _fitting(array: pa.Array, reading: coerce.Reading) -> Converted:
     return values, wrong if bad else None
 
 
-def _time(per_second: int) -> Callable[[Node, pa.Array], Converted]:
-    def convert(node: Node, array: pa.Array) -> Converted:
-        if node.kind not in ("int", "long"):
-            return array, None
-        numbers = np.asarray(array).astype(np.int64)
-        micros = numbers * 1000 if per_second == 1000 else numbers // (per_second // 1_000_000)
-        wrong = (micros < 0) | (micros > 86_400_000_000)
-        return timestamps.time_text(pa.array(np.where(wrong, 0, micros))), wrong if wrong.any() else None
-
-    return convert
+def _nano_time(node: Node, array: pa.Array) -> Converted:
+    """Nanoseconds since midnight: PostgreSQL's times have microseconds."""
+    if node.kind not in ("int", "long"):
+        return array, None
+    micros = pa.array(np.asarray(array).astype(np.int64) // 1000)
+    return _fitting(micros, _reading(node, f"{_TIME}MicroTime"))
 
 
 def _decimal(node: Node, array: pa.Array) -> Converted:
@@ -477,36 +469,17 @@ def check(node: Node) -> None:
     Raises:
         FormatError: names the type.
     """
-    name = node.attributes.get("connect.name") or (node.name if node.kind == "record" else None)
+    name = _known(node)
     try:
-        if _convert_of(node) is _decimal and node.kind in ("bytes", "fixed"):
+        if _CONVERTS.get(name) is _decimal and node.kind in ("bytes", "fixed"):
             _digits(node)
-        elif name in _FURTHER:
-            connect.reading_of(_as_connect_schema(node))
+        elif name in _AS_CONNECT:
+            _reading(node, name)
     except FormatError as error:
-        what = name or node.attributes.get("logicalType")
-        raise FormatError(error.message if str(what) in error.message else f"type {what}: {error.message}") from None
+        what = _names(node)[0]
+        raise FormatError(error.message if what in error.message else f"type {what}: {error.message}") from None
     for child in node.children:
         check(child)
-
-
-def _variable_scale(node: Node, array: pa.Array) -> Converted:
-    if node.kind != "record" or set(node.names) != {"scale", "value"}:
-        return array, None
-    numbers, given = array.field("value"), array.field("scale")
-    if not pa.types.is_integer(given.type) or not is_bytes(numbers.type):
-        return array, None
-    scales = np.asarray(given.fill_null(0))
-    wrong = (scales < decimals.SMALLEST_SCALE) | (scales > decimals.LARGEST_SCALE) | np.asarray(given.is_null())
-    scales = np.where(wrong, 0, scales)
-    pieces, places = [], []
-    for scale in np.unique(scales).tolist():
-        at = np.flatnonzero(scales == scale)
-        pieces.append(decimals.from_bytes(numbers.take(pa.array(at)), scale).cast(pa.string()))
-        places.append(at)
-    if not pieces:
-        return pa.array([], pa.string()), None
-    return pa.concat_arrays(pieces).take(pa.array(np.argsort(np.concatenate(places)))), wrong if wrong.any() else None
 
 
 def _uuid(node: Node, array: pa.Array) -> Converted:
@@ -518,46 +491,31 @@ def _uuid(node: Node, array: pa.Array) -> Converted:
     ), None
 
 
-def _as_connect_schema(node: Node) -> connect.Schema:
-    kind = {"long": "int64", "int": "int32", "record": "struct"}.get(node.kind, node.kind)
-    schema = {"type": kind, "field": "", "name": node.attributes.get("connect.name") or node.name}
-    return {**schema, "parameters": node.attributes.get("connect.parameters")}
-
-
-def _as_connect(node: Node, array: pa.Array) -> Converted:
-    """Debezium's rarer types, as the JSON formats take them."""
-    reading = connect.reading_of(_as_connect_schema(node))
-    return _fitting(base64_columns.encode(array) if node.kind == "bytes" else array, reading)
-
-
-_FURTHER = frozenset(
-    f"{_DEBEZIUM}{name}"
-    for name in (
-        "time.ZonedTime",
-        "time.MicroDuration",
-        "time.NanoDuration",
-        "time.IsoDate",
-        "time.IsoTime",
-        "time.IsoTimestamp",
-        "data.Bits",
-        "data.geometry.Point",
-    )
-)
-_BY_NAME: Mapping[str, Callable[[Node, pa.Array], Converted]] = {
-    **dict.fromkeys((f"{_DEBEZIUM}time.Date", f"{_CONNECT}Date", "date"), _date),
-    **dict.fromkeys(
-        (f"{_DEBEZIUM}time.Timestamp", f"{_CONNECT}Timestamp", "local-timestamp-millis"), _timestamp("ms", None)
-    ),
-    **dict.fromkeys((f"{_DEBEZIUM}time.MicroTimestamp", "local-timestamp-micros"), _timestamp("us", None)),
-    **dict.fromkeys((f"{_DEBEZIUM}time.NanoTimestamp", "local-timestamp-nanos"), _timestamp("ns", None)),
-    "timestamp-millis": _timestamp("ms", "UTC"),
-    "timestamp-micros": _timestamp("us", "UTC"),
-    "timestamp-nanos": _timestamp("ns", "UTC"),
-    f"{_DEBEZIUM}time.ZonedTimestamp": _zoned,
-    **dict.fromkeys((f"{_DEBEZIUM}time.Time", f"{_CONNECT}Time", "time-millis"), _time(1000)),
-    **dict.fromkeys((f"{_DEBEZIUM}time.MicroTime", "time-micros"), _time(1_000_000)),
-    f"{_DEBEZIUM}time.NanoTime": _time(1_000_000_000),
-    **dict.fromkeys((f"{_CONNECT}Decimal", "decimal"), _decimal),
-    f"{_DEBEZIUM}data.VariableScaleDecimal": _variable_scale,
+_UTC, _UTC_NS = pa.timestamp("us", tz="UTC"), pa.timestamp("ns", tz="UTC")
+_CONVERTS: Mapping[str, Callable[[Node, pa.Array], Converted]] = {
+    "timestamp-millis": _instant("long", _UTC, connect_values.millis),
+    "timestamp-micros": _instant("long", _UTC, coerce.to(_UTC)),
+    "timestamp-nanos": _instant("long", _UTC_NS, coerce.to(_UTC_NS)),
+    f"{_TIME}ZonedTimestamp": _instant("string", _UTC, coerce.to(_UTC)),
+    f"{_TIME}NanoTime": _nano_time,
+    f"{_CONNECT}Decimal": _decimal,
+    "decimal": _decimal,
     "uuid": _uuid,
+}
+# The name in Kafka Connect that says how the JSON formats take it, and the Avro types that it stands on (none: any).
+_AS_CONNECT: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    **dict.fromkeys((f"{_TIME}Date", f"{_CONNECT}Date", "date"), (f"{_TIME}Date", ("int",))),
+    **dict.fromkeys((f"{_TIME}Timestamp", f"{_CONNECT}Timestamp"), (f"{_TIME}Timestamp", ("long",))),
+    **dict.fromkeys((f"{_TIME}Time", f"{_CONNECT}Time", "time-millis"), (f"{_TIME}Time", ("int", "long"))),
+    **dict.fromkeys((f"{_TIME}MicroTime", "time-micros"), (f"{_TIME}MicroTime", ("int", "long"))),
+    **{f"{_TIME}{unit}Timestamp": (f"{_TIME}{unit}Timestamp", ("long",)) for unit in ("Micro", "Nano")},
+    "local-timestamp-millis": (f"{_TIME}Timestamp", ("long",)),
+    "local-timestamp-micros": (f"{_TIME}MicroTimestamp", ("long",)),
+    "local-timestamp-nanos": (f"{_TIME}NanoTimestamp", ("long",)),
+    f"{_DATA}VariableScaleDecimal": (f"{_DATA}VariableScaleDecimal", ("record",)),
+    **{
+        f"{_TIME}{name}": (f"{_TIME}{name}", ())
+        for name in ("ZonedTime", "MicroDuration", "NanoDuration", "IsoDate", "IsoTime", "IsoTimestamp")
+    },
+    **{f"{_DATA}{name}": (f"{_DATA}{name}", ()) for name in ("Bits", "geometry.Point")},
 }

@@ -132,7 +132,7 @@ def _halve(array: pa.Array, at: int, to: Reading, parts: list[pa.Array], bad: li
     except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
         if len(array) <= 1:
             parts.append(pa.nulls(len(array), to.field.type))
-            bad += [(at, f"column «{to.field.name}»: {_why(array, to, error)}")] * len(array)
+            bad += [(at, f"column «{to.field.name}»: {_why(array, to, error)}") for _ in array]
             return
     half = len(array) // 2
     _halve(array.slice(0, half), at, to, parts, bad)
@@ -237,15 +237,17 @@ def _decimal(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def variable_scale_text(array: pa.StructArray) -> pa.Array:
-    """Texts of Debezium's `VariableScaleDecimal`, an object of a scale and the base64 of an unscaled value.
+    """Texts of Debezium's `VariableScaleDecimal`, an object of a scale and an unscaled value, in bytes or base64.
 
     >>> variable_scale_text(pa.array([{"scale": 1, "value": "Dw=="}, None])).to_pylist()
     ['1.5', None]
     """
-    scales, values = struct_field(array, "scale"), base64_columns.decode(struct_field(array, "value").cast(pa.string()))
+    scales, values = struct_field(array, "scale"), struct_field(array, "value")
+    if not is_bytes(values.type):
+        values = base64_columns.decode(values.cast(pa.string()))
     if not (pa.types.is_integer(scales.type) or pa.types.is_null(scales.type)):
         raise ValueError("has a scale that is no whole number")
-    if not pc.all(pc.equal(scales.is_valid(), values.is_valid())).as_py():
+    if pc.any(pc.not_equal(scales.is_valid(), values.is_valid())).as_py():
         raise ValueError("has a scale without a value, or a value without one")
     texts = pa.nulls(len(array), TEXT)
     for scale in pc.unique(scales).drop_null().to_pylist():
