@@ -248,55 +248,6 @@ def no_such_topic(topic: str) -> LogError:
     return LogError(f"the log has no topic «{topic}»", advice="headrace topics list shows its topics.")
 
 
-class Ending:
-    """The end of a transaction, after which nothing more is done in it."""
-
-    _over = False
-
-    def end(self) -> None:
-        """Let nothing more be done in this transaction."""
-        self._over = True
-
-    def _check(self) -> None:
-        if self._over:
-            raise LogError("this log transaction is over", advice="Use it inside its with block.")
-
-
-class SliceNumbers:
-    """The numbers that a transaction gives to its slices, and to the entries in each.
-
-    >>> numbers = SliceNumbers(7)
-    >>> numbers.enter(), numbers.enter(), numbers.close(), numbers.enter(), numbers.last
-    ((8, 0), (8, 1), None, (9, 0), 9)
-    """
-
-    def __init__(self, last: int) -> None:
-        self.last = last
-        self._entries = 0
-        self._open = False
-
-    def enter(self) -> tuple[int, int]:
-        """Return the slice of the next entry, and its number there."""
-        if not self._open:
-            self.last, self._entries, self._open = self.last + 1, 0, True
-        self._entries += 1
-        return self.last, self._entries - 1
-
-    def close(self) -> None:
-        """Let the next entry begin a slice."""
-        self._open = False
-
-    def restore(self, number: int) -> None:
-        """Begin a slice with a number of its own.
-
-        Raises:
-            LogError: it does not follow the last one.
-        """
-        if number <= self.last:
-            raise LogError(f"slice {number} cannot follow slice {self.last}")
-        self.last, self._entries, self._open = number, 0, True
-
-
 class Placed(Protocol):
     """An entry of any log, with its rows or without."""
 

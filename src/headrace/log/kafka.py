@@ -34,13 +34,14 @@ from headrace.kafka.fetch import Fetcher
 from headrace.kafka.producer import Sent, TransactionalProducer, too_large
 from headrace.kafka.ranges import MessageRange, TopicRange
 from headrace.kafka.settings import KafkaLocation
-from headrace.log.base import Ending, Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
+from headrace.log.base import Entry, Extent, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.changelog import Changelog, Value
 from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Codec, Codecs, Form
 from headrace.log.kafka_reader import Cached, Loader, PartitionReader, SliceIndex
 from headrace.log.message import MessageFormat
 from headrace.log.slices import IndexEntry, dump_slices
 from headrace.log.topic_metadata import COPYING, CREATED, FORM, HEAD, OURS, TOPIC, TopicMetadata, topic_metadata
+from headrace.log.transaction import OpenTransaction, WritingTurn
 from headrace.wire import Encoded
 
 logger = logging.getLogger("headrace")
@@ -111,9 +112,7 @@ class KafkaLog:
         self._tail_bytes = 0
         self._evicted: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._current: KafkaTransaction | None = None
-        self._thread = 0
+        self._turn: WritingTurn[KafkaTransaction] = WritingTurn()
         self._closed = False
         self._producer: TransactionalProducer | None = None
         self._index = SliceIndex(location, self.cluster, self.slices_topic)
@@ -212,25 +211,21 @@ class KafkaLog:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[KafkaTransaction]:
         """See `Log.transaction`. A thread that asks while another one writes waits for it."""
-        if self._own is not None:
-            raise LogError("a log transaction is already open in this thread", advice="Use that one.")
         self._check_open()
         producer = self.producer
-        with self._writing:
+
+        def begin() -> KafkaTransaction:
             self._check_open()
-            transaction = KafkaTransaction(self)
-            self._current, self._thread = transaction, threading.get_ident()
+            return KafkaTransaction(self)
+
+        with self._turn.taken(begin) as transaction:
             try:
                 yield transaction
                 transaction.finish()
             except BaseException:
                 producer.abort()
                 raise
-            else:
-                self._commit(transaction)
-            finally:
-                transaction.end()
-                self._current, self._thread = None, 0
+            self._commit(transaction)
         self._delete(transaction)
 
     def _commit(self, transaction: KafkaTransaction) -> None:
@@ -360,7 +355,7 @@ class KafkaLog:
     def topics(self) -> dict[str, TopicInfo]:
         """See `Log.topics`."""
         self._check_open()
-        own = self._own
+        own = self._turn.own
         metadata = {**self._current_metadata(), **(own.metadata if own is not None else {})}
         return {name: about.info(name) for name, about in sorted(metadata.items()) if about.visible}
 
@@ -369,7 +364,7 @@ class KafkaLog:
         self._check_open()
         self._current_metadata()
         found = self.changelog.records(kind, prefix)
-        own = self._own
+        own = self._turn.own
         for (of, name), value in own.puts.items() if own is not None else ():
             if of == kind and name.startswith(prefix):
                 found.pop(name, None)
@@ -384,8 +379,8 @@ class KafkaLog:
 
     def prune(self, topic: str, *, before_offset: int) -> int:
         """See `Log.prune`."""
-        if self._own is not None:
-            return self._own.prune(topic, before_offset)
+        if self._turn.own is not None:
+            return self._turn.own.prune(topic, before_offset)
         with self.transaction() as transaction:
             return transaction.prune(topic, before_offset)
 
@@ -396,10 +391,6 @@ class KafkaLog:
                 self._follow()
         return self.metadata
 
-    @property
-    def _own(self) -> KafkaTransaction | None:
-        return self._current if self._thread == threading.get_ident() else None
-
     def _live(self, own: KafkaTransaction | None, after: int) -> list[Cached]:
         """Return what is in memory of later slices: the tail, and this thread's own transaction."""
         with self._lock:
@@ -409,7 +400,7 @@ class KafkaLog:
 
     def _after(self, after: int, names: set[str] | None) -> Generator[Cached]:
         """Yield entries of later slices, in order."""
-        own = self._own
+        own = self._turn.own
         metadata = {**self._current_metadata(), **(own.metadata if own is not None else {})}
         live = self._live(own, after)
         wanted = self._evicted if names is None else {name: self._evicted.get(name, 0) for name in names}
@@ -428,7 +419,7 @@ class KafkaLog:
 
     def _of_topic(self, topic: str, offset: int) -> Generator[Cached]:
         """Yield a topic's entries from the cached that holds an offset on."""
-        own = self._own
+        own = self._turn.own
         known = (own.metadata.get(topic) if own is not None else None) or self._current_metadata().get(topic)
         if known is None or max(offset, known.first) >= known.end:
             return
@@ -455,7 +446,7 @@ class KafkaLog:
 
     def close(self) -> None:
         """See `Log.close`."""
-        if self._own is not None:
+        if self._turn.own is not None:
             raise LogError(
                 f"the log {self.location.url} is inside a transaction", advice="Close it after the with block."
             )
@@ -480,7 +471,7 @@ class FollowedEntry(NamedTuple):
     format: str
 
 
-class TransactionTopics(Ending):
+class TransactionTopics(OpenTransaction):
     """Changes that a `KafkaTransaction` makes to topics as a whole.
 
     Attributes:
@@ -489,6 +480,7 @@ class TransactionTopics(Ending):
     """
 
     def __init__(self, log: KafkaLog) -> None:
+        super().__init__(log.last_slice)
         self._log = log
         self.metadata: dict[str, TopicMetadata] = {}
         self.dropped: set[str] = set()
@@ -556,8 +548,6 @@ class KafkaTransaction(TransactionTopics):
         self.staged: list[Staged] = list(log.staged)
         self.puts: dict[tuple[str, str], Value | None] = {}
         self.deletions: dict[str, dict[int, int]] = {}
-        self._slices = SliceNumbers(log.last_slice)
-        self._group_open = False
         self._announced = False
         self._prepared: tuple[pa.RecordBatch, str, Encoded] | None = None
 
@@ -692,12 +682,6 @@ class KafkaTransaction(TransactionTopics):
         number = max([*self._log.forms, *self.forms], default=0) + 1
         self.forms[number] = form
         return number
-
-    def next_slice(self) -> None:
-        """See `Transaction.next_slice`."""
-        self._check()
-        self._slices.close()
-        self._group_open = False
 
     # -- staging --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ import bisect
 import contextlib
 import heapq
 import itertools
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -19,8 +18,9 @@ import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogError
-from headrace.log.base import Ending, Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
+from headrace.log.base import Entry, Extent, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.message import MessageFormat
+from headrace.log.transaction import OpenTransaction, WritingTurn
 
 
 class _Stored(NamedTuple):
@@ -72,14 +72,13 @@ class _State:
         return (self.entries[topic], info.entries) if info else ([], 0)
 
 
-class MemoryTransaction(Ending):
+class MemoryTransaction(OpenTransaction):
     """A `Transaction` on a copy of the log's state."""
 
     def __init__(self, state: _State, clock: Clock) -> None:
+        super().__init__(state.slice)
         self.state = state
         self._clock = clock
-        self._slices = SliceNumbers(state.slice)
-        self._group_open = False
 
     def append(self, topic: str, records: pa.RecordBatch, *, complete: bool = True) -> int:
         """See `Transaction.append`."""
@@ -89,12 +88,6 @@ class MemoryTransaction(Ending):
             return info.end if info else self.state.ends.get(topic, 0)
         form = MessageFormat(records.schema)
         return self._enter(topic, records.num_rows, form, form.encode(records).to_pybytes(), complete)
-
-    def next_slice(self) -> None:
-        """See `Transaction.next_slice`."""
-        self._check()
-        self._slices.close()
-        self._group_open = False
 
     def stage(self, topic: str, records: pa.RecordBatch) -> None:
         """See `Transaction.stage`."""
@@ -232,10 +225,8 @@ class MemoryLog:
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._lock = threading.Lock()
+        self._turn = WritingTurn[MemoryTransaction]()
         self._committed = _State()
-        self._current: MemoryTransaction | None = None
-        self._thread = 0
         self._closed = False
 
     def __repr__(self) -> str:
@@ -244,17 +235,11 @@ class MemoryLog:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[MemoryTransaction]:
         """See `Log.transaction`. A thread that asks while another one writes waits for it."""
-        if self._own is not None:
-            raise LogError("a log transaction is already open in this thread", advice="Use that one.")
-        with self._lock:
-            transaction = MemoryTransaction(self._state().copy(), self._clock)
-            self._current, self._thread = transaction, threading.get_ident()
+        with self._turn.taken(lambda: MemoryTransaction(self._state().copy(), self._clock)) as transaction:
             try:
                 yield transaction
                 self._committed = transaction.state
             finally:
-                transaction.end()
-                self._current, self._thread = None, 0
                 self._forget_uncommitted()
 
     def read(
@@ -302,26 +287,22 @@ class MemoryLog:
 
     def prune(self, topic: str, *, before_offset: int) -> int:
         """See `Log.prune`."""
-        if self._own is not None:
-            return self._own.prune(topic, before_offset)
+        if self._turn.own is not None:
+            return self._turn.own.prune(topic, before_offset)
         with self.transaction() as transaction:
             return transaction.prune(topic, before_offset)
 
     def close(self) -> None:
         """See `Log.close`. What it held is gone."""
-        if self._own is not None:
+        if self._turn.own is not None:
             raise LogError("the log is inside a transaction", advice="Close it after the with block.")
         self._closed = True
         self._committed = _State()
 
-    @property
-    def _own(self) -> MemoryTransaction | None:
-        return self._current if self._thread == threading.get_ident() else None
-
     def _state(self) -> _State:
         if self._closed:
             raise LogError("the log is closed", advice="A memory log does not survive its closing.")
-        return self._own.state if self._own is not None else self._committed
+        return self._turn.own.state if self._turn.own is not None else self._committed
 
     def _from_offset(self, topic: str, offset: int) -> Iterable[_Stored]:
         entries, count = self._state().of(topic)

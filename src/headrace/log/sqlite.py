@@ -23,7 +23,7 @@ import pyarrow as pa
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogCorrupt, LogError, LogLocked
 from headrace.faults import fault
-from headrace.log.base import Entry, Extent, SliceNumbers, TopicInfo, first_entries, no_such_topic, topic_exists
+from headrace.log.base import Entry, Extent, TopicInfo, first_entries, no_such_topic, topic_exists
 from headrace.log.layout import (
     BUSY_MILLISECONDS,
     DROPPED,
@@ -38,6 +38,7 @@ from headrace.log.layout import (
 )
 from headrace.log.lease import Lease, refuse_network_filesystem
 from headrace.log.message import MessageFormat
+from headrace.log.transaction import OpenTransaction, WritingTurn
 
 CHECKPOINT_PAGES = 2048
 RESTART_PAGES = 32768
@@ -427,9 +428,7 @@ class SqliteWriter:
         self.path = path
         self.clock = clock
         self.schemas: dict[str, tuple[int, MessageFormat]] = {}
-        self._lock = threading.Lock()
-        self._current: SqliteTransaction | None = None
-        self._thread = 0
+        self._turn: WritingTurn[SqliteTransaction] = WritingTurn()
         self._process = os.getpid()
         self._closed = False
         self._wal_pages = 0
@@ -443,15 +442,12 @@ class SqliteWriter:
     @property
     def current(self) -> SqliteTransaction | None:
         """The open transaction, if it is the calling thread's."""
-        return self._current if self._thread == threading.get_ident() else None
+        return self._turn.own
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
         """See `Log.transaction`."""
-        if self.current is not None:
-            raise LogError("a log transaction is already open in this thread", advice="Use that one.")
-        with self._lock:
-            transaction = self._begin()
+        with self._turn.taken(self._begin) as transaction:
             try:
                 yield transaction
                 transaction.finish()
@@ -459,14 +455,11 @@ class SqliteWriter:
                 self.schemas.clear()
                 self._undo()
                 raise
-            finally:
-                transaction.end()
-                self._current, self._thread = None, 0
             self._checkpoint()
 
     def close(self) -> None:
         """Move the WAL into the file and let go of it. Calling it twice is harmless."""
-        with self._lock:
+        with self._turn.lock:
             if self._closed:
                 return
             self._closed = True
@@ -515,9 +508,7 @@ class SqliteWriter:
             if isinstance(error, apsw.Error):
                 raise self.translated(error) from error
             raise
-        self._current = SqliteTransaction(self)
-        self._thread = threading.get_ident()
-        return self._current
+        return SqliteTransaction(self)
 
     def _undo(self) -> None:
         if self.connection.in_transaction:
@@ -555,16 +546,14 @@ class SqliteWriter:
             self.connection.set_busy_timeout(BUSY_MILLISECONDS)
 
 
-class SqliteTransaction:
+class SqliteTransaction(OpenTransaction):
     """A `Transaction` on the writer's connection. After an error nothing more can be done in it."""
 
     def __init__(self, writer: SqliteWriter) -> None:
+        super().__init__(writer.last_slice)
         self._writer = writer
         self._clock = writer.clock
-        self._slices = SliceNumbers(writer.last_slice)
         self._group: int | None = None
-        self._group_open = False
-        self._over: LogError | None = None
 
     def append(self, topic: str, records: pa.RecordBatch, *, complete: bool = True) -> int:
         """See `Transaction.append`."""
@@ -572,11 +561,6 @@ class SqliteTransaction:
             return int(self._run("SELECT end_offset FROM topics WHERE name = ?", (topic,)).get or 0)
         parts = [self._enter(topic, *stored, complete=complete) for stored in self._store(topic, records)]
         return parts[0]
-
-    def next_slice(self) -> None:
-        """See `Transaction.next_slice`."""
-        self._slices.close()
-        self._group_open = False
 
     def stage(self, topic: str, records: pa.RecordBatch) -> None:
         """See `Transaction.stage`."""
@@ -686,10 +670,6 @@ class SqliteTransaction:
         fault("log.after-commit")
         self.end()
 
-    def end(self) -> None:
-        """Let nothing more be done in this transaction."""
-        self._over = self._over or LogError("this log transaction is over", advice="Use it inside its with block.")
-
     def _store(self, topic: str, records: pa.RecordBatch) -> Iterator[tuple[int, int, int, int, int]]:
         """Write the body, in several when it is too large for one: rows, schema, body, CRC-32 and size of each."""
         schema, form = self._schema(topic, records.schema)
@@ -738,8 +718,7 @@ class SqliteTransaction:
             raise self._over from error
 
     def _run(self, sql: str, bindings: tuple[Any, ...] = ()) -> apsw.Cursor:
-        if self._over is not None:
-            raise self._over
+        self._check()
         try:
             return self._writer.connection.execute(sql, bindings)
         except apsw.Error as error:
