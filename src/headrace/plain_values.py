@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import date, time, timedelta
 from decimal import Context, Decimal
 from typing import Any
@@ -304,12 +304,16 @@ def _lists(array: pa.Array) -> list[Any]:
 
 
 def _maps(array: pa.MapArray) -> list[Any]:
-    found: list[Any] = []
-    for i in range(len(array)):
-        entries = array[i].values if array[i].is_valid else None
-        pairs = None if entries is None else zip(*(values(part) for part in entries.flatten()), strict=True)
-        found.append(None if pairs is None else list(pairs))
-    return found
+    return [None if pairs is None else list(pairs) for pairs in _entries(array, values)]
+
+
+def _entries(
+    array: pa.MapArray, convert: Callable[[pa.Array], list[Any]]
+) -> Iterator[Iterable[tuple[Any, ...]] | None]:
+    """Yield the entries of each map, keys and values converted; None for a null."""
+    for scalar in array:
+        parts = [convert(part) for part in scalar.values.flatten()] if scalar.is_valid else None
+        yield None if parts is None else zip(*parts, strict=True)
 
 
 def _decoded(array: pa.DictionaryArray) -> list[Any]:
@@ -768,12 +772,8 @@ def _struct_keys(array: pa.StructArray) -> list[Hashable]:
 
 def _map_keys(array: pa.MapArray) -> list[Hashable]:
     """Return entries in any order are the same map."""
-    found: list[Hashable] = []
-    for i in range(len(array)):
-        entries = array[i].values if array[i].is_valid else None
-        pairs = None if entries is None else zip(*(keys(part) for part in entries.flatten()), strict=True)
-        found.append(None if pairs is None else ("map", *sorted(pairs, key=repr)))
-    return found
+    pairs_of = _entries(array, keys)
+    return [None if pairs is None else ("map", *sorted(pairs, key=repr)) for pairs in pairs_of]
 
 
 def _key(value: Any) -> Hashable:

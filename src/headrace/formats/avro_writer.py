@@ -21,6 +21,7 @@ from headrace.errors import FormatError
 from headrace.formats.avro_schema import Node
 
 _NOTHING = pa.scalar(b"", pa.large_binary())
+Writer = Callable[[Node, pa.Array, str], list[Any]]
 
 
 def write(node: Node, rows: pa.Array, *, prefix: bytes = b"") -> pa.LargeBinaryArray:
@@ -105,16 +106,9 @@ def _integer(node: Node, array: pa.Array, where: str) -> list[Any]:
     return [varints(_numbers(array, np.int64))]
 
 
-def _float(node: Node, array: pa.Array, where: str) -> list[Any]:
-    return [_fixed_size(_numbers(array, np.dtype("<f4")).view(np.uint8), 4)]
-
-
-def _double(node: Node, array: pa.Array, where: str) -> list[Any]:
-    return [_fixed_size(_numbers(array, np.dtype("<f8")).view(np.uint8), 8)]
-
-
-def _boolean(node: Node, array: pa.Array, where: str) -> list[Any]:
-    return [_fixed_size(_numbers(array.cast(pa.uint8()), np.uint8), 1)]
+def _of_size(kind: str) -> Writer:
+    size = np.dtype(kind).itemsize
+    return lambda _, array, __: [_fixed_size(_numbers(array, kind).view(np.uint8), size)]
 
 
 def _length_and_bytes(node: Node, array: pa.Array, where: str) -> list[Any]:
@@ -168,12 +162,12 @@ def _binary(offsets: Ints, data: npt.NDArray[np.uint8]) -> pa.LargeBinaryArray:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
 
 
-_WRITERS: dict[str, Callable[[Node, pa.Array, str], list[Any]]] = {
-    "boolean": _boolean,
+_WRITERS: dict[str, Writer] = {
+    "boolean": _of_size("u1"),
     "int": _integer,
     "long": _integer,
-    "float": _float,
-    "double": _double,
+    "float": _of_size("<f4"),
+    "double": _of_size("<f8"),
     "bytes": _length_and_bytes,
     "string": _length_and_bytes,
     "array": _array,

@@ -31,6 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace import batch as batches
+from headrace import plain_values
 from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, is_meta
 from headrace.formats import debezium
@@ -193,7 +194,8 @@ class ChangeEvents:
         at = np.zeros(n, np.int64)
         has = np.zeros(n, bool)
         at[rows], has[rows] = np.arange(rows.size), True
-        events.before = {column.name: spread(_in_one(table.column(column.name)), at, has) for column in table.schema}
+        columns = dict(zip(table.column_names, map(plain_values.whole, table.columns), strict=True))
+        events.before = {name: spread(column, at, has) for name, column in columns.items()}
         events.has_before = has
         return None if readings is None else [Reading(known.field, None, lambda array: array) for known in readings]
 
@@ -396,7 +398,7 @@ def _concatenated(groups: list[Rows]) -> Rows:
     records = pa.Table.from_batches([item.records for item in groups]).combine_chunks()
     n = sum(group.events.rows.size for group in groups)
     joined_records = records.to_batches()
-    whole = joined_records[0] if records.num_columns and joined_records else without_columns(n)
+    rows = joined_records[0] if records.num_columns and joined_records else without_columns(n)
     events = [some.events for some in groups]
     facts: dict[str, Any] = {
         name: np.concatenate([getattr(event, name) for event in events]) for name in debezium.FACTS
@@ -413,7 +415,7 @@ def _concatenated(groups: list[Rows]) -> Rows:
         before = pa.concat_arrays(
             [pa.nulls(item.events.rows.size, old) if item.before is None else item.before for item in groups]
         )
-    return Rows(whole, joined, before, first.key)
+    return Rows(rows, joined, before, first.key)
 
 
 def _sorted(one: Rows) -> Rows:
@@ -502,10 +504,6 @@ def _in_final_types(
     kept = np.setdiff1d(np.arange(len(raw)), np.array(list(reasons), np.int64))
     records = _of_fields([column.field for column in readings], arrays, len(raw))
     return batches.take_records(records, kept) if reasons else records, kept, list(reasons.items())
-
-
-def _in_one(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
 
 
 def _of_fields(fields: Sequence[pa.Field], arrays: list[pa.Array], n: int) -> pa.RecordBatch:

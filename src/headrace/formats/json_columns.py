@@ -47,6 +47,7 @@ from headrace.formats.json_parse import (
     Number,
     Parsed,
     has_float_from,
+    pruned,
     read_natively,
     read_numbers,
     without_columns,
@@ -699,25 +700,12 @@ def _readable(column: Column, data: bytes) -> pa.StructType | None:
                 return None
         elif _has_decimal(field):
             return None
-    return _without_nulls(column.type) or pa.struct([])
+    return pruned(column.type, lambda kind: not pa.types.is_null(kind)) or pa.struct([])
 
 
 def _has_decimal(column: Column) -> bool:
     inside = {"array": [column.item or NOTHING], "object": list(column.fields.values())}.get(column.kind, [])
     return any(_has_decimal(child) or child.number not in ("", "int64", "float64") for child in inside)
-
-
-def _without_nulls(kind: pa.DataType) -> pa.DataType | None:
-    """A type without what had nulls only: the reader finds that itself."""
-    if pa.types.is_null(kind):
-        return None
-    if pa.types.is_list(kind):
-        item = _without_nulls(kind.value_type)
-        return None if item is None else pa.list_(item)
-    if pa.types.is_struct(kind):
-        kept = [(field.name, one) for field in kind if (one := _without_nulls(field.type)) is not None]
-        return pa.struct(kept) if kept else None
-    return kind
 
 
 def _coerced(records: pa.RecordBatch, column: Column) -> pa.RecordBatch | None:

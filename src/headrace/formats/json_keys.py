@@ -179,12 +179,7 @@ def _parsed(values: Sequence[bytes]) -> tuple[Columns, list[int], list[tuple[int
                     bad += [(i, f"key: {found}") for i in where]
                 else:
                     _collect(found, where, schema, pieces, bad)
-    if not pieces:
-        return {}, [], bad
-    if len(pieces) == 1:
-        where, records = pieces[0]
-        return dict(zip(records.schema.names, records.columns, strict=True)), where, bad
-    return _joined(pieces, bad)
+    return in_one([records for _, records in pieces]), [i for where, _ in pieces for i in where], bad
 
 
 def _collect(
@@ -216,21 +211,16 @@ def _collect(
         pieces.append(([where[i] for i in part.rows.tolist()], columns))
 
 
-def _joined(
-    pieces: list[tuple[list[int], pa.RecordBatch]], bad: list[tuple[int, str]]
-) -> tuple[Columns, list[int], list[tuple[int, str]]]:
-    """Keys of several types in one; where they contradict each other, as texts."""
-    names = list(dict.fromkeys(name for _, records in pieces for name in records.schema.names))
+def in_one(pieces: Sequence[pa.RecordBatch]) -> Columns:
+    """Return keys of several types in one; where they contradict each other, as texts."""
     columns = {}
-    for name in names:
-        arrays = [
-            records.column(name) if name in records.schema.names else pa.nulls(len(records)) for _, records in pieces
-        ]
-        kinds = {array.type for array in arrays if not pa.types.is_null(array.type)}
+    for name in dict.fromkeys(name for records in pieces for name in records.schema.names):
+        found = [(records.schema.get_field_index(name), records) for records in pieces]
+        arrays = [pa.nulls(len(records)) if at < 0 else records.column(at) for at, records in found]
+        kinds = {array.type for array in arrays if not pa.types.is_null(array.type)} or {pa.null()}
         kind = kinds.pop() if len(kinds) == 1 else pa.large_string()
-        typed = [array if array.type.equals(kind) else _to(array, kind) for array in arrays]
-        columns[name] = pa.concat_arrays(typed)
-    return columns, [i for where, _ in pieces for i in where], bad
+        columns[name] = pa.concat_arrays([array if array.type.equals(kind) else _to(array, kind) for array in arrays])
+    return columns
 
 
 def _to(array: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -244,7 +244,7 @@ def _read_json(data: bytes, types: pa.Schema | None, block: int, single: bool, *
 def _hints(value: bytes, types: pa.Schema | None) -> pa.Schema | None:
     """Texts of the first message are declared, so that Arrow's reader does not take them for instants."""
     try:
-        found = _texts_only(pa.array([json.loads(value)]).type)
+        found = pruned(pa.array([json.loads(value)]).type, pa.types.is_string)
     except (ValueError, pa.ArrowException, TypeError, RecursionError, OverflowError):
         return types
     if found is None:
@@ -263,17 +263,20 @@ def _with(known: pa.DataType, more: pa.DataType) -> pa.DataType:
     return pa.struct([*own, *((name, kind) for name, kind in names.items() if name not in known)])
 
 
-def _texts_only(kind: pa.DataType) -> pa.DataType | None:
-    if pa.types.is_string(kind):
-        return kind
+def pruned(kind: pa.DataType, keep: Callable[[pa.DataType], bool]) -> pa.DataType | None:
+    """Return a type without the lists and fields of which nothing is kept; None where nothing of it is.
+
+    >>> pruned(pa.struct([("a", pa.null()), ("b", pa.string())]), pa.types.is_string)
+    StructType(struct<b: string>)
+    """
     if pa.types.is_list(kind):
-        item = _texts_only(kind.value_type)
+        item = pruned(kind.value_type, keep)
         return pa.list_(item) if item is not None else None
     if pa.types.is_struct(kind):
-        children = [(field.name, _texts_only(field.type)) for field in kind]
+        children = [(field.name, pruned(field.type, keep)) for field in kind]
         kept = [(name, child) for name, child in children if child is not None]
         return pa.struct(kept) if kept else None
-    return None
+    return kind if keep(kind) else None
 
 
 def _without_guesses(schema: pa.Schema) -> pa.Schema:

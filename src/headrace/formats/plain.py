@@ -43,7 +43,16 @@ class ValueFormat:
 
     def decode(self, messages: WireMessages, schema: pa.Schema | None = None, preceding: Preceding = FIRST) -> Decoded:
         """Read one row for each message; a null value is the delete of its key."""
-        return _decode_value(messages, schema, preceding, self.key or self.name, self.kind)
+        return decode_values(messages, schema, preceding, self.key or self.name, self._parse, single=self.kind)
+
+    def _parse(self, values: Sequence[bytes]) -> tuple[list[ParsedColumns], Bad]:
+        every = np.arange(len(values))
+        try:
+            return [({"value": pa.array(values, pa.binary()).cast(self.kind)}, every)], []
+        except pa.ArrowInvalid:
+            texts, bad = utf8(values)
+            where = np.array([i for i, _ in texts], np.int64)
+            return [({"value": pa.array([text for _, text in texts], self.kind)}, where)], bad
 
 
 class BytesFormat(ValueFormat):
@@ -103,19 +112,3 @@ def _say_all(batch: Batch, key: str, name: str) -> bool:
         return False
     kind = unwrapped(batch.column("key")).type
     return is_text(kind) or (name == "bytes" and is_bytes(kind))
-
-
-def _decode_value(
-    messages: WireMessages, schema: pa.Schema | None, preceding: Preceding, key: str, kind: pa.DataType
-) -> Decoded:
-    def parse(values: Sequence[bytes]) -> tuple[list[ParsedColumns], Bad]:
-        if pa.types.is_binary(kind):
-            return [({"value": pa.array(values, kind)}, np.arange(len(values)))], []
-        try:
-            return [({"value": pa.array(values, pa.binary()).cast(kind)}, np.arange(len(values)))], []
-        except pa.ArrowInvalid:
-            texts, bad = utf8(values)
-            column = pa.array([text for _, text in texts], kind)
-            return [({"value": column}, np.array([i for i, _ in texts], np.int64))], bad
-
-    return decode_values(messages, schema, preceding, key, parse, single=kind)

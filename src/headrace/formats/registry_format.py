@@ -20,8 +20,8 @@ from headrace.formats.change_events import ChangeEvents
 from headrace.formats.coerce import Reading, columns_of, reading, renamed, to_field, to_type, with_entries, with_fields
 from headrace.formats.debezium import Columns
 from headrace.formats.headers import topic_source
-from headrace.formats.json_keys import KEY_FORMATS, names_in, write_keys
-from headrace.formats.json_parse import Bad
+from headrace.formats.json_keys import KEY_FORMATS, in_one, names_in, write_keys
+from headrace.formats.json_parse import Bad, without_columns
 from headrace.formats.key_changes import row_messages
 from headrace.formats.registry import RegisteredSchema, SchemaRegistry
 from headrace.formats.registry_framing import WIRES, Framed, Role, Wire, frame, id_headers, known, prefix
@@ -278,20 +278,11 @@ class Payloads:
         """Return the columns of these messages' keys."""
         structs, without, bad = self.structs("key", rows)
         bad = [(row, f"the tombstone's key: {reason}") for row, reason in bad]
-        columns: dict[str, list[pa.Array]] = {}
-        names = list(dict.fromkeys(field.name for struct, _ in structs for field in struct.type))
-        for name in names:
-            types = {struct.type.field(name).type for struct, _ in structs if struct.type.get_field_index(name) >= 0}
-            kind = types.pop() if len(types) == 1 else pa.large_string()
-            columns[name] = [
-                struct.field(name).cast(kind) if struct.type.get_field_index(name) >= 0 else pa.nulls(len(struct), kind)
-                for struct, _ in structs
-            ]
-            columns[name].append(pa.nulls(len(without), kind))
+        pieces = [pa.RecordBatch.from_struct_array(struct) for struct, _ in structs]
+        columns = in_one([*pieces, without_columns(len(without))])
         where = np.concatenate([*(at for _, at in structs), without])
         order = np.argsort(where, kind="stable")
-        at = pa.array(order)
-        return {name: pa.concat_arrays(arrays).take(at) for name, arrays in columns.items()}, where[order], bad
+        return {name: array.take(pa.array(order)) for name, array in columns.items()}, where[order], bad
 
 
 def _add(events: ChangeEvents, struct: pa.StructArray, rows: Ints) -> None:

@@ -124,6 +124,28 @@ class Cluster:
             if waited:
                 self.on_wait("")
 
+    def _answers(
+        self,
+        what: str,
+        ask: Callable[[], Mapping[Any, Future[Any]]],
+        *,
+        harmless: Callable[[Any], bool] = lambda _: False,
+    ) -> dict[Any, Any]:
+        """Ask the brokers, and return their answers by what was asked for; a harmless refusal is none."""
+        from confluent_kafka import KafkaException
+
+        def once() -> dict[Any, Any]:
+            found = {}
+            for name, future in ask().items():
+                try:
+                    found[name] = self._awaited(what, future)
+                except KafkaException as error:
+                    if not harmless(error.args[0]):
+                        raise
+            return found
+
+        return self.patiently(what, once)
+
     def topics(self, *, patience: float | None = None) -> dict[str, int]:
         """Return every topic of the cluster, with the number of its partitions.
 
@@ -152,20 +174,15 @@ class Cluster:
         Raises:
             LogError: the broker refused, with its reason.
         """
-        from confluent_kafka import KafkaError, KafkaException
+        from confluent_kafka import KafkaError
         from confluent_kafka.admin import NewTopic
 
         new = NewTopic(topic, partitions, self.location.replication, config=dict(config))
-
-        def ask() -> None:
-            try:
-                asked = self._admin.create_topics([new], request_timeout=REQUEST_SECONDS)
-                self._awaited(f"making the topic «{topic}»", asked[topic])
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
-
-        self.patiently(f"making the topic «{topic}»", ask)
+        self._answers(
+            f"making the topic «{topic}»",
+            lambda: self._admin.create_topics([new], request_timeout=REQUEST_SECONDS),
+            harmless=lambda error: bool(error.code() == KafkaError.TOPIC_ALREADY_EXISTS),
+        )
         self._wait(lambda: self._known_anew(topic) > 0, f"the new topic «{topic}» to be known")
 
     def delete(self, topic: str) -> None:
@@ -174,17 +191,11 @@ class Cluster:
         Raises:
             LogError: the broker refused, with its reason.
         """
-        from confluent_kafka import KafkaException
-
-        def ask() -> None:
-            try:
-                asked = self._admin.delete_topics([topic], request_timeout=REQUEST_SECONDS)
-                self._awaited(f"deleting the topic «{topic}»", asked[topic])
-            except KafkaException as error:
-                if not is_unknown(error.args[0]):
-                    raise
-
-        self.patiently(f"deleting the topic «{topic}»", ask)
+        self._answers(
+            f"deleting the topic «{topic}»",
+            lambda: self._admin.delete_topics([topic], request_timeout=REQUEST_SECONDS),
+            harmless=is_unknown,
+        )
         self._limits.pop(topic, None)
         self._wait(lambda: not self._known_anew(topic), f"the topic «{topic}» to be gone")
 
@@ -208,23 +219,12 @@ class Cluster:
 
         `list_topics` must not be asked about one topic: a broker that makes topics on demand would make it.
         """
-        from confluent_kafka import KafkaException, TopicCollection
+        from confluent_kafka import TopicCollection
 
-        if not topics:
-            return {}
+        def ask() -> Any:
+            return self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS)
 
-        def ask() -> dict[str, Any]:
-            found = {}
-            asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS)
-            for name, future in asked.items():
-                try:
-                    found[name] = self._awaited("describing topics", future)
-                except KafkaException as error:
-                    if not is_unknown(error.args[0]):
-                        raise
-            return found
-
-        return self.patiently("describing topics", ask)
+        return self._answers("describing topics", ask, harmless=is_unknown) if topics else {}
 
     def gone(self, topic: str) -> bool:
         """Return whether a topic of which a client says that it is unknown is not there.
@@ -245,11 +245,11 @@ class Cluster:
         if topic not in self._limits:
             resource = ConfigResource(ResourceType.TOPIC, topic)
 
-            def ask() -> int:
-                future = self._admin.describe_configs([resource], request_timeout=REQUEST_SECONDS)[resource]
-                return int(self._awaited(f"asking for the limits of «{topic}»", future)["max.message.bytes"].value)
+            def ask() -> Any:
+                return self._admin.describe_configs([resource], request_timeout=REQUEST_SECONDS)
 
-            self._limits[topic] = self.patiently(f"asking for the limits of «{topic}»", ask)
+            found = self._answers(f"asking for the limits of «{topic}»", ask)[resource]
+            self._limits[topic] = int(found["max.message.bytes"].value)
         return self._limits[topic]
 
     def ends(self, topic: str) -> dict[int, int]:
@@ -292,12 +292,11 @@ class Cluster:
 
         asked = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
 
-        def ask() -> None:
-            for future in self._admin.delete_records(asked, request_timeout=REQUEST_SECONDS).values():
-                self._awaited(f"deleting old records of «{topic}»", future)
+        def ask() -> Any:
+            return self._admin.delete_records(asked, request_timeout=REQUEST_SECONDS)
 
         if asked:
-            self.patiently(f"deleting old records of «{topic}»", ask)
+            self._answers(f"deleting old records of «{topic}»", ask)
 
     def translate(self, error: Any, what: str) -> LogError:
         """Return what librdkafka's error means for the log; raise it ``from`` the original."""

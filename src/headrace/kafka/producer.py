@@ -238,16 +238,9 @@ class TransactionalProducer:
             LogUnavailable: the broker has undone it, or the cluster was interrupted while nobody knows.
             LogLocked: another run has taken over.
         """
-        from confluent_kafka import KafkaException
-
-        since = time.monotonic()
-        while self._open:
-            try:
-                self._producer.commit_transaction(CALL_SECONDS)
-                self._open = False
-                self._committed_at = time.monotonic()
-            except KafkaException as error:
-                self._after(error, "committing", since)
+        if self._open:
+            self._end("committing", self._producer.commit_transaction)
+            self._committed_at = time.monotonic()
         self._on_wait("")
 
     def abort(self) -> None:
@@ -256,19 +249,22 @@ class TransactionalProducer:
         Raises:
             LogError: as for `commit`.
         """
-        from confluent_kafka import KafkaException
-
-        since = time.monotonic()
         if self._open:
             # Undone while it is being sent, one in fifty ends fatally: librdkafka issue 4849.
             self._serve(self._producer.flush, SETTLE_SECONDS)
+            self._end("undoing a transaction", self._producer.abort_transaction)
+        self._on_wait("")
+
+    def _end(self, what: str, call: Callable[[float], None]) -> None:
+        from confluent_kafka import KafkaException
+
+        since = time.monotonic()
         while self._open:
             try:
-                self._producer.abort_transaction(CALL_SECONDS)
+                call(CALL_SECONDS)
                 self._open = False
             except KafkaException as error:
-                self._after(error, "undoing a transaction", since)
-        self._on_wait("")
+                self._after(error, what, since)
 
     def _after(self, exception: Any, what: str, since: float) -> None:
         """Handle an error of a commit or an abort: it is undone, fatal, or to be asked again."""

@@ -18,8 +18,7 @@ from typing import Any
 
 from headrace.capture.base import Log
 from headrace.capture.postgres.catalog import SqlConnection, quote
-from headrace.capture.postgres.slot_binding import Stranded
-from headrace.errors import LogCorrupt
+from headrace.capture.postgres.slot_binding import Stranded, read_record
 
 KIND = "captured"
 # The columns of pg_publication that say what is published. One that a newer server has beside these is compared too.
@@ -77,15 +76,12 @@ class Began:
         Raises:
             LogCorrupt: it is there and cannot be read.
         """
-        stored = log.records(KIND, prefix).get(prefix)
-        if stored is None:
-            return None
-        try:
-            fields = json.loads(stored)
+
+        def parse(fields: dict[str, Any]) -> Began:
             tables = tuple(Captured(**table) for table in fields.pop("tables"))
             return cls(tables=tables, **fields)
-        except (ValueError, KeyError, TypeError) as error:
-            raise LogCorrupt(f"the log's record of the tables of «{prefix}» cannot be read: {stored!r}") from error
+
+        return read_record(log, KIND, prefix, f"the tables of «{prefix}»", parse)
 
 
 @dataclass(frozen=True, slots=True)

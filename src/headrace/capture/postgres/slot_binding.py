@@ -12,9 +12,10 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -22,6 +23,8 @@ from headrace.capture.base import KIND, Log
 from headrace.capture.postgres.catalog import Slot, SqlConnection, quote
 from headrace.errors import LogCorrupt, SourceRefused
 from headrace.position import format_lsn, parse_lsn
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,21 @@ class Identity:
 
     def __str__(self) -> str:
         return f"system {self.system_identifier}, timeline {self.timeline}, database «{self.database}»"
+
+
+def read_record(log: Log, kind: str, name: str, what: str, parse: Callable[[dict[str, Any]], _T]) -> _T | None:
+    """Return a record of the log as `parse` makes it of its JSON, None where there is none.
+
+    Raises:
+        LogCorrupt: it is there and cannot be read.
+    """
+    stored = log.records(kind, name).get(name)
+    if stored is None:
+        return None
+    try:
+        return parse(json.loads(stored))
+    except (ValueError, KeyError, TypeError) as error:
+        raise LogCorrupt(f"the log's record of {what} cannot be read: {stored!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +107,15 @@ class SourceRecord:
         Raises:
             LogCorrupt: it is there and cannot be read.
         """
-        stored = log.records(KIND, prefix).get(prefix)
-        if stored is None:
-            return None
-        try:
-            fields = json.loads(stored)
+
+        def parse(fields: dict[str, Any]) -> SourceRecord:
             identity = Identity(fields["system_identifier"], int(fields["timeline"]), fields["database"])
             points = parse_lsn(fields["consistent_point"]), parse_lsn(fields["acknowledged"])
             commit = fields.get("last_commit")
             last = None if commit is None else (parse_lsn(commit[0]), int(commit[1]))
             return cls(identity, fields["slot"], fields["publication"], tuple(fields["tables"]), *points, last)
-        except (ValueError, KeyError, TypeError) as error:
-            raise LogCorrupt(f"the log's record of source «{prefix}» cannot be read: {stored!r}") from error
+
+        return read_record(log, KIND, prefix, f"source «{prefix}»", parse)
 
     def with_acknowledged(self, lsn: int) -> SourceRecord:
         return replace(self, acknowledged=lsn)
@@ -367,13 +382,7 @@ class Owner:
 
 
 def _identity(log: Log) -> str:
-    stored = log.records(OWNER).get("")
-    if stored is None:
-        return ""
-    try:
-        return str(json.loads(stored)["log"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise LogCorrupt(f"the log's record of its identity cannot be read: {stored!r}") from error
+    return read_record(log, OWNER, "", "its identity", lambda found: str(found["log"])) or ""
 
 
 @dataclass(frozen=True, slots=True)
