@@ -20,14 +20,13 @@ from rich.text import Text
 from headrace.cli.console import talk
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.event_log import name_app
-from headrace.formats.topic_formats import codec_for
+from headrace.formats.topic_formats import Formats, codec_for
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
 from headrace.log.kafka_view import KafkaView
 from headrace.pipeline.app import App
-from headrace.plan.plan import Formats
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,23 @@ FOREIGN = "~"  # before the name of a format: others wrote these messages; twice
 COLUMNS = "columns"  # the kind of the records that say what topics are
 REGISTRY_URL = "HEADRACE_SCHEMA_REGISTRY_URL"
 STRUCTURED = ("json", "json+envelope", "registry", "arrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Formats in which topics are written to a cluster, and read from it where messages do not show it themselves.
+
+    Attributes:
+        default: of topics that are not named.
+        topics, prefixes, keys: by topic, by a source's prefix; of keys by topic.
+        registry: the schema registry's URL, which may hold a password.
+    """
+
+    default: str = "json"
+    topics: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    registry: str | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -98,26 +115,10 @@ class TopicCodec:
         return joined(decoded, messages, schema, numbered=format_.count(FOREIGN) == 1)
 
 
-class Declared(Protocol):
-    """The formats that a pipeline declares; see `headrace.plan.plan.Formats`."""
-
-    @property
-    def default(self) -> str: ...
-    @property
-    def topics(self) -> Mapping[str, str]: ...
-    @property
-    def prefixes(self) -> Mapping[str, str]: ...
-    @property
-    def keys(self) -> Mapping[str, str]: ...
-    @property
-    def registry(self) -> str | None: ...
-
-
-def codec_for(declared: Declared | None = None) -> TopicCodec:
+def codec_for(declared: Formats | None = None) -> TopicCodec:
     """The codec that a pipeline declares; the one that reads anything, where none does."""
-    registry = (declared.registry if declared else None) or os.environ.get(REGISTRY_URL)
-    if declared is None:
-        return TopicCodec(registry=registry)
+    declared = declared or Formats()
+    registry = declared.registry or os.environ.get(REGISTRY_URL)
     return TopicCodec(declared.default, declared.topics, declared.prefixes, declared.keys, registry)
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from headrace.batch import Batch
-from headrace.formats.topic_formats import checked_format, codec_for
+from headrace.formats.topic_formats import Formats, checked_format, codec_for
 from headrace.learn.base import Learner
 from headrace.learn.features import Features
 from headrace.log import open_log
 from headrace.log.base import Log, newest_schema
 from headrace.plan.operators import Initial, Node, OperatorPlan, OutputPlan, Predicted, RetrainPlan
-from headrace.plan.plan import Formats, Plan, SourcePlan, TopicsPlan, served_topic
+from headrace.plan.plan import Plan, SourcePlan, TopicsPlan, served_topic
 from headrace.plan.sinks import SinkPlan
 from headrace.plan.task import (
     Cut,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from headrace.errors import DeclarationError, near
+from headrace.formats.topic_formats import Formats
 from headrace.learn.base import learner_text, traits_of
 from headrace.plan.operators import lines_of, name_of, topics_behind
 from headrace.plan.sinks import SinkPlan, check_sinks
@@ -102,23 +103,6 @@ class TopicsPlan:
         """Return whether a topic is one of these."""
         table = topic.removeprefix(f"{self.prefix}.")
         return table != topic and any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
-
-
-@dataclass(frozen=True, slots=True)
-class Formats:
-    """Formats in which topics are written to a cluster, and read from it where messages do not show it themselves.
-
-    Attributes:
-        default: of topics that are not named.
-        topics, prefixes, keys: by topic, by a source's prefix; of keys by topic.
-        registry: the schema registry's URL, which may hold a password.
-    """
-
-    default: str = "json"
-    topics: Mapping[str, str] = field(default_factory=dict)
-    prefixes: Mapping[str, str] = field(default_factory=dict)
-    keys: Mapping[str, str] = field(default_factory=dict)
-    registry: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
