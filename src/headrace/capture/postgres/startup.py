@@ -22,6 +22,7 @@ from headrace.capture.postgres.drift import Began, Look
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
 from headrace.errors import SourceError, SourceRefused
+from headrace.event_log import event
 from headrace.faults import fault
 from headrace.position import parse_lsn
 
@@ -86,6 +87,7 @@ class Startup:
         self.owner = Owner("", declared.place, "", declared.app)
         self._declared = declared
         self._on_progress = on_progress
+        self._rows: dict[str, int] = {}
         self._identity = Identity("", 0, "")
 
     def check(self, log: Log) -> None:
@@ -282,6 +284,12 @@ class Startup:
     def _store_snapshot(self, snapshot: Snapshot, log: Log, lsn: int) -> SourceRecord:
         self._discard_staged(log)
         self.reading = True
+        begun, tables = time.monotonic(), [str(table) for table in snapshot.tables]
+        source = self._declared.name
+        where = "" if source == self._declared.app else f"{source}: "
+        named = ", ".join(tables) if len(tables) <= _NAMED_TABLES else f"{len(tables)} tables"
+        text = f"{where}snapshot of {named} begins"
+        logger.info("%s", text, extra=event("snapshot_begun", source=source, tables=tables))
         try:
             self._stage(snapshot, log, lsn)
         except SourceError:
@@ -290,6 +298,10 @@ class Startup:
         fault("snapshot.before-publish")
         new = self._put(log, self._new_record(lsn), publish=True)
         fault("snapshot.after-publish")
+        rows, seconds = sum(self._rows.values()), time.monotonic() - begun
+        text = f"{where}snapshot ended, {rows:,} rows of {len(tables)} tables in {seconds:.1f} s"
+        about = event("snapshot_ended", source=source, tables=tables, rows=rows, seconds=round(seconds, 3))
+        logger.info("%s", text, extra=about)
         return new
 
     def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
@@ -302,6 +314,7 @@ class Startup:
             transaction.discard_staged()
 
     def _report(self, table: str, rows: int, estimated: int) -> None:
+        self._rows[table] = rows
         self.doing = f"snapshot of {table}: {rows:,} of about {estimated:,} rows"
         self._on_progress(table, rows, estimated)
 
@@ -609,6 +622,7 @@ def create_slot(replication: Replication, name: str, cancelled: Callable[[], boo
 # A start that stands still in silence looks like a defect of ours.
 
 PATIENCE_S = 2.0
+_NAMED_TABLES = 5
 _AGAIN_S = 60.0  # what is still being waited for is said again
 _CONNECT_SECONDS = "2"
 
@@ -669,7 +683,7 @@ class WaitReporter:
             text = f"{doing}{self._for_whom()}"
             if not left.is_set() and (text != said or quiet % _AGAIN_S < PATIENCE_S):
                 said = text
-                logger.warning("still waiting after %.0f s: %s", quiet, text)
+                logger.warning("still waiting after %.0f s: %s", quiet, text, extra=event("waiting", seconds=quiet))
 
     def _for_whom(self) -> str:
         """Return whom our connections wait for on the server; "" when for nobody, or when it cannot be asked."""

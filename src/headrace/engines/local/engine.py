@@ -19,10 +19,12 @@ from headrace.batch import Batch
 from headrace.capture.base import Origin, Piece, Source, SourcePosition, SourceStatus, Waker
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.admin_requests import AdminRequest, AdminRequests, apply
+from headrace.engines.local.announcements import Announcements
 from headrace.engines.local.first_rows import FirstRows
 from headrace.engines.local.tasks import OnStep, TaskRunner
 from headrace.engines.local.write_queue import PendingWrite, WriteQueue
 from headrace.errors import HeadraceError, LogError, LogFull
+from headrace.event_log import event
 from headrace.faults import fault
 from headrace.log.base import Log, Transaction
 from headrace.log.kafka import KafkaLog, KafkaTransaction
@@ -95,6 +97,7 @@ class Engine:
         self.runners = [TaskRunner(plan, task, log, self.clock) for task in plan.tasks]
         self.keep = keep
         self.progress = EngineProgress()
+        self._announcements = Announcements(plan.app)
         self.waker = Waker()
         self.changed = threading.Condition()
         self.error: BaseException | None = None
@@ -209,9 +212,11 @@ class Engine:
         idle = all(piece.idle for _, pieces in captured for piece in pieces)
         if not idle or not self._caught_up or self._requested or self._ticks_due() or self._trained():
             begun = time.monotonic()
+            self._announcements.busy()
             self._commit_until_done(captured)
             self.round_seconds = time.monotonic() - begun
         else:
+            self._announcements.idle(sum(self.progress.captured.values()))
             self._store_idle(captured)
             for call_idle in self.after_commit:
                 call_idle(True)
@@ -248,6 +253,7 @@ class Engine:
                 self._commit(captured, requests)
                 return
             except HeadraceError as error:
+                self._announcements.undone()
                 self._requests.give_back(requests)
                 self._write_queue.give_back()
                 self._wait_for(error)
@@ -290,6 +296,7 @@ class Engine:
             tick.done.set()
         for request in requests:
             request.finish()
+        self._announcements.committed()
         self._say_ignored()
         self._caught_up = not more
         old = self.progress
@@ -334,6 +341,8 @@ class Engine:
         if stepped:
             txn.next_slice()
             first = txn.append(self.plan.steps_topic, steps_batch([record for _, record in stepped]))
+            for runner, _ in stepped:
+                runner.announce(self._announcements)
             ends = {id(runner): first + i + 1 for i, (runner, _) in enumerate(stepped)}
             for runner in dict.fromkeys(runner for runner, _ in stepped):
                 runner.save(txn, ends[id(runner)])
@@ -394,7 +403,9 @@ class Engine:
                     runner.save_at_end(txn)
         except HeadraceError as error:
             # Nothing is lost: what was done since the last checkpoint is repeated at the next start.
-            logger.warning("the models' states were not stored at the end: %s", error.message)
+            logger.warning(
+                "the models' states were not stored at the end: %s", error.message, extra=event("not_stored")
+            )
 
     # -- telling others --------------------------------------------------------------------------------------------
 
@@ -406,18 +417,19 @@ class Engine:
                 self.changed.notify_all()
 
     def _say_status(self, statuses: Mapping[str, SourceStatus]) -> None:
-        text = "; ".join(f"{name}: {status}" for name, status in statuses.items())
-        self._say(text or "running", warn=any(status.troubled for status in statuses.values()))
+        self._announcements.sources(statuses)
+        self._show("; ".join(f"{name}: {status}" for name, status in statuses.items()) or "running")
 
-    def _say(self, text: str, *, warn: bool) -> None:
-        """Show one line to people, and log it where it changes: as a warning when something is being waited for."""
+    def _show(self, text: str) -> None:
+        """Show one line to people who look at the running pipeline."""
         if text != self.progress.status:
-            logger.log(logging.WARNING if warn else logging.INFO, "%s", text)
             self.progress = replace(self.progress, status=text)
 
     def _say_waiting(self, error: HeadraceError) -> None:
         what = "disk space" if isinstance(error, LogFull) else "the log" if isinstance(error, LogError) else "a server"
-        self._say(f"waiting for {what}: {error.message}; trying again", warn=True)
+        text = f"waiting for {what}: {error.message}; trying again"
+        self._announcements.waiting(text)
+        self._show(text)
 
     def _say_ignored(self) -> None:
         """Say once for each model that updates and deletes of learned rows are not taken out of it."""
@@ -430,6 +442,7 @@ class Engine:
                     "and counted (%d so far)",
                     runner.task.name,
                     ignored,
+                    extra=event("ignored", app=self.plan.app, model=runner.task.name, rows=ignored),
                 )
 
     def _end(self) -> None:
@@ -439,7 +452,7 @@ class Engine:
             try:
                 source.stop()
             except HeadraceError as error:
-                self._say(f"{source.name}: {error.message}", warn=True)
+                logger.warning("%s: %s", source.name, error.message, extra=event("source_end", source=source.name))
         with self.changed:
             self.finished.set()
             self.changed.notify_all()

@@ -27,6 +27,7 @@ from headrace.engines.local.sources import check_apart, databases, foreign_topic
 from headrace.engines.local.tasks import OnStep
 from headrace.engines.local.tracing import trace_rounds
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
+from headrace.event_log import event
 from headrace.formats.topic_formats import TopicCodec, codec_for
 from headrace.log import open_log
 from headrace.log.base import Log
@@ -106,7 +107,7 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
         engine.first_rows = FirstRows(plan, _tables(captured), log)
         _declare_models(plan, log, settings.clock)
         for warning in [warning for source in sources for warning in source.traits.warnings]:
-            logger.warning("%s", warning)
+            logger.warning("%s", warning, extra=event("source_warning", app=plan.app))
         for source in sources:
             source.start(log, engine.waker)
         engine.recover(_repeating(settings.on_status))
@@ -122,9 +123,15 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
         raise
     stays_open = settings.log is not None or plan.log.startswith("memory:")
     running = Running(engine, log, close_log=not stays_open, sinking=sinking)
+    logger.info("%s", _about(plan), extra=event("running", app=plan.app, log=plan.log))
     _tell_health(running)
     receive_served_rows(running, plan.endpoints)
     return serve_running(running, models, place) if models and place else running
+
+
+def _about(plan: Plan) -> str:
+    models = ", ".join(model.name for model in plan.models)
+    return f"running, log {plan.log}" + (f", models {models}" if models else "")
 
 
 def _repeating(on_status: Callable[[str], None]) -> OnStep:
@@ -138,7 +145,9 @@ def _repeating(on_status: Callable[[str], None]) -> OnStep:
         now = time.monotonic()
         if now - said >= SAY_SECONDS:
             said = now
-            logger.warning("%s, for %.0f s now", line, now - began)
+            logger.warning(
+                "%s, for %.0f s now", line, now - began, extra=event("replaying", task=task, step=step, last=last)
+            )
 
     return on_step
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.clock import Clock, SystemClock
+from headrace.engines.local.announcements import Announcements
 from headrace.errors import FingerprintError
 from headrace.learn.base import pinned, traits_of
 from headrace.learn.state import dump_pieces, load_state, state_hash
@@ -82,6 +83,7 @@ class TaskRunner:
         # When rows of each topic came last, or all were dealt with for the first time.
         self._came: dict[str, float] = {}
         self._trainer: Trainer | None = None
+        self._made: list[tuple[Sequence[Output], int]] = []
 
     def recover(self, on_step: OnStep | None = None) -> None:
         """Come to where the log says this task is.
@@ -106,6 +108,7 @@ class TaskRunner:
         self._saves = False
         self._came = {}
         self._trainer = None
+        self._made = []
         if isinstance(self.task, ModelTask):
             self._reader = LogReader(self.log, self.task, self.state)
             if self.task.initial is not None and self.lacks_beginning:
@@ -257,6 +260,12 @@ class TaskRunner:
         self.checkpoints = write_checkpoint(txn, self.task.name, progress.step, data, self.checkpoints, keep=stays)
         self._work_s, self._storing_s = 0.0, self.clock.monotonic() - begun
 
+    def announce(self, announcements: Announcements) -> None:
+        """Hand over what the steps since the last call have made."""
+        made, self._made = self._made, []
+        for outputs, version in made:
+            announcements.stepped(self.task, outputs, version)
+
     def _record(
         self,
         txn: Transaction,
@@ -268,6 +277,7 @@ class TaskRunner:
         event: dict[str, Any] | None = None,
     ) -> StepRecord:
         written = _append(txn, outputs)
+        self._made.append((outputs, self.state.version))
         state, progress = self.state, self.progress
         note_written(self.task, state, written)
         # A training is not done twice where its result can be kept.
