@@ -4,7 +4,8 @@
 
     HeadraceError
     ├── DeclarationError          the user's pipeline is wrong; nothing has run        (exit code 2)
-    │   └── FingerprintError      a model's declaration differs from the one in the log
+    │   ├── FingerprintError      a model's declaration differs from the one in the log
+    │   └── DeclarationUnknown    how a task was declared once cannot be made again
     ├── MissingExtra              an optional package is not installed                 (exit code 2)
     ├── SourceError               the database or its replication slot
     │   ├── SourceUnavailable     cannot be reached now; the only one that is retried
@@ -72,6 +73,10 @@ class DeclarationError(HeadraceError):
 
 class FingerprintError(DeclarationError):
     """A model is declared differently from the one whose state the log holds."""
+
+
+class DeclarationUnknown(DeclarationError):
+    """A task was declared differently once, in a way that neither the log nor the pipeline's file tells any more."""
 
 
 class MissingExtra(HeadraceError):

@@ -350,7 +350,7 @@ def test_what_the_log_does_not_say_the_pipelines_file_does(log: str, tmp_path: P
     other = tmp_path / "other.py"
     other.write_text(textwrap.dedent(PIPELINE).format(log=log).replace("decay=1.0", "decay=0.5"))
     words = command("models", "rebuild", "m", "--at", position, "--file", str(other), log=log, code=2)
-    assert "parameters.decay: 1.0 → 0.5" in words
+    assert "KMeans decay: 1.0 -> 0.5" in words
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_two_writers_on_one_log_are_refused(tables: Database, tmp_path: Path) ->
 
 def test_a_changed_declaration_is_refused_naming_the_difference(tables: Database, tmp_path: Path) -> None:
     app(tables, tmp_path).run(until="caught-up")
-    with pytest.raises(FingerprintError, match="cut: 2 rows → 3 rows") as refused:
+    with pytest.raises(FingerprintError, match="every: 2 rows -> 3 rows") as refused:
         app(tables, tmp_path, every=3).run(until="caught-up")
     assert "headrace models reset m" in str(refused.value)
     headrace("models", "reset", "m", "--log", "shop.headrace", cwd=tmp_path)

@@ -223,7 +223,7 @@ def test_a_version_that_was_declared_otherwise_is_refused() -> None:
         registry.declare(bench.log, txn, "m", bench.plan.models[0].fingerprint(), 6, "app", None)
     bench.start()
     asked = bench.ask(1)
-    assert "declared differently: parameters.decay: 1.0 → 0.5" in str(asked.error)
+    assert "declared differently: KMeans decay: 1.0 -> 0.5" in str(asked.error)
 
 
 def test_going_back_before_a_reset() -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,7 @@ from headrace.cli.console import (
 )
 from headrace.cli.events import with_events
 from headrace.engines.local.running import trained
-from headrace.errors import DeclarationError, LogError, LogLocked
+from headrace.errors import DeclarationError, LearnError, LogError, LogLocked
 from headrace.inspect.export import Exported, export
 from headrace.inspect.messages import to_json
 from headrace.inspect.models import metrics_of, model_rows, print_scores
@@ -34,12 +35,14 @@ from headrace.learn.base import Learner
 from headrace.learn.state import dump_pieces
 from headrace.log.base import Log
 from headrace.plan.blueprint import declared_by_log, declared_by_plan
+from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry import models as registry
-from headrace.registry.requests import Request, ask, folder_of, put_request, whoami
+from headrace.registry.requests import Request, ask, folder_of, put_continue, put_request, whoami
 from headrace.registry.versions import Pieces, VersionList, VersionRecord, artifact_name
 from headrace.replay import version_state
+from headrace.replay.continuation import why_not_continue
 from headrace.replay.explain import explain as explain_row
 from headrace.replay.explain import range_text
 from headrace.replay.lineage import kept_state, refuse_current, tag_version
@@ -94,13 +97,15 @@ def models_show(
         listed = [version_state.about(held, versions, version) for version in versions]
         checkpoints = registry.checkpoint_steps(held, name)
         scores = version_state.newest_scores(held, name)
+        redeclared = [asdict(each) for each in registry.read_declarations(held, name) if each.changes]
     about |= {"declared": declared.get("fingerprint", {}), "versions": listed, "checkpoints": checkpoints}
+    about["redeclared"] = [{key: each[key] for key in ("step", "ts_us", "by", "changes")} for each in redeclared]
     about["scores"] = scores
     if as_json:
         print(to_json(about))
         return
     about["versions"] = len(listed)
-    del about["scores"]
+    del about["scores"], about["redeclared"]
     if about["hash"] is None:
         about["hash"] = no_hash(about)
     print_values(about, title=name, wide=wide)
@@ -109,6 +114,9 @@ def models_show(
         print_scores(scores)
     else:
         print_table([{**line, **metrics_of(line)} for line in scores])
+    for each in redeclared:
+        for line in each["changes"]:
+            report(f"from step {each['step']} on: {line} ({each['by']})")
 
 
 @models.command("diff")
@@ -209,6 +217,56 @@ def models_reset(
             raise _no_model(held, name) from None
     result = {"model": name, "version": version, "from": start}
     print_result(result, f"{name}: version {version} begins from the {start} row", as_json=as_json)
+
+
+@models.command("continue")
+def models_continue(
+    name: NameArgument,
+    log: LogOption = None,
+    file: FileOption = None,
+    stopped: StoppedOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a model that is declared differently now go on from what it has learned, as a new version.
+
+    Its pipeline is stopped, and does so when it starts: rows of its open cut are learned as it was declared, those that
+    follow as it is. That is refused, with the reason, where what was learned does not fit the new declaration: other
+    features or another target, another learner, parameters that decide what its numbers mean. With --file that is told
+    at once.
+
+    Example: headrace models continue species --log iris.headrace --file iris.py
+    """
+    where = location(log)
+    _refuse_running_cluster(where, stopped)
+    result: dict[str, Any] = {"model": name, "changes": None}
+    with writing(where) as held:
+        _versions(held, name)
+        if file is not None:
+            result["changes"] = _changes_that_fit(held, name, file)
+        with held.transaction() as txn:
+            put_continue(txn, name, whoami(), time.time_ns() // 1000)
+    for change in result["changes"] or ():
+        report(change)
+    print_result(result, f"{name} goes on from what it has learned when its pipeline starts", as_json=as_json)
+
+
+def _changes_that_fit(log: Log, name: str, file: str) -> list[str]:
+    """Return how a file declares a model differently from the log.
+
+    Raises:
+        DeclarationError: it has no such model.
+        LearnError: what the model has learned does not fit that.
+    """
+    task = next((task for task in load_app(file).plan().models if task.name == name), None)
+    if task is None:
+        raise DeclarationError(f"{file} declares no model «{name}»")
+    reason = why_not_continue(log, task)
+    if reason:
+        raise LearnError(
+            f"«{name}» cannot go on from what it has learned: {reason}", advice="Look: headrace models show."
+        )
+    known = registry.read_model(log, name) or {}
+    return declaration_differences(known.get("fingerprint", {}), task.fingerprint())
 
 
 @models.command("rollback")
@@ -346,17 +404,22 @@ def _change(
 ) -> dict[str, Any]:
     """Change the log of a pipeline that is stopped, or ask the one that runs."""
     where = location(log)
-    if where.startswith(SCHEME) and not stopped:
-        raise LogLocked(
-            f"writing to {where} would stop the pipeline that writes it, if one runs",
-            advice="Stop the pipeline, then say so: --stopped. (In Python: running.rollback(…), while it runs.)",
-        )
+    _refuse_running_cluster(where, stopped)
     with ExitStack() as stack:
         try:
             held = stack.enter_context(writing(where))
         except LogLocked:
             return ask(folder_of(Path(where).resolve()), request, state, timeout=timeout)
         return store(held)
+
+
+def _refuse_running_cluster(where: str, stopped: bool) -> None:
+    """Refuse to write to a log on a cluster, where nobody knows whether its pipeline runs."""
+    if where.startswith(SCHEME) and not stopped:
+        raise LogLocked(
+            f"writing to {where} would stop the pipeline that writes it, if one runs",
+            advice="Stop the pipeline, then say so: --stopped. (In Python: running.rollback(…), while it runs.)",
+        )
 
 
 # -- taking away ------------------------------------------------------------------------------------------------------

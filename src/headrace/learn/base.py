@@ -7,8 +7,9 @@ is the learner's. Arrays are C-contiguous, of the declared dtype; ``X`` has shap
 from __future__ import annotations
 
 import inspect
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
@@ -18,11 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.arrays import Array
+from headrace.errors import LearnError
 
 State = dict[str, "npt.NDArray[Any] | int | float | str | bool | None"]
 
 
-Method = Literal["predict_proba", "fit", "unlearn", "partial", "merge", "pinned", "largest"]
+Method = Literal["predict_proba", "fit", "unlearn", "partial", "merge", "pinned", "largest", "adopt"]
 OPTIONAL_METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -56,7 +58,9 @@ class LearnerTraits:
             ``partial(X, y)`` and ``merge(parts)``: learn from sufficient statistics that were computed elsewhere;
             ``pinned()``: a context that is entered once around many calls, where each of them would enter it;
             ``largest()``: the largest absolute number in what it has learned, infinite where one is NaN; a row that
-            takes it beyond 1e150 is refused.
+            takes it beyond 1e150 is refused;
+            ``adopt(state)``: take over the state of a learner of its class that was declared with other parameters, and
+            keep its own parameters; raises LearnError where the numbers of the state mean something else by them.
     """
 
     deterministic: bool = True
@@ -149,6 +153,12 @@ class Pinnable(Learner, Protocol):
     def pinned(self) -> AbstractContextManager[None]: ...
 
 
+class Adopting(Learner, Protocol):
+    """A learner that offers ``adopt``."""
+
+    def adopt(self, state: State) -> None: ...
+
+
 def traits_of(learner: Learner) -> LearnerTraits:
     """Return a learner's traits; see `Learner`.
 
@@ -199,6 +209,24 @@ def pinned(learner: Learner | None) -> AbstractContextManager[None]:
     if learner is None or "pinned" not in traits_of(learner).offers:
         return nullcontext()
     return cast("Pinnable", learner).pinned()
+
+
+def adopt(learner: Learner, state: State, parameters: Mapping[str, Any]) -> None:
+    """Take over the state of a learner of the same class that was declared with some parameters.
+
+    Raises:
+        LearnError: it does not fit, or the learner cannot tell.
+    """
+    own = json.loads(json.dumps(learner.parameters(), default=str))
+    if own == json.loads(json.dumps(parameters, default=str)):
+        learner.restore(state)
+    elif "adopt" in traits_of(learner).offers:
+        cast("Adopting", learner).adopt(state)
+    else:
+        raise LearnError(
+            f"{type(learner).__name__} does not say whether what was learned with other parameters fits",
+            advice="A learner of your own says so by a method adopt(state).",
+        )
 
 
 def largest(learner: Learner) -> float:

@@ -83,7 +83,7 @@ class KMeans:
     """
 
     traits = LearnerTraits(
-        part_rows=BLOCK_ROWS, prediction_type=pa.int64(), offers=frozenset({"partial", "merge", "largest"})
+        part_rows=BLOCK_ROWS, prediction_type=pa.int64(), offers=frozenset({"partial", "merge", "largest", "adopt"})
     )
 
     def __init__(
@@ -249,6 +249,14 @@ class KMeans:
         for name, array in found.items():
             kind = np.int64 if name == "waiting_counts" else np.float64
             setattr(self, f"_{name}", None if array is None else np.array(array, kind))
+
+    def adopt(self, state: State) -> None:
+        """Take over the state of a k-means with other parameters; the number of centers is the same.
+
+        Raises:
+            LearnError: as for `restore`.
+        """
+        self.restore(state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KMeans:
         """Return a copy that shares the arrays, which are never changed in place: engines copy at every open cut."""

@@ -78,7 +78,7 @@ class LinearRegression:
         needs_target=True,
         takes_sample_weight=True,
         prediction_type=pa.float64(),
-        offers=frozenset({"unlearn", "partial", "merge"}),
+        offers=frozenset({"unlearn", "partial", "merge", "adopt"}),
     )
 
     def __init__(self, *, intercept: bool = True, tolerance: float = 1e-7) -> None:
@@ -273,6 +273,10 @@ class LinearRegression:
         found = _read(state)
         self._sums, self._rows = found or (None, 0)
         self._fit = None
+
+    def adopt(self, state: State) -> None:
+        """Take over the state of a linear regression with other parameters: sums of products depend on none."""
+        self.restore(state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LinearRegression:
         """Return a copy that shares the sums, which are never changed in place: engines copy at every open cut."""

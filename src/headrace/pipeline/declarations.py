@@ -197,7 +197,8 @@ class Declarations:
 
     Attributes:
         formats: of topics, by their names; `source_formats` by the prefix of a source, `key_formats` of topics' keys.
-        streams: streams that are written to a topic without a model, each with that topic.
+        streams: streams that are written to a topic without a model, each with that topic, and whether it is a task of
+            its own, which begins with the first row: the others of a topic are one task.
         running: the pipeline that was started last.
         open_log: a log in memory, which lives as long as this.
     """
@@ -215,7 +216,7 @@ class Declarations:
     appended: list[str] = field(default_factory=list)
     models: list[DeclaredModel] = field(default_factory=list)
     operator_tasks: list[DeclaredTask] = field(default_factory=list)
-    streams: list[tuple[StreamPlan, OutputPlan]] = field(default_factory=list)
+    streams: list[tuple[StreamPlan, OutputPlan, bool]] = field(default_factory=list)
     sinks: list[SinkPlan] = field(default_factory=list)
     running: Running | None = None
     open_log: Log | None = None
@@ -238,13 +239,13 @@ class Declarations:
 
     def plan(self) -> Plan:
         """Return the pipeline as a frozen description."""
-        grouped: dict[StreamPlan, list[OutputPlan]] = {}
-        for stream, output in self.streams:
-            grouped.setdefault(stream, []).append(output)
+        grouped: dict[tuple[StreamPlan, str], list[OutputPlan]] = {}
+        for stream, output, alone in self.streams:
+            grouped.setdefault((stream, output.topic if alone else ""), []).append(output)
         tasks: list[Task] = [task.task(self.name) for task in (*self.models, *self.operator_tasks)]
         tasks += [
             StreamTask(f"stream:{stream.topic}→{outputs[0].topic}", stream, tuple(outputs))
-            for stream, outputs in grouped.items()
+            for (stream, _), outputs in grouped.items()
         ]
         return Plan(
             self.name,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from headrace.learn.features import Feature
 
 Cooldown = str | int | timedelta | None
+Start = Literal["earliest"] | None
 On = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 # Added to a time, and ten times this long remembered, it stays below 64 bits.
 _LONGEST_US = 2**56
@@ -152,7 +153,9 @@ class Stream:
             raise DeclarationError(f"transform({function!r}): not a function")
         return self._with(Transform(function))
 
-    def to(self, topic: str, *, format: str | None = None, key_format: str | None = None) -> Stream:
+    def to(
+        self, topic: str, *, format: str | None = None, key_format: str | None = None, start: Start = None
+    ) -> Stream:
         """Write the rows to a topic; returns that topic's stream.
 
         Args:
@@ -161,6 +164,8 @@ class Stream:
                 says by default.
             key_format: the keys' format, where it is not the values': ``"json"``, ``"json+schema"``, ``"string"``,
                 ``"bytes"``, or ``"none"``.
+            start: ``"earliest"``: a topic that is new in a pipeline that has run begins with the first row that the log
+                holds; by default where the pipeline is. Predictions and derived rows need another topic for that.
         """
         check_topic(topic)
         if format is not None:
@@ -170,8 +175,9 @@ class Stream:
             self._declared.key_formats[topic] = key_format
         output = OutputPlan(topic, self._plan.operations)
         written = self._predictions or self._node
-        if written is None:
-            self._declared.streams.append((StreamPlan(self._plan.topic), output))
+        if _from_the_beginning(start) or written is None:
+            source = StreamPlan(self._plan.topic if written is None else self._topic_from_the_beginning())
+            self._declared.streams.append((source, output, start is not None))
             return Stream(self._declared, StreamPlan(topic))
         written.outputs.append(output)
         node = written.node if isinstance(written, DeclaredPredictions) else written
@@ -274,6 +280,7 @@ class Stream:
         round: int | None = None,
         target: str | None = None,
         limit: int = 2_000_000,
+        start: Start = None,
     ) -> Stream:
         """Compare predictions with the truth, which comes later, or earlier: one row for each outcome.
 
@@ -295,10 +302,12 @@ class Stream:
             round: digits of ``error``.
             target: the label's column; the model's own by default.
             limit: how many rows may wait on each side; beyond that the oldest expire.
+            start: as for `window`.
         """
-        root = self._graded_root()
+        root = self._graded_root(start)
         task = root[0].task
-        model = task if isinstance(task, DeclaredModel) else None
+        of = (self._derived_from() or root)[0].task
+        model = of if isinstance(of, DeclaredModel) else None
         target = target or (model.target if model is not None else None)
         if target is None:
             raise DeclarationError("grade(…) does not know which column is the truth", advice='Say target="…".')
@@ -328,6 +337,7 @@ class Stream:
         by: str | Sequence[str] = (),
         time: str | None = None,
         emit: Literal["final", "changes"] = "final",
+        start: Start = None,
     ) -> Windowed:
         """Put rows into windows of event time, aligned to 1970-01-01 UTC, or over the newest rows.
 
@@ -341,11 +351,22 @@ class Stream:
             time: a column of event times; the rows' own by default, which of a grade is that of the later row.
             emit: ``"final"``: one line when a window is over, which is when a row past its end comes; ``"changes"``: a
                 line whenever it changes, too.
+            start: where a window begins that is new in a pipeline that has run. What is made of a model's predictions
+                begins where the model is; ``"earliest"``: with the first row that the log holds of the topic of these
+                rows. What is made of a topic always begins there.
         """
         spec = window_spec(size, every=every, lateness=lateness, by=by, emit=emit)
-        return Windowed(self, self._root(), spec, time)
+        return Windowed(self, self._root(start), spec, time)
 
-    def above(self, x: float, *, column: str | None = None, consecutive: int = 1, cooldown: Cooldown = None) -> Stream:
+    def above(
+        self,
+        x: float,
+        *,
+        column: str | None = None,
+        consecutive: int = 1,
+        cooldown: Cooldown = None,
+        start: Start = None,
+    ) -> Stream:
         """Select rows whose value is above a limit: an alarm each.
 
         Args:
@@ -354,22 +375,46 @@ class Stream:
             consecutive: so many rows in a row must be above it.
             cooldown: after an alarm so many rows, or so long a time, raise none; 0: all may. By default the length of a
                 window after an alarm of windows, since predictions of the old model are still being graded.
+            start: as for `window`.
         """
-        return self._alarm(column, consecutive, cooldown, above=x)
+        return self._alarm(column, consecutive, cooldown, start, above=x)
 
-    def below(self, x: float, *, column: str | None = None, consecutive: int = 1, cooldown: Cooldown = None) -> Stream:
+    def below(
+        self,
+        x: float,
+        *,
+        column: str | None = None,
+        consecutive: int = 1,
+        cooldown: Cooldown = None,
+        start: Start = None,
+    ) -> Stream:
         """Select rows whose value is below a limit, as for `above`."""
-        return self._alarm(column, consecutive, cooldown, below=x)
+        return self._alarm(column, consecutive, cooldown, start, below=x)
 
     def outside(
-        self, a: float, b: float, *, column: str | None = None, consecutive: int = 1, cooldown: Cooldown = None
+        self,
+        a: float,
+        b: float,
+        *,
+        column: str | None = None,
+        consecutive: int = 1,
+        cooldown: Cooldown = None,
+        start: Start = None,
     ) -> Stream:
         """Select rows whose value is below ``a`` or above ``b``, as for `above`."""
         if a > b:
             raise DeclarationError(f"outside({a}, {b}): nothing is between", advice="Give the smaller one first.")
-        return self._alarm(column, consecutive, cooldown, below=a, above=b)
+        return self._alarm(column, consecutive, cooldown, start, below=a, above=b)
 
-    def drift(self, column: str, detector: Any, *, by: str | Sequence[str] = (), cooldown: Cooldown = 0) -> Stream:
+    def drift(
+        self,
+        column: str,
+        detector: Any,
+        *,
+        by: str | Sequence[str] = (),
+        cooldown: Cooldown = 0,
+        start: Start = None,
+    ) -> Stream:
         """Select rows at which a drift detector of River says that a column has changed: an alarm each.
 
         Args:
@@ -377,6 +422,7 @@ class Stream:
             detector: such as ``river.drift.ADWIN()``; it is copied, never changed. KSWIN needs a seed.
             by: columns; each group has a detector of its own.
             cooldown: as for `above`.
+            start: as for `window`.
         """
         groups = (by,) if isinstance(by, str) else tuple(by)
         rows, span = _cooldown(cooldown, None)
@@ -384,7 +430,7 @@ class Stream:
             refuse_unrepeatable(detector)
         except ValueError as error:
             raise DeclarationError(f"drift(«{column}»): {error}") from error
-        root = self._root()
+        root = self._root(start)
         return self._derived(root[0].task.add(Drifts(DriftSpec(column, detector, groups, rows, span)), root))
 
     def last(self, rows: int) -> Rowset:
@@ -537,12 +583,26 @@ class Stream:
 
     # -- what it is made of --------------------------------------------------------------------------------------------
 
-    def _root(self) -> Root:
+    def _root(self, start: Start = None) -> Root:
         """Return what the rows come from; where a topic gives them, that begins a task of its own."""
-        root = self._derived_from()
-        if root is not None:
+        root, anew = self._derived_from(), _from_the_beginning(start)
+        if root is not None and not anew:
             return root
-        return self._declared.operator_task(self._plan.topic).add(Read(self._plan)), ()
+        source = self._plan
+        if self._predictions is not None or self._node is not None:
+            source = StreamPlan(self._topic_from_the_beginning(), self._plan.operations)
+        return self._declared.operator_task(source.topic).add(Read(source)), ()
+
+    def _topic_from_the_beginning(self) -> str:
+        """Return the topic that holds predictions or derived rows as they were made."""
+        written = self._predictions or self._node
+        whole = [] if written is None else [output.topic for output in written.outputs if not output.operations]
+        if not whole:
+            raise DeclarationError(
+                'start="earliest" of rows that have no topic: the log does not hold them',
+                advice="Write them to one before: .to(topic).",
+            )
+        return whole[0]
 
     def _derived_from(self) -> Root | None:
         """Return what this app derives the rows from; None where a topic gives them."""
@@ -575,9 +635,10 @@ class Stream:
         made = self._predictions or self._node
         return str(self._plan) if made is None else " │ ".join([str(made), *map(str, self._plan.operations)])
 
-    def _alarm(self, column: str | None, consecutive: int, cooldown: Cooldown, **limits: float) -> Stream:
-        root = self._root()
-        source = root[0]
+    def _alarm(self, column: str | None, consecutive: int, cooldown: Cooldown, start: Start, **limits: float) -> Stream:
+        origin, root = self._derived_from(), self._root(start)
+        # What a column is called, and how long its windows are, is known of derived rows also where a topic gives them.
+        source = root[0] if origin is None else origin[0]
         name = column or source.value
         if name is None:
             raise DeclarationError("an alarm on rows of many columns", advice='Say which: column="…".')
@@ -585,11 +646,11 @@ class Stream:
             raise DeclarationError(f"consecutive={consecutive}", advice="Give a positive number of rows.")
         rows, span = _cooldown(cooldown, source)
         spec = AlarmSpec(name, consecutive=consecutive, cooldown_us=span, cooldown_rows=rows, by=source.by, **limits)
-        return self._derived(source.task.add(Alarms(spec), root, value=name, by=source.by))
+        return self._derived(root[0].task.add(Alarms(spec), root, value=name, by=source.by))
 
-    def _graded_root(self) -> Root:
+    def _graded_root(self, start: Start) -> Root:
         """Return what is graded: a model's predictions as they were made, or predictions in a topic."""
-        source, operations = self._root()
+        source, operations = self._root(start)
         if isinstance(source.what, Read):
             return source, operations
         if isinstance(source.what, Predicted):
@@ -700,6 +761,17 @@ def check_topic(topic: str) -> None:
 
 
 # -- what a user may say ----------------------------------------------------------------------------------------------
+
+
+def _from_the_beginning(start: Start) -> bool:
+    """Return whether something new begins with the first row that the log holds.
+
+    Raises:
+        DeclarationError: it is no place to begin at.
+    """
+    if start not in (None, "earliest"):
+        raise DeclarationError(f"start={start!r}", advice='Give "earliest", or leave it out.')
+    return start is not None
 
 
 def _sides(on: On) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -20,9 +20,9 @@ from headrace.learn.images import Image, Vector
 from headrace.learn.kmeans import KMeans
 from headrace.learn.linear import LinearRegression
 from headrace.learn.state import dump_state, load_state
+from headrace.plan.fingerprint import core, declaration_differences
 from headrace.plan.plan import Plan
 from headrace.plan.task import Cut, ModelTask, PredictPlan, StreamPlan, Versions
-from headrace.registry.models import differences
 
 LARGEST = 262_144
 _FEATURES: dict[str, Any] = {"Image": Image, "Vector": Vector, "Category": Category}
@@ -78,6 +78,55 @@ def task_from(name: str, made: Mapping[str, Any]) -> ModelTask:
     )
 
 
+def task_before(task: ModelTask, fingerprint: Mapping[str, Any], made: Mapping[str, Any] | None) -> ModelTask | None:
+    """Return a model as it was declared; what hangs on it is as it is now. None where that cannot be made again.
+
+    Args:
+        task: as it is declared now: parts that were the same are taken from it.
+        fingerprint, made: of then, as a log keeps them.
+    """
+    then, now = core(fingerprint), task.fingerprint()
+    if then == now:
+        return task
+    same = {key for key in now if then.get(key) == now[key]}
+    if "learns_derived" in then and "learns_derived" not in same:
+        return None
+    try:
+        made_again = None if made is None else task_from(task.name, made)
+    except HeadraceError:
+        made_again = None
+    known = {str(stream): stream for stream in (*task.learn, *(plan.stream for plan in task.predict))}
+    streams = [known.get(text) or StreamPlan(text) for text in then["inputs"]]
+    whole = made_again or task
+    own = {"learner", "parameters", "features"} - same
+    if (own and made_again is None) or any(" │ " in stream.topic for stream in streams):
+        return None
+    return replace(
+        task,
+        learner=task.learner if {"learner", "parameters"} <= same else whole.learner,
+        features=task.features if "features" in same else whole.features,
+        target=then["target"],
+        cut=_cut(then["cut"]) if made_again is None else whole.cut,
+        learn=task.learn if "inputs" in same else tuple(streams),
+        sample_weight=then.get("sample_weight"),
+        missing=then.get("missing", "reject"),
+        versions=Versions(then.get("versions", 0), task.versions.last),
+        learn_nodes=task.learn_nodes if "learns_derived" in then else (),
+    )
+
+
+def _cut(text: str) -> Cut:
+    """Return a cut of its text.
+
+    >>> [str(_cut(str(cut))) for cut in (Cut(transaction=True), Cut(rows=32), Cut(duration_us=1_500_000))]
+    ['transaction', '32 rows', '1.5 s']
+    """
+    number, _, unit = text.partition(" ")
+    if not unit:
+        return Cut(transaction=True)
+    return Cut(rows=int(number)) if unit == "rows" else Cut(duration_us=round(float(number) * 1e6))
+
+
 def declared_by_plan(plan: Plan, name: str, record: Mapping[str, Any], *, where: str) -> ModelTask:
     """Return a model's task as a plan has it, where a log knows the model likewise.
 
@@ -92,7 +141,7 @@ def declared_by_plan(plan: Plan, name: str, record: Mapping[str, Any], *, where:
     if task is None:
         raise DeclarationError(f"{where} declares no model «{name}»")
     fingerprint = record.get("fingerprint") or {}
-    changed = differences(fingerprint, task.fingerprint()) if fingerprint else []
+    changed = declaration_differences(fingerprint, task.fingerprint()) if fingerprint else []
     if changed:
         raise DeclarationError(f"{where} declares «{name}» differently from the log: {'; '.join(changed)}")
     return task
@@ -108,7 +157,7 @@ def declared_by_log(name: str, record: Mapping[str, Any], *, repeats: bool) -> t
     Raises:
         DeclarationError: the log does not say how to make the model.
     """
-    made, fingerprint = record.get("blueprint"), record.get("fingerprint") or {}
+    made, fingerprint = record.get("blueprint"), core(record.get("fingerprint") or {})
     reason = "it is made of what is not kept in a log (functions, classes of your own, transformed streams)"
     if made and made.get("derived") and repeats:
         reason = "it is graded or trained anew, which only its file says how"
@@ -119,7 +168,7 @@ def declared_by_log(name: str, record: Mapping[str, Any], *, repeats: bool) -> t
             reason = error.message
         else:
             own = task.fingerprint()
-            if not differences({key: value for key, value in fingerprint.items() if key in own}, own):
+            if {key: value for key, value in fingerprint.items() if key in own} == own:
                 return Plan(str(record.get("app", "")), "", tasks=(task,)), task
             reason = "what the log keeps of it makes another one with these libraries"
     raise DeclarationError(

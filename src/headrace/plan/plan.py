@@ -15,6 +15,7 @@ from typing import Any
 from headrace.errors import DeclarationError, near
 from headrace.formats.topic_formats import Formats
 from headrace.learn.base import learner_text, traits_of
+from headrace.plan.attachments import attachments, legacy
 from headrace.plan.operators import lines_of, name_of, topics_behind
 from headrace.plan.sinks import SinkPlan, check_sinks
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
@@ -241,6 +242,7 @@ class Plan:
                 {
                     "name": m.name,
                     **m.fingerprint(),
+                    **legacy(attachments(m)),
                     "predict": [
                         {"input": str(p.stream), "outputs": [str(output) for output in p.outputs]} for p in m.predict
                     ],

@@ -17,6 +17,7 @@ from headrace.errors import DeclarationError
 from headrace.grade.scores import ScoreSpec
 from headrace.learn.base import Learner, traits_of
 from headrace.learn.features import Feature, Features, column_of
+from headrace.plan.fingerprint import chain_of
 from headrace.plan.operators import Initial, Node, RetrainPlan, topics_of
 from headrace.plan.operators import OutputPlan as OutputPlan
 from headrace.plan.operators import StreamPlan as StreamPlan
@@ -103,6 +104,7 @@ class ModelTask:
         missing: ``"pass"`` gives NaN to the learner where a number is missing, ``"reject"`` refuses the row.
         nodes: what is derived from its predictions; ``learn_nodes``: nodes whose rows it learns, after operations.
         retrain: when it is trained anew; ``initial``: what it is before its first event.
+        reads: the topics it read, in their order, where it is a task of before (`headrace.plan.attachments`).
     """
 
     name: str
@@ -120,10 +122,13 @@ class ModelTask:
     learn_nodes: tuple[tuple[int, tuple[Operation, ...]], ...] = ()
     retrain: RetrainPlan | None = None
     initial: Initial | None = None
+    reads: tuple[str, ...] = ()
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics it reads, each once."""
+        if self.reads:
+            return self.reads
         streams = [*self.learn, *(plan.stream for plan in self.predict)]
         streams += [plan.stream for plan in self.evaluate if plan.stream is not None]
         streams += [plan.served for plan in self.predict if plan.served is not None]
@@ -158,26 +163,26 @@ class ModelTask:
         return () if callable(self.features) else tuple(map(column_of, self.features))
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what the model's state depends on, as JSON values."""
+        """Return what the numbers that the model has learned depend on, as JSON values.
+
+        What hangs on it is no part of it (`headrace.plan.attachments`).
+        """
         features = self.features
         learner = type(self.learner)
         more: dict[str, Any] = {"sample_weight": self.sample_weight} if self.sample_weight else {}
         more |= {"missing": self.missing} if self.missing != "reject" else {}
         # Recorded steps are repeated with it: another number would begin versions elsewhere than the predictions say.
         more |= {"versions": self.versions.every} if self.versions.every else {}
-        served = [plan.served.topic for plan in self.predict if plan.served is not None]
-        more |= {"served": served} if served else {}
-        more |= {"derived": [node.describe() for node in self.nodes]} if self.nodes else {}
-        more |= {"retrain": self.retrain.describe()} if self.retrain else {}
         more |= {"initial": self.initial.text} if self.initial else {}
         if self.learn_nodes:
+            nodes = [node.describe() for node in self.nodes]
             more["learns_derived"] = [
-                [number, [str(operation) for operation in operations]] for number, operations in self.learn_nodes
+                [chain_of(nodes, number), list(map(str, operations))] for number, operations in self.learn_nodes
             ]
-        return {
+        found = {
             **more,
             "learner": f"{learner.__module__}.{learner.__qualname__}",
-            "parameters": json.loads(json.dumps(self.learner.parameters(), default=str)),
+            "parameters": self.learner.parameters(),
             "features": getattr(features, "__qualname__", repr(features))
             if callable(features)
             else [feature if isinstance(feature, str) else feature.describe() for feature in features],
@@ -185,26 +190,24 @@ class ModelTask:
             "cut": str(self.cut),
             "inputs": sorted(str(stream) for stream in self.learn),
         }
+        return dict(json.loads(json.dumps(found, default=str)))
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorTask:
-    """Rows derived from topics without a model of this pipeline."""
+    """Rows derived from topics without a model of this pipeline; ``reads``: as of a `ModelTask`."""
 
     name: str
     nodes: tuple[Node, ...]
+    reads: tuple[str, ...] = ()
 
     @property
     def topics(self) -> tuple[str, ...]:
-        return topics_of(self.nodes)
+        return self.reads or topics_of(self.nodes)
 
     @property
     def outputs(self) -> tuple[OutputPlan, ...]:
         return tuple(output for node in self.nodes for output in node.outputs)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what its state depends on, as JSON values."""
-        return {"derived": [node.describe() for node in self.nodes]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ kind               name                     value
 ``version``        NAME/000001              a version (`headrace.registry.versions`)
 ``position``       NAME                     last step, last slice, offsets, counters, hash (JSON)
 ``checkpoint``     NAME/000000000012        the whole state after that step (`headrace.learn.state`)
+``declaration``    NAME/000000000012        how the task was declared from that step on (`Declaration`)
+``continue``       NAME                     who lets the model go on under another declaration (JSON)
 =================  =======================  ==========================================================
 
 A stream that is written without a model has a position only.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headrace.registry.versions import PIPELINE, Pieces, Reads, VersionList, VersionRecord, Writes, put_version
@@ -126,6 +128,8 @@ def reset(
     write_progress(txn, name, fresh)
     for step in checkpoint_steps(log, name):
         txn.delete("checkpoint", f"{name}/{step:012d}")
+    for declaration in read_declarations(log, name):
+        txn.delete("declaration", f"{name}/{declaration.step:012d}")
     reason = "reset: learns again from the log" if relearn else "reset: begins after what was consumed"
     record = VersionRecord(name, version, reason=reason, ts_us=ts_us, by=by)
     record.began = {"position": None, "rows": 0, "offsets": {} if relearn else dict(old.offsets), "artifact": None}
@@ -153,6 +157,40 @@ def write_progress(txn: Writes, task: str, progress: Progress) -> None:
     txn.put("position", task, progress.to_json().encode())
 
 
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """How a task was declared from one step on.
+
+    Attributes:
+        step: the one that brought it about; where the task's life began, for its first.
+        attached: what hung on it (`headrace.plan.attachments`).
+        fingerprint, blueprint: of a model.
+        ts_us, by, changes: when, who asked for it, and what had changed, in words.
+    """
+
+    step: int
+    attached: dict[str, Any]
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    blueprint: dict[str, Any] | None = None
+    ts_us: int = 0
+    by: str = PIPELINE
+    changes: list[str] = field(default_factory=list)
+
+
+def put_declaration(txn: Writes, task: str, declaration: Declaration) -> None:
+    txn.put("declaration", f"{task}/{declaration.step:012d}", json.dumps(asdict(declaration)).encode())
+
+
+def read_declarations(log: Reads, task: str) -> list[Declaration]:
+    """Return how a task was declared, oldest first; nothing in logs of earlier versions."""
+    found = [Declaration(**json.loads(value)) for value in log.records("declaration", f"{task}/").values()]
+    return sorted(found, key=lambda declaration: declaration.step)
+
+
+def put_model(txn: Writes, name: str, about: Mapping[str, Any]) -> None:
+    txn.put("model", name, json.dumps(about).encode())
+
+
 def read_model(log: Reads, name: str) -> dict[str, Any] | None:
     """Return a model's declaration as the log knows it."""
     value = log.records("model", name).get(name)
@@ -169,7 +207,7 @@ def write_version(txn: Writes, record: VersionRecord, app: str, blueprint: Mappi
     record.began = record.began or {"position": None, "rows": 0, "offsets": {}, "artifact": None}
     VersionList(record.model, []).begin(txn, record)
     about = {"app": app, "version": record.version, "fingerprint": record.fingerprint, "blueprint": blueprint}
-    txn.put("model", record.model, json.dumps(about).encode())
+    put_model(txn, record.model, about)
 
 
 def declare(
@@ -195,14 +233,14 @@ def declare(
         current.libraries = dict(libraries or {})
         put_version(txn, current)
     about = {"app": app, "version": current.version, "fingerprint": dict(fingerprint), "blueprint": blueprint}
-    txn.put("model", name, json.dumps(about).encode())
+    put_model(txn, name, about)
 
 
 def move_on(log: Reads, txn: Writes, name: str, version: int) -> None:
     """Say in a model's declaration which version is the current one."""
     about = read_model(log, name)
     if about is not None:
-        txn.put("model", name, json.dumps({**about, "version": version}).encode())
+        put_model(txn, name, {**about, "version": version})
 
 
 def newest_checkpoint(log: Reads, task: str, until_step: int) -> tuple[int, bytes] | None:

@@ -30,6 +30,7 @@ from headrace.errors import HeadraceError, LogError, WaitTimeout
 from headrace.registry.versions import Pieces, Reads, Writes
 
 KIND = "request"
+CONTINUE = "continue"
 LOOK_SECONDS = 0.05
 TAKEN_SECONDS = 30.0
 
@@ -84,6 +85,17 @@ def put_request(txn: Writes, request: Request) -> None:
 def read_requests(log: Reads) -> list[Request]:
     """Requests that lie in a log."""
     return [Request.from_json(value) for value in log.records(KIND).values()]
+
+
+def put_continue(txn: Writes, model: str, by: str, ts_us: int) -> None:
+    """Let a model go on from what it has learned at its pipeline's next start, though it is declared differently."""
+    txn.put(CONTINUE, model, json.dumps({"by": by, "ts_us": ts_us}).encode())
+
+
+def read_continue(log: Reads, model: str) -> dict[str, Any] | None:
+    """Return who lets a model go on under another declaration, and when; None where nobody does."""
+    value = log.records(CONTINUE, model).get(model)
+    return None if value is None else dict(json.loads(value))
 
 
 def folder_of(log: Path) -> Path:

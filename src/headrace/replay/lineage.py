@@ -13,9 +13,10 @@ from headrace.errors import HeadraceError, LearnError, LogCorrupt
 from headrace.learn.state import dump_pieces, state_hash
 from headrace.learn.state import load_state as load_values
 from headrace.log.base import Log, Transaction
+from headrace.plan.fingerprint import core, declaration_differences
 from headrace.plan.task import ModelTask
 from headrace.position import Position
-from headrace.registry.models import differences, move_on
+from headrace.registry.models import move_on
 from headrace.registry.requests import Request
 from headrace.registry.versions import VersionList, VersionRecord, artifact_name, put_version, read_artifact
 from headrace.replay.environment import libraries_of
@@ -24,7 +25,7 @@ from headrace.step.outputs import Output
 from headrace.step.state import State
 
 # Of a fingerprint: what a learner's state does not depend on.
-_ELSEWHERE = ("cut", "inputs", "sample_weight", "versions")
+_ELSEWHERE = ("cut", "inputs", "learns_derived", "sample_weight", "versions")
 
 
 class Lineage:
@@ -88,6 +89,8 @@ class Lineage:
         change = end.change
         begins = end.version if change is None or change.to is None else change.to
         following = VersionRecord(self._task.name, number, ts_us=now_us, cut=str(self._task.cut))
+        if change is not None and change.declared:
+            following.fingerprint, following.declared = self._task.fingerprint(), number
         following.libraries = libraries_of(self._task.learner)
         following.began = {
             "position": str(begins.position) if begins.position else None,
@@ -135,8 +138,8 @@ class Lineage:
         then, now = self.versions.fingerprint(version), self._task.fingerprint()
         if not then:
             return
-        old, new = ({key: value for key, value in each.items() if key not in _ELSEWHERE} for each in (then, now))
-        changed = differences(old, new)
+        old, new = ({key: value for key, value in core(each).items() if key not in _ELSEWHERE} for each in (then, now))
+        changed = declaration_differences(old, new)
         if changed:
             raise LearnError(
                 f"version {version.version} of «{self._task.name}» was declared differently: {'; '.join(changed)}",
@@ -201,6 +204,8 @@ def kept_state(log: Log, version: VersionRecord, key: str = "") -> bytes:
 
 
 def _reason(change: VersionChange) -> str:
+    if change.declared:
+        return f"continues: {change.declared}"
     if change.training:
         return f"trained on {change.training['selection']}"
     at = f" at {change.to.position}" if change.to is not None and "@" in change.artifact else ""

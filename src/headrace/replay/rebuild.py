@@ -19,13 +19,14 @@ from headrace.learn.base import traits_of
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
-from headrace.plan.task import ModelTask
+from headrace.plan.task import ModelTask, Task
 from headrace.position import Position, parse_lsn
 from headrace.registry.models import Progress, beginning, read_progress
 from headrace.replay.position_index import find_row, last_row
-from headrace.replay.recovery import first_state, note_written, recorded_event, restore_from
-from headrace.replay.steps import LogReader, StepRecord, read_steps
-from headrace.step.events import Event, Merged, Part, Rows, Tick, Train, merge, order_of
+from headrace.replay.recovery import first_state, note_written, reader_of, recorded_event, restore_from
+from headrace.replay.steps import StepRecord, read_steps
+from headrace.replay.task_history import TaskHistory, refuse_unknown
+from headrace.step.events import Event, Merged, Part, Redeclared, Rows, Tick, Train, merge, order_of
 from headrace.step.model_version import ModelVersion, VersionChange
 from headrace.step.state import State
 from headrace.step.step import step
@@ -131,21 +132,24 @@ def rebuild(
     progress = read_progress(log, task.name)
     if progress is None:
         raise LogError(f"the model «{task.name}» has not run on this log yet")
-    state, start = _nearest(task, log, place, progress)
-    walk = _Walk(task, state, place, LogReader(log, task, state))
+    history = TaskHistory(log, task)
+    state, start = _nearest(history, log, place, progress)
+    walk = _Walk(log, history.at(start.step).task, state, place)
     walk.look()
     if walk.arrived:
         walk.check(start.hash)
     done = 0
-    for record, event in _events(plan, task, log, start, progress.step):
+    for record, event in _events(plan, history, log, start, progress.step):
         if walk.arrived:
             break
+        declared = history.at(record.step)
+        refuse_unknown(declared, record.step)
         if not traits_of(task.learner).deterministic:
             raise LearnError(
                 f"the learner of «{task.name}» gives other bits when it learns again",
                 advice="Only versions that ended, and stored states, can be gone back to.",
             )
-        done += walk.take(record, event)
+        done += walk.take(declared.task, record, event)
         if on_step is not None:
             on_step(record.step, progress.step)
     walk.end()
@@ -153,18 +157,20 @@ def rebuild(
 
 
 def _events(
-    plan: Plan, task: ModelTask, log: Log, start: Progress, until_step: int
+    plan: Plan, history: TaskHistory, log: Log, start: Progress, until_step: int
 ) -> Iterator[tuple[StepRecord, Event]]:
-    for record in read_steps(log, plan.steps_topic, task.name, start.steps_offset):
+    for record in read_steps(log, plan.steps_topic, history.task.name, start.steps_offset):
         if start.step < record.step <= until_step:
-            yield record, recorded_event(log, task, record)
+            yield record, recorded_event(log, history, record)
 
 
-def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tuple[State, Progress]:
+def _nearest(history: TaskHistory, log: Log, place: Place, progress: Progress) -> tuple[State, Progress]:
     """Return the newest stored state that has consumed nothing beyond the place."""
-    rows = _rows_at(task, log, place)
+    task = history.task
+    assert isinstance(task, ModelTask)
+    rows = _rows_at(task.name, history.topics(), log, place)
     for value in reversed(log.records("checkpoint", f"{task.name}/").values()):
-        state, at = restore_from(task, value)
+        state, at = restore_from(history, value)
         if at.step <= progress.step and _before(log, state, at, place, rows):
             return state, at
     start, _ = beginning(progress)
@@ -175,10 +181,10 @@ def _nearest(task: ModelTask, log: Log, place: Place, progress: Progress) -> tup
         )
     if task.stores_beginning:
         raise LogError(f"the state that «{task.name}» began with is not in the log")
-    return first_state(task, progress)
+    return first_state(history, progress)
 
 
-def _rows_at(task: ModelTask, log: Log, place: Place) -> list[tuple[str, int]]:
+def _rows_at(name: str, topics: Sequence[str], log: Log, place: Place) -> list[tuple[str, int]]:
     """Return topics and offsets of the rows at a position.
 
     Raises:
@@ -186,10 +192,10 @@ def _rows_at(task: ModelTask, log: Log, place: Place) -> list[tuple[str, int]]:
     """
     if place.position is None:
         return []
-    found = [(topic, at) for topic in task.topics if (at := find_row(log, topic, place.position)) is not None]
+    found = [(topic, at) for topic in topics if (at := find_row(log, topic, place.position)) is not None]
     if not found:
         raise LogError(
-            f"no row at {place.position} is in the topics that «{task.name}» reads: {', '.join(task.topics)}",
+            f"no row at {place.position} is in the topics that «{name}» reads: {', '.join(topics)}",
             advice="Take the model_position of a prediction, or an LSN or a time.",
         )
     return found
@@ -213,11 +219,12 @@ def _before(log: Log, state: State, at: Progress, place: Place, rows: Sequence[t
 class _Walk:
     """Repeats events until a place is reached."""
 
-    def __init__(self, task: ModelTask, state: State, place: Place, reader: LogReader) -> None:
+    def __init__(self, log: Log, task: Task, state: State, place: Place) -> None:
+        self._log = log
         self._task = task
-        self._reader = reader
+        self._reader = reader_of(log, task, state)
         self._place = place
-        self._waiting: list[Event] = []
+        self._waiting: list[tuple[Task, Event]] = []
         self._there: tuple[State, dict[str, int]] | None = None
         self._cuts = 0
         self.state = state
@@ -225,10 +232,12 @@ class _Walk:
         self.arrived = False
         self.verified: bool | None = None
 
-    def take(self, record: StepRecord, event: Event) -> int:
-        """Repeat an event, as far as the place; returns whether any of it was."""
+    def take(self, task: Task, record: StepRecord, event: Event) -> int:
+        """Repeat an event by the declaration of its time, as far as the place; returns whether any of it was."""
+        if not self._waiting:
+            self._declare(task)
         if not isinstance(event, Rows):
-            return self._take_moment(record, event)
+            return self._take_moment(task, record, event)
         merged = merge(event, self.state.open_key)
         if self._there is not None:
             self._feel(event, merged, 0)
@@ -237,9 +246,11 @@ class _Walk:
         if end == 0:
             self.arrived = True
             return 0
-        for waiting in self._waiting:
+        for declared, waiting in self._waiting:
+            self._declare(declared)
             self._step(waiting)
         self._waiting = []
+        self._declare(task)
         if end is None or end == merged.rows:
             self._step(event)
             note_written(self._task, self.state, record.outputs)
@@ -251,14 +262,18 @@ class _Walk:
             self._reached(event, merged, end)
         return 1
 
-    def _take_moment(self, record: StepRecord, event: Tick | VersionChange | Train) -> int:
+    def _declare(self, task: Task) -> None:
+        if task is not self._task:
+            self._task, self._reader = task, reader_of(self._log, task, self.state)
+
+    def _take_moment(self, task: Task, record: StepRecord, event: Tick | VersionChange | Train | Redeclared) -> int:
         at = int((record.event or {})["swap"]["ts_us"]) if isinstance(event, VersionChange) else event.ts_us
         if self._place.ts_us is not None and at > self._place.ts_us:
             self.arrived = True
             return 0
         if self._place.lsn is not None:
             # Whether it belongs to what is before the LSN is known when another row before it comes.
-            self._waiting.append(event)
+            self._waiting.append((task, event))
             return 1
         self._step(event)
         self.check(record.hash)

@@ -14,6 +14,7 @@ from headrace.errors import DeclarationError, HeadraceError, LearnError, LogCorr
 from headrace.learn.base import pinned
 from headrace.learn.state import load_state as load_values
 from headrace.log.base import Log
+from headrace.plan.attachments import AsDeclared
 from headrace.plan.operators import Initial
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask, Task
@@ -21,69 +22,97 @@ from headrace.registry.models import Progress, beginning, newest_checkpoint
 from headrace.registry.versions import VersionList
 from headrace.replay.lineage import kept_state, recorded_change
 from headrace.replay.steps import LogReader, StepRecord, load_rows, read_steps
-from headrace.step.events import Event, Tick, Train
+from headrace.replay.task_history import TaskHistory, refuse_unknown
+from headrace.step.events import Event, Redeclared, Tick, Train
 from headrace.step.outputs import Output
 from headrace.step.retraining import Chosen, as_batch, rows_now, train
 from headrace.step.state import State, initial_state, load_state, stored_learner
 from headrace.step.step import step
 
 
-def restore(log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
+def restore(log: Log, history: TaskHistory, progress: Progress) -> tuple[State, Progress]:
     """Return the newest stored state at or before where a task is, or that with which its life began."""
-    found = newest_checkpoint(log, task.name, progress.step)
+    found = newest_checkpoint(log, history.task.name, progress.step)
     if found is not None:
-        return restore_from(task, found[1])
-    return first_state(task, progress)
+        return restore_from(history, found[1])
+    return first_state(history, progress)
 
 
-def first_state(task: Task, progress: Progress) -> tuple[State, Progress]:
-    """Return the state with which a task's life began, as it is declared."""
+def first_state(history: TaskHistory, progress: Progress) -> tuple[State, Progress]:
+    """Return the state with which a task's life began, as it was declared."""
     start, predicted = beginning(progress)
-    state = initial_state(task, start.version)
+    state = initial_state(history.at(start.step).task, start.version)
     state.offsets.predicted = predicted
     return state, start
 
 
-def restore_from(task: Task, data: bytes) -> tuple[State, Progress]:
+def restore_from(history: TaskHistory, data: bytes) -> tuple[State, Progress]:
     """Return the state and the progress of one checkpoint."""
     values: dict[str, Any] = dict(load_values(data))
     progress = Progress.from_json(values.pop("progress"))
-    return load_state(task, values), progress
+    return load_state(history.at(progress.step).task, values), progress
 
 
 def replay(
-    log: Log, plan: Plan, task: Task, state: State, start: Progress, until_step: int
+    log: Log, plan: Plan, history: TaskHistory, state: State, start: Progress, until_step: int, *, exact: bool = True
 ) -> Iterator[tuple[StepRecord, list[Output]]]:
     """Repeat recorded steps after a checkpoint, yielding each with the outputs it gives now; writes nothing.
 
+    Each is repeated by the declaration of its time.
+
+    Args:
+        exact: refuse steps of a model that was trained anew then in a way that is not known any more; else trainings
+            are left out, which is right where each that has changed the model is in a checkpoint.
+
     Raises:
         LogCorrupt: a recorded step, or the rows it consumed, are not in the log any more.
+        DeclarationUnknown: how the task was declared then cannot be made again.
     """
-    done = start.step
-    reader = LogReader(log, task, state) if isinstance(task, ModelTask) else None
-    for record in read_steps(log, plan.steps_topic, task.name, start.steps_offset):
+    done, name = start.step, history.task.name
+    task, reader = history.at(done).task, reader_of(log, history.at(done).task, state)
+    for record in read_steps(log, plan.steps_topic, name, start.steps_offset):
         if record.step <= done:
             continue
         if record.step > until_step or done >= until_step:
             break
         if record.step != done + 1:
-            raise LogCorrupt(f"step {done + 1} of «{task.name}» is missing in {plan.steps_topic}")
-        yield record, step(task, state, recorded_event(log, task, record), reader)
+            raise LogCorrupt(f"step {done + 1} of «{name}» is missing in {plan.steps_topic}")
+        declared = declared_at(history, record)
+        if exact:
+            refuse_unknown(declared, record.step)
+        if declared.task is not task:
+            task, reader = declared.task, reader_of(log, declared.task, state)
+        yield record, step(task, state, recorded_event(log, history, record), reader)
         note_written(task, state, record.outputs)
         done = record.step
     if done < until_step:
         raise LogCorrupt(
-            f"{plan.steps_topic} ends at step {done} of «{task.name}», its outputs at step {until_step}",
+            f"{plan.steps_topic} ends at step {done} of «{name}», its outputs at step {until_step}",
             advice="The log lost rows. Restore it, or learn again: headrace models reset.",
         )
 
 
-def recorded_event(log: Log, task: Task, record: StepRecord) -> Event:
+def reader_of(log: Log, task: Task, state: State) -> LogReader | None:
+    """Return what reads rows for trainings of a model."""
+    return LogReader(log, task, state) if isinstance(task, ModelTask) else None
+
+
+def declared_at(history: TaskHistory, record: StepRecord) -> AsDeclared:
+    """Return the task by whose declaration a recorded step was taken."""
+    if record.event is not None and "declared" in record.event and history.newest.step < record.step:
+        history.read()  # somebody else has written it since
+    return history.at(record.step)
+
+
+def recorded_event(log: Log, history: TaskHistory, record: StepRecord) -> Event:
     """Return the event of a recorded step, with its rows from the log.
 
     Raises:
         LogCorrupt: the rows it consumed are not in the log any more.
     """
+    task = history.at(record.step).task
+    if record.event is not None and "declared" in record.event:
+        return Redeclared(before=history.at(record.step - 1).task, **record.event["declared"])
     if record.tick_us is not None:
         return Tick(record.tick_us, record.explicit, (record.event or {}).get("idle", {}))
     if record.event is not None and "train" in record.event:

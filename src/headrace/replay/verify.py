@@ -14,17 +14,21 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.batch import OPS, Batch
-from headrace.errors import HeadraceError
+from headrace.errors import DeclarationUnknown, HeadraceError
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.plain_values import keys as keys_of
 from headrace.plain_values import united, values
+from headrace.plan.attachments import AsDeclared
+from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask, StreamTask, Task
 from headrace.registry.models import Progress, beginning, checkpoint_steps, differences, read_model, read_progress
 from headrace.replay.environment import environment_fingerprint, foreign_environments
+from headrace.replay.known_tasks import with_known_names
 from headrace.replay.recovery import first_state, replay, restore, restore_from
 from headrace.replay.steps import StepRecord, read_steps
+from headrace.replay.task_history import TaskHistory
 from headrace.step.outputs import Output
 from headrace.step.state import State, initial_state
 
@@ -44,6 +48,11 @@ class TaskReport:
     rows: int = 0
     result: str = EQUAL
     differences: list[str] = field(default_factory=list)
+    not_compared: dict[str, str] = field(default_factory=dict)
+
+    def left_out(self, topic: str, declared: AsDeclared) -> None:
+        """Note a topic some of whose rows were not compared: what made them is not known any more."""
+        self.not_compared.setdefault(topic, "; ".join(declared.unknown))
 
     def differs(self, what: str) -> None:
         self.result = DIFFERENT
@@ -79,11 +88,15 @@ def verify(plan: Plan, log: Log, *, on_step: Callable[[str, int, int], None] | N
         changed = "; ".join(differences(foreign[0], environment_fingerprint()))
         return Report(plan.app, NOT_COMPARABLE, [], f"the log was written under another machine or library: {changed}")
     reports: list[TaskReport] = []
+    plan = with_known_names(plan, log)
     for task in plan.tasks:
         reason = _not_comparable(task, log)
         if reason:
             return Report(plan.app, NOT_COMPARABLE, reports, reason)
-        reports.append(_verify_task(plan, task, log, on_step))
+        try:
+            reports.append(_verify_task(plan, task, log, on_step))
+        except DeclarationUnknown as error:
+            return Report(plan.app, NOT_COMPARABLE, reports, error.message)
     different = any(report.result == DIFFERENT for report in reports)
     return Report(plan.app, DIFFERENT if different else EQUAL, reports)
 
@@ -96,7 +109,7 @@ def _not_comparable(task: Task, log: Log) -> str:
         return f"the log has no model «{task.name}»"
     if not known["fingerprint"]:
         return ""
-    changed = differences(known["fingerprint"], task.fingerprint())
+    changed = declaration_differences(known["fingerprint"], task.fingerprint())
     return f"«{task.name}» is declared differently: {'; '.join(changed)}" if changed else ""
 
 
@@ -105,18 +118,21 @@ def _verify_task(plan: Plan, task: Task, log: Log, on_step: Callable[[str, int, 
     progress = read_progress(log, task.name)
     if progress is None:
         return report
-    state, start = _oldest(plan, log, task, progress)
+    history = TaskHistory(log, task)
+    state, start = _oldest(plan, log, history, progress)
     report.from_step = start.step
     stored = set(checkpoint_steps(log, task.name))
     try:
-        for record, outputs in replay(log, plan, task, state, start, progress.step):
+        for record, outputs in replay(log, plan, history, state, start, progress.step):
             report.steps += 1
             _compare_hash(report, record, state)
             if record.step in stored:
-                _compare_checkpoint(report, log, task, record.step, state)
-            _compare_outputs(report, log, record, outputs)
+                _compare_checkpoint(report, log, history, record.step, state)
+            _compare_outputs(report, log, record, outputs, history.at(record.step))
             if on_step is not None:
                 on_step(task.name, record.step, progress.step)
+    except DeclarationUnknown:
+        raise
     except HeadraceError as error:
         report.differs(error.message)
     if isinstance(task, ModelTask) and (wrong := _recount(log, task, progress)):
@@ -124,24 +140,24 @@ def _verify_task(plan: Plan, task: Task, log: Log, on_step: Callable[[str, int, 
     return report
 
 
-def _oldest(plan: Plan, log: Log, task: Task, progress: Progress) -> tuple[State, Progress]:
+def _oldest(plan: Plan, log: Log, history: TaskHistory, progress: Progress) -> tuple[State, Progress]:
     """Return the earliest state from which the log still holds every row: the beginning, else the oldest checkpoint."""
-    topics = log.topics()
+    topics, task, read = log.topics(), history.task, history.topics()
 
     def held(offsets: dict[str, int]) -> bool:
-        return all(name not in topics or topics[name].first <= offsets.get(name, 0) for name in task.topics)
+        return all(name not in topics or topics[name].first <= offsets.get(name, 0) for name in read)
 
     start, _ = beginning(progress)
     drawn = isinstance(task, ModelTask) and task.stores_beginning
     if held(start.offsets) and not drawn:
-        return first_state(task, progress)
+        return first_state(history, progress)
     if isinstance(task, StreamTask):
         return initial_state(task), _first_held(plan, log, task, progress)
     for value in log.records("checkpoint", f"{task.name}/").values():
-        state, at = restore_from(task, value)
+        state, at = restore_from(history, value)
         if held(at.offsets):
             return state, at
-    return restore(log, task, progress)
+    return restore(log, history, progress)
 
 
 def _first_held(plan: Plan, log: Log, task: Task, progress: Progress) -> Progress:
@@ -162,9 +178,9 @@ def _compare_hash(report: TaskReport, record: StepRecord, state: State) -> None:
         report.differs(f"step {record.step}: the model's hash is {now}, recorded was {record.hash}")
 
 
-def _compare_checkpoint(report: TaskReport, log: Log, task: Task, step: int, state: State) -> None:
-    name = f"{task.name}/{step:012d}"
-    stored, _ = restore_from(task, log.records("checkpoint", name)[name])
+def _compare_checkpoint(report: TaskReport, log: Log, history: TaskHistory, step: int, state: State) -> None:
+    name = f"{history.task.name}/{step:012d}"
+    stored, _ = restore_from(history, log.records("checkpoint", name)[name])
     report.checkpoints += 1
     if stored.learner is None or state.learner is None:
         return
@@ -173,8 +189,14 @@ def _compare_checkpoint(report: TaskReport, log: Log, task: Task, step: int, sta
         report.differs(f"step {step}: the replayed model's hash is {now}, the checkpoint's {was}")
 
 
-def _compare_outputs(report: TaskReport, log: Log, record: StepRecord, outputs: Sequence[Output]) -> None:
+def _compare_outputs(
+    report: TaskReport, log: Log, record: StepRecord, outputs: Sequence[Output], declared: AsDeclared
+) -> None:
+    outputs = [(topic, batch) for topic, batch in outputs if declared.compared(topic)]
     for topic, (first, end) in record.outputs.items():
+        if not declared.compared(topic):
+            report.left_out(topic, declared)
+            continue
         held = log.topics().get(topic)
         if held is not None and held.first > first:
             continue

@@ -10,6 +10,7 @@ import numpy as np
 from headrace.learn.state import load_state as load_values
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
+from headrace.plan.fingerprint import core
 from headrace.registry.models import Progress, differences, newest_checkpoint, read_progress
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state, metrics_in
@@ -84,7 +85,7 @@ def diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord, re
         "positions": {
             name: {"a": left[name], "b": right[name]} for name in ("position", "rows", "learned", "hash", "size")
         },
-        "parameters": differences(versions.fingerprint(a), versions.fingerprint(b)),
+        "parameters": differences(core(versions.fingerprint(a)), core(versions.fingerprint(b))),
         "state": [_moved(name, *(state.get(name) for state in states)) for name in sorted({*states[0], *states[1]})],
     }
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
+from headrace.plan.task import Task
 from headrace.step.model_version import VersionChange
 
 SNAPSHOT_CUT_ROWS = 100_000
@@ -73,7 +74,24 @@ class Train:
     promote: bool = False
 
 
-Event = Rows | Tick | VersionChange | Train
+@dataclass(frozen=True, slots=True)
+class Redeclared:
+    """The task is declared differently from here on; nothing is consumed.
+
+    Attributes:
+        before: the task as it was declared.
+        by: who let its model go on under another declaration of what it is, where that has changed too.
+        written: topic -> offset after the last row that the task had written, where a training may read the topic.
+    """
+
+    ts_us: int
+    before: Task
+    by: str = ""
+    written: Mapping[str, int] = field(default_factory=dict)
+
+
+Happening = Rows | Tick | VersionChange | Train
+Event = Happening | Redeclared
 
 
 @dataclass(frozen=True, slots=True)

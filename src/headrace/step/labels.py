@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -676,6 +676,17 @@ class Memory:
         if name not in self.late:
             self.late[name] = Late(partial=partial)
         return self.late[name]
+
+    def retain(self, topics: Collection[str], names: Mapping[str, str]) -> None:
+        """Let go what is known of topics whose rows are not followed any more, and of those who do not wait any more.
+
+        Args:
+            names: who waits now -> how it was named before.
+        """
+        self.rows = {topic: rows for topic, rows in self.rows.items() if topic in topics}
+        self.late = {now: self.late[before] for now, before in names.items() if before in self.late}
+        self.changes = {now: self.changes[before] for now, before in names.items() if before in self.changes}
+        self.names = {now: self.names[before] for now, before in names.items() if before in self.names}
 
     def settle(self) -> None:
         """Let go what belonged to rows that have ended."""

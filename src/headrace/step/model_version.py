@@ -64,6 +64,7 @@ class VersionChange:
         parent: the version whose state it begins with.
         artifact: where its learner's state is stored in the log; ``by``: who asks for it.
         training: of a version that was trained anew: on what; its rows are then not the parent's.
+        declared: of a version that goes on under another declaration: what has changed.
     """
 
     to: ModelVersion | None
@@ -72,6 +73,7 @@ class VersionChange:
     by: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     refused: str = ""
+    declared: str = ""
 
 
 @dataclass(frozen=True, slots=True)

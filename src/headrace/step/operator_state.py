@@ -64,13 +64,14 @@ class TrainingRows:
         if "supersedes" in records.schema.names and records.column("supersedes").null_count < records.num_rows:
             self._without(records.column("supersedes").drop_null())
         self._newest = max(self._newest, int(batch.ts_us.max()))
-        self._trim()
+        self.trim()
 
     def _without(self, numbers: pa.Array) -> None:
         kept = [rows.filter(pc.invert(pc.is_in(rows.column("grade"), value_set=numbers))) for rows in self._batches]
         self._batches = [rows for rows in kept if rows.num_rows]
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
+        """Let go what is too old, or too much."""
         surplus = len(self) - self._most
         while surplus > 0 and surplus >= self._batches[0].num_rows:
             surplus -= self._batches.pop(0).num_rows
@@ -149,6 +150,32 @@ def initial_operators(nodes: Sequence[Node], rows: Selection | None = None) -> O
         retained = TrainingRows(rows=rows.rows, span_us=rows.span_us)
     operators = [OPERATORS[type(node.operator)](node.operator, number, nodes) for number, node in enumerate(nodes)]
     return OperatorState(operators, retained)
+
+
+def carry_over(old: OperatorState, new: OperatorState, kept: Mapping[int, int], *, training_rows: bool) -> None:
+    """Give operators what those of an earlier declaration know that are the same.
+
+    Args:
+        kept: number in the new state -> number in the old one.
+        training_rows: whether the rows that are kept for a training are of the same operator.
+    """
+    for number, before in kept.items():
+        flat, about = old.operators[before].snapshot()
+        new.operators[number].restore(_renumbered(flat, str(before), str(number)), about)
+    if training_rows and old.training_rows is not None and new.training_rows is not None:
+        new.training_rows.restore(old.training_rows.snapshot())
+        new.training_rows.trim()
+    new.at, new.counts = old.at, dict(old.counts)
+
+
+def _renumbered(flat: Mapping[str, Any], before: str, now: str) -> dict[str, Any]:
+    """Return values of one operator under another number: it is the first part of a key, or the second after a word."""
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        parts = key.split(".")
+        parts[0 if parts[0] == before else 1] = now
+        found[".".join(parts)] = value
+    return found
 
 
 def dump_operators(state: OperatorState) -> dict[str, Any]:

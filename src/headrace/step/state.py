@@ -18,6 +18,7 @@ from headrace.grade.scores import Scores
 from headrace.learn.base import Learner
 from headrace.learn.features import growing
 from headrace.learn.handover import Handover
+from headrace.plan.operators import label_topics
 from headrace.plan.task import ModelTask, OperatorTask, StreamPlan, StreamTask, Task
 from headrace.position import Position
 from headrace.step.labels import Memory, named
@@ -289,6 +290,17 @@ def named_uses(task: Task, use: str) -> list[str]:
     streams = [plan if isinstance(plan, StreamPlan) else plan.stream for plan in getattr(task, use, ())]
     topics = [stream.topic if stream is not None else "" for stream in streams]
     return [named(use, topics, number) for number in range(len(topics))]
+
+
+def followed_topics(task: Task) -> set[str]:
+    """Return topics whose rows are told apart: those that are predicted, or whose labels may come later."""
+    nodes = () if isinstance(task, StreamTask) else task.nodes
+    if not isinstance(task, ModelTask):
+        return label_topics(nodes)
+    found = {plan.stream.topic for plan in task.predict}
+    found |= {plan.stream.topic for plan in task.evaluate if plan.stream is not None}
+    found |= {stream.topic for stream in task.learn} if task.target is not None else set()
+    return found | label_topics(nodes)
 
 
 def _fresh_learner(task: Task) -> Learner:

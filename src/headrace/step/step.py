@@ -26,7 +26,6 @@ from headrace.learn.base import pinned, width_of
 from headrace.learn.category import new_words
 from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets_of, unsized
 from headrace.plain_values import value, whole
-from headrace.plan.operators import label_topics
 from headrace.plan.task import (
     PREDICTION_COLUMNS,
     ModelTask,
@@ -38,7 +37,7 @@ from headrace.plan.task import (
 )
 from headrace.position import Position
 from headrace.step import row_identity
-from headrace.step.events import Event, Rows, Tick, Train, merge, order_of
+from headrace.step.events import Event, Happening, Redeclared, Rows, Tick, Train, merge, order_of
 from headrace.step.labels import NO_LABEL, Changes
 from headrace.step.learning import (
     GRADED,
@@ -57,10 +56,11 @@ from headrace.step.operator_run import OperatorRun, challenger, operator_step, t
 from headrace.step.operators import rows_at
 from headrace.step.outputs import Output, batches_of, emitted, refused, unlearned
 from headrace.step.predictions import PredictionBatch, ServedPredictions
+from headrace.step.redeclaration import redeclare
 from headrace.step.retraining import end_training, retrain, train_now, training_rows
 from headrace.step.row_identity import ROW
 from headrace.step.scoring import Line, Scored, held_out, in_order, reused, scored
-from headrace.step.state import Samples, State, named_uses
+from headrace.step.state import Samples, State, followed_topics, named_uses
 from headrace.transform.expressions import operate
 
 _NONE = np.empty(0, np.int64)
@@ -72,9 +72,11 @@ def step(task: Task, state: State, event: Event, reader: Reader | None = None) -
     Args:
         reader: gives rows of the log to a training that wants some.
     """
+    state.ended = []
+    if isinstance(event, Redeclared):
+        return redeclare(task, state, event, reader)
     if isinstance(task, StreamTask):
         return _copy(task, event)
-    state.ended = []
     if isinstance(task, OperatorTask):
         return operator_step(task, state, event)
     # Numbers that overflow are refused where they come out, row by row.
@@ -82,7 +84,7 @@ def step(task: Task, state: State, event: Event, reader: Reader | None = None) -
         return _step(task, state, event, reader)
 
 
-def _step(task: ModelTask, state: State, event: Event, reader: Reader | None) -> list[Output]:
+def _step(task: ModelTask, state: State, event: Happening, reader: Reader | None) -> list[Output]:
     if isinstance(event, Rows):
         return _ModelStep(task, state, event, reader).run()
     cuts = state.counters.cuts
@@ -130,14 +132,6 @@ def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
     return [line for plan in task.evaluate if plan.rows is not None for line in held_out(task, state, plan, at, place)]
 
 
-def _tables(task: ModelTask) -> set[str]:
-    """Return topics whose rows are told apart: those that are predicted, or whose labels may come later."""
-    found = {plan.stream.topic for plan in task.predict}
-    found |= {plan.stream.topic for plan in task.evaluate if plan.stream is not None}
-    found |= {stream.topic for stream in task.learn} if task.target is not None else set()
-    return found | label_topics(task.nodes)
-
-
 # -- the model's step ---------------------------------------------------------------------------------------------
 
 
@@ -149,7 +143,7 @@ class _ModelStep:
         self.state = state
         self.reader = reader
         self.complete = event.complete
-        self.merged = merge(event, state.open_key).numbered(_tables(task), state.memory.follow)
+        self.merged = merge(event, state.open_key).numbered(followed_topics(task), state.memory.follow)
         # Place of the last row of the last complete cut; category -> places of the rows that showed its new words.
         self.closed: int | None = None
         self.births: dict[str, Ints] = {}

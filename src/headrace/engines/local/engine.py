@@ -143,10 +143,15 @@ class Engine:
             runner.recover(on_step)
         self._requests.recover()
         fresh = [runner for runner in self.runners if runner.lacks_beginning]
-        if fresh:
+        undeclared = [runner for runner in self.runners if runner.undeclared]
+        if fresh or undeclared:
             with self.log.transaction() as txn:
                 for runner in fresh:
                     runner.store_beginning(txn)
+                declared = [(runner, runner.declare(txn)) for runner in undeclared]
+                self._record(txn, [(runner, record) for runner, record in declared if record is not None])
+                fault("engine.declared")
+            fault("engine.declaring")
 
     def run(self) -> None:
         """Run rounds until `stop`; the error that ended it otherwise is kept in ``error`` and raised."""
@@ -338,6 +343,11 @@ class Engine:
             if record is not None:
                 stepped.append((runner, record))
             stepped += [(runner, runner.tick(txn, tick)) for tick in self._ticks_for(runner, ticks, record)]
+        self._record(txn, stepped)
+        return any(runner.more or self._read_here & record.outputs.keys() for runner, record in stepped)
+
+    def _record(self, txn: Transaction, stepped: Sequence[tuple[TaskRunner, StepRecord]]) -> None:
+        """Append the records of steps, and write where the tasks are after them."""
         if stepped:
             txn.next_slice()
             first = txn.append(self.plan.steps_topic, steps_batch([record for _, record in stepped]))
@@ -346,7 +356,6 @@ class Engine:
             ends = {id(runner): first + i + 1 for i, (runner, _) in enumerate(stepped)}
             for runner in dict.fromkeys(runner for runner, _ in stepped):
                 runner.save(txn, ends[id(runner)])
-        return any(runner.more or self._read_here & record.outputs.keys() for runner, record in stepped)
 
     def _ticks_for(self, runner: TaskRunner, requests: Sequence[TickRequest], stepped: StepRecord | None) -> list[Tick]:
         """Return ticks that were asked for, and the one that closes an idle cut: only where no row has just come."""

@@ -35,10 +35,14 @@ from headrace.log.retention import Keep
 from headrace.plan.blueprint import blueprint
 from headrace.plan.column_checks import known_columns
 from headrace.plan.columns import Columns
+from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
-from headrace.registry.models import declare, differences, read_model
+from headrace.registry.models import declare, read_model
+from headrace.registry.requests import read_continue
+from headrace.replay.continuation import ways_on, why_not_continue
 from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
+from headrace.replay.known_tasks import with_known_names
 
 if TYPE_CHECKING:
     from headrace.serve.settings import ServeSettings
@@ -103,6 +107,7 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
     sources: list[Source[Any]] = []
     try:
         sources = _check(plan, captured, log, circles)
+        plan = with_known_names(plan, log)
         engine = Engine(plan, log, sources, keep=keep, clock=settings.clock)
         engine.first_rows = FirstRows(plan, _tables(captured), log)
         _declare_models(plan, log, settings.clock)
@@ -185,7 +190,7 @@ def _as_it_stands(plan: Plan, codec: TopicCodec) -> Iterator[Log]:
 def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles) -> list[Source[Any]]:
     """Refuse what cannot run; the sources that will."""
     for model in plan.models:
-        check_fingerprint(plan, model, log)
+        check_fingerprint(plan, model, log, continues=True)
     circles.look()
     for source in captured:
         source.check(log)
@@ -206,8 +211,12 @@ def _tables(captured: Sequence[PostgresSource]) -> dict[str, pa.Schema]:
     return {topic: schema for source in captured for topic, schema in source.traits.tables.items()}
 
 
-def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:
-    """Refuse a model that is declared differently from the one in the log."""
+def check_fingerprint(plan: Plan, task: ModelTask, log: Log, *, continues: bool = False) -> None:
+    """Refuse a model that is declared differently from the one in the log.
+
+    Args:
+        continues: where somebody has asked that it goes on from what it has learned, it may, if that fits.
+    """
     known = read_model(log, task.name)
     if known is not None and known["app"] not in ("", plan.app):
         raise DeclarationError(
@@ -216,14 +225,14 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log) -> None:
         )
     if known is None or not known["fingerprint"]:
         return
-    changed = differences(known["fingerprint"], task.fingerprint())
-    if changed:
-        raise FingerprintError(
-            f"the model «{task.name}» is declared differently from the one in this log (version {known['version']}):\n"
-            + "\n".join(f"    {line}" for line in changed),
-            advice=f"`headrace models reset {task.name} --log …` learns again from the log (add --from latest to begin "
-            "with new rows); or give the model a new name; or undo the change.",
-        )
+    changed = declaration_differences(known["fingerprint"], task.fingerprint())
+    if not changed or (continues and read_continue(log, task.name) is not None and not why_not_continue(log, task)):
+        return
+    raise FingerprintError(
+        f"the model «{task.name}» is declared differently from the one in {plan.log} (version {known['version']}):\n"
+        + "\n".join(f"    {line}" for line in changed),
+        advice=ways_on(plan.log, task.name, why_not_continue(log, task)),
+    )
 
 
 def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
@@ -231,6 +240,6 @@ def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
         record_environment(log, txn, plan.app, environment_fingerprint())
         for task in plan.models:
             known, made_of = read_model(log, task.name), blueprint(task)
-            if known is None or not known["fingerprint"] or known.get("blueprint", {}) != made_of:
+            if known is None or not known["fingerprint"]:
                 libraries = libraries_of(task.learner)
                 declare(log, txn, task.name, task.fingerprint(), clock.now_us(), plan.app, made_of, libraries)

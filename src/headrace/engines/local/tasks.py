@@ -9,32 +9,41 @@ Recovery loads the newest checkpoint and repeats the recorded steps after it wit
 from __future__ import annotations
 
 import copy
-import json
+import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.announcements import Announcements
-from headrace.errors import FingerprintError
 from headrace.learn.base import pinned, traits_of
 from headrace.learn.state import dump_pieces, load_state, state_hash
 from headrace.log.base import Log, Transaction
+from headrace.plan.attachments import changes
+from headrace.plan.blueprint import blueprint
+from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan
-from headrace.plan.task import ModelTask, OperatorTask, StreamTask, Task
+from headrace.plan.task import ModelTask, StreamTask, Task
 from headrace.registry.models import (
+    Declaration,
     Progress,
     beginning,
     checkpoint_steps,
+    put_declaration,
+    put_model,
+    read_model,
     read_progress,
     write_checkpoint,
     write_progress,
 )
-from headrace.registry.versions import Pieces, artifact_name
+from headrace.registry.requests import CONTINUE, read_continue
+from headrace.registry.versions import PIPELINE, Pieces, artifact_name
 from headrace.replay.lineage import Lineage, change_event
 from headrace.replay.recovery import begin, note_written, replay, restore
 from headrace.replay.steps import LogReader, StepRecord, append_fitting, load_rows
-from headrace.step.events import Tick, Train
+from headrace.replay.task_history import TaskHistory
+from headrace.step.events import Redeclared, Tick, Train
 from headrace.step.learning import oldest_kept
 from headrace.step.model_version import ModelVersion, VersionChange
 from headrace.step.operator_run import due, watched
@@ -42,6 +51,8 @@ from headrace.step.outputs import Output
 from headrace.step.retraining import Trained, train_pending
 from headrace.step.state import State, dump_state, initial_state
 from headrace.step.step import step
+
+logger = logging.getLogger("headrace")
 
 CHECKPOINT_FACTOR = 4
 ROWS_AT_ONCE = 65_536
@@ -65,6 +76,7 @@ class TaskRunner:
         self.log = log
         self.clock = clock or SystemClock()
         self.lineage = Lineage(task, log) if isinstance(task, ModelTask) else None
+        self.history = TaskHistory(log, task)
         self.state = initial_state(task)
         self.progress = Progress()
         self.checkpoints: list[int] = []
@@ -94,12 +106,12 @@ class TaskRunner:
         name = self.task.name
         progress = read_progress(self.log, name) or Progress()
         self.checkpoints = checkpoint_steps(self.log, name)
-        if isinstance(self.task, OperatorTask):
-            _refuse_changed(self.task, progress)
-        self.state, start = restore(self.log, self.task, progress)
-        stateless = isinstance(self.task, StreamTask)
+        self.history.read()
+        self.state, start = restore(self.log, self.history, progress)
         begun = self.clock.monotonic()
-        for record, _ in () if stateless else replay(self.log, self.plan, self.task, self.state, start, progress.step):
+        # A training that has changed the model is in a checkpoint: an unknown one need not be done again.
+        repeated = replay(self.log, self.plan, self.history, self.state, start, progress.step, exact=False)
+        for record, _ in () if isinstance(self.task, StreamTask) else repeated:
             if on_step is not None:
                 on_step(name, record.step, progress.step)
         self._work_s = self.clock.monotonic() - begun
@@ -136,6 +148,61 @@ class TaskRunner:
         self.checkpoints = write_checkpoint(txn, self.task.name, start.step, dump_pieces(values), [])
         if self.lineage is not None and isinstance(self.task, ModelTask) and self.task.initial is not None:
             self.lineage.began_with(txn, self.state)
+
+    @property
+    def undeclared(self) -> bool:
+        """True where the log does not know that the task is declared as it is now."""
+        return not self.history.recorded or self.history.changed
+
+    def declare(self, txn: Transaction) -> StepRecord | None:
+        """Note how the task is declared; where it was declared otherwise before, take the step from which on it is."""
+        history, name = self.history, self.task.name
+        if not history.recorded:
+            put_declaration(txn, name, history.newest if history.changed else self._declaration(self._beginning))
+        record = self._redeclare(txn) if history.changed else None
+        history.recorded = history.declarations = [*history.declarations]
+        return record
+
+    def _declaration(self, step: int, **about: Any) -> Declaration:
+        made = blueprint(self.task) if isinstance(self.task, ModelTask) else None
+        return replace(self.history.now(step), blueprint=made, ts_us=self.clock.now_us(), **about)
+
+    def _redeclare(self, txn: Transaction) -> StepRecord:
+        history, name, progress = self.history, self.task.name, self.progress
+        old = history.newest
+        lets = read_continue(self.log, name) or {}
+        ends = {topic: info.end for topic, info in self.log.topics().items()}
+        written = {output.topic: ends.get(output.topic, 0) for output in self.task.outputs}
+        event = Redeclared(self.clock.now_us(), history.at(progress.step).task, str(lets.get("by", "")), written)
+        outputs = step(self.task, self.state, event, self._reader)
+        told = changes(old.attached, history.now(0).attached)
+        if isinstance(self.task, ModelTask):
+            model = declaration_differences(old.fingerprint, self.task.fingerprint())
+            told = [*(f"the model goes on: {line}" for line in model), *told]
+            if lets:
+                txn.delete(CONTINUE, name)
+        self._saves = True
+        progress.offsets = {topic: self._offset(topic) for topic in self.task.topics}
+        declared = {"ts_us": event.ts_us, "by": event.by, "written": written}
+        record = self._record(txn, outputs, after=progress.slice, inputs={}, event={"declared": declared})
+        now = self._declaration(progress.step, changes=told, by=str(lets.get("by") or PIPELINE))
+        put_declaration(txn, name, now)
+        if isinstance(self.task, ModelTask) and (known := read_model(self.log, name)) is not None:
+            more = {"fingerprint": now.fingerprint, "blueprint": now.blueprint, "version": self.state.version}
+            put_model(txn, name, {**known, **more})
+        where = f"from step {record.step} on, after {progress.position or 'nothing'}"
+        for line in told:
+            logger.warning("«%s»: %s (%s)", name, line, where)
+        history.declarations = [*history.declarations, now]
+        return record
+
+    def _offset(self, topic: str) -> int:
+        """Return the offset of the first row of a topic that the next step may take."""
+        if topic in self.progress.offsets:
+            return self.progress.offsets[topic]
+        following = self.log.read([topic], after=self.progress.slice, limit=1)
+        info = self.log.topics().get(topic)
+        return following[0].offset if following else 0 if info is None else info.end
 
     def advance(self, txn: Transaction) -> StepRecord | None:
         """Take a step on the next rows, if there are any; append its outputs."""
@@ -314,17 +381,6 @@ class TaskRunner:
         progress.hash = None
         if progress.size <= HASHED_EVERY_STEP or self._due():
             progress.hash = state_hash(state.learner.state())
-
-
-def _refuse_changed(task: OperatorTask, progress: Progress) -> None:
-    """Refuse operators that are declared otherwise than what the log holds."""
-    declared = json.loads(json.dumps(task.fingerprint()))
-    if progress.step and progress.declared and progress.declared != declared:
-        raise FingerprintError(
-            f"«{task.name}» is declared differently from what this log holds",
-            advice="Undo the change, or derive it under another topic's name in a new log.",
-        )
-    progress.declared = declared
 
 
 def _append(txn: Transaction, outputs: Sequence[Output]) -> dict[str, list[int]]:

@@ -25,6 +25,14 @@ from headrace.learn.base import LearnerTraits, Method, State, as_features, large
 _OWN = "estimator."
 
 
+# Parameters that say how an estimator goes on learning, and not what the numbers mean that it has learned.
+GOING_ON = frozenset(
+    {"C", "alpha", "batch_size", "class_weight", "early_stopping", "epsilon", "eta0", "l1_ratio", "learning_rate",
+     "learning_rate_init", "max_iter", "max_no_improvement", "n_iter_no_change", "n_jobs", "penalty", "power_t",
+     "random_state", "reassignment_ratio", "shuffle", "tol", "validation_fraction", "verbose", "warm_start"}
+)  # fmt: skip
+
+
 class SklearnLearner:
     """One estimator, or one pipeline of estimators. One without ``partial_fit`` predicts by what it learned before.
 
@@ -215,6 +223,34 @@ class SklearnLearner:
             for name, weight in zip(names, weights, strict=True)
         ]
 
+    def adopt(self, state: State) -> None:
+        """Take over the state of an estimator with other parameters, if these only say how it goes on learning.
+
+        Raises:
+            LearnError: the classes differ, or a parameter that decides what its numbers mean.
+        """
+        declared, classes = self._estimator, self.classes
+        own = declared.get_params()
+        self.restore(state)
+        found = self._estimator.get_params()
+        kinds = [[type(step) for step in _steps(estimator)] for estimator in (declared, self._estimator)]
+        if kinds[0] != kinds[1] or own.keys() != found.keys():
+            raise LearnError("what it has learned is of another estimator")
+        learned = getattr(self._steps[-1], "classes_", None)  # a classifier has it when it is fitted
+        if learned is not None and classes is not None and list(learned) != list(classes):
+            raise LearnError(f"it has learned the classes {list(learned)}, and {list(classes)} are declared")
+        plain = {key: value for key, value in own.items() if not _holds_estimators(value)}
+        changed = {key: value for key, value in plain.items() if not _equal(value, found[key])}
+        wrong = [key for key in changed if key.rpartition("__")[2] not in GOING_ON]
+        if wrong:
+            raise LearnError(f"«{wrong[0]}» of {type(declared).__name__} decides what the numbers it has learned mean")
+        self._estimator.set_params(**changed)
+        for step in self._steps:
+            # A network's optimizer was made with the rate that was declared then.
+            optimizer = getattr(step, "_optimizer", None)
+            if optimizer is not None and hasattr(step, "learning_rate_init"):
+                optimizer.learning_rate_init = optimizer.learning_rate = float(step.learning_rate_init)
+
     # -- checks ---------------------------------------------------------------------------------------------------
 
     def _checked(self, X: Array) -> Array:
@@ -278,7 +314,7 @@ def _learned_numbers(steps: Sequence[Any]) -> Iterator[Any]:
 def _traits(steps: Sequence[Any], kind: str, classes: Array | None, *, learned: bool) -> LearnerTraits:
     number = pa.float64() if kind == "regressor" else pa.int64()
     update = getattr(steps[-1], "partial_fit", None)
-    offers: set[Method] = {"fit", "pinned", "largest"}
+    offers: set[Method] = {"fit", "pinned", "largest", "adopt"}
     return LearnerTraits(
         classes=classes,
         prediction_type=number if classes is None else pa.array(classes).type,
@@ -385,3 +421,12 @@ def _is_fitted(step: Any) -> bool:
 def _width(steps: list[Any]) -> int | None:
     width = getattr(steps[0], "n_features_in_", None)
     return None if width is None else int(width)
+
+
+def _holds_estimators(value: Any) -> bool:
+    """Return whether a parameter is an estimator, or a list of named ones."""
+    return hasattr(value, "get_params") or (isinstance(value, list) and all(isinstance(step, tuple) for step in value))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else bool(a == b)

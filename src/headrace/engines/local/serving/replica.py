@@ -35,6 +35,7 @@ from headrace.registry.models import Progress, checkpoint_steps, read_progress
 from headrace.registry.requests import Request, ask, folder_of, whoami
 from headrace.registry.versions import VersionList
 from headrace.replay.recovery import replay, restore
+from headrace.replay.task_history import TaskHistory
 from headrace.serve.models import TAKES_OVER, ComponentHealth, Gauge
 
 logger = logging.getLogger("headrace")
@@ -51,14 +52,16 @@ class ReplicaTask:
         self._log = log
         self._info: dict[int, int] = {}
         self.task = task
+        self._history = TaskHistory(log, task)
         self.published = SnapshotPublisher(task, self._time_of)
         self._start()
 
     def _start(self) -> None:
         """Come to where the log says the model is."""
         progress = read_progress(self._log, self.task.name) or Progress()
-        self.state, start = restore(self._log, self.task, progress)
-        for _ in replay(self._log, self._plan, self.task, self.state, start, progress.step):
+        self._history.read()
+        self.state, start = restore(self._log, self._history, progress)
+        for _ in replay(self._log, self._plan, self._history, self.state, start, progress.step):
             pass
         self.progress = progress
         self.published.publish(self.state, idle=True)
@@ -77,7 +80,7 @@ class ReplicaTask:
             self._start()
             return True
         try:
-            for _ in replay(self._log, self._plan, self.task, self.state, old, new.step):
+            for _ in replay(self._log, self._plan, self._history, self.state, old, new.step):
                 pass
         except HeadraceError:
             # Rows that were pruned behind a slow follower: the newest checkpoint does not need them.
