@@ -581,6 +581,18 @@ def test_read_topic_of_an_unknown_topic(log: Log) -> None:
     assert log.read_topic("nowhere") == [] and log.extents("nowhere") == []
 
 
+def test_schemas_of_a_topic_begin_where_its_rows_change(log: Log, topic_prefix: str) -> None:
+    topic = f"{topic_prefix}.columns"
+    for columns in ({"a": [1, 2]}, {"a": [3]}, {"a": ["x"], "b": [1.5]}, {"a": [4]}):
+        append(log, (topic, Batch.of(columns).records))
+    found = [(offset, [name for name in schema.names if len(name) == 1]) for offset, schema in log.schemas(topic)]
+    assert found == [(0, ["a"]), (3, ["a", "b"]), (4, ["a"])]
+    assert str(log.schemas(topic)[1][1].field("a").type) == "string"
+    assert log.schemas("nowhere") == []
+    log.prune(topic, before_offset=3)
+    assert [offset for offset, _ in log.schemas(topic)] == [3, 4]
+
+
 def test_extents_are_entries_without_rows(log: Log) -> None:
     three_slices(log)
     found = log.extents("a", offset=1)

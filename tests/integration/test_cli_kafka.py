@@ -86,7 +86,7 @@ def test_list_and_show(log: str, tmp_path: Path) -> None:
 
     about = json.loads(command("topics", "show", "orders", "--json", log=log, cwd=tmp_path))
     assert (about["format"], about["partitions"], about["last_ts"][:10]) == ("json", 2, "2023-11-14")
-    assert {"column": "price", "type": "double"} in about["columns"]
+    assert {"column": "price", "type": "double", "from": None, "to": None} in about["columns"]
     about = json.loads(command("topics", "show", "iris_predictions", "--json", log=log, cwd=tmp_path))
     assert (about["format"], about["pipeline"], about["key"]) == ("json", "iris", ["id"])
     command("topics", "show", "empty", log=log, cwd=tmp_path)

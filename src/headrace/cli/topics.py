@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from headrace.batch import is_meta
 from headrace.cli.arguments import JsonOption, LogOption, WideOption, location, looking
 from headrace.cli.console import copy_progress, print_result, print_rows, print_table, print_values, report, short_topic
 from headrace.cli.events import with_events
 from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
 from headrace.inspect.messages import to_json
-from headrace.inspect.topics import about_topic, seen_row, topic_lines, topic_row
+from headrace.inspect.topics import about_topic, columns_of, seen_row, topic_lines, topic_row
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.kafka_view import KafkaView
@@ -53,18 +54,22 @@ def topics_show(
 ) -> None:
     """Show one topic: its figures, its key and its columns.
 
+    The columns are those of the topic's life, with the offsets of the first row that has each and of the last one.
+
     Example: headrace topics show iris_predictions --log iris.headrace
     """
     with looking(log) as held:
         about, batch = about_topic(held, topic)
-    columns = [] if batch is None else [{"column": f.name, "type": str(f.type)} for f in batch.schema]
+        columns = columns_of(held, topic)
     about |= {"key": [] if batch is None else list(batch.key_columns), "columns": columns}
     if as_json:
         print(to_json(about))
     else:
         shown = {name: value for name, value in about.items() if name not in ("columns", "topic")}
         print_values(shown, title=topic, wide=wide)
-        print_table(columns, title="columns", wide=wide)
+        own = [column for column in columns if not is_meta(column["column"])]
+        lines = [{**column, "to": "now" if column["to"] is None else column["to"]} for column in own]
+        print_table(lines, title="columns", wide=wide)
 
 
 @topics.command("cat")

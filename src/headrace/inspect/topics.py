@@ -75,6 +75,31 @@ def _about(log: Log, topic: str) -> tuple[dict[str, Any], Batch | None]:
     return topic_row(info), Batch(entries[-1].records) if entries else None
 
 
+def columns_of(held: Log | KafkaView, topic: str) -> list[dict[str, Any]]:
+    """Return the columns that a topic's rows have had in its life, with the offsets of the first row and of the last.
+
+    A column that changed its type is named once for each type. ``to`` is None while rows still have it; of a topic of
+    others on a cluster the columns are those of its newest messages, from an offset that is not known.
+    """
+    log = held.owner(topic) if isinstance(held, KafkaView) else held
+    if log is None:
+        _, batch = about_topic(held, topic)
+        return [] if batch is None else [_column(field, None) for field in batch.schema]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for offset, schema in log.schemas(topic):
+        names = {(field.name, str(field.type)) for field in schema}
+        for name, column in found.items():
+            if name not in names and column["to"] is None:
+                column["to"] = offset - 1
+        for field in schema:
+            found.setdefault((field.name, str(field.type)), _column(field, offset))["to"] = None
+    return list(found.values())
+
+
+def _column(field: pa.Field, offset: int | None) -> dict[str, Any]:
+    return {"column": field.name, "type": str(field.type), "from": offset, "to": None}
+
+
 def _about_seen(view: KafkaView, topic: str) -> tuple[dict[str, Any], Batch | None]:
     seen = view.seen(topic)
     log = view.owner(topic)

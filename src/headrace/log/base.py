@@ -199,6 +199,13 @@ class Log(Protocol):
         """Return what `read_topic` would find, at most ``limit`` entries, without reading their rows."""
         ...
 
+    def schemas(self, topic: str) -> list[tuple[int, pa.Schema]]:
+        """Return the schemas that a topic's rows have, each with the offset of the first row that has it from there on.
+
+        No rows are read. Of an unknown topic there are none.
+        """
+        ...
+
     def topics(self) -> dict[str, TopicInfo]:
         """Return the visible topics, by name, sorted."""
         ...
@@ -229,6 +236,15 @@ def walk(log: Log, topic: str, offset: int = 0) -> Iterator[Entry]:
     while entries := log.read_topic(topic, offset=offset):
         yield from entries
         offset = entries[-1].offset + entries[-1].records.num_rows
+
+
+def schema_runs(entries: Iterable[tuple[int, pa.Schema]]) -> list[tuple[int, pa.Schema]]:
+    """Return offset and schema of the entries, in order, that have another schema than the one before."""
+    found: list[tuple[int, pa.Schema]] = []
+    for offset, schema in entries:
+        if not found or not (schema is found[-1][1] or schema.equals(found[-1][1], check_metadata=True)):
+            found.append((offset, schema))
+    return found
 
 
 def newest_schema(log: Log, topic: str) -> pa.Schema | None:

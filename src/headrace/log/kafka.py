@@ -34,7 +34,7 @@ from headrace.kafka.fetch import Fetcher
 from headrace.kafka.producer import Sent, TransactionalProducer, too_large
 from headrace.kafka.ranges import MessageRange, TopicRange
 from headrace.kafka.settings import KafkaLocation
-from headrace.log.base import Entry, Extent, TopicInfo, first_entries, no_such_topic, topic_exists
+from headrace.log.base import Entry, Extent, TopicInfo, first_entries, no_such_topic, schema_runs, topic_exists
 from headrace.log.changelog import Changelog, Value
 from headrace.log.kafka_codec import INTERNAL_FORMAT, INTERNAL_PREFIX, Codec, Codecs, Form
 from headrace.log.kafka_reader import Cached, Loader, PartitionReader, SliceIndex
@@ -351,6 +351,11 @@ class KafkaLog:
         """Return the last slice that is committed now."""
         self._current_metadata()
         return self.last_slice
+
+    def schemas(self, topic: str) -> list[tuple[int, pa.Schema]]:
+        """See `Log.schemas`."""
+        self._check_open()
+        return schema_runs((entry.offset, self.forms[entry.form].schema) for entry in self.entries_of(topic, 0))
 
     def topics(self) -> dict[str, TopicInfo]:
         """See `Log.topics`."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
 from headrace.errors import LogError
-from headrace.log.base import Entry, Extent, TopicInfo, first_entries, no_such_topic, topic_exists
+from headrace.log.base import Entry, Extent, TopicInfo, first_entries, no_such_topic, schema_runs, topic_exists
 from headrace.log.message import MessageFormat
 from headrace.log.transaction import OpenTransaction, WritingTurn
 
@@ -267,6 +267,10 @@ class MemoryLog:
         """See `Log.extents`."""
         found = list(self._from_offset(topic, offset))[:limit]
         return [Extent(stored.offset, stored.rows, len(stored.body), stored.ts_us) for stored in found]
+
+    def schemas(self, topic: str) -> list[tuple[int, pa.Schema]]:
+        """See `Log.schemas`."""
+        return schema_runs((stored.offset, stored.form.schema) for stored in self._from_offset(topic, 0))
 
     def topics(self) -> dict[str, TopicInfo]:
         """See `Log.topics`."""

@@ -62,6 +62,10 @@ _TOTALS = "SELECT id, first_offset, end_offset FROM topics WHERE name = ?"
 _BEFORE = """SELECT offset + rows FROM entries INDEXED BY entries_by_slice
     WHERE topic = ? AND slice <= ? ORDER BY slice DESC, seq DESC LIMIT 1"""
 _EXTENTS = f"SELECT e.offset, e.rows, e.bytes, e.ts_us {_HELD_FROM} LIMIT ?3"
+# Where a schema begins: of the entries of a topic in their order, those that have another one than the entry before.
+_SCHEMAS = f"""SELECT offset, schema FROM (
+    SELECT e.offset, e.schema, lag(e.schema) OVER (ORDER BY e.offset) AS before {_HELD_FROM})
+    WHERE before IS NULL OR before != schema ORDER BY offset"""
 _ENTER_TOPIC = """INSERT INTO topics (name, first_offset, end_offset, bytes, entries, first_ts_us, last_ts_us)
     VALUES (?1, 0, ?2, ?3, 1, ?4, ?4) ON CONFLICT (name) DO UPDATE SET
     end_offset = end_offset + ?2, bytes = bytes + ?3, entries = entries + 1,
@@ -162,6 +166,12 @@ class SqliteLog:
             held = [(extent.offset, extent.rows) for extent in found]
             self._refuse_missing(connection, topic, offset, held, ended=len(found) < limit)
             return found
+
+    def schemas(self, topic: str) -> list[tuple[int, pa.Schema]]:
+        """See `Log.schemas`."""
+        with self._reading() as connection:
+            found: list[Any] = connection.execute(_SCHEMAS, (topic, 0)).fetchall()
+            return [(offset, self._form(connection, number).schema) for offset, number in found]
 
     def topics(self) -> dict[str, TopicInfo]:
         """See `Log.topics`."""
