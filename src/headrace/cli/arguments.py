@@ -172,6 +172,8 @@ def _line_of(error: Exception, source: Path) -> str:
     lines = ""
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename).resolve()
+        if frame.filename.startswith("<"):
+            continue  # of no file: the import's own machinery
         if path.is_relative_to(own) and "site-packages" not in path.parts and not path.is_relative_to(_PACKAGE):
             lines += f"\n    {path.name}, line {frame.lineno}: {frame.line}"
     return lines
