@@ -19,8 +19,9 @@ import numpy as np
 
 from headrace.arrays import Array
 from headrace.errors import DeclarationError
+from headrace.learn.adapters.estimator import class_name, sorted_classes
 from headrace.learn.adapters.keras_programs import Program, program_of
-from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
+from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape
 from headrace.learn.base import State, largest_in
 
 # What a loss makes of labels, and what makes probabilities of the outputs it judges (with from_logits).
@@ -270,14 +271,14 @@ def described(model: Any) -> Any:
     """Return the architecture, without weights and without the layers' names. Functions are named, not compared."""
     layers = [model, *model._flatten_layers(include_self=False), *getattr(model, "operations", ())]
     known = {layer.name for layer in layers}
-    config = {"class": _class(model), "config": model.get_config(), "trainable": _trainable(model)}
+    config = {"class": class_name(model), "config": model.get_config(), "trainable": _trainable(model)}
     return _numbered(_values(config), known, {})
 
 
 def described_optimizer(optimizer: Any) -> Any:
     """Return the optimizer's class and options."""
     config = {key: option for key, option in optimizer.get_config().items() if key != "name"}
-    return _values({"class": _class(optimizer), **config})
+    return _values({"class": class_name(optimizer), **config})
 
 
 def described_loss(loss: Any) -> Any:
@@ -287,11 +288,7 @@ def described_loss(loss: Any) -> Any:
     fn = getattr(loss, "fn", None)
     own = {} if fn is None else {"fn": _values(fn), **_values(getattr(loss, "_fn_kwargs", {}))}
     config = {} if fn is not None else {key: option for key, option in loss.get_config().items() if key != "name"}
-    return _values({"class": _class(loss), "reduction": loss.reduction, **config, **own})
-
-
-def _class(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return _values({"class": class_name(loss), "reduction": loss.reduction, **config, **own})
 
 
 def _trainable(model: Any) -> list[bool]:
@@ -313,7 +310,7 @@ def _values(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if hasattr(value, "get_config"):
-        return {"class": _class(value), "config": _values(value.get_config())}
+        return {"class": class_name(value), "config": _values(value.get_config())}
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 

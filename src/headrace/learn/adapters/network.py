@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from headrace.arrays import Array
 from headrace.errors import BadRows, DeclarationError, LearnError
+from headrace.learn.adapters.estimator import Estimator, codes_of, numbers_of, targets_of
 from headrace.learn.base import LearnerTraits, Method, State, as_features
 
 Coding = Literal["integers", "one_hot", "binary", "number"]
@@ -64,12 +65,10 @@ class Outputs:
         Raises:
             BadRows: there are none, one is none of the classes, or no finite number.
         """
-        if y is None or len(y) != n:
-            raise BadRows(f"{name} learns from a target, and there is none")
-        y = np.asarray(y)
+        y = targets_of(y, n, name)
         if self.classes is None:
-            return _numbers(y).reshape(n, 1)
-        codes = _codes(y, self.classes)
+            return numbers_of(y, np.float32).reshape(n, 1)
+        codes = codes_of(y, self.classes)
         if self.coding == "integers":
             return codes
         if self.coding == "binary":
@@ -97,7 +96,7 @@ class Outputs:
         return np.hstack([1.0 - outputs, outputs]) if self.coding == "binary" else outputs
 
 
-class Network:
+class Network(Estimator):
     """The part of a learner that is the same for a network of any library.
 
     Args:
@@ -136,7 +135,7 @@ class Network:
         self._batch_size = batch_size
         self._epochs = epochs
         self._learned = learned
-        classes = outputs.classes
+        self.classes = classes = outputs.classes
         self.traits = LearnerTraits(
             classes=classes,
             prediction_type=pa.float64() if classes is None else pa.array(classes).type,
@@ -161,25 +160,15 @@ class Network:
 
     # -- the contract ---------------------------------------------------------------------------------------------
 
-    @property
-    def classes(self) -> Array | None:
-        """Every label, sorted; None where the model gives a number."""
-        return self._outputs.classes
-
     def parameters(self) -> dict[str, Any]:
         """Return what is declared, as JSON values."""
-        classes = None if self.classes is None else self.classes.tolist()
         own = {"shape": list(self._shape), "batch_size": self._batch_size, "epochs": self._epochs}
-        return copy.deepcopy({**self._declared, "classes": classes, **own})
+        return copy.deepcopy({**self._declared, "classes": self._labels, **own})
 
     @property
     def width(self) -> int:
         """Numbers in a row."""
         return math.prod(self._shape)
-
-    @property
-    def ready(self) -> bool:
-        return self._learned
 
     def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
         """Make one update, or one for each ``batch_size`` rows in their order; an empty batch changes nothing.
@@ -226,18 +215,6 @@ class Network:
         return taken.reshape(len(taken), *self._shape)
 
 
-def sorted_classes(classes: Iterable[Any], name: str) -> Array:
-    """Return every label once.
-
-    Raises:
-        DeclarationError: fewer than two.
-    """
-    found = np.unique(np.asarray(list(classes)))
-    if len(found) < 2:
-        raise DeclarationError(f"classes={found.tolist()} of {name}", advice="A classifier has two classes or more.")
-    return found
-
-
 def row_shape(shape: Iterable[Any], name: str) -> tuple[int, ...]:
     """Return the shape of one row.
 
@@ -273,30 +250,6 @@ def matching(stored: Mapping[str, Any], own: Mapping[str, Any], name: str) -> St
 def _pieces(n: int, size: int | None) -> Iterator[slice]:
     size = size or n
     return (slice(start, start + size) for start in range(0, n, size))
-
-
-def _codes(y: Array, classes: Array) -> npt.NDArray[np.int32]:
-    """Places of labels among the sorted classes."""
-    text = classes.dtype.kind == "U"
-    if y.dtype.kind == "O":
-        y = y.astype(str) if text else np.array(y.tolist())
-    if (y.dtype.kind == "U") != text or y.ndim != 1:
-        raise BadRows(f"labels of type {y.dtype}, the classes are of type {classes.dtype}", rows=range(len(y)))
-    codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
-    unknown = np.flatnonzero(classes[codes] != y)
-    if len(unknown):
-        raise BadRows(f"{y[unknown[0]].item()!r} is none of the classes", rows=unknown.tolist())
-    return codes.astype(np.int32)
-
-
-def _numbers(y: Array) -> npt.NDArray[np.float32]:
-    if y.dtype.kind not in "fiub" or y.ndim != 1:
-        raise BadRows(f"targets must be numbers, one a row, got {y.dtype} of shape {y.shape}", rows=range(len(y)))
-    with np.errstate(over="ignore"):
-        taken = y.astype(np.float32)
-    if not np.isfinite(taken).all():
-        raise BadRows("a target that is no finite number", rows=np.flatnonzero(~np.isfinite(taken)).tolist())
-    return taken
 
 
 def _weights(given: Array, n: int) -> npt.NDArray[np.float32]:

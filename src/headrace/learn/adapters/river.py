@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Array
-from headrace.errors import BadRows, DeclarationError, LearnError
+from headrace.errors import DeclarationError, LearnError
 from headrace.learn.adapters import canonical_pickle
+from headrace.learn.adapters.estimator import Estimator, classes_of, codes_of, described, numbers_of, targets_of
 from headrace.learn.adapters.installation_key import is_ours, key_file, signature
 from headrace.learn.base import LearnerTraits, State, as_features, one_line
 
@@ -27,7 +28,7 @@ _PURPOSE = "headrace.river"
 _PREDICTIONS = {"clusterer": np.dtype(np.int64), "regressor": np.dtype(np.float64), "anomaly": np.dtype(np.float64)}
 
 
-class RiverLearner:
+class RiverLearner(Estimator):
     """One model of River, or one pipeline.
 
     Open seeds become 0. A model that predicts nothing for a row (None) gives the first class, NaN, or -1 for a cluster;
@@ -54,15 +55,14 @@ class RiverLearner:
         self.classes = _classes(model, self._kind, classes)
         self._model, self._learned = _taken(model)
         self.traits = _traits(self._model, self._kind, self.classes, learned=self._learned)
-        self._declared = _described(self._model)
+        self._declared = described(self._model, _options)
         self._names = None if names is None else _named(names)
         self._width = None if names is None else len(names)
-        labels = [] if self.classes is None else self.classes.tolist()
+        labels = self._labels or []
         if labels and not _last(model)._multiclass:
             self._fed: list[Any] = [False, True]
         else:
             self._fed = list(range(len(labels))) if labels and isinstance(labels[0], str) else labels
-        self._label = dict(zip(labels, self._fed, strict=True))
         self._number = {label: i for i, label in enumerate(self._fed)}
 
     def __repr__(self) -> str:
@@ -93,11 +93,6 @@ class RiverLearner:
     def unlearned(self) -> RiverLearner:
         """Return the same declaration without what it has learned."""
         return RiverLearner(_pinned(self._model), classes=self.classes, names=self._names)
-
-    @property
-    def width(self) -> int | None:
-        """Features it has seen."""
-        return self._width
 
     def learn(self, X: Array, y: Array | None = None) -> None:
         """Call ``learn_one`` for each row; an empty batch changes nothing."""
@@ -143,13 +138,8 @@ class RiverLearner:
         method = getattr(self._model, how)
         return [method(row) for row in self._rows(self._checked(X))]
 
-    @property
-    def ready(self) -> bool:
-        return self._learned
-
     def parameters(self) -> dict[str, Any]:
-        classes = None if self.classes is None else self.classes.tolist()
-        return {"model": self._declared, "classes": classes, "names": self._names}
+        return {"model": self._declared, "classes": self._labels, "names": self._names}
 
     def state(self) -> State:
         data = canonical_pickle.dumps(self._model)
@@ -190,21 +180,10 @@ class RiverLearner:
         return [dict(zip(names, row)) for row in X.tolist()]  # noqa: B905 (widths are checked; strict costs a tenth)
 
     def _targets(self, y: Array | None, n: int) -> list[Any]:
-        if y is None or len(y) != n:
-            raise BadRows(f"{type(_last(self._model)).__name__} learns from a target, and there is none")
-        y = np.asarray(y)
-        if self.classes is not None:
-            listed = y.tolist()
-            unknown = [i for i, label in enumerate(listed) if label not in self._label]
-            if unknown:
-                raise BadRows(f"{listed[unknown[0]]!r} is none of the classes", rows=unknown)
-            return [self._label[label] for label in listed]
-        if y.dtype.kind not in "fiub":
-            raise BadRows(f"targets must be numbers, got {y.dtype}", rows=range(n))
-        y = y.astype(np.float64)
-        if not np.isfinite(y).all():
-            raise BadRows("a target that is no finite number", rows=np.flatnonzero(~np.isfinite(y)).tolist())
-        return list(y.tolist())
+        y = targets_of(y, n, type(_last(self._model)).__name__)
+        if self.classes is None:
+            return list(numbers_of(y, np.float64).tolist())
+        return [self._fed[code] for code in codes_of(y, self.classes).tolist()]
 
 
 def made_again(state: State, *, classes: Iterable[Any] | None, names: Sequence[str] | None) -> RiverLearner:
@@ -275,21 +254,13 @@ def _kind(model: Any) -> str:
 
 def _classes(model: Any, kind: str, classes: Iterable[Any] | None) -> Array | None:
     name = type(_last(model)).__name__
-    if kind != "classifier":
-        if classes is not None:
-            raise DeclarationError(f"{name} is no classifier, and classes= is given", advice="Leave it out.")
-        return None
-    if classes is None:
-        raise DeclarationError(
-            f"{name} must know all labels before the first row", advice="Say classes=[…] in app.model(…)."
-        )
-    labels = [label.item() if isinstance(label, np.generic) else label for label in classes]
-    if len({type(label) for label in labels}) > 1 or not all(isinstance(label, bool | int | str) for label in labels):
-        raise DeclarationError(f"classes={labels}", advice="Labels are all bool, all int or all text.")
-    found = np.unique(np.asarray(labels))
-    if len(found) < 2:
-        raise DeclarationError(f"classes={found.tolist()}", advice="A classifier has two classes or more.")
-    if len(found) > 2 and not _last(model)._multiclass:
+    if classes is not None and kind == "classifier":
+        classes = [label.item() if isinstance(label, np.generic) else label for label in classes]
+        kinds = {type(label) for label in classes}
+        if len(kinds) > 1 or not kinds <= {bool, int, str}:
+            raise DeclarationError(f"classes={classes}", advice="Labels are all bool, all int or all text.")
+    found = classes_of(classes, name, classifier=kind == "classifier")
+    if found is not None and len(found) > 2 and not _last(model)._multiclass:
         raise DeclarationError(f"{name} tells two classes apart, not {len(found)}", advice="multiclass.OneVsRest(…)")
     return found
 
@@ -308,7 +279,7 @@ def _taken(model: Any) -> tuple[Any, bool]:
         ) from error
     if same or own == fresh:
         return pickle.loads(fresh), False
-    if _described(model) != _described(pinned):
+    if described(model, _options) != described(pinned, _options):
         raise DeclarationError(
             f"{type(model).__name__} has drawn numbers or learned, and its seed is open", advice="Say seed=…."
         )
@@ -371,21 +342,8 @@ def _text(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(said)})"
 
 
-def _described(value: Any) -> Any:
-    """Return parameters as JSON values, those of models inside included."""
-    if hasattr(value, "_get_params"):
-        parts = _parts(value)
-        own = sorted(_own(value).items()) if parts is None else [("steps", list(parts.items()))]
-        named = {name: _described(step) for name, step in own}
-        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **named}
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _described(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((_described(item) for item in value), key=repr)
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_described(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return getattr(value, "__qualname__", type(value).__qualname__)
+def _options(value: Any) -> dict[str, Any] | None:
+    if not hasattr(value, "_get_params"):
+        return None
+    parts = _parts(value)
+    return dict(sorted(_own(value).items())) if parts is None else {"steps": list(parts.items())}

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.arrays import Array
-from headrace.errors import BadRows, DeclarationError, LearnError
+from headrace.errors import DeclarationError, LearnError
+from headrace.learn.adapters.estimator import Estimator, classes_of, codes_of, described, numbers_of, targets_of
 from headrace.learn.adapters.skops_state import CANNOT, from_state, to_state, types_within
 from headrace.learn.adapters.threads import one_thread
 from headrace.learn.base import LearnerTraits, Method, State, as_features, largest_in, one_line
@@ -33,7 +34,7 @@ GOING_ON = frozenset(
 )  # fmt: skip
 
 
-class SklearnLearner:
+class SklearnLearner(Estimator):
     """One estimator, or one pipeline of estimators. One without ``partial_fit`` predicts by what it learned before.
 
     Its random states are pinned where the user left them open, and its calls run on one thread: then the same rows give
@@ -56,16 +57,19 @@ class SklearnLearner:
     def __init__(self, estimator: Any, *, classes: Iterable[Any] | None = None) -> None:
         self._estimator = copy.deepcopy(estimator)
         self._steps = _steps(self._estimator)
-        self.classes = _classes(self._steps[-1], classes)
+        last = self._steps[-1]
+        self._kind = _kind(last)
+        if classes is None and self._kind == "classifier":
+            classes = getattr(last, "classes_", None)
+        self.classes = classes_of(classes, type(last).__name__, classifier=self._kind == "classifier")
         _pin(self._estimator)
         _check_parameters(self._steps)
-        self._declared = _described(self._estimator)
+        self._declared = described(self._estimator, _options)
         _refuse_what_cannot_be_stored(self._steps)
         try:
             self._trusted = types_within(self._estimator)
         except LearnError as error:
             raise DeclarationError(error.message, advice=error.advice) from error
-        self._kind = _kind(self._steps[-1])
         self._width = _width(self._steps)
         self._learned = _is_fitted(self._steps[-1])
         self.traits = _traits(self._steps, self._kind, self.classes, learned=self._learned)
@@ -106,11 +110,6 @@ class SklearnLearner:
     @property
     def _target_dtype(self) -> np.dtype[Any]:
         return np.dtype(np.float64) if self.classes is None else self.classes.dtype
-
-    @property
-    def width(self) -> int | None:
-        """Features it has seen."""
-        return self._width
 
     def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
         """Call ``partial_fit`` of each step; an empty batch changes nothing.
@@ -192,17 +191,12 @@ class SklearnLearner:
         return whole
 
     @property
-    def ready(self) -> bool:
-        return self._learned
-
-    @property
     def estimator(self) -> Any:
         """The estimator itself: not to be changed."""
         return self._estimator
 
     def parameters(self) -> dict[str, Any]:
-        classes = None if self.classes is None else self.classes.tolist()
-        return {"estimator": self._declared, "classes": classes}
+        return {"estimator": self._declared, "classes": self._labels}
 
     def state(self) -> State:
         state: State = {f"{_OWN}{name}": value for name, value in to_state(self._estimator).items()}
@@ -264,15 +258,10 @@ class SklearnLearner:
         return self._width if len(X) else None
 
     def _targets(self, y: Array | None, n: int) -> Array:
-        if y is None or len(y) != n:
-            raise BadRows(f"{type(self._steps[-1]).__name__} learns from a target, and there is none")
-        y = np.asarray(y)
-        if self.classes is not None:
-            unknown = np.flatnonzero(~np.isin(y, self.classes))
-            if len(unknown):
-                raise BadRows(f"{y[unknown[0]]!r} is none of the classes", rows=unknown.tolist())
-        elif y.dtype.kind not in "fiub" or not np.isfinite(y).all():
-            raise BadRows("a target that is no finite number", rows=np.flatnonzero(~np.isfinite(y)).tolist())
+        y = targets_of(y, n, type(self._steps[-1]).__name__)
+        if self.classes is None:
+            return numbers_of(y, y.dtype)
+        codes_of(y, self.classes)
         return y
 
 
@@ -339,23 +328,6 @@ def _kind(step: Any) -> str:
     return str(step.__sklearn_tags__().estimator_type or "")
 
 
-def _classes(step: Any, classes: Iterable[Any] | None) -> Array | None:
-    name = type(step).__name__
-    if _kind(step) != "classifier":
-        if classes is not None:
-            raise DeclarationError(f"{name} is no classifier, and classes= is given", advice="Leave it out.")
-        return None
-    classes = getattr(step, "classes_", None) if classes is None else classes
-    if classes is None:
-        raise DeclarationError(
-            f"{name} must know all labels before the first row", advice="Say classes=[…] in app.model(…)."
-        )
-    found = np.unique(np.asarray(list(classes)))
-    if len(found) < 2:
-        raise DeclarationError(f"classes={found.tolist()}", advice="A classifier has two classes or more.")
-    return found
-
-
 def _refuse_what_cannot_be_stored(steps: Sequence[Any]) -> None:
     if not steps[-1].__sklearn_tags__().target_tags.single_output:
         raise DeclarationError(
@@ -391,20 +363,8 @@ def _pin(estimator: Any) -> None:
         estimator.set_params(**open_)
 
 
-def _described(value: Any) -> Any:
-    """Return parameters as JSON values, those of estimators inside included."""
-    if hasattr(value, "get_params"):
-        own = {name: _described(option) for name, option in sorted(value.get_params(deep=False).items())}
-        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **own}
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _described(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_described(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return getattr(value, "__qualname__", type(value).__qualname__)
+def _options(value: Any) -> dict[str, Any] | None:
+    return dict(sorted(value.get_params(deep=False).items())) if hasattr(value, "get_params") else None
 
 
 def _is_fitted(step: Any) -> bool:

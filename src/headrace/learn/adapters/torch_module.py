@@ -24,7 +24,8 @@ import numpy as np
 
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, LearnError
-from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape, sorted_classes
+from headrace.learn.adapters.estimator import class_name, sorted_classes
+from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape
 from headrace.learn.base import Method, State, largest_in
 
 # What a loss takes for labels, and what makes probabilities of the outputs it judges; by class and by function.
@@ -433,7 +434,7 @@ def _described(module: Any, optimizer: Any, loss: Any) -> dict[str, Any]:
     return {
         "module": _text(module),
         "parameters": sizes,
-        "optimizer": {"class": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}", "groups": groups},
+        "optimizer": {"class": class_name(optimizer), "groups": groups},
         "loss": _text(loss) if hasattr(loss, "reduction") else _called(loss),
     }
 
