@@ -89,5 +89,5 @@ C = [0.5, 9.5, 1.5, 10.5, 0.2, 9.9, 1.1, 9.1]
 
 def tick(bench: Bench) -> None:
     """Close an open cut, were it a duration's."""
-    bench.engine.request_tick("m")
+    bench.engine.request(Request("tick", "m", 0, "test"))
     bench.rounds(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from headrace.demos.servers import Scene
 from headrace.errors import MissingExtra
+from headrace.log.base import Log
 
 
 @dataclass(slots=True)
@@ -78,10 +79,30 @@ def new_figure(size: tuple[float, float]) -> Any:
     return Figure(figsize=size)
 
 
+def say_pictures(console: Console, pictures: Sequence[Path | None]) -> None:
+    """Say where the pictures are, or what is missing for them."""
+    drawn = [str(path) for path in pictures if path is not None]
+    word = "icture" if len(pictures) == 1 else "ictures"
+    text = f"P{word}: {', '.join(drawn)}" if drawn else f"No p{word}: pip install 'headrace\\[plot]'"
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def new_rows(log: Log, topic: str, seen: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of a topic from an offset on, and the offset behind them."""
+    rows: list[dict[str, Any]] = []
+    for entry in log.read_topic(topic, offset=seen):
+        rows += entry.records.slice(max(0, seen - entry.offset)).to_pylist()
+        seen = entry.offset + entry.records.num_rows
+    return rows, seen
+
+
 def print_next(console: Console, scene: Scene, *commands: str) -> None:
     """Print what to try with the log."""
     if scene.stopped:
-        console.print("The broker is stopped, and the log went with it. Give --keep to look at both.", highlight=False)
+        text = (
+            "The broker is stopped, and the log went with it. Give --keep to look at both, or --log kafka://host:port."
+        )
+        console.print(text, highlight=False, soft_wrap=True)
         return
     console.print(f"\nThe log stays at {scene.log}. Next:", highlight=False, soft_wrap=True)
     for command in ("headrace topics list", *commands):

@@ -144,6 +144,30 @@ def clean_up(database: psycopg.Connection[Any], app: str) -> None:
         database.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(publication)))
 
 
+def make_table(
+    database: psycopg.Connection[Any], table: str, columns: sql.Composable, *, whole_old_rows: bool = False
+) -> None:
+    """Make a table anew, empty.
+
+    Args:
+        whole_old_rows: of a table without a key: without them in the WAL, PostgreSQL would refuse to change its rows.
+    """
+    name = sql.Identifier(table)
+    database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
+    database.execute(sql.SQL("CREATE TABLE {} ({})").format(name, columns))
+    if whole_old_rows:
+        database.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(name))
+
+
+def insertion(table: str, columns: Sequence[str]) -> sql.Composed:
+    """Return the statement that inserts a row."""
+    return sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        sql.SQL(", ").join([sql.Placeholder()] * len(columns)),
+    )
+
+
 @contextlib.contextmanager
 def stage(
     app: str,

@@ -46,7 +46,7 @@ class Request:
         rebuilt: of a version at a position: ``position``, ``rows`` and ``known`` of the state that goes with it.
     """
 
-    action: Literal["rollback", "tag", "retrain", "promote"]
+    action: Literal["rollback", "tag", "retrain", "promote", "tick"]
     model: str
     version: int | str
     by: str

@@ -17,6 +17,7 @@ from headrace.log.retention import Keep, apply_retention
 from headrace.plan.plan import Plan
 from headrace.plan.task import Cut, ModelTask, OutputPlan, PredictPlan, StreamPlan, StreamTask
 from headrace.registry import models as registry
+from headrace.registry.requests import Request
 from headrace.registry.versions import VersionRecord
 from headrace.replay.steps import load_rows
 from headrace.replay.verify import verify
@@ -211,7 +212,7 @@ def test_ticks_are_recorded_and_replayed() -> None:
     clock.advance(1.0)
     rounds(made, 2)
     assert made.runners[0].state.counters.cuts == 1
-    request = made.request_tick("m")
+    request = made.request(Request("tick", "m", 0, "test"))
     rounds(made, 1)
     assert request.done.is_set()
     assert made.runners[0].state.counters.cuts == 2

@@ -24,7 +24,7 @@ from headrace.demos.fish.outcome import Outcome, mean_errors, read_outcome, show
 from headrace.demos.fish.picture import Curve, chart, draw
 from headrace.demos.fish.show import Follower, Show, error_table
 from headrace.demos.fish.tables import create_tables, insert
-from headrace.demos.screen import print_kept, print_next
+from headrace.demos.screen import print_kept, print_next, say_pictures
 from headrace.demos.servers import Scene, ServerOptions, clean_up, stage
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
@@ -67,7 +67,7 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     result = _result(outcome, data) | {"log": found.log, "seconds": round(time.monotonic() - started, 3)}
     if show:
         _print_end(view.console, result, curve)
-        _say_next(view.console, found, str(picture) if picture else None)
+        _say_next(view.console, found, picture)
     if options.keep:
         print_kept(found)
     return result
@@ -217,10 +217,9 @@ def _print_end(console: Console, result: dict[str, Any], curve: Curve) -> None:
     )
 
 
-def _say_next(console: Console, found: Scene, picture: str | None) -> None:
+def _say_next(console: Console, found: Scene, picture: Path | None) -> None:
     """Print where the picture is, and what to try with the log."""
-    text = f"Picture: {picture}" if picture else "No picture: pip install 'headrace\\[plot]'"
-    console.print(text, highlight=False, soft_wrap=True)
+    say_pictures(console, [picture])
     print_next(
         console,
         found,

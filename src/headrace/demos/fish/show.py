@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from headrace.demos.fish.outcome import MODEL, Row, is_graded
 from headrace.demos.fish.pipeline import THRESHOLD
-from headrace.demos.screen import View
+from headrace.demos.screen import View, new_rows
 from headrace.engines.local.running import Running
 from headrace.registry.versions import VersionList
 
@@ -170,12 +169,9 @@ class Follower:
         self._look_at_model()
         self._next = time.monotonic() + LOOK_SECONDS
 
-    def _rows(self, topic: str) -> Iterator[Row]:
-        seen = self._seen.get(topic, 0)
-        for entry in self._log.read_topic(topic, offset=seen):
-            yield from entry.records.slice(max(0, seen - entry.offset)).to_pylist()
-            seen = entry.offset + entry.records.num_rows
-        self._seen[topic] = seen
+    def _rows(self, topic: str) -> list[Row]:
+        rows, self._seen[topic] = new_rows(self._log, topic, self._seen.get(topic, 0))
+        return rows
 
     def _look_at_model(self) -> None:
         version = self._running[MODEL].version

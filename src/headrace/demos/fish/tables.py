@@ -11,6 +11,7 @@ from psycopg import sql
 
 from headrace.demos.fish.events import FIELDS, TIME, FishData
 from headrace.demos.fish.pipeline import MEASUREMENT, TABLES, WEIGHT
+from headrace.demos.servers import insertion, make_table
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE = dict(zip((MEASUREMENT, WEIGHT), TABLES, strict=True))
@@ -26,9 +27,7 @@ def create_tables(database: psycopg.Connection[Any], data: FishData) -> None:
             sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), sql.SQL(_type(name, data.sent[machine].rows)))
             for name in (*FIELDS[machine], TIME)
         )
-        database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
-        database.execute(sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(table), columns))
-        database.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(sql.Identifier(table)))
+        make_table(database, table, columns, whole_old_rows=True)
 
 
 def _type(name: str, rows: pa.RecordBatch) -> str:
@@ -44,9 +43,4 @@ def insert(database: psycopg.Connection[Any], data: FishData, machine: str, row:
     values = [sent.rows.column(name)[row].as_py() for name in names]
     # PostgreSQL would read a time without a zone in the session's; here it is UTC.
     when = EPOCH + timedelta(microseconds=int(sent.times_us[row]))
-    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-        sql.Identifier(TABLE[machine]),
-        sql.SQL(", ").join(map(sql.Identifier, (*names, TIME))),
-        sql.SQL(", ").join([sql.Placeholder()] * (len(names) + 1)),
-    )
-    database.execute(statement, [*values, when])
+    database.execute(insertion(TABLE[machine], (*names, TIME)), [*values, when])

@@ -16,41 +16,35 @@ FLINK = hr.KMeans(k=3, initial_centers=CENTERS, initial_weights=[0, 0, 0], decay
 SPARK = hr.KMeans(k=3, initial_centers=CENTERS, initial_weights=[0, 0, 0], decay=1.0, split_dying=True)
 
 
-def flink(dsn: str, log: str | Path) -> hr.App:
-    """Learned in batches of 32 rows, captured by Headrace."""
+# Of flattened topics nothing shows where transactions end: what has come when the interval ends, a tick, is a batch.
+CUTS: dict[tuple[str, str], int | str] = {
+    ("flink", "postgres"): 32,
+    ("flink", "debezium"): 32,
+    ("spark", "postgres"): "transaction",
+    ("spark", "debezium"): 100_000,
+}
+
+
+def captured(flavour: str, dsn: str, log: str | Path) -> hr.App:
+    """As in ``flink`` or ``spark``, captured by Headrace."""
     app = hr.App("iris", log=log)
-    _iris(app, app.postgres(dsn, tables=TABLES, prefix="flink"), FLINK, every=32)
-    return app
+    return _iris(app, app.postgres(dsn, tables=TABLES, prefix=flavour), flavour, CUTS[flavour, "postgres"])
 
 
-def spark(dsn: str, log: str | Path) -> hr.App:
-    """Every transaction is a micro-batch, captured by Headrace."""
+def from_debezium(flavour: str, log: str | Path, kafka: str | None = None) -> hr.App:
+    """As in ``flink`` or ``spark``, from Debezium's topics."""
     app = hr.App("iris", log=log)
-    _iris(app, app.postgres(dsn, tables=TABLES, prefix="spark"), SPARK, every="transaction")
-    return app
+    return _iris(app, app.debezium(kafka, prefix=flavour, tables=TABLES), flavour, CUTS[flavour, "debezium"])
 
 
-def flink_debezium(log: str | Path, kafka: str | None = None) -> hr.App:
-    """Learned in batches of 32 rows, from Debezium's topics."""
-    app = hr.App("iris", log=log)
-    _iris(app, app.debezium(kafka, prefix="flink", tables=TABLES), FLINK, every=32)
-    return app
-
-
-def spark_debezium(log: str | Path, kafka: str | None = None) -> hr.App:
-    """A micro-batch is what has come when the interval ends: a tick. Flattened topics do not show transactions."""
-    app = hr.App("iris", log=log)
-    _iris(app, app.debezium(kafka, prefix="spark", tables=TABLES), SPARK, every=100_000)
-    return app
-
-
-def _iris(app: hr.App, db: Any, learner: hr.KMeans, *, every: int | str) -> None:
+def _iris(app: hr.App, db: Any, flavour: str, every: int | str) -> hr.App:
     species = app.model(
         "species",
-        learner,
+        SPARK if flavour == "spark" else FLINK,
         features=["sepal_length", "sepal_width", "petal_length", "petal_width"],
     )
     species.learn(db["public.iris_train"], every=every)
     predicted = species.predict(db["public.iris_test"])
     predicted.to("iris_predictions")
     predicted.select(sentence=hr.text("{features} is classified as {prediction}")).to("iris_sentences")
+    return app

@@ -24,9 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.demos.iris import pipeline
-from headrace.demos.iris.scene import APP, CREATE, Options, scene
+from headrace.demos.iris.scene import APP, TABLE_COLUMNS, Options, scene
 from headrace.demos.screen import View, print_kept, print_next
-from headrace.demos.servers import Scene, clean_up
+from headrace.demos.servers import Scene, clean_up, insertion
 from headrace.engines.local.running import Running
 from headrace.errors import DeclarationError, WaitTimeout
 from headrace.pipeline.app import App
@@ -143,11 +143,10 @@ def _rounds(
 
 
 def _app(options: Options, found: Scene) -> App:
-    spark = options.flavour == "spark"
     if options.source != "debezium":
-        return (pipeline.spark if spark else pipeline.flink)(found.dsn, found.log)
+        return pipeline.captured(options.flavour, found.dsn, found.log)
     elsewhere = None if found.log.startswith("kafka://") else found.kafka
-    return (pipeline.spark_debezium if spark else pipeline.flink_debezium)(found.log, elsewhere)
+    return pipeline.from_debezium(options.flavour, found.log, elsewhere)
 
 
 def _wait(running: Running, options: Options, database: psycopg.Connection[Any], table: str) -> None:
@@ -190,13 +189,6 @@ def _print_end(
         right = f"{item['correct']} of {len(item['labels'])}"
         console.print(f"after {item['after']:<13} [bold]{right}[/] right", highlight=False)
     console.print(f"{view.line()} · {result['seconds']:.1f} s", highlight=False, style="dim", soft_wrap=True)
-    if found.stopped:
-        console.print(
-            "\nThe broker is stopped, and the log went with it. Give --keep to look at both, or --log kafka://host:port.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        return
     print_next(
         console,
         found,
@@ -237,7 +229,7 @@ def write_sql(directory: Path, data: Path | None) -> list[Path]:
     written = []
     for name, rows in read_data(data).items():
         table = "iris_test" if name == "test" else "iris_train"
-        lines = [f"{CREATE.format(table)};", "BEGIN;"]
+        lines = [f"CREATE TABLE IF NOT EXISTS {table} ({TABLE_COLUMNS});", "BEGIN;"]
         lines += [
             f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({', '.join(str(row[c]) for c in COLUMNS)});"
             for row in rows
@@ -274,10 +266,5 @@ def _correct(clusters: Sequence[int], labels: Sequence[int], names: dict[int, in
 
 
 def _insert(database: psycopg.Connection[Any], table: str, rows: Sequence[dict[str, Any]]) -> None:
-    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-        sql.Identifier(table),
-        sql.SQL(", ").join(map(sql.Identifier, COLUMNS)),
-        sql.SQL(", ").join([sql.Placeholder()] * len(COLUMNS)),
-    )
     with database.transaction(), database.cursor() as cursor:
-        cursor.executemany(statement, [[row[column] for column in COLUMNS] for row in rows])
+        cursor.executemany(insertion(table, COLUMNS), [[row[column] for column in COLUMNS] for row in rows])

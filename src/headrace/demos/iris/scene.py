@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from headrace.demos.servers import Say, Scene, ServerOptions, broker, clean_up, postgres, stage, stopped
+from headrace.demos.servers import Say, Scene, ServerOptions, broker, clean_up, make_table, postgres, stage, stopped
 from headrace.errors import HeadraceError
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.testing.servers import KafkaConnect
@@ -37,9 +37,9 @@ CONNECTOR = {
     "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState",
 }
 STOP_SECONDS = 30.0
-CREATE = (
-    "CREATE TABLE IF NOT EXISTS {} (id SERIAL NOT NULL PRIMARY KEY, sepal_length float, sepal_width float, "
-    "petal_length float, petal_width float, iris_class int)"
+TABLE_COLUMNS = (
+    "id SERIAL NOT NULL PRIMARY KEY, sepal_length float, sepal_width float, petal_length float, petal_width float, "
+    "iris_class int"
 )
 
 
@@ -105,9 +105,7 @@ def start_connector(found: Scene, connect: KafkaConnect, prefix: str, own_broker
 def create_tables(database: psycopg.Connection[Any]) -> None:
     """The two tables, empty."""
     for table in ("iris_train", "iris_test"):
-        name = sql.Identifier(table)
-        database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
-        database.execute(sql.SQL(CREATE).format(name))
+        make_table(database, table, sql.SQL(TABLE_COLUMNS))
 
 
 def _place(log: str) -> KafkaLocation:

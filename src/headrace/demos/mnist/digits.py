@@ -14,7 +14,7 @@ from headrace.produce.idx import LabelledImages, read_pair
 
 TESTED = 1_000
 SIDE = 28
-CREATE = "CREATE TABLE IF NOT EXISTS {} (pixels BYTEA, labels SMALLINT);"
+COLUMNS = "pixels BYTEA, labels SMALLINT"
 INSERT = "INSERT INTO {} (pixels, labels) VALUES ('\\x{}', {});"
 _PARTS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
@@ -95,7 +95,7 @@ def write_sql(directory: Path, data: Path | None = None) -> list[Path]:
     for table, images in (("mnist_train", digits.train), ("mnist_test", digits.test)):
         path = directory / f"{table}.sql"
         with path.open("w") as file:
-            file.write(CREATE.format(table) + "\n")
+            file.write(f"CREATE TABLE IF NOT EXISTS {table} ({COLUMNS});\n")
             for image, label in zip(images.images, images.labels.tolist(), strict=True):
                 file.write(INSERT.format(table, image.tobytes().hex(), label) + "\n")
         written.append(path)

@@ -23,8 +23,8 @@ from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, recipe
 from headrace.demos.mnist.replayed import APP
-from headrace.demos.mnist.show import Show, draw_curve, draw_digit, print_three, result_of, say_pictures
-from headrace.demos.screen import print_next
+from headrace.demos.mnist.show import Show, draw_curve, draw_digit, print_three, result_of
+from headrace.demos.screen import new_rows, print_next, say_pictures
 from headrace.demos.servers import stage
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
@@ -172,15 +172,13 @@ def _run(app: hr.App, data: digits.Digits, options: Options, view: Show) -> tupl
 
 def _follow(running: Running, view: Show, seen: int, *, quietly: bool = False) -> int:
     """Points of the curve that the topic of metrics has got; returns how many it has."""
-    for entry in running.log.read_topic(METRICS, offset=seen):
-        rows = entry.records.slice(max(0, seen - entry.offset)).select(["learned", "accuracy"]).to_pylist()
-        for row in rows:
-            point = int(row["learned"]), round(float(row["accuracy"]), 4)
-            if quietly:
-                view.curve.append(point)
-            else:
-                view.point(*point)
-        seen = entry.offset + entry.records.num_rows
+    rows, seen = new_rows(running.log, METRICS, seen)
+    for row in rows:
+        point = int(row["learned"]), round(float(row["accuracy"]), 4)
+        if quietly:
+            view.curve.append(point)
+        else:
+            view.point(*point)
     return seen
 
 

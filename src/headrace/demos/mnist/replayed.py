@@ -21,9 +21,9 @@ import headrace as hr
 from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, SEED, Recipe, recipe
-from headrace.demos.mnist.show import Show, draw_curve, draw_digit, print_three, result_of, say_pictures, share_right
-from headrace.demos.screen import print_kept, print_next
-from headrace.demos.servers import Scene, clean_up, stage
+from headrace.demos.mnist.show import Show, draw_curve, draw_digit, print_three, result_of, share_right
+from headrace.demos.screen import print_kept, print_next, say_pictures
+from headrace.demos.servers import Scene, clean_up, make_table, stage
 from headrace.engines.local.running import Running
 
 APP = "mnist"
@@ -67,7 +67,9 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
 def _learn(chosen: Recipe, model: Any, options: Options, found: Scene, data: digits.Digits, view: Show) -> int:
     """Capture the training rows, and learn them from the log; returns how many there are."""
     with psycopg.connect(found.dsn, autocommit=True) as database:
-        create_tables(database)
+        # All of them: a table that is made later is not captured before a restart. They have no key, as the article's.
+        for table in TABLES:
+            make_table(database, table, sql.SQL(digits.COLUMNS), whole_old_rows=True)
         view.say(f"loading {len(data.train):,} digits into mnist_train")
         _copy(database, "mnist_train", digits.rows(data.train))
     app, train = pipeline.capture(found.dsn, found.log)
@@ -117,18 +119,6 @@ def _count(app: hr.App, running: Running, view: Show) -> None:
     predicted, labels = (answers.column(name).to_numpy() for name in ("prediction", "labels"))
     view.done = len(labels)
     view.point(len(labels), share_right(predicted, labels))
-
-
-def create_tables(database: psycopg.Connection[Any]) -> None:
-    """The two tables, empty: a table that is made later is not captured before a restart.
-
-    They have no key, as the article's: without the old rows in the WAL, PostgreSQL would refuse to change them.
-    """
-    for table in TABLES:
-        name = sql.Identifier(table)
-        database.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
-        database.execute(digits.CREATE.format(table).encode())
-        database.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(name))
 
 
 def _copy(database: psycopg.Connection[Any], table: str, rows: pa.RecordBatch) -> None:

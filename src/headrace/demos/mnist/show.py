@@ -84,13 +84,6 @@ def print_three(console: Console, pixels: bytes, answer: object) -> None:
     console.print(f"The 3 drawn by hand is a [bold]{answer}[/]", highlight=False)
 
 
-def say_pictures(console: Console, pictures: list[Path | None]) -> None:
-    """Say where the pictures are, or what is missing for them."""
-    drawn = [str(path) for path in pictures if path is not None]
-    text = f"Pictures: {', '.join(drawn)}" if drawn else "No pictures: pip install 'headrace\\[plot]'"
-    console.print(text, highlight=False, soft_wrap=True)
-
-
 def half_blocks(pixels: bytes, side: int = SIDE) -> str:
     """An image as text: each character is two pixels, one above the other.
 
@@ -103,21 +96,12 @@ def half_blocks(pixels: bytes, side: int = SIDE) -> str:
 
 def draw_digit(path: Path, pixels: bytes, answer: object) -> Path | None:
     """A PNG of an image with its prediction; None where there is no matplotlib."""
-
-    def draw(ax: Any) -> None:
-        plot.digit(pixels, ax=ax, title=answer)
-
-    return save_picture(path, (3, 3), draw)
+    return save_picture(path, (3, 3), lambda ax: plot.digit(pixels, ax=ax, title=answer))
 
 
 def draw_curve(path: Path, curve: Sequence[tuple[int, float]], title: str) -> Path | None:
     """A PNG of an accuracy's curve; None where there is no matplotlib."""
-
-    def draw(ax: Any) -> None:
-        plot.accuracy(curve, ax=ax)
-        ax.set_title(title)
-
-    return save_picture(path, (6.4, 4), draw)
+    return save_picture(path, (6.4, 4), lambda ax: plot.accuracy(curve, ax=ax).set_title(title))
 
 
 def share_right(predicted: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:

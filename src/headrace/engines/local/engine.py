@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -70,14 +69,6 @@ def _adopt(txn: Transaction, topic: str, batch: Batch, origin: Origin, *, comple
     txn.adopt(topic, batch.records, origin.ranges, format_=origin.format, spread=origin.spread, complete=complete)
 
 
-@dataclass(slots=True)
-class TickRequest:
-    """A model's explicit tick, asked for by another thread."""
-
-    model: str
-    done: threading.Event = field(default_factory=threading.Event)
-
-
 class Engine:
     """Runs a plan's tasks on a log. `run` belongs to one thread; the other methods may be called from any."""
 
@@ -108,7 +99,6 @@ class Engine:
         # Called by the engine's thread when a round begins.
         self.each_round: list[Callable[[], None]] = []
         self._stop = threading.Event()
-        self._ticks: deque[TickRequest] = deque()
         self._requests = AdminRequests(log, [model.name for model in plan.models])
         self._write_queue = WriteQueue()
         self.holders: list[Callable[[], Mapping[str, int]]] = []
@@ -170,15 +160,11 @@ class Engine:
         self._stop.set()
         self.waker.interrupt()
 
-    def request_tick(self, model: str) -> TickRequest:
-        """Ask for a tick after everything that is there; the request's event tells when it is recorded."""
-        request = TickRequest(model)
-        self._ticks.append(request)
-        self.waker.wake()
-        return request
-
     def request(self, request: Request) -> AdminRequest:
-        """Ask for another version, or a tag; what is returned has an event, set when it is recorded or refused."""
+        """Ask for another version, a tag, or a tick after everything that is there.
+
+        What is returned has an event, set when it is recorded or refused.
+        """
         wanted = AdminRequest(request)
         self._requests.add(wanted)
         self.waker.wake()
@@ -240,7 +226,7 @@ class Engine:
 
     @property
     def _requested(self) -> bool:
-        return bool(self._ticks) or bool(self._requests) or bool(self._write_queue)
+        return bool(self._requests) or bool(self._write_queue)
 
     def _trained(self) -> bool:
         # Each is asked: that is what begins a training.
@@ -253,7 +239,7 @@ class Engine:
         The round is tried again, with the same rows.
         """
         while True:
-            ticks, requests = list(self._ticks), self._requests.take()
+            requests = self._requests.take()
             try:
                 self._commit(captured, requests)
                 return
@@ -262,7 +248,6 @@ class Engine:
                 self._requests.give_back(requests)
                 self._write_queue.give_back()
                 self._wait_for(error)
-                self._ticks.extendleft(reversed(ticks))
 
     def _wait_for(self, error: HeadraceError) -> None:
         """Wait a little, and come to where the log says we are; until that works, or the pipeline is stopped."""
@@ -280,7 +265,6 @@ class Engine:
 
     def _commit(self, captured: Sequence[_Polled], requests: Sequence[AdminRequest]) -> None:
         counts = dict(self.progress.captured)
-        ticks = [self._ticks.popleft() for _ in range(len(self._ticks))]
         with self.guard, self.log.transaction() as txn:
             for source, pieces in captured:
                 for piece in pieces:
@@ -288,7 +272,7 @@ class Engine:
             stored = _store(txn, captured)
             self._write_queue.write(txn)
             fault("engine.captured")
-            more = self._step_all(txn, ticks, requests)
+            more = self._step_all(txn, requests)
             fault("engine.stepped")
         fault("engine.committed")
         for call in self.after_commit:
@@ -297,8 +281,6 @@ class Engine:
             source.acknowledge()
         fault("engine.acknowledged")
         self._write_queue.finish()
-        for tick in ticks:
-            tick.done.set()
         for request in requests:
             request.finish()
         self._announcements.committed()
@@ -328,21 +310,22 @@ class Engine:
         if piece.continued and not piece.open:
             txn.publish()
 
-    def _step_all(self, txn: Transaction, ticks: Sequence[TickRequest], requests: Sequence[AdminRequest]) -> bool:
+    def _step_all(self, txn: Transaction, requests: Sequence[AdminRequest]) -> bool:
         """Let every task step once, and tick where time has passed; whether there is more to do at once.
 
         Other versions that were asked for come first: rows that have come meanwhile are theirs, where no cut is open.
         """
         stepped: list[tuple[TaskRunner, StepRecord]] = []
         for runner in self.runners:
-            done = [apply(txn, runner, wanted) for wanted in requests if wanted.request.model == runner.task.name]
+            mine = [wanted for wanted in requests if wanted.request.model == runner.task.name]
+            done = [apply(txn, runner, wanted) for wanted in mine if wanted.request.action != "tick"]
             stepped += [(runner, record) for record in done if record is not None]
             if runner.trained:
                 stepped.append((runner, runner.take_trained(txn)))
             record = runner.advance(txn)
             if record is not None:
                 stepped.append((runner, record))
-            stepped += [(runner, runner.tick(txn, tick)) for tick in self._ticks_for(runner, ticks, record)]
+            stepped += [(runner, runner.tick(txn, tick)) for tick in self._ticks_for(runner, mine, record)]
         self._record(txn, stepped)
         return any(runner.more or self._read_here & record.outputs.keys() for runner, record in stepped)
 
@@ -357,10 +340,12 @@ class Engine:
             for runner in dict.fromkeys(runner for runner, _ in stepped):
                 runner.save(txn, ends[id(runner)])
 
-    def _ticks_for(self, runner: TaskRunner, requests: Sequence[TickRequest], stepped: StepRecord | None) -> list[Tick]:
+    def _ticks_for(
+        self, runner: TaskRunner, requests: Sequence[AdminRequest], stepped: StepRecord | None
+    ) -> list[Tick]:
         """Return ticks that were asked for, and the one that closes an idle cut: only where no row has just come."""
         now = self.clock.now_us()
-        ticks = [Tick(now, explicit=True) for request in requests if request.model == runner.task.name]
+        ticks = [Tick(now, explicit=True) for wanted in requests if wanted.request.action == "tick"]
         due = None if stepped else runner.due_tick(now)
         return ticks or ([due] if due is not None else [])
 

@@ -292,8 +292,7 @@ class Running:
 
     def tick(self, model: str, *, timeout: float | None = 30.0) -> None:
         """Close the model's cut after everything that has arrived, as a recorded tick; an empty cut counts."""
-        self._check_model(model)
-        self._wait_for(self.engine.request_tick(model).done, f"the tick for «{model}»", timeout)
+        self._ask(Request("tick", model, 0, whoami()), timeout)
 
     def rollback(self, model: str, version: int | str, *, timeout: float | None = 30.0) -> int:
         """Let a model go on from an earlier version, as a recorded step; returns when that is durable.

@@ -28,7 +28,6 @@ from headrace.batch import OPS, Batch, dead_letters
 from headrace.errors import HeadraceError, SinkError, WaitTimeout
 from headrace.faults import fault
 from headrace.log.base import Entry, Log
-from headrace.plan.plan import SourcePlan
 from headrace.plan.sinks import SinkPlan, key_sources
 from headrace.retry import Backoff
 from headrace.sinks.base import (
@@ -185,7 +184,7 @@ class SinkRunner:
         self._limit: int | None = None
         self._doomed: tuple[int, str] | None = None
         # Of a copy of a captured table, the columns of the table that its key is.
-        copied = plan.spec.key and _captured(engine.plan.sources, plan.stream.topic)
+        copied = plan.spec.key and any(source.captures(plan.stream.topic) for source in engine.plan.sources)
         self._source_key = (key_sources(plan.stream.operations, plan.spec.key) or []) if copied else []
         self._operations = tuple(
             _keeping_order(operation, copies=bool(plan.spec.key)) for operation in plan.stream.operations
@@ -587,14 +586,6 @@ def _filtered(operation: Filter, batch: Batch) -> Batch:
     if rest.size:
         kept[rest] = np.asarray(pc.fill_null(evaluate(operation.expression, batch.take(rest)), False))
     return batch.filter(kept)
-
-
-def _captured(sources: Iterable[SourcePlan], topic: str) -> bool:
-    """Return whether a topic is one of a captured table."""
-    return any(
-        topic.startswith(f"{source.prefix}.") and source.matches(topic.removeprefix(f"{source.prefix}."))
-        for source in sources
-    )
 
 
 def _untold(batch: Batch, key: Sequence[str]) -> dict[int, str]:
