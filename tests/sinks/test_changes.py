@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.batch import OPS, Batch
-from headrace.sinks.base import settle
+from headrace.halves import by_halves
 from headrace.sinks.changes import fold
 
 Table = dict[tuple[Any, ...], dict[str, Any]]
@@ -101,6 +101,6 @@ def test_only_the_rows_at_fault_are_refused(count: int, bad: set[int]) -> None:
         delivered.extend(range(start, stop))
         return None
 
-    refused = settle(count, attempt)
-    assert [row for row, _ in refused] == sorted(one for one in bad if one < count)
-    assert delivered == [one for one in range(count) if one not in bad]
+    refused = by_halves(count, attempt)
+    assert list(refused) == sorted(row for row in bad if row < count)
+    assert delivered == [row for row in range(count) if row not in bad]

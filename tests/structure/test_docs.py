@@ -140,7 +140,7 @@ def test_the_readmes_example_is_the_demos_pipeline() -> None:
     space = execute(blocks(README, "python")[0], str(README))
     assert space["CENTERS"] == pipeline.CENTERS
     mine = space["app"].plan().models[0].fingerprint()
-    theirs = pipeline.flink("postgresql://localhost/shop", "memory://").plan().models[0].fingerprint()
+    theirs = pipeline.captured("flink", "postgresql://localhost/shop", "memory://").plan().models[0].fingerprint()
     for part in ("learner", "features", "cut", "inputs"):
         assert mine[part] == theirs[part]
 

@@ -42,54 +42,46 @@ Given: TypeAlias = Array | tuple[Array, ...] | pa.RecordBatch
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """The rows that a data set reads, and how often; see `Dataset`.
+    """The rows that a data set reads, and how often; see `Stream.dataset`.
 
-    Attributes:
-        idle: seconds without rows after which a live one ends; None: never.
-        live: whether it goes on with rows as they arrive.
+    Raises:
+        DeclarationError: it makes no sense.
+
+    >>> ReadOptions(idle_timeout="9 s").live
+    True
     """
 
     group: str | None = None
     wait: bool = False
-    idle: float | None = None
+    idle_timeout: str | float | timedelta | None = None
     start: Start = "earliest"
     epochs: int = 1
-    live: bool = False
+    until: Literal["caught-up"] | None = None
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        group: str | None,
-        wait: bool,
-        idle_timeout: str | float | timedelta | None,
-        start: Start,
-        epochs: int,
-        until: Literal["caught-up"] | None,
-    ) -> ReadOptions:
-        """Return the options that a user gives.
-
-        Raises:
-            DeclarationError: it makes no sense.
-
-        >>> ReadOptions.of(group=None, wait=False, idle_timeout="9 s", start="earliest", epochs=1, until=None).live
-        True
-        """
-        idle = None if idle_timeout is None else _seconds(idle_timeout)
-        if until not in (None, "caught-up"):
-            raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
-        live = until is None and (wait or idle is not None)
+    def __post_init__(self) -> None:
+        if self.until not in (None, "caught-up"):
+            raise DeclarationError(f"until={self.until!r}", advice='Give "caught-up" or nothing.')
+        start = self.start
         if start not in ("earliest", "latest") and (isinstance(start, bool | str) or start < 0):
             raise DeclarationError(f"start={start!r}", advice='Give "earliest", "latest" or an offset.')
-        _count("epochs", epochs)
-        if epochs > 1 and live and idle is None:
+        _count("epochs", self.epochs)
+        if self.epochs > 1 and self.live and self.idle is None:
             raise DeclarationError(
-                f"epochs={epochs} of rows that never end",
+                f"epochs={self.epochs} of rows that never end",
                 advice='Say where the first ends: until="caught-up", or idle_timeout="9 s".',
             )
-        if group is not None and (not isinstance(group, str) or not group):
-            raise DeclarationError(f"group={group!r} is no name")
-        return cls(group, wait, idle, start, epochs, live)
+        if self.group is not None and (not isinstance(self.group, str) or not self.group):
+            raise DeclarationError(f"group={self.group!r} is no name")
+
+    @property
+    def idle(self) -> float | None:
+        """Seconds without rows after which a live one ends; None: never."""
+        return None if self.idle_timeout is None else _seconds(self.idle_timeout)
+
+    @property
+    def live(self) -> bool:
+        """True where it goes on with rows as they arrive."""
+        return self.until is None and (self.wait or self.idle is not None)
 
 
 @dataclass(repr=False)

@@ -16,12 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Ints
 from headrace.batch import told_apart
 from headrace.errors import HeadraceError
 from headrace.grade.interval_join.outcomes import STATUSES, Outcomes
 from headrace.grade.metrics import Metric
-from headrace.grade.operator_logic import tried_by_halves
+from headrace.halves import reason_of, tried_by_halves
 from headrace.plain_values import at_rows, whole
 from headrace.position import format_positions
 
@@ -100,16 +99,10 @@ def faults(left: pa.Table, right: pa.Table, spec: CompareSpec) -> dict[int, str]
     n = left.num_rows
     prediction, truth = _columns(left).get(spec.prediction, pa.nulls(n)), _columns(right).get(spec.target, pa.nulls(n))
 
-    def attempt(rows: Ints) -> None:
-        start, size = int(rows[0]), len(rows)
-        _error(prediction.slice(start, size), truth.slice(start, size), spec, None)
+    def attempt(start: int, stop: int) -> None:
+        _error(prediction.slice(start, stop - start), truth.slice(start, stop - start), spec, None)
 
     return {row: reason_of(error) for row, error in tried_by_halves(n, attempt).items()}
-
-
-def reason_of(error: Exception) -> str:
-    """Return what an error says of a row."""
-    return error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
 
 
 def _columns(table: pa.Table) -> Columns:

@@ -7,7 +7,7 @@ bring something about is known, and all that is remembered can be stored and res
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -67,37 +67,6 @@ class Results:
             np.concatenate([part.time_us for part in parts]),
             refused,
         )
-
-
-def tried_by_halves(
-    count: int, attempt: Callable[[Ints], None], *, of_all: tuple[type[Exception], ...] = ()
-) -> dict[int, Exception]:
-    """Try something with rows together; where it fails, with each half by itself, so that only those at fault fail.
-
-    Args:
-        attempt: given the indexes of rows, in order; it leaves nothing behind where it raises.
-        of_all: errors that hold for all rows with which it was tried.
-
-    Returns:
-        The rows that failed, and why.
-
-    >>> tried_by_halves(4, lambda rows: print(rows.tolist(), 1 // int((rows - 2).all())))
-    [0, 1] 1
-    [3] 1
-    {2: ZeroDivisionError('integer division or modulo by zero')}
-    """
-    failed: dict[int, Exception] = {}
-    parts = [np.arange(count)] if count else []
-    while parts:
-        rows = parts.pop()
-        try:
-            attempt(rows)
-        except Exception as error:  # whatever Arrow, NumPy, or a metric or detector of somebody's own raises
-            if len(rows) > 1 and not isinstance(error, of_all):
-                parts += np.array_split(rows, 2)[::-1]
-            else:
-                failed |= dict.fromkeys(rows.tolist(), error)
-    return failed
 
 
 class OperatorLogic(ABC):

@@ -250,9 +250,7 @@ class Stream:
             features = check_features(features, f"features of a data set of {self._plan.topic}")
             if not features:
                 raise DeclarationError("a data set with features=[]", advice="Name columns, or leave features out.")
-        options = ReadOptions.of(
-            group=group, wait=wait, idle_timeout=idle_timeout, start=start, epochs=epochs, until=until
-        )
+        options = ReadOptions(group, wait, idle_timeout, start, epochs, until)
         return Dataset(
             self._declared.plan(),
             self._plan,

@@ -166,14 +166,10 @@ def begin(plan: Plan, task: ModelTask, log: Log, state: State) -> None:
             f"«{task.name}» cannot begin with {_named(initial)}: {trained.about['reason']}",
             advice="Look at the columns: features and target must be there under their names (rename=…).",
         )
-    state.vocabulary.words.update({column: list(words) for column, words in trained.words.items()})
-    state.vocabulary.sizes.update(trained.sizes)
-    known = {column: len(words) for column, words in trained.words.items()}
-    state.counters.learned = int(trained.about["rows"])
-    state.current = replace(current, learner=trained.learner, rows=state.counters.learned, known=known)
-    state.began_with = {name: value for name, value in trained.about.items() if name not in ("status", "reason")}
-    if trained.words:
-        state.began_with["words"] = {column: list(words) for column, words in trained.words.items()}
+    about = trained.shown(state.vocabulary)
+    state.counters.learned = trained.rows
+    state.current = replace(current, learner=trained.learner, rows=trained.rows, known=trained.known)
+    state.began_with = {name: value for name, value in about.items() if name not in ("status", "reason")}
 
 
 def _named(initial: Initial) -> str:
@@ -191,9 +187,8 @@ def _rows(plan: Plan, task: ModelTask, log: Log, state: State, initial: Initial)
         return as_batch(reader.query(initial.query, _END, {}))
     topic = initial.stream.topic
     for source in plan.sources:
-        table = topic.removeprefix(f"{source.prefix}.")
-        if table != topic and source.matches(table):
-            return rows_now([_table(source.dsn, table)], initial.stream)
+        if source.captures(topic):
+            return rows_now([_table(source.dsn, topic.removeprefix(f"{source.prefix}."))], initial.stream)
     return rows_now(reader.rows(initial.stream, _END, {}), initial.stream)
 
 

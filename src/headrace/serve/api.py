@@ -24,7 +24,7 @@ from headrace.serve.arrow import Batches
 from headrace.serve.endpoint import Prediction, Training
 from headrace.serve.exchange import Handler, Problem, Receive, Request, Response, Scope, Send
 from headrace.serve.home import Home
-from headrace.serve.inference import Inference, protocol
+from headrace.serve.inference import Inference
 from headrace.serve.keys import KeyFile
 from headrace.serve.metrics import Metrics, Scrape
 from headrace.serve.models import Models
@@ -53,6 +53,7 @@ class Route:
         scope: what a key needs; empty: it is open to all that reach the server.
         hot: whether it is answered before FastAPI sees it.
         about: for OpenAPI.
+        protocol: whether its errors are as the Open Inference Protocol has them.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Route:
     handler: Handler
     about: Mapping[str, Any]
     hot: bool = False
+    protocol: bool = False
 
     @property
     def pattern(self) -> str:
@@ -127,17 +129,17 @@ def _routes(
 def _protocol_routes(inference: Inference) -> list[Route]:
     """The Open Inference Protocol's."""
     found = [
-        Route("GET", "/v2", "", protocol(inference.server), openapi.server()),
-        Route("GET", "/v2/health/live", "", protocol(inference.live), openapi.health("live")),
-        Route("GET", "/v2/health/ready", "", protocol(inference.ready), openapi.health("ready")),
+        Route("GET", "/v2", "", inference.server, openapi.server(), protocol=True),
+        Route("GET", "/v2/health/live", "", inference.live, openapi.health("live"), protocol=True),
+        Route("GET", "/v2/health/ready", "", inference.ready, openapi.health("ready"), protocol=True),
     ]
     for base, own in (("/v2/models/{model}", []), ("/v2/models/{model}/versions/{version}", [openapi.VERSION])):
         named = {"parameters": [openapi.MODEL, *own]}
         about, ready, asked = openapi.metadata(), openapi.health("ready"), openapi.inference()
         found += [
-            Route("GET", base, "predict", protocol(inference.metadata), about | named),
-            Route("GET", f"{base}/ready", "predict", protocol(inference.model_ready), ready | named),
-            Route("POST", f"{base}/infer", "predict", protocol(inference.infer), asked | named, hot=True),
+            Route("GET", base, "predict", inference.metadata, about | named, protocol=True),
+            Route("GET", f"{base}/ready", "predict", inference.model_ready, ready | named, protocol=True),
+            Route("POST", f"{base}/infer", "predict", inference.infer, asked | named, hot=True, protocol=True),
         ]
     return found
 
@@ -149,7 +151,7 @@ def _add(app: fastapi.FastAPI, route: Route, body_limit: int) -> None:
         if received.scope.get(ROUTE) is not route:  # not what was asked for: see the module's docstring
             return fastapi.Response(status_code=404)
         request = Request(received.scope, received.receive, dict(received.path_params), body_limit)
-        response = await _safely(route.handler, request)
+        response = await _safely(route, request)
         headers = {name.decode(): value.decode("latin-1") for name, value in response.headers}
         return fastapi.Response(response.body, response.status, headers)
 
@@ -211,7 +213,7 @@ class Front:
         if response is None:
             if route is None or not route.hot or request.scope["method"] != route.method:
                 return await self._pass_on(request.scope, receive, send, span)
-            response = await _safely(route.handler, request)
+            response = await _safely(route, request)
         await response.send(send)
         tracing.annotate(span, response.status, response.headers)
         return response.status
@@ -253,14 +255,15 @@ class Front:
         return None, {}
 
 
-async def _safely(handler: Handler, request: Request) -> Response:
+async def _safely(route: Route, request: Request) -> Response:
     """Return a handler's response, errors included; a defect of ours is logged, and 500 does not tell what it says."""
     try:
-        return await handler(request)
-    except Problem as problem:
-        return problem.response()
+        return await route.handler(request)
+    except Problem as error:
+        problem = error
     except HeadraceError as error:
-        return problem_of(error).response()
+        problem = problem_of(error)
     except Exception:
         logger.exception("a request of %r failed", request.scope["path"])
-        return Problem(500, "Internal Server Error").response()
+        problem = Problem(500, "Internal Server Error")
+    return problem.response(protocol=route.protocol)

@@ -23,10 +23,9 @@ import orjson
 import pyarrow as pa
 
 from headrace import plain_values
-from headrace.errors import HeadraceError
-from headrace.serve.exchange import JSON, Handler, Problem, Request, Response, field_error, json_response
+from headrace.serve.exchange import JSON, Problem, Request, Response, field_error, json_response
 from headrace.serve.models import Column, ComponentHealth, Description, Snapshot, VersionInfo
-from headrace.serve.service import BLOCK_ROWS, PredictionService, problem_of, reach_wanted, refused
+from headrace.serve.service import BLOCK_ROWS, PredictionService, reach_wanted, refused
 
 LENGTH_HEADER = b"inference-header-content-length"
 PREDICTION, PROBABILITY = "prediction", "probability"
@@ -47,20 +46,6 @@ _NUMPY = {
 DATATYPES = (*_NUMPY, "BYTES")
 _LENGTH = struct.Struct("<I")
 MOST_ELEMENTS = 2**40
-
-
-def protocol(handler: Handler) -> Handler:
-    """A handler whose errors are as the protocol has them: ``{"error": text}``."""
-
-    async def answered(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except HeadraceError as error:
-            return problem_of(error).response(protocol=True)
-        except Problem as problem:
-            return problem.response(protocol=True)
-
-    return answered
 
 
 class Inference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -171,14 +172,8 @@ def _joined(
     gathered: Sequence[tuple[pa.RecordBatch, asyncio.Future[None]]],
 ) -> list[tuple[pa.RecordBatch, list[asyncio.Future[None]]]]:
     """Batches of one schema as one, in order."""
-    runs: list[tuple[list[pa.RecordBatch], list[asyncio.Future[None]]]] = []
-    for batch, done in gathered:
-        if runs and runs[-1][0][0].schema.equals(batch.schema):
-            runs[-1][0].append(batch)
-            runs[-1][1].append(done)
-        else:
-            runs.append(([batch], [done]))
-    return [(pa.concat_batches(batches), waiting) for batches, waiting in runs]
+    runs = (list(run) for _, run in itertools.groupby(gathered, key=lambda pair: pair[0].schema))
+    return [(pa.concat_batches([batch for batch, _ in run]), [done for _, done in run]) for run in runs]
 
 
 # -- requests that come together are answered together ----------------------------------------------------------------

@@ -9,7 +9,7 @@ there, together with the rows; where it cannot (HTTP, a terminal), it is a recor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -199,38 +199,6 @@ class SinkSpec(Protocol):
     def sink(self, context: SinkContext) -> Sink:
         """Return a sink, not yet open."""
         ...
-
-
-def settle(count: int, attempt: Callable[[int, int], str | None]) -> list[Reason]:
-    """Deliver rows 0 to ``count``, halving what is refused until only the rows at fault are left out.
-
-    Args:
-        attempt: delivers rows from one index to another (exclusive), all or none; None, or why not.
-
-    Returns:
-        Index and reason of each refused row, in order. The others were delivered in order.
-
-    >>> delivered = []
-    >>> def attempt(a, b):
-    ...     if a <= 2 < b:
-    ...         return "no 2"
-    ...     delivered.extend(range(a, b))
-    >>> settle(5, attempt), delivered
-    ([(2, 'no 2')], [0, 1, 3, 4])
-    """
-    refused: list[Reason] = []
-    waiting = [(0, count)] if count else []
-    while waiting:
-        start, stop = waiting.pop()
-        reason = attempt(start, stop)
-        if reason is None:
-            continue
-        if stop - start == 1:
-            refused.append((start, reason))
-            continue
-        middle = (start + stop) // 2
-        waiting += [(middle, stop), (start, middle)]
-    return refused
 
 
 def other_log(where: str, context: SinkContext, *, advice: str) -> SinkError:

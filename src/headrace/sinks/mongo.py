@@ -23,6 +23,7 @@ from headrace import plain_values
 from headrace.batch import OPS, told_apart
 from headrace.errors import DeclarationError, MissingExtra, SinkError, SinkUnavailable
 from headrace.faults import fault
+from headrace.halves import by_halves
 from headrace.sinks.base import (
     ROW_ERRORS,
     Reason,
@@ -33,7 +34,6 @@ from headrace.sinks.base import (
     error_text,
     left_rows,
     nothing_kept,
-    settle,
 )
 from headrace.sinks.changes import Rows, fold, spans, unsent, without_key
 from headrace.sinks.json_row import seconds
@@ -274,7 +274,7 @@ class MongoSink:
             refused.extend((some[i][0], said) for i, said in found)
             return reason
 
-        return refused + [(writes[i][0], reason) for i, reason in settle(len(writes), attempt)]
+        return refused + [(writes[i][0], reason) for i, reason in by_halves(len(writes), attempt).items()]
 
     def _send(self, writes: Sequence[Any]) -> tuple[str | None, list[Reason]]:
         """Send operations; returns why none of them can be written, or those that were refused."""

@@ -29,6 +29,7 @@ from headrace import plain_values
 from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationError, SinkError, SinkUnavailable
 from headrace.faults import fault
+from headrace.halves import by_halves
 from headrace.plain_values import is_bytes
 from headrace.sinks.base import (
     ROW_ERRORS,
@@ -42,7 +43,6 @@ from headrace.sinks.base import (
     nothing_kept,
     other_log,
     refuse_values,
-    settle,
 )
 from headrace.sinks.changes import Rows, fold, unsent, without_key
 from headrace.sinks.json_row import json_of
@@ -437,8 +437,8 @@ class TableSink:
         left = np.setdiff1d(left, list(refused)).astype(np.int64)
         if left.size:
             batch = part.batch if left.size == part.batch.num_rows else part.batch.take(left)
-            for row, reason in settle(batch.num_rows, lambda start, stop: self._attempt(batch, start, stop)):
-                refused[int(left[row])] = reason
+            wrong = by_halves(batch.num_rows, lambda start, stop: self._attempt(batch, start, stop))
+            refused |= {int(left[row]): reason for row, reason in wrong.items()}
         return sorted(refused.items())
 
     def _attempt(self, batch: Batch, start: int, stop: int) -> str | None:
@@ -643,7 +643,7 @@ class TableSink:
                 return f"the table {self._destination} cannot have the column: {_words(error)}"
             return None
 
-        return {others[i]: f"«{others[i]}»: {reason}" for i, reason in settle(len(others), attempt)}
+        return {others[i]: f"«{others[i]}»: {reason}" for i, reason in by_halves(len(others), attempt).items()}
 
     def _note_made(self) -> None:
         note = sql.SQL("UPDATE {} SET made = true WHERE {}").format(POSITIONS, self._mine)

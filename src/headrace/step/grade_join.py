@@ -17,11 +17,12 @@ from headrace.arrays import Ints, Mask
 from headrace.batch import UPDATE, Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
-from headrace.grade.compare import CompareSpec, faults, graded_rows, reason_of
+from headrace.grade.compare import CompareSpec, faults, graded_rows
 from headrace.grade.interval_join.join import Arrivals, Join, Outcomes
 from headrace.grade.interval_join.keys import converter, kind_of, matching_keys, reconverted
 from headrace.grade.interval_join.pending import ascends, picked
-from headrace.grade.operator_logic import START, Measure, tried_by_halves
+from headrace.grade.operator_logic import START, Measure
+from headrace.halves import reason_of, tried_by_halves
 from headrace.plain_values import united, whole
 from headrace.plan.operators import ARRIVAL, GRADED, Grade, Node
 from headrace.step.events import order_of
@@ -460,8 +461,8 @@ def errors_of(columns: Mapping[str, pa.Array], prediction: str, compare: Compare
     found = np.full(len(both), np.nan)
     known = np.flatnonzero(both)
 
-    def attempt(some: Ints) -> None:
-        rows = known[some]
+    def attempt(start: int, stop: int) -> None:
+        rows = known[start:stop]
         values = (side.take(pa.array(rows)).to_numpy(zero_copy_only=False) for side in (predictions, truth))
         found[rows] = np.asarray(compare.metric(*values), np.float64)
 

@@ -27,7 +27,7 @@ from headrace.batch import OPS, Batch, inserted
 from headrace.grade.interval_join.keys import truth_codes
 from headrace.grade.interval_join.pending import PendingRows
 from headrace.plain_values import values, whole
-from headrace.step.row_identity import LIMIT, ROW, Identity, Numbered, nonzero
+from headrace.step.row_identity import LIMIT, ROW, Identity, Numbered, nonzero, told_by
 from headrace.step.state_codec import below
 from headrace.value_hashes import Hashes, hashed
 
@@ -89,19 +89,11 @@ class Histories:
 
 def whole_before(batch: Batch, target: str | None = None) -> Mask:
     """Return which updates come with the whole old row, the label's column included, not only with its key."""
-    before, n = batch.before, batch.num_rows
-    none = np.zeros(n, np.bool_)
-    if before is None or (target is not None and before.type.get_field_index(target) < 0):
-        return none
-    told = np.asarray(before.is_valid()) & (batch.op == OPS["u"])
-    if not told.any():
-        return none
-    some = none.copy()
-    keys = set(batch.identity_columns)
-    for i in range(before.type.num_fields):
-        if before.type.field(i).name not in keys:
-            some |= np.asarray(before.field(i).is_valid())
-    return np.asarray(told & some)
+    before = batch.before
+    names = [] if before is None else [field.name for field in before.type]
+    others = [name for name in names if name not in batch.identity_columns]
+    told = told_by(batch, others) if target is None or target in names else None
+    return np.zeros(batch.num_rows, np.bool_) if told is None else told
 
 
 def unsent(batch: Batch, name: str) -> Mask | None:
@@ -261,7 +253,7 @@ class Late:
         order = np.argsort(runs.at[keeps])
         at, number = runs.at[keeps][order], runs.number[keeps][order] >> 1
         own = values.own(np.flatnonzero(keeps)[order])
-        columns = {name: values.column(name, own[name]) if name in own else values.plain(name, at) for name in names}
+        columns = {name: values.column(name, own.get(name, at)) for name in names}
         first = self._rows.add_fitting(pa.record_batch({"__number": pa.array(number), **columns}))
         self._where.put(number, (first + 1 + np.arange(len(number))).astype(np.uint64))
 
@@ -409,10 +401,6 @@ class _Values:
         old = None if before is None or before.type.get_field_index(name) < 0 else before.field(name)
         parts = _stacked(own, [(kept, len(self.known)), (old, n)])
         return parts.take(pa.array(places, mask=places < 0))
-
-    def plain(self, name: str, rows: Ints) -> pa.Array:
-        """Return values of a column as events have them."""
-        return self.batch.column(name).take(pa.array(rows))
 
 
 def _stacked(own: pa.Array, others: Sequence[tuple[pa.Array | None, int]]) -> pa.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,11 +116,9 @@ class TrainingRows:
 
 def _joined(batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield batches of one schema that follow each other as one."""
-    start = 0
-    for i in range(1, len(batches) + 1):
-        if i == len(batches) or not batches[i].schema.equals(batches[start].schema):
-            yield batches[start] if i == start + 1 else pa.concat_batches(batches[start:i])
-            start = i
+    for _, run in itertools.groupby(batches, key=lambda records: records.schema):
+        first, *others = run
+        yield pa.concat_batches([first, *others]) if others else first
 
 
 @dataclass(slots=True)

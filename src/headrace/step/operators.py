@@ -20,8 +20,8 @@ from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.event_time import event_times
 from headrace.grade.columns import no_numbers
-from headrace.grade.compare import reason_of
-from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results, tried_by_halves
+from headrace.grade.operator_logic import START, Measure, OperatorLogic, Results
+from headrace.halves import reason_of, tried_by_halves
 from headrace.plan.operators import Node, Predicted, StreamPlan, topics_behind
 from headrace.plan.task import PredictPlan
 from headrace.step.events import Merged, order_of
@@ -315,8 +315,8 @@ class RowOperator(Operator):
         placeable = np.setdiff1d(np.arange(batch.num_rows), np.fromiter(reasons, np.int64, len(reasons)))
         found: list[Results] = []
 
-        def attempt(some: Ints) -> None:
-            rows = placeable[some]
+        def attempt(start: int, stop: int) -> None:
+            rows = placeable[start:stop]
             part = batch if len(rows) == batch.num_rows else batch.take(rows)
             records = plain(part).select(part.column_names) if self.logic.keeps_rows else part.records
             before = self.logic.copy()

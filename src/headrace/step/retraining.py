@@ -37,7 +37,7 @@ from headrace.registry.versions import ranges_of
 from headrace.step.events import Merged, Train
 from headrace.step.labels import unsent
 from headrace.step.learning import Fresh, Reader, end_version
-from headrace.step.model_version import Challenger, ModelVersion, VersionChange
+from headrace.step.model_version import Challenger, ModelVersion, VersionChange, Vocabulary
 from headrace.step.operators import Raised
 from headrace.step.predictions import predict_rows
 from headrace.step.row_identity import Identity
@@ -79,6 +79,23 @@ class Trained:
     words: Mapping[str, list[str]]
     sizes: Mapping[str, int]
     about: dict[str, Any]
+
+    @property
+    def known(self) -> dict[str, int]:
+        """Words of each category."""
+        return {column: len(found) for column, found in self.words.items()}
+
+    @property
+    def rows(self) -> int:
+        """Rows that it has learned."""
+        return int(self.about.get("learned", self.about["rows"]))
+
+    def shown(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Put what its features know into a vocabulary; return what it was trained on, for the version's record."""
+        words = {column: list(found) for column, found in self.words.items()}
+        vocabulary.words.update(words)
+        vocabulary.sizes.update(self.sizes)
+        return {**self.about, **({"words": {column: list(found) for column, found in words.items()}} if words else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +204,8 @@ def _take(task: ModelTask, state: State, trained: Trained, position: Position, l
     if trained.learner is not None:
         assert task.retrain is not None
         state.trained_on = str(about["hash"])
-        words = {column: list(found) for column, found in trained.words.items()}
-        state.vocabulary.words.update(words)
-        state.vocabulary.sizes.update(trained.sizes)
-        if words:
-            about["words"] = {column: list(found) for column, found in words.items()}
-        rows = int(about.get("learned", about["rows"]))
-        known = {column: len(found) for column, found in words.items()}
-        to = ModelVersion(trained.learner, previous + 1, position, rows, known, state.vocabulary)
+        about = trained.shown(state.vocabulary)
+        to = ModelVersion(trained.learner, previous + 1, position, trained.rows, trained.known, state.vocabulary)
         change = VersionChange(to, previous, by=line["by"] or "pipeline", training=about)
         about["version"] = to.number
         if task.retrain.shadow:

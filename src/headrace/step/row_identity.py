@@ -201,7 +201,7 @@ class Identity:
         new = nonzero(hashes([batch.column(name) for name in names]))
         if fresh.all() and not self._displaced:
             return self._insert(new)
-        old, told = new.copy(), _told(batch, names)
+        old, told = new.copy(), told_by(batch, names)
         if told is not None:
             before = batch.before
             assert before is not None
@@ -463,16 +463,16 @@ def identifying(batch: Batch) -> tuple[str, ...]:
     return names if all(name in batch.schema.names for name in names) else ()
 
 
-def _told(batch: Batch, names: Sequence[str]) -> Mask | None:
-    """Return which updates come with the key that the row had."""
+def told_by(batch: Batch, names: Sequence[str]) -> Mask | None:
+    """Return which updates come with one of some columns that the row had; None where no event has all of them."""
     before = batch.before
     if before is None or any(before.type.get_field_index(name) < 0 for name in names):
         return None
-    told = np.asarray(before.is_valid())
+    told = np.asarray(before.is_valid()) & (batch.op == OPS["u"])
     some = np.zeros(len(told), np.bool_)
-    for name in names:
+    for name in names if told.any() else ():
         some |= np.asarray(before.field(name).is_valid())
-    return np.asarray(told & some & (batch.op == OPS["u"]))
+    return np.asarray(told & some)
 
 
 def nonzero(values: Hashes) -> Hashes:

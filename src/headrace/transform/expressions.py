@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from headrace.arguments import checked
 from headrace.batch import Batch, is_meta
-from headrace.errors import DeclarationError, HeadraceError
+from headrace.errors import DeclarationError
+from headrace.halves import reason_of, tried_by_halves
 from headrace.plain_values import cast_texts, texts, values
 
 KEEPS = "must keep the columns that begin with «__»"
@@ -255,16 +256,14 @@ def operate(
     """
     if not operations:
         return [batch], []
-    try:
-        result = batch
+    good: list[Batch] = []
+
+    def attempt(start: int, stop: int) -> None:
+        result = batch if stop - start == batch.num_rows else batch.slice(start, stop - start)
         for operation in operations:
             result = operation.apply(result, features=features)
-        return [result], []
-    except Exception as error:
-        if batch.num_rows <= 1:
-            reason = error.message if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
-            return [], [(batch, reason)]
-    half = batch.num_rows // 2
-    good, bad = operate(batch.slice(0, half), operations, features)
-    more, worse = operate(batch.slice(half), operations, features)
-    return [*good, *more], [*bad, *worse]
+        good.append(result)
+
+    # Of no rows, too, operations say what the columns are.
+    bad = tried_by_halves(max(1, batch.num_rows), attempt)
+    return good, [(batch.slice(row, 1), reason_of(error)) for row, error in bad.items()]

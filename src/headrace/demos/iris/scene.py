@@ -20,16 +20,10 @@ from headrace.testing.servers import KafkaConnect
 APP = "iris"
 CONNECTOR_NAME = "iris-connector"
 SLOT = "headrace_iris_debezium"
-# As the article has it, https://debezium.io/blog/2023/09/23/flink-spark-online-learning/
+# As the article has it, with its own database and topics, https://debezium.io/blog/2023/09/23/flink-spark-online-learning/
 CONNECTOR = {
     "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
     "tasks.max": "1",
-    "database.hostname": "postgres",
-    "database.port": "5432",
-    "database.user": "postgres",
-    "database.password": "postgres",
-    "database.dbname": "postgres",
-    "topic.prefix": "flink",
     "table.include.list": "public.iris_.*",
     "key.converter": "org.apache.kafka.connect.json.JsonConverter",
     "value.converter": "org.apache.kafka.connect.json.JsonConverter",

@@ -8,6 +8,7 @@ destination (or the log) says it is.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import threading
@@ -535,14 +536,8 @@ def _rows(batches: Sequence[Batch], like: Batch) -> tuple[Batch, Ints]:
 
 def _parts(topic: str, first: int, end: int, good: Sequence[Batch], like: Batch) -> Iterator[SinkBatch]:
     """Yield what came of the rows, in batches of one schema each; together they cover all offsets."""
-    runs: list[list[Batch]] = []
-    for batch in good:
-        if not batch.num_rows:
-            continue
-        if runs and runs[-1][0].schema.equals(batch.schema):
-            runs[-1].append(batch)
-        else:
-            runs.append([batch])
+    filled = (batch for batch in good if batch.num_rows)
+    runs = [list(run) for _, run in itertools.groupby(filled, key=lambda batch: batch.schema)]
     for number, run in enumerate(runs or [[]]):
         batch, offsets = _rows(run, like)
         following = runs[number + 1][0] if number + 1 < len(runs) else None

@@ -436,8 +436,6 @@ class Trainer:
         # As a replay will read it.
         learner = copy.deepcopy(self._task.learner)
         learner.restore(dict(load_state(b"".join(pieces))))
-        known = {name: len(words) for name, words in found.words.items()}
-        rows = int(about.get("learned", about["rows"]))
-        to = ModelVersion(learner, previous + 1, pending.position, rows, known)
+        to = ModelVersion(learner, previous + 1, pending.position, found.rows, found.known)
         artifact = artifact_name(self._task.name, to.number, f"trained-{step}")
         return VersionChange(to, previous, artifact, pending.by, about), pieces
