@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 import headrace as hr
-from headrace.engines.local.serving.health import health_file, read_health
-from headrace.log import open_log
+from headrace.engines.local.serving.health import FILE, read_health
+from headrace.log import file_of, open_log
 from headrace.serve.settings import ServeSettings
 from headrace.testing.servers import postgres
 from tests.waiting import wait_until
@@ -78,7 +78,7 @@ def test_a_sink_and_a_silent_engine_are_said(tmp_path: Path) -> None:
         assert "the sink «till»" in said["reasons"][0]
         assert (metric(client, "sink_lag_rows", sink="till", topic="measured") or 0) == len(FISH)
         assert (metric(client, "rounds") or 0) >= len(FISH)
-        path = health_file(running.log)
+        path = file_of(running.log, FILE)
         assert path is not None
         wait_until(path.exists)
         # An engine whose rounds do not end, as others see it: what it wrote last grows old.

@@ -39,7 +39,7 @@ from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry import models as registry
-from headrace.registry.requests import Request, ask, folder_of, put_continue, put_request, whoami
+from headrace.registry.requests import FOLDER, Request, ask, put_continue, put_request, whoami
 from headrace.registry.versions import Pieces, VersionList, VersionRecord, artifact_name
 from headrace.replay import version_state
 from headrace.replay.continuation import why_not_continue
@@ -409,7 +409,7 @@ def _change(
         try:
             held = stack.enter_context(writing(where))
         except LogLocked:
-            return ask(folder_of(Path(where).resolve()), request, state, timeout=timeout)
+            return ask(Path(f"{Path(where).resolve()}{FOLDER}"), request, state, timeout=timeout)
         return store(held)
 
 

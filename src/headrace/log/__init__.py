@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from headrace.log.kafka_codec import Codec
 
 
-def file_of(log: Log) -> Path | None:
-    """Return the file that a log is; None for a log in memory or on a cluster."""
+def file_of(log: Log, ending: str = "") -> Path | None:
+    """Return the file that a log is, or what is beside it under its name; None for a log in memory or on a cluster."""
     from headrace.log.sqlite import SqliteLog
 
-    return log.path if isinstance(log, SqliteLog) else None
+    return log.path.with_name(log.path.name + ending) if isinstance(log, SqliteLog) else None
 
 
 def open_log(

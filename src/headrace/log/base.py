@@ -254,6 +254,16 @@ def newest_schema(log: Log, topic: str) -> pa.Schema | None:
     return entries[-1].records.schema if entries else None
 
 
+def rows_between(log: Log, topic: str, first: int, end: int) -> list[pa.RecordBatch]:
+    """Return the rows of a topic from an offset to another, as their entries hold them."""
+    found = []
+    for entry in log.read_topic(topic, offset=first, limit=end - first):
+        start, stop = max(first, entry.offset), min(end, entry.offset + entry.records.num_rows)
+        if start < stop:
+            found.append(entry.records.slice(start - entry.offset, stop - start))
+    return found
+
+
 def topic_exists(topic: str, where: str = "the log") -> LogError:
     """Return the refusal to make a topic twice."""
     return LogError(f"{where} has the topic «{topic}» already", advice="Choose another name, or delete it first.")

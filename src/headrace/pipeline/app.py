@@ -134,14 +134,8 @@ class App:
         if snapshot not in ("initial", "never"):
             raise DeclarationError(f"snapshot={snapshot!r}", advice='Give "initial" or "never".')
         source = SourcePlan(prefix or self.name, dsn, patterns, slot, publication, snapshot, allow_failing_updates)
-        check_patterns(source.tables)
-        if any(other.prefix == source.prefix for other in self._declared.sources):
-            raise DeclarationError(
-                f"two sources have the prefix «{source.prefix}»", advice="Give each its own prefix=."
-            )
+        self._check_source(source, format)
         self._declared.sources.append(source)
-        if format is not None:
-            self._declared.source_formats[source.prefix] = checked_format(format)
         return Database(self._declared, source)
 
     def debezium(
@@ -175,15 +169,19 @@ class App:
                 advice='Write app.debezium("kafka://host:port", prefix=…).',
             )
         plan = TopicsPlan(f"debezium:{prefix}", where, prefix, patterns, transactions)
-        check_patterns(patterns)
-        if any(other.prefix == prefix for other in self._declared.topics) or any(
-            source.prefix == prefix for source in self._declared.sources
-        ):
-            raise DeclarationError(f"two sources have the prefix «{prefix}»", advice="Give each its own prefix=.")
+        self._check_source(plan, format)
         self._declared.topics.append(plan)
-        if format is not None:
-            self._declared.source_formats[prefix] = checked_format(format)
         return Topics(self._declared, plan)
+
+    def _check_source(self, source: SourcePlan | TopicsPlan, format: str | None) -> None:
+        check_patterns(source.tables)
+        known = [*(own.prefix for own in self._declared.sources), *(own.prefix for own in self._declared.topics)]
+        if source.prefix in known:
+            raise DeclarationError(
+                f"two sources have the prefix «{source.prefix}»", advice="Give each its own prefix=."
+            )
+        if format is not None:
+            self._declared.source_formats[source.prefix] = checked_format(format)
 
     def topic(self, name: str, *, format: str | None = None, append: bool = False) -> Stream:
         """Return the stream of a topic of the log, to read now or to use in the pipeline.

@@ -17,31 +17,16 @@ from headrace.grade.scores import WINDOW_ROWS, score_spec
 from headrace.inspect.rows import Rows
 from headrace.learn.adapters import adapted
 from headrace.learn.base import Learner, learner_text, offers_probabilities, scored_as, takes_sample_weight, traits_of
-from headrace.learn.category import Category
-from headrace.learn.features import Feature
 from headrace.learn.rows_file import CsvRows
 from headrace.learn.state import state_hash
 from headrace.pipeline.declarations import Declarations, DeclaredModel, DeclaredPredictions, Root
 from headrace.pipeline.stream import Rowset, Stream, check_topic
 from headrace.plan.operators import Grade, Initial, Read, RetrainPlan, Selection
-from headrace.plan.task import EvaluatePlan, StreamPlan, parse_cut
-from headrace.serve.parameters import Type, declare
+from headrace.plan.task import EvaluatePlan, StreamPlan, parse_cut, served_column
+from headrace.serve.parameters import declare
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def served_column(feature: str | Feature, missing: str) -> tuple[str, Type, tuple[str, ...] | None, bool] | None:
-    """Return a feature as a query's parameter: name, type, the only words taken, whether NULL is; None if it fits none.
-
-    >>> served_column("Length", "reject")
-    ('Length', 'number', None, False)
-    """
-    if isinstance(feature, str):
-        return feature, "number", None, missing == "pass"
-    if isinstance(feature, Category):
-        return feature.column, "text", feature.words if feature.unseen == "error" else None, False
-    return None
 
 
 @checked_methods
@@ -278,7 +263,7 @@ class Model:
         """
         features = () if callable(self._declared.features) else self._declared.features
         columns = [served_column(feature, self._declared.missing) for feature in features]
-        if not columns or None in columns:
+        if not columns or any(column.kind not in ("number", "text") for column in columns):
             raise DeclarationError(
                 f"«{self.name}» has features that are neither numbers nor categories: they fit no query",
                 advice="Ask it by POST /v2/models/NAME/infer, or /models/NAME/predict, which need no declaration.",
@@ -286,7 +271,7 @@ class Model:
         endpoint = declare(
             path,
             self.name,
-            [column for column in columns if column is not None],
+            columns,
             inputs,
             output or self._declared.target or "prediction",
             digits=digits,

@@ -16,11 +16,14 @@ from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.grade.scores import ScoreSpec
 from headrace.learn.base import Learner, traits_of
+from headrace.learn.category import Category
 from headrace.learn.features import Feature, Features, column_of
 from headrace.plan.fingerprint import chain_of
+from headrace.learn.images import Image, Vector
 from headrace.plan.operators import Initial, Node, RetrainPlan, topics_of
 from headrace.plan.operators import OutputPlan as OutputPlan
 from headrace.plan.operators import StreamPlan as StreamPlan
+from headrace.serve.models import Column
 from headrace.transform.expressions import Operation
 
 SHADOW_COLUMNS = ("shadow_prediction", "shadow_version", "shadow_error")
@@ -224,6 +227,21 @@ class StreamTask:
 
 
 Task = ModelTask | OperatorTask | StreamTask
+
+
+def served_column(feature: str | Feature, missing: str) -> Column:
+    """Return a feature as a column that those who ask the model give.
+
+    >>> served_column("Length", "reject")
+    Column(name='Length', kind='number', size=None, words=None, nullable=False)
+    """
+    if isinstance(feature, str):
+        return Column(feature, "number", nullable=missing == "pass")
+    if isinstance(feature, Category):
+        return Column(feature.column, "text", words=feature.words if feature.unseen == "error" else None)
+    if isinstance(feature, Image):
+        return Column(feature.column, "bytes")
+    return Column(feature.column, "numbers", size=feature.size if isinstance(feature, Vector) else None)
 
 
 def parse_cut(every: object) -> Cut:

@@ -31,6 +31,7 @@ from headrace.registry.versions import Pieces, Reads, Writes
 
 KIND = "request"
 CONTINUE = "continue"
+FOLDER = ".requests"
 LOOK_SECONDS = 0.05
 TAKEN_SECONDS = 30.0
 
@@ -96,11 +97,6 @@ def read_continue(log: Reads, model: str) -> dict[str, Any] | None:
     """Return who lets a model go on under another declaration, and when; None where nobody does."""
     value = log.records(CONTINUE, model).get(model)
     return None if value is None else dict(json.loads(value))
-
-
-def folder_of(log: Path) -> Path:
-    """Return where requests to the pipeline that writes a log's file lie."""
-    return log.with_name(log.name + ".requests")
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pyarrow as pa
 from headrace.batch import OPS, Batch
 from headrace.errors import DeclarationUnknown, HeadraceError
 from headrace.learn.state import state_hash
-from headrace.log.base import Log
+from headrace.log.base import Log, rows_between
 from headrace.plain_values import keys as keys_of
 from headrace.plain_values import united, values
 from headrace.plan.attachments import AsDeclared
@@ -211,11 +211,7 @@ def _compare_outputs(
 
 
 def _rows(log: Log, topic: str, first: int, end: int) -> pa.Table | None:
-    tables = []
-    for entry in log.read_topic(topic, offset=first, limit=end - first):
-        start, stop = max(first, entry.offset), min(end, entry.offset + entry.records.num_rows)
-        if start < stop:
-            tables.append(pa.Table.from_batches([entry.records.slice(start - entry.offset, stop - start)]))
+    tables = [pa.Table.from_batches([records]) for records in rows_between(log, topic, first, end)]
     return united(tables) if tables else None
 
 

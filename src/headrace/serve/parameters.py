@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from headrace.errors import DeclarationError
+from headrace.serve.models import Column
 
 Type = Literal["number", "integer", "text"]
 _TYPES: Mapping[Any, Type] = {float: "number", int: "integer", str: "text"}
@@ -80,7 +81,7 @@ class Endpoint:
 def declare(
     path: str,
     model: str,
-    columns: Sequence[tuple[str, Type, tuple[str, ...] | None, bool]],
+    columns: Sequence[Column],
     inputs: Mapping[str, Any] | None,
     output: str,
     *,
@@ -91,13 +92,13 @@ def declare(
     """An endpoint as the user wrote it.
 
     Args:
-        columns: of the features: name, type, the only words taken, whether NULL is taken.
+        columns: of the features, numbers or words.
         inputs: parameter -> column, or (column, type) where it is no feature.
 
     Raises:
         DeclarationError: it cannot work.
 
-    >>> declare("/p", "m", [("Length", "number", None, False)], None, "Weight", digits=4, model_time=True, log_to=None)
+    >>> declare("/p", "m", [Column("Length", "number")], None, "Weight", digits=4, model_time=True, log_to=None)
     Endpoint(path='/p', model='m', parameters=(Parameter(name='length', column='Length', type='number', feature=True,
     words=None, optional=False),), output='Weight', digits=4, model_time=True, log_to='')
     """
@@ -110,8 +111,8 @@ def declare(
         raise DeclarationError(f"{where}: output={output!r} cannot name the prediction")
     if digits is not None and not 0 <= digits <= 15:
         raise DeclarationError(f"{where}: digits={digits}", advice="Give 0 to 15, or nothing.")
-    named = dict(inputs) if inputs is not None else {name.lower(): name for name, *_ in columns}
-    features = {name: (kind, words, nullable) for name, kind, words, nullable in columns}
+    named = dict(inputs) if inputs is not None else {column.name.lower(): column.name for column in columns}
+    features = {column.name: column for column in columns}
     parameters = tuple(_parameter(where, name, given, features) for name, given in named.items())
     have = [parameter.column for parameter in parameters]
     for name in features:
@@ -125,7 +126,7 @@ def declare(
     return Endpoint(path, model, parameters, output, digits, model_time, log_to or "")
 
 
-def _parameter(where: str, name: str, given: Any, features: Mapping[str, Any]) -> Parameter:
+def _parameter(where: str, name: str, given: Any, features: Mapping[str, Column]) -> Parameter:
     column, kind = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(name, str) or not name or not isinstance(column, str) or kind not in (None, *_TYPES):
         raise DeclarationError(
@@ -134,6 +135,6 @@ def _parameter(where: str, name: str, given: Any, features: Mapping[str, Any]) -
     if name in (AT_LEAST, DEADLINE):
         raise DeclarationError(f"{where}: the parameter «{name}» is Headrace's own", advice="Give it another name.")
     if column in features:
-        known, words, nullable = features[column]
-        return Parameter(name, column, known, True, words, nullable)
+        of = features[column]
+        return Parameter(name, column, "text" if of.kind == "text" else "number", True, of.words, of.nullable)
     return Parameter(name, column, _TYPES[kind or str], False, None, True)

@@ -16,7 +16,7 @@ from headrace.errors import HeadraceError, LearnError, LogError
 from headrace.log import file_of
 from headrace.log.base import Log, Transaction
 from headrace.plan.task import ModelTask
-from headrace.registry.requests import KIND, Inbox, Request, folder_of, read_requests
+from headrace.registry.requests import FOLDER, KIND, Inbox, Request, read_requests
 from headrace.replay.lineage import tag_version
 from headrace.replay.steps import StepRecord
 
@@ -65,8 +65,7 @@ class AdminRequests:
         self._log = log
         self._models = set(models)
         self._waiting: deque[AdminRequest] = deque()
-        file = file_of(log)
-        self._inbox = Inbox(None if file is None else folder_of(file))
+        self._inbox = Inbox(file_of(log, FOLDER))
         self._looked_at = -LOOK_EVERY
 
     def __bool__(self) -> bool:

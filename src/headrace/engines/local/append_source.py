@@ -24,7 +24,7 @@ from headrace.capture.base import Log as SourceLog
 from headrace.capture.base import Piece, SourceState, SourceStatus, SourceTraits, Transaction, Waker
 from headrace.errors import DeclarationError, HeadraceError, LogError, WaitTimeout
 from headrace.formats.topic_formats import COLUMNS, Decision
-from headrace.log.base import Log
+from headrace.log.base import Log, rows_between
 from headrace.produce.producer import KIND, REMEMBERED, ProducerProgress, fingerprint
 
 NAME = "append"
@@ -222,10 +222,8 @@ class AppendSource:
         wanted = min(REMEMBERED, producer.rows, end)
         if not wanted:
             return
-        rows: list[pa.RecordBatch] = []
-        for entry in self._log.read_topic(topic, offset=end - wanted, limit=wanted):
-            own = [name for name in entry.records.schema.names if not is_meta(name)]
-            rows.append(entry.records.select(own).slice(max(0, end - wanted - entry.offset)))
+        found = rows_between(self._log, topic, end - wanted, end)
+        rows = [records.select([name for name in records.schema.names if not is_meta(name)]) for records in found]
         if fingerprint(rows) == producer.last:
             producer.kept = rows
 

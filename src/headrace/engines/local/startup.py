@@ -20,7 +20,7 @@ from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.first_rows import FirstRows, check_known, check_queries
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.health import HealthWriter, health_file, health_of
+from headrace.engines.local.serving.health import FILE, HealthWriter, health_of
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
 from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import check_apart, databases, foreign_topics, topic_sources
@@ -29,7 +29,7 @@ from headrace.engines.local.tracing import trace_rounds
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.event_log import event
 from headrace.formats.topic_formats import TopicCodec, codec_for
-from headrace.log import open_log
+from headrace.log import file_of, open_log
 from headrace.log.base import Log
 from headrace.log.retention import Keep
 from headrace.plan.blueprint import blueprint
@@ -159,7 +159,7 @@ def _repeating(on_status: Callable[[str], None]) -> OnStep:
 
 def _tell_health(running: Running) -> None:
     """Let processes that follow the log know how its pipeline is."""
-    path = health_file(running.log)
+    path = file_of(running.log, FILE)
     if path is not None:
         told = HealthWriter(path, lambda: health_of(running.engine, list(running.sinks.values())))
         running.engine.each_round.append(told.write)

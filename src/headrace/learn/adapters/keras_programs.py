@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from headrace.arrays import Array
 from headrace.errors import DeclarationError
 
 
-class Program(Protocol):
+class Program(ABC):
     """A model that is run on values of its variables.
 
     Attributes:
@@ -26,41 +27,48 @@ class Program(Protocol):
         names: of the variables, in the order of ``arrays``.
     """
 
-    model: Any
     backend: str
-    names: list[str]
 
+    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...]) -> None:
+        self.model = model
+        self.names = _names(model)
+        self._loss, self._shape = loss, shape
+
+    @abstractmethod
     def begin(self) -> Any:
         """Return the values the model came with."""
-        ...
 
+    @abstractmethod
     def copied(self, values: Any) -> Any:
         """Return values that change apart from these."""
-        ...
 
+    @abstractmethod
     def holding(self, arrays: list[Array]) -> Any:
         """Return values equal to these arrays, which are copied."""
-        ...
 
+    @abstractmethod
     def arrays(self, values: Any) -> list[Array]:
         """Copies of the variables' values."""
-        ...
 
+    @abstractmethod
     def seen(self, values: Any) -> list[Array]:
         """Return the variables' values, to be read at once."""
-        ...
 
+    @abstractmethod
     def updated(self, values: Any, X: Array, y: Array, weights: Array | None) -> Any:
         """Return the values after one update; those given are not to be used any more."""
-        ...
 
+    @abstractmethod
     def outputs(self, values: Any, X: Array) -> Array:
         """Return the model's outputs for some rows."""
-        ...
 
     def plain(self, values: Any) -> Any:
         """Return a model with these values, compiled with the user's loss."""
-        ...
+        made = _compile(_copy(self.model, self._shape), self.model, self._loss)
+        variables = [variable for group in _groups(made) for variable in group]
+        for variable, array in zip(variables, self.arrays(values), strict=True):
+            variable.assign(array)
+        return made
 
 
 def program_of(model: Any, loss: Any, shape: tuple[int, ...], *, pin_seeds: bool, rows: int | None) -> Program:
@@ -89,7 +97,7 @@ def program_of(model: Any, loss: Any, shape: tuple[int, ...], *, pin_seeds: bool
     return HeldProgram(own, model.loss, shape, backend)
 
 
-class JaxProgram:
+class JaxProgram(Program):
     """Pure functions of lists of arrays; see `Program`.
 
     The step that is compiled is the model's own ``train_step``: https://keras.io/guides/custom_train_step_in_jax/
@@ -100,9 +108,8 @@ class JaxProgram:
     def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], rows: int | None, *, padded: bool = True) -> None:
         import jax
 
-        self.model = model
-        self.names = _names(model)
-        self._loss, self._shape, self._rows, self._padded = loss, shape, rows, padded
+        super().__init__(model, loss, shape)
+        self._rows, self._padded = rows, padded
         self._metrics = [variable.value for variable in model.metrics_variables]
         eager = bool(model.run_eagerly)
         self._step = self._trained if eager else jax.jit(self._trained)
@@ -143,9 +150,6 @@ class JaxProgram:
             X = np.concatenate([X, np.broadcast_to(X[:1], (size - n, *X.shape[1:]))])
         return np.asarray(self._compute(values[0], values[1], X), np.float32)[:n]
 
-    def plain(self, values: Any) -> Any:
-        return _plain(self.model, self._loss, self._shape, self.arrays(values))
-
     def _trained(self, values: Any, X: Any, y: Any, weights: Any) -> Any:
         _, state = self.model.train_step((*values, self._metrics), (X, y, weights))
         return tuple(list(group) for group in state[:3])
@@ -161,14 +165,12 @@ class Held:
         self.arrays = arrays
 
 
-class HeldProgram:
+class HeldProgram(Program):
     """A model that holds its variables (TensorFlow, PyTorch); see `Program`."""
 
     def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], backend: str) -> None:
-        self.model = model
+        super().__init__(model, loss, shape)
         self.backend = backend
-        self.names = _names(model)
-        self._loss, self._shape = loss, shape
         self._variables = [variable for group in _groups(model) for variable in group]
         self._inside = Held(None)
         self._lock = threading.RLock()
@@ -198,9 +200,6 @@ class HeldProgram:
     def outputs(self, values: Held, X: Array) -> Array:
         with self._having(values):
             return np.asarray(self.model.predict_on_batch(X), np.float32)
-
-    def plain(self, values: Held) -> Any:
-        return _plain(self.model, self._loss, self._shape, self.arrays(values))
 
     @contextlib.contextmanager
     def _having(self, values: Held) -> Iterator[None]:
@@ -370,14 +369,6 @@ def _compile(own: Any, model: Any, loss: Any) -> Any:
     if kept.built:
         _assign(kept.variables, optimizer.variables, model)
     return own
-
-
-def _plain(model: Any, loss: Any, shape: tuple[int, ...], arrays: list[Array]) -> Any:
-    made = _compile(_copy(model, shape), model, loss)
-    variables = [variable for group in _groups(made) for variable in group]
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
-    return made
 
 
 def _groups(model: Any) -> tuple[list[Any], list[Any], list[Any]]:

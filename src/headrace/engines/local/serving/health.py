@@ -23,6 +23,7 @@ from headrace.serve.models import ComponentHealth, Gauge
 if TYPE_CHECKING:
     from headrace.engines.local.engine import Engine
 
+FILE = ".health"
 WRITE_SECONDS = 1.0
 
 
@@ -71,12 +72,6 @@ def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gau
     ]
 
 
-def health_file(log: Log) -> Path | None:
-    """Return the file in which the process that writes a log tells of its health; None where the log is no file."""
-    path = file_of(log)
-    return None if path is None else path.with_name(f"{path.name}.health")
-
-
 class HealthWriter:
     """Writes `health_of` beside a log. Called by the engine's thread, in each round."""
 
@@ -109,7 +104,7 @@ def read_health(log: Log) -> list[ComponentHealth]:
     Returns:
         Nothing where no process says anything: it has ended in good order, or the log is no file.
     """
-    path = health_file(log)
+    path = file_of(log, FILE)
     try:
         about: dict[str, Any] = json.loads(path.read_text()) if path is not None else {"parts": [], "ts": 0.0}
         found = [ComponentHealth(**part) for part in about["parts"]]

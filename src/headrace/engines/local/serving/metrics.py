@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from headrace.grade.operator_logic import Measure
-from headrace.log.base import Log, TopicInfo
+from headrace.log.base import Log, TopicInfo, rows_between
 from headrace.plain_values import united
 from headrace.plan.task import ModelTask, Task
 from headrace.registry.models import Progress
@@ -68,12 +68,8 @@ def newest(log: Log, topic: TopicInfo, rows: int) -> pa.Table:
     """The last rows of a topic."""
     if not rows:
         return pa.table({})
-    start = max(topic.first, topic.end - rows)
-    found = [
-        pa.Table.from_batches([entry.records.slice(max(0, start - entry.offset))])
-        for entry in log.read_topic(topic.name, offset=start, limit=rows)
-    ]
-    return united(found)
+    found = rows_between(log, topic.name, max(topic.first, topic.end - rows), topic.end)
+    return united([pa.Table.from_batches([records]) for records in found])
 
 
 def topic_metrics(log: Log, tasks: Sequence[ModelTask], offsets: Mapping[str, Mapping[str, int]]) -> list[Gauge]:

@@ -32,7 +32,7 @@ from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.position import parse_lsn
 from headrace.registry.models import Progress, checkpoint_steps, read_progress
-from headrace.registry.requests import Request, ask, folder_of, whoami
+from headrace.registry.requests import FOLDER, Request, ask, whoami
 from headrace.registry.versions import VersionList
 from headrace.replay.recovery import replay, restore
 from headrace.replay.task_history import TaskHistory
@@ -180,10 +180,10 @@ class Replica(ModelProvider):
         return told
 
     def _folder(self) -> Path:
-        path = file_of(self.log)
-        if path is None:
+        folder = file_of(self.log, FOLDER)
+        if folder is None:
             raise LogError("only a pipeline whose log is a file can be asked from another process")
-        return folder_of(path)
+        return folder
 
     def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
         """Hand predictions that were made over to the process that writes the log."""

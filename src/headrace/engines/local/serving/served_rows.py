@@ -31,20 +31,15 @@ from headrace.log.base import Log
 
 logger = logging.getLogger("headrace")
 
+FOLDER = ".handed"
 LOOK_SECONDS = 0.01
-
-
-def folder_of(log: Log) -> Path | None:
-    """Return the folder in which rows are handed over to the process that writes a log; None where it is no file."""
-    path = file_of(log)
-    return None if path is None else path.with_name(f"{path.name}.handed")
 
 
 class ServedRowsSender:
     """The side of a process that does not write the log. May be called from any thread."""
 
     def __init__(self, log: Log) -> None:
-        self._folder = folder_of(log)
+        self._folder = file_of(log, FOLDER)
         self._producer = f"serve_{secrets.token_hex(6)}"
         self._next: dict[str, int] = {}
         self._handing = threading.Lock()

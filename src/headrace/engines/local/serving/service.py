@@ -21,12 +21,13 @@ from headrace.engines.local.engine import Engine
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import engine_metrics, health_of
 from headrace.engines.local.serving.metrics import model_metrics, operator_metrics, topic_metrics
-from headrace.engines.local.serving.served_rows import ServedRowsReceiver, folder_of
+from headrace.engines.local.serving.served_rows import FOLDER, ServedRowsReceiver
 from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher, describe
 from headrace.engines.local.sink_runner import SinkStatus
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import HeadraceError
 from headrace.learn.state import load_state as load_values
+from headrace.log import file_of
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
@@ -320,7 +321,7 @@ def serve_running(running: Running, models: LocalModels, place: ServerBinding) -
 
 def receive_served_rows(running: Running, endpoints: Sequence[Endpoint]) -> None:
     """Take rows that processes which follow the log hand over, where answers are logged at all."""
-    folder = folder_of(running.log)
+    folder = file_of(running.log, FOLDER)
     queues = [source for source in running.engine.sources if isinstance(source, AppendSource)]
     if folder is not None and queues and any(endpoint.log_to for endpoint in endpoints):
         handed = ServedRowsReceiver(folder, queues[0])

@@ -24,9 +24,8 @@ from headrace.errors import HeadraceError
 from headrace.learn.base import learner_text, offers_probabilities, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import resolved
-from headrace.learn.images import Image, Vector
-from headrace.plan.task import ModelTask
-from headrace.serve.models import Column, Description, NotReady, PredictedRows, RowRefused, TooSlow, VersionInfo
+from headrace.plan.task import ModelTask, served_column
+from headrace.serve.models import Description, NotReady, PredictedRows, RowRefused, TooSlow, VersionInfo
 from headrace.step.model_version import ModelVersion, Vocabulary
 from headrace.step.predictions import BLOCK_ROWS, PredictionBatch, predict_rows
 from headrace.step.state import State
@@ -49,7 +48,7 @@ def describe(task: ModelTask, *, databases: bool = False) -> Description:
     return Description(
         task.name,
         type(learner).__name__,
-        () if callable(task.features) else tuple(_column(feature, task.missing) for feature in task.features),
+        () if callable(task.features) else tuple(served_column(feature, task.missing) for feature in task.features),
         task.target,
         traits.prediction_type or pa.float64(),
         tuple(np.asarray(traits.classes).tolist()) if offers_probabilities(learner) else None,
@@ -57,16 +56,6 @@ def describe(task: ModelTask, *, databases: bool = False) -> Description:
         databases,
         learner_text(learner),
     )
-
-
-def _column(feature: Any, missing: str) -> Column:
-    if isinstance(feature, str):
-        return Column(feature, "number", nullable=missing == "pass")
-    if isinstance(feature, Category):
-        return Column(feature.column, "text", words=feature.words if feature.unseen == "error" else None)
-    if isinstance(feature, Image):
-        return Column(feature.column, "bytes")
-    return Column(feature.column, "numbers", size=feature.size if isinstance(feature, Vector) else None)
 
 
 class Pace:
