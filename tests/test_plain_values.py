@@ -111,13 +111,13 @@ TOLD = [
 )
 def test_values_that_python_does_not_have_come_as_text(array: Any, expected: list[Any]) -> None:
     assert values(array) == expected
-    assert [value(one) for one in array] == expected
+    assert [value(item) for item in array] == expected
     assert len(texts(array)) == len(keys(array)) == len(expected)
     assert {type(text) for text in texts(array)} <= {str, type(None)}
     assert isinstance(hash(tuple(keys(array))), int)
     assert beyond(array) or expected in ([1.5], [UUID(int=0)], [None, None])
     table = pa.table({"x": array})
-    assert rows(table) == [{"x": one} for one in expected]
+    assert rows(table) == [{"x": value} for value in expected]
     assert [set(json.loads(json_text)) for json_text in json_texts(table)] == [{"x"}] * len(expected)
 
 

@@ -126,7 +126,7 @@ def batches(pieces: Sequence[Piece[Lsn]], *, rejected: bool = False) -> dict[str
             batch.records.validate(full=True)
             found.setdefault(topic, []).append(batch)
     for own in found.values():
-        positions = [pair for one in own for pair in zip(one.lsn.tolist(), one.index.tolist(), strict=True)]
+        positions = [pair for item in own for pair in zip(item.lsn.tolist(), item.index.tolist(), strict=True)]
         assert positions == sorted(set(positions))
     return found
 
@@ -161,11 +161,11 @@ def said(pieces: Sequence[Piece[Lsn]]) -> dict[str, list[str]]:
     for rejected in (False, True):
         for topic, own in batches(pieces, rejected=rejected).items():
             for batch in own:
-                schema = [(one.name, str(one.type), one.metadata) for one in batch.rows.schema]
+                schema = [(field.name, str(field.type), field.metadata) for field in batch.rows.schema]
                 meta: list[npt.NDArray[Any]] = [batch.op, batch.lsn, batch.index, batch.ts_us]
-                old = [plain(one) for one in batch.before.flatten()] if batch.before else []
+                old = [plain(item) for item in batch.before.flatten()] if batch.before else []
                 unchanged = batch.unchanged.to_pylist() if batch.unchanged else [[]] * batch.num_rows
-                columns = [*map(plain, batch.rows.columns), *(one.tolist() for one in meta), unchanged]
+                columns = [*map(plain, batch.rows.columns), *(field.tolist() for field in meta), unchanged]
                 olds = list(zip(*old, strict=True)) if old else [None] * batch.num_rows
                 has = batch.before.is_valid().to_pylist() if batch.before else olds
                 for row, one, there in zip(zip(*columns, strict=True), olds, has, strict=True):
@@ -260,7 +260,7 @@ def test_every_type_is_what_select_gives(database: Database, block: int) -> None
     ]
     database.execute(f"CREATE TABLE t(id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, {declared})")
     insert = f"INSERT INTO t({', '.join(names)}) VALUES ({'), ('.join(tuples * block)})"
-    pieces = both(database.sql(*[f"INSERT INTO t({', '.join(names)}) VALUES ({one})" for one in tuples], insert))
+    pieces = both(database.sql(*[f"INSERT INTO t({', '.join(names)}) VALUES ({tuple_})" for tuple_ in tuples], insert))
     shown = ", ".join(how.format(name) for name, (how, _) in zip(names, _EXTREMES.values(), strict=True))
     found = list(zip(*rows(pieces, "shop.public.t"), strict=True))
     selected = list(zip(*database.execute(f"SELECT id, {shown} FROM t ORDER BY id"), strict=True))
@@ -297,7 +297,7 @@ def test_nulls_everywhere(database: Database) -> None:
         "CREATE TABLE t(id int PRIMARY KEY, a int, b text, c float8, d numeric(12,3), e timestamptz, f uuid, g bool)"
     )
     columns = ["i", "'t'||i", "i/3.0", "i/8.0", "now() - i*'1 s'::interval", "gen_random_uuid()", "i%3=0"]
-    values = ", ".join(f"CASE WHEN random() < 0.4 THEN NULL ELSE {one} END" for one in columns)
+    values = ", ".join(f"CASE WHEN random() < 0.4 THEN NULL ELSE {column} END" for column in columns)
     pieces = both(database.sql(f"INSERT INTO t SELECT i, {values} FROM generate_series(1, 3000) i"))
     expected = database.execute(
         "SELECT id, a, b, c, d, (extract(epoch FROM e)*1000000)::int8, f::text, g FROM t ORDER BY id"
@@ -397,7 +397,7 @@ def test_unchanged_toast(database: Database) -> None:
             "UPDATE f SET v = 2",
         )
     )
-    unchanged = [row for one in batches(pieces)["shop.public.t"] for row in one.column("__unchanged").to_pylist()]
+    unchanged = [row for piece in batches(pieces)["shop.public.t"] for row in piece.column("__unchanged").to_pylist()]
     assert unchanged == [[], [], ["a", "b"], [], ["b"], []]
     assert rows(pieces, "shop.public.t")[2:] == [
         (1, None, None, 2),
@@ -424,7 +424,7 @@ def test_truncate(database: Database) -> None:
     )
     assert events(pieces, "shop.public.a") == [("c", (1,)), ("t", (None,)), ("t", (None,))]
     assert events(pieces, "shop.public.b") == [("t", (None, None)), ("c", (2, "x"))]
-    assert sorted(i for own in batches(pieces).values() for one in own for i in one.index.tolist()) == [0, 0, 1, 2, 3]
+    assert sorted(i for own in batches(pieces).values() for item in own for i in item.index.tolist()) == [0, 0, 1, 2, 3]
 
 
 def test_schema_change_in_mid_stream(database: Database) -> None:
@@ -448,13 +448,13 @@ def test_schema_change_in_mid_stream(database: Database) -> None:
         )
     )
     found = batches(pieces)["shop.public.t"]
-    assert [one.column_names for one in found] == [
+    assert [item.column_names for item in found] == [
         ["id", "a", "b"],
         ["id", "a", "b", "c"],
         ["id", "a", "c"],
         ["id", "a", "c"],
     ]
-    assert [one.num_rows for one in found] == [2, 1, 1, 2]
+    assert [item.num_rows for item in found] == [2, 1, 1, 2]
     assert found[3].column("a").type == pa.decimal128(8, 1)
     assert len(batches(pieces)["shop.public.t2"]) == 1
 
@@ -610,7 +610,7 @@ def test_chunks_make_no_difference(workload: dict[bool, list[bytes]], binary: bo
     expected = both(workload)
     check_pieces(expected)
     for seed in range(6):
-        messages = [memoryview(one) if seed % 2 else one for one in workload[binary]]
+        messages = [memoryview(item) if seed % 2 else item for item in workload[binary]]
         pieces = feed(Decoder("shop"), messages, [1, 3, 40, 2000][seed % 4], seed)
         check_pieces(pieces)
         assert not any(piece.open for piece in pieces)
@@ -685,7 +685,7 @@ def test_damaged_messages_are_decode_errors(workload: dict[bool, list[bytes]]) -
     errors = 0
     for binary in (True, False):
         messages = workload[binary]
-        interesting = [i for i, one in enumerate(messages) if one[25:26] in b"RUDTBC"] + list(range(200))
+        interesting = [i for i, item in enumerate(messages) if item[25:26] in b"RUDTBC"] + list(range(200))
         for _ in range(1500):
             at = chance.choice(interesting)
             window = messages[:60] + messages[at : at + 3]
@@ -732,7 +732,7 @@ def test_errors_say_where(
     workload: dict[bool, list[bytes]], change: Callable[[list[bytes]], list[bytes]], says: str
 ) -> None:
     messages = workload[True]
-    kinds = b"".join(one[25:26] for one in messages)
+    kinds = b"".join(item[25:26] for item in messages)
     row = kinds.index(b"I")
     begin = kinds.rindex(b"B", 0, row)
     commit = kinds.index(b"C", row)
@@ -759,7 +759,7 @@ def test_every_kind_of_the_protocols(workload: dict[bool, list[bytes]]) -> None:
         b"M" + bytes(9) + b"p\0" + bytes(4),
     ]
     harmless += [b"O" + bytes(8) + b"origin\0", b"Y" + bytes(4) + b"public\0enum\0"]
-    beside = [part for one in messages for part in (message(harmless[len(one) % len(harmless)]), one)]
+    beside = [part for item in messages for part in (message(harmless[len(item) % len(harmless)]), item)]
     assert sum(piece.rows for piece in decode([*map(message, harmless), *beside, *map(message, harmless)])) == rows
     named = {b"S": "Stream Start", b"c": "Stream Commit", b"b": "Begin Prepare", b"P": "Prepare:"}
     named |= {b"K": "Commit Prepared", b"p": "Stream Prepare"}

@@ -101,7 +101,7 @@ EXPECTED = {
 
 
 def statements(script: str) -> list[str]:
-    return [one.strip() for one in script.split(";") if one.strip()]
+    return [statement.strip() for statement in script.split(";") if statement.strip()]
 
 
 def run_script(database: CapturedDatabase, script: str) -> None:

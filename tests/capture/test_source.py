@@ -304,7 +304,7 @@ def test_large_transaction_comes_in_pieces(database: CapturedDatabase, capture: 
     assert any(piece.continued and not piece.open for piece in engine.pieces)
     assert engine.ids(database.topic()) == [*range(1, 20001), 0, 20001]
     where = positions(engine.log, database.topic())
-    assert [one.index for one in where] == [*range(20001), 0]
+    assert [item.index for item in where] == [*range(20001), 0]
     assert where == sorted(where)
 
 

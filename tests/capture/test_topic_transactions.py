@@ -106,7 +106,7 @@ def test_rows_come_in_commit_order_however_they_arrive(
         arrive(which, 1000)
     rows = sum(len(transaction) for transaction in transactions)
     assert sorted(found) == list(range(snapshot + rows))
-    assert [one for one in found if one >= snapshot] == list(range(snapshot, snapshot + rows))
+    assert [item for item in found if item >= snapshot] == list(range(snapshot, snapshot + rows))
 
 
 def test_a_message_that_cannot_be_read_counts_as_an_event() -> None:
@@ -119,7 +119,7 @@ def test_a_message_that_cannot_be_read_counts_as_an_event() -> None:
         order.take((table, 0), some, *DECODE(some))
     pieces = list(order.pieces())
     assert [batch.column("id").to_pylist() for piece in pieces for _, batch in piece.batches] == [[0], [2], [3]]
-    ((topic, refused),) = [one for piece in pieces for one in piece.rejected]
+    ((topic, refused),) = [item for piece in pieces for item in piece.rejected]
     assert topic == "p.public.a.dlq" and refused.column("value").to_pylist() == [b"{torn"]
 
 

@@ -596,10 +596,10 @@ def test_schemas_of_a_topic_begin_where_its_rows_change(log: Log, topic_prefix: 
 def test_extents_are_entries_without_rows(log: Log) -> None:
     three_slices(log)
     found = log.extents("a", offset=1)
-    assert [(one.offset, one.rows, one.ts_us) for one in found] == [
+    assert [(item.offset, item.rows, item.ts_us) for item in found] == [
         (entry.offset, entry.records.num_rows, entry.ts_us) for entry in log.read_topic("a", offset=1)
     ]
-    assert sum(one.bytes for one in found) == log.topics()["a"].bytes
+    assert sum(item.bytes for item in found) == log.topics()["a"].bytes
     assert log.extents("a", offset=3) == found[1:] and log.extents("a", limit=1) == found[:1]
 
 
@@ -904,8 +904,8 @@ def agrees(log: Log, model: Model, limit: int) -> None:
     while page := log.read(after=found[-1].slice if found else 0, limit=limit):
         found += page
     # Slice numbers may skip; their order and grouping may not.
-    numbers = {one: i for i, one in enumerate(dict.fromkeys(entry.slice for entry in found))}
-    wanted = {one: i for i, one in enumerate(dict.fromkeys(one[1] for one in model.entries))}
+    numbers = {item: i for i, item in enumerate(dict.fromkeys(entry.slice for entry in found))}
+    wanted = {item: i for i, item in enumerate(dict.fromkeys(one[1] for one in model.entries))}
     assert list(numbers) == sorted(numbers)
     assert [(e.topic, numbers[e.slice], e.offset, ids([e]), e.complete) for e in found] == [
         (topic, wanted[number], offset, values, complete) for topic, number, offset, values, complete in model.entries
@@ -914,10 +914,10 @@ def agrees(log: Log, model: Model, limit: int) -> None:
     infos = log.topics()
     assert {name: info.end for name, info in infos.items()} == model.ends
     for name, info in infos.items():
-        held = [one for one in model.entries if one[0] == name]
+        held = [item for item in model.entries if item[0] == name]
         assert (info.first, info.entries) == (held[0][2] if held else info.end, len(held))
         assert ids(log.read_topic(name, limit=10**9)) == ids(log.read([name], limit=10**9))
         for offset in range(info.first, info.end):
             assert ids(log.read_topic(name, offset=offset, limit=1)) == next(
-                one[3] for one in held if one[2] <= offset < one[2] + len(one[3])
+                item[3] for item in held if item[2] <= offset < item[2] + len(item[3])
             )

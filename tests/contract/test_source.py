@@ -165,13 +165,13 @@ class DebeziumTopics(Topics):
         events = [
             {
                 "before": None,
-                "after": {"id": one},
+                "after": {"id": identifier},
                 "source": {"lsn": 1000 * number + i, "sequence": json.dumps([str(number), str(i)]), "ts_ms": 5},
                 "op": "c",
                 "ts_ms": 5,
                 "transaction": {"id": f"{number}:{i}", "total_order": i + 1, "data_collection_order": i + 1},
             }
-            for i, one in enumerate(ids)
+            for i, identifier in enumerate(ids)
         ]
         counts = [{"data_collection": "public.t", "event_count": len(ids)}]
         end = {"status": "END", "id": f"{number}:9", "event_count": len(ids), "data_collections": counts}

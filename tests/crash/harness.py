@@ -151,7 +151,7 @@ def committed(bootstrap: str, topic: str, *, at: Any = None) -> list[Any]:
                     found[message.partition()].append(at(message) if at else json.loads(message.value() or b"null"))
                 elif message.error().code() == KafkaError._PARTITION_EOF:
                     ended.add(message.partition())
-        return [one for number in sorted(found) for one in found[number]]
+        return [item for number in sorted(found) for item in found[number]]
     finally:
         consumer.close()
 
@@ -178,7 +178,7 @@ def contents(
     held = open_log(log, writer=False, name=name, codec=codec_for())
     try:
         found: dict[str, Any] = {}
-        for topic in (*outputs, *(f"{one}.dlq" for one in outputs)):
+        for topic in (*outputs, *(f"{output}.dlq" for output in outputs)):
             rows = []
             for entry in walk(held, topic):
                 rows += pa.Table.from_batches([entry.records]).to_pylist()

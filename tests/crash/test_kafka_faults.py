@@ -346,7 +346,7 @@ def test_an_output_over_the_limit_of_a_message_is_a_dead_letter(broker: KafkaBro
 
 
 def _padded(batch: Any, length: pa.Scalar) -> pa.Array:
-    return pa.array(["x" * length.as_py() if one == 1 else "" for one in batch.column("id").to_pylist()])
+    return pa.array(["x" * length.as_py() if value == 1 else "" for value in batch.column("id").to_pylist()])
 
 
 # -- a schema registry that is away ---------------------------------------------------------------------------------
@@ -510,7 +510,7 @@ def test_a_reader_sees_commit_order_however_fetches_interleave(
         seen: list[int] = []
         after = 0
         while entries := reader.read(["slow", "fast"], after=after, limit=7):
-            seen += [one for entry in entries for one in entry.records.column("id").to_pylist()]
+            seen += [value for entry in entries for value in entry.records.column("id").to_pylist()]
             after = entries[-1].slice
     finally:
         reader.close()

@@ -201,7 +201,7 @@ EDGES_OF = {
 
 @pytest.mark.parametrize(
     ("kind", "edges"),
-    [pytest.param(kind, *one.values, id=f"{kind}-{one.id}") for kind, some in EDGES_OF.items() for one in some],
+    [pytest.param(kind, *item.values, id=f"{kind}-{item.id}") for kind, some in EDGES_OF.items() for item in some],
 )
 def test_a_kill_at_an_edge_changes_nothing_for_topics_of_others(
     kind: str, edges: tuple[str, ...], tmp_path: Path, broker: KafkaBroker

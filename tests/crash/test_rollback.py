@@ -42,9 +42,9 @@ def versions(log: Path) -> dict[str, Any]:
         assert not read_requests(held)
         found: dict[str, Any] = {}
         for model in MODELS:
-            for one in VersionList.read(held, model):
-                about = {key: value for key, value in one.to_dict().items() if key not in ("ts_us", "ended_us")}
-                found[f"{model} {one.version}"] = (about, read_artifact(held, one.artifact))
+            for version in VersionList.read(held, model):
+                about = {key: value for key, value in version.to_dict().items() if key not in ("ts_us", "ended_us")}
+                found[f"{model} {version.version}"] = (about, read_artifact(held, version.artifact))
         return found
     finally:
         held.close()

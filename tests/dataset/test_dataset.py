@@ -89,7 +89,7 @@ def test_batches_have_the_size_whatever_the_entries(app: hr.App, log: Log, rows:
         append(log, [0], op="d")
     assert ids(app.topic(TOPIC).dataset(size)) == cut(range(rows), size)
     assert ids(app.topic(TOPIC).dataset(size, features=["a"], target="label")) == cut(range(rows), size)
-    full = [one for one in cut(range(rows), size) if len(one) == size]
+    full = [batch for batch in cut(range(rows), size) if len(batch) == size]
     assert ids(app.topic(TOPIC).dataset(size, drop_remainder=True)) == full
 
 
@@ -106,7 +106,7 @@ def test_with_features_a_batch_is_a_matrix_and_labels(app: hr.App, log: Log) -> 
     assert y.tolist() == [1, 2]
     (alone,) = app.topic(TOPIC).dataset(8, features=lambda batch: np.stack([batch.column("a")] * 2, axis=1))
     assert alone.tolist() == [[4.0, 4.0], [5.0, 5.0]]
-    assert [one.num_rows for one in app.topic(TOPIC).dataset(8, features=["a"], target="label").arrow()] == [2]
+    assert [item.num_rows for item in app.topic(TOPIC).dataset(8, features=["a"], target="label").arrow()] == [2]
 
 
 def test_an_image_alone_keeps_its_shape(app: hr.App, log: Log) -> None:
@@ -155,15 +155,15 @@ def test_shuffled_rows_are_the_same_rows(sizes: list[int], batch: int, buffer: i
 
     pieces = [piece(start, size) for start, size in zip(starts, sizes, strict=False)]
     found = list(recut(shuffled(pieces, buffer, np.random.default_rng(1), {0: 0}), batch))
-    assert [one.rows for one in found] == [len(one) for one in cut(range(rows), batch)]
-    order = [value for one in found for value in one.data[0].tolist()]
+    assert [item.rows for item in found] == [len(item) for item in cut(range(rows), batch)]
+    order = [value for item in found for value in item.data[0].tolist()]
     assert sorted(order) == list(range(rows))
     for at, value in enumerate(order):
         assert at // buffer == value // buffer, "a row moves inside its buffer only"
     consumed = 0
-    for one in found:
-        consumed += one.rows
-        place = one.after(one.rows - 1)[0]
+    for item in found:
+        consumed += item.rows
+        place = item.after(item.rows - 1)[0]
         assert place <= consumed and set(order[:consumed]) >= set(range(place))
 
 
@@ -529,7 +529,7 @@ def digits(log: Log, rows: int) -> tuple[Any, Any]:
     X[np.arange(rows), (y // 2) * 3, (y % 2) * 3] = 255
     for first in range(0, rows, 90):
         part = slice(first, min(rows, first + 90))
-        append(log, range(part.start, part.stop), pixels=[one.tobytes() for one in X[part]], label=y[part].tolist())
+        append(log, range(part.start, part.stop), pixels=[item.tobytes() for item in X[part]], label=y[part].tolist())
     return X.astype(np.float32) * np.float32(1 / 255), y
 
 
@@ -557,8 +557,8 @@ def test_keras_learns_from_a_topic_as_from_arrays(app: hr.App, log: Log, keras: 
     expected = by_arrays.fit(X, y, batch_size=64, epochs=3, shuffle=False, verbose=0).history
     found = by_topic.fit(data.keras(), epochs=3, verbose=0).history
     by_epochs.fit(rows.dataset(64, features=[image], target="label", epochs=3).keras(), verbose=0)
-    for one in (by_topic, by_epochs):
-        for mine, theirs in zip(one.get_weights(), by_arrays.get_weights(), strict=True):
+    for item in (by_topic, by_epochs):
+        for mine, theirs in zip(item.get_weights(), by_arrays.get_weights(), strict=True):
             assert np.array_equal(mine, theirs)
     assert np.allclose(found["loss"], expected["loss"], rtol=1e-6)
     # The last batch is smaller and counts as much as it has rows.
@@ -608,9 +608,9 @@ def test_torch_takes_batches(app: hr.App, log: Log) -> None:
     data = app.topic(TOPIC).dataset(64, features=[image], target="label").torch()
     for workers in (0, 2):
         batches = list(torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers))
-        assert sorted(len(one) for one, _ in batches) == [500 % 64, *[64] * 7]
-        assert np.isclose(sum(float(one.sum()) for one, _ in batches), X.sum())
-        assert sum(int(one.sum()) for _, one in batches) == y.sum()
+        assert sorted(len(batch) for batch, _ in batches) == [500 % 64, *[64] * 7]
+        assert np.isclose(sum(float(batch.sum()) for batch, _ in batches), X.sum())
+        assert sum(int(batch.sum()) for _, batch in batches) == y.sum()
 
 
 def test_tensorflow_takes_batches(app: hr.App, log: Log) -> None:
@@ -619,8 +619,8 @@ def test_tensorflow_takes_batches(app: hr.App, log: Log) -> None:
     image = hr.image("pixels", shape=(4, 4), scale=1 / 255)
     data = app.topic(TOPIC).dataset(64, features=[image], target="label").tf()
     batches = list(data.as_numpy_iterator())
-    assert np.array_equal(np.concatenate([one for one, _ in batches]), X)
-    assert np.array_equal(np.concatenate([one for _, one in batches]), y)
+    assert np.array_equal(np.concatenate([batch for batch, _ in batches]), X)
+    assert np.array_equal(np.concatenate([batch for _, batch in batches]), y)
 
 
 def test_expressions_of_arrow_filter_too(app: hr.App, log: Log) -> None:

@@ -216,7 +216,7 @@ def meaning(field: dict[str, Any], value: Any) -> Any:
     if field["type"] == "bytes":
         return base64.b64decode(value)
     if field["type"] == "array":
-        return [meaning(field["items"], one) for one in value]
+        return [meaning(field["items"], item) for item in value]
     return value
 
 
@@ -253,7 +253,7 @@ def comparable(array: pa.Array) -> list[Any]:
     if pa.types.is_list(array.type):
         items = comparable(array.flatten())
         at, lists = 0, []
-        for size in [None if not one.is_valid else len(one) for one in array]:
+        for size in [None if not value.is_valid else len(value) for value in array]:
             lists.append(None if size is None else items[at : at + size])
             at += size or 0
         return lists

@@ -90,8 +90,8 @@ def test_a_message_cut_anywhere_is_bad_and_the_others_are_not(
     payloads[victim] = payloads[victim][:cut]
     found, bad = decode(MIXED, payloads)
     assert set(bad) == {victim}
-    for i, one in enumerate(values):
-        assert i == victim or found[i].as_py() == {**one, "c": list(one["c"].items())}
+    for i, item in enumerate(values):
+        assert i == victim or found[i].as_py() == {**item, "c": list(item["c"].items())}
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))

@@ -34,21 +34,21 @@ def check(path: Path) -> int:
 
 def compare(where: str, decoded: Decoded, expected: list[cases.Expected]) -> int:
     rows = by_message(decoded)
-    assert list(rows) == [one.message for one in expected], where
+    assert list(rows) == [event.message for event in expected], where
     compared = 0
-    for one in expected:
-        op, row, unchanged, before = rows[one.message]
-        assert op == one.op, (where, one)
-        for name, value in one.row.items():
+    for event in expected:
+        op, row, unchanged, before = rows[event.message]
+        assert op == event.op, (where, event)
+        for name, value in event.row.items():
             compared += 1
             if unchanged is not None and name in unchanged:
-                assert row[name] is None and cases.is_placeholder(value), (where, one.message, name)
+                assert row[name] is None and cases.is_placeholder(value), (where, event.message, name)
                 continue
-            assert name in row and cases.same(row[name], value), (where, one.message, name, row.get(name), value)
-        extra = {name for name, value in row.items() if value is not None} - set(one.row)
-        assert not extra, (where, one.message, extra)
-        if one.before is not None:
-            assert before is not None and cases.same(before, one.before), (where, one.message)
+            assert name in row and cases.same(row[name], value), (where, event.message, name, row.get(name), value)
+        extra = {name for name, value in row.items() if value is not None} - set(event.row)
+        assert not extra, (where, event.message, extra)
+        if event.before is not None:
+            assert before is not None and cases.same(before, event.before), (where, event.message)
     return compared
 
 

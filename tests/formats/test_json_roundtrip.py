@@ -18,7 +18,7 @@ from headrace.formats.json import JsonFormat
 from headrace.wire import WireMessages
 
 FORMATS = [JsonFormat(), JsonFormat(schemas=True), JsonFormat(envelope=True), JsonFormat(schemas=True, envelope=True)]
-NAMES = [one.name for one in FORMATS]
+NAMES = [format_.name for format_ in FORMATS]
 TOPIC = "shop.public.orders"
 
 

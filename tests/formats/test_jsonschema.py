@@ -76,6 +76,6 @@ def test_connects_schemas_come_back() -> None:
         pa.field("l", pa.list_(pa.timestamp("us", "UTC"))),
     ]
     found = to_connect(json.dumps(from_connect(connect.struct_schema(fields, "t.Value"))))
-    assert [(one.field.name, one.field.type) for one in map(connect.reading_of, found)] == [
+    assert [(item.field.name, item.field.type) for item in map(connect.reading_of, found)] == [
         (f.name, f.type) for f in fields
     ]

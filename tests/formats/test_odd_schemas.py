@@ -175,7 +175,7 @@ def test_one_dead_letter_and_the_others_go_on(field: dict[str, Any], payload: An
 def test_a_type_follows_from_the_schema_and_not_from_the_batch() -> None:
     messages = [message(decimal(scale="0"), unscaled(number)) for number in (5, 10**90, -1)]
     together = [row for batch, _ in decode(messages).parts for row in values(batch.column("x"))]
-    alone = [decode([one]).parts[0][0].column("x") for one in messages]
+    alone = [decode([item]).parts[0][0].column("x") for item in messages]
     assert together == [values(column)[0] for column in alone] == ["5", str(10**90), "-1"]
     assert {column.type for column in alone} == {pa.string()}
 

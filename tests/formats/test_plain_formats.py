@@ -169,7 +169,7 @@ def test_formats_are_told_apart(values: list[bytes | None], headers: list[tuple[
     assert detect(told) == name
 
 
-@pytest.mark.parametrize("spec", [one for one in KNOWN if one.split("+")[0] not in REGISTERED])
+@pytest.mark.parametrize("spec", [item for item in KNOWN if item.split("+")[0] not in REGISTERED])
 def test_names(spec: str) -> None:
     form: Format = format_for(spec)
     assert form.name == spec

@@ -103,9 +103,9 @@ def test_a_broken_message_is_bad_and_the_others_are_not(poison: bytes) -> None:
 def test_descriptors_instead_of_text() -> None:
     file = protobuf.descriptor(SCHEMA)
     texts = []
-    for one in (file, file.dependencies[1]):
+    for item in (file, file.dependencies[1]):
         copy = descriptor_pb2.FileDescriptorProto()
-        one.CopyToProto(copy)
+        item.CopyToProto(copy)
         texts.append(base64.b64encode(copy.SerializeToString()).decode())
     serialised = RegisteredSchema("PROTOBUF", texts[0], (Reference("shared/inner.proto", texts[1]),))
     found, bad = ProtobufDecoder()(group(FIRST + message(0)(id=5).SerializeToString()), serialised)

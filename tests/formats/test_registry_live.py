@@ -209,7 +209,7 @@ def test_we_read_confluents_avro_and_its_evolution(
     old = {"type": "record", "name": "V", "fields": [{"name": "id", "type": "int"}]}
     new = {**old, "fields": [*old["fields"], {"name": "n", "type": ["null", "string"], "default": None}]}  # type: ignore[misc]
     context = SerializationContext(topic, MessageField.VALUE)
-    first, second = (AvroSerializer(confluent, json.dumps(one)) for one in (old, new))
+    first, second = (AvroSerializer(confluent, json.dumps(item)) for item in (old, new))
     values = [first({"id": 1}, context), second({"id": 2, "n": "x"}, context), first({"id": 3}, context), b"\0\0\0\0"]
     messages = WireMessages(topic, values, offsets=np.arange(4))
     decoded = AvroFormat(client).decode(messages)

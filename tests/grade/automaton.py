@@ -54,8 +54,8 @@ class Automaton:
     ) -> int:
         number = len(self.outcomes)
         both = prediction is not None and label is not None
-        left, right = (-1 if one is None else one.seq for one in (prediction, label))
-        time = max(one.time for one in (prediction, label) if one is not None)
+        left, right = (-1 if item is None else item.seq for item in (prediction, label))
+        time = max(item.time for item in (prediction, label) if item is not None)
         delay = label.time - prediction.time if both else 0
         self.outcomes.append((place, status, left, right, time, delay, number, supersedes, reason))
         return number
@@ -80,10 +80,10 @@ class Automaton:
                 self.leave(place, min(rows, key=lambda one: one.seq), f"more than {self.limit} rows were waiting")
 
     def expire(self, place: int) -> None:
-        over = [one for one in (*self.predictions, *self.labels) if self.over(one)]
-        for one in sorted(over, key=lambda one: (one.time, one.side == "label", one.seq)):
-            said = "no label came in time" if one.side == "prediction" else "no prediction came in time"
-            self.leave(place, one, said)
+        over = [item for item in (*self.predictions, *self.labels) if self.over(item)]
+        for item in sorted(over, key=lambda one: (one.time, one.side == "label", one.seq)):
+            said = "no label came in time" if item.side == "prediction" else "no prediction came in time"
+            self.leave(place, item, said)
 
     def leave(self, place: int, row: Row, reason: str) -> None:
         if row.side == "prediction":
@@ -117,9 +117,9 @@ class Automaton:
             self.tell(place, "orphan", "the key is NULL", label=row)
             return
         mine = [prediction for prediction in self.predictions if prediction.key == row.key]
-        if matching := [one for one in mine if self.near(one, row)]:
+        if matching := [item for item in mine if self.near(item, row)]:
             self.grade(place, row, matching)
-        elif self.too_late(place, row, [one for one in mine if row.time > one.time + self.within]):
+        elif self.too_late(place, row, [item for item in mine if row.time > item.time + self.within]):
             return
         elif self.over(row):
             self.tell(place, "orphan", "its time was over when it came", label=row)
@@ -129,16 +129,16 @@ class Automaton:
     def grade(self, place: int, row: Row, matching: list[Row]) -> None:
         row.used = True
         told = False
-        for one in matching:
-            if one.grade is None:
-                one.grade = self.tell(place, "graded", "", prediction=one, label=row)
-            elif row.update or one.graded_as != row.truth:
-                one.grade = self.tell(
-                    place, "corrected", "the label changed", prediction=one, label=row, supersedes=one.grade
+        for item in matching:
+            if item.grade is None:
+                item.grade = self.tell(place, "graded", "", prediction=item, label=row)
+            elif row.update or item.graded_as != row.truth:
+                item.grade = self.tell(
+                    place, "corrected", "the label changed", prediction=item, label=row, supersedes=item.grade
                 )
             else:
                 continue
-            one.graded_as, told = row.truth, True
+            item.graded_as, told = row.truth, True
         if not told:
             self.tell(place, "orphan", "the label came again", label=row)
 

@@ -182,7 +182,7 @@ def test_errors_of_all_kinds(prediction: list[Any], truth: list[Any], metric: An
     else:
         left = predictions(prediction=prediction)
     found = outcomes(left, labels(Weight=truth), spec).column("error").to_pylist()
-    assert [round(one, 4) if isinstance(one, float) else one for one in found] == expected
+    assert [round(item, 4) if isinstance(item, float) else item for item in found] == expected
 
 
 def test_rounding_is_that_of_ksqldb() -> None:

@@ -179,8 +179,8 @@ def test_the_same_however_rows_are_grouped(name: str, data: st.DataObject) -> No
         if data.draw(st.booleans(), label="restore"):
             drift = restored(drift)
         at += step
-    assert pa.Table.from_batches([one.records for one in parts]).equals(pa.Table.from_batches([once.records]))
-    assert np.concatenate([one.place for one in parts]).tolist() == once.place.tolist()
+    assert pa.Table.from_batches([piece.records for piece in parts]).equals(pa.Table.from_batches([once.records]))
+    assert np.concatenate([piece.place for piece in parts]).tolist() == once.place.tolist()
 
 
 def test_the_detector_given_is_never_changed() -> None:
@@ -190,7 +190,7 @@ def test_the_detector_given_is_never_changed() -> None:
     assert given_one.values == []
     copy = drift.copy()
     copy.push(pa.record_batch({"x": [6.0]}), np.array([0]), np.array([0]))
-    seen = [pickle.loads(one.snapshot()["detectors"].tobytes()).values for one in (drift, copy)]
+    seen = [pickle.loads(item.snapshot()["detectors"].tobytes()).values for item in (drift, copy)]
     assert seen == [[5.0], [5.0, 6.0]]
 
 

@@ -280,12 +280,12 @@ def test_too_many_waiting(few: str) -> None:
     join = Join(10, limit=2)
     rows = [Row("prediction", key, time) for time, key in enumerate("abcd")]
     found = told(join.match(*event(rows), end=4))
-    assert [(one[0], one[1], one[2], one[8]) for one in found] == [
+    assert [(item[0], item[1], item[2], item[8]) for item in found] == [
         (2, "expired", 0, "more than 2 rows were waiting"),
         (3, "expired", 1, "more than 2 rows were waiting"),
     ]
     assert join.pending == (2, 0)
-    assert [one[1] for one in told(join.match(*event([Row("label", "b", 3)]), end=1))] == ["late"]
+    assert [outcome[1] for outcome in told(join.match(*event([Row("label", "b", 3)]), end=1))] == ["late"]
 
 
 def test_time_passes_without_rows(few: str) -> None:
@@ -293,9 +293,9 @@ def test_time_passes_without_rows(few: str) -> None:
     join.match(*event([Row("prediction", "a", 5), Row("label", "b", 6)]), end=2)
     assert join.deadline_us == 16
     assert told(join.advance(16, 15)) == []
-    assert [one[:5] for one in told(join.advance(16, 16))] == [(0, "expired", 0, -1, 5)]
+    assert [item[:5] for item in told(join.advance(16, 16))] == [(0, "expired", 0, -1, 5)]
     assert join.deadline_us == 17
-    assert [one[:5] for one in told(join.advance(100, 90))] == [(0, "orphan", -1, 0, 6)]
+    assert [item[:5] for item in told(join.advance(100, 90))] == [(0, "orphan", -1, 0, 6)]
     assert join.deadline_us is None
     assert (join.left.time_us, join.right.time_us) == (100, 90)
     assert join.counts == {"graded": 0, "corrected": 0, "late": 0, "expired": 1, "orphan": 1, "duplicate": 0}

@@ -18,7 +18,7 @@ from headrace.grade.interval_join.pending import PendingRows
 
 def rows(first: int, count: int) -> pa.RecordBatch:
     numbers = np.arange(first, first + count)
-    return pa.record_batch({"n": numbers, "text": [f"row {one}" for one in numbers]})
+    return pa.record_batch({"n": numbers, "text": [f"row {number}" for number in numbers]})
 
 
 def numbers(table: pa.Table) -> list[Any]:
@@ -46,7 +46,7 @@ def test_rows_are_what_a_dict_would_hold(data: st.DataObject) -> None:
         assert len(store) == len(kept)
         asked = [*sorted(kept, reverse=True)[:50], -1, *sorted(kept)[:50]]
         if len(store.schema):
-            assert numbers(store.take(np.array(asked))) == [None if one < 0 else one for one in asked]
+            assert numbers(store.take(np.array(asked))) == [None if number < 0 else number for number in asked]
         if kept:
             # Rows that follow each other are slices of their chunks.
             start = data.draw(st.integers(0, len(kept) - 1))
@@ -119,7 +119,7 @@ def test_a_row_that_is_not_there(seqs: list[int]) -> None:
 SCALARS = st.one_of(st.integers(), st.text(), st.binary(), st.floats(allow_nan=False), st.none())
 ONE_TYPE = [st.integers(-(2**63), 2**63 - 1), st.text(), st.binary(), st.floats(allow_nan=False)]
 KEYS = st.one_of(
-    *(st.lists(one) for one in ONE_TYPE),
+    *(st.lists(item) for item in ONE_TYPE),
     st.lists(st.one_of(*ONE_TYPE, st.tuples(SCALARS, SCALARS), st.integers())),
     st.lists(st.tuples(ONE_TYPE[0], ONE_TYPE[1])),
     st.lists(st.tuples()),
@@ -164,13 +164,13 @@ def test_different_truths_have_different_codes() -> None:
 @given(st.lists(st.one_of(st.integers(0, 30), st.lists(st.integers(0, 30), max_size=9)), max_size=60), st.data())
 def test_what_is_over_comes_in_order(added: list[int | list[int]], data: st.DataObject) -> None:
     order, waiting, seq = ExpiryQueue(), [], 0
-    for one in added:
-        times = [one] if isinstance(one, int) else one
+    for drawn_ in added:
+        times = [drawn_] if isinstance(drawn_, int) else drawn_
         seqs = np.arange(seq, seq + len(times))
-        if isinstance(one, int):
-            order.add(one, seq, seq)
+        if isinstance(drawn_, int):
+            order.add(drawn_, seq, seq)
         else:
-            order.add_many(np.array(one, np.int64), seqs, seqs)
+            order.add_many(np.array(drawn_, np.int64), seqs, seqs)
         waiting += zip(times, seqs.tolist(), seqs.tolist(), strict=True)
         seq += len(times)
         if data.draw(st.integers(0, 3)) == 0:

@@ -41,9 +41,9 @@ def shown(lines: Results, columns: list[str]) -> list[list[str]]:
     for name in columns:
         column = lines.records.column(name)
         if pa.types.is_timestamp(column.type):
-            taken.append([f"{one / 1e6:g}" for one in column.view(pa.int64()).to_pylist()])
+            taken.append([f"{value / 1e6:g}" for value in column.view(pa.int64()).to_pylist()])
         else:
-            taken.append([cell(one) for one in column.to_pylist()])
+            taken.append([cell(value) for value in column.to_pylist()])
     return [list(row) for row in zip(map(str, lines.place.tolist()), *taken, strict=True)]
 
 
@@ -363,7 +363,7 @@ CORRECTIONS = {
 @pytest.mark.parametrize("case", CORRECTIONS)
 def test_corrections_take_the_earlier_row_out(case: str, pieces: str) -> None:
     spec, given_rows, expected = CORRECTIONS[case]
-    cells = np.array([[float(one) for one in row] for row in grid(given_rows)])
+    cells = np.array([[float(item) for item in row] for row in grid(given_rows)])
     window, parts = Window(spec), []
     step = len(cells) if pieces == "at once" else 1
     for i in range(0, len(cells), step):
@@ -477,7 +477,7 @@ class RowByRow:
         self.tick(self.newest - self.spec.lateness_us, row.place)
         if row.supersedes >= 0:
             for rows in self.windows.values():
-                rows[:] = [one for one in rows if one.number != row.supersedes]
+                rows[:] = [item for item in rows if item.number != row.supersedes]
         joins = []
         start = row.time // self.spec.every_us * self.spec.every_us
         while start + self.spec.size_us > row.time:
@@ -485,16 +485,16 @@ class RowByRow:
                 joins.append(start)
             start -= self.spec.every_us
         self.late += not joins
-        for one in joins:
-            self.windows.setdefault(one, []).append(row)
+        for join in joins:
+            self.windows.setdefault(join, []).append(row)
         if self.spec.emit == "changes":
-            for one in sorted(joins):
-                self.close(one, row.place, final=False, only={self.key(row)})
+            for join in sorted(joins):
+                self.close(join, row.place, final=False, only={self.key(row)})
 
     def push_count(self, row: Row) -> None:
         if row.supersedes >= 0:
             for key, rows in list(self.rows.items()):
-                rows[:] = [one for one in rows if one.number != row.supersedes]
+                rows[:] = [item for item in rows if item.number != row.supersedes]
                 if not rows:
                     del self.rows[key], self.since[key]
         key = self.key(row)
@@ -545,11 +545,11 @@ def rows_of(drawn: list[Any]) -> list[Row | int]:
     """
     made: list[Row | int] = []
     time = 0
-    for i, one in enumerate(drawn):
-        if isinstance(one, int):
-            made.append(time + one)
+    for i, item in enumerate(drawn):
+        if isinstance(item, int):
+            made.append(time + item)
             continue
-        step, by, x, before = one
+        step, by, x, before = item
         made.append(Row(time + step, 3 * i, by, x, i, -1 if before is None else max(i - before, -1)))
         time += max(step, 0)
     return made
@@ -641,13 +641,13 @@ def test_equal_to_row_by_row_however_rows_are_grouped(
 
 @given(specs, events)
 def test_a_copy_goes_on_by_itself(spec: WindowSpec, drawn: list[Any]) -> None:
-    rows = [one for one in rows_of(drawn) if isinstance(one, Row)]
+    rows = [row for row in rows_of(drawn) if isinstance(row, Row)]
     half = len(rows) // 2
     window = Window(spec)
     if rows[:half]:
         pushed(window, rows[:half])
     other = window.copy()
-    again = [tuples(pushed(one, rows[half:])) for one in (window, other) if rows[half:]]
+    again = [tuples(pushed(item, rows[half:])) for item in (window, other) if rows[half:]]
     assert not again or again[0] == again[1]
 
 
@@ -658,7 +658,7 @@ def test_changes_are_the_windows_of_that_moment(
     spec = WindowSpec(
         size_us=size, every_us=min(every, size), lateness_us=lateness, by=by, aggregates=ALL, emit="changes"
     )
-    rows = [one for one in rows_of(drawn) if isinstance(one, Row)]
+    rows = [item for item in rows_of(drawn) if isinstance(item, Row)]
     for row in rows:
         row.supersedes = -1
     oracle, window = RowByRow(spec), Window(spec)

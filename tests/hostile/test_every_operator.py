@@ -112,5 +112,5 @@ def _nothing_is_lost(held: Log, captured: Captured, kind: str) -> None:
     for word in ("mean", "sum"):
         # A line whose value does not fit is a dead letter of the lines' own topic.
         lines = found.get(f"{name}_{word}", 0) + found.get(f"{name}_{word}.dlq", 0)
-        told = any(f"the {word} of" in one or "does not fit" in one or "no number" in one for one in refused)
+        told = any(f"the {word} of" in item or "does not fit" in item or "no number" in item for item in refused)
         assert lines == rows - 1 or told, f"{word}: {lines} of {rows - 1}"

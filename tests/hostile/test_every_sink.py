@@ -110,7 +110,7 @@ def test_files_of_parquet_hold_everything(captured: Captured, tmp_path: Path, by
     def run(kind: str, batches: list[Batch], by: str | None) -> None:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         refused = deliver(parquet_spec(folder, partition_by=by, rows_per_file=1), kind, batches)
-        files = [one for one in folder.rglob("*.parquet") if not one.name.startswith(".")]
+        files = [path for path in folder.rglob("*.parquet") if not path.name.startswith(".")]
         same([row for file in files for row in range(pq.ParquetFile(file).metadata.num_rows)], batches, refused)
         if by is None:
             stored = [

@@ -72,7 +72,7 @@ def test_capture_takes_each_row_or_says_why_not(captured: Captured) -> None:
 def test_snapshot_and_stream_say_the_same(captured: Captured) -> None:
     def told(batches: list[Batch], op: str) -> list[str]:
         chosen = [batch.filter(batch.op == ord(op)) for batch in batches]
-        return sorted(repr(key) for one in chosen for key in plain_values.keys(one.column("v")))
+        return sorted(repr(key) for choice in chosen for key in plain_values.keys(choice.column("v")))
 
     with gathered() as check:
         for kind, batches in captured.batches.items():
@@ -95,7 +95,7 @@ def seen(batch: Batch) -> None:
         json.loads(letter)
     column = batch.column("v")
     assert len(plain_values.texts(column)) == len(plain_values.keys(column)) == batch.num_rows
-    assert {type(one) for one in plain_values.texts(column)} <= {str, type(None)}
+    assert {type(value) for value in plain_values.texts(column)} <= {str, type(None)}
     hash(tuple(plain_values.keys(column)))
 
 
@@ -117,7 +117,7 @@ def test_whole_topics_are_read(captured: Captured) -> None:
         assert repr(frame) and len(frame) == count
         with contextlib.redirect_stdout(_Binary()):
             print_csv(topic_table(log, topic))
-        assert sum(len(one) for one in app.topic(topic).dataset(7)) == count
+        assert sum(len(item) for item in app.topic(topic).dataset(7)) == count
 
     with gathered() as check, contextlib.closing(open_log(captured.log, writer=False)) as log:
         for kind, topic in captured.topics.items():
@@ -185,7 +185,7 @@ def test_operations_give_each_row_or_a_reason(captured: Captured, name: str) -> 
     def done(batch: Batch) -> None:
         good, bad = operate(batch, [operation])
         kept = batch.num_rows if not isinstance(operation, Filter) else None
-        assert kept is None or sum(one.num_rows for one in good) + len(bad) == kept
+        assert kept is None or sum(item.num_rows for item in good) + len(bad) == kept
         assert all(reason for _, reason in bad)
 
     with gathered() as check:

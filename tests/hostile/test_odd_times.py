@@ -104,7 +104,7 @@ def test_a_pipeline_goes_on_with_every_day_of_postgresql(database: Database, tmp
         {str(row["day"]) for row in lines["graded"]} & {"0001-01-01 BC"}
     )
     assert "0044-03-15 12:00:00+00 BC" in {str(row["first_at"]) for row in lines["by_day"]}
-    assert "4713-01-01 00:00:00 BC" in {str(one) for row in lines["seen"] for one in row["unique_local"]}
+    assert "4713-01-01 00:00:00 BC" in {str(item) for row in lines["seen"] for item in row["unique_local"]}
     with contextlib.closing(open_log(str(log), writer=False)) as held:
         report = verify(app.plan(), held)
         assert report.result == "equal", report

@@ -157,7 +157,7 @@ def test_every_value_in_every_sink(
 
     wanted = {name for name, (_, text, _) in VALUES.items() if text is None}
     for table in ("keyed", "added"):
-        assert set(by_name[table]) == wanted, {one: by_name[table].get(one) for one in set(by_name[table]) ^ wanted}
+        assert set(by_name[table]) == wanted, {item: by_name[table].get(item) for item in set(by_name[table]) ^ wanted}
         with psycopg.connect(dsn, options="-c timezone=UTC") as connection:
             rows = connection.execute(f"select id from {table} order by ctid".encode()).fetchall()
             assert [id for (id,) in rows] == sorted(everything - set(bad[table]))

@@ -86,7 +86,7 @@ def test_sql_that_names_no_topic_says_what_there_is() -> None:
 
 def test_a_batch_is_built_and_taken_apart() -> None:
     batch = Batch.of({"id": [1, 2, 3]}, op=np.frombuffer(b"cud", np.uint8), lsn=9, ts_us=5)
-    assert [chr(one) for one in batch.op] == ["c", "u", "d"]
+    assert [chr(op) for op in batch.op] == ["c", "u", "d"]
     assert batch.take(np.array([2])).rows.to_pylist() == [{"id": 3}]
     assert batch.ts_us.tolist() == [5, 5, 5]
     assert repr(batch) == "Batch(3 rows: id)"

@@ -70,7 +70,7 @@ def rows(text: str) -> list[dict[str, Any]]:
 def test_list_and_show(log: str, tmp_path: Path) -> None:
     listed = {load["topic"]: load for load in json.loads(command("topics", "list", "--json", log=log, cwd=tmp_path))}
     assert list(listed) == sorted(["empty", "orders", *(t for t in listed if "iris" in t)])
-    assert {name: (one["rows"], one["pipeline"]) for name, one in listed.items()} == {
+    assert {name: (value["rows"], value["pipeline"]) for name, value in listed.items()} == {
         "empty": (0, None),
         "flink.public.iris_test": (33, "iris"),
         "flink.public.iris_train": (277, "iris"),

@@ -133,7 +133,7 @@ def schema_sql() -> Iterator[str]:
 
 
 def values(i: int | None) -> list[str]:
-    return ["NULL" if i is None else one.values[i % len(one.values)] for one in FIRST.values()]
+    return ["NULL" if i is None else item.values[i % len(item.values)] for item in FIRST.values()]
 
 
 def insert(id_: int, i: int | None, part: str = "é") -> str:

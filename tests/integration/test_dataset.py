@@ -177,7 +177,7 @@ def offsets(broker: KafkaBroker, group: str, topic: str) -> dict[int, int]:
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     asked = [ConsumerGroupTopicPartitions(group)]
     found = admin.list_consumer_group_offsets(asked)[group].result().topic_partitions
-    return {one.partition: one.offset for one in found if one.topic == topic}
+    return {item.partition: item.offset for item in found if item.topic == topic}
 
 
 def reset(broker: KafkaBroker, group: str, topic: str, offset: int = 0) -> None:

@@ -480,8 +480,8 @@ def said_by(form: Form, event: Event, keys: Sequence[str], hit: set[tuple[str, A
     if form.flat == "tombstone" and op == "d":
         return op, {name: value if name in keys else None for name, value in row.items()}, None, None
     rows = []
-    for one in (row, None if form.flat else before):
-        changed = None if one is None else dict(one)
+    for item in (row, None if form.flat else before):
+        changed = None if item is None else dict(item)
         for difference in DIFFERENCES:
             if changed is not None and difference.column in changed and difference.forms(form) and op in difference.ops:
                 value = changed[difference.column]
@@ -517,7 +517,7 @@ def test_debezium_says_what_the_native_capture_says(captured: Captured, form: Fo
     for batch in batches:
         assert batch.rows.schema.equals(schema)
         assert batch.key_columns == keys
-    wanted = [said_by(form, one, keys, HIT) for one in as_debezium(events(captured.native[table]), keys)]
+    wanted = [said_by(form, event, keys, HIT) for event in as_debezium(events(captured.native[table]), keys)]
     found = events(batches)
     assert [op for op, *_ in found] == [op for op, *_ in wanted]
     for number, (got, want) in enumerate(zip(found, wanted, strict=True)):
@@ -558,7 +558,7 @@ def test_schemas_in_messages_give_the_native_types(captured: Captured, form: For
         assert batch.column_names == [name for name in schema.names if name not in LEFT_OUT]
         for field in batch.rows.schema:
             assert field.type == RICHER.get(field.name, schema.field(field.name).type), field.name
-    wanted = [said_by(form, one, keys, set()) for one in as_debezium(events(captured.native[table]), keys)]
+    wanted = [said_by(form, event, keys, set()) for event in as_debezium(events(captured.native[table]), keys)]
     for got, want in zip(events(batches), wanted, strict=True):
         for name, value in got[1].items():
             assert name in RICHER or value == want[1][name], name

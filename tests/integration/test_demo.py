@@ -22,11 +22,11 @@ def test_the_published_table_comes_from_real_rows(flavour: str, correct: list[in
     out = headrace("demo", "iris", "--flavour", flavour, "--json", "--log", "iris.headrace", cwd=tmp_path)
     result = json.loads(out)
     assert list(result) == ["flavour", "rounds", "log", "seconds"]
-    assert [one["after"] for one in result["rounds"]] == ["train1", "train2", "train2_again"]
-    for one in result["rounds"]:
-        assert one["predictions"] == EXPECTED[flavour][f"after_{one['after']}"]
-        assert one["labels"] == EXPECTED["labels"]
-    assert [one["correct"] for one in result["rounds"]] == correct
+    assert [round_["after"] for round_ in result["rounds"]] == ["train1", "train2", "train2_again"]
+    for round_ in result["rounds"]:
+        assert round_["predictions"] == EXPECTED[flavour][f"after_{round_['after']}"]
+        assert round_["labels"] == EXPECTED["labels"]
+    assert [round_["correct"] for round_ in result["rounds"]] == correct
     lines = headrace("topics", "cat", "iris_predictions", cwd=tmp_path).splitlines()
     assert len(lines) == 33
     last = json.loads(lines[-1])
@@ -53,7 +53,7 @@ def test_other_data_and_a_server_that_is_there(database: Database, tmp_path: Pat
             csv.writer(file).writerows([rows[0], *part])
     out = headrace("demo", "iris", "--data", ".", "--postgres", database.dsn, "--json", cwd=tmp_path)
     result = json.loads(out)
-    assert [len(one["predictions"]) for one in result["rounds"]] == [7, 7, 7]
+    assert [len(round_["predictions"]) for round_ in result["rounds"]] == [7, 7, 7]
     assert database.execute("select count(*) from iris_train") == [(29 + 90 + 90,)]
     assert database.execute("select slot_name from pg_replication_slots where database = current_database()") == []
 

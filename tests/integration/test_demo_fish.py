@@ -125,7 +125,7 @@ def simulated(folder: Path) -> Result:
                 versions[-1]["coefficients"] = pytest.approx(coefficients, rel=1e-7)
         window = one["minute"]
     return {
-        "rows": [simulated_row(one) for one in graded],
+        "rows": [simulated_row(item) for item in graded],
         "alarms": alarms,
         "versions": versions,
         "mean_error": {key: value and pytest.approx(value) for key, value in simulated_means(graded).items()},
@@ -273,16 +273,16 @@ def test_online_a_second_model_learns_every_fish(shipped: Result, tmp_path: Path
 def other_data(folder: Path, seed: int) -> Path:
     """Other fish at times of their own, in files that are in no order; a third species comes at the end."""
     chance = random.Random(seed)
-    salmon, walleye = ([one for one in shipped_fish() if one["Species"] == name] for name in ("salmon", "walleye"))
-    bream = [{**one, "Species": "bream", "Weight": 9 * one["Weight"]} for one in walleye]
+    salmon, walleye = ([item for item in shipped_fish() if item["Species"] == name] for name in ("salmon", "walleye"))
+    bream = [{**item, "Species": "bream", "Weight": 9 * item["Weight"]} for item in walleye]
     fish = [*salmon[:60], *walleye[:55], *itertools.chain(*zip(bream[:50], salmon[60:110], strict=True))]
     measured, weighed, at = [], [], 7.3
-    for i, one in enumerate(fish):
+    for i, item in enumerate(fish):
         at += chance.uniform(0.5, 3.0)
         fish_id = f"{'abc'[i % 3]}-{i}"
-        measured.append({**{n: one[n] for n in ("Species", "Length", "Height")}, "Fish_Id": fish_id, **stamp(at)})
+        measured.append({**{n: item[n] for n in ("Species", "Length", "Height")}, "Fish_Id": fish_id, **stamp(at)})
         later = stamp(at + chance.uniform(8, 12))
-        weighed.append({"Species": one["Species"], "Weight": one["Weight"], "Fish_Id": fish_id, **later})
+        weighed.append({"Species": item["Species"], "Weight": item["Weight"], "Fish_Id": fish_id, **later})
     for name, rows in (("measurement", measured), ("weight", weighed)):
         chance.shuffle(rows)
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -56,9 +56,9 @@ def consumed(broker: KafkaBroker, topic: str) -> list[Any]:
 
 def check(result: dict[str, Any], flavour: str, correct: list[int]) -> None:
     assert list(result) == ["flavour", "rounds", "log", "seconds"]
-    for one in result["rounds"]:
-        assert one["predictions"] == EXPECTED[flavour][f"after_{one['after']}"]
-    assert [one["correct"] for one in result["rounds"]] == correct
+    for round_ in result["rounds"]:
+        assert round_["predictions"] == EXPECTED[flavour][f"after_{round_['after']}"]
+    assert [round_["correct"] for round_ in result["rounds"]] == correct
 
 
 @pytest.mark.parametrize(("flavour", "correct"), TABLES)

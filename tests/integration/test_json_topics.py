@@ -38,17 +38,17 @@ ZONED = "io.debezium.time.ZonedTimestamp"
 # By topic: messages, the values of «x» in the log, and the offsets of dead letters.
 TOPICS: dict[str, tuple[list[Message], list[Any], list[int]]] = {
     "numbers": (
-        [b'{"x":%s}' % one for one in (b"9007199254740993", b"0.5", b"1", b"1e400", b"18446744073709551615", b"null")],
+        [b'{"x":%s}' % n for n in (b"9007199254740993", b"0.5", b"1", b"1e400", b"18446744073709551615", b"null")],
         ["9007199254740993", "0.5", "1", "18446744073709551615", None],
         [3],
     ),
     "floats": (
-        [b'{"x":%s}' % one for one in (b"1", b"0.5", b'"NaN"', b"-0", b"2e3")],
+        [b'{"x":%s}' % text for text in (b"1", b"0.5", b'"NaN"', b"-0", b"2e3")],
         [1, 0.5, "nan", -0.0, 2000.0],
         [],
     ),
     "kinds": (
-        [b'{"x":%s}' % one for one in (b"null", b"1", b'"n/a"', b"true", b'[1,"a"]', b'{"a":1}', b"2")],
+        [b'{"x":%s}' % text for text in (b"null", b"1", b'"n/a"', b"true", b'[1,"a"]', b'{"a":1}', b"2")],
         [None, 1, "n/a", True, '[1,"a"]', {"a": 1}, 2],
         [],
     ),
@@ -68,20 +68,20 @@ TOPICS: dict[str, tuple[list[Message], list[Any], list[int]]] = {
     ),
     "texts": ([b"hello", (b"k", None), (b"\xff", None), (b"k", b"world")], [], [2]),
     "widths": (
-        [declared("int32", one) for one in (1, 3_000_000_000, 1.5, "abc", True, "7")] + [declared("int8", 300)],
+        [declared("int32", item) for item in (1, 3_000_000_000, 1.5, "abc", True, "7")] + [declared("int8", 300)],
         [1, 7],
         [1, 2, 3, 4, 6],
     ),
     "zoned": (
         [
-            declared("string", one, name=ZONED)
-            for one in ("2024-01-01T00:00:00Z", "2024-01-01T00:00:00.123456789Z", "+99999999-01-01T00:00:00Z")
+            declared("string", item, name=ZONED)
+            for item in ("2024-01-01T00:00:00Z", "2024-01-01T00:00:00.123456789Z", "+99999999-01-01T00:00:00Z")
         ],
         ["2024-01-01 00:00:00+00:00"],
         [1, 2],
     ),
     "decimals": (
-        [declared("bytes", "BQ==", name=DECIMAL, parameters={"scale": one}) for one in ("0", "x", "-2", "1000000000")],
+        [declared("bytes", "BQ==", name=DECIMAL, parameters={"scale": s}) for s in ("0", "x", "-2", "1000000000")],
         ["5", "500"],
         [1, 3],
     ),
@@ -107,8 +107,8 @@ def produce(broker: KafkaBroker, messages: dict[str, list[Message]]) -> None:
         made.result()
     producer = Producer({"bootstrap.servers": broker.bootstrap})
     for topic, some in messages.items():
-        for one in some:
-            key, value = one if isinstance(one, tuple) else (None, one)
+        for item in some:
+            key, value = item if isinstance(item, tuple) else (None, item)
             producer.produce(topic, value=value, key=key)
     assert producer.flush(30) == 0
 
@@ -128,10 +128,10 @@ def stored(log: str, name: str, topic: str) -> list[tuple[str, str, str]]:
     with closing(open_log(log, writer=False, name=name, codec=codec_for())) as held:
         found = []
         for entry in walk(held, topic):
-            own = [one for one in entry.records.schema.names if one[:2] != "__"]
+            own = [item for item in entry.records.schema.names if item[:2] != "__"]
             for row in range(entry.records.num_rows):
                 some = entry.records.slice(row, 1).select(own)
-                types = ", ".join(f"{one.name}: {one.type}" for one in some.schema)
+                types = ", ".join(f"{field.name}: {field.type}" for field in some.schema)
                 found.append(
                     (types, repr([values(column)[0] for column in some.columns]), str(entry.records["__op"][row]))
                 )
@@ -141,12 +141,12 @@ def stored(log: str, name: str, topic: str) -> list[tuple[str, str, str]]:
 def shown(log: str, name: str, topic: str) -> list[str]:
     """The values of «x», decimals without zeros at their end."""
     with closing(open_log(log, writer=False, name=name, codec=codec_for())) as held:
-        found = [one for e in walk(held, topic) if "x" in e.records.schema.names for one in values(e.records["x"])]
+        found = [value for e in walk(held, topic) if "x" in e.records.schema.names for value in values(e.records["x"])]
     return [
-        f"{one:f}".rstrip("0").rstrip(".")
-        if isinstance(one, Decimal) and one % 1
-        else str(int(one) if isinstance(one, Decimal) else one)
-        for one in found
+        f"{item:f}".rstrip("0").rstrip(".")
+        if isinstance(item, Decimal) and item % 1
+        else str(int(item) if isinstance(item, Decimal) else item)
+        for item in found
     ]
 
 

@@ -203,13 +203,13 @@ def test_headers_say_what_an_event_was(broker: KafkaBroker, database: Database, 
         (b'{"id":1}', None, "d"),
         (None, None, "t"),
     ]
-    positions = [one.pop("__position", None) for one in told]
-    times = [int(one.pop("__ts_us", 0)) for one in told]
+    positions = [item.pop("__position", None) for item in told]
+    times = [int(item.pop("__ts_us", 0)) for item in told]
     old = {2: '{"id":1,"v":"old"}', 4: '{"id":2,"v":"new"}'}
-    for i, one in enumerate(told):
+    for i, item in enumerate(told):
         extra = {"__before": f"json:{old[i]}"} if i in old else {}
         extra |= {"__row": 'json:{"id":1,"v":"newer"}'} if i == 5 else {}
-        assert one == (extra if i != 3 else {"__tombstone": "1"}), f"message {i}"
+        assert item == (extra if i != 3 else {"__tombstone": "1"}), f"message {i}"
     # One transaction: one commit LSN, numbered inside, one commit time.
     at = [i for i in range(1, 6) if i != 3]
     (commit,) = {str(positions[i]).partition(":")[0] for i in at}
@@ -464,7 +464,7 @@ def test_keys_have_a_format_of_their_own(
         assert found[-1].value() is None, (format_, key)
         assert found[0].value() == VALUES.get(format_, found[0].value())
     (key, _), (value, _) = zip(
-        *((one.key(), one.value()) for one in consumed(broker, f"{topic_prefix}-typed")), strict=True
+        *((item.key(), item.value()) for item in consumed(broker, f"{topic_prefix}-typed")), strict=True
     )
     assert (json.loads(key)["payload"], value) == ({"id": 7}, VALUES["json"])
     assert [field["type"] for field in json.loads(key)["schema"]["fields"]] == ["int32"]
@@ -500,7 +500,7 @@ def test_a_groups_offsets_say_how_far_a_pipeline_is(broker: KafkaBroker, topic_p
     group = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": f"headrace-{topic_prefix}"})
 
     def committed() -> list[int]:
-        return [one.offset for one in group.committed([TopicPartition(topic, i) for i in range(2)], 30)]
+        return [item.offset for item in group.committed([TopicPartition(topic, i) for i in range(2)], 30)]
 
     with app.start() as running:
         running.wait(30)

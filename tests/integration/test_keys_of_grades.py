@@ -112,11 +112,11 @@ def test_keys_of_every_type_match_by_value_over_a_restart(database: Database, tm
         running.wait(60)
         for name in (*KEYS, "several", "value"):
             grades = app.topic(f"by-{name}").read().to_arrow()
-            met = list(zip(*(grades.column(one).to_pylist() for one in ("status", "error")), strict=True))
-            good = [one for one in met if one[0] in ("graded", "corrected")]
+            met = list(zip(*(grades.column(item).to_pylist() for item in ("status", "error")), strict=True))
+            good = [item for item in met if item[0] in ("graded", "corrected")]
             # Of two equal truth values the labels meet both predictions.
             assert len(good) == (3 if name not in ("flag", "value") else len(good)) and len(good) >= 3, (name, met)
-            assert name == "flag" or {one[1] for one in good} == {0.0}, (name, met)
+            assert name == "flag" or {batch[1] for batch in good} == {0.0}, (name, met)
         assert not [topic for topic in running.log.topics() if topic.endswith(".dlq")]
     with contextlib.closing(open_log(str(log), writer=False)) as held:
         assert verify(app.plan(), held).result == "equal"

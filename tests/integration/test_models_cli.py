@@ -190,10 +190,13 @@ def test_any_prediction_can_be_rebuilt_and_explained(log: str) -> None:
         made = command("models", "rebuild", "m", "--at", row["model_position"], log=log)
         assert made["position"] == row["model_position"]
         assert said["hash"] in (None, made["hash"])
-        assert sum(one["count"] for one in said["learned"]) == made["rows"]
+        assert sum(version["count"] for version in said["learned"]) == made["rows"]
     said = command("explain", "answers", "51", log=log)
-    assert [(one["version"], one["first"], one["last"]) for one in said["learned"]] == [(1, 0, 19), (4, 40, 44)]
-    assert [one["version"] for one in said["lineage"]] == [1, 4]
+    assert [(version["version"], version["first"], version["last"]) for version in said["learned"]] == [
+        (1, 0, 19),
+        (4, 40, 44),
+    ]
+    assert [version["version"] for version in said["lineage"]] == [1, 4]
     assert "no predictions" in command("explain", "rows", "0", log=log, code=1)
     assert "Its offsets: 0 to 51" in command("explain", "answers", "52", log=log, code=1)
     assert "has no topic" in command("explain", "nothing", "0", log=log, code=1)

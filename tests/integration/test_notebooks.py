@@ -33,7 +33,7 @@ def value(cell: Any) -> Any:
 def kinds(notebook: Any) -> list[list[str]]:
     """What each cell shows: text, pictures, tables."""
     return [
-        sorted(kind for one in cell.get("outputs", []) for kind in one.get("data", {one.output_type: None}))
+        sorted(kind for output in cell.get("outputs", []) for kind in output.get("data", {output.output_type: None}))
         for cell in notebook.cells
     ]
 
@@ -64,6 +64,6 @@ def test_a_notebook_runs_and_shows_what_it_shows_on_the_web(run: tuple[str, Any]
 def test_a_stored_notebook_is_whole_and_holds_no_error(name: str) -> None:
     stored = nbformat.read(EXAMPLES / f"{name}.ipynb", 4)
     nbformat.validate(stored)
-    outputs = [one for cell in stored.cells for one in cell.get("outputs", [])]
+    outputs = [item for cell in stored.cells for item in cell.get("outputs", [])]
     assert outputs
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]

@@ -119,7 +119,7 @@ def test_the_real_digits(shared_data: Path, tmp_path: Path) -> None:
     result = produce("digits", "--idx", str(shared_data / "mnist"), cwd=tmp_path)
     assert (result["rows"], result["ended"]) == (10_000, "input")
     with closing(open_log(tmp_path / LOG, writer=False)) as log:
-        found = pa.Table.from_batches([Batch(one.records).rows for one in log.read_topic("digits")])
+        found = pa.Table.from_batches([Batch(entry.records).rows for entry in log.read_topic("digits")])
     assert found.schema.names == ["id", "pixels", "label"] and found.schema.types[1:] == [pa.binary(), pa.int16()]
     assert found["label"][:5].to_pylist() == [7, 2, 1, 0, 4]
     assert found["id"].to_pylist() == list(range(1, 10_001))

@@ -210,7 +210,7 @@ def test_run_verify_and_look_by_the_command_line(tables: Database, tmp_path: Pat
     assert (line["topic"], line["partition"], line["offset"], line["key"]) == ("shop.public.f_train", 0, 1, {"id": 2})
     assert line["payload"]["note"] is None
     everything = headrace("topics", "cat", "--all", cwd=tmp_path).splitlines()
-    assert [json.loads(one)["topic"] for one in everything] == [
+    assert [json.loads(item)["topic"] for item in everything] == [
         "shop.public.f_train",
         "shop.public.f_train",
         "shop.public.f_train",

@@ -77,7 +77,7 @@ def test_the_demo_runs_from_the_wheel(binaries: Path, outside: Path) -> None:
     out = run(str(binaries / "headrace"), "demo", "iris", "--json", cwd=empty)
     result = json.loads(out)
     assert out.count("\n") == 1
-    assert [one["correct"] for one in result["rounds"]] == [5, 7, 9]
+    assert [round_["correct"] for round_ in result["rounds"]] == [5, 7, 9]
     log = result["log"]
     rows = run(str(binaries / "headrace"), "topics", "cat", "iris_predictions", "--log", log, cwd=empty).splitlines()
     assert len(rows) == 33

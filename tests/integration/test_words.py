@@ -254,7 +254,7 @@ def test_every_word_on_every_kind_of_stream(database: Database, tmp_path: Path, 
     app = hr.App("words", log="memory://")
     table = app.postgres(database.dsn, tables=r"public\.t", prefix="db")["public.t"]
     product = Product(app, table, database.dsn, tmp_path, some)
-    rowsets = [name for name, one in words(Stream).items() if "Rowset" in str(one.__annotations__["return"])]
+    rowsets = [name for name, value in words(Stream).items() if "Rowset" in str(value.__annotations__["return"])]
     for kind in product.shared:
         for name in words(Stream).keys() - {*ELSEWHERE, *rowsets}:
             product.declare(kind, name, lambda kind=kind, name=name: product.word(kind, name))  # type: ignore[misc]

@@ -317,7 +317,7 @@ def test_a_padded_update_is_the_update_of_its_rows(reduction: str, n: int, weigh
     weights = RNG.random(n).astype(np.float32) if weighted else None
     learner.learn(X[:n], LABELS[:n], sample_weight=weights)
     expected = trained_apart(model, (X[:n], LABELS[:n], weights))
-    given = [one for name, one in learner.state().items() if name.startswith("variable.")]
+    given = [value for name, value in learner.state().items() if name.startswith("variable.")]
     assert all(np.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(expected, given, strict=True))
 
 
@@ -327,7 +327,7 @@ def test_where_rows_influence_one_another_an_update_has_its_rows_only() -> None:
     learner = adapted(model, classes=[0, 1])
     learner.learn(X[:37], np.minimum(LABELS, 1)[:37])
     expected = trained_apart(model, (X[:37], np.minimum(LABELS, 1)[:37, None], None))
-    state = [one for name, one in learner.state().items() if name.startswith("variable.")]
+    state = [value for name, value in learner.state().items() if name.startswith("variable.")]
     order = [*model.trainable_variables, *model.non_trainable_variables]
     assert all((keras.ops.convert_to_numpy(a) == b).all() for a, b in zip(order, state, strict=True))
     assert len(expected) == len(state)
@@ -409,7 +409,7 @@ def test_a_declaration_is_the_same_in_another_process() -> None:
 
 
 def test_two_declarations_differ_in_what_they_say() -> None:
-    said = [json.dumps(adapted(one, classes=range(3)).parameters()) for one in (mlp(), mlp(0.4), cnn(), frozen())]
+    said = [json.dumps(adapted(item, classes=range(3)).parameters()) for item in (mlp(), mlp(0.4), cnn(), frozen())]
     assert len(set(said)) == 4
 
 

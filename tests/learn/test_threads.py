@@ -37,5 +37,5 @@ def test_who_leaves_first_does_not_lift_the_limit_of_the_other() -> None:
     assert limits("blas") == {1}
     leave.set()
     learning.join(10)
-    assert all(one <= {1} for one in seen)
+    assert all(item <= {1} for item in seen)
     assert limits("blas") == before

@@ -26,7 +26,11 @@ CODEC = codec_for()
 
 
 def events(*ids: int, lsn: int = 1) -> pa.RecordBatch:
-    columns = {"id": pa.array(ids, pa.int32()), "x": [id_ / 7 for id_ in ids], "name": [f"n°{one}" for one in ids]}
+    columns = {
+        "id": pa.array(ids, pa.int32()),
+        "x": [id_ / 7 for id_ in ids],
+        "name": [f"n°{number}" for number in ids],
+    }
     return Batch.of(columns, op="c", lsn=lsn, ts_us=1_700_000_000_123_456, key=["id"], source="shop").records
 
 
@@ -64,9 +68,9 @@ def contents(location: str) -> dict[str, Any]:
     """Everything that a reader can see, except sizes, which depend on the form."""
     with closing(open_log(location, writer=False, codec=CODEC)) as log:
         return {
-            "topics": {name: (one.first, one.end) for name, one in log.topics().items()},
+            "topics": {name: (topic.first, topic.end) for name, topic in log.topics().items()},
             "rows": {name: _rows(log, name) for name in log.topics()},
-            "order": [(one.slice, one.topic, one.offset) for one in log.read(limit=2**40)],
+            "order": [(entry.slice, entry.topic, entry.offset) for entry in log.read(limit=2**40)],
             "records": {kind: log.records(kind) for kind in log.kinds()},
             "slice": log.newest_slice(),
         }
@@ -85,7 +89,7 @@ def test_a_file_copied_to_a_file(tmp_path: Path) -> None:
     filled(source)
     done = copied(source, target)
     assert (done.location, done.topics, done.records) == (target, 5, 3)
-    assert sorted(one.name for one in tmp_path.iterdir() if "b.headrace" in one.name) == ["b.headrace"]
+    assert sorted(path.name for path in tmp_path.iterdir() if "b.headrace" in path.name) == ["b.headrace"]
     assert contents(target) == contents(source)
 
 

@@ -74,7 +74,7 @@ def csv(tmp_path: Path, *fields: str) -> tuple[list[Any], str]:
 def test_what_a_column_of_a_csv_is(fields: list[str], values: list[Any], kind: str, tmp_path: Path) -> None:
     found, type_ = csv(tmp_path, *fields)
     assert type_ == kind
-    assert [one if one == one else "nan" for one in found] == values
+    assert [item if item == item else "nan" for item in found] == values
 
 
 def test_a_type_is_that_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_version_is_found_by_its_number_or_a_tag() -> None:
         versions.tag(txn, versions.find(2), "best")
     again = VersionList.read(log, "m")
     assert again.find("best").version == again.find("2").version == again.find(2).version == 2
-    assert [one.version for one in again.lineage(again.find(4))] == [1, 2, 3, 4]
+    assert [version.version for version in again.lineage(again.find(4))] == [1, 2, 3, 4]
     assert again.fingerprint(again.find(4)) == {"cut": "5 rows"}
     with pytest.raises(LogError, match=r"no version «worst»") as caught:
         again.find("worst")
@@ -87,7 +87,7 @@ def test_the_log_keeps_the_states_that_the_policy_says() -> None:
         assert versions.prune(txn, 2) == [1, 4, 5]
     kept = [one.version for one in VersionList.read(log, "m") if one.kept]
     assert kept == [2, 3, 6, 7]
-    assert sorted(log.records("artifact")) == [f"m/{one:06d}" for one in kept]
+    assert sorted(log.records("artifact")) == [f"m/{number:06d}" for number in kept]
 
 
 # -- tensors ----------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_the_log_keeps_the_states_that_the_policy_says() -> None:
 
 def size(path: Path) -> int:
     """Bytes of a log's file, its WAL included."""
-    return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*"))
+    return sum(item.stat().st_size for item in path.parent.glob(f"{path.name}*"))
 
 
 def test_a_tensor_that_several_records_have_lies_in_the_file_once(tmp_path: Path) -> None:

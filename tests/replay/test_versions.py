@@ -78,7 +78,7 @@ def test_only_the_newest_those_with_tags_and_those_gone_back_to_keep_their_state
     kept = [one.version for one in bench.versions if one.kept]
     newest = max(bench.versions.versions)
     assert kept == [1, 2, newest - 2, newest - 1]
-    assert set(bench.log.records("artifact")) == {f"m/{one:06d}" for one in kept}
+    assert set(bench.log.records("artifact")) == {f"m/{number:06d}" for number in kept}
     gone = bench.ask(4)
     assert gone.error is not None
     assert "not kept" in gone.error.message
@@ -136,9 +136,9 @@ def test_the_same_as_a_pipeline_that_never_saw_the_rows_between(cut: Cut) -> Non
     bench.ask(1)
     # The same instants for both, so that a duration cuts C in the same places.
     other.clock.advance((bench.clock.now_us() - other.clock.now_us()) / 1e6)
-    for one in (bench, other):
-        one.feed(C)
-        tick(one)
+    for item in (bench, other):
+        item.feed(C)
+        tick(item)
     assert state_hash(bench.state.learner.state()) == state_hash(other.state.learner.state())
     assert bench.state.learned_rows == other.state.learned_rows == 16
     assert bench.answers()[-1]["prediction"] == other.answers()[-1]["prediction"]

@@ -78,7 +78,7 @@ def test_no_way_of_writing_a_path_goes_round_the_key(closed: tuple[Client, str],
         for verb in (method, "HEAD", "OPTIONS", "PUT"):
             got = client.ask(verb, WRITTEN[way].format(path), b"" if verb != "GET" else None)
             assert got.status in (401, 404, 405), (verb, path, got)
-        escaped = "/" + "".join(f"%{ord(one):02x}" for one in path[1:])
+        escaped = "/" + "".join(f"%{ord(item):02x}" for item in path[1:])
         assert client.ask(method, escaped, b"").status in (401, 404)
 
 
@@ -204,7 +204,7 @@ def test_a_key_that_is_revoked_meanwhile_does_not_come_back(tmp_path: Path) -> N
     assert keys_of(log).find(text) is None
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda i: keys_of(log).create(f"k{i}", ["predict"])[0].id, range(24)))
-    assert {one.id for one in keys_of(log).all()} >= set(made)
+    assert {item.id for item in keys_of(log).all()} >= set(made)
 
 
 # -- connections ------------------------------------------------------------------------------------------------------
@@ -262,8 +262,8 @@ def test_more_connections_than_it_takes(tmp_path: Path) -> None:
     with serving(fish(tmp_path / "fish.headrace"), FISH, connections=8) as (_, client):
         held = [connect(client) for _ in range(12)]
         wait_until(lambda: Client(client.url).get("/v2/health/live").status == 503)
-        for one in held:
-            one.close()
+        for item in held:
+            item.close()
         wait_until(lambda: Client(client.url).get("/v2/health/live").status == 200)
 
 

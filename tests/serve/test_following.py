@@ -216,7 +216,7 @@ def test_the_command_runs_and_serves_and_others_follow(tmp_path: Path) -> None:
     first, second = command(file, "--json"), command(file, "--json", "--port", port)
     with first as (_, url), second as (_, other), clients_of(url, other) as clients:
         found = [client.get("/prediction", **SEEDS) for client in clients]
-        assert [one.status for one in found] == [200, 200]
+        assert [item.status for item in found] == [200, 200]
         assert found[0].body == found[1].body
         assert found[0].headers["headrace-position"] == found[1].headers["headrace-position"]
         answered = fish(log, log_to="answered").topic("answered").read().to_arrow()

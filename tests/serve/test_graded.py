@@ -31,7 +31,7 @@ def measurement(fish: int) -> dict[str, Any]:
 
 
 def weigh(running: Running, *fish: int) -> None:
-    running.append("weighed", [{"Fish_Id": one, "Weight": 4.0} for one in fish])
+    running.append("weighed", [{"Fish_Id": fish_id, "Weight": 4.0} for fish_id in fish])
     running.wait()
 
 
@@ -82,16 +82,16 @@ def test_several_in_one_round(tmp_path: Path) -> None:
     with serving(app) as (running, client), ThreadPoolExecutor(30) as threads, clients_of(*[client.url] * 20) as many:
         queue = next(source for source in running.engine.sources if isinstance(source, AppendSource))
         with running.engine.guard:
-            asked = [threads.submit(one.get, "/prediction", None, **SALMON, fish=i) for i, one in enumerate(many)]
+            asked = [threads.submit(item.get, "/prediction", None, **SALMON, fish=i) for i, item in enumerate(many)]
             appended = [threads.submit(running.append, "measured", [measurement(100 + i)]) for i in range(8)]
             wait_until(lambda: queue._queued >= 9)
             asked += [threads.submit(running.append, "weighed", [{"Fish_Id": 100, "Weight": 4.0}])]
             wait_until(lambda: queue._queued >= 10)
-        answers = [one.result(20) for one in asked[:-1]]
+        answers = [future.result(20) for future in asked[:-1]]
         assert {answer.status for answer in answers} == {200}
         assert len({answer.body for answer in answers}) == 1
-        for one in appended:
-            one.result(20)
+        for future in appended:
+            future.result(20)
         weigh(running, *range(20), *range(101, 108))
         found = grades(app)
         assert found.keys() == {*range(20), *range(100, 108)}

@@ -56,7 +56,7 @@ def test_the_protocols_own_client(client: Client, expected: list[float]) -> None
         assert triton.is_model_ready("weight")
         assert triton.get_server_metadata()["extensions"] == ["binary_tensor_data"]
         about = triton.get_model_metadata("weight")
-        assert [one["name"] for one in about["inputs"]] == ["Length", "Height", "Species"]
+        assert [tensor["name"] for tensor in about["inputs"]] == ["Length", "Height", "Species"]
         inputs = []
         for name, values in COLUMNS.items():
             text = isinstance(values[0], str)
@@ -101,12 +101,12 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(client: Client, expected: l
 
 
 def test_binary_in_and_out(client: Client, expected: list[float]) -> None:
-    words = b"".join(struct.pack("<I", len(one)) + one for one in (b"salmon", b"walleye"))
+    words = b"".join(struct.pack("<I", len(text)) + text for text in (b"salmon", b"walleye"))
     lengths, heights = (np.array(COLUMNS[name], "<f8").tobytes() for name in ("Length", "Height"))
     inputs = tensors()
-    for one, data in zip(inputs, (lengths, heights, words), strict=True):
-        del one["data"]
-        one["parameters"] = {"binary_data_size": len(data)}
+    for source, data in zip(inputs, (lengths, heights, words), strict=True):
+        del source["data"]
+        source["parameters"] = {"binary_data_size": len(data)}
     head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
     got = client.post("/v2/models/weight/infer", head + lengths + heights + words, headers)
@@ -242,7 +242,7 @@ def test_lists_and_bytes_are_tensors_too(tmp_path: Path) -> None:
     model.learn(pictures)
     rows = [{"pixels": bytes([i] * 4), "more": [float(i), i + 1.0]} for i in (0, 1, 8, 9)]
     with serving(app, rows) as (running, client):
-        assert [one["datatype"] for one in client.get("/v2/models/digits").json["inputs"]] == ["BYTES", "FP32"]
+        assert [tensor["datatype"] for tensor in client.get("/v2/models/digits").json["inputs"]] == ["BYTES", "FP32"]
         inputs = [
             {"name": "pixels", "datatype": "UINT8", "shape": [2, 2, 2], "data": [0, 0, 0, 1, 9, 9, 9, 8]},
             {"name": "more", "datatype": "FP32", "shape": [2, 2], "data": [[0, 1], [9, 8]]},

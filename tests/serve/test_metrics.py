@@ -129,14 +129,14 @@ def test_traces_go_to_the_collector(tmp_path: Path) -> None:
     finally:
         collector.shutdown()
         collector.server_close()
-    spans = [span for one in received for r in one.resource_spans for s in r.scope_spans for span in s.spans]
-    assert Counter(one.name for one in spans) == {"GET /prediction": 1, "predict": 1, "commit to prediction": 6}
-    request = next(one for one in spans if one.name == "GET /prediction")
-    predict = next(one for one in spans if one.name == "predict")
+    spans = [span for message in received for r in message.resource_spans for s in r.scope_spans for span in s.spans]
+    assert Counter(item.name for item in spans) == {"GET /prediction": 1, "predict": 1, "commit to prediction": 6}
+    request = next(item for item in spans if item.name == "GET /prediction")
+    predict = next(item for item in spans if item.name == "predict")
     assert request.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
     assert request.parent_span_id.hex() == "b7ad6b7169203331"
     assert predict.parent_span_id == request.span_id
     about = {attribute.key: attribute.value for attribute in predict.attributes}
     assert about["headrace.version"].int_value == 1
-    rounds = [one for one in spans if one.name == "commit to prediction"]
-    assert all(one.start_time_unix_nano <= one.end_time_unix_nano for one in rounds)
+    rounds = [item for item in spans if item.name == "commit to prediction"]
+    assert all(item.start_time_unix_nano <= item.end_time_unix_nano for item in rounds)

@@ -116,8 +116,8 @@ def test_what_was_answered_is_there_after_kill_9(tmp_path: Path) -> None:
         clients = [threads.submit(ask, url) for _ in range(4)]
         wait_until(lambda: len(answered) > 60)
         process.kill()
-        for one in clients:
-            one.result(30)
+        for future in clients:
+            future.result(30)
         process.wait(30)
     app = factory(log)
     with app.start() as running:

@@ -172,7 +172,7 @@ def test_a_file_of_keys_that_cannot_be_read_closes_the_server(tmp_path: Path, ca
 
 def token(secret: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
     whole = {"exp": time.time() + 3600, "scope": "predict", "aud": "fish", **claims}
-    return jwt.encode({name: one for name, one in whole.items() if one is not None}, secret, algorithm)
+    return jwt.encode({name: value for name, value in whole.items() if value is not None}, secret, algorithm)
 
 
 TOKENS: dict[str, tuple[str, int]] = {
@@ -228,7 +228,7 @@ def test_requests_of_one_key_are_limited(tmp_path: Path) -> None:
     mine, yours = (keys.create(name, ["predict"])[1] for name in ("mine", "yours"))
     with serving(fish(tmp_path / "fish.headrace"), FISH, rate="5/hour") as (_, client):
         found = [client.get("/prediction", {"X-API-Key": mine}, **SEEDS) for _ in range(6)]
-        assert [one.status for one in found] == [200] * 5 + [429]
+        assert [item.status for item in found] == [200] * 5 + [429]
         assert 0 < int(found[-1].headers["retry-after"]) <= 3600
         assert client.get("/prediction", {"X-API-Key": yours}, **SEEDS).status == 200
 

@@ -65,9 +65,9 @@ def test_values_and_batches_give_the_same_bits(name: str, rows: list[tuple[Any, 
     task, state = learned(FEATURES[name])
     snapshot = frozen(task, state)
     columns = {
-        "a": pa.array([one[0] for one in rows], pa.float64()),
-        "b": pa.array([one[1] for one in rows], pa.float64()),
-        "w": pa.array([one[2] for one in rows], pa.string()),
+        "a": pa.array([item[0] for item in rows], pa.float64()),
+        "b": pa.array([item[1] for item in rows], pa.float64()),
+        "w": pa.array([item[2] for item in rows], pa.string()),
     }
     batch = pa.RecordBatch.from_pydict(columns)
     expected = predict_batch(task, state, Batch.of(batch)).output()
@@ -76,14 +76,14 @@ def test_values_and_batches_give_the_same_bits(name: str, rows: list[tuple[Any, 
     place = {"a": 0, "b": 1, "w": 2}
     names = [column.name for column in describe(task).columns]
     found = snapshot.predict([[row[place[name]] for name in names] for row in rows], wait=True)
-    for i, one in enumerate(found):
-        if isinstance(one, RowRefused):
+    for i, item in enumerate(found):
+        if isinstance(item, RowRefused):
             # Where several values are wrong, either of them may be named.
-            value = rows[i][place[one.column]]
-            assert one.message == whole.reasons[i] or value is None or not np.isfinite(value)
+            value = rows[i][place[item.column]]
+            assert item.message == whole.reasons[i] or value is None or not np.isfinite(value)
             assert expected.column("status")[i].as_py() == "invalid"
         else:
-            assert np.float64(one).tobytes() == np.float64(expected.column("prediction")[i].as_py()).tobytes()
+            assert np.float64(item).tobytes() == np.float64(expected.column("prediction")[i].as_py()).tobytes()
 
 
 def test_a_snapshot_stays_as_it_was() -> None:

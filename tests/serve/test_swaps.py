@@ -76,8 +76,8 @@ def test_no_request_fails_and_no_answer_is_mixed_while_versions_change(tmp_path:
                 a, b = made.predict([ROW, OTHER]).tolist()
                 truth[made.version, str(made.position)] = (a, b)
         ended.set()
-        for one in asking:
-            one.result(20)
+        for future in asking:
+            future.result(20)
     assert failed == []
     known = [(truth[version, position], values) for version, position, values in seen if (version, position) in truth]
     assert len({version for version, _, _ in seen}) > 5
@@ -94,7 +94,7 @@ def test_requests_that_come_together_get_their_own_answers(tmp_path: Path, windo
             mine = Client(client.url)
             for j in range(15):
                 row = {"Length": 50.0 + i, "Height": 10.0 + j, "Species": "salmon" if i % 2 else "walleye"}
-                got = mine.get("/prediction", **{name.lower(): one for name, one in row.items()})
+                got = mine.get("/prediction", **{name.lower(): value for name, value in row.items()})
                 if i == 3:
                     assert mine.get("/prediction", length="x").status == 422
                 assert got.json["Weight"] == float(running["weight"].predict([row])[0])

@@ -24,7 +24,7 @@ from .test_endpoint import Slow
 def weigh(running: Running, first: int, last: int) -> None:
     """Measure some fish, and weigh them."""
     rows = [{**FISH[i % 6], "Fish_Id": i, "Length": 50.0 + i} for i in range(first, last)]
-    running.append("measured", [{name: one for name, one in row.items() if name != "Weight"} for row in rows])
+    running.append("measured", [{name: value for name, value in row.items() if name != "Weight"} for row in rows])
     running.append("weighed", [{"Fish_Id": row["Fish_Id"], "Weight": row["Length"] / 20} for row in rows])
     running.wait()
 
@@ -121,9 +121,9 @@ def test_two_who_ask_at_once_get_two_answers(tmp_path: Path) -> None:
             mine.close()
 
         threads = [threading.Thread(target=ask) for _ in range(6)]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join(20)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
         assert sorted(found) == [200] + [409] * 5
         assert running["weight"].version == 2

@@ -31,7 +31,7 @@ def events(text: str, *, key: Sequence[str] = ("id",), **types: pa.DataType) -> 
         before = pa.StructArray.from_arrays(
             [pa.array(old, records.schema.field(key[0]).type)],
             names=[key[0]],
-            mask=pa.array([one is None for one in old]),
+            mask=pa.array([item is None for item in old]),
         )
     unchanged = None
     if any("~" in row.values() for row in rows):

@@ -39,7 +39,7 @@ def batch_of(found: list[dict[str, Any]]) -> Batch:
         [None if row["was"] is None or row["op"] != "u" else {"a": row["was"], "b": row["b"]} for row in found],
         pa.struct([("a", pa.int64()), ("b", pa.string())]),
     )
-    unchanged = pa.array([list(sent(one)) for one in found], pa.list_(pa.string()))
+    unchanged = pa.array([list(sent(item)) for item in found], pa.list_(pa.string()))
     ops = np.array([OPS[row["op"]] for row in found], np.uint8)
     return Batch.of(pa.RecordBatch.from_pydict(columns), op=ops, before=before, unchanged=unchanged)
 
@@ -50,18 +50,18 @@ def sent(one: dict[str, Any]) -> tuple[str, ...]:
 
 
 def one_by_one(table: Table, found: list[dict[str, Any]]) -> None:
-    for one in found:
-        key = (one["a"], one["b"])
-        if one["op"] == "t":
+    for item in found:
+        key = (item["a"], item["b"])
+        if item["op"] == "t":
             table.clear()
             continue
-        if one["op"] == "u" and one["was"] is not None and one["was"] != one["a"]:
-            table.pop((one["was"], one["b"]), None)
-        if one["op"] == "d":
+        if item["op"] == "u" and item["was"] is not None and item["was"] != item["a"]:
+            table.pop((item["was"], item["b"]), None)
+        if item["op"] == "d":
             table.pop(key, None)
         else:
             row = table.setdefault(key, {"v": None, "w": None})
-            row.update({name: one[name] for name in ("v", "w") if name not in sent(one)})
+            row.update({name: item[name] for name in ("v", "w") if name not in sent(item)})
 
 
 def folded(table: Table, batch: Batch) -> None:

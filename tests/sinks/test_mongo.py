@@ -40,9 +40,9 @@ def test_a_collection_by_key_is_what_its_source_is(
     app, stream = app_on(tmp_path / "log")
     stream.to_mongo(mongo.uri, "sinks.out", key="id")
     app.run(until="caught-up")
-    found = [{name: value for name, value in one.items() if name != "_id"} for one in database["out"].find()]
+    found = [{name: value for name, value in item.items() if name != "_id"} for item in database["out"].find()]
     names = ("id", "x", "y")
-    assert sorted(tuple(one[name] for name in names if name in one) for one in found) == expected
+    assert sorted(tuple(item[name] for name in names if name in item) for item in found) == expected
     assert letters(tmp_path / "log") == []
 
 

@@ -67,7 +67,7 @@ def test_columns_become_folders(tmp_path: Path) -> None:
     # A folder's name is text to DuckDB, where it is no number and no day.
     expected = [(1, "Bream", "true"), (2, "../x y", "true"), (3, None, "false"), (4, "Bream", "true")]
     assert read(tmp_path / "out", "id, species, big", "id") == expected
-    folders = sorted(str(one.relative_to(tmp_path / "out")) for one in (tmp_path / "out").glob("species=*/big=*"))
+    folders = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").glob("species=*/big=*"))
     assert folders == ["species=..%2Fx%20y/big=true", "species=Bream/big=true",
                        "species=__HIVE_DEFAULT_PARTITION__/big=false"]  # fmt: skip
     (letter,) = letters(tmp_path / "log")

@@ -118,18 +118,18 @@ def test_operations_are_applied_and_what_they_refuse_is_said(dsn: str, query: An
         if 7 in ids:
             raise ValueError("no sevens")
         kept = [id_ for id_ in ids if id_ % 2]
-        return hr.Batch.of({"id": kept, "tens": [10 * one for one in kept]})
+        return hr.Batch.of({"id": kept, "tens": [10 * number for number in kept]})
 
     write(tmp_path / "log", hr.Batch.of({"id": list(range(10))}))
     app, stream = app_on(tmp_path / "log")
     stream.transform(chosen).to_table(dsn, "out", key="id").to_http("http://127.0.0.1:1/", name="unused", retries=0,
                                                                     backoff="1 ms")  # fmt: skip
     app.run(until="caught-up")
-    assert query("select * from out order by id") == [(one, 10 * one) for one in (1, 3, 5, 9)]
+    assert query("select * from out order by id") == [(item, 10 * item) for item in (1, 3, 5, 9)]
     found = [letter for letter in letters(tmp_path / "log") if letter.startswith("postgres:out")]
     assert found == ['postgres:out: ValueError: no sevens | {"id": 7}']
     sent = [json.loads(letter.partition(" | ")[2]) for letter in letters(tmp_path / "log") if "no answer" in letter]
-    assert sent == [{"id": one, "tens": 10 * one} for one in (1, 3, 5, 9)]
+    assert sent == [{"id": item, "tens": 10 * item} for item in (1, 3, 5, 9)]
 
 
 def test_a_filter_that_drops_everything_still_moves_the_position(dsn: str, query: Any, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_however_rows_come_the_table_is_the_same(sizes: list[int], data: st.Data
     with app.start() as running:
         for size in sizes:
             ids = data.draw(st.lists(st.integers(0, 5), min_size=size, max_size=size))
-            rows = [{"id": one, "n": count + number} for number, one in enumerate(ids)]
+            rows = [{"id": identifier, "n": count + number} for number, identifier in enumerate(ids)]
             count += size
             expected |= {row["id"]: row["n"] for row in rows}
             running.append("in", rows)

@@ -192,7 +192,7 @@ def test_values_of_every_type_come_back_the_same(dsn: str, query: Query, tmp_pat
         " and attnum > 1"
     )
     assert dict(types) == {name: one[2] for name, one in VALUES.items()}
-    expected = [one[3] for one in VALUES.values()]
+    expected = [item[3] for item in VALUES.values()]
     assert [list(row[1:]) for row in query("select * from out order by id")] == [
         expected,
         [None] * len(VALUES),
@@ -247,7 +247,7 @@ def test_rows_that_the_table_refuses_go_to_the_dead_letters_once(dsn: str, query
         app.run(until="caught-up")
     assert query("select * from out order by id") == [(1, "a", 4), (4, "g", 4)]
     found = letters(tmp_path / "log")
-    assert [one.partition(" | ")[2] for one in found] == [
+    assert [item.partition(" | ")[2] for item in found] == [
         '{"id": 2, "x": "no"}', '{"id": 3, "x": null}', '{"id": null, "x": "e"}', '{"id": 9999999999, "x": "f"}',
         '{"x": "h"}',
     ]  # fmt: skip

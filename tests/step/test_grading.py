@@ -301,7 +301,7 @@ def test_nothing_depends_on_how_rows_come_in_events(sizes: list[int], saved: int
     whole = run(task, initial_state(task), events(rows))
     sizes = [*sizes, *[len(rows)]]
     state, found = initial_state(task), {}
-    for number, event in enumerate(one for one in events(rows, sizes) if one.parts):
+    for number, event in enumerate(item for item in events(rows, sizes) if item.parts):
         if number % 6 == saved:
             state = load_state(task, {**dump_state(state)})
         for topic, batch in step(task, state, event):
@@ -509,7 +509,7 @@ DERIVED = ("above", "below", "outside", "drift", "means", "hopping", "medians", 
 
 def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows by position; columns of a model that is tried out are there in some events and NULL in others."""
-    found = [{name: one for name, one in row.items() if one is not None or "shadow" not in name} for row in rows]
+    found = [{name: value for name, value in row.items() if value is not None or "shadow" not in name} for row in rows]
     return sorted(found, key=lambda row: row["__lsn"])
 
 
@@ -591,7 +591,7 @@ def test_an_alarm_on_predictions_trains_at_once_however_rows_come(
     whole = run(task, initial_state(task), with_served(events(rows), task))
     sizes = [*sizes, *[len(rows)]]
     state, found = initial_state(task), {}
-    for number, event in enumerate(one for one in with_served(events(rows, sizes), task) if one.parts):
+    for number, event in enumerate(item for item in with_served(events(rows, sizes), task) if item.parts):
         if number % 6 == saved:
             state = load_state(task, {**dump_state(state)})
         for topic, batch in step(task, state, event):

@@ -26,7 +26,7 @@ NUMERIC = {"postgres.type": "numeric"}
 def event(columns: dict[str, Any], first: int = 0, *, ts_us: Any = None, numeric: str = "") -> Rows:
     """Rows of the topic «r», each a slice of its own; ``numeric`` names a column that is one without a scale."""
     rows = pa.RecordBatch.from_pydict(columns)
-    fields = [one.with_metadata(NUMERIC) if one.name == numeric else one for one in rows.schema]
+    fields = [field.with_metadata(NUMERIC) if field.name == numeric else field for field in rows.schema]
     rows = pa.RecordBatch.from_arrays(rows.columns, schema=pa.schema(fields))
     place = np.arange(first, first + rows.num_rows)
     times = place * 1_000_000 if ts_us is None else np.asarray(ts_us)
@@ -36,8 +36,8 @@ def event(columns: dict[str, Any], first: int = 0, *, ts_us: Any = None, numeric
 
 def run(task: Task, given: list[Rows], *, saved: bool = False) -> dict[str, list[dict[str, Any]]]:
     state, found = initial_state(task), {}
-    for one in given:
-        for topic, batch in step(task, state, one):
+    for item in given:
+        for topic, batch in step(task, state, item):
             columns = [values(batch.column(name)) for name in batch.column_names]
             rows = [dict(zip(batch.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
             found.setdefault(topic, []).extend(rows)
@@ -96,7 +96,7 @@ def test_rows_without_a_readable_time_are_dead_letters_and_the_others_are_in_win
     order = np.arange(len(at))
     task = flow(lambda r: r.window("1 min", time="at", lateness="800000 d").count().to("w"))
     rows = {"id": order, "at": at}
-    given = [event({name: one[i : i + 1] for name, one in rows.items()}, i) for i in order] if apart else [event(rows)]
+    given = [event({name: row[i : i + 1] for name, row in rows.items()}, i) for i in order] if apart else [event(rows)]
     found = run(task, given, saved=apart)
     assert len(refused(found)) == bad == found["rejected"][0]["rows"]
     assert all(reason.startswith("the time «at» is ") for reason in refused(found))
@@ -132,7 +132,7 @@ class Picky:
 
 def everything(r: Any) -> None:
     def doubled(batch: Batch) -> list[float]:
-        return [float(one) * 2 for one in batch.column("x").to_pylist()]
+        return [float(value) * 2 for value in batch.column("x").to_pylist()]
 
     r.window("1 min", time="at", by="g").mean("x").to("means")
     r.window(3, by="g").agg(a=hr.metrics.sum("x"), b=hr.metrics.max("x"), c=hr.metrics.std("x")).to("sums")
@@ -152,7 +152,7 @@ def test_the_same_rows_are_refused_however_they_come(sizes: list[int]) -> None:
         whole = run(task, [event(rows)])
         given, start = [], 0
         for size in [*sizes, n]:
-            part = {name: one.slice(start, size) for name, one in rows.items()}
+            part = {name: row.slice(start, size) for name, row in rows.items()}
             given += [event(part, start)] if len(part["id"]) else []
             start = min(start + size, n)
         # As text: NaN equals itself there.
@@ -256,7 +256,7 @@ def test_a_metric_that_fails_refuses_only_the_rows_at_fault(metric: Any, truths:
     found = graded(metric, truths)
     some = [row["id"] for row in found.get("g", [])]
     labelled = [i for i in good if truths[i] is not None]
-    assert [one for one in some if truths[one] is not None] == labelled
+    assert [item for item in some if truths[item] is not None] == labelled
     assert len(refused(found, "g")) == sum(truth is not None for truth in truths) - len(labelled)
 
 
@@ -299,7 +299,7 @@ def test_a_transform_that_fails_refuses_only_the_rows_at_fault(
     found = run(task, [event({"id": np.arange(5)})])
     assert [row["id"] for row in found.get("w", [])] == good
     assert len(refused(found)) == 5 - len(good)
-    assert all(reason in one for one in refused(found))
+    assert all(reason in item for item in refused(found))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class Table:
         return "u", self._told(old, row), dict(row)
 
     def delete(self, row: dict[str, Any]) -> Change:
-        self.rows = {key: one for key, one in self.rows.items() if one is not row}
+        self.rows = {key: value for key, value in self.rows.items() if value is not row}
         return "d", None, self._named(row)
 
     def _named(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def some_changes(table: Table, rng: random.Random) -> list[tuple[Change, dict[st
         table.keyed()
         return [(change, row)]
     if what < 0.9 and len(rows) > 1:
-        return swapped(table, row, rng.choice([one for one in rows if one is not row]), rng)
+        return swapped(table, row, rng.choice([item for item in rows if item is not row]), rng)
     if what < 0.97:
         found = [(table.delete(row), row)]
         if rng.random() < 0.6:
@@ -373,7 +373,7 @@ def test_a_value_that_was_not_sent_is_the_one_before() -> None:
         part(2, "u", [None, "b"], [None, None], [["k"], []]),
         part(3, "u", [None, None], [5.0, 6.0], [["k"], ["k"]]),
     ]
-    outputs = [one for event in events for one in step(task, state, event)]
+    outputs = [item for event in events for item in step(task, state, event)]
     assert [(topic, batch.num_rows) for topic, batch in outputs] == [("answers", 2), ("answers", 1)]
     assert learned(state) == [(0.0, 5.0), (0.0, 6.0)]
     assert state.counters.rejected == 0
@@ -426,7 +426,7 @@ def test_a_model_that_is_only_scored_is_scored_when_labels_come() -> None:
     changes: list[Change] = [("c", None, row(key, 1.0, None)) for key in (1, 2, 3)]
     changes += [("u", None, row(key, 1.0, float(key))) for key in (1, 2, 3, 3)]
     _, outputs = play(task, rows_of(changes), "default", [2])
-    assert [(one["rows"], one["mae"]) for one in outputs["m-metrics"]] == [(1, 1.0), (2, 1.5), (3, 2.0)]
+    assert [(output["rows"], output["mae"]) for output in outputs["m-metrics"]] == [(1, 1.0), (2, 1.5), (3, 2.0)]
 
 
 def test_a_state_that_knows_keys_only_goes_on() -> None:
@@ -464,7 +464,7 @@ def test_rows_that_wait_too_long_are_told_of(monkeypatch: pytest.MonkeyPatch) ->
     for sizes in ([1], [4], [100]):
         state, outputs = play(task, rows_of(changes), "default", sizes)
         assert learned(state) == [(2.0, 1.0), (14.0, 8.0)]
-        found.append([(one["__lsn"], one["reason"], one["row"]) for one in outputs["t.dlq"]])
+        found.append([(output["__lsn"], output["reason"], output["row"]) for output in outputs["t.dlq"]])
         assert len(outputs["answers"]) == 9  # a row that is not remembered is answered again
     assert found[0] == found[1] == found[2]
     assert [(lsn, json.loads(text)["u"]) for lsn, _, text in found[0]] == [(106, 1.0), (109, 4.0)]

@@ -63,8 +63,8 @@ class Picky:
         return {}
 
     def state(self) -> dict[str, Any]:
-        flat = [value for one in self.seen for value in one]
-        return {"flat": np.array(flat), "sizes": np.array([len(one) for one in self.seen], np.int64)}
+        flat = [value for item in self.seen for value in item]
+        return {"flat": np.array(flat), "sizes": np.array([len(item) for item in self.seen], np.int64)}
 
     def restore(self, state: dict[str, Any]) -> None:
         flat, self.broken = iter(state["flat"].tolist()), False
@@ -117,7 +117,7 @@ def column(values: list[Any], transactions: list[int] | None = None, **more: lis
     lsns = transactions or list(range(10, 10 * len(values) + 10, 10))
     index = [i - lsns.index(lsn) for i, lsn in enumerate(lsns)]
     columns = {"x": values if isinstance(values, pa.Array) else pa.array(values, pa.float64())}
-    columns |= {name: one if isinstance(one, pa.Array) else pa.array(one) for name, one in more.items()}
+    columns |= {name: value if isinstance(value, pa.Array) else pa.array(value) for name, value in more.items()}
     whole = Batch.of(columns, lsn=np.array(lsns, np.uint64), index=np.array(index))
     return [whole.slice(i, 1) for i in range(whole.num_rows)]
 
@@ -195,7 +195,7 @@ def test_the_same_rows_are_refused_however_they_come(
             key = [row for name, row in outputs if name == topic], [row for name, row in others if name == topic]
             assert sorted(map(str, key[0])) == sorted(map(str, key[1]))
     bad = [value for value, _ in drawn if value < 0]
-    learned = [value for one in state.learner.seen for value in one]  # type: ignore[union-attr]
+    learned = [value for item in state.learner.seen for value in item]  # type: ignore[union-attr]
     assert not bad or cut != Cut(transaction=True) or len(letters(outputs, "learn")) == len(bad)
     assert all(value > 0 and value != 4 for value in learned)
 
@@ -236,7 +236,7 @@ def _learners() -> dict[str, tuple[Any, str]]:
 def test_no_hostile_row_ends_a_step_and_no_answer_is_nan(name: str) -> None:
     learner, target = _learners()[name]
     ordinary = [float(i % 7) for i in range(40)]
-    values = ordinary + [value for one in HOSTILE for value in (one, 3.0)] + ordinary
+    values = ordinary + [value for item in HOSTILE for value in (item, 3.0)] + ordinary
     number = [value * 2 + 1 for value in values]
     label = [int(i % 3 == 0) for i in range(len(values))]
     rows = column(values, number=number, label=label, other=[1.0] * len(values))
@@ -337,7 +337,7 @@ def test_a_target_of_any_type_is_learned_by_its_value_or_refused(name: str, clas
 
 
 def test_a_numeric_without_a_scale_is_a_number() -> None:
-    (plain,) = [Batch(pa.concat_batches([one.records for one in column([1.0] * 5, [10] * 5)]))]
+    (plain,) = [Batch(pa.concat_batches([batch.records for batch in column([1.0] * 5, [10] * 5)]))]
     texts = pa.array(["1.5", "NaN", "Infinity", "1" + "0" * 400, "2"])
     field = pa.field("y", pa.string(), metadata={b"postgres.type": b"numeric"})
     whole = Batch(plain.records.append_column(field, texts))

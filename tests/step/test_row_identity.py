@@ -58,7 +58,7 @@ def test_values_are_told_apart_wherever_they_stand(kind: str) -> None:
 
 def test_numbers_have_one_hash_whatever_their_type() -> None:
     whole = [hashed(pa.array([0, 7, -3], kind)) for kind in (pa.int8(), pa.int64(), pa.float32(), pa.float64())]
-    assert all((one == whole[0]).all() for one in whole)
+    assert all((item == whole[0]).all() for item in whole)
     assert hashed(pa.array([-0.0])) == hashed(pa.array([0]))
     both = hashes([pa.array([1, 2]), pa.array([2, 1])])
     assert both[0] != both[1]

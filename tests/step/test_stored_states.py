@@ -245,7 +245,8 @@ def operators() -> Scenario:
 
 
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
-    one.__name__: one for one in (open_transaction, pieces, rollback, words, challenger, training, trained, operators)
+    piece.__name__: piece
+    for piece in (open_transaction, pieces, rollback, words, challenger, training, trained, operators)
 }
 
 

@@ -82,7 +82,7 @@ def test_the_example_builds_a_plan(path: Path) -> None:
     (model,) = plan.models
     assert (model.name, str(model.cut)) == ("species", "32 rows")
     assert [stream.topic for stream in model.learn] == ["flink.public.iris_train"]
-    assert [one.stream.topic for one in model.predict] == ["flink.public.iris_test"]
+    assert [predicted.stream.topic for predicted in model.predict] == ["flink.public.iris_test"]
     assert [output.topic for output in model.outputs] == ["iris_predictions"]
     assert "species" in str(plan)
 
@@ -236,8 +236,8 @@ def test_the_tree_in_the_architecture_is_the_tree_on_disk() -> None:
     tree = (ROOT / "ARCHITECTURE.md").read_text().partition("```text\nsrc/headrace/\n")[2].partition("```")[0]
     drawn = set(re.findall(r"^  ([\w]+(?:\.py|/))", tree, re.MULTILINE))
     package = ROOT / "src" / "headrace"
-    there = {f"{one.name}/" for one in package.iterdir() if one.is_dir() and one.name != "__pycache__"}
-    there |= {one.name for one in package.glob("*.py")}
+    there = {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    there |= {path.name for path in package.glob("*.py")}
     assert drawn == there
 
 

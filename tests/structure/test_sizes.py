@@ -59,8 +59,14 @@ def test_classes_are_narrow() -> None:
     wide = []
     for path, node in nodes(ast.ClassDef):
         assert isinstance(node, ast.ClassDef)
-        methods = [one.name for one in node.body if isinstance(one, Function) and not one.name.startswith("_")]
-        properties = {one.name for one in node.body if isinstance(one, Function) and is_property(one)}
+        methods = [
+            statement.name
+            for statement in node.body
+            if isinstance(statement, Function) and not statement.name.startswith("_")
+        ]
+        properties = {
+            statement.name for statement in node.body if isinstance(statement, Function) and is_property(statement)
+        }
         public = [name for name in methods if name not in properties]
         if len(public) > PUBLIC_METHODS and node.name not in FLUENT:
             wide.append(f"{path} {node.name}: {len(public)}")
@@ -68,7 +74,7 @@ def test_classes_are_narrow() -> None:
 
 
 def is_property(node: Function) -> bool:
-    return any(getattr(one, "id", "") == "property" for one in node.decorator_list)
+    return any(getattr(decorator, "id", "") == "property" for decorator in node.decorator_list)
 
 
 def test_there_are_no_loose_ends() -> None:

@@ -60,14 +60,14 @@ def maven() -> str:
 def test_two_processes_fetch_once(maven: str, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counting(tmp_path / "bin", maven, monkeypatch)
     both = [subprocess.Popen([sys.executable, "-c", ASK], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [one.communicate(timeout=200)[0].strip() for one in both]
-    if any(one.returncode for one in both):
+    said = [process.communicate(timeout=200)[0].strip() for process in both]
+    if any(process.returncode for process in both):
         pytest.skip("Maven gets nothing now")
     assert said == [str(place(NAME))] * 2
     assert len(calls.read_text().splitlines()) == 1
     assert list(place(NAME).glob("debezium-connector-postgres/*.jar"))
     # Nothing half-done is left beside it.
-    assert [one.name for one in empty.iterdir() if one.is_dir()] == [place(NAME).name]
+    assert [path.name for path in empty.iterdir() if path.is_dir()] == [place(NAME).name]
 
 
 def test_what_a_killed_process_left_is_swept(maven: str, empty: Path) -> None:

@@ -355,7 +355,7 @@ def ids(broker: KafkaBroker, topic: str) -> list[int]:
     try:
         _, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)
         consumer.assign([TopicPartition(topic, 0, 0)])
-        return [json.loads(one.value())["payload"]["after"]["id"] for one in consumer.consume(high, timeout=10)]
+        return [json.loads(item.value())["payload"]["after"]["id"] for item in consumer.consume(high, timeout=10)]
     finally:
         consumer.close()
 

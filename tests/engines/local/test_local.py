@@ -125,7 +125,7 @@ def test_a_clean_stop_leaves_no_steps_to_repeat(cut: Cut) -> None:
 def test_a_recovery_is_bounded_by_time_where_states_are_large() -> None:
     log, source = MemoryLog(), ScriptedSource("db")
     made = engine(log, source, Cut(transaction=True), Slow())  # type: ignore[arg-type]  # a clock of its own kind
-    (runner,) = [one for one in made.runners if one.task.name == "m"]
+    (runner,) = [item for item in made.runners if item.task.name == "m"]
     feed(source, 1)
     rounds(made, 3)
     runner.progress.size = 1 << 40
