@@ -59,13 +59,14 @@ class ReadOptions:
     until: Literal["caught-up"] | None = None
 
     def __post_init__(self) -> None:
+        idle = self.idle
         if self.until not in (None, "caught-up"):
             raise DeclarationError(f"until={self.until!r}", advice='Give "caught-up" or nothing.')
         start = self.start
         if start not in ("earliest", "latest") and (isinstance(start, bool | str) or start < 0):
             raise DeclarationError(f"start={start!r}", advice='Give "earliest", "latest" or an offset.')
         _count("epochs", self.epochs)
-        if self.epochs > 1 and self.live and self.idle is None:
+        if self.epochs > 1 and self.live and idle is None:
             raise DeclarationError(
                 f"epochs={self.epochs} of rows that never end",
                 advice='Say where the first ends: until="caught-up", or idle_timeout="9 s".',
