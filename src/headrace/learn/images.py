@@ -185,15 +185,19 @@ def _listed(array: pa.Array, column: str, reasons: dict[int, str]) -> pa.Array:
         return pa.nulls(len(array), pa.list_(pa.float32()))
     if pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
         array = array.cast(pa.list_(kind.value_type))
-    items = array.flatten()
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     try:
-        items = items.cast(pa.float32(), safe=False)
+        items = array.flatten().cast(pa.float32(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         # One element that is no number: the rows are looked at one by one.
         return _parsed(pa.array([_text_of(value) for value in values(array)], pa.string()), column, reasons)
-    return pa.ListArray.from_arrays(offsets, items, mask=array.is_null())
+    return _as_lists(array, items, array.is_null())
+
+
+def _as_lists(lists: pa.Array, items: pa.Array, nulls: pa.Array) -> pa.Array:
+    """Return lists as long as others, of other items."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, items, mask=nulls)
 
 
 def _text_of(items: list[Any] | None) -> str | None:
@@ -213,9 +217,7 @@ def _plainly(array: pa.Array) -> pa.Array | None:
         numbers = parts.flatten().cast(pa.float32())
     except pa.ArrowInvalid:
         return None
-    lengths = pc.fill_null(pc.list_value_length(parts), 0).to_numpy(zero_copy_only=False)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, numbers, mask=array.is_null())
+    return _as_lists(parts, numbers, array.is_null())
 
 
 def _parsed(array: pa.Array, column: str, reasons: dict[int, str]) -> pa.Array:
@@ -232,9 +234,7 @@ def _parsed(array: pa.Array, column: str, reasons: dict[int, str]) -> pa.Array:
     parts = pc.split_pattern(pc.if_else(pc.equal(inside, ""), pa.scalar(None, pa.string()), inside), ",")
     items = pc.utf8_trim(parts.flatten(), characters=" \t\r\n")
     items = pc.if_else(pc.is_in(items, pa.array(["NULL", "null"])), pa.scalar(None, pa.string()), items)
-    lengths = pc.fill_null(pc.list_value_length(parts), 0).to_numpy(zero_copy_only=False)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, items.cast(pa.float32()), mask=pc.invert(well))
+    return _as_lists(parts, items.cast(pa.float32()), pc.invert(well))
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -19,11 +19,13 @@ import pyarrow as pa
 from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.learn.base import width_of
+from headrace.learn.category import new_words
+from headrace.learn.features import Features, growing, unsized
 from headrace.learn.handover import Block, Handover
 from headrace.plan.operators import StreamPlan
 from headrace.plan.task import ModelTask
 from headrace.step.events import Tick
-from headrace.step.model_version import ModelVersion, VersionChange, VersionEnd
+from headrace.step.model_version import ModelVersion, VersionChange, VersionEnd, Vocabulary
 from headrace.step.state import OpenBatch, Samples, State
 
 PIECE_ROWS = 100_000
@@ -97,6 +99,39 @@ def oldest_kept(task: ModelTask, state: State) -> dict[str, int]:
             if len(mine):
                 found[stream.topic] = min(found.get(stream.topic, int(mine.min())), int(mine.min()))
     return found
+
+
+def see(features: Features, vocabulary: Vocabulary, found: Sequence[tuple[Batch, Ints]]) -> dict[str, Ints]:
+    """Give what rows to learn show for the first time its columns, in the rows' order.
+
+    Args:
+        found: rows, and the place of each.
+
+    Returns:
+        Category -> places of the rows that showed its new words.
+    """
+    first: dict[str, dict[str, int]] = {}
+    sized: dict[str, list[tuple[int, int]]] = {}
+    for batch, order in found:
+        for vector in unsized(features):
+            if vector.column in batch.schema.names and vector.column not in vocabulary.sizes:
+                size = vector.sized(batch.column(vector.column))
+                if size is not None:
+                    sized.setdefault(vector.column, []).append((int(order[size[0]]), size[1]))
+        for word in growing(features):
+            if word.column in batch.schema.names:
+                seen = first.setdefault(word.column, {})
+                known = vocabulary.words.setdefault(word.column, list(word.words))
+                for text, row in new_words(known, batch.column(word.column)):
+                    seen[text] = min(seen.get(text, int(order[row])), int(order[row]))
+    vocabulary.sizes |= {column: min(places)[1] for column, places in sized.items()}
+    births: dict[str, Ints] = {}
+    for word in growing(features):
+        table = vocabulary.words.setdefault(word.column, list(word.words))
+        came = sorted(first.get(word.column, {}).items(), key=lambda item: item[1])[: word.width - len(table)]
+        table += [text for text, _ in came]
+        births[word.column] = np.array([place for _, place in came], np.int64)
+    return births
 
 
 def joined(parts: list[Examples]) -> Examples:

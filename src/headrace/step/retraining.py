@@ -25,8 +25,7 @@ from headrace.errors import HeadraceError
 from headrace.faults import fault
 from headrace.grade.metrics import Metric
 from headrace.learn.base import Learner, offers_fit
-from headrace.learn.category import new_words
-from headrace.learn.features import Matrix, growing, matrix, resolved, targets_of, unsized
+from headrace.learn.features import Matrix, matrix, resolved, targets_of
 from headrace.learn.handover import concerns_the_whole, holds
 from headrace.learn.state import dump_state, load_state
 from headrace.plain_values import json_texts, united, values, whole
@@ -36,7 +35,7 @@ from headrace.position import Position
 from headrace.registry.versions import ranges_of
 from headrace.step.events import Merged, Train
 from headrace.step.labels import unsent
-from headrace.step.learning import Fresh, Reader, end_version
+from headrace.step.learning import Fresh, Reader, end_version, see
 from headrace.step.model_version import Challenger, ModelVersion, VersionChange, Vocabulary
 from headrace.step.operators import Raised
 from headrace.step.predictions import predict_rows
@@ -378,7 +377,7 @@ def _train(
         if target not in rows.schema.names:
             raise HeadraceError(f"the rows to train on have no column «{target}»")
         rows = rows.filter(np.asarray(rows.column(target).is_valid()))
-    _see(task, rows, words, sizes)
+    see(task.features, Vocabulary(words, sizes), [(rows, np.arange(rows.num_rows))])
     found = matrix(rows, resolved(task.features, words, sizes, refuse=True), task.target, missing=task.missing)
     valid, reasons, y = found.valid, found.reasons, None
     if task.target is not None:
@@ -473,20 +472,6 @@ def fitted_without_bad(
     if found is None or others:
         raise failure[0]
     return found, bad
-
-
-def _see(task: ModelTask, rows: Batch, words: dict[str, list[str]], sizes: dict[str, int]) -> None:
-    """Give what the rows show for the first time its columns."""
-    for category in growing(task.features):
-        if category.column in rows.schema.names:
-            table = words.setdefault(category.column, list(category.words))
-            fresh = [text for text, _ in new_words(table, rows.column(category.column))]
-            table += fresh[: category.width - len(table)]
-    for vector in unsized(task.features):
-        if vector.column in rows.schema.names and vector.column not in sizes:
-            found = vector.sized(rows.column(vector.column))
-            if found is not None:
-                sizes[vector.column] = found[1]
 
 
 def _gated(

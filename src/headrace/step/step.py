@@ -12,7 +12,7 @@ how rows were grouped into events: the same rows and ticks give the same outputs
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,7 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, inserted
 from headrace.learn.base import pinned, width_of
-from headrace.learn.category import new_words
-from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, growing, matrix, resolved, targets_of, unsized
+from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, matrix, resolved, targets_of
 from headrace.plain_values import value, whole
 from headrace.plan.task import (
     PREDICTION_COLUMNS,
@@ -50,6 +49,7 @@ from headrace.step.learning import (
     joined,
     origins,
     origins_of_graded,
+    see,
     tick,
 )
 from headrace.step.operator_run import OperatorRun, challenger, operator_step, time_passed
@@ -315,7 +315,7 @@ class _ModelStep:
         if self.operators is not None:
             fresh += [(GRADED, batch) for batch in self._graded(self.operators)]
         if depend_on_the_log(self.task.features):
-            self._look(batch for _, batch in fresh)
+            self.births = see(self.task.features, self.state.vocabulary, [(rows, order_of(rows)) for _, rows in fresh])
         return joined([self._accept(number, batch) for number, batch in fresh])
 
     def _graded(self, operators: OperatorRun) -> Iterator[Batch]:
@@ -379,30 +379,6 @@ class _ModelStep:
         columns = {name: whole(kept.column(name)) for name in kept.column_names}
         batch = rows_at(self.merged, columns, place, self.merged.ts_us[place])
         self._refuse(topic, batch, [NO_LABEL.format(limit=row_identity.LIMIT)] * len(numbers), "learn")
-
-    def _look(self, batches: Iterable[Batch]) -> None:
-        """Give words that rows to learn show for the first time their columns, in the rows' order."""
-        state = self.state
-        first: dict[str, dict[str, int]] = {}
-        sized: dict[str, list[tuple[int, int]]] = {}
-        for batch in batches:
-            order = order_of(batch)
-            for vector in unsized(self.task.features):
-                if vector.column in batch.schema.names and vector.column not in state.vocabulary.sizes:
-                    found = vector.sized(batch.column(vector.column))
-                    if found is not None:
-                        sized.setdefault(vector.column, []).append((int(order[found[0]]), found[1]))
-            for word in growing(self.task.features):
-                if word.column in batch.schema.names:
-                    seen = first.setdefault(word.column, {})
-                    for text, row in new_words(state.vocabulary.words[word.column], batch.column(word.column)):
-                        seen[text] = min(seen.get(text, int(order[row])), int(order[row]))
-        state.vocabulary.sizes |= {column: min(found)[1] for column, found in sized.items()}
-        for word in growing(self.task.features):
-            table = state.vocabulary.words[word.column]
-            came = sorted(first.get(word.column, {}).items(), key=lambda item: item[1])[: word.width - len(table)]
-            table += [text for text, _ in came]
-            self.births[word.column] = np.array([place for _, place in came], np.int64)
 
     def _accept(self, number: int, batch: Batch) -> Examples:
         """Return the rows of a batch that can be learned; refuse the others."""
