@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,11 +92,7 @@ def _name_of(metric: Any) -> str:
     own = getattr(metric, "__name__", None) or type(metric).__name__
     aliases = {"MAE": "mae", "MSE": "mse", "RMSE": "rmse", "R2": "r2", "Accuracy": "accuracy", "MacroF1": "macro_f1"}
     found = {"accuracy_score": "accuracy", "mean_absolute_error": "mae", "mean_squared_error": "mse", "r2_score": "r2"}
-    return aliases.get(own) or found.get(own) or _snake(own)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+    return aliases.get(own) or found.get(own) or re.sub(r"(?<!^)([A-Z])", r"_\1", own).lower()
 
 
 class Scores:

@@ -52,13 +52,9 @@ def flush() -> None:
         provider.force_flush()
 
 
-def request_span(traced: Any, request: Request, route: str) -> AbstractContextManager[Any]:
-    """The span of a request, inside the caller's own where its headers name one; nothing without a tracer."""
-    return nullcontext() if traced is None else _span(traced, request, route)
-
-
 @contextmanager
-def _span(traced: Any, request: Request, route: str) -> Iterator[Any]:
+def request_span(traced: Any, request: Request, route: str) -> Iterator[Any]:
+    """The span of a request, inside the caller's own where its headers name one."""
     from opentelemetry.propagate import extract
     from opentelemetry.trace import SpanKind
 

@@ -623,15 +623,11 @@ def _together(columns: Mapping[str, pa.Array], n: int) -> dict[str, Hashes]:
     found: dict[str, Hashes] = {}
     for name, array in columns.items():
         values = hashed(array)
-        if _may_be_unsent(array.type):
+        if not pa.types.is_primitive(array.type) and not pa.types.is_decimal(array.type):  # it may be unsent
             found[name] = nonzero(values)
         else:
             fixed += _salted(values, name)
     return {**found, "": nonzero(fixed)}
-
-
-def _may_be_unsent(kind: pa.DataType) -> bool:
-    return not pa.types.is_primitive(kind) and not pa.types.is_decimal(kind)
 
 
 def _salted(values: Hashes, name: str) -> Hashes:
@@ -681,7 +677,7 @@ class Memory:
         for topic, rows in self.rows.items():
             numbers, truncated = rows.ended()
             for name, late in self.late.items():
-                if _topic_of(name) == topic:
+                if name.split(":", 2)[2] == topic:
                     if truncated:
                         late.end_all(truncated)
                     if len(numbers):
@@ -726,7 +722,3 @@ def named(use: str, topics: Sequence[str], number: int) -> str:
     'learn:1:a'
     """
     return f"{use}:{topics[:number].count(topics[number])}:{topics[number]}"
-
-
-def _topic_of(name: str) -> str:
-    return name.split(":", 2)[2]

@@ -23,7 +23,6 @@ from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.errors import HeadraceError
 from headrace.faults import fault
-from headrace.grade.metrics import Metric
 from headrace.learn.base import Learner, offers_fit
 from headrace.learn.features import Matrix, matrix, resolved, targets_of
 from headrace.learn.handover import concerns_the_whole, holds
@@ -221,7 +220,8 @@ def _decide(task: ModelTask, state: State, position: Position, at_us: int) -> Li
     assert task.retrain is not None and challenger is not None
     line: Line = {"by": None, "cause": None, "place": (position.lsn, position.index, at_us)}
     old, new = (math.fsum(each) / len(each) for each in zip(*challenger.errors, strict=True))
-    metric = _metric(task)
+    # What the model's predictions are graded by.
+    metric = next((metric for node in task.nodes if (metric := node.operator.metric) is not None), None)
     better = new >= old if metric is not None and metric.greater_is_better else new <= old
     about: Line = {"metric": metric.name if metric else None, "old_score": old, "new_score": new}
     if better:
@@ -230,11 +230,6 @@ def _decide(task: ModelTask, state: State, position: Position, at_us: int) -> Li
     state.challenger = None
     told = {**challenger.change.training, **about, "status": "worse", "reason": reason}
     return _line(task, state, {**line, **about}, told)
-
-
-def _metric(task: ModelTask) -> Metric | None:
-    """Return what the model's predictions are graded by."""
-    return next((metric for node in task.nodes if (metric := node.operator.metric) is not None), None)
 
 
 def _promote(task: ModelTask, state: State, challenger: Challenger, position: Position, line: Line) -> Line:

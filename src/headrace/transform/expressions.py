@@ -46,7 +46,8 @@ class Text:
         for literal, field, _, _ in string.Formatter().parse(self.template):
             parts.append(pa.scalar(literal))
             if field == "features" and field not in batch.column_names:
-                parts.append(_bracketed([_as_text(batch.column(name)) for name in features]))
+                listed = _join([_as_text(batch.column(name)) for name in features], ", ")
+                parts.append(_join([pa.scalar("["), listed, pa.scalar("]")], ""))
             elif field is not None:
                 parts.append(_as_text(batch.column(field)))
         if not any(isinstance(part, pa.Array) for part in parts):
@@ -135,10 +136,6 @@ def _as_text(array: pa.Array) -> pa.Array:
     if pa.types.is_nested(array.type) and not pa.types.is_dictionary(array.type):
         return pc.fill_null(pa.array(texts(array), pa.string()), "null")
     return pc.fill_null(cast_texts(array, as_before=True), "null")
-
-
-def _bracketed(columns: Sequence[pa.Array]) -> pa.Array:
-    return _join([pa.scalar("["), _join(list(columns), ", "), pa.scalar("]")], "")
 
 
 def _join(parts: Sequence[Any], separator: str) -> pa.Array:

@@ -64,9 +64,10 @@ class Show(View):
         for after, _ in self.rounds:
             table.add_column(after.replace("_", " "), no_wrap=True)
         for i, row in enumerate(self.test):
+            label = row["iris_class"]
             measures = ", ".join(str(row[name]) for name in MEASURES)
-            cells = [_verdict(clusters[i], names.get(clusters[i]), row["iris_class"]) for _, clusters in self.rounds]
-            table.add_row(f"[{measures}]".replace("[", r"\["), _species(row["iris_class"]), *cells)
+            cells = [_verdict(clusters[i], names.get(clusters[i]), label) for _, clusters in self.rounds]
+            table.add_row(f"[{measures}]".replace("[", r"\["), f"{label} {SPECIES.get(label, '')}".strip(), *cells)
         return table
 
 
@@ -74,10 +75,6 @@ def _verdict(cluster: int, label: int | None, truth: int) -> str:
     if label is None:
         return str(cluster)
     return f"[green]{label} ✓[/]" if label == truth else f"[red]{label} ✗[/]"
-
-
-def _species(label: int) -> str:
-    return f"{label} {SPECIES.get(label, '')}".strip()
 
 
 def play(options: Options, *, show: bool = True, console: Console | None = None) -> dict[str, Any]:

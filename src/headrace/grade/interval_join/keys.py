@@ -79,7 +79,7 @@ def converter(field: pa.Field) -> Convert | None:
     declared = (field.metadata or {}).get(b"postgres.type", b"")
     if declared.startswith(b"numeric") and pa.types.is_string(field.type):
         return _number
-    return _unpadded if declared.startswith((b"character(", b"bpchar")) else None
+    return (lambda text: text.rstrip(" ")) if declared.startswith((b"character(", b"bpchar")) else None
 
 
 def _number(text: str) -> Any:
@@ -88,10 +88,6 @@ def _number(text: str) -> Any:
         return ("numeric", plain) if len(plain) > _DIGITS else plain_values.number_key(Decimal(plain))
     except InvalidOperation:
         return plain
-
-
-def _unpadded(text: str) -> str:
-    return text.rstrip(" ")
 
 
 def matching_keys(columns: Sequence[tuple[pa.Field, pa.Array]]) -> list[Any]:

@@ -271,7 +271,8 @@ def described(model: Any) -> Any:
     """Return the architecture, without weights and without the layers' names. Functions are named, not compared."""
     layers = [model, *model._flatten_layers(include_self=False), *getattr(model, "operations", ())]
     known = {layer.name for layer in layers}
-    config = {"class": class_name(model), "config": model.get_config(), "trainable": _trainable(model)}
+    trainable = [bool(variable.trainable) for variable in model.weights]
+    config = {"class": class_name(model), "config": model.get_config(), "trainable": trainable}
     return _numbered(_values(config), known, {})
 
 
@@ -289,10 +290,6 @@ def described_loss(loss: Any) -> Any:
     own = {} if fn is None else {"fn": _values(fn), **_values(getattr(loss, "_fn_kwargs", {}))}
     config = {} if fn is not None else {key: option for key, option in loss.get_config().items() if key != "name"}
     return _values({"class": class_name(loss), "reduction": loss.reduction, **config, **own})
-
-
-def _trainable(model: Any) -> list[bool]:
-    return [bool(variable.trainable) for variable in model.weights]
 
 
 def _values(value: Any) -> Any:

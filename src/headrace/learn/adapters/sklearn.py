@@ -107,10 +107,6 @@ class SklearnLearner(Estimator):
 
         return SklearnLearner(clone(self._estimator), classes=self.classes)
 
-    @property
-    def _target_dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float64) if self.classes is None else self.classes.dtype
-
     def learn(self, X: Array, y: Array | None = None, sample_weight: Array | None = None) -> None:
         """Call ``partial_fit`` of each step; an empty batch changes nothing.
 
@@ -173,7 +169,8 @@ class SklearnLearner(Estimator):
             raise LearnError(f"{type(self._steps[-1]).__name__} has learned nothing yet")
         X = self._checked(X)
         if not len(X):
-            return np.empty(0, np.int64 if self._kind == "clusterer" else self._target_dtype)
+            number = np.int64 if self._kind == "clusterer" else np.float64
+            return np.empty(0, number if self.classes is None else self.classes.dtype)
         with one_thread():
             for step in self._steps[:-1]:
                 X = step.transform(X)
