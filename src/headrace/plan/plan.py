@@ -69,6 +69,11 @@ class SourcePlan:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""
         return any(re.fullmatch(pattern, table, re.IGNORECASE) for pattern in self.tables)
 
+    def captures(self, topic: str) -> bool:
+        """Return whether a topic is one of its captured tables'."""
+        table = topic.removeprefix(f"{self.prefix}.")
+        return table != topic and self.matches(table)
+
     @property
     def where(self) -> str:
         """The database, without user and password."""
@@ -361,10 +366,10 @@ def _check_output(plan: Plan, output: OutputPlan) -> None:
     if topic.startswith(INTERNAL) or topic.endswith(".dlq"):
         raise DeclarationError(f"the topic name «{topic}» is Headrace's own", advice="Choose another name.")
     for source in plan.sources:
-        table = topic.removeprefix(f"{source.prefix}.")
-        if table != topic and source.matches(table):
+        if source.captures(topic):
             raise DeclarationError(
-                f"the topic «{topic}» is where source «{source.prefix}» writes the table {table}",
+                f"the topic «{topic}» is where source «{source.prefix}» writes the table "
+                f"{topic.removeprefix(f'{source.prefix}.')}",
                 advice="Choose another name.",
             )
     for topics in plan.topics:
