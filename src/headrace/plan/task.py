@@ -18,8 +18,8 @@ from headrace.grade.scores import ScoreSpec
 from headrace.learn.base import Learner, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import Feature, Features, column_of
-from headrace.plan.fingerprint import chain_of
 from headrace.learn.images import Image, Vector
+from headrace.plan.fingerprint import chain_of
 from headrace.plan.operators import Initial, Node, RetrainPlan, topics_of
 from headrace.plan.operators import OutputPlan as OutputPlan
 from headrace.plan.operators import StreamPlan as StreamPlan
