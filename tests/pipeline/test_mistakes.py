@@ -6,6 +6,9 @@ command line, in files and in the environment.
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from sklearn.linear_model import SGDClassifier, SGDRegressor
 from tests.databases import Database, fresh_database
 
 import headrace as hr
+from headrace.cli.main import main
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.testing.servers import PostgresServer
 
@@ -474,3 +478,273 @@ def test_a_mistake_in_columns_is_refused_before_anything_runs(mistake: str, shop
     assert refused.value.exit_code == 2
     assert not (tmp_path / "shop.headrace").exists()
     assert shop.execute("select slot_name from pg_replication_slots where database = current_database()") == []
+
+
+# -- rows that come later ---------------------------------------------------------------------------------------------
+
+
+def test_a_topic_without_rows_is_checked_at_its_first(caplog: pytest.LogCaptureFixture) -> None:
+    made = app()
+    events = made.topic("events", append=True)
+    kmeans(made, features=["amout", "name"]).learn(events)
+    events.window(2).mean("amout").to("windows")
+    events.filter(pc.field("amount") > 1).to("large")
+    with made.start() as running:
+        assert caplog.messages == [text for text in caplog.messages if "amout" not in text]
+        running.append("events", [{"amount": 1.5, "name": "a"}, {"amount": 2.5, "name": "b"}])
+        running.wait(timeout=30)
+        running.append("events", [{"amount": 3.5, "name": "c"}])
+        running.wait(timeout=30)
+    said = [text for text in caplog.messages if "rows to come may be others" in text]
+    assert len(said) == 2
+    assert "the model «m» wants the column «amout», which events does not have (did you mean «amount»?)" in said[0]
+    assert "Its columns are: amount, name" in said[0]
+    assert "mean(…) of a window wants the column «amout»" in said[1]
+
+
+def test_a_topic_with_rows_is_checked_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = tmp_path / "events.headrace"
+
+    def made(feature: str, *, append: bool) -> hr.App:
+        app = hr.App("events", log=log)
+        app.model(feature, hr.KMeans(k=2), features=[feature]).learn(app.topic("events", append=append))
+        return app
+
+    with made("amount", append=True).start() as running:
+        running.append("events", [{"amount": 1.5, "name": "a"}])
+        running.append("events", [{"amount": 2, "name": "b"}])
+        running.wait(timeout=30)
+    # Nobody brings rows while it runs: what is not there does not come.
+    with pytest.raises(DeclarationError, match=r"(?s)«name» is text, not a number.*hr.category"):
+        made("name", append=False).run(until="caught-up")
+    with pytest.raises(DeclarationError, match=r"«amout», which events does not have .did you mean «amount»"):
+        made("amout", append=False).run(until="caught-up")
+    # The program itself appends: rows to come may have it.
+    caplog.clear()
+    with made("amout", append=True).start() as running:
+        assert any("did you mean «amount»?" in text and "may be others" in text for text in caplog.messages)
+        running.append("events", [{"amount": 1.5, "name": "a", "amout": 1.0}])
+        running.wait(timeout=30)
+        assert running["amout"].learned == 1
+
+
+def test_a_function_may_fail_without_rows(tmp_path: Path) -> None:
+    made = app()
+    events = made.topic("events", append=True).with_columns(share=lambda batch: [1 / batch.num_rows] * batch.num_rows)
+    kmeans(made, features=lambda batch: batch.column("x").to_numpy() / batch.column("x")[0].as_py()).learn(events)
+    with made.start() as running:
+        running.append("events", [{"x": 1.5}])
+        running.wait(timeout=30)
+        assert (running["m"].learned, running.dead_letters) == (1, {})
+
+
+# -- dead letters -----------------------------------------------------------------------------------------------------
+
+LETTERS = """
+import headrace as hr
+
+app = hr.App("shop", log="shop.headrace")
+db = app.postgres({dsn!r}, tables=r"public\\.orders")
+model = app.model("m", hr.LinearRegression(), features=["price"], target="took")
+model.learn(db["public.orders"])
+"""
+
+
+@pytest.fixture
+def rows(shop: Database) -> Iterator[Database]:
+    shop.execute("insert into orders (id, price, took) values (1, null, 1), (2, null, 2), (3, 1, 1), (4, 'NaN', 1)")
+    try:
+        yield shop
+    finally:
+        shop.drop_slots()
+        shop.execute("delete from orders")
+        for (name,) in shop.execute("select pubname from pg_publication"):
+            shop.execute(f'drop publication "{name}"')
+
+
+def test_the_first_dead_letter_of_each_kind_is_said_at_once(
+    rows: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "shop.headrace"
+    made = Shop(rows.dsn, log)
+    made.model(features=["price"]).learn(made.orders)
+    with made.app.start() as running:
+        running.wait(timeout=30)
+        said = [text for text in caplog.messages if "dead letters" in text]
+        assert [text.partition(": ")[2].partition(" · ")[0] for text in said] == [
+            "the feature «price» is NULL",
+            "the feature «price» is nan",
+        ]
+        assert "a row of shop.public.orders went to the dead letters (learn)" in said[0]
+        assert f"headrace topics cat shop.public.orders.dlq --log {log}" in said[0]
+        assert running.dead_letters == {"shop.public.orders.dlq": 3}
+        rows.execute("insert into orders (id, price, took) values (5, null, 1)")
+        running.wait(timeout=30)
+        assert running.dead_letters == {"shop.public.orders.dlq": 4}
+        assert len([text for text in caplog.messages if "dead letters" in text]) == 2
+    # Those of an earlier run are none of this one's.
+    made = Shop(rows.dsn, log)
+    made.model(features=["price"]).learn(made.orders)
+    made.app.run(until="caught-up", strict=True)
+    rows.execute("insert into orders (id, price, took) values (6, null, 1)")
+    made = Shop(rows.dsn, log)
+    made.model(features=["price"]).learn(made.orders)
+    with pytest.raises(HeadraceError, match=r"1 row went to dead letters: 1 in shop.public.orders.dlq") as refused:
+        made.app.run(until="caught-up", strict=True)
+    assert "headrace topics cat shop.public.orders.dlq --log" in str(refused.value)
+
+
+def test_headrace_run_ends_with_its_dead_letters(rows: Database, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(LETTERS.format(dsn=rows.dsn))
+    code, words = command("run", "shop.py", "--until-caught-up")
+    assert code == 0, words
+    last = words.strip().splitlines()[-1]
+    assert "3 rows went to dead letters: 3 in shop.public.orders.dlq" in last
+    assert "headrace topics cat shop.public.orders.dlq --log shop.headrace" in last
+    code, words = command("run", "shop.py", "--until-caught-up", "--strict")
+    assert (code, "went to dead letters" in words) == (0, False)
+    rows.execute("insert into orders (id, price, took) values (7, null, 1)")
+    code, words = command("run", "shop.py", "--until-caught-up", "--strict")
+    assert code == 1, words
+    assert "1 row went to dead letters" in words.strip().splitlines()[-1]
+
+
+# -- commands, files and the environment ------------------------------------------------------------------------------
+
+Command = Callable[..., tuple[int, str]]
+PIPELINE = """
+import headrace as hr
+
+app = hr.App("shop", log="shop.headrace")
+app.model("m", hr.KMeans(k=2), features=["x"]).learn(app.topic("events", append=True))
+"""
+FILES = {
+    "shop.py": PIPELINE,
+    "other.py": PIPELINE.replace('"shop", log', '"other", log'),
+    "none.py": "import headrace\n",
+    "two.py": "import headrace as hr\na, b = hr.App('a'), hr.App('b')\n",
+    "open.py": "x = (\n",
+    "absent.py": "import nosuchmodule\n",
+    "word.py": "import headrace as hr\napp = hr.App('a')\napp.postgress('x')\n",
+    "name.py": "import headrace as hr\nap = hr.App('a')\nmodel = apq\n",
+    "kind.py": "import headrace as hr\napp = hr.App('a')\napp.model('m', hr.KMeans, features=['x'])\n",
+    "port.py": "import headrace as hr\napp = hr.App('a')\n"
+    "app.postgres('host=127.0.0.1 port=1 password=pw', tables='x')\n",
+    "dsn.py": "import headrace as hr\napp = hr.App('a')\napp.postgres('hots=127.0.0.1 password=pw', tables='x')\n",
+    "folder.py": PIPELINE.replace("shop.headrace", "nowhere/shop.headrace"),
+    "http.headrace.py": PIPELINE.replace("shop.headrace", "http://x/y"),
+    "broker.py": PIPELINE.replace("shop.headrace", "kafka://broker"),
+    "notes.txt": "hello",
+    "text.headrace": "hello",
+}
+COMMANDS: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "a file that is not there": ("run nofile.py", 2, ("nofile.py is not there", "Name the Python file")),
+    "a folder as a file": ("run folder", 2, ("folder is a directory", "Name the Python file")),
+    "a file without an app": ("run none.py", 2, ("none.py holds no App", 'app = hr.App("shop")')),
+    "a file with two apps": ("run two.py", 2, ("holds 2 Apps", "two.py:NAME (a, b)")),
+    "an app that is not in the file": ("run two.py:c", 2, ("no App named «c»", "It has: a, b")),
+    "a file that is no Python": ("run notes.txt", 2, ("notes.txt is no Python file", "Name the file")),
+    "an open bracket": ("run open.py", 2, ("open.py, line 1", "was never closed")),
+    "a module that is not there": ("run absent.py", 2, ("No module named 'nosuchmodule'", "absent.py, line 1")),
+    "a word that is not there": ("run word.py", 2, ("'postgress'", "(did you mean «postgres»?)", "word.py, line 3")),
+    "a name that is not there": ("run name.py", 2, ("'apq'", "(did you mean «ap»?)", "name.py, line 3")),
+    "a class as a learner": ("run kind.py", 2, ("KMeans is a class", "KMeans(…)", "kind.py, line 3")),
+    "an option misspelled": ("run shop.py --untilcaughtup", 2, ("--untilcaughtup", "--until-caught-up")),
+    "a command misspelled": ("rnu shop.py", 2, ("No such command 'rnu'", "run")),
+    "a port where nobody listens": (
+        "run port.py --start-timeout 0",
+        1,
+        ("127.0.0.1:1", "cannot be reached", "Connection refused"),
+    ),
+    "a word of libpq misspelled": ("run dsn.py --start-timeout 0", 2, ("connection string", "postgresql://")),
+    "a log in no folder": ("run folder.py", 1, ("nowhere", "folder must exist")),
+    "a log of no kind": ("run http.headrace.py", 2, ("http://x/y", "kafka://host:port, or memory://")),
+    "a log on no broker": ("run broker.py", 2, ("«kafka://broker» names no broker", "kafka://host:port")),
+    "a log that is a directory": ("run shop.py --log folder", 1, ("is a directory", "Name a file")),
+    "a log that is a text": ("run shop.py --log text.headrace", 1, ("text.headrace", "not a log", "Restore a copy")),
+    "a log without a name": ("run shop.py --log=", 2, ("--log names nothing", "--log PATH")),
+    "a log of another pipeline": ("run other.py", 2, ("«m» in this log belongs to the app «shop»", "another name")),
+    "which of two logs": ("topics list", 2, ("which log?", "shop.headrace, text.headrace", "--log PATH")),
+    "a log that is not there": ("topics list --log no.headrace", 1, ("no log at", "no.headrace", "Check the path")),
+    "a topic that is not there": ("topics cat event", 1, ("no topic «event»", "Its topics: events")),
+    "rows of a directory": ("topics cat events --log folder", 1, ("is a directory", "Name a file")),
+    "an offset that is no number": ("topics cat events --from x", 2, ("--from", "integer")),
+    "a topic made twice": ("topics create events", 1, ("has the topic «events» already", "another name")),
+    "a topic dropped that is not there": ("topics delete nosuch", 1, ("no topic «nosuch»", "topics list")),
+    "a log copied onto itself": ("topics copy --from shop.headrace --to shop.headrace", 2, ("onto itself",)),
+    "a model that is not there": ("models show n", 1, ("no model «n»", "Its models: m")),
+    "a version that is not there": ("models rollback m 7", 1, ("no version «7»", "It has: 1")),
+    "a place that is none": ("models rebuild m --at foo", 2, ("--at 'foo'", "0/1932A28:3")),
+    "a row that is not there": ("explain events 99", 1, ("«events»", "99")),
+    "SQL that is none": ("sql selec", 1, ("selec", '"events"')),
+    "SQL of a column that is not there": ("sql 'select y from events'", 1, ('column "y"', '"events"')),
+    "a port beyond all": ("serve shop.py --port 99999", 2, ("port", "65535")),
+    "no worker": ("serve shop.py --workers 0", 2, ("--workers", "greater than or equal to 1")),
+    "a rate that is none": ("serve shop.py --rate fast", 2, ("rate", "fast")),
+    "open to all without a key": ("serve shop.py --host 0.0.0.0", 2, ("0.0.0.0", "headrace keys create")),
+    "a certificate that is not there": ("serve shop.py --tls-cert no.pem --tls-key no.key", 2, ("no.pem",)),
+    "a certificate without its key": ("serve shop.py --tls-cert no.pem", 2, ("a certificate and its key", "--tls-key")),
+    "a scope that is none": ("keys create --scope all", 2, ("--scope all", "predict, train")),
+    "a key for no log": ("keys create --scope predict --log no.headrace", 0, ("no log at no.headrace yet",)),
+    "rows of a file that is not there": ("produce events --file nofile.csv", 1, ("nofile.csv",)),
+    "a level that is none": ("HEADRACE_LOG_LEVEL=loud run shop.py", 2, ("HEADRACE_LOG_LEVEL", "'loud'", "'debug'")),
+    "a log of the environment": ("HEADRACE_LOG=no.headrace topics list", 1, ("no log at", "no.headrace")),
+    "a port of the environment": ("HEADRACE_SERVE_PORT=abc serve shop.py", 2, ("port", "integer")),
+    "settings that are not there": (
+        "HEADRACE_KAFKA_CONFIG=no.conf topics list --log kafka://127.0.0.1:1",
+        2,
+        ("HEADRACE_KAFKA_CONFIG=no.conf", "No such file"),
+    ),
+}
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["headrace", *arguments])
+        monkeypatch.setattr("sys.path", list(sys.path))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), capfd.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with a model and two rows."""
+    log = tmp_path_factory.mktemp("mistakes") / "shop.headrace"
+    made = hr.App("shop", log=log)
+    kmeans(made).learn(made.topic("events", append=True))
+    with made.start() as running:
+        running.append("events", [{"x": 1.0}, {"x": 2.0}])
+        running.wait(timeout=30)
+    return log
+
+
+@pytest.mark.parametrize("mistake", COMMANDS)
+def test_a_mistake_in_a_command_is_refused(
+    mistake: str, command: Command, first_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, code, words = COMMANDS[mistake]
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "folder").mkdir()
+    shutil.copy(first_log, tmp_path / "shop.headrace")
+    arguments = shlex.split(line)
+    while "=" in arguments[0]:
+        monkeypatch.setenv(*arguments.pop(0).split("=", 1))
+    elsewhere = mistake in ("which of two logs", "a log of the environment") or "--log" in line or "copy" in line
+    if arguments[0] in ("topics", "models", "explain", "sql", "serve", "keys", "produce") and not elsewhere:
+        arguments += ["--log", "shop.headrace"]
+    ended, said = command(*arguments)
+    for word in words:
+        assert word in said, said
+    assert ended == code
+    assert "Traceback" not in said
+    assert "pw" not in said

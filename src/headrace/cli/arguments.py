@@ -5,6 +5,7 @@ A log is a file, a pipeline's log on a cluster, or the cluster as a whole.
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import sys
 import traceback
@@ -18,7 +19,7 @@ import typer
 from rich.text import Text
 
 from headrace.cli.console import talk
-from headrace.errors import DeclarationError, HeadraceError
+from headrace.errors import DeclarationError, HeadraceError, near
 from headrace.event_log import name_app
 from headrace.formats.topic_formats import Formats, codec_for
 from headrace.kafka.settings import SCHEME, KafkaLocation
@@ -60,6 +61,8 @@ def location(log: str | None) -> str:
     Raises:
         DeclarationError: it was not said, and there is not exactly one file in this directory.
     """
+    if log == "":
+        raise DeclarationError("--log names nothing", advice="Give --log PATH, or --log kafka://host:port.")
     if log is not None:
         return log
     here = sorted(Path.cwd().glob("*.headrace"))
@@ -129,14 +132,17 @@ def load_app(file: str) -> App:
     path, _, name = file.partition(".py:")
     source = Path(f"{path}.py" if name else file)
     if not source.is_file():
-        raise DeclarationError(f"there is no file {source}")
+        what = "is a directory" if source.is_dir() else "is not there"
+        raise DeclarationError(f"the file {source} {what}", advice="Name the Python file that declares the app.")
     apps = {key: value for key, value in vars(_run_file(source)).items() if isinstance(value, App)}
     if name and name not in apps:
         raise DeclarationError(f"{source} has no App named «{name}»", advice=f"It has: {', '.join(apps) or 'none'}.")
     distinct = {id(value): value for value in ([apps[name]] if name else apps.values())}
+    if not distinct:
+        raise DeclarationError(f"{source} holds no App", advice='Declare one in it: app = hr.App("shop").')
     if len(distinct) != 1:
         raise DeclarationError(
-            f"{source} holds {len(distinct)} Apps", advice=f"Choose one as {source}:NAME ({', '.join(apps) or 'none'})."
+            f"{source} holds {len(distinct)} Apps", advice=f"Choose one as {source}:NAME ({', '.join(apps)})."
         )
     (app,) = distinct.values()
     name_app(app.name)
@@ -162,6 +168,9 @@ def _run_file(source: Path) -> ModuleType:
         raise DeclarationError(f"{where}: {type(error).__name__}: {error.msg}{code}") from error
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if isinstance(error, AttributeError | NameError) and error.name:
+            known = dir(error.obj) if isinstance(error, AttributeError) else [*vars(module), *vars(builtins)]
+            told += near(error.name, [name for name in known if not name.startswith("_")])
         raise DeclarationError(f"{source} cannot be run: {told}{_line_of(error, source)}") from error
     return module
 

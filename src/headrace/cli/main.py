@@ -25,6 +25,7 @@ from headrace.cli.arguments import (
     StartTimeoutOption,
     WideOption,
     load_app,
+    location,
     looking,
     reading,
 )
@@ -39,6 +40,7 @@ from headrace.cli.console import (
     talk,
 )
 from headrace.cli.events import as_lines, show_events, tell, tell_failure, with_events
+from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals, run_in_foreground
 from headrace.errors import HeadraceError
 from headrace.inspect.messages import to_json
@@ -131,6 +133,9 @@ def run(
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
     start_timeout: StartTimeoutOption = START_SECONDS,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with exit code 1 where rows have gone to dead letters.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the pipeline in a file until SIGINT or SIGTERM.
@@ -141,25 +146,37 @@ def run(
     Example: headrace run iris.py --until-caught-up
     """
     pipeline = load_app(file)
-    pipeline.log = log or pipeline.log
+    pipeline.log = pipeline.log if log is None else location(log)
     if not as_json and not as_lines():
         report(str(pipeline.plan()))
     live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
     models: list[dict[str, Any]] = []
+    started: list[Running] = []
+
+    def start() -> Running:
+        started.append(pipeline.start(take_over=take_over))
+        return started[-1]
+
     with live if not as_lines() and not as_json else nullcontext():
         # Before the log is closed: opening it once more could wait for a broker that has gone.
         run_in_foreground(
-            lambda: pipeline.start(take_over=take_over),
+            start,
             lambda: pipeline.running,
             until_caught_up=until_caught_up,
             at_end=lambda held: models.extend(model_rows(held)),
             patience=start_timeout,
         )
+    letters = started[-1].engine.dead_letters if started else None
+    counts = dict(letters.counts) if letters else {}
     if as_json:
-        print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models}))
+        print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models, "dead_letters": counts}))
     else:
         for model in models:
             tell(model_line(model), "model", **model)
+    if letters and strict:
+        letters.refuse()
+    if letters and counts and not as_json:
+        tell(letters.summary, "dead_letters", topics=counts)
 
 
 @app.command()

@@ -70,7 +70,7 @@ def serve(
     Example: headrace serve fish.py --port 8000
     """
     pipeline = load_app(file)
-    pipeline.log = log or pipeline.log
+    pipeline.log = pipeline.log if log is None else location(log)
     given: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -216,7 +216,10 @@ FileOption = Annotated[Path | None, typer.Option("--keys", help="The file of key
 def _opened(log: str | None, file: Path | None) -> KeyFile:
     from headrace.serve.keys import KeyFile, keys_beside
 
-    path = file or keys_beside(location(log))
+    where = location(log) if file is None else ""
+    path = file or keys_beside(where)
+    if file is None and path is not None and not Path(where).exists():
+        report(f"there is no log at {where} yet: the keys are for one that will be there")
     if path is None:
         raise DeclarationError(
             "this log has no place for keys beside it", advice="Give --keys FILE, here and to serve."

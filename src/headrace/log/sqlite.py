@@ -101,6 +101,8 @@ class SqliteLog:
         self._writer: SqliteWriter | None = None
         self._readers = _Readers(self.path)
         self._schemas: dict[int, MessageFormat] = {}
+        if self.path.is_dir():
+            raise LogError(f"{self.path} is a directory, and a log is a file", advice="Name a file in it.")
         if writer:
             refuse_network_filesystem(self.path)
             self._lease = Lease(self.path)

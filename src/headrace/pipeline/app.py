@@ -307,6 +307,7 @@ class App:
         until: Literal["caught-up"] | None = None,
         serve: bool | ServeSettings = False,
         take_over: bool = False,
+        strict: bool = False,
     ) -> None:
         """Run until SIGINT or SIGTERM, or until everything committed before this call is dealt with.
 
@@ -319,6 +320,10 @@ class App:
                 in complete cuts, learned.
             serve: predict over HTTP too; see `start`.
             take_over: take replication slots that belong to another log; see `start`.
+            strict: end in an error where rows have gone to dead letters since the start.
+
+        Raises:
+            HeadraceError: what it died of; or, with ``strict``, dead letters.
         """
         if until not in (None, "caught-up"):
             raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
@@ -330,6 +335,8 @@ class App:
             lambda: self.running,
             until_caught_up=until is not None,
         )
+        if strict and self._declared.running is not None:
+            self._declared.running.engine.dead_letters.refuse()
 
     def tick(self, model: Model | str | None = None, *, timeout: float | None = 30.0) -> None:
         """Close a model's cut now, as a recorded tick; where nothing is pending, an empty cut is learned.

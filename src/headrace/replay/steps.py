@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -157,13 +157,24 @@ def _transaction_ends(log: Log, topics: Sequence[str], last: Entry) -> bool:
 
 
 def append_fitting(
-    txn: Transaction, topic: str, batch: Batch, *, stage: str, complete: bool = True
+    txn: Transaction,
+    topic: str,
+    batch: Batch,
+    *,
+    stage: str,
+    complete: bool = True,
+    letters: Callable[[str, Batch], None] = lambda topic, batch: None,
 ) -> list[tuple[str, int, int]]:
     """Append rows; those that the log cannot hold go to the dead-letter topic, without the row that is too large.
+
+    Args:
+        letters: told of dead letters among what is appended.
 
     Returns:
         Topic, first offset and number of rows of each append.
     """
+    if topic.endswith(".dlq") and "reason" in batch.schema.names:
+        letters(topic, batch)
     refused = txn.oversized(topic, batch.records)
     if not refused:
         return [(topic, txn.append(topic, batch.records, complete=complete), batch.num_rows)]
@@ -173,11 +184,12 @@ def append_fitting(
     bad = batch.take(rows)
     keys = pa.RecordBatch.from_pydict({name: bad.column(name) for name in bad.key_columns if name in bad.column_names})
     texts = json_texts(keys) if keys.num_columns else ["{}"] * len(rows)
-    letters = dead_letters(bad, [refused[row] for row in rows.tolist()], stage=stage, rows=texts)
+    made = dead_letters(bad, [refused[row] for row in rows.tolist()], stage=stage, rows=texts)
+    letters(f"{topic}.dlq", made)
     kept = batch.filter(keep)
     done = [(topic, txn.append(topic, kept.records, complete=complete), kept.num_rows)] if kept.num_rows else []
-    offset = txn.append(f"{topic}.dlq", letters.records, complete=complete)
-    return [*done, (f"{topic}.dlq", offset, letters.num_rows)]
+    offset = txn.append(f"{topic}.dlq", made.records, complete=complete)
+    return [*done, (f"{topic}.dlq", offset, made.num_rows)]
 
 
 Fresh = Mapping[str, Sequence[Batch]]

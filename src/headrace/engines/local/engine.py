@@ -19,6 +19,7 @@ from headrace.capture.base import Origin, Piece, Source, SourcePosition, SourceS
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.admin_requests import AdminRequest, AdminRequests, apply
 from headrace.engines.local.announcements import Announcements
+from headrace.engines.local.dead_letters import DeadLetters
 from headrace.engines.local.first_rows import FirstRows
 from headrace.engines.local.tasks import OnStep, TaskRunner
 from headrace.engines.local.write_queue import PendingWrite, WriteQueue
@@ -85,7 +86,10 @@ class Engine:
         self.log = log
         self.sources = list(sources)
         self.clock = clock or SystemClock()
+        self.dead_letters = DeadLetters(plan.log)
         self.runners = [TaskRunner(plan, task, log, self.clock) for task in plan.tasks]
+        for runner in self.runners:
+            runner.letters = self.dead_letters.take
         self.keep = keep
         self.progress = EngineProgress()
         self._announcements = Announcements(plan.app)
@@ -247,6 +251,7 @@ class Engine:
                 self._announcements.undone()
                 self._requests.give_back(requests)
                 self._write_queue.give_back()
+                self.dead_letters.undo()
                 self._wait_for(error)
 
     def _wait_for(self, error: HeadraceError) -> None:
@@ -270,11 +275,12 @@ class Engine:
                 for piece in pieces:
                     self._append(txn, source, piece, counts)
             stored = _store(txn, captured)
-            self._write_queue.write(txn)
+            self._write_queue.write(txn, self.dead_letters.take)
             fault("engine.captured")
             more = self._step_all(txn, requests)
             fault("engine.stepped")
         fault("engine.committed")
+        self.dead_letters.commit()
         for call in self.after_commit:
             call(False)
         for source in stored:
@@ -301,9 +307,12 @@ class Engine:
             if i < len(origins):
                 _adopt(txn, topic, batch, origins[i], complete=piece.complete)
             elif whole:
-                append_fitting(txn, topic, batch, stage="capture", complete=piece.complete)
+                letters = self.dead_letters.take
+                append_fitting(txn, topic, batch, stage="capture", complete=piece.complete, letters=letters)
             else:
                 txn.stage(topic, batch.records)
+                if i >= len(piece.batches):
+                    self.dead_letters.take(topic, batch)
             counts[topic] = counts.get(topic, 0) + batch.num_rows
             if self.first_rows is not None and topic in self.first_rows.awaited:
                 self.first_rows.take(topic, batch)

@@ -393,6 +393,11 @@ class Running:
         """Return rows captured since the start, by topic."""
         return dict(self.engine.progress.captured)
 
+    @property
+    def dead_letters(self) -> dict[str, int]:
+        """Return rows that went to dead letters since the start, by their topic."""
+        return dict(self.engine.dead_letters.counts)
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it ends by itself; False when the time-out came first. Raises what it died of."""
         self._thread.join(timeout)

@@ -113,8 +113,10 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
         _declare_models(plan, log, settings.clock)
         for warning in [warning for source in sources for warning in source.traits.warnings]:
             logger.warning("%s", warning, extra=event("source_warning", app=plan.app))
+        ends = {topic: info.end for topic, info in log.topics().items()}
         for source in sources:
             source.start(log, engine.waker)
+        engine.dead_letters.look(log, ends)
         engine.recover(_repeating(settings.on_status))
         sinking = SinkRunners(plan.sinks, engine, log, lambda: _reader(plan, log, codec), late=circles.late)
         engine.holders.append(sinking.needed)

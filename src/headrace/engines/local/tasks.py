@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.announcements import Announcements
 from headrace.learn.base import pinned, traits_of
@@ -68,7 +69,11 @@ OnStep = Callable[[str, int, int], None]
 
 
 class TaskRunner:
-    """Runs one task of a plan on a log, from the writing thread only."""
+    """Runs one task of a plan on a log, from the writing thread only.
+
+    Attributes:
+        letters: told of dead letters, with their topic.
+    """
 
     def __init__(self, plan: Plan, task: Task, log: Log, clock: Clock | None = None) -> None:
         self.plan = plan
@@ -96,6 +101,7 @@ class TaskRunner:
         self._came: dict[str, float] = {}
         self._trainer: Trainer | None = None
         self._made: list[tuple[Sequence[Output], int]] = []
+        self.letters: Callable[[str, Batch], None] = lambda topic, batch: None
 
     def recover(self, on_step: OnStep | None = None) -> None:
         """Come to where the log says this task is.
@@ -343,7 +349,7 @@ class TaskRunner:
         tick: Tick | None = None,
         event: dict[str, Any] | None = None,
     ) -> StepRecord:
-        written = _append(txn, outputs)
+        written = _append(txn, outputs, self.letters)
         self._made.append((outputs, self.state.version))
         state, progress = self.state, self.progress
         note_written(self.task, state, written)
@@ -383,12 +389,12 @@ class TaskRunner:
             progress.hash = state_hash(state.learner.state())
 
 
-def _append(txn: Transaction, outputs: Sequence[Output]) -> dict[str, list[int]]:
+def _append(txn: Transaction, outputs: Sequence[Output], letters: Callable[[str, Batch], None]) -> dict[str, list[int]]:
     written: dict[str, list[int]] = {}
     if outputs:
         txn.next_slice()
     for topic, batch in outputs:
-        for name, offset, rows in append_fitting(txn, topic, batch, stage="log"):
+        for name, offset, rows in append_fitting(txn, topic, batch, stage="log", letters=letters):
             first = written.get(name, [offset])[0]
             written[name] = [first, offset + rows]
     return written

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.batch import Batch
@@ -62,8 +62,8 @@ class WriteQueue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def write(self, txn: Transaction) -> None:
-        """Put all that wait into a transaction, their rows in a slice of their own."""
+    def write(self, txn: Transaction, letters: Callable[[str, Batch], None]) -> None:
+        """Put all that wait into a transaction, their rows in a slice of their own; tell of dead letters among them."""
         with self._lock:
             self._taken = list(self._waiting)
             self._waiting.clear()
@@ -71,7 +71,7 @@ class WriteQueue:
             txn.next_slice()
         for pending in self._taken:
             for topic, batch in pending.topics:
-                append_fitting(txn, topic, batch, stage="sink")
+                append_fitting(txn, topic, batch, stage="sink", letters=letters)
             for kind, name, value in pending.records:
                 txn.put(kind, name, value)
 
