@@ -218,7 +218,10 @@ def _become(command: list[str], cwd: str, environment: dict[str, str]) -> None:
     time.tzset()
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         buffering = 1 if number == 2 or os.isatty(number) else -1
-        setattr(sys, name, open(number, mode, buffering, errors="backslashreplace" if number == 2 else None, closefd=False))  # noqa: E501, SIM115  # fmt: skip
+        encoding = environment.get("PYTHONIOENCODING")
+        errors = "backslashreplace" if number == 2 else None
+        stream = open(number, mode, buffering, encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
         setattr(sys, f"__{name}__", getattr(sys, name))
     importlib.reload(sys.modules["headrace.faults"])  # it looks at the environment when it is imported,
     from rich.console import Console

@@ -236,7 +236,7 @@ def test_interrupted_and_started_again(number: signal.Signals, stdin: bool, tmp_
             process.send_signal(number)
             out, _ = process.communicate(timeout=DEADLINE)
         if number is not signal.SIGKILL:
-            assert process.returncode == 0 and json.loads(out)["ended"] == "stopped"
+            assert process.returncode == 128 + number and json.loads(out)["ended"] == "stopped"
     text = file.read_text()
     last = run_python(
         [HEADRACE, "produce", "t", *told, "--log", LOG, "--json"],
@@ -295,7 +295,7 @@ def test_an_interrupt_while_nothing_comes(tmp_path: Path) -> None:
         wait_until(lambda: written(tmp_path) == 1)
         process.send_signal(signal.SIGINT)
         assert json.loads(process.stdout.read())["ended"] == "stopped"
-        assert process.wait(DEADLINE) == 0
+        assert process.wait(DEADLINE) == 130
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

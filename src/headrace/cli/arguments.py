@@ -181,8 +181,7 @@ def _line_of(error: Exception, source: Path) -> str:
     lines = ""
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename).resolve()
-        if frame.filename.startswith("<"):
-            continue  # of no file: the import's own machinery
-        if path.is_relative_to(own) and "site-packages" not in path.parts and not path.is_relative_to(_PACKAGE):
+        library = frame.filename.startswith("<") or "site-packages" in path.parts or path.is_relative_to(_PACKAGE)
+        if path.is_relative_to(own) and not library:
             lines += f"\n    {path.name}, line {frame.lineno}: {frame.line}"
     return lines

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from headrace.capture.postgres.client import Server
 from headrace.engines.local.signals import at_cut_off
 from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
@@ -89,8 +90,13 @@ def broker(
 
 @contextlib.contextmanager
 def postgres(dsn: str | None, keep: bool, kept: list[str], say: Say) -> Iterator[str]:
-    """The DSN of the server that is given, else of one of the demo's own."""
+    """The DSN of the server that is given, else of one of the demo's own.
+
+    Raises:
+        SourceError: the one that is given cannot be reached, or does not let us in.
+    """
     if dsn is not None:
+        Server(dsn, "headrace demo").sql().close()
         yield dsn
         return
     say("starting PostgreSQL")

@@ -65,6 +65,7 @@ _HOPELESS = re.compile(
     r"|(role|database) \".*\" does not exist|is not permitted to log in|permission denied"
     r"|replication role|server does not support SSL|certificate verify failed"
 )
+_LIBPQ_ADVICE = " Is the server running on that host and accepting TCP/IP connections?"
 _CONNECT_SECONDS = 10.0
 # Parameters of a connection that say where and as whom, and hold no secret.
 _PUBLIC = frozenset({"host", "hostaddr", "port", "dbname", "user", "service", "passfile", "sslmode", "sslrootcert"})
@@ -154,7 +155,7 @@ class Server:
 
     def failed_to_connect(self, text: str) -> SourceError:
         """Return the error for what libpq said when a connection could not be made."""
-        text = " ".join(text.split())
+        text = " ".join(text.split()).removeprefix("connection failed: ").removesuffix(_LIBPQ_ADVICE)
         if _HOPELESS.search(text):
             return SourceRefused(f"PostgreSQL at {self} refuses the connection: {text}", advice=_advice(text))
         return SourceUnavailable(
