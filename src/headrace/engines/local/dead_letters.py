@@ -12,6 +12,7 @@ from headrace.batch import Batch
 from headrace.errors import HeadraceError
 from headrace.event_log import event
 from headrace.log.base import Log
+from headrace.plain_values import values
 
 logger = logging.getLogger("headrace")
 
@@ -80,7 +81,7 @@ class DeadLetters:
 
     def _say(self, topic: str, letters: Batch) -> None:
         looked_at = letters.slice(0, _LOOKED_AT)
-        reasons, stages = (looked_at.column(name).to_pylist() for name in ("reason", "stage"))
+        reasons, stages = (values(looked_at.column(name)) for name in ("reason", "stage"))
         first: dict[tuple[str, str], str] = {}
         for reason, stage in zip(reasons, stages, strict=True):
             first.setdefault((str(stage), kind_of(str(reason))), str(reason))
