@@ -216,6 +216,42 @@ def test_a_database_that_took_the_others_place(captured: hr.App, database: Datab
         verify(moved)
 
 
+ODD = """
+CREATE TABLE t (id int PRIMARY KEY, large text, x int);
+ALTER TABLE t ALTER large SET STORAGE EXTERNAL;
+INSERT INTO t VALUES (1, repeat('a', 20000), 0), (2, repeat('b', 20000), 0), (3, NULL, 0);
+CREATE TABLE "we""ird tä ble" ("no""te" text, code text NOT NULL UNIQUE, id int PRIMARY KEY);
+ALTER TABLE "we""ird tä ble" REPLICA IDENTITY USING INDEX "we""ird tä ble_code_key";
+INSERT INTO "we""ird tä ble" VALUES ('x', 'a', 1), (NULL, 'b', 2), ('z', 'ç', 3)
+"""
+
+
+def test_odd_names_large_values_and_another_identity(database: Database, tmp_path: Path) -> None:
+    run_script(database, ODD)
+    app = hr.App(database.name, log=tmp_path / "odd.headrace")
+    app.postgres(database.dsn, tables=[r"public\.t", r"public\.we.*"])
+    app.run(until="caught-up")
+    run_script(
+        database,
+        """UPDATE t SET x = 1; UPDATE "we""ird tä ble" SET id = 20 WHERE id = 2;
+        UPDATE "we""ird tä ble" SET code = 'd' WHERE id = 1; DELETE FROM "we""ird tä ble" WHERE code = 'ç'""",
+    )
+    app.run(until="caught-up")
+    drop_slot(database)
+    # Not the log's: a table whose name differs in case only.
+    run_script(database, """CREATE TABLE "T" (id int PRIMARY KEY); INSERT INTO "T" VALUES (1)""")
+    run_script(
+        database, """UPDATE t SET x = 2 WHERE id = 2; UPDATE "we""ird tä ble" SET "no""te" = '' WHERE code = 'b'"""
+    )
+    done = figures(resync("--log", app.log))
+    assert done == {"public.t": (3, 3, 2, 0, 1, 0, 0), 'public.we"ird tä ble': (2, 2, 1, 0, 1, 0, 0)}
+    last = events(app, f"{database.name}.public.t")[-1]
+    assert last["__before"] == {"id": 2, "large": "b" * 20000, "x": 1} and last["large"] == "b" * 20000
+    run_script(database, """UPDATE t SET x = 3 WHERE id = 2; DROP TABLE "T\"""")
+    app.run(until="caught-up")
+    assert resync("--log", app.log, "--force")["tables"][0]["equal"] == 3
+
+
 def test_rows_that_the_log_may_have_had(database: Database, tmp_path: Path) -> None:
     run_script(database, SCHEMA)
     app = hr.App(database.name, log=tmp_path / "late.headrace")

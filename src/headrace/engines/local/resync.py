@@ -175,7 +175,7 @@ def _kept(log: Log, place: str, options: ResyncOptions, known: dict[str, SourceR
                 dsn,
                 app=app or name,
                 prefix=name,
-                tables=[re.escape(table) for table in record.tables],
+                tables=[f"(?-i:{re.escape(table)})" for table in record.tables],  # patterns take any case
                 slot=None if record.slot == derived else record.slot,
                 publication=None if record.publication == derived else record.publication,
                 place=place,
