@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from headrace.capture.base import KIND
+from headrace.capture.postgres.resync import Resync
+from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.errors import LogCorrupt, SourceRefused, SourceUnavailable
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
@@ -269,6 +271,13 @@ def test_slot_was_invalidated() -> None:
         text = refusal(database, log)
         assert "invalidated" in text
         assert "max_slot_wal_keep_size" in text
+        database.execute("INSERT INTO t VALUES (1, 1)")
+        known = SourceRecord.load(log, "postgres")
+        assert known is not None
+        resync = Resync(database.source(), known, lambda *_: None)
+        resync.open(log, lambda: False)
+        assert [compared.counts.inserted for compared in resync.compared] == [1]
+        database.source().check(log)
 
 
 def test_check_writes_nothing(database: CapturedDatabase) -> None:
