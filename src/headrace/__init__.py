@@ -31,14 +31,16 @@ from headrace.transform.expressions import text
 if _TYPE_CHECKING:
     from headrace.dataset import Dataset
     from headrace.engines.local.running import Running, RunningModel
+    from headrace.testing.servers import temporary_postgres
 
 __version__ = "0.1.0"
 
-# What App.start and Stream.dataset return, to be named in signatures: an engine is imported when somebody asks.
+# Imported when somebody asks: what App.start and Stream.dataset return, to be named in signatures, brings an engine.
 _LATER = {
     "Dataset": "headrace.dataset",
     "Running": "headrace.engines.local.running",
     "RunningModel": "headrace.engines.local.running",
+    "temporary_postgres": "headrace.testing.servers",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "image",
     "metrics",
     "plot",
+    "temporary_postgres",
     "testing",
     "text",
     "vector",

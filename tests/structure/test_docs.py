@@ -145,6 +145,13 @@ def test_the_readmes_example_is_the_demos_pipeline() -> None:
         assert mine[part] == theirs[part]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").iterdir()), ids=lambda path: path.name)
+def test_an_example_uses_what_is_meant_for_users(path: Path) -> None:
+    """Doubles and servers of tests are not: `hr.temporary_postgres` gives a database to try things with."""
+    if path.is_file():
+        assert "headrace.testing" not in path.read_text()
+
+
 def test_the_recording_is_of_the_demo() -> None:
     """The table in the README is the published one, row by row."""
     recording = README.read_text().partition("<!-- demo -->")[2].partition("<!-- /demo -->")[0]

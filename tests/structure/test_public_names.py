@@ -18,7 +18,7 @@ PACKAGE = Path(headrace.__file__).parent
 PUBLIC = (
     *("App", "Batch", "Database", "Dataset", "KMeans", "Learner", "LinearRegression", "Model", "Rows", "Running"),
     *("RunningModel", "Stream", "Topics", "Windowed", "adapters", "category", "csv", "errors", "image", "metrics"),
-    *("plot", "testing", "text", "vector"),
+    *("plot", "temporary_postgres", "testing", "text", "vector"),
 )
 MODULES = ("adapters", "errors", "metrics", "plot", "testing")
 

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
+import headrace as hr
 from headrace.errors import HeadraceError
 from headrace.testing.servers import (
     JavaMissing,
@@ -472,3 +473,21 @@ def test_an_import_of_the_servers_brings_no_client() -> None:
     code = "import headrace.testing, headrace.testing.servers, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not {"confluent_kafka", "fastavro"} & set(done.stdout.split())
+
+
+def test_a_temporary_postgresql_is_captured_and_leaves_nothing(tmp_path: Path) -> None:
+    server = hr.temporary_postgres()
+    with server:
+        assert repr(server) == f"PostgresServer({server.dsn})"
+        server.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        with server.connect() as connection:
+            connection.execute("INSERT INTO orders VALUES (1)")
+        app = hr.App("shop", log=tmp_path / "shop.headrace")
+        orders = app.postgres(server.dsn, tables=r"public\.orders")["public.orders"]
+        with app.start() as running:
+            running.wait()
+            assert orders.read().to_arrow().column("id").to_pylist() == [1]
+    assert not server.directory.exists()
+    with pytest.raises(psycopg.OperationalError):
+        server.execute("SELECT 1")
+    server.remove()  # once more, as at the end of the program

@@ -18,7 +18,7 @@ from headrace.testing.servers.java import JavaMissing, JavaServer, ServerFailed
 from headrace.testing.servers.kafka import KafkaBroker, kafka_broker
 from headrace.testing.servers.mongo import MongoDbServer, mongo_server
 from headrace.testing.servers.places import free_directory, free_port
-from headrace.testing.servers.postgres import PostgresServer, postgres, postgres_binaries
+from headrace.testing.servers.postgres import PostgresServer, postgres, postgres_binaries, temporary_postgres
 from headrace.testing.servers.registry import SchemaRegistryServer, schema_registry
 
 __all__ = [
@@ -41,4 +41,5 @@ __all__ = [
     "postgres",
     "postgres_binaries",
     "schema_registry",
+    "temporary_postgres",
 ]

