@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 ROUNDS ?= 200
 WORKERS ?= 2
 
-.PHONY: demo test test-long test-torch jars check lint types doctest crash soak bench wheel clean
+.PHONY: demo test test-long test-torch jars check lint types doctest crash soak bench docs docs-serve wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --group dev
 	touch $@
 
 demo: $(VENV)/.installed  ## the Iris demo, live
@@ -60,8 +60,14 @@ bench: $(VENV)/.installed  ## every benchmark, as ratios against a reference mea
 bench-kafka: $(VENV)/.installed  ## the benchmarks on real Kafka, Debezium and Quix Streams; needs Java and Maven
 	$(BIN)/python -m benchmarks kafka
 
+docs: $(VENV)/.installed  ## the site, into site/; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
+
+docs-serve: docs  ## the site on http://127.0.0.1:8001
+	$(BIN)/python -m http.server 8001 --bind 127.0.0.1 --directory site
+
 wheel: $(VENV)/.installed
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf $(VENV) .venv-torch dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-torch dist build site .pytest_cache .mypy_cache .ruff_cache

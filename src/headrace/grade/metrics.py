@@ -165,11 +165,17 @@ def _class_index(truth: Array, classes: tuple[Any, ...] | None, width: int) -> n
 
 
 relative_error = Metric("relative_error", _relative_error)
+"""How far a prediction is off, as a share of the truth: 0 where both are 0, infinite where only the truth is."""
 absolute_error = Metric("absolute_error", _absolute_error)
+"""How far a prediction is off, in the unit of the truth."""
 squared_error = Metric("squared_error", _squared_error)
+"""The square of how far a prediction is off; its mean is the MSE."""
 incorrect = Metric("incorrect", _incorrect)
+"""1 where the class is wrong, else 0; its mean is the error rate."""
 correct = Metric("correct", _correct, greater_is_better=True)
+"""1 where the class is right, else 0; its mean is the accuracy."""
 log_loss = LogLoss("log_loss", lambda prediction, truth: _log_loss(prediction, truth, None))
+"""-log of the probability that the model gave to the truth: see `LogLoss`."""
 
 
 def as_metric(metric: Any, *, greater_is_better: bool = False) -> Metric:

@@ -215,7 +215,7 @@ class Stream:
 
         Args:
             batch_size: rows of each batch; the last one of an epoch is smaller.
-            features: as for `App.model`. ``X`` has shape (n, d), or (n, *shape) where the only feature is an
+            features: as for `App.model`. ``X`` has shape (n, d), or ``(n, *shape)`` where the only feature is an
                 `headrace.image`. Without features a batch is an Arrow record batch.
             target: the column of ``y``; without one a batch is ``X`` alone.
             group: keeps how far it has read under this name: the next data set of the group goes on there, another
