@@ -136,8 +136,7 @@ def test_one_that_lets_nobody_in_holds_the_sink_back_and_refuses_no_row(receiver
     stream.to_http(receiver.url)
     app.run(until="caught-up")
     assert receiver.keys == ["shop/in/0"] * 4 + ["shop/in/1", "shop/in/2"]
-    with pytest.raises(hr.errors.HeadraceError):
-        app.topic("in.dlq").read()
+    assert not len(app.topic("in.dlq").read())
 
 
 def test_a_receiver_that_is_down_gets_everything_when_it_is_back(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -293,12 +294,18 @@ def test_an_alarm_trains_and_the_next_row_is_the_new_versions() -> None:
     assert first_new["prediction"] - first_new["x"] == pytest.approx(5.0)
 
 
-@settings(max_examples=25)
+@cache
+def predicted_at_once() -> dict[str, list[dict[str, Any]]]:
+    """What comes of the factory's rows where all are one event."""
+    return run(factory(), initial_state(factory()), events(fish(120, 60)))
+
+
+# Each example is a run of its own: a quarter of the profile's number.
+@settings(max_examples=settings.default.max_examples // 4)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 5))
 def test_nothing_depends_on_how_rows_come_in_events(sizes: list[int], saved: int) -> None:
     task = factory()
     rows = fish(120, 60)
-    whole = run(task, initial_state(task), events(rows))
     sizes = [*sizes, *[len(rows)]]
     state, found = initial_state(task), {}
     for number, event in enumerate(item for item in events(rows, sizes) if item.parts):
@@ -306,7 +313,7 @@ def test_nothing_depends_on_how_rows_come_in_events(sizes: list[int], saved: int
             state = load_state(task, {**dump_state(state)})
         for topic, batch in step(task, state, event):
             found.setdefault(topic, []).extend(batch.records.to_pylist())
-    assert found == whole
+    assert found == predicted_at_once()
 
 
 def test_a_training_that_fails_leaves_the_old_model_and_is_told() -> None:
