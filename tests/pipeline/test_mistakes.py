@@ -480,6 +480,42 @@ def test_a_mistake_in_columns_is_refused_before_anything_runs(mistake: str, shop
     assert shop.execute("select slot_name from pg_replication_slots where database = current_database()") == []
 
 
+def test_what_is_right_is_not_refused(rows: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every word once, on columns that are there, of ours too; and what is known only when rows come."""
+    s = Shop(rows.dsn, tmp_path / "shop.headrace")
+    priced = s.orders.filter(pc.field("price") > 0).with_columns(
+        double=lambda batch: pc.multiply(batch.column("price"), 2),
+        since=pc.field("__ts"),
+        before=pc.field("__before"),
+        note=hr.text("{name} at {price}"),
+    )
+    priced.select("id", "double", day="born").to("priced")
+    priced.transform(lambda batch: batch.with_columns([("x", batch.column("price"))])).window(2).mean("x").to("x")
+    s.app.topic("priced").window("1 min", by="day", time="day").agg(n=hr.metrics.count()).above(3).to("many")
+    model = s.model(features=["price", "double", hr.category("name")])
+    model.retrain(rows='select price, price * 2 as double, name, took from "shop.public.orders"', shadow=True)
+    graded = model.predict(priced).to("predicted").grade(s.labels, on="id", within="1 min").to("graded")
+    graded.above(3, column="shadow_error").to("worse")
+    graded.window(5).agg(error=hr.metrics.mean("error"), late=hr.metrics.max("label_delay")).to("errors")
+    s.app.topic("errors").below(0.5, column="error").drift("rows", detector()).to("drifts")
+    model.evaluate(priced).window(3).mean("window_rmse").above(2).to("scores")
+    model.serve("/p", inputs={**NAMED, "id": ("id", int)}, log_to="predicted")
+    s.app.topic("m-training").to_parquet(tmp_path / "trainings", partition_by="status")
+    s.app.topic("shop.public.orders.dlq").to_parquet(tmp_path / "letters", partition_by="stage")
+    late = s.app.topic("late", append=True)
+    late.select("id", twice=pc.multiply(pc.field("n"), 2)).window(2).mean("twice").to("twice")
+    ready = SGDRegressor().fit([[1.0], [2.0]], [1.0, 2.0])
+    s.app.model("ready", ready, features=["price"]).predict(s.orders).to("ready")
+    with s.app.start() as running:
+        running.append("late", [{"id": 1, "n": 2}, {"id": 2, "n": 3}])
+        running.wait(timeout=60)
+        assert [row["twice"] for row in s.app.topic("twice").read().to_arrow().to_pylist()] == [5.0]
+    assert [text for text in caplog.messages if "wants" in text or "may be others" in text] == []
+
+
+NAMED = {name: name for name in ("price", "double", "name")}
+
+
 # -- rows that come later ---------------------------------------------------------------------------------------------
 
 

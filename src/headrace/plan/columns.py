@@ -152,8 +152,7 @@ def _computed(columns: Columns, expression: Any, who: str) -> pa.DataType:
     try:
         kind = evaluate(expression, columns.batch()).type
     except Exception as error:  # Arrow has an error for each thing that it cannot do
-        _refuse_absent(error, columns, who)
-        if columns.known:
+        if not _refuse_absent(error, columns, who) and columns.known:
             raise columns.mistake(
                 f"{who} cannot be computed of {columns.topic}: {str(error).splitlines()[0]}",
                 f"Its columns are: {_described(columns)}.",
@@ -178,14 +177,21 @@ def probe(function: Callable[[Batch], Any], columns: Columns, who: str) -> None:
         return
 
 
-def _refuse_absent(error: Exception, columns: Columns, who: str) -> None:
+def _refuse_absent(error: Exception, columns: Columns, who: str) -> bool:
+    """Refuse a column that is not there; return whether it is one that Headrace adds to some rows only."""
     found = next((match for pattern in _ABSENT if (match := pattern.search(str(error)))), None)
     if found is not None:
         columns.wanted(found[1], who)
+    return found is not None
 
 
 def _described(columns: Columns) -> str:
-    return ", ".join(f"{name} {columns.schema.field(name).type}" for name in columns.names)
+    return ", ".join(f"{field.name} {_kind_of(field)}" for field in columns.schema if not is_meta(field.name))
+
+
+def _kind_of(field: pa.Field) -> str:
+    numeric = (field.metadata or {}).get(b"postgres.type", b"").startswith(b"numeric")
+    return "numeric (held as text: cast it)" if numeric and pa.types.is_string(field.type) else str(field.type)
 
 
 def told_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:

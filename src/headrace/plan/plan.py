@@ -422,7 +422,8 @@ def _check_model(task: ModelTask) -> None:
             f"the model «{task.name}» neither learns nor predicts",
             advice=f"Say {task.name}.learn(stream) or {task.name}.predict(stream).to(topic).",
         )
-    if task.target is None and traits_of(task.learner).needs_target:
+    learns = bool(task.learn or task.learn_nodes or task.retrain)
+    if task.target is None and learns and traits_of(task.learner).needs_target:
         raise DeclarationError(
             f"the model «{task.name}» learns from a target, and declares none",
             advice='Name the column in app.model(…): target="…".',
