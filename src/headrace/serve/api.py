@@ -135,7 +135,8 @@ def _protocol_routes(inference: Inference) -> list[Route]:
     ]
     for base, own in (("/v2/models/{model}", []), ("/v2/models/{model}/versions/{version}", [openapi.VERSION])):
         named = {"parameters": [openapi.MODEL, *own]}
-        about, ready, asked = openapi.metadata(), openapi.health("ready"), openapi.inference()
+        about, asked = openapi.metadata(), openapi.inference()
+        ready = {**openapi.health("ready"), "summary": "Whether a model is ready"}
         found += [
             Route("GET", base, "predict", inference.metadata, about | named, protocol=True),
             Route("GET", f"{base}/ready", "predict", inference.model_ready, ready | named, protocol=True),

@@ -34,6 +34,7 @@ small, .dim { opacity: .7 }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884 }
 code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere }
+.paths code { white-space: nowrap }
 nav a { margin-right: 1.2rem }
 """
 
@@ -179,4 +180,4 @@ def _path_cells(path: dict[str, Any]) -> tuple[str, ...]:
 def _table(names: Sequence[str], rows: Any) -> str:
     head = "".join(f"<th>{name}</th>" for name in names)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    return f'<div class="wide paths"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
