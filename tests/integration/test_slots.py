@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 import headrace as hr
 from headrace.capture.postgres import slots
+from headrace.cli.arguments import load_app
 from headrace.cli.main import app as command
 from headrace.errors import HeadraceError
 from tests.databases import Database
@@ -109,7 +110,7 @@ def test_down_removes_what_a_pipeline_made(file: Path, database: Database, tmp_p
         call("down", str(file))
     done = answered("down", str(file), "--yes")
     assert [left["kind"] for left in done["removed"]] == ["slot", "publication"]
-    assert {left["kind"] for left in done["kept"]} == {"table", "positions", "log"}
+    assert {left["kind"] for left in done["kept"]} == {"results", "positions", "log"}
     assert [len(found) for found in made_here(database)] == [0, 0, 1]
     # The log is as it was, and goes on when it is wanted again.
     with pytest.raises(HeadraceError, match="capture resync"):
@@ -127,6 +128,8 @@ def test_down_removes_what_a_pipeline_made(file: Path, database: Database, tmp_p
 
 
 def test_down_leaves_what_is_anothers(file: Path, database: Database, tmp_path: Path) -> None:
+    with load_app(str(file)).start(), pytest.raises(HeadraceError, match="is being written"):
+        call("down", str(file), "--yes")
     elsewhere = str(tmp_path / "elsewhere.headrace")
     done = answered("down", str(file), "--yes", "--log", elsewhere)
     assert done["removed"] == []

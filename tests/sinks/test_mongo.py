@@ -58,6 +58,11 @@ def test_without_a_key_a_row_is_known_by_its_offset(mongo: MongoDbServer, databa
         {"_id": "shop/in/2", "id": 1, "x": "b"},
     ]
     (position,) = database["headrace_sinks"].find()
+    spec = app.plan().sinks[0].spec
+    spec.forget("shop", "another log's")
+    assert database["headrace_sinks"].count_documents({}) == 1
+    spec.forget("shop", position["log"])
+    assert database["headrace_sinks"].count_documents({}) == 0
     assert (position["_id"], position["next"]) == ("shop/mongo:sinks.out/in", 3)
 
 

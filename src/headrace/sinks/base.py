@@ -196,6 +196,19 @@ class SinkSpec(Protocol):
         """Topics of the log that it writes to, dead letters left out; none by default."""
         return ()
 
+    @property
+    def positions(self) -> str:
+        """What of the destination holds the positions of sinks, in words; "" where they go with the results."""
+        return ""
+
+    def forget(self, app: str, log_id: str) -> None:
+        """Delete the positions that an app's sinks have there for a log, which is deleted too.
+
+        Raises:
+            SinkError: the destination cannot be reached, or refuses.
+        """
+        return
+
     def sink(self, context: SinkContext) -> Sink:
         """Return a sink, not yet open."""
         ...

@@ -104,6 +104,20 @@ class MongoSpec(SinkSpec):
         """Hosts and collection, without user and password."""
         return f"{urlsplit(self.uri).netloc.rpartition('@')[2]}/{self.database}.{self.collection}"
 
+    @property
+    def positions(self) -> str:
+        """See `SinkSpec.positions`."""
+        return f"{self.database}.{POSITIONS}"
+
+    def forget(self, app: str, log_id: str) -> None:
+        """See `SinkSpec.forget`."""
+        pymongo = _pymongo()
+        try:
+            with pymongo.MongoClient(self.uri, serverSelectionTimeoutMS=SELECT_MS) as client:
+                client[self.database][POSITIONS].delete_many({"app": app, "log": log_id})
+        except pymongo.errors.PyMongoError as error:
+            raise SinkError(f"positions of sinks in {self.where} cannot be deleted: {_first_line(error)}") from error
+
     def sink(self, context: SinkContext) -> MongoSink:
         """See `SinkSpec.sink`."""
         return MongoSink(self, context)

@@ -107,6 +107,29 @@ class TableSpec(SinkSpec):
         parts = self._parts()
         return f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
 
+    @property
+    def positions(self) -> str:
+        """See `SinkSpec.positions`."""
+        return f"{SCHEMA}.sinks"
+
+    def forget(self, app: str, log_id: str) -> None:
+        """See `SinkSpec.forget`. The table goes with its last row, and the schema when nothing else is in it."""
+        try:
+            with psycopg.connect(self.conninfo()) as connection:
+                if not _exists(connection, POSITIONS):
+                    return
+                mine = sql.SQL("DELETE FROM {} WHERE app = %s AND log = %s").format(POSITIONS)
+                gone = connection.execute(mine, [app, log_id]).rowcount
+                if not gone or connection.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(POSITIONS)).fetchone():
+                    return
+                connection.execute(sql.SQL("DROP TABLE {}").format(POSITIONS))
+                others = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s"
+                if connection.execute(others, [SCHEMA]).fetchone() is None:
+                    connection.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(SCHEMA)))
+        except psycopg.Error as error:
+            text = " ".join(str(error).split())
+            raise SinkError(f"positions of sinks in {self.where} cannot be deleted: {text}") from error
+
     def conninfo(self) -> str:
         """For libpq: the user's own, a bounded wait for the server, and a name that an operator recognises."""
         ours: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "headrace sink"}
@@ -888,29 +911,3 @@ def finer(rows: pa.RecordBatch) -> dict[int, str]:
 
 def _interval(months: int, days: int, nanoseconds: int) -> str:
     return f"{months} months {days} days {nanoseconds // 1000} microseconds"
-
-
-def forget_positions(spec: TableSpec, app: str) -> int:
-    """Delete the positions that an app's sinks have in a table's database; return how many there were.
-
-    The table of positions goes with the last of them, and so does the schema when nothing else is in it.
-
-    Raises:
-        SinkError: the database cannot be reached, or refuses.
-    """
-    try:
-        with psycopg.connect(spec.conninfo()) as connection:
-            if not _exists(connection, POSITIONS):
-                return 0
-            gone = connection.execute(sql.SQL("DELETE FROM {} WHERE app = %s").format(POSITIONS), [app]).rowcount
-            left = connection.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(POSITIONS)).fetchone()
-            if gone and left is None:
-                connection.execute(sql.SQL("DROP TABLE {}").format(POSITIONS))
-                others = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s"
-                if connection.execute(others, [SCHEMA]).fetchone() is None:
-                    connection.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(SCHEMA)))
-            return gone
-    except psycopg.Error as error:
-        raise SinkError(
-            f"positions of sinks in {spec.where} cannot be deleted: {' '.join(str(error).split())}"
-        ) from error

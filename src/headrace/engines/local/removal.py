@@ -10,14 +10,15 @@ from typing import Any
 
 from headrace.capture.postgres import slots
 from headrace.capture.postgres.client import Server
-from headrace.capture.postgres.slot_binding import OURS, SourceRecord, derived_name
+from headrace.capture.postgres.slot_binding import OURS, SourceRecord, derived_name, where
 from headrace.capture.postgres.slots import KeptSlot
 from headrace.engines.local.resync import known_sources
+from headrace.engines.local.sink_runner import KIND as SINKS
 from headrace.errors import DeclarationError
 from headrace.kafka.settings import KafkaLocation
 from headrace.log import open_log
 from headrace.plan.plan import Plan, SourcePlan
-from headrace.sinks.table import TableSpec, forget_positions
+from headrace.plan.sinks import SinkPlan
 
 # The files of a log, behind its name; see `headrace.log.layout` and `headrace.serve.settings`.
 _FILES = ("", "-wal", "-shm", ".lock", ".keys", ".health", ".groups", ".groups-wal", ".groups-shm")
@@ -32,7 +33,7 @@ class Leftover:
     """One thing that a pipeline has made, or writes to.
 
     Attributes:
-        kind: ``slot``, ``publication``, ``positions``, ``log``, ``table``, ``destination``.
+        kind: ``slot``, ``publication``, ``positions``, ``log``, ``results``.
         why: why it stays; "" where it is removed.
         bytes: WAL that it keeps, or its size; None where that means nothing.
     """
@@ -66,10 +67,10 @@ def leftovers(plan: Plan, *, log_too: bool) -> list[Leftover]:
         raise DeclarationError(
             "the log is on a cluster, whose topics others may read", advice="Delete them by headrace topics delete."
         )
-    known, files = _log_of(plan)
+    known, log_id, files = _log_of(plan)
     found = [left for source in plan.sources for left in _of_source(plan, source, known.get(source.prefix))]
     for sink in plan.sinks:
-        found += _of_sink(plan, sink.name, sink.spec, log_too=log_too)
+        found += _of_sink(plan.app, sink, log_id, log_too=log_too)
     why = "" if log_too else "it stays as it is, with its models; --log-too deletes it"
     if plan.on_kafka:
         place = KafkaLocation.parse(plan.log, name=plan.app)
@@ -81,15 +82,16 @@ def leftovers(plan: Plan, *, log_too: bool) -> list[Leftover]:
     return found
 
 
-def _log_of(plan: Plan) -> tuple[dict[str, SourceRecord], list[Path]]:
-    """Return the sources that the log knows, and its files; the log is not being written then."""
+def _log_of(plan: Plan) -> tuple[dict[str, SourceRecord], str, list[Path]]:
+    """Return the sources that the log knows, its name for sinks, and its files; the log is not being written then."""
     if plan.on_kafka or plan.log.startswith("memory:") or not Path(plan.log).exists():
-        return {}, []
+        return {}, "", []
     with closing(open_log(plan.log, writer=True)) as log:
         known = known_sources(log)
+        log_id = log.records(SINKS, "log").get("log", b"").decode()
     path = Path(plan.log)
     files = [path.with_name(path.name + end) for end in _FILES]
-    return known, [file for file in files if file.exists()]
+    return known, log_id, [file for file in files if file.exists()]
 
 
 def _deleting(files: Sequence[Path]) -> Callable[[], None]:
@@ -106,7 +108,6 @@ def _of_source(plan: Plan, source: SourcePlan, record: SourceRecord | None) -> l
     derived = derived_name(plan.app, source.prefix)
     slot = record.slot if record else source.slot or derived
     publication = record.publication if record else source.publication or derived
-    where = str(server)
     found = []
     there = next((kept for kept in slots.slots_of(server) if kept.name == slot), None)
     if there is not None:
@@ -117,8 +118,13 @@ def _of_source(plan: Plan, source: SourcePlan, record: SourceRecord | None) -> l
         if own and found and found[0].why:
             why = found[0].why
         remove = (lambda: slots.drop_publication(server, publication)) if not why else _nothing
-        found.append(Leftover("publication", publication, where, why, remove=remove))
+        found.append(Leftover("publication", publication, str(server), why, remove=remove))
     return found
+
+
+def place_of(plan: Plan) -> str:
+    """Return where a plan's log is, as a slot's owner says it."""
+    return where(KafkaLocation.parse(plan.log, name=plan.app).url if plan.on_kafka else plan.log)
 
 
 def _slot(plan: Plan, server: Server, slot: KeptSlot) -> Leftover:
@@ -126,19 +132,20 @@ def _slot(plan: Plan, server: Server, slot: KeptSlot) -> Leftover:
     owner, why = slot.owner, ""
     if not slot.ours:
         why = "it was not made by Headrace"
-    elif owner is not None and not plan.on_kafka and Path(owner.place) != Path(plan.log).resolve():
+    elif owner is not None and owner.place != place_of(plan):
         why = f"it belongs to another log: {owner}"
     remove = (lambda: slots.drop_slot(server, slot.name)) if not why else _nothing
     return Leftover("slot", slot.name, str(server), why, slot.retained_bytes, remove)
 
 
-def _of_sink(plan: Plan, name: str, spec: Any, *, log_too: bool) -> list[Leftover]:
+def _of_sink(app: str, sink: SinkPlan, log_id: str, *, log_too: bool) -> list[Leftover]:
     """Return what a sink has written, which stays, and its position there, which means nothing without the log."""
-    what = spec.table if isinstance(spec, TableSpec) else name
-    kind = "table" if isinstance(spec, TableSpec) else "destination"
-    found = [Leftover(kind, what, spec.where, "results stay where they were written")]
-    if isinstance(spec, TableSpec):
-        why = "" if log_too else "the log goes on from there"
-        remove = (lambda: forget_positions(spec, plan.app)) if log_too else _nothing
-        found.append(Leftover("positions", f"headrace.sinks, of {name}", spec.where, why, remove=remove))
+    spec = sink.spec
+    found = [Leftover("results", sink.name, spec.where, "results stay where they were written")]
+    if spec.positions:
+        why = "" if log_too and log_id else "the log goes on from there"
+        if log_too and not log_id:
+            why = "which of them are of this log, which is not there any more, cannot be told"
+        remove = (lambda: spec.forget(app, log_id)) if not why else _nothing
+        found.append(Leftover("positions", f"{spec.positions}, of {sink.name}", spec.where, why, remove=remove))
     return found
