@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from headrace import plain_values
 from headrace.capture.base import SourceState, SourceStatus
 from headrace.event_log import event
 from headrace.plan.operators import Alarms
@@ -165,4 +166,4 @@ class Announcements:
 def _first(records: Any) -> dict[str, Any]:
     """Return the first columns of a first row, without ours."""
     names = [name for name in records.schema.names if not name.startswith("__")][:SHOWN_COLUMNS]
-    return dict(records.slice(0, 1).select(names).to_pylist()[0])
+    return plain_values.rows(records.slice(0, 1).select(names))[0]
