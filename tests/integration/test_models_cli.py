@@ -437,3 +437,47 @@ def test_on_kafka_a_command_stops_no_pipeline(broker: KafkaBroker, topic_prefix:
 
 def answers_of(app: hr.App, topic: str) -> list[dict[str, Any]]:
     return list(app.topic(topic).read().to_arrow().to_pylist())
+
+
+CHANGED = """
+    import headrace as hr
+
+    app = hr.App("shop", log={log!r})
+    data = app.topic("rows", append=True)
+    model = app.model("m", hr.KMeans(k={k}, decay={decay}), features=["x", "y"], versions=20)
+    model.learn(data, every=5)
+    model.predict(data).to("answers")
+"""
+
+
+def test_a_model_that_is_declared_differently_goes_on_by_a_command(tmp_path: Path) -> None:
+    log = str(tmp_path / "shop.headrace")
+
+    def file(k: int, decay: float) -> str:
+        (tmp_path / "shop.py").write_text(textwrap.dedent(CHANGED).format(log=log, k=k, decay=decay))
+        return str(tmp_path / "shop.py")
+
+    def run(path: str, code: int = 0) -> str:
+        words = [HEADRACE, "run", path, "--until-caught-up"]
+        done = run_python(words, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stderr
+
+    path = file(3, 0.9)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(1, 12)))
+    command("produce", "rows", "--file", str(tmp_path / "rows.jsonl"), log=log)
+    run(path)
+    assert "and k=4 is declared" in command("models", "continue", "m", "--file", file(4, 0.9), log=log, code=1)
+    assert f"headrace models continue m --log {log}" in run(file(3, 0.5), code=2)
+    asked = command("models", "continue", "m", "--file", path, log=log)
+    assert asked == {"model": "m", "changes": ["KMeans decay: 0.9 -> 0.5"]}
+    assert "«m»: the model goes on: KMeans decay: 0.9 -> 0.5" in run(path)
+    shown = command("models", "show", "m", log=log)
+    assert [version["reason"] for version in shown["versions"]] == ["declared", "continues: KMeans decay: 0.9 -> 0.5"]
+    assert [about["changes"] for about in shown["redeclared"]] == [["the model goes on: KMeans decay: 0.9 -> 0.5"]]
+    # From the log alone, on either side of the change.
+    for offset, version in ((2, 1), (11, 1)):
+        position = command("explain", "answers", str(offset), log=log)["position"]
+        assert command("models", "rebuild", "m", "--at", position, log=log)["version"] in (version, version + 1)
+    assert command("models", "diff", "m", "1", "2", log=log)["parameters"] == ["parameters.decay: 0.9 → 0.5"]
+    assert "has no model «n»" in command("models", "continue", "n", log=log, code=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +18,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import headrace as hr
+from headrace.engines.local.serving.replica import Replica
 from headrace.errors import DeclarationError, FingerprintError
 from headrace.formats.topic_formats import codec_for
+from headrace.learn.state import state_hash
 from headrace.log import open_log
-from headrace.registry.models import read_declarations
+from headrace.registry.models import read_declarations, read_progress, reset
 from headrace.registry.requests import put_continue
 from headrace.registry.versions import VersionList
 from headrace.replay.explain import explain
 from headrace.replay.rebuild import Place, rebuild
 from headrace.replay.verify import Report, verify
+from tests.waiting import wait_until
 
 from . import pipeline_of_before as before
 from .test_before import WRITTEN
@@ -83,7 +87,10 @@ def rows(app: hr.App, topic: str) -> int:
     return app.topic(topic).read().to_arrow().num_rows
 
 
-def test_another_bound_goes_on_where_the_pipeline_was_and_is_said(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_bound_goes_on_where_the_pipeline_was_and_is_said(
+    log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("headrace"), "propagate", True)
     feed(weights(log), 0)
     app = weights(log, limit=0.3)
     feed(app, 10)
@@ -218,6 +225,34 @@ def test_a_log_of_before_whose_alarm_changes_goes_on(tmp_path: Path) -> None:
     assert found.result in ("equal", "not comparable"), found
 
 
+def test_one_who_follows_goes_over_the_change(log: Log) -> None:
+    feed(weights(log), 0)
+    follower = Replica.of(weights(log).plan())
+    try:
+        follower.start()
+        app = weights(log, limit=0.3, more=lambda graded: graded.window(2).count().to("new"), first=True)
+        feed(app, 10)
+        held = open_log(log, writer=False)
+        progress = read_progress(held, "weight")
+        held.close()
+        assert progress is not None
+        wait_until(lambda: state_hash(follower.current("weight").by.learner.state()) == progress.hash)
+    finally:
+        follower.stop()
+
+
+def test_a_reset_begins_anew_as_it_is_declared_then(log: Log) -> None:
+    feed(weights(log), 0)
+    feed(weights(log, limit=0.3), 10)
+    held = open_log(log, writer=True)
+    with held.transaction() as txn:
+        reset(held, txn, "weight", relearn=True, ts_us=1)
+    held.close()
+    app = weights(log, limit=0.5)
+    feed(app, 20)
+    assert (rows(app, "predicted"), report(app).result) == (30, "equal")
+
+
 # -- what sets a training off -----------------------------------------------------------------------------------------
 
 
@@ -317,7 +352,7 @@ def test_a_refusal_shows_what_differs_and_the_ways_on(log: Log) -> None:
     assert "it has learned 2 features, and 3 are declared" in told
     assert f"headrace models reset species --log {log} --from latest" in told
     assert f"headrace models continue species --log {log}\n" in refusal(species(log, every=5))
-    assert "not the state of a k-means with k=4" in refusal(species(log, hr.KMeans(k=4)))
+    assert "it has learned 3 centers, and k=4 is declared" in refusal(species(log, hr.KMeans(k=4)))
 
 
 def test_a_model_goes_on_as_a_new_version_and_all_of_it_can_be_replayed(log: Log) -> None:

@@ -241,5 +241,7 @@ def verify(
             )
             for line in task.differences:
                 report(f"    {line}")
+            for topic, reason in task.not_compared.items():
+                report(f"    {topic}: not all rows were compared: {reason}")
         print(f"{found.result}{f': {found.reason}' if found.reason else ''}")
     raise typer.Exit(found.exit_code)

@@ -262,9 +262,8 @@ def _changes_that_fit(log: Log, name: str, file: str) -> list[str]:
         raise DeclarationError(f"{file} declares no model «{name}»")
     reason = why_not_continue(log, task)
     if reason:
-        raise LearnError(
-            f"«{name}» cannot go on from what it has learned: {reason}", advice="Look: headrace models show."
-        )
+        advice = "Learn again from the log (headrace models reset), give it a new name, or undo the change."
+        raise LearnError(f"«{name}» cannot go on from what it has learned: {reason}", advice=advice)
     known = registry.read_model(log, name) or {}
     return declaration_differences(known.get("fingerprint", {}), task.fingerprint())
 

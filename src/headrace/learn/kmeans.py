@@ -254,8 +254,11 @@ class KMeans:
         """Take over the state of a k-means with other parameters; the number of centers is the same.
 
         Raises:
-            LearnError: as for `restore`.
+            LearnError: it is not, or as for `restore`.
         """
+        centers = state.get("centers")
+        if isinstance(centers, np.ndarray) and len(centers) != self.k:
+            raise LearnError(f"it has learned {len(centers)} centers, and k={self.k} is declared")
         self.restore(state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KMeans:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from headrace import event_log
 from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.announcements import Announcements
@@ -179,8 +180,9 @@ class TaskRunner:
         lets = read_continue(self.log, name) or {}
         ends = {topic: info.end for topic, info in self.log.topics().items()}
         written = {output.topic: ends.get(output.topic, 0) for output in self.task.outputs}
-        event = Redeclared(self.clock.now_us(), history.at(progress.step).task, str(lets.get("by", "")), written)
-        outputs = step(self.task, self.state, event, self._reader)
+        before, by = history.at(progress.step).task, str(lets.get("by", ""))
+        change = Redeclared(self.clock.now_us(), before, by, written)
+        outputs = step(self.task, self.state, change, self._reader)
         told = changes(old.attached, history.now(0).attached)
         if isinstance(self.task, ModelTask):
             model = declaration_differences(old.fingerprint, self.task.fingerprint())
@@ -189,7 +191,7 @@ class TaskRunner:
                 txn.delete(CONTINUE, name)
         self._saves = True
         progress.offsets = {topic: self._offset(topic) for topic in self.task.topics}
-        declared = {"ts_us": event.ts_us, "by": event.by, "written": written}
+        declared = {"ts_us": change.ts_us, "by": by, "written": written}
         record = self._record(txn, outputs, after=progress.slice, inputs={}, event={"declared": declared})
         now = self._declaration(progress.step, changes=told, by=str(lets.get("by") or PIPELINE))
         put_declaration(txn, name, now)
@@ -198,7 +200,8 @@ class TaskRunner:
             put_model(txn, name, {**known, **more})
         where = f"from step {record.step} on, after {progress.position or 'nothing'}"
         for line in told:
-            logger.warning("«%s»: %s (%s)", name, line, where)
+            about = event_log.event("redeclared", app=self.plan.app, task=name, change=line, step=record.step)
+            logger.warning("«%s»: %s (%s)", name, line, where, extra=about)
         history.declarations = [*history.declarations, now]
         return record
 
