@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 from sklearn.linear_model import SGDClassifier, SGDRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tests.databases import Database, fresh_database
 
 import headrace as hr
@@ -51,6 +53,10 @@ WORDS: dict[str, tuple[Declare, tuple[str, ...]]] = {
     "a word that is not there": (lambda a: a.model("m", hr.KMeans(k=2), feature=["x"]), ("«feature»", "«features»")),  # type: ignore[call-arg]
     "a model without features=": (lambda a: a.model("m", hr.KMeans(k=2)), ("features", "It takes name, learner")),  # type: ignore[call-arg]
     "a class as learner": (lambda a: a.model("m", SGDClassifier, features=["x"]), ("a class", "SGDClassifier(…)")),
+    "a class as a step": (
+        lambda a: kmeans_like(a, make_pipeline(StandardScaler(), SGDRegressor)),
+        ("SGDRegressor, a step", "SGDRegressor(…)"),
+    ),
     "our class as learner": (lambda a: a.model("m", hr.KMeans, features=["x"]), ("a class", "KMeans(…)")),
     "a text as learner": (lambda a: a.model("m", "KMeans", features=["x"]), ("not a learner", "partial_fit")),
     "a classifier without classes": (lambda a: kmeans_like(a, SGDClassifier()), ("all labels", "classes=[…]")),
@@ -784,3 +790,43 @@ def test_a_mistake_in_a_command_is_refused(
     assert ended == code
     assert "Traceback" not in said
     assert "pw" not in said
+
+
+# -- what runs --------------------------------------------------------------------------------------------------------
+
+RUNNING: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
+    "rows for a topic of others": (lambda r: r.append("nope", [{"x": 1}]), ("«nope»", "append=True")),
+    "a text as rows": (lambda r: r.append("events", "x"), ("str holds no rows", "Give Arrow")),
+    "no rows": (lambda r: r.append("events", []), ("no rows", "dicts")),
+    "a key that is not there": (lambda r: r.append("events", [{"x": 1}], key="y"), ("key='y'", "no such column")),
+    "a model that is not there": (lambda r: r.tick("n"), ("no model «n»",)),
+    "a version that is not there": (lambda r: r.rollback("m", 9), ("no version «9»",)),
+    "a training that was not declared": (lambda r: r.retrain("m"), ("never trained anew", "model.retrain(rows=…)")),
+    "a time as text": (lambda r: r.wait("soon"), ("wait(timeout='soon')", "a number")),
+    "two features for one": (lambda r: r["m"].predict([[1, 2]]), ("«m» has 1 features", "rows of 2", "('x',)")),
+    "a row without the feature": (lambda r: r["m"].predict([{"y": 1}]), ("no column «x»", "Its features: x")),
+    "started twice": (lambda r: RUNS[0].start(), ("running already", "Stop it first")),
+}
+RUNS: list[hr.App] = []
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Any]:
+    """A pipeline that survives all mistakes."""
+    made = app()
+    kmeans(made).learn(made.topic("events", append=True))
+    RUNS.append(made)
+    with made.start() as started:
+        started.append("events", [{"x": 1.0}, {"x": 2.0}])
+        started.wait(timeout=30)
+        yield started
+
+
+@pytest.mark.parametrize("mistake", RUNNING)
+def test_a_mistake_while_it_runs_is_refused(mistake: str, running: Any) -> None:
+    make, words = RUNNING[mistake]
+    with pytest.raises(HeadraceError) as refused:
+        make(running)
+    for word in words:
+        assert word in str(refused.value)
+    assert running["m"].learned == 2

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arguments import checked_methods
 from headrace.batch import Batch, as_records
 from headrace.capture.base import SourcePosition
 from headrace.engines.local.append_source import AppendSource
@@ -140,6 +141,7 @@ class RunningModel:
         return self._runner.progress.diverged
 
 
+@checked_methods
 class Running:
     """A pipeline that runs in the background; leave the ``with`` block, or call `stop`, to end it.
 
@@ -234,7 +236,7 @@ class Running:
         topic: str,
         rows: Any,
         *,
-        key: Sequence[str] = (),
+        key: str | Sequence[str] = (),
         producer_id: str | None = None,
         sequence: int | None = None,
         timeout: float | None = 30.0,
@@ -270,6 +272,7 @@ class Running:
         except TypeError as error:
             raise DeclarationError(f"append: {error}", advice="Give Arrow, dicts, or a DataFrame.") from error
         queue = self._appending(topic)
+        key = (key,) if isinstance(key, str) else key
         new, number = queue.append(topic, given, key=key, producer_id=producer_id, sequence=sequence)
         self.engine.waker.wake()
         try:

@@ -278,6 +278,10 @@ def _steps(estimator: Any) -> list[Any]:
     else:
         chosen = [step for _, step in estimator.steps if step is not None and step != "passthrough"]
     for step in chosen:
+        if isinstance(step, type):
+            raise DeclarationError(
+                f"{step.__name__}, a step of the pipeline, is a class", advice=f"Make one of it: {step.__name__}(…)."
+            )
         if hasattr(step, "steps"):
             raise DeclarationError("a pipeline within a pipeline", advice="Name all steps in one make_pipeline(…).")
     # A stack of estimators predicts once its last one is fitted.
