@@ -26,6 +26,7 @@ from headrace.dataset.examples import Data, Examples, recut, shuffled
 from headrace.dataset.groups import Positions
 from headrace.dataset.readers import Chunk, ChunkReader, Start, TopicFinder, TopicPosition
 from headrace.errors import DeclarationError, LogError, MissingExtra
+from headrace.event_log import event
 from headrace.learn.features import Features, depend_on_the_log, feature_text
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
@@ -221,7 +222,7 @@ class Dataset:
                 if not self.options.wait:
                     raise finder.missing()
                 if not waited:
-                    logger.info("waiting for the topic %s", self.stream.topic)
+                    logger.info("waiting for the topic %s", self.stream.topic, extra=event("waiting"))
                 waited = True
                 if self.options.idle is not None and time.monotonic() - since >= self.options.idle:
                     return None

@@ -15,6 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
+from headrace.event_log import event
 from headrace.kafka.settings import KafkaLocation
 from headrace.retry import Backoff
 
@@ -116,7 +117,7 @@ class Cluster:
                     failure = self.translate(error, what)
                     if not failure.retry or self.out_of_patience(deadline):
                         raise failure from error
-                    logger.info("%s; trying again", failure.message)
+                    logger.info("%s; trying again", failure.message, extra=event("waiting"))
                     self.on_wait(f"waiting for {self.location.url} ({what}); trying again")
                 waited = True
                 time.sleep(backoff.next())

@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from headrace.clock import Clock, SystemClock
 from headrace.errors import DeclarationError, LogError, LogLocked, LogMissing, LogTruncated
+from headrace.event_log import event
 from headrace.faults import fault
 from headrace.kafka.cluster import COMPACTED, FOR_EVER, Cluster
 from headrace.kafka.fetch import Fetcher
@@ -155,7 +156,7 @@ class KafkaLog:
 
     def _say(self, status: str) -> None:
         if status and not self.status:
-            logger.warning("%s", status)
+            logger.warning("%s", status, extra=event("waiting"))
         self.status = status
 
     def _follow(self) -> None:

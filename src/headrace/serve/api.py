@@ -19,6 +19,7 @@ from typing import Any
 import fastapi
 
 from headrace.errors import HeadraceError
+from headrace.event_log import event
 from headrace.serve import openapi, tracing
 from headrace.serve.arrow import Batches
 from headrace.serve.endpoint import Prediction, Training
@@ -226,7 +227,11 @@ class Front:
         except Problem as problem:
             return problem.response()
         except Exception:  # whoever cannot be judged stays out
-            logger.exception("whether a request of %r is let in could not be decided", request.scope["path"])
+            logger.exception(
+                "whether a request of %r is let in could not be decided",
+                request.scope["path"],
+                extra=event("request_failed"),
+            )
             return Problem(503, "who may ask cannot be decided now").response()
         if route is None and PAGES.fullmatch(request.scope["path"]) is None:
             return Problem(404, "Not Found").response()
@@ -265,6 +270,6 @@ async def _safely(route: Route, request: Request) -> Response:
     except HeadraceError as error:
         problem = problem_of(error)
     except Exception:
-        logger.exception("a request of %r failed", request.scope["path"])
+        logger.exception("a request of %r failed", request.scope["path"], extra=event("request_failed"))
         problem = Problem(500, "Internal Server Error")
     return problem.response(protocol=route.protocol)

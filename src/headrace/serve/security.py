@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import DeclarationError
+from headrace.event_log import event
 from headrace.serve.exchange import Problem, Request
 from headrace.serve.keys import SCOPES, KeyFile
 from headrace.serve.settings import SOME_KEY, ServeSettings
@@ -76,7 +77,7 @@ class Gate:
         try:
             self.open = not self._keys.some() and self._keys.identity() in (self._keys_at_start, "")
         except DeclarationError as error:
-            logger.warning("this server is closed from now on: %s", error.message)
+            logger.warning("this server is closed from now on: %s", error.message, extra=event("keys"))
             self.open = False
 
     def authorize(self, request: Request, scope: str) -> Caller:
@@ -143,7 +144,7 @@ class Gate:
             try:
                 key = self._keys.find(text)
             except DeclarationError as error:
-                logger.warning("no key is taken: %s", error.message)
+                logger.warning("no key is taken: %s", error.message, extra=event("keys"))
                 raise Problem(503, "the keys cannot be read now") from None
             return None if key is None else Caller(f"key {key.id}", frozenset(key.scopes))
         return None if self._verify is None else self._verify(text)

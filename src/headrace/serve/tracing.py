@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, cast
 
+from headrace.event_log import event
 from headrace.serve.exchange import Request
 from headrace.serve.models import VersionInfo
 
@@ -31,7 +32,11 @@ def _provider() -> Any:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        logger.warning("traces are asked for (%s), but not installed: pip install 'headrace[otel]'", ENDPOINT[0])
+        logger.warning(
+            "traces are asked for (%s), but not installed: pip install 'headrace[otel]'",
+            ENDPOINT[0],
+            extra=event("tracing"),
+        )
         return None
     name = os.environ.get("OTEL_SERVICE_NAME", "headrace")
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))

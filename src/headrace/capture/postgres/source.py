@@ -41,6 +41,7 @@ from headrace.capture.postgres.stream import ReplicationStream, Wake
 from headrace.capture.postgres.wire import WireStream
 from headrace.clock import Clock, SystemClock
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
+from headrace.event_log import event
 from headrace.faults import fault
 from headrace.position import Lsn, parse_lsn
 
@@ -541,7 +542,9 @@ class PostgresSource:
         failing = catalog.failing_updates(connection, list(tables))
         for oid, reason in failing.items():
             if self._startup.failing.get(oid) != reason:
-                logger.error("%s", _failing(tables[oid], reason, self._declared.publication))
+                logger.error(
+                    "%s", _failing(tables[oid], reason, self._declared.publication), extra=event("failing_updates")
+                )
         self._startup.failing = failing
 
     def _watch(self) -> None:
@@ -575,7 +578,7 @@ class PostgresSource:
         """Warn of something once."""
         if text not in self._said:
             self._said.add(text)
-            logger.warning("%s", text)
+            logger.warning("%s", text, extra=event("catalog", source=self.name))
 
     # --- the end ---
 

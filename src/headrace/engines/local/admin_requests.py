@@ -13,6 +13,7 @@ from typing import Any
 from headrace.clock import Clock
 from headrace.engines.local.tasks import TaskRunner
 from headrace.errors import HeadraceError, LearnError, LogError
+from headrace.event_log import event
 from headrace.log import file_of
 from headrace.log.base import Log, Transaction
 from headrace.plan.task import ModelTask
@@ -49,7 +50,12 @@ class AdminRequest:
         if self.reply is not None:
             self.reply(self.error or self.result)
         elif self.error is not None and self.stored:
-            logger.warning("a request for «%s» was refused: %s", self.request.model, self.error.message)
+            logger.warning(
+                "a request for «%s» was refused: %s",
+                self.request.model,
+                self.error.message,
+                extra=event("refused", model=self.request.model),
+            )
         self.done.set()
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from headrace.capture.postgres.source import PostgresSource
 from headrace.errors import DeclarationError, SinkError
+from headrace.event_log import event
 from headrace.plan.columns import Columns, after
 from headrace.plan.plan import Plan, SourcePlan
 from headrace.plan.sinks import SinkPlan, key_sources
@@ -118,7 +119,9 @@ def _leave_out(end: End) -> None:
     if end.source is None or end.plan is None or not end.plan.matches(str(end.reach)) or not end.ours:
         return
     end.source.leave_out(end.reach.schema, end.reach.name)
-    logger.info("%s, which is therefore left out of the tables of source «%s»", end, end.plan.prefix)
+    logger.info(
+        "%s, which is therefore left out of the tables of source «%s»", end, end.plan.prefix, extra=event("left_out")
+    )
 
 
 def _refuse(plan: Plan, end: End, columns: Mapping[str, Columns]) -> None:

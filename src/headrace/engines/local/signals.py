@@ -27,7 +27,7 @@ from headrace.retry import Backoff
 logger = logging.getLogger("headrace")
 
 JOIN_SECONDS = 0.2
-GRACE_SECONDS = 1.4
+GRACE_SECONDS = 1.2
 """From a signal to the end of the process, where its threads have not ended by themselves."""
 FLUSH_SECONDS = 0.1
 NUMBERS = (signal.SIGINT, signal.SIGTERM)

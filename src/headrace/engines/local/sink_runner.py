@@ -27,6 +27,7 @@ from headrace import plain_values
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, dead_letters
 from headrace.errors import HeadraceError, SinkError, WaitTimeout
+from headrace.event_log import event
 from headrace.faults import fault
 from headrace.log.base import Entry, Log
 from headrace.plan.sinks import SinkPlan, key_sources
@@ -227,7 +228,11 @@ class SinkRunner:
             sink.cancel()
             self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            logger.warning("the sink «%s» does not end: its destination does not answer", self.plan.name)
+            logger.warning(
+                "the sink «%s» does not end: its destination does not answer",
+                self.plan.name,
+                extra=event("sink_stuck", sink=self.plan.name),
+            )
 
     # -- its own thread -----------------------------------------------------------------------------------------------
 
@@ -242,11 +247,20 @@ class SinkRunner:
             Stopped: the pipeline ends meanwhile.
         """
         if why != self.status.status.removeprefix("waiting: "):
-            logger.warning("the sink «%s» waits: %s", self.plan.name, why)
+            logger.warning(
+                "the sink «%s» waits: %s", self.plan.name, why, extra=event("sink_waits", sink=self.plan.name)
+            )
         since = self.status.waiting_since if self.status.waiting else time.monotonic()
         self._say(status=f"waiting: {why}", waiting=True, waiting_since=since)
         if self._stop.wait(seconds):
             raise Stopped
+
+    def _say_again(self) -> None:
+        """Say that the destination is there again, where it was waited for."""
+        if self.status.waiting and self.status.waiting_since is not None:
+            seconds = time.monotonic() - self.status.waiting_since
+            about = event("sink_goes_on", sink=self.plan.name, seconds=round(seconds, 3))
+            logger.info("the sink «%s» goes on after %.1f s", self.plan.name, seconds, extra=about)
 
     def _say(self, **changes: object) -> None:
         with self._changed:
@@ -268,7 +282,9 @@ class SinkRunner:
                     self._narrow(error)
                 except Exception as error:
                     # Nothing of it is known: it is said, and tried again, as for any destination.
-                    logger.exception("the sink «%s» failed", self.plan.name)
+                    logger.exception(
+                        "the sink «%s» failed", self.plan.name, extra=event("sink_failed", sink=self.plan.name)
+                    )
                     self.pause(backoff.next(), f"{type(error).__name__}: {error}")
             except Stopped:
                 break
@@ -298,6 +314,7 @@ class SinkRunner:
             position = sink.open()
             self._late = None
             self._check(reader, position)
+            self._say_again()
             self._say(position=position, status="running", waiting=False)
             self._since = None
             seen = -1
@@ -334,7 +351,7 @@ class SinkRunner:
         if info is not None and position < info.first:
             logger.warning(
                 "the sink «%s» stands at offset %d of %s, whose rows before %d are not kept any more",
-                self.plan.name, position, info.name, info.first,
+                self.plan.name, position, info.name, info.first, extra=event("rows_not_kept", sink=self.plan.name),
             )  # fmt: skip
 
     def _end(self, log: Log) -> int:

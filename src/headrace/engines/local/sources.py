@@ -14,6 +14,7 @@ from headrace.capture.topics.source import TopicSource
 from headrace.capture.topics.transactions import TransactionOrder
 from headrace.engines.local.pipeline_source import PipelineSource
 from headrace.errors import DeclarationError
+from headrace.event_log import event
 from headrace.formats.topic_formats import ForeignFormats, TopicCodec, codec_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaLocation
@@ -73,7 +74,13 @@ def check_apart(captured: Sequence[PostgresSource], *, on_kafka: bool) -> None:
                 if other == what:
                     continue
                 if source.resumes:
-                    logger.warning("%s and %s share the topic «%s»; in a new log that is refused", other, what, name)
+                    logger.warning(
+                        "%s and %s share the topic «%s»; in a new log that is refused",
+                        other,
+                        what,
+                        name,
+                        extra=event("shared_topic", topic=name),
+                    )
                     continue
                 raise DeclarationError(
                     f"{other} and {what} would share the topic «{name}»",

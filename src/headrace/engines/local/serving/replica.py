@@ -24,6 +24,7 @@ from headrace.engines.local.serving.service import ModelProvider
 from headrace.engines.local.serving.snapshots import SnapshotPublisher
 from headrace.engines.local.startup import check_fingerprint
 from headrace.errors import HeadraceError, LogError
+from headrace.event_log import event
 from headrace.formats.topic_formats import codec_for
 from headrace.learn.base import traits_of
 from headrace.log import file_of, open_log
@@ -148,7 +149,7 @@ class Replica(ModelProvider):
             try:
                 wait = 0.0 if self._look() else LOOK_SECONDS
             except Exception as error:  # whatever it is, what was published goes on answering
-                logger.warning("following the log: %s", error)
+                logger.warning("following the log: %s", error, extra=event("following"))
                 wait = AFTER_ERROR
 
     def _look(self) -> bool:

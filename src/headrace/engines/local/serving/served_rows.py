@@ -26,6 +26,7 @@ import pyarrow as pa
 from headrace.batch import from_ipc, to_ipc
 from headrace.engines.local.append_source import AppendSource
 from headrace.errors import HeadraceError, LogError, WaitTimeout
+from headrace.event_log import event
 from headrace.log import file_of
 from headrace.log.base import Log
 
@@ -124,7 +125,12 @@ class ServedRowsReceiver:
             except FileNotFoundError:
                 continue  # withdrawn
             except (HeadraceError, ValueError, pa.ArrowException, OSError) as error:
-                logger.warning("rows that were handed over in %s are refused: %s", file.name, error)
+                logger.warning(
+                    "rows that were handed over in %s are refused: %s",
+                    file.name,
+                    error,
+                    extra=event("served_rows_refused"),
+                )
                 file.with_suffix(".refused").write_text(str(error))
                 file.unlink(missing_ok=True)
         try:

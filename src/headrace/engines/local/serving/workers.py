@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.errors import HeadraceError
+from headrace.event_log import event
 
 logger = logging.getLogger("headrace")
 
@@ -66,7 +67,12 @@ class Worker:
     def look(self) -> None:
         """Begin it again where it has died, at most once a second."""
         if self.process.poll() is not None and time.monotonic() - self._begun_at >= AGAIN_AFTER:
-            logger.warning("worker %d ended with code %d: begun again", self.process.pid, self.process.returncode)
+            logger.warning(
+                "worker %d ended with code %d: begun again",
+                self.process.pid,
+                self.process.returncode,
+                extra=event("worker_ended"),
+            )
             self._close()
             self.process = self._begin()
 
