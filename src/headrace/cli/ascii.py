@@ -48,10 +48,19 @@ def spelled(text: str, encoding: str | None) -> str:
 
 def fall_back_to_ascii(data: TextIO, talk: TextIO) -> None:
     """Let two streams take every character, whatever their encoding: one for programs, one for people."""
-    for stream, handler in ((data, ESCAPED), (talk, SPELLED)):
-        reconfigure = getattr(stream, "reconfigure", None)  # what a test has put in its place may have none
-        if reconfigure is not None:
-            reconfigure(errors=handler)
+    _set_errors(data, ESCAPED)
+    spell(talk)
+
+
+def spell(stream: TextIO) -> None:
+    """Let a stream that is for people take every character."""
+    _set_errors(stream, SPELLED)
+
+
+def _set_errors(stream: TextIO, handler: str) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)  # what a test has put in its place may have none
+    if reconfigure is not None:
+        reconfigure(errors=handler)
 
 
 codecs.register_error(ESCAPED, _escaped)

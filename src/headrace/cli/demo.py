@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from headrace.cli.arguments import JsonOption
+from headrace.cli.ascii import spell
 from headrace.cli.console import talk
 from headrace.cli.events import shown_on, with_events
 from headrace.inspect.messages import to_json
@@ -167,6 +169,8 @@ def demo_fish(
 def _play(play: Callable[..., dict[str, Any]], options: ServerOptions, as_json: bool) -> None:
     """Play a demo, and print its result for scripts."""
     console = Console()
+    if not as_json:
+        spell(sys.stdout)
     # Two consoles would tear each other's lines: the one that draws shows events too.
     with shown_on(console if console.is_interactive and not as_json else talk):
         result = play(options, show=not as_json, console=console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,14 +14,19 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from headrace.cli.arguments import JsonOption, LogOption, location
-from headrace.cli.console import print_result, report, talk
+from headrace.cli.console import talk
+from headrace.cli.events import tell
 from headrace.engines.local.signals import Signals
 from headrace.errors import DeclarationError
+from headrace.event_log import event
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
+from headrace.inspect.messages import to_json
 from headrace.log.kafka import KafkaLog
 from headrace.plan.plan import INTERNAL
 from headrace.produce.inputs import Input
 from headrace.produce.producer import Appender, EventColumns, Throttle, append_all, open_for, parse_rate
+
+logger = logging.getLogger("headrace")
 
 
 def produce(
@@ -75,11 +81,11 @@ def produce(
     result = {"topic": topic, "log": place, **appender.figures(), "ended": ended}
     earlier = f" behind {appender.skipped} that were there" if appender.skipped else ""
     words = {"input": "the input ended", "limit": "the limit is reached", "stopped": "stopped"}[ended]
-    print_result(
-        {**result, "seconds": round(time.monotonic() - since, 3)},
-        f"{topic}: {appender.written} rows written{earlier}; {words}",
-        as_json=as_json,
-    )
+    result["seconds"] = round(time.monotonic() - since, 3)
+    if as_json:
+        print(to_json(result))
+    else:
+        tell(f"{topic}: {appender.written} rows written{earlier}; {words}", "produced", **result)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class _Bar:
         self.progress.update(self.task, completed=done)
 
     def report(self, message: str) -> None:
-        report(message)
+        logger.warning("%s", message, extra=event("waiting"))
 
 
 @contextmanager

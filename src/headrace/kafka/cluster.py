@@ -353,7 +353,10 @@ def translate(error: Any, what: str, where: str) -> LogError:
     if code in (Code._STATE, Code.INVALID_TXN_STATE, Code.INVALID_CONFIG, Code.INVALID_REPLICATION_FACTOR):
         return LogError(f"{what} failed on {where}: {reason}")
     if error.retriable() or code in _away() or code < 0:
-        return LogUnavailable(f"{where} cannot be reached ({what}: {reason})", advice="It is tried again.")
+        return LogUnavailable(
+            f"{where} cannot be reached ({what}: {reason})",
+            advice="Is the broker running, and are host and port right?",
+        )
     return LogError(f"{what} failed on {where}: {reason}")
 
 
