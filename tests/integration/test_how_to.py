@@ -26,7 +26,7 @@ def shop(database: Database, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["add-a-column"])
+@pytest.mark.parametrize("page", ["add-a-column", "back-up"])
 def test_the_page_can_be_followed(page: str, shop: Path, database: Database) -> None:
     given = {"PostgreSQL": {"POSTGRES": database.dsn}}
     with Walkthrough(DOCS / "how-to" / f"{page}.md", shop, given=given) as walkthrough:
