@@ -165,28 +165,27 @@ class _Checks:
 
     def _written(self, task: Task, topic: str) -> Columns | None:
         """Return the columns of a topic that a task writes."""
-        for columns, outputs in self._rows_written(task, topic):
-            for output in outputs:
-                if output.topic == topic:
-                    with self._noting():
-                        return after(columns, output.operations, f"«{topic}»")
+        columns, outputs = self._rows_written(task, topic)
+        for output in outputs:
+            if output.topic == topic:
+                with self._noting():
+                    return after(columns, output.operations, f"«{topic}»")
         if isinstance(task, ModelTask) and topic == task.metrics_topic and task.evaluate:
             return _of_metrics(task.evaluate, topic)
         return None
 
-    def _rows_written(self, task: Task, topic: str) -> Iterator[tuple[Columns | None, Sequence[OutputPlan]]]:
-        def writes(outputs: Sequence[OutputPlan]) -> bool:
-            return any(output.topic == topic for output in outputs)
-
+    def _rows_written(self, task: Task, topic: str) -> tuple[Columns | None, Sequence[OutputPlan]]:
+        """Return the rows that a task writes to a topic, as they are before the output's operations."""
         if isinstance(task, StreamTask):
-            yield self.of_stream(task.stream, f"«{topic}»"), task.outputs
-            return
-        for plan in task.predict if isinstance(task, ModelTask) else ():
-            if isinstance(task, ModelTask) and writes(plan.outputs):
-                yield self._predicted(task, plan), plan.outputs
+            return self.of_stream(task.stream, f"«{topic}»"), task.outputs
+        if isinstance(task, ModelTask):
+            for plan in task.predict:
+                if _writes(plan.outputs, topic):
+                    return self._predicted(task, plan), plan.outputs
         for number, node in enumerate(task.nodes):
-            if writes(node.outputs):
-                yield self.of_node(task, number), node.outputs
+            if _writes(node.outputs, topic):
+                return self.of_node(task, number), node.outputs
+        return None, ()
 
     # -- what is wanted -----------------------------------------------------------------------------------------------
 
@@ -266,6 +265,10 @@ class _Checks:
                         "ever meet those that are served",
                         f"Say its type: {wanted}.",
                     )
+
+
+def _writes(outputs: Sequence[OutputPlan], topic: str) -> bool:
+    return any(output.topic == topic for output in outputs)
 
 
 def check_rows(task: ModelTask, columns: Columns, more: Sequence[str]) -> None:

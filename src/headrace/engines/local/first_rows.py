@@ -37,12 +37,12 @@ def known_in_log(log: Log, topics: Iterable[str], fixed: Collection[str], *, who
         if info is None or not info.rows:
             continue
         if whole:
-            schemas = [entry.records.schema for entry in walk(log, topic, info.first)]
+            schemas = dict.fromkeys(entry.records.schema for entry in walk(log, topic, info.first))
         else:
             offsets = np.unique(np.linspace(info.first, info.end - 1, _SAMPLES).astype(np.int64)).tolist()
             parts = [log.read_topic(topic, offset=offset, limit=1) for offset in offsets]
-            schemas = [entry.records.schema for part in parts for entry in part]
-        found[topic] = Columns(topic, told_schema(list(dict.fromkeys(schemas))), fixed=topic in fixed)
+            schemas = dict.fromkeys(entry.records.schema for part in parts for entry in part)
+        found[topic] = Columns(topic, told_schema(list(schemas)), fixed=topic in fixed)
     return found
 
 
@@ -64,16 +64,14 @@ def check_known(
     asked = (_read(plan) - captured.keys() - plan.written.keys()) | set(changing)
     own = {topic: Columns(topic, schema) for topic, schema in captured.items()}
     fixed = {topic for topic in asked - set(changing) if not topic.endswith(".dlq")}
-    for whole in (False, True):  # some rows of a topic may have what those that are looked at first have not
+    for whole in (False, True):  # before a refusal: some rows may have what those that are looked at first have not
         known = {**known_in_log(log, asked, fixed, whole=whole), **own}
         try:
             doubts = check_columns(plan, known)
+            break
         except DeclarationError:
             if whole:
                 raise
-            continue
-        if not doubts:
-            break
     for mistake in doubts:
         say(mistake)
     return known
