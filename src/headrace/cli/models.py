@@ -109,10 +109,12 @@ def models_show(
     if about["hash"] is None:
         about["hash"] = no_hash(about)
     print_values(about, title=name, wide=wide)
+    print()
     print_table(listed, title="versions", short=short_version, wide=wide)
     if sys.stdout.isatty():
         print_scores(scores)
     else:
+        print()
         print_table([{**line, **metrics_of(line)} for line in scores])
     for each in redeclared:
         for line in each["changes"]:
@@ -153,9 +155,11 @@ def models_diff(
         wide=wide,
     )  # fmt: skip
     if scored:
+        print()
         print_table(scored, title="metrics", wide=wide)
     for line in found["parameters"]:
         report(f"declared {line}")
+    print()
     print_table([array for array in found["state"] if array["changed"]], title="what moved", wide=wide)
 
 

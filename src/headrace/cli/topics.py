@@ -69,6 +69,7 @@ def topics_show(
         print_values(shown, title=topic, wide=wide)
         own = [column for column in columns if not is_meta(column["column"])]
         lines = [{**column, "to": "now" if column["to"] is None else column["to"]} for column in own]
+        print()
         print_table(lines, title="columns", wide=wide)
 
 
