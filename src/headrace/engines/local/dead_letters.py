@@ -38,13 +38,15 @@ class DeadLetters:
     """The dead letters that were written since the start. Used by the engine's thread; `counts` may be read by any.
 
     Args:
+        app: the pipeline's name.
         place: the log, as it is named to commands.
 
     Attributes:
         counts: rows by topic; replaced, never changed.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, app: str, place: str) -> None:
+        self._app = app
         self._place = place
         self.counts: Mapping[str, int] = {}
         self._pending: list[tuple[str, Batch]] = []
@@ -90,13 +92,14 @@ class DeadLetters:
             if kind in known or len(known) >= _MOST_KINDS:
                 continue
             known.add(kind)
+            command = self.command(topic)
             logger.warning(
                 "a row of %s went to the dead letters (%s): %s%s",
                 topic.removesuffix(SUFFIX),
                 stage,
                 reason,
-                f" · {self.command(topic)}" if self.command(topic) else "",
-                extra=event("dead_letter", topic=topic, stage=stage, reason=reason, command=self.command(topic)),
+                f" · {command}" if command else "",
+                extra=event("dead_letter", app=self._app, topic=topic, stage=stage, reason=reason, command=command),
             )
 
     def command(self, topic: str) -> str:

@@ -86,7 +86,7 @@ class Engine:
         self.log = log
         self.sources = list(sources)
         self.clock = clock or SystemClock()
-        self.dead_letters = DeadLetters(plan.log)
+        self.dead_letters = DeadLetters(plan.app, plan.log)
         self.runners = [TaskRunner(plan, task, log, self.clock) for task in plan.tasks]
         for runner in self.runners:
             runner.letters = self.dead_letters.take

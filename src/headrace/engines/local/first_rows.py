@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from headrace.batch import Batch
 from headrace.errors import DeclarationError, LogError
+from headrace.event_log import event
 from headrace.inspect.query import Names, empty_topic, query_topics
 from headrace.log.base import Log, walk
 from headrace.plan.column_checks import check_columns, check_rows, known_columns
@@ -73,7 +74,7 @@ def check_known(
             if whole:
                 raise
     for mistake in doubts:
-        say(mistake)
+        say(plan, mistake)
     return known
 
 
@@ -113,12 +114,13 @@ def _check_query(task: ModelTask, query: str, who: str, known: Mapping[str, Colu
         check_rows(task, Columns(f"the query of {who}", schema), (task.target,) if task.target else ())
 
 
-def say(mistake: DeclarationError) -> None:
+def say(plan: Plan, mistake: DeclarationError) -> None:
     """Tell people of a mistake by the rows so far."""
     logger.warning(
         "%s. %s The pipeline runs, since rows to come may be others; until then they go to dead letters",
         mistake.message,
         mistake.advice,
+        extra=event("declaration_doubted", app=plan.app, advice=mistake.advice),
     )
 
 
@@ -153,7 +155,7 @@ class FirstRows:
         for mistake in mistakes:
             if mistake.message not in self._said:
                 self._said.add(mistake.message)
-                say(mistake)
+                say(self._plan, mistake)
 
 
 def _read(plan: Plan) -> set[str]:
