@@ -240,3 +240,23 @@ def test_events_are_lines(database: Database, tmp_path: Path) -> None:
     assert {line["app"] for line in events} == {"shop"}
     shown = seen("run", "shop.py", "--until-caught-up", cwd=tmp_path)
     assert any(re.match(r"\d\d:\d\d:\d\d running, log shop.headrace", line) for line in shown)
+
+
+def test_what_is_lost_and_found_again_is_said(database: Database, tmp_path: Path) -> None:
+    database.execute("create table t (id int primary key, x float8)")
+    (tmp_path / "shop.py").write_text(PIPELINE.format(dsn=database.dsn))
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    command = [HEADRACE, "run", "shop.py", "--log-format", "json"]
+    with Child(command, cwd=tmp_path, text=True, **streams) as process:
+        assert process.stderr is not None
+        events = (json.loads(line) for line in process.stderr)
+        assert any(event["event"] == "caught_up" for event in events)
+        walsenders = "select pg_terminate_backend(active_pid) from pg_replication_slots where database = %s"
+        database.execute(walsenders, database.name)
+        lost = next(event for event in events if event["event"] == "connection_lost")
+        assert (lost["level"], lost["fields"]["source"]) == ("WARNING", "shop")
+        again = next(event for event in events if event["event"] == "connected_again")
+        assert again["fields"]["text"].startswith(f"connected again after {again['fields']['seconds']:.1f} s")
+        assert any(event["event"] == "caught_up" for event in events)
+        process.terminate()
+        assert process.wait(60) in (0, 143)
