@@ -9,7 +9,7 @@
 Stream(iris_predictions)
 """
 
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from headrace import errors, testing
 from headrace.batch import Batch
@@ -28,7 +28,7 @@ from headrace.pipeline.model import Model
 from headrace.pipeline.stream import Database, Stream, Topics, Windowed
 from headrace.transform.expressions import text
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from headrace.dataset import Dataset
     from headrace.engines.local.running import Running, RunningModel
     from headrace.testing.servers import temporary_postgres
@@ -72,12 +72,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker is to find misspelt names
 
-    return getattr(import_module(_LATER[name]), name)
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(_LATER[name]), name)
 
 
 def __dir__() -> list[str]:

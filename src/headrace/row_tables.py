@@ -77,5 +77,5 @@ def _first(table: pa.Table, limit: int) -> list[tuple[str, list[str]]]:
 
 def _left_out(table: pa.Table, limit: int) -> list[str]:
     rows, columns = table.num_rows, table.num_columns
-    lines = [f"… {rows - limit:,} more of {rows:,} rows"] if rows > limit else []
+    lines = [f"… {rows - limit:,} more of {rows:,} rows"] if rows > limit else [] if rows else ["no rows"]
     return lines + ([f"… {columns - SHOWN_COLUMNS:,} more of {columns:,} columns"] if columns > SHOWN_COLUMNS else [])

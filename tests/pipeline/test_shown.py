@@ -208,7 +208,8 @@ def test_a_table_in_a_notebook_is_escaped_and_bounded() -> None:
     assert found.texts[-2:] == ["… 990 more of 1,000 rows", f"… {102 - SHOWN_COLUMNS} more of 102 columns"]
     assert max(map(len, found.texts)) <= 40 and len(html_table(table)) < 20_000
     assert text_table(table).splitlines()[-2:] == found.texts[-2:]
-    assert html_table(pa.table({})) == "<table><thead><tr></tr></thead><tbody></tbody></table>"
+    assert html_table(pa.table({})) == "<table><thead><tr></tr></thead><tbody></tbody></table><p>no rows</p>"
+    assert text_table(pa.table({"id": pa.array([], pa.int64())})) == "id\nno rows"
     batch = hr.Batch.of({"id": [1, 2], "name": [hostile, None]})
     assert repr(batch) == "Batch(2 rows: id, name)"
     assert hostile in Fragment(batch._repr_html_()).texts

@@ -141,6 +141,8 @@ def test_a_type_checker_knows_every_public_name() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert set(PUBLIC) <= set(imported)
+    # A function of the module that answers for every name would hide misspelt ones.
+    assert not [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
 
 
 def test_no_module_is_a_grab_bag() -> None:
