@@ -379,6 +379,13 @@ def test_a_model_goes_on_as_a_new_version_and_all_of_it_can_be_replayed(log: Log
     assert "models continue" in refusal(species(log, every=9))  # it was let go on once
 
 
+def test_a_start_that_changes_nothing_uses_up_what_was_let_go_on(log: Log) -> None:
+    feed_species(species(log), 0)
+    let(species(log))
+    feed_species(species(log), 11)
+    assert "models continue" in refusal(species(log, every=9))
+
+
 def test_what_was_let_go_on_and_does_not_fit_is_refused_still(log: Log) -> None:
     feed_species(species(log), 0)
     app = species(log, features=("b", "a"))

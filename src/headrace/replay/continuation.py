@@ -70,9 +70,11 @@ def ways_on(log: str, name: str, reason: str) -> str:
     Or give it a new name (both are kept then), or undo the change.
     """
     where = f"{shlex.quote(name)} --log {shlex.quote(log)}"
+    # On a cluster nobody can tell whether a pipeline runs.
+    stopped = " --stopped" if log.startswith("kafka:") else ""
     lines = [
         "One of these, and start again:",
-        f"    headrace models continue {where}",
+        f"    headrace models continue {where}{stopped}",
         "        goes on from what it has learned, as a new version",
     ]
     if reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from headrace.engines.local.tracing import trace_rounds
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.event_log import event
 from headrace.formats.topic_formats import TopicCodec, codec_for
+from headrace.kafka.settings import KafkaLocation
 from headrace.log import file_of, open_log
 from headrace.log.base import Log
 from headrace.log.retention import Keep
@@ -39,7 +40,7 @@ from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry.models import declare, read_model
-from headrace.registry.requests import read_continue
+from headrace.registry.requests import CONTINUE, read_continue
 from headrace.replay.continuation import ways_on, why_not_continue
 from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
 from headrace.replay.known_tasks import with_known_names
@@ -227,14 +228,20 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log, *, continues: bool 
         )
     if known is None or not known["fingerprint"]:
         return
-    changed = declaration_differences(known["fingerprint"], task.fingerprint())
+    changed = _changed(known, task)
     if not changed or (continues and read_continue(log, task.name) is not None and not why_not_continue(log, task)):
         return
+    where = KafkaLocation.parse(plan.log, name=plan.app).url if plan.on_kafka else plan.log
     raise FingerprintError(
         f"the model «{task.name}» is declared differently from the one in {plan.log} (version {known['version']}):\n"
         + "\n".join(f"    {line}" for line in changed),
-        advice=ways_on(plan.log, task.name, why_not_continue(log, task)),
+        advice=ways_on(where, task.name, why_not_continue(log, task)),
     )
+
+
+def _changed(known: Mapping[str, Any] | None, task: ModelTask) -> list[str]:
+    """Return how a model is declared differently from the one that a log knows."""
+    return [] if known is None else declaration_differences(known["fingerprint"], task.fingerprint())
 
 
 def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
@@ -242,6 +249,9 @@ def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
         record_environment(log, txn, plan.app, environment_fingerprint())
         for task in plan.models:
             known, made_of = read_model(log, task.name), blueprint(task)
-            if known is None or not known["fingerprint"]:
+            undeclared = known is None or not known["fingerprint"]
+            if (undeclared or not _changed(known, task)) and read_continue(log, task.name) is not None:
+                txn.delete(CONTINUE, task.name)  # it was asked for this start, which did not need it
+            if undeclared:
                 libraries = libraries_of(task.learner)
                 declare(log, txn, task.name, task.fingerprint(), clock.now_us(), plan.app, made_of, libraries)
