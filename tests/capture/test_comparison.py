@@ -46,6 +46,7 @@ def found(compared: Comparison) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize("seed", range(6))
 def test_random_changes_of_a_table_with_a_key(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "PART_BYTES", 1)
+    monkeypatch.setattr(comparison, "COMPACT_BYTES", [1 << 30, 1000, 1][seed % 3])
     chance = random.Random(seed)
     compared = Comparison(SCHEMA, ["id"], size=chance.choice([0, 7]))
     known: dict[int, dict[str, Any]] = {}
@@ -97,6 +98,7 @@ def _change(known: dict[int, dict[str, Any]], chance: random.Random) -> dict[str
 @pytest.mark.parametrize("size", [0, 5])
 def test_rows_without_a_key_are_counted(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "PART_BYTES", 1)
+    monkeypatch.setattr(comparison, "COMPACT_BYTES", 1 if size else 1 << 30)
     compared = Comparison(SCHEMA, [], size=size)
     rows = [
         {"id": 1, "x": float("nan"), "note": None},
@@ -144,6 +146,17 @@ def test_a_key_that_became_another_one() -> None:
     other = pa.schema([("uid", pa.string()), ("x", pa.float64())])
     with pytest.raises(LogError, match="«id», which the table does not have"):
         Comparison(other, ["uid"]).note(events([{"op": "c", "id": 1}]))
+
+
+def test_one_key_that_changes_for_ever_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "COMPACT_BYTES", 100_000)
+    compared = Comparison(SCHEMA, ["id"])
+    row = {"id": 1, "x": 0.0, "note": "n" * 1000}
+    for number in range(40):
+        compared.note(events([{"op": "u", **row, "x": float(number)} for _ in range(50)]))
+        assert compared._events.sizes.max() < 200_000
+    compared.meet(table([{**row, "x": 39.0}]))
+    assert not any(found(compared).values())
 
 
 def test_a_row_that_no_event_can_hold_keeps_what_is_known_of_it() -> None:

@@ -29,6 +29,7 @@ from headrace.value_hashes import hashes
 
 PART_BYTES = 24 << 20
 MOST_PARTS = 200  # each side has a file for each, and a process may have 1,024
+COMPACT_BYTES = 128 << 20  # events of a part beyond which only what they leave is kept: one key may change for ever
 _PUT, _REMOVE = 1, 0
 _KIND, _UNSENT, _REFUSED = "__kind", "__unsent", "__refused"
 
@@ -133,8 +134,12 @@ class Comparison:
         before.close()
 
     def _put(self, events: pa.RecordBatch) -> None:
-        if events.num_rows:
-            self._events.add(events, self._spread(events, self._noted_by))
+        if not events.num_rows:
+            return
+        self._events.add(events, self._spread(events, self._noted_by))
+        for number in np.flatnonzero(self._events.sizes > self._events.limits).tolist():
+            known = Known.of(self._events.read(number), self._noted_by, self._schema)
+            self._events.replace(number, known.as_events(self._width))
 
     def meet(self, rows: pa.RecordBatch, refused: pa.RecordBatch | None = None) -> None:
         """Take rows of the table in.
@@ -181,10 +186,16 @@ class Comparison:
 
 
 class Parts:
-    """Rows of one schema, spread over files without names: written one after another, then read."""
+    """Rows of one schema, spread over files without names: written one after another, then read.
+
+    Attributes:
+        sizes: bytes of the rows of each part, about; ``limits``: where they are looked through.
+    """
 
     def __init__(self, schema: pa.Schema, count: int, directory: Path | None) -> None:
         self.schema = schema
+        self.sizes = np.zeros(count, np.int64)
+        self.limits = np.full(count, COMPACT_BYTES, np.int64)
         self._directory = directory
         self._files: list[IO[bytes] | None] = [None] * count
         self._writers: list[pa.ipc.RecordBatchStreamWriter | None] = [None] * count
@@ -195,8 +206,9 @@ class Parts:
         bounds = np.searchsorted(parts[order], np.arange(len(self._files) + 1))
         for number in np.flatnonzero(np.diff(bounds)).tolist():
             mine = order[bounds[number] : bounds[number + 1]]
-            every = len(mine) == records.num_rows
-            self._writer(number).write_batch(records if every else take_records(records, mine))
+            part = records if len(mine) == records.num_rows else take_records(records, mine)
+            self._writer(number).write_batch(part)
+            self.sizes[number] += part.nbytes
 
     def _writer(self, number: int) -> pa.ipc.RecordBatchStreamWriter:
         writer = self._writers[number]
@@ -207,14 +219,32 @@ class Parts:
         return writer
 
     def read(self, number: int) -> pa.RecordBatch:
-        """Return the rows of one part, in the order in which they were written; nothing can be added to it then."""
+        """Return the rows of one part, in the order in which they were written; it can be replaced then, not added to.
+
+        Raises:
+            LogError: they are more than fit in memory together.
+        """
         file, writer = self._files[number], self._writers[number]
         if file is None or writer is None:
             return record_batch(self.schema.empty_table())
         writer.close()
         file.seek(0)
         with pa.ipc.open_stream(file) as reader:
-            return record_batch(reader.read_all())
+            table = reader.read_all()
+        found = record_batch(table)
+        if found.num_rows != table.num_rows:
+            raise LogError(f"{table.num_rows:,} rows of one part have more than 2 GB of text: they cannot be compared")
+        return found
+
+    def replace(self, number: int, records: pa.RecordBatch) -> None:
+        """Let a part that was read hold these rows only; what it may grow to follows from how large they are."""
+        file = self._files[number]
+        if file is not None:
+            file.close()
+        self._files[number] = self._writers[number] = None
+        self.sizes[number] = 0
+        self.add(records, np.full(records.num_rows, number))
+        self.limits[number] = max(COMPACT_BYTES, 2 * self.sizes[number])
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -229,6 +259,7 @@ class Parts:
             if file is not None:
                 file.close()
         self._files, self._writers = [None] * len(self._files), [None] * len(self._writers)
+        self.sizes[:] = 0
 
 
 # --- events as rows that are put and removed ---
