@@ -163,8 +163,8 @@ class Program:
 class Terminal:
     """A shell in the reader's directory, with an environment of its own."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, environment: Mapping[str, str], patience: float) -> None:
+        self._directory, self._patience = directory, patience
         self.environment = dict(environment)
         self.program: Program | None = None
 
@@ -175,7 +175,7 @@ class Terminal:
             stays: it goes on running; only what it shows first is compared.
             repeat: it is typed again until it shows what is expected, as by a reader who is faster than the pipeline.
         """
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + self._patience
         while True:
             screen = Screen()
             process = self._start(typed.command, screen)
@@ -184,8 +184,9 @@ class Terminal:
                 self.program = Program(process, screen)
                 self._await(self.program, typed, deadline)
                 return
-            process.wait(max(1.0, deadline - time.monotonic()))
+            ended = self._ends(process, deadline)
             screen.ended()
+            assert ended, f"it goes on after {self._patience:g} s\n{_difference(typed, screen.text)}"
             if re.fullmatch(pattern_of(typed.expected), screen.text):
                 break
             assert repeat and time.monotonic() < deadline, _difference(typed, screen.text)
@@ -210,6 +211,16 @@ class Terminal:
                 self.program.process.wait(20)
             self.program.process.kill()
             self.program = None
+
+    def _ends(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
+        """Wait until a process has ended; one that goes on is killed."""
+        try:
+            process.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(DEADLINE)
+            return False
+        return True
 
     def _start(self, command: str, screen: Screen) -> subprocess.Popen[bytes]:
         standard = {"stdin": screen.terminal, "stdout": screen.terminal, "stderr": screen.terminal}
@@ -312,7 +323,9 @@ class Walkthrough:
             (self._directory / block.caption).write_text(block.body)
 
     def _type(self, block: Block, *, stays: bool) -> None:
-        terminal = self._terminals.setdefault(block.caption, Terminal(self._directory, self._environment))
+        terminal = self._terminals.setdefault(
+            block.caption, Terminal(self._directory, self._environment, 300 if self._slow else DEADLINE)
+        )
         typed = typed_in(block.body)
         for number, entry in enumerate(typed):
             if entry.command == "^C":

@@ -30,6 +30,7 @@ def test_the_tutorial_with_kafka_can_be_followed(broker: KafkaBroker, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_whole_tutorial_can_be_followed(page: Path, tmp_path: Path) -> None:
     """With the blocks that take long, and servers as the page starts them."""
