@@ -17,21 +17,23 @@ from headrace.plain_values import values
 logger = logging.getLogger("headrace")
 
 SUFFIX = ".dlq"
-# What differs between rows that are refused for one reason: numbers, and values in quotation marks.
-_VALUES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*\d\S*")
+# Values in quotation marks, which differ between rows that are refused for one reason, as numbers do.
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 # Kinds that are said of each topic and stage: where a reason holds a value as it is, each would be a kind of its own.
 _MOST_KINDS = 5
-# Of more rows at once only some are looked at; all are counted.
-_LOOKED_AT = 2048
+# Of more rows at once only some are looked at, and of long reasons their beginning; all rows are counted.
+_LOOKED_AT = 256
+_LONGEST = 200
 
 
 def kind_of(reason: str) -> str:
     """Return a reason without what differs between rows.
 
-    >>> kind_of("the feature «x» is 1e400, not 'a number'")
-    'the feature «x» is …, not …'
+    >>> kind_of("the feature «x1» is 1e400, not 'a number'")
+    'the feature «x1» is … not …'
     """
-    return _VALUES.sub("…", re.sub(r"(\S*\d\S*),", "…,", reason))
+    words = _QUOTED.sub("…", reason).split(" ")
+    return " ".join("…" if "«" not in word and any(map(str.isdigit, word)) else word for word in words)
 
 
 class DeadLetters:
@@ -84,23 +86,27 @@ class DeadLetters:
     def _say(self, topic: str, letters: Batch) -> None:
         looked_at = letters.slice(0, _LOOKED_AT)
         reasons, stages = (values(looked_at.column(name)) for name in ("reason", "stage"))
-        first: dict[tuple[str, str], str] = {}
-        for reason, stage in zip(reasons, stages, strict=True):
-            first.setdefault((str(stage), kind_of(str(reason))), str(reason))
-        for (stage, kind), reason in first.items():
-            known = self._kinds.setdefault((topic, stage), set())
-            if kind in known or len(known) >= _MOST_KINDS:
+        for stage, reason in dict.fromkeys(zip(stages, reasons, strict=True)):
+            known = self._kinds.setdefault((topic, str(stage)), set())
+            if len(known) >= _MOST_KINDS:
                 continue
-            known.add(kind)
-            command = self.command(topic)
-            logger.warning(
-                "a row of %s went to the dead letters (%s): %s%s",
-                topic.removesuffix(SUFFIX),
-                stage,
-                reason,
-                f" · {command}" if command else "",
-                extra=event("dead_letter", app=self._app, topic=topic, stage=stage, reason=reason, command=command),
-            )
+            text = str(reason)
+            text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+            kind = kind_of(text)
+            if kind not in known:
+                known.add(kind)
+                self._tell(topic, str(stage), text)
+
+    def _tell(self, topic: str, stage: str, reason: str) -> None:
+        command = self.command(topic)
+        logger.warning(
+            "a row of %s went to the dead letters (%s): %s%s",
+            topic.removesuffix(SUFFIX),
+            stage,
+            reason,
+            f" · {command}" if command else "",
+            extra=event("dead_letter", app=self._app, topic=topic, stage=stage, reason=reason, command=command),
+        )
 
     def command(self, topic: str) -> str:
         """Return the command that shows a topic's letters; empty where no other process can."""
