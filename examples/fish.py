@@ -1,4 +1,4 @@
-"""The fish factory of the README, on a cluster's topics that others write to.
+"""The fish factory of the guide (docs/guide/labels.md), on a cluster's topics that others write to.
 
 Any Kafka will do; `headrace produce` plays the two machines:
 
