@@ -1,4 +1,4 @@
-"""The fish factory of the guide (docs/guide/labels.md), asked over HTTP: a scale for fish that have not been weighed yet.
+"""The fish factory of the guide (docs/guide/labels.md), asked over HTTP about fish not yet weighed.
 
     python examples/serve.py
     curl 'http://127.0.0.1:8000/prediction?length=86.37&height=18.74&species=salmon&fish=1'
