@@ -22,7 +22,7 @@ import pytest
 
 from headrace.log import open_log
 from tests.databases import Database
-from tests.processes import HEADRACE, Child
+from tests.processes import HEADRACE, Child, run_python
 from tests.waiting import wait_until
 
 SECONDS = 2.0
@@ -175,6 +175,27 @@ def test_a_python_program(tmp_path: Path) -> None:
     process = Child([sys.executable, "slow.py"], cwd=tmp_path, text=True, **streams)
     wait_until(lambda: (tmp_path / "learning").exists())
     assert ended(process, signal.SIGINT)[0] == 130
+
+
+FORKING = """
+import os, signal, time
+from headrace.engines.local.signals import GRACE_SECONDS, Signals
+with Signals() as signals:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    ended = os.waitpid(child, 0)[1]
+    time.sleep(GRACE_SECONDS + 0.3)
+    print(os.WTERMSIG(ended), signals.came)
+"""
+
+
+def test_a_signal_of_a_forked_child_is_not_its_parents(tmp_path: Path) -> None:
+    """Data loaders fork, and end their workers by SIGTERM."""
+    done = run_python([sys.executable, "-c", FORKING], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("15 0\n", 0), done.stderr
 
 
 def test_a_demo_ends_with_its_servers(tmp_path: Path) -> None:

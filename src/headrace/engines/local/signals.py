@@ -7,6 +7,7 @@ docs/decisions/0064-a-signal-ends-a-command-in-two-seconds.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -72,6 +73,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             # Else whoever runs the main thread handles signals.
             if not self._blocks:
+                _register_fork()
                 self._deadline = _Deadline()
             self._old = {number: signal.signal(number, self._handle) for number in NUMBERS}
             self._blocks.append(self)
@@ -95,6 +97,33 @@ class Signals:
             self._deadline.close()
         if self.came and not self._expected and self._blocks:
             self._blocks[-1].came = self.came
+
+
+_forking = threading.local()
+
+
+@functools.cache
+def _register_fork() -> None:
+    os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_leave_to_parent)
+
+
+def _hold() -> None:
+    """Let signals wait while this thread forks: the child shares the socket, and its signals are not its parent's."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+
+
+def _go_on() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _leave_to_parent() -> None:
+    """Let a forked child end by signals as any process does."""
+    if Signals._blocks:
+        Signals._blocks.clear()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _go_on()
 
 
 class _Deadline:
