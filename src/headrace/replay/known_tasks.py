@@ -29,7 +29,7 @@ def with_known_names(plan: Plan, log: Log) -> Plan:
         for prefix in prefixes:
             mine = [number for number, task in enumerate(tasks) if isinstance(task, kind) and prefix_of(task) == prefix]
             known = {name: _known(plan, log, name) for name in names if _alike(name, prefix)}
-            if known and [tasks[number].name for number in mine] != list(known):
+            if known:
                 for number, name in zip(mine, _names([tasks[number] for number in mine], known), strict=True):
                     tasks[number] = replace(tasks[number], name=name)
     return plan if tasks == list(plan.tasks) else replace(plan, tasks=tuple(tasks))
