@@ -111,7 +111,11 @@ class Kinds:
             "alarms": (lambda: to(self.alarms(), "alarms"), "prediction"),
             "alarms without a topic": (lambda: self.alarms().filter(some), "prediction"),
             "drifts": (lambda: to(scores.drift("prediction", Always()), "drifts"), "prediction"),
-            "metrics": (lambda: self.model.evaluate(topic, every=1, name=self.name), "learned"),
+            # What a function gives is not known before rows come: what it lacks is told when they do.
+            "metrics": (
+                lambda: self.model.evaluate(topic, every=1, name=self.name).transform(lambda batch: batch),
+                "learned",
+            ),
         }
 
     def graded(self) -> Stream:
@@ -183,7 +187,7 @@ class Product:
     def written(self, stream: Stream, number: int) -> Look:
         """The rows of a stream, by the topic that they are written to."""
         topic = f"out-{number}"
-        if str(stream) != f"Stream({topic})":
+        if stream._plan.topic != topic:
             stream.to(topic)
         return self.look(topic)
 
