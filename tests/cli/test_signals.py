@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: every command that may take long ends within two seconds, without a traceback."""
+"""SIGINT ends every command that may take long within two seconds, SIGTERM within ten, without a traceback."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def begin(*arguments: str, cwd: Path, **more: Any) -> subprocess.Popen[str]:
     return Child([HEADRACE, *arguments], cwd=cwd, **streams)
 
 
-def ended(process: subprocess.Popen[str], number: int) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str], number: int, within: float = SECONDS) -> tuple[int, str, str]:
     """Send a signal, and return code and words of what ended in time."""
     begun = time.monotonic()
     process.send_signal(number)
@@ -69,7 +69,7 @@ def ended(process: subprocess.Popen[str], number: int) -> tuple[int, str, str]:
         if process.poll() is None:
             process.kill()
     seconds = time.monotonic() - begun
-    assert seconds < SECONDS + SLACK, f"{seconds:.1f} s"
+    assert seconds < within + SLACK, f"{seconds:.1f} s"
     assert "Traceback" not in err
     assert "KeyboardInterrupt" not in err
     return process.returncode, out, err
@@ -106,14 +106,16 @@ def silent() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_while_a_learner_learns(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "within"), [(signal.SIGINT, SECONDS), pytest.param(signal.SIGTERM, 10.0, marks=pytest.mark.slow)]
+)
+def test_while_a_learner_learns(number: int, within: float, tmp_path: Path) -> None:
     """It is cut off; nothing was committed of the round, and the next start learns it again."""
     (tmp_path / "slow.py").write_text(LEARNING)
     numbered(tmp_path / "slow.headrace", 50)
     process = begin("run", "slow.py", cwd=tmp_path)
     wait_until(lambda: (tmp_path / "learning").exists())
-    assert ended(process, number)[0] == 128 + number
+    assert ended(process, number, within)[0] == 128 + number
     with closing(open_log(tmp_path / "slow.headrace", writer=False)) as log:
         assert log.topics()["rows"].rows == 50
 
@@ -154,7 +156,7 @@ def test_a_broker_that_does_not_answer(silent: int, tmp_path: Path) -> None:
     process = begin("topics", "list", "--log", f"kafka://127.0.0.1:{silent}", cwd=tmp_path)
     time.sleep(1.0)
     assert process.poll() is None
-    assert ended(process, signal.SIGTERM)[0] == 143
+    assert ended(process, signal.SIGINT)[0] == 130
 
 
 def test_a_pipeline_that_has_nothing_to_do_ends_cleanly(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_a_pipeline_that_has_nothing_to_do_ends_cleanly(tmp_path: Path) -> None:
     process = begin("run", "idle.py", cwd=tmp_path)
     told(process.stderr, "running")
     code, out, _ = ended(process, signal.SIGTERM)
-    assert (code in (0, 143), out) == (True, "")
+    assert (code, out) == (0, "")
 
 
 def test_a_python_program(tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ with Signals() as signals:
         os._exit(0)
     os.kill(child, signal.SIGTERM)
     ended = os.waitpid(child, 0)[1]
-    time.sleep(GRACE_SECONDS + 0.3)
+    time.sleep(GRACE_SECONDS[signal.SIGINT] + 0.3)
     print(os.WTERMSIG(ended), signals.came)
 """
 

@@ -312,8 +312,8 @@ class App:
         """Run until SIGINT or SIGTERM, or until everything committed before this call is dealt with.
 
         Where the program has not set up logging, events are lines on standard error (HEADRACE_LOG_LEVEL,
-        HEADRACE_LOG_FORMAT). What has not ended 1.2 s after a signal is cut off with the process, whose exit code is
-        then 128 + the signal's number: what had not committed is done again by the next start.
+        HEADRACE_LOG_FORMAT). What has not ended 1.2 s after SIGINT, or 8 s after SIGTERM, is cut off with the process,
+        whose exit code is then 128 + the signal's number: what had not committed is done again by the next start.
 
         Args:
             until: ``"caught-up"`` returns when all that was committed before the call is captured, predicted and,

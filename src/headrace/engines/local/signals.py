@@ -28,8 +28,12 @@ from headrace.retry import Backoff
 logger = logging.getLogger("headrace")
 
 JOIN_SECONDS = 0.2
-GRACE_SECONDS = 1.2
-"""From a signal to the end of the process, where its threads have not ended by themselves."""
+GRACE_SECONDS = {signal.SIGINT: 1.2, signal.SIGTERM: 8.0}
+"""From a signal to the end of the process, where its threads have not ended by themselves.
+
+Who presses Ctrl-C waits for the prompt; who sends SIGTERM is a supervisor, and gives a service time to store its state
+(systemd 90 s, Kubernetes 30 s, Docker 10 s).
+"""
 FLUSH_SECONDS = 0.1
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h"
@@ -49,7 +53,8 @@ class Signals:
     """Handlers of SIGINT and SIGTERM while a block runs; blocks may be nested.
 
     The first signal calls ``stop``, or raises `Stopped` in the main thread where that is None. When the outermost block
-    has not ended `GRACE_SECONDS` later, or a second signal comes, the process ends with code 128 + the signal's number.
+    has not ended in the time that `GRACE_SECONDS` gives, or a second signal comes, the process ends with code 128 + the
+    signal's number.
 
     Args:
         expected: a signal is how this block ends: it is not passed on to the block around it.
@@ -143,7 +148,7 @@ class _Deadline:
         with self._ours:
             number = self._next(None)
             if number:
-                number = self._next(GRACE_SECONDS) or number
+                number = self._next(GRACE_SECONDS[signal.Signals(number)]) or number
                 if self._theirs.fileno() >= 0:
                     end_at_once(number)
 
