@@ -20,6 +20,7 @@ def test_the_tutorial_can_be_followed(page: Path, tmp_path: Path) -> None:
         walkthrough.follow()
 
 
+@pytest.mark.slow
 def test_the_tutorial_with_kafka_can_be_followed(broker: KafkaBroker, tmp_path: Path) -> None:
     """Its topics are there, as the broker's administrator would have made them: this one makes none by itself."""
     given = {"The broker": {"KAFKA": broker.bootstrap}}

@@ -128,5 +128,5 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_rename_that_is_neither_is_refused() -> None:
-    with pytest.raises(DeclarationError, match="rename is 'upper'"):
+    with pytest.raises(DeclarationError, match=r"csv\(rename='upper'\): a function, a dict or None is wanted"):
         csv("training.csv", rename="upper")  # type: ignore[arg-type]  # what a user might write

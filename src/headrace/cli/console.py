@@ -193,7 +193,7 @@ def print_table(
 def copy_lines(rows: Iterable[list[Any]]) -> Iterator[str]:
     r"""Yield rows in the text format of PostgreSQL's COPY.
 
-    >>> list(copy_lines([["a", None, 1.5], ["x	y", [1, "é"], True]]))
+    >>> list(copy_lines([["a", None, 1.5], ["x\ty", [1, "é"], True]]))
     ['a\t\\N\t1.5', 'x\\ty\t[1, "é"]\ttrue']
     """
     for row in rows:
