@@ -23,6 +23,9 @@ from headrace.batch import META_FIELDS, STEP_COLUMNS
 from headrace.grade.interval_join.outcomes import STATUSES
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS
 
+# It is built once.
+pytestmark = pytest.mark.xdist_group("site")
+
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "src" / "headrace"
 SERVERS_ONLY = {"HEADRACE_WORKER_OF", "HEADRACE_WORKER_SOCKET"}  # one process of a server tells another
