@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ROUNDS ?= 200
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: demo test test-long test-torch jars check lint types doctest crash soak bench docs docs-serve wheel clean
 
