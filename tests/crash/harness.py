@@ -196,5 +196,21 @@ def contents(
         held.close()
 
 
+def rows_written(log: Path, topics: Sequence[str], *, timed: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of topics, without the times at which they were taken in but of those in ``timed``."""
+    held = open_log(str(log), writer=False)
+    try:
+        return {
+            topic: [
+                {name: value for name, value in row.items() if name != "__ts" or topic in timed}
+                for entry in walk(held, topic)
+                for row in entry.records.to_pylist()
+            ]
+            for topic in topics
+        }
+    finally:
+        held.close()
+
+
 def _without_position(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in ("__lsn", "__ts", "model_position")}

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from headrace.log import open_log
-from headrace.log.base import walk
 from headrace.replay.verify import verify
 from tests.processes import run_python
 
-from . import fish
+from . import fish, harness
 from .test_kill import ROUNDS
 
 PROGRAM = Path(__file__).parent / "fish.py"
@@ -44,18 +43,7 @@ def run(log: Path, fault: str = "", *more: str) -> int:
 
 def contents(log: Path) -> dict[str, list[dict[str, Any]]]:
     """Every output, without the times at which rows were taken in."""
-    held = open_log(str(log), writer=False)
-    try:
-        return {
-            topic: [
-                {name: value for name, value in row.items() if name != "__ts" or topic == "grades"}
-                for entry in walk(held, topic)
-                for row in entry.records.to_pylist()
-            ]
-            for topic in fish.OUTPUTS
-        }
-    finally:
-        held.close()
+    return harness.rows_written(log, fish.OUTPUTS, timed=["grades"])
 
 
 @pytest.fixture(scope="module")

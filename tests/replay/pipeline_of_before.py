@@ -9,7 +9,7 @@ from sklearn.linear_model import SGDClassifier
 import headrace as hr
 
 
-def build(log: Any) -> hr.App:
+def build(log: Any, limit: float = 0.1) -> hr.App:
     app = hr.App("before", log=log)
     measured, weighed = app.topic("measured", append=True), app.topic("weighed", append=True)
     weight = app.model("weight", hr.LinearRegression(), features=["a", "b", hr.category("s")], target="y")
@@ -17,7 +17,7 @@ def build(log: Any) -> hr.App:
     graded = predicted.grade(weighed, on="id", within="1 min", metric=hr.metrics.absolute_error).to("graded")
     weight.learn(graded)
     lines = graded.window(5).agg(m=hr.metrics.mean("error"), u=hr.metrics.unique("s")).to("lines")
-    lines.above(0.1, column="m").to("alarms")
+    lines.above(limit, column="m").to("alarms")
     kind = app.model("kind", SGDClassifier(random_state=0), features=["a", "b"], target="k", classes=[0, 1])
     kind.learn(measured, every=7)
     kind.predict(measured).to("kinds")

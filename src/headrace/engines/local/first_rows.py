@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -128,21 +129,26 @@ class FirstRows:
     """Checks topics whose columns nobody knew at the start, when their first rows come; once each.
 
     Called by the engine's thread.
+
+    Args:
+        captured: topics of tables.
+        known: the columns of topics, as `check_known` found them.
     """
 
-    def __init__(self, plan: Plan, captured: Mapping[str, pa.Schema], log: Log) -> None:
+    def __init__(self, plan: Plan, captured: Collection[str], known: Mapping[str, Columns], log: Log) -> None:
         self._plan = plan
         there = log.topics()
         self._said: set[str] = set()
         self.awaited = {
             topic
-            for topic in _read(plan) - captured.keys()
+            for topic in _read(plan) - set(captured)
             if topic not in plan.written or topic in plan.appending
             if topic not in there or not there[topic].rows
         }
-        own = {topic: Columns(topic, schema) for topic, schema in captured.items()}
-        # Nothing is refused any more.
-        self._known = {**known_in_log(log, _read(plan) - own.keys() - self.awaited, ()), **own}
+        # Nothing is refused any more by rows of topics.
+        self._known = {
+            topic: columns if topic in captured else replace(columns, fixed=False) for topic, columns in known.items()
+        }
 
     def take(self, topic: str, batch: Batch) -> None:
         """Check what the plan wants of a topic that is awaited."""

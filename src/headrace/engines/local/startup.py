@@ -107,10 +107,10 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
     log = settings.log or open_log(plan.log, writer=True, name=plan.app, codec=codec)
     sources: list[Source[Any]] = []
     try:
-        sources = _check(plan, captured, log, circles)
+        sources, known = _check(plan, captured, log, circles)
         plan = with_known_names(plan, log)
         engine = Engine(plan, log, sources, keep=keep, clock=settings.clock)
-        engine.first_rows = FirstRows(plan, _tables(captured), log)
+        engine.first_rows = FirstRows(plan, _tables(captured), known, log)
         _declare_models(plan, log, settings.clock)
         for warning in [warning for source in sources for warning in source.traits.warnings]:
             logger.warning("%s", warning, extra=event("source_warning", app=plan.app))
@@ -190,8 +190,10 @@ def _as_it_stands(plan: Plan, codec: TopicCodec) -> Iterator[Log]:
         held.close()
 
 
-def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles) -> list[Source[Any]]:
-    """Refuse what cannot run; the sources that will."""
+def _check(
+    plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles
+) -> tuple[list[Source[Any]], dict[str, Columns]]:
+    """Refuse what cannot run; return the sources that will, and the columns of topics as they are known."""
     for model in plan.models:
         check_fingerprint(plan, model, log, continues=True)
     circles.look()
@@ -206,7 +208,8 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Ci
     check_queries(plan, known, {*tables, *log.topics(), *others_write})
     circles.check(known_columns(plan, {topic: Columns(topic, schema) for topic, schema in tables.items()}))
     others = topic_sources(plan, foreign)
-    return [*captured, *others, *([AppendSource(log, plan.appending, plan.served)] if plan.appended else [])]
+    appended = [AppendSource(log, plan.appending, plan.served)] if plan.appended else []
+    return [*captured, *others, *appended], known
 
 
 def _tables(captured: Sequence[PostgresSource]) -> dict[str, pa.Schema]:

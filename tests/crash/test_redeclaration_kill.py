@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 
 from headrace.log import open_log
-from headrace.log.base import walk
 from headrace.registry.models import read_declarations
 from headrace.replay.verify import verify
 from tests.processes import run_python
 
-from . import redeclared
+from . import harness, redeclaration
 from .test_kill import ROUNDS
 
-PROGRAM = Path(__file__).parent / "redeclared.py"
+PROGRAM = Path(__file__).parent / "redeclaration.py"
 # Within the transaction of the change, and when it is durable; afterwards.
 EDGES = ("engine.declared:1", "engine.declaring:1")
 LATER = ("log.before-commit:2", "log.after-commit:9", "train.trained:1")
@@ -33,18 +32,7 @@ def run(log: Path, half: str, fault: str = "", *more: str) -> int:
 
 
 def contents(log: Path) -> dict[str, list[dict[str, Any]]]:
-    held = open_log(str(log), writer=False)
-    try:
-        return {
-            topic: [
-                {name: value for name, value in row.items() if name != "__ts"}
-                for entry in walk(held, topic)
-                for row in entry.records.to_pylist()
-            ]
-            for topic in redeclared.OUTPUTS
-        }
-    finally:
-        held.close()
+    return harness.rows_written(log, redeclaration.OUTPUTS)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +50,7 @@ def test_both_halves_train_by_their_own_alarm_and_can_be_verified(whole: Path) -
     assert selections == {"the last 15 rows", "the last 10 rows"}
     held = open_log(str(whole), writer=False)
     try:
-        report = verify(redeclared.build(str(whole)).plan(), held)
+        report = verify(redeclaration.build(str(whole)).plan(), held)
         (first, second) = read_declarations(held, "weight")
     finally:
         held.close()
@@ -84,7 +72,7 @@ def test_killed_around_the_change_it_is_as_if_it_had_never_been(
     assert contents(log) == contents(whole)
     held = open_log(str(log), writer=False)
     try:
-        assert verify(redeclared.build(str(log)).plan(), held).result == "equal"
+        assert verify(redeclaration.build(str(log)).plan(), held).result == "equal"
         assert len(read_declarations(held, "weight")) == 2
     finally:
         held.close()

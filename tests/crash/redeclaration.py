@@ -1,6 +1,6 @@
 """The pipeline of `fish.py` before and after it was declared differently, which the crash tests kill around the change.
 
-Run as `python tests/crash/redeclared.py LOG before|after [kill]`: it sends the rows of that half that have not been
+Run as `python tests/crash/redeclaration.py LOG before|after [kill]`: it sends the rows of that half that have not been
 sent yet, catches up and ends, or dies without having stored a state.
 """
 

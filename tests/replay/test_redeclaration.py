@@ -197,22 +197,7 @@ def test_a_log_of_before_whose_alarm_changes_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "before.headrace"
     path.write_bytes(gzip.decompress(WRITTEN.read_bytes()))
 
-    def build() -> hr.App:
-        app = hr.App("before", log=path)
-        measured, weighed = app.topic("measured", append=True), app.topic("weighed", append=True)
-        weight = app.model("weight", hr.LinearRegression(), features=["a", "b", hr.category("s")], target="y")
-        predicted = weight.predict(measured).to("predicted")
-        graded = predicted.grade(weighed, on="id", within="1 min", metric=hr.metrics.absolute_error).to("graded")
-        weight.learn(graded)
-        lines = graded.window(5).agg(m=hr.metrics.mean("error"), u=hr.metrics.unique("s")).to("lines")
-        lines.above(0.2, column="m").to("alarms")
-        kind = app.model("kind", SGDClassifier(random_state=0), features=["a", "b"], target="k", classes=[0, 1])
-        kind.learn(measured, every=7)
-        kind.predict(measured).to("kinds")
-        kind.evaluate(measured)
-        return app
-
-    app = build()
+    app = before.build(path, limit=0.2)
     with app.start() as running:
         assert (running["weight"].learned, running["kind"].learned) == (12, 14)
         before.measure(running, 18, 18)
