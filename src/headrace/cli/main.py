@@ -132,6 +132,9 @@ def run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes that expensive models predict and train in.")
+    ] = 1,
     start_timeout: StartTimeoutOption = START_SECONDS,
     strict: Annotated[
         bool, typer.Option("--strict", help="End with exit code 1 where rows have gone to dead letters.")
@@ -154,7 +157,7 @@ def run(
     started: list[Running] = []
 
     def start() -> Running:
-        started.append(pipeline.start(take_over=take_over))
+        started.append(pipeline.start(take_over=take_over, workers=workers))
         return started[-1]
 
     with live if not as_lines() and not as_json else nullcontext():

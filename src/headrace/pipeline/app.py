@@ -275,13 +275,14 @@ class App:
 
     # -- running --------------------------------------------------------------------------------------------------
 
-    def start(self, *, serve: bool | ServeSettings = False, take_over: bool = False) -> Running:
+    def start(self, *, serve: bool | ServeSettings = False, take_over: bool = False, workers: int = 1) -> Running:
         """Run in the background: ``with app.start() as running: …``.
 
         Args:
             serve: predict over HTTP too, as `headrace.serve.settings.ServeSettings` says, or the environment.
             take_over: take replication slots that belong to another log, which can then never go on; this log begins
                 with a new snapshot. Without it that is refused.
+            workers: processes that expensive models predict and train in, beside this one. The bits stay the same.
 
         Raises:
             DeclarationError: the plan, or a model's fingerprint against the log.
@@ -292,7 +293,9 @@ class App:
 
         if self.running is not None:
             raise DeclarationError(f"the app «{self.name}» is running already", advice="Stop it first.")
-        settings = RunSettings(serve, take_over, self._declared.open_log, on_status=self._say_starting)
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise DeclarationError(f"workers={workers!r}", advice="Give a number of processes, 1 or more.")
+        settings = RunSettings(serve, take_over, workers, self._declared.open_log, on_status=self._say_starting)
         running = self._declared.running = start(self.plan(), settings)
         if self.log.startswith("memory:"):
             self._declared.open_log = running.log
@@ -307,6 +310,7 @@ class App:
         until: Literal["caught-up"] | None = None,
         serve: bool | ServeSettings = False,
         take_over: bool = False,
+        workers: int = 1,
         strict: bool = False,
     ) -> None:
         """Run until SIGINT or SIGTERM, or until everything committed before this call is dealt with.
@@ -320,6 +324,7 @@ class App:
                 in complete cuts, learned.
             serve: predict over HTTP too; see `start`.
             take_over: take replication slots that belong to another log; see `start`.
+            workers: processes for expensive models; see `start`.
             strict: end in an error where rows have gone to dead letters since the start.
 
         Raises:
@@ -331,7 +336,7 @@ class App:
 
         show_by_default(self.name)
         run_in_foreground(
-            lambda: self.start(serve=serve, take_over=take_over),
+            lambda: self.start(serve=serve, take_over=take_over, workers=workers),
             lambda: self.running,
             until_caught_up=until is not None,
         )

@@ -14,6 +14,7 @@ import pyarrow as pa
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
 from headrace.plan.task import Task
+from headrace.step.ahead import Foreseen
 from headrace.step.model_version import VersionChange
 
 SNAPSHOT_CUT_ROWS = 100_000
@@ -25,6 +26,7 @@ class Part:
 
     Attributes:
         arrived_us: when the log took each row in; None where nobody asked.
+        foreseen: predictions of its rows that were made ahead.
     """
 
     topic: str
@@ -32,6 +34,7 @@ class Part:
     slices: Ints
     offset: int
     arrived_us: Ints | None = None
+    foreseen: tuple[Foreseen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def merge(event: Rows, open_key: tuple[int, int] | None) -> Merged:
     begins[0] = open_key != (int(lsn[0]), int(snapshot[0]))
     starts = np.cumsum([0, *(part.batch.num_rows for part in parts)])
     placed = tuple(
-        Part(part.topic, _with_order(part.batch, place[a:b]), part.slices, part.offset, part.arrived_us)
+        replace(part, batch=_with_order(part.batch, place[a:b]))
         for part, a, b in zip(parts, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     )
     last_key = (int(lsn[-1]), int(snapshot[-1]))

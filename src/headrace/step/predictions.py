@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +14,27 @@ import pyarrow.compute as pc
 from headrace.arrays import Ints
 from headrace.batch import Batch, is_meta, told_apart
 from headrace.errors import LearnError
-from headrace.learn.base import Classifier, Learner, traits_of, width_of
+from headrace.learn.base import Learner, traits_of, width_of
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import concerns_the_whole, predictions_by_row
 from headrace.plain_values import at_rows
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
+from headrace.step.ahead import Memo, Method, Predicted, Predictors
 from headrace.step.model_version import ModelVersion
 
 BLOCK_ROWS = 64
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+_Column = tuple[pa.Array, dict[int, str]]  # predictions of all rows of a run, and why some have none
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Rows that one state of a model predicts, and what waits for their predictions."""
+
+    start: int
+    found: Callable[[], _Column]
+    beside: Callable[[], _Column]
+    chances: Callable[[], _Column] | None
 
 
 class PredictionBatch:
@@ -30,10 +43,11 @@ class PredictionBatch:
     Args:
         made: their features, where these are made already.
         names: what columns with names of ours were called before; changed in place.
+        predictors: predict where that is worth it, while the timeline goes on.
+        memos: predictions that were made ahead.
 
     Attributes:
-        predictions: for each run of rows, of which ``runs`` says the length and the model.
-        valid, reasons: which rows can be predicted, and why the others cannot.
+        runs: for each run of rows that were passed, its length, its model, and whether that could predict.
     """
 
     def __init__(
@@ -46,6 +60,8 @@ class PredictionBatch:
         stream: StreamPlan | None = None,
         made: Matrix | None = None,
         names: dict[str, str] | None = None,
+        predictors: Predictors | None = None,
+        memos: Sequence[Memo] = (),
     ) -> None:
         self.batch = batch
         self.names = {} if names is None else names
@@ -54,20 +70,41 @@ class PredictionBatch:
         self.task = task
         self.proba = proba
         self.done = 0
-        self.predictions: list[pa.Array] = []
-        self.probabilities: list[pa.Array] = []
+        self._predictors = predictors
+        self._memos = memos
+        self._open: list[_Run] = []
+        self._predictions: list[pa.Array] = []
+        self._probabilities: list[pa.Array] = []
         self.runs: list[tuple[int, ModelVersion, bool]] = []
         # What a challenger predicts beside, and its version; None where there is none.
-        self.challenger_predictions: list[pa.Array] = []
-        self.challenger_versions: list[int | None] = []
-        self.valid = np.ones(batch.num_rows, np.bool_)
-        self.reasons: dict[int, str] = {}
+        self._challenger_predictions: list[pa.Array] = []
+        self._challenger_versions: list[int | None] = []
+        self._valid = np.ones(batch.num_rows, np.bool_)
+        self._reasons: dict[int, str] = {}
         # Rows whose features are sound and that the model has no prediction for.
         self._failed: dict[int, str] = {}
         self._varies = depend_on_the_log(task.features)
         self._matrix = made
         if made is not None:
-            self.valid, self.reasons = made.valid, made.reasons
+            self._valid, self._reasons = made.valid, made.reasons
+
+    @property
+    def predictions(self) -> list[pa.Array]:
+        """Return the predictions of each run; null where there is none."""
+        self._settle()
+        return self._predictions
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Return which rows can be predicted."""
+        self._settle()
+        return self._valid
+
+    @property
+    def reasons(self) -> dict[int, str]:
+        """Return why the other rows cannot be predicted."""
+        self._settle()
+        return self._reasons
 
     def predict_until(self, place: int, by: ModelVersion, challenger: ModelVersion | None = None) -> None:
         """Predict the rows before a place with this model; ``challenger`` predicts beside it."""
@@ -75,31 +112,59 @@ class PredictionBatch:
         if end == self.done:
             return
         X, valid = self._features(end, by)
-        learner = by.learner
-        ready = learner.ready
+        ready = by.learner.ready
         predicts = ready and not by.diverged and bool(valid.any())
-        found, failed = _predicted(learner.predict, X, valid) if predicts else (pa.nulls(end - self.done), {})
-        self._predict_beside(end, challenger)
+        found = self._begun(by, "predict", X, valid) if predicts else _nothing(end - self.done)
+        beside = self._beside(end, challenger)
+        chances = None
         if self.proba:
-            chances, more = self._chances(cast(Classifier, learner), X, valid, predicts)
-            self.probabilities.append(chances)
-            found, failed = _without(found, more), {**more, **failed}
-        self.predictions.append(found)
-        for row, reason in failed.items():
-            self._failed[self.done + row] = self.reasons[self.done + row] = reason
-            self.valid[self.done + row] = False
+            width = _number_of_classes(by.learner)
+            kind = pa.list_(pa.float64(), width)
+            none = _nothing(end - self.done, kind)
+            chances = self._begun(by, "predict_proba", X, valid, width) if predicts else none
+        self._open.append(_Run(self.done, found, beside, chances))
+        self._challenger_versions.append(None if challenger is None else challenger.number)
         self.runs.append((end - self.done, by, ready))
         self.done = end
 
-    def _predict_beside(self, end: int, challenger: ModelVersion | None) -> None:
-        self.challenger_versions.append(None if challenger is None else challenger.number)
+    def _begun(
+        self, by: ModelVersion, method: Method, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], width: int = 0
+    ) -> Callable[[], _Column]:
+        """Begin to predict the next rows; predict them where nobody else does."""
+        asked = X if valid.all() else X[valid]
+        places = self.order[self.done : self.done + len(X)][valid] if self._memos else None
+        for memo in self._memos:
+            assert places is not None
+            known = memo.take(by, method, places)
+            if known is not None:
+                return lambda: _column(known, valid)
+        if self._predictors is not None:
+            begun = self._predictors.predict(self.task, by, method, asked, width=width)
+            return lambda: _column(begun(), valid)
+        column = _column(predict_rows(getattr(by.learner, method), asked, width=width), valid)
+        return lambda: column
+
+    def _beside(self, end: int, challenger: ModelVersion | None) -> Callable[[], _Column]:
         if challenger is None:
-            self.challenger_predictions.append(pa.nulls(end - self.done))
-            return
+            return _nothing(end - self.done)
         X, valid = self._features(end, challenger)
-        self.challenger_predictions.append(
-            _predicted(challenger.learner.predict, X, valid)[0] if valid.any() else pa.nulls(end - self.done)
-        )
+        return self._begun(challenger, "predict", X, valid) if valid.any() else _nothing(end - self.done)
+
+    def _settle(self) -> None:
+        """Wait for the predictions of all runs."""
+        for run in self._open:
+            found, failed = run.found()
+            self._challenger_predictions.append(run.beside()[0])
+            if run.chances is not None:
+                chances, more = run.chances()
+                kind = pa.list_(pa.float64(), _number_of_classes(self.task.learner))
+                self._probabilities.append(pa.nulls(len(chances), kind) if pa.types.is_null(chances.type) else chances)
+                found, failed = _without(found, more), {**more, **failed}
+            self._predictions.append(found)
+            for row, reason in failed.items():
+                self._failed[run.start + row] = self._reasons[run.start + row] = reason
+                self._valid[run.start + row] = False
+        self._open.clear()
 
     def _features(self, end: int, by: ModelVersion) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Return the matrix of the next rows, and which of them can be predicted."""
@@ -108,46 +173,38 @@ class PredictionBatch:
             # What this model knew when it had learned: words that came later have no column.
             features = resolved(task.features, by.words, _sizes(task, by), refuse=False)
             found = matrix(self.batch.slice(self.done, end - self.done), features, task.target, missing=task.missing)
-            self.valid[self.done : end] = found.valid
-            self.reasons.update({self.done + row: reason for row, reason in found.reasons.items()})
+            self._valid[self.done : end] = found.valid
+            self._reasons.update({self.done + row: reason for row, reason in found.reasons.items()})
             return found.X, found.valid
         if self._matrix is None:
             self._matrix = matrix(self.batch, task.features, task.target, missing=task.missing)
-            self.valid, self.reasons = self._matrix.valid, self._matrix.reasons
-        return self._matrix.X[self.done : end], self.valid[self.done : end]
-
-    def _chances(
-        self, learner: Classifier, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], predicts: bool
-    ) -> tuple[pa.Array, dict[int, str]]:
-        width = _number_of_classes(learner)
-        kind = pa.list_(pa.float64(), width)
-        if predicts:
-            found, failed = _predicted(learner.predict_proba, X, valid, width=width)
-            return (pa.nulls(len(X), kind) if pa.types.is_null(found.type) else found), failed
-        return pa.nulls(len(X), kind), {}
+            self._valid, self._reasons = self._matrix.valid, self._matrix.reasons
+        return self._matrix.X[self.done : end], self._valid[self.done : end]
 
     def forget(self, place: int) -> None:
         """Take back the predictions of rows from a place on: another model predicts them."""
+        self._settle()
         end = int(np.searchsorted(self.order, place, "left"))
         while self.done > end:
             count, by, ready = self.runs.pop()
             kept = max(0, count - (self.done - end))
-            columns = [self.predictions, self.challenger_predictions, *([self.probabilities] if self.proba else [])]
-            version = self.challenger_versions.pop()
+            columns = [self._predictions, self._challenger_predictions, *([self._probabilities] if self.proba else [])]
+            version = self._challenger_versions.pop()
             for column in columns:
                 last = column.pop()
                 if kept:
                     column.append(last.slice(0, kept))
             if kept:
                 self.runs.append((kept, by, ready))
-                self.challenger_versions.append(version)
+                self._challenger_versions.append(version)
             self.done -= count - kept
         for row in [row for row in self._failed if row >= self.done]:
-            del self._failed[row], self.reasons[row]
-            self.valid[row] = True
+            del self._failed[row], self._reasons[row]
+            self._valid[row] = True
 
     def output(self) -> Batch:
         """Return the input rows that were predicted so far, with their predictions beside them."""
+        self._settle()
         n = self.done
         counts = [count for count, _, _ in self.runs]
         versions = [by.number for _, by, _ in self.runs]
@@ -161,10 +218,10 @@ class PredictionBatch:
         }
         if self.proba:
             none = pa.nulls(0, pa.list_(pa.float64(), _number_of_classes(self.task.learner)))
-            columns["probability"] = pa.concat_arrays(self.probabilities or [none])
-        if any(version is not None for version in self.challenger_versions):
-            columns["shadow_prediction"] = self._joined(self.challenger_predictions)
-            columns["shadow_version"] = _spread(self.challenger_versions, counts, pa.int64())
+            columns["probability"] = pa.concat_arrays(self._probabilities or [none])
+        if any(version is not None for version in self._challenger_versions):
+            columns["shadow_prediction"] = self._joined(self._challenger_predictions)
+            columns["shadow_version"] = _spread(self._challenger_versions, counts, pa.int64())
         reserved = (*PREDICTION_COLUMNS, *(SHADOW_COLUMNS if self.task.retrain and self.task.retrain.shadow else ()))
         batch = self.batch if n == self.batch.num_rows else self.batch.slice(0, n)
         return _with_predictions(batch, columns, reserved, self.names)
@@ -182,7 +239,7 @@ class PredictionBatch:
     def _status(self, counts: list[int]) -> pa.Array:
         states = ["diverged" if by.diverged else "ok" if ready else "not_ready" for _, by, ready in self.runs]
         status = _spread(states, counts, pa.string())
-        valid = self.valid[: self.done]
+        valid = self._valid[: self.done]
         return status if valid.all() else pc.if_else(pa.array(valid), status, "invalid")
 
 
@@ -235,32 +292,34 @@ def _with_predictions(
     return Batch(records).with_columns(columns.items())
 
 
-def _predicted(
-    predict: Predict, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], *, width: int = 0
-) -> tuple[pa.Array, dict[int, str]]:
+def _nothing(rows: int, kind: pa.DataType | None = None) -> Callable[[], _Column]:
+    """Return what stands for the predictions of rows where no model predicts."""
+    return lambda: (pa.nulls(rows) if kind is None else pa.nulls(rows, kind), {})
+
+
+def _column(found: Predicted, valid: npt.NDArray[np.bool_]) -> _Column:
     """Return a prediction for each valid row, else null; and rows for which the model has none, with the reasons.
 
     Args:
-        width: of a prediction, where it is a list.
+        found: what `predict_rows` gave the valid rows.
     """
-    every = valid.all()
-    values, failed = predict_rows(predict, X if every else X[valid], width=width)
-    if every and not failed and values is not None and values.ndim == 1 and values.dtype.kind in "fiub":
+    values, failed = found
+    if valid.all() and not failed and values is not None and values.ndim == 1 and values.dtype.kind in "fiub":
         return pa.array(values), failed
     rows = np.flatnonzero(valid)
     failed = {int(rows[row]): reason for row, reason in failed.items()}
     if values is None:
         return pa.nulls(len(valid)), failed
     try:
-        found = pa.array(values) if values.ndim == 1 else _lists(values)
+        column = pa.array(values) if values.ndim == 1 else _lists(values)
     except (pa.ArrowException, TypeError, ValueError) as error:
         return pa.nulls(len(valid)), dict.fromkeys(rows.tolist(), f"the model's answers are no column: {error}")
-    if found.null_count:
-        nothing = np.flatnonzero(np.asarray(found.is_null()))
+    if column.null_count:
+        nothing = np.flatnonzero(np.asarray(column.is_null()))
         failed = dict.fromkeys(rows[nothing].tolist(), "the model has no answer") | failed
-    if not every:
-        found = at_rows(found, valid)
-    return _without(found, failed), failed
+    if not valid.all():
+        column = at_rows(column, valid)
+    return _without(column, failed), failed
 
 
 def _without(found: pa.Array, failed: Mapping[int, str]) -> pa.Array:
@@ -279,9 +338,7 @@ def _number_of_classes(learner: Learner) -> int:
     return 0 if classes is None else len(classes)
 
 
-def predict_rows(
-    predict: Predict, X: npt.NDArray[Any], *, width: int = 0
-) -> tuple[npt.NDArray[Any] | None, dict[int, str]]:
+def predict_rows(predict: Predict, X: npt.NDArray[Any], *, width: int = 0) -> Predicted:
     """Predict rows in fixed padded blocks; return also why rows have no prediction, or one that is no finite number.
 
     Whatever a model raises, it raises for some rows: these are looked for by halves. Whether a row has a prediction

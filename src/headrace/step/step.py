@@ -36,6 +36,7 @@ from headrace.plan.task import (
 )
 from headrace.position import Position
 from headrace.step import row_identity
+from headrace.step.ahead import Memo, Predictors, memos
 from headrace.step.events import Event, Happening, Redeclared, Rows, Tick, Train, merge, order_of
 from headrace.step.labels import NO_LABEL, Changes
 from headrace.step.learning import (
@@ -66,11 +67,14 @@ from headrace.transform.expressions import operate
 _NONE = np.empty(0, np.int64)
 
 
-def step(task: Task, state: State, event: Event, reader: Reader | None = None) -> list[Output]:
+def step(
+    task: Task, state: State, event: Event, reader: Reader | None = None, predictors: Predictors | None = None
+) -> list[Output]:
     """Apply one event; returns (topic, rows) in the order they are to be appended.
 
     Args:
         reader: gives rows of the log to a training that wants some.
+        predictors: may predict rows beside it; what they give is what would be computed here.
     """
     state.ended = []
     if isinstance(event, Redeclared):
@@ -81,12 +85,14 @@ def step(task: Task, state: State, event: Event, reader: Reader | None = None) -
         return operator_step(task, state, event)
     # Numbers that overflow are refused where they come out, row by row.
     with pinned(state.learner), np.errstate(all="ignore"):
-        return _step(task, state, event, reader)
+        return _step(task, state, event, reader, predictors)
 
 
-def _step(task: ModelTask, state: State, event: Happening, reader: Reader | None) -> list[Output]:
+def _step(
+    task: ModelTask, state: State, event: Happening, reader: Reader | None, predictors: Predictors | None
+) -> list[Output]:
     if isinstance(event, Rows):
-        return _ModelStep(task, state, event, reader).run()
+        return _ModelStep(task, state, event, reader, predictors).run()
     cuts = state.counters.cuts
     outputs: list[Output] = []
     lines: list[dict[str, Any]] = []
@@ -138,10 +144,18 @@ def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
 class _ModelStep:
     """One event of one model, taken apart: merge, extract, cut, then walk the cuts in order."""
 
-    def __init__(self, task: ModelTask, state: State, event: Rows, reader: Reader | None = None) -> None:
+    def __init__(
+        self,
+        task: ModelTask,
+        state: State,
+        event: Rows,
+        reader: Reader | None = None,
+        predictors: Predictors | None = None,
+    ) -> None:
         self.task = task
         self.state = state
         self.reader = reader
+        self.predictors = predictors
         self.complete = event.complete
         self.merged = merge(event, state.open_key).numbered(followed_topics(task), state.memory.follow)
         # Place of the last row of the last complete cut; category -> places of the rows that showed its new words.
@@ -429,8 +443,9 @@ class _ModelStep:
                 wanted &= self.merged.offset[order_of(batch)] >= offset
             if wanted.any():
                 names = self.state.memory.names.setdefault(name, {})
+                memos = self._memos(plan)
                 predictions = self._prediction_batch(
-                    batch, wanted, made, proba=plan.proba, stream=plan.stream, names=names
+                    batch, wanted, made, proba=plan.proba, stream=plan.stream, names=names, memos=memos
                 )
                 predicted.append((plan, predictions))
         for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
@@ -480,13 +495,19 @@ class _ModelStep:
     ) -> PredictionBatch:
         """Return the rows that ask for a prediction, with their features where these are made."""
         if wanted.all():
-            return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
+            return PredictionBatch(batch, order_of(batch), self.task, made=made, predictors=self.predictors, **options)
         if made is not None:
             where = np.cumsum(wanted) - 1
             reasons = {int(where[row]): reason for row, reason in made.reasons.items() if wanted[row]}
             made = Matrix(np.ascontiguousarray(made.X[wanted]), made.valid[wanted], reasons)
         batch = batch.filter(wanted)
-        return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
+        return PredictionBatch(batch, order_of(batch), self.task, made=made, predictors=self.predictors, **options)
+
+    def _memos(self, plan: PredictPlan) -> list[Memo]:
+        """Return what was predicted ahead of the rows of a stream."""
+        number = next(i for i, predict in enumerate(self.task.predict) if predict is plan)
+        parts = [part for part in self.merged.parts if part.topic == plan.stream.topic and part.foreseen]
+        return [memo for part in parts for memo in memos(part.foreseen, order_of(part.batch), number)]
 
     def _wanted(self, batch: Batch, name: str) -> tuple[npt.NDArray[np.bool_], Matrix | None]:
         """Return which events ask for a prediction: inserts, snapshot reads, updates that may change a feature.

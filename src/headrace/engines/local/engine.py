@@ -23,6 +23,7 @@ from headrace.engines.local.dead_letters import DeadLetters
 from headrace.engines.local.first_rows import FirstRows
 from headrace.engines.local.tasks import OnStep, TaskRunner
 from headrace.engines.local.write_queue import PendingWrite, WriteQueue
+from headrace.engines.workers import Workers
 from headrace.errors import HeadraceError, LogError, LogFull
 from headrace.event_log import event
 from headrace.faults import fault
@@ -81,13 +82,14 @@ class Engine:
         *,
         keep: Keep | None = None,
         clock: Clock | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.plan = plan
         self.log = log
         self.sources = list(sources)
         self.clock = clock or SystemClock()
         self.dead_letters = DeadLetters(plan.app, plan.log)
-        self.runners = [TaskRunner(plan, task, log, self.clock) for task in plan.tasks]
+        self.runners = [TaskRunner(plan, task, log, self.clock, workers) for task in plan.tasks]
         for runner in self.runners:
             runner.letters = self.dead_letters.take
         self.keep = keep
@@ -103,6 +105,7 @@ class Engine:
         # Called by the engine's thread when a round begins.
         self.each_round: list[Callable[[], None]] = []
         self._stop = threading.Event()
+        self._workers = workers
         self._requests = AdminRequests(log, [model.name for model in plan.models])
         self._write_queue = WriteQueue()
         self.holders: list[Callable[[], Mapping[str, int]]] = []
@@ -450,6 +453,8 @@ class Engine:
 
     def _end(self) -> None:
         self._requests.end()
+        if self._workers is not None:
+            self._workers.close()
         self._write_queue.end()
         for source in self.sources:
             try:

@@ -19,6 +19,7 @@ from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.first_rows import FirstRows, check_known, check_queries
+from headrace.engines.local.pool import ProcessPool
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import FILE, HealthWriter, health_of
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
@@ -60,6 +61,7 @@ class RunSettings:
     Attributes:
         serve: predict over HTTP too, as these settings say, or (True) the environment.
         take_over: take replication slots that belong to another log.
+        workers: processes that predict and train beside this one; none where it is 1.
         log: the plan's log where it is open already: it stays open at the end.
         clock: what time it is.
         on_status: called while the pipeline starts, with a line for people.
@@ -67,6 +69,7 @@ class RunSettings:
 
     serve: bool | ServeSettings = False
     take_over: bool = False
+    workers: int = 1
     log: Log | None = None
     clock: Clock = field(default_factory=SystemClock)
     on_status: Callable[[str], None] = lambda line: None
@@ -109,7 +112,8 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
     try:
         sources, known = _check(plan, captured, log, circles)
         plan = with_known_names(plan, log)
-        engine = Engine(plan, log, sources, keep=keep, clock=settings.clock)
+        workers = ProcessPool(settings.workers, plan.models) if settings.workers > 1 else None
+        engine = Engine(plan, log, sources, keep=keep, clock=settings.clock, workers=workers)
         engine.first_rows = FirstRows(plan, _tables(captured), known, log)
         _declare_models(plan, log, settings.clock)
         for warning in [warning for source in sources for warning in source.traits.warnings]:

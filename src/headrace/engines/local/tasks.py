@@ -19,6 +19,7 @@ from headrace import event_log
 from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.announcements import Announcements
+from headrace.engines.workers import Workers
 from headrace.learn.base import pinned, traits_of
 from headrace.learn.state import dump_pieces, load_state, state_hash
 from headrace.log.base import Log, Transaction
@@ -76,11 +77,14 @@ class TaskRunner:
         letters: told of dead letters, with their topic.
     """
 
-    def __init__(self, plan: Plan, task: Task, log: Log, clock: Clock | None = None) -> None:
+    def __init__(
+        self, plan: Plan, task: Task, log: Log, clock: Clock | None = None, workers: Workers | None = None
+    ) -> None:
         self.plan = plan
         self.task = task
         self.log = log
         self.clock = clock or SystemClock()
+        self._workers = workers
         self.lineage = Lineage(task, log) if isinstance(task, ModelTask) else None
         self.history = TaskHistory(log, task)
         self.state = initial_state(task)
@@ -221,7 +225,7 @@ class TaskRunner:
         self.more = load is not None and (load.rows >= ROWS_AT_ONCE or not load.event.complete)
         if load is None:
             return None
-        outputs = step(self.task, self.state, load.event, self._reader)
+        outputs = step(self.task, self.state, load.event, self._reader, self._workers)
         self._work_s += self.clock.monotonic() - begun
         if self._watched:
             came = {self._served.get(topic, topic) for topic in load.inputs}
@@ -256,7 +260,7 @@ class TaskRunner:
             self._trainer = None
             return False
         if self._trainer is None:
-            self._trainer = Trainer(self.task, self.state)
+            self._trainer = Trainer(self.task, self.state, self._workers)
         return self._trainer.done
 
     def take_trained(self, txn: Transaction) -> StepRecord:
@@ -408,16 +412,21 @@ class Trainer:
 
     Args:
         task: the model's; ``state``: its, whose ``training`` says on what. What is needed of it is taken now.
+        workers: train where there are some; a thread of this process otherwise.
     """
 
-    def __init__(self, task: ModelTask, state: State) -> None:
+    def __init__(self, task: ModelTask, state: State, workers: Workers | None = None) -> None:
         self._task = task
+        self._elsewhere = None if workers is None else workers.train(task, state)
         self._state = copy.copy(state)
         self._found: Trained | None = None
         self._thread = threading.Thread(target=self._run, name=f"headrace-train-{task.name}", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
+        if self._elsewhere is not None:
+            self._found = self._elsewhere()
+            return
         with pinned(self._task.learner):
             self._found = train_pending(self._task, self._state)
 
