@@ -7,23 +7,34 @@ had, rows. An engine decides only how it gets there: pipes to processes (`headra
 from __future__ import annotations
 
 import pickle
+import sys
+import sysconfig
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
 
 from headrace.arrays import Array
 from headrace.learn.base import Learner, pinned
-from headrace.learn.state import load_state
+from headrace.learn.state import dump_pieces, load_state
 from headrace.plan.task import ModelTask
 from headrace.step.ahead import Method, Predicted, Predictors
-from headrace.step.predictions import predict_rows
-from headrace.step.retraining import Trained
+from headrace.step.model_version import ModelVersion
+from headrace.step.predictions import BLOCK_ROWS, predict_rows
+from headrace.step.retraining import Trained, train_pending
 from headrace.step.state import State
 
 KEPT_LEARNERS = 4
+PARTS = 4  # for each worker: whoever is done early takes another one
+INLINE_BYTES = 65_536
+GAIN = 1.5  # sending is to save at least so many times what it costs
+FORGETTING = 0.3  # weight of the newest measurement
 
 
 class Workers(Predictors, Protocol):
@@ -42,6 +53,12 @@ class Workers(Predictors, Protocol):
         ...
 
 
+class Readable(Protocol):
+    """A large state where workers find it: a file, a broadcast of a cluster."""
+
+    def read_bytes(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class KnownState:
     """A model's state on its way to workers.
@@ -49,12 +66,221 @@ class KnownState:
     Attributes:
         task: the model's name.
         digest: of the state.
-        data: the state itself where it is small, else the file that holds it.
+        data: the state itself where it is small, else where it is found.
     """
 
     task: str
     digest: str
-    data: bytes | Path
+    data: bytes | Readable
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """The costs of sending work away.
+
+    Attributes:
+        seconds: of anything at all.
+        bytes_per_s: of rows on their way.
+        shortest_s: how long a part is to take at least.
+    """
+
+    seconds: float
+    bytes_per_s: float
+    shortest_s: float
+
+
+@dataclass(slots=True)
+class Cost:
+    """Measured seconds: of one row's prediction, and of writing down the model's state."""
+
+    row_s: float | None = None
+    state_s: float = 0.0
+
+    def measured(self, rows: int, seconds: float) -> None:
+        """Take a measurement in; the newest ones count most."""
+        if rows:
+            new = seconds / rows
+            self.row_s = new if self.row_s is None else (1 - FORGETTING) * self.row_s + FORGETTING * new
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionJob:
+    """Rows that one version predicts elsewhere, in parts of whole blocks.
+
+    Attributes:
+        number: of the version; ``width``: of a prediction, where it is a list.
+    """
+
+    known: KnownState
+    number: int
+    method: Method
+    parts: Sequence[Array]
+    width: int
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.parts))
+
+
+Measured = tuple[Predicted, float]
+
+
+class WorkersAway(Exception):
+    """Nobody takes work now."""
+
+
+class MeasuredWorkers(ABC):
+    """Workers that get what is worth it: what a row costs is measured as rows are predicted, and compared with sending.
+
+    Rows go in parts of whole blocks, so that they are the blocks that the engine itself would have predicted; the state
+    of a model goes with them where it is small, and is put where workers find it, once, where it is large.
+
+    Args:
+        hands: how many predict at once.
+        models: whose learners they get to know.
+    """
+
+    def __init__(self, hands: int, models: Sequence[ModelTask], sending: Sending) -> None:
+        self._hands = hands
+        self._sending = sending
+        self._declared = {task.name: pickled(task.learner) for task in models}
+        self._costs: dict[tuple[str, Method], Cost] = {}
+        self._known: dict[str, tuple[ModelVersion, KnownState]] = {}
+
+    def predict(
+        self, task: ModelTask, by: ModelVersion, method: Method, X: Array, *, width: int = 0
+    ) -> Callable[[], Predicted]:
+        """See `headrace.step.ahead.Predictors.predict`."""
+        cost = self._costs.setdefault((task.name, method), Cost())
+        if cost.row_s is None and len(X) > BLOCK_ROWS:
+            # The first block says what a row costs.
+            first = self._here(by, method, X[:BLOCK_ROWS], width, cost)
+            rest = self.predict(task, by, method, X[BLOCK_ROWS:], width=width)
+            return lambda: joined([first(), rest()], [BLOCK_ROWS, len(X) - BLOCK_ROWS])
+        if not self._worth(cost, X):
+            return self._here(by, method, X, width, cost)
+        job = PredictionJob(self._state(task, by, cost), by.number, method, self._parts(X, cost), width)
+        try:
+            gather = self._send(job)
+        except WorkersAway:
+            return self._here(by, method, X, width, cost)
+
+        def predicted() -> Predicted:
+            found = gather()
+            for part, (_, seconds) in zip(job.parts, found, strict=True):
+                cost.measured(len(part), seconds)
+            return joined([some for some, _ in found], list(map(len, job.parts)))
+
+        return predicted
+
+    @abstractmethod
+    def _send(self, job: PredictionJob) -> Callable[[], list[Measured]]:
+        """Begin a job.
+
+        Returns:
+            What waits for the predictions of each part, and the seconds that they took.
+
+        Raises:
+            WorkersAway: it is to be done here.
+        """
+
+    @abstractmethod
+    def _put(self, name: str, data: bytes) -> Readable:
+        """Put a large state where workers find it, for as long as what is returned lives."""
+
+    def _worth(self, cost: Cost, X: Array) -> bool:
+        if cost.row_s is None or len(X) <= BLOCK_ROWS:
+            return False
+        saved = len(X) * cost.row_s * (1 - 1 / max(2, self._hands))
+        return saved > GAIN * (self._sending.seconds + X.nbytes / self._sending.bytes_per_s + cost.state_s)
+
+    def _here(self, by: ModelVersion, method: Method, X: Array, width: int, cost: Cost) -> Callable[[], Predicted]:
+        begun = time.perf_counter()
+        found = predict_rows(getattr(by.learner, method), X, width=width)
+        cost.measured(len(X), time.perf_counter() - begun)
+        return lambda: found
+
+    def _parts(self, X: Array, cost: Cost) -> list[Array]:
+        """Return rows in parts of whole blocks."""
+        assert cost.row_s is not None
+        least = max(1, int(self._sending.shortest_s / max(cost.row_s, 1e-9)))
+        rows = max(least, -(-len(X) // (PARTS * self._hands)))
+        rows = -(-rows // BLOCK_ROWS) * BLOCK_ROWS
+        return [np.ascontiguousarray(X[start : start + rows]) for start in range(0, len(X), rows)]
+
+    def _state(self, task: ModelTask, by: ModelVersion, cost: Cost) -> KnownState:
+        """Return a version's state as workers get it; written down once: a version is one place of a model's life."""
+        held = self._known.get(task.name)
+        if held is not None and held[0] is by:
+            return held[1]
+        begun = time.perf_counter()
+        data = b"".join(dump_pieces(by.learner.state()))
+        digest = data[4:20].hex()
+        large = len(data) > INLINE_BYTES
+        known = KnownState(
+            task.name, digest, self._put(f"{task.name.encode().hex()}-{digest}", data) if large else data
+        )
+        cost.state_s = time.perf_counter() - begun
+        self._known[task.name] = by, known
+        return known
+
+    def _predict_here(self, job: PredictionJob, part: Array) -> Measured:
+        """Predict what workers have died over, as they would have done it."""
+        declare({job.known.task: self._declared[job.known.task]})
+        return predict(job.known, job.method, part, job.width)
+
+
+def joined(found: Sequence[Predicted], lengths: Sequence[int]) -> Predicted:
+    """Return predictions of parts as those of the whole; of a part without any there is something, which failed."""
+    starts = np.cumsum([0, *lengths]).tolist()
+    failed = {start + row: why for start, (_, some) in zip(starts, found, strict=False) for row, why in some.items()}
+    good = next((values for values, _ in found if values is not None), None)
+    if good is None:
+        return None, failed
+    empty = (np.zeros((length, *good.shape[1:]), good.dtype) for length in lengths)
+    return np.concatenate([e if v is None else v for (v, _), e in zip(found, empty, strict=True)]), failed
+
+
+def pickled(value: Any) -> bytes:
+    """Return a value for another process, with the user's own classes and functions in it.
+
+    Modules that are installed nowhere are not found there: the file of the app, and what lies beside it.
+    """
+    import cloudpickle
+
+    own = [module for name, module in list(sys.modules.items()) if _is_users_own(name, module)]
+    for module in own:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps(value))
+    finally:
+        for module in own:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def pickled_training(task: ModelTask, state: State) -> bytes:
+    """Return the training that a state waits for, with what is needed of the state as it is now."""
+    needed = State(
+        current=state.current,
+        visible=state.visible,
+        vocabulary=state.vocabulary,
+        training=state.training,
+        trained_on=state.trained_on,
+    )
+    return pickled((task, needed))
+
+
+_INSTALLED = tuple(
+    str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+
+
+def _is_users_own(name: str, module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)  # namespace packages and built-in ones have none
+    if file is None or name != module.__name__ or name.partition(".")[0] in ("headrace", "__main__"):
+        return False
+    return "site-packages" not in file and not str(Path(file).resolve()).startswith(_INSTALLED)
 
 
 # -- what a worker does ------------------------------------------------------------------------------------------------
@@ -82,10 +308,17 @@ def learner_of(known: KnownState) -> Learner:
     return learner
 
 
-def predict(known: KnownState, method: Method, X: Array, width: int) -> tuple[Predicted, float]:
+def predict(known: KnownState, method: Method, X: Array, width: int) -> Measured:
     """Predict rows; return also the seconds it took."""
     learner = learner_of(known)
     begun = time.perf_counter()
     with pinned(learner):
         found = predict_rows(getattr(learner, method), X, width=width)
     return found, time.perf_counter() - begun
+
+
+def train(training: bytes) -> Trained:
+    """Do a training that `pickled_training` has pickled."""
+    task, state = pickle.loads(training)
+    with pinned(task.learner):
+        return train_pending(task, state)

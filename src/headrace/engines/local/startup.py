@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import check_apart, databases, foreign_topics, topic_sources
 from headrace.engines.local.tasks import OnStep
 from headrace.engines.local.tracing import trace_rounds
+from headrace.engines.workers import Workers
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.event_log import event
 from headrace.formats.topic_formats import TopicCodec, codec_for
@@ -75,8 +77,15 @@ class RunSettings:
     on_status: Callable[[str], None] = lambda line: None
 
 
-def start(plan: Plan, settings: RunSettings | None = None) -> Running:
+MakeWorkers = Callable[[Plan], Workers | None]
+
+
+def start(plan: Plan, settings: RunSettings | None = None, *, make_workers: MakeWorkers | None = None) -> Running:
     """Start a plan; raises before anything is written when it cannot work.
+
+    Args:
+        make_workers: of another engine; called once the plan has been checked against the log. None: processes of this
+            machine, as the settings say.
 
     Raises:
         DeclarationError: the plan, or a model's fingerprint against the log.
@@ -87,14 +96,18 @@ def start(plan: Plan, settings: RunSettings | None = None) -> Running:
     plan.check()
     place = ServerBinding.of(plan, settings.serve) if settings.serve else None
     try:
-        return _start(plan, settings, place)
+        return _start(plan, settings, place, make_workers or functools.partial(_processes, settings))
     except BaseException:
         if place is not None:
             place.close()
         raise
 
 
-def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Running:
+def _processes(settings: RunSettings, plan: Plan) -> Workers | None:
+    return ProcessPool(settings.workers, plan.models) if settings.workers > 1 else None
+
+
+def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None, make_workers: MakeWorkers) -> Running:
     keep = Keep.parse(plan.keep) if plan.keep is not None else None
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
@@ -107,12 +120,17 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
         # A declaration that is refused leaves no empty log behind, and stops nobody who writes this one.
         with _as_it_stands(plan, codec) as held:
             _check(plan, captured, held, circles)
-    log = settings.log or open_log(plan.log, writer=True, name=plan.app, codec=codec)
-    sources: list[Source[Any]] = []
-    try:
+    with contextlib.ExitStack() as undo:
+        workers = make_workers(plan)
+        if workers is not None:
+            undo.callback(workers.close)
+        log = settings.log or open_log(plan.log, writer=True, name=plan.app, codec=codec)
+        if settings.log is None:
+            undo.callback(log.close)
         sources, known = _check(plan, captured, log, circles)
+        for source in sources:
+            undo.callback(source.stop)
         plan = with_known_names(plan, log)
-        workers = ProcessPool(settings.workers, plan.models) if settings.workers > 1 else None
         engine = Engine(plan, log, sources, keep=keep, clock=settings.clock, workers=workers)
         engine.first_rows = FirstRows(plan, _tables(captured), known, log)
         _declare_models(plan, log, settings.clock)
@@ -127,12 +145,7 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None) -> Ru
         engine.holders.append(sinking.needed)
         models = LocalModels(engine) if place else None
         trace_rounds(engine)
-    except BaseException:
-        for source in sources:
-            source.stop()
-        if settings.log is None:
-            log.close()
-        raise
+        undo.pop_all()
     stays_open = settings.log is not None or plan.log.startswith("memory:")
     running = Running(engine, log, close_log=not stays_open, sinking=sinking)
     logger.info("%s", _about(plan), extra=event("running", app=plan.app, log=plan.log))
