@@ -71,11 +71,12 @@ def taken(order: TransactionOrder) -> list[int]:
 @given(
     st.lists(st.lists(st.integers(0, 1), max_size=4), max_size=8),
     st.integers(0, 5),
-    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), max_size=60),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4), st.booleans()), max_size=60),
 )
 def test_rows_come_in_commit_order_however_they_arrive(
-    transactions: list[list[int]], snapshot: int, arrivals: list[tuple[int, int]]
+    transactions: list[list[int]], snapshot: int, arrivals: list[tuple[int, int, bool]]
 ) -> None:
+    """Also where what waits is stored, and another process goes on with it."""
     topics, ends = written(transactions, snapshot)
     order = TransactionOrder("p", TABLES)
     at = dict.fromkeys(range(3), 0)
@@ -100,8 +101,12 @@ def test_rows_come_in_commit_order_however_they_arrive(
                 waits = json.loads(topics[table][positions[table, 0]] or b"")["after"]["id"]
                 assert waits not in found
 
-    for which, count in arrivals:
+    for which, count, moves in arrivals:
         arrive(which, count)
+        if moves:
+            stored, order = order.dump(), TransactionOrder("p", TABLES)
+            order.load(stored, DECODE)
+            assert order.dump() == stored
     for which in (2, 0, 1):
         arrive(which, 1000)
     rows = sum(len(transaction) for transaction in transactions)
@@ -133,6 +138,34 @@ def test_partitions_of_a_topic_are_told_apart_by_the_transactions_ids() -> None:
         order.take((TABLES[0], partition), some, *DECODE(some))
     order.take_ends(messages(order.topic, ends, 0, len(ends)))
     assert taken(order) == [0, 1, 2, 3]
+
+
+def test_what_waits_is_stored_whole() -> None:
+    """Keys, headers and times are in positions of rows, and in dead letters; of several events, those that are left."""
+    topics, ends = written([[0, 0], [0]])
+    values = [topics[TABLES[0]][0], b"{torn", topics[TABLES[0]][2]]
+    about: dict[str, Any] = {"keys": [b"k", None, b"\xff"], "headers": [[("a", None)], [("b", b"1"), ("b", b"2")], ()]}
+    wire = WireMessages(TABLES[0], values, offsets=np.array([5, 7, 9]), ts_ms=np.array([1, 2, 3]), **about)
+    straight, moved = TransactionOrder("p", TABLES), TransactionOrder("p", TABLES)
+    for order in (straight, moved):
+        order.take((TABLES[0], 3), wire, *DECODE(wire))
+        order.take_ends(messages(order.topic, ends, 0, 2))
+    stored = moved.dump()
+    moved = TransactionOrder("p", TABLES)
+    moved.load(stored, DECODE)
+    shown = [
+        [
+            (topic, batch.records.to_pylist())
+            for piece in order.pieces()
+            for topic, batch in (*piece.batches, *piece.rejected)
+        ]
+        for order in (straight, moved)
+    ]
+    assert shown[0] == shown[1] and [topic for topic, _ in shown[0]] == [TABLES[0], f"{TABLES[0]}.dlq"]
+    assert moved.positions({(TABLES[0], 3): 10}) == straight.positions({(TABLES[0], 3): 10}) == {(TABLES[0], 3): 9}
+    empty = TransactionOrder("p", TABLES)
+    empty.load(TransactionOrder("p", TABLES).dump(), DECODE)
+    assert not list(empty.pieces())
 
 
 def test_what_is_no_transaction_topic_is_refused() -> None:

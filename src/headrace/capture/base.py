@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 
 from headrace.batch import Batch
+from headrace.foreseen import Foreseen
 from headrace.kafka.ranges import MessageRange
 
 KIND = "source"  # of the record that a source keeps in the log, under its name
@@ -118,6 +119,7 @@ class Piece(Generic[P]):
         origins: of the first batches, one each, where they lie on a cluster already.
         rewound: the connection was lost, and what is staged of an open transaction comes again: the engine discards
             what it has staged. Such a piece has nothing else.
+        foreseen: of the first batches, for each, predictions that whoever read its rows has made ahead.
     """
 
     batches: tuple[tuple[str, Batch], ...] = ()
@@ -128,6 +130,7 @@ class Piece(Generic[P]):
     complete: bool = True
     origins: tuple[Origin, ...] = ()
     rewound: bool = False
+    foreseen: tuple[tuple[Foreseen, ...], ...] = ()
 
     @property
     def rows(self) -> int:

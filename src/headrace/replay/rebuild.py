@@ -23,13 +23,12 @@ from headrace.plan.task import ModelTask, Task
 from headrace.position import Position, parse_lsn
 from headrace.registry.models import Progress, beginning, read_progress
 from headrace.replay.position_index import find_row, last_row
-from headrace.replay.recovery import first_state, note_written, reader_of, recorded_event, restore_from
+from headrace.replay.recovery import first_state, recorded_event, restore_from, stepper_of
 from headrace.replay.steps import StepRecord, read_steps
 from headrace.replay.task_history import TaskHistory, refuse_unknown
 from headrace.step.events import Event, Merged, Part, Redeclared, Rows, Tick, Train, merge, order_of
 from headrace.step.model_version import ModelVersion, VersionChange
 from headrace.step.state import State
-from headrace.step.step import step
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,22 +219,24 @@ class _Walk:
     """Repeats events until a place is reached."""
 
     def __init__(self, log: Log, task: Task, state: State, place: Place) -> None:
-        self._log = log
-        self._task = task
-        self._reader = reader_of(log, task, state)
+        self._stepper = stepper_of(log, task, state)
         self._place = place
         self._waiting: list[tuple[Task, Event]] = []
         self._there: tuple[State, dict[str, int]] | None = None
         self._cuts = 0
-        self.state = state
         self.learned = dict(state.offsets.learned)
         self.arrived = False
         self.verified: bool | None = None
 
+    @property
+    def state(self) -> State:
+        """The state that it has come to."""
+        return self._stepper.state
+
     def take(self, task: Task, record: StepRecord, event: Event) -> int:
         """Repeat an event by the declaration of its time, as far as the place; returns whether any of it was."""
         if not self._waiting:
-            self._declare(task)
+            self._stepper.declare(task)
         if not isinstance(event, Rows):
             return self._take_moment(task, record, event)
         merged = merge(event, self.state.open_key)
@@ -247,13 +248,13 @@ class _Walk:
             self.arrived = True
             return 0
         for declared, waiting in self._waiting:
-            self._declare(declared)
+            self._stepper.declare(declared)
             self._step(waiting)
         self._waiting = []
-        self._declare(task)
+        self._stepper.declare(task)
         if end is None or end == merged.rows:
             self._step(event)
-            note_written(self._task, self.state, record.outputs)
+            self._stepper.wrote(record.outputs)
             self.check(record.hash)
         else:
             self._step(_between(event, merged, 0, end))
@@ -261,10 +262,6 @@ class _Walk:
         if end is not None:
             self._reached(event, merged, end)
         return 1
-
-    def _declare(self, task: Task) -> None:
-        if task is not self._task:
-            self._task, self._reader = task, reader_of(self._log, task, self.state)
 
     def _take_moment(self, task: Task, record: StepRecord, event: Tick | VersionChange | Train | Redeclared) -> int:
         at = int((record.event or {})["swap"]["ts_us"]) if isinstance(event, VersionChange) else event.ts_us
@@ -343,11 +340,12 @@ class _Walk:
     def end(self) -> None:
         """Take what was there when the place's row had been taken, where no cut ends at it."""
         if self._there is not None:
-            self.state, self.learned = self._there
+            state, self.learned = self._there
+            self._stepper.go_on(state)
             self.verified = None
 
     def _step(self, event: Event) -> None:
-        step(self._task, self.state, event, self._reader)
+        self._stepper.apply(event)
         if self.state.visible is None:
             self.learned = dict(self.state.offsets.learned)
 

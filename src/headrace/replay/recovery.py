@@ -5,7 +5,7 @@ Any engine recovers so; nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +23,12 @@ from headrace.registry.versions import VersionList
 from headrace.replay.lineage import kept_state, recorded_change
 from headrace.replay.steps import LogReader, StepRecord, load_rows, read_steps
 from headrace.replay.task_history import TaskHistory, refuse_unknown
+from headrace.step.ahead import Predictors
 from headrace.step.events import Event, Redeclared, Tick, Train
 from headrace.step.outputs import Output
 from headrace.step.retraining import Chosen, as_batch, rows_now, train
 from headrace.step.state import State, initial_state, load_state, stored_learner
-from headrace.step.step import step
+from headrace.step.stepper import Stepper
 
 
 def restore(log: Log, history: TaskHistory, progress: Progress) -> tuple[State, Progress]:
@@ -69,7 +70,7 @@ def replay(
         DeclarationUnknown: how the task was declared then cannot be made again.
     """
     done, name = start.step, history.task.name
-    task, reader = history.at(done).task, reader_of(log, history.at(done).task, state)
+    stepper = stepper_of(log, history.at(done).task, state)
     for record in read_steps(log, plan.steps_topic, name, start.steps_offset):
         if record.step <= done:
             continue
@@ -80,10 +81,9 @@ def replay(
         declared = declared_at(history, record)
         if exact:
             refuse_unknown(declared, record.step)
-        if declared.task is not task:
-            task, reader = declared.task, reader_of(log, declared.task, state)
-        yield record, step(task, state, recorded_event(log, history, record), reader)
-        note_written(task, state, record.outputs)
+        stepper.declare(declared.task)
+        yield record, stepper.apply(recorded_event(log, history, record))
+        stepper.wrote(record.outputs)
         done = record.step
     if done < until_step:
         raise LogCorrupt(
@@ -92,9 +92,13 @@ def replay(
         )
 
 
-def reader_of(log: Log, task: Task, state: State) -> LogReader | None:
-    """Return what reads rows for trainings of a model."""
-    return LogReader(log, task, state) if isinstance(task, ModelTask) else None
+def stepper_of(log: Log, task: Task, state: State | None = None, predictors: Predictors | None = None) -> Stepper:
+    """Return what takes a task's events; its trainings read this log."""
+
+    def reader_of(task: Task, state: State) -> LogReader | None:
+        return LogReader(log, task, state) if isinstance(task, ModelTask) else None
+
+    return Stepper(task, state, readers=reader_of, predictors=predictors)
 
 
 def declared_at(history: TaskHistory, record: StepRecord) -> AsDeclared:
@@ -128,12 +132,6 @@ def recorded_event(log: Log, history: TaskHistory, record: StepRecord) -> Event:
             advice="Rows that a checkpoint needs were pruned or lost.",
         )
     return load.event
-
-
-def note_written(task: Task, state: State, outputs: Mapping[str, Sequence[int]]) -> None:
-    """Remember how far a model has written its topics, where a training may read them."""
-    if isinstance(task, ModelTask) and task.retrain is not None and task.retrain.rows.kind in ("all", "query"):
-        state.offsets.written.update({topic: end for topic, (_, end) in outputs.items()})
 
 
 # -- what a model begins with ----------------------------------------------------------------------------------------

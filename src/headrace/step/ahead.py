@@ -2,28 +2,27 @@
 
 Neither changes what a step gives. Beside it, predictors get a state and rows and return what the step would have
 computed by itself. What was predicted ahead is taken only where the model that predicts *is* the one that predicted
-ahead: a stale memo costs time and nothing else.
+ahead, and the rows have the features they had: a stale memo costs time and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from headrace.arrays import Array, Ints
+from headrace.arrays import Array, Ints, Mask
+from headrace.foreseen import Foreseen
+from headrace.foreseen import Method as Method
+from headrace.foreseen import Predicted as Predicted
 from headrace.learn.state import state_hash
 from headrace.plan.task import ModelTask
+from headrace.step.events import Part, Rows
 from headrace.step.model_version import ModelVersion
-
-Method = Literal["predict", "predict_proba"]
-# As `headrace.step.predictions.predict_rows` gives it: one prediction for each row, and why rows have none.
-Predicted = tuple[Array | None, dict[int, str]]
 
 
 class Predictors(Protocol):
@@ -49,41 +48,25 @@ class Predictors(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Foreseen:
-    """Predictions of rows of one part that were made ahead, by the model as it was known then.
-
-    Attributes:
-        identity: of that model (`identity_of`).
-        predict: number of the `PredictPlan` that they are for.
-        rows: numbers of the rows within the part, ascending: those whose features were sound.
-        found: what `predict_rows` gave them, by method.
-    """
-
-    identity: str
-    predict: int
-    rows: Ints
-    found: Mapping[Method, Predicted]
-
-
 def identity_of(version: ModelVersion) -> str:
-    """Return what tells a model's predictions from any other's: its learner's state, and the words it knows.
+    """Return what tells a model's predictions from any other's for the same features: its learner, and its state.
 
     A version is a model at one place between two cuts: asked again about the same one, it is known.
     """
     known = _known.get(id(version))
     if known is not None and known[0] is version:
         return known[1]
-    words = json.dumps([{name: list(some) for name, some in version.words.items()}, dict(version.sizes)])
-    state = state_hash(version.learner.state())
-    identity = hashlib.blake2b(f"{state} {words}".encode(), digest_size=16).hexdigest()
-    while len(_known) >= _KEPT:
-        del _known[next(iter(_known))]
+    learner = version.learner
+    declared = json.dumps(learner.parameters(), sort_keys=True, default=str)
+    text = f"{type(learner).__qualname__} {declared} {state_hash(learner.state())}"
+    identity = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    for old in list(_known)[: max(0, len(_known) + 1 - _KEPT)]:
+        _known.pop(old, None)
     _known[id(version)] = version, identity
     return identity
 
 
-_KEPT = 8
+_KEPT = 4
 _known: dict[int, tuple[ModelVersion, str]] = {}
 
 
@@ -101,27 +84,98 @@ class Memo:
     places: Ints
     stale: bool = False
 
-    def take(self, by: ModelVersion, method: Method, places: Ints) -> Predicted | None:
-        """Return the predictions of rows at some places by a model; None where they are not known."""
-        found = self.foreseen.found.get(method)
-        if found is None or self.stale or not len(places):
+    def take(
+        self, by: ModelVersion, method: Method, places: Ints, hashes: Callable[[], Array], width: int
+    ) -> tuple[Ints, Predicted] | None:
+        """Return which rows are known here, and their predictions; None where no row is.
+
+        Args:
+            places: of the rows that are to be predicted, ascending.
+            hashes: gives a hash of the features of each.
+            width: of a prediction, where it is a list.
+        """
+        foreseen, found = self.foreseen, self.foreseen.found.get(method)
+        if found is None or self.stale or not len(self.places):
             return None
         values, failed = found
-        at = np.searchsorted(self.places, places)
-        if at[-1] >= len(self.places) or not np.array_equal(self.places[at], places):
+        at = np.minimum(np.searchsorted(self.places, places), len(self.places) - 1)
+        hit: Mask = self.places[at] == places
+        if not hit.any():
             return None
-        if values is not None and len(values) != len(self.places):
-            return None
-        if identity_of(by) != self.foreseen.identity:
+        if identity_of(by) != foreseen.identity:
             self.stale = True
             return None
-        where = {int(row): number for number, row in enumerate(at.tolist())} if failed else {}
+        hit &= foreseen.features[at] == hashes()
+        if not hit.any() or (values is not None and width and values.shape[1:] != (width,)):
+            return None
+        rows, at = np.flatnonzero(hit), at[hit]
+        if method == "predict":
+            foreseen.taken += len(rows)
+        where = {int(place): number for number, place in enumerate(at.tolist())} if failed else {}
         mine = {where[row]: reason for row, reason in failed.items() if row in where}
-        return (None if values is None else values[at]), mine
+        return rows, (None if values is None else values[at], mine)
 
 
-def memos(foreseen: Sequence[Foreseen], order: npt.NDArray[np.int64], predict: int) -> list[Memo]:
-    """Return what was foreseen of a part for one declared prediction, by the places of the part's rows."""
-    mine = [known for known in foreseen if known.predict == predict]
-    good = [known for known in mine if not len(known.rows) or int(known.rows[-1]) < len(order)]
-    return [Memo(known, order[known.rows]) for known in good]
+def memos(foreseen: Sequence[Foreseen], order: Ints) -> list[Memo]:
+    """Return what was foreseen of a part, by the places of its rows; what cannot be of these rows is left out."""
+    return [Memo(known, order[known.rows]) for known in foreseen if _sound(known, len(order))]
+
+
+def _sound(foreseen: Foreseen, rows: int) -> bool:
+    numbers = foreseen.rows
+    if not len(numbers) or len(foreseen.features) != len(numbers):
+        return False
+    columns = (values for values, _ in foreseen.found.values() if values is not None)
+    inside = int(numbers[0]) >= 0 and int(numbers[-1]) < rows and bool((np.diff(numbers) > 0).all())
+    return inside and all(len(values) == len(numbers) for values in columns)
+
+
+# -- from who reads the rows to the step -------------------------------------------------------------------------------
+
+_MOST_WAITING = 256
+
+
+@dataclass(slots=True)
+class ForeseenRows:
+    """Predictions made ahead of a task's rows that wait for the step, and how many of them were of use.
+
+    Attributes:
+        taken: rows whose prediction a step has taken from what was made ahead.
+        offered: rows of steps that had one.
+    """
+
+    taken: int = 0
+    offered: int = 0
+    _waiting: dict[str, list[tuple[int, Foreseen]]] = field(default_factory=dict)
+
+    def add(self, topic: str, offset: int, foreseen: Sequence[Foreseen]) -> None:
+        """Take what was made ahead of the rows of a topic from an offset on.
+
+        Of a task that is far behind the newest is let go of: the model will be another one by then.
+        """
+        waiting = self._waiting.setdefault(topic, [])
+        waiting += [(offset, known) for known in foreseen if len(known.rows)]
+        del waiting[_MOST_WAITING:]
+
+    def forget(self) -> None:
+        """Let go of everything: the rows come again, or are not to come."""
+        self._waiting.clear()
+
+    def on(self, event: Rows) -> Rows:
+        """Return the event with what was made ahead of its rows."""
+        return replace(event, parts=tuple(map(self._on, event.parts))) if self._waiting else event
+
+    def _on(self, part: Part) -> Part:
+        waiting = self._waiting.get(part.topic)
+        if not waiting:
+            return part
+        end = part.offset + part.batch.num_rows
+        mine = tuple(known.moved(offset - part.offset) for offset, known in waiting if part.offset <= offset < end)
+        self._waiting[part.topic] = [(offset, known) for offset, known in waiting if offset >= end]
+        return replace(part, foreseen=mine) if mine else part
+
+    def count(self, event: Rows) -> None:
+        """Count what a step has taken of an event."""
+        for part in event.parts:
+            self.offered += sum(len(known.rows) for known in part.foreseen)
+            self.taken += sum(known.taken for known in part.foreseen)

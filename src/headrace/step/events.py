@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
+from headrace.foreseen import Foreseen
 from headrace.plan.task import Task
-from headrace.step.ahead import Foreseen
 from headrace.step.model_version import VersionChange
 
 SNAPSHOT_CUT_ROWS = 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +12,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Ints
-from headrace.batch import Batch, is_meta, told_apart
+from headrace.arrays import Array, Ints, Mask
+from headrace.batch import OPS, Batch, inserted, is_meta, told_apart
 from headrace.errors import LearnError
-from headrace.learn.base import Learner, traits_of, width_of
+from headrace.foreseen import Foreseen, Method, Predicted, joined, row_hashes
+from headrace.learn.base import Learner, offers_probabilities, pinned, traits_of, width_of
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import concerns_the_whole, predictions_by_row
 from headrace.plain_values import at_rows
 from headrace.plan.task import PREDICTION_COLUMNS, SHADOW_COLUMNS, ModelTask, StreamPlan
-from headrace.step.ahead import Memo, Method, Predicted, Predictors
+from headrace.step.ahead import Memo, Predictors, identity_of
 from headrace.step.model_version import ModelVersion
+from headrace.transform.expressions import operate
 
 BLOCK_ROWS = 64
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
@@ -72,6 +75,8 @@ class PredictionBatch:
         self.done = 0
         self._predictors = predictors
         self._memos = memos
+        # A challenger's predictions are other ones: what is stale for it is not for the model.
+        self._memos_beside = [Memo(memo.foreseen, memo.places) for memo in memos]
         self._open: list[_Run] = []
         self._predictions: list[pa.Array] = []
         self._probabilities: list[pa.Array] = []
@@ -128,27 +133,60 @@ class PredictionBatch:
         self.done = end
 
     def _begun(
-        self, by: ModelVersion, method: Method, X: npt.NDArray[Any], valid: npt.NDArray[np.bool_], width: int = 0
+        self,
+        by: ModelVersion,
+        method: Method,
+        X: Array,
+        valid: Mask,
+        width: int = 0,
+        *,
+        beside: bool = False,
     ) -> Callable[[], _Column]:
         """Begin to predict the next rows; predict them where nobody else does."""
         asked = X if valid.all() else X[valid]
-        places = self.order[self.done : self.done + len(X)][valid] if self._memos else None
-        for memo in self._memos:
-            assert places is not None
-            known = memo.take(by, method, places)
-            if known is not None:
-                return lambda: _column(known, valid)
-        if self._predictors is not None:
-            begun = self._predictors.predict(self.task, by, method, asked, width=width)
+        memos = self._memos_beside if beside else self._memos
+        known = self._known(memos, by, method, asked, valid, width) if memos else []
+        if not known:
+            begun = self._asked(by, method, asked, width)
             return lambda: _column(begun(), valid)
-        column = _column(predict_rows(getattr(by.learner, method), asked, width=width), valid)
-        return lambda: column
+        missing = np.ones(len(asked), np.bool_)
+        for rows, _ in known:
+            missing[rows] = False
+        rest = np.flatnonzero(missing)
+        if not len(rest):
+            return lambda: _column(joined(known, len(asked)), valid)
+        begun = self._asked(by, method, np.ascontiguousarray(asked[rest]), width)
+        return lambda: _column(joined([*known, (rest, begun())], len(asked)), valid)
+
+    def _asked(self, by: ModelVersion, method: Method, X: Array, width: int) -> Callable[[], Predicted]:
+        """Let predictors predict, or do it now."""
+        if self._predictors is not None:
+            return self._predictors.predict(self.task, by, method, X, width=width)
+        found = predict_rows(getattr(by.learner, method), X, width=width)
+        return lambda: found
+
+    def _known(
+        self, memos: Sequence[Memo], by: ModelVersion, method: Method, X: Array, valid: Mask, width: int
+    ) -> list[tuple[Ints, Predicted]]:
+        """Return which of some rows were predicted ahead, each once, with their predictions."""
+        places = self.order[self.done : self.done + len(valid)][valid]
+        hashes = functools.cache(lambda: row_hashes(X))
+        left = np.ones(len(X), np.bool_)
+        found: list[tuple[Ints, Predicted]] = []
+        for memo in memos:
+            taken = memo.take(by, method, places, hashes, width)
+            if taken is not None and left[taken[0]].all():
+                left[taken[0]] = False
+                found.append(taken)
+        return found
 
     def _beside(self, end: int, challenger: ModelVersion | None) -> Callable[[], _Column]:
         if challenger is None:
             return _nothing(end - self.done)
         X, valid = self._features(end, challenger)
-        return self._begun(challenger, "predict", X, valid) if valid.any() else _nothing(end - self.done)
+        if not valid.any():
+            return _nothing(end - self.done)
+        return self._begun(challenger, "predict", X, valid, beside=True)
 
     def _settle(self) -> None:
         """Wait for the predictions of all runs."""
@@ -241,6 +279,42 @@ class PredictionBatch:
         status = _spread(states, counts, pa.string())
         valid = self._valid[: self.done]
         return status if valid.all() else pc.if_else(pa.array(valid), status, "invalid")
+
+
+def foresee(
+    task: ModelTask, stream: StreamPlan, by: ModelVersion, batch: Batch, *, proba: bool = False
+) -> list[Foreseen]:
+    """Predict rows of a topic ahead of the step, as it would do it by this version.
+
+    Args:
+        stream: of the plan that predicts them: its operations are done here too.
+        batch: rows as their source gives them; nothing of it is changed.
+        proba: whether probabilities are wanted too.
+    """
+    if not by.learner.ready or by.diverged:
+        return []
+    changes = inserted(batch) | (batch.op == OPS["u"])
+    number = pa.array(np.flatnonzero(changes))
+    batch = batch if changes.all() else batch.filter(changes)
+    good, _ = operate(Batch(batch.records.append_column("__order", number)), stream.operations)
+    return [found for rows in good if rows.num_rows and (found := _foreseen(task, by, rows, proba)) is not None]
+
+
+def _foreseen(task: ModelTask, by: ModelVersion, batch: Batch, proba: bool) -> Foreseen | None:
+    features = task.features
+    if depend_on_the_log(features):
+        features = resolved(features, by.words, _sizes(task, by), refuse=False)
+    made = matrix(batch, features, task.target, missing=task.missing)
+    if not made.valid.any():
+        return None
+    X = made.X if made.valid.all() else np.ascontiguousarray(made.X[made.valid])
+    with pinned(by.learner), np.errstate(all="ignore"):
+        found: dict[Method, Predicted] = {"predict": predict_rows(by.learner.predict, X)}
+        if proba and offers_probabilities(by.learner):
+            width = _number_of_classes(by.learner)
+            found["predict_proba"] = predict_rows(by.learner.predict_proba, X, width=width)
+    rows = np.asarray(batch.column("__order"))[made.valid]
+    return Foreseen(identity_of(by), rows, row_hashes(X), found)
 
 
 class ServedPredictions(PredictionBatch):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.arrays import Ints
+from headrace.arrays import Ints, Mask
 from headrace.batch import OPS, Batch, inserted
 from headrace.learn.base import pinned, width_of
 from headrace.learn.features import FUNCTION, Matrix, depend_on_the_log, matrix, resolved, targets_of
@@ -443,10 +443,8 @@ class _ModelStep:
                 wanted &= self.merged.offset[order_of(batch)] >= offset
             if wanted.any():
                 names = self.state.memory.names.setdefault(name, {})
-                memos = self._memos(plan)
-                predictions = self._prediction_batch(
-                    batch, wanted, made, proba=plan.proba, stream=plan.stream, names=names, memos=memos
-                )
+                about: dict[str, Any] = {"proba": plan.proba, "stream": plan.stream, "names": names}
+                predictions = self._prediction_batch(plan.stream.topic, batch, wanted, made, **about)
                 predicted.append((plan, predictions))
         for batch in self._stream(plan.served, "predict") if plan.served is not None else ():
             missing = next((name for name in PREDICTION_COLUMNS if name not in batch.schema.names), None)
@@ -463,7 +461,7 @@ class _ModelStep:
         plan, target = self.task.evaluate[number], self.task.target
         if plan.stream is None or target is None:
             return
-        name = named_uses(self.task, "evaluate")[number]
+        name, topic = named_uses(self.task, "evaluate")[number], plan.stream.topic
         reuses = None if self.state.offsets.predicted else reused(plan, self.task)
         mine = None if reuses is None else self.task.predict[reuses]
         given = [
@@ -480,7 +478,7 @@ class _ModelStep:
                 continue
             if reuses is None:
                 wanted, made = self._wanted(batch, name)
-                predictions = self._prediction_batch(batch, wanted, made) if wanted.any() else None
+                predictions = self._prediction_batch(topic, batch, wanted, made) if wanted.any() else None
             else:
                 places = order_of(batch)
                 predictions = next(
@@ -488,26 +486,27 @@ class _ModelStep:
                 )
             # Where a row had no prediction before its label came, it is predicted then.
             late = (batch.op == OPS["u"]) & np.asarray(batch.column(target).is_valid())
-            yield Scored(plan, name, batch, predictions, self._prediction_batch(batch, late) if late.any() else None)
+            then = self._prediction_batch(topic, batch, late) if late.any() else None
+            yield Scored(plan, name, batch, predictions, then)
 
     def _prediction_batch(
-        self, batch: Batch, wanted: npt.NDArray[np.bool_], made: Matrix | None = None, **options: Any
+        self, topic: str, batch: Batch, wanted: Mask, made: Matrix | None = None, **options: Any
     ) -> PredictionBatch:
         """Return the rows that ask for a prediction, with their features where these are made."""
+        options |= {"predictors": self.predictors, "memos": self._memos(topic)}
         if wanted.all():
-            return PredictionBatch(batch, order_of(batch), self.task, made=made, predictors=self.predictors, **options)
+            return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
         if made is not None:
             where = np.cumsum(wanted) - 1
             reasons = {int(where[row]): reason for row, reason in made.reasons.items() if wanted[row]}
             made = Matrix(np.ascontiguousarray(made.X[wanted]), made.valid[wanted], reasons)
         batch = batch.filter(wanted)
-        return PredictionBatch(batch, order_of(batch), self.task, made=made, predictors=self.predictors, **options)
+        return PredictionBatch(batch, order_of(batch), self.task, made=made, **options)
 
-    def _memos(self, plan: PredictPlan) -> list[Memo]:
-        """Return what was predicted ahead of the rows of a stream."""
-        number = next(i for i, predict in enumerate(self.task.predict) if predict is plan)
-        parts = [part for part in self.merged.parts if part.topic == plan.stream.topic and part.foreseen]
-        return [memo for part in parts for memo in memos(part.foreseen, order_of(part.batch), number)]
+    def _memos(self, topic: str) -> list[Memo]:
+        """Return what was predicted ahead of the rows of a topic."""
+        parts = [part for part in self.merged.parts if part.topic == topic and part.foreseen]
+        return [memo for part in parts for memo in memos(part.foreseen, order_of(part.batch))]
 
     def _wanted(self, batch: Batch, name: str) -> tuple[npt.NDArray[np.bool_], Matrix | None]:
         """Return which events ask for a prediction: inserts, snapshot reads, updates that may change a feature.

@@ -13,11 +13,13 @@ import itertools
 import json
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch, undecodable
@@ -179,6 +181,88 @@ class TransactionOrder:
         if self._ends:
             positions[self.topic, 0] = self._ends[0].offset
         return positions
+
+    def dump(self) -> bytes:
+        """Return what waits: the messages themselves, so that nothing depends on what they were decoded to.
+
+        For whoever reads the topics and cannot go back to `positions`.
+        """
+        parts, left = [_MESSAGES.empty_table()], {}
+        for where, waiting in self._waiting.items():
+            if waiting:
+                parts.append(_as_table(where, waiting))
+                first = waiting[0].wire.offsets[waiting[0].at[0]]
+                rows = sum(int((chunk.wire.offsets[chunk.at] == first).sum()) for chunk in waiting)
+                left[json.dumps(where)] = rows
+        ends = [(end.id, end.counts, end.offset) for end in self._ends]
+        about = json.dumps({"ends": ends, "left": left}).encode()
+        sink = pa.BufferOutputStream()
+        table = pa.concat_tables(parts).replace_schema_metadata({"headrace.order": about})
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+    def load(self, data: bytes, decode: Callable[[WireMessages], tuple[str, DecodedLike]]) -> None:
+        """Go on with what waited when it was dumped; what waits now is let go of.
+
+        Args:
+            decode: as it was after it had decoded these messages for the first time, or as it was before.
+        """
+        table = pa.ipc.open_stream(data).read_all()
+        about = json.loads(table.schema.metadata[b"headrace.order"])
+        self._waiting.clear()
+        self._ends = deque(_End(*end) for end in about["ends"])
+        for name, left in about["left"].items():
+            topic, partition = where = cast(Where, tuple(json.loads(name)))
+            mine = pc.and_(pc.equal(table.column("topic"), topic), pc.equal(table.column("partition"), partition))
+            wire = _as_messages(topic, table.filter(mine))
+            self.take(where, wire, *decode(wire))
+            waiting = self._waiting[where]
+            # Of one message there may be several events, and the first ones were handed out already.
+            first = waiting[0].wire.offsets[waiting[0].at[0]]
+            gone = sum(int((chunk.wire.offsets[chunk.at] == first).sum()) for chunk in waiting) - left
+            while gone > 0:
+                gone -= len(_split(waiting, gone).at)
+
+
+_MESSAGES = pa.schema(
+    [
+        ("topic", pa.string()),
+        ("partition", pa.int64()),
+        ("offset", pa.int64()),
+        ("ts_ms", pa.int64()),
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+        ("headers", pa.list_(pa.struct([("name", pa.string()), ("value", pa.binary())]))),
+    ]
+)
+
+
+def _as_table(where: Where, waiting: Iterable[_Chunk]) -> pa.Table:
+    """Return the messages of events that wait, each once."""
+    rows: dict[int, tuple[Any, ...]] = {}
+    for chunk in waiting:
+        wire = chunk.wire
+        for i in dict.fromkeys(chunk.at.tolist()):
+            headers = [{"name": name, "value": value} for name, value in wire.headers[i]]
+            offset = int(wire.offsets[i])
+            rows.setdefault(offset, (*where, offset, int(wire.ts_ms[i]), wire.key(i), wire.values[i], headers))
+    columns = zip(*rows.values(), strict=True)
+    return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, _MESSAGES, strict=True)], _MESSAGES)
+
+
+def _as_messages(topic: str, table: pa.Table) -> WireMessages:
+    found = {name: table.column(name).to_pylist() for name in ("key", "value", "headers")}
+    numbers = {name: table.column(name).to_numpy() for name in ("offset", "partition", "ts_ms")}
+    return WireMessages(
+        topic,
+        found["value"],
+        offsets=numbers["offset"],
+        partitions=numbers["partition"],
+        ts_ms=numbers["ts_ms"],
+        keys=found["key"],
+        headers=[[(header["name"], header["value"]) for header in some] for some in found["headers"]],
+    )
 
 
 def _bare(identity: str) -> str:

@@ -65,10 +65,11 @@ class EngineProgress:
     status: str = "starting"
 
 
-def _adopt(txn: Transaction, topic: str, batch: Batch, origin: Origin, *, complete: bool) -> None:
-    """Take rows in where their messages lie."""
+def _adopt(txn: Transaction, topic: str, batch: Batch, origin: Origin, *, complete: bool) -> list[tuple[str, int, int]]:
+    """Take rows in where their messages lie; return topic, first offset and number of rows."""
     assert isinstance(txn, KafkaTransaction)
-    txn.adopt(topic, batch.records, origin.ranges, format_=origin.format, spread=origin.spread, complete=complete)
+    about: dict[str, Any] = {"format_": origin.format, "spread": origin.spread, "complete": complete}
+    return [(topic, txn.adopt(topic, batch.records, origin.ranges, **about), batch.num_rows)]
 
 
 class Engine:
@@ -307,15 +308,19 @@ class Engine:
         whole = not piece.open and not piece.continued
         origins = piece.origins if source.name in self._adopted else ()
         for i, (topic, batch) in enumerate((*piece.batches, *piece.rejected)):
+            appended: list[tuple[str, int, int]] = []
             if i < len(origins):
-                _adopt(txn, topic, batch, origins[i], complete=piece.complete)
+                appended = _adopt(txn, topic, batch, origins[i], complete=piece.complete)
             elif whole:
                 letters = self.dead_letters.take
-                append_fitting(txn, topic, batch, stage="capture", complete=piece.complete, letters=letters)
+                appended = append_fitting(txn, topic, batch, stage="capture", complete=piece.complete, letters=letters)
             else:
                 txn.stage(topic, batch.records)
                 if i >= len(piece.batches):
                     self.dead_letters.take(topic, batch)
+            if i < len(piece.foreseen) and appended and appended == [(topic, appended[0][1], batch.num_rows)]:
+                for runner in self.runners:
+                    runner.foresee(topic, appended[0][1], piece.foreseen[i])
             counts[topic] = counts.get(topic, 0) + batch.num_rows
             if self.first_rows is not None and topic in self.first_rows.awaited:
                 self.first_rows.take(topic, batch)

@@ -20,8 +20,9 @@ from headrace.batch import Batch
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.announcements import Announcements
 from headrace.engines.workers import Workers
+from headrace.foreseen import Foreseen
 from headrace.learn.base import pinned, traits_of
-from headrace.learn.state import dump_pieces, load_state, state_hash
+from headrace.learn.state import dump_pieces, load_state
 from headrace.log.base import Log, Transaction
 from headrace.plan.attachments import changes
 from headrace.plan.blueprint import blueprint
@@ -43,17 +44,17 @@ from headrace.registry.models import (
 from headrace.registry.requests import CONTINUE, read_continue
 from headrace.registry.versions import PIPELINE, Pieces, artifact_name
 from headrace.replay.lineage import Lineage, change_event
-from headrace.replay.recovery import begin, note_written, replay, restore
-from headrace.replay.steps import LogReader, StepRecord, append_fitting, load_rows
+from headrace.replay.recovery import begin, replay, restore, stepper_of
+from headrace.replay.steps import StepRecord, append_fitting, load_rows
 from headrace.replay.task_history import TaskHistory
+from headrace.step.ahead import ForeseenRows
 from headrace.step.events import Redeclared, Tick, Train
 from headrace.step.learning import oldest_kept
 from headrace.step.model_version import ModelVersion, VersionChange
 from headrace.step.operator_run import due, watched
 from headrace.step.outputs import Output
 from headrace.step.retraining import Trained, train_pending
-from headrace.step.state import State, dump_state, initial_state
-from headrace.step.step import step
+from headrace.step.state import State
 
 logger = logging.getLogger("headrace")
 
@@ -85,9 +86,9 @@ class TaskRunner:
         self.log = log
         self.clock = clock or SystemClock()
         self._workers = workers
+        self._stepper = stepper_of(log, task, predictors=workers)
         self.lineage = Lineage(task, log) if isinstance(task, ModelTask) else None
         self.history = TaskHistory(log, task)
-        self.state = initial_state(task)
         self.progress = Progress()
         self.checkpoints: list[int] = []
         self.more = False
@@ -96,7 +97,6 @@ class TaskRunner:
         # Seconds that the steps since the last checkpoint took, and that storing it took.
         self._work_s = 0.0
         self._storing_s = 0.0
-        self._reader = LogReader(log, task, self.state) if isinstance(task, ModelTask) else None
         # Predictions that were made elsewhere are of a stream, which is then not silent.
         plans = task.predict if isinstance(task, ModelTask) else ()
         self._served = {plan.served.topic: plan.stream.topic for plan in plans if plan.served is not None}
@@ -106,7 +106,13 @@ class TaskRunner:
         self._came: dict[str, float] = {}
         self._trainer: Trainer | None = None
         self._made: list[tuple[Sequence[Output], int]] = []
+        self.foreseen = ForeseenRows()
         self.letters: Callable[[str, Batch], None] = lambda topic, batch: None
+
+    @property
+    def state(self) -> State:
+        """The task's state, as its last event has left it."""
+        return self._stepper.state
 
     def recover(self, on_step: OnStep | None = None) -> None:
         """Come to where the log says this task is.
@@ -118,24 +124,24 @@ class TaskRunner:
         progress = read_progress(self.log, name) or Progress()
         self.checkpoints = checkpoint_steps(self.log, name)
         self.history.read()
-        self.state, start = restore(self.log, self.history, progress)
+        state, start = restore(self.log, self.history, progress)
         begun = self.clock.monotonic()
         # A training that has changed the model is in a checkpoint: an unknown one need not be done again.
-        repeated = replay(self.log, self.plan, self.history, self.state, start, progress.step, exact=False)
+        repeated = replay(self.log, self.plan, self.history, state, start, progress.step, exact=False)
         for record, _ in () if isinstance(self.task, StreamTask) else repeated:
             if on_step is not None:
                 on_step(name, record.step, progress.step)
         self._work_s = self.clock.monotonic() - begun
+        self._stepper.go_on(state)
         self.progress = progress
         self._hashed_at = _NEVER
         self._saves = False
         self._came = {}
         self._trainer = None
         self._made = []
-        if isinstance(self.task, ModelTask):
-            self._reader = LogReader(self.log, self.task, self.state)
-            if self.task.initial is not None and self.lacks_beginning:
-                begin(self.plan, self.task, self.log, self.state)
+        self.foreseen.forget()
+        if isinstance(self.task, ModelTask) and self.task.initial is not None and self.lacks_beginning:
+            begin(self.plan, self.task, self.log, self.state)
         if self.lineage is not None:
             self.lineage.read()
 
@@ -155,8 +161,8 @@ class TaskRunner:
     def store_beginning(self, txn: Transaction) -> None:
         """Store the state before the first step: recovery and `verify` begin with it."""
         start, _ = beginning(self.progress)
-        values = {**dump_state(self.state), "progress": start.to_json()}
-        self.checkpoints = write_checkpoint(txn, self.task.name, start.step, dump_pieces(values), [])
+        pieces = self._stepper.dump(progress=start.to_json())
+        self.checkpoints = write_checkpoint(txn, self.task.name, start.step, pieces, [])
         if self.lineage is not None and isinstance(self.task, ModelTask) and self.task.initial is not None:
             self.lineage.began_with(txn, self.state)
 
@@ -186,7 +192,7 @@ class TaskRunner:
         written = {output.topic: ends.get(output.topic, 0) for output in self.task.outputs}
         before, by = history.at(progress.step).task, str(lets.get("by", ""))
         change = Redeclared(self.clock.now_us(), before, by, written)
-        outputs = step(self.task, self.state, change, self._reader)
+        outputs = self._stepper.apply(change)
         told = changes(old.attached, history.now(0).attached)
         if isinstance(self.task, ModelTask):
             model = declaration_differences(old.fingerprint, self.task.fingerprint())
@@ -217,6 +223,11 @@ class TaskRunner:
         info = self.log.topics().get(topic)
         return following[0].offset if following else 0 if info is None else info.end
 
+    def foresee(self, topic: str, offset: int, foreseen: Sequence[Foreseen]) -> None:
+        """Take predictions that were made ahead of rows of a topic, which begin at an offset."""
+        if isinstance(self.task, ModelTask) and topic in self.task.topics:
+            self.foreseen.add(topic, offset, foreseen)
+
     def advance(self, txn: Transaction) -> StepRecord | None:
         """Take a step on the next rows, if there are any; append its outputs."""
         topics, arrivals = self.task.topics, bool(self._nodes)
@@ -225,7 +236,9 @@ class TaskRunner:
         self.more = load is not None and (load.rows >= ROWS_AT_ONCE or not load.event.complete)
         if load is None:
             return None
-        outputs = step(self.task, self.state, load.event, self._reader, self._workers)
+        event = self.foreseen.on(load.event)
+        outputs = self._stepper.apply(event)
+        self.foreseen.count(event)
         self._work_s += self.clock.monotonic() - begun
         if self._watched:
             came = {self._served.get(topic, topic) for topic in load.inputs}
@@ -238,7 +251,7 @@ class TaskRunner:
 
     def tick(self, txn: Transaction, tick: Tick) -> StepRecord:
         """Take a step that consumes time only."""
-        outputs = step(self.task, self.state, tick, self._reader)
+        outputs = self._stepper.apply(tick)
         self.progress.bytes_since += 1
         event = {"idle": dict(tick.idle_us)} if tick.idle_us else None
         return self._record(txn, outputs, after=self.progress.slice, inputs={}, tick=tick, event=event)
@@ -246,7 +259,7 @@ class TaskRunner:
     def train(self, txn: Transaction, by: str, *, promote: bool = False) -> tuple[StepRecord, dict[str, Any]]:
         """Take a step in which somebody asks for a training, or for the challenger; return also what came of it."""
         event = Train(self.clock.now_us(), max(self.progress.slice, self.log.newest_slice()), by, promote)
-        outputs = step(self.task, self.state, event, self._reader)
+        outputs = self._stepper.apply(event)
         self._saves = True
         about = {"train": {"until": event.until, "by": by, "ts_us": event.ts_us, "promote": promote}}
         record = self._record(txn, outputs, after=self.progress.slice, inputs={}, event=about)
@@ -273,7 +286,7 @@ class TaskRunner:
 
     def change_version(self, txn: Transaction, change: VersionChange) -> StepRecord:
         """Take a step in which another version is asked for; its checkpoint follows."""
-        outputs = step(self.task, self.state, change, self._reader)
+        outputs = self._stepper.apply(change)
         self._saves = True
         event = change_event(change, self.clock.now_us())
         return self._record(txn, outputs, after=self.progress.slice, inputs={}, event=event)
@@ -321,7 +334,7 @@ class TaskRunner:
     def save_at_end(self, txn: Transaction) -> None:
         """Store the state, so that the next start has nothing to repeat; and its hash, also of a large one."""
         if self.state.learner is not None and self.progress.hash is None:
-            self.progress.hash = state_hash(self.state.learner.state())
+            self.progress.hash = self._stepper.hash
         self._checkpoint(txn)
         write_progress(txn, self.task.name, self.progress)
 
@@ -333,8 +346,7 @@ class TaskRunner:
         progress.needed = {**progress.offsets, self.plan.steps_topic: progress.steps_offset}
         if isinstance(self.task, ModelTask):
             progress.needed |= oldest_kept(self.task, self.state)
-        values = {**dump_state(self.state), "progress": progress.to_json()}
-        data = dump_pieces(values)
+        data = self._stepper.dump(progress=progress.to_json())
         progress.size = sum(map(len, data))
         stays = [self._beginning] if self._stores_beginning else []
         self.checkpoints = write_checkpoint(txn, self.task.name, progress.step, data, self.checkpoints, keep=stays)
@@ -359,7 +371,7 @@ class TaskRunner:
         written = _append(txn, outputs, self.letters)
         self._made.append((outputs, self.state.version))
         state, progress = self.state, self.progress
-        note_written(self.task, state, written)
+        self._stepper.wrote(written)
         # A training is not done twice where its result can be kept.
         self._saves = self._saves or any(end.change is not None and end.change.training for end in state.ended)
         if self.lineage is not None:
@@ -393,7 +405,7 @@ class TaskRunner:
         self._hashed_at = now
         progress.hash = None
         if progress.size <= HASHED_EVERY_STEP or self._due():
-            progress.hash = state_hash(state.learner.state())
+            progress.hash = self._stepper.hash
 
 
 def _append(txn: Transaction, outputs: Sequence[Output], letters: Callable[[str, Batch], None]) -> dict[str, list[int]]:

@@ -12,6 +12,7 @@ from headrace.plain_values import united
 from headrace.plan.task import ModelTask, Task
 from headrace.registry.models import Progress
 from headrace.serve.models import Gauge
+from headrace.step.ahead import ForeseenRows
 from headrace.step.state import State
 
 _COUNTERS = {
@@ -42,6 +43,17 @@ def model_metrics(progress: Progress, state: State, model: str) -> list[Gauge]:
                 about = {**labels, "stream": stream, "metric": metric}
                 found.append(Gauge("model_score", "What the model was scored", float(value), about))
     return found
+
+
+def foreseen_metrics(foreseen: ForeseenRows, model: str) -> list[Gauge]:
+    """Return how many rows of a model were predicted ahead of their step, where some were, and how many of use."""
+    if not foreseen.offered:
+        return []
+    labels = {"model": model}
+    return [
+        Gauge("model_foreseen_rows", "Rows that were predicted ahead of their step", foreseen.offered, labels),
+        Gauge("model_foreseen_taken", "Rows whose prediction the step took over", foreseen.taken, labels),
+    ]
 
 
 def operator_metrics(log: Log, task: Task, state: State) -> list[Gauge]:

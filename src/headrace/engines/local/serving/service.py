@@ -20,7 +20,7 @@ from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import engine_metrics, health_of
-from headrace.engines.local.serving.metrics import model_metrics, operator_metrics, topic_metrics
+from headrace.engines.local.serving.metrics import foreseen_metrics, model_metrics, operator_metrics, topic_metrics
 from headrace.engines.local.serving.served_rows import FOLDER, ServedRowsReceiver
 from headrace.engines.local.serving.snapshots import ModelSnapshot, SnapshotPublisher, describe
 from headrace.engines.local.sink_runner import SinkStatus
@@ -238,6 +238,7 @@ class LocalModels(ModelProvider):
             for gauge in model_metrics(runner.progress, runner.state, name)
         ]
         for runner in self.engine.runners:
+            found += foreseen_metrics(runner.foreseen, runner.task.name)
             found += operator_metrics(self.log, runner.task, runner.state)
         return [
             *found,
