@@ -144,7 +144,8 @@ def test_what_waits_is_stored_whole() -> None:
     """Keys, headers and times are in positions of rows, and in dead letters; of several events, those that are left."""
     topics, ends = written([[0, 0], [0]])
     values = [topics[TABLES[0]][0], b"{torn", topics[TABLES[0]][2]]
-    about: dict[str, Any] = {"keys": [b"k", None, b"\xff"], "headers": [[("a", None)], [("b", b"1"), ("b", b"2")], ()]}
+    about: dict[str, Any] = {"keys": [b"k", None, b"\xff"], "partitions": np.full(3, 3)}
+    about |= {"headers": [[("a", None)], [("b", b"1"), ("b", b"2")], ()]}
     wire = WireMessages(TABLES[0], values, offsets=np.array([5, 7, 9]), ts_ms=np.array([1, 2, 3]), **about)
     straight, moved = TransactionOrder("p", TABLES), TransactionOrder("p", TABLES)
     for order in (straight, moved):

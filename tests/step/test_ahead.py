@@ -25,7 +25,7 @@ from headrace.step.model_version import ModelVersion, VersionChange
 from headrace.step.predictions import foresee, predict_rows
 from headrace.step.state import State, dump_state, initial_state
 from headrace.step.step import step
-from headrace.transform.expressions import Filter, Text
+from headrace.transform.expressions import Filter
 
 
 class Fussy:
@@ -190,13 +190,14 @@ def test_whatever_was_made_ahead_changes_nothing(
 
 
 def test_right_ones_are_taken() -> None:
-    """Every row whose features are sound, where nothing is learned meanwhile; those of the first cut elsewhere."""
+    """Every row whose features are sound, where nothing is learned meanwhile; else those before the first cut's end."""
     rows: list[Row] = [(x, "a") for x in (1, 2, None, 7, 13, 3, 4, 5, 6)]
-    for cut, taken in ((Cut(), 8), (Cut(rows=3), 3)):
-        play = Play(task(cut), ["right"])
+    fixed = replace(task(Cut()), learn=())
+    for made, taken in ((fixed, 8), (task(Cut(rows=3)), 5), (task(Cut(transaction=True)), 2)):
+        play = Play(made, ["right"])
         play.rows(rows, 0, True)
-        assert (play.waiting.taken, play.waiting.offered) == (taken, 8), cut
-    halves = Play(task(Cut()), ["in halves"])
+        assert (play.waiting.taken, play.waiting.offered) == (taken, 8), made.cut
+    halves = Play(fixed, ["in halves"])
     halves.rows(rows, 0, True)
     assert halves.waiting.taken == 8
     for kind in ("stale", "another model's", "unsorted", "too short"):
@@ -215,9 +216,9 @@ class Plain(Fussy):
 
 
 def test_what_operations_leave_of_the_rows_is_taken_and_evaluations_take_it_too() -> None:
-    odd = StreamPlan("t", (Filter(Text("x > 2")),))
+    odd = StreamPlan("t", (Filter(lambda batch: np.asarray(batch.column("x")) > 2),))
     rows: list[Row] = [(1, "a"), (3, "a"), (2, "b"), (4, "b")]
-    play = Play(replace(task(Cut()), predict=(PredictPlan(odd, (OutputPlan("out"),)),)), ["right"], odd)
+    play = Play(replace(task(Cut()), learn=(), predict=(PredictPlan(odd, (OutputPlan("out"),)),)), ["right"], odd)
     play.rows(rows, 0, True)
     assert play.waiting.taken == 2
     scored = EvaluatePlan(score_spec("t", "regression", ["mae"], 10), odd)

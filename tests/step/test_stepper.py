@@ -19,12 +19,12 @@ from headrace.step.stepper import Stepper
 
 OUT = (OutputPlan("out"),)
 TASKS: list[Task] = [
-    ModelTask("m", KMeans(k=2, initial_centers=[[0.0], [5.0]]), ("x",), Cut(rows=5), (StreamPlan("a"),),
+    ModelTask("m", KMeans(k=2, initial_centers=[[0.0], [5.0]]), ("x",), None, Cut(rows=5), (StreamPlan("a"),),
               (PredictPlan(StreamPlan("b"), OUT),)),
-    ModelTask("m", KMeans(k=2, initial_centers=[[0.0], [5.0]]), ("x",), Cut(duration_us=7), (StreamPlan("a"),),
+    ModelTask("m", KMeans(k=2, initial_centers=[[0.0], [5.0]]), ("x",), None, Cut(duration_us=7), (StreamPlan("a"),),
               (PredictPlan(StreamPlan("a"), OUT), PredictPlan(StreamPlan("b"), OUT))),
-    ModelTask("m", LinearRegression(), ("x", category("c", capacity=3)), Cut(transaction=True), (StreamPlan("a"),),
-              (PredictPlan(StreamPlan("b"), OUT),), target="y"),
+    ModelTask("m", LinearRegression(), ("x", category("c", capacity=3)), "y", Cut(transaction=True), (StreamPlan("a"),),
+              (PredictPlan(StreamPlan("b"), OUT),)),
     StreamTask("s", StreamPlan("a"), OUT),
 ]  # fmt: skip
 Given = list[tuple[str, int | None, str, int | None]]

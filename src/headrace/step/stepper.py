@@ -36,7 +36,7 @@ class Stepper:
     >>> from headrace.plan.task import Cut, ModelTask, StreamPlan
     >>> from headrace.step.events import Part, Rows
     >>> import numpy as np
-    >>> task = ModelTask("m", KMeans(k=1, initial_centers=[[0.0]]), ("x",), Cut(transaction=True), (StreamPlan("t"),))
+    >>> task = ModelTask("m", KMeans(k=1, initial_centers=[[0]]), ("x",), None, Cut(rows=2), (StreamPlan("t"),))
     >>> rows = Batch.of({"x": [1.0, 3.0]}, op="c", lsn=1, index=np.arange(2), ts_us=0)
     >>> stepper = Stepper(task)
     >>> _ = stepper.apply(Rows((Part("t", rows, np.array([1, 1]), 0),), complete=True))

@@ -27,6 +27,7 @@ from headrace.capture.base import Origin, Piece
 from headrace.capture.topics.reader import DecodedLike, Offsets, Where
 from headrace.errors import DecodeError
 from headrace.kafka.ranges import ranges_of
+from headrace.plain_values import values
 from headrace.wire import WireMessages
 
 # In a JSON event the transaction's id is "txId:LSN of the event".
@@ -252,7 +253,7 @@ def _as_table(where: Where, waiting: Iterable[_Chunk]) -> pa.Table:
 
 
 def _as_messages(topic: str, table: pa.Table) -> WireMessages:
-    found = {name: table.column(name).to_pylist() for name in ("key", "value", "headers")}
+    found = {name: values(table.column(name)) for name in ("key", "value", "headers")}
     numbers = {name: table.column(name).to_numpy() for name in ("offset", "partition", "ts_ms")}
     return WireMessages(
         topic,
