@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ROUNDS ?= 200
 WORKERS ?= 3
 
-.PHONY: demo test test-long test-torch jars check lint types doctest crash soak bench docs docs-serve wheel clean
+.PHONY: demo test test-long test-torch test-spark test-flink jars check lint types doctest crash soak bench docs docs-serve wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,26 @@ jars: $(VENV)/.installed  ## what the tests with Kafka and MongoDB need, into a 
 test-torch: .venv-torch/.installed  ## models of PyTorch, and of Keras on PyTorch; in an environment of its own: torch is 5 GB
 	.venv-torch/bin/python -m pytest tests/learn/test_torch.py
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest tests/learn/test_keras.py
+
+.venv-spark/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-spark
+	.venv-spark/bin/python -m pip install --quiet --upgrade pip
+	.venv-spark/bin/python -m pip install --quiet --editable '.[spark]' --group dev
+	touch $@
+
+test-spark: .venv-spark/.installed jars  ## the engine of Spark, on a cluster of its own; needs Java 17
+	.venv-spark/bin/python -m pytest tests -m spark --durations 10
+
+# Flink's own pins (pyarrow, numpy) are older than what runs: its packages come first, and ours replace them.
+.venv-flink/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-flink
+	.venv-flink/bin/python -m pip install --quiet --upgrade pip
+	.venv-flink/bin/python -m pip install --quiet 'apache-flink>=2.3,<2.4'
+	.venv-flink/bin/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+test-flink: .venv-flink/.installed jars  ## the engine of Flink, on a cluster of its own; needs Java 17
+	.venv-flink/bin/python -m pytest tests -m flink --durations 10
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -70,4 +90,4 @@ wheel: $(VENV)/.installed
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf $(VENV) .venv-torch dist build site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-torch .venv-spark .venv-flink dist build site .pytest_cache .mypy_cache .ruff_cache

@@ -16,6 +16,7 @@ import typer.main
 
 from headrace import errors
 from headrace.cli import main
+from headrace.engines.limits import limits_table
 from headrace.serve.settings import ServeSettings
 
 ROOT = Path(__file__).parents[1]
@@ -131,6 +132,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "architecture": architecture,
     "commands": commands,
     "errors": error_table,
+    "engine_limits": limits_table,
     "guarantees": guarantees,
     "serve_settings": serve_settings,
 }

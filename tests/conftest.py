@@ -9,6 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ import pytest
 from hypothesis import settings
 
 from headrace.testing.servers import (
+    FlinkCluster,
+    JavaCluster,
     JavaMissing,
     JavaServer,
     KafkaBroker,
@@ -23,14 +26,17 @@ from headrace.testing.servers import (
     MongoDbServer,
     PostgresServer,
     SchemaRegistryServer,
+    SparkCluster,
     postgres,
 )
 from tests.databases import Database, fresh_database
 from tests.processes import worked
 
 # Tests that use one of these run in one worker of pytest-xdist (`--dist loadgroup`): a JVM takes 0.3 GB and a core.
-JAVA_FIXTURES = frozenset({"broker", "connect", "registry"})
-Server = TypeVar("Server", bound=JavaServer)
+JAVA_FIXTURES = frozenset({"broker", "connect", "registry", "spark_cluster", "flink_cluster"})
+# Marks of tests that need an engine's packages, in an environment of its own.
+ENGINE_PACKAGES = {"spark": "pyspark", "flink": "pyflink"}
+Server = TypeVar("Server", bound=JavaServer | JavaCluster)
 Query = Callable[..., list[tuple[Any, ...]]]
 
 
@@ -57,8 +63,14 @@ def _long(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests with a JVM into one group, before xdist reads the groups into the tests' ids."""
+    """Put the tests with a JVM into one group, before xdist reads the groups into the tests' ids.
+
+    What needs an engine's packages skips where they are not installed.
+    """
     for item in items:
+        for engine, package in ENGINE_PACKAGES.items():
+            if item.get_closest_marker(engine) is not None and find_spec(package) is None:
+                item.add_marker(pytest.mark.skip(reason=f"{package} is not installed: make test-{engine}"))
         if JAVA_FIXTURES & set(getattr(item, "fixturenames", ())) and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group("kafka"))
 
@@ -75,7 +87,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     wall, stalled, worked = time.monotonic(), _stalled(), _worked()
     result = yield
     seconds = max(time.monotonic() - wall - (_stalled() - stalled), _worked() - worked)
-    free = item.get_closest_marker("slow") is not None or _long(item.config) or sys.gettrace() is not None
+    marked = any(item.get_closest_marker(mark) is not None for mark in ("slow", *ENGINE_PACKAGES))
+    free = marked or _long(item.config) or sys.gettrace() is not None
     if seconds > LIMIT_SECONDS and not free:
         pytest.fail(ADVICE.format(seconds=seconds, limit=LIMIT_SECONDS), pytrace=False)
     return result
@@ -154,6 +167,20 @@ def connect(broker: KafkaBroker) -> Iterator[KafkaConnect]:
 def registry() -> Iterator[SchemaRegistryServer]:
     """One schema registry for the whole session; tests use subjects of their own in it."""
     with started(SchemaRegistryServer) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def spark_cluster() -> Iterator[SparkCluster]:
+    """A master and two workers of Spark for the whole session; `make test-spark`."""
+    with started(SparkCluster) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def flink_cluster() -> Iterator[FlinkCluster]:
+    """A job manager and two task managers of Flink for the whole session; `make test-flink`."""
+    with started(FlinkCluster) as running:
         yield running
 
 

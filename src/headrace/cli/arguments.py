@@ -9,7 +9,7 @@ import builtins
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -185,3 +185,21 @@ def _line_of(error: Exception, source: Path) -> str:
         if path.is_relative_to(own) and not library:
             lines += f"\n    {path.name}, line {frame.lineno}: {frame.line}"
     return lines
+
+
+def properties(given: Sequence[str] | None) -> dict[str, str]:
+    """Return options of the form ``NAME=VALUE`` as a dict.
+
+    Raises:
+        DeclarationError: one has another form.
+
+    >>> properties(["spark.executor.memory=2g"])
+    {'spark.executor.memory': '2g'}
+    """
+    found: dict[str, str] = {}
+    for option in given or ():
+        name, equals, value = option.partition("=")
+        if not name or not equals:
+            raise DeclarationError(f"--conf {option}: this is not NAME=VALUE", advice="Write --conf NAME=VALUE.")
+        found[name.strip()] = value
+    return found

@@ -133,8 +133,7 @@ def running_line(pipeline: App) -> Text:
     if running is None:
         return Text(f"{pipeline.starting} …", style="dim")
     captured = sum(running.captured.values())
-    learned = sum(running[name].learned for name in running.models)
-    return Text(f"{captured:,} rows captured, {learned:,} learned · {running.status}", style="dim")
+    return Text(f"{captured:,} rows captured, {running.learned:,} learned · {running.status}", style="dim")
 
 
 def model_line(model: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from headrace.cli.arguments import JsonOption
 from headrace.cli.ascii import spell
 from headrace.cli.console import talk
 from headrace.cli.events import shown_on, with_events
+from headrace.engines.settings import EngineName
 from headrace.inspect.messages import to_json
 
 if TYPE_CHECKING:
@@ -34,9 +35,20 @@ DemoLog = Annotated[
 @demo.command("iris")
 @drawn
 def demo_iris(
+    engine: Annotated[
+        EngineName, typer.Option(help="Who runs it: this process, or Spark or Flink with a cluster of the demo's own.")
+    ] = "local",
+    master: Annotated[
+        str | None, typer.Option("--master", help="Of Spark: an existing cluster, or local[2], in place of its own.")
+    ] = None,
+    jobmanager: Annotated[
+        str | None,
+        typer.Option("--jobmanager", help="Of Flink: host:8081 of an existing cluster, in place of its own."),
+    ] = None,
     flavour: Annotated[
-        Literal["flink", "spark"], typer.Option(help="Flink ML's or Spark MLlib's published k-means.")
-    ] = "flink",
+        Literal["flink", "spark"] | None,
+        typer.Option(help="Flink ML's or Spark MLlib's published k-means; as the engine says, else flink."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="A directory with train1.csv, train2.csv and test.csv.")] = None,
     postgres: Annotated[
         str | None, typer.Option(help="An existing server's DSN; its iris tables are replaced.")
@@ -52,16 +64,24 @@ def demo_iris(
 ) -> None:
     """Iris rows are inserted, learned and classified while you watch: 5, then 7, then 9 of 11.
 
+    Spark's table is 5, 8, 11 of 11. On Spark and Flink the log is on Kafka, and their own pages show the work.
+
     Example: headrace demo iris --flavour spark
     """
     from headrace.demos.iris import play
     from headrace.demos.iris.scene import Options
+    from headrace.engines.settings import engine_settings
 
     if write_sql is not None:
         written = [str(path) for path in play.write_sql(write_sql, data)]
         print(to_json(written) if as_json else "\n".join(written))
         return
-    options = Options(log=log, postgres=postgres, keep=keep, flavour=flavour, data=data, source=source, pause=pause)
+    engine_settings(engine, master=master, jobmanager=jobmanager)
+    chosen = flavour or (engine if engine != "local" else "flink")
+    options = Options(
+        log=log, postgres=postgres, keep=keep, engine=engine, place=master or jobmanager, flavour=chosen,
+        data=data, source=source, pause=pause,
+    )  # fmt: skip
     _play(play.play, options, as_json)
 
 

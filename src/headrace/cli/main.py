@@ -11,7 +11,7 @@ import os
 import sys
 from contextlib import nullcontext
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import typer
@@ -27,6 +27,7 @@ from headrace.cli.arguments import (
     load_app,
     location,
     looking,
+    properties,
     reading,
 )
 from headrace.cli.ascii import fall_back_to_ascii
@@ -40,8 +41,11 @@ from headrace.cli.console import (
     talk,
 )
 from headrace.cli.events import as_lines, show_events, tell, tell_failure, with_events
-from headrace.engines.local.running import Running
+from headrace.engines.contract import RunningPipeline
+from headrace.engines.local.dead_letters import letters_summary, refuse_letters
 from headrace.engines.local.signals import Signals, run_in_foreground
+from headrace.engines.separate_capture import capture_of
+from headrace.engines.settings import EngineName
 from headrace.errors import HeadraceError
 from headrace.inspect.messages import to_json
 from headrace.inspect.models import model_rows
@@ -123,6 +127,20 @@ def headrace(
 @with_events
 def run(
     file: Annotated[str, typer.Argument(help="A Python file with one App in it, or FILE:NAME.")],
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="Who runs it; the log is on Kafka, but for local.")
+    ] = "local",
+    master: Annotated[str | None, typer.Option("--master", help="Of Spark: local[2], spark://host:7077, yarn.")] = None,
+    jobmanager: Annotated[
+        str | None, typer.Option("--jobmanager", help="Of Flink: host:8081; a mini cluster of its own if left out.")
+    ] = None,
+    conf: Annotated[
+        list[str] | None, typer.Option("--conf", metavar="NAME=VALUE", help="A property of Spark, or option of Flink.")
+    ] = None,
+    only: Annotated[
+        Literal["capture"] | None,
+        typer.Option("--only", help="capture: write the tables to the cluster for other processes, and run no model."),
+    ] = None,
     until_caught_up: Annotated[
         bool, typer.Option("--until-caught-up", help="End when everything committed before now is dealt with.")
     ] = False,
@@ -133,7 +151,10 @@ def run(
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes that expensive models predict and train in.")
+        int,
+        typer.Option(
+            "--workers", min=1, help="Processes that expensive models predict and train in; on Flink the parallelism."
+        ),
     ] = 1,
     start_timeout: StartTimeoutOption = START_SECONDS,
     strict: Annotated[
@@ -146,18 +167,33 @@ def run(
     Either ends it with exit code 0, the work that was done being kept; a round that takes longer than a second is cut
     off and done again by the next start (130 or 143). A server that is lost while it runs is tried again for ever.
 
+    On Spark this process is the driver, and executors predict and train; on Flink it submits a job and watches it. What
+    comes out is the same, and a pipeline that was stopped goes on with another engine. With --only capture the tables
+    are written to topics of the cluster under a log of their own, NAME-capture, and the pipeline reads those.
+
     Example: headrace run iris.py --until-caught-up
     """
     pipeline = load_app(file)
     pipeline.log = pipeline.log if log is None else location(log)
     if not as_json and not as_lines():
-        report(str(pipeline.plan()))
+        report(str(capture_of(pipeline.plan()) if only else pipeline.plan()))
     live = Live(get_renderable=lambda: running_line(pipeline), console=talk, refresh_per_second=4, transient=True)
     models: list[dict[str, Any]] = []
-    started: list[Running] = []
+    started: list[RunningPipeline] = []
+    chosen = properties(conf)
 
-    def start() -> Running:
-        started.append(pipeline.start(take_over=take_over, workers=workers))
+    def start() -> RunningPipeline:
+        started.append(
+            pipeline.start(
+                engine=engine,
+                master=master,
+                jobmanager=jobmanager,
+                conf=chosen,
+                only=only,
+                take_over=take_over,
+                workers=workers,
+            )
+        )
         return started[-1]
 
     with live if not as_lines() and not as_json else nullcontext():
@@ -169,17 +205,16 @@ def run(
             at_end=lambda held: models.extend(model_rows(held)),
             patience=start_timeout,
         )
-    letters = started[-1].engine.dead_letters if started else None
-    counts = dict(letters.counts) if letters else {}
+    counts = started[-1].dead_letters if started else {}
     if as_json:
         print(to_json({"app": pipeline.name, "log": pipeline.log, "models": models, "dead_letters": counts}))
     else:
         for model in models:
             tell(model_line(model), "model", **model)
-    if letters and strict:
-        letters.refuse()
-    if letters and counts and not as_json:
-        tell(letters.summary, "dead_letters", topics=counts)
+    if strict:
+        refuse_letters(counts, pipeline.log)
+    if counts and not as_json:
+        tell(letters_summary(counts, pipeline.log), "dead_letters", topics=counts)
 
 
 @app.command()

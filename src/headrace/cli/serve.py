@@ -88,7 +88,8 @@ def serve(
         if no_run:
             return None
         try:
-            return start_patiently(lambda: pipeline.start(**more), start_timeout)
+            running: Running = start_patiently(lambda: pipeline.start(**more), start_timeout)
+            return running
         except LogLocked as error:
             text = f"{error.message}: following it"
             logger.info("%s", text, extra=event("following", log=pipeline.log))
@@ -129,7 +130,7 @@ def _serve_alone(pipeline: App, settings: ServeSettings, signals: Signals, *, st
         _follow(pipeline, settings, signals, as_json=as_json)
         return
     with running:
-        signals.stop = running.engine.stop
+        signals.stop = running.interrupt
         assert running.server is not None
         _say(running.server.url, as_json=as_json)
         while not running.join(WAIT_SECONDS):

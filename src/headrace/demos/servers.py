@@ -14,10 +14,18 @@ from psycopg import sql
 
 from headrace.capture.postgres.client import Server
 from headrace.engines.local.signals import at_cut_off
+from headrace.engines.settings import EngineName
 from headrace.errors import DeclarationError
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import SCHEME, KafkaLocation
-from headrace.testing.servers import KafkaBroker, KafkaConnect, PostgresServer, free_directory
+from headrace.testing.servers import (
+    FlinkCluster,
+    KafkaBroker,
+    KafkaConnect,
+    PostgresServer,
+    SparkCluster,
+    free_directory,
+)
 
 Say = Callable[[str], None]
 
@@ -45,6 +53,7 @@ class Scene:
         dsn: the database's; "" where rows come from topics.
         log: the log's location.
         kafka: the cluster that Debezium writes to, as a location; "" without Debezium.
+        engine: the master of Spark, or the job manager of Flink; "" where the demo's own process runs the pipeline.
         pictures: the directory for pictures.
         stopped: whether the log ends with the demo, because its broker does.
         kept: what goes on afterwards, a line each.
@@ -53,13 +62,16 @@ class Scene:
     dsn: str = ""
     log: str = ""
     kafka: str = ""
+    engine: str = ""
     pictures: Path = field(default_factory=Path.cwd)
     stopped: bool = False
     kept: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def stopped(server: KafkaBroker | KafkaConnect | PostgresServer, keep: bool) -> Iterator[None]:
+def stopped(
+    server: KafkaBroker | KafkaConnect | PostgresServer | SparkCluster | FlinkCluster, keep: bool
+) -> Iterator[None]:
     """Start a server, and remove it at the end: also when it is to be kept, but something went wrong."""
     at_cut_off.append(server.remove)
     try:
@@ -86,6 +98,25 @@ def broker(
     with stopped(server, keep):
         kept.append(f"Kafka at {server.bootstrap} (pid {server.pid})")
         yield server
+
+
+@contextlib.contextmanager
+def engine_servers(engine: EngineName, place: str | None, keep: bool, kept: list[str], say: Say) -> Iterator[str]:
+    """Give the master of Spark, or the job manager of Flink: the place that is given, else a cluster of the demo's own.
+
+    Raises:
+        MissingExtra: the engine's packages are not installed.
+        JavaMissing: a cluster is needed, and there is no Java.
+    """
+    if place is not None:
+        yield place
+        return
+    say(f"starting {engine.title()}, with two workers")
+    cluster = SparkCluster() if engine == "spark" else FlinkCluster()
+    cluster.outlives = keep
+    with stopped(cluster, keep):
+        kept.append(f"{engine.title()} at {cluster.page} (pid {cluster.pid})")
+        yield cluster.place
 
 
 @contextlib.contextmanager

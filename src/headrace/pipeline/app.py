@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from headrace.arguments import checked, checked_methods
 from headrace.arrays import Array
@@ -27,7 +27,9 @@ from headrace.plan.plan import Plan, SourcePlan, TopicsPlan
 from headrace.plan.task import StreamPlan, Versions, check_features
 
 if TYPE_CHECKING:
+    from headrace.engines.contract import RunningPipeline
     from headrace.engines.local.running import Running
+    from headrace.engines.settings import EngineName
     from headrace.learn.features import Feature
     from headrace.serve.settings import ServeSettings
 
@@ -275,27 +277,83 @@ class App:
 
     # -- running --------------------------------------------------------------------------------------------------
 
-    def start(self, *, serve: bool | ServeSettings = False, take_over: bool = False, workers: int = 1) -> Running:
+    @overload
+    def start(
+        self,
+        *,
+        engine: Literal["local", "spark"] = "local",
+        master: str | None = None,
+        conf: Mapping[str, str] | None = None,
+        only: Literal["capture"] | None = None,
+        serve: bool | ServeSettings = False,
+        take_over: bool = False,
+        workers: int = 1,
+    ) -> Running: ...
+
+    @overload
+    def start(
+        self,
+        *,
+        engine: EngineName,
+        master: str | None = None,
+        jobmanager: str | None = None,
+        conf: Mapping[str, str] | None = None,
+        only: Literal["capture"] | None = None,
+        serve: bool | ServeSettings = False,
+        take_over: bool = False,
+        workers: int = 1,
+    ) -> RunningPipeline: ...
+
+    def start(
+        self,
+        *,
+        engine: EngineName = "local",
+        master: str | None = None,
+        jobmanager: str | None = None,
+        conf: Mapping[str, str] | None = None,
+        only: Literal["capture"] | None = None,
+        serve: bool | ServeSettings = False,
+        take_over: bool = False,
+        workers: int = 1,
+    ) -> RunningPipeline:
         """Run in the background: ``with app.start() as running: …``.
 
         Args:
+            engine: who runs it: ``"local"``, this process; ``"spark"``; ``"flink"``. With the last two the log is on
+                Kafka, and predictions, models and positions are the same as on the first.
+            master: of Spark: ``"local[2]"``, ``"spark://host:7077"``, ``"yarn"``; as ``spark-submit`` says if left out.
+            jobmanager: of Flink: ``"host:8081"``; a mini cluster of this program's own, if left out.
+            conf: properties of Spark, or options of Flink.
+            only: ``"capture"``: the databases are captured for other processes, and no model runs; the log is on Kafka.
+                The pipeline that is started without it then reads what this one writes, on any engine.
             serve: predict over HTTP too, as `headrace.serve.settings.ServeSettings` says, or the environment.
             take_over: take replication slots that belong to another log, which can then never go on; this log begins
                 with a new snapshot. Without it that is refused.
-            workers: processes that expensive models predict and train in, beside this one. The bits stay the same.
+            workers: processes that expensive models predict and train in, beside this one; on Flink the parallelism.
+                The bits stay the same.
 
         Raises:
-            DeclarationError: the plan, or a model's fingerprint against the log.
+            DeclarationError: the plan, a model's fingerprint against the log, or what the engine cannot do.
+            MissingExtra: the engine's packages are not installed.
             SourceError: a database cannot be reached, or cannot be captured as it is.
             LogError: the log is locked by another process, or damaged.
         """
-        from headrace.engines.local.startup import RunSettings, start
+        from headrace.engines.settings import RunSettings, engine_settings
+        from headrace.engines.startup import start
 
         if self.running is not None:
             raise DeclarationError(f"the app «{self.name}» is running already", advice="Stop it first.")
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise DeclarationError(f"workers={workers!r}", advice="Give a number of processes, 1 or more.")
-        settings = RunSettings(serve, take_over, workers, self._declared.open_log, on_status=self._say_starting)
+        settings = RunSettings(
+            engine_settings(engine, master=master, jobmanager=jobmanager, conf=conf),
+            only=only,
+            serve=serve,
+            take_over=take_over,
+            workers=workers,
+            log=self._declared.open_log,
+            on_status=self._say_starting,
+        )
         running = self._declared.running = start(self.plan(), settings)
         if self.log.startswith("memory:"):
             self._declared.open_log = running.log
@@ -307,6 +365,11 @@ class App:
     def run(
         self,
         *,
+        engine: EngineName = "local",
+        master: str | None = None,
+        jobmanager: str | None = None,
+        conf: Mapping[str, str] | None = None,
+        only: Literal["capture"] | None = None,
         until: Literal["caught-up"] | None = None,
         serve: bool | ServeSettings = False,
         take_over: bool = False,
@@ -320,11 +383,16 @@ class App:
         whose exit code is then 128 + the signal's number: what had not committed is done again by the next start.
 
         Args:
+            engine: who runs it: ``"local"``, ``"spark"`` or ``"flink"``; see `start`.
+            master: of Spark; see `start`.
+            jobmanager: of Flink; see `start`.
+            conf: properties of Spark, or options of Flink.
+            only: ``"capture"``: no model runs; see `start`.
             until: ``"caught-up"`` returns when all that was committed before the call is captured, predicted and,
                 in complete cuts, learned.
             serve: predict over HTTP too; see `start`.
             take_over: take replication slots that belong to another log; see `start`.
-            workers: processes for expensive models; see `start`.
+            workers: processes for expensive models, or Flink's parallelism; see `start`.
             strict: end in an error where rows have gone to dead letters since the start.
 
         Raises:
@@ -332,16 +400,26 @@ class App:
         """
         if until not in (None, "caught-up"):
             raise DeclarationError(f"until={until!r}", advice='Give "caught-up" or nothing.')
+        from headrace.engines.local.dead_letters import refuse_letters
         from headrace.engines.local.signals import run_in_foreground
 
         show_by_default(self.name)
         run_in_foreground(
-            lambda: self.start(serve=serve, take_over=take_over, workers=workers),
+            lambda: self.start(
+                engine=engine,
+                master=master,
+                jobmanager=jobmanager,
+                conf=conf,
+                only=only,
+                serve=serve,
+                take_over=take_over,
+                workers=workers,
+            ),
             lambda: self.running,
             until_caught_up=until is not None,
         )
         if strict and self._declared.running is not None:
-            self._declared.running.engine.dead_letters.refuse()
+            refuse_letters(self._declared.running.dead_letters, self.log)
 
     def tick(self, model: Model | str | None = None, *, timeout: float | None = 30.0) -> None:
         """Close a model's cut now, as a recorded tick; where nothing is pending, an empty cut is learned.
@@ -360,7 +438,7 @@ class App:
             self.running.tick(name, timeout=timeout)
 
     @property
-    def running(self) -> Running | None:
+    def running(self) -> RunningPipeline | None:
         """The pipeline that `start` or `run` runs now."""
         running = self._declared.running
         return running if running is not None and running.alive else None

@@ -5,7 +5,7 @@ Streams and models write down here what they are asked for, and know of each oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -38,7 +38,7 @@ from headrace.step.topic_schemas import TopicSchemas
 from headrace.transform.expressions import Operation
 
 if TYPE_CHECKING:
-    from headrace.engines.local.running import Running
+    from headrace.engines.contract import RunningPipeline
 
 
 @dataclass(eq=False, slots=True)
@@ -218,7 +218,7 @@ class Declarations:
     operator_tasks: list[DeclaredTask] = field(default_factory=list)
     streams: list[tuple[StreamPlan, OutputPlan, bool]] = field(default_factory=list)
     sinks: list[SinkPlan] = field(default_factory=list)
-    running: Running | None = None
+    running: RunningPipeline | None = None
     open_log: Log | None = None
 
     def __post_init__(self) -> None:
@@ -269,9 +269,7 @@ class Declarations:
     def no_rows(self, log: Log, topic: str) -> Batch | None:
         """Return none of the rows of a topic, with the columns that they will have; None where it is not declared."""
         plan, running = self.plan(), self.running
-        tables: dict[str, pa.Schema] = {}
-        for source in () if running is None else running.engine.sources:
-            tables |= source.traits.tables
+        tables: Mapping[str, pa.Schema] = {} if running is None else running.tables
         declared = {*tables, *plan.appended, *plan.written, *plan.delivered}
         declared |= {read for task in plan.tasks for read in task.topics}
         if topic.removesuffix(".dlq") not in declared:

@@ -64,6 +64,8 @@ class SourcePlan:
     publication: str | None = None
     snapshot: str = "initial"
     allow_failing_updates: bool = False
+    first: tuple[str, ...] = ()
+    """Tables that a snapshot reads before the others, where no model of the plan says so."""
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""
@@ -97,6 +99,7 @@ class TopicsPlan:
         kafka: the cluster's location; the log's own where it is empty.
         prefix, tables: of Debezium: first part of the topics' names, and patterns of ``schema.table``.
         transactions: whether Debezium's transaction topic gives the order; None: where it is there.
+        pipeline: the pipeline of ours that captures them, whose log gives the order; nobody writes them otherwise.
     """
 
     name: str
@@ -104,6 +107,7 @@ class TopicsPlan:
     prefix: str = ""
     tables: tuple[str, ...] = ()
     transactions: bool | None = None
+    pipeline: str = ""
 
     def matches(self, topic: str) -> bool:
         """Return whether a topic is one of these."""
@@ -191,7 +195,9 @@ class Plan:
     def first_tables(self, prefix: str) -> tuple[str, ...]:
         """Return tables (``schema.table``) of a source that models learn from: a snapshot reads them first."""
         topics = [stream.topic for model in self.models for stream in model.learn]
-        return tuple(dict.fromkeys(t.removeprefix(f"{prefix}.") for t in topics if t.startswith(f"{prefix}.")))
+        first = [table for source in self.sources if source.prefix == prefix for table in source.first]
+        first += [topic.removeprefix(f"{prefix}.") for topic in topics if topic.startswith(f"{prefix}.")]
+        return tuple(dict.fromkeys(first))
 
     def check(self) -> None:
         """Raise DeclarationError for the first mistake found."""
@@ -306,6 +312,8 @@ class Plan:
 
 def _order(topics: TopicsPlan) -> str:
     """Return the order of rows that is possible, in words."""
+    if topics.pipeline:
+        return f"in commit order, by the log of «{topics.pipeline}»"
     if topics.transactions:
         return "in commit order, by its transaction topic"
     return ARRIVAL if topics.transactions is False else f"in commit order where a transaction topic is; else {ARRIVAL}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -27,8 +27,9 @@ from headrace.demos.iris import pipeline
 from headrace.demos.iris.scene import APP, TABLE_COLUMNS, Options, scene
 from headrace.demos.screen import View, print_kept, print_next
 from headrace.demos.servers import Scene, clean_up, insertion
+from headrace.engines.contract import RunningPipeline
 from headrace.engines.local.running import Running
-from headrace.errors import DeclarationError, WaitTimeout
+from headrace.errors import DeclarationError, HeadraceError, WaitTimeout
 from headrace.pipeline.app import App
 
 MEASURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
@@ -117,7 +118,7 @@ def _rounds(
 ) -> list[tuple[str, list[int]]]:
     app = _app(options, found)
     with psycopg.connect(found.dsn, autocommit=True) as database:
-        with app.start() as running:
+        with _started(app, options, found, view) as running:
             for after, train in ROUNDS:
                 view.say(f"inserting {train}: {len(data[train])} rows to learn")
                 _insert(database, "iris_train", data[train])
@@ -139,6 +140,22 @@ def _rounds(
     return view.rounds
 
 
+@contextlib.contextmanager
+def _started(app: App, options: Options, found: Scene, view: Show) -> Iterator[RunningPipeline]:
+    """The pipeline, running; where the engine captures nothing itself, a capture beside it."""
+    with contextlib.ExitStack() as stack:
+        if options.source == "postgres" and options.engine == "flink":
+            view.say("capturing beside Flink")
+            stack.enter_context(_app(options, found).start(only="capture"))
+        if options.engine != "local":
+            view.say(f"starting the pipeline on {options.engine.title()}")
+        master, jobmanager = (found.engine if options.engine == name else None for name in ("spark", "flink"))
+        running = stack.enter_context(app.start(engine=options.engine, master=master, jobmanager=jobmanager))
+        if running.page:
+            view.told(f"{options.engine.title()} shows it at {running.page}")
+        yield running
+
+
 def _app(options: Options, found: Scene) -> App:
     if options.source != "debezium":
         return pipeline.captured(options.flavour, found.dsn, found.log)
@@ -146,20 +163,22 @@ def _app(options: Options, found: Scene) -> App:
     return pipeline.from_debezium(options.flavour, found.log, elsewhere)
 
 
-def _wait(running: Running, options: Options, database: psycopg.Connection[Any], table: str) -> None:
+def _wait(running: RunningPipeline, options: Options, database: psycopg.Connection[Any], table: str) -> None:
     """Wait until every row of a table has been dealt with.
 
-    Headrace's own capture knows what the database has committed. Of what Debezium has not written to its topics yet,
-    nobody can know: the rows of the table are counted.
+    Headrace's own capture knows what the database has committed. Of what another process has not written to its topics
+    yet, nobody can know: the rows of the table are counted.
     """
-    if options.source == "debezium":
+    if options.source == "debezium" or options.engine == "flink":
         topic = f"{options.flavour}.public.{table}"
         count = database.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(table))).fetchone()
         rows = int(count[0]) if count else 0
-        if not running.engine.wait_for(lambda progress: progress.captured.get(topic, 0) >= rows, WAIT_SECONDS):
-            raise WaitTimeout(
-                f"Debezium delivered {running.captured.get(topic, 0)} of {rows} rows of {table} in {WAIT_SECONDS:.0f} s"
-            )
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (taken := running.captured.get(topic, 0)) < rows:
+            if running.join(0.01):
+                raise HeadraceError("the pipeline has ended")
+            if time.monotonic() > deadline:
+                raise WaitTimeout(f"{taken} of {rows} rows of {table} came through topics in {WAIT_SECONDS:.0f} s")
     running.wait(WAIT_SECONDS)
 
 
@@ -171,11 +190,13 @@ def _micro_batches(app: App, options: Options) -> None:
     app.tick("species")
 
 
-def _figures(view: Show, running: Running) -> None:
-    model = running["species"]
+def _figures(view: Show, running: RunningPipeline) -> None:
     view.captured = sum(running.captured.values())
-    view.learned = model.learned
-    view.model = f"species version {model.version} at {model.position or 'its initial centres'}"
+    view.learned = running.learned
+    view.model = "species"
+    if isinstance(running, Running):
+        model = running["species"]
+        view.model += f" version {model.version} at {model.position or 'its initial centres'}"
 
 
 def _print_end(

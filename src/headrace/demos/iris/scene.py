@@ -12,8 +12,21 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from headrace.demos.servers import Say, Scene, ServerOptions, broker, clean_up, make_table, postgres, stage, stopped
-from headrace.errors import HeadraceError
+from headrace.demos.servers import (
+    Say,
+    Scene,
+    ServerOptions,
+    broker,
+    clean_up,
+    engine_servers,
+    make_table,
+    postgres,
+    stage,
+    stopped,
+)
+from headrace.engines.settings import EngineName
+from headrace.engines.startup import require_packages
+from headrace.errors import DeclarationError, HeadraceError
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.testing.servers import KafkaConnect
 
@@ -39,8 +52,14 @@ TABLE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options(ServerOptions):
-    """See `headrace.cli.demo.demo_iris`."""
+    """See `headrace.cli.demo.demo_iris`.
 
+    Attributes:
+        place: the engine's master or job manager; a cluster of the demo's own where it is None.
+    """
+
+    engine: EngineName = "local"
+    place: str | None = None
     flavour: str = "flink"
     data: Path | None = None
     source: str = "postgres"
@@ -56,7 +75,9 @@ def scene(options: Options, say: Say) -> Iterator[Scene]:
         JavaMissing: a broker or Kafka Connect is needed, and there is no Java.
     """
     debezium, prefix, keep = options.source == "debezium", options.flavour, options.keep
-    options = replace(options, log=options.log or ("kafka" if debezium else None))
+    on_kafka = debezium or options.engine != "local"
+    _check_engine(options)
+    options = replace(options, log=options.log or ("kafka" if on_kafka else None))
     topics = (f"{prefix}.public.iris_train", f"{prefix}.public.iris_test", "iris_predictions", "iris_sentences")
     # As the broker of Debezium's images: whoever writes to a topic makes it.
     makes = {"auto.create.topics.enable": "true"}
@@ -72,7 +93,20 @@ def scene(options: Options, say: Say) -> Iterator[Scene]:
         if debezium:
             own_broker = not (options.log or "").startswith(SCHEME)
             stack.enter_context(_connect(found, prefix, own_broker, keep, say))
+        if options.engine != "local":
+            servers = engine_servers(options.engine, options.place, keep, found.kept, say)
+            found.engine = stack.enter_context(servers)
         yield found
+
+
+def _check_engine(options: Options) -> None:
+    """Refuse what would be refused when all servers run."""
+    require_packages(options.engine)
+    if options.engine != "local" and not (options.log or "kafka").startswith("kafka"):
+        raise DeclarationError(
+            f"--engine {options.engine} needs a log on Kafka, and this one is {options.log}",
+            advice="Leave --log out for a broker of the demo's own, or give --log kafka://host:9092.",
+        )
 
 
 def start_connector(found: Scene, connect: KafkaConnect, prefix: str, own_broker: bool) -> None:

@@ -98,7 +98,7 @@ class DeadLetters:
                 self._tell(topic, str(stage), text)
 
     def _tell(self, topic: str, stage: str, reason: str) -> None:
-        command = self.command(topic)
+        command = letters_command(topic, self._place)
         logger.warning(
             "a row of %s went to the dead letters (%s): %s%s",
             topic.removesuffix(SUFFIX),
@@ -108,31 +108,37 @@ class DeadLetters:
             extra=event("dead_letter", app=self._app, topic=topic, stage=stage, reason=reason, command=command),
         )
 
-    def command(self, topic: str) -> str:
-        """Return the command that shows a topic's letters; empty where no other process can."""
-        if self._place.startswith("memory:"):
-            return ""
-        return shlex.join(["headrace", "topics", "cat", topic, "--log", self._place])
 
-    @property
-    def summary(self) -> str:
-        """All of them in one line, with the command for most; empty where there are none."""
-        counts = Counter(self.counts)
-        rows = counts.total()
-        if not rows:
-            return ""
-        where = ", ".join(f"{number:,} in {topic}" for topic, number in counts.most_common())
-        command = self.command(counts.most_common(1)[0][0])
-        return f"{rows:,} {'row' if rows == 1 else 'rows'} went to dead letters: {where}" + (
-            f" · {command}" if command else ""
-        )
+def letters_command(topic: str, place: str) -> str:
+    """Return the command that shows a topic's letters; empty where no other process can.
 
-    def refuse(self) -> None:
-        """Let a run that is strict end in failure.
+    Args:
+        place: the log, as it is named to commands.
+    """
+    if place.startswith("memory:"):
+        return ""
+    return shlex.join(["headrace", "topics", "cat", topic, "--log", place])
 
-        Raises:
-            HeadraceError: there are some.
-        """
-        if self.counts:
-            what, _, command = self.summary.partition(" · ")
-            raise HeadraceError(what, advice=command or "Read their topic: app.topic(…).read().")
+
+def letters_summary(counts: Mapping[str, int], place: str) -> str:
+    """Return rows by topic in one line, with the command for most; empty where there are none."""
+    counts = Counter(counts)
+    rows = counts.total()
+    if not rows:
+        return ""
+    where = ", ".join(f"{number:,} in {topic}" for topic, number in counts.most_common())
+    command = letters_command(counts.most_common(1)[0][0], place)
+    return f"{rows:,} {'row' if rows == 1 else 'rows'} went to dead letters: {where}" + (
+        f" · {command}" if command else ""
+    )
+
+
+def refuse_letters(counts: Mapping[str, int], place: str) -> None:
+    """Let a run that is strict end in failure.
+
+    Raises:
+        HeadraceError: there are some.
+    """
+    if counts:
+        what, _, command = letters_summary(counts, place).partition(" · ")
+        raise HeadraceError(what, advice=command or "Read their topic: app.topic(…).read().")

@@ -153,6 +153,7 @@ class Running:
         self.log = log
         self._close_log = close_log
         self.server: Server | None = None
+        self.page = ""
         self.closing: list[Callable[[], None]] = []
         self.at_end: Callable[[Log], None] | None = None
         self._sinking = sinking or SinkRunners((), engine, log, lambda: (log, False))
@@ -392,9 +393,19 @@ class Running:
         return self._sinking.status
 
     @property
+    def tables(self) -> dict[str, pa.Schema]:
+        """Return columns of captured tables, by their topics."""
+        return {topic: schema for source in self.engine.sources for topic, schema in source.traits.tables.items()}
+
+    @property
     def captured(self) -> dict[str, int]:
         """Return rows captured since the start, by topic."""
         return dict(self.engine.progress.captured)
+
+    @property
+    def learned(self) -> int:
+        """Return rows that its models have learned."""
+        return sum(self[name].learned for name in self.models)
 
     @property
     def dead_letters(self) -> dict[str, int]:
@@ -409,6 +420,10 @@ class Running:
         if self.engine.error is not None:
             raise self.engine.error
         return True
+
+    def interrupt(self) -> None:
+        """Let it end after the current round; returns at once."""
+        self.engine.stop()
 
     def stop(self) -> None:
         """End after the current round and release the log; raises what the pipeline died of, if it did."""

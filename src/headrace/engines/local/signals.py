@@ -17,15 +17,17 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from headrace.engines.local.running import Running
+from headrace.engines.contract import RunningPipeline
 from headrace.errors import HeadraceError
 from headrace.event_log import event
 from headrace.log.base import Log
 from headrace.retry import Backoff
 
 logger = logging.getLogger("headrace")
+
+Pipeline = TypeVar("Pipeline", bound=RunningPipeline)
 
 JOIN_SECONDS = 0.2
 GRACE_SECONDS = {signal.SIGINT: 1.2, signal.SIGTERM: 8.0}
@@ -190,8 +192,8 @@ def _flush() -> None:
 
 
 def run_in_foreground(
-    start: Callable[[], Running],
-    current: Callable[[], Running | None],
+    start: Callable[[], RunningPipeline],
+    current: Callable[[], RunningPipeline | None],
     *,
     until_caught_up: bool = False,
     at_end: Callable[[Log], None] | None = None,
@@ -213,7 +215,7 @@ def run_in_foreground(
         try:
             with start_patiently(start, patience) as running:
                 running.at_end = at_end
-                signals.stop = running.engine.stop
+                signals.stop = running.interrupt
                 if running.server is not None:
                     from headrace.serve.server import announce
 
@@ -234,7 +236,7 @@ def run_in_foreground(
                 raise
 
 
-def start_patiently(start: Callable[[], Running], patience: float) -> Running:
+def start_patiently(start: Callable[[], Pipeline], patience: float) -> Pipeline:
     """Start a pipeline; one whose database, broker or registry cannot be reached is tried again for some seconds.
 
     Raises:

@@ -118,12 +118,14 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
     """
     codec = codec_for(plan.formats)
     found: list[Source[Any]] = []
+    followed: dict[str, tuple[KafkaLocation, list[str]]] = {}
     for declared, names in topics.items():
         location = KafkaLocation.parse(declared.kafka or plan.log, name=plan.app)
         # Topics that another pipeline of ours writes are read in the order of that pipeline's log.
-        pipelines = owners(location, Cluster(location), names)
+        pipelines = {declared.pipeline: names} if declared.pipeline else owners(location, Cluster(location), names)
         for pipeline, theirs in pipelines.items():
-            found.append(PipelineSource(KafkaLog(replace(location, name=pipeline), writer=False, codec=codec), theirs))
+            place = replace(location, name=pipeline)
+            followed.setdefault(place.url, (place, []))[1].extend(theirs)
         names = [name for name in names if not any(name in theirs for theirs in pipelines.values())]
         if names:
             order = TransactionOrder(declared.prefix, names) if _in_transactions(declared, location) else None
@@ -131,6 +133,8 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
             source = TopicSource(location, name=declared.name, topics=names, decode=decode, order=order)
             source.check()
             found.append(source)
+    for place, theirs in followed.values():
+        found.append(PipelineSource(KafkaLog(place, writer=False, codec=codec), theirs))
     return found
 
 

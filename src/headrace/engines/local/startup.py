@@ -7,15 +7,14 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from headrace.capture.base import Source
 from headrace.capture.postgres.source import PostgresSource
-from headrace.clock import Clock, SystemClock
+from headrace.clock import Clock
 from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.circles import Circles
 from headrace.engines.local.engine import Engine
@@ -28,6 +27,7 @@ from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import check_apart, databases, foreign_topics, topic_sources
 from headrace.engines.local.tasks import OnStep
 from headrace.engines.local.tracing import trace_rounds
+from headrace.engines.settings import RunSettings
 from headrace.engines.workers import Workers
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.event_log import event
@@ -48,33 +48,9 @@ from headrace.replay.continuation import ways_on, why_not_continue
 from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
 from headrace.replay.known_tasks import with_known_names
 
-if TYPE_CHECKING:
-    from headrace.serve.settings import ServeSettings
-
 logger = logging.getLogger("headrace")
 
 SAY_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """Settings of one run of a plan: they are said anew at each start, and are no part of its description.
-
-    Attributes:
-        serve: predict over HTTP too, as these settings say, or (True) the environment.
-        take_over: take replication slots that belong to another log.
-        workers: processes that predict and train beside this one; none where it is 1.
-        log: the plan's log where it is open already: it stays open at the end.
-        clock: what time it is.
-        on_status: called while the pipeline starts, with a line for people.
-    """
-
-    serve: bool | ServeSettings = False
-    take_over: bool = False
-    workers: int = 1
-    log: Log | None = None
-    clock: Clock = field(default_factory=SystemClock)
-    on_status: Callable[[str], None] = lambda line: None
 
 
 MakeWorkers = Callable[[Plan], Workers | None]

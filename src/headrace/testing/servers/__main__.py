@@ -1,7 +1,7 @@
 """Real servers to try things with: ``python -m headrace.testing.servers kafka connect``.
 
 They run until Ctrl-C or SIGTERM and are removed with everything in them. Their addresses are
-printed as a shell's variables: POSTGRES, KAFKA, CONNECT, REGISTRY, MONGO.
+printed as a shell's variables: POSTGRES, KAFKA, CONNECT, REGISTRY, MONGO, SPARK, FLINK.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ import signal
 import threading
 
 from headrace.errors import HeadraceError
-from headrace.testing.servers import KafkaBroker, KafkaConnect, MongoDbServer, SchemaRegistryServer, postgres
+from headrace.testing.servers import (
+    FlinkCluster,
+    KafkaBroker,
+    KafkaConnect,
+    MongoDbServer,
+    SchemaRegistryServer,
+    SparkCluster,
+    postgres,
+)
 
-SERVERS = ("postgres", "kafka", "connect", "registry", "mongo")
+SERVERS = ("postgres", "kafka", "connect", "registry", "mongo", "spark", "flink")
 
 
 def main() -> None:
@@ -47,6 +55,10 @@ def _start(stack: contextlib.ExitStack, names: set[str], port: int | None) -> No
         _say("registry", stack.enter_context(SchemaRegistryServer()).url)
     if "mongo" in names:
         _say("mongo", stack.enter_context(MongoDbServer()).uri)
+    if "spark" in names:
+        _say("spark", stack.enter_context(SparkCluster()).place)
+    if "flink" in names:
+        _say("flink", stack.enter_context(FlinkCluster()).place)
 
 
 def _say(name: str, address: str) -> None:

@@ -72,6 +72,8 @@ PINNED: dict[str, Libraries | Archive] = {
         ("connect-api", "connect-json", "kafka-clients", "slf4j-api"),
         {"org.apache.kafka.connect.storage.Converter": "io.apicurio.registry.utils.converter.AvroConverter"},
     ),
+    # Of Flink 2.2 and 2.3, with Kafka's client in it.
+    "flink-kafka": Libraries(("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",)),
     "mongo": Libraries(("de.bwaldvogel:mongo-java-server:1.47.0",)),
     # 3.3 needs Java 21.
     "apicurio": Archive("io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all"),

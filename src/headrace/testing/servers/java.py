@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -101,15 +102,20 @@ class _Starter:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "headrace-servers")
 
-    def start(self, command: list[str], *, directory: Path, log: Path, outlives: bool) -> subprocess.Popen[bytes]:
-        return self._thread.submit(self._start, command, directory, log, outlives).result()
+    def start(
+        self, command: list[str], *, directory: Path, log: Path, outlives: bool, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        return self._thread.submit(self._start, command, directory, log, outlives, environment).result()
 
-    def _start(self, command: list[str], directory: Path, log: Path, outlives: bool) -> subprocess.Popen[bytes]:
+    def _start(
+        self, command: list[str], directory: Path, log: Path, outlives: bool, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         parent = "0" if outlives else str(os.getpid())
         with log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", self.WRAPPER, parent, *command],
                 cwd=directory,
+                env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -182,11 +188,12 @@ class JavaServer(ABC):
             return
         (self.directory / "tmp").mkdir(parents=True, exist_ok=True)
         self._prepare()
-        # Kafka's snappy and zstd unpack their native libraries there.
-        options = [*JVM, f"-Xmx{self.heap}", f"-Djava.io.tmpdir={self.directory / 'tmp'}"]
-        command = [str(self.java), *options, *self._arguments()]
         self._process = _starter(os.getpid()).start(
-            command, directory=self.directory, log=self.log, outlives=self.outlives
+            self._command(),
+            directory=self.directory,
+            log=self.log,
+            outlives=self.outlives,
+            environment=self._environment(),
         )
         try:
             self._wait()
@@ -244,6 +251,16 @@ class JavaServer(ABC):
     @abstractmethod
     def _prepare(self) -> None:
         """Write what it needs to start; called before each start."""
+
+    def _command(self) -> list[str]:
+        """Return what is run: Java itself, or a script that becomes it."""
+        # Kafka's snappy and zstd unpack their native libraries there.
+        options = [*JVM, f"-Xmx{self.heap}", f"-Djava.io.tmpdir={self.directory / 'tmp'}"]
+        return [str(self.java), *options, *self._arguments()]
+
+    def _environment(self) -> dict[str, str]:
+        """Return variables that it gets beside those of this process."""
+        return {}
 
     @abstractmethod
     def _arguments(self) -> list[str]:

@@ -1,0 +1,74 @@
+"""From a plan to a running pipeline, on the engine that its settings choose."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from headrace.engines.contract import RunningPipeline
+from headrace.engines.limits import check_limits, check_log
+from headrace.engines.separate_capture import capture_of, following
+from headrace.engines.settings import EngineName, FlinkEngine, LocalEngine, RunSettings, SparkEngine
+from headrace.errors import DeclarationError, MissingExtra
+from headrace.event_log import event
+from headrace.plan.plan import Plan
+
+logger = logging.getLogger("headrace")
+
+PACKAGES: Mapping[EngineName, str] = {SparkEngine.name: "pyspark", FlinkEngine.name: "pyflink"}
+
+
+def start(plan: Plan, settings: RunSettings) -> RunningPipeline:
+    """Start a plan; raises before anything is written when it cannot work.
+
+    Raises:
+        DeclarationError: the plan, a model's fingerprint against the log, or what the engine cannot do.
+        MissingExtra: the engine's packages are not installed.
+        SourceError: a database cannot be reached, or cannot be captured as it is.
+        LogError: the log is locked by another process, or damaged.
+    """
+    running = _start(plan, settings)
+    if running.page:
+        text = f"the page of {settings.engine.name.title()} about it: {running.page}"
+        logger.info("%s", text, extra=event("engine_page", app=plan.app, url=running.page))
+    return running
+
+
+def _start(plan: Plan, settings: RunSettings) -> RunningPipeline:
+    engine = settings.engine
+    plan.check()
+    check_log(plan, engine)
+    if settings.only == "capture":
+        if not isinstance(engine, LocalEngine):
+            raise DeclarationError(
+                f'only="capture" runs in this process, and not on engine="{engine.name}"',
+                advice="Leave engine= out; the models run there, beside it.",
+            )
+        plan = capture_of(plan)
+    else:
+        require_packages(engine.name)
+        plan = following(plan)
+        check_limits(plan, settings)
+    if isinstance(engine, SparkEngine):
+        from headrace.engines.spark import startup as spark
+
+        return spark.start(plan, settings)
+    if isinstance(engine, FlinkEngine):
+        from headrace.engines.flink import startup as flink
+
+        return flink.start(plan, settings)
+    from headrace.engines.local import startup as local
+
+    return local.start(plan, settings)
+
+
+def require_packages(engine: EngineName) -> None:
+    """Refuse an engine whose packages are not here.
+
+    Raises:
+        MissingExtra: with the command that installs them.
+    """
+    package = PACKAGES.get(engine)
+    if package is not None and find_spec(package) is None:
+        raise MissingExtra(engine, f'engine="{engine}"')
