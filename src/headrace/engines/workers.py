@@ -6,6 +6,8 @@ had, rows. An engine decides only how it gets there: pipes to processes (`headra
 
 from __future__ import annotations
 
+import functools
+import logging
 import pickle
 import sys
 import sysconfig
@@ -20,19 +22,24 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headrace.arrays import Array
-from headrace.learn.base import Learner, pinned
+from headrace.arrays import Array, Ints
+from headrace.event_log import event
+from headrace.foreseen import Method, Predicted, joined
+from headrace.learn.base import Learner, pinned, traits_of
 from headrace.learn.state import dump_pieces, load_state
 from headrace.plan.task import ModelTask
-from headrace.step.ahead import Method, Predicted, Predictors
+from headrace.step.ahead import Predictors
 from headrace.step.model_version import ModelVersion
 from headrace.step.predictions import BLOCK_ROWS, predict_rows
 from headrace.step.retraining import Trained, train_pending
 from headrace.step.state import State
 
+logger = logging.getLogger("headrace")
+
 KEPT_LEARNERS = 4
 PARTS = 4  # for each worker: whoever is done early takes another one
 INLINE_BYTES = 65_536
+WHILE_THEY_BEGIN_S = 0.05  # so long is predicted here between two looks whether workers are there
 GAIN = 1.5  # sending is to save at least so many times what it costs
 FORGETTING = 0.3  # weight of the newest measurement
 
@@ -91,16 +98,21 @@ class Sending:
 
 @dataclass(slots=True)
 class Cost:
-    """Measured seconds: of one row's prediction, and of writing down the model's state."""
+    """Measured seconds: of one row's prediction in a full block, and of writing down the model's state.
+
+    The first prediction is not counted: libraries compile, load and allocate then.
+    """
 
     row_s: float | None = None
     state_s: float = 0.0
+    _begun: bool = False
 
     def measured(self, rows: int, seconds: float) -> None:
         """Take a measurement in; the newest ones count most."""
-        if rows:
+        if rows and self._begun:
             new = seconds / rows
             self.row_s = new if self.row_s is None else (1 - FORGETTING) * self.row_s + FORGETTING * new
+        self._begun = self._begun or rows > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,40 +151,65 @@ class MeasuredWorkers(ABC):
     Args:
         hands: how many predict at once.
         models: whose learners they get to know.
+
+    Attributes:
+        sent: rows that were sent to them since the start.
     """
 
     def __init__(self, hands: int, models: Sequence[ModelTask], sending: Sending) -> None:
+        self.sent = 0
         self._hands = hands
         self._sending = sending
-        self._declared = {task.name: pickled(task.learner) for task in models}
+        self._declared = {task.name: data for task in models if (data := _declaration(task)) is not None}
         self._costs: dict[tuple[str, Method], Cost] = {}
         self._known: dict[str, tuple[ModelVersion, KnownState]] = {}
 
     def predict(
-        self, task: ModelTask, by: ModelVersion, method: Method, X: Array, *, width: int = 0
+        self, task: ModelTask, by: ModelVersion, method: Method, X: Array, *, width: int = 0, last: bool = True
     ) -> Callable[[], Predicted]:
         """See `headrace.step.ahead.Predictors.predict`."""
         cost = self._costs.setdefault((task.name, method), Cost())
-        if cost.row_s is None and len(X) > BLOCK_ROWS:
-            # The first block says what a row costs.
-            first = self._here(by, method, X[:BLOCK_ROWS], width, cost)
-            rest = self.predict(task, by, method, X[BLOCK_ROWS:], width=width)
-            return lambda: joined([first(), rest()], [BLOCK_ROWS, len(X) - BLOCK_ROWS])
-        if not self._worth(cost, X):
-            return self._here(by, method, X, width, cost)
-        job = PredictionJob(self._state(task, by, cost), by.number, method, self._parts(X, cost), width)
+        done: list[tuple[Ints, Predicted]] = []
+        at = 0
+        while at < len(X) and (rows := self._rows_here(task, by, cost, X[at:], last)):
+            found = self._here(by, method, X[at : at + rows], width, cost)
+            done.append((np.arange(at, at + rows), found))
+            at += rows
+        if at == len(X):
+            return lambda: joined(done, len(X))
+        parts = self._parts(X[at:], cost)
+        job = PredictionJob(self._state(task, by, cost), by.number, method, parts, width)
         try:
             gather = self._send(job)
         except WorkersAway:
-            return self._here(by, method, X, width, cost)
+            done.append((np.arange(at, len(X)), self._here(by, method, X[at:], width, cost)))
+            return lambda: joined(done, len(X))
+        self.sent += job.rows
 
         def predicted() -> Predicted:
-            found = gather()
-            for part, (_, seconds) in zip(job.parts, found, strict=True):
-                cost.measured(len(part), seconds)
-            return joined([some for some, _ in found], list(map(len, job.parts)))
+            start = at
+            for part, (found, seconds) in zip(parts, gather(), strict=True):
+                cost.measured(_slots(by, len(part)), seconds)
+                done.append((np.arange(start, start + len(part)), found))
+                start += len(part)
+            return joined(done, len(X))
 
         return predicted
+
+    def _rows_here(self, task: ModelTask, by: ModelVersion, cost: Cost, X: Array, last: bool) -> int:
+        """Return how many of some rows are to be predicted here now; 0: all of them are to be sent."""
+        if cost.row_s is None:
+            # The first blocks say what a row costs.
+            return min(len(X), BLOCK_ROWS)
+        if task.name not in self._declared or not self._worth(by, cost, X, last):
+            return len(X)
+        if self._there():
+            return 0
+        return min(len(X), max(1, int(WHILE_THEY_BEGIN_S / cost.row_s) // BLOCK_ROWS) * BLOCK_ROWS)
+
+    def _there(self) -> bool:
+        """Return whether workers take work: there is some, and those that are not there yet are to begin."""
+        return True
 
     @abstractmethod
     def _send(self, job: PredictionJob) -> Callable[[], list[Measured]]:
@@ -189,17 +226,23 @@ class MeasuredWorkers(ABC):
     def _put(self, name: str, data: bytes) -> Readable:
         """Put a large state where workers find it, for as long as what is returned lives."""
 
-    def _worth(self, cost: Cost, X: Array) -> bool:
-        if cost.row_s is None or len(X) <= BLOCK_ROWS:
+    def _worth(self, by: ModelVersion, cost: Cost, X: Array, last: bool) -> bool:
+        """Return whether sending rows saves more than it costs.
+
+        One block that is waited for at once gains nothing by being elsewhere. One of many (cuts of a few rows) does:
+        the next ones are predicted meanwhile.
+        """
+        slots = _slots(by, len(X))
+        if cost.row_s is None or (last and slots <= BLOCK_ROWS):
             return False
-        saved = len(X) * cost.row_s * (1 - 1 / max(2, self._hands))
+        saved = slots * cost.row_s * (1 - 1 / max(2, self._hands))
         return saved > GAIN * (self._sending.seconds + X.nbytes / self._sending.bytes_per_s + cost.state_s)
 
-    def _here(self, by: ModelVersion, method: Method, X: Array, width: int, cost: Cost) -> Callable[[], Predicted]:
+    def _here(self, by: ModelVersion, method: Method, X: Array, width: int, cost: Cost) -> Predicted:
         begun = time.perf_counter()
         found = predict_rows(getattr(by.learner, method), X, width=width)
-        cost.measured(len(X), time.perf_counter() - begun)
-        return lambda: found
+        cost.measured(_slots(by, len(X)), time.perf_counter() - begun)
+        return found
 
     def _parts(self, X: Array, cost: Cost) -> list[Array]:
         """Return rows in parts of whole blocks."""
@@ -231,15 +274,22 @@ class MeasuredWorkers(ABC):
         return predict(job.known, job.method, part, job.width)
 
 
-def joined(found: Sequence[Predicted], lengths: Sequence[int]) -> Predicted:
-    """Return predictions of parts as those of the whole; of a part without any there is something, which failed."""
-    starts = np.cumsum([0, *lengths]).tolist()
-    failed = {start + row: why for start, (_, some) in zip(starts, found, strict=False) for row, why in some.items()}
-    good = next((values for values, _ in found if values is not None), None)
-    if good is None:
-        return None, failed
-    empty = (np.zeros((length, *good.shape[1:]), good.dtype) for length in lengths)
-    return np.concatenate([e if v is None else v for (v, _), e in zip(found, empty, strict=True)]), failed
+def _slots(by: ModelVersion, rows: int) -> int:
+    """Return for how many rows a model computes when it predicts some: blocks are padded."""
+    return rows if traits_of(by.learner).rowwise else -(-rows // BLOCK_ROWS) * BLOCK_ROWS
+
+
+def _declaration(task: ModelTask) -> bytes | None:
+    """Return a model's learner as it was declared, for other processes; None where it cannot be sent."""
+    try:
+        return pickled(task.learner)
+    except Exception as error:  # whatever a learner of one's own holds: locks, sockets, handles
+        reason = f"{type(error).__name__}: {error}"
+        about = event("worker_refused", model=task.name, reason=reason)
+        logger.warning(
+            "«%s» is predicted in this process: its learner cannot be sent (%s)", task.name, reason, extra=about
+        )
+        return None
 
 
 def pickled(value: Any) -> bytes:
@@ -280,7 +330,12 @@ def _is_users_own(name: str, module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)  # namespace packages and built-in ones have none
     if file is None or name != module.__name__ or name.partition(".")[0] in ("headrace", "__main__"):
         return False
-    return "site-packages" not in file and not str(Path(file).resolve()).startswith(_INSTALLED)
+    return not _is_installed(file)
+
+
+@functools.cache
+def _is_installed(file: str) -> bool:
+    return "site-packages" in file or str(Path(file).resolve()).startswith(_INSTALLED)
 
 
 # -- what a worker does ------------------------------------------------------------------------------------------------
@@ -312,13 +367,17 @@ def predict(known: KnownState, method: Method, X: Array, width: int) -> Measured
     """Predict rows; return also the seconds it took."""
     learner = learner_of(known)
     begun = time.perf_counter()
-    with pinned(learner):
+    with pinned(learner), np.errstate(all="ignore"):
         found = predict_rows(getattr(learner, method), X, width=width)
     return found, time.perf_counter() - begun
 
 
 def train(training: bytes) -> Trained:
     """Do a training that `pickled_training` has pickled."""
-    task, state = pickle.loads(training)
-    with pinned(task.learner):
+    return train_here(*pickle.loads(training))
+
+
+def train_here(task: ModelTask, state: State) -> Trained:
+    """Do the training that a state waits for."""
+    with pinned(task.learner), np.errstate(all="ignore"):
         return train_pending(task, state)

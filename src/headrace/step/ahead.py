@@ -16,9 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from headrace.arrays import Array, Ints, Mask
-from headrace.foreseen import Foreseen
-from headrace.foreseen import Method as Method
-from headrace.foreseen import Predicted as Predicted
+from headrace.foreseen import Foreseen, Method, Predicted
 from headrace.learn.state import state_hash
 from headrace.plan.task import ModelTask
 from headrace.step.events import Part, Rows
@@ -32,7 +30,7 @@ class Predictors(Protocol):
     """
 
     def predict(
-        self, task: ModelTask, by: ModelVersion, method: Method, X: Array, *, width: int = 0
+        self, task: ModelTask, by: ModelVersion, method: Method, X: Array, *, width: int = 0, last: bool = True
     ) -> Callable[[], Predicted]:
         """Begin to predict rows by a version as it is now; its learner may go on learning meanwhile.
 
@@ -41,6 +39,7 @@ class Predictors(Protocol):
         Args:
             X: of shape (n, d), C-contiguous; never changed afterwards.
             width: of a prediction, where it is a list.
+            last: nothing is left to be done before somebody waits for the predictions, as far as is known.
 
         Returns:
             What waits for the predictions: the bits that `headrace.step.predictions.predict_rows` gives.

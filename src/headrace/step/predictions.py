@@ -119,7 +119,8 @@ class PredictionBatch:
         X, valid = self._features(end, by)
         ready = by.learner.ready
         predicts = ready and not by.diverged and bool(valid.any())
-        found = self._begun(by, "predict", X, valid) if predicts else _nothing(end - self.done)
+        last = end == len(self.order) and challenger is None and not self.proba
+        found = self._begun(by, "predict", X, valid, last=last) if predicts else _nothing(end - self.done)
         beside = self._beside(end, challenger)
         chances = None
         if self.proba:
@@ -141,13 +142,14 @@ class PredictionBatch:
         width: int = 0,
         *,
         beside: bool = False,
+        last: bool = True,
     ) -> Callable[[], _Column]:
         """Begin to predict the next rows; predict them where nobody else does."""
         asked = X if valid.all() else X[valid]
         memos = self._memos_beside if beside else self._memos
         known = self._known(memos, by, method, asked, valid, width) if memos else []
         if not known:
-            begun = self._asked(by, method, asked, width)
+            begun = self._asked(by, method, asked, width, last)
             return lambda: _column(begun(), valid)
         missing = np.ones(len(asked), np.bool_)
         for rows, _ in known:
@@ -155,13 +157,13 @@ class PredictionBatch:
         rest = np.flatnonzero(missing)
         if not len(rest):
             return lambda: _column(joined(known, len(asked)), valid)
-        begun = self._asked(by, method, np.ascontiguousarray(asked[rest]), width)
+        begun = self._asked(by, method, np.ascontiguousarray(asked[rest]), width, last)
         return lambda: _column(joined([*known, (rest, begun())], len(asked)), valid)
 
-    def _asked(self, by: ModelVersion, method: Method, X: Array, width: int) -> Callable[[], Predicted]:
+    def _asked(self, by: ModelVersion, method: Method, X: Array, width: int, last: bool) -> Callable[[], Predicted]:
         """Let predictors predict, or do it now."""
         if self._predictors is not None:
-            return self._predictors.predict(self.task, by, method, X, width=width)
+            return self._predictors.predict(self.task, by, method, X, width=width, last=last)
         found = predict_rows(getattr(by.learner, method), X, width=width)
         return lambda: found
 
@@ -186,7 +188,7 @@ class PredictionBatch:
         X, valid = self._features(end, challenger)
         if not valid.any():
             return _nothing(end - self.done)
-        return self._begun(challenger, "predict", X, valid, beside=True)
+        return self._begun(challenger, "predict", X, valid, beside=True, last=end == len(self.order))
 
     def _settle(self) -> None:
         """Wait for the predictions of all runs."""
