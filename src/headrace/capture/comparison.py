@@ -168,10 +168,11 @@ class Comparison:
     def differences(self) -> Iterator[Difference]:
         """Yield what differs, a part at a time; `counts` is right at the end."""
         self._note_by(self._key)
+        compare = _compared if self._key else _counted
         for number in range(self._count):
             events, rows = self._events.read(number), self._rows.read(number)
-            compare = _compared if self._key else _counted
-            for difference in compare(events, rows, self._key or self._schema.names, self._schema, self.counts):
+            codes = Codes.of(events, rows, self._key or self._schema.names)
+            for difference in compare(events, rows, codes, self._schema, self.counts):
                 if difference.rows.num_rows:
                     self.counts.add(difference)
                     yield difference
@@ -434,17 +435,37 @@ def _unpacked(flags: pa.Array, columns: int) -> Mask:
     return np.unpackbits(packed, axis=1, bitorder="little")[:, :columns].astype(np.bool_)
 
 
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """The keys of a part, as whole numbers from 0 on: of its events and of the table's rows.
+
+    Attributes:
+        count: how many keys there are.
+        there: where the table has each key, -1 where it does not.
+    """
+
+    events: Ints
+    rows: Ints
+    count: int
+    there: Ints
+
+    @classmethod
+    def of(cls, events: pa.RecordBatch, rows: pa.RecordBatch, key: Sequence[str]) -> Codes:
+        """Number the keys of both sides together."""
+        codes = coded([pa.concat_arrays([events.column(name), rows.column(name)]) for name in key])
+        mine, theirs = np.split(codes, [events.num_rows])
+        count = int(codes.max(initial=-1)) + 1
+        return cls(mine, theirs, count, _last(theirs, np.arange(rows.num_rows), count))
+
+
 def _compared(
-    events: pa.RecordBatch, rows: pa.RecordBatch, key: Sequence[str], schema: pa.Schema, counts: Counts
+    events: pa.RecordBatch, rows: pa.RecordBatch, codes: Codes, schema: pa.Schema, counts: Counts
 ) -> Iterator[Difference]:
     """Yield what differs between the newest rows of events and a table's rows, key by key."""
-    n = events.num_rows
-    codes = coded([pa.concat_arrays([events.column(name), rows.column(name)]) for name in key])
-    count = int(codes.max(initial=-1)) + 1
-    known, keys = newest(events, codes[:n], count, schema)
+    known, keys = newest(events, codes.events, codes.count, schema)
     counts.known += len(keys)
-    there = _last(codes[n:], np.arange(rows.num_rows), count)
-    place = np.full(count, -1, np.int64)
+    there = codes.there
+    place = np.full(codes.count, -1, np.int64)
     place[keys] = np.arange(len(keys))
     values, refused = rows.select(schema.names), np.asarray(rows.column(_REFUSED))
     yield Difference("d", take_records(known.rows, np.flatnonzero(there[keys] < 0)))
@@ -459,25 +480,21 @@ def _compared(
     counts.equal += int((~differs).sum())
     changed = np.flatnonzero(differs)
     yield Difference("u", take_records(new, changed), take_records(old, changed))
-    fresh = (place[codes[n:]] < 0) & ~refused
+    fresh = (place[codes.rows] < 0) & ~refused
     yield Difference("c", take_records(values, np.flatnonzero(fresh)))
 
 
 def _counted(
-    events: pa.RecordBatch, rows: pa.RecordBatch, key: Sequence[str], schema: pa.Schema, counts: Counts
+    events: pa.RecordBatch, rows: pa.RecordBatch, codes: Codes, schema: pa.Schema, counts: Counts
 ) -> Iterator[Difference]:
     """Yield rows that a table has more often, or less often, than events leave them."""
-    n = events.num_rows
-    codes = coded([pa.concat_arrays([events.column(name), rows.column(name)]) for name in key])
-    count = int(codes.max(initial=-1)) + 1
-    last, times = _standing(events, codes[:n], count)
-    there = _last(codes[n:], np.arange(rows.num_rows), count)
-    now = np.bincount(codes[n:], minlength=count)
+    last, times = _standing(events, codes.events, codes.count)
+    now = np.bincount(codes.rows, minlength=codes.count)
     counts.known += int(times.sum())
     counts.equal += int(np.minimum(times, now).sum())
     less, more = np.maximum(times - now, 0), np.maximum(now - times, 0)
     yield Difference("d", take_records(events.select(schema.names), np.repeat(last, less)))
-    yield Difference("c", take_records(rows.select(schema.names), np.repeat(there, more)))
+    yield Difference("c", take_records(rows.select(schema.names), np.repeat(codes.there, more)))
 
 
 def _standing(events: pa.RecordBatch, codes: Ints, count: int) -> tuple[Ints, Ints]:
