@@ -23,6 +23,7 @@ from headrace.formats.avro import AvroFormat
 from headrace.formats.base import Encoded, Format
 from headrace.formats.registered import registered_format
 from headrace.formats.registry import SchemaId, SchemaRegistry
+from headrace.formats.registry_format import RegistryReader
 from headrace.testing import SchemaRegistryServer
 from headrace.wire import WireMessages
 
@@ -125,6 +126,38 @@ def test_avro_comes_back_whole(client: SchemaRegistry, topic: str, wire: Any, en
 @pytest.mark.parametrize("before", [False, True])
 def test_json_comes_back_whole(client: SchemaRegistry, topic: str, name: str, before: bool) -> None:
     comes_back_whole(registered_format(name, registry=client), topic, batch(before=before))
+
+
+@pytest.mark.parametrize("name", ["avro", "avro+envelope", "jsonschema", "jsonschema+envelope"])
+def test_columns_are_foretold_by_the_newest_message_or_the_subject(
+    client: SchemaRegistry, topic: str, name: str
+) -> None:
+    form = registered_format(name, registry=client)
+    assert isinstance(form, RegistryReader)
+    messages = sent(topic, form.encode(topic, batch(before=True)))
+    (came, _), *_ = form.decode(messages).parts
+    none = messages.take(np.arange(0))
+    for newest in (messages, none):
+        told = form.foretell(topic, newest)
+        assert told is not None and told.others == name.startswith("json")
+        assert [(column.name, column.type) for column in told.schema] == [(c.name, c.type) for c in came.rows.schema]
+    assert form.foretell("nobody's", none) is None
+
+
+def test_columns_of_protobuf_are_those_of_the_message_that_payloads_name(client: SchemaRegistry, topic: str) -> None:
+    pytest.importorskip("ptars", reason="the extra «protobuf» is not installed")
+    pytest.importorskip("grpc_tools", reason="the extra «protobuf» is not installed")
+    text = (
+        'syntax = "proto3"; message Fish { int64 id = 1; double x = 2; } message Label { int64 id = 1; string y = 2; }'
+    )
+    number = client.register(f"{topic}-value", text, "PROTOBUF")
+    form = registered_format("registry", registry=client)
+    assert isinstance(form, RegistryReader)
+    second = WireMessages(topic, [b"\0" + number.to_bytes(4, "big") + b"\2\2" + b"\x08\x07"], offsets=np.arange(1))
+    told = form.foretell(topic, second)
+    assert told is not None and told.schema.names == ["id", "y"] and not told.others
+    told = form.foretell(topic, second.take(np.arange(0)))
+    assert told is not None and told.schema.names == ["id", "x"] and told.others
 
 
 @pytest.mark.parametrize("name", ["avro", "avro+envelope", "jsonschema", "jsonschema+envelope"])

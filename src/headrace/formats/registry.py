@@ -162,6 +162,18 @@ class SchemaRegistry:
         except _Missing:
             return []
 
+    def newest(self, subject: str) -> RegisteredSchema | None:
+        """Return the newest schema of a subject; None where it does not exist.
+
+        Raises:
+            FormatError, RegistryUnavailable: as `register`.
+        """
+        try:
+            answer = self._json(f"/subjects/{_quoted(subject)}/versions/latest", f"the subject «{subject}»")
+        except _Missing:
+            return None
+        return self._registered(answer)
+
     # Confluent's API
 
     def _id_of(self, key: tuple[str, str, str], path: str, what: str) -> int:
@@ -176,7 +188,9 @@ class SchemaRegistry:
             return self._ids.setdefault(key, int(answer["id"]))
 
     def _by_id(self, number: int) -> RegisteredSchema:
-        answer = self._json(f"/schemas/ids/{number}", f"schema id {number}")
+        return self._registered(self._json(f"/schemas/ids/{number}", f"schema id {number}"))
+
+    def _registered(self, answer: Mapping[str, Any]) -> RegisteredSchema:
         references = tuple(_references(answer.get("references") or (), self._referred, seen=set()))
         return RegisteredSchema(answer.get("schemaType", "AVRO"), answer["schema"], references)
 

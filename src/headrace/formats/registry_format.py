@@ -23,7 +23,7 @@ from headrace.formats.headers import topic_source
 from headrace.formats.json_keys import KEY_FORMATS, in_one, names_in, write_keys
 from headrace.formats.json_parse import Bad, without_columns
 from headrace.formats.key_changes import row_messages
-from headrace.formats.registry import RegisteredSchema, SchemaRegistry
+from headrace.formats.registry import RegisteredSchema, SchemaId, SchemaRegistry
 from headrace.formats.registry_framing import WIRES, Framed, Role, Wire, frame, id_headers, known, prefix
 from headrace.plain_values import is_bytes, is_list, is_text, with_items
 from headrace.wire import Encoded, WireMessages
@@ -44,6 +44,19 @@ Extra = list[tuple[str, bytes]]
 Write = Callable[[Role, Record, pa.StructArray, Sequence[str]], tuple[list[bytes], Extra]]
 # Debezium's source block, without the parts that only its connector has.
 SOURCE = pa.struct([field for field in debezium.SOURCE_BLOCK if not field.name.startswith("origin")])
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """The columns of rows that are still to come, as a schema in the registry says them.
+
+    Attributes:
+        schema: the columns.
+        others: rows may have others too: a JSON Schema says little of what it does not name.
+    """
+
+    schema: pa.Schema
+    others: bool
 
 
 class SchemaDecoder(Generic[Parsed]):
@@ -125,6 +138,30 @@ class RegistryReader:
         empty = np.setdiff1d(empty, _add_rows_in_headers(events, empty))
         events.add_nulls(empty)
         return events.decoded()
+
+    def foretell(self, topic: str, newest: WireMessages) -> Foretold | None:
+        """Return the columns of a topic's rows to come; None where no schema says them.
+
+        Args:
+            newest: messages of the topic, in their order, of which the last with a schema counts; where none has one,
+                the newest schema of the subject ``<topic>-value`` does.
+
+        Raises:
+            FormatError: the registry refuses.
+            RegistryUnavailable: it does not answer.
+            MissingExtra: as for `decode`.
+        """
+        groups, _ = known(frame(newest.values, newest.headers, wire=self._wire), self._registry)
+        group, registered = max(groups, key=lambda found: int(found[0].rows[-1]), default=(None, None))
+        registered = registered or self._registry.newest(f"{topic}-value")
+        if registered is None or registered.kind not in self._decoders:
+            return None
+        # Of a file of Protobuf, payloads say which of its messages they are; else a schema says what holds for all.
+        by_payload = group is not None and registered.kind == "PROTOBUF"
+        asked = group if group is not None and by_payload else _emptiest(registered.kind)
+        structs, _ = self._decoders[registered.kind](asked, registered)
+        row = _row_type(structs[-1][0].type) if structs else None
+        return None if row is None else Foretold(pa.schema(row), registered.kind != "AVRO" and not by_payload)
 
     def encode(self, topic: str, batch: Batch) -> Encoded:
         """Refuse: this format only reads.
@@ -303,6 +340,24 @@ def _add(events: ChangeEvents, struct: pa.StructArray, rows: Ints) -> None:
     readings = None if events.schema is None else [typed_reading(field) for field in events.schema]
     for piece in pieces:
         events.add(piece, readings, hidden=hidden)
+
+
+def _emptiest(kind: str) -> Framed:
+    """Return a payload with nothing in it, where there is one: decoded, it has the columns of its schema."""
+    payload = {"JSON": b"{}", "PROTOBUF": b"\0"}.get(kind, b"")
+    at = np.zeros(1 if payload else 0, np.int64)
+    return Framed(SchemaId("id", 0), payload, at, at, at + len(payload))
+
+
+def _row_type(struct: pa.StructType) -> list[pa.Field] | None:
+    """Return the columns of the rows that payloads of a type become; None where they are no rows, or do not say."""
+    names = [field.name for field in struct]
+    if any(markers <= set(names) for markers in _NO_ROWS):
+        return None
+    if not debezium.is_envelope(names):
+        return [field for field in struct if not debezium.is_used(field.name)]
+    rows = [field.type for field in struct if field.name in ("after", "before") and pa.types.is_struct(field.type)]
+    return list(rows[-1]) if rows else None
 
 
 def _may_hide(kind: pa.DataType) -> bool:

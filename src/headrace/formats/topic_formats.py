@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from headrace.wire import Encoded, WireMessages
 
 if TYPE_CHECKING:
     from headrace.formats.json_columns import Column
+    from headrace.formats.registry_format import Foretold
 
 FOREIGN = "~"  # before the name of a format: others wrote these messages; twice: and numbered their events
 COLUMNS = "columns"  # the kind of the records that say what topics are
@@ -91,6 +92,30 @@ class TopicCodec:
             if made not in self._made:
                 self._made[made] = format_for(made[0], key=made[1], registry=self.registry)
             return self._made[made]
+
+    def foretell(self, topic: str, named: str, newest: Callable[[], WireMessages]) -> Foretold | None:
+        """Return the columns of rows to come of a topic that others write; None where no registry says them.
+
+        Args:
+            named: the format that the user names; "" where messages show it.
+            newest: gives the newest messages.
+
+        Raises:
+            DeclarationError: the format needs a registry, and none is given.
+            FormatError: the registry refuses, or (`RegistryUnavailable`) does not answer.
+        """
+        from headrace.formats.factory import REGISTERED
+
+        if named.split("+")[0] not in REGISTERED if named else self.registry is None:
+            return None
+        from headrace.formats.registry_format import RegistryReader
+
+        form = self.format(named or "registry", topic)
+        assert isinstance(form, RegistryReader)
+        messages = newest()
+        if not named and detect(messages) not in ("registry", ""):
+            return None
+        return form.foretell(topic, messages)
 
     def encode(self, topic: str, format_: str, records: pa.RecordBatch) -> Encoded:
         """Messages for rows; see `headrace.log.kafka_codec.Codec`."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, near
@@ -48,6 +49,30 @@ class ScoreSpec:
     window: int = WINDOW_ROWS
     metrics: tuple[str, ...] = CLASSIFICATION
     functions: Mapping[str, Any] = field(default_factory=dict)
+
+
+LINE_TYPES: Mapping[str, pa.DataType] = {
+    **dict.fromkeys(("stream", "model", "model_position"), pa.string()),
+    **dict.fromkeys(("rows", "learned", "window", "model_version"), pa.int64()),
+    "labels": pa.list_(pa.string()),
+    "confusion": pa.list_(pa.int64()),
+}
+"""The types of a line of scores; what is not here is a metric, float64."""
+
+
+def line_schema(spec: ScoreSpec) -> pa.Schema:
+    """Return the columns of a line of scores, as a topic of metrics has it.
+
+    >>> line_schema(score_spec("test", "regression", ["mae"], 500)).names[4:6]
+    ['mae', 'window_mae']
+    """
+    classifies = spec.kind == "classification"
+    names = ["stream", "rows", "learned", "window"]
+    for metric in spec.metrics:
+        whole = classifies or metric not in spec.functions  # a function of somebody's own is asked of the newest rows
+        names += [metric, f"window_{metric}"] if whole else [f"window_{metric}"]
+    names += ["model", "model_version", "model_position", *(["labels", "confusion"] if classifies else [])]
+    return pa.schema([(name, LINE_TYPES.get(name, pa.float64())) for name in names])
 
 
 def score_spec(name: str, kind: str, metrics: Sequence[Any] | None, window: int) -> ScoreSpec:

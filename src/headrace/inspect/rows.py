@@ -13,7 +13,6 @@ from headrace.log.base import Log, walk
 from headrace.plain_values import beyond, united, values
 from headrace.plan.task import StreamPlan
 from headrace.row_tables import html_table, summary, text_table
-from headrace.step.topic_schemas import after
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +65,7 @@ def read_rows(log: Log, plan: StreamPlan, no_rows: Callable[[Log], Batch | None]
     """Read a stream's rows, as the log holds them now.
 
     Args:
-        no_rows: gives none of the topic's rows, with their columns; None where nobody is to write the topic.
+        no_rows: gives none of the stream's rows, with their columns; None where nobody is to write its topic.
 
     Raises:
         LogError: the log has no such topic.
@@ -81,7 +80,7 @@ def read_rows(log: Log, plan: StreamPlan, no_rows: Callable[[Log], Batch | None]
         rows = no_rows(log)
         if rows is None and plan.topic not in log.topics():
             raise no_topic(log, plan.topic)
-        tables = [present(after(rows or Batch.of({}), plan.operations).records)]
+        tables = [present((rows or Batch.of({})).records)]
     return Rows(united(tables))
 
 

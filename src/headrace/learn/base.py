@@ -184,6 +184,12 @@ def offers_probabilities(learner: Learner) -> TypeGuard[Classifier]:
     return "predict_proba" in traits.offers and traits.classes is not None
 
 
+def probabilities_type(learner: Learner) -> pa.DataType:
+    """Return the type of the probabilities that a classifier gives a row: a list of one for each class."""
+    classes = traits_of(learner).classes
+    return pa.list_(pa.float64(), 0 if classes is None else len(classes))
+
+
 def offers_fit(learner: Learner) -> TypeGuard[Refittable]:
     """Return whether it can be trained anew."""
     return "fit" in traits_of(learner).offers

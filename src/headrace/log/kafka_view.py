@@ -175,10 +175,8 @@ class KafkaView:
 
     def last(self, topic: str) -> WireMessages:
         """Return the newest messages of a topic's fullest partition, a few."""
-        seen = self.seen(topic)
-        number = max(seen.end, key=lambda partition: seen.end[partition] - seen.first[partition])
-        first = max(seen.first[number], seen.end[number] - LAST_MESSAGES)
-        return next(self._partition(topic, number, first, seen.end[number]), wire_messages(topic, []))
+        self.seen(topic)
+        return newest_messages(self.location, self._cluster, topic)
 
     def format_of(self, topic: str) -> str:
         """In which format a pipeline wrote the newest rows of its topic; "" of a topic of others."""
@@ -246,6 +244,22 @@ class KafkaView:
         for log in self._logs.values():
             log.close()
         self._fetcher.close()
+
+
+def newest_messages(location: KafkaLocation, cluster: Cluster, topic: str) -> WireMessages:
+    """Return the newest messages of a topic's fullest partition, a few; none where there is no such topic.
+
+    Raises:
+        LogUnavailable: the broker stays away.
+    """
+    oldest, ends = cluster.beginnings(topic), cluster.ends(topic)
+    sizes = {number: end - oldest[number] for number, end in ends.items() if number in oldest}
+    number = max(sizes, key=lambda number: sizes[number], default=0)
+    if not sizes.get(number):
+        return wire_messages(topic, [])
+    with contextlib.closing(PartitionReader(location, cluster, topic, number)) as reader:
+        reader.seek(max(oldest[number], ends[number] - LAST_MESSAGES))
+        return wire_messages(topic, [message for chunk in reader.new_messages() for message in chunk])
 
 
 PRODUCERS = "produce."

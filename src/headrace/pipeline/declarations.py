@@ -19,6 +19,7 @@ from headrace.learn.base import Learner
 from headrace.learn.features import Features
 from headrace.log import open_log
 from headrace.log.base import Log, newest_schema
+from headrace.plan.columns import Columns
 from headrace.plan.operators import Initial, Node, OperatorPlan, OutputPlan, Predicted, RetrainPlan
 from headrace.plan.plan import Plan, SourcePlan, TopicsPlan, served_topic
 from headrace.plan.sinks import SinkPlan
@@ -33,8 +34,8 @@ from headrace.plan.task import (
     Task,
     Versions,
 )
+from headrace.plan.topic_columns import TopicColumns
 from headrace.serve.parameters import Endpoint
-from headrace.step.topic_schemas import TopicSchemas
 from headrace.transform.expressions import Operation
 
 if TYPE_CHECKING:
@@ -266,15 +267,20 @@ class Declarations:
             self.keep,
         )
 
-    def no_rows(self, log: Log, topic: str) -> Batch | None:
-        """Return none of the rows of a topic, with the columns that they will have; None where it is not declared."""
+    def no_rows(self, log: Log, stream: StreamPlan) -> Batch | None:
+        """Return none of the rows of a stream, with the columns that they will have; None where it is not declared."""
         plan, running = self.plan(), self.running
         tables: Mapping[str, pa.Schema] = {} if running is None else running.tables
         declared = {*tables, *plan.appended, *plan.written, *plan.delivered}
         declared |= {read for task in plan.tasks for read in task.topics}
-        if topic.removesuffix(".dlq") not in declared:
+        if stream.topic.removesuffix(".dlq") not in declared:
             return None
-        return TopicSchemas(plan.tasks, lambda name: newest_schema(log, name) or tables.get(name)).no_rows(topic)
+
+        def known(topic: str) -> Columns | None:
+            schema = newest_schema(log, topic) or tables.get(topic)
+            return None if schema is None else Columns(topic, schema)
+
+        return TopicColumns(plan, known, supposed=True).of_stream(stream, str(stream)).batch()
 
     @contextmanager
     def reading(self) -> Iterator[Log]:

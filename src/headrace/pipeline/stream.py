@@ -186,9 +186,9 @@ class Stream:
     def read(self) -> Rows:
         """Return the rows that the log holds now, at once; before the first one none, with the columns it will have."""
         self._refuse_unwritten()
-        declared, topic = self._declared, self._plan.topic
+        declared, plan = self._declared, self._plan
         with declared.reading() as log:
-            return read_rows(log, self._plan, lambda log: declared.no_rows(log, topic))
+            return read_rows(log, plan, lambda log: declared.no_rows(log, plan))
 
     def dataset(
         self,

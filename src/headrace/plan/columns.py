@@ -1,7 +1,8 @@
 """Columns of rows as far as they are known before rows come, what operations make of them, and what lacks one.
 
 Operations are applied to an empty batch: what Arrow says of its columns holds for every row. A user's function is given
-one too, since it then names a column that is not there; of what it returns nothing is concluded.
+one too, since it then names a column that is not there; what it returns is shown to people, and nothing is refused by
+it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from enum import IntEnum
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,12 +23,21 @@ from headrace.transform.expressions import Filter, Operation, Select, Text, Tran
 
 UNKNOWN = pa.null()
 """The type of a column of which nobody knows the type before rows come."""
+Result = TypeVar("Result")
 # What Arrow says of a column that is not there.
-_ABSENT = (re.compile(r'Field "(.*?)" does not exist'), re.compile(r"No match for FieldRef\.Name\((.*?)\) in"))
+_NOT_THERE = (re.compile(r'Field "(.*?)" does not exist'), re.compile(r"No match for FieldRef\.Name\((.*?)\) in"))
 
 
 class Doubt(DeclarationError):
     """A mistake by the rows that there were so far; others may come."""
+
+
+class Absent(IntEnum):
+    """What is to be said of a declaration that names a column which some columns do not have."""
+
+    MISTAKE = 0
+    DOUBT = 1
+    NOTHING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +48,15 @@ class Columns:
         topic: where the rows are from, in words.
         schema: of the columns; a type is `UNKNOWN` where nobody knows it yet. Those that Headrace adds may be missing.
         fixed: whether rows to come have the same; False where they are only those of rows so far.
+        absent: what a column is that is not there; `Absent.NOTHING` where nobody knows all columns before rows come.
+        supposed: for people, who see that there are no rows: a type is what no rows suggest, and nothing is refused.
     """
 
     topic: str
     schema: pa.Schema
     fixed: bool = True
+    absent: Absent = Absent.MISTAKE
+    supposed: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -49,9 +64,14 @@ class Columns:
         return [name for name in self.schema.names if not is_meta(name)]
 
     @property
+    def open(self) -> bool:
+        """True where nobody knows all columns before rows come."""
+        return self.absent is Absent.NOTHING
+
+    @property
     def known(self) -> bool:
-        """True where the type of each column is known."""
-        return not any(pa.types.is_null(field.type) for field in self.schema)
+        """True where each column is known, and its type."""
+        return not self.open and all(_is_known(field.type) for field in self.schema)
 
     def field(self, name: str) -> pa.Field | None:
         """Return a column, the first of its name; None where there is none."""
@@ -65,9 +85,9 @@ class Columns:
             DeclarationError: there is none of that name.
         """
         found = self.field(name)
-        if found is not None or is_meta(name):
+        if found is not None or self.open or is_meta(name):
             return found if found is not None else pa.field(name, UNKNOWN)
-        raise self.mistake(
+        raise replace(self, fixed=self.fixed and self.absent is Absent.MISTAKE).mistake(
             f"{who} wants the column «{name}», which {self.topic} does not have{near(name, self.names)}",
             f"Its columns are: {', '.join(self.names) or 'none'}.",
         )
@@ -76,9 +96,11 @@ class Columns:
         """Return what is wrong with a declaration, by these columns; a `Doubt` where others may come."""
         return (DeclarationError if self.fixed else Doubt)(message, advice=advice)
 
-    def batch(self) -> Batch:
-        """Return no rows, with these columns and those that Headrace adds."""
-        own = pa.schema([field for field in self.schema if not is_meta(field.name)])
+    def batch(self, *wanted: str) -> Batch:
+        """Return no rows, with these columns, those wanted that may come to be, and those that Headrace adds."""
+        own = [field for field in self.schema if not is_meta(field.name)]
+        own += [pa.field(name, UNKNOWN) for name in dict.fromkeys(wanted) if name not in self.schema.names]
+        own = pa.schema(own)
         arrays = [column.combine_chunks() for column in own.empty_table().columns]
         return Batch.of(pa.RecordBatch.from_arrays(arrays, schema=own))
 
@@ -87,8 +109,18 @@ class Columns:
         return replace(self, topic=topic or self.topic, schema=pa.schema(list(fields)))
 
 
-def after(columns: Columns | None, operations: Sequence[Operation], who: str) -> Columns | None:
-    """Return the columns after some operations; None where nobody knows before rows come.
+def _is_known(kind: pa.DataType) -> bool:
+    return not pa.types.is_null(kind) and all(_is_known(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def unknown(topic: str, names: Iterable[str] = (), *, supposed: bool = False) -> Columns:
+    """Return the columns of rows of which nobody knows them before rows come; some are named."""
+    schema = pa.schema([pa.field(name, UNKNOWN) for name in names])
+    return Columns(topic, schema, absent=Absent.NOTHING, supposed=supposed)
+
+
+def after(columns: Columns, operations: Sequence[Operation], who: str) -> Columns:
+    """Return the columns after some operations.
 
     Args:
         who: applies them, for people.
@@ -99,23 +131,19 @@ def after(columns: Columns | None, operations: Sequence[Operation], who: str) ->
     >>> rows = Columns("orders", pa.schema([("id", pa.int64()), ("paid", pa.bool_())]))
     >>> after(rows, [Filter("paid"), Select(("id",), {"twice": "id"})], "«m»").names
     ['id', 'twice']
-    >>> after(None, [Select(("id",), {"twice": "x"})], "«m»").names
+    >>> after(unknown("orders"), [Select(("id",), {"twice": "x"})], "«m»").names
     ['id', 'twice']
     """
     for operation in operations:
-        columns = _unseen(operation) if columns is None else _after(columns, operation, who)
+        try:
+            columns = _after(columns, operation, who)
+        except DeclarationError:
+            if not columns.supposed:
+                raise
     return columns
 
 
-def _unseen(operation: Operation) -> Columns | None:
-    """Return the columns that an operation leaves of rows of which nothing is known."""
-    if not isinstance(operation, Select):
-        return None
-    names = [*operation.names, *operation.computed]
-    return Columns(f"what {operation} leaves", pa.schema([pa.field(name, UNKNOWN) for name in names]))
-
-
-def _after(columns: Columns, operation: Operation, who: str) -> Columns | None:
+def _after(columns: Columns, operation: Operation, who: str) -> Columns:
     if isinstance(operation, Filter):
         kind = _computed(columns, operation.expression, f"{who}: filter({describe(operation.expression)})")
         if not (pa.types.is_boolean(kind) or pa.types.is_null(kind)):
@@ -125,15 +153,20 @@ def _after(columns: Columns, operation: Operation, who: str) -> Columns | None:
             )
         return columns
     if isinstance(operation, Transform):
-        probe(operation.function, columns, f"{who}: transform({describe(operation.function)})")
-        return None
+        found = probe(operation.apply, columns, f"{who}: transform({describe(operation.function)})")
+        if columns.supposed:
+            return columns if found is None else columns.of(found.rows.schema)
+        return unknown(columns.topic)
     word = "select" if isinstance(operation, Select) else "with_columns"
     new = [
         pa.field(name, _computed(columns, given, f"{who}: {word}({name}={describe(given)})"))
         for name, given in operation.computed.items()
     ]
     if isinstance(operation, Select):
-        return columns.of([*(columns.wanted(name, f"{who}: select(…)") for name in operation.names), *new])
+        chosen = [columns.wanted(name, f"{who}: select(…)") for name in operation.names]
+        # Of unknown rows, too, these columns are left and no others.
+        topic = f"what {operation} leaves" if columns.open else columns.topic
+        return replace(columns.of([*chosen, *new], topic), absent=Absent.MISTAKE)
     return columns.of([*(field for field in columns.schema if field.name not in operation.computed), *new])
 
 
@@ -147,8 +180,8 @@ def _computed(columns: Columns, expression: Any, who: str) -> pa.DataType:
                 columns.wanted(name, who)
         return pa.string()
     if not isinstance(expression, pc.Expression):
-        probe(expression, columns, who)
-        return UNKNOWN
+        values = probe(lambda batch: evaluate(expression, batch), columns, who)
+        return values.type if values is not None and columns.supposed else UNKNOWN
     try:
         kind = evaluate(expression, columns.batch()).type
     except Exception as error:  # Arrow has an error for each thing that it cannot do
@@ -158,11 +191,14 @@ def _computed(columns: Columns, expression: Any, who: str) -> pa.DataType:
                 f"Its columns are: {_described(columns)}.",
             ) from error
         return UNKNOWN
-    return kind if columns.known else UNKNOWN
+    return kind if columns.known or columns.supposed else UNKNOWN
 
 
-def probe(function: Callable[[Batch], Any], columns: Columns, who: str) -> None:
+def probe(function: Callable[[Batch], Result], columns: Columns, who: str) -> Result | None:
     """Call a user's function with no rows, to see whether it asks for a column that is not there.
+
+    Returns:
+        What it returns; None where it fails.
 
     Raises:
         DeclarationError: it does. Whatever else it raises without rows says nothing of rows.
@@ -170,16 +206,17 @@ def probe(function: Callable[[Batch], Any], columns: Columns, who: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            function(columns.batch())
+            return function(columns.batch())
     except KeyError as error:
         _refuse_absent(error, columns, who)
     except Exception:  # a function may fail on no rows, as a mean does
-        return
+        return None
+    return None
 
 
 def _refuse_absent(error: Exception, columns: Columns, who: str) -> bool:
     """Refuse a column that is not there; return whether it is one that Headrace adds to some rows only."""
-    found = next((match for pattern in _ABSENT if (match := pattern.search(str(error)))), None)
+    found = next((match for pattern in _NOT_THERE if (match := pattern.search(str(error)))), None)
     if found is not None:
         columns.wanted(found[1], who)
     return found is not None

@@ -7,7 +7,7 @@ alarm is raised at the row that causes it, and the row after it may already be p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -24,7 +24,7 @@ from headrace.grade.interval_join.outcomes import Outcomes, reasons
 from headrace.grade.metrics import Metric
 from headrace.grade.windows.layout import Layout
 from headrace.grade.windows.window import WindowSpec
-from headrace.plan.columns import Columns
+from headrace.plan.columns import Absent, Columns
 from headrace.transform.expressions import Operation
 
 ARRIVAL = "arrival"
@@ -99,11 +99,11 @@ class OperatorPlan:
         """Return JSON values: part of a fingerprint."""
         raise NotImplementedError
 
-    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
-        """Return the columns of its rows; None where nobody knows before rows come.
+    def columns(self, rows: Columns, labels: Columns | None, task: str) -> Columns:
+        """Return the columns of its rows.
 
         Args:
-            rows: the columns of the rows that it takes; ``labels``: of those that it meets them with.
+            rows: the columns of the rows that it takes; ``labels``: of those that it meets them with, where it does.
             task: whose operator it is, for people.
 
         Raises:
@@ -202,27 +202,29 @@ class Grade(OperatorPlan):
             "target": compare.target,
         }
 
-    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
+    def columns(self, rows: Columns, labels: Columns | None, task: str) -> Columns:
         compare, who = self.compare, f"«{task}»: grade(on=…)"
+        assert labels is not None
         for mine, theirs in zip(compare.on_left, compare.on_right, strict=True):
-            left = None if rows is None else kind_of(rows.wanted(mine, who))
-            right = None if labels is None else kind_of(labels.wanted(theirs, who))
-            if rows is not None and labels is not None and None not in (left, right) and left != right:
+            left, right = kind_of(rows.wanted(mine, who)), kind_of(labels.wanted(theirs, who))
+            if None not in (left, right) and left != right:
                 raise (labels if rows.fixed else rows).mistake(
                     f"{who} compares «{mine}» of {rows.topic}, which is {left}, with «{theirs}» of {labels.topic}, "
                     f"which is {right}: no label would ever be found",
                     "Give both one type, in the table or by .with_columns(…).",
                 )
-        if labels is not None:
-            labels.wanted(compare.target, f"«{task}»: grade(target=…)")
+        labels.wanted(compare.target, f"«{task}»: grade(target=…)")
         for side, time in zip((rows, labels), self.time, strict=True):
             _check_time(side, time, f"«{task}»: grade(time=…)")
-        if rows is None or labels is None:
-            return None
+        wanted = (*compare.on_right, compare.target)
+        if rows.open and not rows.supposed:
+            # The label's other columns may be called otherwise, beside columns that nobody knows yet.
+            labels = labels.of(field for field in labels.schema if field.name in wanted)
+        batches = rows.batch(*compare.on_left), labels.batch(*wanted)
+        left, right = (pa.Table.from_batches([batch.records]) for batch in batches)
         none = Outcomes.of(dict.fromkeys(OUTCOME_COLUMNS, ()), reasons(self.limit))
-        both = [pa.Table.from_batches([side.batch().records]) for side in (rows, labels)]
-        graded = graded_rows(none, both[0], both[1], compare).schema
-        return Columns(f"the grades of «{task}»", graded, rows.fixed and labels.fixed)
+        graded = rows.of(graded_rows(none, left, right, compare).schema, f"the grades of «{task}»")
+        return replace(graded, fixed=rows.fixed and labels.fixed, absent=max(rows.absent, labels.absent))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +243,7 @@ class Windows(OperatorPlan):
     def describe(self) -> dict[str, Any]:
         return {self.kind: _fields(self.spec), "time": self.time}
 
-    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
-        if rows is None:
-            return None
+    def columns(self, rows: Columns, labels: Columns | None, task: str) -> Columns:
         for name in self.spec.by:
             rows.wanted(name, f"«{task}»: window(by=…)")
         for name, aggregate in self.spec.aggregates:
@@ -251,8 +251,8 @@ class Windows(OperatorPlan):
                 rows.wanted(aggregate.column, f"«{task}»: {name}={aggregate.kind}(…) of a window")
         _check_time(rows, self.time, f"«{task}»: window(time=…)")
         layout = Layout(self.spec)
-        _tried(lambda: layout.select(rows.batch().records), rows, task)
-        return rows.of(layout.none().records.schema, f"the windows of «{task}»")
+        _tried(lambda: layout.select(rows.batch(*layout.names).records), rows, task)
+        return replace(rows.of(layout.none().records.schema, f"the windows of «{task}»"), absent=Absent.MISTAKE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +273,8 @@ class Alarms(OperatorPlan):
     def describe(self) -> dict[str, Any]:
         return {self.kind: _fields(self.spec)}
 
-    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
-        if rows is not None:
-            _check_numbers(rows, self.spec.column, self.spec.by, f"«{task}»: an alarm")
+    def columns(self, rows: Columns, labels: Columns | None, task: str) -> Columns:
+        _check_numbers(rows, self.spec.column, self.spec.by, f"«{task}»: an alarm")
         return rows
 
 
@@ -299,9 +298,7 @@ class Drifts(OperatorPlan):
         own = {key: value for key, value in _fields(self.spec).items() if key != "detector"}
         return {self.kind: {**own, "detector": name, "parameters": _plain(parameters)}}
 
-    def columns(self, rows: Columns | None, labels: Columns | None, task: str) -> Columns | None:
-        if rows is None:
-            return None
+    def columns(self, rows: Columns, labels: Columns | None, task: str) -> Columns:
         _check_numbers(rows, self.spec.column, self.spec.by, f"«{task}»: drift(…)")
         return rows.of(with_drift_columns(rows.schema))
 
@@ -353,9 +350,9 @@ class Node:
         return {**self.operator.describe(), "source": self.source, "after": after}
 
 
-def _check_time(rows: Columns | None, name: str | None, who: str) -> None:
+def _check_time(rows: Columns, name: str | None, who: str) -> None:
     """Refuse a column of event times that is not there, or that holds none."""
-    if rows is None or name in (None, ARRIVAL):
+    if name in (None, ARRIVAL):
         return
     kind = rows.wanted(str(name), who).type
     if not holds_times(kind):
@@ -369,7 +366,7 @@ def _check_numbers(rows: Columns, name: str, by: Sequence[str], who: str) -> Non
     """Refuse a column of numbers that is not there or holds none, and groups that are none."""
     for column in (*by, name):
         rows.wanted(column, who)
-    records = rows.batch().records
+    records = rows.batch(name, *by).records
     _tried(lambda: (numbers(records, name, who), group_columns(records, by, who)), rows)
 
 

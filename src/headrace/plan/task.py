@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from headrace.batch import Batch
 from headrace.errors import DeclarationError
 from headrace.grade.scores import ScoreSpec
@@ -28,6 +30,24 @@ from headrace.transform.expressions import Operation
 
 SHADOW_COLUMNS = ("shadow_prediction", "shadow_version", "shadow_error")
 PREDICTION_COLUMNS = ("prediction", "status", "model", "model_version", "model_position")
+TRAINING_COLUMNS = pa.schema(
+    {
+        "model": pa.string(),
+        "status": pa.string(),
+        "version": pa.int64(),
+        "previous": pa.int64(),
+        "rows": pa.int64(),
+        "selection": pa.string(),
+        "reason": pa.string(),
+        "metric": pa.string(),
+        "holdout": pa.int64(),
+        "old_score": pa.float64(),
+        "new_score": pa.float64(),
+        "by": pa.string(),
+        "cause": pa.string(),
+    }
+)
+"""Of the topic in which trainings are told of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from headrace.arrays import Array, Ints, Mask
 from headrace.batch import OPS, Batch, inserted, is_meta, told_apart
 from headrace.errors import LearnError
 from headrace.foreseen import Foreseen, Method, Predicted, joined, row_hashes
-from headrace.learn.base import Learner, offers_probabilities, pinned, traits_of, width_of
+from headrace.learn.base import offers_probabilities, pinned, probabilities_type, traits_of, width_of
 from headrace.learn.features import Matrix, depend_on_the_log, matrix, resolved
 from headrace.learn.handover import concerns_the_whole, predictions_by_row
 from headrace.plain_values import at_rows
@@ -124,10 +124,9 @@ class PredictionBatch:
         beside = self._beside(end, challenger)
         chances = None
         if self.proba:
-            width = _number_of_classes(by.learner)
-            kind = pa.list_(pa.float64(), width)
+            kind = probabilities_type(by.learner)
             none = _nothing(end - self.done, kind)
-            chances = self._begun(by, "predict_proba", X, valid, width) if predicts else none
+            chances = self._begun(by, "predict_proba", X, valid, kind.list_size) if predicts else none
         self._open.append(_Run(self.done, found, beside, chances))
         self._challenger_versions.append(None if challenger is None else challenger.number)
         self.runs.append((end - self.done, by, ready))
@@ -197,7 +196,7 @@ class PredictionBatch:
             self._challenger_predictions.append(run.beside()[0])
             if run.chances is not None:
                 chances, more = run.chances()
-                kind = pa.list_(pa.float64(), _number_of_classes(self.task.learner))
+                kind = probabilities_type(self.task.learner)
                 self._probabilities.append(pa.nulls(len(chances), kind) if pa.types.is_null(chances.type) else chances)
                 found, failed = _without(found, more), {**more, **failed}
             self._predictions.append(found)
@@ -257,7 +256,7 @@ class PredictionBatch:
             "model_position": _spread(positions, counts, pa.string()),
         }
         if self.proba:
-            none = pa.nulls(0, pa.list_(pa.float64(), _number_of_classes(self.task.learner)))
+            none = pa.nulls(0, probabilities_type(self.task.learner))
             columns["probability"] = pa.concat_arrays(self._probabilities or [none])
         if any(version is not None for version in self._challenger_versions):
             columns["shadow_prediction"] = self._joined(self._challenger_predictions)
@@ -313,7 +312,7 @@ def _foreseen(task: ModelTask, by: ModelVersion, batch: Batch, proba: bool) -> F
     with pinned(by.learner), np.errstate(all="ignore"):
         found: dict[Method, Predicted] = {"predict": predict_rows(by.learner.predict, X)}
         if proba and offers_probabilities(by.learner):
-            width = _number_of_classes(by.learner)
+            width = probabilities_type(by.learner).list_size
             found["predict_proba"] = predict_rows(by.learner.predict_proba, X, width=width)
     rows = np.asarray(batch.column("__order"))[made.valid]
     return Foreseen(identity_of(by), rows, row_hashes(X), found)
@@ -406,12 +405,6 @@ def _without(found: pa.Array, failed: Mapping[int, str]) -> pa.Array:
     mask = np.zeros(len(found), np.bool_)
     mask[list(failed)] = True
     return found.take(pa.array(where, mask=mask))
-
-
-def _number_of_classes(learner: Learner) -> int:
-    """Return how many probabilities a classifier gives a row."""
-    classes = traits_of(learner).classes
-    return 0 if classes is None else len(classes)
 
 
 def predict_rows(predict: Predict, X: npt.NDArray[Any], *, width: int = 0) -> Predicted:

@@ -29,7 +29,7 @@ from headrace.learn.handover import concerns_the_whole, holds
 from headrace.learn.state import dump_state, load_state
 from headrace.plain_values import json_texts, united, values, whole
 from headrace.plan.operators import RetrainPlan, Selection, StreamPlan
-from headrace.plan.task import ModelTask
+from headrace.plan.task import TRAINING_COLUMNS, ModelTask
 from headrace.position import Position
 from headrace.registry.versions import ranges_of
 from headrace.step.events import Merged, Train
@@ -546,24 +546,10 @@ def _hash_of(X: npt.NDArray[Any], y: npt.NDArray[Any] | None) -> str:
 
 # -- telling -----------------------------------------------------------------------------------------------------------
 
-_COLUMNS: dict[str, pa.DataType] = {
-    "model": pa.string(),
-    "status": pa.string(),
-    "version": pa.int64(),
-    "previous": pa.int64(),
-    "rows": pa.int64(),
-    "selection": pa.string(),
-    "reason": pa.string(),
-    "metric": pa.string(),
-    "holdout": pa.int64(),
-    "old_score": pa.float64(),
-    "new_score": pa.float64(),
-    "by": pa.string(),
-    "cause": pa.string(),
-}
-
 
 def training_rows(lines: Sequence[Mapping[str, Any]]) -> Batch:
     """Return lines as rows of the topic ``<model>-training``."""
-    columns = {name: pa.array([line.get(name) for line in lines], kind) for name, kind in _COLUMNS.items()}
+    columns = {
+        column.name: pa.array([line.get(column.name) for line in lines], column.type) for column in TRAINING_COLUMNS
+    }
     return batch_at(columns, [line["place"] for line in lines])

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Ints
 from headrace.batch import OPS, Batch
-from headrace.grade.scores import Scores, ScoreSpec
+from headrace.grade.scores import LINE_TYPES, Scores
 from headrace.learn.base import scored_as, traits_of
 from headrace.learn.features import Targets, matrix, resolved, targets_of
 from headrace.plain_values import values
@@ -225,14 +225,6 @@ def _line(task: ModelTask, scores: Scores, by: ModelVersion) -> dict[str, Any]:
     return line
 
 
-_TYPES = {
-    **dict.fromkeys(("stream", "model", "model_position"), pa.string()),
-    **dict.fromkeys(("rows", "learned", "window", "model_version"), pa.int64()),
-    "labels": pa.list_(pa.string()),
-    "confusion": pa.list_(pa.int64()),
-}
-
-
 def in_order(lines: list[Line]) -> list[Batch]:
     """Return lines in the order of their places; those with the same columns that follow each other as one batch."""
     ordered = sorted(lines, key=lambda one: one[0])
@@ -241,21 +233,8 @@ def in_order(lines: list[Line]) -> list[Batch]:
 
 def _batch(lines: list[Line]) -> Batch:
     names = list(lines[0][2])
-    columns = {name: pa.array([line[name] for *_, line in lines], _TYPES.get(name, pa.float64())) for name in names}
+    columns = {name: pa.array([line[name] for *_, line in lines], LINE_TYPES.get(name, pa.float64())) for name in names}
     return batch_at(columns, [place for _, place, _ in lines])
-
-
-def no_lines(spec: ScoreSpec) -> Batch:
-    """Return no lines of a topic of metrics, with the columns that they have."""
-    classifies = spec.kind == "classification"
-    metrics = [
-        name
-        for metric in spec.metrics
-        for name in ([metric] if classifies or metric not in spec.functions else []) + [f"window_{metric}"]
-    ]
-    names = ["stream", "rows", "learned", "window", *metrics, "model", "model_version", "model_position"]
-    names += ["labels", "confusion"] if classifies else []
-    return batch_at({name: pa.nulls(0, _TYPES.get(name, pa.float64())) for name in names}, [])
 
 
 def batch_at(columns: Mapping[str, pa.Array], places: Sequence[LinePlace]) -> Batch:

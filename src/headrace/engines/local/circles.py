@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace.capture.postgres.source import PostgresSource
 from headrace.errors import DeclarationError, SinkError
 from headrace.event_log import event
-from headrace.plan.columns import Columns, after
 from headrace.plan.plan import Plan, SourcePlan
 from headrace.plan.sinks import SinkPlan, key_sources
 from headrace.plan.task import StreamTask
+from headrace.plan.topic_columns import TopicColumns
 from headrace.sinks.table import Reach, TableSpec
 
 logger = logging.getLogger("headrace")
@@ -63,7 +63,7 @@ class Circles:
         sinks = [sink for sink in self._plan.sinks if isinstance(sink.spec, TableSpec)]
         self._ends, self.unseen = self._found(sinks)
 
-    def check(self, columns: Mapping[str, Columns]) -> None:
+    def check(self, columns: TopicColumns) -> None:
         """Refuse what goes in a circle or cannot fit: after the sources were checked.
 
         Args:
@@ -87,7 +87,7 @@ class Circles:
             for error in unseen.values():
                 raise error
             for end in ends:
-                _refuse(self._plan, end, {})
+                _refuse(self._plan, end, TopicColumns(self._plan, lambda topic: None))
 
         return check
 
@@ -124,7 +124,7 @@ def _leave_out(end: End) -> None:
     )
 
 
-def _refuse(plan: Plan, end: End, columns: Mapping[str, Columns]) -> None:
+def _refuse(plan: Plan, end: End, columns: TopicColumns) -> None:
     if end.reach.kind not in WRITABLE:
         kind = {"f": "a foreign table", "m": "a materialized view"}.get(end.reach.kind, "no table")
         raise DeclarationError(
@@ -133,9 +133,8 @@ def _refuse(plan: Plan, end: End, columns: Mapping[str, Columns]) -> None:
         )
     if end.source is not None and end.plan is not None:
         _refuse_circle(plan, end, end.source, end.plan)
-    have = columns.get(end.sink.stream.topic)
-    wanted = after(have, end.sink.stream.operations, str(end)) if have is not None else None
-    lacking = [name for name in wanted.names if name not in end.reach.columns] if wanted is not None else []
+    delivered = columns.of_stream(end.sink.stream, str(end))
+    lacking = [name for name in delivered.names if name not in end.reach.columns]
     if end.reach.kind and not end.reach.made and lacking:
         listed = ", ".join(lacking)
         raise DeclarationError(

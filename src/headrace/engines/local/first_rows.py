@@ -14,10 +14,11 @@ from headrace.errors import DeclarationError, LogError
 from headrace.event_log import event
 from headrace.inspect.query import Names, empty_topic, query_topics
 from headrace.log.base import Log, walk
-from headrace.plan.column_checks import check_columns, check_rows, known_columns
+from headrace.plan.column_checks import check_columns, check_rows
 from headrace.plan.columns import Columns, Doubt, told_schema
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
+from headrace.plan.topic_columns import TopicColumns
 
 logger = logging.getLogger("headrace")
 
@@ -48,13 +49,11 @@ def known_in_log(log: Log, topics: Iterable[str], fixed: Collection[str], *, who
     return found
 
 
-def check_known(
-    plan: Plan, captured: Mapping[str, pa.Schema], log: Log, changing: Collection[str]
-) -> dict[str, Columns]:
+def check_known(plan: Plan, fixed: Mapping[str, Columns], log: Log, changing: Collection[str]) -> dict[str, Columns]:
     """Check the plan's columns before anything runs; say what is wrong by rows so far where others may come.
 
     Args:
-        captured: the columns of tables.
+        fixed: the columns of tables, and of topics whose schemas a registry has.
         changing: topics whose rows come from elsewhere while the pipeline runs: other columns may come with them.
 
     Returns:
@@ -63,11 +62,11 @@ def check_known(
     Raises:
         DeclarationError: a column is not there, or of another type than is wanted.
     """
-    asked = (_read(plan) - captured.keys() - plan.written.keys()) | set(changing)
-    own = {topic: Columns(topic, schema) for topic, schema in captured.items()}
-    fixed = {topic for topic in asked - set(changing) if not topic.endswith(".dlq")}
+    asked = (_read(plan) - plan.written.keys()) | set(changing)
+    asked -= fixed.keys()
+    stay = {topic for topic in asked - set(changing) if not topic.endswith(".dlq")}
     for whole in (False, True):  # before a refusal: some rows may have what those that are looked at first have not
-        known = {**known_in_log(log, asked, fixed, whole=whole), **own}
+        known = {**known_in_log(log, asked, stay, whole=whole), **fixed}
         try:
             doubts = check_columns(plan, known)
             break
@@ -89,7 +88,7 @@ def check_queries(plan: Plan, known: Mapping[str, Columns], topics: Collection[s
     Raises:
         DeclarationError: it is wrong, or lacks a column that the model needs.
     """
-    columns = known_columns(plan, known)
+    columns = TopicColumns(plan, known.get)
     for task in plan.models:
         beginning = "" if task.initial is None else task.initial.query
         again = "" if task.retrain is None else task.retrain.rows.query
@@ -98,20 +97,20 @@ def check_queries(plan: Plan, known: Mapping[str, Columns], topics: Collection[s
                 _check_query(task, query, f"{word} of «{task.name}»", columns, {*topics, *plan.written})
 
 
-def _check_query(task: ModelTask, query: str, who: str, known: Mapping[str, Columns], topics: set[str]) -> None:
-    read: list[Columns | None] = []
+def _check_query(task: ModelTask, query: str, who: str, known: TopicColumns, topics: set[str]) -> None:
+    read: list[Columns] = []
 
     def empty(_: object, topic: str) -> pa.Table:
-        read.append(known.get(topic))
-        return empty_topic(known[topic].batch().records if topic in known else None)
+        read.append(known.of_topic(topic))
+        return empty_topic(read[-1].batch().records)
 
     try:
         schema = query_topics(Names(topics), query, empty).schema
     except LogError as error:
-        if None in read:  # nobody knows the columns of a topic that it names
+        if any(columns.open for columns in read):  # nobody knows the columns of a topic that it names
             return
         raise DeclarationError(f"{who}: {error.message}", advice=error.advice) from error
-    if all(columns is not None and columns.known for columns in read):
+    if all(columns.known for columns in read):
         check_rows(task, Columns(f"the query of {who}", schema), (task.target,) if task.target else ())
 
 

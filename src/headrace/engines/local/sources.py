@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from headrace.capture.base import Source
@@ -13,14 +14,15 @@ from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.topics.source import TopicSource
 from headrace.capture.topics.transactions import TransactionOrder
 from headrace.engines.local.pipeline_source import PipelineSource
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
 from headrace.event_log import event
 from headrace.formats.topic_formats import ForeignFormats, TopicCodec, codec_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
-from headrace.log.kafka_view import owners
+from headrace.log.kafka_view import newest_messages, owners
+from headrace.plan.columns import Absent, Columns
 from headrace.plan.plan import Plan, TopicsPlan
 
 logger = logging.getLogger("headrace")
@@ -135,6 +137,39 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
             found.append(source)
     for place, theirs in followed.values():
         found.append(PipelineSource(KafkaLog(place, writer=False, codec=codec), theirs))
+    return found
+
+
+def registered_columns(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> dict[str, Columns]:
+    """Return the columns of topics of others whose schemas a registry has; one that is away is said, and asked no more.
+
+    Raises:
+        DeclarationError: a topic is declared in a format that needs a registry, and none is given.
+        LogUnavailable: a cluster does not answer.
+        MissingExtra: a schema is Protobuf's, and the extra is not installed.
+    """
+    codec = codec_for(plan.formats)
+    found: dict[str, Columns] = {}
+    for declared, names in topics.items():
+        location = KafkaLocation.parse(declared.kafka or plan.log, name=plan.app)
+        named, cluster = _named(codec, plan, names), Cluster(location)
+        for topic in names:
+            try:
+                newest = partial(newest_messages, location, cluster, topic)
+                told = codec.foretell(topic, named.get(topic, ""), newest)
+            except FormatError as error:
+                logger.warning(
+                    "%s. The columns of «%s» are checked at its first row",
+                    error.message,
+                    topic,
+                    extra=event("registry_unasked", app=plan.app, topic=topic, advice=error.advice),
+                )
+                if isinstance(error, RegistryUnavailable):
+                    return found
+                continue
+            if told is not None:
+                absent = Absent.DOUBT if told.others else Absent.MISTAKE
+                found[topic] = Columns(topic, told.schema, absent=absent)
     return found
 
 

@@ -24,7 +24,7 @@ from headrace.engines.local.running import Running
 from headrace.engines.local.serving.health import FILE, HealthWriter, health_of
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
 from headrace.engines.local.sink_runner import SinkRunners
-from headrace.engines.local.sources import check_apart, databases, foreign_topics, topic_sources
+from headrace.engines.local.sources import check_apart, databases, foreign_topics, registered_columns, topic_sources
 from headrace.engines.local.tasks import OnStep
 from headrace.engines.local.tracing import trace_rounds
 from headrace.engines.settings import RunSettings
@@ -37,11 +37,11 @@ from headrace.log import file_of, open_log
 from headrace.log.base import Log
 from headrace.log.retention import Keep
 from headrace.plan.blueprint import blueprint
-from headrace.plan.column_checks import known_columns
 from headrace.plan.columns import Columns
 from headrace.plan.fingerprint import declaration_differences
-from headrace.plan.plan import Plan
+from headrace.plan.plan import Plan, TopicsPlan
 from headrace.plan.task import ModelTask
+from headrace.plan.topic_columns import TopicColumns
 from headrace.registry.models import declare, read_model
 from headrace.registry.requests import CONTINUE, read_continue
 from headrace.replay.continuation import ways_on, why_not_continue
@@ -92,10 +92,11 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None, make_
     captured = databases(plan, on_progress, take_over=settings.take_over)
     circles = Circles(plan, captured)
     codec = codec_for(plan.formats)
+    checked: Checked | None = None
     if settings.log is None and (plan.on_kafka or not Path(plan.log).exists()):
         # A declaration that is refused leaves no empty log behind, and stops nobody who writes this one.
         with _as_it_stands(plan, codec) as held:
-            _check(plan, captured, held, circles)
+            checked = _check(plan, captured, held, circles)
     with contextlib.ExitStack() as undo:
         workers = make_workers(plan)
         if workers is not None:
@@ -103,12 +104,14 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None, make_
         log = settings.log or open_log(plan.log, writer=True, name=plan.app, codec=codec)
         if settings.log is None:
             undo.callback(log.close)
-        sources, known = _check(plan, captured, log, circles)
+        if checked is None or log.newest_slice() != checked.slice:
+            checked = _check(plan, captured, log, circles)
+        sources = _sources(plan, captured, log, checked)
         for source in sources:
             undo.callback(source.stop)
         plan = with_known_names(plan, log)
         engine = Engine(plan, log, sources, keep=keep, clock=settings.clock, workers=workers)
-        engine.first_rows = FirstRows(plan, _tables(captured), known, log)
+        engine.first_rows = FirstRows(plan, _tables(captured), checked.known, log)
         _declare_models(plan, log, settings.clock)
         for warning in [warning for source in sources for warning in source.traits.warnings]:
             logger.warning("%s", warning, extra=event("source_warning", app=plan.app))
@@ -183,10 +186,24 @@ def _as_it_stands(plan: Plan, codec: TopicCodec) -> Iterator[Log]:
         held.close()
 
 
-def _check(
-    plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles
-) -> tuple[list[Source[Any]], dict[str, Columns]]:
-    """Refuse what cannot run; return the sources that will, and the columns of topics as they are known."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found of a plan that can run.
+
+    Attributes:
+        known: the columns of topics, as they are known.
+        foreign: topics that others write, by what reads them.
+        slice: the last one of the log that it was checked against.
+    """
+
+    known: dict[str, Columns]
+    foreign: dict[TopicsPlan, list[str]]
+    slice: int
+
+
+def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Circles) -> Checked:
+    """Refuse what cannot run."""
+    last = log.newest_slice()
     for model in plan.models:
         check_fingerprint(plan, model, log, continues=True)
     circles.look()
@@ -197,12 +214,17 @@ def _check(
     foreign = foreign_topics(plan, log, tables)
     others_write = [topic for topics in foreign.values() for topic in topics]
     plan.check_topics([*tables, *log.topics(), *others_write])
-    known = check_known(plan, tables, log, {*others_write, *plan.appending})
+    fixed = {topic: Columns(topic, schema) for topic, schema in tables.items()} | registered_columns(plan, foreign)
+    known = check_known(plan, fixed, log, {*others_write, *plan.appending})
     check_queries(plan, known, {*tables, *log.topics(), *others_write})
-    circles.check(known_columns(plan, {topic: Columns(topic, schema) for topic, schema in tables.items()}))
-    others = topic_sources(plan, foreign)
+    circles.check(TopicColumns(plan, fixed.get))
+    return Checked(known, foreign, last)
+
+
+def _sources(plan: Plan, captured: Sequence[PostgresSource], log: Log, checked: Checked) -> list[Source[Any]]:
+    """Return the sources that a plan reads from."""
     appended = [AppendSource(log, plan.appending, plan.served)] if plan.appended else []
-    return [*captured, *others, *appended], known
+    return [*captured, *topic_sources(plan, checked.foreign), *appended]
 
 
 def _tables(captured: Sequence[PostgresSource]) -> dict[str, pa.Schema]:
