@@ -11,36 +11,58 @@ Stream(iris_predictions)
 
 from typing import TYPE_CHECKING
 
-from headrace import errors, testing
-from headrace.batch import Batch
-from headrace.grade import metrics
-from headrace.inspect import plot
-from headrace.inspect.rows import Rows
-from headrace.learn import adapters
-from headrace.learn.base import Learner
-from headrace.learn.category import category
-from headrace.learn.images import image, vector
-from headrace.learn.kmeans import KMeans
-from headrace.learn.linear import LinearRegression
-from headrace.learn.rows_file import csv
-from headrace.pipeline.app import App
-from headrace.pipeline.model import Model
-from headrace.pipeline.stream import Database, Stream, Topics, Windowed
-from headrace.transform.expressions import text
-
 if TYPE_CHECKING:
+    from headrace import errors, testing
+    from headrace.batch import Batch
     from headrace.dataset import Dataset
     from headrace.engines.local.running import Running, RunningModel
+    from headrace.grade import metrics
+    from headrace.inspect import plot
+    from headrace.inspect.rows import Rows
+    from headrace.learn import adapters
+    from headrace.learn.base import Learner
+    from headrace.learn.category import category
+    from headrace.learn.images import image, vector
+    from headrace.learn.kmeans import KMeans
+    from headrace.learn.linear import LinearRegression
+    from headrace.learn.rows_file import csv
+    from headrace.pipeline.app import App
+    from headrace.pipeline.model import Model
+    from headrace.pipeline.stream import Database, Stream, Topics, Windowed
     from headrace.testing.servers import temporary_postgres
+    from headrace.transform.expressions import text
 
 __version__ = "0.1.0"
 
-# Imported when somebody asks: what App.start and Stream.dataset return, to be named in signatures, brings an engine.
-_LATER = {
+# Imported when somebody asks: a command handles signals before it has loaded NumPy and Arrow, which takes a while.
+_MODULES = {
+    "adapters": "headrace.learn.adapters",
+    "errors": "headrace.errors",
+    "metrics": "headrace.grade.metrics",
+    "plot": "headrace.inspect.plot",
+    "testing": "headrace.testing",
+}
+_NAMES = {
+    "App": "headrace.pipeline.app",
+    "Batch": "headrace.batch",
+    "Database": "headrace.pipeline.stream",
     "Dataset": "headrace.dataset",
+    "KMeans": "headrace.learn.kmeans",
+    "Learner": "headrace.learn.base",
+    "LinearRegression": "headrace.learn.linear",
+    "Model": "headrace.pipeline.model",
+    "Rows": "headrace.inspect.rows",
     "Running": "headrace.engines.local.running",
     "RunningModel": "headrace.engines.local.running",
+    "Stream": "headrace.pipeline.stream",
+    "Topics": "headrace.pipeline.stream",
+    "Windowed": "headrace.pipeline.stream",
+    "category": "headrace.learn.category",
+    "csv": "headrace.learn.rows_file",
+    "image": "headrace.learn.images",
     "temporary_postgres": "headrace.testing.servers",
+    "text": "headrace.transform.expressions",
+    "vector": "headrace.learn.images",
 }
 
 __all__ = [
@@ -75,11 +97,15 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker is to find misspelt names
 
     def __getattr__(name: str) -> object:
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        return getattr(import_module(_LATER[name]), name)
+        if name in _MODULES:
+            found: object = import_module(_MODULES[name])
+        elif name in _NAMES:
+            found = getattr(import_module(_NAMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals().setdefault(name, found)
 
 
 def __dir__() -> list[str]:

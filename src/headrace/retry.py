@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+FIRST_ANSWER_SECONDS = 2.0
+_due: ContextVar[float] = ContextVar("due", default=math.inf)
+
+
+@contextlib.contextmanager
+def reached_by(due: float) -> Iterator[None]:
+    """Let servers that have not answered yet be given up at a time (`time.monotonic`), in this thread inside.
+
+    Each has two seconds to answer at least. What waits for a server looks at `due`.
+    """
+    token = _due.set(max(due, time.monotonic() + FIRST_ANSWER_SECONDS))
+    try:
+        yield
+    finally:
+        _due.reset(token)
+
+
+def due() -> float:
+    """Return when a server that has not answered yet is given up; never, outside of `reached_by`."""
+    return _due.get()
 
 
 class Backoff:

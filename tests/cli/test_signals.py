@@ -229,6 +229,33 @@ def test_a_snapshot(database: Database, tmp_path: Path) -> None:
         assert ended(process, signal.SIGINT)[0] in (0, 130)
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.15])
+def test_while_it_is_imported(delay: float, tmp_path: Path) -> None:
+    """A process of its own: one that is forked has imported everything."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([HEADRACE, "topics", "list"], cwd=tmp_path, text=True, **streams)
+    # Before that it is Python that starts.
+    wait_until(lambda: process.poll() is not None or "numpy" in Path(f"/proc/{process.pid}/maps").read_text())
+    time.sleep(delay)
+    code, out, err = ended(process, signal.SIGINT)
+    assert code in (-signal.SIGINT, 130), err  # a shell calls both 130
+    assert (out, err) == ("", "")
+
+
+@pytest.mark.parametrize("what", ["log", "topics"])
+def test_a_start_that_finds_no_broker_ends_when_it_is_told_to(what: str, silent: int, tmp_path: Path) -> None:
+    cluster = f"kafka://127.0.0.1:{silent}"
+    log, rows = (
+        (cluster, 'app.topic("t", append=True)') if what == "log" else ("x.headrace", f"app.kafka({cluster!r})['t']")
+    )
+    (tmp_path / "away.py").write_text(f'import headrace as hr\napp = hr.App("away", log={log!r})\n{rows}.to("u")\n')
+    process, begun = begin("run", "away.py", "--start-timeout", "3", cwd=tmp_path), time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 3 + SECONDS + SLACK
+    assert (process.returncode, out) == (1, "")
+    assert f"127.0.0.1:{silent}" in err and "cannot be reached" in err and "Traceback" not in err
+
+
 def processor_seconds(pid: int) -> float:
     """Return how long a process has computed."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

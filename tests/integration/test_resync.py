@@ -98,8 +98,11 @@ def test_a_log_whose_slot_was_dropped_goes_on(captured: hr.App, database: Databa
     )
     with pytest.raises(HeadraceError, match=f"headrace capture resync --log {captured.log}"):
         captured.run(until="caught-up")
+    would = resync("--log", captured.log, "--dry-run")
+    assert not database.execute("SELECT slot_name FROM pg_replication_slots WHERE database = %s", name)
     done = resync("--log", captured.log)
     assert done["needed"] and "is gone" in done["reason"]
+    assert (figures(would), would["reason"]) == (figures(done), done["reason"])
     assert figures(done) == {
         "public.orders": (19, 19, 16, 2, 1, 2, 0),
         "public.places": (1, 2, 1, 1, 0, 0, 1),
@@ -197,6 +200,34 @@ days.predict(db["public.orders"]).to("promised")
     assert [row["op"] for row in events(captured, f"{database.name}.public.extra")] == ["r", "r", "c"]
 
 
+def test_a_dry_run_changes_nothing_anywhere(captured: hr.App, database: Database, tmp_path: Path) -> None:
+    """It says what a resync would find, also where the publication is to be made anew, and while the pipeline runs."""
+
+    def everything() -> tuple[Any, ...]:
+        slots = "SELECT slot_name, restart_lsn, confirmed_flush_lsn FROM pg_replication_slots WHERE database = %s"
+        published = "SELECT * FROM pg_publication_tables WHERE pubname = %s"
+        publication = "SELECT pubinsert, pubupdate, obj_description(oid) FROM pg_publication WHERE pubname = %s"
+        names = (database.execute(text, f"headrace_{database.name}") for text in (published, publication))
+        files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix == ".headrace"}
+        return (database.execute(slots, database.name), *names, files, sorted(tmp_path.iterdir()))
+
+    run_script(database, "INSERT INTO orders VALUES (30, 1, 2, 'x'); UPDATE orders SET took = 9 WHERE id = 7")
+    run_script(database, f"ALTER PUBLICATION headrace_{database.name} SET TABLE orders (id, took), places, visits")
+    before = everything()
+    would = resync("--log", captured.log, "--dry-run", "--force")
+    assert figures(would)["public.orders"] == (19, 20, 18, 1, 1, 0, 0)
+    assert everything() == before
+    said = CliRunner().invoke(command, ["capture", "resync", "--log", captured.log, "--dry-run", "--force"])
+    assert "public.orders" in said.stdout and "Nothing was changed" in said.output
+    assert everything() == before
+    done = resync("--log", captured.log, "--force")
+    assert figures(done) == figures(would)
+    with captured.start() as running:
+        running.wait(60)
+        assert figures(resync("--log", captured.log, "--dry-run", "--force"))["public.orders"] == (20,) * 3 + (0,) * 4
+    assert resync("--log", captured.log, "--dry-run")["needed"] is False
+
+
 def test_a_database_that_took_the_others_place(captured: hr.App, database: Database, server: PostgresServer) -> None:
     """Copied into another database: everything has other OIDs and another history, and keys are the same."""
     with fresh_database(server, "copy") as copy:
@@ -207,7 +238,9 @@ def test_a_database_that_took_the_others_place(captured: hr.App, database: Datab
         refused = CliRunner().invoke(command, ["capture", "resync", "--log", captured.log, "--dsn", copy.dsn])
         assert refused.exit_code == 1 or refused.exception is not None
         assert "--yes" in str(refused.exception)
+        would = resync("--log", captured.log, "--dsn", copy.dsn, "--dry-run")
         done = resync("--log", captured.log, "--dsn", copy.dsn, "--yes")
+        assert figures(would) == figures(done)
         assert figures(done)["public.orders"] == (19, 18, 17, 0, 1, 1, 0)
         moved = pipeline(copy, Path(captured.log), captured.name)
         copy.execute("INSERT INTO orders VALUES (21, 21, 42, NULL)")
@@ -322,7 +355,9 @@ def test_a_log_on_a_cluster(database: Database, broker: KafkaBroker, form: str) 
     log = f"kafka://{broker.bootstrap}/{database.name}"
     with pytest.raises(HeadraceError, match=f"headrace capture resync --log {log}"):
         app.run(until="caught-up")
+    would = resync("--log", log, "--dry-run")
     done = resync("--log", log)
+    assert figures(would) == figures(done)
     assert figures(done) == {
         "public.kinds": (11, 11, 10, 0, 1, 0, 0),
         "public.orders": (20, 20, 18, 1, 1, 1, 0),

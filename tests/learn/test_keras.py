@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import headrace as hr  # noqa: E402
 from headrace.errors import BadRows, DeclarationError, LearnError  # noqa: E402
 from headrace.learn.adapters import adapted  # noqa: E402
 from headrace.learn.adapters import keras as with_options  # noqa: E402
+from headrace.learn.base import adopt, declared_with  # noqa: E402
 from headrace.learn.state import dump_state, load_state, state_hash  # noqa: E402
 
 L = keras.layers
@@ -444,3 +446,122 @@ def test_keras_loads_what_is_saved(tmp_path: Path) -> None:
 
 def probabilities(learner: Any, rows: Any) -> Any:
     return learner.predict_proba(rows)
+
+
+# -- going on under other parameters --------------------------------------------------------------------------------
+
+
+def tuned(
+    optimizer: Any = None, *, units: int = 16, loss: Any = "sparse_categorical_crossentropy", **dense: Any
+) -> Any:
+    layers = [L.Dense(units, "relu", **dense), L.Dense(3, "softmax")]
+    return network(*layers, loss=loss, optimizer=optimizer or keras.optimizers.Adam(0.01))
+
+
+def learner_of(build: Callable[[], Any], classes: Any = (0, 1, 2), **options: Any) -> Any:
+    keras.utils.set_random_seed(11)
+    return adapted(with_options(build(), **options), classes=classes)
+
+
+def optimizer_state(learner: Any) -> dict[str, Any]:
+    return {name: value for name, value in learner.state().items() if name.startswith("optimizer.")}
+
+
+GOES_ON: dict[str, tuple[Callable[[], Any], dict[str, Any], bool]] = {
+    "a rate": (lambda: tuned(keras.optimizers.Adam(0.5)), {}, True),
+    "a schedule": (
+        lambda: tuned(keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.9))),
+        {},
+        False,
+    ),
+    "another optimizer": (lambda: tuned(keras.optimizers.SGD(0.5)), {}, False),
+    "momentum": (lambda: tuned(keras.optimizers.Adam(0.01, beta_1=0.5)), {}, True),
+    "batches and epochs": (tuned, {"batch_size": 8, "epochs": 3}, True),
+    "a penalty": (lambda: tuned(kernel_regularizer=keras.regularizers.L2(0.1)), {}, True),
+}
+
+
+@pytest.mark.parametrize("case", GOES_ON)
+def test_parameters_that_say_how_it_goes_on_may_change(case: str) -> None:
+    build, options, keeps = GOES_ON[case]
+    before, now = learner_of(tuned), learner_of(build, **options)
+    before.learn(X[:32], LABELS[:32])
+    adopt(now, before.state(), before.parameters())
+    assert probabilities(now, X).tolist() == probabilities(before, X).tolist()
+    kept, had = optimizer_state(now), optimizer_state(before)
+    moments = [name for name in had if "momentum" in name or "velocity" in name]
+    same = kept.keys() == had.keys() and all(np.array_equal(kept[name], had[name]) for name in moments)
+    assert same == keeps
+    again = learner_of(build, **options)
+    again.restore(load_state(dump_state(now.state())))
+    for learner in (before, now, again):
+        learner.learn(X[32:64], LABELS[32:64])
+    assert state_hash(now.state()) == state_hash(again.state())
+    assert probabilities(now, X).tolist() != probabilities(before, X).tolist()
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "words"),
+    [
+        (lambda: tuned(units=8), {}, r"«model\..*units» .* 16 -> 8"),
+        (lambda: tuned(loss="categorical_crossentropy"), {}, r"«loss\.?.*» of"),
+        (mlp, {}, r"«model\..*"),
+        (tuned, {"classes": (0, 1, 3)}, r"the classes \[0, 1, 2\], and \[0, 1, 3\]"),
+        (lambda: tuned(bias_constraint="non_neg"), {}, r"«model\..*bias_constraint"),
+    ],
+)
+def test_parameters_that_decide_what_was_learned_are_refused(build: Any, options: Any, words: str) -> None:
+    before, now = learner_of(tuned), learner_of(build, **options)
+    before.learn(X[:32], LABELS[:32])
+    fresh = state_hash(now.state())
+    with pytest.raises(LearnError, match=words):
+        adopt(now, before.state(), before.parameters())
+    assert state_hash(now.state()) == fresh
+
+
+def test_a_learner_of_before_is_made_of_the_one_of_now() -> None:
+    """Layers of one's own have no form in a log: steps that were taken before are repeated with what the file has."""
+    before = learner_of(own)
+    now = adapted(with_options(recompiled(own(), keras.optimizers.RMSprop(0.2)), batch_size=4), classes=range(3))
+    before.learn(X[:32], LABELS[:32])
+    made: Any = declared_with(now, before.parameters())
+    assert made is not None and made.parameters() == before.parameters()
+    made.restore(before.state())
+    for learner in (before, made):
+        learner.learn(X[32:], LABELS[32:])
+    assert state_hash(before.state()) == state_hash(made.state())
+    assert declared_with(learner_of(tuned), before.parameters()) is None
+
+
+def recompiled(model: Any, optimizer: Any) -> Any:
+    model.compile(optimizer, model.loss)
+    return model
+
+
+def test_a_pipeline_goes_on_with_another_rate_and_all_of_it_is_replayed(tmp_path: Path) -> None:
+    from headrace.formats.topic_formats import codec_for
+    from headrace.log import open_log
+    from headrace.registry.requests import put_continue
+    from headrace.replay.verify import verify
+
+    def app(rate: float) -> hr.App:
+        made = hr.App("net", log=tmp_path / "net.headrace")
+        rows = made.topic("rows", append=True)
+        keras.utils.set_random_seed(1)
+        net = network(L.Dense(4, "tanh"), L.Dense(1), loss="mse", optimizer=keras.optimizers.Adam(rate), shape=(2,))
+        model = made.model("m", net, features=["a", "b"], target="y")
+        model.learn(rows, every=4)
+        model.predict(rows).to("predictions")
+        return made
+
+    def feed(pipeline: hr.App, first: int) -> None:
+        with pipeline.start() as running:
+            running.append("rows", [{"a": i % 3, "b": i % 5, "y": i % 7} for i in range(first, first + 11)])
+            running.wait(60)
+
+    feed(app(0.01), 0)
+    with closing(open_log(tmp_path / "net.headrace", writer=True)) as held, held.transaction() as txn:
+        put_continue(txn, "m", "me@here", 1)
+    feed(app(0.1), 11)
+    with closing(open_log(tmp_path / "net.headrace", writer=False, codec=codec_for())) as held:
+        assert verify(app(0.1).plan(), held).result == "equal"

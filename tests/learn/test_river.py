@@ -11,13 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from river import anomaly, cluster, compose, forest, linear_model, preprocessing, tree
+from river import (
+    anomaly,
+    cluster,
+    compose,
+    ensemble,
+    forest,
+    linear_model,
+    multiclass,
+    naive_bayes,
+    optim,
+    preprocessing,
+    tree,
+)
 from tests.learners import contract
 
 import headrace as hr
 from headrace.errors import BadRows, DeclarationError, LearnError
 from headrace.learn.adapters import adapted
 from headrace.learn.adapters.river import RiverLearner
+from headrace.learn.base import adopt
 from headrace.learn.state import state_hash
 
 RNG = np.random.default_rng(7)
@@ -145,3 +158,100 @@ def test_a_key_that_is_none_is_refused(key: Path, mode: int, data: bytes, words:
     key.chmod(mode)
     with pytest.raises(LearnError, match=words):
         make(linear_model.LinearRegression).state()
+
+
+# -- going on under other parameters --------------------------------------------------------------------------------
+
+
+def glm(**parameters: Any) -> Any:
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression(**parameters)
+
+
+def sgd(rate: float) -> Any:
+    return optim.SGD(rate)
+
+
+GOES_ON: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "a rate": (lambda: glm(optimizer=sgd(0.01)), lambda: glm(optimizer=sgd(0.5))),
+    "another schedule": (
+        lambda: glm(optimizer=sgd(0.01)),
+        lambda: glm(optimizer=optim.SGD(optim.schedulers.InverseScaling(0.5))),
+    ),
+    "another optimizer": (lambda: glm(optimizer=sgd(0.01)), lambda: glm(optimizer=optim.Adam(0.1))),
+    "a penalty": (lambda: glm(l2=0.0), lambda: glm(l2=0.1)),
+    "weights of a loss": (lambda: glm(), lambda: glm(loss=optim.losses.Log(weight_pos=3.0))),
+    "a tree's patience": (
+        lambda: tree.HoeffdingTreeClassifier(grace_period=200),
+        lambda: tree.HoeffdingTreeClassifier(grace_period=10, delta=1e-3),
+    ),
+    "aggressiveness": (lambda: linear_model.PAClassifier(C=1.0), lambda: linear_model.PAClassifier(C=0.01)),
+    "smoothing": (lambda: naive_bayes.BernoulliNB(alpha=1.0), lambda: naive_bayes.BernoulliNB(alpha=0.1)),
+    "one of several": (
+        lambda: multiclass.OneVsRestClassifier(linear_model.LogisticRegression(optimizer=sgd(0.01))),
+        lambda: multiclass.OneVsRestClassifier(linear_model.LogisticRegression(optimizer=sgd(0.5))),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GOES_ON)
+def test_parameters_that_say_how_it_goes_on_may_change(case: str) -> None:
+    """What was learned stays; what is learned then is learned as it is declared now."""
+    old, new = GOES_ON[case]
+    before, now = (RiverLearner(build(), classes=[False, True]) for build in (old, new))
+    before.learn(X[:60], TRUE[:60])
+    adopt(now, before.state(), before.parameters())
+    if case != "smoothing":
+        assert now.predict_proba(X).tolist() == before.predict_proba(X).tolist()
+    stored = RiverLearner(new(), classes=[False, True])
+    stored.restore(now.state())
+    assert stored.parameters() == now.parameters() != before.parameters()
+    for learner in (before, now, stored):
+        learner.learn(X[60:], TRUE[60:])
+    assert now.state()["pickle"].tolist() == stored.state()["pickle"].tolist()
+    if "patience" not in case:
+        assert now.predict_proba(X).tolist() != before.predict_proba(X).tolist()
+
+
+REFUSED: dict[str, tuple[Any, Any, str]] = {
+    "a loss": (glm(), glm(loss=optim.losses.Hinge()), "«loss» of LogisticRegression"),
+    "a step less": (glm(), linear_model.LogisticRegression(), "as Pipeline, and LogisticRegression is declared"),
+    "another step": (
+        glm(),
+        preprocessing.MinMaxScaler() | linear_model.LogisticRegression(),
+        r"with the steps \['StandardScaler', .* and \['MinMaxScaler'",
+    ),
+    "a scaler's window": (
+        glm(),
+        preprocessing.StandardScaler(with_std=False) | linear_model.LogisticRegression(),
+        "«with_std» of StandardScaler .* True -> False",
+    ),
+    "a penalty that had no state": (glm(), glm(l1=0.1), "«l1» of LogisticRegression"),
+    "models in copies": (
+        ensemble.BaggingClassifier(linear_model.LogisticRegression(optimizer=sgd(0.01)), seed=1),
+        ensemble.BaggingClassifier(linear_model.LogisticRegression(optimizer=sgd(0.5)), seed=1),
+        "«model» of BaggingClassifier",
+    ),
+    "a seed": (forest.ARFClassifier(3, seed=1), forest.ARFClassifier(3, seed=2), "«seed» of ARFClassifier"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_parameters_that_decide_what_was_learned_are_refused(case: str) -> None:
+    old, new, words = REFUSED[case]
+    before, now = (RiverLearner(model, classes=[False, True]) for model in (old, new))
+    before.learn(X[:20], TRUE[:20])
+    fresh = now.state()
+    with pytest.raises(LearnError, match=words):
+        adopt(now, before.state(), before.parameters())
+    assert now.state()["pickle"].tolist() == fresh["pickle"].tolist() and not now.ready
+
+
+def test_other_classes_and_names_are_refused() -> None:
+    before = RiverLearner(glm(), classes=["no", "yes"], names=["a", "b", "c", "d"])
+    before.learn(X[:20], np.where(TRUE, "yes", "no")[:20])
+    for more, words in (
+        ({"classes": ["no", "perhaps"], "names": ["a", "b", "c", "d"]}, r"the classes \['no', 'yes'\], and \['no', 'p"),
+        ({"classes": ["no", "yes"], "names": ["a", "b", "d", "c"]}, "«names.2» .* c -> d"),
+    ):
+        with pytest.raises(LearnError, match=words):
+            adopt(RiverLearner(glm(l2=0.1), **more), before.state(), before.parameters())

@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import headrace as hr  # noqa: E402
 from headrace.errors import BadRows, DeclarationError, LearnError  # noqa: E402
 from headrace.learn.adapters import adapted  # noqa: E402
 from headrace.learn.adapters import torch as with_options  # noqa: E402
+from headrace.learn.base import adopt, declared_with  # noqa: E402
 from headrace.learn.state import dump_state, load_state, state_hash  # noqa: E402
 
 nn, optim = torch.nn, torch.optim
@@ -344,3 +346,105 @@ def test_copies_learn_apart_and_alike() -> None:
     assert state_hash(one.state()) == before
     one.learn(X, LABELS)
     assert state_hash(one.state()) == state_hash(other.state())
+
+
+# -- going on under other parameters --------------------------------------------------------------------------------
+
+Optimizer = Callable[[Any], Any]
+GOES_ON: dict[str, tuple[Optimizer, Optimizer, dict[str, Any], bool]] = {
+    "a rate": (adam, lambda p: optim.Adam(p, 0.5), {}, True),
+    "options that were on": (momentum, lambda p: optim.SGD(p, 0.05, momentum=0.5, weight_decay=0.1), {}, True),
+    "an option that was off": (lambda p: optim.RMSprop(p), lambda p: optim.RMSprop(p, momentum=0.9), {}, False),
+    "another kind of state": (adam, lambda p: optim.Adam(p, 0.01, amsgrad=True), {}, False),
+    "another optimizer": (adam, momentum, {}, False),
+    "batches, epochs, a seed": (adam, adam, {"batch_size": 8, "epochs": 2, "seed": 9}, True),
+    "LBFGS": (adam, lbfgs, {}, False),
+}
+
+
+@pytest.mark.parametrize("case", GOES_ON)
+def test_parameters_that_say_how_it_goes_on_may_change(case: str) -> None:
+    """And the learner of before is made of the one of now: steps that were taken before can be repeated."""
+    old, new, options, keeps = GOES_ON[case]
+    before: Any = make(mlp, old, classes=range(3))
+    now: Any = make(mlp, new, classes=range(3), **options)
+    before.learn(X[:32], LABELS[:32])
+    adopt(now, before.state(), before.parameters())
+    assert now.predict_proba(X).tolist() == before.predict_proba(X).tolist()
+    assert bool(now._optimizer.state) == keeps
+    again = make(mlp, new, classes=range(3), **options)
+    again.restore(load_state(dump_state(now.state())))
+    made: Any = declared_with(now, before.parameters())
+    assert made is not None and made.parameters() == before.parameters()
+    made.restore(before.state())
+    for learner in (before, now, again, made):
+        learner.learn(X[32:64], LABELS[32:64])
+    assert state_hash(now.state()) == state_hash(again.state()) != state_hash(before.state())
+    assert state_hash(made.state()) == state_hash(before.state())
+
+
+def test_weights_that_do_not_learn_any_more_keep_their_meaning() -> None:
+    def frozen() -> Any:
+        module = mlp()
+        module[0].requires_grad_(False)
+        return module
+
+    before: Any = make(mlp, classes=range(3))
+    now: Any = make(frozen, classes=range(3))
+    before.learn(X[:32], LABELS[:32])
+    adopt(now, before.state(), before.parameters())
+    now.learn(X[32:], LABELS[32:])
+    kept = [np.array_equal(now.state()[f"module.{n}"], before.state()[f"module.{n}"]) for n in ("0.weight", "3.weight")]
+    assert kept == [True, False]
+    made: Any = declared_with(now, before.parameters())
+    assert made is not None and made.parameters() == before.parameters()
+
+
+@pytest.mark.parametrize(
+    ("build", "more", "words"),
+    [
+        (lambda: nn.Sequential(nn.Linear(36, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3)), {}, "out_features=8"),
+        (lambda: nn.Sequential(nn.Linear(36, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 3)), {}, r"ReLU.*GELU"),
+        (mlp, {"loss": nn.MultiMarginLoss()}, r"«loss» .*MultiMarginLoss"),
+        (mlp, {"classes": (0, 1, 3)}, r"the classes \[0, 1, 2\], and \[0, 1, 3\]"),
+    ],
+)
+def test_parameters_that_decide_what_was_learned_are_refused(build: Any, more: Any, words: str) -> None:
+    before: Any = make(mlp, classes=range(3))
+    now: Any = make(build, **{"classes": range(3), **more})
+    before.learn(X[:32], LABELS[:32])
+    fresh = state_hash(now.state())
+    with pytest.raises(LearnError, match=words):
+        adopt(now, before.state(), before.parameters())
+    assert state_hash(now.state()) == fresh
+    assert declared_with(now, before.parameters()) is None
+
+
+def test_a_pipeline_goes_on_with_another_rate_and_all_of_it_is_replayed(tmp_path: Path) -> None:
+    from headrace.formats.topic_formats import codec_for
+    from headrace.log import open_log
+    from headrace.registry.requests import put_continue
+    from headrace.replay.verify import verify
+
+    def app(rate: float) -> hr.App:
+        made = hr.App("net", log=tmp_path / "net.headrace")
+        rows = made.topic("rows", append=True)
+        torch.manual_seed(1)
+        module = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+        learner = hr.adapters.torch(module, optimizer=optim.Adam(module.parameters(), rate), loss=nn.MSELoss())
+        model = made.model("m", learner, features=["a", "b"], target="y")
+        model.learn(rows, every=4)
+        model.predict(rows).to("predictions")
+        return made
+
+    def feed(pipeline: hr.App, first: int) -> None:
+        with pipeline.start() as running:
+            running.append("rows", [{"a": i % 3, "b": i % 5, "y": i % 7} for i in range(first, first + 11)])
+            running.wait(60)
+
+    feed(app(0.01), 0)
+    with closing(open_log(tmp_path / "net.headrace", writer=True)) as held, held.transaction() as txn:
+        put_continue(txn, "m", "me@here", 1)
+    feed(app(0.1), 11)
+    with closing(open_log(tmp_path / "net.headrace", writer=False, codec=codec_for())) as held:
+        assert verify(app(0.1).plan(), held).result == "equal"

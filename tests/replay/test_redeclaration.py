@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from river import linear_model, optim, preprocessing
 from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -389,7 +390,16 @@ def test_scikit_learn_goes_on_with_other_rates_and_refuses_other_meanings(log: L
     assert report(app).result == "equal"
 
 
-def test_a_pipelines_step_and_a_networks_rate_go_on(log: Log, tmp_path: Path) -> None:
+def logistic(rate: float) -> Any:
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression(optimizer=optim.SGD(rate))
+
+
+def of_river(model: Any) -> bool:
+    return type(model).__module__.startswith("river")
+
+
+def test_a_pipelines_step_and_a_networks_rate_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_KEY_FILE", str(tmp_path / "key"))
     for number, (old, new, told) in enumerate(
         [
             (
@@ -398,11 +408,13 @@ def test_a_pipelines_step_and_a_networks_rate_go_on(log: Log, tmp_path: Path) ->
                 "alpha: 0.0001 -> 0.01",
             ),
             (MLPClassifier((4,)), MLPClassifier((4,), learning_rate_init=0.1), "learning_rate_init: 0.001 -> 0.1"),
+            (logistic(0.01), logistic(0.5), "learning_rate: 0.01 -> 0.5"),
         ]
     ):
         at = tmp_path / f"{number}.headrace"
-        feed_species(classifier(at, make_pipeline(StandardScaler(), old)), 0)
-        app = classifier(at, make_pipeline(StandardScaler(), new))
+        old, new = (model if of_river(model) else make_pipeline(StandardScaler(), model) for model in (old, new))
+        feed_species(classifier(at, old), 0)
+        app = classifier(at, new)
         assert told in refusal(app)
         let(app)
         feed_species(app, 11)

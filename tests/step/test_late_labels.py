@@ -515,3 +515,63 @@ def test_verify_counts_first_labels_by_itself(identity: str) -> None:
         for taken, told in ((learned, ""), (learned + 1, "were learned"), (learned - 1, "none was refused")):
             progress = Progress(offsets={"t": len(changes)}, counters={"learned": taken - 1}, pending=1)
             assert (told in _recount(log, task, progress)) if told else _recount(log, task, progress) == ""
+
+
+@pytest.mark.parametrize("identity", ["default", "full", "index"])
+def test_updates_and_deletes_count_where_the_row_was_learned(identity: str) -> None:
+    """Of rows that wait, that were refused, or that were never seen as they came, there is nothing to unlearn."""
+    task = declared(graded=False)
+    table = Table(identity)
+    changes = [
+        table.insert(1, 10.0, 1.0),
+        table.insert(2, 20.0, None),
+        table.insert(3, None, 3.0),  # refused: no feature
+        table.insert(4, 40.0, None),
+        table.update(table.rows[2], u=21.0),
+        table.update(table.rows[3], y=4.0),
+        table.delete(table.rows[4]),
+        table.update(table.rows[2], y=2.0),  # learned
+        table.update(table.rows[3], note="x"),
+    ]
+    counted = [
+        table.update(table.rows[1], note="x"),
+        table.update(table.rows[2], y=2.5),
+        table.update(table.rows[1], id=9, k="k9"),
+        table.delete(table.rows[1]),
+        table.delete(table.rows[2]),
+    ]
+    for sizes in ([1], [2], [5], [100]):
+        for stored in (True, False):
+            state, _ = play(task, rows_of(changes), identity, sizes, stored=stored)
+            assert (state.counters.learned, state.counters.ignored) == (2, 0)
+            state, _ = play(task, rows_of(changes + counted), identity, sizes, stored=stored)
+            assert (state.counters.learned, state.counters.ignored) == (2, 5)
+
+
+def test_rows_that_an_update_shows_with_a_label_were_not_learned() -> None:
+    task = declared(graded=False)
+    changes: list[Change] = [
+        ("u", None, row(1, 10.0, 1.0)),
+        ("u", None, row(1, 10.0, 2.0)),
+        ("d", None, row(1, None, None)),
+        ("d", None, row(2, None, None)),
+        ("c", None, row(3, 30.0, 3.0)),
+        ("t", None, None),
+    ]
+    for sizes in ([1], [100]):
+        state, _ = play(task, rows_of(changes), "default", sizes)
+        assert (learned(state), state.counters.ignored) == ([(30.0, 3.0)], 1)
+
+
+def test_what_is_known_of_rows_does_not_grow_with_their_number() -> None:
+    """Rows older than the newest million are forgotten, everywhere that they are remembered."""
+    rows = row_identity.Identity(limit=1_000)
+    late = labels.Late(partial=True)
+    for start in range(0, 60_000, 500):
+        made = Batch.of({"id": range(start, start + 500), "y": [1.0] * 500}, key=["id"])
+        late.examples(labels.numbered(made, rows), "y", ["id"])
+        rows.state()  # as a checkpoint does
+        late.too_old(rows.forgotten)
+    assert len(rows._index) <= 4_000
+    assert late._done is not None and len(late._done.values) <= 4_000
+    assert len(rows._keys.values) <= 4_000

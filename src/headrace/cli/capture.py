@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headrace.capture.postgres.snapshot import OnProgress
-from headrace.cli.arguments import JsonOption, LogOption, load_app, location, writing
+from headrace.cli.arguments import JsonOption, LogOption, load_app, location, reading, writing
 from headrace.cli.console import print_table, report, talk
 from headrace.cli.events import with_events
 from headrace.engines.local.resync import ResyncOptions, SourceResync, resyncs
@@ -53,6 +53,9 @@ def capture_resync(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Also where the log could go on as it is.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be appended: nothing is changed, nowhere.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give a log whose slot was lost a new slot, and what it has missed: a new snapshot into the same log.
@@ -65,25 +68,31 @@ def capture_resync(
     Rows of a table without a key are compared as wholes: each is appended, or deleted, as often as it is missing or
     too many. Stop the pipeline first. A resync that was killed is simply done again.
 
-    Example: headrace capture resync --log iris.headrace
+    With --dry-run the tables are compared as they are now. Slot, publication and log stay as they are.
+
+    Example: headrace capture resync --log iris.headrace --dry-run
     """
     if unknown_rows not in (None, "append", "leave"):
         raise typer.BadParameter("--unknown-rows is append or leave")
     options = ResyncOptions(dsn, source, unknown_rows, force, take_over)  # type: ignore[arg-type]  # it is one of them
     app = load_app(file) if file else None
     where = log or (app.log if app is not None else location(None))
-    with _opened(where, app) as held, _progress(show=not as_json) as on_progress:
+    opened = _opened(where, app, changing=not dry_run)
+    with opened as held, _progress("comparing" if dry_run else "making the slot", show=not as_json) as on_progress:
         found = resyncs(held, _place(held, where), app.plan() if app is not None else None, on_progress, options)
         due = [source for source in found if source.reason or force]
         for needed in due:
-            _confirm(needed, yes=yes)
-        done = [_run(source, held) if source in due else source.about() for source in found]
+            _confirm(needed, yes=yes or dry_run)
+        run = SourceResync.compare if dry_run else _run
+        done = [run(source, held) if source in due else source.about() for source in found]
     if as_json:
-        print(to_json({"log": where, "sources": done}))
+        print(to_json({"log": where, "dry_run": dry_run, "sources": done}))
         return
     for about in done:
         _say(about)
-    if due:
+    if due and dry_run:
+        report("Nothing was changed: this is what would be appended without --dry-run.")
+    elif due:
         report(f"The pipeline goes on: headrace run {file or 'FILE.py'} --log {where}")
 
 
@@ -100,13 +109,14 @@ def _place(log: Log, where: str) -> str:
 
 
 @contextmanager
-def _opened(where: str, app: App | None) -> Iterator[Log]:
+def _opened(where: str, app: App | None, *, changing: bool) -> Iterator[Log]:
     if where.startswith("memory:"):
         raise DeclarationError(
             "a log in memory begins with a new snapshot whenever its app starts", advice="Start the app."
         )
     formats = app.plan().formats if app is not None else None
-    with writing(where, name=app.name if app is not None and where.startswith(SCHEME) else "", formats=formats) as held:
+    name = app.name if app is not None and where.startswith(SCHEME) else ""
+    with (writing if changing else reading)(where, name=name, formats=formats) as held:
         yield held
 
 
@@ -117,6 +127,8 @@ def _confirm(found: SourceResync, *, yes: bool) -> None:
         DeclarationError: nobody can be asked.
     """
     what = found.resync.elsewhere
+    if what and yes:
+        report(f"source «{found.name}»: {what}")
     if not what or yes:
         return
     if not talk.is_terminal:
@@ -129,13 +141,13 @@ def _confirm(found: SourceResync, *, yes: bool) -> None:
 
 
 @contextmanager
-def _progress(*, show: bool) -> Iterator[OnProgress]:
+def _progress(first: str, *, show: bool) -> Iterator[OnProgress]:
     """Show a bar on standard error, where that is a terminal: how far a table, or its topic, was read."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     with Progress(
         *columns, TimeRemainingColumn(), console=talk, transient=True, disable=not (show and talk.is_interactive)
     ) as bar:
-        task = bar.add_task("making the slot", total=None)
+        task = bar.add_task(first, total=None)
         reading = ""
 
         def on_progress(what: str, done: int, total: int) -> None:

@@ -1,4 +1,7 @@
-"""The command ``headrace``: until its modules are imported a signal simply ends it."""
+"""The command ``headrace``: until its modules are imported a signal simply ends it.
+
+Neither this module nor the package's root imports anything of ours or of others: that takes the first second.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import signal
 
 
 def main() -> None:
-    """Import the command line, which takes a second, and run a command."""
+    """Import the command line, and run a command."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from headrace.cli.main import main as run
 

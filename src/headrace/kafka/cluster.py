@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
 from headrace.event_log import event
 from headrace.kafka.settings import KafkaLocation
-from headrace.retry import Backoff
+from headrace.retry import Backoff, due
 
 logger = logging.getLogger("headrace")
 
@@ -51,6 +51,7 @@ class Cluster:
         self._patience = patience
         self.on_wait: Callable[[str], None] = lambda _: None
         self._interrupted_at: float | None = None
+        self._answered = False
         self._admin = AdminClient(location.client(socket_timeout_ms=10_000))
         self._partitions: dict[str, tuple[int, float]] = {}
         self._limits: dict[str, int] = {}
@@ -65,8 +66,13 @@ class Cluster:
         return self._interrupted_at is not None
 
     def out_of_patience(self, deadline: float) -> bool:
-        """Return whether a deadline (`time.monotonic`) has come, which an interruption brings near."""
+        """Return whether a deadline (`time.monotonic`) has come, which an interruption brings near.
+
+        While no broker has answered, the time in which a pipeline is to start is one too (`headrace.retry.due`).
+        """
         now, at = time.monotonic(), self._interrupted_at
+        if not self._answered and now >= due():
+            return True
         return now >= deadline or (at is not None and now >= at + LAST_PATIENCE)
 
     def breakable(self, what: str, call: Callable[[], _T]) -> _T:
@@ -96,6 +102,11 @@ class Cluster:
                 if outcome.done():
                     return outcome.result()
             if self.out_of_patience(math.inf):
+                if not self.interrupted:
+                    raise LogUnavailable(
+                        f"{self.location.url} cannot be reached ({what})",
+                        advice="Is the broker running, and are host and port right?",
+                    )
                 raise LogUnavailable(f"stopped while {what}: {self.location.url} is away")
 
     def patiently(self, what: str, call: Callable[[], _T], *, patience: float | None = None) -> _T:
@@ -112,7 +123,9 @@ class Cluster:
         try:
             while True:
                 try:
-                    return call()
+                    found = call()
+                    self._answered = True
+                    return found
                 except KafkaException as error:
                     failure = self.translate(error, what)
                     if not failure.retry or self.out_of_patience(deadline):

@@ -19,12 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.arrays import Array
-from headrace.errors import LearnError
+from headrace.errors import HeadraceError, LearnError
 
 State = dict[str, "npt.NDArray[Any] | int | float | str | bool | None"]
 
 
-Method = Literal["predict_proba", "fit", "unlearn", "partial", "merge", "pinned", "largest", "adopt"]
+Method = Literal["predict_proba", "fit", "unlearn", "partial", "merge", "pinned", "largest", "adopt", "declared_with"]
 OPTIONAL_METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -59,8 +59,12 @@ class LearnerTraits:
             ``pinned()``: a context that is entered once around many calls, where each of them would enter it;
             ``largest()``: the largest absolute number in what it has learned, infinite where one is NaN; a row that
             takes it beyond 1e150 is refused;
-            ``adopt(state)``: take over the state of a learner of its class that was declared with other parameters, and
-            keep its own parameters; raises LearnError where the numbers of the state mean something else by them.
+            ``adopt(state)``, or ``adopt(state, parameters)``: take over the state of a learner of its class that was
+            declared with other parameters (these), and keep its own; raises LearnError where the numbers of the state
+            mean something else by its own;
+            ``declared_with(parameters)``: a learner as it was declared with other parameters, which has learned
+            nothing; raises LearnError where it cannot be made of this one. Steps that were taken before `adopt` are
+            repeated by it, where a log alone does not say how the learner was declared.
     """
 
     deterministic: bool = True
@@ -159,6 +163,18 @@ class Adopting(Learner, Protocol):
     def adopt(self, state: State) -> None: ...
 
 
+class AdoptingByParameters(Learner, Protocol):
+    """A learner that offers ``adopt``, and must know what was declared before to tell."""
+
+    def adopt(self, state: State, parameters: Mapping[str, Any]) -> None: ...
+
+
+class Redeclared(Learner, Protocol):
+    """A learner that offers ``declared_with``."""
+
+    def declared_with(self, parameters: Mapping[str, Any]) -> Learner: ...
+
+
 def traits_of(learner: Learner) -> LearnerTraits:
     """Return a learner's traits; see `Learner`.
 
@@ -223,16 +239,35 @@ def adopt(learner: Learner, state: State, parameters: Mapping[str, Any]) -> None
     Raises:
         LearnError: it does not fit, or the learner cannot tell.
     """
-    own = json.loads(json.dumps(learner.parameters(), default=str))
-    if own == json.loads(json.dumps(parameters, default=str)):
+    before = as_json(parameters)
+    if as_json(learner.parameters()) == before:
         learner.restore(state)
     elif "adopt" in traits_of(learner).offers:
-        cast("Adopting", learner).adopt(state)
+        adopting = cast("Adopting", learner)
+        if "parameters" in inspect.signature(adopting.adopt).parameters:
+            cast("AdoptingByParameters", learner).adopt(state, before)
+        else:
+            adopting.adopt(state)
     else:
         raise LearnError(
             f"{type(learner).__name__} does not say whether what was learned with other parameters fits",
             advice="A learner of your own says so by a method adopt(state).",
         )
+
+
+def declared_with(learner: Learner, parameters: Mapping[str, Any]) -> Learner | None:
+    """Return a learner as it was declared with other parameters; None where it cannot be made of this one."""
+    if "declared_with" not in traits_of(learner).offers:
+        return None
+    try:
+        return cast("Redeclared", learner).declared_with(as_json(parameters))
+    except HeadraceError:
+        return None
+
+
+def as_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as a log keeps them."""
+    return dict(json.loads(json.dumps(parameters, default=str)))
 
 
 def largest(learner: Learner) -> float:

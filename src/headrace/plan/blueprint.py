@@ -13,7 +13,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from headrace.errors import DeclarationError, HeadraceError
-from headrace.learn.base import Learner, traits_of
+from headrace.learn.base import Learner, declared_with, traits_of
 from headrace.learn.category import Category
 from headrace.learn.features import Feature
 from headrace.learn.images import Image, Vector
@@ -98,12 +98,16 @@ def task_before(task: ModelTask, fingerprint: Mapping[str, Any], made: Mapping[s
     known = {str(stream): stream for stream in (*task.learn, *(plan.stream for plan in task.predict))}
     streams = [known.get(text) or StreamPlan(text) for text in then["inputs"]]
     whole = made_again or task
-    own = {"learner", "parameters", "features"} - same
-    if (own and made_again is None) or any(" │ " in stream.topic for stream in streams):
+    learner: Learner | None = task.learner
+    if "learner" not in same or "parameters" not in same:
+        by_itself = declared_with(task.learner, then["parameters"]) if "learner" in same else None
+        learner = by_itself if made_again is None else made_again.learner
+    other_features = "features" not in same and made_again is None
+    if learner is None or other_features or any(" │ " in stream.topic for stream in streams):
         return None
     return replace(
         task,
-        learner=task.learner if {"learner", "parameters"} <= same else whole.learner,
+        learner=learner,
         features=task.features if "features" in same else whole.features,
         target=then["target"],
         cut=_cut(then["cut"]) if made_again is None else whole.cut,

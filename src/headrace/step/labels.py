@@ -131,6 +131,7 @@ class Late:
 
     Attributes:
         hashes: of keys of rows that waited in a state of a version that kept nothing else.
+        revised: rows that events have changed or ended after they were learned, one for each event, until `settle`.
     """
 
     def __init__(self, *, partial: bool = False) -> None:
@@ -139,7 +140,10 @@ class Late:
         self._done = Numbered() if partial else None
         # Number of a row (without its last bit) -> where it is kept, plus one.
         self._where = Numbered()
+        # 1 for rows that have had a label, and were not learned: it was refused, or may not have been the first.
+        self._unlearned = Numbered()
         self.hashes: set[int] = set()
+        self.revised: list[Ints] = []
 
     def __len__(self) -> int:
         return len(self._rows) + len(self.hashes)
@@ -151,7 +155,8 @@ class Late:
     @property
     def empty(self) -> bool:
         """True where it has nothing to remember."""
-        return not len(self) and (self._done is None or not len(self._done.values))
+        unlearned = len(self._unlearned.values) > 0
+        return not len(self) and not unlearned and (self._done is None or not len(self._done.values))
 
     def examples(
         self,
@@ -161,6 +166,7 @@ class Late:
         *,
         nulls: bool = False,
         absent: Mapping[str, Mask] | None = None,
+        revisions: bool = False,
     ) -> Batch:
         """Return the rows to be learned, in order: those that come with a label, and those that get one here.
 
@@ -170,6 +176,7 @@ class Late:
             nulls: whether a row that lacks one of them could be predicted. Where not, one that lacked one when it was
                 last seen without a label is learned as the label's event shows it.
             absent: events that do not have a column's value, which is the one before; by default what was not sent.
+            revisions: whether events of rows that were learned before are counted (`revised`).
 
         >>> rows, late = Identity(), Late()
         >>> def came(op, u, y):
@@ -191,6 +198,8 @@ class Late:
         values = _Values(batch, found, names, self._stored(found, names), absent)
         taken = found.runs.at[found.takes]
         rows = np.sort(np.concatenate([direct, taken]))
+        if revisions and not fresh.all():
+            self._note_revised(batch, fresh, rows, found)
         result = batch.take(rows)
         if len(taken):
             source = values.sources(found.takes, found.source)
@@ -228,7 +237,42 @@ class Late:
         earlier = runs.before(mine) >= 0
         takes = ~fresh & mine & waited & ~earlier
         source = runs.before(np.ones(len(runs.at), np.bool_))
-        return FirstLabels(runs, takes, waited & ~earlier & ~mine, source, stored, whole)
+        unlearned = shown & mine & ~waited & runs.first
+        return FirstLabels(runs, takes, waited & ~earlier & ~mine, source, stored, whole, unlearned)
+
+    def _note_revised(self, batch: Batch, fresh: Mask, learned: Ints, found: FirstLabels) -> None:
+        """Count events of rows that had been learned before them: in this batch, or by what is known from before."""
+        if ROW not in batch.schema.names:
+            return
+        unlearned = found.runs.number[found.unlearned]
+        self.refuse(unlearned[unlearned > 0])
+        row = np.asarray(batch.column(ROW))
+        number = np.where(row < 0, ~row, row)
+        order = np.argsort(number, kind="stable")
+        number, fresh = number[order], fresh[order]
+        place, learns = np.arange(len(order)), np.zeros(len(order), np.bool_)
+        learns[learned] = True
+        first = np.append(True, number[1:] != number[:-1])[: len(order)]
+        begin = np.maximum.accumulate(np.where(first, place, 0))
+        newest = np.append(-1, np.maximum.accumulate(np.where(learns[order], place, -1))[:-1])
+        known = ((row[order] > 0) & ~fresh)[begin] & (self._where.get(number >> 1) == 0)
+        if self._done is not None:
+            known &= self._done.get(number >> 1) != 0
+        before = (newest >= begin) | known
+        self.revised.append(number[~fresh & (number > 0) & before] >> 1)
+
+    def settle(self) -> int:
+        """Return how many events have changed or ended rows that were learned before, since this was asked last.
+
+        Rows of the events' own batch may have been refused meanwhile.
+        """
+        found, self.revised = self.revised, []
+        return sum(int((self._unlearned.get(rows) == 0).sum()) for rows in found)
+
+    def refuse(self, numbers: Ints) -> None:
+        """Remember that rows were not learned though they have a label."""
+        places = numbers >> 1
+        self._unlearned.put(places, np.ones(len(places), np.uint64))
 
     def _stored(self, found: FirstLabels, names: Sequence[str]) -> pa.Table:
         """Return what is kept of the rows of a batch, where something is."""
@@ -276,6 +320,9 @@ class Late:
 
     def too_old(self, forgotten: int) -> tuple[Ints, pa.Table]:
         """Take rows that are not remembered any more (`row_identity.LIMIT`), and what was kept of them."""
+        for numbers in (self._unlearned, self._done):
+            if numbers is not None:
+                numbers.forget(forgotten + 1)
         values = self._where.values
         if not len(values) or self._where.first > forgotten:
             return np.empty(0, np.int64), pa.table({})
@@ -284,8 +331,6 @@ class Late:
         kept = self._rows.take(old[old > 0].astype(np.int64) - 1) if len(places) else pa.table({})
         self.end(2 * places)
         self._where.forget(forgotten + 1)
-        if self._done is not None:
-            self._done.forget(forgotten + 1)
         return places, kept.drop_columns(["__number"]) if len(places) else kept
 
     # -- stored ----------------------------------------------------------------------------------------------------
@@ -297,11 +342,15 @@ class Late:
             flat.update({f"done.{name}": value for name, value in self._done.state(begin).items()})
         if self.hashes:
             flat["hashes"] = np.sort(np.fromiter(self.hashes, np.int64, len(self.hashes)))
+        if self._unlearned.values.any():
+            flat["unlearned"] = (self._unlearned.first + np.flatnonzero(self._unlearned.values)).astype(np.int64)
         return flat
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take flat values that `state` returned."""
         self.hashes = set(np.asarray(state.get("hashes", ()), np.int64).tolist())
+        self._unlearned = Numbered()
+        self.refuse(2 * np.asarray(state.get("unlearned", ()), np.int64))
         self._rows.restore(below("rows.", state))
         self._where = Numbered()
         if self._done is not None and "done.first" in state:
@@ -322,6 +371,7 @@ class FirstLabels:
         source: the event before, whose columns were the row's; -1: what is kept of it, or its old image.
         stored: where it is kept, plus one; 0: nowhere.
         whole: which come with the whole old row.
+        unlearned: which show a row for the first time, with a label that may not be its first.
     """
 
     runs: Histories
@@ -330,6 +380,7 @@ class FirstLabels:
     source: Ints
     stored: Ints
     whole: Mask
+    unlearned: Mask
 
 
 class _Values:

@@ -120,8 +120,12 @@ class _Index:
     def __init__(self) -> None:
         self._runs: list[tuple[Hashes, Ints]] = []
 
-    def add(self, keys: Hashes, numbers: Ints) -> None:
-        """Later ones of a key win; 0 takes a key out."""
+    def add(self, keys: Hashes, numbers: Ints, forgotten: int) -> None:
+        """Later ones of a key win; 0 takes a key out.
+
+        Args:
+            forgotten: the largest number (without its last bit) that nobody looks for any more.
+        """
         if not len(keys):
             return
         self._runs.append(_sorted(keys, numbers))
@@ -129,8 +133,12 @@ class _Index:
             (older, one), (newer, other) = self._runs[-2:]
             run = _sorted(np.concatenate([older, newer]), np.concatenate([one, other]))
             if len(self._runs) == 2:
-                run = run[0][run[1] > 0], run[1][run[1] > 0]
+                kept = run[1] >> 1 > max(forgotten, 0)
+                run = run[0][kept], run[1][kept]
             self._runs[-2:] = [run]
+
+    def __len__(self) -> int:
+        return sum(len(keys) for keys, _ in self._runs)
 
     def find(self, keys: Hashes) -> Ints:
         """Return the number of each key; 0 where there is none."""
@@ -262,7 +270,7 @@ class Identity:
         replaced = np.concatenate([before[before > 0] >> 1, np.setdiff1d(places, last, assume_unique=True)])
         if len(replaced):
             self._end(replaced)
-        self._index.add(run, 2 * last + self._late.get(last).astype(np.int64))
+        self._index.add(run, 2 * last + self._late.get(last).astype(np.int64), self.forgotten)
 
     def ended(self) -> tuple[Ints, int]:
         """Return numbers of rows that ended since the last call, and the one up to which all have (no last bit)."""
@@ -309,7 +317,7 @@ class Identity:
         self._indexed = self.given + 1
         self._end(ended[ended > 0] >> 1)
         ends = np.append(starts[1:], True)
-        self._index.add(keys[order][ends], np.where(deletes, 0, current)[ends])
+        self._index.add(keys[order][ends], np.where(deletes, 0, current)[ends], self.forgotten)
         self._keys.forget(self.forgotten + 1)
         self._late.forget(self.forgotten + 1)
         found = np.empty(n, np.int64)
@@ -451,7 +459,7 @@ class _Walk:
         rows = self.rows
         keys = list(self._changed)
         numbers = [self.known[key] for key in keys]
-        rows._index.add(np.array(keys, np.uint64), np.array(numbers, np.int64))
+        rows._index.add(np.array(keys, np.uint64), np.array(numbers, np.int64), rows.forgotten)
         rows._indexed = rows.given + 1
         rows._keys.forget(rows.forgotten + 1)
         rows._late.forget(rows.forgotten + 1)

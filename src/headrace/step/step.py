@@ -165,6 +165,8 @@ class _ModelStep:
         self.lines: list[Line] = []
         self.operators: OperatorRun | None = None
         self.trainings: list[dict[str, Any]] = []
+        # Places of events of rows that nothing identifies.
+        self._nameless: list[Ints] = []
 
     def run(self) -> list[Output]:
         state, merged = self.state, self.merged
@@ -330,7 +332,9 @@ class _ModelStep:
             fresh += [(GRADED, batch) for batch in self._graded(self.operators)]
         if depend_on_the_log(self.task.features):
             self.births = see(self.task.features, self.state.vocabulary, [(rows, order_of(rows)) for _, rows in fresh])
-        return joined([self._accept(number, batch) for number, batch in fresh])
+        accepted = [self._accept(number, batch) for number, batch in fresh]
+        self.state.counters.ignored += self._count_revised(accepted)
+        return joined(accepted)
 
     def _graded(self, operators: OperatorRun) -> Iterator[Batch]:
         """Yield rows that were predicted, where their labels are known."""
@@ -342,12 +346,17 @@ class _ModelStep:
                 yield from (item for item in good if item.num_rows)
 
     def _fresh(self, stream: StreamPlan, name: str) -> Iterator[Batch]:
-        """Yield rows of a stream to be learned, each when it has the label that is wanted; count the others."""
+        """Yield rows of a stream to be learned, each when it has the label that is wanted.
+
+        Count those without one, and events that change or end rows that were learned before.
+        """
         counters, task = self.state.counters, self.task
         for batch in self._stream(stream, "learn"):
             fresh = inserted(batch)
             if task.target is None or task.target not in batch.schema.names:
-                counters.ignored += int((~fresh).sum())
+                if task.target is None:
+                    counters.ignored += int(self._revised(batch, fresh).sum())
+                    self._note_nameless(batch, fresh)
                 batch = batch if fresh.all() else batch.filter(fresh)
                 if task.target is None:
                     yield batch
@@ -357,11 +366,39 @@ class _ModelStep:
                 continue
             late = self.state.memory.waiting(name, partial=bool(stream.operations))
             columns = None if callable(task.features) else task.feature_names
-            found = late.examples(batch, task.target, columns, nulls=task.missing == "pass")
-            unlabelled = int((fresh & ~np.asarray(batch.column(task.target).is_valid())).sum())
-            counters.unlabelled += unlabelled
-            counters.ignored += batch.num_rows - unlabelled - found.num_rows
+            found = late.examples(batch, task.target, columns, nulls=task.missing == "pass", revisions=True)
+            counters.unlabelled += int((fresh & ~np.asarray(batch.column(task.target).is_valid())).sum())
+            self._note_nameless(batch, fresh)
             yield found
+
+    def _revised(self, batch: Batch, fresh: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return which events change or end rows that a model without a target learned when they came."""
+        if ROW not in batch.schema.names:
+            return np.zeros(batch.num_rows, np.bool_)
+        row = np.asarray(batch.column(ROW))
+        # Even numbers are of rows that came as an insert, or in a snapshot.
+        return np.asarray(~fresh & (row > 0) & (row & 1 == 0))
+
+    def _note_nameless(self, batch: Batch, fresh: npt.NDArray[np.bool_]) -> None:
+        """Note events that change or end rows, and nobody knows which: any of those that were learned."""
+        if fresh.all():
+            return
+        op = batch.op
+        named = ROW in batch.schema.names and row_identity.identifying(batch)
+        events = op == OPS["t"] if named else ~fresh
+        if events.any():
+            self._nameless.append(order_of(batch)[events])
+
+    def _count_revised(self, accepted: Sequence[Examples]) -> int:
+        """Return how many events change or end rows that were learned before."""
+        late = self.state.memory.late
+        found = sum(late[name].settle() for name in named_uses(self.task, "learn") if name in late)
+        if self._nameless:
+            places = [int(examples.order.min()) for examples in accepted if len(examples)]
+            before = self.state.counters.learned or self.state.open_batch.rows
+            first = -1 if before else min(places, default=self.merged.rows)
+            found += int((np.concatenate(self._nameless) > first).sum())
+        return found
 
     def _forget(self) -> None:
         """Let go rows that have ended, or are too many to be remembered: they wait for no label any more."""
@@ -413,6 +450,11 @@ class _ModelStep:
         if not valid.all():
             bad = np.flatnonzero(~valid)
             self._refuse(topic, batch.take(bad), [reasons[i] for i in bad.tolist()], "learn")
+            if number >= 0 and task.target is not None and ROW in batch.schema.names:
+                row = np.asarray(batch.column(ROW))[bad]
+                name = named_uses(task, "learn")[number]
+                late = state.memory.waiting(name, partial=bool(task.learn[number].operations))
+                late.refuse(np.where(row < 0, ~row, row))
         rows = Samples(found.X, y, weight, self._origins(number, batch))
         return Examples(order_of(batch), rows) if valid.all() else Examples(order_of(batch)[valid], rows.taken(valid))
 

@@ -27,13 +27,20 @@ import pyarrow.compute as pc
 from headrace.batch import Batch
 from headrace.capture.base import Log
 from headrace.capture.comparison import Comparison, Counts, Difference
-from headrace.capture.postgres import catalog, slot_binding
+from headrace.capture.postgres import catalog, drift, slot_binding
 from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
 from headrace.capture.postgres.drift import Began
 from headrace.capture.postgres.slot_binding import Claim, SourceRecord
 from headrace.capture.postgres.snapshot import Converter, OnProgress, Snapshot, pieces, read_ahead
 from headrace.capture.postgres.source import PostgresSource
-from headrace.capture.postgres.startup import Declared, Startup, WaitReporter, check_kind, nothing_matches
+from headrace.capture.postgres.startup import (
+    Declared,
+    Startup,
+    WaitReporter,
+    check_kind,
+    nothing_matches,
+    right_shape,
+)
 from headrace.capture.postgres.table import topic_of
 from headrace.errors import LogError, SourceRefused
 from headrace.faults import fault
@@ -70,7 +77,7 @@ class Resync(Startup):
         directory: where rows lie while they are compared; the system's by default.
 
     Attributes:
-        compared: what came of each table, after `open`.
+        compared: what came of each table, after `open` or `compare`.
         elsewhere: in which way the database is another one than the log's; "" where it is not. After `check`.
     """
 
@@ -211,6 +218,37 @@ class Resync(Startup):
         with self._reporter:
             return super().open(log, cancelled)
 
+    def compare(self, log: Log) -> int:
+        """Compare the tables as they are now with the log, and change nothing: neither the log nor the server.
+
+        Returns:
+            Where the server's log ended then.
+
+        Raises:
+            SourceUnavailable, SourceRefused: as `check`.
+            LogError: a topic's rows cannot be compared.
+        """
+        if not self.tables:
+            self.check(log)
+        declared, server = self._declared, self._declared.server
+        with (
+            self._reporter,
+            contextlib.closing(server.sql()) as connection,
+            server.translated("to export a snapshot"),
+        ):
+            # Our own publication is made anew where it is not as wanted: its columns and filters count no more.
+            now = drift.look(connection, declared.publication)
+            stays = not declared.own_publication or right_shape(now, self.tables)
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            (exported,) = connection.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
+            lsn = catalog.insert_lsn(connection)
+            self.reading = True
+            with Snapshot(server, exported, self.tables, declared.publication if stays else "") as snapshot:
+                self.tables = snapshot.tables
+                self._compare(snapshot, log, lsn, _Dropped)
+        self.done()
+        return lsn
+
     def _begin(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
         return self._begin_fresh(connection, log, cancelled)
 
@@ -219,12 +257,16 @@ class Resync(Startup):
 
     def _stage(self, snapshot: Snapshot, log: Log, lsn: int) -> None:
         """Stage what differs, of all tables: one transaction of the source, at the snapshot's position."""
+        self._compare(snapshot, log, lsn, _Staging)
+
+    def _compare(self, snapshot: Snapshot, log: Log, lsn: int, staging: type[_Staging]) -> None:
         self.compared = []
         index = 0
         for table in snapshot.tables:
             compared = Compared(str(table), self._topic(table))
+            converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us)
             try:
-                index = self._stage_table(snapshot, log, table, compared, lsn, index)
+                index = self._compare_table(snapshot, log, table, compared, staging(log, converter, index))
             except OSError as error:
                 raise LogError(
                     f"rows of table {table} cannot be put aside in {self._directory or tempfile.gettempdir()}: {error}",
@@ -237,9 +279,8 @@ class Resync(Startup):
                 topic = topic_of(self._declared.name, name.partition(".")[::2])
                 self.compared.append(Compared(name, topic, gone=True))
 
-    def _stage_table(self, snapshot: Snapshot, log: Log, table: Table, compared: Compared, lsn: int, index: int) -> int:
-        converter = Converter(table, self._declared.name, lsn=lsn, ts_us=snapshot.ts_us)
-        topics = log.topics()
+    def _compare_table(self, snapshot: Snapshot, log: Log, table: Table, compared: Compared, staging: _Staging) -> int:
+        converter, topics = staging.converter, log.topics()
         held = topics.get(converter.topic)
         size = max(held.bytes if held else 0, table.estimated_rows * _ROW_BYTES)
         key = table.identity_columns or table.key
@@ -250,7 +291,6 @@ class Resync(Startup):
             letters = self._meet(snapshot, log, comparison, table, converter)
             was_captured = ".".join(table.label) in self._known_before.tables
             leaves = self._unknown == "leave" and was_captured
-            staging = _Staging(log, converter, index)
             found = comparison.differences()
             staging.stage((rows for rows in found if not (leaves and rows.op == "c")), "c" if was_captured else "r")
             staging.stage_letters(letters)
@@ -296,7 +336,7 @@ class _Staging:
     """Stages what differs, as events at the snapshot's position, numbered through."""
 
     def __init__(self, log: Log, converter: Converter, index: int) -> None:
-        self._log, self._converter = log, converter
+        self._log, self.converter = log, converter
         self.index = index
 
     def stage(self, differences: Iterator[Difference], op_of_new: str) -> None:
@@ -305,13 +345,13 @@ class _Staging:
             with self._log.transaction() as transaction:
                 transaction.next_slice()
                 for records in piece:
-                    transaction.stage(self._converter.topic, records)
+                    transaction.stage(self.converter.topic, records)
             fault("snapshot.piece-staged")
 
     def _events(self, differences: Iterator[Difference], op_of_new: str) -> Iterator[pa.RecordBatch]:
         for found in differences:
             op = op_of_new if found.op == "c" else found.op
-            yield self._converter.batch(op, found.rows, found.before, self.index)
+            yield self.converter.batch(op, found.rows, found.before, self.index)
             self.index += found.rows.num_rows
 
     def stage_letters(self, letters: Sequence[Batch]) -> None:
@@ -322,8 +362,20 @@ class _Staging:
                 numbers = np.arange(self.index, self.index + batch.num_rows)
                 rows, at = batch.rows, batch.ts_us
                 numbered = Batch.of(rows, op=batch.op, lsn=batch.lsn, index=numbers, ts_us=at, source=batch.source)
-                transaction.stage(f"{self._converter.topic}.dlq", numbered.records)
+                transaction.stage(f"{self.converter.topic}.dlq", numbered.records)
                 self.index += batch.num_rows
+
+
+class _Dropped(_Staging):
+    """Takes what differs, and stages nothing."""
+
+    def stage(self, differences: Iterator[Difference], op_of_new: str) -> None:
+        """Let the comparison count what differs."""
+        for _ in differences:
+            pass
+
+    def stage_letters(self, letters: Sequence[Batch]) -> None:
+        """Leave dead letters out."""
 
 
 def events(log: Log, topic: str) -> Iterator[pa.RecordBatch]:

@@ -64,6 +64,11 @@ class SourceResync:
         record = self.resync.open(log, lambda: False)
         return {**self.about(), "position": format_lsn(record.consistent_point), "tables": self._tables()}
 
+    def compare(self, log: Log) -> dict[str, Any]:
+        """Return what would come of it, as JSON values; nothing is changed."""
+        lsn = self.resync.compare(log)
+        return {**self.about(), "position": format_lsn(lsn), "tables": self._tables()}
+
     def about(self) -> dict[str, Any]:
         """Return what is known of the source before, as JSON values."""
         declared = self.resync.declared

@@ -23,7 +23,7 @@ from headrace.engines.contract import RunningPipeline
 from headrace.errors import HeadraceError
 from headrace.event_log import event
 from headrace.log.base import Log
-from headrace.retry import Backoff
+from headrace.retry import Backoff, reached_by
 
 logger = logging.getLogger("headrace")
 
@@ -245,7 +245,8 @@ def start_patiently(start: Callable[[], Pipeline], patience: float) -> Pipeline:
     due, backoff, said = time.monotonic() + patience, Backoff(first=0.5, most=5.0), False
     while True:
         try:
-            return start()
+            with reached_by(due):
+                return start()
         except HeadraceError as error:
             left = due - time.monotonic()
             if not error.retry or left <= 0:

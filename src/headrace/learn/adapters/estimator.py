@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.arrays import Array
-from headrace.errors import BadRows, DeclarationError
+from headrace.errors import BadRows, DeclarationError, LearnError
+from headrace.learn.base import one_line
 
 
 class Estimator:
@@ -136,3 +137,50 @@ def described(value: Any, options: Callable[[Any], Mapping[str, Any] | None]) ->
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def differences(before: Any, now: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Yield where two descriptions differ: the path of keys and places, the value before and the one now.
+
+    >>> list(differences({"a": [1, {"b": 2}], "c": 0}, {"a": [1, {"b": 3}], "c": 0}))
+    [(('a', '1', 'b'), 2, 3)]
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(key), now.get(key), (*path, str(key)))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for place, (was, is_) in enumerate(zip(before, now, strict=True)):
+            yield from differences(was, is_, (*path, str(place)))
+    elif before != now:
+        yield path, before, now
+
+
+def refuse_other_meaning(
+    before: Mapping[str, Any], now: Mapping[str, Any], goes_on: Callable[[tuple[str, ...]], bool], name: str
+) -> None:
+    """Refuse parameters under which numbers that were learned with others mean something else.
+
+    Args:
+        goes_on: says of the path of a difference that it only decides how learning goes on.
+        name: of the model, for the message.
+
+    Raises:
+        LearnError: naming the first of them, as it was and as it is declared.
+    """
+    for path, was, is_ in differences(before, now):
+        if goes_on(path):
+            continue
+        if path[0] == "classes":
+            raise LearnError(f"it has learned the classes {before['classes']}, and {now['classes']} are declared")
+        raise LearnError(
+            f"«{'.'.join(path)}» of {name} decides what the numbers it has learned mean: "
+            f"{_short(was, is_)} -> {_short(is_, was)}"
+        )
+
+
+def _short(value: Any, other: Any) -> str:
+    """Return a value in one line; of a text of several lines, those that the other does not have."""
+    if isinstance(value, str) and isinstance(other, str) and "\n" in value + other:
+        known = other.splitlines()
+        value = " ".join(line.strip() for line in value.splitlines() if line not in known)
+    return one_line("nothing" if value is None else str(value), 80)

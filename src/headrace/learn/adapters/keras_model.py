@@ -11,18 +11,18 @@ Source: https://keras.io/api/models/model_training_apis/
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headrace.arrays import Array
-from headrace.errors import DeclarationError
-from headrace.learn.adapters.estimator import class_name, sorted_classes
+from headrace.errors import DeclarationError, LearnError
+from headrace.learn.adapters.estimator import class_name, refuse_other_meaning, sorted_classes
 from headrace.learn.adapters.keras_programs import Program, program_of
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape
-from headrace.learn.base import State, largest_in
+from headrace.learn.base import State, as_json, largest_in
 
 # What a loss makes of labels, and what makes probabilities of the outputs it judges (with from_logits).
 _LOSSES: dict[str, tuple[Coding, Scale | None]] = {
@@ -37,6 +37,9 @@ _LOSSES: dict[str, tuple[Coding, Scale | None]] = {
     "squared_hinge": ("binary", None),
 }
 
+
+# Parameters beside the network that only say how it goes on learning.
+_OPTIONS = frozenset({"optimizer", "batch_size", "epochs"})
 
 # References to layers are under these; elsewhere an equal text ("relu", "float32") means something else.
 _NAMING = frozenset({"name", "keras_history", "input_layers", "output_layers"})
@@ -105,7 +108,7 @@ class KerasLearner(Network):
             batch_size=batch_size,
             epochs=epochs,
             learned=pretrained or trained,
-            offers=frozenset({"largest"}),
+            offers=frozenset({"largest", "adopt", "declared_with"}),
         )
         self._program: Program = program_of(model, loss, shape, pin_seeds=not trained, rows=batch_size)
         self._values = self._program.begin()
@@ -145,6 +148,47 @@ class KerasLearner(Network):
         self._values = self._program.holding([a.view(kind) for a, kind in zip(arrays, kinds, strict=True)])
         self._learned = bool(fitting["learned"])
 
+    def adopt(self, state: State, parameters: Mapping[str, Any]) -> None:
+        """Take over the state of the same network with the same loss and classes, which was to learn otherwise.
+
+        Another optimizer, or one whose options change what it keeps of each weight, begins without what it knew.
+
+        Raises:
+            LearnError: architecture, loss, classes or the shape of a row differ; nothing has been changed then.
+        """
+        now = as_json(self.parameters())
+        refuse_other_meaning(parameters, now, _goes_on, self._name)
+        own = self.state()
+        of_optimizer = [name for name in own if name.startswith("optimizer.")]
+        kept = [
+            name
+            for name in of_optimizer
+            if not name.endswith(".learning_rate") or parameters["optimizer"] == now["optimizer"]
+        ]
+        same = parameters["optimizer"]["class"] == now["optimizer"]["class"] and _alike(of_optimizer, state, own)
+        learned = {name: state.get(name) for name in own if name not in of_optimizer or (same and name in kept)}
+        self.restore({**own, **learned})
+
+    def declared_with(self, parameters: Mapping[str, Any]) -> KerasLearner:
+        """Return a learner of the same network that was to learn otherwise.
+
+        Raises:
+            LearnError: architecture, loss, classes or the shape of a row differ, or Keras cannot make the optimizer.
+        """
+        own = as_json(self.parameters())
+        refuse_other_meaning(parameters, own, lambda path: path[0] in _OPTIONS, self._name)
+        model = self.plain()
+        described = dict(parameters["optimizer"])
+        model.compile(
+            optimizer=_made_optimizer(described, model.optimizer, self._name),
+            loss=model.loss,
+            loss_weights=(model.get_compile_config() or {}).get("loss_weights"),
+            run_eagerly=model.run_eagerly,
+            jit_compile=model.jit_compile,
+        )
+        options = {name: parameters[name] for name in ("batch_size", "epochs")}
+        return KerasLearner(model, classes=self._labels, shape=self._shape, **options, pretrained=self._learned)
+
     def plain(self) -> Any:
         """Return a model of Keras with these weights, compiled as it was declared."""
         return self._program.plain(self._values)
@@ -171,6 +215,46 @@ class KerasLearner(Network):
 
     def __repr__(self) -> str:
         return f"{type(self._program.model).__name__}({self._program.model.count_params():,} parameters)"
+
+
+def _goes_on(path: tuple[str, ...]) -> bool:
+    """Return whether a parameter only says how learning goes on."""
+    within = path[0] == "model" and any(part.endswith(("_regularizer", "_initializer")) for part in path)
+    return path[0] in _OPTIONS or within
+
+
+def _alike(names: Iterable[str], state: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Return whether stored values of some names have the shapes and types of one's own, and there are no others."""
+    stored = {name for name in state if name.startswith("optimizer.")}
+    return stored == set(names) and all(
+        (np.shape(state[name]), np.asarray(state[name]).dtype) == (np.shape(own[name]), np.asarray(own[name]).dtype)
+        for name in names
+    )
+
+
+def _made_optimizer(described: Mapping[str, Any], now: Any, name: str) -> Any:
+    """Return an optimizer as it was described.
+
+    Args:
+        now: the one that is declared now: its class may be anybody's.
+
+    Raises:
+        LearnError: it is not Keras', or Keras makes another one of it.
+    """
+    import keras
+
+    config = {key: option for key, option in described.items() if key != "class"}
+    kind: Any = type(now)
+    if described["class"] != class_name(now):
+        kind = getattr(keras.optimizers, described["class"].rpartition(".")[2], None)
+    try:
+        made = kind.from_config(config)
+        found = as_json(described_optimizer(made))
+    except Exception as error:  # what an optimizer of somebody's own raises, too
+        raise LearnError(f"the optimizer {described['class']} of {name} cannot be made again: {error}") from error
+    if found != described:
+        raise LearnError(f"the optimizer {described['class']} of {name} cannot be made again with its options")
+    return made
 
 
 def _compiled_loss(model: Any, name: str) -> Any:

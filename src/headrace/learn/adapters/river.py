@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,29 @@ import pyarrow as pa
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, LearnError
 from headrace.learn.adapters import canonical_pickle
-from headrace.learn.adapters.estimator import Estimator, classes_of, codes_of, described, numbers_of, targets_of
+from headrace.learn.adapters.estimator import (
+    Estimator,
+    classes_of,
+    codes_of,
+    described,
+    numbers_of,
+    refuse_other_meaning,
+    targets_of,
+)
 from headrace.learn.adapters.installation_key import is_ours, key_file, signature
-from headrace.learn.base import LearnerTraits, State, as_features, one_line
+from headrace.learn.base import LearnerTraits, State, as_features, as_json, one_line
 
 _PURPOSE = "headrace.river"
 _PREDICTIONS = {"clusterer": np.dtype(np.int64), "regressor": np.dtype(np.float64), "anomaly": np.dtype(np.float64)}
+
+# Parameters that only say how a model goes on, beside those that River calls mutable: its own set is incomplete.
+_GOING_ON = frozenset(
+    [(kind, "alpha") for kind in ("BernoulliNB", "ComplementNB", "MultinomialNB")]
+    + [(kind, "C") for kind in ("PAClassifier", "PARegressor")]
+    + [("OneVsRestClassifier", "classifier"), ("PredClipper", "regressor")]
+    + [(kind, "regressor") for kind in ("TargetTransformRegressor", "TargetStandardScaler", "TargetMinMaxScaler")]
+)
+_WEIGHTS = ("weight_pos", "weight_neg")
 
 
 class RiverLearner(Estimator):
@@ -165,6 +182,20 @@ class RiverLearner(Estimator):
         self._width = None if width is None else int(width)
         self._learned = bool(state["learned"])
 
+    def adopt(self, state: State, parameters: Mapping[str, Any]) -> None:
+        """Take over the state of a model with other parameters, where River says that they may change while it learns.
+
+        Raises:
+            LearnError: steps, classes or names differ, or a parameter that River calls immutable; or as for `restore`.
+                Nothing has been changed then.
+        """
+        refuse_other_meaning(parameters, as_json(self.parameters()), lambda path: path[0] == "model", repr(self))
+        model = _loaded(state)
+        _go_on_with(model, self._model)
+        width = state["width"]
+        self._model, self._learned = model, bool(state["learned"])
+        self._width = None if width is None else int(width)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> RiverLearner:
         made = copy.copy(self)
         made._model = pickle.loads(canonical_pickle.dumps(self._model))
@@ -221,7 +252,7 @@ def _traits(model: Any, kind: str, classes: Array | None, *, learned: bool) -> L
         needs_target=kind in ("classifier", "regressor"),
         takes_sample_weight=False,
         stores_beginning=learned,  # one that was trained elsewhere may be another one in the next process
-        offers=frozenset({"largest", "predict_proba"} if probabilities else {"largest"}),
+        offers=frozenset({"largest", "adopt", "predict_proba"} if probabilities else {"largest", "adopt"}),
     )
 
 
@@ -306,6 +337,62 @@ def _pinned(value: Any) -> Any:
     return value.clone(
         {n: 0 if n == "seed" and option is None else _pinned(option) for n, option in _own(value).items()}
     )
+
+
+def _go_on_with(learned: Any, declared: Any) -> None:
+    """Give a model that has learned the parameters of one that is declared.
+
+    What an optimizer knows of each weight stays, unless it is one of another class.
+
+    Raises:
+        LearnError: it is another model, or a parameter decides what the numbers it has learned mean.
+    """
+    name = type(declared).__name__
+    if type(learned) is not type(declared):
+        raise LearnError(f"it has learned as {type(learned).__name__}, and {name} is declared")
+    parts, others = _parts(declared), _parts(learned)
+    if parts is not None:
+        if list(parts) != list(others):
+            raise LearnError(f"it has learned with the steps {list(others)}, and {list(parts)} are declared")
+        for step, part in parts.items():
+            _go_on_with(others[step], part)
+        return
+    for parameter, option in _own(declared).items():
+        was = getattr(learned, parameter, None)
+        if described(was, _options) == described(option, _options):
+            continue
+        inside = hasattr(option, "_get_params") and type(was) is type(option)
+        if not (_may_change(declared, parameter, was, option) or (inside and parameter == "loss")):
+            raise LearnError(
+                f"«{parameter}» of {name} decides what the numbers it has learned mean: "
+                f"{one_line(_text(was), 80)} -> {one_line(_text(option), 80)}"
+            )
+        if inside:
+            for copied in (was, *_copies(learned, parameter)):
+                _go_on_with(copied, option)
+        else:
+            setattr(learned, parameter, copy.deepcopy(option))
+
+
+def _may_change(owner: Any, parameter: str, was: Any, now: Any) -> bool:
+    """Return whether a parameter only says how a model goes on learning."""
+    from river.optim.base import Initializer, Loss, Optimizer, Scheduler
+
+    if isinstance(owner, Loss):
+        return parameter in _WEIGHTS
+    if isinstance(owner, Optimizer | Scheduler | Initializer):
+        return True
+    if parameter in ("l1", "l2"):  # what a penalty needs is made at the beginning
+        return parameter in owner._mutable_attributes and (parameter == "l2" or bool(was) == bool(now))
+    if (type(owner).__name__, parameter) in _GOING_ON:
+        return True
+    return parameter in owner._mutable_attributes and parameter != "loss"
+
+
+def _copies(owner: Any, parameter: str) -> Iterator[Any]:
+    """Yield what an owner has made of one of its models, and learns in its place."""
+    if (type(owner).__name__, parameter) == ("OneVsRestClassifier", "classifier"):
+        yield from owner.classifiers.values()
 
 
 def _parts(model: Any) -> Any:

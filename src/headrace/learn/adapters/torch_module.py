@@ -14,7 +14,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -24,9 +24,9 @@ import numpy as np
 
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, LearnError
-from headrace.learn.adapters.estimator import class_name, sorted_classes
+from headrace.learn.adapters.estimator import class_name, refuse_other_meaning, sorted_classes
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape
-from headrace.learn.base import Method, State, largest_in
+from headrace.learn.base import Method, State, as_json, largest_in
 
 # What a loss takes for labels, and what makes probabilities of the outputs it judges; by class and by function.
 _LOSSES: dict[str, tuple[Coding, Scale | None]] = {
@@ -93,7 +93,7 @@ class TorchLearner(Network):
         shape = row_shape(_first_width(self._module, name) if shape is None else shape, name)
         dtype = to_array(first[..., :0]).dtype if first.dtype in (torch.float32, torch.float64) else np.float32
         learned = pretrained or bool(self._optimizer.state)
-        offers = frozenset[Method]({"pinned", "largest"})
+        offers = frozenset[Method]({"pinned", "largest", "adopt", "declared_with"})
         super().__init__(
             name, outputs, shape, dtype, batch_size=batch_size, epochs=epochs, learned=learned, offers=offers
         )
@@ -216,17 +216,64 @@ class TorchLearner(Network):
         Raises:
             LearnError: it is one of another network.
         """
-        import torch
-
         own = self.state()
         fixed = {name: value for name, value in own.items() if not name.startswith("optimizer")}
         given = {name: value for name, value in state.items() if not name.startswith("optimizer")}
         matching(given, fixed, self._name)
         from_state(state, self._module, self._optimizer, self._name)
+        self._take_generators(state)
+        self._learned = bool(state["learned"])
+
+    def _take_generators(self, state: State) -> None:
+        import torch
+
         self._generator = torch.from_numpy(np.array(state["generator"]))
         if self._cuda_generator is not None:
             self._cuda_generator = torch.from_numpy(np.array(state["cuda_generator"]))
+
+    def adopt(self, state: State, parameters: Mapping[str, Any]) -> None:
+        """Take over the state of the same module with the same loss and classes, which was to learn otherwise.
+
+        Another optimizer, or one whose options change what it keeps of each weight, begins without what it knew.
+
+        Raises:
+            LearnError: module, loss, classes or the shape of a row differ; nothing has been changed then.
+        """
+        now = as_json(self.parameters())
+        refuse_other_meaning(parameters, now, _goes_on, self._name)
+        groups, generators = self._optimizer.state_dict()["param_groups"], (self._generator, self._cuda_generator)
+        before = self._optimizer_of(parameters["optimizer"])
+        from_state(state, self._module, before, self._name)
+        self._optimizer.state.clear()
+        if _keeps_state(parameters["optimizer"], now["optimizer"]):
+            self._optimizer.load_state_dict({"state": before.state_dict()["state"], "param_groups": groups})
+        self._take_generators(state)
+        if parameters["seed"] != now["seed"]:
+            self._generator, self._cuda_generator = generators
         self._learned = bool(state["learned"])
+
+    def declared_with(self, parameters: Mapping[str, Any]) -> TorchLearner:
+        """Return a learner of the same module that was to learn otherwise.
+
+        Raises:
+            LearnError: module, loss, classes or the shape of a row differ, or the optimizer is not one of PyTorch.
+        """
+        refuse_other_meaning(parameters, as_json(self.parameters()), _goes_on, self._name)
+        module, optimizer, loss = _together(self._module, self._optimizer, self._loss)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(bool(parameters["parameters"][name][2]))
+        return TorchLearner(
+            module,
+            optimizer=_made_optimizer(parameters["optimizer"], module, optimizer, self._name),
+            loss=loss,
+            classes=self._labels,
+            shape=self._shape,
+            **{option: parameters[option] for option in ("batch_size", "epochs", "seed")},
+            pretrained=self._learned,
+        )
+
+    def _optimizer_of(self, described: Mapping[str, Any]) -> Any:
+        return _made_optimizer(described, self._module, self._optimizer, self._name)
 
     def save_to(self, directory: Path) -> list[str]:
         """Write files that PyTorch loads without Headrace, and say their names.
@@ -356,6 +403,63 @@ def _is_optimizer(value: Any) -> bool:
     return isinstance(value, torch.optim.Optimizer)
 
 
+def _goes_on(path: tuple[str, ...]) -> bool:
+    """Return whether a parameter only says how learning goes on."""
+    whether_it_learns = path[0] == "parameters" and path[-1] == "2"
+    return path[0] in ("optimizer", "batch_size", "epochs", "seed") or whether_it_learns
+
+
+def _made_optimizer(described: Mapping[str, Any], module: Any, now: Any, name: str) -> Any:
+    """Return an optimizer of a module's parameters as it was described, which has kept nothing yet.
+
+    Args:
+        now: the one that is declared now: its class may be anybody's.
+
+    Raises:
+        LearnError: it is not PyTorch's, or PyTorch makes another one of it.
+    """
+    import torch
+
+    kind: Any = type(now)
+    if described["class"] != class_name(now):
+        kind = getattr(torch.optim, described["class"].rpartition(".")[2], None)
+    parameters = list(module.parameters())
+    groups = [{**group, "params": [parameters[place] for place in group["params"]]} for group in described["groups"]]
+    try:
+        made = kind(groups)
+        found = as_json(_described_optimizer(made, module))
+    except Exception as error:  # what an optimizer of somebody's own raises, too
+        raise LearnError(f"the optimizer {described['class']} of {name} cannot be made again: {error}") from error
+    if found != described:
+        raise LearnError(f"the optimizer {described['class']} of {name} cannot be made again with its options")
+    return made
+
+
+def _keeps_state(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether what an optimizer knows of each weight is the same kind of thing under its other options."""
+    if before["class"] != now["class"] or len(before["groups"]) != len(now["groups"]):
+        return False
+    return all(
+        was.get(key) == group.get(key)
+        or key in ("lr", "initial_lr", "weight_decay")
+        or (
+            key != "params"
+            and _numbers(was.get(key)) is not None
+            and _numbers(was.get(key)) == _numbers(group.get(key))
+        )
+        for was, group in zip(before["groups"], now["groups"], strict=True)
+        for key in {*was, *group}
+    )
+
+
+def _numbers(option: Any) -> list[bool] | None:
+    """Return which numbers of an option are not 0, what turns a part of an optimizer on; None of other options."""
+    found = option if isinstance(option, list) else [option]
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in found):
+        return None
+    return [bool(number) for number in found]
+
+
 def _first_width(module: Any, name: str) -> tuple[int, ...]:
     import torch
 
@@ -423,6 +527,16 @@ def _described(module: Any, optimizer: Any, loss: Any) -> dict[str, Any]:
         key: [list(parameter.shape), str(parameter.dtype), parameter.requires_grad]
         for key, parameter in module.named_parameters()
     }
+    return {
+        "module": _text(module),
+        "parameters": sizes,
+        "optimizer": _described_optimizer(optimizer, module),
+        "loss": _text(loss) if hasattr(loss, "reduction") else _called(loss),
+    }
+
+
+def _described_optimizer(optimizer: Any, module: Any) -> dict[str, Any]:
+    """Return class and options; parameters by their places in the module."""
     places = {id(parameter): i for i, parameter in enumerate(module.parameters())}
     groups = [
         {
@@ -431,12 +545,7 @@ def _described(module: Any, optimizer: Any, loss: Any) -> dict[str, Any]:
         }
         for group in optimizer.param_groups
     ]
-    return {
-        "module": _text(module),
-        "parameters": sizes,
-        "optimizer": {"class": class_name(optimizer), "groups": groups},
-        "loss": _text(loss) if hasattr(loss, "reduction") else _called(loss),
-    }
+    return {"class": class_name(optimizer), "groups": groups}
 
 
 def _text(value: Any) -> str:
