@@ -245,9 +245,8 @@ def test_while_it_is_imported(delay: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["log", "topics"])
 def test_a_start_that_finds_no_broker_ends_when_it_is_told_to(what: str, silent: int, tmp_path: Path) -> None:
     cluster = f"kafka://127.0.0.1:{silent}"
-    log, rows = (
-        (cluster, 'app.topic("t", append=True)') if what == "log" else ("x.headrace", f"app.kafka({cluster!r})['t']")
-    )
+    rows = {"log": 'app.topic("t", append=True)', "topics": f'app.debezium({cluster!r}, prefix="p")["public.t"]'}[what]
+    log = cluster if what == "log" else "x.headrace"
     (tmp_path / "away.py").write_text(f'import headrace as hr\napp = hr.App("away", log={log!r})\n{rows}.to("u")\n')
     process, begun = begin("run", "away.py", "--start-timeout", "3", cwd=tmp_path), time.monotonic()
     out, err = process.communicate(timeout=60)
