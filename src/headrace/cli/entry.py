@@ -3,14 +3,12 @@
 Neither this module nor the package's root imports anything of ours or of others: that takes the first second.
 """
 
-from __future__ import annotations
-
-import signal
+import _signal  # type: ignore[import-not-found]  # built in; what `signal` adds to it takes longer to import
 
 
 def main() -> None:
     """Import the command line, and run a command."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from headrace.cli.main import main as run
 
     run()
