@@ -11,10 +11,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from headrace.errors import DeclarationError
+from headrace.capture.base import KIND
+from headrace.errors import DeclarationError, LogMissing
 from headrace.event_log import event
+from headrace.formats.topic_formats import codec_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaLocation
+from headrace.log import open_log
 from headrace.log.kafka_view import pipelines
 from headrace.plan.plan import Plan, TopicsPlan
 
@@ -50,6 +53,29 @@ def capture_of(plan: Plan) -> Plan:
         sinks=(),
         endpoints=(),
     )
+
+
+def check_uncaptured(plan: Plan) -> None:
+    """Refuse to capture beside a pipeline that has captured the same tables itself: its log owns their topics.
+
+    Raises:
+        DeclarationError: it has.
+        LogUnavailable: the cluster does not answer.
+    """
+    try:
+        log = open_log(plan.log, writer=False, name=plan.app, codec=codec_for(plan.formats))
+    except LogMissing:
+        return
+    try:
+        own = [source.prefix for source in plan.sources if source.prefix in log.records(KIND)]
+    finally:
+        log.close()
+    if own:
+        named = ", ".join(f"«{prefix}»" for prefix in own)
+        raise DeclarationError(
+            f"--only capture: «{plan.app}» has captured {named} itself, and its log owns the topics",
+            advice="Run it without --only; or begin a new log, as --log kafka://host:9092/NAME, on another cluster.",
+        )
 
 
 def following(plan: Plan) -> Plan:

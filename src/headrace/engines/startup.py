@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from headrace.engines.contract import RunningPipeline
 from headrace.engines.limits import check_limits, check_log
-from headrace.engines.separate_capture import capture_of, following
+from headrace.engines.separate_capture import capture_of, check_uncaptured, following
 from headrace.engines.settings import EngineName, FlinkEngine, LocalEngine, RunSettings, SparkEngine
 from headrace.errors import DeclarationError, MissingExtra
 from headrace.event_log import event
@@ -45,7 +45,9 @@ def _start(plan: Plan, settings: RunSettings) -> RunningPipeline:
                 f'only="capture" runs in this process, and not on engine="{engine.name}"',
                 advice="Leave engine= out; the models run there, beside it.",
             )
-        plan = capture_of(plan)
+        capture = capture_of(plan)
+        check_uncaptured(plan)
+        plan = capture
     else:
         require_packages(engine.name)
         plan = following(plan)
