@@ -49,7 +49,7 @@ test-spark: .venv-spark/.installed jars  ## the engine of Spark, on a cluster of
 	$(PYTHON) -m venv .venv-flink
 	.venv-flink/bin/python -m pip install --quiet --upgrade pip
 	.venv-flink/bin/python -m pip install --quiet 'apache-flink>=2.3,<2.4'
-	.venv-flink/bin/python -m pip install --quiet --editable . --group dev
+	.venv-flink/bin/python -m pip install --quiet --editable '.[flink]' --group dev
 	touch $@
 
 test-flink: .venv-flink/.installed jars  ## the engine of Flink, on a cluster of its own; needs Java 17

@@ -80,12 +80,19 @@ class DeclarationUnknown(DeclarationError):
 
 
 class MissingExtra(HeadraceError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed and not installed.
+
+    Args:
+        extra: of Headrace's own.
+        what: needs it.
+        first: a package that must be installed before the extra, since its pins exclude newer versions that run.
+    """
 
     exit_code = 2
 
-    def __init__(self, extra: str, what: str) -> None:
-        super().__init__(f"{what} needs the extra «{extra}»", advice=f"pip install 'headrace[{extra}]'")
+    def __init__(self, extra: str, what: str, *, first: str = "") -> None:
+        before = f"pip install '{first}', and then " if first else ""
+        super().__init__(f"{what} needs the extra «{extra}»", advice=f"{before}pip install 'headrace[{extra}]'")
 
 
 class SourceError(HeadraceError):

@@ -84,7 +84,8 @@ def test_a_missing_package_is_named(engine: Any, package: str, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(MissingExtra) as refused:
         shop().start(engine=engine)
-    assert refused.value.advice == f"pip install 'headrace[{engine}]'"
+    first = {"spark": "", "flink": "pip install 'apache-flink>=2.3,<2.4', and then "}[engine]
+    assert refused.value.advice == f"{first}pip install 'headrace[{engine}]'"
 
 
 def test_no_engine_is_imported_before_it_is_chosen(tmp_path: Path) -> None:

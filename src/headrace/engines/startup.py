@@ -16,6 +16,8 @@ from headrace.plan.plan import Plan
 
 logger = logging.getLogger("headrace")
 
+# Flink's packages ask for versions of Arrow that are older than ours, and run with ours.
+FIRST: Mapping[EngineName, str] = {FlinkEngine.name: "apache-flink>=2.3,<2.4"}
 PACKAGES: Mapping[EngineName, str] = {SparkEngine.name: "pyspark", FlinkEngine.name: "pyflink"}
 
 
@@ -73,4 +75,4 @@ def require_packages(engine: EngineName) -> None:
     """
     package = PACKAGES.get(engine)
     if package is not None and find_spec(package) is None:
-        raise MissingExtra(engine, f'engine="{engine}"')
+        raise MissingExtra(engine, f'engine="{engine}"', first=FIRST.get(engine, ""))
