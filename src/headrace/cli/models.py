@@ -92,13 +92,13 @@ def models_show(
         about = next((row for row in model_rows(held) if row["model"] == name), None)
         if about is None:
             raise _no_model(held, name)
-        declared = registry.read_model(held, name) or {}
+        declared = registry.read_model(held, name)
         versions = VersionList.read(held, name)
         listed = [version_state.about(held, versions, version) for version in versions]
         checkpoints = registry.checkpoint_steps(held, name)
         scores = version_state.newest_scores(held, name)
         redeclared = [asdict(each) for each in registry.read_declarations(held, name) if each.changes]
-    about |= {"declared": declared.get("fingerprint", {}), "versions": listed, "checkpoints": checkpoints}
+    about |= {"declared": declared["fingerprint"] if declared else {}, "versions": listed, "checkpoints": checkpoints}
     about["redeclared"] = [{key: each[key] for key in ("step", "ts_us", "by", "changes")} for each in redeclared]
     about["scores"] = scores
     if as_json:
@@ -268,8 +268,8 @@ def _changes_that_fit(log: Log, name: str, file: str) -> list[str]:
     if reason:
         advice = "Learn again from the log (headrace models reset), give it a new name, or undo the change."
         raise LearnError(f"«{name}» cannot go on from what it has learned: {reason}", advice=advice)
-    known = registry.read_model(log, name) or {}
-    return declaration_differences(known.get("fingerprint", {}), task.fingerprint())
+    known = registry.read_model(log, name)
+    return declaration_differences(known["fingerprint"] if known else {}, task.fingerprint())
 
 
 @models.command("rollback")
@@ -499,7 +499,9 @@ def _versions(log: Log, name: str) -> VersionList:
 
 def _declared(log: Log, name: str, file: str | None, *, repeats: bool = True) -> tuple[Plan, ModelTask]:
     """Return the model's plan: of the pipeline's file, else of what the log keeps of the declaration."""
-    record = registry.read_model(log, name) or {}
+    record = registry.read_model(log, name)
+    if record is None:
+        raise _no_model(log, name)
     if file is None:
         return declared_by_log(name, record, repeats=repeats)
     plan = load_app(file).plan()

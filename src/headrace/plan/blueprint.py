@@ -23,6 +23,7 @@ from headrace.learn.state import dump_state, load_state
 from headrace.plan.fingerprint import core, declaration_differences
 from headrace.plan.plan import Plan
 from headrace.plan.task import Cut, ModelTask, PredictPlan, StreamPlan, Versions
+from headrace.registry.models import ModelRecord
 
 LARGEST = 262_144
 _FEATURES: dict[str, Any] = {"Image": Image, "Vector": Vector, "Category": Category}
@@ -131,11 +132,11 @@ def _cut(text: str) -> Cut:
     return Cut(rows=int(number)) if unit == "rows" else Cut(duration_us=round(float(number) * 1e6))
 
 
-def declared_by_plan(plan: Plan, name: str, record: Mapping[str, Any], *, where: str) -> ModelTask:
+def declared_by_plan(plan: Plan, name: str, record: ModelRecord, *, where: str) -> ModelTask:
     """Return a model's task as a plan has it, where a log knows the model likewise.
 
     Args:
-        record: what the log keeps of the model (`headrace.registry.models.read_model`).
+        record: what the log keeps of the model.
         where: the plan comes from, for messages.
 
     Raises:
@@ -144,14 +145,14 @@ def declared_by_plan(plan: Plan, name: str, record: Mapping[str, Any], *, where:
     task = next((model for model in plan.models if model.name == name), None)
     if task is None:
         raise DeclarationError(f"{where} declares no model «{name}»")
-    fingerprint = record.get("fingerprint") or {}
+    fingerprint = record["fingerprint"]
     changed = declaration_differences(fingerprint, task.fingerprint()) if fingerprint else []
     if changed:
         raise DeclarationError(f"{where} declares «{name}» differently from the log: {'; '.join(changed)}")
     return task
 
 
-def declared_by_log(name: str, record: Mapping[str, Any], *, repeats: bool) -> tuple[Plan, ModelTask]:
+def declared_by_log(name: str, record: ModelRecord, *, repeats: bool) -> tuple[Plan, ModelTask]:
     """Return the plan of a model alone, as a log keeps the declaration.
 
     Args:
@@ -161,7 +162,7 @@ def declared_by_log(name: str, record: Mapping[str, Any], *, repeats: bool) -> t
     Raises:
         DeclarationError: the log does not say how to make the model.
     """
-    made, fingerprint = record.get("blueprint"), core(record.get("fingerprint") or {})
+    made, fingerprint = record.get("blueprint"), core(record["fingerprint"])
     reason = "it is made of what is not kept in a log (functions, classes of your own, transformed streams)"
     if made and made.get("derived") and repeats:
         reason = "it is graded or trained anew, which only its file says how"
@@ -173,7 +174,7 @@ def declared_by_log(name: str, record: Mapping[str, Any], *, repeats: bool) -> t
         else:
             own = task.fingerprint()
             if {key: value for key, value in fingerprint.items() if key in own} == own:
-                return Plan(str(record.get("app", "")), "", tasks=(task,)), task
+                return Plan(record["app"], "", tasks=(task,)), task
             reason = "what the log keeps of it makes another one with these libraries"
     raise DeclarationError(
         f"the log alone does not say how to make «{name}»: {reason}", advice="Give the pipeline's file: --file FILE."

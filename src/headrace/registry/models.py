@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from headrace.registry.versions import PIPELINE, Pieces, Reads, VersionList, VersionRecord, Writes, put_version
 
@@ -187,14 +187,31 @@ def read_declarations(log: Reads, task: str) -> list[Declaration]:
     return sorted(found, key=lambda declaration: declaration.step)
 
 
-def put_model(txn: Writes, name: str, about: Mapping[str, Any]) -> None:
+class ModelRecord(TypedDict):
+    """A model's declaration as a log keeps it.
+
+    Attributes:
+        app: whose model it is; "" in logs of early versions.
+        version: the current one.
+        fingerprint: empty where a reset has begun a version that nobody has declared yet.
+        blueprint: what the model can be made of again; None, or not there in early versions, where nothing says it.
+    """
+
+    app: str
+    version: int
+    fingerprint: dict[str, Any]
+    blueprint: NotRequired[dict[str, Any] | None]
+
+
+def put_model(txn: Writes, name: str, about: Mapping[str, object]) -> None:
     txn.put("model", name, json.dumps(about).encode())
 
 
-def read_model(log: Reads, name: str) -> dict[str, Any] | None:
+def read_model(log: Reads, name: str) -> ModelRecord | None:
     """Return a model's declaration as the log knows it."""
     value = log.records("model", name).get(name)
-    return None if value is None else dict(json.loads(value))
+    found: ModelRecord | None = None if value is None else json.loads(value)
+    return found
 
 
 def write_version(txn: Writes, record: VersionRecord, app: str, blueprint: Mapping[str, Any] | None = None) -> None:

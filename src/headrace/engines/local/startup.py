@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan, TopicsPlan
 from headrace.plan.task import ModelTask
 from headrace.plan.topic_columns import TopicColumns
-from headrace.registry.models import declare, read_model
+from headrace.registry.models import ModelRecord, declare, read_model
 from headrace.registry.requests import CONTINUE, read_continue
 from headrace.replay.continuation import ways_on, why_not_continue
 from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
@@ -284,7 +284,7 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log, *, continues: bool 
     )
 
 
-def _changed(known: Mapping[str, Any] | None, task: ModelTask) -> list[str]:
+def _changed(known: ModelRecord | None, task: ModelTask) -> list[str]:
     """Return how a model is declared differently from the one that a log knows."""
     return [] if known is None else declaration_differences(known["fingerprint"], task.fingerprint())
 
