@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from headrace.arrays import Ints
 
@@ -112,6 +113,21 @@ class Encoded:
     values: Sequence[bytes | None]
     headers: Sequence[Headers]
     rows: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRows:
+    """Rows that are messages already, made by whoever had the rows.
+
+    Attributes:
+        schema: of the rows; ``rows``: how many.
+        size: bytes of all keys and values.
+    """
+
+    messages: Encoded
+    schema: pa.Schema
+    rows: int
+    size: int
 
 
 def _chosen(column: Sequence[_T], indices: Sequence[int]) -> list[_T]:

@@ -7,6 +7,7 @@ had, rows. An engine decides only how it gets there: pipes to processes (`headra
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import pickle
 import sys
@@ -23,16 +24,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from headrace.arrays import Array, Ints
+from headrace.capture.base import Source
 from headrace.event_log import event
 from headrace.foreseen import Method, Predicted, joined
 from headrace.learn.base import Learner, pinned, traits_of
 from headrace.learn.state import dump_pieces, load_state
 from headrace.plan.task import ModelTask
+from headrace.step.absent import Performers, Schedule
 from headrace.step.ahead import Predictors
 from headrace.step.model_version import ModelVersion
+from headrace.step.outputs import Emission
 from headrace.step.predictions import BLOCK_ROWS, predict_rows
 from headrace.step.retraining import Trained, train_pending
 from headrace.step.state import State
+from headrace.wire import EncodedRows
 
 logger = logging.getLogger("headrace")
 
@@ -44,7 +49,7 @@ GAIN = 1.5  # sending is to save at least so many times what it costs
 FORGETTING = 0.3  # weight of the newest measurement
 
 
-class Workers(Predictors, Protocol):
+class Workers(Predictors, Performers, Protocol):
     """The contract of an engine with its hands; calls come from the engine's thread."""
 
     def train(self, task: ModelTask, state: State) -> Callable[[], Trained | None]:
@@ -53,6 +58,14 @@ class Workers(Predictors, Protocol):
         Returns:
             What waits for its outcome; None where whoever trained has died of it.
         """
+        ...
+
+    def attend(self, sources: Sequence[Source[Any]]) -> None:
+        """Offer to read for sources, before these start."""
+        ...
+
+    def performed(self) -> list[tuple[str, EncodedRows]]:
+        """Return the messages of rows that were left elsewhere and performed since the last call, by topic."""
         ...
 
     def close(self) -> None:
@@ -72,7 +85,7 @@ class KnownState:
 
     Attributes:
         task: the model's name.
-        digest: of the state.
+        digest: of the learner as it was declared, and of the state.
         data: the state itself where it is small, else where it is found.
     """
 
@@ -211,6 +224,18 @@ class MeasuredWorkers(ABC):
         """Return whether workers take work: there is some, and those that are not there yet are to begin."""
         return True
 
+    def attend(self, sources: Sequence[Source[Any]]) -> None:
+        """See `Workers.attend`."""
+        return
+
+    def perform(self, schedule: Schedule) -> Callable[[], Emission]:
+        """See `headrace.step.absent.Performers.perform`."""
+        raise NotImplementedError("these workers hold no rows")
+
+    def performed(self) -> list[tuple[str, EncodedRows]]:
+        """See `Workers.performed`."""
+        return []
+
     @abstractmethod
     def _send(self, job: PredictionJob) -> Callable[[], list[Measured]]:
         """Begin a job.
@@ -259,7 +284,8 @@ class MeasuredWorkers(ABC):
             return held[1]
         begun = time.perf_counter()
         data = b"".join(dump_pieces(by.learner.state()))
-        digest = data[4:20].hex()
+        declared = hashlib.blake2b(self._declared[task.name], digest_size=8).hexdigest()
+        digest = f"{declared}-{data[4:20].hex()}"
         large = len(data) > INLINE_BYTES
         known = KnownState(
             task.name, digest, self._put(f"{task.name.encode().hex()}-{digest}", data) if large else data

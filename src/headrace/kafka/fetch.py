@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import LogTruncated, LogUnavailable
-from headrace.kafka.cluster import Cluster, lasting
+from headrace.kafka.cluster import Cluster, lasting, translate
 from headrace.kafka.ranges import TopicRange
 from headrace.kafka.settings import KafkaLocation
 from headrace.wire import WireMessages
@@ -217,6 +217,53 @@ class Fetcher:
         """Leave the cluster."""
         with self._lock:
             self._drop()
+
+
+class RangeReader:
+    """Reads one range after another, each by itself; for whoever reads seldom, and few messages at a time."""
+
+    def __init__(self, location: KafkaLocation) -> None:
+        from confluent_kafka import Consumer
+
+        # The client would fetch far beyond a small range.
+        small = {"queued.min.messages": 1_000, "queued.max.messages.kbytes": 4_096, "fetch.message.max.bytes": 1 << 20}
+        self._consumer = Consumer(consumer_properties(location, enable_partition_eof=True) | small)
+        self._location = location
+
+    def read(self, range_: TopicRange) -> list[Any]:
+        """Return the visible messages of a range, whose last offset may be a marker's.
+
+        Raises:
+            LogUnavailable: no message came for a minute.
+            LogError: the broker refuses.
+        """
+        from confluent_kafka import KafkaError, TopicPartition
+
+        make_known(self._consumer, [range_.topic])
+        self._consumer.incremental_assign([TopicPartition(*range_.where, range_.first)])
+        found: list[Any] = []
+        deadline = time.monotonic() + FETCH_SECONDS
+        try:
+            while time.monotonic() < deadline:
+                for message in receive(self._consumer, 0.2):
+                    deadline = time.monotonic() + FETCH_SECONDS
+                    error = message.error()
+                    if (message.topic(), message.partition()) != range_.where:
+                        continue
+                    ends = message.offset() > range_.last
+                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                        raise translate(error, f"reading «{range_.topic}»", self._location.url)
+                    if error is None and not ends:
+                        found.append(message)
+                    if ends or (error is None and message.offset() == range_.last):
+                        return found
+        finally:
+            self._consumer.incremental_unassign([TopicPartition(*range_.where)])
+        raise LogUnavailable(f"«{range_.topic}» partition {range_.partition} does not give offset {range_.last}")
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._consumer.close()
 
 
 def truncated(topic: str, partition: int, wanted: int, oldest: int | None, where: str) -> LogTruncated:

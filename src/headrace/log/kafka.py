@@ -43,7 +43,7 @@ from headrace.log.message import MessageFormat
 from headrace.log.slices import IndexEntry, dump_slices
 from headrace.log.topic_metadata import COPYING, CREATED, FORM, HEAD, OURS, TOPIC, TopicMetadata, topic_metadata
 from headrace.log.transaction import OpenTransaction, WritingTurn
-from headrace.wire import Encoded
+from headrace.wire import Encoded, EncodedRows
 
 logger = logging.getLogger("headrace")
 
@@ -252,6 +252,8 @@ class KafkaLog:
             self.last_slice = transaction.last_slice
             for cached in transaction.entries:
                 cached.sent = cached.staged = None
+                if cached.passing:
+                    cached.records = None
                 self._tail_bytes += cached.records.nbytes if cached.records is not None else 0
             self._tail += transaction.entries
             self._evict()
@@ -592,6 +594,16 @@ class KafkaTransaction(TransactionTopics):
         size = sum(map(len, filter(None, messages.values))) + sum(map(len, filter(None, messages.keys)))
         return self._enter(topic, records.num_rows, size, form, complete, Cached(_NOWHERE, kept, staged, sent))
 
+    def append_encoded(self, topic: str, rows: EncodedRows) -> int:
+        """Append rows whose messages were made elsewhere, as `append` makes them; none is too large."""
+        self._check()
+        self._make_topic(topic)
+        form = self._form(Form(self._log.codecs.format_of(topic), rows.schema))
+        self._announce()
+        messages = rows.messages
+        sent = self._log.producer.send(topic, messages.keys, messages.values, messages.headers)
+        return self._enter(topic, rows.rows, rows.size, form, True, Cached(_NOWHERE, None, None, sent))
+
     def adopt(
         self,
         topic: str,
@@ -601,6 +613,7 @@ class KafkaTransaction(TransactionTopics):
         format_: str,
         spread: bytes = b"",
         complete: bool = True,
+        schema: pa.Schema | None = None,
     ) -> int:
         """Take rows that others wrote into the order of this log, where they are: nothing is copied.
 
@@ -610,6 +623,8 @@ class KafkaTransaction(TransactionTopics):
             format_: what `Codec.decode` needs to read them again.
             spread: as in `IndexEntry`.
             complete: as for `append`.
+            schema: of the rows, where ``records`` has not all of their columns: it is then read within this
+                transaction only.
         """
         self._check()
         if not records.num_rows:
@@ -617,9 +632,10 @@ class KafkaTransaction(TransactionTopics):
         if topic not in self.metadata and not self.known(topic).identity:
             identity = self._log.cluster.identities([topic]).get(topic, "")
             self.metadata[topic] = replace(self.known(topic), identity=identity, foreign=True)
-        form = self._form(Form(format_, records.schema))
+        form = self._form(Form(format_, records.schema if schema is None else schema))
         stored = replace(_NOWHERE, ranges=tuple(ranges), spread=spread)
-        return self._enter(topic, records.num_rows, records.nbytes, form, complete, Cached(stored, _copied(records)))
+        cached = Cached(stored, _copied(records)) if schema is None else Cached(stored, records, passing=True)
+        return self._enter(topic, records.num_rows, records.nbytes, form, complete, cached)
 
     def _announce(self) -> None:
         """Have the transaction's partitions known to the broker while rows are on their way.

@@ -205,12 +205,14 @@ class Cached:
     Attributes:
         staged: where its rows lie in the staging topic, while nobody else has them.
         sent: its messages on their way, until the transaction ends.
+        passing: the rows in memory lack columns, and go with the transaction.
     """
 
     stored: IndexEntry
     records: pa.RecordBatch | None = None
     staged: tuple[TopicRange, int] | None = None
     sent: Sent | None = None
+    passing: bool = False
 
     @property
     def slice(self) -> int:

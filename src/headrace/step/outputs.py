@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.batch import Batch, dead_letters
-from headrace.plan.task import ModelTask, OutputPlan, StreamPlan
+from headrace.plan.task import ModelTask, OutputPlan, PredictPlan, StreamPlan
 from headrace.step.events import Merged
 from headrace.step.learning import Reader, Refused
+from headrace.step.predictions import PredictionBatch
 from headrace.step.state import Samples, State
 from headrace.transform.expressions import operate
 
@@ -85,6 +87,30 @@ def emitted(plans: Sequence[OutputPlan], batch: Batch, features: Sequence[str]) 
         outputs += [refused(plan.topic, rows, [reason], "transform") for rows, reason in bad]
         outputs += [(plan.topic, rows) for rows in good if rows.num_rows]
     return outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What becomes of rows that were predicted.
+
+    Attributes:
+        rejected: how many of them have no prediction.
+        letters: dead letters of these; ``outputs``: rows to the outputs' topics.
+    """
+
+    rejected: int
+    letters: list[Output]
+    outputs: list[Output]
+
+
+def emission(task: ModelTask, plan: PredictPlan, predictions: PredictionBatch) -> Emission:
+    """Return what becomes of rows once they were predicted; the same wherever that is."""
+    invalid = np.flatnonzero(~predictions.valid)
+    letters: list[Output] = []
+    if len(invalid):
+        reasons = [predictions.reasons[i] for i in invalid.tolist()]
+        letters = [refused(plan.stream.topic, predictions.batch.take(invalid), reasons, "predict", task.name)]
+    return Emission(len(invalid), letters, emitted(plan.outputs, predictions.output(), task.feature_names))
 
 
 def batches_of(merged: Merged, stream: StreamPlan, refuse: Callable[[str, Batch, str], None]) -> list[Batch]:

@@ -36,6 +36,7 @@ from headrace.plan.task import (
 )
 from headrace.position import Position
 from headrace.step import row_identity
+from headrace.step.absent import AbsentPredictions, Performers, whole_schema
 from headrace.step.ahead import Memo, Predictors, memos
 from headrace.step.events import Event, Happening, Redeclared, Rows, Tick, Train, merge, order_of
 from headrace.step.labels import NO_LABEL, Changes
@@ -55,7 +56,7 @@ from headrace.step.learning import (
 )
 from headrace.step.operator_run import OperatorRun, challenger, operator_step, time_passed
 from headrace.step.operators import rows_at
-from headrace.step.outputs import Output, batches_of, emitted, refused, unlearned
+from headrace.step.outputs import Output, batches_of, emission, emitted, refused, unlearned
 from headrace.step.predictions import PredictionBatch, ServedPredictions
 from headrace.step.redeclaration import redeclare
 from headrace.step.retraining import end_training, retrain, train_now, training_rows
@@ -479,6 +480,9 @@ class _ModelStep:
     def _prediction_batches(self, plan: PredictPlan, name: str) -> list[tuple[PredictPlan, PredictionBatch]]:
         predicted: list[tuple[PredictPlan, PredictionBatch]] = []
         for batch in self._stream(plan.stream, "predict"):
+            if whole_schema(batch.schema) is not None:
+                predicted += self._absent(plan, batch)
+                continue
             wanted, made = self._wanted(batch, name)
             offset = self.state.offsets.predicted.get(plan.stream.topic, 0)
             if offset:
@@ -497,6 +501,19 @@ class _ModelStep:
                     plan.stream.topic, batch, [f"no answer: no column «{missing}»"] * batch.num_rows, "predict"
                 )
         return predicted
+
+    def _absent(self, plan: PredictPlan, batch: Batch) -> list[tuple[PredictPlan, PredictionBatch]]:
+        """Return rows that lie elsewhere, to be predicted there."""
+        assert isinstance(self.predictors, Performers)
+        first = self.state.offsets.predicted.get(plan.stream.topic, 0)
+        batch = batch.slice(int(np.searchsorted(self.merged.offset[order_of(batch)], first, "left")))
+        if not batch.num_rows:
+            return []
+        number = next(i for i, predict in enumerate(self.task.predict) if predict is plan)
+        rows = AbsentPredictions(
+            batch, order_of(batch), self.task, by=self.predictors, stream=plan.stream, predict=number
+        )
+        return [(plan, rows)]
 
     def _scored(self, number: int, predicted: Sequence[tuple[PredictPlan, PredictionBatch]]) -> Iterator[Scored]:
         """Yield the predictions that are compared with the truth: those that are made anyway, where there are some."""
@@ -595,9 +612,10 @@ class _ModelStep:
             self.outputs.append(refused(topic, batch, reasons, stage, self.task.name))
 
     def _emit(self, plan: PredictPlan, predictions: PredictionBatch) -> None:
+        if isinstance(predictions, AbsentPredictions):
+            made = predictions.emission()
+        else:
+            made = emission(self.task, plan, predictions)
         self.state.counters.predicted += predictions.batch.num_rows
-        invalid = np.flatnonzero(~predictions.valid)
-        if len(invalid):
-            reasons = [predictions.reasons[i] for i in invalid.tolist()]
-            self._refuse(plan.stream.topic, predictions.batch.take(invalid), reasons, "predict")
-        self.outputs += emitted(plan.outputs, predictions.output(), self.task.feature_names)
+        self.state.counters.rejected += made.rejected
+        self.outputs += [*made.letters, *made.outputs]

@@ -1,1 +1,0 @@
-"""Flink as an engine: a job reads the topics, and one of its operators runs the local engine on the log."""

@@ -33,6 +33,7 @@ from headrace.log.retention import Keep, apply_retention
 from headrace.plan.plan import Plan
 from headrace.registry.requests import Request
 from headrace.replay.steps import StepRecord, append_fitting, steps_batch
+from headrace.step.absent import whole_schema
 from headrace.step.events import Tick
 
 logger = logging.getLogger("headrace")
@@ -69,7 +70,8 @@ def _adopt(txn: Transaction, topic: str, batch: Batch, origin: Origin, *, comple
     """Take rows in where their messages lie; return topic, first offset and number of rows."""
     assert isinstance(txn, KafkaTransaction)
     about: dict[str, Any] = {"format_": origin.format, "spread": origin.spread, "complete": complete}
-    return [(topic, txn.adopt(topic, batch.records, origin.ranges, **about), batch.num_rows)]
+    schema = whole_schema(batch.schema)
+    return [(topic, txn.adopt(topic, batch.records, origin.ranges, schema=schema, **about), batch.num_rows)]
 
 
 class Engine:
@@ -323,7 +325,7 @@ class Engine:
                     runner.foresee(topic, appended[0][1], piece.foreseen[i])
             counts[topic] = counts.get(topic, 0) + batch.num_rows
             if self.first_rows is not None and topic in self.first_rows.awaited:
-                self.first_rows.take(topic, batch)
+                self.first_rows.take(topic, whole_schema(batch.schema) or batch.schema)
         if piece.continued and not piece.open:
             txn.publish()
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from headrace.batch import Batch
 from headrace.errors import DeclarationError, LogError
 from headrace.event_log import event
 from headrace.inspect.query import Names, empty_topic, query_topics
@@ -149,10 +148,10 @@ class FirstRows:
             topic: columns if topic in captured else replace(columns, fixed=False) for topic, columns in known.items()
         }
 
-    def take(self, topic: str, batch: Batch) -> None:
-        """Check what the plan wants of a topic that is awaited."""
+    def take(self, topic: str, schema: pa.Schema) -> None:
+        """Check what the plan wants of a topic that is awaited, by its rows' columns."""
         self.awaited.discard(topic)
-        self._known[topic] = Columns(topic, batch.schema, fixed=False)
+        self._known[topic] = Columns(topic, schema, fixed=False)
         try:
             mistakes: list[Doubt] = check_columns(self._plan, self._known)
         except DeclarationError as error:

@@ -15,8 +15,6 @@ import pyarrow as pa
 
 from headrace.capture.base import Source
 from headrace.capture.postgres.source import PostgresSource
-from headrace.capture.topics.reader import TopicsReader
-from headrace.capture.topics.source import MakeReader
 from headrace.clock import Clock
 from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.circles import Circles
@@ -59,17 +57,10 @@ SAY_SECONDS = 5.0
 MakeWorkers = Callable[[Plan], Workers | None]
 
 
-def start(
-    plan: Plan,
-    settings: RunSettings | None = None,
-    *,
-    make_workers: MakeWorkers | None = None,
-    reader: MakeReader = TopicsReader,
-) -> Running:
+def start(plan: Plan, settings: RunSettings | None = None, *, make_workers: MakeWorkers | None = None) -> Running:
     """Start a plan; raises before anything is written when it cannot work.
 
     Args:
-        reader: makes what reads topics that others write.
         make_workers: of another engine; called once the plan has been checked against the log. None: processes of this
             machine, as the settings say.
 
@@ -82,7 +73,7 @@ def start(
     plan.check()
     place = ServerBinding.of(plan, settings.serve) if settings.serve else None
     try:
-        return _start(plan, settings, place, make_workers or functools.partial(_processes, settings), reader)
+        return _start(plan, settings, place, make_workers or functools.partial(_processes, settings))
     except BaseException:
         if place is not None:
             place.close()
@@ -93,9 +84,7 @@ def _processes(settings: RunSettings, plan: Plan) -> Workers | None:
     return ProcessPool(settings.workers, plan.models) if settings.workers > 1 else None
 
 
-def _start(
-    plan: Plan, settings: RunSettings, place: ServerBinding | None, make_workers: MakeWorkers, reader: MakeReader
-) -> Running:
+def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None, make_workers: MakeWorkers) -> Running:
     keep = Keep.parse(plan.keep) if plan.keep is not None else None
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
@@ -118,9 +107,11 @@ def _start(
             undo.callback(log.close)
         if checked is None or log.newest_slice() != checked.slice:
             checked = _check(plan, captured, log, circles)
-        sources = _sources(plan, captured, log, checked, reader)
+        sources = _sources(plan, captured, log, checked)
         for source in sources:
             undo.callback(source.stop)
+        if workers is not None:
+            workers.attend(sources)
         plan = with_known_names(plan, log)
         engine = Engine(plan, log, sources, keep=keep, clock=settings.clock, workers=workers)
         engine.first_rows = FirstRows(plan, _tables(captured), checked.known, log)
@@ -143,19 +134,6 @@ def _start(
     _tell_health(running)
     receive_served_rows(running, plan.endpoints)
     return serve_running(running, models, place) if models and place else running
-
-
-def checked_sources(plan: Plan) -> list[Source[Any]]:
-    """Refuse what cannot run, as `start` does; return the sources that would read, not started.
-
-    Raises:
-        DeclarationError, SourceError, LogError: as `start`.
-    """
-    plan.check()
-    codec = codec_for(plan.formats)
-    captured = databases(plan, lambda table, rows, estimated: None)
-    with _as_it_stands(plan, codec) as held:
-        return _sources(plan, captured, held, _check(plan, captured, held, Circles(plan, captured)))
 
 
 def _about(plan: Plan) -> str:
@@ -246,12 +224,10 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Ci
     return Checked(known, foreign, last)
 
 
-def _sources(
-    plan: Plan, captured: Sequence[PostgresSource], log: Log, checked: Checked, reader: MakeReader = TopicsReader
-) -> list[Source[Any]]:
+def _sources(plan: Plan, captured: Sequence[PostgresSource], log: Log, checked: Checked) -> list[Source[Any]]:
     """Return the sources that a plan reads from."""
     appended = [AppendSource(log, plan.appending, plan.served)] if plan.appended else []
-    return [*captured, *topic_sources(plan, checked.foreign, reader), *appended]
+    return [*captured, *topic_sources(plan, checked.foreign), *appended]
 
 
 def _tables(captured: Sequence[PostgresSource]) -> dict[str, pa.Schema]:

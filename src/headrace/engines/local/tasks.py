@@ -24,6 +24,7 @@ from headrace.foreseen import Foreseen
 from headrace.learn.base import pinned, traits_of
 from headrace.learn.state import dump_pieces, load_state
 from headrace.log.base import Log, Transaction
+from headrace.log.kafka import KafkaTransaction
 from headrace.plan.attachments import changes
 from headrace.plan.blueprint import blueprint
 from headrace.plan.fingerprint import declaration_differences
@@ -55,6 +56,7 @@ from headrace.step.operator_run import due, watched
 from headrace.step.outputs import Output
 from headrace.step.retraining import Trained, train_pending
 from headrace.step.state import State
+from headrace.wire import EncodedRows
 
 logger = logging.getLogger("headrace")
 
@@ -368,7 +370,8 @@ class TaskRunner:
         tick: Tick | None = None,
         event: dict[str, Any] | None = None,
     ) -> StepRecord:
-        written = _append(txn, outputs, self.letters)
+        performed = [] if self._workers is None else self._workers.performed()
+        written = _append(txn, outputs, self.letters, performed)
         self._made.append((outputs, self.state.version))
         state, progress = self.state, self.progress
         self._stepper.wrote(written)
@@ -408,14 +411,23 @@ class TaskRunner:
             progress.hash = self._stepper.hash
 
 
-def _append(txn: Transaction, outputs: Sequence[Output], letters: Callable[[str, Batch], None]) -> dict[str, list[int]]:
+def _append(
+    txn: Transaction,
+    outputs: Sequence[Output],
+    letters: Callable[[str, Batch], None],
+    performed: Sequence[tuple[str, EncodedRows]],
+) -> dict[str, list[int]]:
     written: dict[str, list[int]] = {}
-    if outputs:
+    if outputs or performed:
         txn.next_slice()
     for topic, batch in outputs:
         for name, offset, rows in append_fitting(txn, topic, batch, stage="log", letters=letters):
             first = written.get(name, [offset])[0]
             written[name] = [first, offset + rows]
+    for topic, encoded in performed:
+        assert isinstance(txn, KafkaTransaction)
+        offset = txn.append_encoded(topic, encoded)
+        written[topic] = [written.get(topic, [offset])[0], offset + encoded.rows]
     return written
 
 

@@ -1,13 +1,29 @@
-"""From a plan to a pipeline on Spark."""
+"""From a plan to a pipeline on Spark: the local engine in this process, the driver, with executors as its workers."""
 
 from __future__ import annotations
 
-from headrace.engines.contract import RunningPipeline
-from headrace.engines.settings import RunSettings
-from headrace.errors import DeclarationError
+from headrace.engines.local import startup as local
+from headrace.engines.local.running import Running
+from headrace.engines.settings import RunSettings, SparkEngine
+from headrace.engines.spark.jobs import Jobs
+from headrace.engines.spark.session import connect
+from headrace.engines.spark.workers import SparkWorkers
 from headrace.plan.plan import Plan
 
 
-def start(plan: Plan, settings: RunSettings) -> RunningPipeline:
-    """Start a plan that was checked, on the engine in ``settings.engine``."""
-    raise DeclarationError(f'engine="{settings.engine.name}" is not there yet', advice='Run it with engine="local".')
+def start(plan: Plan, settings: RunSettings) -> Running:
+    """Start a plan that was checked, on the engine in ``settings.engine``; see `headrace.engines.local.startup.start`.
+
+    Raises:
+        MissingExtra: PySpark is not installed.
+        HeadraceError: Spark does not start.
+    """
+    spark = settings.engine
+    assert isinstance(spark, SparkEngine)
+
+    def workers(checked: Plan) -> SparkWorkers:
+        settings.on_status(f"connecting to Spark{f' ({spark.master})' if spark.master else ''}")
+        context, made = connect(plan.app, spark.master, spark.conf)
+        return SparkWorkers(Jobs(context, plan.app, stops=made), checked)
+
+    return local.start(plan, settings, make_workers=workers)
