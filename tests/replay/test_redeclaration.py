@@ -194,6 +194,46 @@ def test_evaluations_come_and_go(log: Log) -> None:
     assert dict(run(build("y", metrics=["balanced_accuracy"]), 12)) == {"x": 9, "y": 6}
 
 
+def test_what_was_predicted_before_an_evaluation_is_graded_from_the_first_row_on(log: Log, tmp_path: Path) -> None:
+    """An evaluation begins where it was declared; grades tell the same of all predictions that the log holds."""
+
+    def app(at: Path, *, evaluated: bool, graded: bool = False) -> hr.App:
+        made = hr.App("shop", log=at)
+        rows = made.topic("measured", append=True)
+        model = made.model("weight", hr.LinearRegression(), features=["a"], target="y")
+        model.learn(rows)
+        predictions = model.predict(rows).to("predicted")
+        if evaluated:
+            model.evaluate(rows, metrics=["mae"])
+        if graded:
+            grades = predictions.grade(
+                rows, on="id", within="1 min", metric=hr.metrics.absolute_error, start="earliest"
+            )
+            grades.to("graded")
+        return made
+
+    def ten(made: hr.App, first: int) -> None:
+        with made.start() as running:
+            numbers = range(first, first + 10)
+            running.append("measured", [{"id": i, "a": float(i % 7), "y": 2.0 * (i % 7) + i % 3} for i in numbers])
+            running.wait(60)
+
+    def scores(made: hr.App) -> tuple[int, float]:
+        newest = made.topic("weight-metrics").read().to_arrow().to_pylist()[-1]
+        return newest["rows"], newest["mae"]
+
+    ten(always := app(tmp_path / "always.headrace", evaluated=True), 0)
+    for first in (10, 20):
+        ten(always, first)
+    for first in (0, 10):
+        ten(app(log, evaluated=False), first)
+    ten(late := app(log, evaluated=True, graded=True), 20)
+    assert (scores(always)[0], scores(late)[0]) == (20, 10)
+    errors = late.topic("graded").read().to_arrow().column("error").drop_null()
+    assert (len(errors), pc.mean(errors).as_py()) == (20, pytest.approx(scores(always)[1]))
+    assert report(late).result == "equal"
+
+
 def test_a_log_of_before_whose_alarm_changes_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "before.headrace"
     path.write_bytes(gzip.decompress(WRITTEN.read_bytes()))

@@ -140,7 +140,7 @@ def model_line(model: dict[str, Any]) -> str:
     parts = [f"{model['model']} v{model['version']}", f"{model['rows']} rows learned in {model['cuts']} cuts"]
     parts += [f"{model['pending']} pending", f"{model['predicted']} predicted"]
     parts += [f"{model['rejected']} to dead letters"] if model["rejected"] else []
-    parts += [f"{model['ignored']} updates and deletes not learned"] if model["ignored"] else []
+    parts += [f"{model['ignored']} updates and deletes of learned rows ignored"] if model["ignored"] else []
     return ", ".join(parts)
 
 

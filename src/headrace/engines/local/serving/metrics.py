@@ -19,7 +19,7 @@ _COUNTERS = {
     "learned": "Rows learned",
     "predicted": "Rows of topics predicted",
     "rejected": "Rows refused to dead letters",
-    "ignored": "Updates and deletes not learned",
+    "ignored": "Updates, deletes and truncates of rows that were learned, which are not taken back",
     "unlabelled": "Rows that came without a label",
     "cuts": "Cuts learned",
 }
