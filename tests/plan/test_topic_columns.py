@@ -117,7 +117,8 @@ kept = st.lists(st.sampled_from(["select", "with", "with a function"]), max_size
 makes = st.lists(st.sampled_from(sorted(derived)), max_size=3)
 
 
-@settings(max_examples=12)
+# Each example is a pipeline that runs.
+@settings(max_examples=settings.default.max_examples // 10)
 @given(st.builds(Words, some, kept, makes, st.booleans(), st.booleans()))
 def test_columns_are_foretold(words: Words) -> None:
     app = hr.App("shop", log="memory://")
