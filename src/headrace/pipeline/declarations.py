@@ -271,8 +271,7 @@ class Declarations:
         """Return none of the rows of a stream, with the columns that they will have; None where it is not declared."""
         plan, running = self.plan(), self.running
         tables: Mapping[str, pa.Schema] = {} if running is None else running.tables
-        declared = {*tables, *plan.appended, *plan.written, *plan.delivered}
-        declared |= {read for task in plan.tasks for read in task.topics}
+        declared = {*tables, *plan.appended, *plan.written, *plan.read}
         if stream.topic.removesuffix(".dlq") not in declared:
             return None
 

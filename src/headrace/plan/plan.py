@@ -177,15 +177,19 @@ class Plan:
         return tuple(dict.fromkeys(sink.stream.topic for sink in self.sinks))
 
     @property
+    def read(self) -> tuple[str, ...]:
+        """Topics that tasks and sinks read."""
+        return tuple(dict.fromkeys([*(topic for task in self.tasks for topic in task.topics), *self.delivered]))
+
+    @property
     def foreign(self) -> tuple[str, ...]:
         """Topics of the log's cluster that nobody in this plan writes, as far as the plan alone can tell."""
         if not self.on_kafka:
             return ()
-        read = dict.fromkeys([*(topic for task in self.tasks for topic in task.topics), *self.delivered])
         prefixes = [source.prefix for source in self.sources]
         return tuple(
             topic
-            for topic in read
+            for topic in self.read
             if topic not in self.written
             and not topic.endswith(".dlq")
             and not any(topic.startswith(f"{prefix}.") for prefix in prefixes)

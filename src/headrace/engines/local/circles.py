@@ -157,15 +157,11 @@ def _refuse_circle(plan: Plan, end: End, source: PostgresSource, declared: Sourc
         )
     topic = f"{declared.prefix}.{end.reach}"
     literal = any(pattern.replace("\\", "").lower() == str(end.reach).lower() for pattern in declared.tables)
-    if literal or topic in _read(plan):
+    if literal or topic in plan.read:
         raise DeclarationError(
             f"{end}, and the pipeline reads it from source «{source.name}» ({declared.where}): the same table",
             advice=f"Read the topic «{end.sink.stream.topic}» itself, which has the same rows; or another table.",
         )
-
-
-def _read(plan: Plan) -> set[str]:
-    return {*(topic for task in plan.tasks for topic in task.topics), *plan.delivered}
 
 
 def _check_identities(plan: Plan, source: PostgresSource) -> None:

@@ -61,7 +61,7 @@ def check_known(plan: Plan, fixed: Mapping[str, Columns], log: Log, changing: Co
     Raises:
         DeclarationError: a column is not there, or of another type than is wanted.
     """
-    asked = (_read(plan) - plan.written.keys()) | set(changing)
+    asked = (set(plan.read) - plan.written.keys()) | set(changing)
     asked -= fixed.keys()
     stay = {topic for topic in asked - set(changing) if not topic.endswith(".dlq")}
     for whole in (False, True):  # before a refusal: some rows may have what those that are looked at first have not
@@ -139,7 +139,7 @@ class FirstRows:
         self._said: set[str] = set()
         self.awaited = {
             topic
-            for topic in _read(plan) - set(captured)
+            for topic in set(plan.read) - set(captured)
             if topic not in plan.written or topic in plan.appending
             if topic not in there or not there[topic].rows
         }
@@ -160,7 +160,3 @@ class FirstRows:
             if mistake.message not in self._said:
                 self._said.add(mistake.message)
                 say(self._plan, mistake)
-
-
-def _read(plan: Plan) -> set[str]:
-    return {topic for task in plan.tasks for topic in task.topics} | set(plan.delivered)

@@ -97,11 +97,10 @@ def foreign_topics(plan: Plan, log: Log, tables: Mapping[str, object]) -> dict[T
     Args:
         tables: topics that the plan's databases write.
     """
-    read = dict.fromkeys([*(topic for task in plan.tasks for topic in task.topics), *plan.delivered])
     others = {topic for topic, known in log.metadata.items() if known.foreign} if isinstance(log, KafkaLog) else set()
     ours = log.topics().keys() - others
     found: dict[TopicsPlan, list[str]] = {}
-    for topic in read:
+    for topic in plan.read:
         if topic in plan.written or topic in tables or topic.endswith(".dlq"):
             continue
         declared = next((topics for topics in plan.topics if topics.matches(topic)), None)
