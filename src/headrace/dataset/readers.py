@@ -21,7 +21,6 @@ from headrace.dataset.groups import Positions, open_positions
 from headrace.errors import LogError, LogMissing
 from headrace.formats.topic_formats import ForeignFormats, TopicCodec, codec_for
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.fetch import wire_messages
 from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Entry, Log
@@ -253,10 +252,10 @@ class MessageReader:
         assert self._reader is not None
         chunks: list[Chunk] = []
         for (_, number), messages in self._reader.receive(wait).items():
-            if until is not None:
-                messages = [message for message in messages if message.offset() < until.get(number, 0)]
-            if messages:
-                chunks += self._chunks(number, wire_messages(self._topic, messages, partition=number))
+            if until is not None and messages.offsets[-1] >= until.get(number, 0):
+                messages = messages.take(np.flatnonzero(messages.offsets < until.get(number, 0)))
+            if len(messages):
+                chunks += self._chunks(number, messages)
         return chunks
 
     def _chunks(self, number: int, messages: WireMessages) -> list[Chunk]:
@@ -422,7 +421,7 @@ class ClusterFinder:
         try:
             while not reader.read() >= ends or not reader.positions():
                 for messages in reader.receive(RECEIVE_SECONDS).values():
-                    return all(name != OURS for name, _ in messages[0].headers() or ())
+                    return all(name != OURS for name, _ in messages.headers[0])
             return empty
         finally:
             reader.close()

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from headrace.arrays import Ints
 from headrace.batch import Batch
+from headrace.foreseen import Foreseen
 from headrace.wire import Encoded, WireMessages
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Decoded:
         bad: index and reason of each message that cannot be decoded.
         formats: of each part, where they differ; else empty.
         preceding: what these messages, and those before them, say of the next.
+        foreseen: of the parts, for each, predictions that whoever decoded them has made ahead.
     """
 
     parts: list[tuple[Batch, Ints]] = field(default_factory=list)
     bad: list[tuple[int, str]] = field(default_factory=list)
     formats: list[str] = field(default_factory=list)
     preceding: Preceding = FIRST
+    foreseen: tuple[tuple[Foreseen, ...], ...] = ()
 
 
 class Format(Protocol):

@@ -239,6 +239,29 @@ class Decision:
         return self if same else Decision(self.format, columns, preceding.enveloped, preceding.deletes)
 
 
+class DecodedMessages(WireMessages):
+    """Messages that somebody else has decoded already, as a `ForeignFormats` of his own.
+
+    Attributes:
+        before, after: what the topic was to him before and after (`Decision.dump`); b"" where nothing was decided.
+        format, decoded: as `ForeignFormats` returned them.
+    """
+
+    __slots__ = ("after", "before", "decoded", "format")
+
+    def __init__(self, messages: WireMessages, before: bytes, after: bytes, format: str, decoded: Decoded) -> None:
+        super().__init__(
+            messages.topic,
+            messages.values,
+            offsets=messages.offsets,
+            partitions=messages.partitions,
+            ts_ms=messages.ts_ms,
+            keys=lambda: messages.keys,
+            headers=lambda: messages.headers,
+        )
+        self.before, self.after, self.format, self.decoded = before, after, format, decoded
+
+
 @dataclass
 class ForeignFormats:
     """Decodes topics that others write: in the format that was named, or the one that their messages show.
@@ -265,6 +288,10 @@ class ForeignFormats:
         Raises:
             RegistryUnavailable: a schema is needed that cannot be fetched now; nothing was decided.
         """
+        if isinstance(messages, DecodedMessages) and messages.before == self.records().get(messages.topic, b""):
+            if messages.after != messages.before:
+                self.decisions[messages.topic] = Decision.load(messages.after)
+            return messages.format, messages.decoded
         known = self.decisions.get(messages.topic, Decision())
         prefix = FOREIGN if self.numbered else FOREIGN * 2
         parts, bad, formats = [], [], []

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.errors import LogTruncated, LogUnavailable
+from headrace.foreseen import Foreseen
 from headrace.kafka.cluster import Cluster, translate
-from headrace.kafka.fetch import consumer_properties, errors_among, make_known, receive, truncated
+from headrace.kafka.fetch import consumer_properties, errors_among, make_known, receive, truncated, wire_messages
 from headrace.kafka.ranges import TopicRange
 from headrace.kafka.settings import KafkaLocation
+from headrace.wire import WireMessages
 
 LOOK_FOR_TOPICS_S = 0.5
 LOOK_FOR_PARTITIONS_S = 5.0
@@ -32,6 +34,8 @@ class DecodedLike(Protocol):
     def bad(self) -> Sequence[tuple[int, str]]: ...
     @property
     def formats(self) -> Sequence[str]: ...
+    @property
+    def foreseen(self) -> tuple[tuple[Foreseen, ...], ...]: ...
 
 
 class Offsets:
@@ -76,6 +80,51 @@ class Offsets:
     __repr__ = __str__
 
 
+class MessageReader(Protocol):
+    """The contract of `TopicSource` with what reads its topics, each partition in the order of its offsets.
+
+    One thread calls `receive`, `hold` and `commit`; the other methods may be called from any.
+
+    Attributes:
+        identities: the broker's ids of the topics that are read.
+        missing: topics that are not there yet.
+        away, away_since: why nothing can be read now, or "", and since when.
+    """
+
+    identities: dict[str, str]
+    missing: tuple[str, ...]
+    away: str
+    away_since: float
+
+    def receive(self, timeout: float) -> dict[Where, WireMessages]:
+        """Return messages that have arrived, by partition; waits for the first."""
+        ...
+
+    def hold(self, ahead: set[Where]) -> None:
+        """Read some partitions no further for now, and all others on."""
+        ...
+
+    def commit(self, position: Offsets) -> None:
+        """Let the cluster's tools see how far we are."""
+        ...
+
+    def positions(self) -> dict[Where, int]:
+        """Return the next offset of every partition, as a start needs them."""
+        ...
+
+    def read(self) -> Offsets:
+        """Return how far everything has been read, markers of transactions included."""
+        ...
+
+    def ends(self) -> Offsets:
+        """Return where the topics end now."""
+        ...
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        ...
+
+
 class TopicsReader:
     """Reads the topics of one source. Used by the thread that reads ahead; `ends` by any.
 
@@ -111,12 +160,16 @@ class TopicsReader:
         self.away = ""
         self.away_since = 0.0
 
-    def receive(self, timeout: float) -> dict[Where, list[Any]]:
+    def receive(self, timeout: float) -> dict[Where, WireMessages]:
         """Return messages that have arrived, by partition, each in the order of its offsets; waits for the first.
 
         Raises:
             LogTruncated: what should be read next was deleted.
         """
+        found = self._receive(timeout)
+        return {where: wire_messages(where[0], some, partition=where[1]) for where, some in found.items()}
+
+    def _receive(self, timeout: float) -> dict[Where, list[Any]]:
         self._look()
         if self._consumer is None:
             time.sleep(min(timeout, 0.05))
@@ -187,24 +240,12 @@ class TopicsReader:
     def _look_now(self) -> None:
         now = time.monotonic()
         there = self._cluster.topics(patience=0.0)
-        self._refuse_replaced(there)
+        topics = [topic for topic in self._topics if topic in there or topic in self.identities]
+        self.identities |= identified(self._cluster, self._location.bootstrap, topics, self.identities)
         self.missing = tuple(topic for topic in self._topics if topic not in there)
         self._look_at = now + (LOOK_FOR_TOPICS_S if self.missing else LOOK_FOR_PARTITIONS_S)
         new = [(topic, i) for topic in self._topics for i in range(there.get(topic, 0))]
         self._assign([where for where in new if where not in self._assigned])
-
-    def _refuse_replaced(self, there: Mapping[str, int]) -> None:
-        known = [topic for topic in self.identities if topic in self._topics]
-        unknown = [topic for topic in self._topics if topic in there and topic not in self.identities]
-        now = self._cluster.identities([*known, *unknown]) if known or unknown else {}
-        for topic in known:
-            if now.get(topic) != self.identities[topic]:
-                what = "was deleted and made anew" if topic in now else "is not there any more"
-                raise LogTruncated(
-                    f"the topic «{topic}» on {self._location.bootstrap} {what}, after messages of it were read",
-                    advice="Restore it; or read the new one with another app name.",
-                )
-        self.identities |= {topic: now[topic] for topic in unknown if topic in now}
 
     def _assign(self, new: Sequence[Where]) -> None:
         from confluent_kafka import Consumer, TopicPartition
@@ -306,3 +347,24 @@ class TopicsReader:
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None
+
+
+def identified(cluster: Cluster, bootstrap: str, topics: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    """Return the broker's ids of topics, those that are not there left out.
+
+    Args:
+        known: ids of the topics that were read before.
+
+    Raises:
+        LogTruncated: such a one was deleted, or made anew.
+    """
+    unknown = any(topic not in known for topic in topics)
+    now = cluster.identities(topics) if topics and (unknown or known) else {}
+    for topic in topics:
+        if topic in known and now.get(topic) != known[topic]:
+            what = "was deleted and made anew" if topic in now else "is not there any more"
+            raise LogTruncated(
+                f"the topic «{topic}» on {bootstrap} {what}, after messages of it were read",
+                advice="Restore it; or read the new one with another app name.",
+            )
+    return {topic: now[topic] for topic in topics if topic in now}

@@ -9,18 +9,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
-from headrace.arrays import Ints
-from headrace.batch import undecodable
 from headrace.capture.base import (
     KIND,
     Log,
-    Origin,
     Piece,
     SourceState,
     SourceStatus,
@@ -29,12 +24,12 @@ from headrace.capture.base import (
     Waker,
 )
 from headrace.capture.read_ahead import ReadAhead
-from headrace.capture.topics.reader import DecodedLike, Offsets, TopicsReader, Where
+from headrace.capture.topics.pieces import Decode, MessagePieces
+from headrace.capture.topics.reader import MessageReader, Offsets, TopicsReader, Where
 from headrace.capture.topics.transactions import TransactionOrder
 from headrace.errors import RegistryUnavailable
 from headrace.kafka.cluster import Cluster
-from headrace.kafka.fetch import wire_messages
-from headrace.kafka.ranges import TopicRange, ranges_of
+from headrace.kafka.ranges import TopicRange
 from headrace.kafka.settings import KafkaLocation
 from headrace.wire import WireMessages
 
@@ -49,20 +44,7 @@ LONGEST_LINGER_S = 0.2
 REGISTRY_S = 0.2
 
 
-class Decode(Protocol):
-    """Makes rows of messages, and remembers what their topics are; see `ForeignFormats`."""
-
-    def __call__(self, messages: WireMessages) -> tuple[str, DecodedLike]:
-        """Return the format's name and the rows."""
-        ...
-
-    def records(self) -> dict[str, bytes]:
-        """Return by topic what its messages have decided so far."""
-        ...
-
-    def restore(self, records: Mapping[str, bytes]) -> None:
-        """Go on with that."""
-        ...
+MakeReader = Callable[[KafkaLocation, Cluster, Sequence[str], Mapping[Where, int], Mapping[str, str]], MessageReader]
 
 
 class RangeDecoder(Protocol):
@@ -121,6 +103,7 @@ class TopicSource:
         topics: what to read; those that are not there yet are waited for.
         decode: gives the format's name and the rows of messages.
         order: what orders the events; None: arrival.
+        reader: makes what reads the topics: (location, cluster, topics, next offsets, ids of topics read before).
         elsewhere: decodes where many messages are waiting; of topics in the order of their arrival only.
     """
 
@@ -132,17 +115,19 @@ class TopicSource:
         topics: Sequence[str],
         decode: Decode,
         order: TransactionOrder | None = None,
+        reader: MakeReader = TopicsReader,
         elsewhere: RangeDecoder | None = None,
     ) -> None:
         self.name = name
         self.topics = tuple(topics)
         self.traits: SourceTraits[Offsets] = SourceTraits(cluster=location.bootstrap)
         self.location = location
+        self._make_reader = reader
         self.decode = decode
-        self._order = order
+        self._made = MessagePieces(decode, order)
         self.elsewhere = elsewhere
         self._cluster = Cluster(location)
-        self._reader: TopicsReader | None = None
+        self._reader: MessageReader | None = None
         self._ahead: ReadAhead[Loaded] | None = None
         self._loaded = Loaded([], Offsets({}), Offsets({}))
         self._decided: Mapping[str, bytes] = {}
@@ -160,6 +145,12 @@ class TopicSource:
         """
         self._cluster.topics()
 
+    @property
+    def read_topics(self) -> tuple[str, ...]:
+        """Return the topics that are read: with them the one that orders them."""
+        order = self._made.order
+        return self.topics if order is None else (*self.topics, order.topic)
+
     def start(self, log: Log, waker: Waker | None = None) -> None:
         """Go on where this log ends; see `headrace.capture.base.Source`."""
         if waker is not None:
@@ -167,8 +158,7 @@ class TopicSource:
         record = log.records(KIND, self.name).get(self.name)
         known = json.loads(record) if record else {"offsets": {}, "topics": {}}
         positions = {(t, int(p)): o for t, some in known["offsets"].items() for p, o in some.items()}
-        topics = self.topics if self._order is None else (*self.topics, self._order.topic)
-        self._reader = TopicsReader(self.location, self._cluster, topics, positions, known["topics"])
+        self._reader = self._make_reader(self.location, self._cluster, self.read_topics, positions, known["topics"])
         self._decided = {
             topic: found[topic] for topic in self.topics if topic in (found := log.records(COLUMNS, topic))
         }
@@ -211,7 +201,7 @@ class TopicSource:
 
     def _load(self, waiting: threading.Event) -> Iterator[Loaded]:
         """Receive and decode, in the thread that reads ahead."""
-        reader, order = self._reader, self._order
+        reader, order = self._reader, self._made.order
         assert reader is not None
         given = Offsets({})
         while True:
@@ -226,7 +216,7 @@ class TopicSource:
             decided = self.decode.records()
             while True:
                 try:
-                    pieces = self._arrived(arrived) if order is None else self._ordered(order, arrived)
+                    pieces = self._pieces(arrived)
                     break
                 except RegistryUnavailable as error:
                     # The same messages are decoded when the registry is back.
@@ -235,21 +225,25 @@ class TopicSource:
                     if waiting.wait(REGISTRY_S):
                         return
             self._registry_away = ""
-            positions = reader.positions()
+            positions = self._made.positions(reader.positions())
             read = reader.read()
             if order is not None:
                 read = read.capped(order.positions({}))
-                positions = order.positions(positions)
             if pieces or read != given:
                 given = read
                 yield Loaded(pieces, Offsets(positions), read, self.decode.records())
             if waiting.is_set():
                 return
 
-    def _decoded_elsewhere(self, reader: TopicsReader) -> Loaded | None:
+    def _decoded_elsewhere(self, reader: MessageReader) -> Loaded | None:
         """Return what is waiting, decoded elsewhere; None where little is, or where it is to be read here."""
         elsewhere = self.elsewhere
-        if elsewhere is None or self._order is not None or not reader.behind:
+        if (
+            elsewhere is None
+            or not isinstance(reader, TopicsReader)
+            or self._made.order is not None
+            or not reader.behind
+        ):
             return None
         ranges = reader.waiting_ranges(elsewhere.most)
         decided = self.decode.records()
@@ -266,7 +260,7 @@ class TopicSource:
         self._commit(reader)
         return Loaded(pieces, Offsets(reader.positions()), reader.read(), decided, elsewhere=True)
 
-    def _commit(self, reader: TopicsReader) -> None:
+    def _commit(self, reader: MessageReader) -> None:
         """Commit the group's offsets now and then: information for the cluster's tools, never where a start goes on.
 
         By the thread that reads: the client makes a second thread wait while the first one polls.
@@ -276,25 +270,14 @@ class TopicSource:
             reader.commit(stored)
             self._committed, self._committed_at = stored, now
 
-    def _arrived(self, arrived: Mapping[Where, list[Any]]) -> list[Piece[Offsets]]:
-        wires = [wire_messages(where[0], some, partition=where[1]) for where, some in arrived.items()]
-        return [decoded_piece(wire, self.decode) for wire in wires]
-
-    def _ordered(self, order: TransactionOrder, arrived: Mapping[Where, list[Any]]) -> list[Piece[Offsets]]:
-        """Return what is whole now; partitions that are far ahead are not read on."""
-        assert self._reader is not None
-        wires = {where: wire_messages(where[0], some, partition=where[1]) for where, some in arrived.items()}
-        # All are decoded before one is taken: what needs a registry that is away is decoded again.
-        decoded = {where: self.decode(wire) for where, wire in wires.items() if where[0] != order.topic}
-        for where, wire in wires.items():
-            if where in decoded:
-                order.take(where, wire, *decoded[where])
-            else:
-                order.take_ends(wire)
-        pieces = list(order.pieces())
-        ahead = {where for where in self._reader.positions() if order.pending(where) > AHEAD_ROWS}
-        # The transaction that everything waits for may be larger than that: then all go on.
-        self._reader.hold(ahead if len(ahead) < len(self._reader.positions()) - 1 else set())
+    def _pieces(self, arrived: Mapping[Where, WireMessages]) -> list[Piece[Offsets]]:
+        """Return what can be handed out; partitions that are far ahead of others' transactions are not read on."""
+        pieces = self._made.of(arrived)
+        order, reader = self._made.order, self._reader
+        if order is not None and reader is not None:
+            ahead = {where for where in reader.positions() if order.pending(where) > AHEAD_ROWS}
+            # The transaction that everything waits for may be larger than that: then all go on.
+            reader.hold(ahead if len(ahead) < len(reader.positions()) - 1 else set())
         return pieces
 
     def store(self, txn: Transaction, position: Offsets) -> None:
@@ -343,21 +326,3 @@ class TopicSource:
             self._ahead = None
         if self._reader is not None:
             self._reader.close()
-
-
-def _distinct(rows: Ints) -> Ints:
-    """Return each message once, in order; most often each is one row."""
-    return rows if (np.diff(rows) > 0).all() else np.unique(rows)
-
-
-def decoded_piece(messages: WireMessages, decode: Decode) -> Piece[Offsets]:
-    """Return messages of one partition as a piece: their rows, those that are none, and where they lie."""
-    topic, partition = messages.topic, int(messages.partitions[0])
-    format_, decoded = decode(messages)
-    batches, origins = [], []
-    for i, (batch, rows) in enumerate(decoded.parts):
-        batches.append((topic, batch))
-        name = decoded.formats[i] if decoded.formats else format_
-        origins.append(Origin(ranges_of(messages.offsets, partition, _distinct(rows)), name))
-    rejected = ((f"{topic}.dlq", undecodable(messages, decoded.bad)),) if decoded.bad else ()
-    return Piece(tuple(batches), rejected, origins=tuple(origins))

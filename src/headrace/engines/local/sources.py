@@ -11,7 +11,8 @@ from typing import Any
 from headrace.capture.base import Source
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.source import PostgresSource
-from headrace.capture.topics.source import TopicSource
+from headrace.capture.topics.reader import TopicsReader
+from headrace.capture.topics.source import MakeReader, TopicSource
 from headrace.capture.topics.transactions import TransactionOrder
 from headrace.engines.local.pipeline_source import PipelineSource
 from headrace.errors import DeclarationError, FormatError, RegistryUnavailable
@@ -111,8 +112,13 @@ def foreign_topics(plan: Plan, log: Log, tables: Mapping[str, object]) -> dict[T
     return found
 
 
-def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> list[Source[Any]]:
+def topic_sources(
+    plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]], reader: MakeReader = TopicsReader
+) -> list[Source[Any]]:
     """Make a source for each cluster and prefix that foreign topics are read from, and for each pipeline followed.
+
+    Args:
+        reader: makes what reads foreign topics.
 
     Raises:
         LogUnavailable: a cluster does not answer.
@@ -131,7 +137,7 @@ def topic_sources(plan: Plan, topics: Mapping[TopicsPlan, Sequence[str]]) -> lis
         if names:
             order = TransactionOrder(declared.prefix, names) if _in_transactions(declared, location) else None
             decode = ForeignFormats(codec, _named(codec, plan, names), numbered=order is None)
-            source = TopicSource(location, name=declared.name, topics=names, decode=decode, order=order)
+            source = TopicSource(location, name=declared.name, topics=names, decode=decode, order=order, reader=reader)
             source.check()
             found.append(source)
     for place, theirs in followed.values():

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from headrace.capture.base import Source
 from headrace.capture.postgres.source import PostgresSource
+from headrace.capture.topics.reader import TopicsReader
+from headrace.capture.topics.source import MakeReader
 from headrace.clock import Clock
 from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.circles import Circles
@@ -57,10 +59,17 @@ SAY_SECONDS = 5.0
 MakeWorkers = Callable[[Plan], Workers | None]
 
 
-def start(plan: Plan, settings: RunSettings | None = None, *, make_workers: MakeWorkers | None = None) -> Running:
+def start(
+    plan: Plan,
+    settings: RunSettings | None = None,
+    *,
+    make_workers: MakeWorkers | None = None,
+    reader: MakeReader = TopicsReader,
+) -> Running:
     """Start a plan; raises before anything is written when it cannot work.
 
     Args:
+        reader: makes what reads topics that others write.
         make_workers: of another engine; called once the plan has been checked against the log. None: processes of this
             machine, as the settings say.
 
@@ -73,7 +82,7 @@ def start(plan: Plan, settings: RunSettings | None = None, *, make_workers: Make
     plan.check()
     place = ServerBinding.of(plan, settings.serve) if settings.serve else None
     try:
-        return _start(plan, settings, place, make_workers or functools.partial(_processes, settings))
+        return _start(plan, settings, place, make_workers or functools.partial(_processes, settings), reader)
     except BaseException:
         if place is not None:
             place.close()
@@ -84,7 +93,9 @@ def _processes(settings: RunSettings, plan: Plan) -> Workers | None:
     return ProcessPool(settings.workers, plan.models) if settings.workers > 1 else None
 
 
-def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None, make_workers: MakeWorkers) -> Running:
+def _start(
+    plan: Plan, settings: RunSettings, place: ServerBinding | None, make_workers: MakeWorkers, reader: MakeReader
+) -> Running:
     keep = Keep.parse(plan.keep) if plan.keep is not None else None
 
     def on_progress(table: str, rows: int, estimated: int) -> None:
@@ -107,7 +118,7 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None, make_
             undo.callback(log.close)
         if checked is None or log.newest_slice() != checked.slice:
             checked = _check(plan, captured, log, circles)
-        sources = _sources(plan, captured, log, checked)
+        sources = _sources(plan, captured, log, checked, reader)
         for source in sources:
             undo.callback(source.stop)
         if workers is not None:
@@ -134,6 +145,19 @@ def _start(plan: Plan, settings: RunSettings, place: ServerBinding | None, make_
     _tell_health(running)
     receive_served_rows(running, plan.endpoints)
     return serve_running(running, models, place) if models and place else running
+
+
+def checked_sources(plan: Plan) -> list[Source[Any]]:
+    """Refuse what cannot run, as `start` does; return the sources that would read, not started.
+
+    Raises:
+        DeclarationError, SourceError, LogError: as `start`.
+    """
+    plan.check()
+    codec = codec_for(plan.formats)
+    captured = databases(plan, lambda table, rows, estimated: None)
+    with _as_it_stands(plan, codec) as held:
+        return _sources(plan, captured, held, _check(plan, captured, held, Circles(plan, captured)))
 
 
 def _about(plan: Plan) -> str:
@@ -224,10 +248,12 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Ci
     return Checked(known, foreign, last)
 
 
-def _sources(plan: Plan, captured: Sequence[PostgresSource], log: Log, checked: Checked) -> list[Source[Any]]:
+def _sources(
+    plan: Plan, captured: Sequence[PostgresSource], log: Log, checked: Checked, reader: MakeReader = TopicsReader
+) -> list[Source[Any]]:
     """Return the sources that a plan reads from."""
     appended = [AppendSource(log, plan.appending, plan.served)] if plan.appended else []
-    return [*captured, *topic_sources(plan, checked.foreign), *appended]
+    return [*captured, *topic_sources(plan, checked.foreign, reader), *appended]
 
 
 def _tables(captured: Sequence[PostgresSource]) -> dict[str, pa.Schema]:

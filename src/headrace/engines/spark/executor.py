@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from headrace.arrays import Array
 from headrace.batch import META_FIELDS, OPS, Batch
 from headrace.capture.base import Piece
+from headrace.capture.topics.pieces import decoded_piece
 from headrace.capture.topics.reader import Offsets
-from headrace.capture.topics.source import decoded_piece
 from headrace.engines import workers
 from headrace.engines.workers import KnownState, Measured
 from headrace.foreseen import Method

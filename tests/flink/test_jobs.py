@@ -1,0 +1,106 @@
+"""Pipelines that Flink runs: in a mini cluster of this process, and on a session cluster whose processes are killed."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import headrace as hr
+from headrace.formats.topic_formats import codec_for
+from headrace.log import open_log
+from headrace.replay.verify import verify
+from headrace.testing.servers import KafkaBroker
+
+pytestmark = [pytest.mark.flink]
+
+FEATURES = ["a", "b", "c", "d"]
+CENTERS = [[-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+SECONDS = 240.0
+
+
+class Pipeline:
+    """K-means over a topic of its own; the same application may be started again and again."""
+
+    def __init__(self, broker: KafkaBroker, partitions: int = 1) -> None:
+        self.name = f"f{secrets.token_hex(6)}"
+        self.broker = broker
+        self.rows = 0
+        broker.create_topic(self.topic, partitions)
+
+    @property
+    def topic(self) -> str:
+        return f"{self.name}-rows"
+
+    @property
+    def answers(self) -> str:
+        return f"{self.name}-answers"
+
+    def app(self, name: str = "") -> hr.App:
+        app = hr.App(name or self.name, log=f"kafka://{self.broker.bootstrap}")
+        rows = app.topic(self.topic)
+        species = app.model("species", hr.KMeans(k=3, initial_centers=CENTERS), features=FEATURES)
+        species.learn(rows, every=32)
+        species.predict(rows).to(f"{name or self.name}-answers")
+        return app
+
+    def produce(self, rows: int) -> None:
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.broker.bootstrap, "linger.ms": 5})
+        values = np.random.default_rng(self.rows).normal(size=(rows, 4)).round(3).tolist()
+        for number, row in enumerate(values, self.rows):
+            value = json.dumps({"id": number, **dict(zip(FEATURES, row, strict=True))})
+            producer.produce(self.topic, value.encode(), key=str(number).encode())
+        assert producer.flush(60) == 0
+        self.rows += rows
+
+    def check(self) -> None:
+        """Every row was predicted once, in order, and what the log says is what a replay of it gives."""
+        app = self.app()
+        ids = [row["id"] for row in app.topic(self.answers).read().to_arrow().select(["id"]).to_pylist()]
+        assert sorted(ids) == list(range(self.rows))
+        log = open_log(app.log, writer=False, name=self.name, codec=codec_for(app.plan().formats))
+        try:
+            report = verify(app.plan(), log)
+        finally:
+            log.close()
+        assert report.result == "equal", report
+
+    def hash_of_one_that_never_moved(self) -> str | None:
+        with self.app(f"{self.name}-alone").start() as running:
+            running.wait(120)
+            return running["species"].hash
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_a_pipeline_moves_from_local_to_flink_and_back(broker: KafkaBroker) -> None:
+    """In a mini cluster: the same rows, outputs and model as of one that never moved."""
+    pipeline = Pipeline(broker)
+    pipeline.produce(1_000)
+    with pipeline.app().start() as running:
+        running.wait(60)
+    pipeline.produce(3_000)
+    with pipeline.app().start(engine="flink") as running:
+        running.wait(SECONDS)
+        assert running["species"].learned == 4_000
+        assert running.captured == {pipeline.topic: 3_000}
+        pipeline.produce(500)
+        running.wait(60)
+        assert running["species"].counters["predicted"] == 4_500
+    pipeline.produce(500)
+    with pipeline.app().start() as running:
+        running.wait(60)
+        moved = running["species"].hash
+    pipeline.check()
+    assert moved == pipeline.hash_of_one_that_never_moved()
