@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from headrace.capture.topics.transactions import TransactionOrder
 from headrace.errors import DecodeError
 from headrace.formats.topic_formats import ForeignFormats, TopicCodec
+from headrace.kafka.ranges import unpack_spread
 from headrace.wire import WireMessages
 
 TABLES = ("p.public.a", "p.public.b")
@@ -167,6 +168,23 @@ def test_what_waits_is_stored_whole() -> None:
     empty = TransactionOrder("p", TABLES)
     empty.load(TransactionOrder("p", TABLES).dump(), DECODE)
     assert not list(empty.pieces())
+
+
+def test_events_of_several_partitions_are_in_commit_order() -> None:
+    """One batch, and one place for each: a pipeline is to see them in the same order whatever else it reads."""
+    topics, ends = written([[0, 0, 0, 0, 0], [0, 0]])
+    order = TransactionOrder("p", TABLES[:1])
+    order.take_ends(messages(order.topic, ends, 0, len(ends)))
+    for partition, mine in ((1, [1, 4, 5]), (0, [0, 2, 3, 6])):
+        values = [topics[TABLES[0]][i] for i in mine]
+        some = WireMessages(TABLES[0], values, offsets=np.array(mine) * 2, partitions=np.full(len(mine), partition))
+        order.take((TABLES[0], partition), some, *DECODE(some))
+    first, second = order.pieces()
+    ((_, batch),) = first.batches
+    assert batch.column("id").to_pylist() == [0, 1, 2, 3, 4] and batch.index.tolist() == [0, 1, 2, 3, 4]
+    assert unpack_spread(first.origins[0].spread).tolist() == [0, 1, 0, 0, 1]
+    assert [(lies.partition, lies.first, lies.last) for lies in first.origins[0].ranges] == [(0, 0, 6), (1, 2, 8)]
+    assert [batch.column("id").to_pylist() for _, batch in second.batches] == [[5], [6]]
 
 
 def test_what_is_no_transaction_topic_is_refused() -> None:

@@ -316,7 +316,9 @@ def in_order(stored: IndexEntry, found: Sequence[list[Any]]) -> list[Any]:
         parts.append(messages)
     if not stored.spread:
         return parts[0] if len(parts) == 1 else [message for messages in parts for message in messages]
-    by_partition = {span.partition: messages for span, messages in zip(stored.ranges, parts, strict=True)}
+    by_partition: dict[int, list[Any]] = {}
+    for span, messages in zip(stored.ranges, parts, strict=True):
+        by_partition.setdefault(span.partition, []).extend(messages)
     spread = unpack_spread(stored.spread)
     ordered: list[Any] = [None] * len(spread)
     for partition, messages in by_partition.items():

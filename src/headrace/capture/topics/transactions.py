@@ -26,7 +26,7 @@ from headrace.batch import OPS, Batch, undecodable
 from headrace.capture.base import Origin, Piece
 from headrace.capture.topics.reader import DecodedLike, Offsets, Where
 from headrace.errors import DecodeError
-from headrace.kafka.ranges import ranges_of
+from headrace.kafka.ranges import pack_spread, ranges_of
 from headrace.plain_values import values
 from headrace.wire import WireMessages
 
@@ -307,10 +307,32 @@ def _split(waiting: deque[_Chunk], most: int) -> _Chunk:
 
 def _piece(taken: Sequence[tuple[str, _Chunk]]) -> Piece[Offsets]:
     batches, origins, rejected = [], [], []
-    for topic, chunk in taken:
-        if chunk.batch is None:
-            rejected.append((f"{topic}.dlq", undecodable(chunk.wire, [(int(chunk.at[0]), chunk.reason)])))
-            continue
-        batches.append((topic, chunk.batch))
-        origins.append(Origin(ranges_of(chunk.wire.offsets, chunk.partition, np.unique(chunk.at)), chunk.format))
+    for topic in dict.fromkeys(topic for topic, _ in taken):
+        chunks = [chunk for name, chunk in taken if name == topic]
+        for batch, origin in _in_commit_order([chunk for chunk in chunks if chunk.batch is not None]):
+            batches.append((topic, batch))
+            origins.append(origin)
+        for chunk in chunks:
+            if chunk.batch is None:
+                rejected.append((f"{topic}.dlq", undecodable(chunk.wire, [(int(chunk.at[0]), chunk.reason)])))
     return Piece(tuple(batches), tuple(rejected), origins=tuple(origins))
+
+
+def _in_commit_order(chunks: Sequence[_Chunk]) -> list[tuple[Batch, Origin]]:
+    """Return a transaction's events of one topic, with where they lie.
+
+    Those of several partitions become one batch in the order of their positions, where they are of one shape.
+    """
+    batches = [(chunk, chunk.batch) for chunk in chunks if chunk.batch is not None]
+    ranges = [ranges_of(chunk.wire.offsets, chunk.partition, np.unique(chunk.at)) for chunk in chunks]
+    shapes = {(chunk.format, batch.schema) for chunk, batch in batches} if len(batches) > 1 else set()
+    index = np.concatenate([batch.index for _, batch in batches]) if batches else np.empty(0, np.int64)
+    one_each = all(len(np.unique(chunk.at)) == len(chunk.at) for chunk in chunks)
+    if len(shapes) != 1 or not one_each or (np.diff(index) > 0).all():
+        return [(batch, Origin(lies, chunk.format)) for (chunk, batch), lies in zip(batches, ranges, strict=True)]
+    order = np.argsort(index, kind="stable")
+    records = pa.concat_batches([batch.records for _, batch in batches]).take(pa.array(order))
+    partitions = np.concatenate([np.full(len(chunk.at), chunk.partition) for chunk in chunks])
+    by_partition = sorted((lies for some in ranges for lies in some), key=lambda lies: (lies.partition, lies.first))
+    spread = pack_spread(partitions[order]) if len(set(partitions.tolist())) > 1 else b""
+    return [(Batch(records), Origin(tuple(by_partition), chunks[0].format, spread))]

@@ -1,0 +1,281 @@
+"""The contract of an engine: what comes of a pipeline is what `step` gives, whoever runs it, however often it stops.
+
+Each pipeline runs on a log on Kafka, on an engine, in two lives; rows come meanwhile. What it has written is then
+
+* what a replay gives for the recorded slices, byte for byte, with every hash (`verify`);
+* what `local` gives in memory, in one life: rows with positions depend on nothing else.
+
+An engine whose packages are not here skips: `make test-spark` and `make test-flink` have environments of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+import headrace as hr
+from headrace.demos import iris
+from headrace.demos.iris.pipeline import FLINK, SPARK
+from headrace.formats.topic_formats import codec_for
+from headrace.log import open_log
+from headrace.log.base import Log
+from headrace.registry.models import read_progress
+from headrace.replay.verify import verify
+from headrace.testing.servers import KafkaBroker
+
+SECONDS = 240.0
+# Commits lie ahead of the clock, so that no silence ends a cut.
+LATER_MS = (int(time.time()) + 3600) * 1000
+
+Row = dict[str, Any]
+Transaction = Sequence[tuple[str, Row]]
+Options = dict[str, Any]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param({}, id="local"),
+        pytest.param({"engine": "spark", "master": "local[2]"}, id="spark", marks=pytest.mark.spark),
+        pytest.param({"engine": "flink"}, id="flink", marks=pytest.mark.flink),
+    ]
+)
+def engine(request: pytest.FixtureRequest) -> Options:
+    """What `App.start` needs to run a pipeline on the engine."""
+    found: Options = request.param
+    return found
+
+
+@dataclass
+class Database:
+    """Tables whose changes Debezium has written: a topic for each, and one that says where transactions end."""
+
+    broker: KafkaBroker
+    prefix: str
+    transactions: int = 0
+    events: int = 0
+
+    def __post_init__(self) -> None:
+        for name, partitions in (("public.train", 2), ("public.test", 1), ("public.asked", 1), ("public.told", 1)):
+            self.broker.create_topic(f"{self.prefix}.{name}", partitions)
+        self.broker.create_topic(f"{self.prefix}.transaction")
+
+    def commit(self, transactions: Sequence[Transaction]) -> None:
+        """Write some transactions: rows of tables, in order."""
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.broker.bootstrap, "linger.ms": 5, "log_level": 0})
+        for rows in transactions:
+            self._commit(producer, rows)
+        assert producer.flush(60) == 0
+
+    def _commit(self, producer: Any, rows: Transaction) -> None:
+        self.transactions += 1
+        number = self.transactions
+        for order, (table, row) in enumerate(rows, 1):
+            self.events += 1
+            ts_ms = LATER_MS + number * 300
+            source = {"lsn": 10_000 + self.events, "ts_ms": ts_ms, "txId": number, "schema": "public", "table": table}
+            source["sequence"] = json.dumps([str(number * 10), str(10_000 + self.events)])
+            about = {"id": f"{number}:{self.events}", "total_order": order, "data_collection_order": order}
+            event = {"before": None, "after": row, "source": source, "op": "c", "ts_ms": ts_ms, "transaction": about}
+            key = json.dumps({"id": row["id"]}).encode()
+            producer.produce(f"{self.prefix}.public.{table}", json.dumps(event).encode(), key)
+        counts = [
+            {"data_collection": f"public.{table}", "event_count": sum(name == table for name, _ in rows)}
+            for table in sorted({table for table, _ in rows})
+        ]
+        end = {"status": "END", "id": f"{number}:9", "event_count": len(rows), "data_collections": counts}
+        producer.produce(f"{self.prefix}.transaction", json.dumps(end).encode())
+
+
+Declare = Callable[[hr.App, hr.Topics], None]
+
+
+@dataclass
+class Outcome:
+    """What a pipeline leaves behind: rows by topic and position, and where its models are."""
+
+    rows: dict[str, list[dict[str, Any]]]
+    models: dict[str, Any]
+
+
+def outcome(app: hr.App, log: Log) -> Outcome:
+    """Read a log, at the end of a life."""
+    own = {output.topic for task in app.plan().tasks for output in task.outputs}
+    topics = [topic for topic in log.topics() if topic in own or topic.endswith(".dlq")]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for topic in topics:
+        found = [row for entry in log.read_topic(topic, limit=10**9) for row in entry.records.to_pylist()]
+        # How rows were grouped into slices is an engine's: their order is that of their positions.
+        rows[topic.removeprefix(app.name)] = sorted(found, key=lambda row: (row["__lsn"], row["__index"], str(row)))
+    models = {}
+    for model in app.plan().models:
+        progress = read_progress(log, model.name)
+        assert progress is not None
+        models[model.name] = (progress.hash, progress.version, progress.position, progress.pending, progress.counters)
+    return Outcome(rows, models)
+
+
+@contextlib.contextmanager
+def opened(app: hr.App) -> Iterator[Log]:
+    log = open_log(app.log, writer=False, name=app.name, codec=codec_for(app.plan().formats))
+    with contextlib.closing(log):
+        yield log
+
+
+def check(
+    declare: Declare, transactions: Sequence[Transaction], engine: Options, broker: KafkaBroker, prefix: str
+) -> Outcome:
+    """Run a pipeline in two lives, and compare; return what came of it."""
+    database = Database(broker, prefix)
+    half = len(transactions) // 2
+
+    def made(name: str, log: str) -> hr.App:
+        app = hr.App(name, log=log)
+        declare(app, app.debezium(f"kafka://{broker.bootstrap}", prefix=prefix, tables=r"public\..*"))
+        return app
+
+    database.commit(transactions[:half])
+    for some in (transactions[half:-1], transactions[-1:]):
+        app = made(f"{prefix}_a", f"kafka://{broker.bootstrap}")
+        with app.start(**engine) as running:
+            running.wait(SECONDS)
+            database.commit(some)
+            running.wait(SECONDS)
+    with opened(app) as log:
+        report = verify(app.plan(), log)
+        assert report.result == "equal", report
+        assert sum(task.hashes for task in report.tasks) > 0
+        found = outcome(app, log)
+    alone = made(f"{prefix}_a", "memory://")
+    with alone.start() as running:
+        running.wait(SECONDS)
+        running.stop()
+        expected = outcome(alone, running.log)
+    assert found.models == expected.models
+    assert found.rows.keys() == expected.rows.keys()
+    for topic, rows in expected.rows.items():
+        assert found.rows[topic] == rows, topic
+    return found
+
+
+# -- pipelines ---------------------------------------------------------------------------------------------------------
+
+CENTERS = [[1.0, 1.0], [5.0, 5.0], [9.0, 1.0]]
+
+
+def numbers(count: int, first: int = 0) -> list[Row]:
+    """Rows; one in 17 has no «x», which a model refuses."""
+    chance = np.random.default_rng(first + 1)
+    points = chance.uniform(0, 9, (count, 2)).round(3).tolist()
+    return [
+        {"id": i, "x": None if i % 17 == 3 else x, "z": z, "label": int(x > 5), "kind": "abcd"[i // 40 % 4]}
+        for i, (x, z) in enumerate(points, first)
+    ]
+
+
+def learned_and_predicted() -> list[Transaction]:
+    """Transactions of one to seven rows of both tables."""
+    chance, rows = np.random.default_rng(3), numbers(400)
+    found: list[Transaction] = []
+    while rows:
+        some, rows = rows[: (size := int(chance.integers(1, 8)))], rows[size:]
+        found.append([("train" if row["id"] % 2 else "test", row) for row in some])
+    return found
+
+
+def test_cuts_of_every_kind(engine: Options, broker: KafkaBroker, topic_prefix: str) -> None:
+    """Predictions, evaluations, derived topics and dead letters of models whose learning is cut in each way."""
+    from sklearn.linear_model import SGDClassifier
+
+    def declare(app: hr.App, db: hr.Topics) -> None:
+        train, test = db["public.train"], db["public.test"]
+        for name, every in {"transactions": "transaction", "rows": 32, "seconds": "1 s"}.items():
+            learner = hr.KMeans(k=3, initial_centers=CENTERS, decay=0.5)
+            model = app.model(name, learner, features=["x", "z"], versions=100 if name == "rows" else None)
+            model.learn(train, every=every)
+            predicted = model.predict(test)
+            predicted.to(f"{app.name}-{name}")
+        predicted.select(sentence=hr.text("{features} is {prediction}")).to(f"{app.name}-sentences")
+        features = ["x", "z", hr.category("kind", capacity=4)]
+        model = app.model("sgd", SGDClassifier(loss="log_loss"), features=features, target="label", classes=[0, 1])
+        model.learn(train, every=50)
+        model.predict(test, proba=True).to(f"{app.name}-chances")
+        model.evaluate(train, metrics=["accuracy"], every=40)
+        test.filter(pc.field("x") > 3).to(f"{app.name}-right")
+
+    found = check(declare, learned_and_predicted(), engine, broker, topic_prefix)
+    assert {name: len(rows) for name, rows in found.rows.items() if name.startswith("-")} == {
+        "-transactions": 200, "-rows": 200, "-seconds": 200, "-sentences": 200, "-chances": 200,
+        "-right": sum(1 for row in numbers(400) if row["id"] % 2 == 0 and row["x"] is not None and row["x"] > 3),
+    }  # fmt: skip
+    assert found.rows["sgd-metrics"]
+    assert found.rows[f"{topic_prefix}.public.test.dlq"] and found.rows[f"{topic_prefix}.public.train.dlq"]
+    assert found.models["rows"][1] > 1
+
+
+def test_grades_windows_alarms_drift_and_trainings(
+    engine: Options, broker: KafkaBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Labels that come later; what the world is like changes twice, and the model is trained anew each time."""
+    from river.drift import ADWIN
+
+    (tmp_path / "first.csv").write_text("x,z,y\n1,2,3\n2,1,3\n3,5,8\n4,1,5\n")
+    rows = numbers(360)
+    world = [1.0 if row["id"] < 120 else 4.0 if row["id"] < 240 else -2.0 for row in rows]
+    asked = [[("asked", {name: row[name] for name in ("id", "x", "z")})] for row in rows]
+    told = [[("told", {"id": row["id"], "y": slope * row["z"]})] for row, slope in zip(rows, world, strict=True)]
+    transactions: list[Transaction] = []
+    for start in range(0, 360, 20):
+        transactions += [*asked[start : start + 20], *told[start : start + 20]]
+
+    def declare(app: hr.App, db: hr.Topics) -> None:
+        learner = hr.LinearRegression()
+        model = app.model("m", learner, features=["x", "z"], target="y", initial=hr.csv(tmp_path / "first.csv"))
+        predicted = model.predict(db["public.asked"]).to(f"{app.name}-out")
+        grades = predicted.grade(db["public.told"], on="id", within="1 h").to(f"{app.name}-grades")
+        means = grades.window(40, every=20).mean("error").to(f"{app.name}-means")
+        alarm = means.above(4.0).to(f"{app.name}-alarms")
+        grades.drift("error", ADWIN()).to(f"{app.name}-drift")
+        model.retrain(on=alarm, rows=grades.last(60))
+
+    found = check(declare, transactions, engine, broker, topic_prefix)
+    assert len(found.rows["-out"]) == 360 and len(found.rows["-grades"]) >= 330
+    assert found.rows["-alarms"] and found.rows["-means"]
+    assert found.models["m"][1] > 2 and found.rows["m-training"]
+
+
+IRIS = Path(iris.__file__).parent / "data"
+
+
+def flowers(name: str, table: str, first: int) -> Transaction:
+    with (IRIS / f"{name}.csv").open(newline="") as file:
+        rows = [{column: float(value) for column, value in row.items()} for row in csv.DictReader(file)]
+    return [(table, {"id": i, **row}) for i, row in enumerate(rows, first)]
+
+
+def test_iris(engine: Options, broker: KafkaBroker, topic_prefix: str) -> None:
+    """The flowers of the published example: so many of 11 are right after each training; and by the other model."""
+    names = ("train1", "test", "train2", "test", "train2", "test")
+    transactions = [flowers(name, "test" if name == "test" else "train", i * 1000) for i, name in enumerate(names)]
+    features = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+
+    def declare(app: hr.App, db: hr.Topics) -> None:
+        for name, learner, every in (("flink", FLINK, 32), ("spark", SPARK, "transaction")):
+            model = app.model(name, learner, features=features).learn(db["public.train"], every=every)
+            model.predict(db["public.test"]).to(f"{app.name}-{name}")
+
+    found = check(declare, transactions, engine, broker, topic_prefix)
+    rows = found.rows["-flink"]
+    hits = [row["id"] // 2000 for row in rows if row["prediction"] == row["iris_class"]]
+    assert [hits.count(part) for part in range(3)] == [5, 7, 9] and len(found.rows["-spark"]) == 33
