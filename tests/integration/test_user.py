@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pytest
 
 import headrace as hr
+from headrace.capture.postgres.source import PostgresSource
 from headrace.errors import DeclarationError, FingerprintError, LogLocked, SourceRefused, SourceUnavailable, WaitTimeout
 from tests.databases import Database
 from tests.processes import HEADRACE, Child, headrace
@@ -157,6 +158,18 @@ def test_mistakes_are_refused_before_anything_runs(tables: Database, tmp_path: P
         made.run(until="caught-up")
     assert not (tmp_path / "shop.headrace").exists()
     assert tables.execute("select slot_name from pg_replication_slots where database = current_database()") == []
+
+
+def test_a_start_looks_at_a_database_once(tables: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    check = PostgresSource.check
+    monkeypatch.setattr(PostgresSource, "check", lambda self, log: (looked.append(log), check(self, log)))
+    for starts in (1, 2):  # where no log is there yet, and where one is
+        made = hr.App("shop", log=tmp_path / "shop.headrace")
+        db = made.postgres(tables.dsn, tables=r"public\.f_.*")
+        db["public.f_test"].to("copy")
+        made.run(until="caught-up")
+        assert len(looked) == starts
 
 
 def test_databases_that_cannot_be_captured_are_refused(tables: Database, tmp_path: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import drift
 from sklearn.linear_model import SGDClassifier
 
 import headrace as hr
+from headrace.errors import DeclarationError
 from headrace.plan.columns import Columns
 from headrace.plan.plan import Plan
 from headrace.plan.topic_columns import TopicColumns
@@ -142,3 +144,27 @@ def test_columns_are_foretold(words: Words) -> None:
     shown = TopicColumns(plan, given_columns.get, supposed=True)
     for topic, rows in came.items():
         assert shown.of_topic(topic).batch().rows.schema.equals(rows.drop_columns(SEEN).schema), topic
+
+
+MISTAKES: dict[str, tuple[Callable[[hr.App, hr.Stream], object], str]] = {
+    "a column of windows": (
+        lambda app, graded: graded.window(1).agg(mean=hr.metrics.mean("error")).above(1, column="men").to("alarms"),
+        "«men».*did you mean «mean»",
+    ),
+    "a column of metrics": (lambda app, graded: app.topic("m-metrics").select("acuracy").to("few"), "«acuracy»"),
+    "a column of trainings": (lambda app, graded: app.topic("m-training").select("cuase").to("few"), "«cuase»"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_what_the_plan_alone_decides_is_checked_before_anybody_knows_a_row(what: str) -> None:
+    app = hr.App("shop", log="memory://")
+    orders, labels = app.topic("orders", append=True), app.topic("labels", append=True)
+    model = app.model("m", SGDClassifier(loss="log_loss"), features=["x"], target="kind", classes=["a", "b"])
+    model.evaluate(orders, name="all")
+    graded = model.predict(orders).to("predicted").grade(labels, on="id", within="1 h").to("graded")
+    model.retrain(rows=graded.last(10))
+    declare, message = MISTAKES[what]
+    with pytest.raises(DeclarationError, match=message):
+        declare(app, graded)
+        app.start().stop()
