@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,8 @@ def engine_servers(engine: EngineName, place: str | None, keep: bool, kept: list
         yield place
         return
     say(f"starting {engine.title()}, with two workers")
+    # The driver's page and ports are on loopback only, as everything that the demo starts.
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     cluster = SparkCluster() if engine == "spark" else FlinkCluster()
     cluster.outlives = keep
     with stopped(cluster, keep):

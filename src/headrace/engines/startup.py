@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -11,10 +10,7 @@ from headrace.engines.limits import check_limits, check_log
 from headrace.engines.separate_capture import capture_of, check_uncaptured, following
 from headrace.engines.settings import EngineName, FlinkEngine, LocalEngine, RunSettings, SparkEngine
 from headrace.errors import DeclarationError, MissingExtra
-from headrace.event_log import event
 from headrace.plan.plan import Plan
-
-logger = logging.getLogger("headrace")
 
 # Flink's packages ask for versions of Arrow that are older than ours, and run with ours.
 FIRST: Mapping[EngineName, str] = {FlinkEngine.name: "apache-flink>=2.3,<2.4"}
@@ -30,14 +26,6 @@ def start(plan: Plan, settings: RunSettings) -> RunningPipeline:
         SourceError: a database cannot be reached, or cannot be captured as it is.
         LogError: the log is locked by another process, or damaged.
     """
-    running = _start(plan, settings)
-    if running.page:
-        text = f"the page of {settings.engine.name.title()} about it: {running.page}"
-        logger.info("%s", text, extra=event("engine_page", app=plan.app, url=running.page))
-    return running
-
-
-def _start(plan: Plan, settings: RunSettings) -> RunningPipeline:
     engine = settings.engine
     plan.check()
     check_log(plan, engine)

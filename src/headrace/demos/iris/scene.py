@@ -107,6 +107,11 @@ def _check_engine(options: Options) -> None:
             f"--engine {options.engine} needs a log on Kafka, and this one is {options.log}",
             advice="Leave --log out for a broker of the demo's own, or give --log kafka://host:9092.",
         )
+    if options.engine == "flink" and options.flavour == "spark":
+        raise DeclarationError(
+            "--flavour spark ticks at the end of each interval, and a job on Flink takes no ticks yet",
+            advice="Leave --flavour out, or run it with --engine spark.",
+        )
 
 
 def start_connector(found: Scene, connect: KafkaConnect, prefix: str, own_broker: bool) -> None:
