@@ -292,7 +292,9 @@ if __name__ == "__main__":
     import headrace
 
     for _module in pkgutil.walk_packages(headrace.__path__, "headrace."):
-        if not _module.name.endswith("__main__"):
+        # What stands on Spark or Flink is imported by whoever chooses it.
+        _chosen = _module.name.startswith(("headrace.engines.spark.", "headrace.engines.flink."))
+        if not _chosen and not _module.name.endswith("__main__"):
             importlib.import_module(_module.name)
     for _name in LIBRARIES:
         importlib.import_module(_name)
