@@ -1,7 +1,8 @@
 """Run benchmarks: `python -m benchmarks NAME [--rows N] [--json] [--profile]`.
 
 NAME is one of the table below; or `all`, those that need nothing but Python (they make environments of their own for
-what stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too.
+what stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too. `flink` needs
+apache-flink and Java.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "kafka-latency": (30_000, ()),
     "kafka-transactions": (1_000_000, ()),
     "kafka-memory": (10_000_000, ()),
+    "flink": (2_000_000, ()),
 }
 GROUPS = {
     "all": ("capture", "snapshot", "pipeline", "latency", "kmeans", "adapters", "evaluate", "sinks", "grade", "serve"),

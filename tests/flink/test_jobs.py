@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import headrace as hr
+from headrace.errors import HeadraceError, LogLocked
 from headrace.formats.topic_formats import codec_for
 from headrace.log import open_log
 from headrace.replay.verify import verify
-from headrace.testing.servers import KafkaBroker
+from headrace.testing.servers import FlinkCluster, KafkaBroker
 
 pytestmark = [pytest.mark.flink]
 
@@ -104,3 +109,73 @@ def test_a_pipeline_moves_from_local_to_flink_and_back(broker: KafkaBroker) -> N
         moved = running["species"].hash
     pipeline.check()
     assert moved == pipeline.hash_of_one_that_never_moved()
+
+
+def python_workers(cluster: FlinkCluster) -> list[int]:
+    """Python processes that task managers have begun."""
+    import psutil
+
+    found = []
+    for worker in cluster.workers:
+        for child in psutil.Process(worker.pid).children(recursive=True):
+            if "pyflink.fn_execution" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
+def test_kills_on_a_cluster_lose_and_double_nothing(broker: KafkaBroker, flink_cluster: FlinkCluster) -> None:
+    """A Python worker, a task manager, the job manager; each after progress was made. Then a job of another width."""
+    pipeline = Pipeline(broker, partitions=3)
+    pipeline.produce(1_000)
+    running = pipeline.app().start(engine="flink", jobmanager=flink_cluster.place, workers=2)
+    try:
+        running.wait(SECONDS)
+
+        def go_on() -> None:
+            pipeline.produce(1_000)
+            running.wait(SECONDS)
+
+        os.kill(python_workers(flink_cluster)[-1], signal.SIGKILL)
+        go_on()
+        orphans = python_workers(flink_cluster)
+        for taskmanager in flink_cluster.workers:
+            taskmanager.kill()
+            taskmanager.start()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans), "workers of a dead JVM go on")
+        go_on()
+        running.stop()
+        pipeline.produce(1_000)
+        running = pipeline.app().start(engine="flink", jobmanager=flink_cluster.place)
+        running.wait(SECONDS)
+        flink_cluster.head.kill()
+        flink_cluster.head.start()
+        with contextlib.suppress(HeadraceError):
+            running.stop()
+        pipeline.produce(1_000)
+        until(lambda: len(flink_cluster.head.ask("taskmanagers")["taskmanagers"]) >= 2, "no task managers")
+        running = pipeline.app().start(engine="flink", jobmanager=flink_cluster.place, workers=2)
+        running.wait(SECONDS)
+        moved = running["species"].hash
+    finally:
+        with contextlib.suppress(HeadraceError):
+            running.stop()
+    pipeline.check()
+    assert moved is not None
+
+
+def test_a_second_run_takes_the_log_over_and_the_first_ends(broker: KafkaBroker, flink_cluster: FlinkCluster) -> None:
+    """A job that was fenced does not fight back: Flink does not begin it again."""
+    pipeline = Pipeline(broker)
+    pipeline.produce(500)
+    running = pipeline.app().start(engine="flink", jobmanager=flink_cluster.place)
+    running.wait(SECONDS)
+    with pipeline.app().start() as local:
+        pipeline.produce(500)
+        local.wait(60)
+        with pytest.raises(LogLocked, match="taken over"):
+            running.join(SECONDS)
+        pipeline.produce(500)
+        local.wait(60)
+    with pytest.raises(LogLocked):
+        running.stop()
+    pipeline.check()
