@@ -1,6 +1,7 @@
 """Pipelines on Flink in a mini cluster: what parallelism gains; against `local`, and against Flink's usual Python.
 
-Each case is timed in its steady state, from a tenth of the rows to the last one, by the commits of the log. Needs apache-flink, Java and the connector's jar: ``make .venv-flink/.installed jars``, then
+Each case is timed in its steady state, from a tenth of the rows to the last one, by the commits of the log. Needs
+apache-flink, Java and the connector's jar: ``make .venv-flink/.installed jars``, then
 ``.venv-flink/bin/python -m benchmarks flink``.
 """
 

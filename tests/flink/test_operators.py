@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import secrets
 import shutil
@@ -17,18 +18,22 @@ import pytest
 import headrace as hr
 from headrace.capture.topics.reader import Offsets
 from headrace.engines.flink import jars
-from headrace.engines.flink.ahead import read_ahead
+from headrace.engines.flink.ahead import AheadOperator, read_ahead
 from headrace.engines.flink.frames import Frame, read_frame
-from headrace.engines.flink.job import FlinkJob, error_of, verdict
+from headrace.engines.flink.job import FlinkJob, TopicDecoder, error_of, verdict
 from headrace.engines.flink.operators import FramesInOrder
 from headrace.engines.flink.reader import FlinkFeed, FlinkReader
+from headrace.engines.local.startup import start
 from headrace.errors import LogLocked, LogTruncated
 from headrace.formats.base import Decoded
 from headrace.formats.topic_formats import DecodedMessages, ForeignFormats, codec_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaLocation
+from headrace.log import open_log
+from headrace.replay.verify import verify
 from headrace.testing.servers import KafkaBroker
 from headrace.wire import Headers, WireMessages
+from tests.waiting import wait_until
 
 Message = tuple[int, int, bytes | None, bytes | None, Headers]  # offset, milliseconds, key, value, headers
 
@@ -118,7 +123,7 @@ def topic(broker: KafkaBroker) -> str:
 
     name = f"flink-{secrets.token_hex(6)}"
     broker.create_topic(name)
-    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     for i in range(10):
         producer.produce(name, b'{"a": %d}' % i)
     producer.flush(30)
@@ -167,6 +172,57 @@ def test_what_is_gone_from_the_topic_is_refused(broker: KafkaBroker, topic: str)
     with pytest.raises(LogTruncated, match="does not hold offset 3"):
         received(reader, 10)
     reader.close()
+
+
+def test_predictions_made_ahead_are_taken_by_the_engine(broker: KafkaBroker, topic_prefix: str) -> None:
+    """A model that stands still: the engine predicts none of the rows itself, and writes what it would have written."""
+    from confluent_kafka import Producer
+
+    train, ask = f"{topic_prefix}-train", f"{topic_prefix}-ask"
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    for topic, count in ((train, 64), (ask, 200)):
+        broker.create_topic(topic)
+        for i in range(count):
+            producer.produce(topic, b'{"id": %d, "a": %d.5}' % (i, i % 7), timestamp=5)
+    producer.flush(30)
+
+    def declared(name: str) -> hr.App:
+        app = hr.App(name, log=f"kafka://{broker.bootstrap}")
+        model = app.model("m", hr.KMeans(k=2, initial_centers=[[0.0], [5.0]]), features=["a"])
+        model.learn(app.topic(train), every=32)
+        model.predict(app.topic(ask)).to(f"{name}-out")
+        return app
+
+    app = declared(topic_prefix)
+    with declared(f"{topic_prefix}-local").start() as running:
+        running.wait(60)
+    plan, feed = app.plan(), FlinkFeed()
+    job = FlinkJob.of(plan, [broker.bootstrap], [TopicDecoder(broker.bootstrap, (train, ask), {}, True)])
+    rows = {name: [(i, 5, None, b'{"id": %d, "a": %d.5}' % (i, i % 7), ()) for i in range(n)] for name, n in
+            ((train, 64), (ask, 200))}  # fmt: skip
+    with start(plan, reader=feed.reader) as running:
+        ahead = AheadOperator(job, alone=True)
+        feed.put(broker.bootstrap, read_ahead(ahead.take(frame(0, {(train, 0): rows[train]}))).arrived)
+        wait_until(lambda: ahead.known("m") is not None and running["m"].learned == 64, "the model")
+        feed.put(broker.bootstrap, read_ahead(ahead.take(frame(1, {(ask, 0): rows[ask]}))).arrived)
+        wait_until(lambda: running["m"].counters["predicted"] == 200, "predictions")
+        foreseen = running.engine.runners[0].foreseen
+        assert (foreseen.offered, foreseen.taken) == (200, 200)
+        ahead.close()
+
+    def answers(name: str) -> list[tuple[int, int, str]]:
+        found = declared(name).topic(f"{name}-out").read().to_arrow()
+        return [tuple(row.values()) for row in found.select(["id", "prediction", "status"]).to_pylist()]
+
+    assert len(answers(topic_prefix)) == 200
+    assert {row[1] for row in answers(topic_prefix)} == {0, 1}
+    assert verify_log(app) == "equal"
+
+
+def verify_log(app: hr.App) -> str:
+    log = open_log(app.log, writer=False, name=app.name, codec=codec_for(app.plan().formats))
+    with contextlib.closing(log):
+        return verify(app.plan(), log).result
 
 
 def test_an_error_goes_through_java_and_back() -> None:

@@ -204,6 +204,10 @@ class AheadOperator:
                 if version is not None:
                     yield from foresee(task, plan.stream, version, batch, proba=plan.proba)
 
+    def known(self, model: str) -> ModelVersion | None:
+        """Return the model that predicts ahead; None while it is not known, or is learning."""
+        return self._log.version(model)
+
     def close(self) -> None:
         """Let the log go."""
         self._log.close()
