@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from river import linear_model, optim, preprocessing
@@ -20,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 import headrace as hr
 from headrace.engines.local.serving.replica import Replica
-from headrace.errors import DeclarationError, FingerprintError
+from headrace.errors import DeclarationError, FingerprintError, LearnError
 from headrace.formats.topic_formats import codec_for
 from headrace.learn.state import state_hash
 from headrace.log import open_log
@@ -459,3 +460,53 @@ def test_a_pipelines_step_and_a_networks_rate_go_on(tmp_path: Path, monkeypatch:
         let(app)
         feed_species(app, 11)
         assert report(app).result == "equal"
+
+
+class Slow:
+    """A learner of one's own, as a file has it: a mean that moves by a share of what each row differs from it."""
+
+    prediction_type = pa.float64()
+
+    def __init__(self, share: float, about: str = "a") -> None:
+        self.share, self.about, self.mean, self.ready = share, about, 0.0, False
+
+    def learn(self, X: Any, y: Any = None) -> None:
+        for value in X[:, 0].tolist():
+            self.mean += self.share * (value - self.mean)
+            self.ready = True
+
+    def predict(self, X: Any) -> Any:
+        return np.full(len(X), self.mean)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"share": self.share, "about": self.about}
+
+    def state(self) -> dict[str, Any]:
+        return {"mean": self.mean, "ready": self.ready}
+
+    def restore(self, state: Any) -> None:
+        self.mean, self.ready = float(state["mean"]), bool(state["ready"])
+
+
+class SlowAdopting(Slow):
+    """One that says what fits, and what it was before."""
+
+    def adopt(self, state: Any, parameters: Any) -> None:
+        if parameters["about"] != self.about:
+            raise LearnError(f"it is a mean of {parameters['about']}")
+        self.restore(state)
+
+    def declared_with(self, parameters: Any) -> Any:
+        return SlowAdopting(**parameters)
+
+
+def test_a_learner_of_ones_own_says_what_fits_and_what_it_was(log: Log, tmp_path: Path) -> None:
+    feed_species(species(log, SlowAdopting(0.1)), 0)
+    assert "it is a mean of a" in refusal(species(log, SlowAdopting(0.5, "b")))
+    app = species(log, SlowAdopting(0.5))
+    let(app)
+    feed_species(app, 11)
+    assert report(app).result == "equal"
+    other = tmp_path / "other.headrace"
+    feed_species(species(other, Slow(0.1)), 0)
+    assert "its log alone does not say how it was declared" in refusal(species(other, Slow(0.5)))
