@@ -248,9 +248,10 @@ def test_a_start_that_finds_no_broker_ends_when_it_is_told_to(what: str, silent:
     rows = {"log": 'app.topic("t", append=True)', "topics": f'app.debezium({cluster!r}, prefix="p")["public.t"]'}[what]
     log = cluster if what == "log" else "x.headrace"
     (tmp_path / "away.py").write_text(f'import headrace as hr\napp = hr.App("away", log={log!r})\n{rows}.to("u")\n')
-    process, begun = begin("run", "away.py", "--start-timeout", "3", cwd=tmp_path), time.monotonic()
+    process, begun = begin("run", "away.py", "--start-timeout", "2", cwd=tmp_path), time.monotonic()
     out, err = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 3 + SECONDS + SLACK
+    # The client's own patience is half a minute; what a busy machine takes to start is not the wait.
+    assert time.monotonic() - begun < 12
     assert (process.returncode, out) == (1, "")
     assert f"127.0.0.1:{silent}" in err and "cannot be reached" in err and "Traceback" not in err
 

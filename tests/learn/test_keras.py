@@ -481,7 +481,12 @@ GOES_ON: dict[str, tuple[Callable[[], Any], dict[str, Any], bool]] = {
 }
 
 
-@pytest.mark.parametrize("case", GOES_ON)
+# Each compiles three programs.
+OFTEN = ("a rate", "another optimizer")
+SELDOM = [pytest.param(case, marks=pytest.mark.slow) for case in GOES_ON if case not in OFTEN]
+
+
+@pytest.mark.parametrize("case", [*OFTEN, *SELDOM])
 def test_parameters_that_say_how_it_goes_on_may_change(case: str) -> None:
     build, options, keeps = GOES_ON[case]
     before, now = learner_of(tuned), learner_of(build, **options)
@@ -505,9 +510,11 @@ def test_parameters_that_say_how_it_goes_on_may_change(case: str) -> None:
     [
         (lambda: tuned(units=8), {}, r"«model\..*units» .* 16 -> 8"),
         (lambda: tuned(loss="categorical_crossentropy"), {}, r"«loss\.?.*» of"),
-        (mlp, {}, r"«model\..*"),
+        pytest.param(mlp, {}, r"«model\..*", marks=pytest.mark.slow),
         (tuned, {"classes": (0, 1, 3)}, r"the classes \[0, 1, 2\], and \[0, 1, 3\]"),
-        (lambda: tuned(bias_constraint="non_neg"), {}, r"«model\..*bias_constraint"),
+        pytest.param(
+            lambda: tuned(bias_constraint="non_neg"), {}, r"«model\..*bias_constraint", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_parameters_that_decide_what_was_learned_are_refused(build: Any, options: Any, words: str) -> None:
