@@ -27,6 +27,8 @@ from headrace.engines import workers
 from headrace.engines.local import pool as pool_module
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.pool import MOST_LOSSES, ProcessPool
+from headrace.formats.topic_formats import codec_for
+from headrace.learn.base import pinned
 from headrace.log import open_log
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
@@ -35,6 +37,7 @@ from headrace.replay.verify import verify
 from headrace.step.model_version import ModelVersion
 from headrace.step.predictions import predict_rows
 from headrace.testing.clock import SettableClock
+from headrace.testing.servers import KafkaBroker
 from headrace.testing.source import ScriptedSource
 
 
@@ -425,3 +428,59 @@ def test_the_number_of_workers_is_checked() -> None:
     for wrong in (0, -1, True, 1.5, "2", None):
         with pytest.raises(hr.errors.DeclarationError, match="workers"):
             hr.App("a", log="memory://").start(workers=wrong)  # type: ignore[arg-type]  # what users may write
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["sklearn", "river", "keras"])
+def test_learners_of_libraries_give_the_same_bits(library: str) -> None:
+    """What splits sums among threads does it in the same way in both places, or on one thread in both."""
+    chance = np.random.default_rng(4)
+    X, labels = chance.normal(size=(700, 40)), [0, 1]
+    y = (X[:, 0] > 0).astype(np.int64)
+    if library == "sklearn":
+        from sklearn.neural_network import MLPClassifier
+
+        given: Any = MLPClassifier((200, 100), random_state=1)
+    elif library == "river":
+        from river.linear_model import LogisticRegression
+
+        given = LogisticRegression()
+    else:
+        os.environ.setdefault("KERAS_BACKEND", "jax")  # read by Keras when it is first imported
+        keras = pytest.importorskip("keras")
+        given = keras.Sequential(
+            [keras.Input((40,)), keras.layers.Dense(300, "relu"), keras.layers.Dense(2, "softmax")]
+        )
+        given.compile("sgd", "sparse_categorical_crossentropy")
+    app = hr.App("a", log="memory://")
+    model = app.model("m", given, features=[f"f{i}" for i in range(40)], target="y", classes=labels)
+    model.learn(app.topic("t"), every=10)
+    task = app.plan().models[0]
+    task.learner.learn(X[:200], y[:200])
+    by = ModelVersion(task.learner)
+    with contextlib.closing(ProcessPool(2, [task])) as pool, pinned(task.learner):
+        pool._begun().wait()
+        pool._worth = lambda by, cost, X, last: cost.row_s is not None  # type: ignore[method-assign]  # however cheap
+        for method in ("predict", "predict_proba"):
+            alone, _ = predict_rows(getattr(task.learner, method), X)
+            for _ in range(2):
+                found, _ = pool.predict(task, by, method, X)()  # type: ignore[arg-type]  # one of the two
+                assert found is not None and alone is not None and found.tobytes() == alone.tobytes()
+        assert pool.sent > 700
+
+
+@pytest.mark.slow
+def test_on_a_log_on_kafka(tmp_path: Path, broker: KafkaBroker, topic_prefix: str) -> None:
+    app = hr.App(topic_prefix, log=f"kafka://{broker.bootstrap}")
+    given = app.topic(f"{topic_prefix}-rows", append=True)
+    m = app.model("m", Dear(), features=["x", "z"], target="y")
+    m.learn(given, every=64)
+    m.predict(given).to(f"{topic_prefix}-out")
+    with app.start(workers=2) as running:
+        pool = pool_of(running)
+        for start in range(0, 1500, 300):
+            running.append(f"{topic_prefix}-rows", with_labels(rows(start, 300), 1.0))
+        running.wait()
+        assert pool.sent > 300
+    with contextlib.closing(open_log(app.log, writer=False, name=app.name, codec=codec_for())) as log:
+        assert verify(app.plan(), log).result == "equal"
