@@ -18,6 +18,7 @@ import numpy as np
 
 import headrace as hr
 from headrace.arrays import Array
+from headrace.engines.local.pool import ProcessPool
 from headrace.step.predictions import BLOCK_ROWS
 
 ROW_S, BLOCK_S = 300e-6, 0.05
@@ -95,8 +96,8 @@ def _seconds(learner: Expensive, workers: int, rows: int) -> float:
         model.predict(given).to("out")
         with app.start(workers=workers) as running:
             _append(running, 0, 2 * AT_ONCE)
-            if workers > 1:
-                running.engine.wait_for_workers(60.0)
+            if isinstance(pool := running.engine.workers, ProcessPool):
+                pool.begin()
             began = time.perf_counter()
             _append(running, 2 * AT_ONCE, rows)
             return time.perf_counter() - began

@@ -14,9 +14,9 @@ import sys
 import sysconfig
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -46,11 +46,17 @@ PARTS = 4  # for each worker: whoever is done early takes another one
 INLINE_BYTES = 65_536
 WHILE_THEY_BEGIN_S = 0.05  # so long is predicted here between two looks whether workers are there
 GAIN = 1.5  # sending is to save at least so many times what it costs
-FORGETTING = 0.3  # weight of the newest measurement
+MEASUREMENTS = 4  # the newest ones, of which the quickest counts
 
 
 class Workers(Predictors, Performers, Protocol):
-    """The contract of an engine with its hands; calls come from the engine's thread."""
+    """The contract of an engine with its hands; calls come from the engine's thread.
+
+    Attributes:
+        sent: rows that were sent to be predicted since the start.
+    """
+
+    sent: int
 
     def train(self, task: ModelTask, state: State) -> Callable[[], Trained | None]:
         """Begin the training that a state says is pending; nothing of the state is changed.
@@ -113,19 +119,24 @@ class Sending:
 class Cost:
     """Measured seconds: of one row's prediction in a full block, and of writing down the model's state.
 
-    The first prediction is not counted: libraries compile, load and allocate then.
+    The first prediction is not counted: libraries compile and load then. Of the last ones the quickest counts:
+    a machine that does something else meanwhile makes no model expensive.
     """
 
-    row_s: float | None = None
     state_s: float = 0.0
+    _newest: deque[float] = field(default_factory=lambda: deque(maxlen=MEASUREMENTS))
     _begun: bool = False
 
     def measured(self, rows: int, seconds: float) -> None:
-        """Take a measurement in; the newest ones count most."""
+        """Take a measurement in."""
         if rows and self._begun:
-            new = seconds / rows
-            self.row_s = new if self.row_s is None else (1 - FORGETTING) * self.row_s + FORGETTING * new
+            self._newest.append(seconds / rows)
         self._begun = self._begun or rows > 0
+
+    @property
+    def row_s(self) -> float | None:
+        """Seconds a row; None while they are not known."""
+        return min(self._newest) if len(self._newest) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ def run(
     engine = Engine(plan, log, [source], clock=clock, workers=pool)
     if pool is not None:
         # They are there before the first row, so that it does not depend on the machine who predicts.
-        pool._begun().wait()
+        pool.begin()
         if folder is not None:
             folder.append(pool._folder)
     source.start(log)
@@ -196,9 +196,9 @@ def derived(tmp_path: Path, retrain: dict[str, Any]) -> hr.App:
 
 def pool_of(running: Any) -> ProcessPool:
     """The pool of a running pipeline, whose processes are there."""
-    pool = running.engine._workers
+    pool = running.engine.workers
     assert isinstance(pool, ProcessPool)
-    pool._begun().wait()
+    pool.begin()
     return pool
 
 
@@ -242,10 +242,12 @@ def test_what_is_derived_and_trained_is_as_without_workers(tmp_path: Path, how: 
     assert is_as_alone(app, str(tmp_path / "t.headrace"))
 
 
-def test_cheap_models_have_no_processes_and_dear_ones_hold_no_row_up(tmp_path: Path) -> None:
+def test_cheap_models_have_no_processes_and_dear_ones_hold_no_row_up() -> None:
     """Processes begin when a model has shown that it is dear; the engine goes on by itself until they are there."""
-    for learner, dear in ((Dear(turns=0), False), (Dear(turns=3000), True)):
-        app = model(32, learner)
+    cheap = hr.KMeans(k=2, initial_centers=[[0.0], [9.0]])
+    for learner, dear in ((cheap, False), (Dear(turns=3000), True)):
+        app = hr.App("a", log="memory://")
+        app.model("m", learner, features=["x"]).learn(app.topic("train"), every=32).predict(app.topic("test")).to("out")
         source, plan = ScriptedSource("db"), app.plan()
         pool = ProcessPool(2, plan.models)
         engine = Engine(plan, log := MemoryLog(), [source], workers=pool)
@@ -384,7 +386,7 @@ FEEDING = """
                 app.running.append("rows", [{"x": number + i / 7} for i in range(1000)])
             except hr.errors.HeadraceError:
                 return
-            if not said and app.running.engine._workers.sent:
+            if not said and app.running.engine.workers.sent:
                 said = print("sent", flush=True) is None
     threading.Thread(target=feed, daemon=True).start()
     app.run(workers=2)
@@ -459,7 +461,7 @@ def test_learners_of_libraries_give_the_same_bits(library: str) -> None:
     task.learner.learn(X[:200], y[:200])
     by = ModelVersion(task.learner)
     with contextlib.closing(ProcessPool(2, [task])) as pool, pinned(task.learner):
-        pool._begun().wait()
+        pool.begin()
         pool._worth = lambda by, cost, X, last: cost.row_s is not None  # type: ignore[method-assign]  # however cheap
         for method in ("predict", "predict_proba"):
             alone, _ = predict_rows(getattr(task.learner, method), X)

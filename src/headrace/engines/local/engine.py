@@ -108,7 +108,7 @@ class Engine:
         # Called by the engine's thread when a round begins.
         self.each_round: list[Callable[[], None]] = []
         self._stop = threading.Event()
-        self._workers = workers
+        self.workers = workers
         self._requests = AdminRequests(log, [model.name for model in plan.models])
         self._write_queue = WriteQueue()
         self.holders: list[Callable[[], Mapping[str, int]]] = []
@@ -460,8 +460,8 @@ class Engine:
 
     def _end(self) -> None:
         self._requests.end()
-        if self._workers is not None:
-            self._workers.close()
+        if self.workers is not None:
+            self.workers.close()
         self._write_queue.end()
         for source in self.sources:
             try:

@@ -144,6 +144,17 @@ class ProcessPool(MeasuredWorkers):
         self._losses = 0
         self._folder = Path(tempfile.mkdtemp(prefix="headrace-states-"))
 
+    def begin(self) -> None:
+        """Begin the processes, and wait until all of them take work.
+
+        Raises:
+            BrokenProcessPool: they do not.
+        """
+        lives = self._begun()
+        lives.wait()
+        while len({future.result() for future in [lives.submit(rest) for _ in range(self.processes)]}) < self.processes:
+            pass
+
     def _there(self) -> bool:
         """See `MeasuredWorkers`."""
         try:
@@ -295,6 +306,12 @@ def settle_in(declared: dict[str, bytes], folder: Path, engine: int) -> None:
     workers.declare(declared)
     # Linux would tell (PR_SET_PDEATHSIG), but of the death of the thread that has begun this process.
     threading.Thread(target=_end_with, args=(engine, folder), name="headrace-engine-watch", daemon=True).start()
+
+
+def rest() -> int:
+    """Do nothing for a moment, so that others get work too; return who has done it."""
+    time.sleep(0.05)
+    return os.getpid()
 
 
 def _end_with(engine: int, folder: Path) -> None:

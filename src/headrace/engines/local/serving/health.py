@@ -64,6 +64,8 @@ def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gau
         found.append(Gauge("sink_refused", "Rows refused to dead letters since the start", sink.refused, labels))
         found.append(Gauge("sink_lag_rows", "Rows of the topic that are not delivered", behind, labels))
         found.append(Gauge("sink_waiting_seconds", "How long the destination is away", sink.waiting_seconds, labels))
+    if engine.workers is not None:
+        found.append(Gauge("worker_rows", "Rows that were sent to workers to be predicted", engine.workers.sent))
     return [
         *found,
         Gauge("rounds", "Rounds committed since the start", engine.progress.rounds),
