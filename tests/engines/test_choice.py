@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import headrace as hr
 from headrace.cli.main import app as cli
-from headrace.engines.limits import LIMITS, check_limits, limits_table
+from headrace.engines.limits import LIMITS, REQUESTS, check_limits, limits_table
 from headrace.engines.settings import ENGINES, FlinkEngine, LocalEngine, RunSettings, SparkEngine, engine_settings
 from headrace.errors import DeclarationError, HeadraceError, MissingExtra
 
@@ -157,6 +157,7 @@ ASKING = {
     "append rows of the program's own": lambda: (appending(shop()), {}),
     "predict over HTTP in the same process": lambda: (shop(), {"serve": True}),
     "spread work over processes of this machine": lambda: (shop(), {"workers": 2}),
+    REQUESTS.what: None,
 }
 
 
@@ -164,7 +165,10 @@ def test_every_limit_is_refused_by_name() -> None:
     """Each line of the table, on each engine that it is about, and on no other; `local` can do all of it."""
     assert [limit.what for limit in LIMITS] == list(ASKING), "say in ASKING how a pipeline asks for it"
     for limit in LIMITS:
-        app, options = ASKING[limit.what]()
+        asking = ASKING[limit.what]
+        if asking is None:
+            continue
+        app, options = asking()
         for settings in (LocalEngine(), SparkEngine(), FlinkEngine()):
             run = RunSettings(settings, **options)
             if settings.name not in limit.engines:
@@ -175,6 +179,14 @@ def test_every_limit_is_refused_by_name() -> None:
             assert refused.value.message.startswith(f'engine="{settings.name}" cannot {limit.what} yet (')
             assert limit.reason in refused.value.message
             assert refused.value.advice == f'{limit.instead} Or run it with engine="local".'
+
+
+def test_what_is_asked_for_while_it_runs_is_refused_in_the_same_words() -> None:
+    from headrace.engines.flink.running import FlinkRunning
+
+    with pytest.raises(DeclarationError) as refused:
+        FlinkRunning.tick(FlinkRunning.__new__(FlinkRunning), "m")
+    assert str(refused.value) == str(REQUESTS.refusal("flink", ["«m»"]))
 
 
 def test_the_table_for_people_has_every_limit() -> None:

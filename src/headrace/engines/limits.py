@@ -47,6 +47,14 @@ class Limit:
         )
 
 
+# Asked for while it runs: no plan says so.
+REQUESTS = Limit(
+    "tick a model when asked",
+    (FlinkEngine.name,),
+    "whoever asks is another process, and the job alone writes the log",
+    "Say when a cut is closed by every=.",
+    lambda plan, settings: (),
+)
 LIMITS: tuple[Limit, ...] = (
     Limit(
         "capture PostgreSQL inside its job",
@@ -76,6 +84,7 @@ LIMITS: tuple[Limit, ...] = (
         "Say how many in master=, as local[4], or to the cluster.",
         lambda _, settings: [f"workers={settings.workers}"] if settings.workers > 1 else [],
     ),
+    REQUESTS,
 )
 
 

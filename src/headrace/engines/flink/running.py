@@ -18,8 +18,9 @@ from headrace.capture.base import KIND, Source
 from headrace.capture.topics.reader import Offsets, TopicsReader, Where
 from headrace.capture.topics.source import TopicSource
 from headrace.engines.flink.job import error_of
+from headrace.engines.limits import REQUESTS
 from headrace.engines.local.pipeline_source import PipelineSource
-from headrace.errors import DeclarationError, HeadraceError, LogMissing, WaitTimeout
+from headrace.errors import HeadraceError, LogMissing, WaitTimeout
 from headrace.event_log import event
 from headrace.formats.topic_formats import codec_for
 from headrace.kafka.cluster import Cluster
@@ -306,10 +307,7 @@ class FlinkRunning:
 
     def tick(self, model: str, *, timeout: float | None = 30.0) -> None:
         """Refuse: the engine is another process, which nobody can ask yet."""
-        raise DeclarationError(
-            f"a tick of «{model}» cannot be asked for while Flink runs the pipeline",
-            advice='Run it with engine="local".',
-        )
+        raise REQUESTS.refusal("flink", [f"«{model}»"])
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it ends by itself; False when the time-out came first. Raises what it died of."""
