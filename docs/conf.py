@@ -43,6 +43,8 @@ html_show_sourcelink = False
 html_static_path = []
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
+# Quotation marks and ellipses, but no dashes: --log is what is typed.
+smartquotes_action = "qe"
 copybutton_prompt_text = r"\$ |> "
 copybutton_prompt_is_regexp = True
 

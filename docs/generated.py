@@ -64,6 +64,8 @@ def _command(words: tuple[str, ...], command: Any) -> str:
 
 def _parameter(parameter: Any) -> str:
     kind = parameter.type_descriptor.annotation
+    if typing.get_origin(kind) is list:
+        (kind,) = typing.get_args(kind)
     flag = getattr(parameter, "is_flag", False)
     names = [parameter.name.upper()] if parameter.param_type_name == "argument" else parameter.opts
     takes = "" if flag else ", ".join(f"`{word}`" for word in typing.get_args(kind)) or getattr(kind, "__name__", "")

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.errors import HeadraceError
 from headrace.grade.interval_join.join_state import ExpiryQueue
 from headrace.grade.interval_join.keys import pack_keys, truth_codes, unpack_keys
-from headrace.grade.interval_join.pending import PendingRows
+from headrace.grade.interval_join.pending import PendingRows, alike, of_one_kind
 
 
 def rows(first: int, count: int) -> pa.RecordBatch:
@@ -99,12 +98,27 @@ def test_a_dictionary_of_each_batch_its_own() -> None:
     assert again.take(np.array([2, 0])).column("w").to_pylist() == ["c", "a"]
 
 
-def test_a_type_that_cannot_be_widened_is_refused_and_nothing_is_kept() -> None:
+def test_values_of_another_kind_are_kept_beside_the_others_and_change_none_of_them() -> None:
     store = PendingRows()
-    store.add(pa.record_batch({"a": [1]}))
-    with pytest.raises(HeadraceError, match="changed the type of a column"):
-        store.add(pa.record_batch({"a": ["x"]}))
-    assert (len(store), store.next) == (1, 1)
+    store.add(pa.record_batch({"a": [1], "b": ["x"]}))
+    store.add(pa.record_batch({"a": ["n/a", None]}))
+    store.add(pa.record_batch({"a": [True]}))
+    store.add(pa.record_batch({"a": [2.5]}))
+    again = PendingRows()
+    again.restore(store.snapshot())
+    for rows in (store, again):
+        assert rows.take(np.array([4, 0])).to_pydict() == {"a": [2.5, 1.0], "b": [None, "x"]}
+        assert rows.take(np.array([1])).column("a").to_pylist() == ["n/a"]
+        assert rows.take(np.array([3, 2])).column("a").to_pylist() == [True, None]
+        assert rows.take(np.array([0, 1, 3])).column("a").to_pylist() == ["1", "n/a", "true"]
+        assert rows.take(np.array([-1, -1])).to_pydict() == {"a": [None, None], "b": [None, None]}
+        apart = rows.take_apart(np.array([0, 4, 1, 2, 3]))
+        assert [of_one_kind(apart[run]).column("a").to_pylist() for run in alike(apart)] == [
+            [1.0, 2.5],
+            ["n/a"],
+            [None],
+            [True],
+        ]
 
 
 @pytest.mark.parametrize("seqs", [[7], [0], [0, 1], [1, 9]], ids=["beyond", "dropped", "one dropped", "one beyond"])

@@ -88,3 +88,32 @@ def test_a_topic_is_read_and_verified_whatever_its_columns_were(
     (batch,) = app.topic("s.public.t").dataset(1000)
     assert batch.column("id").to_pylist()[-1] == "12"
     assert Decimal(batch.column("id").to_pylist()[4]) == 9007199254740993
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one event", "one by one"])
+def test_one_value_of_another_kind_costs_no_other_row_its_grade_or_its_lesson(tmp_path: Path, at_once: bool) -> None:
+    log = tmp_path / "mixed.headrace"
+    app = hr.App("mixed", log=log)
+    asked, told = app.topic("asked", append=True), app.topic("told", append=True)
+    model = app.model("m", hr.LinearRegression(), features=["wait"], target="y")
+    graded = model.predict(asked).to("said").grade(told, on="id", within="1 day").to("graded")
+    model.learn(graded, every=1)
+    values: list[object] = [1.5, "long", 2.5, 3.5, "4.5", 5.5]
+    rows = [{"id": number, "wait": value} for number, value in enumerate(values)]
+    labels = [{"id": number, "y": 2.0 * number} for number in range(len(values))]
+    pieces = [(rows, labels)] if at_once else [([row], [label]) for row, label in zip(rows, labels, strict=True)]
+    with app.start() as running:
+        for some, truths in pieces:
+            running.append("asked", some)
+            running.wait(60)
+            running.append("told", truths)
+            running.wait(60)
+        running.append("asked", [{"id": 6, "wait": 6.5}])
+        running.append("told", [{"id": 6, "y": 12.0}])
+        running.wait(60)
+    with contextlib.closing(open_log(log, writer=False)) as held:
+        waits = [row for entry in held.read_topic("graded") for row in entry.records.column("wait").to_pylist()]
+        assert waits == [1.5, "long", 2.5, 3.5, "4.5", 5.5, 6.5]
+        letters = [row for entry in held.read_topic("graded.dlq") for row in entry.records.column("reason").to_pylist()]
+        assert letters == ["the feature «wait» is text, not a number"] * 2
+        assert verify(app.plan(), held).result == "equal"

@@ -289,7 +289,7 @@ COLUMNS: dict[str, tuple[Callable[[Shop], Any], tuple[str, ...]]] = {
     ),
     "words as classes of a boolean": (
         lambda s: s.model(learner=SGDClassifier(), target="paid", classes=["no", "yes"]).learn(s.orders),
-        ("«paid» is boolean, and the classes are 'no', 'yes'", "as the column has them"),
+        ("«paid» is boolean, and the classes are 'no', 'yes'", "as the column has them: classes=[False, True]"),
     ),
     "numbers as classes of a text": (
         lambda s: s.model(learner=SGDClassifier(), target="name", classes=[0, 1]).learn(s.orders),

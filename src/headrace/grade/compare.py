@@ -21,7 +21,7 @@ from headrace.errors import HeadraceError
 from headrace.grade.interval_join.outcomes import STATUSES, Outcomes
 from headrace.grade.metrics import Metric
 from headrace.halves import reason_of, tried_by_halves
-from headrace.plain_values import at_rows, whole
+from headrace.plain_values import at_rows, is_text, whole
 from headrace.position import format_positions
 
 TAIL = (
@@ -238,6 +238,10 @@ def _conformed(records: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     for column in schema:
         values = records.column(column.name) if column.name in names else pa.nulls(records.num_rows)
         try:
+            # Numbers are no text for one row that was one, and the other way round (decision 29).
+            kinds = {is_text(kind) for kind in (values.type, column.type) if not pa.types.is_null(kind)}
+            if len(kinds) > 1 and values.null_count < len(values):
+                raise pa.ArrowInvalid("one of them is text")
             columns[column.name] = values.cast(column.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise HeadraceError(

@@ -352,13 +352,14 @@ def unfit_target(learner: Learner, field: pa.Field) -> tuple[str, str] | None:
     if classes is None:
         return number if kind is not None and pa.types.is_floating(kind) else None
     labels = np.asarray(classes)
-    shown = ", ".join(map(repr, labels.tolist()[:3]))
+    shown = ", ".join(map(repr, labels.tolist()[:3])) + (", …" if len(labels) > 3 else "")
     if labels.dtype.kind in "biuf":
-        return number and (f"{number[0]}, and the classes are {shown}, …", "Say the classes as the column has them.")
+        return number and (f"{number[0]}, and the classes are {shown}", "Say the classes as the column has them.")
     if pa.types.is_string(field.type) or pa.types.is_large_string(field.type) or pa.types.is_null(field.type):
         return None
-    told = f"«{field.name}» is {_kind_of(field)}, and the classes are {shown}, …"
-    return told, "Say the classes as the column has them."
+    told = f"«{field.name}» is {_kind_of(field)}, and the classes are {shown}"
+    example = "classes=[False, True]" if pa.types.is_boolean(field.type) else "classes=[0, 1] of numbers, for example"
+    return told, f"Say the classes as the column has them: {example}."
 
 
 def _unfit_vector(name: str, kind: pa.DataType, told: str) -> tuple[str, str] | None:
@@ -384,7 +385,8 @@ def _instead(name: str, kind: pa.DataType, told: str) -> str:
     if pa.types.is_binary(kind):
         return f'hr.image("{name}", shape=(…)) makes features of bytes.'
     if told in ("text", "name", "uuid", '"char"') or told.startswith(("character", "bpchar", "oid ")):
-        return f'hr.category("{name}") makes features of words.'
+        how = computed.format(f'pc.cast(pc.field("{name}"), "float64")')
+        return f'hr.category("{name}") makes features of words. Where they are numbers in text: {how}'
     if told.startswith("domain"):
         how = computed.format(f'lambda batch: batch.column("{name}").cast("float64")')
         return f"The stream sends a domain's values as text. Where they are numbers: {how}"

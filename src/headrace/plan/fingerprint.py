@@ -51,7 +51,9 @@ def declaration_differences(before: Mapping[str, Any], after: Mapping[str, Any])
     elif old.get("parameters") != new.get("parameters"):
         lines += _of_parameters(_last(new.get("learner")), old.get("parameters", {}), new.get("parameters", {}))
     for key in dict.fromkeys([*old, *new]):
-        if key not in ("learner", "parameters") and old.get(key) != new.get(key):
+        if key == "learns_derived" and (told := list(_of_chains(old.get(key), new.get(key)))):
+            lines += told
+        elif key not in ("learner", "parameters") and old.get(key) != new.get(key):
             lines += _of_part(_WORDS.get(key, key), old.get(key), new.get(key))
     return lines
 
@@ -102,6 +104,24 @@ def _of_part(name: str, old: Any, new: Any) -> Iterator[str]:
             yield f"{name}: {', '.join(texts[0])} -> {', '.join(texts[1])}"
     else:
         yield f"{name}: {_text(old)} -> {_text(new)}"
+
+
+def _of_chains(old: Any, new: Any) -> Iterator[str]:
+    """Yield what differs in the operators that learned rows come from, where these are of the same kinds.
+
+    >>> old, new = ([[[{"predicted": 0}, {"grade": topic}], []]] for topic in ("label", "labels"))
+    >>> list(_of_chains(old, new))
+    ['learns grades: grade: label -> labels']
+    """
+    if [[list(node) for node in chain] for chain, _ in old or ()] != [
+        [list(n) for n in chain] for chain, _ in new or ()
+    ]:
+        return
+    for (was, _), (now, _) in zip(old or (), new or (), strict=True):
+        for before, after in zip(was, now, strict=True):
+            for key in before:
+                if before[key] != after[key]:
+                    yield f"{_WORDS['learns_derived']}: {key}: {_text(before[key])} -> {_text(after[key])}"
 
 
 def _text(value: Any) -> str:

@@ -7,6 +7,7 @@ is made when the predictions are there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from headrace.event_time import event_times
 from headrace.grade.compare import CompareSpec, faults, graded_rows
 from headrace.grade.interval_join.join import Arrivals, Join, Outcomes
 from headrace.grade.interval_join.keys import converter, kind_of, matching_keys, reconverted
-from headrace.grade.interval_join.pending import ascends, picked
+from headrace.grade.interval_join.pending import PendingRows, alike, ascends, of_one_kind, picked
 from headrace.grade.operator_logic import START, Measure
 from headrace.halves import reason_of, tried_by_halves
 from headrace.plain_values import united, whole
@@ -179,7 +180,7 @@ class Comparison:
         self._left_first = self.join.left.next_seq
         right, _, labels = self._side(labelled, 1)
         for batch in right:
-            self.join.right.rows.add_fitting(plain(batch))
+            self.join.right.rows.add(plain(batch))
         self.found = self.join.match(arrivals, labels, end=2 * event.merged.rows)
 
     def _labels(self, batches: list[Batch]) -> list[Batch]:
@@ -322,14 +323,18 @@ class Comparison:
         chosen = np.flatnonzero(found.status == 0)
         if not len(chosen):
             return []
+        target, examples = self.plan.compare.target, []
         left = self._rows_of(found.left[chosen], predicted=False)
-        right = self.join.right.rows.take(found.right[chosen])
-        target = self.plan.compare.target
-        names = [name for name in left.column_names if not name.startswith("__") and name != target]
-        columns = {name: whole(left.column(name)) for name in names}
-        columns[target] = whole(right.column(target))
-        place = found.place[chosen] // 2
-        return [rows_at(self.event.merged, columns, place, found.time_us[chosen])]
+        right = self.join.right.rows.take_apart(found.right[chosen])
+        for rows in alike(left, right):
+            some = of_one_kind(left[rows])
+            names = [name for name in some.column_names if not name.startswith("__") and name != target]
+            columns = {name: whole(some.column(name)) for name in names} | {
+                target: whole(of_one_kind(right[rows]).column(target))
+            }
+            place, time_us = found.place[chosen[rows]] // 2, found.time_us[chosen[rows]]
+            examples.append(rows_at(self.event.merged, columns, place, time_us))
+        return examples
 
     def _rows_of(self, sequence: Ints, *, predicted: bool) -> pa.Table:
         """Return rows of predictions by their numbers: of earlier events, and of this one so far as predicted."""
@@ -338,11 +343,11 @@ class Comparison:
         fresh = sequence >= self._left_first
         old = (sequence >= 0) & ~fresh
         if now is None or not now.num_columns:
-            return _filled(join.left.rows.take(sequence), len(sequence))
+            return _filled(join.left.rows.take_apart(sequence), len(sequence))
         at = sequence - self._left_first
         if not old.any():
             return picked(now, at) if fresh.all() else now.take(pa.array(at, mask=~fresh))
-        stored = join.left.rows.take(sequence[old])
+        stored = join.left.rows.take_apart(sequence[old])
         if ascends(sequence) and sequence[0] >= 0:
             # Labels in the order of their predictions: those of earlier events are the first.
             return united([stored, picked(now, at[fresh])])
@@ -355,7 +360,7 @@ class Comparison:
         """Return rows of this event's predictions in order, all of them or those that are predicted so far."""
         if predicted and self._predictions:
             return self._predicted_table()
-        return _in_order([(plain(batch), order_of(batch)) for batch in self._left])
+        return self._in_order([(plain(batch), order_of(batch)) for batch in self._left])
 
     def _predicted_table(self) -> pa.Table:
         """Return the rows that are predicted so far; made once for the same ones, which are only replaced whole."""
@@ -370,9 +375,21 @@ class Comparison:
         if len(self._left_order) != sum(len(rows.order) for rows in batches):
             # Not all of them take part.
             found = [_those_in(records, order, self._left_order) for records, order in found]
-        table = _in_order(found)
+        table = self._in_order(found)
         self._made = now, table
         return table
+
+    def _in_order(self, found: list[tuple[pa.RecordBatch, Ints]]) -> pa.Table:
+        """Return rows of several batches in the order of their places.
+
+        Values of another kind than their column's have a column of their own, as where rows are kept.
+        """
+        kept = self.join.left.rows
+        if not all(kept.takes(records.schema) for records, _ in found) or not _of_one_kind(found):
+            rows = PendingRows()
+            rows.schema = kept.schema
+            found = [(rows.told_apart(records), order) for records, order in found]
+        return _in_order(found)
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
@@ -384,9 +401,13 @@ class Comparison:
             return []
         part = found.take(slice(int(start), int(end)))
         left = self._rows_of(part.left, predicted=True)
-        right = _filled(self.join.right.rows.take(part.right), len(part))
+        right = _filled(self.join.right.rows.take_apart(part.right), len(part))
         graded: list[Batch] = []
-        for outcomes, rows in self._compared(part, left, right):
+        compared = (
+            self._compared(part.take(rows), of_one_kind(left[rows]), of_one_kind(right[rows]))
+            for rows in alike(left, right)
+        )
+        for outcomes, rows in chain.from_iterable(compared):
             columns = {name: rows.column(name) for name in rows.schema.names}
             # Without a second model such columns are the user's own.
             if self.event.shadows is not False and {"shadow_prediction", "shadow_version"} <= columns.keys():
@@ -436,8 +457,17 @@ class Comparison:
         """Keep what is pending, with its predictions, and let go of what is not."""
         if self._left:
             for records in self._left_table(predicted=True).combine_chunks().to_batches():
-                self.join.left.rows.add_fitting(records)
+                self.join.left.rows.add(records)
         self.join.settle()
+
+
+def _of_one_kind(found: list[tuple[pa.RecordBatch, Ints]]) -> bool:
+    rows = PendingRows()
+    for records, _ in found:
+        if not rows.takes(records.schema):
+            return False
+        rows.told_apart(records)
+    return True
 
 
 def _in_order(found: list[tuple[pa.RecordBatch, Ints]]) -> pa.Table:

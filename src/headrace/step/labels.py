@@ -298,7 +298,7 @@ class Late:
         at, number = runs.at[keeps][order], runs.number[keeps][order] >> 1
         own = values.own(np.flatnonzero(keeps)[order])
         columns = {name: values.column(name, own.get(name, at)) for name in names}
-        first = self._rows.add_fitting(pa.record_batch({"__number": pa.array(number), **columns}))
+        first = self._rows.add(pa.record_batch({"__number": pa.array(number), **columns}))
         self._where.put(number, (first + 1 + np.arange(len(number))).astype(np.uint64))
 
     # -- rows that leave without a label -----------------------------------------------------------------------------

@@ -502,8 +502,8 @@ def check_updates(tables: Sequence[Table], failing: Mapping[int, str], server: S
     ways = f"{mended} (or REPLICA IDENTITY {index})" if mended else f"ALTER TABLE … REPLICA IDENTITY {index}"
     raise SourceRefused(
         f"capturing these tables of {server} would make the application's own UPDATE and DELETE on them fail ({said})",
-        advice=f"{ways} lets them work. Where rows are only ever inserted, say so: "
-        "app.postgres(…, allow_failing_updates=True).",
+        advice=f"{ways} lets them work. A table that the pipeline does not need: leave it out of tables=…. Where rows "
+        "are only ever inserted, say so: app.postgres(…, allow_failing_updates=True).",
     )
 
 

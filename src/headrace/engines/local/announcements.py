@@ -91,10 +91,15 @@ class Announcements:
     def stepped(self, task: Task, outputs: Sequence[Output], version: int) -> None:
         """Note what a step has made; `committed` says it."""
         nodes = () if isinstance(task, StreamTask) else task.nodes
-        alarms = {output.topic for node in nodes if isinstance(node.operator, Alarms) for output in node.outputs}
+        alarms = {
+            output.topic: node.operator.spec.column
+            for node in nodes
+            if isinstance(node.operator, Alarms)
+            for output in node.outputs
+        }
         for topic, batch in outputs:
             if topic in alarms and batch.num_rows:
-                row = _first(batch.records)
+                row = _first(batch.records, alarms[topic])
                 text = f"alarm in {topic}: {', '.join(f'{name} {cell(value)}' for name, value in row.items())}"
                 text += f", and {batch.num_rows - 1} more" if batch.num_rows > 1 else ""
                 self._note(logging.WARNING, text, "alarm", topic=topic, rows=batch.num_rows, row=row)
@@ -163,7 +168,11 @@ class Announcements:
         self._pending.append((level, text, event(name, app=self.app, **fields)))
 
 
-def _first(records: Any) -> dict[str, Any]:
-    """Return the first columns of a first row, without ours."""
-    names = [name for name in records.schema.names if not name.startswith("__")][:SHOWN_COLUMNS]
+def _first(records: Any, column: str) -> dict[str, Any]:
+    """Return the first columns of a first row, without ours; the one that the alarm is about is always among them."""
+    names = [name for name in records.schema.names if not name.startswith("__")]
+    shown = names[:SHOWN_COLUMNS]
+    if column in names[SHOWN_COLUMNS:]:
+        shown[-1] = column
+    names = shown
     return plain_values.rows(records.slice(0, 1).select(names))[0]

@@ -8,22 +8,26 @@ is rewritten without it. A row that stays for long therefore holds back only its
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.arrays import Ints, Mask
-from headrace.errors import HeadraceError
+from headrace.plain_values import united
 
 # Chunks below a size are merged once there are MERGED of them at the end.
 SIZES = (64, 2_048, 65_536)
 MERGED = 32
 # Bytes that a piece of something larger may keep from being given back, until it is merged.
 PINNED = 16_384
+# Between a column's name and the number of a further kind of its values.
+KIND = "\0"
+TEXT = pa.table({"x": pa.array([], pa.string())})
 
 
 @dataclass(slots=True)
@@ -67,6 +71,10 @@ class PendingRows:
     >>> rows.drop(np.array([0]))
     >>> rows.take(np.array([2, -1, 1])).column("id").to_pylist(), len(rows)
     ([9.5, None, 8.0], 2)
+    >>> rows.add(pa.record_batch({"id": ["n/a"]}))
+    3
+    >>> rows.take(np.array([2, 1])).column("id").to_pylist(), rows.take(np.array([3, 2])).column("id").to_pylist()
+    ([9.5, 8.0], ['n/a', '9.5'])
     """
 
     __slots__ = ("_chunks", "_firsts", "next", "schema")
@@ -88,10 +96,9 @@ class PendingRows:
     def add(self, records: pa.RecordBatch) -> int:
         """Keep rows. Returns the number of the first; the others follow it.
 
-        Raises:
-            HeadraceError: a column has a type that cannot be one with what it had before; nothing was kept.
+        A column whose type cannot be one with what it had before is kept beside it, for these rows only (decision 29).
         """
-        self._widen(records.schema)
+        records = self.told_apart(records)
         first = self.next
         n = records.num_rows
         if n:
@@ -100,20 +107,6 @@ class PendingRows:
             self.next += n
             self._merge_tail(n)
         return first
-
-    def add_fitting(self, records: pa.RecordBatch) -> int:
-        """Keep rows likewise, without columns whose type cannot be one with what they had before."""
-        try:
-            return self.add(records)
-        except HeadraceError:
-            return self.add(records.select([field.name for field in records.schema if self._takes(field)]))
-
-    def _takes(self, field: pa.Field) -> bool:
-        try:
-            self._widened([field])
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            return False
-        return True
 
     def _widened(self, columns: Iterable[pa.Field]) -> pa.Schema:
         # A row that is not there is a row of nulls.
@@ -124,13 +117,31 @@ class PendingRows:
         """Take new columns and wider types into the common schema: it depends on the rows, not on their chunks."""
         if schema.equals(self.schema):
             return
+        self.schema = self._widened(schema)
+
+    def told_apart(self, records: pa.RecordBatch) -> pa.RecordBatch:
+        """Return rows whose columns have the names under which their types are kept, which the schema then has."""
+        if not self.takes(records.schema):
+            names = []
+            for field in records.schema:
+                name, number = field.name, 0
+                while not self.takes([field.with_name(name)]):
+                    number += 1
+                    name = f"{field.name}{KIND}{number}"
+                names.append(name)
+            records = records.rename_columns(names)
+        self._widen(records.schema)
+        return records
+
+    def takes(self, columns: Iterable[pa.Field]) -> bool:
+        """Return whether the types of columns can be one with what they had before."""
+        if columns == self.schema:
+            return True
         try:
-            self.schema = self._widened(schema)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise HeadraceError(
-                f"rows that wait to be graded changed the type of a column: {error}",
-                advice="Give the column one type: .with_columns(…) before .grade(…).",
-            ) from error
+            self._widened(columns)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return False
+        return True
 
     def _merge_tail(self, size: int) -> None:
         for most in (most for most in SIZES if most > size):
@@ -176,9 +187,15 @@ class PendingRows:
     def take(self, seqs: Ints) -> pa.Table:
         """Return rows by their numbers, in that order, under one schema; -1 gives a row of nulls.
 
+        A column that has values of several kinds in these rows (numbers and text) is text.
+
         Raises:
             KeyError: a row was dropped, or never there.
         """
+        return of_one_kind(self.take_apart(seqs))
+
+    def take_apart(self, seqs: Ints) -> pa.Table:
+        """Return rows likewise; a column that has had several kinds of values is several, see `alike`."""
         seqs = np.asarray(seqs, np.int64)
         if len(seqs) == 1 and seqs[0] >= 0:
             return self._one(seqs)
@@ -282,6 +299,51 @@ class PendingRows:
                 own = None if dense else numbers.copy()
                 self._chunks.append(_Chunk(int(numbers[0]), _own(records), own, None, len(numbers)))
         self._firsts = [chunk.first for chunk in self._chunks]
+
+
+def alike(*tables: pa.Table) -> Iterator[slice]:
+    """Yield the runs of rows that have values of one kind in each column; see `PendingRows.take_apart`.
+
+    Args:
+        tables: columns of the same rows.
+    """
+    size = len(tables[0])
+    begins = np.zeros(size, np.bool_)
+    begins[:1] = True
+    for table in tables:
+        for names in _kinds(table).values():
+            kind = np.zeros(size, np.int64)
+            for number, name in enumerate(names):
+                kind[table.column(name).is_valid().to_numpy()] = number
+            begins[1:] |= np.diff(kind) != 0
+    starts = np.flatnonzero(begins).tolist()
+    yield from map(slice, starts, [*starts[1:], size])
+
+
+def of_one_kind(table: pa.Table) -> pa.Table:
+    """Return rows with each column under its own name, of the kind that it has in them; text where it has several."""
+    found = {}
+    for plain, names in _kinds(table).items():
+        there = [name for name in names if table.column(name).null_count < len(table)]
+        if len(there) < 2:
+            found[plain] = table.column(there[0] if there else names[0])
+        else:
+            texts = [united([table.select([name]).rename_columns(["x"]), TEXT]).column("x") for name in there]
+            found[plain] = pc.coalesce(*texts)
+    if not found:
+        return table
+    names = list(dict.fromkeys(name.partition(KIND)[0] for name in table.column_names))
+    return pa.table([found[name] if name in found else table.column(name) for name in names], names)
+
+
+def _kinds(table: pa.Table) -> dict[str, list[str]]:
+    """Return the columns that have several kinds of values, with the names of those that hold each."""
+    found: dict[str, list[str]] = {}
+    for name in table.column_names:
+        if KIND in name:
+            plain = name.partition(KIND)[0]
+            found.setdefault(plain, [plain] if plain in table.column_names else []).append(name)
+    return found
 
 
 def picked(records: pa.RecordBatch | pa.Table, rows: Ints) -> Any:
