@@ -427,7 +427,7 @@ def test_a_column_that_changes_its_type_stops_nothing() -> None:
     given[1] = Rows((Part(part.topic, numbers, part.slices, part.offset),), True)
     rows = run(task, initial_state(task), given)["grades"]
     assert told(rows) == ["10 a graded 1 3", "11 b graded 2 4"]
-    assert [row["note"] for row in rows] == ["measured a", None]
+    assert [row["note"] for row in rows] == ["measured a", 7]
 
 
 def changes(rows: list[tuple[int, str, int, float, float | None]]) -> list[Rows]:
