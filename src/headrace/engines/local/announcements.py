@@ -174,5 +174,4 @@ def _first(records: Any, column: str) -> dict[str, Any]:
     shown = names[:SHOWN_COLUMNS]
     if column in names[SHOWN_COLUMNS:]:
         shown[-1] = column
-    names = shown
-    return plain_values.rows(records.slice(0, 1).select(names))[0]
+    return plain_values.rows(records.slice(0, 1).select(shown))[0]
