@@ -41,6 +41,8 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "kafka-transactions": (1_000_000, ()),
     "kafka-memory": (10_000_000, ()),
     "flink": (2_000_000, ()),
+    # In an environment of its own (`make test-spark` makes it): .venv-spark/bin/python -m benchmarks spark
+    "spark": (2_000_000, ()),
 }
 GROUPS = {
     "all": ("capture", "snapshot", "pipeline", "latency", "kmeans", "adapters", "evaluate", "sinks", "grade", "serve"),

@@ -1,7 +1,8 @@
-"""Pipelines whose models are slow enough to be sent away, and a program that runs one.
+"""A pipeline with a model that is slow enough to be sent away and one whose rows stay away, and a program that runs it.
 
-The program is `python -c PROGRAM LOG NAME TOPIC ENGINE [MASTER]`: it catches up and ends. Cuts are by rows of one topic
-in one partition, so that what is learned depends on its order alone.
+The program is `python -c PROGRAM LOG NAME PREFIX ENGINE [MASTER [CONF]]`: it catches up and ends. Cuts are by rows of
+one topic in one partition, and the cheap model has learned before its rows come: so what comes out depends on the order
+of each topic alone, whatever arrives together.
 """
 
 from __future__ import annotations
@@ -57,13 +58,16 @@ def strike(folder: str) -> None:
             raise MemoryError("once")
 
 
-def build(log: str, name: str, topic: str = "points", *, every: int = 512) -> hr.App:
-    """Each row is predicted by the model before the cut that holds it."""
+def build(log: str, name: str, prefix: str) -> hr.App:
+    """Declare both models: «species» predicts each row before the cut that holds it, «cheap» rows of another topic."""
     app = hr.App(name, log=log)
-    model = app.model("species", Slow(k=3, initial_centers=CENTERS, decay=0.5), features=["x", "y"])
-    points = app.topic(topic)
-    model.learn(points, every=every)
-    model.predict(points).to(f"{name}-out")
+    slow = app.model("species", Slow(k=3, initial_centers=CENTERS, decay=0.5), features=["x", "y"])
+    points = app.topic(f"{prefix}-points")
+    slow.learn(points, every=512)
+    slow.predict(points).to(f"{name}-out")
+    cheap = app.model("cheap", hr.KMeans(k=3, initial_centers=CENTERS, decay=0.5), features=["x", "y"])
+    cheap.learn(app.topic(f"{prefix}-train"), every=32)
+    cheap.predict(app.topic(f"{prefix}-test")).to(f"{name}-cheap")
     return app
 
 
@@ -79,7 +83,11 @@ def send(bootstrap: str, topic: str, first: int, count: int) -> None:
 
 
 def main() -> None:
-    """Run a pipeline as the arguments say."""
-    log, name, topic, engine, *master = sys.argv[1:]
-    options: dict[str, Any] = {"engine": engine, "master": master[0]} if master else {}
-    build(log, name, topic).run(until="caught-up", **options)
+    """Run the pipeline as the arguments say."""
+    log, name, prefix, engine, *more = sys.argv[1:]
+    options: dict[str, Any] = {"engine": engine}
+    if more:
+        options["master"] = more[0]
+    if more[1:]:
+        options["conf"] = json.loads(more[1])
+    build(log, name, prefix).run(until="caught-up", **options)

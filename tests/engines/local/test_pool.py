@@ -267,7 +267,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_work_is_done_again(
     app = derived(tmp_path, {"swap": "when_ready"})
     with app.start(workers=2) as running:
         pool = pool_of(running)
-        for start in (0, 300):
+        for start in range(0, 1200, 300):
             sent, gather = pool.sent, pool._gathered
 
             def killing(*arguments: Any, gather: Any = gather) -> Any:
@@ -283,11 +283,10 @@ def test_a_worker_that_is_killed_is_replaced_and_its_work_is_done_again(
             pool_of(running)
         running.engine.wait_for(lambda _: running["m"].version > 1, 60)
     said = [record for record in caplog.records if getattr(record, "event", "") == "worker_lost"]
-    assert 1 <= len(said) <= 2
+    assert 1 <= len(said) <= 4
     assert is_as_alone(app, str(tmp_path / "t.headrace"))
 
 
-@pytest.mark.slow
 def test_large_states_go_by_files_that_go_with_them() -> None:
     """A state of 80 KB for each cut; what no job and no version needs is gone."""
     app = hr.App("a", log="memory://")

@@ -253,6 +253,8 @@ class TopicSource:
         pieces = None
         if all(range_.topic in decided for range_ in ranges):
             pieces = elsewhere.decode(ranges, decided)
+        else:  # its first message decides
+            ranges = [range_._replace(last=range_.first) for range_ in ranges]
         if pieces is None:
             reader.read_here(ranges)
             return None

@@ -33,6 +33,8 @@ from headrace.wire import Encoded, EncodedRows
 
 LEAST = 4_096
 MOST = 32_768
+SHORTEST = 1_024  # of a part
+PARTS = 2  # for each hand: whoever is done early takes another one
 
 
 @dataclass(slots=True)
@@ -174,7 +176,7 @@ class RemoteRows:
 def _parts(ranges: Sequence[TopicRange], hands: int) -> list[TopicRange]:
     """Return ranges in so many parts that all hands have some."""
     messages = sum(range_.last - range_.first + 1 for range_ in ranges)
-    most = max(LEAST, -(-messages // max(1, hands)))
+    most = max(SHORTEST, -(-messages // (PARTS * max(1, hands))))
     parts = []
     for topic, partition, first, last in ranges:
         count = max(1, -(-(last - first + 1) // most))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from headrace.engines.local import startup as local
 from headrace.engines.local.running import Running
 from headrace.engines.settings import RunSettings, SparkEngine
+from headrace.engines.spark.gauges import Gauges
 from headrace.engines.spark.jobs import Jobs
 from headrace.engines.spark.session import connect
 from headrace.engines.spark.workers import SparkWorkers
 from headrace.event_log import event
 from headrace.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
 
 logger = logging.getLogger("headrace")
 
@@ -25,18 +30,18 @@ def start(plan: Plan, settings: RunSettings) -> Running:
     """
     spark = settings.engine
     assert isinstance(spark, SparkEngine)
-
-    page = ""
+    contexts: list[SparkContext] = []
 
     def workers(checked: Plan) -> SparkWorkers:
-        nonlocal page
         settings.on_status(f"connecting to Spark{f' ({spark.master})' if spark.master else ''}")
         context, made = connect(plan.app, spark.master, spark.conf)
-        page = context.uiWebUrl or ""
+        contexts.append(context)
         return SparkWorkers(Jobs(context, plan.app, stops=made), checked)
 
     running = local.start(plan, settings, make_workers=workers)
-    running.page = page
-    if page:
-        logger.info("Spark's page: %s", page, extra=event("spark_page", app=plan.app, page=page))
+    context = contexts[-1]
+    running.closing.append(Gauges(context, running).close)
+    running.page = context.uiWebUrl or ""
+    if running.page:
+        logger.info("Spark's page: %s", running.page, extra=event("spark_page", app=plan.app, page=running.page))
     return running

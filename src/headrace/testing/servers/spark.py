@@ -18,7 +18,8 @@ class _SparkServer(JavaServer):
 
     heap = "256m"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.home = package_home("pyspark", "spark")
         super().__init__(directory)
         self.ui_port = free_port()
@@ -36,12 +37,12 @@ class _SparkServer(JavaServer):
         return {
             "SPARK_HOME": str(self.home),
             "SPARK_SCALA_VERSION": "2.13",
-            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_IP": self.host,
             "PYSPARK_PYTHON": sys.executable,
         }
 
     def _daemon(self, main: str, *arguments: str) -> list[str]:
-        ports = ["--host", "127.0.0.1", "--port", str(self.port), "--webui-port", str(self.ui_port)]
+        ports = ["--host", self.host, "--port", str(self.port), "--webui-port", str(self.ui_port)]
         return ["-cp", f"{self.home / 'jars'}/*", main, *ports, *arguments]
 
 
@@ -71,8 +72,8 @@ class SparkWorker(_SparkServer):
 
     name: ClassVar[str] = "spark-worker"
 
-    def __init__(self, directory: Path, master: SparkMaster, *, cores: int, memory: str) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, master: SparkMaster, *, host: str, cores: int, memory: str) -> None:
+        super().__init__(directory, host)
         self.master = master
         self.cores = cores
         self.memory = memory
@@ -108,9 +109,11 @@ class SparkCluster(JavaCluster):
     def __init__(self, workers: int = 2, *, cores: int = 1, memory: str = "1g", directory: Path | None = None) -> None:
         directory = directory or free_directory("headrace-spark-")
         head = SparkMaster(directory / "master")
-        # Workers have directories of their own: executors write there.
+        # Workers have directories of their own: executors write there. And hosts, of which loopback has many: a slow
+        # task is run once more on another host only.
         others = [
-            SparkWorker(directory / f"worker{i}", head, cores=cores, memory=memory) for i in range(1, workers + 1)
+            SparkWorker(directory / f"worker{i}", head, host=f"127.0.0.{i}", cores=cores, memory=memory)
+            for i in range(1, workers + 1)
         ]
         super().__init__(directory, head, others)
 

@@ -1,0 +1,158 @@
+"""SIGKILL of the driver at the edges of a commit, of executors, tasks that run twice, a driver that was replaced.
+
+What is left is compared with one run that nobody killed, on the local engine: messages, their order, models, counters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from headrace.log import open_log
+from headrace.registry.models import read_progress
+from headrace.testing.servers import KafkaBroker, SparkCluster
+from tests.processes import Child
+from tests.waiting import wait_until
+
+from . import pipelines
+from .outcomes import outcome
+
+pytestmark = pytest.mark.spark
+EDGES = ("engine.captured", "engine.stepped", "log.delivered", "log.sent", "log.after-commit", "engine.committed")
+POINTS, ROWS = 600, 5_000
+LATER = {"log.delivered", "log.after-commit"}
+"""Passed by the second commit of a run: its first one declares the environment."""
+
+
+def start(
+    broker: KafkaBroker,
+    name: str,
+    prefix: str,
+    *,
+    master: str = "local[2]",
+    fault: str = "",
+    conf: dict[str, str] | None = None,
+    **environment: str,
+) -> subprocess.Popen[bytes]:
+    """A pipeline on Spark in a process of its own."""
+    words = [f"kafka://{broker.bootstrap}", name, prefix, "spark", master, json.dumps(conf or {})]
+    variables = {**os.environ, "HEADRACE_FAULT": fault, **environment}
+    return Child([sys.executable, "-c", pipelines.PROGRAM, *words], env=variables, stderr=subprocess.PIPE)
+
+
+def finished(child: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """Wait for its end: code and words."""
+    _, words = child.communicate(timeout=180)
+    return child.returncode, words.decode()
+
+
+def local(broker: KafkaBroker, name: str, prefix: str) -> None:
+    """Run the pipeline here, on the local engine, until it has caught up."""
+    with pipelines.build(f"kafka://{broker.bootstrap}", name, prefix).start() as running:
+        running.wait(120)
+
+
+def more(broker: KafkaBroker, prefix: str, number: int, points: int = POINTS) -> None:
+    """Send rows to both topics, once more."""
+    pipelines.send(broker.bootstrap, f"{prefix}-points", 10 + number * points, points)
+    pipelines.send(broker.bootstrap, f"{prefix}-test", 10 + number * ROWS, ROWS)
+
+
+def same(broker: KafkaBroker, prefix: str) -> None:
+    """The pipeline that was killed has left what one that was not has."""
+    local(broker, f"{prefix}-l", prefix)
+    killed, whole = outcome(broker, f"{prefix}-s", prefix), outcome(broker, f"{prefix}-l", prefix)
+    for what in whole:
+        assert killed[what] == whole[what], what
+
+
+def steps(broker: KafkaBroker, name: str) -> int:
+    """How many steps of the slow model are committed."""
+    with contextlib.closing(open_log(f"kafka://{broker.bootstrap}", writer=False, name=name)) as held:
+        progress = read_progress(held, "species")
+    return 0 if progress is None else progress.step
+
+
+def test_a_kill_of_the_driver_at_an_edge_changes_nothing(broker: KafkaBroker, prefix: str) -> None:
+    for number, edge in enumerate(EDGES):
+        more(broker, prefix, number)
+        code, words = finished(start(broker, f"{prefix}-s", prefix, fault=f"{edge}:{2 if edge in LATER else 1}"))
+        assert code == -signal.SIGKILL, f"{edge} was not passed: {words}"
+    code, words = finished(start(broker, f"{prefix}-s", prefix))
+    assert code == 0, words
+    same(broker, prefix)
+
+
+def test_a_driver_that_was_stopped_and_replaced_writes_nothing(broker: KafkaBroker, prefix: str) -> None:
+    before = steps(broker, f"{prefix}-s")
+    more(broker, prefix, 0, points=5000)
+    zombie = start(broker, f"{prefix}-s", prefix)
+    try:
+        wait_until(lambda: steps(broker, f"{prefix}-s") > before or zombie.poll() is not None, "its first step")
+        os.kill(zombie.pid, signal.SIGSTOP)
+        local(broker, f"{prefix}-s", prefix)
+        os.kill(zombie.pid, signal.SIGCONT)
+        pipelines.send(broker.bootstrap, f"{prefix}-points", 5010, 100)
+        code, words = finished(zombie)
+    finally:
+        if zombie.poll() is None:
+            zombie.kill()
+    assert (code != 0, "taken over" in words) == (True, True), words
+    local(broker, f"{prefix}-s", prefix)
+    same(broker, prefix)
+
+
+def executors(cluster: SparkCluster) -> list[psutil.Process]:
+    """The JVMs that the workers of a cluster have started."""
+    found = [child for worker in cluster.workers for child in psutil.Process(worker.pid).children()]
+    return [child for child in found if any("CoarseGrainedExecutorBackend" in word for word in child.cmdline())]
+
+
+def test_an_executor_that_dies_is_replaced(broker: KafkaBroker, prefix: str, spark_cluster: SparkCluster) -> None:
+    before = steps(broker, f"{prefix}-s")
+    more(broker, prefix, 0, points=6000)
+    driver = start(broker, f"{prefix}-s", prefix, master=spark_cluster.place)
+    try:
+        wait_until(lambda: steps(broker, f"{prefix}-s") > before or driver.poll() is not None, "its first step", 120)
+        wait_until(lambda: executors(spark_cluster), "an executor")
+        executors(spark_cluster)[0].kill()
+        code, words = finished(driver)
+    finally:
+        if driver.poll() is None:
+            driver.kill()
+    assert code == 0, words
+    same(broker, prefix)
+
+
+def test_a_task_that_runs_twice_counts_once(
+    broker: KafkaBroker, prefix: str, spark_cluster: SparkCluster, tmp_path: Path
+) -> None:
+    more(broker, prefix, 0, points=3000)
+    (tmp_path / "sleep").touch()
+    (tmp_path / "events").mkdir()
+    conf = {
+        "spark.speculation": "true",
+        "spark.speculation.interval": "100ms",
+        "spark.speculation.quantile": "0.1",
+        "spark.speculation.minTaskRuntime": "100ms",
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": (tmp_path / "events").as_uri(),
+        "spark.eventLog.compress": "false",
+    }
+    strikes = {pipelines.STRIKES: str(tmp_path)}
+    driver = start(broker, f"{prefix}-s", prefix, master=spark_cluster.place, conf=conf, **strikes)
+    code, words = finished(driver)
+    assert code == 0, words
+    assert not (tmp_path / "sleep").exists(), "nobody was struck"
+    logs: list[Any] = [path for path in (tmp_path / "events").rglob("*") if path.is_file()]
+    assert any('"Speculative":true' in path.read_text() for path in logs), "no task ran twice"
+    same(broker, prefix)
