@@ -48,10 +48,12 @@ class Show(View):
     captured: int = 0
     learned: int = 0
     model: str = ""
+    page: str = ""
     rounds: list[tuple[str, list[int]]] = field(default_factory=list)
 
     def __rich__(self) -> RenderableType:
-        return Group(self.table(dict.fromkeys(range(3))), Text(self.line(), style="dim"))
+        lines = [self.line(), *([self.page] if self.page else [])]
+        return Group(self.table(dict.fromkeys(range(3))), *(Text(line, style="dim") for line in lines))
 
     def line(self) -> str:
         """Figures in one line."""
@@ -152,7 +154,8 @@ def _started(app: App, options: Options, found: Scene, view: Show) -> Iterator[R
         master, jobmanager = (found.engine if options.engine == name else None for name in ("spark", "flink"))
         running = stack.enter_context(app.start(engine=options.engine, master=master, jobmanager=jobmanager))
         if running.page:
-            view.told(f"{options.engine.title()} shows it at {running.page}")
+            view.page = f"{options.engine.title()} shows it at {running.page}"
+            view.told(view.page)
         yield running
 
 
