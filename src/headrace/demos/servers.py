@@ -109,12 +109,13 @@ def engine_servers(engine: EngineName, place: str | None, keep: bool, kept: list
         MissingExtra: the engine's packages are not installed.
         JavaMissing: a cluster is needed, and there is no Java.
     """
+    if place is None or place.startswith("local"):
+        # The driver's page and ports are on loopback only, as everything that the demo starts.
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     if place is not None:
         yield place
         return
     say(f"starting {engine.title()}, with two workers")
-    # The driver's page and ports are on loopback only, as everything that the demo starts.
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     cluster = SparkCluster() if engine == "spark" else FlinkCluster()
     cluster.outlives = keep
     with stopped(cluster, keep):
