@@ -126,7 +126,7 @@ def run(
     if pool is not None:
         # They are there before the first row, so that it does not depend on the machine who predicts.
         pool.begin()
-        if folder is not None:
+        if folder is not None and pool._folder is not None:
             folder.append(pool._folder)
     source.start(log)
     engine.recover()

@@ -142,7 +142,8 @@ class ProcessPool(MeasuredWorkers):
         self._closed = False
         # Lives that ended one after another without having done anything.
         self._losses = 0
-        self._folder = Path(tempfile.mkdtemp(prefix="headrace-states-"))
+        # Of large states; made for the processes, which take it away when the engine is killed.
+        self._folder: Path | None = None
 
     def begin(self) -> None:
         """Begin the processes, and wait until all of them take work.
@@ -171,6 +172,8 @@ class ProcessPool(MeasuredWorkers):
         with self._changing:
             if self._closed or self._losses >= MOST_LOSSES:
                 raise WorkersAway
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="headrace-states-"))
             if self._lives is None:
                 self._lives = Processes(self.processes, self._declared, self._folder)
             return self._lives
@@ -241,6 +244,7 @@ class ProcessPool(MeasuredWorkers):
 
     def _put(self, name: str, data: bytes) -> Readable:
         """See `MeasuredWorkers`."""
+        assert self._folder is not None  # nothing is put anywhere before processes begin
         file = StateFile(self._folder / name)
         file.path.write_bytes(data)
         weakref.finalize(file, file.path.unlink, missing_ok=True)
@@ -273,7 +277,8 @@ class ProcessPool(MeasuredWorkers):
             lives, self._lives = self._lives, None
         if lives is not None:
             lives.end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _take(sent: dict[int, Future[Measured]], found: dict[int, Measured]) -> BaseException | None:
