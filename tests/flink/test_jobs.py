@@ -111,6 +111,37 @@ def test_a_pipeline_moves_from_local_to_flink_and_back(broker: KafkaBroker) -> N
     assert moved == pipeline.hash_of_one_that_never_moved()
 
 
+def test_an_older_checkpoint_is_restored_and_nothing_is_doubled(broker: KafkaBroker, tmp_path: Path) -> None:
+    """What the log has is left out; and a checkpoint of after the log was begun anew: what it lacks is read again."""
+    pipeline = Pipeline(broker)
+    pipeline.produce(500)
+    kept = {"execution.checkpointing.dir": f"file://{tmp_path}/all", "execution.checkpointing.interval": "200 ms"}
+    kept["execution.checkpointing.num-retained"] = "1000"
+    with pipeline.app().start(engine="flink", conf=kept) as running:
+        running.wait(SECONDS)
+        until(lambda: bool(checkpoints(tmp_path)), "a checkpoint")
+        older = checkpoints(tmp_path)[-1]
+        pipeline.produce(500)
+        running.wait(SECONDS)
+        count = len(checkpoints(tmp_path))
+        until(lambda: len(checkpoints(tmp_path)) > count + 1, "a later checkpoint")
+        newest = checkpoints(tmp_path)[-1]
+    pipeline.produce(500)
+    with pipeline.app().start(engine="flink", conf={"execution.state-recovery.path": f"file://{older}"}) as running:
+        running.wait(SECONDS)
+    pipeline.check()
+    anew = pipeline.app(f"{pipeline.name}-anew")
+    with anew.start(engine="flink", conf={"execution.state-recovery.path": f"file://{newest}"}) as running:
+        running.wait(SECONDS)
+        assert running["species"].counters["predicted"] == pipeline.rows
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Completed checkpoints, the newest one last."""
+    done = [path.parent for path in folder.glob("all/*/chk-*/_metadata")]
+    return sorted(done, key=lambda path: int(path.name.removeprefix("chk-")))
+
+
 def python_workers(cluster: FlinkCluster) -> list[int]:
     """Python processes that task managers have begun."""
     import psutil

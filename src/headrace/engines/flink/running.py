@@ -155,14 +155,22 @@ class FlinkRunning:
         job: the job's id.
     """
 
-    def __init__(self, plan: Plan, submitted: Submitted, sources: Sequence[Source[Any]], watch: LogWatch) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        submitted: Submitted,
+        sources: Sequence[Source[Any]],
+        watch: LogWatch,
+        before: Mapping[str, int],
+    ) -> None:
+        """Hold a job that was submitted; ``before``: topic -> rows that the log held then."""
         self.at_end: Callable[[Log], None] | None = None
         self.page, self.job = submitted.page, submitted.id
         self._plan = plan
         self._client = submitted.client
         self._sources = sources
         self._watch = watch
-        self._before = watch.ends()
+        self._before = before
         self._after: dict[str, int] | None = None
         self._error: BaseException | None = None
         self._cancelled = threading.Event()
@@ -291,17 +299,25 @@ class FlinkRunning:
             HeadraceError: the job has failed, or was cancelled.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        behind = [SourceTarget.of(source, self._watch) for source in self._sources]
+        behind: list[SourceTarget] | None = None
+        text = ""
         while True:
             ended = self._ended.is_set()
-            behind = [target for target in behind if not target.reached(deadline)]
-            if not behind and self._watch.stepped:
-                return
+            try:
+                if behind is None:
+                    behind = [SourceTarget.of(source, self._watch) for source in self._sources]
+                behind = [target for target in behind if not target.reached(deadline)]
+                if not behind and self._watch.stepped:
+                    return
+                text = "; ".join(map(str, behind)) or "the models have not taken all rows"
+            except HeadraceError as error:
+                if not error.retry:
+                    raise
+                text = error.message  # a broker that is away; the job waits for it too
             self._raise()
             if ended:
                 raise HeadraceError("the job was cancelled before it had caught up")
             if deadline is not None and time.monotonic() > deadline:
-                text = "; ".join(map(str, behind)) or "the models have not taken all rows"
                 raise WaitTimeout(f"not caught up after {timeout} s: {text} ({self.status})")
             self._ended.wait(LOOK_S)
 

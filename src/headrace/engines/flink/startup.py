@@ -39,12 +39,14 @@ def start(plan: Plan, settings: RunSettings) -> FlinkRunning:
         read = job_sources(plan, sources, watch)
         decoders = [source_decoder(source) for source in sources if isinstance(source, TopicSource)]
         job = FlinkJob.of(plan, [source.location.bootstrap for source in read], decoders)
+        # Asked before: the time that a start has to find its servers is over when Java has come up.
+        before = watch.ends()
         settings.on_status("submitting the job")
         names = [operator_name(plan), *(source.name for source in sources)]
         submitted = graph.submit(job, names, read, engine, f"headrace: {plan.app}", settings.workers)
         said = event("flink_job", app=plan.app, job=submitted.id, page=submitted.page)
         logger.info("job %s on Flink: %s", submitted.id, submitted.page, extra=said)
-        return FlinkRunning(plan, submitted, sources, watch)
+        return FlinkRunning(plan, submitted, sources, watch, before)
     except BaseException:
         watch.close()
         for source in sources:
