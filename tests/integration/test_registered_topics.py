@@ -132,3 +132,14 @@ def test_a_registry_that_is_away_is_said_and_not_asked_for_ever(
             assert len(predicted_too.read()) == 0
     said = [record for record in caplog.records if "does not answer" in record.message]
     assert len(said) == 1 and "checked at its first row" in said[0].message
+
+
+def test_a_topic_in_a_format_that_needs_a_registry_is_refused_where_none_is_given(
+    broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADRACE_SCHEMA_REGISTRY_URL", raising=False)
+    app = hr.App("noregistry", log=f"kafka://{broker.bootstrap}")
+    model = app.model("m", SGDRegressor(), features=["weight"], target="id")
+    model.predict(app.topic("noregistry.fish", append=True)).to("noregistry.predicted", format="avro")
+    with pytest.raises(DeclarationError, match=r"«noregistry\.predicted» is to be written as avro: no schema registry"):
+        app.start()

@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,20 @@ class TopicCodec:
             if made not in self._made:
                 self._made[made] = format_for(made[0], key=made[1], registry=self.registry)
             return self._made[made]
+
+    def check(self, topics: Iterable[str]) -> None:
+        """Refuse topics that cannot be written as they are declared.
+
+        Raises:
+            DeclarationError: there is no format of a topic's name, or it needs a registry and none is given.
+        """
+        for topic in topics:
+            name = self.format_of(topic)
+            try:
+                self.format(name, topic)
+            except DeclarationError as error:
+                text = f"the topic «{topic}» is to be written as {name}: {error.message}"
+                raise DeclarationError(text, advice=error.advice) from error
 
     def foretell(self, topic: str, named: str, newest: Callable[[], WireMessages]) -> Foretold | None:
         """Return the columns of rows to come of a topic that others write; None where no registry says them.

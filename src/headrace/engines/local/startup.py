@@ -238,6 +238,8 @@ def _check(plan: Plan, captured: Sequence[PostgresSource], log: Log, circles: Ci
         source.check(log)
     check_apart(captured, on_kafka=plan.on_kafka)
     tables = _tables(captured)
+    if plan.on_kafka:
+        codec_for(plan.formats).check([*tables, *plan.written])
     foreign = foreign_topics(plan, log, tables)
     others_write = [topic for topics in foreign.values() for topic in topics]
     plan.check_topics([*tables, *log.topics(), *others_write])
