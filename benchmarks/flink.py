@@ -24,7 +24,7 @@ FEATURES = ["a", "b", "c", "d"]
 CENTERS = [[-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
 PARTITIONS = 4
 SECONDS = 900.0
-TURNS = 2_500  # 300 microseconds a row, or more
+TURNS = 4_000  # 300 microseconds a row, or more
 WAIT_S = 0.05  # a block
 LATENCIES = 50
 
