@@ -41,12 +41,13 @@ def start(
     master: str = "local[2]",
     fault: str = "",
     conf: dict[str, str] | None = None,
+    program: str = pipelines.PROGRAM,
     **environment: str,
 ) -> subprocess.Popen[bytes]:
     """A pipeline on Spark in a process of its own."""
     words = [f"kafka://{broker.bootstrap}", name, prefix, "spark", master, json.dumps(conf or {})]
     variables = {**os.environ, "HEADRACE_FAULT": fault, **environment}
-    return Child([sys.executable, "-c", pipelines.PROGRAM, *words], env=variables, stderr=subprocess.PIPE)
+    return Child([sys.executable, "-c", program, *words], env=variables, stderr=subprocess.PIPE)
 
 
 def finished(child: subprocess.Popen[bytes]) -> tuple[int, str]:
@@ -155,4 +156,14 @@ def test_a_task_that_runs_twice_counts_once(
     assert not (tmp_path / "sleep").exists(), "nobody was struck"
     logs: list[Any] = [path for path in (tmp_path / "events").rglob("*") if path.is_file()]
     assert any('"Speculative":true' in path.read_text() for path in logs), "no task ran twice"
+    same(broker, prefix)
+
+
+def test_a_cluster_without_executors_holds_nothing_up(broker: KafkaBroker, prefix: str) -> None:
+    more(broker, prefix, 0)
+    impatient = "from headrace.engines.spark import jobs; jobs.PATIENCE_S = 2; "
+    with SparkCluster(0) as empty:
+        driver = start(broker, f"{prefix}-s", prefix, master=empty.place, program=impatient + pipelines.PROGRAM)
+        code, words = finished(driver)
+    assert (code, "it is done here" in words) == (0, True), words
     same(broker, prefix)

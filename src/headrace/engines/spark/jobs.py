@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("headrace")
 
+PATIENCE_S = 60.0
 T = TypeVar("T")
 Made = TypeVar("Made")
 
@@ -54,9 +56,25 @@ class Jobs:
         while self._done:
             self._done.popleft().destroy()
         self._context.setJobGroup(self._group, about)
-        found: list[Made] = made.collect()
+        ended = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(ended,), name="headrace-spark-watch", daemon=True)
+        watch.start()
+        try:
+            found: list[Made] = made.collect()
+        finally:
+            ended.set()
         self.hands = max(1, self._context.defaultParallelism)
         return found
+
+    def _watch(self, ended: threading.Event) -> None:
+        """Cancel jobs that nobody takes: Spark itself would wait for executors for ever."""
+        while not ended.wait(PATIENCE_S):
+            if self._nobody():
+                self.cancel()
+
+    def _nobody(self) -> bool:
+        spark = self._context._jsc.sc()
+        return not spark.isLocal() and spark.getExecutorMemoryStatus().size() <= 1  # the driver counts
 
     def broadcast(self, value: T) -> Broadcast[T]:
         """Put a value where every executor fetches it once."""

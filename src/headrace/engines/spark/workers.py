@@ -10,7 +10,6 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +50,6 @@ logger = logging.getLogger("headrace")
 # A job takes 30 ms with nothing in it; rows go through the driver's disk and the JVM.
 JOBS = Sending(seconds=0.05, bytes_per_s=1e8, shortest_s=0.02)
 JOBS_AT_ONCE = 4
-PATIENCE_S = 60.0  # with a job, beyond many times what it was estimated to take
-PATIENCE_FACTOR = 20.0
 
 
 class SparkWorkers(MeasuredWorkers):
@@ -76,18 +73,13 @@ class SparkWorkers(MeasuredWorkers):
         if self._jobs.away:
             raise WorkersAway
         self._hands = self._jobs.hands
-        cost = self._costs[job.known.task, job.method]
-        patience = PATIENCE_S + PATIENCE_FACTOR * job.rows * (cost.row_s or 0.0)
         about = f"predict {job.known.task}: {job.rows:,} rows by version {job.number}"
         work = Prediction(self._learners, job.known, job.method, job.width)
         future = self._threads.submit(self._jobs.run, work, job.parts, about)
 
         def gathered() -> list[Measured]:
             try:
-                return future.result(patience)
-            except TookTooLong:
-                self._jobs.lost(f"no executor took it for {patience:.0f} s")
-                self._jobs.cancel()
+                return future.result()
             except Exception as error:  # whatever Spark, Py4J or the executor's Python make of it
                 self._jobs.failed(error)
             return [self._predict_here(job, part) for part in job.parts]
