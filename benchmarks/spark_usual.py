@@ -5,6 +5,8 @@ It is at least once, and its model is lost with the driver. The jars are fetched
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +28,7 @@ def usual(bootstrap: str, prefix: str, rows: int) -> dict[str, Any]:
 
     from benchmarks.spark_workload import CENTERS
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     session = SparkSession.builder.master("local[2]").config("spark.jars.packages", PACKAGES)
     spark = session.config("spark.ui.enabled", "false").config("spark.sql.shuffle.partitions", "2").getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
