@@ -162,6 +162,8 @@ class State:
         change: another version that waits for the end of the cut.
         training: one that runs; ``trained_on``: hash of the rows of the last one.
         ended: versions that ended in the last event; not stored, like those below.
+        refused_again: (topic, rows, why the first of them) of rows of the last event that a model which learns again
+            refuses, and whose dead letters were written in its life before, if any were.
         began_with: what the model was trained on before its first row.
         handover: hands rows to the learner.
     """
@@ -182,6 +184,7 @@ class State:
     training: PendingTraining | None = None
     trained_on: str = ""
     ended: list[VersionEnd] = field(default_factory=list, metadata=APART)
+    refused_again: list[tuple[str, int, str]] = field(default_factory=list, metadata=APART)
     began_with: dict[str, Any] = field(default_factory=dict, metadata=APART)
     handover: Handover | None = field(default=None, metadata=APART)
 

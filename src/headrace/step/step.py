@@ -78,6 +78,7 @@ def step(
         predictors: may predict rows beside it; what they give is what would be computed here.
     """
     state.ended = []
+    state.refused_again = []
     if isinstance(event, Redeclared):
         return redeclare(task, state, event, reader)
     if isinstance(task, StreamTask):
@@ -606,6 +607,9 @@ class _ModelStep:
         offset = self.state.offsets.predicted.get(topic, 0)
         if offset:
             keep = self.merged.offset[order_of(batch)] >= offset
+            if not keep.all():
+                again = int((~keep).sum())
+                self.state.refused_again.append((topic, again, reasons[int(np.flatnonzero(~keep)[0])]))
             reasons = [reason for reason, kept in zip(reasons, keep.tolist(), strict=True) if kept]
             batch = batch.filter(keep)
         if batch.num_rows:

@@ -256,6 +256,28 @@ def test_a_reset_model_learns_again_and_answers_nothing_twice(cut: Cut) -> None:
     assert verify(made.plan, log).result == "equal"
 
 
+def test_rows_that_are_refused_by_a_model_that_learns_again_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Their dead letters, if any, were written in the model's first life: silence would look like nothing to learn."""
+    app = hr.App("again", log="memory://")
+    model = app.model("m", hr.KMeans(2), features=["x"])
+    model.learn(app.topic("rows", append=True), every=2)
+    model.predict(app.topic("rows")).to("out")
+    with app.start() as running:
+        running.append("rows", [{"x": 1.0}, {"x": 2.0}, {"x": None}, {"x": "many"}, {"x": 3.0}])
+        running.wait()
+        log = running.log
+    letters = len(app.topic("rows.dlq").read())
+    with log.transaction() as txn:
+        registry.reset(log, txn, "m", relearn=True, ts_us=0)
+    caplog.clear()
+    with app.start() as running:
+        running.wait()
+    said = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "refused_again"]
+    text = "model m: learns again, and a row of «rows» cannot be used as it is declared now: the feature «x» is NULL"
+    assert said == [text]
+    assert len(app.topic("rows.dlq").read()) == letters
+
+
 def test_retention_keeps_what_recovery_needs(cut: Cut) -> None:
     log, source = MemoryLog(), ScriptedSource("db")
     feed(source, 100)

@@ -45,6 +45,7 @@ class Announcements:
     _connected: set[str] = field(default_factory=set)
     _pending: list[tuple[int, str, dict[str, object]]] = field(default_factory=list)
     _versions: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _again: set[tuple[str, str]] = field(default_factory=set)
     _behind: bool = True
     _busy_at: float = field(default_factory=time.monotonic)
 
@@ -108,6 +109,16 @@ class Announcements:
             for line in [line for batch in trained for line in batch.records.to_pylist()]:
                 self._training(task.name, line)
             self._version(task.name, version, said=bool(trained))
+
+    def refused_again(self, model: str, refused: Sequence[tuple[str, int, str]]) -> None:
+        """Note rows that a model which learns again refuses: no dead letter says so a second time."""
+        for topic, rows, reason in refused:
+            if (model, topic) not in self._again:
+                self._again.add((model, topic))
+                what = f"{rows:,} rows of «{topic}»" if rows > 1 else f"a row of «{topic}»"
+                text = f"model {model}: learns again, and {what} cannot be used as it is declared now: {reason}"
+                about = {"topic": topic, "rows": rows, "reason": reason}
+                self._note(logging.WARNING, text, "refused_again", model=model, **about)
 
     def committed(self) -> None:
         """Say what the steps of a round have made: it is durable now."""

@@ -108,6 +108,7 @@ class TaskRunner:
         self._came: dict[str, float] = {}
         self._trainer: Trainer | None = None
         self._made: list[tuple[Sequence[Output], int]] = []
+        self._again: list[tuple[str, int, str]] = []
         self.foreseen = ForeseenRows()
         self.letters: Callable[[str, Batch], None] = lambda topic, batch: None
 
@@ -140,7 +141,7 @@ class TaskRunner:
         self._saves = False
         self._came = {}
         self._trainer = None
-        self._made = []
+        self._made, self._again = [], []
         self.foreseen.forget()
         if isinstance(self.task, ModelTask) and self.task.initial is not None and self.lacks_beginning:
             begin(self.plan, self.task, self.log, self.state)
@@ -359,6 +360,8 @@ class TaskRunner:
         made, self._made = self._made, []
         for outputs, version in made:
             announcements.stepped(self.task, outputs, version)
+        again, self._again = self._again, []
+        announcements.refused_again(self.task.name, again)
 
     def _record(
         self,
@@ -373,6 +376,7 @@ class TaskRunner:
         performed = [] if self._workers is None else self._workers.performed()
         written = _append(txn, outputs, self.letters, performed)
         self._made.append((outputs, self.state.version))
+        self._again += self.state.refused_again
         state, progress = self.state, self.progress
         self._stepper.wrote(written)
         # A training is not done twice where its result can be kept.
