@@ -92,6 +92,7 @@ class Workloads:
     def usual(self, rows: int) -> dict[str, Any]:
         """Compare with Spark's own way: foreachBatch and StreamingKMeansModel, which is not exactly once."""
         prefix = self.topics(rows, rows // CHEAP_TRAIN)
+        self.broker.create_topic(f"{prefix}-usual")
         spark, usual = (self.measure(prefix, "cheap", engine, rows) for engine in ("local[2]", "usual"))
         name = "cheap model: Spark against foreachBatch with StreamingKMeansModel"
         return _figure(name, spark["rows_s"], usual["rows_s"], 5.0, {"spark": spark, "usual": usual})
