@@ -439,7 +439,7 @@ class TopicsTarget:
 def _cause(text: str) -> str:
     """Return the last cause that an exception of Java's names: of an error in Python its last line.
 
-    >>> _cause("java.lang.RuntimeException: failed\\n at x\\nCaused by: Traceback\\n  File 1\\nKeyError: 'a'\\n\\n at y")
+    >>> _cause("java.lang.Exception: failed\\n at x\\nCaused by: Traceback\\n  File 1\\nKeyError: 'a'\\n\\n at y")
     "KeyError: 'a'"
     """
     lines = text.strip().splitlines()
