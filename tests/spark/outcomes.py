@@ -41,11 +41,12 @@ def _all_of(message: Any) -> tuple[Any, ...]:
     return message.key(), message.value(), message.headers()
 
 
-def gauges(context: Any) -> dict[str, int]:
-    """Return the pipeline's own numbers, as Spark's page has them."""
+def gauges(context: Any, app: str) -> dict[str, int]:
+    """Return a pipeline's own numbers, as Spark's page has them."""
     with urllib.request.urlopen(f"{context.uiWebUrl}/metrics/json/", timeout=10) as response:
         found = json.load(response)["gauges"]
-    return {name.rpartition("headrace.")[2]: gauge["value"] for name, gauge in found.items() if "headrace." in name}
+    own = f"headrace.{app}."
+    return {name.rpartition(own)[2]: gauge["value"] for name, gauge in found.items() if own in name}
 
 
 def jobs(context: Any) -> list[str]:

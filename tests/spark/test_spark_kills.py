@@ -5,7 +5,6 @@ What is left is compared with one run that nobody killed, on the local engine: m
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -17,8 +16,6 @@ from typing import Any
 import psutil
 import pytest
 
-from headrace.log import open_log
-from headrace.registry.models import read_progress
 from headrace.testing.servers import KafkaBroker, SparkCluster
 from tests.processes import Child
 from tests.waiting import wait_until
@@ -76,11 +73,10 @@ def same(broker: KafkaBroker, prefix: str) -> None:
         assert killed[what] == whole[what], what
 
 
-def steps(broker: KafkaBroker, name: str) -> int:
-    """How many steps of the slow model are committed."""
-    with contextlib.closing(open_log(f"kafka://{broker.bootstrap}", writer=False, name=name)) as held:
-        progress = read_progress(held, "species")
-    return 0 if progress is None else progress.step
+def stopped(child: subprocess.Popen[bytes]) -> bool:
+    """Return whether a process stands still where its fault has stopped it; it must not have ended."""
+    assert child.poll() is None, child.communicate()[1].decode()
+    return psutil.Process(child.pid).status() == psutil.STATUS_STOPPED
 
 
 def test_a_kill_of_the_driver_at_an_edge_changes_nothing(broker: KafkaBroker, prefix: str) -> None:
@@ -94,12 +90,10 @@ def test_a_kill_of_the_driver_at_an_edge_changes_nothing(broker: KafkaBroker, pr
 
 
 def test_a_driver_that_was_stopped_and_replaced_writes_nothing(broker: KafkaBroker, prefix: str) -> None:
-    before = steps(broker, f"{prefix}-s")
     more(broker, prefix, 0, points=5000)
-    zombie = start(broker, f"{prefix}-s", prefix)
+    zombie = start(broker, f"{prefix}-s", prefix, fault="engine.stepped:2:stop")
     try:
-        wait_until(lambda: steps(broker, f"{prefix}-s") > before or zombie.poll() is not None, "its first step")
-        os.kill(zombie.pid, signal.SIGSTOP)
+        wait_until(lambda: stopped(zombie), "its stop", 120)
         local(broker, f"{prefix}-s", prefix)
         os.kill(zombie.pid, signal.SIGCONT)
         pipelines.send(broker.bootstrap, f"{prefix}-points", 5010, 100)
@@ -119,13 +113,13 @@ def executors(cluster: SparkCluster) -> list[psutil.Process]:
 
 
 def test_an_executor_that_dies_is_replaced(broker: KafkaBroker, prefix: str, spark_cluster: SparkCluster) -> None:
-    before = steps(broker, f"{prefix}-s")
     more(broker, prefix, 0, points=6000)
-    driver = start(broker, f"{prefix}-s", prefix, master=spark_cluster.place)
+    driver = start(broker, f"{prefix}-s", prefix, master=spark_cluster.place, fault="engine.stepped:2:stop")
     try:
-        wait_until(lambda: steps(broker, f"{prefix}-s") > before or driver.poll() is not None, "its first step", 120)
+        wait_until(lambda: stopped(driver), "its stop", 120)
         wait_until(lambda: executors(spark_cluster), "an executor")
         executors(spark_cluster)[0].kill()
+        os.kill(driver.pid, signal.SIGCONT)
         code, words = finished(driver)
     finally:
         if driver.poll() is None:

@@ -23,7 +23,7 @@ def run(broker: KafkaBroker, name: str, prefix: str, context: Any = None, **opti
         running.wait(120)
         if context is not None:
             captured = sum(running.captured.values())
-            wait_until(lambda: gauges(context) == {"rows": captured, "lag": 0}, "the metrics on Spark's page")
+            wait_until(lambda: gauges(context, name) == {"rows": captured, "lag": 0}, "the metrics on Spark's page")
 
 
 def test_outputs_and_states_are_those_of_the_local_engine(context: Any, broker: KafkaBroker, prefix: str) -> None:

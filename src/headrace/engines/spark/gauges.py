@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headrace")
 
 EVERY_S = 1.0
-ROWS, LAG = "headrace.rows", "headrace.lag"
+ROWS, LAG = "rows", "lag"
+_registered: dict[tuple[str, str], dict[str, Any]] = {}
+"""Of each application and pipeline: Spark takes a name once."""
 
 
 class Gauges:
@@ -27,7 +29,7 @@ class Gauges:
 
     def __init__(self, context: SparkContext, running: Running) -> None:
         self._running = running
-        self._values = _registered(context)
+        self._values = _values(context, running.engine.plan.app)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-spark-gauges", daemon=True)
         self._thread.start()
@@ -59,15 +61,19 @@ class Gauges:
         self._thread.join(EVERY_S)
 
 
-def _registered(context: SparkContext) -> dict[str, Any]:
-    """Register accumulators as a source of metrics; their values are Java's."""
+def _values(context: SparkContext, app: str) -> dict[str, Any]:
+    """Return accumulators, whose values are Java's, registered as a source of metrics: ``headrace.APP.rows``."""
+    key = context.applicationId, app
+    if key in _registered:
+        return _registered[key]
     jvm, spark = context._jvm, context._jsc.sc()
     assert jvm is not None
-    values = {name: spark.longAccumulator(name) for name in (ROWS, LAG)}
+    values = {name: spark.longAccumulator(f"headrace.{app}.{name}") for name in (ROWS, LAG)}
     names = jvm.java.util.HashMap()
     for name, value in values.items():
-        names.put(name, value)
+        names.put(f"headrace.{app}.{name}", value)
     found = jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(names)
     source = getattr(jvm.org.apache.spark.metrics.source, "LongAccumulatorSource$")  # Scala's name of its object
     getattr(source, "MODULE$").register(spark, found)
+    _registered[key] = values
     return values
