@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from headrace.arrays import Ints
 from headrace.batch import Batch
-from headrace.errors import LogTruncated, LogUnavailable
+from headrace.errors import LogTruncated, LogUnavailable, near
 from headrace.foreseen import Foreseen
 from headrace.kafka.cluster import Cluster, translate
 from headrace.kafka.fetch import consumer_properties, errors_among, make_known, receive, truncated, wire_messages
@@ -80,6 +80,18 @@ class Offsets:
     __repr__ = __str__
 
 
+def awaited(topics: Iterable[str], there: Iterable[str]) -> tuple[str, ...]:
+    """Return the topics that are not there yet, each with the one that was meant perhaps.
+
+    >>> awaited(["shop.order", "shop.items"], ["shop.items", "shop.orders", "__offsets"])
+    ('shop.order (did you mean «shop.orders»?)',)
+    """
+    wanted, known = list(topics), set(there)
+    missing = [topic for topic in wanted if topic not in known]
+    others = [topic for topic in known.difference(wanted) if not topic.startswith("__")] if missing else []
+    return tuple(topic + near(topic, others) for topic in missing)
+
+
 class MessageReader(Protocol):
     """The contract of `TopicSource` with what reads its topics, each partition in the order of its offsets.
 
@@ -87,7 +99,7 @@ class MessageReader(Protocol):
 
     Attributes:
         identities: the broker's ids of the topics that are read.
-        missing: topics that are not there yet.
+        missing: topics that are not there yet, each with the one that was meant perhaps.
         away, away_since: why nothing can be read now, or "", and since when.
     """
 
@@ -242,7 +254,7 @@ class TopicsReader:
         there = self._cluster.topics(patience=0.0)
         topics = [topic for topic in self._topics if topic in there or topic in self.identities]
         self.identities |= identified(self._cluster, self._location.bootstrap, topics, self.identities)
-        self.missing = tuple(topic for topic in self._topics if topic not in there)
+        self.missing = awaited(self._topics, there)
         self._look_at = now + (LOOK_FOR_TOPICS_S if self.missing else LOOK_FOR_PARTITIONS_S)
         new = [(topic, i) for topic in self._topics for i in range(there.get(topic, 0))]
         self._assign([where for where in new if where not in self._assigned])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headrace.capture.topics.reader import Offsets, Where, identified
+from headrace.capture.topics.reader import Offsets, Where, awaited, identified
 from headrace.errors import LogUnavailable
 from headrace.event_log import event
 from headrace.kafka.cluster import Cluster
@@ -183,7 +183,7 @@ class FlinkReader:
             self.away = error.message
             return
         self.away = ""
-        self.missing = tuple(sorted(topic for topic in self.topics if topic not in there))
+        self.missing = awaited(sorted(self.topics), there)
         topics = [topic for topic in self.topics if topic in there or topic in self.identities]
         self.identities |= identified(self._cluster, self.bootstrap, topics, self.identities)
 
