@@ -185,6 +185,8 @@ class MeasuredWorkers(ABC):
         self._hands = hands
         self._sending = sending
         self._declared = {task.name: data for task in models if (data := _declaration(task)) is not None}
+        # Models that workers cannot make, as it turned out: what was sent before is done here.
+        self._refused: set[str] = set()
         self._costs: dict[tuple[str, Method], Cost] = {}
         self._known: dict[str, tuple[ModelVersion, KnownState]] = {}
 
@@ -225,7 +227,7 @@ class MeasuredWorkers(ABC):
         if cost.row_s is None:
             # The first blocks say what a row costs.
             return min(len(X), BLOCK_ROWS)
-        if task.name not in self._declared or not self._worth(by, cost, X, last):
+        if task.name not in self._declared or task.name in self._refused or not self._worth(by, cost, X, last):
             return len(X)
         if self._there():
             return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import signal
@@ -177,7 +178,7 @@ def transactions(count: int, size: int = 150) -> Iterator[dict[str, list[dict[st
 def test_everything_is_as_without_workers(cut: Any) -> None:
     alone, _ = run(model(cut), 1, transactions(6))
     beside, pool = run(model(cut), 2, transactions(6))
-    assert pool is not None and pool.sent > 300
+    assert pool is not None and pool.sent > 100  # the others were predicted while processes began
     assert alone == beside
     assert any("thirteen" in row for row in beside["test.dlq"])
 
@@ -458,13 +459,14 @@ def test_learners_of_libraries_give_the_same_bits(library: str) -> None:
     model = app.model("m", given, features=[f"f{i}" for i in range(40)], target="y", classes=labels)
     model.learn(app.topic("t"), every=10)
     task = app.plan().models[0]
-    task.learner.learn(X[:200], y[:200])
-    by = ModelVersion(task.learner)
-    with contextlib.closing(ProcessPool(2, [task])) as pool, pinned(task.learner):
+    learner = copy.deepcopy(task.learner)  # as in a pipeline: the declared one never learns
+    learner.learn(X[:200], y[:200])
+    by = ModelVersion(learner)
+    with contextlib.closing(ProcessPool(2, [task])) as pool, pinned(learner):
         pool.begin()
         pool._worth = lambda by, cost, X, last: cost.row_s is not None  # type: ignore[method-assign]  # however cheap
         for method in ("predict", "predict_proba"):
-            alone, _ = predict_rows(getattr(task.learner, method), X)
+            alone, _ = predict_rows(getattr(learner, method), X)
             for _ in range(2):
                 found, _ = pool.predict(task, by, method, X)()  # type: ignore[arg-type]  # one of the two
                 assert found is not None and alone is not None and found.tobytes() == alone.tobytes()

@@ -175,7 +175,8 @@ class ProcessPool(MeasuredWorkers):
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="headrace-states-"))
             if self._lives is None:
-                self._lives = Processes(self.processes, self._declared, self._folder)
+                declared = {name: data for name, data in self._declared.items() if name not in self._refused}
+                self._lives = Processes(self.processes, declared, self._folder)
             return self._lives
 
     def _send(self, job: PredictionJob) -> Callable[[], list[Measured]]:
@@ -253,7 +254,8 @@ class ProcessPool(MeasuredWorkers):
     def _refuse(self, model: str, error: BaseException) -> None:
         """Predict a model here from now on: what it needs is not where processes are."""
         reason = f"{type(error).__name__}: {error}"
-        if self._declared.pop(model, None) is not None:
+        if model not in self._refused:
+            self._refused.add(model)
             about = event("worker_refused", model=model, reason=reason)
             logger.warning("«%s» is predicted in this process, not in workers: %s", model, reason, extra=about)
 
