@@ -321,7 +321,9 @@ def _slots(by: ModelVersion, rows: int) -> int:
 def _declaration(task: ModelTask) -> bytes | None:
     """Return a model's learner as it was declared, for other processes; None where it cannot be sent."""
     try:
-        return pickled(task.learner)
+        data = pickled(task.learner)
+        pickle.loads(data)  # what cannot be made here, cannot there: Keras does not find losses that it was not told of
+        return data
     except Exception as error:  # whatever a learner of one's own holds: locks, sockets, handles
         reason = f"{type(error).__name__}: {error}"
         about = event("worker_refused", model=task.name, reason=reason)
