@@ -6,6 +6,7 @@ it is chosen, and imports what it stands on (pyspark, pyflink) only then: see `h
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -107,3 +108,22 @@ class RunningPipeline(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class StoppedAtExit(ABC):
+    """Leaving the ``with`` block stops a pipeline; an error that ends the block is not hidden by one of stopping."""
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        except BaseException:
+            if error is None:
+                raise

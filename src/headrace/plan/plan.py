@@ -172,14 +172,10 @@ class Plan:
         return own | {output.topic: task.name for task in self.tasks for output in task.outputs}
 
     @property
-    def delivered(self) -> tuple[str, ...]:
-        """Topics that sinks read."""
-        return tuple(dict.fromkeys(sink.stream.topic for sink in self.sinks))
-
-    @property
     def read(self) -> tuple[str, ...]:
         """Topics that tasks and sinks read."""
-        return tuple(dict.fromkeys([*(topic for task in self.tasks for topic in task.topics), *self.delivered]))
+        by_tasks = (topic for task in self.tasks for topic in task.topics)
+        return tuple(dict.fromkeys([*by_tasks, *(sink.stream.topic for sink in self.sinks)]))
 
     @property
     def foreign(self) -> tuple[str, ...]:

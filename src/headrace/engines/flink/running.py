@@ -9,14 +9,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from headrace.capture.base import KIND, Source
 from headrace.capture.topics.reader import Offsets, TopicsReader, Where
 from headrace.capture.topics.source import TopicSource
+from headrace.engines.contract import StoppedAtExit
 from headrace.engines.flink.job import error_of
 from headrace.engines.limits import REQUESTS
 from headrace.engines.local.pipeline_source import PipelineSource
@@ -145,7 +145,7 @@ class FollowedModel:
         return self._watch.progress(self._task.name).diverged
 
 
-class FlinkRunning:
+class FlinkRunning(StoppedAtExit):
     """A pipeline that a job of Flink's runs; leave the ``with`` block, or call `stop`, to cancel the job.
 
     A `headrace.engines.contract.RunningPipeline`. What it knows is in the log: rows that are committed.
@@ -268,8 +268,8 @@ class FlinkRunning:
     @property
     def captured(self) -> dict[str, int]:
         """Return rows taken in since the start, by topic."""
-        read = {topic for task in self._plan.tasks for topic in task.topics} | set(self._plan.delivered)
-        return self._since(lambda topic: topic in read and topic not in self._plan.written)
+        read = set(self._plan.read) - self._plan.written.keys()
+        return self._since(lambda topic: topic in read)
 
     @property
     def dead_letters(self) -> dict[str, int]:
@@ -359,18 +359,6 @@ class FlinkRunning:
         error = self._error
         state = f"failed: {' '.join(str(error).split())}" if error is not None else self.status
         return f"FlinkRunning({self._plan.app}, job {self.job}, {state})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.stop()
-        except BaseException:
-            if error is None:
-                raise
 
 
 class SourceTarget:

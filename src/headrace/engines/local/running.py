@@ -6,7 +6,6 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow as pa
 from headrace.arguments import checked_methods
 from headrace.batch import Batch, as_records
 from headrace.capture.base import SourcePosition
+from headrace.engines.contract import StoppedAtExit
 from headrace.engines.local.append_source import AppendSource
 from headrace.engines.local.engine import Engine
 from headrace.engines.local.sink_runner import SinkRunners, SinkStatus
@@ -142,7 +142,7 @@ class RunningModel:
 
 
 @checked_methods
-class Running:
+class Running(StoppedAtExit):
     """A pipeline that runs in the background; leave the ``with`` block, or call `stop`, to end it.
 
     `App.start` returns it. ``running["name"]`` is a model of it, as it is now.
@@ -449,18 +449,6 @@ class Running:
         models = [f"{name} version {self[name].version}: {self[name].learned} learned" for name in self.models]
         ended = state if self.alive or error is not None else "stopped"
         return f"Running({', '.join([self.engine.plan.app, rows, *models, ended])})"
-
-    def __enter__(self) -> Running:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.stop()
-        except BaseException:
-            if error is None:
-                raise
 
 
 def trained(model: str, outcome: dict[str, Any]) -> dict[str, Any]:

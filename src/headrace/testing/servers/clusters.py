@@ -7,18 +7,17 @@ import importlib.util
 import json
 import shutil
 import urllib.request
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from headrace.errors import MissingExtra
-from headrace.testing.servers.java import JavaServer
+from headrace.testing.servers.java import JavaServer, RemovedAtExit
 
 
-class JavaCluster(ABC):
+class JavaCluster(RemovedAtExit):
     """A head and its workers.
 
     Used as a context manager it is started, and removed at the end. Each of its servers can be killed and started again
@@ -86,19 +85,6 @@ class JavaCluster(ABC):
         """Stop it, if it runs, and delete its directory."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.remove()
 
 
 def package_home(package: str, extra: str) -> Path:

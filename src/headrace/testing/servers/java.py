@@ -130,7 +130,30 @@ def _starter(_process: int) -> _Starter:
     return _Starter()
 
 
-class JavaServer(ABC):
+class RemovedAtExit(ABC):
+    """Servers that a ``with`` block starts, and removes at its end; also where they do not start."""
+
+    @abstractmethod
+    def start(self) -> None: ...
+
+    @abstractmethod
+    def remove(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+class JavaServer(RemovedAtExit):
     """One JVM in a directory of its own.
 
     Used as a context manager it is started, and removed at the end. It may be started again after `stop` and `kill`,
@@ -234,19 +257,6 @@ class JavaServer(ABC):
         """The end of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.remove()
 
     @abstractmethod
     def _prepare(self) -> None:
