@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -16,8 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.console import Console, Group
 
+import headrace as hr
 from headrace.batch import Batch
+from headrace.cli.console import running_line
 from headrace.log import open_log
 from tests.databases import Database
 from tests.processes import HEADRACE, Child, run_python
@@ -106,6 +110,15 @@ def test_a_pipe_gets_whole_values_in_the_format_of_copy(held: Path) -> None:
 def test_many_columns_are_shown_one_below_the_other(held: Path) -> None:
     lines = seen("sql", 'select * from "shop.public.a_table_with_a_rather_long_name_of_its_own"', cwd=held)
     assert "row 1" in lines and "  column_7 7" in lines
+
+
+@pytest.mark.parametrize("soft_wrap", [False, True], ids=["alone", "under an event"])
+def test_what_a_pipeline_does_takes_one_line(soft_wrap: bool, tmp_path: Path) -> None:
+    app = hr.App("shop", log=tmp_path / "shop.headrace")
+    app.starting = f"waiting for /tmp/{'a-socket-' * 5}:5432/{'a-database-' * 5}"
+    written = io.StringIO()
+    Console(width=80, file=written).print(Group(running_line(app)), soft_wrap=soft_wrap)
+    assert written.getvalue() == f"{f'{app.starting} …'[:79]}…\n"
 
 
 def test_why_a_hash_is_blank() -> None:

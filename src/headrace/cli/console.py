@@ -129,11 +129,15 @@ def no_hash(row: dict[str, Any]) -> str:
 
 
 def running_line(pipeline: App) -> Text:
+    """Return what a pipeline does now, in one line of the terminal, however long the names are."""
     running = pipeline.running
     if running is None:
-        return Text(f"{pipeline.starting} …", style="dim")
-    captured = sum(running.captured.values())
-    return Text(f"{captured:,} rows captured, {running.learned:,} learned · {running.status}", style="dim")
+        line = f"{pipeline.starting} …"
+    else:
+        captured = sum(running.captured.values())
+        line = f"{captured:,} rows captured, {running.learned:,} learned · {running.status}"
+    # Its own words for wrapping: else it takes those of the event that is printed above it, and jumps.
+    return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def model_line(model: dict[str, Any]) -> str:
