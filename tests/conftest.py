@@ -36,6 +36,8 @@ from tests.processes import worked
 JAVA_FIXTURES = frozenset({"broker", "connect", "registry", "spark_cluster", "flink_cluster"})
 # Marks of tests that need an engine's packages, in an environment of its own.
 ENGINE_PACKAGES = {"spark": "pyspark", "flink": "pyflink"}
+# Theirs start clusters and jobs, each of which takes a minute of a machine that does other things too.
+ENGINE_SECONDS = 1200
 Server = TypeVar("Server", bound=JavaServer | JavaCluster)
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -65,9 +67,11 @@ def _long(config: pytest.Config) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests with a JVM into one group, before xdist reads the groups into the tests' ids.
 
-    What needs an engine's packages skips where they are not installed.
+    What needs an engine's packages skips where they are not installed, and has longer until it is taken to hang.
     """
     for item in items:
+        if any(item.get_closest_marker(mark) for mark in ENGINE_PACKAGES) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(ENGINE_SECONDS))
         for engine, package in ENGINE_PACKAGES.items():
             if item.get_closest_marker(engine) is not None and find_spec(package) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{package} is not installed: make test-{engine}"))

@@ -149,9 +149,15 @@ def python_workers(cluster: FlinkCluster) -> list[int]:
     found = []
     for worker in cluster.workers:
         for child in psutil.Process(worker.pid).children(recursive=True):
-            if "pyflink.fn_execution" in " ".join(child.cmdline()):
-                found.append(child.pid)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                if "pyflink.fn_execution" in " ".join(child.cmdline()):
+                    found.append(child.pid)
     return found
+
+
+def taskmanagers(cluster: FlinkCluster) -> int:
+    """How many the job manager knows."""
+    return len((cluster.head.ask("taskmanagers") or {}).get("taskmanagers", []))
 
 
 def test_kills_on_a_cluster_lose_and_double_nothing(broker: KafkaBroker, flink_cluster: FlinkCluster) -> None:
@@ -183,7 +189,7 @@ def test_kills_on_a_cluster_lose_and_double_nothing(broker: KafkaBroker, flink_c
         with contextlib.suppress(HeadraceError):
             running.stop()
         pipeline.produce(1_000)
-        until(lambda: len(flink_cluster.head.ask("taskmanagers")["taskmanagers"]) >= 2, "no task managers")
+        until(lambda: taskmanagers(flink_cluster) >= 2, "no task managers")
         running = pipeline.app().start(engine="flink", jobmanager=flink_cluster.place, workers=2)
         running.wait(SECONDS)
         moved = running["species"].hash

@@ -20,7 +20,6 @@ def servers(database: Database, broker: KafkaBroker) -> dict[str, dict[str, str]
 
 
 @pytest.mark.spark
-@pytest.mark.timeout(1200)
 def test_the_page_can_be_followed_with_spark(
     database: Database, broker: KafkaBroker, spark_cluster: SparkCluster, tmp_path: Path
 ) -> None:
@@ -36,7 +35,6 @@ def test_the_page_can_be_followed_with_spark(
 
 
 @pytest.mark.flink
-@pytest.mark.timeout(1200)
 def test_the_page_can_be_followed_with_flink(
     database: Database, broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
 ) -> None:

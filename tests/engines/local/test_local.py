@@ -238,6 +238,26 @@ def test_verify_finds_what_was_changed(cut: Cut) -> None:
     assert verify(made.plan, log).exit_code == 1
 
 
+def test_checkpoints_may_be_thinned_while_a_log_is_verified(cut: Cut) -> None:
+    """Its pipeline runs, and keeps the newest ones."""
+    log, source = MemoryLog(), ScriptedSource("db")
+    feed(source)
+    made = engine(log, source, cut)
+    rounds(made, 30)
+    made.stop()
+    made.run()
+    known = verify(made.plan, log).tasks[0].checkpoints
+
+    def thin(task: str, step: int, last: int) -> None:
+        with log.transaction() as txn:
+            for name in log.records("checkpoint", f"{task}/"):
+                txn.delete("checkpoint", name)
+
+    report = verify(made.plan, log, on_step=thin)
+    assert report.result == "equal"
+    assert report.tasks[0].checkpoints < known
+
+
 def test_a_reset_model_learns_again_and_answers_nothing_twice(cut: Cut) -> None:
     log, source = MemoryLog(), ScriptedSource("db")
     feed(source)

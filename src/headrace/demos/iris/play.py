@@ -35,7 +35,7 @@ from headrace.pipeline.app import App
 MEASURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 COLUMNS = (*MEASURES, "iris_class")
 SPECIES = {0: "setosa", 1: "versicolor", 2: "virginica"}
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 300.0  # with the first rows, a job on a cluster is started
 ROUNDS = (("train1", "train1"), ("train2", "train2"), ("train2_again", "train2"))
 
 
