@@ -7,19 +7,23 @@ import json
 import os
 import secrets
 import signal
+import subprocess
+import sys
+import tarfile
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import headrace as hr
 from headrace.errors import HeadraceError, LogLocked
-from headrace.formats.topic_formats import codec_for
-from headrace.log import open_log
-from headrace.replay.verify import verify
-from headrace.testing.servers import FlinkCluster, KafkaBroker
+from headrace.testing.servers import FlinkCluster, JobManager, KafkaBroker, SchemaRegistryServer
+from tests.flink.test_operators import verify_log
+from tests.integration.test_registered_topics import sent
 
 pytestmark = [pytest.mark.flink]
 
@@ -69,12 +73,7 @@ class Pipeline:
         app = self.app()
         ids = [row["id"] for row in app.topic(self.answers).read().to_arrow().select(["id"]).to_pylist()]
         assert sorted(ids) == list(range(self.rows))
-        log = open_log(app.log, writer=False, name=self.name, codec=codec_for(app.plan().formats))
-        try:
-            report = verify(app.plan(), log)
-        finally:
-            log.close()
-        assert report.result == "equal", report
+        assert verify_log(app) == "equal"
 
     def hash_of_one_that_never_moved(self) -> str | None:
         with self.app(f"{self.name}-alone").start() as running:
@@ -200,6 +199,44 @@ def test_kills_on_a_cluster_lose_and_double_nothing(broker: KafkaBroker, flink_c
     assert moved is not None
 
 
+def flink(cluster: FlinkCluster, logs: Path, *arguments: str) -> str:
+    """Run a command of Flink's, as whoever operates the cluster does; return what it prints."""
+    assert isinstance(cluster.head, JobManager)
+    environment = {**os.environ, "FLINK_CONF_DIR": str(cluster.head.conf), "FLINK_LOG_DIR": str(logs)}
+    command = ["/bin/bash", str(cluster.head.home / "bin" / "flink"), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_job_is_stopped_with_a_savepoint_and_goes_on_wider_and_narrower(
+    broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
+) -> None:
+    """By Flink's own commands, while rows come; each life begins with the savepoint of the one before."""
+    pipeline = Pipeline(broker)
+    conf: dict[str, str] = {}
+    for workers in (1, 2, 1):
+        pipeline.produce(1_000)
+        with pipeline.app().start(
+            engine="flink", jobmanager=flink_cluster.place, workers=workers, conf=conf
+        ) as running:
+            running.wait(SECONDS)
+            pipeline.produce(1_000)
+            assert "Savepoint completed" in flink(flink_cluster, tmp_path, "savepoint", running.job, str(tmp_path))
+            assert running.alive
+            pipeline.produce(1_000)
+            printed = flink(flink_cluster, tmp_path, "stop", "--savepointPath", str(tmp_path), running.job)
+            assert running.join(SECONDS), "the job has not ended"
+        (savepoint,) = (line for line in printed.splitlines() if line.startswith("Savepoint completed. Path: "))
+        conf = {"execution.state-recovery.path": savepoint.removeprefix("Savepoint completed. Path: ")}
+    with pipeline.app().start(engine="flink", jobmanager=flink_cluster.place, conf=conf) as running:
+        running.wait(SECONDS)
+        assert running["species"].counters["predicted"] == pipeline.rows
+        moved = running["species"].hash
+    pipeline.check()
+    assert moved == pipeline.hash_of_one_that_never_moved()
+
+
 def test_a_second_run_takes_the_log_over_and_the_first_ends(broker: KafkaBroker, flink_cluster: FlinkCluster) -> None:
     """A job that was fenced does not fight back: Flink does not begin it again."""
     pipeline = Pipeline(broker)
@@ -216,3 +253,46 @@ def test_a_second_run_takes_the_log_over_and_the_first_ends(broker: KafkaBroker,
     with pytest.raises(LogLocked):
         running.stop()
     pipeline.check()
+
+
+def test_a_packed_environment_travels_with_the_job(
+    broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
+) -> None:
+    """Workers run the Python of the archive. It is a small one, which finds the packages of this process."""
+    import psutil
+
+    packed, archive = tmp_path / "packed", tmp_path / "environment.tar.gz"
+    venv.create(packed, symlinks=True)
+    (packages,) = packed.glob("lib/python*/site-packages")
+    (packages / "ours.pth").write_text("\n".join(path for path in sys.path if path))
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(packed, ".")
+    conf = {"python.archives": f"{archive}#environment", "python.executable": "environment/bin/python"}
+    pipeline = Pipeline(broker)
+    pipeline.produce(500)
+    with pipeline.app().start(engine="flink", jobmanager=flink_cluster.place, conf=conf) as running:
+        running.wait(SECONDS)
+        lines = [" ".join(psutil.Process(pid).cmdline()) for pid in python_workers(flink_cluster)]
+    assert any("environment/bin/python" in line for line in lines), lines
+    pipeline.check()
+
+
+@pytest.mark.parametrize("form", ["avro", "avro+envelope"])
+def test_topics_whose_schemas_a_registry_has(
+    broker: KafkaBroker, registry: SchemaRegistryServer, topic_prefix: str, form: str
+) -> None:
+    """Operators ask the registry; predictions are written as Avro too."""
+    topic, predicted = f"{topic_prefix}-rows", f"{topic_prefix}-predicted"
+    rows = pa.record_batch({"id": range(100), "a": [float(i % 7) for i in range(100)]})
+    sent(broker, registry, topic, form, rows)
+    app = hr.App(topic_prefix, log=f"kafka://{broker.bootstrap}", registry=registry.url)
+    model = app.model("m", hr.KMeans(k=2, initial_centers=[[0.0], [5.0]]), features=["a"])
+    model.learn(app.topic(topic), every=10)
+    model.predict(app.topic(topic)).to(predicted, format="avro")
+    with app.start(engine="flink") as running:
+        running.wait(SECONDS)
+        assert running["m"].counters["learned"] == running["m"].counters["predicted"] == 100
+    found = app.topic(predicted).read().to_arrow().to_pylist()
+    assert [row["id"] for row in found] == list(range(100))
+    assert {row["prediction"] for row in found} == {0, 1}
+    assert verify_log(app) == "equal"
