@@ -82,7 +82,7 @@ def run(rows: int, *, profile: bool = False) -> list[dict[str, Any]]:
         server.execute("alter table orders replica identity full")
         app = shop(server, Path(directory))
         with app.start() as running, Samples(Path(app.log)) as samples:
-            committed, delivered = drive(server, rows)
+            committed, delivered = drive(server, rows, Path(directory) / "committed")
             running.wait(PATIENCE_S)
     found = figures(committed, delivered, samples, rows)
     found[0]["profile"] = sampler.text
@@ -103,14 +103,19 @@ def shop(server: PostgresServer, folder: Path) -> hr.App:
     return app
 
 
-def drive(server: PostgresServer, orders: int) -> tuple[Floats, Floats]:
-    """When each order's COMMIT returned, and when its prediction was seen in the table."""
+def drive(server: PostgresServer, orders: int, committed: Path) -> tuple[Floats, Floats]:
+    """When each order's COMMIT returned, and when its prediction was seen in the table.
+
+    Args:
+        committed: a file that the writer writes to: what this process held of it would count as the pipeline's.
+    """
     watching = [sys.executable, "-c", WATCHER, server.dsn, str(orders), str(PATIENCE_S)]
     watcher = subprocess.Popen(watching, stdout=subprocess.PIPE)
     command = [sys.executable, "-c", WRITER, server.dsn, str(orders), str(RATE)]
-    committed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    with committed.open("w") as file:
+        subprocess.run(command, check=True, stdout=file)
     out, _ = watcher.communicate(timeout=2 * PATIENCE_S)
-    return np.array(committed, np.float64), np.frombuffer(out, np.float64)
+    return np.loadtxt(committed, np.float64), np.frombuffer(out, np.float64)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from headrace.arrays import lasting, lasting_zeros
+from headrace.batch import Batch
+from headrace.step import row_identity
+from headrace.step.row_identity import Identity, _Index
 from headrace.value_hashes import hashed, hashes
 
 LARGE = 2**62
@@ -63,3 +68,46 @@ def test_numbers_have_one_hash_whatever_their_type() -> None:
     both = hashes([pa.array([1, 2]), pa.array([2, 1])])
     assert both[0] != both[1]
     assert len(np.unique(hashed(pa.array(np.arange(100_000))))) == 100_000
+
+
+def test_a_row_takes_twenty_four_bytes_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_identity, "_PIECE", 100)
+    rows, size = Identity(limit=20_000), 500
+    for begin in range(0, 30_000, size):
+        ids = np.arange(begin, begin + size)
+        numbers = rows.follow(Batch.of({"id": ids}, key=["id"]))
+        assert rows.follow(Batch.of({"id": ids}, op="u", key=["id"])).tolist() == numbers.tolist()
+    index = rows._index
+    assert sum(keys.nbytes + found.nbytes for keys, found in index._runs) == 16 * len(index)
+    assert len(index) < 2 * rows.limit
+    assert len(rows._keys.values) <= 2 * rows.limit
+    assert not len(rows._late.values)  # no row was shown by an update first
+    found = rows.follow(Batch.of({"id": [9_000, 11_000, 29_999]}, op="u", key=["id"])).tolist()
+    assert found[0] < 0 < found[1] < found[2]  # the first was forgotten
+
+
+def test_runs_of_keys_are_merged_piece_by_piece_as_a_dict_is_updated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_identity, "_PIECE", 16)
+    random, index, expected = np.random.default_rng(0), _Index(), {}
+    for step in range(1, 200):
+        keys = random.integers(1, 900, int(random.integers(1, 60))).astype(np.uint64)
+        numbers = np.where(random.random(len(keys)) < 0.2, 0, np.arange(len(keys)) + 100 * step)
+        index.add(keys, numbers, 0)
+        expected.update(zip(keys.tolist(), numbers.tolist(), strict=True))
+    asked = np.arange(1, 1000).astype(np.uint64)
+    assert index.find(asked).tolist() == [expected.get(key, 0) for key in asked.tolist()]
+    assert all((np.diff(run.astype(np.int64)) > 0).all() for run, _ in index._runs)
+
+
+def test_values_that_last_give_their_memory_back_and_are_of_one_process() -> None:
+    zeros = lasting_zeros(1 << 18, np.int64)
+    assert not zeros.any()
+    child = os.fork()
+    if not child:
+        zeros[:] = 1
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not zeros.any()
+    copy = lasting(np.arange(1 << 18))
+    assert copy[-1] == (1 << 18) - 1
+    assert len(lasting(np.empty(0, np.uint32))) == 0

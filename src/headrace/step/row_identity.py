@@ -20,13 +20,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.arrays import Ints, Mask
+from headrace.arrays import Ints, Mask, lasting, lasting_zeros
 from headrace.batch import OPS, Batch, inserted
 from headrace.step.state_codec import below
 from headrace.value_hashes import Hashes, hashes
 
 LIMIT = 1_000_000
 ROW = "__headrace_row"
+# Keys in order, each once; and their numbers.
+_Run = tuple[Hashes, Ints]
+_PIECE = 32_768
 
 
 # -- values by a row's number --------------------------------------------------------------------------------------
@@ -77,12 +80,14 @@ class Numbered:
         if not self._size:
             self._first = least
         elif least < self._first:
-            self._values = np.concatenate([np.zeros(self._first - least, np.uint64), self.values])
-            self._first, self._size = least, len(self._values)
+            size = self._first - least + self._size
+            earlier = lasting_zeros(size, np.uint64)
+            earlier[self._first - least :] = self.values
+            self._values, self._first, self._size = earlier, least, size
         at = numbers - self._first
         end = int(at.max()) + 1
         if end > len(self._values):
-            grown = np.zeros(max(end, 2 * self._size, 64), np.uint64)
+            grown = lasting_zeros(max(end, 2 * self._size, 64), np.uint64)
             grown[: self._size] = self.values
             self._values = grown
         self._size = max(self._size, end)
@@ -93,7 +98,7 @@ class Numbered:
         self._floor = max(self._floor, before)
         gone = min(before - self._first, self._size)
         if gone > 0 and 2 * gone >= self._size:
-            self._values = self.values[gone:].copy()
+            self._values = lasting(self.values[gone:])
             self._first, self._size = self._first + gone, self._size - gone
 
     def clear(self) -> None:
@@ -107,7 +112,7 @@ class Numbered:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take flat values that `state` returned."""
         self._first = int(state["first"])
-        self._values = np.asarray(state["values"], np.uint64).copy()
+        self._values = lasting(np.asarray(state["values"], np.uint64))
         self._size = len(self._values)
 
 
@@ -115,10 +120,10 @@ class Numbered:
 
 
 class _Index:
-    """Numbers by keys, in sorted runs, of which each is at least twice as long as the next."""
+    """Numbers by keys, in sorted runs, of which each is at least twice as long as the next: 16 bytes a key."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[Hashes, Ints]] = []
+        self._runs: list[_Run] = []
 
     def add(self, keys: Hashes, numbers: Ints, forgotten: int) -> None:
         """Later ones of a key win; 0 takes a key out.
@@ -130,12 +135,8 @@ class _Index:
             return
         self._runs.append(_sorted(keys, numbers))
         while len(self._runs) > 1 and len(self._runs[-2][0]) < 2 * len(self._runs[-1][0]):
-            (older, one), (newer, other) = self._runs[-2:]
-            run = _sorted(np.concatenate([older, newer]), np.concatenate([one, other]))
-            if len(self._runs) == 2:
-                kept = run[1] >> 1 > max(forgotten, 0)
-                run = run[0][kept], run[1][kept]
-            self._runs[-2:] = [run]
+            older, newer = self._runs[-2:]
+            self._runs[-2:] = [_merged(older, newer, max(forgotten, 0) if len(self._runs) == 2 else None)]
 
     def __len__(self) -> int:
         return sum(len(keys) for keys, _ in self._runs)
@@ -162,6 +163,37 @@ def _sorted(keys: Hashes, numbers: Ints) -> tuple[Hashes, Ints]:
     keys, numbers = keys[order], numbers[order]
     last = np.append(keys[1:] != keys[:-1], True)
     return (keys, numbers) if last.all() else (keys[last], numbers[last])
+
+
+def _without(run: _Run, forgotten: int) -> _Run:
+    kept = run[1] >> 1 > forgotten
+    return run[0][kept], run[1][kept]
+
+
+def _merged(older: _Run, newer: _Run, forgotten: int | None) -> _Run:
+    """Return one run of two, of which the newer wins; without what is taken out or forgotten, where this is said.
+
+    It is made piece by piece: what is needed for a moment is as small as a piece, however long the runs are.
+    """
+    size = len(older[0]) + len(newer[0])
+    if size <= _PIECE:
+        run = _sorted(np.concatenate([older[0], newer[0]]), np.concatenate([older[1], newer[1]]))
+        return run if forgotten is None else _without(run, forgotten)
+    keys, numbers, used = lasting_zeros(size, np.uint64), lasting_zeros(size, np.int64), 0
+    ends = np.append(np.arange(_PIECE, len(older[0]), _PIECE), len(older[0]))
+    begins = np.append(0, ends[:-1])
+    other_ends = np.append(np.searchsorted(newer[0], older[0][ends[:-1]]), len(newer[0]))
+    other_begins = np.append(0, other_ends[:-1])
+    for begin, end, low, high in np.stack([begins, ends, other_begins, other_ends], axis=1).tolist():
+        piece = _sorted(
+            np.concatenate([older[0][begin:end], newer[0][low:high]]),
+            np.concatenate([older[1][begin:end], newer[1][low:high]]),
+        )
+        piece = piece if forgotten is None else _without(piece, forgotten)
+        count = len(piece[0])
+        keys[used : used + count], numbers[used : used + count] = piece
+        used += count
+    return keys[:used], numbers[:used]
 
 
 class Identity:
@@ -312,7 +344,8 @@ class Identity:
         replaced = inserts & there
         ended[replaced] = np.where(starts, known, np.append(0, current[:-1]))[replaced]
         self._keys.put(given[order][gives], keys[order][gives])
-        self._late.put(given[order][gives], shown[gives].astype(np.uint64))
+        if shown.any():
+            self._late.put(given[order][shown], np.ones(int(shown.sum()), np.uint64))
         self.given = int(given.max(initial=self.given))
         self._indexed = self.given + 1
         self._end(ended[ended > 0] >> 1)

@@ -6,20 +6,27 @@ predictions as may be remembered have left after it; both depend on the rows alo
 Keys lie in generations, each at least a quarter of all: they are put into the newest, which is small and stays in the
 processor's cache, and a generation is given back as a whole when all of it is forgotten. There are few: about five
 while as many come as go, and their number grows only with the logarithm of what is remembered.
+
+A generation that is full is packed where its keys are whole numbers from 0 on, as serial keys are: 12 bytes a key, and
+8 for its time, where a dict takes 120. Keys are found there by their values, as in a dict; others stay in dicts.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from headrace.arrays import Ints
+from headrace.arrays import Ints, lasting, lasting_zeros
 from headrace.grade.operator_logic import START
 
 _LEAST = 4_096
+_NOWHERE = -1
+_FEW = 32
 
 
 @dataclass(slots=True)
@@ -29,6 +36,87 @@ class _Generation:
     first: int
     newest: int = START
     at: dict[Any, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def get(self, key: Any) -> int:
+        return self.at.get(key, _NOWHERE)
+
+    def find(self, keys: list[Any]) -> Ints:
+        return np.fromiter(map(self.at.get, keys, repeat(_NOWHERE)), np.int64, len(keys))
+
+    def entries(self) -> tuple[list[Any], Ints]:
+        return list(self.at), np.fromiter(self.at.values(), np.int64, len(self.at))
+
+
+class _Packed:
+    """A generation of whole numbers that nothing is put into any more.
+
+    Args:
+        keys: in order, each its own hash. ordinals: theirs.
+    """
+
+    __slots__ = ("_keys", "_most", "_offsets", "_smallest", "first", "newest")
+
+    def __init__(self, first: int, newest: int, keys: Ints, ordinals: Ints) -> None:
+        self.first, self.newest = first, newest
+        self._keys = lasting(keys)
+        self._smallest, self._most = int(keys[0]), int(keys[-1])
+        offsets = ordinals - first
+        self._offsets: npt.NDArray[Any] = lasting(offsets.astype(np.uint32) if offsets.max() < 2**32 else offsets)
+
+    @classmethod
+    def of(cls, full: _Generation) -> _Packed | None:
+        """Return a generation packed; None where its keys are others."""
+        if type(next(iter(full.at), None)) is not int or set(map(type, full.at)) != {int}:
+            return None
+        try:
+            keys = np.fromiter(full.at, np.int64, len(full.at))
+        except OverflowError:
+            return None
+        if keys.min() < 0 or keys.max() >= sys.hash_info.modulus:
+            return None
+        ordinals = np.fromiter(full.at.values(), np.int64, len(keys))
+        order = np.argsort(keys, kind="stable")
+        return cls(full.first, full.newest, keys[order], ordinals[order])
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def nbytes(self) -> int:
+        return self._keys.nbytes + self._offsets.nbytes
+
+    def get(self, key: Any) -> int:
+        # What equals a whole number has its hash: 1.0 and True are 1.
+        asked = hash(key)
+        if not self._smallest <= asked <= self._most or asked != key:
+            return _NOWHERE
+        at = int(self._keys.searchsorted(asked))
+        return self.first + int(self._offsets[at]) if self._keys[at] == asked else _NOWHERE
+
+    def find(self, keys: list[Any]) -> Ints:
+        if len(keys) <= _FEW:
+            return np.fromiter(map(self.get, keys), np.int64, len(keys))
+        asked = np.fromiter(map(hash, keys), np.int64, len(keys))
+        found = np.full(len(keys), _NOWHERE)
+        inside = np.flatnonzero((asked >= self._smallest) & (asked <= self._most))
+        if not len(inside):
+            return found
+        at = self._keys.searchsorted(asked[inside])
+        hit = self._keys[at] == asked[inside]
+        inside, at = inside[hit], at[hit]
+        same = np.fromiter(
+            (keys[i] == value for i, value in zip(inside.tolist(), asked[inside].tolist(), strict=True)),
+            np.bool_,
+            len(inside),
+        )
+        found[inside[same]] = self.first + self._offsets[at[same]].astype(np.int64)
+        return found
+
+    def entries(self) -> tuple[list[Any], Ints]:
+        return self._keys.tolist(), self.first + self._offsets.astype(np.int64)
 
 
 class DepartedKeys:
@@ -50,12 +138,12 @@ class DepartedKeys:
         self.keep_us, self.limit = keep_us, limit
         self.count = 0  # how many have left since the beginning; the next one's ordinal
         self._young = _Generation(0)
-        self._generations = [self._young]
+        self._generations: list[_Generation | _Packed] = [self._young]
         self._base = 0  # ordinal of the first time that is kept
         self._times = np.empty(64, np.int64)
 
     def __len__(self) -> int:
-        return sum(len(generation.at) for generation in self._generations)
+        return sum(map(len, self._generations))
 
     def add(self, key: Any, time: int) -> None:
         """Remember a prediction that leaves."""
@@ -92,13 +180,14 @@ class DepartedKeys:
         """Begin a generation with this ordinal, if the newest is large enough."""
         size = first - self._young.first
         if size >= _LEAST and 4 * size >= first - self._generations[0].first:
+            self._generations[-1] = _Packed.of(self._young) or self._young
             self._young = _Generation(first)
             self._generations.append(self._young)
 
     def _room(self, count: int) -> None:
         used = self.count - self._base
         if used + count > len(self._times):
-            grown = np.empty(max(used + count, len(self._times) * 3 // 2), np.int64)
+            grown = lasting_zeros(max(used + count, len(self._times) * 3 // 2), np.int64)
             grown[:used] = self._times[:used]
             self._times = grown
 
@@ -109,8 +198,8 @@ class DepartedKeys:
             watermark, departed: as they are when it is asked.
         """
         for generation in reversed(self._generations):
-            ordinal = generation.at.get(key)
-            if ordinal is not None:
+            ordinal = generation.get(key)
+            if ordinal != _NOWHERE:
                 of = int(self._times[ordinal - self._base])
                 return ordinal >= departed - self.limit and of <= time and watermark <= of + self.keep_us
         return False
@@ -121,8 +210,8 @@ class DepartedKeys:
         missing = np.arange(len(keys))
         for generation in reversed(self._generations):
             asked = keys if len(missing) == len(keys) else [keys[i] for i in missing.tolist()]
-            if generation.at and asked:
-                found[missing] = np.fromiter(map(generation.at.get, asked, repeat(-1)), np.int64, len(asked))
+            if len(generation) and asked:
+                found[missing] = generation.find(asked)
                 missing = missing[found[missing] < 0]
         return found
 
@@ -138,7 +227,7 @@ class DepartedKeys:
         kept = [
             generation
             for generation, end in zip(self._generations, ends, strict=True)
-            if generation.at and end > oldest and generation.newest + self.keep_us >= watermark
+            if len(generation) and end > oldest and generation.newest + self.keep_us >= watermark
         ]
         if len(kept) == len(self._generations):
             return
@@ -148,24 +237,31 @@ class DepartedKeys:
         self._generations = kept
         gone, used = kept[0].first - self._base, self.count - self._base
         if 2 * gone > used:
-            self._times = self._times[gone:used].copy()
+            self._times = lasting(self._times[gone:used])
             self._base += gone
 
     def entries(self) -> tuple[list[Any], Ints, Ints]:
         """Return keys, ordinals and times of what is known, in order."""
-        at: dict[Any, int] = {}
+        keys: list[Any] = []
+        ordinals: list[Ints] = []
         for generation in self._generations:
-            at.update(generation.at)
-        keys = sorted(at, key=at.__getitem__)
-        ordinals = np.fromiter(map(at.__getitem__, keys), np.int64, len(keys))
-        return keys, ordinals, self.times(ordinals)
+            own, at = generation.entries()
+            newest = self.ordinals(own) == at
+            keys.extend(
+                own if newest.all() else [key for key, is_newest in zip(own, newest.tolist(), strict=True) if is_newest]
+            )
+            ordinals.append(at[newest])
+        known = np.concatenate(ordinals)
+        order = np.argsort(known, kind="stable")
+        return [keys[i] for i in order.tolist()], known[order], self.times(known[order])
 
     def restore(self, keys: list[Any], ordinals: Ints, times: Ints, departed: int) -> None:
         """Become what `entries` was taken of."""
         self.count = departed
         self._base = int(ordinals[0]) if len(keys) else departed
-        self._times = np.zeros(max(64, departed - self._base), np.int64)
+        self._times = lasting_zeros(max(64, departed - self._base), np.int64)
         self._times[ordinals - self._base] = times
         newest = int(times.max()) if len(keys) else START
         self._young = _Generation(self._base, newest, dict(zip(keys, ordinals.tolist(), strict=True)))
         self._generations = [self._young]
+        self._rotate(departed)
