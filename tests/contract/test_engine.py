@@ -10,14 +10,9 @@ An engine whose packages are not here skips: `make test-spark` and `make test-fl
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -26,20 +21,10 @@ import pytest
 import headrace as hr
 from headrace.demos import iris
 from headrace.demos.iris.pipeline import FLINK, SPARK
-from headrace.formats.topic_formats import codec_for
-from headrace.log import open_log
-from headrace.log.base import Log
-from headrace.registry.models import read_progress
 from headrace.replay.verify import verify
 from headrace.testing.servers import KafkaBroker
 
-SECONDS = 240.0
-# Commits lie ahead of the clock, so that no silence ends a cut.
-LATER_MS = (int(time.time()) + 3600) * 1000
-
-Row = dict[str, Any]
-Transaction = Sequence[tuple[str, Row]]
-Options = dict[str, Any]
+from .engine_runs import SECONDS, Change, Database, Declare, Options, Outcome, Row, Transaction, opened, outcome
 
 
 @pytest.fixture(
@@ -55,89 +40,11 @@ def engine(request: pytest.FixtureRequest) -> Options:
     return found
 
 
-@dataclass
-class Database:
-    """Tables whose changes Debezium has written: a topic for each, and one that says where transactions end."""
-
-    broker: KafkaBroker
-    prefix: str
-    transactions: int = 0
-    events: int = 0
-
-    def __post_init__(self) -> None:
-        for name, partitions in (("public.train", 2), ("public.test", 1), ("public.asked", 1), ("public.told", 1)):
-            self.broker.create_topic(f"{self.prefix}.{name}", partitions)
-        self.broker.create_topic(f"{self.prefix}.transaction")
-
-    def commit(self, transactions: Sequence[Transaction]) -> None:
-        """Write some transactions: rows of tables, in order."""
-        from confluent_kafka import Producer
-
-        producer = Producer({"bootstrap.servers": self.broker.bootstrap, "linger.ms": 5, "log_level": 0})
-        for rows in transactions:
-            self._commit(producer, rows)
-        assert producer.flush(60) == 0
-
-    def _commit(self, producer: Any, rows: Transaction) -> None:
-        self.transactions += 1
-        number = self.transactions
-        for order, (table, row) in enumerate(rows, 1):
-            self.events += 1
-            ts_ms = LATER_MS + number * 300
-            source = {"lsn": 10_000 + self.events, "ts_ms": ts_ms, "txId": number, "schema": "public", "table": table}
-            source["sequence"] = json.dumps([str(number * 10), str(10_000 + self.events)])
-            about = {"id": f"{number}:{self.events}", "total_order": order, "data_collection_order": order}
-            event = {"before": None, "after": row, "source": source, "op": "c", "ts_ms": ts_ms, "transaction": about}
-            key = json.dumps({"id": row["id"]}).encode()
-            producer.produce(f"{self.prefix}.public.{table}", json.dumps(event).encode(), key)
-        counts = [
-            {"data_collection": f"public.{table}", "event_count": sum(name == table for name, _ in rows)}
-            for table in sorted({table for table, _ in rows})
-        ]
-        end = {"status": "END", "id": f"{number}:9", "event_count": len(rows), "data_collections": counts}
-        producer.produce(f"{self.prefix}.transaction", json.dumps(end).encode())
-
-
-Declare = Callable[[hr.App, hr.Topics], None]
-
-
-@dataclass
-class Outcome:
-    """What a pipeline leaves behind: rows by topic and position, and where its models are."""
-
-    rows: dict[str, list[dict[str, Any]]]
-    models: dict[str, Any]
-
-
-def outcome(app: hr.App, log: Log) -> Outcome:
-    """Read a log, at the end of a life."""
-    own = {output.topic for task in app.plan().tasks for output in task.outputs}
-    topics = [topic for topic in log.topics() if topic in own or topic.endswith(".dlq")]
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for topic in topics:
-        found = [row for entry in log.read_topic(topic, limit=10**9) for row in entry.records.to_pylist()]
-        # How rows were grouped into slices is an engine's: their order is that of their positions.
-        rows[topic.removeprefix(app.name)] = sorted(found, key=lambda row: (row["__lsn"], row["__index"], str(row)))
-    models = {}
-    for model in app.plan().models:
-        progress = read_progress(log, model.name)
-        assert progress is not None
-        models[model.name] = (progress.hash, progress.version, progress.position, progress.pending, progress.counters)
-    return Outcome(rows, models)
-
-
-@contextlib.contextmanager
-def opened(app: hr.App) -> Iterator[Log]:
-    log = open_log(app.log, writer=False, name=app.name, codec=codec_for(app.plan().formats))
-    with contextlib.closing(log):
-        yield log
-
-
 def check(
     declare: Declare, transactions: Sequence[Transaction], engine: Options, broker: KafkaBroker, prefix: str
 ) -> Outcome:
     """Run a pipeline in two lives, and compare; return what came of it."""
-    database = Database(broker, prefix)
+    database = Database([broker], prefix)
     half = len(transactions) // 2
 
     def made(name: str, log: str) -> hr.App:
@@ -190,7 +97,7 @@ def learned_and_predicted() -> list[Transaction]:
     found: list[Transaction] = []
     while rows:
         some, rows = rows[: (size := int(chance.integers(1, 8)))], rows[size:]
-        found.append([("train" if row["id"] % 2 else "test", row) for row in some])
+        found.append([Change("train" if row["id"] % 2 else "test", row) for row in some])
     return found
 
 
@@ -233,8 +140,8 @@ def test_grades_windows_alarms_drift_and_trainings(
     (tmp_path / "first.csv").write_text("x,z,y\n1,2,3\n2,1,3\n3,5,8\n4,1,5\n")
     rows = numbers(360)
     world = [1.0 if row["id"] < 120 else 4.0 if row["id"] < 240 else -2.0 for row in rows]
-    asked = [[("asked", {name: row[name] for name in ("id", "x", "z")})] for row in rows]
-    told = [[("told", {"id": row["id"], "y": slope * row["z"]})] for row, slope in zip(rows, world, strict=True)]
+    asked = [[Change("asked", {name: row[name] for name in ("id", "x", "z")})] for row in rows]
+    told = [[Change("told", {"id": row["id"], "y": slope * row["z"]})] for row, slope in zip(rows, world, strict=True)]
     transactions: list[Transaction] = []
     for start in range(0, 360, 20):
         transactions += [*asked[start : start + 20], *told[start : start + 20]]
@@ -261,7 +168,7 @@ IRIS = Path(iris.__file__).parent / "data"
 def flowers(name: str, table: str, first: int) -> Transaction:
     with (IRIS / f"{name}.csv").open(newline="") as file:
         rows = [{column: float(value) for column, value in row.items()} for row in csv.DictReader(file)]
-    return [(table, {"id": i, **row}) for i, row in enumerate(rows, first)]
+    return [Change(table, {"id": i, **row}) for i, row in enumerate(rows, first)]
 
 
 def test_iris(engine: Options, broker: KafkaBroker, topic_prefix: str) -> None:

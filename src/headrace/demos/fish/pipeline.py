@@ -18,7 +18,7 @@ def from_topics(log: str | Path, training: Path, *, online: bool = False) -> hr.
     """Both machines append to topics."""
     app = hr.App("fish", log=log)
     measured, weighed = app.topic(MEASUREMENT, append=True), app.topic(WEIGHT, append=True)
-    return _factory(app, measured, weighed, training, online)
+    return factory(app, measured, weighed, training, online)
 
 
 def from_tables(dsn: str, log: str | Path, training: Path, *, online: bool = False) -> hr.App:
@@ -26,10 +26,11 @@ def from_tables(dsn: str, log: str | Path, training: Path, *, online: bool = Fal
     app = hr.App("fish", log=log)
     db = app.postgres(dsn, tables=[rf"public\.{table}" for table in TABLES])
     measured, weighed = db["public.machine_measurement"], db["public.machine_weight"]
-    return _factory(app, measured, weighed, training, online)
+    return factory(app, measured, weighed, training, online)
 
 
-def _factory(app: hr.App, measured: Any, weighed: Any, training: Path, online: bool) -> hr.App:
+def factory(app: hr.App, measured: Any, weighed: Any, training: Path, online: bool) -> hr.App:
+    """Predict what is measured, grade it when it is weighed, and train anew when errors are too large."""
     weight = _model(app, "weight", training)
     predicted = weight.predict(measured).to("weight-prediction")
     graded = _graded(predicted, weighed).to("weight-diff")
