@@ -13,7 +13,7 @@ from headrace.grade.interval_join import departed_keys
 from headrace.grade.interval_join.departed_keys import DepartedKeys
 
 EVER = 2**40
-WHOLE = st.integers(0, 30) | st.sampled_from([2**61 - 2, 2**61 - 1, 2**61, 2**63 - 1, 2**64])
+WHOLE = st.integers(0, 30) | st.sampled_from([2**61 - 2, 2**61 - 1, 2**61, 2**63 - 1, 2**64, -(2**62), -(2**63)])
 KEYS = {
     "whole numbers": st.integers(0, 30),
     "large and small": WHOLE | st.integers(-3, -1),

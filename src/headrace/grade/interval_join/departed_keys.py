@@ -7,13 +7,13 @@ Keys lie in generations, each at least a quarter of all: they are put into the n
 processor's cache, and a generation is given back as a whole when all of it is forgotten. There are few: about five
 while as many come as go, and their number grows only with the logarithm of what is remembered.
 
-A generation that is full is packed where its keys are whole numbers from 0 on, as serial keys are: 12 bytes a key, and
-8 for its time, where a dict takes 120. Keys are found there by their values, as in a dict; others stay in dicts.
+A generation that is full is packed where its keys are whole numbers of 64 bits, as numbers of rows are: 12 bytes a
+key, and 8 for its time, where a dict takes 120. Keys are found there by their values, as in a dict; others stay in
+dicts.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -54,7 +54,7 @@ class _Packed:
     """A generation of whole numbers that nothing is put into any more.
 
     Args:
-        keys: in order, each its own hash. ordinals: theirs.
+        keys: in order. ordinals: theirs.
     """
 
     __slots__ = ("_keys", "_most", "_offsets", "_smallest", "first", "newest")
@@ -75,8 +75,6 @@ class _Packed:
             keys = np.fromiter(full.at, np.int64, len(full.at))
         except OverflowError:
             return None
-        if keys.min() < 0 or keys.max() >= sys.hash_info.modulus:
-            return None
         ordinals = np.fromiter(full.at.values(), np.int64, len(keys))
         order = np.argsort(keys, kind="stable")
         return cls(full.first, full.newest, keys[order], ordinals[order])
@@ -89,30 +87,25 @@ class _Packed:
         return self._keys.nbytes + self._offsets.nbytes
 
     def get(self, key: Any) -> int:
-        # What equals a whole number has its hash: 1.0 and True are 1.
-        asked = hash(key)
-        if not self._smallest <= asked <= self._most or asked != key:
+        # What equals a whole number is found by it, as in a dict: 1.0 and True are 1.
+        if not isinstance(key, int | float) or not self._smallest <= key <= self._most:
             return _NOWHERE
+        asked = int(key)
         at = int(self._keys.searchsorted(asked))
-        return self.first + int(self._offsets[at]) if self._keys[at] == asked else _NOWHERE
+        return self.first + int(self._offsets[at]) if self._keys[at] == asked == key else _NOWHERE
 
     def find(self, keys: list[Any]) -> Ints:
-        if len(keys) <= _FEW:
+        if len(keys) <= _FEW or set(map(type, keys)) != {int}:
             return np.fromiter(map(self.get, keys), np.int64, len(keys))
-        asked = np.fromiter(map(hash, keys), np.int64, len(keys))
+        try:
+            asked = np.fromiter(keys, np.int64, len(keys))
+        except OverflowError:
+            return np.fromiter(map(self.get, keys), np.int64, len(keys))
         found = np.full(len(keys), _NOWHERE)
         inside = np.flatnonzero((asked >= self._smallest) & (asked <= self._most))
-        if not len(inside):
-            return found
         at = self._keys.searchsorted(asked[inside])
         hit = self._keys[at] == asked[inside]
-        inside, at = inside[hit], at[hit]
-        same = np.fromiter(
-            (keys[i] == value for i, value in zip(inside.tolist(), asked[inside].tolist(), strict=True)),
-            np.bool_,
-            len(inside),
-        )
-        found[inside[same]] = self.first + self._offsets[at[same]].astype(np.int64)
+        found[inside[hit]] = self.first + self._offsets[at[hit]].astype(np.int64)
         return found
 
     def entries(self) -> tuple[list[Any], Ints]:
