@@ -39,3 +39,21 @@ def test_who_leaves_first_does_not_lift_the_limit_of_the_other() -> None:
     learning.join(10)
     assert all(item <= {1} for item in seen)
     assert limits("blas") == before
+
+
+def test_a_later_thread_has_the_limit_too_while_the_first_one_lives() -> None:
+    """One that was limited once may be alive and idle: threadpoolctl would let no other thread set the limit."""
+    before = limits("blas")
+    with one_thread():
+        pass
+    seen: list[set[int]] = []
+
+    def learn() -> None:
+        with one_thread():
+            seen.append(limits("blas"))
+
+    learning = threading.Thread(target=learn)
+    learning.start()
+    learning.join(10)
+    assert seen == [{1}]
+    assert limits("blas") == before

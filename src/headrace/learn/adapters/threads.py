@@ -31,6 +31,24 @@ _changing = threading.Lock()
 _inside: list[Any] = []
 
 
+def _disown() -> None:
+    """Let this thread change OpenBLAS's limit: threadpoolctl would leave that to the first one that ever did."""
+    from threadpoolctl import OpenBLASController
+
+    OpenBLASController.clear_controlling_thread(force=True)
+
+
+def _limited() -> Any:
+    _disown()
+    return _controller("blas").limit(limits=1)
+
+
+def _lift(limit: Any) -> None:
+    _disown()
+    limit.restore_original_limits()
+    _disown()
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """BLAS and OpenMP run on one thread inside; a block inside another one costs nothing."""
@@ -38,7 +56,7 @@ def one_thread() -> Iterator[None]:
         yield
         return
     with _changing:
-        _inside.append(None if _inside else _controller("blas").limit(limits=1))
+        _inside.append(None if _inside else _limited())
     try:
         with _controller("openmp").limit(limits=1):
             _held.depth += 1
@@ -51,4 +69,4 @@ def one_thread() -> Iterator[None]:
             limit = _inside[0]
             _inside.pop()
             if not _inside:
-                limit.restore_original_limits()
+                _lift(limit)
