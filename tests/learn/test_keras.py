@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import os
@@ -24,6 +25,7 @@ keras = pytest.importorskip("keras")
 from tests.learners import contract  # noqa: E402
 
 import headrace as hr  # noqa: E402
+from headrace.engines.workers import pickled  # noqa: E402
 from headrace.errors import BadRows, DeclarationError, LearnError  # noqa: E402
 from headrace.learn.adapters import adapted  # noqa: E402
 from headrace.learn.adapters import keras as with_options  # noqa: E402
@@ -31,6 +33,7 @@ from headrace.learn.base import adopt, declared_with  # noqa: E402
 from headrace.learn.state import dump_state, load_state, state_hash  # noqa: E402
 
 L = keras.layers
+ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=(96, 36))
 LABELS = (X[:, 0] + X[:, 1] > 0).astype(np.int64) + (X[:, 2] > 0)
@@ -408,6 +411,80 @@ def test_a_declaration_is_the_same_in_another_process() -> None:
     )
     assert child.returncode == 0, child.stderr.decode()
     assert json.loads(child.stdout) == json.loads(json.dumps(mine))
+
+
+def twice(x: Any) -> Any:
+    return x * 2
+
+
+def off(true: Any, predicted: Any) -> Any:
+    """Return a loss of somebody's own."""
+    return keras.ops.mean(keras.ops.abs(true - predicted), axis=-1)
+
+
+class Off(keras.losses.Loss):  # type: ignore[misc]  # Keras declares no types
+    def call(self, true: Any, predicted: Any) -> Any:
+        return off(true, predicted)
+
+
+class Halved(keras.optimizers.SGD):  # type: ignore[misc]  # Keras declares no types
+    pass
+
+
+SENT: dict[str, tuple[Callable[[], Any], Any]] = {
+    **{name: (build, np.minimum(LABELS, 1) if name == "normalized" else LABELS) for name, build in BUILDERS.items()},
+    "frozen": (frozen, LABELS),
+    "regressor": (regressor, X[:, 0]),
+    "loss of one's own": (lambda: network(L.Dense(1, activation=twice), loss=off), X[:, 0]),
+    "classes of one's own": (lambda: network(Doubled(), L.Dense(1), loss=Off(), optimizer=Halved(0.1)), X[:, 0]),
+    "schedule": (
+        lambda: network(
+            L.Dense(3, "softmax", kernel_regularizer="l2"),
+            loss=["sparse_categorical_crossentropy"],
+            optimizer=keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)),
+        ),
+        LABELS,
+    ),
+}
+SENT_TO = """
+import json, pickle, sys
+sys.path[:] = [path for path in json.loads(sys.argv[1]) if path]
+import headrace
+from headrace.learn.state import state_hash
+for learner, X, y in pickle.load(sys.stdin.buffer):
+    begun = state_hash(learner.state())
+    learner.learn(X, y)
+    print(begun, state_hash(learner.state()), learner.predict(X[:64]).tolist(), json.dumps(learner.parameters()))
+"""
+
+
+@pytest.mark.parametrize("names", [["classes of one's own"], pytest.param(list(SENT), marks=pytest.mark.slow)])
+def test_a_learner_is_sent_to_another_process_with_all_it_has_learned(names: list[str]) -> None:
+    learners, said = [], []
+    for build, y in (SENT[name] for name in names):
+        learner: Any = adapted(build(), classes=None if y.dtype == float else range(int(y.max()) + 1))
+        learner.learn(X[:32], y[:32])
+        learners.append((learner, X, y))
+    sent = pickled(learners)
+    for learner, _, y in learners:
+        begun = state_hash(learner.state())
+        learner.learn(X, y)
+        hashed = state_hash(learner.state())
+        said.append(f"{begun} {hashed} {learner.predict(X[:64]).tolist()} {json.dumps(learner.parameters())}")
+    # The tests' classes are not found there: they are in what was sent.
+    paths = json.dumps([path for path in sys.path if Path(path) != ROOT])
+    child = subprocess.run(
+        [sys.executable, "-c", SENT_TO, paths], input=sent, capture_output=True, timeout=120, cwd="/"
+    )
+    assert child.returncode == 0, child.stderr.decode()
+    for name, mine, its in zip(names, said, child.stdout.decode().splitlines(), strict=True):
+        assert its == mine, name
+
+
+def test_a_learner_is_not_made_on_another_back_end() -> None:
+    recipe = make(regressor)._program.recipe()  # type: ignore[attr-defined]  # a learner of Keras
+    with pytest.raises(LearnError, match=r"(?s)on theano .* KERAS_BACKEND=theano"):
+        dataclasses.replace(recipe, backend="theano").program()
 
 
 def test_two_declarations_differ_in_what_they_say() -> None:

@@ -57,6 +57,8 @@ EXCEPTIONS = frozenset(
         # Which thread has limited the others is known to that thread.
         ("headrace.learn.adapters.threads", "threading"),
         ("headrace.learn.adapters.keras_programs", "threading"),
+        # Keras takes its back end from the environment when it is first imported, in another process, too.
+        ("headrace.learn.adapters.keras_programs", "os"),
         # A network is written to a directory for other programs.
         ("headrace.learn.adapters.keras_model", "pathlib"),
         ("headrace.learn.adapters.torch_module", "pathlib"),

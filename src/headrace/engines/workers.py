@@ -322,7 +322,7 @@ def _declaration(task: ModelTask) -> bytes | None:
     """Return a model's learner as it was declared, for other processes; None where it cannot be sent."""
     try:
         data = pickled(task.learner)
-        pickle.loads(data)  # what cannot be made here, cannot there: Keras does not find losses that it was not told of
+        pickle.loads(data)  # what cannot be made here, cannot there
         return data
     except Exception as error:  # whatever a learner of one's own holds: locks, sockets, handles
         reason = f"{type(error).__name__}: {error}"

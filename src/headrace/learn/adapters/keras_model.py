@@ -10,7 +10,6 @@ Source: https://keras.io/api/models/model_training_apis/
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, LearnError
 from headrace.learn.adapters.estimator import class_name, refuse_other_meaning, sorted_classes
-from headrace.learn.adapters.keras_programs import Program, program_of
+from headrace.learn.adapters.keras_programs import Program, program_of, the_loss
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape
 from headrace.learn.base import State, as_json, largest_in
 
@@ -209,9 +208,26 @@ class KerasLearner(Network):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KerasLearner:
         """Return a copy that shares the program, which learning does not change: it need not be compiled again."""
-        made = copy.copy(self)
-        made._values = self._program.copied(self._values)
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, _values=self._program.copied(self._values))
         return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: Keras' own pickles do not know a loss that Keras was not told of."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("_program", "_values")}
+        return {**kept, "recipe": self._program.recipe(), "arrays": self._program.arrays(self._values)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Become the learner that `__getstate__` was asked of.
+
+        Raises:
+            LearnError: Keras runs on another back end here.
+        """
+        kept = dict(state)
+        recipe, arrays = kept.pop("recipe"), kept.pop("arrays")
+        self.__dict__.update(kept)
+        self._program = recipe.program()
+        self._values = self._program.holding(arrays)
 
     def __repr__(self) -> str:
         return f"{type(self._program.model).__name__}({self._program.model.count_params():,} parameters)"
@@ -259,22 +275,20 @@ def _made_optimizer(described: Mapping[str, Any], now: Any, name: str) -> Any:
 
 def _compiled_loss(model: Any, name: str) -> Any:
     """Return its one loss, as Keras' function or object."""
-    import keras
 
     if not getattr(model, "compiled", False) or getattr(model, "optimizer", None) is None:
         raise DeclarationError(f"{name} is not compiled", advice="Call model.compile(optimizer=…, loss=…) before.")
     loss = model.loss
-    if isinstance(loss, dict | list | tuple) and len(loss) == 1:
-        loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
-    if loss is None or isinstance(loss, dict | list | tuple):
-        raise DeclarationError(
-            f"{name} is compiled with {'no loss' if loss is None else 'several losses'}", advice="Give it one loss."
-        )
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
         raise DeclarationError(
             f"{name} is compiled with loss={loss!r}", advice="Say which cross-entropy: sparse_categorical_crossentropy."
         )
-    found = keras.losses.get(loss)
+    found = the_loss(loss)
+    if found is None:
+        several = isinstance(loss, dict | list | tuple) and len(loss) > 1
+        raise DeclarationError(
+            f"{name} is compiled with {'several losses' if several else 'no loss'}", advice="Give it one loss."
+        )
     reduction = getattr(found, "reduction", "sum_over_batch_size")
     if reduction in (None, "none"):
         raise DeclarationError(f"the loss of {name} is not reduced to a number", advice='reduction="mean"')

@@ -7,15 +7,21 @@ its own, which no update changes. Other back ends keep variables in the model; t
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from headrace.arrays import Array
-from headrace.errors import DeclarationError
+from headrace.errors import DeclarationError, LearnError
+
+# Of what Keras finds by itself, and of what is no part of a description.
+_KNOWN_MODULES = frozenset({"keras", "builtins", "numpy", "jax", "jaxlib", "torch", "tensorflow"})
 
 
 class Program(ABC):
@@ -29,10 +35,10 @@ class Program(ABC):
 
     backend: str
 
-    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...]) -> None:
+    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], *, rows: int | None, padded: bool) -> None:
         self.model = model
         self.names = _names(model)
-        self._loss, self._shape = loss, shape
+        self._loss, self._shape, self._rows, self._padded = loss, shape, rows, padded
 
     @abstractmethod
     def begin(self) -> Any:
@@ -64,11 +70,83 @@ class Program(ABC):
 
     def plain(self, values: Any) -> Any:
         """Return a model with these values, compiled with the user's loss."""
-        made = _compile(_copy(self.model, self._shape), self.model, self._loss)
+        kept = self.model.optimizer
+        made = _compile(_copy(self.model, self._shape), _again(kept), self._loss, _options(self.model), kept)
         variables = [variable for group in _groups(made) for variable in group]
         for variable, array in zip(variables, self.arrays(values), strict=True):
             variable.assign(array)
         return made
+
+    def recipe(self) -> Recipe:
+        """Return what another process makes an equal program from."""
+        import keras
+
+        model, loss = self.model, self._loss
+        described = keras.saving.serialize_keras_object(model)
+        described.pop("compile_config", None)  # it may be with a loss of ours
+        return Recipe(
+            model=described,
+            optimizer=keras.saving.serialize_keras_object(model.optimizer),
+            loss=keras.saving.serialize_keras_object(loss),
+            own=_own_objects(model, loss),
+            options=_options(model),
+            shape=self._shape,
+            rows=self._rows,
+            padded=self._padded,
+            backend=self.backend,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A program as Keras' own descriptions of what it is made of; values of its variables are not in it.
+
+    Attributes:
+        own: classes and functions that are not Keras', by their names, and those that were registered with Keras.
+    """
+
+    model: Any
+    optimizer: Any
+    loss: Any
+    own: Mapping[str, Any]
+    options: Mapping[str, Any]
+    shape: tuple[int, ...]
+    rows: int | None
+    padded: bool
+    backend: str
+
+    def program(self) -> Program:
+        """Return the program.
+
+        Raises:
+            LearnError: Keras runs on another back end here.
+        """
+        os.environ.setdefault("KERAS_BACKEND", self.backend)  # read by Keras when it is first imported
+        import keras
+
+        if keras.backend.backend() != self.backend:
+            raise LearnError(
+                f"a model of Keras on {self.backend} cannot be made where Keras runs on {keras.backend.backend()}",
+                advice=f"Set KERAS_BACKEND={self.backend} there, too.",
+            )
+        model, optimizer, loss = (
+            keras.saving.deserialize_keras_object(described, custom_objects=dict(self.own), safe_mode=False)
+            for described in (self.model, self.optimizer, self.loss)
+        )
+        if not model.built or not _is_layered(model):
+            model(keras.ops.zeros((1, *self.shape)))
+        compiled = _counting(the_loss(loss)) if self.padded else the_loss(loss)
+        _compile(model, optimizer, compiled, self.options)
+        return _program(model, loss, self.shape, self.rows, padded=self.padded)
+
+
+def the_loss(loss: Any) -> Any:
+    """Return a compiled model's one loss as Keras' function or object; None where there is none, or several."""
+    import keras
+
+    if isinstance(loss, dict | list | tuple) and len(loss) == 1:
+        loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
+    return None if loss is None or isinstance(loss, dict | list | tuple) else keras.losses.get(loss)
 
 
 def program_of(model: Any, loss: Any, shape: tuple[int, ...], *, pin_seeds: bool, rows: int | None) -> Program:
@@ -89,12 +167,19 @@ def program_of(model: Any, loss: Any, shape: tuple[int, ...], *, pin_seeds: bool
     own = _copy(model, shape)
     if pin_seeds:
         _pin_seeds(own)
+    padded = keras.backend.backend() == "jax" and rows_are_apart(own, loss)
+    kept = model.optimizer
+    _compile(own, _again(kept), _counting(loss) if padded else loss, _options(model), kept)
+    return _program(own, model.loss, shape, rows, padded=padded)
+
+
+def _program(own: Any, loss: Any, shape: tuple[int, ...], rows: int | None, *, padded: bool) -> Program:
+    import keras
+
     backend = keras.backend.backend()
-    padded = backend == "jax" and rows_are_apart(own, loss)
-    _compile(own, model, _counting(loss) if padded else loss)
     if backend == "jax":
-        return JaxProgram(own, model.loss, shape, rows, padded=padded)
-    return HeldProgram(own, model.loss, shape, backend)
+        return JaxProgram(own, loss, shape, rows=rows, padded=padded)
+    return HeldProgram(own, loss, shape, backend, rows=rows)
 
 
 class JaxProgram(Program):
@@ -105,11 +190,10 @@ class JaxProgram(Program):
 
     backend = "jax"
 
-    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], rows: int | None, *, padded: bool = True) -> None:
+    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], *, rows: int | None, padded: bool) -> None:
         import jax
 
-        super().__init__(model, loss, shape)
-        self._rows, self._padded = rows, padded
+        super().__init__(model, loss, shape, rows=rows, padded=padded)
         self._metrics = [variable.value for variable in model.metrics_variables]
         eager = bool(model.run_eagerly)
         self._step = self._trained if eager else jax.jit(self._trained)
@@ -168,8 +252,8 @@ class Held:
 class HeldProgram(Program):
     """A model that holds its variables (TensorFlow, PyTorch); see `Program`."""
 
-    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], backend: str) -> None:
-        super().__init__(model, loss, shape)
+    def __init__(self, model: Any, loss: Any, shape: tuple[int, ...], backend: str, *, rows: int | None) -> None:
+        super().__init__(model, loss, shape, rows=rows, padded=False)
         self.backend = backend
         self._variables = [variable for group in _groups(model) for variable in group]
         self._inside = Held(None)
@@ -297,11 +381,12 @@ def _copy(model: Any, shape: tuple[int, ...]) -> Any:
     import keras
 
     try:
-        if _is_layered(model):
-            made = _cloned(model)
-        else:
-            made = type(model).from_config(model.get_config())
-            made(keras.ops.zeros((1, *shape)))  # a class of the user's own has its layers' weights by being called
+        with keras.saving.custom_object_scope(_own_objects(model)):
+            if _is_layered(model):
+                made = _cloned(model)
+            else:
+                made = type(model).from_config(model.get_config())
+                made(keras.ops.zeros((1, *shape)))  # a class of the user's own has its layers' weights by being called
     except Exception as error:  # what layers of one's own raise, too
         raise _no_copy(model, str(error)) from error
     _assign(model.variables, made.variables, model)
@@ -353,22 +438,52 @@ def _pinned(model: Any, generator: Any) -> int:
     return next((i for i, state in enumerate(states) if state is generator.state), 0)
 
 
-def _compile(own: Any, model: Any, loss: Any) -> Any:
-    """Compile as another is, without metrics: they take time and teach nothing."""
-    kept = model.optimizer
-    optimizer = type(kept).from_config(kept.get_config())
+def _compile(own: Any, optimizer: Any, loss: Any, options: Mapping[str, Any], kept: Any = None) -> Any:
+    """Compile without metrics: they take time and teach nothing.
+
+    Args:
+        optimizer: its own, new.
+        options: of `_options`.
+        kept: an optimizer like it, whose values it gets.
+    """
     own.compile(
         optimizer=optimizer,
         loss=loss,
-        loss_weights=(model.get_compile_config() or {}).get("loss_weights"),
-        run_eagerly=model.run_eagerly,
-        jit_compile=model.jit_compile,
+        **options,
         auto_scale_loss=False,  # the optimizer does it already, where it is to
     )
     optimizer.build(own.trainable_variables)
-    if kept.built:
-        _assign(kept.variables, optimizer.variables, model)
+    if kept is not None and kept.built:
+        _assign(kept.variables, optimizer.variables, own)
     return own
+
+
+def _again(optimizer: Any) -> Any:
+    return type(optimizer).from_config(optimizer.get_config())
+
+
+def _options(model: Any) -> dict[str, Any]:
+    """Return with what else a model is compiled."""
+    return {
+        "loss_weights": (model.get_compile_config() or {}).get("loss_weights"),
+        "run_eagerly": model.run_eagerly,
+        "jit_compile": model.jit_compile,
+    }
+
+
+def _own_objects(model: Any, loss: Any = None) -> dict[str, Any]:
+    """Return what Keras must be told of to make a model again: classes and functions that are not its own."""
+    import keras
+
+    layers = [model, *_operations(model)]
+    inside = [value for layer in layers for value in vars(layer).values()]
+    judged = the_loss(loss)
+    found: dict[str, Any] = dict(keras.saving.get_custom_objects())
+    for value in [*layers, *inside, model.optimizer, judged, getattr(judged, "fn", None)]:
+        named = value if isinstance(value, FunctionType) else type(value)
+        if named.__module__.partition(".")[0] not in _KNOWN_MODULES:
+            found.setdefault(named.__name__, named)
+    return found
 
 
 def _groups(model: Any) -> tuple[list[Any], list[Any], list[Any]]:
