@@ -155,7 +155,11 @@ def python_workers(cluster: FlinkCluster) -> list[int]:
 
 
 def taskmanagers(cluster: FlinkCluster) -> int:
-    """How many the job manager knows."""
+    """How many the job manager knows; those that have ended are started, as their supervisor would.
+
+    One that loses its job manager may die of that: Beam wants a class of the job's, whose jars are closed by then.
+    """
+    cluster.start()
     return len((cluster.head.ask("taskmanagers") or {}).get("taskmanagers", []))
 
 

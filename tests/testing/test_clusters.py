@@ -60,6 +60,7 @@ def test_a_worker_of_spark_dies_and_comes_back(spark_cluster: SparkCluster) -> N
 def test_a_flink_cluster_offers_its_slots(flink_cluster: FlinkCluster) -> None:
     head = flink_cluster.head
     assert isinstance(head, JobManager)
+    flink_cluster.start()
     # One that another test has killed is missed after a while.
     overview = wait_until(lambda: (found := head.ask("overview")) and found["taskmanagers"] == 2 and found)
     assert overview["slots-total"] == 4
