@@ -166,8 +166,7 @@ class SparkWorkers(MeasuredWorkers):
         def outcome() -> Emission:
             emission, messages = together([made for future in futures for made in future.result()])
             self._performed += messages
-            for performance, _ in begun:
-                self._jobs.let_go(performance.versions)
+            self._jobs.let_go(begun[0][0].versions)  # one for all jobs of the schedule
             return emission
 
         return outcome
