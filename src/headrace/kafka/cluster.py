@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
 from headrace.event_log import event
 from headrace.kafka.settings import KafkaLocation
-from headrace.retry import Backoff, due
+from headrace.retry import FIRST_ANSWER_SECONDS, Backoff, due
 
 logger = logging.getLogger("headrace")
 
@@ -52,6 +52,7 @@ class Cluster:
         self.on_wait: Callable[[str], None] = lambda _: None
         self._interrupted_at: float | None = None
         self._answered = False
+        self._asked_at: float | None = None
         self._admin = AdminClient(location.client(socket_timeout_ms=10_000))
         self._partitions: dict[str, tuple[int, float]] = {}
         self._limits: dict[str, int] = {}
@@ -68,10 +69,12 @@ class Cluster:
     def out_of_patience(self, deadline: float) -> bool:
         """Return whether a deadline (`time.monotonic`) has come, which an interruption brings near.
 
-        While no broker has answered, the time in which a pipeline is to start is one too (`headrace.retry.due`).
+        While no broker has answered, the time in which a pipeline is to start is one too (`headrace.retry.due`). What
+        else starts before it (a JVM) takes nothing of the two seconds that a broker has to answer.
         """
         now, at = time.monotonic(), self._interrupted_at
-        if not self._answered and now >= due():
+        asked = now if self._asked_at is None else self._asked_at
+        if not self._answered and now >= max(due(), asked + FIRST_ANSWER_SECONDS):
             return True
         return now >= deadline or (at is not None and now >= at + LAST_PATIENCE)
 
@@ -118,6 +121,8 @@ class Cluster:
         """
         from confluent_kafka import KafkaException
 
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
         deadline = time.monotonic() + (self._patience if patience is None else patience)
         backoff, waited = Backoff(first=0.05, most=1.0), False
         try:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,7 @@ class TransactionalProducer:
         topic: str,
         keys: Sequence[bytes | None],
         values: Sequence[bytes | None],
-        headers: Sequence[Headers],
+        headers: Iterable[Headers],
         *,
         timestamp: int = 0,
     ) -> Sent:
@@ -144,20 +144,21 @@ class TransactionalProducer:
         Raises:
             LogError: the client refuses.
         """
+        from confluent_kafka import KafkaException
+
         self._begin()
         count = self._partitions(topic)
         self._turn += 1
         partitions = partitions_of(keys, count, keyless=self._turn % max(1, count))
         sent = Sent(topic, partitions)
         reports = _reports(sent, partitions)
-        numbers = partitions.tolist()
-        start = 0
-        for at in [*sorted(reports), len(values)]:
-            for i in range(start, at):
-                self._produce(topic, values[i], keys[i], numbers[i], None, timestamp, headers[i])
-            if at < len(values):
-                self._produce(topic, values[at], keys[at], numbers[at], reports[at], timestamp, headers[at])
-            start = at + 1
+        produce = self._producer.produce
+        for i, (value, key, number, pairs) in enumerate(zip(values, keys, partitions.tolist(), headers, strict=True)):
+            report = reports.get(i)
+            try:  # here, since a call more for each message costs as much as the client's own
+                produce(topic, value, key, number, report, None, timestamp, pairs or None)
+            except (BufferError, KafkaException):
+                self._produce(topic, value, key, number, report, timestamp, pairs)
         self._serve(self._producer.poll, 0)
         return sent
 
@@ -179,6 +180,7 @@ class TransactionalProducer:
         timestamp: int,
         headers: Headers,
     ) -> None:
+        """Queue a message that was not taken at once: wait for room, or say why not."""
         from confluent_kafka import KafkaException
 
         since = time.monotonic()

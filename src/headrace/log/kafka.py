@@ -601,7 +601,9 @@ class KafkaTransaction(TransactionTopics):
         form = self._form(Form(self._log.codecs.format_of(topic), rows.schema))
         self._announce()
         messages = rows.messages
-        sent = self._log.producer.send(topic, messages.keys, messages.values, messages.headers)
+        values = messages.values.to_pylist()
+        keys = [None] * len(values) if messages.keys is None else messages.keys.to_pylist()
+        sent = self._log.producer.send(topic, keys, values, messages.header_pairs())
         return self._enter(topic, rows.rows, rows.size, form, True, Cached(_NOWHERE, None, None, sent))
 
     def adopt(

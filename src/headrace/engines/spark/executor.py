@@ -30,7 +30,7 @@ from headrace.plan.task import PREDICTION_COLUMNS, ModelTask
 from headrace.step.absent import FrozenVersion, predicted, without_columns
 from headrace.step.outputs import Emission
 from headrace.step.retraining import Trained
-from headrace.wire import Encoded, EncodedRows
+from headrace.wire import EncodedRows, MessageColumns
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -229,11 +229,11 @@ def performed(made: Emission, codec: TopicCodec, limits: Mapping[str, int]) -> P
 
 
 def encode(codec: TopicCodec, topic: str, batch: Batch, limit: int) -> EncodedRows | None:
-    """Return rows as messages; None where one may be too large."""
+    """Return rows as messages; None where one may be too large, or has other headers than the others."""
     made = codec.encode(topic, codec.format_of(topic), batch.records)
     values = [len(value) for value in made.values if value is not None]
     keys = [len(key) for key in made.keys if key is not None]
     if max(values, default=0) + 2 * max(keys, default=0) + _LARGEST > limit // 2:
         return None
-    plain = Encoded(list(made.keys), list(made.values), [list(some) for some in made.headers], made.rows)
-    return EncodedRows(plain, batch.schema, batch.num_rows, sum(values) + sum(keys))
+    packed = MessageColumns.of(made)
+    return None if packed is None else EncodedRows(packed, batch.schema, batch.num_rows, sum(values) + sum(keys))

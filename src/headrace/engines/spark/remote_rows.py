@@ -29,7 +29,7 @@ from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.step.absent import FrozenVersion, Schedule, moved, whole_schema
 from headrace.step.outputs import Emission
-from headrace.wire import Encoded, EncodedRows
+from headrace.wire import EncodedRows, MessageColumns
 
 LEAST = 4_096
 MOST = 32_768
@@ -217,24 +217,27 @@ def _cut(runs: Sequence[tuple[int, int]], starts: Ints, first: int, count: int) 
 def together(found: Sequence[tuple[int, Performed]]) -> tuple[Emission, list[tuple[str, EncodedRows]]]:
     """Return what became of all segments, in the order of their rows: for the step, and for the log."""
     ordered = [made for _, made in sorted(found, key=lambda numbered: numbered[0])]
-    messages: dict[str, list[EncodedRows]] = {}
+    messages: dict[str, list[list[EncodedRows]]] = {}  # by topic, those that are alike together
     for made in ordered:
         for topic, encoded in made.messages:
-            kept = messages.setdefault(topic, [])
-            if kept and kept[-1].schema.equals(encoded.schema, check_metadata=True):
-                kept[-1] = _joined(kept[-1], encoded)
+            groups = messages.setdefault(topic, [])
+            if groups and _alike(groups[-1][-1], encoded):
+                groups[-1].append(encoded)
             else:
-                kept.append(encoded)
+                groups.append([encoded])
     letters = [letter for made in ordered for letter in made.rows]
-    encoded_rows = [(topic, rows) for topic, some in messages.items() for rows in some]
+    encoded_rows = [(topic, _joined(group)) for topic, groups in messages.items() for group in groups]
     return Emission(sum(made.rejected for made in ordered), letters, []), encoded_rows
 
 
-def _joined(first: EncodedRows, second: EncodedRows) -> EncodedRows:
-    a, b = first.messages, second.messages
-    rows = np.concatenate([a.rows, b.rows + first.rows])
-    messages = Encoded([*a.keys, *b.keys], [*a.values, *b.values], [*a.headers, *b.headers], rows)
-    return EncodedRows(messages, first.schema, first.rows + second.rows, first.size + second.size)
+def _alike(first: EncodedRows, second: EncodedRows) -> bool:
+    same_schema = first.schema.equals(second.schema, check_metadata=True)
+    return same_schema and first.messages.shape == second.messages.shape
+
+
+def _joined(parts: Sequence[EncodedRows]) -> EncodedRows:
+    messages = MessageColumns.joined([part.messages for part in parts])
+    return EncodedRows(messages, parts[0].schema, sum(part.rows for part in parts), sum(part.size for part in parts))
 
 
 def only_predicted(plan: Plan, stays: Collection[str]) -> frozenset[str]:
