@@ -126,8 +126,9 @@ class MessageColumns:
 
     >>> messages = Encoded([None, None], [b"{}", None], [[("a", b"1")], [("a", None)]], np.arange(2))
     >>> packed = MessageColumns.of(messages)
-    >>> MessageColumns.joined([packed, packed]).values.to_pylist(), list(packed.header_pairs())
-    ([b'{}', None, b'{}', None], [[('a', b'1')], [('a', None)]])
+    >>> keys, values, headers = MessageColumns.joined([packed, packed]).unpacked()
+    >>> keys[:2], values, list(headers)[:2]
+    ([None, None], [b'{}', None, b'{}', None], [[('a', b'1')], [('a', None)]])
     """
 
     keys: pa.Array | None
@@ -161,16 +162,22 @@ class MessageColumns:
         """Return what messages that are joined have in common: whether they have keys, names of headers."""
         return self.keys is not None, tuple(name for name, _ in self.headers)
 
-    def header_pairs(self) -> Iterator[Headers]:
-        """Give each message's headers: made one after the other, they never are many objects at once."""
-        if not self.headers:
-            return itertools.repeat((), len(self.values))
-        columns = [zip(itertools.repeat(name), values.to_pylist(), strict=False) for name, values in self.headers]
-        return map(list, zip(*columns, strict=True))
+    def unpacked(self) -> tuple[Sequence[bytes | None], Sequence[bytes | None], Iterator[Headers]]:
+        """Return keys, values and headers of the messages; headers are made one after the other, never all at once."""
+        n = len(self.values)
+        keys: Sequence[bytes | None] = [None] * n if self.keys is None else _unpacked(self.keys)
+        columns = [zip(itertools.repeat(name), _unpacked(values), strict=False) for name, values in self.headers]
+        headers: Iterator[Headers] = map(list, zip(*columns, strict=True)) if columns else itertools.repeat((), n)
+        return keys, _unpacked(self.values), headers
 
 
 def _packed(values: Sequence[bytes | None]) -> pa.Array:
     return pa.array(values, pa.large_binary())
+
+
+def _unpacked(values: pa.Array) -> list[bytes | None]:
+    found: list[bytes | None] = values.to_pylist()
+    return found
 
 
 @dataclass(frozen=True, slots=True)

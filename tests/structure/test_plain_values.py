@@ -29,6 +29,7 @@ ROOMS = {
     "replay": (4, "records of steps; lines of a metrics topic: names, counts, floats"),
     "serve": (3, "lengths of texts; a status; numbers of a request"),
     "sinks": (3, "names of columns; an index, and a text"),
+    "wire.py": (1, "bytes of messages that we made"),
     "step": (3, "errors, which are floats; a weight, which is a number"),
 }
 

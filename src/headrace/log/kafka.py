@@ -600,10 +600,7 @@ class KafkaTransaction(TransactionTopics):
         self._make_topic(topic)
         form = self._form(Form(self._log.codecs.format_of(topic), rows.schema))
         self._announce()
-        messages = rows.messages
-        values = messages.values.to_pylist()
-        keys = [None] * len(values) if messages.keys is None else messages.keys.to_pylist()
-        sent = self._log.producer.send(topic, keys, values, messages.header_pairs())
+        sent = self._log.producer.send(topic, *rows.messages.unpacked())
         return self._enter(topic, rows.rows, rows.size, form, True, Cached(_NOWHERE, None, None, sent))
 
     def adopt(
