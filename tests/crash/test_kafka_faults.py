@@ -25,9 +25,12 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
 import headrace as hr
-from headrace.errors import LogLocked, LogTruncated
+from headrace.errors import LogLocked, LogTruncated, LogUnavailable
 from headrace.formats.topic_formats import codec_for
 from headrace.kafka import fetch
+from headrace.kafka.cluster import Cluster
+from headrace.kafka.producer import TransactionalProducer
+from headrace.kafka.settings import KafkaLocation
 from headrace.log import open_log
 from headrace.testing.servers import JavaMissing, KafkaBroker, SchemaRegistryServer
 from tests.processes import HEADRACE, Child
@@ -181,6 +184,26 @@ def test_a_broker_that_is_away_for_longer_than_a_delivery_may_take(
     harness.run(dsn, whole, name="whole")
     assert harness.contents(log) == harness.contents(whole)
     harness.verify(pipeline.build(dsn, log))
+
+
+def test_a_message_after_one_that_was_not_delivered_undoes_the_transaction(broker: KafkaBroker) -> None:
+    """It comes to light wherever the client is asked next: by a report, or as another message is sent."""
+    broker.create_topic("late", config={"max.message.bytes": "1000"})
+    location = KafkaLocation.parse(f"kafka://{broker.bootstrap}/late")
+    with contextlib.closing(TransactionalProducer(location, Cluster(location), lambda _: None)) as producer:
+        refused = producer.send("late", [None], [os.urandom(5000)], [()])
+        producer.deliver()
+        with pytest.raises(LogUnavailable, match="not delivered"):
+            _ = refused.ranges
+        with pytest.raises(LogUnavailable, match="did not take"):
+            producer.send("late", [None], [b"after it"], [()])
+        for _ in range(5):  # the first one after it may find that the broker has never seen what was refused
+            producer.abort()
+            with contextlib.suppress(LogUnavailable):
+                producer.send("late", [None], [b"again"], [()])
+                producer.commit()
+                break
+    assert harness.committed(broker.bootstrap, "late", at=lambda message: message.value()) == [b"again"]
 
 
 @pytest.mark.slow

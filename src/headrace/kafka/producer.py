@@ -181,7 +181,7 @@ class TransactionalProducer:
         headers: Headers,
     ) -> None:
         """Queue a message that was not taken at once: wait for room, or say why not."""
-        from confluent_kafka import KafkaException
+        from confluent_kafka import KafkaError, KafkaException
 
         since = time.monotonic()
         while True:
@@ -193,6 +193,12 @@ class TransactionalProducer:
                 self._serve(self._producer.poll, 0.05)
                 self._waiting(since, f"writing to «{topic}»")
             except KafkaException as error:
+                if error.args[0].code() == KafkaError._STATE:
+                    # Messages before this one were not delivered: nothing but undoing is allowed then.
+                    raise LogUnavailable(
+                        f"{self._location.url} did not take a transaction's messages",
+                        advice="It is tried again.",
+                    ) from error
                 failure = self._cluster.translate(error, f"writing to «{topic}»")
                 if isinstance(failure, LogTruncated) and not self._cluster.gone(topic):
                     # The transaction is undone, and tried again with what the client knows by then.
