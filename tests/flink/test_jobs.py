@@ -22,7 +22,7 @@ import pytest
 import headrace as hr
 from headrace.errors import HeadraceError, LogLocked
 from headrace.testing.servers import FlinkCluster, JobManager, KafkaBroker, SchemaRegistryServer
-from tests.flink.test_operators import verify_log
+from tests.crash import harness
 from tests.integration.test_registered_topics import sent
 
 pytestmark = [pytest.mark.flink]
@@ -73,7 +73,7 @@ class Pipeline:
         app = self.app()
         ids = [row["id"] for row in app.topic(self.answers).read().to_arrow().select(["id"]).to_pylist()]
         assert sorted(ids) == list(range(self.rows))
-        assert verify_log(app) == "equal"
+        harness.verify(app)
 
     def hash_of_one_that_never_moved(self) -> str | None:
         with self.app(f"{self.name}-alone").start() as running:
@@ -299,4 +299,4 @@ def test_topics_whose_schemas_a_registry_has(
     found = app.topic(predicted).read().to_arrow().to_pylist()
     assert [row["id"] for row in found] == list(range(100))
     assert {row["prediction"] for row in found} == {0, 1}
-    assert verify_log(app) == "equal"
+    harness.verify(app)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import secrets
 import shutil
@@ -29,10 +28,9 @@ from headrace.formats.base import Decoded
 from headrace.formats.topic_formats import DecodedMessages, ForeignFormats, codec_for
 from headrace.kafka.cluster import Cluster
 from headrace.kafka.settings import KafkaLocation
-from headrace.log import open_log
-from headrace.replay.verify import verify
 from headrace.testing.servers import KafkaBroker
 from headrace.wire import Headers, WireMessages
+from tests.crash import harness
 from tests.waiting import wait_until
 
 Message = tuple[int, int, bytes | None, bytes | None, Headers]  # offset, milliseconds, key, value, headers
@@ -216,13 +214,7 @@ def test_predictions_made_ahead_are_taken_by_the_engine(broker: KafkaBroker, top
 
     assert len(answers(topic_prefix)) == 200
     assert {row[1] for row in answers(topic_prefix)} == {0, 1}
-    assert verify_log(app) == "equal"
-
-
-def verify_log(app: hr.App) -> str:
-    log = open_log(app.log, writer=False, name=app.name, codec=codec_for(app.plan().formats))
-    with contextlib.closing(log):
-        return verify(app.plan(), log).result
+    harness.verify(app)
 
 
 def test_an_error_goes_through_java_and_back() -> None:

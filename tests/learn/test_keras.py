@@ -143,14 +143,15 @@ def sequence() -> Any:
         (partial(ending, 1, "binary_crossentropy"), range(3), "two classes apart by one output"),
         (partial(ending, 3, "mse"), None, "3 outputs for one number"),
         (partial(ending, 3, "crossentropy"), range(3), "which cross-entropy"),
+        (partial(ending, 3, ["crossentropy"]), range(3), "which cross-entropy"),
         (open_sized, None, "without open sizes"),
         (sequence, None, "one vector a row"),
         (lambda: with_options(mlp(), batch_size=0), range(3), "batch_size=0"),
     ],
     ids=(
         *("not compiled", "not built", "two inputs", "two outputs", "no classes", "too many classes", "one class"),
-        *("three classes of one output", "three numbers", "which cross-entropy", "an open size", "a sequence"),
-        "no rows in a batch",
+        *("three classes of one output", "three numbers", "which cross-entropy", "of one in a list"),
+        *("an open size", "a sequence", "no rows in a batch"),
     ),
 )
 def test_what_cannot_be_taken_is_refused_when_it_is_declared(

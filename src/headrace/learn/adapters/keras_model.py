@@ -19,7 +19,7 @@ import numpy as np
 from headrace.arrays import Array
 from headrace.errors import DeclarationError, LearnError
 from headrace.learn.adapters.estimator import class_name, refuse_other_meaning, sorted_classes
-from headrace.learn.adapters.keras_programs import Program, program_of, the_loss
+from headrace.learn.adapters.keras_programs import Program, only_loss, program_of
 from headrace.learn.adapters.network import Coding, Network, Outputs, Scale, matching, row_shape
 from headrace.learn.base import State, as_json, largest_in
 
@@ -275,20 +275,20 @@ def _made_optimizer(described: Mapping[str, Any], now: Any, name: str) -> Any:
 
 def _compiled_loss(model: Any, name: str) -> Any:
     """Return its one loss, as Keras' function or object."""
+    import keras
 
     if not getattr(model, "compiled", False) or getattr(model, "optimizer", None) is None:
         raise DeclarationError(f"{name} is not compiled", advice="Call model.compile(optimizer=…, loss=…) before.")
-    loss = model.loss
+    loss = only_loss(model.loss)
+    if loss is None or isinstance(loss, dict | list | tuple):
+        raise DeclarationError(
+            f"{name} is compiled with {'no loss' if loss is None else 'several losses'}", advice="Give it one loss."
+        )
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
         raise DeclarationError(
             f"{name} is compiled with loss={loss!r}", advice="Say which cross-entropy: sparse_categorical_crossentropy."
         )
-    found = the_loss(loss)
-    if found is None:
-        several = isinstance(loss, dict | list | tuple) and len(loss) > 1
-        raise DeclarationError(
-            f"{name} is compiled with {'several losses' if several else 'no loss'}", advice="Give it one loss."
-        )
+    found = keras.losses.get(loss)
     reduction = getattr(found, "reduction", "sum_over_batch_size")
     if reduction in (None, "none"):
         raise DeclarationError(f"the loss of {name} is not reduced to a number", advice='reduction="mean"')

@@ -135,18 +135,16 @@ class Recipe:
         )
         if not model.built or not _is_layered(model):
             model(keras.ops.zeros((1, *self.shape)))
-        compiled = _counting(the_loss(loss)) if self.padded else the_loss(loss)
-        _compile(model, optimizer, compiled, self.options)
+        judged = keras.losses.get(only_loss(loss))
+        _compile(model, optimizer, _counting(judged) if self.padded else judged, self.options)
         return _program(model, loss, self.shape, self.rows, padded=self.padded)
 
 
-def the_loss(loss: Any) -> Any:
-    """Return a compiled model's one loss as Keras' function or object; None where there is none, or several."""
-    import keras
-
+def only_loss(loss: Any) -> Any:
+    """Return the one loss of what a model is compiled with, as it was given; several as they are."""
     if isinstance(loss, dict | list | tuple) and len(loss) == 1:
-        loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
-    return None if loss is None or isinstance(loss, dict | list | tuple) else keras.losses.get(loss)
+        return next(iter(loss.values() if isinstance(loss, dict) else loss))
+    return loss
 
 
 def program_of(model: Any, loss: Any, shape: tuple[int, ...], *, pin_seeds: bool, rows: int | None) -> Program:
@@ -477,7 +475,7 @@ def _own_objects(model: Any, loss: Any = None) -> dict[str, Any]:
 
     layers = [model, *_operations(model)]
     inside = [value for layer in layers for value in vars(layer).values()]
-    judged = the_loss(loss)
+    judged = keras.losses.get(only_loss(loss))
     found: dict[str, Any] = dict(keras.saving.get_custom_objects())
     for value in [*layers, *inside, model.optimizer, judged, getattr(judged, "fn", None)]:
         named = value if isinstance(value, FunctionType) else type(value)
