@@ -66,7 +66,8 @@ def play(task: ModelTask, records: pa.RecordBatch, sizes: list[int], *, transact
         complete = end == records.num_rows or lsn[end] != lsn[end - 1]
         event = Rows((Part("t", part, np.full(end - at, turn), at),), complete)
         for topic, batch in step(task, state, event):
-            outputs += [(topic, row) for row in batch.records.to_pylist()]
+            pairs = zip(batch.records.to_pylist(), batch.ts_us.tolist(), strict=True)
+            outputs += [(topic, row | {"at_us": at_us}) for row, at_us in pairs]
         state = load_state(task, dump_state(state))
         at = end
     return state, outputs
@@ -136,6 +137,20 @@ def test_a_fixed_set_is_answered_after_every_cut() -> None:
     learner = state.learner
     assert learner is not None
     assert lines(outputs)[-1]["accuracy"] == (learner.predict(X[:100]) == Y[:100]).mean()
+
+
+@pytest.mark.parametrize("every", [16, "3 s", "transaction"])
+@pytest.mark.parametrize("sizes", [[3], [10], [20, 7, 50]], ids=["threes", "tens", "mixed"])
+def test_a_fixed_sets_lines_do_not_depend_on_how_rows_come(every: Any, sizes: list[int]) -> None:
+    """Not their time either, which is that of the cut's last row, wherever events divide a transaction."""
+    app, model = digits()
+    model.learn(app.topic("t"), every=every)
+    model.evaluate(rows(100))
+    _, outputs = play(task_of(app), rows(), sizes)
+    _, expected = play(task_of(app), rows(), [300])
+    assert lines(outputs) == lines(expected)
+    ends = {16: 16, "3 s": 20, "transaction": 10}[every]
+    assert lines(expected)[0]["at_us"] == 1_000_000 * (1 + (ends - 1) // 10)
 
 
 def test_evaluating_changes_nothing_of_the_model() -> None:

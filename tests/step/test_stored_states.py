@@ -270,6 +270,9 @@ def test_a_stored_state_of_before_goes_on(name: str, monkeypatch: pytest.MonkeyP
     task, before, after = SCENARIOS[name]()
     fresh = initial_state(task)
     play(task, fresh, before)
+    if fresh.open_batch.rows:
+        # States of before do not say when an open cut's last row was committed: not after the newest row.
+        fresh.open_batch.time_us = fresh.watermark_us
     loaded = load_state(task, load_values((STATES / f"{name}.state").read_bytes()))
     assert values(loaded) == values(fresh)
     expected = play(task, fresh, after)

@@ -181,10 +181,11 @@ def truths(batch: Batch, task: ModelTask) -> Targets:
 
 
 def held_out(task: ModelTask, state: State, plan: EvaluatePlan, at: int, place: LinePlace) -> list[Line]:
-    """Score the model as it is now on the fixed set, if a line is due."""
+    """Score the model that learns, which need not be the one that predicts yet, on the fixed set, if a line is due."""
     scores = state.scores[plan.spec.name]
     learned = state.learned_rows
-    by = state.active
+    by = state.current
+    assert by is not None
     if not by.learner.ready or by.diverged or (plan.every and learned < scores.told_at + plan.every):
         return []
     X, truth = _fixed(task, plan, by)

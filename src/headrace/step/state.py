@@ -27,6 +27,8 @@ from headrace.step.operator_state import OperatorState, dump_operators, initial_
 from headrace.step.state_codec import APART, below, dump, load
 
 FORMAT = 2
+BEGINNING_US = -(2**62)
+"""Before any commit time."""
 
 
 @dataclass(slots=True)
@@ -89,7 +91,7 @@ class OpenBatch:
     """The incomplete cut.
 
     Attributes:
-        rows: so many have come; ``position``: of the last one.
+        rows: so many have come; ``position``: of the last one; ``time_us``: the newest commit time up to it.
         pieces: rows that the learner has not got yet; ``learned``: how many of the others it has learned.
         learner: ahead of the current version's by those; None while there are none. ``diverged``: as of a version.
         window: the duration that the rows belong to.
@@ -102,6 +104,7 @@ class OpenBatch:
     learner: Learner | None = None
     diverged: str = ""
     window: int = 0
+    time_us: int = BEGINNING_US
 
     @property
     def kept(self) -> int:
@@ -179,7 +182,7 @@ class State:
     offsets: Offsets = field(default_factory=Offsets)
     counters: Counters = field(default_factory=Counters)
     open_key: tuple[int, int] | None = None
-    watermark_us: int = -(2**62)
+    watermark_us: int = BEGINNING_US
     change: VersionChange | None = None
     training: PendingTraining | None = None
     trained_on: str = ""
@@ -385,6 +388,8 @@ def _complete(state: State, task: ModelTask, flat: Mapping[str, Any]) -> None:
     """Add what states of earlier versions lack."""
     batch = state.open_batch
     batch.pieces = [rows if rows.origin is not None else _of_nowhere(rows, task) for rows in batch.pieces]
+    if batch.rows and batch.time_us == BEGINNING_US:
+        batch.time_us = state.watermark_us
     for i, topic in enumerate(json.loads(flat["meta"]).get("unlabelled", ())):
         for name, stream in zip(named_uses(task, "learn"), task.learn, strict=True):
             if stream.topic == topic:

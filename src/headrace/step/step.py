@@ -108,7 +108,7 @@ def _step(
         lines = end_training(task, state, event)
     else:
         change_version(state, event)
-    held = _held_out(task, state, 0) if state.counters.cuts > cuts else []
+    held = _held_out(task, state, 0, state.watermark_us) if state.counters.cuts > cuts else []
     outputs += [(task.metrics_topic, batch) for batch in in_order(held)]
     return outputs + ([(task.training_topic, training_rows(lines))] if lines else [])
 
@@ -133,10 +133,14 @@ def _copy(task: StreamTask, event: Event) -> list[Output]:
     return outputs
 
 
-def _held_out(task: ModelTask, state: State, at: int) -> list[Line]:
-    """Score the model as it is now on the fixed sets."""
+def _held_out(task: ModelTask, state: State, at: int, time_us: int) -> list[Line]:
+    """Score what the last complete cut has made of the model on the fixed sets.
+
+    Args:
+        time_us: commit time of the cut's last row, or when it was ended without one.
+    """
     position = state.position
-    place = (position.lsn if position else 0, position.index if position else 0, max(state.watermark_us, 0))
+    place = (position.lsn if position else 0, position.index if position else 0, max(time_us, 0))
     return [line for plan in task.evaluate if plan.rows is not None for line in held_out(task, state, plan, at, place)]
 
 
@@ -169,6 +173,8 @@ class _ModelStep:
         self.trainings: list[dict[str, Any]] = []
         # Places of events of rows that nothing identifies.
         self._nameless: list[Ints] = []
+        # The running maximum of commit times at each place.
+        self._times = np.maximum.accumulate(np.concatenate([[state.watermark_us], self.merged.ts_us]))[1:]
 
     def run(self) -> list[Output]:
         state, merged = self.state, self.merged
@@ -237,6 +243,7 @@ class _ModelStep:
                 self.outputs += unlearned(self.task, self.state, self.reader, blocks)
             last = int(examples.order[end - 1])
             self.state.open_batch.position = Position(int(self.merged.lsn[last]), int(self.merged.index[last]))
+            self.state.open_batch.time_us = int(self._times[last])
 
     def _close(self, examples: Examples, end: int, *, seen: bool) -> None:
         """Close a cut whose last row is the one before ``end``; none of these rows where that is 0."""
@@ -247,10 +254,11 @@ class _ModelStep:
             for column, words in state.vocabulary.words.items()
         }
         self.closed = last
+        time_us = state.open_batch.time_us
         refused_rows = close_cut(self.task, state, seen=seen, known=known, reach=lambda: self._reach(last))
         self.outputs += unlearned(self.task, state, self.reader, refused_rows)
-        if seen and self.task.evaluate:
-            self.lines += _held_out(self.task, state, max(last, 0))
+        if self.task.evaluate:
+            self.lines += _held_out(self.task, state, max(last, 0), time_us)
 
     def _reach(self, last: int | None = None) -> dict[str, int]:
         """Return topic -> offset after the last row up to a place, of topics that are learned; without one of all."""
@@ -301,11 +309,10 @@ class _ModelStep:
             state.open_batch.window = int(windows[examples.order[-1]])
 
     def _windows(self) -> Ints | None:
-        """Return each place's window where cuts are durations, by the running maximum of commit times."""
+        """Return each place's window where cuts are durations."""
         if not self.task.cut.duration_us:
             return None
-        running = np.maximum.accumulate(np.concatenate([[self.state.watermark_us], self.merged.ts_us]))[1:]
-        return np.asarray(running // self.task.cut.duration_us, np.int64)
+        return np.asarray(self._times // self.task.cut.duration_us, np.int64)
 
     def _cuts(self, examples: Examples, windows: Ints | None) -> list[tuple[int, int]]:
         """Complete cuts, as (number of examples before its end, first place that may see it)."""
