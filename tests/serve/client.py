@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import select
 import ssl
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,12 @@ class Client:
         self._connection.request(method, target, body, {**self.headers, **(headers or {})})
         answer = self._connection.getresponse()
         return Got(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
+
+    def close_if_ended(self) -> None:
+        """Between two requests the server has nothing to say: what can be read is that it has closed the connection."""
+        sock = self._connection.sock
+        if sock is not None and select.select([sock], [], [], 0)[0]:
+            self.close()
 
     def close(self) -> None:
         self._connection.close()

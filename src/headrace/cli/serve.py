@@ -149,10 +149,11 @@ def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json
         follower = Replica.of(pipeline.plan())
         stack.callback(follower.stop)
         server = place.serving(follower)
-        follower.start()
-        server.start()
         stack.callback(server.stop)
+        follower.start()
+        # Before the server listens: a signal that came in between would end the process under its first requests.
         signals.stop = ended.set
+        server.start()
         end_with_parent(ended.set)
         _say(server.url, as_json=as_json or PARENT in os.environ)
         while not ended.wait(WAIT_SECONDS):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -77,16 +78,27 @@ class Connection(Protocol):
     uvicorn waits without a limit for a head that does not end: a few thousand connections, each sending a byte now and
     then, would use up what the server may open. Between two requests uvicorn's own keep-alive time counts. Used by the
     server's loop only.
+
+    Args:
+        is_ending: whether the server ends: it tells the connections that it has, and not those that are only being
+            made (a TLS handshake takes its time).
     """
 
     _late: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _ending = False
 
+    def __init__(self, *args: Any, is_ending: Callable[[], bool], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._is_ending = is_ending
+
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request; called by asyncio."""
         super().connection_made(transport)
-        self._expect_head(HEAD_SECONDS)
+        if self._is_ending():
+            self.shutdown()
+        else:
+            self._expect_head(HEAD_SECONDS)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a head or of a body; called by asyncio."""
@@ -172,7 +184,7 @@ class Server:
             "timeout_keep_alive": 30,
             "limit_concurrency": settings.connections,
             "headers": HEADERS,
-            "http": Connection,
+            "http": functools.partial(Connection, is_ending=lambda: self._server.should_exit),
             "callback_notify": app.look,
             "timeout_notify": LOOK_SECONDS,
         }
