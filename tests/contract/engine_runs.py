@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import time
@@ -47,6 +48,7 @@ class Database:
     Attributes:
         brokers: each gets the same topics.
         tables: partitions of their topics.
+        schemas: whether each message has its schema.
     """
 
     brokers: Sequence[KafkaBroker]
@@ -54,6 +56,7 @@ class Database:
     tables: Mapping[str, int] = field(default_factory=lambda: TABLES)
     transactions: int = 0
     events: int = 0
+    schemas: bool = False
 
     def __post_init__(self) -> None:
         for broker in self.brokers:
@@ -87,7 +90,9 @@ class Database:
             row = change.after or change.before or {}
             key = json.dumps({"id": row["id"]}).encode() if "id" in row else None
             topic = f"{self.prefix}.public.{change.table}"
-            producer.produce(topic, json.dumps(event).encode(), key)
+            if self.schemas:
+                event = {"schema": schema_of(row), "payload": event}
+            producer.produce(topic, json.dumps(event, default=encoded).encode(), key)
             if change.op == "d":
                 producer.produce(topic, None, key)
         tables = [change.table for change in changes]
@@ -96,6 +101,27 @@ class Database:
         ]
         end = {"status": "END", "id": f"{number}:9", "event_count": len(changes), "data_collections": counts}
         producer.produce(f"{self.prefix}.transaction", json.dumps(end).encode())
+
+
+def encoded(value: bytes) -> str:
+    """Return bytes as Kafka Connect's JSON has them."""
+    return base64.b64encode(value).decode()
+
+
+KINDS = {bool: "boolean", int: "int64", float: "double", str: "string", bytes: "bytes"}
+
+
+def schema_of(row: Row) -> dict[str, Any]:
+    """Return what Kafka Connect says of a message, of whose columns none is NULL."""
+    columns = [{"field": name, "type": KINDS[type(value)], "optional": True} for name, value in row.items()]
+    fields = [{"field": name, "type": "struct", "optional": True, "fields": columns} for name in ("before", "after")]
+    source = {"lsn": "int64", "ts_ms": "int64", "txId": "int64", "schema": "string", "table": "string"}
+    about = {"id": "string", "total_order": "int64", "data_collection_order": "int64"}
+    for name, parts in {"source": {**source, "sequence": "string"}, "transaction": about}.items():
+        found = [{"field": part, "type": kind, "optional": True} for part, kind in parts.items()]
+        fields.append({"field": name, "type": "struct", "optional": True, "fields": found})
+    fields += [{"field": name, "type": kind, "optional": True} for name, kind in (("op", "string"), ("ts_ms", "int64"))]
+    return {"type": "struct", "optional": False, "fields": fields}
 
 
 @dataclass

@@ -11,8 +11,10 @@ An engine whose packages are not here skips: `make test-spark` and `make test-fl
 from __future__ import annotations
 
 import csv
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -41,9 +43,20 @@ def engine(request: pytest.FixtureRequest) -> Options:
 
 
 def check(
-    declare: Declare, transactions: Sequence[Transaction], engine: Options, broker: KafkaBroker, prefix: str
+    declare: Declare,
+    transactions: Sequence[Transaction],
+    engine: Options,
+    broker: KafkaBroker,
+    prefix: str,
+    *,
+    by_the_record: bool = False,
 ) -> Outcome:
-    """Run a pipeline in two lives, and compare; return what came of it."""
+    """Run a pipeline in two lives, and compare; return what came of it.
+
+    Args:
+        by_the_record: what comes of it depends on when a training was ready, too: the record says that, and a replay
+            obeys it, while another run has its own.
+    """
     database = Database([broker], prefix)
     half = len(transactions) // 2
 
@@ -64,6 +77,8 @@ def check(
         assert report.result == "equal", report
         assert sum(task.hashes for task in report.tasks) > 0
         found = outcome(app, log)
+    if by_the_record:
+        return found
     alone = made(f"{prefix}_a", "memory://")
     with alone.start() as running:
         running.wait(SECONDS)
@@ -160,6 +175,77 @@ def test_grades_windows_alarms_drift_and_trainings(
     assert len(found.rows["-out"]) == 360 and len(found.rows["-grades"]) >= 330
     assert found.rows["-alarms"] and found.rows["-means"]
     assert found.models["m"][1] > 2 and found.rows["m-training"]
+
+
+def test_a_training_that_nobody_waits_for(
+    engine: Options, broker: KafkaBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Rows go on being predicted while the model is trained anew; where it took over is in the record."""
+    (tmp_path / "first.csv").write_text("x,z,y\n1,2,3\n2,1,3\n3,5,8\n4,1,5\n")
+    rows = [row | {"x": row["x"] or 0.0} for row in numbers(240)]
+    asked = [[Change("asked", {name: row[name] for name in ("id", "x", "z")})] for row in rows]
+    told = [[Change("told", {"id": row["id"], "y": (1 if row["id"] < 80 else 4) * row["z"]})] for row in rows]
+    transactions: list[Transaction] = []
+    for start in range(0, 240, 20):
+        transactions += [*asked[start : start + 20], *told[start : start + 20]]
+
+    def declare(app: hr.App, db: hr.Topics) -> None:
+        learner = hr.LinearRegression()
+        model = app.model("m", learner, features=["x", "z"], target="y", initial=hr.csv(tmp_path / "first.csv"))
+        predicted = model.predict(db["public.asked"]).to(f"{app.name}-out")
+        grades = predicted.grade(db["public.told"], on="id", within="1 h").to(f"{app.name}-grades")
+        alarm = grades.window(40, every=20).mean("error").to(f"{app.name}-means").above(4.0).to(f"{app.name}-alarms")
+        model.retrain(on=alarm, rows=grades.last(60), swap="when_ready")
+
+    found = check(declare, transactions, engine, broker, topic_prefix, by_the_record=True)
+    assert len(found.rows["-out"]) == 240 and found.rows["-alarms"]
+    assert found.models["m"][1] > 1 and found.rows["m-training"]
+
+
+def declared_by_chance(chance: random.Random, app: hr.App, db: hr.Topics) -> None:
+    """Models of all kinds, each learning and predicting streams that are filtered and cut in some way."""
+    from river import linear_model, preprocessing
+    from sklearn.linear_model import SGDClassifier, SGDRegressor
+    from sklearn.naive_bayes import GaussianNB
+
+    scaled = preprocessing.StandardScaler() | linear_model.PARegressor()
+    regression = [hr.LinearRegression(), SGDRegressor(eta0=0.001), scaled]
+    classification = [SGDClassifier(loss="log_loss"), GaussianNB()]
+    kinds = chance.sample(["clusters", "number", "class", "class", "number"], 4)
+    for i, kind in enumerate(kinds):
+        train, test = db["public.train"], db["public.test"]
+        if chance.random() < 0.4:
+            train = train.filter(pc.field("z") > chance.uniform(0, 4))
+        if chance.random() < 0.4:
+            test = test.with_columns(w=pc.multiply(pc.field("z"), 2.0))
+        features: list[Any] = ["x", "z"]
+        more: dict[str, Any] = {}
+        if kind == "clusters":
+            learner: Any = hr.KMeans(k=3, initial_centers=CENTERS, decay=chance.choice([0.0, 0.5, 1.0]))
+        elif kind == "number":
+            learner, more = chance.choice(regression), {"target": "label"}
+        else:
+            learner, more = chance.choice(classification), {"target": "label", "classes": [0, 1]}
+            features += [hr.category("kind", capacity=4)] if chance.random() < 0.5 else []
+        versions = chance.choice([None, 40])
+        model = app.model(f"m{i}", learner, features=features, versions=versions, **more)
+        model.learn(train, every=chance.choice(["transaction", 1, 7, 32, "1 s", "5 s"]))
+        predicted = model.predict(test, proba=kind == "class" and chance.random() < 0.5).to(f"{app.name}-out{i}")
+        if kind != "clusters" and chance.random() < 0.5:
+            model.evaluate(db["public.train"], every=chance.choice([1, 25]))
+        if kind == "number":
+            graded = predicted.grade(db["public.test"], on="id", within="1 h").to(f"{app.name}-grades{i}")
+            means = graded.window(chance.choice([5, 20])).mean("error").to(f"{app.name}-means{i}")
+            means.above(0.2).to(f"{app.name}-alarms{i}")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_pipelines_by_chance(seed: int, engine: Options, broker: KafkaBroker, topic_prefix: str) -> None:
+    found = check(
+        lambda app, db: declared_by_chance(random.Random(seed), app, db),
+        learned_and_predicted(), engine, broker, topic_prefix,
+    )  # fmt: skip
+    assert [len(rows) for name, rows in found.rows.items() if name.startswith("-out")] == [200] * 4
 
 
 IRIS = Path(iris.__file__).parent / "data"

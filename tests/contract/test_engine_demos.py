@@ -1,7 +1,8 @@
-"""The fish demo's pipeline on Spark and on Flink: byte for byte what `local` writes, and the very models."""
+"""The demos' pipelines on Spark and on Flink: byte for byte what `local` writes, and the very models."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -9,9 +10,14 @@ import pytest
 
 import headrace as hr
 from headrace.demos.fish import events, pipeline
+from headrace.demos.mnist.digits import read_data, rows
+from headrace.demos.mnist.pipeline import PREDICTIONS
+from headrace.demos.mnist.recipes import CLASSES, recipe
 from headrace.testing.servers import KafkaBroker
 
 from .engine_runs import Change, Comparison, Database, Options, Transaction
+
+MODELS = ("mlp", "river", *(("keras",) if importlib.util.find_spec("jax") else ()))
 
 
 @pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("spark", "flink")])
@@ -29,7 +35,7 @@ def other() -> Iterator[KafkaBroker]:
         yield running
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_fish(cluster: Options, broker: KafkaBroker, other: KafkaBroker, topic_prefix: str) -> None:
     """A model is trained on 100 fish and predicts 180; errors rise, and it is trained anew; another learns each one."""
     data = events.read_data()
@@ -54,3 +60,34 @@ def test_fish(cluster: Options, broker: KafkaBroker, other: KafkaBroker, topic_p
     assert (alarm["Fish_Id_Start"], alarm["Fish_Id_End"]) == ("56", "85")
     assert found.models["weight"][1] == 2
     assert found.models["weight-online"][4]["learned"] == 280
+
+
+@pytest.mark.timeout(1200)
+def test_mnist(cluster: Options, broker: KafkaBroker, other: KafkaBroker, topic_prefix: str) -> None:
+    """Real digits, as bytes in messages with schemas: scikit-learn, River and Keras learn in cuts, and read others."""
+    data = read_data()
+    numbered = [{"id": i, **row} for i, row in enumerate(rows(data.train).to_pylist()[:600])]
+    asked = [{"id": i, **row} for i, row in enumerate(rows(data.test).to_pylist()[:120])]
+    transactions: list[Transaction] = []
+    for part in range(12):
+        transactions.append([Change("mnist_train", row) for row in numbered[part * 50 : part * 50 + 50]])
+        transactions.append([Change("mnist_test", row) for row in asked[part * 10 : part * 10 + 10]])
+
+    def build(log: str) -> hr.App:
+        app = hr.App(f"mnist-{topic_prefix}", log=log)
+        db = app.debezium(prefix=topic_prefix, tables=r"public\.mnist_.*")
+        for name in MODELS:
+            chosen = recipe(name)
+            digits = app.model(name, chosen.make(), features=chosen.features, target="labels", classes=CLASSES)
+            digits.learn(db["public.mnist_train"], every=32)
+            digits.predict(db["public.mnist_test"]).to(f"{PREDICTIONS}_{name}")
+            digits.evaluate(rows(data.test).slice(120, 40), metrics=["accuracy"], every=100)
+        return app
+
+    database = Database([broker, other], topic_prefix, {"mnist_train": 1, "mnist_test": 1}, schemas=True)
+    found = Comparison(build, database, cluster).check(transactions)
+    for name in MODELS:
+        answers = found.rows[f"{PREDICTIONS}_{name}"]
+        assert [row["status"] for row in answers] == ["ok"] * 120, answers[0]
+        assert sum(row["prediction"] == row["labels"] for row in answers[60:]) > 30, name
+        assert found.models[name][4]["learned"] == 576 and found.rows[f"{name}-metrics"]

@@ -197,7 +197,7 @@ class Server:
             config.load()
         except (OSError, ssl.SSLError) as error:
             raise DeclarationError(f"the certificate or its key cannot be used: {error}") from error
-        self._server = uvicorn.Server(config)
+        self._server: uvicorn.Server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
 
