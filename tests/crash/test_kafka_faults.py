@@ -10,6 +10,7 @@ import random
 import signal
 import struct
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -204,6 +205,25 @@ def test_a_message_after_one_that_was_not_delivered_undoes_the_transaction(broke
                 producer.commit()
                 break
     assert harness.committed(broker.bootstrap, "late", at=lambda message: message.value()) == [b"again"]
+
+
+def test_leaving_a_broker_that_is_away_with_a_transaction_open_takes_seconds(broker: KafkaBroker) -> None:
+    location = KafkaLocation.parse(f"kafka://{broker.bootstrap}/left")
+    broker.create_topic("left")
+    producer = TransactionalProducer(location, Cluster(location), lambda _: None)
+    producer.send("left", [None], [b"undone"], [()])
+    producer.deliver()
+    broker.kill()
+    producer.send("left", [None], [b"on its way"], [()])
+    leaving = threading.Thread(target=producer.close, daemon=True)
+    leaving.start()
+    leaving.join(30)
+    assert not leaving.is_alive()
+    broker.start()
+    with contextlib.closing(TransactionalProducer(location, Cluster(location), lambda _: None)) as after:
+        after.send("left", [None], [b"committed"], [()])
+        after.commit()
+    assert harness.committed(broker.bootstrap, "left", at=lambda message: message.value()) == [b"committed"]
 
 
 @pytest.mark.slow

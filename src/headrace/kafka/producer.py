@@ -103,7 +103,7 @@ class TransactionalProducer:
         self._committed_at = 0.0
         self._counts: dict[str, int] = {}
         defaults = {"transaction.timeout.ms": TRANSACTION_MILLISECONDS, "compression.type": "lz4"}
-        self._producer = Producer(
+        self._producer: Any = Producer(
             {
                 **defaults,
                 **location.client(
@@ -300,13 +300,21 @@ class TransactionalProducer:
 
     def close(self) -> None:
         """Leave the cluster; an open transaction is undone by whoever writes next."""
-        if self._open and not self._cluster.interrupted:
+        if self._producer is None:
+            return
+        if self._open:
+            settle, undo = (0.0, 0.5) if self._cluster.interrupted else (SETTLE_SECONDS, 2.0)
             try:
-                self._serve(self._producer.flush, SETTLE_SECONDS)
-                self._producer.abort_transaction(2.0)
+                self._serve(self._producer.flush, settle)
+                self._producer.abort_transaction(undo)
+                self._open = False
             except Exception as error:  # librdkafka's own; the next writer's opening undoes it
                 logger.debug("%s", error)
-        self._producer.close()
+        if not self._open:
+            self._producer.close()
+        # The client's own `close` waits for a transaction's end, which a broker that is away never confirms. Let go, it
+        # ends at once.
+        self._producer = None
 
 
 def _reports(sent: Sent, partitions: Ints) -> dict[int, Callable[[Any, Any], None]]:
