@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ROUNDS ?= 200
 WORKERS ?= 3
 
-.PHONY: demo test test-long test-torch test-spark test-flink flink-jar jars check lint types doctest crash soak bench docs docs-serve wheel clean
+.PHONY: demo test test-long test-torch test-spark test-flink crash-flink flink-jar jars check lint types doctest crash soak bench docs docs-serve wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -53,7 +53,10 @@ test-spark: .venv-spark/.installed jars  ## the engine of Spark, on a cluster of
 	touch $@
 
 test-flink: .venv-flink/.installed jars  ## the engine of Flink, on a cluster of its own; needs Java 17
-	.venv-flink/bin/python -m pytest tests -m flink --durations 10
+	.venv-flink/bin/python -m pytest tests -m "flink and not slow" --durations 10
+
+crash-flink: .venv-flink/.installed jars  ## kills at random of everything that a job on Flink stands on; HEADRACE_SEED repeats one
+	.venv-flink/bin/python -m pytest tests -m "flink and slow" --durations 10
 
 flink-jar: .venv-flink/.installed jars  ## the classes of a job on Flink, compiled from src/headrace/engines/flink/java; needs javac
 	.venv-flink/bin/python -m headrace.engines.flink.jars

@@ -29,6 +29,7 @@ from headrace.testing.servers import PostgresServer, postgres
 RATE = 200
 WARM_S = 60.0
 PART = 6
+LEAST_S = 5.0
 FLAT = 1.1
 PATIENCE_S = 120.0
 
@@ -150,6 +151,10 @@ class Samples(AbstractContextManager["Samples"]):
 def figures(committed: Floats, delivered: Floats, samples: Samples, orders: int) -> list[dict[str, Any]]:
     """What each part had."""
     begin, end = committed[0], committed[-1]
+    if end - begin < PART * LEAST_S:
+        raise SystemExit(
+            f"{orders:,} orders are over in {end - begin:.0f} s: at least {PART * LEAST_S:.0f} s are needed"
+        )
     warm = min(WARM_S, (end - begin) / PART)
     part = (end - begin) / PART
     spans = ((begin + warm, begin + warm + part), (end - part, end))

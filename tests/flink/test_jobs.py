@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import secrets
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pytest
 
 import headrace as hr
+from headrace.engines.flink.running import FlinkRunning
 from headrace.errors import HeadraceError, LogLocked
 from headrace.testing.servers import FlinkCluster, JobManager, KafkaBroker, SchemaRegistryServer
 from tests.crash import harness
@@ -201,6 +203,56 @@ def test_kills_on_a_cluster_lose_and_double_nothing(broker: KafkaBroker, flink_c
             running.stop()
     pipeline.check()
     assert moved is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_kills_at_random_while_rows_flow(flink_cluster: FlinkCluster) -> None:
+    """Of everything that a job stands on, the broker too; each after progress was committed since the kill before."""
+    seed = int(os.environ.get("HEADRACE_SEED", "0")) or random.randrange(1, 2**31)
+    print("HEADRACE_SEED", seed)
+    chance = random.Random(seed)
+    victims = ["python worker", "task manager", "job manager", "broker"]
+    with KafkaBroker() as broker:
+        pipeline = Pipeline(broker, partitions=3)
+
+        def start() -> FlinkRunning:
+            until(lambda: taskmanagers(flink_cluster) >= 2, "no task managers")
+            workers = chance.choice([1, 2])
+            running = pipeline.app().start(engine="flink", jobmanager=flink_cluster.place, workers=workers)
+            assert isinstance(running, FlinkRunning)
+            return running
+
+        def predicted() -> int:
+            with contextlib.suppress(HeadraceError):  # the broker is away
+                return running["species"].counters.get("predicted", 0)
+            return -1
+
+        running = start()
+        try:
+            for victim in [*chance.sample(victims, len(victims)), *chance.choices(victims, k=2)]:
+                before = pipeline.rows
+                pipeline.produce(3_000)
+                reached = before + chance.randrange(1, 2_000)
+                until(lambda reached=reached: predicted() >= reached, f"no progress before the kill of a {victim}")
+                if victim == "python worker":
+                    os.kill(chance.choice(python_workers(flink_cluster)), signal.SIGKILL)
+                elif victim == "broker":
+                    broker.kill()
+                    broker.start()
+                else:
+                    server = flink_cluster.head if victim == "job manager" else chance.choice(flink_cluster.workers)
+                    server.kill()
+                    server.start()
+                if victim == "job manager":
+                    with contextlib.suppress(HeadraceError):
+                        running.stop()
+                    running = start()
+            running.wait(SECONDS)
+        finally:
+            with contextlib.suppress(HeadraceError):
+                running.stop()
+        pipeline.check()
 
 
 def flink(cluster: FlinkCluster, logs: Path, *arguments: str) -> str:
