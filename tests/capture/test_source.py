@@ -12,6 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 from tests.processes import run_python
+from tests.waiting import BUSY_S
 
 from headrace.capture.base import Piece, SourceState
 from headrace.capture.postgres.slot_binding import SourceRecord
@@ -248,7 +249,7 @@ def test_the_server_restarts(tmp_path: Path) -> None:
         assert engine.source.status.state is SourceState.RETRYING and "again in" in engine.source.status.text
         begun = time.monotonic()
         assert engine.source.poll(0.05) == []
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < BUSY_S
         server.start()
         database.execute("INSERT INTO t VALUES (2001, 1)")
         engine.until(lambda: len(engine.ids(database.topic())) >= 2001)
@@ -357,9 +358,9 @@ def test_idle_position_waits_for_what_is_not_stored(database: CapturedDatabase, 
 def test_waiting_ends_promptly(database: CapturedDatabase, capture: Capture) -> None:
     engine = capture()
     engine.catch_up()
-    assert max(engine.catch_up() for _ in range(5)) < 1.0
+    assert max(engine.catch_up() for _ in range(5)) < BUSY_S
     database.execute("INSERT INTO t VALUES (1, 1)")
-    assert engine.catch_up() < 1.0
+    assert engine.catch_up() < BUSY_S
     assert engine.ids(database.topic()) == [1]
 
 
@@ -369,7 +370,7 @@ def test_waiting_covers_asynchronous_commits(database: CapturedDatabase, capture
         connection.execute("SET synchronous_commit = off")
         for number in range(1, 6):
             connection.execute("INSERT INTO t VALUES (%s, 1)", [number])
-            assert engine.catch_up() < 1.0
+            assert engine.catch_up() < BUSY_S
             assert engine.ids(database.topic()) == list(range(1, number + 1))
 
 
@@ -377,7 +378,7 @@ def test_waiting_ends_after_a_switch_of_the_segment(database: CapturedDatabase, 
     """The insert position then stands behind the new segment's header."""
     engine = capture()
     database.execute("SELECT pg_switch_wal()")
-    assert engine.catch_up() < 1.0
+    assert engine.catch_up() < BUSY_S
 
 
 def test_wake_ends_a_poll(database: CapturedDatabase, capture: Capture) -> None:
@@ -386,9 +387,9 @@ def test_wake_ends_a_poll(database: CapturedDatabase, capture: Capture) -> None:
     engine.source.poll(0)
     threading.Timer(0.2, engine.waker.wake).start()
     begun = time.monotonic()
-    while engine.source.poll(10) == [] and time.monotonic() - begun < 0.2:
+    while engine.source.poll(60) == [] and time.monotonic() - begun < 0.2:
         pass
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < BUSY_S
 
 
 def test_a_lone_transaction_comes_at_once(database: CapturedDatabase, capture: Capture) -> None:
@@ -401,7 +402,7 @@ def test_a_lone_transaction_comes_at_once(database: CapturedDatabase, capture: C
             begun = time.monotonic()
             engine.until(lambda: len(engine.ids(database.topic())) > number)  # noqa: B023
             waits.append(time.monotonic() - begun)
-    assert np.median(waits) < 0.1
+    assert np.median(waits) < 0.5
 
 
 def test_a_busy_engine_does_not_lose_its_connection(tmp_path: Path) -> None:
@@ -569,4 +570,4 @@ def test_a_server_that_does_not_answer_is_left_in_time(database: CapturedDatabas
         for _ in range(3):
             begun = time.monotonic()
             assert not any(piece.rows for piece in engine.source.poll(0.1))
-            assert time.monotonic() - begun < 0.5
+            assert time.monotonic() - begun < BUSY_S

@@ -251,7 +251,7 @@ def test_a_start_that_finds_no_broker_ends_when_it_is_told_to(what: str, silent:
     process, begun = begin("run", "away.py", "--start-timeout", "2", cwd=tmp_path), time.monotonic()
     out, err = process.communicate(timeout=60)
     # The client's own patience is half a minute; what a busy machine takes to start is not the wait.
-    assert time.monotonic() - begun < 12
+    assert time.monotonic() - begun < 20
     assert (process.returncode, out) == (1, "")
     assert f"127.0.0.1:{silent}" in err and "cannot be reached" in err and "Traceback" not in err
 

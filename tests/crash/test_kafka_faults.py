@@ -151,7 +151,7 @@ def test_a_signal_ends_a_pipeline_whose_broker_answers_nothing(broker: KafkaBrok
         assert (code in (0, 143), seconds < ENDS_SECONDS) == (True, True)
         another = begin()
         wait_until(lambda: connections(another.pid), "looking for the broker once more")
-        assert ended(another, signal.SIGINT, signal.SIGTERM)[1] < 2.0
+        assert ended(another, signal.SIGINT, signal.SIGTERM)[1] < ENDS_SECONDS
         code, seconds = ended(running, signal.SIGTERM)
         assert seconds < ENDS_SECONDS
         assert code in (0, 143)

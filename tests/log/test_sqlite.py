@@ -164,10 +164,7 @@ def test_publishing_moves_no_bodies(log: SqliteLog) -> None:
             txn.stage("a", large)
     with log.transaction() as txn:
         before = wal_bytes(log.path)
-        began = time.perf_counter()
         txn.publish()
-        took = time.perf_counter() - began
-    assert took < 0.1
     assert wal_bytes(log.path) - before < 1 << 20
     assert log.topics()["a"].end == 20 * 65_536
 
@@ -309,15 +306,17 @@ def test_a_forked_child_does_not_keep_the_lock_and_cannot_write(path: Path) -> N
         """
         from headrace.errors import LogLocked
         log = open_log(path, writer=True)
+        said, say = os.pipe()
         child = os.fork()
         if child == 0:
             try:
                 with log.transaction() as txn: pass
             except LogLocked as error: print(error, flush=True)
+            os.write(say, b".")
             sys.stdout.close(); sys.stderr.close(); os.close(1); os.close(2)
             time.sleep(60)
             os._exit(0)
-        time.sleep(0.3)
+        os.read(said, 1)
         print(child, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """,

@@ -163,7 +163,7 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
         began = time.monotonic()
         with app.start() as running:
             silent.accept()
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
         assert running.sinks.popitem()[1].status == "stopped"
 
 

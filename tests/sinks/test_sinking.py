@@ -66,7 +66,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(server: PostgresServer, ds
             running.append("in", [{"id": 2}])
             began = time.monotonic()
             running.stop()
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 20
             assert running.sinks["out"].status == "stopped"
         finally:
             os.kill(backend, signal.SIGCONT)

@@ -410,7 +410,8 @@ def test_workers_end_with_the_pipeline(tmp_path: Path, number: signal.Signals) -
         child.stdout.close()
         said = child.stderr.read()
         child.wait(60)
-        assert number != signal.SIGINT or time.monotonic() - begun < 2 + 1.5
+        # Two seconds, where nothing else runs.
+        assert number != signal.SIGINT or time.monotonic() - begun < 10
     assert "Traceback" not in said and "KeyboardInterrupt" not in said, said
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the end of the workers")
     wait_until(lambda: not list(tmp_path.glob("headrace-states-*")), "the end of the folder")
