@@ -96,13 +96,13 @@ class Engine:
         if piece.continued and not piece.open:
             transaction.publish()
 
-    def until(self, done: Callable[[], bool], timeout: float = 20.0) -> None:
+    def until(self, done: Callable[[], bool], timeout: float = 60.0) -> None:
         deadline = time.monotonic() + timeout
         while not done():
             assert time.monotonic() < deadline, f"still not: {self.source.status}"
             self.round()
 
-    def catch_up(self, timeout: float = 20.0) -> float:
+    def catch_up(self, timeout: float = 60.0) -> float:
         """Until everything committed before now is in the log; the seconds it took."""
         begun = time.monotonic()
         target = self.source.end()

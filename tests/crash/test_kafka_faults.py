@@ -483,7 +483,7 @@ def test_a_topic_of_others_that_changed_while_we_were_away_is_refused(change: st
     send(broker, POINTS, *points(50, 50))
     do(broker, POINTS)
     with pytest.raises(LogTruncated, match=words), foreign.build(kafka, kafka).start() as second:
-        second.wait(30)
+        second.wait(60)
 
 
 @pytest.mark.parametrize("change", ["deleted", "made anew"])
@@ -497,7 +497,7 @@ def test_a_topic_of_others_that_changes_under_a_running_pipeline_is_refused(
     # It may look in the moment between the old topic and the new one.
     words = "was deleted and made anew|is not there any more"
     with pytest.raises(LogTruncated, match=words), foreign.build(kafka, kafka).start() as running:
-        running.wait(30)
+        running.wait(60)
         do(broker, POINTS)
         wait_until(lambda: not running.alive, "noticing it")
 

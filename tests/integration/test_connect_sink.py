@@ -266,7 +266,7 @@ def test_tables_equal_their_sources(
         for transaction in SNAPSHOT:
             execute(source, transaction)
         with app.start() as running:
-            running.wait(30)
+            running.wait(60)
             topics = [f"{topic_prefix}.public.{table}" for table in ("typed", "noted", "far")]
             sink.start(topics, avro_converters(registry.url) if form.startswith("avro") else {})
             sink.wait_for("SELECT count(*) = 20 FROM noted")
@@ -278,7 +278,7 @@ def test_tables_equal_their_sources(
             execute(source, ["UPDATE noted SET rank = rank", "INSERT INTO noted (n) VALUES (1000)"])
             sink.wait_for("SELECT EXISTS (SELECT FROM noted WHERE n = 1000)")
             sink.wait_for("SELECT EXISTS (SELECT FROM typed WHERE id = 999)")
-            running.wait(30)
+            running.wait(60)
             assert not [topic for topic in running.log.topics() if topic.endswith(".dlq")]
             # What stands in the topic for others, such as a null for a key that went, is no event of ours.
             assert "".join(db["public.typed"].read().to_arrow().column("op").to_pylist()) == OPS
@@ -359,12 +359,12 @@ def test_predictions_arrive(
     with app.start() as running:
         fill = "INSERT INTO flowers SELECT i, i % 10, (i * 7) % 10 FROM generate_series({}, {}) i"
         database.execute(fill.format(1, 50))
-        running.wait(30)
+        running.wait(60)
         sink.start([topic], settings)
         database.execute(fill.format(51, 100))
         database.execute("UPDATE flowers SET x = 9 - x WHERE id <= 20")
         database.execute(fill.format(999, 999))
-        running.wait(30)
+        running.wait(60)
     predicted = app.topic(topic).read().to_arrow().to_pylist()
     sink.wait_for("SELECT EXISTS (SELECT FROM answers WHERE id = 999)")
     # The last answer for each flower.

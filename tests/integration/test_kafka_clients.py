@@ -130,7 +130,7 @@ def test_kcat_prints_debeziums_json(broker: KafkaBroker, everything: Database, t
     with app.start() as running:
         everything.execute("update everything set id = id + 2")
         everything.execute("delete from everything where id = 9")
-        running.wait(30)
+        running.wait(60)
     keys = ['{"id":7}', '{"id":8}']
     again = [row.replace(f'"id":{id_}', f'"id":{id_ + 2}') for row, id_ in zip(JSON_ROWS, (7, 8), strict=True)]
     moved = [('{"id":7}', "NULL"), ('{"id":9}', again[0]), ('{"id":8}', "NULL"), ('{"id":10}', again[1])]
@@ -155,7 +155,7 @@ def test_kcat_prints_a_row_and_a_prediction_for_each_row(
     with app.start() as running:
         for first in range(101, 301, 20):
             database.execute(fill.format(first, first + 19))
-        running.wait(30)
+        running.wait(60)
     rows = [dict(zip(("id", "x", "y", "word"), row, strict=True)) for row in database.execute("table points")]
     keys = [f'{{"id":{i}}}' for i in range(1, 301)]
     texts = [json.dumps(row, separators=(",", ":"), ensure_ascii=False) for row in rows]
@@ -179,7 +179,7 @@ def test_headers_say_what_an_event_was(broker: KafkaBroker, database: Database, 
     app = hr.App(topic_prefix, log=log_of(broker))
     capture(app, database)
     with app.start() as running:
-        running.wait(30)
+        running.wait(60)
         before = database.execute("select pg_current_wal_insert_lsn(), clock_timestamp()")[0]
         with psycopg.connect(database.dsn) as connection:
             connection.execute("insert into t values (2, 'new')")
@@ -188,7 +188,7 @@ def test_headers_say_what_an_event_was(broker: KafkaBroker, database: Database, 
             connection.execute("delete from t where id = 1")
         after = database.execute("select pg_current_wal_insert_lsn(), clock_timestamp()")[0]
         database.execute("truncate t")
-        running.wait(30)
+        running.wait(60)
     messages = consumed(broker, f"{topic_prefix}.public.t")
     told = [headers(message) for message in messages]
     events = [
@@ -313,7 +313,7 @@ def registered(
     rows = python_rows(everything)
     with app.start() as running:
         everything.execute("delete from everything where id = 8")
-        running.wait(30)
+        running.wait(60)
     topic = f"{topic_prefix}.public.everything"
     return Registered(consumed(broker, topic), topic, SchemaRegistryClient({"url": registry.url}), rows)
 
@@ -377,7 +377,7 @@ def test_a_key_lies_where_javas_partitioner_puts_it(broker: KafkaBroker, databas
     with app.start() as running:
         for version in range(1, 6):
             database.execute("update keyed set version = %s where length(id) %% 5 <= %s", version, 5 - version)
-        running.wait(30)
+        running.wait(60)
     rows = consumed(broker, f"{topic_prefix}.public.keyed")
     assert {message.partition() for message in rows} == set(range(7))
 
@@ -414,9 +414,9 @@ def test_arrow_is_a_stream_for_each_batch(broker: KafkaBroker, database: Databas
     fill = "insert into wide select i, i / 3.0, 'n' || i from generate_series({}, {}) i"
     database.execute(fill.format(1, 5000))
     with app.start() as running:
-        running.wait(30)
+        running.wait(60)
         database.execute(fill.format(5001, 6000))
-        running.wait(30)
+        running.wait(60)
     assert len(consumed(broker, f"{topic_prefix}.public.wide")) == 6000
     messages = consumed(broker, f"{topic_prefix}-arrow")
     assert 2 <= len(messages) <= 10
@@ -455,9 +455,9 @@ def test_keys_have_a_format_of_their_own(
     typed = rows.to(f"{topic_prefix}-typed", format="json", key_format="json+schema")
     database.execute("insert into t values (7, 'seven')")
     with app.start() as running:
-        running.wait(30)
+        running.wait(60)
         database.execute("delete from t where id = 7")
-        running.wait(30)
+        running.wait(60)
     for format_, key, expected in KEYS:
         found = consumed(broker, topics[format_, key])
         assert {message.key() for message in found} == {expected}, (format_, key)
@@ -503,7 +503,7 @@ def test_a_groups_offsets_say_how_far_a_pipeline_is(broker: KafkaBroker, topic_p
         return [item.offset for item in group.committed([TopicPartition(topic, i) for i in range(2)], 30)]
 
     with app.start() as running:
-        running.wait(30)
+        running.wait(60)
         wait_until(lambda: committed() == [20, 10], "the group's offsets")
         # Also of the last message before it is quiet.
         producer.produce(topic, json.dumps({"id": 30}), partition=0)

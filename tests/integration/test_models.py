@@ -112,7 +112,7 @@ def test_a_label_that_comes_later_is_learned_once(identity: str, database: Datab
     # Without an identity PostgreSQL refuses the updates of a published table.
     with build().start() as running:
         database.execute("insert into late select i, i, case when i <= 4 then i end from generate_series(1, 8) i")
-        running.wait(30)
+        running.wait(60)
         assert running["m"].counters["learned"] == 4 and running["m"].counters["unlabelled"] == 4
     app = build()
     with app.start() as running:
@@ -126,7 +126,7 @@ def test_a_label_that_comes_later_is_learned_once(identity: str, database: Datab
         database.execute("insert into late values (7, 1, 1), (9, 9, null)")
         database.execute("update late set x = 10 where id = 9")
         database.execute("update late set y = 10 where id = 9")
-        running.wait(30)
+        running.wait(60)
         # Rows 5, 6, 7 and 9. Ignored are twice row 1, once row 5; the deleted row 7, and row 9 before it had a label,
         # had not been learned.
         assert running["m"].counters["learned"] == 8
@@ -157,7 +157,7 @@ def test_a_pipeline_of_river_knows_features_by_their_names(database: Database, t
         app = build()
         with app.start() as running:
             database.execute(f"insert into points (x, noise, label) {rows}")
-            running.wait(30)
+            running.wait(60)
     answers = app.topic("answered").read().to_arrow().to_pylist()[100:]
     assert len(answers) == 100 and np.mean([row["prediction"] == row["label"] for row in answers]) > 0.9
     assert all(row["probability"][0 if row["prediction"] == "high" else 1] >= 0.5 for row in answers)

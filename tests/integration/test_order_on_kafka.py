@@ -146,7 +146,7 @@ def test_debezium_gives_commit_order_by_its_transaction_topic(
             directly.wait(30)
             wanted = answers(direct.app)
             wait_until(lambda: running["moving"].counters.get("predicted", 0) >= len(wanted), "all answers")
-            running.wait(30)
+            running.wait(60)
             got = answers(app)
         assert got == wanted
         # A second run goes on where the first one stopped, with transactions that came meanwhile.
@@ -157,7 +157,7 @@ def test_debezium_gives_commit_order_by_its_transaction_topic(
             wait_until(
                 lambda: running["moving"].counters.get("predicted", 0) >= len(more), "the answers of the second run"
             )
-            running.wait(30)
+            running.wait(60)
             assert answers(app) == more and len(more) > len(wanted)
     finally:
         connect.delete(prefix)

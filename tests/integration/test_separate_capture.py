@@ -150,7 +150,7 @@ def test_tables_that_one_process_has_captured_itself_are_not_captured_beside_it(
     app = declared(name, tables.dsn, f"kafka://{broker.bootstrap}")
     write(tables.dsn, seed=0, transactions=3)
     with app.start() as running:
-        running.wait(30)
+        running.wait(60)
     with pytest.raises(DeclarationError, match=f"«{name}» has captured «{name}» itself"):
         app.start(only="capture")
 

@@ -147,9 +147,9 @@ def test_a_receiver_that_is_down_gets_everything_when_it_is_back(tmp_path: Path)
     with app.start() as running:
         with pytest.raises(WaitTimeout, match=r"«hook» has delivered in up to offset 0 of 3 \(waiting: http://127"):
             running.wait(0.5)
-        running.wait(10, sinks=False)
+        running.wait(60, sinks=False)
         with Receiver(port=port) as receiver:
-            running.wait(30)
+            running.wait(60)
         assert receiver.keys == ["shop/in/0", "shop/in/1", "shop/in/2"]
 
 
@@ -174,6 +174,6 @@ def test_answers_are_rows_that_the_pipeline_reads(receiver: Receiver, tmp_path: 
     app.topic("answers").select("response").to("copied")
     with app.start() as running:
         running.append("in", [{"id": 1}, {"id": 2}])
-        running.wait(10)
-        running.wait(10)
+        running.wait(60)
+        running.wait(60)
     assert [row["response"] for row in topic(tmp_path / "log", "copied")] == ["thanks for 1", "thanks for 2"]

@@ -123,7 +123,7 @@ def test_a_server_that_comes_later_gets_everything(tmp_path: Path, mongo: MongoD
         while not running.sinks["later"].waiting:
             running.join(0.05)
         with MongoDbServer(port=port) as server:
-            running.wait(30)
+            running.wait(60)
             client: Any = pymongo.MongoClient(server.uri)
             assert client["sinks"]["out"].count_documents({}) == 2
             client.close()

@@ -83,7 +83,7 @@ def test_few_rows_wait_for_more_until_somebody_waits_or_it_stops(tmp_path: Path)
         while (running.sinks["files"].position or 0) < 5:
             running.join(0.01)
         assert [path.name for path in (tmp_path / "out").glob("*.parquet")] == [f"files-in-{0:020d}-{4:020d}.parquet"]
-        running.wait(10)
+        running.wait(60)
         assert len(read(tmp_path / "out", "id")) == 7
         running.append("in", [{"id": 7}])
     assert len(read(tmp_path / "out", "id")) == 8

@@ -30,7 +30,7 @@ def test_a_sink_that_is_down_holds_back_only_itself(dsn: str, query: Any, tmp_pa
     with app.start() as running:
         for number in range(3):
             running.append("in", [{"id": number}])
-            running.wait(10, sinks=False)
+            running.wait(60, sinks=False)
         with pytest.raises(WaitTimeout, match=r"«down» has delivered in up to offset 0 of 3 \(waiting: "):
             running.wait(2)
         assert query("select count(*) from out") == [(3,)]
@@ -45,11 +45,11 @@ def test_a_server_that_restarts_misses_nothing(tmp_path: Path) -> None:
         with app.start() as running:
             for number in range(4):
                 running.append("in", [{"id": number}])
-                running.wait(30)
+                running.wait(60)
                 server.kill()
                 running.append("in", [{"id": 10 + number}])
                 server.start()
-            running.wait(30)
+            running.wait(60)
         found = sorted(row for (row,) in server.execute("select id from out"))
         assert found == [0, 1, 2, 3, 10, 11, 12, 13]
 
@@ -59,7 +59,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(server: PostgresServer, ds
     app.topic("in", append=True).to_table(dsn, "out", name="out")
     with app.start() as running:
         running.append("in", [{"id": 1}])
-        running.wait(30)
+        running.wait(60)
         (backend,) = server.execute("select pid from pg_stat_activity where application_name = 'headrace sink'")[0]
         os.kill(backend, signal.SIGSTOP)
         try:
@@ -172,7 +172,7 @@ def test_however_rows_come_the_table_is_the_same(sizes: list[int], data: st.Data
             count += size
             expected |= {row["id"]: row["n"] for row in rows}
             running.append("in", rows)
-        running.wait(30)
+        running.wait(60)
     assert dict(query("select id, n from out")) == expected
     assert query("select n from all_rows order by n") == [(number,) for number in range(count)]
 

@@ -322,5 +322,5 @@ def test_a_table_without_an_index_on_its_key_says_what_to_do(dsn: str, query: Qu
         with pytest.raises(WaitTimeout, match=r"CREATE UNIQUE INDEX ON out \(id\)"):
             running.wait(1)
         query("create unique index on out (id)")
-        running.wait(30)
+        running.wait(60)
     assert query("select * from out") == [(1, "a")]
