@@ -103,13 +103,13 @@ def test_another_pipeline_reads_topics_in_commit_order(dsn: str, broker: KafkaBr
     direct = Native(dsn)
     with direct.app.start() as directly, capture.start() as capturing:
         after = write(dsn, seed=1, transactions=60)
-        capturing.wait(30)
+        capturing.wait(60)
         with reader.start() as reading:
-            reading.wait(30)
+            reading.wait(60)
             write(dsn, seed=2, transactions=40, first=after)
-            capturing.wait(30)
-            reading.wait(30)
-        directly.wait(30)
+            capturing.wait(60)
+            reading.wait(60)
+        directly.wait(60)
         wanted = answers(direct.app)
     assert len(wanted) > 50
     assert answers(reader) == wanted
@@ -143,7 +143,7 @@ def test_debezium_gives_commit_order_by_its_transaction_topic(
         with direct.app.start() as directly, app.start() as running:
             wait_until(lambda: replicated(dsn), "Debezium's slot")
             after = write(dsn, seed=3, transactions=50)
-            directly.wait(30)
+            directly.wait(60)
             wanted = answers(direct.app)
             wait_until(lambda: running["moving"].counters.get("predicted", 0) >= len(wanted), "all answers")
             running.wait(60)
@@ -152,7 +152,7 @@ def test_debezium_gives_commit_order_by_its_transaction_topic(
         # A second run goes on where the first one stopped, with transactions that came meanwhile.
         write(dsn, seed=4, transactions=30, first=after)
         with direct.app.start() as directly, app.start() as running:
-            directly.wait(30)
+            directly.wait(60)
             more = answers(direct.app)
             wait_until(
                 lambda: running["moving"].counters.get("predicted", 0) >= len(more), "the answers of the second run"
