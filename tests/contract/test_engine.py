@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from tests.waiting import wait_until
 
 import headrace as hr
 from headrace.demos import iris
 from headrace.demos.iris.pipeline import FLINK, SPARK
+from headrace.engines.contract import RunningPipeline
 from headrace.replay.verify import verify
 from headrace.testing.servers import KafkaBroker
 
@@ -49,13 +51,13 @@ def check(
     broker: KafkaBroker,
     prefix: str,
     *,
-    by_the_record: bool = False,
+    until: Callable[[RunningPipeline], bool] | None = None,
 ) -> Outcome:
     """Run a pipeline in two lives, and compare; return what came of it.
 
     Args:
-        by_the_record: what comes of it depends on when a training was ready, too: the record says that, and a replay
-            obeys it, while another run has its own.
+        until: what is waited for in each life, too. When it comes about is in the record, and a replay obeys that,
+            while another run has a record of its own.
     """
     database = Database([broker], prefix)
     half = len(transactions) // 2
@@ -72,12 +74,14 @@ def check(
             running.wait(SECONDS)
             database.commit(some)
             running.wait(SECONDS)
+            if until is not None:
+                wait_until(lambda: until(running), timeout=SECONDS)
     with opened(app) as log:
         report = verify(app.plan(), log)
         assert report.result == "equal", report
         assert sum(task.hashes for task in report.tasks) > 0
         found = outcome(app, log)
-    if by_the_record:
+    if until is not None:
         return found
     alone = made(f"{prefix}_a", "memory://")
     with alone.start() as running:
@@ -197,7 +201,7 @@ def test_a_training_that_nobody_waits_for(
         alarm = grades.window(40, every=20).mean("error").to(f"{app.name}-means").above(4.0).to(f"{app.name}-alarms")
         model.retrain(on=alarm, rows=grades.last(60), swap="when_ready")
 
-    found = check(declare, transactions, engine, broker, topic_prefix, by_the_record=True)
+    found = check(declare, transactions, engine, broker, topic_prefix, until=lambda app: app["m"].version > 1)
     assert len(found.rows["-out"]) == 240 and found.rows["-alarms"]
     assert found.models["m"][1] > 1 and found.rows["m-training"]
 
