@@ -243,7 +243,7 @@ def declared_by_chance(chance: random.Random, app: hr.App, db: hr.Topics) -> Non
             means.above(0.2).to(f"{app.name}-alarms{i}")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_pipelines_by_chance(seed: int, engine: Options, broker: KafkaBroker, topic_prefix: str) -> None:
     found = check(
         lambda app, db: declared_by_chance(random.Random(seed), app, db),
