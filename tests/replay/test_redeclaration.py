@@ -269,12 +269,14 @@ def test_one_who_follows_goes_over_the_change(log: Log) -> None:
         follower.stop()
 
 
-def test_a_reset_begins_anew_as_it_is_declared_then(log: Log) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_reset_begins_anew_as_it_is_declared_then(times: int, log: Log) -> None:
     feed(weights(log), 0)
     feed(weights(log, limit=0.3), 10)
     held = open_log(log, writer=True)
-    with held.transaction() as txn:
-        reset(held, txn, "weight", relearn=True, ts_us=1)
+    for _ in range(times):
+        with held.transaction() as txn:
+            reset(held, txn, "weight", relearn=True, ts_us=1)
     held.close()
     app = weights(log, limit=0.5)
     feed(app, 20)
@@ -381,6 +383,41 @@ def test_a_refusal_shows_what_differs_and_the_ways_on(log: Log) -> None:
     assert f"headrace models reset species --log {log} --from latest" in told
     assert f"headrace models continue species --log {log}\n" in refusal(species(log, every=5))
     assert "it has learned 3 centers, and k=4 is declared" in refusal(species(log, hr.KMeans(k=4)))
+
+
+@pytest.mark.parametrize("typo", ["features", "target"])
+def test_a_model_that_has_learned_nothing_begins_anew(typo: str, log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    """A name was mistyped: every row was refused. Once it is right, all of them are learned; each is answered once."""
+
+    def app(features: list[str], target: str) -> hr.App:
+        made = hr.App("fish", log=log)
+        measured = made.topic("measured", append=True)
+        model = made.model("weight", hr.LinearRegression(), features=features, target=target)
+        model.learn(measured)
+        model.predict(measured).to("predictions")
+        return made
+
+    rows = [{"a": float(i), "b": 1.0 / (i + 1), "y": 2.0 * i} for i in range(5)]
+    wrong = app(["a", "bb"], "y") if typo == "features" else app(["a", "b"], "yy")
+    with wrong.start() as running:
+        for row in rows:
+            running.append("measured", row)
+        running.wait()
+        assert running["weight"].learned == 0
+    right = app(["a", "b"], "y")
+    with caplog.at_level(logging.INFO, "headrace"), right.start() as running:
+        running.append("measured", {"a": 9.0, "b": 0.5, "y": 18.0})
+        running.wait()
+        assert running["weight"].learned == 6
+    assert "has learned nothing so far: it begins anew" in caplog.text
+    held = open_log(log, writer=False, codec=codec_for())
+    try:
+        found = [row for entry in held.read_topic("predictions", limit=100) for row in entry.records.to_pylist()]
+        assert [row["a"] for row in found] == [0.0, 1.0, 2.0, 3.0, 4.0, 9.0]
+        assert (found[-1]["prediction"], found[-1]["model_version"]) == (pytest.approx(18.0), 2)
+    finally:
+        held.close()
+    assert report(right).result == "equal"
 
 
 def test_a_model_goes_on_as_a_new_version_and_all_of_it_can_be_replayed(log: Log) -> None:

@@ -121,7 +121,11 @@ def reset(
     version = int(model["version"]) + 1
     origin: dict[str, Any] = {"step": old.step, "steps_offset": old.steps_offset, "version": version}
     if relearn:
-        origin["emitted"] = old.offsets
+        # One that was reset before, and has not come so far again, had answered more.
+        _, answered = beginning(old)
+        origin["emitted"] = {
+            topic: max(old.offsets.get(topic, 0), answered.get(topic, 0)) for topic in old.offsets | answered
+        }
     else:
         origin |= {"slice": old.slice, "offsets": old.offsets}
     fresh, _ = beginning(Progress(origin=origin))

@@ -45,6 +45,12 @@ def why_not_continue(log: Reads, task: ModelTask) -> str:
     return ""
 
 
+def learned_nothing(log: Reads, name: str) -> bool:
+    """Return whether a model has learned no row, so that nothing is lost where it begins anew."""
+    progress = read_progress(log, name)
+    return progress is None or not progress.model_rows
+
+
 def _other_meaning(part: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     then, now = before.get(part), after.get(part)
     if part == "features" and isinstance(then, list) and isinstance(now, list) and len(then) != len(now):
