@@ -5,7 +5,6 @@ A plan is a set of tasks (`headrace.plan.task`), with where their rows come from
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,9 @@ from headrace.errors import DeclarationError, near
 from headrace.formats.topic_formats import Formats
 from headrace.learn.base import learner_text, traits_of
 from headrace.plan.attachments import attachments, legacy
+from headrace.plan.graph import Graph
 from headrace.plan.operators import lines_of, name_of, topics_behind
+from headrace.plan.picture import laid_out, svg
 from headrace.plan.sinks import SinkPlan, check_sinks
 from headrace.plan.task import ModelTask, OperatorTask, OutputPlan, StreamTask, Task
 from headrace.serve.parameters import Endpoint
@@ -287,8 +288,36 @@ class Plan:
     def __repr__(self) -> str:
         return f"Plan({self.summary})"
 
+    def graph(self) -> Graph:
+        """Return what there is, and where rows go.
+
+        >>> import headrace as hr
+        >>> app = hr.App("shop", log="memory://")
+        >>> model = app.model("size", hr.LinearRegression(), features=["x"], target="y")
+        >>> _ = model.predict(app.topic("orders", append=True)).to("predicted")
+        >>> [(arrow.start, arrow.end) for arrow in app.plan().graph().arrows.values()]
+        [('topic:orders', 'model:size'), ('model:size', 'topic:predicted')]
+        """
+        graph = Graph()
+        for source in self.sources:
+            graph.add_source(source.prefix, f"PostgreSQL {source.where}", filter(source.captures, self.read))
+        for topics in self.topics:
+            about = f"topics on {self._cluster(topics)}"
+            graph.add_source(topics.prefix or topics.name, about, filter(topics.matches, self.read))
+        for topic in self.appended:
+            graph.add_topic(topic, "appended to by the program")
+        for topic in self.foreign:
+            graph.add_topic(topic, "written by others")
+        for task in self.tasks:
+            graph.add_task(task)
+        for endpoint in self.endpoints:
+            graph.add_endpoint(endpoint)
+        for sink in self.sinks:
+            graph.add_sink(sink)
+        return graph
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return svg(laid_out(self.graph()))
 
     def __str__(self) -> str:
         lines = [f"{self.app}   log: {without_password(self.log)}"]

@@ -1,0 +1,325 @@
+"""A plan's graph as a picture: parts in columns, as rows go from left to right, as one SVG without a script.
+
+Columns are the longest ways from where rows come in; in each, parts lie where few arrows cross: the barycentre method
+of Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical System Structures", 1981.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace.plan.graph import Arrow, Graph, Part
+
+CHARACTER, LINE, PADDING = 7.3, 15.0, 10.0
+WIDEST = 26  # characters of a line; all of it is in the part's tooltip
+GAP_X, GAP_Y = 56.0, 16.0
+MARGIN = 12.0
+SWEEPS = 12
+BENT = 6.0  # height of a place where a long arrow passes through a column
+
+STYLE = """
+.hr-plan{font:12px/15px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;color:inherit}
+.hr-plan text{fill:currentColor}
+.hr-plan .about{opacity:.7}
+.hr-plan .box{fill:currentColor;fill-opacity:.05;stroke:currentColor;stroke-opacity:.45}
+.hr-plan :is(.source,.sink,.endpoint) .box{fill:#4c78a8;fill-opacity:.18;stroke:#4c78a8;stroke-opacity:1}
+.hr-plan .model .box{fill:#54a24b;fill-opacity:.2;stroke:#54a24b;stroke-opacity:1}
+.hr-plan .operator .box{fill:#b279a2;fill-opacity:.16;stroke:#b279a2;stroke-opacity:1}
+.hr-plan .operator:is(.alarm,.drift) .box{fill:#e45756;fill-opacity:.16;stroke:#e45756}
+.hr-plan .training .box{fill:#f58518;fill-opacity:.18;stroke:#f58518;stroke-opacity:1}
+.hr-plan .arrow{fill:none;stroke:currentColor;stroke-opacity:.5}
+.hr-plan .back{stroke-dasharray:5 4}
+.hr-plan .tip{fill:currentColor;fill-opacity:.6}
+""".strip().replace("\n", "")
+
+
+@dataclass(slots=True)
+class _Place:
+    """A part in its column, or a place where a long arrow passes through one (``part`` is None)."""
+
+    part: Part | None
+    column: int
+    width: float
+    height: float
+    x: float = 0.0
+    y: float = 0.0
+
+    @property
+    def middle(self) -> float:
+        return self.y + self.height / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Parts with their places, in pixels, and the ways of arrows between them.
+
+    Attributes:
+        boxes: id of a part -> x, y, width, height.
+        ways: of each arrow, points from its start to its end.
+    """
+
+    width: float
+    height: float
+    graph: Graph
+    boxes: Mapping[str, tuple[float, float, float, float]]
+    ways: Sequence[tuple[Arrow, Sequence[tuple[float, float]]]]
+
+
+def laid_out(graph: Graph) -> Picture:
+    """Return where everything lies."""
+    forward, backward = _without_circles(graph)
+    columns = _columns(graph, forward)
+    places = {part.id: _box(part, columns[part.id]) for part in graph.parts.values()}
+    chains = {arrow: _chain(arrow, places, columns) for arrow in forward}
+    order = _ordered(places, chains)
+    _lie(order, chains)
+    bottom = max((place.y + place.height for column in order for place in column), default=0.0)
+    ways: list[tuple[Arrow, list[tuple[float, float]]]] = []
+    for arrow, chain in chains.items():
+        first, *between, last = chain
+        points = [(first.x + first.width, first.middle)]
+        points += [
+            point for place in between for point in ((place.x, place.middle), (place.x + place.width, place.middle))
+        ]
+        ways.append((arrow, [*points, (last.x, last.middle)]))
+    for number, arrow in enumerate(backward):
+        # Below everything, and up and down between columns: a way of its own for each.
+        start, end = places[arrow.start], places[arrow.end]
+        aside = GAP_X * (0.25 + 0.5 * (number % 4) / 4)
+        below, right, left = bottom + GAP_Y * (number + 1), start.x + start.width + aside, end.x - aside
+        corners = [(right, start.middle), (right, below), (left, below), (left, end.middle)]
+        ways.append((arrow, [(start.x + start.width, start.middle), *corners, (end.x, end.middle)]))
+    height = bottom + GAP_Y * (len(backward) + 1) + MARGIN
+    # Ways that lead back may leave the first column to the left, and the last one to the right.
+    xs = [x for _, points in ways for x, _ in points] + [place.x for place in places.values()]
+    shift = MARGIN - min(xs, default=MARGIN)
+    right = max([*xs, *(place.x + place.width for place in places.values())], default=0.0)
+    boxes = {part_id: (place.x + shift, place.y, place.width, place.height) for part_id, place in places.items()}
+    shifted = [(arrow, [(x + shift, y) for x, y in points]) for arrow, points in ways]
+    return Picture(right + shift + MARGIN, height, graph, boxes, shifted)
+
+
+def svg(picture: Picture, *, link: Callable[[Part], str] = lambda part: "", style: str = STYLE) -> str:
+    """Return the picture as one SVG element.
+
+    Args:
+        link: where a click on a part goes; empty: nowhere.
+        style: CSS inside of it; empty where the page has its own.
+    """
+    width, height = f"{picture.width:.0f}", f"{picture.height:.0f}"
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" class="hr-plan" role="img" aria-label="the pipeline" {size}>']
+    if style:
+        out.append(f"<style>{style}</style>")
+    out.append(
+        '<defs><marker id="hr-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        '<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>'
+    )
+    for arrow, points in picture.ways:
+        title = f"<title>{html.escape(arrow.text)}</title>" if arrow.text else ""
+        kind = "arrow back" if _turns(points) else "arrow"
+        out.append(f'<path class="{kind}" marker-end="url(#hr-tip)" d="{_path(points)}">{title}</path>')
+    for part in picture.graph.parts.values():
+        out.append(_drawn(part, picture.boxes[part.id], link(part)))
+    return "".join([*out, "</svg>"])
+
+
+def _drawn(part: Part, box: tuple[float, float, float, float], link: str) -> str:
+    x, y, width, height = box
+    words = " ".join(filter(None, (part.kind, part.operation)))
+    radius = {"topic": height / 2, "model": 4}.get(part.kind, 6)
+    title = html.escape(": ".join(filter(None, (part.title, part.about))))
+    lines = [f'<text x="{x + PADDING:.1f}" y="{y + PADDING + 9:.1f}">{html.escape(_clipped(part.title))}</text>']
+    if part.about:
+        about = html.escape(_clipped(part.about))
+        lines.append(f'<text class="about" x="{x + PADDING:.1f}" y="{y + PADDING + 9 + LINE:.1f}">{about}</text>')
+    inner = (
+        f"<title>{title}</title>"
+        f'<rect class="box" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{radius:.1f}"/>'
+        + "".join(lines)
+    )
+    if link:
+        inner = f'<a href="{html.escape(link, quote=True)}">{inner}</a>'
+    return f'<g class="{words}" data-part="{html.escape(part.id, quote=True)}">{inner}</g>'
+
+
+def _turns(points: Sequence[tuple[float, float]]) -> bool:
+    return len(points) > 2 and points[-1][0] < points[0][0]
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    """Return a smooth way from left to right, or one with corners that goes back."""
+    (x, y), *rest = points
+    drawn = [f"M{x:.1f} {y:.1f}"]
+    if _turns(points):
+        return "".join([*drawn, *(f"L{a:.1f} {b:.1f}" for a, b in rest)])
+    for a, b in rest:
+        half = (x + a) / 2
+        drawn.append(f"L{a:.1f} {b:.1f}" if y == b else f"C{half:.1f} {y:.1f} {half:.1f} {b:.1f} {a:.1f} {b:.1f}")
+        x, y = a, b
+    return "".join(drawn)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+
+
+def _box(part: Part, column: int) -> _Place:
+    lines = [_clipped(text) for text in (part.title, part.about) if text]
+    width = max(map(len, lines)) * CHARACTER + 2 * PADDING
+    return _Place(part, column, width, len(lines) * LINE + PADDING)
+
+
+def _without_circles(graph: Graph) -> tuple[list[Arrow], list[Arrow]]:
+    """Return arrows that go on, and those that lead back to where rows have come from."""
+    after: dict[str, list[Arrow]] = {part_id: [] for part_id in graph.parts}
+    backward = [arrow for arrow in graph.arrows.values() if arrow.back]
+    for arrow in graph.arrows.values():
+        if not arrow.back:
+            after[arrow.start].append(arrow)
+    forward: list[Arrow] = []
+    done: set[str] = set()
+    entered = {arrow.end for arrow in graph.arrows.values() if not arrow.back}
+    for root in sorted(graph.parts, key=lambda part_id: part_id in entered):
+        if root in done:
+            continue
+        # Depth first, without recursion: a pipeline may be longer than Python's stack.
+        way, open_ = [(root, iter(after[root]))], {root}
+        while way:
+            part_id, arrows = way[-1]
+            for arrow in arrows:
+                if arrow.end in open_:
+                    backward.append(arrow)
+                    continue
+                forward.append(arrow)
+                if arrow.end not in done:
+                    open_.add(arrow.end)
+                    way.append((arrow.end, iter(after[arrow.end])))
+                    break
+            else:
+                way.pop()
+                open_.discard(part_id)
+                done.add(part_id)
+    return forward, backward
+
+
+def _columns(graph: Graph, forward: Sequence[Arrow]) -> dict[str, int]:
+    """Return each part's column: the longest way to it; what only begins ways lies beside what it leads to."""
+    before: dict[str, list[str]] = {part_id: [] for part_id in graph.parts}
+    after: dict[str, list[str]] = {part_id: [] for part_id in graph.parts}
+    for arrow in forward:
+        before[arrow.end].append(arrow.start)
+        after[arrow.start].append(arrow.end)
+    waits = {part_id: len(starts) for part_id, starts in before.items()}
+    ready = [part_id for part_id, count in waits.items() if not count]
+    columns = dict.fromkeys(graph.parts, 0)
+    for part_id in ready:  # grows as it goes
+        for end in after[part_id]:
+            columns[end] = max(columns[end], columns[part_id] + 1)
+            waits[end] -= 1
+            if not waits[end]:
+                ready.append(end)
+    for part_id in reversed(ready):
+        if not before[part_id] and after[part_id]:
+            columns[part_id] = min(columns[end] for end in after[part_id]) - 1
+    return columns
+
+
+def _chain(arrow: Arrow, places: Mapping[str, _Place], columns: Mapping[str, int]) -> list[_Place]:
+    """Return the places that an arrow goes through, one in each column."""
+    between = range(columns[arrow.start] + 1, columns[arrow.end])
+    return [places[arrow.start], *(_Place(None, column, 0.0, BENT) for column in between), places[arrow.end]]
+
+
+def _ordered(places: Mapping[str, _Place], chains: Mapping[Arrow, Sequence[_Place]]) -> list[list[_Place]]:
+    """Return each column's places from top to bottom, so that few arrows cross."""
+    count = max((place.column for place in places.values()), default=-1) + 1
+    order: list[list[_Place]] = [[] for _ in range(count)]
+    for place in [*places.values(), *(place for chain in chains.values() for place in chain[1:-1])]:
+        order[place.column].append(place)
+    links = [pair for chain in chains.values() for pair in itertools.pairwise(chain)]
+    left: dict[int, list[_Place]] = {}
+    right: dict[int, list[_Place]] = {}
+    for start, end in links:
+        left.setdefault(id(end), []).append(start)
+        right.setdefault(id(start), []).append(end)
+    best, fewest = [list(column) for column in order], _crossings(order, right)
+    for sweep in range(SWEEPS):
+        neighbours, numbers = (left, range(1, count)) if sweep % 2 == 0 else (right, range(count - 2, -1, -1))
+        for number in numbers:
+            beside = number - 1 if sweep % 2 == 0 else number + 1
+            at = {id(place): i for i, place in enumerate(order[beside])}
+            now = {id(place): i for i, place in enumerate(order[number])}
+
+            def centre(place: _Place, at: dict[int, int] = at, now: dict[int, int] = now) -> float:
+                mine = [at[id(other)] for other in neighbours.get(id(place), ())]  # noqa: B023
+                return sum(mine) / len(mine) if mine else float(now[id(place)])
+
+            order[number].sort(key=centre)
+        crossings = _crossings(order, right)
+        if crossings < fewest:
+            best, fewest = [list(column) for column in order], crossings
+    return best
+
+
+def _crossings(order: Sequence[Sequence[_Place]], right: Mapping[int, Sequence[_Place]]) -> int:
+    """Return how many pairs of arrows cross between neighbouring columns."""
+    crossed = 0
+    for here, there in itertools.pairwise(order):
+        at = {id(place): i for i, place in enumerate(there)}
+        ends = [sorted(at[id(end)] for end in right.get(id(place), ())) for place in here]
+        seen: list[int] = []
+        for some in ends:
+            crossed += sum(1 for end in some for other in seen if other > end)
+            seen += some
+    return crossed
+
+
+def _lie(order: Sequence[Sequence[_Place]], chains: Mapping[Arrow, Sequence[_Place]]) -> None:
+    """Give every place its pixels: columns beside each other, places as near to their neighbours' height as fits."""
+    x = MARGIN
+    for column in order:
+        width = max(place.width for place in column)
+        y = MARGIN
+        for place in column:
+            place.x, place.y = x, y
+            if place.part is None:
+                place.width = width
+            y += place.height + GAP_Y
+        x += width + GAP_X
+    near: dict[int, list[_Place]] = {}
+    for chain in chains.values():
+        for start, end in itertools.pairwise(chain):
+            near.setdefault(id(start), []).append(end)
+            near.setdefault(id(end), []).append(start)
+    for sweep in range(SWEEPS):
+        for column in order if sweep % 2 == 0 else reversed(order):
+            _settle(column, near)
+    top = min((place.y for column in order for place in column), default=MARGIN)
+    for column in order:
+        for place in column:
+            place.y += MARGIN - top
+
+
+def _settle(column: Sequence[_Place], near: Mapping[int, Sequence[_Place]]) -> None:
+    """Move a column's places to the mean height of their neighbours, in their order, none over another.
+
+    What would overlap becomes a block, which lies at the mean of what its places want (as isotonic regression does).
+    """
+    blocks: list[tuple[float, int, list[_Place], float]] = []  # sum of wishes, count, places, height
+    for place in column:
+        others = near.get(id(place), ())
+        wish = sum(other.middle for other in others) / len(others) - place.height / 2 if others else place.y
+        block = (wish, 1, [place], place.height + GAP_Y)
+        while blocks and blocks[-1][0] / blocks[-1][1] + blocks[-1][3] > block[0] / block[1]:
+            total, count, some, height = blocks.pop()
+            block = (total + block[0] - block[1] * height, count + block[1], some + block[2], height + block[3])
+        blocks.append(block)
+    for total, count, some, _ in blocks:
+        y = total / count
+        for place in some:
+            place.y = y
+            y += place.height + GAP_Y
