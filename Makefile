@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ROUNDS ?= 200
 WORKERS ?= 3
 
-.PHONY: demo test test-long test-torch test-spark test-flink crash-flink flink-jar jars check lint types doctest crash soak bench docs docs-serve wheel clean
+.PHONY: demo test test-long test-torch test-spark test-flink crash-spark crash-flink flink-jar jars check lint types doctest crash soak bench docs docs-serve wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,7 +42,10 @@ test-torch: .venv-torch/.installed  ## models of PyTorch, and of Keras on PyTorc
 	touch $@
 
 test-spark: .venv-spark/.installed jars  ## the engine of Spark, on a cluster of its own; needs Java 17
-	.venv-spark/bin/python -m pytest tests -m spark --durations 10
+	.venv-spark/bin/python -m pytest tests -m "spark and not slow" --durations 10
+
+crash-spark: .venv-spark/.installed jars  ## kills at random of everything that a pipeline on Spark stands on; HEADRACE_SEED repeats one
+	.venv-spark/bin/python -m pytest tests -m "spark and slow" --durations 10
 
 # Flink's own pins (pyarrow, numpy) are older than what runs: its packages come first, and ours replace them.
 .venv-flink/.installed: pyproject.toml

@@ -24,15 +24,5 @@ def context() -> Iterator[Any]:
 
 @pytest.fixture
 def prefix(broker: KafkaBroker, topic_prefix: str) -> str:
-    """Topics of two pipelines, PREFIX-l and PREFIX-s, whose «cheap» has learned all it will, and knows the others."""
-    for name in ("points", "train", "test"):
-        broker.create_topic(f"{topic_prefix}-{name}")
-    for names in (("train",), ("points", "test")):
-        for name in names:
-            pipelines.send(broker.bootstrap, f"{topic_prefix}-{name}", 0, 1000 if name == "train" else 10)
-        for app in ("l", "s"):
-            with pipelines.build(
-                f"kafka://{broker.bootstrap}", f"{topic_prefix}-{app}", topic_prefix
-            ).start() as running:
-                running.wait(60)
-    return topic_prefix
+    """Topics of two pipelines; see `pipelines.prepare`."""
+    return pipelines.prepare(broker, topic_prefix)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from confluent_kafka import Producer
 
 import headrace as hr
+from headrace.testing.servers import KafkaBroker
 
 Array = npt.NDArray[Any]
 CENTERS = [[0.0, 0.0], [5.0, 5.0], [9.0, 1.0]]
@@ -80,6 +81,19 @@ def send(bootstrap: str, topic: str, first: int, count: int) -> None:
         producer.produce(topic, json.dumps(value).encode())
         producer.poll(0)
     assert producer.flush(60) == 0
+
+
+def prepare(broker: KafkaBroker, prefix: str) -> str:
+    """Make topics of two pipelines, PREFIX-l and PREFIX-s, whose «cheap» has learned all that comes."""
+    for name in ("points", "train", "test"):
+        broker.create_topic(f"{prefix}-{name}")
+    for names in (("train",), ("points", "test")):
+        for name in names:
+            send(broker.bootstrap, f"{prefix}-{name}", 0, 1000 if name == "train" else 10)
+        for app in ("l", "s"):
+            with build(f"kafka://{broker.bootstrap}", f"{prefix}-{app}", prefix).start() as running:
+                running.wait(60)
+    return prefix
 
 
 def main() -> None:

@@ -5,8 +5,10 @@ What is left is compared with one run that nobody killed, on the local engine: m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from headrace.testing.servers import KafkaBroker, SparkCluster
 from tests.processes import Child
@@ -127,6 +130,69 @@ def test_an_executor_that_dies_is_replaced(broker: KafkaBroker, prefix: str, spa
             driver.kill()
     assert code == 0, words
     same(broker, prefix)
+
+
+def python_workers(cluster: SparkCluster) -> list[psutil.Process]:
+    """The processes in which executors run Python."""
+    found = [child for executor in executors(cluster) for child in executor.children(recursive=True)]
+    return [child for child in found if any("pyspark" in word for word in child.cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_kills_at_random_while_rows_flow(spark_cluster: SparkCluster) -> None:
+    """Of everything that a pipeline stands on, the broker too; each after progress since the kill before."""
+    seed = int(os.environ.get("HEADRACE_SEED", "0")) or random.randrange(1, 2**31)
+    print("HEADRACE_SEED", seed)
+    chance = random.Random(seed)
+    victims = ["driver", "executor", "python worker", "spark worker", "broker"]
+    with KafkaBroker() as broker:
+        prefix = pipelines.prepare(broker, "killed")
+        driver = start(broker, f"{prefix}-s", prefix, master=spark_cluster.place)
+        for number, victim in enumerate([*chance.sample(victims, len(victims)), *chance.choices(victims, k=2)]):
+            more(broker, prefix, number, points=4_000)
+            if driver.poll() is not None:
+                code, words = finished(driver)
+                assert code in (0, -signal.SIGKILL), words
+                driver = start(broker, f"{prefix}-s", prefix, master=spark_cluster.place)
+            reached = broker_end(broker, f"{prefix}-s-out") + chance.randrange(1, 3_000)
+            wait_until(
+                lambda: driver.poll() is not None or broker_end(broker, f"{prefix}-s-out") >= reached,  # noqa: B023
+                f"progress before the kill of a {victim}",
+                240,
+            )
+            print(victim, "the driver has ended" if driver.poll() is not None else "")
+            with contextlib.suppress(psutil.NoSuchProcess):
+                strike(victim, driver, broker, spark_cluster, chance)
+        code, words = finished(driver)
+        assert code in (0, -signal.SIGKILL), words
+        code, words = finished(start(broker, f"{prefix}-s", prefix, master=spark_cluster.place))
+        assert code == 0, words
+        same(broker, prefix)
+
+
+def strike(
+    victim: str, driver: subprocess.Popen[bytes], broker: KafkaBroker, cluster: SparkCluster, chance: random.Random
+) -> None:
+    """Kill one of the victims, if there is one at the moment; servers are started again, as a supervisor would."""
+    if victim == "driver":
+        driver.kill()
+    elif victim in ("executor", "python worker"):
+        found = executors(cluster) if victim == "executor" else python_workers(cluster)
+        if found:
+            chance.choice(found).kill()
+    else:
+        server = broker if victim == "broker" else chance.choice(cluster.workers)
+        server.kill()
+        server.start()
+
+
+def broker_end(broker: KafkaBroker, topic: str) -> int:
+    """Where a topic's only partition ends, markers of transactions included."""
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "ends"})
+    with contextlib.closing(consumer):
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=30)
+    return int(end)
 
 
 def test_a_task_that_runs_twice_counts_once(
