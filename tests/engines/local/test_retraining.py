@@ -125,6 +125,26 @@ def test_one_asks_for_a_training(tmp_path: Path) -> None:
     assert verify(app.plan(), open_log(str(tmp_path / "t.headrace"), writer=False)).result == "equal"
 
 
+def test_a_model_that_nothing_trains_first_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An alarm comes of predictions, and there are none before a training."""
+    app = hr.App("waits", log=tmp_path / "t.headrace")
+    asked, told = app.topic("asked", append=True), app.topic("told", append=True)
+    model = app.model("m", Mean(), features=["x"], target="y")
+    grades = model.predict(asked).to("answers").grade(told, on="id", within="1 h").to("grades")
+    model.retrain(on=grades.window(4).mean("error").above(1.0), rows=app.topic("told").all())
+    with app.start() as running:
+        running.append("told", {"id": 1, "x": 1.0, "y": 2.0})
+        running.wait()
+        assert f"ask for its first training: headrace models retrain m --log {tmp_path / 't.headrace'}" in caplog.text
+        running.retrain("m")
+    caplog.clear()
+    with app.start():
+        pass
+    with declare(tmp_path, str(tmp_path / "first.headrace"))[0].start():
+        pass
+    assert "first training" not in caplog.text
+
+
 def test_the_old_model_answers_while_the_new_one_is_trained(tmp_path: Path) -> None:
     log = str(tmp_path / "t.headrace")
     app, _ = declare(tmp_path, log, swap="when_ready")

@@ -45,7 +45,7 @@ from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan, TopicsPlan
 from headrace.plan.task import ModelTask
 from headrace.plan.topic_columns import TopicColumns
-from headrace.registry.models import ModelRecord, declare, read_model, reset
+from headrace.registry.models import ModelRecord, declare, read_model, read_progress, reset
 from headrace.registry.requests import CONTINUE, read_continue
 from headrace.replay.continuation import learned_nothing, ways_on, why_not_continue
 from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
@@ -142,6 +142,7 @@ def _start(
     stays_open = settings.log is not None or plan.log.startswith("memory:")
     running = Running(engine, log, close_log=not stays_open, sinking=sinking)
     logger.info("%s", _about(plan), extra=event("running", app=plan.app, log=plan.log))
+    _warn_of_untrained(plan, log)
     _tell_health(running)
     receive_served_rows(running, plan.endpoints)
     return serve_running(running, models, place) if models and place else running
@@ -181,6 +182,22 @@ def _repeating(on_status: Callable[[str], None]) -> OnStep:
             )
 
     return on_step
+
+
+def _warn_of_untrained(plan: Plan, log: Log) -> None:
+    """Say which models predict nothing until somebody asks for their first training: what begins one comes after it."""
+    for task in plan.models:
+        progress = read_progress(log, task.name)
+        trained = task.initial is not None or task.learner.ready or (progress is not None and progress.model_rows > 0)
+        if task.retrain is None or trained:
+            continue
+        where = _location(plan)
+        logger.warning(
+            "«%s» is not trained, and predicts nothing until it is: give it initial=…, or ask for its first training: "
+            "headrace models retrain %s --log %s",
+            task.name, task.name, where,
+            extra=event("untrained", app=plan.app, model=task.name),
+        )  # fmt: skip
 
 
 def _tell_health(running: Running) -> None:
@@ -283,12 +300,17 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log, *, continues: bool 
         return
     if not changed or (continues and read_continue(log, task.name) is not None and not why_not_continue(log, task)):
         return
-    where = KafkaLocation.parse(plan.log, name=plan.app).url if plan.on_kafka else plan.log
+    where = _location(plan)
     raise FingerprintError(
         f"the model «{task.name}» is declared differently from the one in {plan.log} (version {known['version']}):\n"
         + "\n".join(f"    {line}" for line in changed),
         advice=ways_on(where, task.name, why_not_continue(log, task)),
     )
+
+
+def _location(plan: Plan) -> str:
+    """Return where a plan's log is, as a command takes it; without a password."""
+    return KafkaLocation.parse(plan.log, name=plan.app).url if plan.on_kafka else plan.log
 
 
 def _changed(known: ModelRecord | None, task: ModelTask) -> list[str]:
