@@ -76,7 +76,8 @@ class Workloads:
         """Compare two engines on a model that costs."""
         prefix = self.topics(rows, 0)
         ours, other = (self.measure(prefix, kind, engine, rows) for engine in engines)
-        return _figure(name, ours["rows_s"], other["rows_s"], target, {"ours": ours, "other": other})
+        details = {"ours": ours, "other": other}
+        return _figure(name, ours["rows_s"], other["rows_s"], "rows/s", details, target=target)
 
     def cheap(self, rows: int) -> list[dict[str, Any]]:
         """Compare a cheap model's steady state, and what the driver's process spends on a row."""
@@ -84,9 +85,17 @@ class Workloads:
         spark, local = (self.measure(prefix, "cheap", engine, rows) for engine in ("local[2]", "local"))
         details = {"spark": spark, "local": local}
         return [
-            _figure("cheap model, steady: Spark against local", spark["rows_s"], local["rows_s"], 0.5, details),
-            _figure("CPU of a cheap row: Spark's driver against local", spark["cpu_us"], local["cpu_us"], 0.5, details)
-            | {"at_most": True},
+            _figure(
+                "cheap model, steady: Spark against local",
+                spark["rows_s"],
+                local["rows_s"],
+                "rows/s",
+                details,
+                target=0.5,
+            ),
+            _figure(
+                "CPU of a cheap row: driver against local", spark["cpu_us"], local["cpu_us"], "us", details, at_most=0.5
+            ),
         ]
 
     def usual(self, rows: int) -> dict[str, Any]:
@@ -95,7 +104,8 @@ class Workloads:
         self.broker.create_topic(f"{prefix}-usual")
         spark, usual = (self.measure(prefix, "cheap", engine, rows) for engine in ("local[2]", "usual"))
         name = "cheap model: Spark against foreachBatch with StreamingKMeansModel"
-        return _figure(name, spark["rows_s"], usual["rows_s"], 5.0, {"spark": spark, "usual": usual})
+        details = {"spark": spark, "usual": usual}
+        return _figure(name, spark["rows_s"], usual["rows_s"], "rows/s", details, target=5.0)
 
     def one_row(self) -> dict[str, Any]:
         """Compare how long one row takes until its prediction is readable."""
@@ -103,12 +113,13 @@ class Workloads:
         spark, local = (self.measure(prefix, "one", engine, 100) for engine in ("local[2]", "local"))
         name = "one row, until its prediction is readable: Spark against local"
         details = {"spark": spark, "local": local}
-        return _figure(name, spark["p50_ms"], local["p50_ms"], 1.5, details) | {"at_most": True}
+        return _figure(name, spark["p50_ms"], local["p50_ms"], "ms", details, at_most=1.5)
 
 
-def _figure(name: str, ours: float, other: float, target: float, details: dict[str, Any]) -> dict[str, Any]:
+def _figure(name: str, ours: float, other: float, unit: str, details: dict[str, Any], **limit: float) -> dict[str, Any]:
+    """Return one figure; ``limit`` is the ``target`` that its ratio has to reach, or what it is ``at_most``."""
     ratio = ours / other if other else float("nan")
-    return {"name": name, "ours": ours, "reference": other, "ratio": ratio, "target": target, "details": details}
+    return {"name": name, "ours": ours, "reference": other, "ratio": ratio, "unit": unit, "details": details, **limit}
 
 
 def fill(bootstrap: str, topic: str, count: int, seed: int) -> None:
