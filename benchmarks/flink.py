@@ -25,7 +25,7 @@ FEATURES = ["a", "b", "c", "d"]
 CENTERS = [[-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
 PARTITIONS = 4
 SECONDS = 900.0
-TURNS = 4_000  # 300 microseconds a row, or more
+TURNS = 10_000  # 300 microseconds a row, or more
 WAIT_S = 0.05  # a block
 LATENCIES = 50
 
@@ -75,7 +75,7 @@ class Waiting(Computing):
 
 def run(rows: int) -> list[dict[str, Any]]:
     """Return the figures; ``rows`` are those of the cheap model, the others take a fraction of them."""
-    dear, waits = max(8_192, rows // 40), max(4_096, rows // 80)
+    dear, waits = max(8_192, rows // 40), max(4_096, rows // 20)
     with KafkaBroker() as broker:
         for topic, count in (("cheap", rows), ("dear", dear), ("waits", waits)):
             broker.create_topic(topic, PARTITIONS)
