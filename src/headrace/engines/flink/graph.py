@@ -28,6 +28,8 @@ logger = logging.getLogger("headrace")
 
 HOME = Path(pyflink.__file__).parent
 BATCH_ROWS = 8_192
+# Where several operators take turns: with larger ones the last of a few would wait for who has one more.
+SPREAD_ROWS = 2_048
 BATCH_BYTES = 4 << 20
 LINGER_MS = 5
 HEARTBEAT_MS = 1_000
@@ -97,7 +99,8 @@ def submit(
         engine.conf, [HOME / "lib", *([Path(os.environ["FLINK_HOME"], "lib")] if os.environ.get("FLINK_HOME") else [])]
     )
     env, page = _environment(engine, jars, parallelism)
-    streams = [_batches(env, number, source) for number, source in enumerate(sources)]
+    most = BATCH_ROWS if parallelism == 1 else SPREAD_ROWS
+    streams = [_batches(env, number, source, most) for number, source in enumerate(sources)]
     frames = streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
     ahead = frames.rebalance().flat_map(AheadFunction(job, alone=parallelism == 1), output_type=BYTES)
     ahead = ahead.name("decode, predict ahead").uid("ahead").set_parallelism(parallelism)
@@ -156,8 +159,8 @@ def _page(client: Any) -> str:
         return ""
 
 
-def _batches(env: Any, number: int, source: JobSource) -> Any:
-    """Return the frames of one cluster's topics."""
+def _batches(env: Any, number: int, source: JobSource, most: int) -> Any:
+    """Return the frames of one cluster's topics, of so many rows at most."""
     jvm = get_gateway().jvm
     begin = jvm.headrace.flink.StartOffsets()
     for (topic, partition), offset in source.offsets.items():
@@ -183,7 +186,7 @@ def _batches(env: Any, number: int, source: JobSource) -> Any:
     )
     j_stream.setParallelism(1)
     j_stream.uid(f"source-{number}")
-    batcher = jvm.headrace.flink.Batcher(number, BATCH_ROWS, BATCH_BYTES, LINGER_MS, HEARTBEAT_MS)
+    batcher = jvm.headrace.flink.Batcher(number, most, BATCH_BYTES, LINGER_MS, HEARTBEAT_MS)
     batches = j_stream.transform("batches", _j_bytes(), batcher)
     batches.setParallelism(1)
     batches.uid(f"batches-{number}")
