@@ -21,6 +21,7 @@ from headrace.arrays import Ints
 from headrace.batch import Batch
 from headrace.capture.base import Piece
 from headrace.capture.topics.reader import Offsets
+from headrace.capture.topics.source import ROWS_AT_ONCE
 from headrace.engines.spark.executor import Decoded, Decoding, Performance, Performed, Segment
 from headrace.engines.spark.jobs import Jobs
 from headrace.formats.topic_formats import Formats
@@ -32,7 +33,7 @@ from headrace.step.outputs import Emission
 from headrace.wire import EncodedRows, MessageColumns
 
 LEAST = 4_096
-MOST = 32_768
+MOST = ROWS_AT_ONCE  # as many as a step takes: a job costs the driver some ten milliseconds, however few rows it has
 SHORTEST = 1_024  # of a part
 PARTS = 2  # for each hand: whoever is done early takes another one
 
