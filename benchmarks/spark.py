@@ -76,7 +76,7 @@ class Workloads:
         return _figure(name, ours["rows_s"], other["rows_s"], "rows/s", details, target=target)
 
     def cheap(self, rows: int) -> list[dict[str, Any]]:
-        """Compare a cheap model's steady state with `local` and with Spark's own way, and what the driver spends on a row.
+        """Compare a cheap model's steady state with `local` and Spark's own way, and what the driver spends on a row.
 
         Spark's own way is foreachBatch and StreamingKMeansModel, which is not exactly once.
         """
