@@ -7,6 +7,7 @@ apache-flink, Java and the connector's jar: ``make .venv-flink/.installed jars``
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import statistics
@@ -87,10 +88,11 @@ def run(rows: int) -> list[dict[str, Any]]:
             against_local(broker, rows),
             against_datastream(broker, rows),
             latency(broker),
+            *width(broker, max(100_000, rows // 5)),
         ]
 
 
-def produce(broker: KafkaBroker, topic: str, rows: int, first: int = 0) -> None:
+def produce(broker: KafkaBroker, topic: str, rows: int, first: int = 0, *, partitions: int = PARTITIONS) -> None:
     """Write rows of four numbers."""
     from confluent_kafka import Producer
 
@@ -98,20 +100,23 @@ def produce(broker: KafkaBroker, topic: str, rows: int, first: int = 0) -> None:
     values = np.random.default_rng(first).normal(size=(rows, 4)).round(3).tolist()
     for number, row in enumerate(values, first):
         value = json.dumps({"id": number, **dict(zip(FEATURES, row, strict=True))})
-        producer.produce(topic, value.encode(), partition=number % PARTITIONS if rows > 1 else 0)
+        producer.produce(topic, value.encode(), partition=number % partitions if rows > 1 else 0)
         if number % 10_000 == 0:
             producer.poll(0)
     assert producer.flush(300) == 0
 
 
-def app_of(broker: KafkaBroker, name: str, topic: str, learner: Any, every: int | None = None) -> hr.App:
+def app_of(
+    broker: KafkaBroker, name: str, topic: str, learner: Any, every: int | None = None, *, models: int = 1
+) -> hr.App:
     """Return a pipeline that predicts a topic, and learns it where ``every`` says so."""
     app = hr.App(name, log=f"kafka://{broker.bootstrap}")
     rows = app.topic(topic)
-    model = app.model("m", learner, features=FEATURES)
-    if every is not None:
-        model.learn(rows, every=every)
-    model.predict(rows).to(f"{name}-out")
+    for number in range(models):
+        model = app.model(f"m{number or ''}", copy.deepcopy(learner), features=FEATURES)
+        if every is not None:
+            model.learn(rows, every=every)
+        model.predict(rows).to(f"{name}-out{number or ''}")
     return app
 
 
@@ -228,6 +233,21 @@ def datastream(broker: KafkaBroker, rows: int) -> float:
     job.cancel().result()
     consumer.close()
     return rate
+
+
+def width(broker: KafkaBroker, rows: int) -> list[dict[str, Any]]:
+    """Compare a row's cost where there are many partitions, and many models, with one."""
+    for topic, partitions in (("single", 1), ("hundred", 100)):
+        broker.create_topic(topic, partitions)
+        produce(broker, topic, rows, partitions=partitions)
+    learner = hr.KMeans(k=3, initial_centers=CENTERS)
+    one = on_flink(app_of(broker, "w1", "single", learner, 32), rows)
+    spread = on_flink(app_of(broker, "w100", "hundred", learner, 32), rows)
+    models = on_flink(app_of(broker, "w20", "single", learner, 32, models=20), rows)
+    return [
+        figure("a row of 100 partitions: of one", one, spread, 0.8, rows),
+        figure("a row's prediction by 20 models: by one", one, 20 * models, 0.8, rows),
+    ]
 
 
 def latency(broker: KafkaBroker) -> dict[str, Any]:

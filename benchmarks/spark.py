@@ -39,6 +39,8 @@ def run(rows: int) -> list[dict[str, Any]]:
             ),
             *work.cheap(rows),
             work.one_row(),
+            *work.width(max(100_000, rows // 5)),
+            work.training(rows),
         ]
 
 
@@ -49,18 +51,18 @@ class Workloads:
         self.broker = broker
         self.number = 0
 
-    def topics(self, rows: int, learned: int) -> str:
+    def topics(self, rows: int, learned: int, partitions: int = 1) -> str:
         """Fill topics of their own; return their prefix."""
         self.number += 1
         prefix = f"bench{self.number}"
         for topic, count, first in ((f"{prefix}-train", LEARNED_BEFORE + learned, 0), (f"{prefix}-test", rows, 1)):
-            self.broker.create_topic(topic)
+            self.broker.create_topic(topic, partitions if topic.endswith("-test") else 1)
             fill(self.broker.bootstrap, topic, count, first)
         return prefix
 
     def measure(self, prefix: str, kind: str, engine: str, rows: int) -> dict[str, Any]:
         """Run the pipeline once: rows a second, and the CPU seconds of its own process."""
-        name = f"{prefix}-{engine}".translate(str.maketrans("[]=*", "----"))
+        name = f"{prefix}-{kind}-{engine}".translate(str.maketrans("[]=*", "----"))
         command = [sys.executable, "-c", WORKLOAD, self.broker.bootstrap, name, prefix, kind, engine, str(rows)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False, cwd=Path.cwd())
         if done.returncode:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,10 +49,21 @@ KINDS: dict[str, Any] = {"computes": Computes, "waits": Waits, "cheap": hr.KMean
 
 
 def build(bootstrap: str, name: str, prefix: str, kind: str) -> hr.App:
+    """Declare a pipeline; ``cheap*20`` has twenty models."""
     app = hr.App(name, log=f"kafka://{bootstrap}")
-    model = app.model("species", KINDS[kind](k=3, initial_centers=CENTERS, decay=0.5), features=FEATURES)
-    model.learn(app.topic(f"{prefix}-train"), every=32)
-    model.predict(app.topic(f"{prefix}-test")).to(f"{name}-out")
+    if kind == "training":
+        first = Path(tempfile.mkdtemp()) / "first.csv"
+        first.write_text("a,b,c,d\n1,2,3,4\n2,3,5,1\n0,1,0,3\n4,4,1,1\n")
+        model = app.model("species", hr.LinearRegression(), features=FEATURES[:3], target="d", initial=hr.csv(first))
+        model.predict(app.topic(f"{prefix}-train")).to(f"{name}-out")
+        model.retrain(rows=app.topic(f"{prefix}-test").all(), swap="when_ready")
+        return app
+    kind, _, models = kind.partition("*")
+    for number in range(int(models or 1)):
+        learner = KINDS[kind](k=3, initial_centers=CENTERS, decay=0.5)
+        model = app.model(f"species{number or ''}", learner, features=FEATURES)
+        model.learn(app.topic(f"{prefix}-train"), every=32)
+        model.predict(app.topic(f"{prefix}-test")).to(f"{name}-out{number or ''}")
     return app
 
 
@@ -70,7 +84,10 @@ def main() -> None:
         return
     app = build(bootstrap, name, prefix, kind)
     with app.start(**options(engine)) as running:
-        found = one(running, bootstrap, name, prefix) if kind == "one" else steady(running, int(rows))
+        if kind == "training":
+            found = training(running, bootstrap, name, prefix, int(rows))
+        else:
+            found = one(running, bootstrap, name, prefix) if kind == "one" else steady(running, int(rows))
     print(json.dumps(found))
 
 
@@ -99,17 +116,48 @@ def _alive(running: Any) -> None:
 def one(running: Any, bootstrap: str, name: str, prefix: str) -> dict[str, Any]:
     """How long one row takes, from being sent to its prediction being read by a consumer of committed messages."""
     running.wait(120)
-    topic = f"{name}-out"
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "isolation.level": "read_committed"})
-    end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 10)[1]
-    consumer.assign([TopicPartition(topic, 0, end)])
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
-    found = []
-    for number in range(60):
-        begun = time.perf_counter()
-        producer.produce(f"{prefix}-test", b'{"id":%d,"a":1.0,"b":1.0,"c":1.0,"d":1.0}' % (LEARNED_BEFORE + number))
-        producer.flush(10)
-        while (message := consumer.poll(1.0)) is None or message.error() is not None:
-            pass
-        found.append(1000 * (time.perf_counter() - begun))
+    rows = OneByOne(bootstrap, f"{prefix}-test", f"{name}-out")
+    found = [rows.milliseconds() for _ in range(60)]
     return {"p50_ms": statistics.median(found[10:]), "p95_ms": float(np.percentile(found[10:], 95))}
+
+
+def training(running: Any, bootstrap: str, name: str, prefix: str, rows: int) -> dict[str, Any]:
+    """How long rows wait for their predictions while the model is trained on all rows of a topic."""
+    running.wait(600)
+    some = OneByOne(bootstrap, f"{prefix}-train", f"{name}-out")
+    before = [some.milliseconds() for _ in range(60)][10:]
+    asking = ThreadPoolExecutor(1).submit(running.retrain, "species", timeout=600)
+    begun, found = time.monotonic(), []
+    while not asking.done():
+        found.append(some.milliseconds())
+    told, seconds = asking.result(), time.monotonic() - begun
+    assert told["rows"] >= rows, told
+    return {
+        "training_ms": 1000 * seconds,
+        "before_ms": statistics.median(before),
+        "during_ms": statistics.median(found),
+        "longest_ms": max(found),
+        "rows": len(found),
+    }
+
+
+class OneByOne:
+    """Sends a row, and waits for its prediction."""
+
+    def __init__(self, bootstrap: str, topic: str, output: str) -> None:
+        settings = {"bootstrap.servers": bootstrap, "group.id": "bench", "isolation.level": "read_committed"}
+        self._consumer = Consumer(settings)
+        end = self._consumer.get_watermark_offsets(TopicPartition(output, 0), 10)[1]
+        self._consumer.assign([TopicPartition(output, 0, end)])
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+        self._topic = topic
+        self._number = LEARNED_BEFORE
+
+    def milliseconds(self) -> float:
+        begun = time.perf_counter()
+        self._producer.produce(self._topic, b'{"id":%d,"a":1.0,"b":1.0,"c":1.0,"d":1.0}' % self._number)
+        self._number += 1
+        self._producer.flush(10)
+        while (message := self._consumer.poll(1.0)) is None or message.error() is not None:
+            pass
+        return 1000 * (time.perf_counter() - begun)
