@@ -386,7 +386,7 @@ def test_a_refusal_shows_what_differs_and_the_ways_on(log: Log) -> None:
 
 
 @pytest.mark.parametrize("typo", ["features", "target"])
-def test_a_model_that_has_learned_nothing_begins_anew(typo: str, log: Log, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_has_only_refused_rows_begins_anew(typo: str, log: Log, caplog: pytest.LogCaptureFixture) -> None:
     """A name was mistyped: every row was refused. Once it is right, all of them are learned; each is answered once."""
 
     def app(features: list[str], target: str) -> hr.App:
@@ -409,7 +409,7 @@ def test_a_model_that_has_learned_nothing_begins_anew(typo: str, log: Log, caplo
         running.append("measured", {"a": 9.0, "b": 0.5, "y": 18.0})
         running.wait()
         assert running["weight"].learned == 6
-    assert "has learned nothing so far: it begins anew" in caplog.text
+    assert "has only refused rows so far: it begins anew" in caplog.text
     held = open_log(log, writer=False, codec=codec_for())
     try:
         found = [row for entry in held.read_topic("predictions", limit=100) for row in entry.records.to_pylist()]

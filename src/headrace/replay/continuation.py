@@ -45,10 +45,10 @@ def why_not_continue(log: Reads, task: ModelTask) -> str:
     return ""
 
 
-def learned_nothing(log: Reads, name: str) -> bool:
-    """Return whether a model has learned no row, so that nothing is lost where it begins anew."""
+def refused_everything(log: Reads, name: str) -> bool:
+    """Return whether a model has refused rows and learned none, as with a mistyped name: it may begin anew."""
     progress = read_progress(log, name)
-    return progress is None or not progress.model_rows
+    return progress is not None and not progress.model_rows and progress.counters.get("rejected", 0) > 0
 
 
 def _other_meaning(part: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

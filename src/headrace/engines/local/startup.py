@@ -47,7 +47,7 @@ from headrace.plan.task import ModelTask
 from headrace.plan.topic_columns import TopicColumns
 from headrace.registry.models import ModelRecord, declare, read_model, read_progress, reset
 from headrace.registry.requests import CONTINUE, read_continue
-from headrace.replay.continuation import learned_nothing, ways_on, why_not_continue
+from headrace.replay.continuation import refused_everything, ways_on, why_not_continue
 from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
 from headrace.replay.known_tasks import with_known_names
 
@@ -285,7 +285,7 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log, *, continues: bool 
 
     Args:
         continues: where somebody has asked that it goes on from what it has learned, it may, if that fits; one that has
-            learned nothing yet may begin anew.
+            only refused rows may begin anew.
     """
     known = read_model(log, task.name)
     if known is not None and known["app"] not in ("", plan.app):
@@ -296,7 +296,7 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log, *, continues: bool 
     if known is None or not known["fingerprint"]:
         return
     changed = _changed(known, task)
-    if changed and continues and learned_nothing(log, task.name):
+    if changed and continues and refused_everything(log, task.name):
         return
     if not changed or (continues and read_continue(log, task.name) is not None and not why_not_continue(log, task)):
         return
@@ -321,10 +321,10 @@ def _changed(known: ModelRecord | None, task: ModelTask) -> list[str]:
 def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
     for task in plan.models:
         known = read_model(log, task.name)
-        if known is not None and known["fingerprint"] and _changed(known, task) and learned_nothing(log, task.name):
+        if known is not None and known["fingerprint"] and _changed(known, task) and refused_everything(log, task.name):
             with log.transaction() as txn:
                 reset(log, txn, task.name, relearn=True, ts_us=clock.now_us())
-            text = f"the model «{task.name}» is declared differently, and has learned nothing so far: it begins anew"
+            text = f"the model «{task.name}» is declared differently, and has only refused rows so far: it begins anew"
             logger.info("%s", text, extra=event("began_anew", app=plan.app, model=task.name))
     with log.transaction() as txn:
         record_environment(log, txn, plan.app, environment_fingerprint())
