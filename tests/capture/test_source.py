@@ -15,6 +15,7 @@ from tests.processes import run_python
 from tests.waiting import BUSY_S
 
 from headrace.capture.base import Piece, SourceState
+from headrace.capture.postgres.receiver import MOST_MESSAGES
 from headrace.capture.postgres.slot_binding import SourceRecord
 from headrace.errors import SourceRefused
 from headrace.log.base import Log
@@ -295,17 +296,18 @@ def test_publication_dropped_while_it_runs(database: CapturedDatabase, capture: 
 
 
 def test_large_transaction_comes_in_pieces(database: CapturedDatabase, capture: Capture) -> None:
+    rows = 2 * MOST_MESSAGES  # more than is read at once, however late it is read
     engine = capture(max_open_rows=1000)
     with psycopg.connect(database.dsn) as connection:
-        connection.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, 20000) g")
+        connection.execute("INSERT INTO t SELECT g, 1 FROM generate_series(1, %s) g", [rows])
         connection.execute("INSERT INTO t VALUES (0, 1)")
-    database.execute("INSERT INTO t VALUES (20001, 1)")
+    database.execute("INSERT INTO t VALUES (%s, 1)", rows + 1)
     engine.catch_up()
     assert [piece.open for piece in engine.pieces].count(True) >= 1
     assert any(piece.continued and not piece.open for piece in engine.pieces)
-    assert engine.ids(database.topic()) == [*range(1, 20001), 0, 20001]
+    assert engine.ids(database.topic()) == [*range(1, rows + 1), 0, rows + 1]
     where = positions(engine.log, database.topic())
-    assert [item.index for item in where] == [*range(20001), 0]
+    assert [item.index for item in where] == [*range(rows + 1), 0]
     assert where == sorted(where)
 
 
