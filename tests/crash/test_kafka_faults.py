@@ -280,10 +280,10 @@ def test_a_process_that_was_stopped_for_longer_than_its_transaction_may_last(
         deadline = time.monotonic() + chance.uniform(0.8, 1.6)
         wait_until(lambda at=deadline: time.monotonic() > at, "the moment to stop it")
         if child.poll() is None:
-            os.kill(child.pid, signal.SIGSTOP)
+            child.send_signal(signal.SIGSTOP)  # no error where it has ended just now
             deadline = time.monotonic() + 3
             wait_until(lambda at=deadline: time.monotonic() > at, "the transaction's end")
-            os.kill(child.pid, signal.SIGCONT)
+            child.send_signal(signal.SIGCONT)
         _, words = child.communicate(timeout=60)
         assert child.returncode == 0 or b"Log" in words, words.decode()
     harness.run(kafka, kafka, program=harness.FOREIGN)
