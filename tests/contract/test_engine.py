@@ -150,32 +150,42 @@ def test_cuts_of_every_kind(engine: Options, broker: KafkaBroker, topic_prefix: 
     assert found.models["rows"][1] > 1
 
 
+def asked_and_told(rows: Sequence[Row], slopes: Sequence[float]) -> list[Transaction]:
+    """Twenty rows that are asked about, their labels, twenty more: a label is «z» by the slope of its row."""
+    asked = [[Change("asked", {name: row[name] for name in ("id", "x", "z")})] for row in rows]
+    told = [[Change("told", {"id": row["id"], "y": slope * row["z"]})] for row, slope in zip(rows, slopes, strict=True)]
+    found: list[Transaction] = []
+    for start in range(0, len(rows), 20):
+        found += [*asked[start : start + 20], *told[start : start + 20]]
+    return found
+
+
+def graded(app: hr.App, db: hr.Topics, folder: Path) -> tuple[hr.Model, hr.Stream, hr.Stream]:
+    """Declare a model that was trained on four rows; itself, its grades, and the alarms when they are bad."""
+    (folder / "first.csv").write_text("x,z,y\n1,2,3\n2,1,3\n3,5,8\n4,1,5\n")
+    learner = hr.LinearRegression()
+    model = app.model("m", learner, features=["x", "z"], target="y", initial=hr.csv(folder / "first.csv"))
+    predicted = model.predict(db["public.asked"]).to(f"{app.name}-out")
+    grades = predicted.grade(db["public.told"], on="id", within="1 h").to(f"{app.name}-grades")
+    means = grades.window(40, every=20).mean("error").to(f"{app.name}-means")
+    return model, grades, means.above(4.0).to(f"{app.name}-alarms")
+
+
 def test_grades_windows_alarms_drift_and_trainings(
     engine: Options, broker: KafkaBroker, topic_prefix: str, tmp_path: Path
 ) -> None:
     """Labels that come later; what the world is like changes twice, and the model is trained anew each time."""
     from river.drift import ADWIN
 
-    (tmp_path / "first.csv").write_text("x,z,y\n1,2,3\n2,1,3\n3,5,8\n4,1,5\n")
     rows = numbers(360)
     world = [1.0 if row["id"] < 120 else 4.0 if row["id"] < 240 else -2.0 for row in rows]
-    asked = [[Change("asked", {name: row[name] for name in ("id", "x", "z")})] for row in rows]
-    told = [[Change("told", {"id": row["id"], "y": slope * row["z"]})] for row, slope in zip(rows, world, strict=True)]
-    transactions: list[Transaction] = []
-    for start in range(0, 360, 20):
-        transactions += [*asked[start : start + 20], *told[start : start + 20]]
 
     def declare(app: hr.App, db: hr.Topics) -> None:
-        learner = hr.LinearRegression()
-        model = app.model("m", learner, features=["x", "z"], target="y", initial=hr.csv(tmp_path / "first.csv"))
-        predicted = model.predict(db["public.asked"]).to(f"{app.name}-out")
-        grades = predicted.grade(db["public.told"], on="id", within="1 h").to(f"{app.name}-grades")
-        means = grades.window(40, every=20).mean("error").to(f"{app.name}-means")
-        alarm = means.above(4.0).to(f"{app.name}-alarms")
+        model, grades, alarm = graded(app, db, tmp_path)
         grades.drift("error", ADWIN()).to(f"{app.name}-drift")
         model.retrain(on=alarm, rows=grades.last(60))
 
-    found = check(declare, transactions, engine, broker, topic_prefix)
+    found = check(declare, asked_and_told(rows, world), engine, broker, topic_prefix)
     assert len(found.rows["-out"]) == 360 and len(found.rows["-grades"]) >= 330
     assert found.rows["-alarms"] and found.rows["-means"]
     assert found.models["m"][1] > 2 and found.rows["m-training"]
@@ -185,20 +195,11 @@ def test_a_training_that_nobody_waits_for(
     engine: Options, broker: KafkaBroker, topic_prefix: str, tmp_path: Path
 ) -> None:
     """Rows go on being predicted while the model is trained anew; where it took over is in the record."""
-    (tmp_path / "first.csv").write_text("x,z,y\n1,2,3\n2,1,3\n3,5,8\n4,1,5\n")
     rows = [row | {"x": row["x"] or 0.0} for row in numbers(240)]
-    asked = [[Change("asked", {name: row[name] for name in ("id", "x", "z")})] for row in rows]
-    told = [[Change("told", {"id": row["id"], "y": (1 if row["id"] < 80 else 4) * row["z"]})] for row in rows]
-    transactions: list[Transaction] = []
-    for start in range(0, 240, 20):
-        transactions += [*asked[start : start + 20], *told[start : start + 20]]
+    transactions = asked_and_told(rows, [1.0 if row["id"] < 80 else 4.0 for row in rows])
 
     def declare(app: hr.App, db: hr.Topics) -> None:
-        learner = hr.LinearRegression()
-        model = app.model("m", learner, features=["x", "z"], target="y", initial=hr.csv(tmp_path / "first.csv"))
-        predicted = model.predict(db["public.asked"]).to(f"{app.name}-out")
-        grades = predicted.grade(db["public.told"], on="id", within="1 h").to(f"{app.name}-grades")
-        alarm = grades.window(40, every=20).mean("error").to(f"{app.name}-means").above(4.0).to(f"{app.name}-alarms")
+        model, grades, alarm = graded(app, db, tmp_path)
         model.retrain(on=alarm, rows=grades.last(60), swap="when_ready")
 
     found = check(declare, transactions, engine, broker, topic_prefix, until=lambda app: app["m"].version > 1)

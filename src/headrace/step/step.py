@@ -304,7 +304,7 @@ class _ModelStep:
             state.offsets.learned = self._reach(None if everything else self.closed)
         state.offsets.consumed = self._reach()
         state.open_key = None if self.complete else merged.last_key
-        state.watermark_us = max(state.watermark_us, int(merged.ts_us.max()))
+        state.watermark_us = int(self._times[-1])
         if windows is not None and len(examples):
             state.open_batch.window = int(windows[examples.order[-1]])
 
