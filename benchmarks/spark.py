@@ -116,6 +116,27 @@ class Workloads:
         details = {"spark": spark, "local": local}
         return _figure(name, spark["p50_ms"], local["p50_ms"], "ms", details, at_most=1.5)
 
+    def width(self, rows: int) -> list[dict[str, Any]]:
+        """Compare a row's cost where there are many partitions, and many models, with one."""
+        narrow, wide = self.topics(rows, 0), self.topics(rows, 0, partitions=100)
+        one = self.measure(narrow, "cheap", "local[2]", rows)
+        hundred = self.measure(wide, "cheap", "local[2]", rows)
+        models = self.measure(narrow, "cheap*20", "local[2]", rows)
+        compared = (
+            ("a row of 100 partitions: of one", hundred, hundred["rows_s"]),
+            ("a row's prediction by 20 models: by one", models, 20 * models["rows_s"]),
+        )
+        return [
+            _figure(name, rate, one["rows_s"], "rows/s", {"ours": ours, "one": one}, target=0.8)
+            for name, ours, rate in compared
+        ]
+
+    def training(self, rows: int) -> dict[str, Any]:
+        """Compare the longest wait for a prediction, while a model is trained on all rows, with that training."""
+        found = self.measure(self.topics(rows, 0), "training", "local[2]", rows)
+        name = "the longest wait for a prediction while a model is trained: the training"
+        return _figure(name, found["longest_ms"], found["training_ms"], "ms", found, at_most=0.5)
+
 
 def _figure(name: str, ours: float, other: float, unit: str, details: dict[str, Any], **limit: float) -> dict[str, Any]:
     """Return one figure; ``limit`` is the ``target`` that its ratio has to reach, or what it is ``at_most``."""
