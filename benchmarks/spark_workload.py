@@ -7,7 +7,6 @@ import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 import headrace as hr
 from benchmarks.spark import LEARNED_BEFORE
+from headrace.registry.versions import VersionList
 
 Array = npt.NDArray[Any]
 CENTERS = [[0.0, 0.0, 0.0, 0.0], [5.0, 5.0, 5.0, 5.0], [9.0, 1.0, 9.0, 1.0]]
@@ -126,12 +126,15 @@ def training(running: Any, bootstrap: str, name: str, prefix: str, rows: int) ->
     running.wait(600)
     some = OneByOne(bootstrap, f"{prefix}-train", f"{name}-out")
     before = [some.milliseconds() for _ in range(60)][10:]
-    asking = ThreadPoolExecutor(1).submit(running.retrain, "species", timeout=600)
-    begun, found = time.monotonic(), []
-    while not asking.done():
+    begun, version, found = time.monotonic(), running["species"].version, []
+    told = running.retrain("species", timeout=600)
+    assert told["status"] == "started", told
+    while running["species"].version == version:
         found.append(some.milliseconds())
-    told, seconds = asking.result(), time.monotonic() - begun
-    assert told["rows"] >= rows, told
+        _alive(running)
+    seconds = time.monotonic() - begun
+    current = VersionList.read(running.log, "species").current
+    assert current is not None and current.training["rows"] >= rows, current
     return {
         "training_ms": 1000 * seconds,
         "before_ms": statistics.median(before),
