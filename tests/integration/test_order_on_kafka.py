@@ -6,9 +6,11 @@ import random
 import secrets
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
+from confluent_kafka import Producer
 
 import headrace as hr
 from headrace.formats.topic_formats import codec_for
@@ -172,3 +174,26 @@ def replicated(dsn: str) -> bool:
             "AND slot_name NOT LIKE 'headrace%'"
         ).fetchone()
     return bool(found and found[0])
+
+
+def test_a_model_is_trained_on_a_topic_of_others_that_nothing_else_reads(broker: KafkaBroker, tmp_path: Path) -> None:
+    """Rows that only a training wants are taken into the log like those that a model learns."""
+    name = f"trained_{secrets.token_hex(4)}"
+    rows, asked = f"{name}-rows", f"{name}-asked"
+    for topic in (rows, asked):
+        broker.create_topic(topic)
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    for number in range(20):
+        producer.produce(rows, b'{"x":%d.0,"y":%d.0}' % (number, 2 * number))
+    assert producer.flush(60) == 0
+    (tmp_path / "first.csv").write_text("x,y\n1,2\n2,3\n5,1\n")
+    app = hr.App(name, log=f"kafka://{broker.bootstrap}")
+    slope = app.model(
+        "slope", hr.LinearRegression(), features=["x"], target="y", initial=hr.csv(tmp_path / "first.csv")
+    )
+    slope.predict(app.topic(asked)).to(f"{name}-out")
+    slope.retrain(rows=app.topic(rows).all())
+    with app.start() as running:
+        running.wait(60)
+        assert running.retrain("slope")["rows"] == 20
+        assert running["slope"].predict([{"x": 50.0}]) == pytest.approx([100.0])

@@ -174,9 +174,11 @@ class Plan:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Topics that tasks and sinks read."""
+        """Topics that tasks, trainings and sinks read."""
         by_tasks = (topic for task in self.tasks for topic in task.topics)
-        return tuple(dict.fromkeys([*by_tasks, *(sink.stream.topic for sink in self.sinks)]))
+        retrains = (model.retrain for model in self.models if model.retrain is not None)
+        trained_on = (retrain.rows.stream.topic for retrain in retrains if retrain.rows.stream is not None)
+        return tuple(dict.fromkeys([*by_tasks, *trained_on, *(sink.stream.topic for sink in self.sinks)]))
 
     @property
     def foreign(self) -> tuple[str, ...]:
