@@ -150,7 +150,7 @@ def following(app: hr.App) -> Iterator[Client]:
         stack.callback(place.close)
         follower = Replica.of(app.plan())
         stack.callback(follower.stop)
-        server = place.serving(follower)
+        server = place.serving(follower, follower.log, location="here")
         follower.start()
         server.start()
         stack.callback(server.stop)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import headrace as hr
-from headrace.engines.local.serving.health import FILE, read_health
+from headrace.inspect.health import FILE, read_health
 from headrace.log import file_of, open_log
 from headrace.serve.settings import ServeSettings
 from headrace.testing.servers import postgres

@@ -22,6 +22,7 @@ from headrace.errors import DeclarationError
 from headrace.serve.exchange import Problem, Request
 from headrace.serve.keys import LOOK_SECONDS, KeyFile
 from headrace.serve.security import Gate
+from headrace.serve.service import PredictionService
 from headrace.serve.settings import ServeSettings
 from tests.waiting import wait_until
 
@@ -316,7 +317,7 @@ def test_secrets_are_never_shown(
             for path in ("/prediction", "/nothing", f"/{given}", f"/v2/models/{given}"):
                 client.get(path, {"X-API-Key": given}, api_key=given, length="x")
             client.post("/v2/models/weight/infer", {"inputs": given}, {"X-API-Key": given})
-        monkeypatch.setattr(running.server._service, "predict", None)  # a defect, and what is logged of it
+        monkeypatch.setattr(PredictionService, "predict", None)  # a defect, and what is logged of it
         assert client.get("/prediction", {"X-API-Key": text}, **SEEDS, api_key=text).status == 422
         assert client.get("/prediction", {"X-API-Key": text}, **SEEDS).status == 500
         client.close()

@@ -31,6 +31,7 @@ FLOORS = (
     ("inspect",),
     ("replay",),
     ("produce", "dataset"),
+    ("ui",),
     ("engines",),
     ("pipeline",),
     ("testing",),

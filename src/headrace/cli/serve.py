@@ -25,6 +25,7 @@ from headrace.cli.arguments import (
 from headrace.cli.console import print_result, print_rows, report, short_key
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals, Stopped, start_patiently
+from headrace.engines.local.startup import location_of
 from headrace.errors import DeclarationError, LogLocked
 from headrace.event_log import event
 from headrace.pipeline.app import App
@@ -148,7 +149,7 @@ def _follow(pipeline: App, settings: ServeSettings, signals: Signals, *, as_json
         stack.callback(place.close)
         follower = Replica.of(pipeline.plan())
         stack.callback(follower.stop)
-        server = place.serving(follower)
+        server = place.serving(follower, follower.log, location=location_of(pipeline.plan()))
         stack.callback(server.stop)
         follower.start()
         # Before the server listens: a signal that came in between would end the process under its first requests.
@@ -231,7 +232,10 @@ def _opened(log: str | None, file: Path | None) -> KeyFile:
 
 @keys.command("create")
 def create(
-    scope: Annotated[list[str], typer.Option("--scope", help="predict, train, metrics or admin; may be given often.")],
+    scope: Annotated[
+        list[str],
+        typer.Option("--scope", help="predict, train, metrics, read, produce or admin; may be given often."),
+    ],
     name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
     log: LogOption = None,
     file: FileOption = None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from headrace.learn.base import learner_text
 from headrace.plan.operators import Node, Predicted, Read, StreamPlan
@@ -49,6 +50,20 @@ class Graph:
     parts: dict[str, Part] = field(default_factory=dict)
     arrows: dict[tuple[str, str, str], Arrow] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "parts": [asdict(part) for part in self.parts.values()],
+            "arrows": [asdict(arrow) for arrow in self.arrows.values()],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Graph:
+        """Return what `to_dict` was made of."""
+        parts = [Part(**about) for about in values["parts"]]
+        arrows = [Arrow(**about) for about in values["arrows"]]
+        return cls({part.id: part for part in parts}, {(arrow.start, arrow.end, arrow.text): arrow for arrow in arrows})
+
     # -- what a plan adds --------------------------------------------------------------------------------------------
 
     def add_source(self, name: str, about: str, topics: Iterable[str]) -> None:
@@ -80,6 +95,17 @@ class Graph:
     def add_sink(self, sink: SinkPlan) -> None:
         """Add where a stream's rows are delivered."""
         self._enter(sink.stream, self._add("sink", sink.name, f"{sink.spec.kind} {sink.spec.where}"))
+
+    def add_known_model(self, name: str, inputs: Iterable[str]) -> None:
+        """Add a model of which a log says only what it learns from: topics, and what is done to their rows."""
+        model = self._add("model", name)
+        for text in inputs:
+            topic, _, operations = text.partition(" │ ")
+            self._join(self.add_topic(topic), model, f"learn │ {operations}" if operations else "learn")
+
+    def add_dead_letters(self, topic: str) -> None:
+        """Add the dead letters of a topic that is there."""
+        self._join(f"topic:{topic.removesuffix('.dlq')}", self.add_topic(topic), "refused")
 
     # -- parts and arrows --------------------------------------------------------------------------------------------
 

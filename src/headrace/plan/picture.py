@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from headrace.plan.graph import Arrow, Graph, Part
 
 CHARACTER, LINE, PADDING = 7.3, 15.0, 10.0
+SPARE = 20  # characters that a line of numbers has at least
 WIDEST = 26  # characters of a line; all of it is in the part's tooltip
 GAP_X, GAP_Y = 56.0, 16.0
 MARGIN = 12.0
@@ -68,11 +69,15 @@ class Picture:
     ways: Sequence[tuple[Arrow, Sequence[tuple[float, float]]]]
 
 
-def laid_out(graph: Graph) -> Picture:
-    """Return where everything lies."""
+def laid_out(graph: Graph, *, spare: int = 0) -> Picture:
+    """Return where everything lies.
+
+    Args:
+        spare: lines that are left free in each part, for its numbers.
+    """
     forward, backward = _without_circles(graph)
     columns = _columns(graph, forward)
-    places = {part.id: _box(part, columns[part.id]) for part in graph.parts.values()}
+    places = {part.id: _box(part, columns[part.id], spare) for part in graph.parts.values()}
     chains = {arrow: _chain(arrow, places, columns) for arrow in forward}
     order = _ordered(places, chains)
     _lie(order, chains)
@@ -102,11 +107,18 @@ def laid_out(graph: Graph) -> Picture:
     return Picture(right + shift + MARGIN, height, graph, boxes, shifted)
 
 
-def svg(picture: Picture, *, link: Callable[[Part], str] = lambda part: "", style: str = STYLE) -> str:
+def svg(
+    picture: Picture,
+    *,
+    link: Callable[[Part], str] = lambda part: "",
+    numbers: Callable[[Part], Sequence[tuple[str, str]]] = lambda part: (),
+    style: str = STYLE,
+) -> str:
     """Return the picture as one SVG element.
 
     Args:
         link: where a click on a part goes; empty: nowhere.
+        numbers: what stands in a part's spare line: the keys by which a page changes texts (``data-live``), and texts.
         style: CSS inside of it; empty where the page has its own.
     """
     width, height = f"{picture.width:.0f}", f"{picture.height:.0f}"
@@ -123,11 +135,11 @@ def svg(picture: Picture, *, link: Callable[[Part], str] = lambda part: "", styl
         kind = "arrow back" if _turns(points) else "arrow"
         out.append(f'<path class="{kind}" marker-end="url(#hr-tip)" d="{_path(points)}">{title}</path>')
     for part in picture.graph.parts.values():
-        out.append(_drawn(part, picture.boxes[part.id], link(part)))
+        out.append(_drawn(part, picture.boxes[part.id], link(part), numbers(part)))
     return "".join([*out, "</svg>"])
 
 
-def _drawn(part: Part, box: tuple[float, float, float, float], link: str) -> str:
+def _drawn(part: Part, box: tuple[float, float, float, float], link: str, numbers: Sequence[tuple[str, str]]) -> str:
     x, y, width, height = box
     words = " ".join(filter(None, (part.kind, part.operation)))
     radius = {"topic": height / 2, "model": 4}.get(part.kind, 6)
@@ -136,6 +148,12 @@ def _drawn(part: Part, box: tuple[float, float, float, float], link: str) -> str
     if part.about:
         about = html.escape(_clipped(part.about))
         lines.append(f'<text class="about" x="{x + PADDING:.1f}" y="{y + PADDING + 9 + LINE:.1f}">{about}</text>')
+    if numbers:
+        spans = " ".join(
+            f'<tspan data-live="{html.escape(key, quote=True)}">{html.escape(text)}</tspan>' for key, text in numbers
+        )
+        at = y + PADDING + 9 + LINE * len(lines)
+        lines.append(f'<text class="numbers" x="{x + PADDING:.1f}" y="{at:.1f}" xml:space="preserve">{spans}</text>')
     inner = (
         f"<title>{title}</title>"
         f'<rect class="box" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{radius:.1f}"/>'
@@ -167,10 +185,10 @@ def _clipped(text: str) -> str:
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
-def _box(part: Part, column: int) -> _Place:
+def _box(part: Part, column: int, spare: int) -> _Place:
     lines = [_clipped(text) for text in (part.title, part.about) if text]
-    width = max(map(len, lines)) * CHARACTER + 2 * PADDING
-    return _Place(part, column, width, len(lines) * LINE + PADDING)
+    width = max([SPARE * bool(spare), *map(len, lines)]) * CHARACTER + 2 * PADDING
+    return _Place(part, column, width, (len(lines) + spare) * LINE + PADDING)
 
 
 def _without_circles(graph: Graph) -> tuple[list[Arrow], list[Arrow]]:

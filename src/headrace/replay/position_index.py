@@ -28,7 +28,7 @@ def find_row(log: Log, topic: str, position: Position) -> int | None:
         found = _within(entry.records, position)
         if found is not None:
             return entry.offset + found
-        if _key(entry.records, 0) > (position.lsn, position.index):
+        if place_of(entry.records, 0) > (position.lsn, position.index):
             high = entry.offset
         else:
             low = entry.offset + entry.records.num_rows
@@ -44,7 +44,7 @@ def last_row(log: Log, topic: str, end: int) -> Position | None:
     entry = entry_of(log, topic, end - 1)
     if entry is None or entry.offset > end - 1:
         return None
-    return Position(*_key(entry.records, end - 1 - entry.offset))
+    return Position(*place_of(entry.records, end - 1 - entry.offset))
 
 
 def reach_of(log: Log, topic: str, at: Entry, position: Position) -> int:
@@ -79,7 +79,8 @@ def _columns(records: pa.RecordBatch) -> tuple[npt.NDArray[np.uint64], Ints]:
     return np.asarray(records.column("__lsn"), np.uint64), np.asarray(records.column("__index"), np.int64)
 
 
-def _key(records: pa.RecordBatch, row: int) -> tuple[int, int]:
+def place_of(records: pa.RecordBatch, row: int) -> tuple[int, int]:
+    """Return LSN and index of a row; LSN 0 where no database gave it a position."""
     lsn, index = _columns(records)
     return int(lsn[row]), int(index[row])
 

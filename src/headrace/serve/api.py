@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,8 @@ logger = logging.getLogger("headrace")
 # What FastAPI answers besides the routes: the interactive page, its description and assets.
 PAGES = re.compile(r"/docs|/openapi\.json|/static-offline-docs/[A-Za-z0-9._-]+")
 ROUTE = "headrace.route"
+PAGES_BASE = "/ui"
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _KEYS = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a JSON web token."},
@@ -72,9 +74,19 @@ class Route:
 
 
 def application(
-    models: Models, endpoints: Sequence[Endpoint], settings: ServeSettings, keys: KeyFile | None, *, title: str
+    models: Models,
+    endpoints: Sequence[Endpoint],
+    settings: ServeSettings,
+    keys: KeyFile | None,
+    *,
+    title: str,
+    pages: App | None = None,
 ) -> tuple[Front, PredictionService]:
-    """Return the application of one server, and the service that is to be closed after it."""
+    """Return the application of one server, and the service that is to be closed after it.
+
+    Args:
+        pages: what answers everything under `PAGES_BASE`, with a gate of its own.
+    """
     from fastapi_offline import FastAPIOffline
 
     service = PredictionService(models, settings)
@@ -90,7 +102,8 @@ def application(
     for route in routes:
         _add(app, route, settings.body_limit)
     _say_what_is_needed(app, gate)
-    return Front(app, routes=routes, gate=gate, metrics=metrics, body_limit=settings.body_limit), service
+    front = Front(app, routes=routes, gate=gate, metrics=metrics, body_limit=settings.body_limit, pages=pages)
+    return front, service
 
 
 def _say_what_is_needed(app: fastapi.FastAPI, gate: Gate) -> None:
@@ -176,10 +189,21 @@ class Front:
 
     Args:
         app: what answers the rest.
+        pages: what answers all under `PAGES_BASE`.
     """
 
-    def __init__(self, app: Any, *, routes: Sequence[Route], gate: Gate, metrics: Metrics, body_limit: int) -> None:
+    def __init__(
+        self,
+        app: Any,
+        *,
+        routes: Sequence[Route],
+        gate: Gate,
+        metrics: Metrics,
+        body_limit: int,
+        pages: App | None = None,
+    ) -> None:
         self._app = app
+        self._pages = pages
         self._gate = gate
         self._metrics = metrics
         self._body_limit = body_limit
@@ -195,6 +219,9 @@ class Front:
         """ASGI's."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")  # the server is told to offer HTTP only
+        if self._pages is not None and f"{scope['path']}/".startswith(f"{PAGES_BASE}/"):
+            await self._pages(scope, receive, send)
+            return
         started = time.perf_counter()
         if scope["method"] == "HEAD":
             # The answer to GET: the server leaves the body out, since its own scope still says HEAD.

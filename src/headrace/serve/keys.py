@@ -21,7 +21,7 @@ from pathlib import Path
 
 from headrace.errors import DeclarationError, HeadraceError
 
-SCOPES = ("predict", "train", "metrics", "admin")
+SCOPES = ("predict", "train", "metrics", "read", "produce", "admin")
 LOOK_SECONDS = 1.0
 _NOBODY = hashlib.sha256(b"nobody").hexdigest()
 

@@ -10,18 +10,16 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from headrace.errors import DeclarationError, HeadraceError
 from headrace.event_log import event
-from headrace.serve.api import application
+from headrace.serve.exchange import Receive, Scope, Send
 from headrace.serve.keys import LOOK_SECONDS, KeyFile, keys_beside
-from headrace.serve.models import Models
-from headrace.serve.parameters import Endpoint
 from headrace.serve.settings import ServeSettings
 from headrace.serve.tracing import flush
 
@@ -39,9 +37,9 @@ HEAD_BYTES = 65_536
 LAST_REQUEST_SECONDS = 0.3
 
 if TYPE_CHECKING:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Protocol
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as HttpProtocol
 else:
-    Protocol = AutoHTTPProtocol
+    HttpProtocol = AutoHTTPProtocol
 
 
 def open_keys(settings: ServeSettings, log: str) -> KeyFile | None:
@@ -72,7 +70,7 @@ def open_socket(settings: ServeSettings) -> socket.socket:
     return opened
 
 
-class Connection(Protocol):
+class Connection(HttpProtocol):
     """A connection whose requests begin within 20 s, with heads of at most 64 KiB; else it is closed.
 
     uvicorn waits without a limit for a head that does not end: a few thousand connections, each sending a byte now and
@@ -153,30 +151,43 @@ def announce(url: str) -> None:
     logger.info("serving at %s   %s/docs", url, url, extra=event("serving", url=url))
 
 
+class Served(Protocol):
+    """An ASGI application."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's."""
+        ...
+
+    async def look(self) -> None:
+        """Look whether keys have come; called by the server's loop once a second."""
+        ...
+
+
 class Server:
-    """Models, served. `start` serves in a thread, `run` in this one; `stop` may be called from any.
+    """An application, served. `start` serves in a thread, `run` in this one; `stop` may be called from any.
 
     Args:
-        log: the pipeline's, whose keys count.
         listening: a bound socket, which belongs to the server from here on.
+        ending: called by `stop`, in its thread: requests that go on for ever are to end.
+        ended: called when no request is answered any more.
 
     Raises:
-        DeclarationError: it would be open to others, or cannot work.
+        DeclarationError: it cannot work.
     """
 
     def __init__(
         self,
-        models: Models,
-        endpoints: Sequence[Endpoint],
+        app: Served,
         settings: ServeSettings,
         *,
         listening: socket.socket,
-        keys: KeyFile | None,
-        title: str,
+        ending: Callable[[], None] = lambda: None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self._socket = listening
-        app, self._service = application(models, endpoints, settings, keys, title=title)
+        self._ending = ending
+        self._ended = ended
         # A header that says where a request came from is not believed: limits are by the address that connects.
         options: dict[str, Any] = {
             "proxy_headers": False,
@@ -228,11 +239,12 @@ class Server:
         try:
             self._server.run(sockets=[self._socket])
         finally:
-            self._service.close()
+            self._ended()
             flush()
 
     def stop(self) -> None:
         """End: no new connections, requests that are being answered are; calling it twice is harmless."""
+        self._ending()
         self._server.should_exit = True
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()

@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headrace.batch import Batch
+import numpy as np
+
+from headrace.batch import OPS, Batch
 from headrace.capture.base import Origin, Piece, Source, SourcePosition, SourceStatus, Waker
 from headrace.clock import Clock, SystemClock
 from headrace.engines.local.admin_requests import AdminRequest, AdminRequests, apply
@@ -41,6 +44,7 @@ logger = logging.getLogger("headrace")
 IDLE_POLL = 0.2
 RETENTION_EVERY = 60.0
 FULL_DISK_WAIT = 1.0
+DELAYS = 1000
 
 # Each source has positions of its own kind; an engine hands them back to it, and compares them with each other.
 _Polled = tuple[Source[Any], Sequence[Piece[Any]]]
@@ -64,6 +68,41 @@ class EngineProgress:
     caught_up: bool = False
     rounds: int = 0
     status: str = "starting"
+
+
+class RoundTimes:
+    """Where the time of rounds goes. Written by the engine's thread, read by any.
+
+    Attributes:
+        seconds: spent since the start in ``capture``, in each task, and in ``commit``.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._delays: deque[float] = deque(maxlen=DELAYS)
+        self.seconds: dict[str, float] = {}
+
+    def spent(self, part: str, since: float) -> float:
+        """Count the time since then as a part's; return what time it is."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - since
+        return now
+
+    def committed(self, captured: Sequence[_Polled]) -> None:
+        """Note how old the newest captured rows are, whose predictions have just become durable."""
+        now_us = self._clock.now_us()
+        for _, pieces in captured:
+            batches = [batch for piece in pieces for _, batch in piece.batches if batch.num_rows]
+            if batches and batches[-1].op[-1] != OPS["r"]:
+                self._delays.append(float(now_us - batches[-1].ts_us[-1]) / 1e3)
+
+    def latency(self) -> dict[str, float]:
+        """Return ``p50_ms`` and ``p99_ms`` of the newest rounds with rows; nothing where there were none."""
+        delays = list(self._delays)
+        if not delays:
+            return {}
+        p50, p99 = np.percentile(delays, (50, 99)).tolist()
+        return {"p50_ms": round(p50, 3), "p99_ms": round(p99, 3)}
 
 
 def _adopt(txn: Transaction, topic: str, batch: Batch, origin: Origin, *, complete: bool) -> list[tuple[str, int, int]]:
@@ -127,6 +166,7 @@ class Engine:
         self._pruned_at = self.clock.monotonic()
         self._round_at = time.monotonic()
         self.round_seconds = 0.0
+        self.times = RoundTimes(self.clock)
 
     @property
     def round_age(self) -> float:
@@ -277,15 +317,20 @@ class Engine:
     def _commit(self, captured: Sequence[_Polled], requests: Sequence[AdminRequest]) -> None:
         counts = dict(self.progress.captured)
         with self.guard, self.log.transaction() as txn:
+            begun = time.perf_counter()
             for source, pieces in captured:
                 for piece in pieces:
                     self._append(txn, source, piece, counts)
+            self.times.spent("capture", begun)
             stored = _store(txn, captured)
             self._write_queue.write(txn, self.dead_letters.take)
             fault("engine.captured")
             more = self._step_all(txn, requests)
             fault("engine.stepped")
+            begun = time.perf_counter()
+        self.times.spent("commit", begun)
         fault("engine.committed")
+        self.times.committed(captured)
         self.dead_letters.commit()
         for call in self.after_commit:
             call(False)
@@ -335,6 +380,7 @@ class Engine:
         Other versions that were asked for come first: rows that have come meanwhile are theirs, where no cut is open.
         """
         stepped: list[tuple[TaskRunner, StepRecord]] = []
+        begun = time.perf_counter()
         for runner in self.runners:
             mine = [wanted for wanted in requests if wanted.request.model == runner.task.name]
             done = [apply(txn, runner, wanted) for wanted in mine if wanted.request.action != "tick"]
@@ -345,6 +391,7 @@ class Engine:
             if record is not None:
                 stepped.append((runner, record))
             stepped += [(runner, runner.tick(txn, tick)) for tick in self._ticks_for(runner, mine, record)]
+            begun = self.times.spent(runner.task.name, begun)
         self._record(txn, stepped)
         return any(runner.more or self._read_here & record.outputs.keys() for runner, record in stepped)
 

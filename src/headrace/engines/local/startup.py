@@ -24,7 +24,7 @@ from headrace.engines.local.engine import Engine
 from headrace.engines.local.first_rows import FirstRows, check_known, check_queries
 from headrace.engines.local.pool import ProcessPool
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.health import FILE, HealthWriter, health_of
+from headrace.engines.local.serving.health import HealthWriter, StatusReport
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
 from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import check_apart, databases, foreign_topics, registered_columns, topic_sources
@@ -35,6 +35,7 @@ from headrace.engines.workers import Workers
 from headrace.errors import DeclarationError, FingerprintError, LogMissing
 from headrace.event_log import event
 from headrace.formats.topic_formats import TopicCodec, codec_for
+from headrace.inspect.health import FILE
 from headrace.kafka.settings import KafkaLocation
 from headrace.log import file_of, open_log
 from headrace.log.base import Log
@@ -46,6 +47,7 @@ from headrace.plan.plan import Plan, TopicsPlan
 from headrace.plan.task import ModelTask
 from headrace.plan.topic_columns import TopicColumns
 from headrace.registry.models import ModelRecord, declare, read_model, read_progress, reset
+from headrace.registry.plans import record_plan
 from headrace.registry.requests import CONTINUE, read_continue
 from headrace.replay.continuation import refused_everything, ways_on, why_not_continue
 from headrace.replay.environment import environment_fingerprint, libraries_of, record_environment
@@ -145,7 +147,7 @@ def _start(
     _warn_of_untrained(plan, log)
     _tell_health(running)
     receive_served_rows(running, plan.endpoints)
-    return serve_running(running, models, place) if models and place else running
+    return serve_running(running, models, place, location=location_of(plan)) if models and place else running
 
 
 def checked_sources(plan: Plan) -> list[Source[Any]]:
@@ -191,7 +193,7 @@ def _warn_of_untrained(plan: Plan, log: Log) -> None:
         trained = task.initial is not None or task.learner.ready or (progress is not None and progress.model_rows > 0)
         if task.retrain is None or trained:
             continue
-        where = _location(plan)
+        where = location_of(plan)
         logger.warning(
             "«%s» is not trained, and predicts nothing until it is: give it initial=…, or ask for its first training: "
             "headrace models retrain %s --log %s",
@@ -204,9 +206,10 @@ def _tell_health(running: Running) -> None:
     """Let processes that follow the log know how its pipeline is."""
     path = file_of(running.log, FILE)
     if path is not None:
-        told = HealthWriter(path, lambda: health_of(running.engine, list(running.sinks.values())))
+        report = StatusReport(running.engine, lambda: list(running.sinks.values()))
+        told = HealthWriter(path, report)
         running.engine.each_round.append(told.write)
-        running.closing.append(told.remove)
+        running.closing += [report.close, told.remove]
 
 
 def _reader(plan: Plan, log: Log, codec: TopicCodec) -> tuple[Log, bool]:
@@ -300,7 +303,7 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log, *, continues: bool 
         return
     if not changed or (continues and read_continue(log, task.name) is not None and not why_not_continue(log, task)):
         return
-    where = _location(plan)
+    where = location_of(plan)
     raise FingerprintError(
         f"the model «{task.name}» is declared differently from the one in {plan.log} (version {known['version']}):\n"
         + "\n".join(f"    {line}" for line in changed),
@@ -308,7 +311,7 @@ def check_fingerprint(plan: Plan, task: ModelTask, log: Log, *, continues: bool 
     )
 
 
-def _location(plan: Plan) -> str:
+def location_of(plan: Plan) -> str:
     """Return where a plan's log is, as a command takes it; without a password."""
     return KafkaLocation.parse(plan.log, name=plan.app).url if plan.on_kafka else plan.log
 
@@ -328,6 +331,7 @@ def _declare_models(plan: Plan, log: Log, clock: Clock) -> None:
             logger.info("%s", text, extra=event("began_anew", app=plan.app, model=task.name))
     with log.transaction() as txn:
         record_environment(log, txn, plan.app, environment_fingerprint())
+        record_plan(log, txn, plan.app, plan.graph().to_dict())
         for task in plan.models:
             known, made_of = read_model(log, task.name), blueprint(task)
             undeclared = known is None or not known["fingerprint"]

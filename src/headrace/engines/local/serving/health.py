@@ -1,7 +1,7 @@
 """Health of a running pipeline: its sources, its sinks, the engine's rounds; and how a follower learns of it.
 
 The engine's process knows by looking at its parts. Beside a log that is a file it also writes what it sees, about once
-a second, for the processes that follow the log: ``<log>.health``, which goes when the pipeline ends in good order.
+a second, for the processes that follow the log (`headrace.inspect.health`).
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.engines.local.sink_runner import SinkStatus
-from headrace.log import file_of
-from headrace.log.base import Log
+from headrace.inspect.health import Status
 from headrace.serve.models import ComponentHealth, Gauge
 
 if TYPE_CHECKING:
     from headrace.engines.local.engine import Engine
 
-FILE = ".health"
 WRITE_SECONDS = 1.0
+LAG_SECONDS = 3.0
 
 
 def health_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[ComponentHealth]:
@@ -46,16 +46,28 @@ def health_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Componen
 
 
 def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gauge]:
-    """Return numbers about sources, sinks and rounds."""
+    """Return numbers about sources, sinks and rounds; asks the sources' servers."""
+    return [*source_lag(engine), *_own_metrics(engine, sinks)]
+
+
+def source_lag(engine: Engine) -> list[Gauge]:
+    """Return how far the log is behind the sources' servers, and what they keep for it; asks them."""
     found = []
     for source in engine.sources:
-        labels, status, traits = {"source": source.name}, source.status, source.traits
+        lag = source.traits.measure_lag() if source.traits.measure_lag is not None else ()
+        labels = {"source": source.name}
+        found += [Gauge(f"source_{measured.name}", measured.about, measured.value, labels) for measured in lag]
+    return found
+
+
+def _own_metrics(engine: Engine, sinks: Sequence[SinkStatus]) -> list[Gauge]:
+    found = []
+    for source in engine.sources:
+        labels, status = {"source": source.name}, source.status
         away = status.away_seconds
         found.append(Gauge("source_connected", "Whether the source is connected", float(away == 0), labels))
         found.append(Gauge("source_away_seconds", "For how long it is not", away, labels))
         found.append(Gauge("source_reconnects", "Connections made again since the start", status.reconnects, labels))
-        lag = traits.measure_lag() if traits.measure_lag is not None else ()
-        found += [Gauge(f"source_{measured.name}", measured.about, measured.value, labels) for measured in lag]
     ends = {name: info.end for name, info in engine.log.topics().items()} if sinks else {}
     for sink in sinks:
         labels = {"sink": sink.name, "topic": sink.topic}
@@ -74,12 +86,68 @@ def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gau
     ]
 
 
-class HealthWriter:
-    """Writes `health_of` beside a log. Called by the engine's thread, in each round."""
+class StatusReport:
+    """Makes `Status` of an engine in this process. Called by one thread, about once a second: shares are of that time.
 
-    def __init__(self, path: Path, health: Callable[[], list[ComponentHealth]]) -> None:
+    How far sources are behind their servers is asked in a thread of its own: an answer may take its time.
+
+    Args:
+        sinks: gives the sinks of the pipeline.
+    """
+
+    def __init__(self, engine: Engine, sinks: Callable[[], Sequence[SinkStatus]]) -> None:
+        self._engine = engine
+        self._sinks = sinks
+        self._seconds: dict[str, float] = {}
+        self._rounds = 0
+        self._at = time.monotonic()
+        self._lag: list[Gauge] = []
+        self._ended = threading.Event()
+        if any(source.traits.measure_lag is not None for source in engine.sources):
+            threading.Thread(target=self._ask, name="headrace-lag", daemon=True).start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._ended.set()
+
+    def _ask(self) -> None:
+        while not self._ended.wait(LAG_SECONDS):
+            self._lag = source_lag(self._engine)
+
+    def __call__(self) -> Status:
+        """Return what there is to say now."""
+        engine, times, now = self._engine, self._engine.times, time.monotonic()
+        passed, rounds = max(1e-3, now - self._at), engine.progress.rounds
+        seconds = dict(times.seconds)
+        busy = {part: min(1.0, (spent - self._seconds.get(part, 0.0)) / passed) for part, spent in seconds.items()}
+        figures: dict[str, Any] = {
+            "app": engine.plan.app,
+            "rounds": rounds,
+            "rounds_s": (rounds - self._rounds) / passed,
+            "busy": {part: round(share, 4) for part, share in busy.items()},
+            "memory": memory_bytes(),
+            "gauges": [asdict(gauge) for gauge in (*self._lag, *_own_metrics(engine, self._sinks()))],
+            **times.latency(),
+        }
+        self._seconds, self._rounds, self._at = seconds, rounds, now
+        return Status(health_of(engine, self._sinks()), figures)
+
+
+def memory_bytes() -> int:
+    """Return the resident memory of this process; 0 where the system does not say it."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class HealthWriter:
+    """Writes `status_of` beside a log. Called by the engine's thread, in each round."""
+
+    def __init__(self, path: Path, status: Callable[[], Status]) -> None:
         self._path = path
-        self._health = health
+        self._status = status
         self._written_at = -WRITE_SECONDS
 
     def write(self) -> None:
@@ -88,7 +156,9 @@ class HealthWriter:
         if now - self._written_at < WRITE_SECONDS:
             return
         self._written_at = now
-        about = {"ts": time.time(), "pid": os.getpid(), "parts": [asdict(part) for part in self._health()]}
+        status = self._status()
+        parts = [asdict(part) for part in status.parts]
+        about = {"ts": time.time(), "pid": os.getpid(), "parts": parts, "figures": status.figures}
         draft = self._path.with_name(f"{self._path.name}.draft")
         with contextlib.suppress(OSError):
             draft.write_text(json.dumps(about))
@@ -98,24 +168,3 @@ class HealthWriter:
         """Take it away: the pipeline has ended in good order."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
-
-
-def read_health(log: Log) -> list[ComponentHealth]:
-    """Read the health of the pipeline that another process runs on a log, as it wrote it last, and older since then.
-
-    Returns:
-        Nothing where no process says anything: it has ended in good order, or the log is no file.
-    """
-    path = file_of(log, FILE)
-    try:
-        about: dict[str, Any] = json.loads(path.read_text()) if path is not None else {"parts": [], "ts": 0.0}
-        found = [ComponentHealth(**part) for part in about["parts"]]
-        age = max(0.0, time.time() - float(about["ts"]))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [ComponentHealth("engine", str(path), 0.0, f"its health cannot be read: {error}", ended=True)]
-    # What was away then is taken to be away still, and the rounds of a process that is silent grow old.
-    return [
-        replace(part, seconds=part.seconds + age) if part.seconds or part.kind == "engine" else part for part in found
-    ]

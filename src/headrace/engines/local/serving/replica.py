@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow as pa
 
 from headrace.engines.local.running import trained
-from headrace.engines.local.serving.health import read_health
 from headrace.engines.local.serving.metrics import model_metrics, operator_metrics, topic_metrics
 from headrace.engines.local.serving.served_rows import ServedRowsSender
 from headrace.engines.local.serving.service import ModelProvider
@@ -26,6 +25,7 @@ from headrace.engines.local.startup import check_fingerprint
 from headrace.errors import HeadraceError, LogError
 from headrace.event_log import event
 from headrace.formats.topic_formats import codec_for
+from headrace.inspect.health import read_health
 from headrace.learn.base import traits_of
 from headrace.log import file_of, open_log
 from headrace.log.base import Log

@@ -296,22 +296,36 @@ class ServerBinding:
         listening = listening or open_socket(settings)
         return cls(plan.app, settings, plan.endpoints, keys, listening)
 
-    def serving(self, models: Models) -> Server:
-        """The server, which is not started yet."""
-        from headrace.serve.server import Server
+    def serving(self, models: Models, log: Log, *, location: str) -> Server:
+        """The server, with the dashboard at ``/ui``; it is not started yet.
 
-        return Server(models, self.endpoints, self.settings, listening=self.listening, keys=self.keys, title=self.app)
+        Args:
+            location: of the log, for people.
+        """
+        from headrace.serve.api import application
+        from headrace.serve.server import Server
+        from headrace.ui.application import Dashboard
+        from headrace.ui.subject import Subject
+
+        subject = Subject(log, self.app, location)
+        pages = Dashboard(subject, self.settings, self.keys, models=models)
+        app, service = application(models, self.endpoints, self.settings, self.keys, title=self.app, pages=pages)
+        return Server(app, self.settings, listening=self.listening, ending=pages.end, ended=service.close)
 
     def close(self) -> None:
         """Give the port back."""
         self.listening.close()
 
 
-def serve_running(running: Running, models: LocalModels, place: ServerBinding) -> Running:
-    """Serve a pipeline that runs, until it is stopped."""
+def serve_running(running: Running, models: LocalModels, place: ServerBinding, *, location: str) -> Running:
+    """Serve a pipeline that runs, until it is stopped.
+
+    Args:
+        location: of its log, for people.
+    """
     models.running = running
     try:
-        running.server = place.serving(models)
+        running.server = place.serving(models, models.log, location=location)
         running.closing.append(running.server.stop)
         running.server.start()
     except BaseException:

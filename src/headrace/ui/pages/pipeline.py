@@ -1,0 +1,80 @@
+"""The first page: the plan as a picture whose parts are live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import fastapi
+from markupsafe import Markup
+from starlette.responses import Response, StreamingResponse
+
+from headrace.plan.graph import Graph, Part
+from headrace.plan.picture import laid_out, svg
+from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.read.pipeline import graph_of
+from headrace.ui.site import Site, link
+from headrace.ui.stream import numbers
+
+# Numbers that stand in a part of the picture, by its kind.
+SHOWN = {
+    "topic": ("rows", "rate", "age"),
+    "model": ("version", "learned", "waiting", "busy"),
+    "source": ("status",),
+    "sink": ("status",),
+}
+
+
+def router(site: Site) -> fastapi.APIRouter:
+    """Return the routes."""
+    routes = fastapi.APIRouter()
+
+    @routes.get("/")
+    def pipeline(request: fastapi.Request, at: str = "") -> Response:
+        logs = site.subject.logs()
+        moments = {name: moment_at(log, at) for name, log in logs.items()}
+        pictures = [
+            {"name": name, "graph": graph, "svg": picture_of(graph, moments[name])}
+            for name, log in logs.items()
+            if (graph := graph_of(log)).parts
+        ]
+        first = next(iter(moments.values()), None)
+        return site.page(request, "pipeline.html", at=first, pictures=pictures)
+
+    @routes.get("/events")
+    async def events(want: str = "") -> Response:
+        prefixes = tuple(prefix for prefix in want.split("\n") if prefix)
+        wanted: Callable[[str], bool] = lambda key: key.startswith(prefixes) if prefixes else True  # noqa: E731
+        return StreamingResponse(
+            numbers(site.hub, wanted), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+        )
+
+    return routes
+
+
+def picture_of(graph: Graph, moment: Moment) -> Markup:
+    """Return the plan as SVG, its parts links to their pages."""
+    at = "" if moment.live else moment.text
+    topics = {} if moment.live else moment.topics()
+
+    def numbers_of(part: Part) -> list[tuple[str, str]]:
+        if moment.live:
+            return [(f"{part.id}/{name}", "") for name in SHOWN.get(part.kind, ())]
+        name = part.id.partition(":")[2]
+        return [("", f"{topics[name].rows:,} rows")] if part.kind == "topic" and name in topics else []
+
+    picture = laid_out(graph, spare=1)
+    return Markup(svg(picture, link=lambda part: place_of(part, at), numbers=numbers_of, style=""))
+
+
+def place_of(part: Part, at: str = "") -> str:
+    """Return the page of a part of the plan; "" where it has none."""
+    name = part.id.partition(":")[2]
+    if part.kind == "topic":
+        return link("topics", name, at=at)
+    if part.kind in ("model", "training"):
+        return link("models", name.partition("/")[0], at=at)
+    if part.kind == "operator":
+        return link("alarms", at=at) if part.operation in ("alarm", "drift") else ""
+    if part.kind in ("source", "sink"):
+        return link("health", at=at)
+    return ""

@@ -1,0 +1,117 @@
+"""What every page has in common: the log that it looks at, its templates, the place in time that its address names."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import fastapi
+import jinja2
+from starlette.responses import HTMLResponse
+
+from headrace.row_tables import cell
+from headrace.serve.models import Models
+from headrace.ui.guard import BASE, CALLER
+from headrace.ui.read import units
+from headrace.ui.stream import Hub
+from headrace.ui.subject import Subject
+
+NAV = (
+    ("Pipeline", "/"),
+    ("Topics", "/topics"),
+    ("Models", "/models"),
+    ("Alarms", "/alarms"),
+    ("Dead letters", "/letters"),
+    ("SQL", "/sql"),
+    ("Health", "/health"),
+)
+
+
+@dataclass(slots=True)
+class Site:
+    """The dashboard of one log or cluster.
+
+    Attributes:
+        models: of a pipeline in this process, or that is followed in it; None where only the log is looked at.
+    """
+
+    subject: Subject
+    hub: Hub
+    models: Models | None = None
+    _templates: jinja2.Environment = field(default_factory=lambda: _environment())
+
+    def page(self, request: fastapi.Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """Return a page.
+
+        Args:
+            values: of its template; ``at`` (`Moment`), where the page is of one.
+        """
+        caller = request.scope.get(CALLER)
+        moment = values.get("at")
+        text = self._templates.get_template(template).render(
+            site=self,
+            nav=NAV,
+            path=request.url.path,
+            here=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+            at_text=moment.text if moment is not None and not moment.live else "",
+            may=caller.may if caller is not None else (lambda scope: False),
+            link=functools.partial(link, at=moment.text if moment is not None and not moment.live else ""),
+            headrace=version("headrace"),
+            **values,
+        )
+        return HTMLResponse(text, status)
+
+
+def link(*parts: object, at: str = "", **query: object) -> str:
+    """Return the address of a page; parts of its path are quoted, what is empty in its query is left out.
+
+    >>> link("topics", "a/b", offset=3, order=""), link("models", "m", at="14:02")
+    ('/ui/topics/a%2Fb?offset=3', '/ui/models/m?at=14%3A02')
+    """
+    given = {name: value for name, value in {**query, "at": at}.items() if value not in ("", None)}
+    path = "/".join([BASE, *(quote(str(part), safe="") for part in parts)])
+    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("headrace.ui"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    filters: Mapping[str, Callable[..., Any]] = {
+        "bytes": units.bytes_text,
+        "rate": units.rate_text,
+        "age": units.age_text,
+        "time": units.time_text,
+        "cell": cell,
+        "number": number,
+        "compact": compact,
+    }
+    made.filters.update(filters)
+    return made
+
+
+def number(value: Any) -> str:
+    """Return a number with thousands apart; a fraction with six digits that count.
+
+    >>> number(12345), number(0.123456789), number(None), number("a")
+    ('12,345', '0.123457', '–', 'a')
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def compact(value: Any) -> str:
+    """Return a value as JSON in one line, for an attribute of a page."""
+    return json.dumps(value, separators=(",", ":"), default=str)

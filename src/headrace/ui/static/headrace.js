@@ -1,0 +1,222 @@
+// @ts-check
+"use strict";
+
+/** @param {string} selector @param {ParentNode} [root] @returns {HTMLElement[]} */
+const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
+/** @param {string} selector @param {ParentNode} [root] @returns {HTMLElement | null} */
+const one = (selector, root = document) => root.querySelector(selector);
+
+// -- numbers that move -----------------------------------------------------------------------------------------------
+
+/** The one stream of numbers of a page; a browser connects again by itself, and then gets all of them. */
+function live() {
+  const body = document.body;
+  const want = (body.dataset.events || "").split("\n").map((part) => part.trim()).filter(Boolean);
+  if (!body.dataset.live || !want.length) return;
+  const stream = new EventSource("/ui/events?want=" + encodeURIComponent(want.join("\n")));
+  stream.addEventListener("numbers", (event) => show(JSON.parse(/** @type {MessageEvent} */ (event).data)));
+  stream.onerror = () => show({ "log/state": "away" });
+  stream.onopen = () => body.dataset.stream = "open";
+  addEventListener("pagehide", () => stream.close());
+}
+
+/** @param {Record<string, string>} numbers */
+function show(numbers) {
+  for (const [key, text] of Object.entries(numbers)) {
+    const name = CSS.escape(key);
+    for (const place of all(`[data-live="${name}"]`)) if (place.textContent !== text) place.textContent = text;
+    for (const place of all(`[data-live-state="${name}"]`)) place.dataset.state = text;
+    if (key.endsWith("/state")) {
+      const part = CSS.escape(key.slice(0, -"/state".length));
+      for (const place of all(`[data-part="${part}"]`)) place.dataset.state = text;
+    }
+  }
+  document.dispatchEvent(new CustomEvent("headrace:numbers", { detail: numbers }));
+}
+
+// -- the tail of a topic ---------------------------------------------------------------------------------------------
+
+const SHOWN = 1000;
+
+/** Rows that come are put on top; while it is paused they are kept, and none is lost. */
+function tail() {
+  const button = one("[data-tail]");
+  const table = /** @type {HTMLTableElement | null} */ (one("#rows"));
+  if (!button || !table) return;
+  const body = table.tBodies[0];
+  const columns = JSON.parse(table.dataset.columns || "[]");
+  const base = location.pathname;
+  /** @type {[number, string[]][]} */
+  let waiting = [];
+  /** @type {EventSource | null} */
+  let stream = null;
+  let on = false;
+  let due = false;
+  const say = () => button.textContent = on ? "Pause" : waiting.length ? `Follow (${waiting.length} new)` : "Follow";
+  const draw = () => {
+    due = false;
+    if (!on) return say();
+    const some = waiting.slice(-SHOWN);
+    waiting = [];
+    for (const row of all("tr.new", body)) row.classList.remove("new");
+    body.prepend(...some.reverse().map(([offset, cells]) => line(base, offset, cells)));
+    while (body.rows.length > SHOWN) body.deleteRow(-1);
+    say();
+  };
+  button.addEventListener("click", () => {
+    on = !on;
+    button.setAttribute("aria-pressed", String(on));
+    if (on && !stream) {
+      const address = `${button.dataset.tail}?after=${button.dataset.after}&columns=${encodeURIComponent(columns.join("\n"))}`;
+      stream = new EventSource(address);
+      stream.addEventListener("rows", (event) => {
+        for (const row of JSON.parse(/** @type {MessageEvent} */ (event).data)) waiting.push(row);
+        if (!due) { due = true; requestAnimationFrame(draw); }
+      });
+      addEventListener("pagehide", () => stream && stream.close());
+    }
+    draw();
+  });
+}
+
+/** @param {string} base @param {number} offset @param {string[]} cells */
+function line(base, offset, cells) {
+  const row = document.createElement("tr");
+  row.className = "new";
+  row.dataset.href = `${base}/${offset}`;
+  const head = row.appendChild(document.createElement("th"));
+  head.className = "n";
+  head.scope = "row";
+  const place = head.appendChild(document.createElement("a"));
+  place.href = `${base}/${offset}`;
+  place.textContent = String(offset);
+  for (const text of cells) row.appendChild(document.createElement("td")).textContent = text;
+  return row;
+}
+
+// -- tables ----------------------------------------------------------------------------------------------------------
+
+/** A search field shows the rows of a table that hold its text. */
+function filters() {
+  for (const field of all("input[data-filter]")) {
+    const input = /** @type {HTMLInputElement} */ (field);
+    const table = one(input.dataset.filter || "");
+    input.addEventListener("input", () => {
+      const text = input.value.toLowerCase();
+      for (const row of table ? all("tbody tr", table) : []) row.hidden = !(row.textContent || "").toLowerCase().includes(text);
+    });
+  }
+}
+
+/** A form of checkboxes becomes one field with the names in it. */
+function columns() {
+  for (const form of all("form[data-columns]")) {
+    form.addEventListener("submit", () => {
+      const names = all("input[type=checkbox]", form).map((box) => /** @type {HTMLInputElement} */ (box));
+      const field = /** @type {HTMLInputElement} */ (one("input[name=columns]", form));
+      field.value = names.filter((box) => box.checked).map((box) => box.value).join("\n");
+    });
+  }
+}
+
+// -- times, light and dark -------------------------------------------------------------------------------------------
+
+/** @param {ParentNode} [root] */
+function times(root = document) {
+  const local = localStorage.getItem("headrace.zone") === "local";
+  const button = one("#zone");
+  if (button) button.textContent = local ? "local" : "UTC";
+  for (const place of all("time[data-us]", root)) {
+    const us = Number(place.dataset.us);
+    if (!us || !Number.isFinite(us) || Math.abs(us) > 8e18) continue;
+    const when = new Date(us / 1000);
+    if (Number.isNaN(when.getTime())) continue;
+    const zone = when.getTimezoneOffset() * 60000;
+    const text = new Date(us / 1000 - (local ? zone : 0)).toISOString().replace("T", " ").replace("Z", "");
+    place.textContent = text.replace(".000", "");
+    place.title = local ? "local time" : "UTC";
+  }
+}
+
+function switches() {
+  one("#zone")?.addEventListener("click", () => {
+    localStorage.setItem("headrace.zone", localStorage.getItem("headrace.zone") === "local" ? "utc" : "local");
+    times();
+  });
+  one("#theme")?.addEventListener("click", () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    localStorage.setItem("headrace.theme", root.dataset.theme);
+    document.dispatchEvent(new CustomEvent("headrace:theme"));
+  });
+  const keys = /** @type {HTMLDialogElement | null} */ (one("#keys"));
+  one("#help")?.addEventListener("click", () => keys?.showModal());
+  for (const link of all("[data-remember]")) {
+    link.addEventListener("click", () => {
+      const on = new URL(/** @type {HTMLAnchorElement} */ (link).href).searchParams.get("internal");
+      localStorage.setItem("headrace.internal", on || "");
+    });
+  }
+  const address = new URL(location.href);
+  if (address.pathname === "/ui/topics" && !address.searchParams.has("internal") && localStorage.getItem("headrace.internal")) {
+    if (!document.referrer.includes("internal=")) {
+      address.searchParams.set("internal", "yes");
+      location.replace(address);
+    }
+  }
+}
+
+// -- keys ------------------------------------------------------------------------------------------------------------
+
+/** @type {Record<string, string>} */
+const PLACES = { p: "/ui/", t: "/ui/topics", m: "/ui/models", a: "/ui/alarms", d: "/ui/letters", s: "/ui/sql", h: "/ui/health" };
+
+function keyboard() {
+  let going = false;
+  document.addEventListener("keydown", (event) => {
+    const target = /** @type {HTMLElement} */ (event.target);
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input, textarea, select, dialog, canvas")) {
+      if (event.key === "Escape") target.blur();
+      return;
+    }
+    if (going && PLACES[event.key]) { location.href = PLACES[event.key] + now(); event.preventDefault(); }
+    going = event.key === "g";
+    if (event.key === "/") {
+      const field = /** @type {HTMLInputElement | null} */ (one("[data-search]"));
+      if (field) { field.focus(); field.select(); event.preventDefault(); }
+    } else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
+    else if (event.key === "Enter") {
+      const row = one("tr.current[data-href]");
+      if (row && target === document.body) location.href = row.dataset.href || "";
+    } else if (event.key === "?") /** @type {HTMLDialogElement | null} */ (one("#keys"))?.showModal();
+  });
+}
+
+/** @returns {string} the place in time of this page, for the address of another one */
+function now() {
+  const at = new URL(location.href).searchParams.get("at");
+  return at ? "?at=" + encodeURIComponent(at) : "";
+}
+
+/** @param {number} by */
+function step(by) {
+  const rows = all("tbody tr[data-href]").filter((row) => !row.hidden);
+  if (!rows.length) return;
+  const at = rows.findIndex((row) => row.classList.contains("current"));
+  const next = rows[Math.min(rows.length - 1, Math.max(0, at + by))];
+  rows[at]?.classList.remove("current");
+  next.classList.add("current");
+  next.scrollIntoView({ block: "nearest" });
+}
+
+// -- start -----------------------------------------------------------------------------------------------------------
+
+live();
+tail();
+filters();
+columns();
+times();
+switches();
+keyboard();
+document.body.addEventListener("htmx:afterSwap", (event) => times(/** @type {HTMLElement} */ (event.target)));

@@ -1,0 +1,3 @@
+// Before anything is drawn: the mode that was chosen, else that of the system.
+const chosen = localStorage.getItem("headrace.theme");
+if (chosen) document.documentElement.dataset.theme = chosen;
