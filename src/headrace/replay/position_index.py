@@ -11,11 +11,14 @@ from headrace.log.base import Entry, Log, walk
 from headrace.position import Position
 
 
-def find_row(log: Log, topic: str, position: Position) -> int | None:
+def find_row(log: Log, topic: str, position: Position, *, most: int | None = None) -> int | None:
     """Return the offset of the row at a position; None where the topic has none.
 
     Rows of a table, and those that a program appends, are in the order of their positions: then it takes a few reads.
     Others are searched one after the other.
+
+    Args:
+        most: rows of a topic that is searched so; of one that has more, rows out of order are not found.
     """
     info = log.topics().get(topic)
     if info is None or not info.rows:
@@ -32,6 +35,8 @@ def find_row(log: Log, topic: str, position: Position) -> int | None:
             high = entry.offset
         else:
             low = entry.offset + entry.records.num_rows
+    if most is not None and info.rows > most:
+        return None
     for entry in walk(log, topic, info.first):
         found = _within(entry.records, position)
         if found is not None:

@@ -60,14 +60,22 @@ def about(log: Log, versions: VersionList, version: VersionRecord) -> dict[str, 
     return found | {"current": version is versions.current}
 
 
-def newest_scores(log: Log, model: str) -> list[dict[str, Any]]:
-    """Return the last line of each stream or fixed set in the model's metrics topic, by its name."""
+def newest_scores(log: Log, model: str, *, end: int | None = None) -> list[dict[str, Any]]:
+    """Return the last line of each stream or fixed set in the model's metrics topic, by its name.
+
+    Args:
+        end: offset after the last line that is looked at; None: all that there are.
+    """
     info = log.topics().get(f"{model}-metrics")
     if info is None:
         return []
+    end = info.end if end is None else min(end, info.end)
     found: dict[str, dict[str, Any]] = {}
-    for entry in log.read_topic(info.name, offset=max(info.first, info.end - LOOKED_AT), limit=LOOKED_AT):
-        records = entry.records.select([name for name in entry.records.schema.names if not name.startswith("__")])
+    for entry in log.read_topic(info.name, offset=max(info.first, end - LOOKED_AT), limit=LOOKED_AT):
+        if entry.offset >= end:
+            break
+        records = entry.records.slice(0, end - entry.offset)
+        records = records.select([name for name in records.schema.names if not name.startswith("__")])
         for line in records.to_pylist():
             found[line["stream"]] = line
     return [found[name] for name in sorted(found)]

@@ -1,0 +1,277 @@
+"""Models and their versions, as pages show them: now, or as they were at a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.errors import LogError
+from headrace.inspect.models import metrics_of, model_rows
+from headrace.plan.fingerprint import core
+from headrace.registry import models as registry
+from headrace.registry.versions import VersionList, VersionRecord
+from headrace.replay.version_state import newest_scores
+from headrace.ui.read.flows import Flows
+from headrace.ui.read.moment import Moment
+from headrace.ui.read.relations import Finder, Link, trained_links, training_text, training_topic, versions_of
+
+LISTED = 200
+ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLine:
+    """A model in the list; what is not known of an earlier moment is None."""
+
+    name: str
+    version: int
+    position: str | None
+    learned: int | None
+    predicted: int | None
+    waiting: int | None
+    versions: int
+    tags: dict[str, int]
+    hash: str | None
+    diverged: str = ""
+
+
+def model_lines(moment: Moment, flows: Flows) -> list[ModelLine]:
+    """Return the models that there were."""
+    if moment.live:
+        return [
+            ModelLine(
+                row["model"], row["version"], row["position"], row["rows"], row["predicted"], row["pending"],
+                row["versions"], row["tags"], row["hash"], row["diverged"],
+            )
+            for row in model_rows(moment.log)
+        ]  # fmt: skip
+    found = []
+    for name in moment.log.records("model"):
+        versions = versions_of(moment, name)
+        if versions.current is None:
+            continue
+        topics = flows.predictions.get(name, ())
+        predicted = moment.end(topics[0]) if topics else None
+        position = position_then(moment, flows, name)
+        number, tags = versions.current.version, versions.tags
+        found.append(ModelLine(name, number, position, None, predicted, None, len(versions), tags, None))
+    return found
+
+
+def position_then(moment: Moment, flows: Flows, model: str) -> str | None:
+    """Return the position that a model had learned up to, as its newest prediction says; None where there is none."""
+    for topic in flows.predictions.get(model, ()):
+        end = moment.end(topic)
+        for _, records in moment.rows(topic, max(0, end - 1), end):
+            if "model_position" in records.schema.names:
+                position: str | None = records.column("model_position").to_pylist()[-1]
+                return position
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLine:
+    """A version in the list of its model's.
+
+    Attributes:
+        ended_us: None for the one that was there.
+        trained: links to the rows that it was trained on; ``training``: to what was told of that.
+        scores: metrics in a line.
+    """
+
+    number: int
+    ts_us: int
+    ended_us: int | None
+    parent: int | None
+    reason: str
+    by: str
+    rows: int | None
+    position: str | None
+    hash: str | None
+    size: int
+    tags: tuple[str, ...]
+    kept: bool
+    scores: str
+    trained: list[Link] = field(default_factory=list)
+    training: Link | None = None
+
+    @property
+    def current(self) -> bool:
+        """Return whether it predicted at the moment."""
+        return self.ended_us is None
+
+
+def version_lines(finder: Finder, model: str, numbers: Sequence[int] = ()) -> list[VersionLine]:
+    """Return versions of a model, the newest first, at most `LISTED`.
+
+    Args:
+        numbers: those that are wanted; none: the newest.
+    """
+    versions = finder.versions(model)
+    wanted = [version for version in versions if not numbers or version.version in numbers]
+    return [_version_line(finder, version, versions) for version in reversed(wanted[-LISTED:])]
+
+
+def _version_line(finder: Finder, version: VersionRecord, versions: VersionList) -> VersionLine:
+    moment = finder.moment
+    ended = version.ended_us if moment.ts_us is None or (version.ended_us or 0) <= moment.ts_us else None
+    if ended is None and version.ended_us is not None:  # what it was when it ended was not known then
+        rows, position, known = None, position_then(moment, finder.flows, version.model), None
+    elif ended is None:
+        progress = registry.read_progress(moment.log, version.model) or registry.Progress()
+        rows, position, known = progress.model_rows, progress.position, progress.hash
+    else:
+        rows, position, known = version.rows, version.position, version.hash
+    told = finder.training_of(version)
+    return VersionLine(
+        version.version,
+        version.ts_us,
+        ended,
+        version.parent,
+        version.reason,
+        version.by,
+        rows,
+        position,
+        known,
+        version.size,
+        tuple(version.tags),
+        version.kept,
+        scores_text(version.metrics) if ended is not None else "",
+        trained_links(version),
+        None if told is None else told.link(training_text(told)),
+    )
+
+
+def scores_text(metrics: dict[str, Any]) -> str:
+    """Return metrics by streams in a line.
+
+    >>> scores_text({"test": {"rows": 9, "accuracy": 0.75, "labels": []}})
+    'test: accuracy 0.75'
+    """
+    lines = []
+    for stream, figures in metrics.items():
+        if isinstance(figures, dict):
+            own = {name: value for name, value in metrics_of(figures).items() if isinstance(value, int | float)}
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in own.items() if not name.startswith("window_"))
+            lines.append(f"{stream}: {shown}")
+    return "; ".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Counts of one stream's predictions: rows are the truth, columns the predictions."""
+
+    stream: str
+    rows: int
+    labels: list[str]
+    counts: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model's page.
+
+    Attributes:
+        declared: what it is declared to be, in pairs.
+        parts: topics that it has to do with: what they are, and their names.
+    """
+
+    name: str
+    line: ModelLine
+    versions: list[VersionLine]
+    all_versions: int
+    trainings: list[tuple[Link, int]]
+    declared: list[tuple[str, Any]]
+    parts: list[tuple[str, list[str]]]
+    confusions: list[Confusion]
+    trains: bool
+
+
+def model_of(moment: Moment, model: str) -> tuple[Model, Finder]:
+    """Return a model as it was, and what finds rows that have to do with it.
+
+    Raises:
+        LogError: there was none of this name.
+    """
+    finder = Finder(moment)
+    line = next((line for line in model_lines(moment, finder.flows) if line.name == model), None)
+    if line is None:
+        raise no_model(moment, model)
+    found = Model(
+        model,
+        line,
+        version_lines(finder, model),
+        len(finder.versions(model)),
+        trainings_of(finder, model),
+        declared_pairs(finder.versions(model)),
+        _parts(finder.flows, model, moment),
+        confusions_of(moment, model),
+        model in finder.flows.trains,
+    )
+    return found, finder
+
+
+def no_model(moment: Moment, model: str) -> LogError:
+    """Return the error that there is no such model."""
+    known = ", ".join(moment.log.records("model")) or "none"
+    then = "" if moment.live else " then"
+    return LogError(f"the log has no model «{model}»{then}", advice=f"Its models: {known}.")
+
+
+def declared_pairs(versions: VersionList) -> list[tuple[str, Any]]:
+    """Return how a model's newest version is declared."""
+    if versions.current is None:
+        return []
+    fingerprint = versions.fingerprint(versions.current)
+    return [(name, value) for name, value in core(fingerprint).items() if value not in (None, [], {}, "")]
+
+
+def trainings_of(finder: Finder, model: str, most: int = 20) -> list[tuple[Link, int]]:
+    """Return what was told of trainings, the newest first, with the times when they came into the log."""
+    topic = training_topic(model)
+    if topic not in finder.moment.log.topics():
+        return []
+    end = finder.moment.end(topic)
+    return [(row.link(training_text(row)), ts_us) for row, ts_us in finder.newest(topic, end, most)]
+
+
+def _parts(flows: Flows, model: str, moment: Moment) -> list[tuple[str, list[str]]]:
+    topics = moment.log.topics()
+    predictions = flows.predictions.get(model, ())
+    found = {
+        "predicts": sorted({flows.inputs[topic] for topic in predictions if topic in flows.inputs}),
+        "predictions": list(predictions),
+        "learns from": sorted(
+            {text.partition(" │ ")[0] for text in _inputs(moment, model)} & set(topics)
+        ),
+        "labels": sorted({flows.labels[topic] for topic in _topics(flows, model, "grade") if topic in flows.labels}),
+        "grades": _topics(flows, model, "grade"),
+        "windows": _topics(flows, model, "window"),
+        "alarms": [*_topics(flows, model, "alarm"), *_topics(flows, model, "drift")],
+        "trainings": [training_topic(model)],
+        "metrics": [f"{model}-metrics"],
+    }
+    return [(what, shown) for what, names in found.items() if (shown := [name for name in names if name in topics])]
+
+
+def _inputs(moment: Moment, model: str) -> list[str]:
+    versions = versions_of(moment, model)
+    return list(versions.fingerprint(versions.current).get("inputs", [])) if versions.current is not None else []
+
+
+def _topics(flows: Flows, model: str, kind: str) -> list[str]:
+    return [topic for node in flows.of_model(model, kind) for topic in node.topics]
+
+
+def confusions_of(moment: Moment, model: str) -> list[Confusion]:
+    """Return the confusion matrix of each stream that a model was scored on, labels in their own order."""
+    found = []
+    for line in newest_scores(moment.log, model, end=moment.end(f"{model}-metrics")):
+        labels, counts = line.get("labels") or [], line.get("confusion") or []
+        if labels and len(counts) == len(labels) ** 2:
+            numbers = all(label.lstrip("-").isdigit() for label in labels)
+            order = sorted(range(len(labels)), key=lambda i: (int(labels[i]) if numbers else 0, labels[i]))
+            matrix = [[int(counts[i * len(labels) + j]) for j in order] for i in order]
+            found.append(Confusion(line["stream"], int(line["rows"]), [labels[i] for i in order], matrix))
+    return found
