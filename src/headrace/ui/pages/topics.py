@@ -14,6 +14,7 @@ from headrace.inspect.messages import plain
 from headrace.inspect.rows import no_topic
 from headrace.ui.read import topics as read
 from headrace.ui.read.moment import moment_at
+from headrace.ui.read.relations import relations_of
 from headrace.ui.site import Site
 from headrace.ui.stream import message
 
@@ -78,7 +79,8 @@ def router(site: Site) -> fastapi.APIRouter:
             raise LogError(f"«{topic}» holds no row {offset}", advice="The topic's page shows which it holds.")
         info = moment.topic(topic)
         text = json.dumps(plain(found.values), indent=2, ensure_ascii=False)
-        return site.page(request, "row.html", at=moment, row=found, json=text, topic=info)
+        relations = relations_of(moment, topic, offset)
+        return site.page(request, "row.html", at=moment, row=found, json=text, topic=info, relations=relations)
 
     return routes
 

@@ -62,9 +62,8 @@ def reasons_of(moment: Moment) -> tuple[list[Reason], list[str]]:
             for alarm in _newest(finder, node, topic):
                 groups.setdefault(alarm.group, []).append(alarm)
             model = finder.flows.model_above(node)
-            found += [Reason(topic, node.about, group, model, len(lines), lines[:20]) for group, lines in groups.items()]
-            if not groups:
-                found.append(Reason(topic, node.about, "", model, 0, []))
+            groups = groups or {"": []}
+            found += [Reason(topic, node.about, of, model, len(lines), lines[:20]) for of, lines in groups.items()]
     found.sort(key=lambda reason: reason.newest[0].logged_us if reason.newest else 0, reverse=True)
     return found, silent
 

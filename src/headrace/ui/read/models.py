@@ -8,13 +8,24 @@ from typing import Any
 
 from headrace.errors import LogError
 from headrace.inspect.models import metrics_of, model_rows
+from headrace.plain_values import values
 from headrace.plan.fingerprint import core
 from headrace.registry import models as registry
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.version_state import newest_scores
-from headrace.ui.read.flows import Flows
+from headrace.ui.read.flows import ALARM, DRIFT, Flows, Node
 from headrace.ui.read.moment import Moment
-from headrace.ui.read.relations import Finder, Link, trained_links, training_text, training_topic, versions_of
+from headrace.ui.read.relations import (
+    Finder,
+    Link,
+    Relation,
+    alarm_link,
+    trained_links,
+    training_text,
+    training_topic,
+    versions_of,
+    why_text,
+)
 
 LISTED = 200
 ROLLBACK = "rollback"
@@ -65,7 +76,7 @@ def position_then(moment: Moment, flows: Flows, model: str) -> str | None:
         end = moment.end(topic)
         for _, records in moment.rows(topic, max(0, end - 1), end):
             if "model_position" in records.schema.names:
-                position: str | None = records.column("model_position").to_pylist()[-1]
+                position: str | None = values(records.column("model_position"))[-1]
                 return position
     return None
 
@@ -159,6 +170,46 @@ def scores_text(metrics: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened to a model.
+
+    Attributes:
+        kind: ``version``, ``rollback``, ``training``, ``alarm`` or ``drift``.
+        ts_us: when it came into the log; ``slice``: the log's slice then, 0 where that is not known.
+        parts: of the address of its page.
+    """
+
+    kind: str
+    ts_us: int
+    text: str
+    parts: tuple[object, ...] = ()
+    slice: int = 0
+
+
+def marks_of(finder: Finder, model: str) -> list[Mark]:
+    """Return what happened to a model, oldest first: versions, rollbacks, trainings, alarms and drifts."""
+    marks = [
+        Mark(
+            ROLLBACK if version.reason.startswith(ROLLBACK) else "version",
+            version.ts_us,
+            f"version {version.version}, {version.reason}",
+            ("models", model, version.version),
+        )
+        for version in list(finder.versions(model))[-LISTED:]
+    ]
+    topics = finder.moment.log.topics()
+    told: list[tuple[str, str, Node | None]] = [("training", training_topic(model), None)]
+    for raised in [*finder.flows.of_model(model, ALARM), *finder.flows.of_model(model, DRIFT)]:
+        told += [(raised.kind, topic, raised) for topic in raised.topics]
+    for kind, topic, node in [each for each in told if each[1] in topics]:
+        for row, ts_us in finder.newest(topic, finder.moment.end(topic), LISTED):
+            text = training_text(row) if node is None else why_text(node, row.values)
+            place = ("topics" if node is None else "alarms", topic, row.offset)
+            marks.append(Mark(kind, ts_us, text, place, row.slice))
+    return sorted(marks, key=lambda mark: mark.ts_us)
+
+
+@dataclass(frozen=True, slots=True)
 class Confusion:
     """Counts of one stream's predictions: rows are the truth, columns the predictions."""
 
@@ -236,15 +287,70 @@ def trainings_of(finder: Finder, model: str, most: int = 20) -> list[tuple[Link,
     return [(row.link(training_text(row)), ts_us) for row, ts_us in finder.newest(topic, end, most)]
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version's page.
+
+    Attributes:
+        began: what it began with, in pairs; ``libraries``: under which it learned.
+        lineage: it and those that it goes on from, oldest first.
+        relations: the training that it came of, what began that, and the rows it was trained on.
+    """
+
+    model: str
+    line: VersionLine
+    began: list[tuple[str, Any]]
+    declared: list[tuple[str, Any]]
+    libraries: dict[str, str]
+    lineage: list[VersionLine]
+    relations: list[Relation]
+    newest: int
+
+
+def version_of(moment: Moment, model: str, number: str) -> Version:
+    """Return a version of a model, by its number or a tag.
+
+    Raises:
+        LogError: there was no such model, or version.
+    """
+    finder = Finder(moment)
+    versions = finder.versions(model)
+    if versions.current is None:
+        raise no_model(moment, model)
+    version = versions.find(number)
+    lineage = [each.version for each in versions.lineage(version)]
+    fingerprint = versions.fingerprint(version)
+    told = finder.training_of(version)
+    relations = []
+    if told is not None:
+        alarm = finder.alarm_of(told, model)
+        by = told.values.get("by")
+        relations.append(Relation("Why it was trained", [] if alarm is None else [alarm_link(finder, alarm)],
+                                  f"{by} asked for it." if by else ""))  # fmt: skip
+        relations.append(Relation("Training", [told.link(training_text(told))]))
+    links = trained_links(version)
+    if version.training:
+        chosen = f"{version.training.get('selection')}: {version.training.get('rows'):,} rows"
+        relations.append(Relation("Rows that it was trained on", links, chosen))
+    return Version(
+        model,
+        version_lines(finder, model, [version.version])[0],
+        [(name, value) for name, value in version.began.items() if value not in (None, {}, "")],
+        [(name, value) for name, value in core(fingerprint).items() if value not in (None, [], {}, "")],
+        version.libraries,
+        version_lines(finder, model, lineage)[::-1],
+        relations,
+        versions.current.version,
+    )
+
+
 def _parts(flows: Flows, model: str, moment: Moment) -> list[tuple[str, list[str]]]:
     topics = moment.log.topics()
     predictions = flows.predictions.get(model, ())
     found = {
         "predicts": sorted({flows.inputs[topic] for topic in predictions if topic in flows.inputs}),
         "predictions": list(predictions),
-        "learns from": sorted(
-            {text.partition(" │ ")[0] for text in _inputs(moment, model)} & set(topics)
-        ),
+        "learns from": sorted({text.partition(" │ ")[0] for text in _inputs(moment, model)} & set(topics)),
         "labels": sorted({flows.labels[topic] for topic in _topics(flows, model, "grade") if topic in flows.labels}),
         "grades": _topics(flows, model, "grade"),
         "windows": _topics(flows, model, "window"),

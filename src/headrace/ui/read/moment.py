@@ -50,6 +50,12 @@ class Moment:
         info = self.log.topics().get(topic)
         return 0 if info is None else info.end
 
+    def newest_us(self) -> int:
+        """Return when its last slice was appended; 0 where there is none."""
+        if self.ts_us is not None:
+            return self.ts_us
+        return max((info.last_ts_us for info in self.log.topics().values() if info.rows), default=0)
+
     def topics(self) -> dict[str, TopicInfo]:
         """Return the topics that were there, as they were; of an earlier moment without their bytes (0)."""
         found = self.log.topics()

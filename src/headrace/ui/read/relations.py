@@ -19,7 +19,7 @@ from headrace.arrays import Mask
 from headrace.batch import Batch
 from headrace.errors import HeadraceError
 from headrace.event_time import event_times
-from headrace.plain_values import json_texts, rows
+from headrace.plain_values import json_texts, rows, values
 from headrace.position import Position
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.position_index import entry_of, find_row
@@ -136,8 +136,10 @@ class Finder:
         for offset, records in self.moment.rows(topic, max(0, end - most), end):
             entry = entry_of(self.moment.log, topic, offset)
             assert entry is not None
-            for row, values in enumerate(rows(records)):
-                found.append((Found(topic, offset + row, entry.slice, values, records.slice(row, 1)), entry.ts_us))
+            for row, found_values in enumerate(rows(records)):
+                found.append(
+                    (Found(topic, offset + row, entry.slice, found_values, records.slice(row, 1)), entry.ts_us)
+                )
         return found[::-1]
 
     def _begin(self, topic: str, slice_: int) -> int:
@@ -227,12 +229,10 @@ class Finder:
         cause = json_texts(_without_ours(alarm.records))[0]
 
         def fits(records: pa.RecordBatch) -> Mask:
-            return np.array([_caused(text, cause) for text in records.column("cause").to_pylist()], bool)
+            return np.array([_caused(text, cause) for text in _column(records, "cause")], bool)
 
         models = [model for model, begun_by in self.flows.begun_by.items() if begun_by == node]
-        return [
-            line for model in models for line in _some(self.after(training_topic(model), alarm.slice, fits), 3)
-        ]
+        return [line for model in models for line in _some(self.after(training_topic(model), alarm.slice, fits), 3)]
 
     def alarm_of(self, training: Found, model: str) -> Found | None:
         """Return the alarm that began a training."""
@@ -312,7 +312,7 @@ def _some(found: Iterable[Found], most: int) -> list[Found]:
 
 
 def _column(records: pa.RecordBatch, name: str) -> list[Any]:
-    return records.column(name).to_pylist() if name in records.schema.names else [None] * records.num_rows
+    return values(records.column(name)) if name in records.schema.names else [None] * records.num_rows
 
 
 def _equal(name: str, value: Any, **others: Any) -> Callable[[pa.RecordBatch], Mask]:
@@ -383,12 +383,12 @@ def _time_of(records: pa.RecordBatch, window: Node) -> int:
     return int(_times(records, window)[0])
 
 
-def _group(records: pa.RecordBatch, window: Node, values: Mapping[str, Any]) -> Mask:
+def _group(records: pa.RecordBatch, window: Node, row: Mapping[str, Any]) -> Mask:
     """Return which rows are of the group that a row is of."""
     found = np.ones(records.num_rows, bool)
     for name in window.by:
-        if name in values and name in records.schema.names:
-            wanted = repr(values[name])
+        if name in row and name in records.schema.names:
+            wanted = repr(row[name])
             found &= np.array([repr(value) == wanted for value in _column(records, name)], bool)
     return found
 
@@ -429,7 +429,7 @@ def _relations(finder: Finder, row: Found) -> Iterator[Relation]:
 def _of_prediction(finder: Finder, row: Found, model: str) -> Iterator[Relation]:
     number = row.values.get("model_version")
     if number is not None:
-        yield Relation("Made by", [_version_link(finder, model, int(number), row.values.get("model_position"))])
+        yield _maker(finder, model, int(number), row)
     yield from _found("Input", [finder.at(finder.flows.inputs.get(row.topic, ""), row.position)])
     graded = finder.flows.of_model(model, GRADE)
     grades = finder.grades_of(row, model)
@@ -458,7 +458,7 @@ def _of_grade(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
         yield from _found("Prediction", [found for found in made if found and "prediction" in found.values])
         if row.values.get("model_version") is not None:
             number = int(row.values["model_version"])
-            yield Relation("Made by", [_version_link(finder, model, number, row.values.get("model_position"))])
+            yield _maker(finder, model, number, row)
     yield from _found("Label", [finder.at(finder.flows.labels.get(row.topic, ""), _text(row, "label_position"))])
     yield from _consequences(finder, row, node)
     if model is not None:
@@ -475,7 +475,7 @@ def _consequences(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
     for line in lines:
         window = finder.flows.writer(line.topic, WINDOW)
         alarms += finder.alarms_of(line, window) if window is not None else []
-    yield Relation("Alarm", [_alarm_link(finder, alarm) for alarm in alarms])
+    yield Relation("Alarm", [alarm_link(finder, alarm) for alarm in alarms])
 
 
 def _of_window(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
@@ -485,7 +485,7 @@ def _of_window(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
     note = f"{len(shown)} of {total:,} rows" if total > len(shown) else ""
     graded = any("grade" in line.values for line in shown)
     yield Relation("Grades" if graded else "Rows", [line.link(_row_text(line)) for line in shown], note)
-    yield Relation("Alarm", [_alarm_link(finder, alarm) for alarm in finder.alarms_of(row, node)])
+    yield Relation("Alarm", [alarm_link(finder, alarm) for alarm in finder.alarms_of(row, node)])
 
 
 def _of_alarm(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
@@ -498,8 +498,8 @@ def _of_alarm(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
     if trainings:
         yield Relation("Training", [training.link(training_text(training)) for training in trainings])
         begun = [training for training in trainings if training.values.get("version") is not None]
-        yield Relation("New version", [_version_link(finder, str(training.values["model"]), int(training.values["version"]))
-                                       for training in begun])  # fmt: skip
+        links = [_version_link(finder, str(each.values["model"]), int(each.values["version"])) for each in begun]
+        yield Relation("New version", links)
     model = finder.flows.model_above(node)
     if model is not None:
         yield Relation("Model", [Link(model, ("models", model))])
@@ -508,14 +508,14 @@ def _of_alarm(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
 def _of_training(finder: Finder, row: Found, model: str) -> Iterator[Relation]:
     alarm = finder.alarm_of(row, model)
     by = row.values.get("by")
-    yield Relation(
-        "Begun by", [] if alarm is None else [_alarm_link(finder, alarm)], f"{by} asked for it" if by else ""
-    )
+    yield Relation("Begun by", [] if alarm is None else [alarm_link(finder, alarm)], f"{by} asked for it" if by else "")
     number = row.values.get("version")
     version = finder.versions(model).versions.get(int(number)) if number is not None else None
     if version is not None:
         yield Relation("New version", [_version_link(finder, model, version.version)])
-        yield Relation("Rows that it was trained on", trained_links(version), str(version.training.get("selection") or ""))
+        yield Relation(
+            "Rows that it was trained on", trained_links(version), str(version.training.get("selection") or "")
+        )
     if row.values.get("previous") is not None:
         yield Relation("Version before", [_version_link(finder, model, int(row.values["previous"]))])
 
@@ -572,7 +572,9 @@ def _keys(row: Found) -> str:
 
 
 def _span_text(line: Found) -> str:
-    times = [cell(line.values[name]).removesuffix("+00:00") for name in ("window_start", "window_end") if name in line.values]
+    times = [
+        cell(line.values[name]).removesuffix("+00:00") for name in ("window_start", "window_end") if name in line.values
+    ]
     return " to ".join(times)
 
 
@@ -602,7 +604,7 @@ def why_text(node: Node, values: Mapping[str, Any]) -> str:
     return f"{shown} is {bound}" if bound else shown
 
 
-def _alarm_link(finder: Finder, alarm: Found) -> Link:
+def alarm_link(finder: Finder, alarm: Found) -> Link:
     node = finder.flows.writer(alarm.topic, ALARM, DRIFT)
     about = why_text(node, alarm.values) if node is not None else ""
     return Link(f"{alarm.topic} {alarm.offset:,}", ("alarms", alarm.topic, alarm.offset), about=about)
@@ -615,8 +617,15 @@ def _version_link(finder: Finder, model: str, number: int, position: str | None 
     return Link(f"{model}, version {number}", ("models", model, number), about=", ".join(about))
 
 
+def _maker(finder: Finder, model: str, number: int, row: Found) -> Relation:
+    made_by = _version_link(finder, model, number, row.values.get("model_position"))
+    return Relation("Made by", [made_by, Link(model, ("models", model), about="its versions, trainings and errors")])
+
+
 def _trained_link(version: VersionRecord) -> Link:
-    return Link(f"{version.model}, version {version.version}", ("models", version.model, version.version), about=version.reason)
+    return Link(
+        f"{version.model}, version {version.version}", ("models", version.model, version.version), about=version.reason
+    )
 
 
 def _was_taught(version: VersionRecord, row: Found) -> bool:

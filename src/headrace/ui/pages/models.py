@@ -1,0 +1,57 @@
+"""Models: the list, one with its versions, a version, and what is known of a prediction's origin."""
+
+from __future__ import annotations
+
+import functools
+
+import fastapi
+from starlette.responses import Response
+
+from headrace.errors import LogError
+from headrace.replay.explain import explain, range_text
+from headrace.ui.pictures import timeline_svg
+from headrace.ui.read import models as read
+from headrace.ui.read.flows import flows_of
+from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.site import Site, link
+
+
+def router(site: Site) -> fastapi.APIRouter:
+    """Return the routes."""
+    routes = fastapi.APIRouter()
+
+    def moment_of(model: str, at: str) -> Moment:
+        log = site.subject.log_of_model(model)
+        if log is None:
+            known = [name for held in site.subject.logs().values() for name in held.records("model")]
+            raise LogError(f"there is no model «{model}»", advice=f"Its models: {', '.join(known) or 'none'}.")
+        return moment_at(log, at)
+
+    @routes.get("/models")
+    def models(request: fastapi.Request, at: str = "") -> Response:
+        moments = [moment_at(log, at) for log in site.subject.logs().values()]
+        lines = [line for moment in moments for line in read.model_lines(moment, flows_of(moment))]
+        return site.page(request, "models.html", at=moments[0] if moments else None, lines=lines)
+
+    @routes.get("/models/{name}")
+    def model(request: fastapi.Request, name: str, at: str = "") -> Response:
+        moment = moment_of(name, at)
+        found, finder = read.model_of(moment, name)
+        then = "" if moment.live else moment.text
+        marks = read.marks_of(finder, name)
+        svg = timeline_svg(name, found.versions, marks, functools.partial(link, at=then), until_us=moment.newest_us())
+        return site.page(request, "model.html", at=moment, model=found, timeline=svg)
+
+    @routes.get("/models/{name}/{number}")
+    def version(request: fastapi.Request, name: str, number: str, at: str = "") -> Response:
+        moment = moment_of(name, at)
+        found = read.version_of(moment, name, number)
+        return site.page(request, "version.html", at=moment, version=found)
+
+    @routes.get("/topics/{topic}/{offset}/origin")
+    def origin(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
+        moment = site.subject.moment(topic, at)
+        found = explain(moment.log, topic, offset)
+        return site.page(request, "_origin.html", at=moment, origin=found, learned=list(range_text(found["learned"])))
+
+    return routes
