@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from tests.serve.client import headrace
 
 from headrace.batch import Batch
 from headrace.errors import LogError
-from headrace.inspect.query import query_results, query_topics, topic_table
+from headrace.inspect.query import Bounds, query_results, query_topics, topic_table
 from headrace.log import open_log
 from headrace.log.base import Log
 
@@ -270,3 +272,94 @@ def test_the_command_shows_each_result(log: Any, capfd: pytest.CaptureFixture[st
     wrong = headrace(capfd, "sql", "selec 1", "--log", str(log.path))
     assert wrong.returncode == 1
     assert "syntax error" in wrong.stderr and "LINE 1: selec 1" in wrong.stderr and "→" not in wrong.stderr
+
+
+# -- queries that anybody wrote --------------------------------------------------------------------------------------
+
+
+def bounded(log: Log, query: str, **limits: Any) -> tuple[pa.Table, Bounds]:
+    bounds = Bounds(**limits)
+    found = pa.table({})
+    for found in query_results(log, query, bounds=bounds):  # noqa: B007 (the last one counts)
+        pass
+    return found, bounds
+
+
+def test_a_bounded_query_reads_topics(log: Log) -> None:
+    found, bounds = bounded(
+        log, "create temp table t as from orders; select who, sum(kg) as kg from t group by 1 order by 1"
+    )
+    assert found.to_pylist()[0] == {"who": "a", "kg": 5.5} and not bounds.more
+    assert bounded(log, "pivot sales on q using sum(amount) group by year")[0].num_rows == 2
+    assert bounded(log, "from range(3)")[0].num_rows == 3
+    assert "orders" in bounded(log, "show tables")[0].column(0).to_pylist()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select * from read_csv('/etc/passwd')",
+        "select * from '/etc/passwd'",
+        "select * from read_text('/etc/passwd')",
+        "select * from glob('/etc/*')",
+        "select * from read_parquet('https://example.org/x.parquet')",
+        "copy orders to 'copied.csv'",
+        "export database 'copied'",
+        "attach 'copied.db'",
+        "attach ':memory:' as other",
+        "install httpfs",
+        "load httpfs",
+        "set memory_limit = '99GB'",
+        "reset memory_limit",
+        "set variable x = 1",
+        "pragma threads = 9",
+        "pragma database_list",
+        "call pragma_version()",
+        "checkpoint",
+        "begin",
+        "drop table orders",
+        "insert into orders values (1)",
+        "select repeat('x', 4000000000)",
+        "select 'x'.repeat(4000000000)",
+        "select \"repeat\" /* ' */ ('x', 4000000000)",
+        "from query('select repea' || 't(1, 2)')",
+        "select lpad('x', 2000000000, 'y')",
+        "select printf('%2000000000d', 1)",
+        "select list_resize([1], 2000000000)",
+        "select range(2000000000)",
+        "from arrow_scan(1, 2, 3)",
+    ],
+)
+def test_a_bounded_query_does_nothing_else(
+    log: Log, query: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LogError):
+        bounded(log, query)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bounded_query_ends_in_time(log: Log) -> None:
+    since = time.monotonic()
+    with pytest.raises(LogError, match=r"took longer than 0\.3 s"):
+        bounded(log, "select count(*) from range(100000000000000) where hash(range) = 1", seconds=0.3)
+    assert time.monotonic() - since < 5
+
+
+def test_a_bounded_query_has_so_much_memory(log: Log) -> None:
+    with pytest.raises(LogError, match="Out of Memory"):
+        bounded(log, "select * from range(100000000000) order by hash(range)", memory=64 << 20)
+
+
+def test_a_bounded_query_gives_so_many_rows(log: Log) -> None:
+    found, bounds = bounded(log, "from range(100000000000)", rows=5000)
+    assert found.num_rows == 5000 and bounds.more
+    found, bounds = bounded(log, "select range, 'x' || range from range(100000000000)", rows=10**9, bytes=1 << 20)
+    assert found.nbytes < 3 << 20 and bounds.more
+
+
+def test_a_bounded_query_is_cancelled(log: Log) -> None:
+    bounds = Bounds()
+    threading.Timer(0.2, bounds.cancel).start()
+    with pytest.raises(LogError, match="cancelled"):
+        list(query_results(log, "select count(*) from range(100000000000000) where hash(range) = 1", bounds=bounds))

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +40,18 @@ _WRITES = re.compile(r"\s*(insert|update|delete|merge|alter|truncate)\b", re.IGN
 _TO_FILES = re.compile(r"\b(copy|export|attach)\b", re.IGNORECASE)
 _CONSTANT = re.compile(r"'((?:[^']|'')*)'|\"((?:[^\"]|\"\")*)\"|\$\w*\$(.*?)\$\w*\$", re.DOTALL)
 MOST_NAMES = 12
+# Functions whose values DuckDB's limit of memory does not see, that run SQL from texts, or that change the process.
+# Where such a name stands in a text it is refused, too: what is told apart less is not got around.
+_UNBOUNDED = re.compile(
+    r"\b(repeat|lpad|rpad|printf|format|list_resize|array_resize|query|query_table|json_execute_serialized_sql"
+    r"|python_map_function|(?:force_)?checkpoint|\w+_external_resource\w*|\w+_grammar_extension"
+    r"|\w+_logging|\w+_profiling|(?<!from )(?<!join )(?:range|generate_series))\"?\s*(?=\(|/\*|--)",
+    re.IGNORECASE,
+)
+_READING = ("SELECT", "EXPLAIN", "CREATE", "MULTI", "RELATION")
 Read = Callable[[Any, str], pa.Table]
+WATCH_SECONDS = 0.05
+READER_ROWS = 2048
 
 
 class HasTopics(Protocol):
@@ -54,6 +68,126 @@ class Names:
 
     def topics(self) -> Mapping[str, object]:
         return self._names
+
+
+@dataclass(slots=True)
+class Bounds:
+    """What a query may take that anybody wrote: it reads topics, and no files, network, extensions or settings.
+
+    Args:
+        memory: bytes that DuckDB may have; ``seconds`` that all statements may take.
+        rows, bytes: of a result, before it is cut.
+
+    Attributes:
+        more: whether the last result was cut.
+    """
+
+    memory: int = 512 << 20
+    seconds: float = 30.0
+    rows: int = 10_000
+    bytes: int = 64 << 20
+    more: bool = False
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _late: bool = False
+
+    def cancel(self) -> None:
+        """End the query soon, from any thread: nobody waits for it."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Raise what ended the query, where something has; for what is read around it.
+
+        Raises:
+            LogError: it was cancelled, or took too long.
+        """
+        if self._late:
+            raise LogError(
+                f"the query took longer than {self.seconds:g} s, and was ended",
+                advice='Ask for less: fewer rows of a topic (where "offset" > …), or fewer topics.',
+            )
+        if self._cancelled.is_set():
+            raise LogError("the query was cancelled")
+
+    def too_much(self) -> LogError:
+        """Return the refusal of more memory."""
+        return LogError(
+            f"the query failed: it needs more than {self.memory >> 20} MiB of memory (Out of Memory)",
+            advice="Ask for less, or run headrace sql.",
+        )
+
+    @contextmanager
+    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a connection that keeps the bounds, and is watched in the block."""
+        settings: dict[str, Any] = {"memory_limit": f"{self.memory}B", "threads": 2, "temp_directory": ""}
+        with duckdb.connect(":memory:", config=settings) as connection:
+            _settle(connection)
+            for setting in ("autoload_known_extensions = false", "enable_external_access = false"):
+                connection.execute(f"set {setting}")
+            connection.execute("set lock_configuration = true")
+            ended = threading.Event()
+            watcher = threading.Thread(target=self._watch, args=(connection, ended), name="headrace-query", daemon=True)
+            watcher.start()
+            try:
+                yield connection
+            finally:
+                ended.set()
+                watcher.join()
+
+    def _watch(self, connection: duckdb.DuckDBPyConnection, ended: threading.Event) -> None:
+        """Interrupt what runs when it is to end; again and again, since a statement may just be beginning."""
+        until = time.monotonic() + self.seconds
+        while not ended.wait(WATCH_SECONDS):
+            self._late = self._late or time.monotonic() > until
+            if self._late or self._cancelled.is_set():
+                connection.interrupt()
+
+    def refuse(self, statement: duckdb.Statement) -> None:
+        """Refuse a statement that is no query, or that no bound holds.
+
+        Raises:
+            LogError: it is one.
+        """
+        self.check()
+        if statement.type.name not in _READING:
+            raise LogError(
+                f"only queries are run here, and this is {statement.type.name}: {statement.query.strip()[:80]}",
+                advice="Write select …; headrace sql does more.",
+            )
+        unbounded = _UNBOUNDED.search(" ".join(statement.query.split()))
+        if unbounded is not None:
+            raise LogError(
+                f"{unbounded[1]}(…) is not run here: its memory has no bound", advice="headrace sql knows it."
+            )
+
+    def fetch(self, found: duckdb.DuckDBPyRelation) -> pa.Table:
+        """Return the first rows of a result."""
+        rows = size = 0
+        batches: list[pa.RecordBatch] = []
+        self.more = False
+        with closing(found.to_arrow_reader(READER_ROWS)) as reader:
+            for batch in reader:
+                self.check()
+                if rows + batch.num_rows > self.rows or size > self.bytes:
+                    batches.append(batch.slice(0, max(0, self.rows - rows) if size <= self.bytes else 0))
+                    self.more = True
+                    break
+                batches.append(batch)
+                rows, size = rows + batch.num_rows, size + batch.nbytes
+            return pa.Table.from_batches(batches, reader.schema)
+
+
+def _settle(connection: duckdb.DuckDBPyConnection) -> None:
+    # Nothing is fetched from anywhere: an extension that is not there is an error. Variables of ours are no tables.
+    connection.execute("set autoinstall_known_extensions = false")
+    connection.execute("set python_enable_replacements = false")
+    connection.execute("set TimeZone = 'UTC'")
+
+
+@contextmanager
+def _unbounded() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect(":memory:") as connection:
+        _settle(connection)
+        yield connection
 
 
 def query_topics(log: HasTopics, query: str, read: Read | None = None) -> pa.Table:
@@ -73,7 +207,12 @@ def query_topics(log: HasTopics, query: str, read: Read | None = None) -> pa.Tab
 
 
 def query_results(
-    log: HasTopics, query: str, read: Read | None = None, no_rows: Read | None = None
+    log: HasTopics,
+    query: str,
+    read: Read | None = None,
+    no_rows: Read | None = None,
+    *,
+    bounds: Bounds | None = None,
 ) -> Iterator[pa.Table]:
     """Run statements, one after the other, and yield what each query among them gives.
 
@@ -82,22 +221,20 @@ def query_results(
     Args:
         log, read: as for `query_topics`.
         no_rows: gives a topic's columns, for statements that ask which tables there are; by default it is read.
+        bounds: of a query that anybody wrote.
 
     Raises:
         LogError: the SQL is wrong, or names a topic that is not there.
     """
     table_of: Read = read or topic_table
     shape_of: Read = no_rows or (topic_shape if read is None else table_of)
-    with duckdb.connect(":memory:") as connection:
-        # Nothing is fetched from anywhere: an extension that is not there is an error. Variables of ours are no tables.
-        connection.execute("set autoinstall_known_extensions = false")
-        connection.execute("set python_enable_replacements = false")
-        connection.execute("set TimeZone = 'UTC'")
+    with _unbounded() if bounds is None else bounds.connection() as connection:
         session = _Session(
             connection,
             log,
-            lambda topic: _for_duckdb(table_of(log, topic)),
-            lambda topic: _for_duckdb(shape_of(log, topic)),
+            lambda topic: for_duckdb(table_of(log, topic)),
+            lambda topic: for_duckdb(shape_of(log, topic)),
+            bounds,
         )
         other, queries = None, 0
         for statement in session.statements(query):
@@ -117,8 +254,10 @@ def _is_query(statement: duckdb.Statement) -> bool:
     return bool(several or statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT])
 
 
-def _fetched(found: duckdb.DuckDBPyRelation | None) -> pa.Table:
-    return pa.table({}) if found is None else found.to_arrow_table()
+def _fetched(found: duckdb.DuckDBPyRelation | None, bounds: Bounds | None) -> pa.Table:
+    if found is None:
+        return pa.table({})
+    return found.to_arrow_table() if bounds is None else bounds.fetch(found)
 
 
 class _Session:
@@ -130,8 +269,10 @@ class _Session:
         log: HasTopics,
         read: Callable[[str], pa.Table],
         no_rows: Callable[[str], pa.Table],
+        bounds: Bounds | None,
     ) -> None:
         self._connection = connection
+        self._bounds = bounds
         self._read = read
         self._no_rows = no_rows
         self._file = log.path if isinstance(log, SqliteLog) else None
@@ -151,6 +292,8 @@ class _Session:
             LogError: it is wrong, or would write to the log's own files.
         """
         text = statement.query
+        if self._bounds is not None:
+            self._bounds.refuse(statement)
         self._refuse_own_files(text)
         for topic in self._topics:
             # DuckDB would take them for files, or for tables of its own.
@@ -158,11 +301,15 @@ class _Session:
                 self._register(topic)
         try:
             if _CATALOGUE.search(text) is None:
-                return _fetched(self._bound(statement))
+                return _fetched(self._bound(statement), self._bounds)
             self._bound(statement)
             with self._all_listed():
-                return _fetched(self._bound(statement))
+                return _fetched(self._bound(statement), self._bounds)
         except duckdb.Error as error:
+            if self._bounds is not None:
+                self._bounds.check()
+                if isinstance(error, duckdb.OutOfMemoryException):
+                    raise self._bounds.too_much() from error
             raise self._refusal(error, text) from error
 
     def _bound(self, statement: duckdb.Statement) -> duckdb.DuckDBPyRelation | None:
@@ -272,12 +419,12 @@ def joined(tables: list[pa.Table]) -> pa.Table:
     return united(tables) if tables else pa.table({"offset": pa.array([], pa.int64())})
 
 
-def _for_duckdb(table: pa.Table) -> pa.Table:
+def for_duckdb(table: pa.Table) -> pa.Table:
     """Return a table whose columns DuckDB takes: what it has no type for is text, as PostgreSQL prints it."""
-    for i, field in enumerate(table.schema):
-        column = _known_to_duckdb(table.column(i), field.type)
+    for i, about in enumerate(table.schema):
+        column = _known_to_duckdb(table.column(i), about.type)
         if column is not None:
-            table = table.set_column(i, field.name, column)
+            table = table.set_column(i, about.name, column)
     return table
 
 

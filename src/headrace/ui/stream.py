@@ -13,6 +13,10 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TypeVar
+
+import anyio.to_thread
+import fastapi
 
 from headrace.errors import HeadraceError
 from headrace.event_log import event
@@ -23,6 +27,8 @@ LOOK_SECONDS = 0.25
 WAIT_SECONDS = 0.5
 QUIET_SECONDS = 15.0
 GRAPH_SECONDS = 5.0
+LEFT_SECONDS = 0.1
+T = TypeVar("T")
 logger = logging.getLogger("headrace")
 
 
@@ -144,3 +150,20 @@ async def numbers(hub: Hub, wanted: Callable[[str], bool]) -> AsyncIterator[byte
             if news:
                 sent, quiet_at = now, time.monotonic()
                 yield message("numbers", json.dumps(news), hub.slice)
+
+
+async def while_watched(request: fastapi.Request, work: Callable[[], T], cancel: Callable[[], None]) -> T:
+    """Do work in a thread as long as the browser waits for it.
+
+    Args:
+        cancel: ends the work soon; called when the browser has left.
+    """
+    doing = asyncio.ensure_future(anyio.to_thread.run_sync(work, abandon_on_cancel=True))
+    try:
+        while not (await asyncio.wait({doing}, timeout=LEFT_SECONDS))[0]:
+            if await request.is_disconnected():
+                cancel()
+        return doing.result()
+    finally:
+        cancel()
+        doing.cancel()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from headrace.batch import Batch, present
@@ -127,9 +128,14 @@ def table_of(parts: Iterable[tuple[int, pa.RecordBatch]]) -> pa.Table:
     tables = []
     for offset, records in parts:
         table = present(records)
-        numbers = pa.array(range(offset, offset + records.num_rows), pa.int64())
+        numbers = offset_numbers(offset, records.num_rows)
         tables.append(table.add_column(0, _offset_name(table.column_names), numbers))
     return united(tables) if tables else pa.table({OFFSET: pa.array([], pa.int64())})
+
+
+def offset_numbers(first: int, rows: int) -> pa.Array:
+    """Return the offsets of rows that follow one another."""
+    return pa.array(np.arange(first, first + rows, dtype=np.int64))
 
 
 def _offset_name(names: Sequence[str]) -> str:

@@ -1,6 +1,9 @@
 // @ts-check
 "use strict";
 
+/** @type {any} uPlot, of the file before this one */
+var uPlot;
+
 /** @param {string} selector @param {ParentNode} [root] @returns {HTMLElement[]} */
 const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
 /** @param {string} selector @param {ParentNode} [root] @returns {HTMLElement | null} */
@@ -119,6 +122,93 @@ function columns() {
   }
 }
 
+// -- SQL ---------------------------------------------------------------------------------------------------------------
+
+/** The editor of queries: completion of topics and columns, Ctrl+Enter runs, Cancel ends what runs. */
+function editor() {
+  const form = /** @type {HTMLFormElement | null} */ (one("#query"));
+  if (!form) return;
+  const text = /** @type {HTMLTextAreaElement} */ (one("#q"));
+  const words = /** @type {HTMLElement} */ (one("#words"));
+  /** @type {Record<string, string[]>} */
+  const topics = JSON.parse(form.dataset.topics || "{}");
+  const quoted = (/** @type {string} */ name) => /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
+  const begun = () => (/[\p{L}\p{N}_."-]+$/u.exec(text.value.slice(0, text.selectionStart)) || [""])[0];
+  const take = (/** @type {string} */ name) => {
+    text.setRangeText(quoted(name), text.selectionStart - begun().length, text.selectionStart, "end");
+    text.focus();
+    complete();
+  };
+  const complete = () => {
+    const start = begun().replaceAll('"', "").toLowerCase();
+    const named = Object.keys(topics).filter((topic) => text.value.includes(topic));
+    const known = new Set([...Object.keys(topics), ...(named.length ? named : Object.keys(topics)).flatMap((topic) => topics[topic])]);
+    const found = start ? [...known].filter((name) => name.toLowerCase().includes(start) && name.toLowerCase() !== start) : [];
+    found.sort((a, b) => Number(b.toLowerCase().startsWith(start)) - Number(a.toLowerCase().startsWith(start)));
+    words.replaceChildren(...found.slice(0, 12).map((name) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = name;
+      button.addEventListener("click", () => take(name));
+      return button;
+    }));
+  };
+  text.addEventListener("input", complete);
+  text.addEventListener("keydown", (event) => {
+    const first = one("button", words);
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); form.requestSubmit(); }
+    else if (event.key === "Tab" && first && !event.shiftKey) { event.preventDefault(); first.click(); }
+    else if (event.key === "Escape" && first) words.replaceChildren();
+  });
+  const cancel = /** @type {HTMLButtonElement} */ (one("#cancel"));
+  const result = one("#result");
+  cancel.hidden = !result || result.childElementCount === 0 || Boolean(one("table, .wrong", result));
+  cancel.addEventListener("click", () => {
+    result?.dispatchEvent(new CustomEvent("htmx:abort", { bubbles: true, detail: { elt: result } }));
+    if (result) result.textContent = "Cancelled.";
+    cancel.hidden = true;
+  });
+  result?.addEventListener("htmx:afterRequest", () => cancel.hidden = true);
+  const failed = () => { if (result) result.textContent = "The server did not answer; run the query again."; };
+  result?.addEventListener("htmx:sendError", failed);
+}
+
+/** Draws the numbers of `data-chart`, in the colours of the page. @param {ParentNode} root */
+function charts(root) {
+  for (const figure of all("[data-chart]", root)) {
+    const about = JSON.parse(figure.dataset.chart || "{}");
+    const draw = () => {
+      for (const old of all(".uplot", figure)) old.remove();
+      const style = getComputedStyle(document.documentElement);
+      const ink = style.getPropertyValue("--dim");
+      const line = { stroke: ink, grid: { stroke: style.getPropertyValue("--line"), width: 1 } };
+      const kind = figure.dataset.form;
+      const order = about.values[0].map((/** @type {number} */ _, /** @type {number} */ i) => i)
+        .filter((/** @type {number} */ i) => about.values[0][i] !== null)
+        .sort((/** @type {number} */ a, /** @type {number} */ b) => about.values[0][a] - about.values[0][b]);
+      const data = about.values.map((/** @type {number[]} */ column) => order.map((/** @type {number} */ i) => column[i]));
+      const series = about.names.slice(1).map((/** @type {string} */ label, /** @type {number} */ i) => {
+        const stroke = style.getPropertyValue(`--series-${i % 4 + 1}`);
+        const bars = kind === "bars" ? { paths: uPlot.paths.bars({ size: [0.7, 60] }), fill: stroke } : {};
+        const dots = kind === "scatter" ? { paths: () => null, points: { show: true, size: 5, fill: stroke } } : {};
+        return { label, stroke, width: 1.5, ...bars, ...dots };
+      });
+      const named = about.labels ? { values: (/** @type {unknown} */ _, /** @type {number[]} */ at) => at.map((i) => about.labels[i] ?? "") } : {};
+      // Bars begin at 0, and the outer ones are whole.
+      const bars = kind === "bars";
+      const wide = bars && !about.time ? { range: (/** @type {unknown} */ _, /** @type {number} */ a, /** @type {number} */ b) => [a - 0.6, b + 0.6] } : {};
+      const zero = bars ? { y: { range: (/** @type {unknown} */ _, /** @type {number} */ a, /** @type {number} */ b) => [Math.min(0, a), Math.max(0, b) * 1.05 || 1] } } : {};
+      new uPlot({
+        width: Math.max(280, figure.clientWidth), height: 320, series: [{ label: about.names[0] }, ...series],
+        scales: { x: { time: about.time && !about.labels, ...wide }, ...zero }, axes: [{ ...line, ...named }, line],
+      }, data, figure);
+    };
+    draw();
+    document.addEventListener("headrace:theme", draw);
+    addEventListener("resize", draw);
+  }
+}
+
 // -- times, light and dark -------------------------------------------------------------------------------------------
 
 /** @param {ParentNode} [root] */
@@ -214,9 +304,14 @@ function step(by) {
 
 live();
 tail();
+editor();
 filters();
 columns();
 times();
 switches();
 keyboard();
-document.body.addEventListener("htmx:afterSwap", (event) => times(/** @type {HTMLElement} */ (event.target)));
+document.body.addEventListener("htmx:afterSwap", (event) => {
+  const part = /** @type {HTMLElement} */ (event.target);
+  times(part);
+  charts(part);
+});

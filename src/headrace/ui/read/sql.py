@@ -1,0 +1,172 @@
+"""SQL over the topics of a log at a moment, bounded: what a page shows of a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.batch import present
+from headrace.errors import LogError
+from headrace.inspect.messages import plain
+from headrace.inspect.query import (
+    Bounds,
+    Names,
+    empty_topic,
+    joined,
+    query_results,
+    topic_shape,
+    with_numbers,
+)
+from headrace.inspect.topics import view_shape, view_table
+from headrace.log.base import Log
+from headrace.log.kafka_view import KafkaView
+from headrace.plain_values import values
+from headrace.row_tables import cell
+from headrace.ui.read.moment import Moment
+from headrace.ui.read.topics import offset_numbers
+from headrace.ui.subject import Subject
+
+READ_BYTES = 1 << 30
+SHOWN_ROWS = 1_000
+CHART_ROWS = 10_000
+CHART_SERIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the last query of some statements gave.
+
+    Attributes:
+        columns: names and types.
+        rows: the first `SHOWN_ROWS`, as texts.
+        count: rows in all, as far as they were fetched; ``more``: whether there are others.
+        chart: numbers for a picture: names of the columns, and their values; the first is the x axis.
+    """
+
+    columns: list[tuple[str, str]]
+    rows: list[list[str]]
+    count: int
+    more: bool
+    chart: dict[str, Any] | None
+
+
+def run(subject: Subject, query: str, at: str, bounds: Bounds) -> pa.Table:
+    """Return what the last query among some statements gives.
+
+    Raises:
+        LogError: it is wrong, or exceeds its bounds. DeclarationError: there is no such moment.
+    """
+    names = set(topics_of(subject))
+    found = pa.table({})
+    read: Callable[[Any, str], pa.Table] = lambda _, topic: _table(subject, topic, at, bounds)  # noqa: E731
+    shape: Callable[[Any, str], pa.Table] = lambda _, topic: _shape(subject, topic)  # noqa: E731
+    for found in query_results(Names(names), query, read, shape, bounds=bounds):  # noqa: B007 (the last one counts)
+        pass
+    return found
+
+
+def topics_of(subject: Subject) -> list[str]:
+    """Return the topics that a query may name."""
+    names = subject.held.topics() if subject.view is None else subject.view.names(internal=True)
+    return sorted(names, key=lambda name: (name.startswith("__"), name))
+
+
+def columns_of(subject: Subject) -> dict[str, list[str]]:
+    """Return the columns of each topic that is not internal, for completion."""
+    found = {}
+    for topic in topics_of(subject):
+        log = subject.log_of(topic)
+        if not topic.startswith("__") and log is not None:
+            found[topic] = _shape(subject, topic).column_names
+    return found
+
+
+def _shape(subject: Subject, topic: str) -> pa.Table:
+    log = subject.log_of(topic)
+    if log is None:
+        assert isinstance(subject.held, KafkaView)
+        return view_shape(subject.held, topic)
+    return topic_shape(log, topic)
+
+
+def _table(subject: Subject, topic: str, at: str, bounds: Bounds) -> pa.Table:
+    """Return the rows of a topic at a moment.
+
+    Raises:
+        LogError: they are more than a query may take, or nobody waits for them any more.
+    """
+    log = subject.log_of(topic)
+    if log is None:
+        assert isinstance(subject.held, KafkaView)
+        return view_table(subject.held, topic, lambda _: bounds.check())
+    moment = subject.moment(topic, at)
+    return joined(list(_parts(moment, log, topic, bounds))) or empty_topic(None)
+
+
+def _parts(moment: Moment, log: Log, topic: str, bounds: Bounds) -> Iterable[pa.Table]:
+    info = log.topics().get(topic)
+    if info is None:
+        return
+    size = 0
+    for offset, records in moment.rows(topic, info.first, moment.end(topic)):
+        bounds.check()
+        size += records.nbytes
+        if size > READ_BYTES:
+            raise LogError(
+                f"«{topic}» has more than {READ_BYTES >> 20} MiB of rows, which a query here does not read",
+                advice="Filter the topic on its own page, or run headrace sql.",
+            )
+        yield with_numbers(present(records), offset=offset_numbers(offset, records.num_rows))
+    if not size:
+        yield topic_shape(log, topic)
+
+
+def result_of(table: pa.Table, *, more: bool) -> Result:
+    """Return what a page shows of a result."""
+    shown = table.slice(0, SHOWN_ROWS)
+    texts = [[cell(value) for value in values(column)] for column in shown.columns]
+    rows = [list(row) for row in zip(*texts, strict=True)]
+    columns = [(field.name, str(field.type)) for field in table.schema]
+    return Result(columns, rows, table.num_rows, more, _chart(table.slice(0, CHART_ROWS)))
+
+
+def _chart(table: pa.Table) -> dict[str, Any] | None:
+    """Return a result's numbers: the first column as x, where it is a number or a time, and those of the others."""
+    series: list[tuple[str, list[float | None]]] = []
+    first = table.column_names[:1]
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        numbers = _numbers(column)
+        if numbers is not None or ([name] == first and not series):
+            series.append((name, list(range(len(column))) if numbers is None else numbers))
+    if len(series) < 2 or not table.num_rows:
+        return None
+    names, numbers_of = zip(*series[: CHART_SERIES + 1], strict=True)
+    kind = table.schema.field(0).type
+    labels = None if _numbers(table.column(0)) is not None else [cell(value) for value in values(table.column(0))]
+    return {"names": names, "values": numbers_of, "time": pa.types.is_temporal(kind), "labels": labels}
+
+
+def _numbers(column: pa.ChunkedArray) -> list[float | None] | None:
+    """Return a column as numbers that JSON has, times as seconds; None where it holds something else."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        try:
+            column = column.cast(pa.timestamp("us")).cast(pa.int64())
+        except pa.ArrowException:
+            return None
+        return [None if value is None else value / 1e6 for value in column.to_pylist()]
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        return None
+    found = (None if value is None else float(value) for value in values(column))
+    return [value if value is not None and math.isfinite(value) else None for value in found]
+
+
+def json_rows(table: pa.Table) -> Iterable[dict[str, Any]]:
+    """Yield the rows of a result in JSON's types."""
+    columns = [values(column) for column in table.columns]
+    for row in zip(*columns, strict=True):
+        yield plain(dict(zip(table.column_names, row, strict=True)))
