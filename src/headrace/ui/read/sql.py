@@ -158,7 +158,7 @@ def _numbers(column: pa.ChunkedArray) -> list[float | None] | None:
             column = column.cast(pa.timestamp("us")).cast(pa.int64())
         except pa.ArrowException:
             return None
-        return [None if value is None else value / 1e6 for value in column.to_pylist()]
+        return [None if value is None else value / 1e6 for value in values(column)]
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         return None
     found = (None if value is None else float(value) for value in values(column))
