@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from headrace.errors import LogError
 from headrace.learn.state import load_state as load_values
 from headrace.learn.state import state_hash
 from headrace.log.base import Log
 from headrace.plan.fingerprint import core
+from headrace.plan.task import ModelTask
+from headrace.position import Position
 from headrace.registry.models import Progress, differences, newest_checkpoint, read_progress
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.lineage import kept_state, metrics_in
 from headrace.replay.rebuild import Place, Rebuilt
-from headrace.step.state import stored_learner
+from headrace.step.model_version import ModelVersion, Vocabulary
+from headrace.step.state import stored_learner, stored_version
 
 LOOKED_AT = 10_000
 Rebuild = Callable[[Place], Rebuilt]
@@ -47,6 +52,29 @@ def newest_state(log: Log, model: str) -> dict[str, Any] | None:
     if found[0] != progress.step and state_hash(state) != progress.hash:
         return None
     return state
+
+
+def version_of(log: Log, task: ModelTask, version: VersionRecord) -> ModelVersion:
+    """Return a version of a model that can predict: as it ended; of the current one as the newest checkpoint has it.
+
+    Args:
+        task: how the model is declared; what hangs on it does not matter.
+
+    Raises:
+        LogError: the state is not kept.
+    """
+    checkpoint = newest_checkpoint(log, task.name, 2**62)
+    if checkpoint is None:
+        raise LogError(f"the log holds no state of «{task.name}» yet", advice="It has one when its pipeline has run.")
+    newest = stored_version(task, load_values(checkpoint[1]))
+    if version.ended_us is None:
+        return newest
+    learner = copy.deepcopy(task.learner)
+    learner.restore(dict(load_values(kept_state(log, version))))
+    position = Position.parse(version.position) if version.position else None
+    words = newest.vocabulary.words | dict(version.training.get("words") or {})
+    vocabulary = Vocabulary(words, newest.vocabulary.sizes)
+    return ModelVersion(learner, version.version, position, version.rows, version.known, vocabulary)
 
 
 def about(log: Log, versions: VersionList, version: VersionRecord) -> dict[str, Any]:

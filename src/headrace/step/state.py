@@ -291,6 +291,19 @@ def stored_learner(flat: Mapping[str, Any]) -> dict[str, Any]:
     return below("current.learner.", _as_now(flat, model=True))
 
 
+def stored_version(task: ModelTask, flat: Mapping[str, Any]) -> ModelVersion:
+    """Return the model at its last complete cut, of a stored state, whatever hung on its task then."""
+    about = json.loads(_as_now(flat, model=True)["meta"])
+    current, words = about["current"], about["vocabulary"]
+    learner = _fresh_learner(task)
+    learner.restore(stored_learner(flat))
+    position = Position.parse(current["position"]) if current["position"] else None
+    vocabulary = Vocabulary(words["words"], words["sizes"])
+    return ModelVersion(
+        learner, current["number"], position, current["rows"], current["known"], vocabulary, current["diverged"]
+    )
+
+
 def named_uses(task: Task, use: str) -> list[str]:
     """Return names of what a model's streams wait for, or remember: of those it learns, predicts or is scored on."""
     streams = [plan if isinstance(plan, StreamPlan) else plan.stream for plan in getattr(task, use, ())]

@@ -7,18 +7,20 @@ import functools
 import fastapi
 from starlette.responses import Response
 
-from headrace.errors import LogError
+from headrace.errors import HeadraceError, LogError
 from headrace.replay.explain import explain, range_text
 from headrace.ui.pictures import timeline_svg
 from headrace.ui.read import models as read
 from headrace.ui.read.flows import flows_of
 from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.read.predictor import Asked, Predictor
 from headrace.ui.site import Site, link
 
 
 def router(site: Site) -> fastapi.APIRouter:
     """Return the routes."""
     routes = fastapi.APIRouter()
+    predictor = Predictor(site.models)
 
     def moment_of(model: str, at: str) -> Moment:
         log = site.subject.log_of_model(model)
@@ -40,7 +42,26 @@ def router(site: Site) -> fastapi.APIRouter:
         then = "" if moment.live else moment.text
         marks = read.marks_of(finder, name)
         svg = timeline_svg(name, found.versions, marks, functools.partial(link, at=then), until_us=moment.newest_us())
-        return site.page(request, "model.html", at=moment, model=found, timeline=svg)
+        given, version = _given(request), request.query_params.get("version", "")
+        form = predictor.form(moment, finder.flows, name, given)
+        asked, failed = _asked(moment, name, given, version) if given else (None, "")
+        return site.page(
+            request, "model.html", at=moment, model=found, timeline=svg, form=form, asked=asked, failed=failed,
+            model_name=name, target=read.target_of(moment, name), version=version,
+        )  # fmt: skip
+
+    def _asked(moment: Moment, name: str, given: dict[str, str], version: str) -> tuple[Asked | None, str]:
+        try:
+            return predictor.ask(moment, name, given, version), ""
+        except HeadraceError as error:
+            return None, f"{error.message} {error.advice}"
+
+    @routes.get("/models/{name}/ask")
+    def ask(request: fastapi.Request, name: str, at: str = "", version: str = "") -> Response:
+        moment = moment_of(name, at)
+        asked, failed = _asked(moment, name, _given(request), version)
+        target = read.target_of(moment, name)
+        return site.page(request, "_asked.html", at=moment, asked=asked, failed=failed, model_name=name, target=target)
 
     @routes.get("/models/{name}/{number}")
     def version(request: fastapi.Request, name: str, number: str, at: str = "") -> Response:
@@ -55,3 +76,8 @@ def router(site: Site) -> fastapi.APIRouter:
         return site.page(request, "_origin.html", at=moment, origin=found, learned=list(range_text(found["learned"])))
 
     return routes
+
+
+def _given(request: fastapi.Request) -> dict[str, str]:
+    """Return the values of a form's fields, by their columns."""
+    return {name[2:]: value for name, value in request.query_params.items() if name.startswith("f.")}

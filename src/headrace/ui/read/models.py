@@ -381,3 +381,9 @@ def confusions_of(moment: Moment, model: str) -> list[Confusion]:
             matrix = [[int(counts[i * len(labels) + j]) for j in order] for i in order]
             found.append(Confusion(line["stream"], int(line["rows"]), [labels[i] for i in order], matrix))
     return found
+
+
+def target_of(moment: Moment, model: str) -> str:
+    """Return the column that a model predicts; "" where it has none."""
+    known = registry.read_model(moment.log, model)
+    return str((known["fingerprint"] if known else {}).get("target") or "")

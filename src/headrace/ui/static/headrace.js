@@ -37,6 +37,25 @@ function show(numbers) {
   document.dispatchEvent(new CustomEvent("headrace:numbers", { detail: numbers }));
 }
 
+/** A part of a page is asked for again when a number that it depends on has moved; its keys stand in it, one a line. */
+function refreshed() {
+  /** @type {Record<string, string>} */
+  const seen = {};
+  document.addEventListener("headrace:numbers", (event) => {
+    const numbers = /** @type {CustomEvent} */ (event).detail;
+    const moved = Object.keys(numbers).filter((key) => key in seen && seen[key] !== numbers[key]);
+    Object.assign(seen, numbers);
+    for (const part of all("[data-refresh]")) {
+      const keys = (part.dataset.refresh || "").split("\n");
+      if (moved.some((key) => keys.includes(key))) /** @type {any} */ (window).htmx.trigger(part, "moved");
+    }
+  });
+  document.addEventListener("submit", (event) => {
+    const form = /** @type {HTMLElement} */ (event.target);
+    if (form.id && one(`[hx-include="#${form.id}"]`)) event.preventDefault();
+  });
+}
+
 // -- the tail of a topic ---------------------------------------------------------------------------------------------
 
 const SHOWN = 1000;
@@ -303,6 +322,7 @@ function step(by) {
 // -- start -----------------------------------------------------------------------------------------------------------
 
 live();
+refreshed();
 tail();
 editor();
 filters();

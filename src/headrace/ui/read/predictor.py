@@ -1,0 +1,284 @@
+"""Asking a model from a page: a form of its columns, and predictions by the version that is there, or was there.
+
+Where a pipeline runs in this process, or is followed by it, the model is that one's, as after its last commit. Else it
+is made of the log alone: of what it keeps of the declaration, and of a version's state.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace import plain_values
+from headrace.batch import Batch
+from headrace.errors import HeadraceError, LogError
+from headrace.learn.base import offers_probabilities, traits_of
+from headrace.plan.blueprint import declared_by_log
+from headrace.plan.task import ModelTask, served_column
+from headrace.registry.models import checkpoint_steps, read_model
+from headrace.replay.rebuild import Place, rebuild
+from headrace.replay.version_state import version_of
+from headrace.row_tables import cell
+from headrace.serve.models import Column, Models
+from headrace.step.model_version import ModelVersion
+from headrace.step.predictions import PredictionBatch
+from headrace.ui.read.flows import Flows
+from headrace.ui.read.moment import Moment
+from headrace.ui.read.relations import versions_of
+
+KEPT = 4
+LONGEST = 1 << 20
+KINDS = {"number": pa.float64(), "text": pa.string(), "bytes": pa.binary(), "numbers": pa.list_(pa.float64())}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the form.
+
+    Attributes:
+        text: what stands in it.
+        shape: of an image; empty of anything else.
+    """
+
+    column: Column
+    text: str
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a model is asked with.
+
+    Attributes:
+        versions: those that can be asked, the newest first.
+        why_not: why it cannot be asked; empty where it can.
+    """
+
+    fields: list[Field] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prediction.
+
+    Attributes:
+        reason: why there is none; empty where there is one.
+        chances: label and probability, the most probable first.
+        note: which state of the version this is by, where it is not the one that predicts in the pipeline.
+    """
+
+    prediction: str
+    reason: str
+    version: int
+    position: str | None
+    chances: list[tuple[str, float]] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(slots=True)
+class _Asker:
+    """A model that can be asked."""
+
+    task: ModelTask
+    by: ModelVersion
+    note: str = ""
+
+    def ask(self, rows: pa.RecordBatch) -> Asked:
+        learner = self.by.learner
+        proba = offers_probabilities(learner)
+        if not learner.ready:
+            return Asked("", "it has learned nothing yet", self.by.number, None)
+        batch = PredictionBatch(Batch.of(rows), np.arange(rows.num_rows), self.task, proba=proba)
+        batch.predict_until(rows.num_rows, self.by)
+        position = str(self.by.position) if self.by.position else None
+        classes = np.asarray(traits_of(learner).classes).tolist() if proba else None
+        found = batch.output().rows
+        return _asked(found, batch.reasons, self.by.number, position, classes, self.note)
+
+
+class Predictor:
+    """Asks models for pages.
+
+    Args:
+        models: of a pipeline in this process, or that is followed in it.
+    """
+
+    def __init__(self, models: Models | None) -> None:
+        self._models = models
+        self._made: dict[tuple[object, ...], _Asker] = {}
+
+    def form(self, moment: Moment, flows: Flows, model: str, given: Mapping[str, str]) -> Form:
+        """Return what a model is asked with, its fields as given, else as in the newest row that it predicted."""
+        try:
+            columns, shapes = self._columns(moment, model)
+        except HeadraceError as error:
+            return Form(why_not=f"{error.message}. {error.advice}")
+        if not columns:
+            return Form(why_not="a function of its pipeline's makes its features, so that its columns are not known")
+        known = {} if given else _newest_row(moment, flows, model)
+        fields = [
+            Field(column, given.get(column.name, known.get(column.name, "")), shapes.get(column.name, ()))
+            for column in columns
+        ]
+        versions = [str(each.version) for each in versions_of(moment, model) if each.kept or each.ended_us is None]
+        return Form(fields, versions[::-1])
+
+    def ask(self, moment: Moment, model: str, given: Mapping[str, str], version: str = "") -> Asked:
+        """Predict a row.
+
+        Args:
+            given: texts by column.
+            version: a number or a tag; empty: the one that is, or was, there.
+
+        Raises:
+            HeadraceError: the model cannot be asked.
+        """
+        columns, _ = self._columns(moment, model)
+        values: dict[str, pa.Array] = {}
+        for column in columns:
+            try:
+                value = parsed(column, given.get(column.name, ""))
+            except ValueError as error:
+                return Asked("", f"{column.name}: {error}", 0, None)
+            values[column.name] = pa.array([value], KINDS[column.kind])
+        rows = pa.RecordBatch.from_pydict(values)
+        if moment.live and self._models is not None and model in self._models.descriptions:
+            return self._by_pipeline(self._models, model, rows, version)
+        return self._asker(moment, model, version).ask(rows)
+
+    def _columns(self, moment: Moment, model: str) -> tuple[Sequence[Column], dict[str, tuple[int, ...]]]:
+        known = read_model(moment.log, model)
+        if known is None:
+            raise LogError(f"the log has no model «{model}»")
+        shapes = {
+            feature["image"]: tuple(feature["shape"])
+            for feature in known["fingerprint"].get("features", [])
+            if isinstance(feature, dict) and "image" in feature
+        }
+        if self._models is not None and model in self._models.descriptions:
+            return self._models.descriptions[model].columns, shapes
+        task = declared_by_log(model, known, repeats=False)[1]
+        if callable(task.features):
+            return (), shapes
+        return [served_column(feature, task.missing) for feature in task.features], shapes
+
+    def _by_pipeline(self, models: Models, model: str, rows: pa.RecordBatch, version: str) -> Asked:
+        snapshot = models.version(model, version) if version else models.current(model)
+        classes = models.descriptions[model].classes
+        found = snapshot.predict_batch(rows, probabilities=classes is not None)
+        return _asked(found.batch, found.reasons, found.info.version, found.info.position, classes)
+
+    def _asker(self, moment: Moment, model: str, version: str) -> _Asker:
+        """Return a model made of the log; the last few are kept."""
+        versions = versions_of(moment, model)
+        chosen = versions.find(version) if version else versions.current
+        if chosen is None:
+            raise LogError(f"the log has no model «{model}» then")
+        steps = checkpoint_steps(moment.log, model)
+        key = (id(moment.log), model, chosen.version, chosen.ended_us, moment.slice, bool(version), *steps[-1:])
+        if key not in self._made:
+            made = _then(moment, model) if not moment.live and not version else None
+            self._made[key] = made or _kept(moment, model, chosen.version)
+            while len(self._made) > KEPT:
+                del self._made[next(iter(self._made))]
+        return self._made[key]
+
+
+def _kept(moment: Moment, model: str, number: int) -> _Asker:
+    """Return a version as the log keeps its state."""
+    known = read_model(moment.log, model)
+    assert known is not None
+    task = declared_by_log(model, known, repeats=False)[1]
+    version = versions_of(Moment(moment.log), model).find(number)
+    by = version_of(moment.log, task, version)
+    note = ""
+    if not moment.live and version.training == {}:
+        note = "as it was when it ended" if version.ended_us is not None else "as it is now"
+    elif version.ended_us is None and (by.number != number or known["fingerprint"].get("inputs")):
+        note = f"the newest state that the log holds, up to {by.position or 'nothing'}"
+    return _Asker(task, by, note)
+
+
+def _then(moment: Moment, model: str) -> _Asker | None:
+    """Return a model exactly as it was, by repeating its steps; None where the log alone cannot."""
+    known = read_model(moment.log, model)
+    assert known is not None and moment.ts_us is not None
+    try:
+        plan, task = declared_by_log(model, known, repeats=True)
+        return _Asker(task, rebuild(plan, task, moment.log, Place(ts_us=moment.ts_us)).version, "exactly as it was")
+    except HeadraceError:
+        return None
+
+
+def parsed(column: Column, text: str) -> Any:
+    """Return a text of the form as a value.
+
+    Raises:
+        ValueError: why it is none.
+
+    >>> parsed(Column("x", "number"), " 1.5 "), parsed(Column("v", "numbers"), "1, 2"), parsed(Column("w", "text"), "a")
+    (1.5, [1.0, 2.0], 'a')
+    """
+    if len(text) > LONGEST:
+        raise ValueError("it is too long")
+    if column.kind == "text":
+        return text
+    text = text.strip()
+    if not text:
+        return None
+    if column.kind == "bytes":
+        try:
+            return base64.b64decode(text, validate=True)
+        except binascii.Error:
+            raise ValueError("these are no bytes in base64") from None
+    try:
+        numbers = [float(part) for part in text.strip("[]").split(",")] if column.kind == "numbers" else [float(text)]
+    except ValueError:
+        raise ValueError(f"{cell(text)} is no number") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("it is no finite number")
+    return numbers if column.kind == "numbers" else numbers[0]
+
+
+def _asked(
+    found: pa.RecordBatch,
+    reasons: Mapping[int, str],
+    version: int,
+    position: str | None,
+    classes: Sequence[Any] | None,
+    note: str = "",
+) -> Asked:
+    prediction = plain_values.values(found.column("prediction"))[0]
+    chances: list[tuple[str, float]] = []
+    if classes is not None and "probability" in found.schema.names:
+        given = plain_values.values(found.column("probability"))[0] or []
+        chances = sorted(zip(map(str, classes), map(float, given), strict=False), key=lambda pair: -pair[1])
+    reason = next(iter(reasons.values()), "" if prediction is not None else "it has learned nothing yet")
+    return Asked("" if prediction is None else str(prediction), reason, version, position, chances, note)
+
+
+def _newest_row(moment: Moment, flows: Flows, model: str) -> dict[str, str]:
+    """Return the newest row that a model predicted, as texts of a form."""
+    for topic in flows.predictions.get(model, ()):
+        end = moment.end(topic)
+        for _, records in moment.rows(topic, max(0, end - 1), end):
+            row = plain_values.rows(records)[-1]
+            return {name: _field_text(value) for name, value in row.items() if not name.startswith("__")}
+    return {}
+
+
+def _field_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
