@@ -7,7 +7,6 @@ is made of the log alone: of what it keeps of the declaration, and of a version'
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -238,7 +237,7 @@ def parsed(column: Column, text: str) -> Any:
     if column.kind == "bytes":
         try:
             return base64.b64decode(text, validate=True)
-        except binascii.Error:
+        except ValueError:
             raise ValueError("these are no bytes in base64") from None
     try:
         numbers = [float(part) for part in text.strip("[]").split(",")] if column.kind == "numbers" else [float(text)]
