@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from headrace.capture.base import KIND
-from headrace.capture.postgres import drift
+from headrace.capture.postgres import catalog, drift
 from headrace.capture.postgres.decode import Known
 from headrace.capture.postgres.messages import Column, Relation
 from headrace.capture.postgres.slot_binding import SourceRecord
@@ -439,3 +439,17 @@ def test_a_key_that_was_renamed_before_columns_were_added() -> None:
 def test_the_order_of_a_key_is_the_catalogs() -> None:
     known = Known(("public", "t"), ("b", "a"), ("a", "b"))
     assert known.key_of(relation("a b", "a b"), None) == ("b", "a")
+
+
+def test_tables_that_exchange_their_names_between_two_looks_keep_their_columns(database: CapturedDatabase) -> None:
+    """What the catalog is asked for comes in several answers: they belong together by OID, whatever the names are."""
+    database.execute("CREATE TABLE learned (id int PRIMARY KEY, x float8, y float8)")
+    database.execute("CREATE TABLE other (id int PRIMARY KEY, x float8)")
+    database.execute("CREATE PUBLICATION of_two FOR TABLE learned, other")
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        before = catalog.matching(catalog.all_tables(connection), [r"public\.(learned|other)"])
+        for was, now in (("learned", "away"), ("other", "learned"), ("away", "other")):
+            database.execute(f"ALTER TABLE {was} RENAME TO {now}")
+        found = catalog.with_columns(connection, before, catalog.publication(connection, "of_two"))
+    names = {table.name: [column.name for column in table.columns] for table in found}
+    assert names == {"learned": ["id", "x", "y"], "other": ["id", "x"]}

@@ -130,12 +130,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A publication with its tables: (schema, name) to (columns or None for all, row filter or None)."""
+    """A publication with its tables: OID to (columns or None for all, row filter or None)."""
 
     name: str
     all_tables: bool
     operations: frozenset[str]
-    tables: dict[tuple[str, str], tuple[tuple[str, ...] | None, str | None]]
+    tables: dict[int, tuple[tuple[str, ...] | None, str | None]]
 
 
 def quote(identifier: str) -> str:
@@ -276,7 +276,7 @@ def near_misses(tables: Sequence[Table], patterns: Sequence[str]) -> list[str]:
 def with_columns(connection: SqlConnection, tables: Sequence[Table], publication: Publication | None) -> list[Table]:
     """Return tables with the columns that the stream will send: the publication's, else all but generated ones."""
     published = publication.tables if publication else {}
-    listed = {table.oid: published.get((table.schema, table.name), (None, None)) for table in tables}
+    listed = {table.oid: published.get(table.oid, (None, None)) for table in tables}
     names = [f"{oid} {column}" for oid, (columns, _) in listed.items() for column in columns or ()]
     columns: dict[int, list[Column]] = {table.oid: [] for table in tables}
     for oid, *rest in connection.execute(_COLUMNS, [list(columns), names]):
@@ -318,7 +318,9 @@ def publication(connection: SqlConnection, name: str) -> Publication | None:
     modern = connection.info.server_version >= 150000
     extra = "attnames::text[], rowfilter" if modern else "NULL::text[], NULL::text"
     tables = {}
-    listing = f"SELECT schemaname, tablename, {extra} FROM pg_publication_tables WHERE pubname = %s"
-    for schema, table, columns, row_filter in connection.execute(listing.encode(), [name]):
-        tables[schema, table] = (None if columns is None else tuple(columns), row_filter)
+    # By OID: between this query and the one for the tables, two of them may exchange their names.
+    listing = f"""SELECT c.oid, {extra} FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
+        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = %s"""
+    for oid, columns, row_filter in connection.execute(listing.encode(), [name]):
+        tables[oid] = (None if columns is None else tuple(columns), row_filter)
     return Publication(name, row[0], frozenset(row[1]), tables)

@@ -528,7 +528,7 @@ def check_publication(publication: Publication, tables: Sequence[Table], server:
     Raises:
         SourceRefused: with the ALTER PUBLICATION that is missing.
     """
-    lacking = [table for table in tables if (table.schema, table.name) not in publication.tables]
+    lacking = [table for table in tables if table.oid not in publication.tables]
     if lacking:
         names = ", ".join(table.sql for table in lacking)
         raise SourceRefused(
