@@ -156,6 +156,7 @@ ASKING = {
     "capture PostgreSQL inside its job": lambda: (captured(shop()), {}),
     "append rows of the program's own": lambda: (appending(shop()), {}),
     "predict over HTTP in the same process": lambda: (shop(), {"serve": True}),
+    "show the dashboard from the same process": lambda: (shop(), {"ui": True}),
     "spread work over processes of this machine": lambda: (shop(), {"workers": 2}),
     REQUESTS.what: None,
 }

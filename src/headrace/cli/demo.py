@@ -21,11 +21,19 @@ from headrace.inspect.messages import to_json
 if TYPE_CHECKING:
     from headrace.demos.servers import ServerOptions
 
+WATCHED_PAUSE = 3.0
 drawn = functools.partial(with_events, quiet=True)
 demo = typer.Typer(help="Live demonstrations, with a real PostgreSQL of their own.", no_args_is_help=True)
 
 
 DigitModel = Literal["mlp", "keras", "torch", "cnn", "river"]
+UiOption = Annotated[
+    bool, typer.Option("--ui", help="Show the dashboard; in a terminal it stays until Ctrl-C. Slow enough to watch.")
+]
+PauseOption = Annotated[
+    float | None, typer.Option(min=0, help="Seconds between steps, for an audience; with --ui 3, else 0.")
+]
+NoOpenOption = Annotated[bool, typer.Option("--no-open", help="With --ui: do not open the browser.")]
 DemoLog = Annotated[
     str | None,
     typer.Option("--log", help="A path, kafka for a broker of its own, kafka://host:port; a fresh file by default."),
@@ -58,7 +66,9 @@ def demo_iris(
         Literal["postgres", "debezium"], typer.Option(help="Who captures: Headrace, or Debezium in Kafka Connect.")
     ] = "postgres",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
-    pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
+    pause: PauseOption = None,
+    ui: UiOption = False,
+    no_open: NoOpenOption = False,
     write_sql: Annotated[Path | None, typer.Option("--write-sql", help="Only write the SQL files there.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -77,10 +87,12 @@ def demo_iris(
         print(to_json(written) if as_json else "\n".join(written))
         return
     engine_settings(engine, master=master, jobmanager=jobmanager)
+    if ui and engine == "flink":
+        raise typer.BadParameter("--ui is not for --engine flink, whose job runs elsewhere: headrace ui shows its log")
     chosen = flavour or (engine if engine != "local" else "flink")
     options = Options(
         log=log, postgres=postgres, keep=keep, engine=engine, place=master or jobmanager, flavour=chosen,
-        data=data, source=source, pause=pause,
+        data=data, source=source, pause=_pause(pause, ui), ui=ui, opens=not no_open,
     )  # fmt: skip
     _play(play.play, options, as_json)
 
@@ -110,7 +122,9 @@ def demo_mnist(
     ] = None,
     png: Annotated[Path | None, typer.Option("--png", help="The directory for pictures; beside the log.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
-    pause: Annotated[float, typer.Option(min=0, help="Seconds between steps, for an audience.")] = 0.0,
+    pause: PauseOption = None,
+    ui: UiOption = False,
+    no_open: NoOpenOption = False,
     write_sql: Annotated[
         Path | None, typer.Option("--write-sql", help="Only write mnist_train.sql and mnist_test.sql there.")
     ] = None,
@@ -136,7 +150,7 @@ def demo_mnist(
         from headrace.demos.mnist.replayed import play
     options = Options(
         log=log, postgres=postgres, keep=keep, model=model, idx=idx, epochs=epochs,
-        every=every, delay_ms=delay_ms, png=png, pause=pause,
+        every=every, delay_ms=delay_ms, png=png, pause=_pause(pause, ui), ui=ui, opens=not no_open,
     )  # fmt: skip
     _play(play, options, as_json)
 
@@ -152,7 +166,10 @@ def demo_fish(
     ] = None,
     speed: Annotated[
         float | None,
-        typer.Option(min=0, help="Seconds of event time in a second; 60 with a live view, else 0: as fast as it can."),
+        typer.Option(
+            min=0,
+            help="Seconds of event time in a second: 4 with --ui, 60 with a live view, else 0, as fast as it can.",
+        ),
     ] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="As --speed 1.")] = False,
     online: Annotated[
@@ -165,6 +182,8 @@ def demo_fish(
     ] = None,
     png: Annotated[Path | None, typer.Option("--png", help="The directory for the picture; beside the log.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
+    ui: UiOption = False,
+    no_open: NoOpenOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fish are measured, their weights predicted, and weighed later: a new species comes, and the model is retrained.
@@ -181,9 +200,14 @@ def demo_fish(
         raise typer.BadParameter("--postgres is for --source postgres")
     pace = 1.0 if realtime else speed
     options = Options(
-        log=log, postgres=postgres, keep=keep, source=source, data=data, speed=pace, online=online, png=png
-    )
+        log=log, postgres=postgres, keep=keep, source=source, data=data, speed=pace, online=online, png=png,
+        ui=ui, opens=not no_open,
+    )  # fmt: skip
     _play(play, options, as_json)
+
+
+def _pause(pause: float | None, ui: bool) -> float:
+    return (WATCHED_PAUSE if ui else 0.0) if pause is None else pause
 
 
 def _play(play: Callable[..., dict[str, Any]], options: ServerOptions, as_json: bool) -> None:

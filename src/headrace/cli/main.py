@@ -151,6 +151,9 @@ def run(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the replication slot of another log, which can never go on then.")
     ] = False,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Show the dashboard, at http://127.0.0.1:8080/ui/ or on the next free port.")
+    ] = False,
     workers: Annotated[
         int,
         typer.Option(
@@ -191,6 +194,7 @@ def run(
                 jobmanager=jobmanager,
                 conf=chosen,
                 only=only,
+                ui=ui,
                 take_over=take_over,
                 workers=workers,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from headrace.demos.servers import Scene
+from headrace.demos.servers import Scene, ServerOptions
+from headrace.engines.local.signals import Signals
 from headrace.errors import MissingExtra
 from headrace.log.base import Log
+from headrace.ui.application import open_browser
+
+WAIT_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -56,6 +61,28 @@ class View(ABC):
         """Print a line, where figures are not drawn anew."""
         if self.shown and not self.live:
             self.console.print(Text(text) if isinstance(text, str) else text, highlight=False, soft_wrap=True)
+
+
+def show_page(options: ServerOptions, page: str) -> None:
+    """Open the dashboard, where it was asked for."""
+    if options.ui and options.opens:
+        open_browser(page)
+
+
+def keep_page(options: ServerOptions, page: str, console: Console) -> None:
+    """Wait with the end of the pipeline until a person at a terminal has seen enough of its dashboard."""
+    if not (options.ui and console.is_interactive):
+        return
+    ended = threading.Event()
+    with Signals(expected=True) as signals:
+        signals.stop = ended.set
+        console.print(
+            f"\nThe dashboard stays at {page}, and the pipeline runs. Ctrl-C ends both.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        while not ended.wait(WAIT_SECONDS):
+            pass
 
 
 def save_picture(path: Path, size: tuple[float, float], draw: Callable[[Any], object]) -> Path | None:

@@ -39,11 +39,14 @@ class ServerOptions:
         log: a path, ``kafka`` for a broker of the demo's own, or ``kafka://host:port[/NAME]``.
         postgres: an existing server's DSN.
         keep: leave the servers running.
+        ui: show the dashboard; ``opens``: in a browser.
     """
 
     log: str | None = None
     postgres: str | None = None
     keep: bool = False
+    ui: bool = False
+    opens: bool = True
 
 
 @dataclass(slots=True)

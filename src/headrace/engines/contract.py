@@ -27,7 +27,7 @@ class RunningPipeline(Protocol):
 
     Attributes:
         at_end: called with the open log before that is closed, where nothing has failed.
-        page: the engine's own page about this pipeline, for a browser; empty where there is none.
+        page: the dashboard's address where this process shows it, else of the engine's own page; empty without either.
     """
 
     at_end: Callable[[Log], None] | None

@@ -78,6 +78,13 @@ LIMITS: tuple[Limit, ...] = (
         lambda _, settings: ["serve=…"] if settings.serve else [],
     ),
     Limit(
+        "show the dashboard from the same process",
+        (FlinkEngine.name,),
+        "what the models are lives in tasks of the job",
+        "Run `headrace ui --log LOG` beside it, which looks at the log.",
+        lambda _, settings: ["ui=…"] if settings.ui else [],
+    ),
+    Limit(
         "spread work over processes of this machine",
         (SparkEngine.name,),
         "its executors do that work",

@@ -74,6 +74,7 @@ class RunSettings:
         engine: who runs it.
         only: ``"capture"``: the plan's databases are captured for other processes, and no model runs.
         serve: predict over HTTP too, as these settings say, or (True) the environment.
+        ui: serve, and say where the dashboard is. The port is 8080 or the next free one, where nothing says another.
         take_over: take replication slots that belong to another log.
         workers: processes that predict and train beside this one; none where it is 1. On Flink: its parallelism.
         log: the plan's log where it is open already: it stays open at the end.
@@ -84,6 +85,7 @@ class RunSettings:
     engine: EngineSettings = field(default_factory=LocalEngine)
     only: Literal["capture"] | None = None
     serve: bool | ServeSettings = False
+    ui: bool | ServeSettings = False
     take_over: bool = False
     workers: int = 1
     log: Log | None = None

@@ -286,6 +286,7 @@ class App:
         conf: Mapping[str, str] | None = None,
         only: Literal["capture"] | None = None,
         serve: bool | ServeSettings = False,
+        ui: bool | ServeSettings = False,
         take_over: bool = False,
         workers: int = 1,
     ) -> Running: ...
@@ -300,6 +301,7 @@ class App:
         conf: Mapping[str, str] | None = None,
         only: Literal["capture"] | None = None,
         serve: bool | ServeSettings = False,
+        ui: bool | ServeSettings = False,
         take_over: bool = False,
         workers: int = 1,
     ) -> RunningPipeline: ...
@@ -313,6 +315,7 @@ class App:
         conf: Mapping[str, str] | None = None,
         only: Literal["capture"] | None = None,
         serve: bool | ServeSettings = False,
+        ui: bool | ServeSettings = False,
         take_over: bool = False,
         workers: int = 1,
     ) -> RunningPipeline:
@@ -327,6 +330,8 @@ class App:
             only: ``"capture"``: the databases are captured for other processes, and no model runs; the log is on Kafka.
                 The pipeline that is started without it then reads what this one writes, on any engine.
             serve: predict over HTTP too, as `headrace.serve.settings.ServeSettings` says, or the environment.
+            ui: serve, with the dashboard at ``/ui``; ``running.page`` is its address. The port is 8080 or the next free
+                one, where neither ``HEADRACE_SERVE_PORT`` nor ``serve`` says another.
             take_over: take replication slots that belong to another log, which can then never go on; this log begins
                 with a new snapshot. Without it that is refused.
             workers: processes that expensive models predict and train in, beside this one; on Flink the parallelism.
@@ -349,6 +354,7 @@ class App:
             engine_settings(engine, master=master, jobmanager=jobmanager, conf=conf),
             only=only,
             serve=serve,
+            ui=ui,
             take_over=take_over,
             workers=workers,
             log=self._declared.open_log,
@@ -372,6 +378,7 @@ class App:
         only: Literal["capture"] | None = None,
         until: Literal["caught-up"] | None = None,
         serve: bool | ServeSettings = False,
+        ui: bool | ServeSettings = False,
         take_over: bool = False,
         workers: int = 1,
         strict: bool = False,
@@ -391,6 +398,7 @@ class App:
             until: ``"caught-up"`` returns when all that was committed before the call is captured, predicted and,
                 in complete cuts, learned.
             serve: predict over HTTP too; see `start`.
+            ui: show the dashboard; see `start`.
             take_over: take replication slots that belong to another log; see `start`.
             workers: processes for expensive models, or Flink's parallelism; see `start`.
             strict: end in an error where rows have gone to dead letters since the start.
@@ -412,6 +420,7 @@ class App:
                 conf=conf,
                 only=only,
                 serve=serve,
+                ui=ui,
                 take_over=take_over,
                 workers=workers,
             ),

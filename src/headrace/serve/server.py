@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import socket
@@ -27,6 +28,8 @@ from headrace.serve.tracing import flush
 HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store"), ("x-frame-options", "DENY")]
 logger = logging.getLogger("headrace")
 
+FREE_PORT = 8080
+PORTS_TRIED = 20
 START_SECONDS = 30.0
 STOP_SECONDS = 5
 # The engine computes in this process too: a request waits for the interpreter so long at most, not for 5 ms.
@@ -68,6 +71,18 @@ def open_socket(settings: ServeSettings) -> socket.socket:
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", advice="Choose another --port."
         ) from error
     return opened
+
+
+def open_free_socket(settings: ServeSettings) -> socket.socket:
+    """Bind port 8080, or one of the next ones where it is taken: nobody has asked for one.
+
+    Raises:
+        HeadraceError: the address cannot be had.
+    """
+    for port in range(FREE_PORT, FREE_PORT + PORTS_TRIED):
+        with contextlib.suppress(HeadraceError):
+            return open_socket(settings.model_copy(update={"port": port}))
+    return open_socket(settings.model_copy(update={"port": 0}))
 
 
 class Connection(HttpProtocol):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import logging
+import threading
+import webbrowser
 from functools import cache
 
 import fastapi
@@ -46,6 +48,18 @@ class Dashboard(Guard):
     def end(self) -> None:
         """Let streams end: the server ends."""
         self.hub.end()
+
+
+def announce(server: str) -> str:
+    """Say where the dashboard of a server is; return its address."""
+    address = f"{server}{BASE}/"
+    logger.info("the dashboard is at %s", address, extra=event("dashboard", url=address))
+    return address
+
+
+def open_browser(address: str) -> None:
+    """Show a page in the person's browser, where there is one."""
+    threading.Thread(target=webbrowser.open, args=(address,), name="headrace-browser", daemon=True).start()
 
 
 def _application(site: Site, gate: Gate, *, secure: bool) -> fastapi.FastAPI:

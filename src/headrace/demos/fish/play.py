@@ -24,7 +24,7 @@ from headrace.demos.fish.outcome import Outcome, mean_errors, read_outcome, show
 from headrace.demos.fish.picture import Curve, chart, draw
 from headrace.demos.fish.show import Follower, Show, error_table
 from headrace.demos.fish.tables import create_tables, insert
-from headrace.demos.screen import print_kept, print_next, say_pictures
+from headrace.demos.screen import keep_page, print_kept, print_next, say_pictures, show_page
 from headrace.demos.servers import Scene, ServerOptions, clean_up, stage
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
@@ -34,6 +34,7 @@ PRODUCER = "machine"
 PICTURE = "fish.png"
 WAIT_SECONDS = 120.0
 LIVE_SPEED = 60.0
+WATCHED_SPEED = 4.0
 Send = Callable[[Event], None]
 
 
@@ -42,8 +43,8 @@ class Options(ServerOptions):
     """See `headrace.cli.demo.demo_fish`.
 
     Attributes:
-        speed: seconds of event time in a second; 0 as fast as it can; None: `LIVE_SPEED` where figures are drawn anew
-            in a terminal, else 0.
+        speed: seconds of event time in a second; 0 as fast as it can; None: `WATCHED_SPEED` beside a dashboard,
+            `LIVE_SPEED` where figures are drawn anew in a terminal, else 0.
     """
 
     source: str = "topics"
@@ -61,13 +62,15 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     with contextlib.ExitStack() as stack:
         tables = options.source == "postgres"
         found = stack.enter_context(stage(APP, options, view.say, database=tables, resumes=not tables))
-        outcome = _run_tables(options, data, found, view) if tables else _run_topics(options, data, found, view)
-    curve = Curve.of(outcome)
-    picture = draw((options.png or found.pictures) / PICTURE, curve)
-    result = _result(outcome, data) | {"log": found.log, "seconds": round(time.monotonic() - started, 3)}
-    if show:
-        _print_end(view.console, result, curve)
-        _say_next(view.console, found, picture)
+        outcome, page = (_run_tables if tables else _run_topics)(options, data, found, view, stack)
+        curve = Curve.of(outcome)
+        picture = draw((options.png or found.pictures) / PICTURE, curve)
+        result = _result(outcome, data) | {"log": found.log, "seconds": round(time.monotonic() - started, 3)}
+        if show:
+            _print_end(view.console, result, curve)
+            _say_next(view.console, found, picture)
+            if page:
+                keep_page(options, page, view.console)
     if options.keep:
         print_kept(found)
     return result
@@ -120,13 +123,18 @@ class Pace:
 
 
 def _speed(options: Options, view: Show) -> float:
-    return (LIVE_SPEED if view.live else 0.0) if options.speed is None else options.speed
+    if options.speed is not None:
+        return options.speed
+    return WATCHED_SPEED if options.ui else LIVE_SPEED if view.live else 0.0
 
 
-def _run_topics(options: Options, data: FishData, found: Scene, view: Show) -> Outcome:
-    """Append every row to its machine's topic."""
+def _run_topics(
+    options: Options, data: FishData, found: Scene, view: Show, stack: contextlib.ExitStack
+) -> tuple[Outcome, str]:
+    """Append every row to its machine's topic; returns the dashboard's address too, "" where it was stopped."""
     app = pipeline.from_topics(found.log, data.training, online=options.online)
-    with _running(app, view) as (running, stopped):
+    with _sending(view) as stopped:
+        running = _start(app, options, stack)
         sent = {machine: _already_sent(running, data, machine) for machine in data.sent}
 
         def send(event: Event) -> None:
@@ -138,7 +146,8 @@ def _run_topics(options: Options, data: FishData, found: Scene, view: Show) -> O
         events = [item for item in data.events() if item.row >= sent[item.machine]]
         view.total = sum(item.rows.num_rows for item in data.sent.values())
         view.done = view.total - len(events)
-        return _send_all(app, running, events, send, Pace(_speed(options, view), stopped), view)
+        outcome = _send_all(app, running, events, send, Pace(_speed(options, view), stopped), view)
+    return outcome, "" if stopped.is_set() else running.page
 
 
 def _already_sent(running: Running, data: FishData, machine: str) -> int:
@@ -154,33 +163,42 @@ def _already_sent(running: Running, data: FishData, machine: str) -> int:
     return rows
 
 
-def _run_tables(options: Options, data: FishData, found: Scene, view: Show) -> Outcome:
-    """Insert every row into its machine's table."""
-    with psycopg.connect(found.dsn, autocommit=True) as database:
-        create_tables(database, data)
-        app = pipeline.from_tables(found.dsn, found.log, data.training, online=options.online)
-        with _running(app, view) as (running, stopped):
-            events = data.events()
-            view.total = len(events)
-            pace = Pace(_speed(options, view), stopped)
-            outcome = _send_all(
-                app, running, events, lambda event: insert(database, data, event.machine, event.row), pace, view
-            )
+def _run_tables(
+    options: Options, data: FishData, found: Scene, view: Show, stack: contextlib.ExitStack
+) -> tuple[Outcome, str]:
+    """Insert every row into its machine's table; see `_run_topics`."""
+    database = stack.enter_context(psycopg.connect(found.dsn, autocommit=True))
+    create_tables(database, data)
+    app = pipeline.from_tables(found.dsn, found.log, data.training, online=options.online)
+    with _sending(view) as stopped:
         if options.postgres is not None:
-            clean_up(database, APP)
-    return outcome
+            stack.callback(clean_up, database, APP)
+        running = _start(app, options, stack)
+        events = data.events()
+        view.total = len(events)
+        pace = Pace(_speed(options, view), stopped)
+        outcome = _send_all(
+            app, running, events, lambda event: insert(database, data, event.machine, event.row), pace, view
+        )
+    return outcome, "" if stopped.is_set() else running.page
+
+
+def _start(app: hr.App, options: Options, stack: contextlib.ExitStack) -> Running:
+    """Return the pipeline, which runs until the stack ends."""
+    running = stack.enter_context(app.start(ui=options.ui))
+    show_page(options, running.page)
+    return running
 
 
 @contextlib.contextmanager
-def _running(app: hr.App, view: Show) -> Iterator[tuple[Running, threading.Event]]:
-    """The pipeline, running, and what SIGINT and SIGTERM set."""
+def _sending(view: Show) -> Iterator[threading.Event]:
+    """In the block figures are drawn; gives what SIGINT and SIGTERM set."""
     stopped = threading.Event()
-    with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(Signals())
+    with Signals() as signals:
         signals.stop = stopped.set
         view.say("training the first model, and opening the log")
-        stack.enter_context(view.drawing())
-        yield stack.enter_context(app.start()), stopped
+        with view.drawing():
+            yield stopped
 
 
 def _send_all(app: hr.App, running: Running, events: list[Event], send: Send, pace: Pace, view: Show) -> Outcome:

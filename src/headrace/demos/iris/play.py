@@ -25,7 +25,7 @@ from rich.text import Text
 
 from headrace.demos.iris import pipeline
 from headrace.demos.iris.scene import APP, TABLE_COLUMNS, Options, scene
-from headrace.demos.screen import View, print_kept, print_next
+from headrace.demos.screen import View, keep_page, print_kept, print_next, show_page
 from headrace.demos.servers import Scene, clean_up, insertion
 from headrace.engines.contract import RunningPipeline
 from headrace.engines.local.running import Running
@@ -92,54 +92,65 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     data = read_data(options.data)
     view = Show(console, show, flavour=options.flavour, test=data["test"])
     with contextlib.ExitStack() as stack:
-        stack.enter_context(view.drawing())
-        found = stack.enter_context(scene(options, view.say))
-        rounds = _rounds(options, found, data, view)
-        view.step = "stopping the servers"
-    view.step = "done"
-    labels = [int(row["iris_class"]) for row in data["test"]]
-    names = match_clusters(rounds[-1][1], labels)
-    result = {
-        "flavour": options.flavour,
-        "rounds": [
-            {"after": after, "predictions": clusters, "labels": labels, "correct": _correct(clusters, labels, names)}
-            for after, clusters in rounds
-        ],
-        "log": found.log,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    if show:
-        _print_end(console, view, names, result, found)
+        with view.drawing():
+            found = stack.enter_context(scene(options, view.say))
+            rounds, page = _rounds(options, found, data, view, stack)
+        view.step = "done"
+        result = _result(options, data, rounds, found.log) | {"seconds": round(time.monotonic() - started, 3)}
+        if show:
+            _print_end(console, view, match_clusters(rounds[-1][1], _labels(data)), result, found)
+            keep_page(options, page, console)
     if options.keep:
         print_kept(found)
     return result
 
 
+def _labels(data: dict[str, list[dict[str, Any]]]) -> list[int]:
+    return [int(row["iris_class"]) for row in data["test"]]
+
+
+def _result(
+    options: Options, data: dict[str, list[dict[str, Any]]], rounds: list[tuple[str, list[int]]], log: str
+) -> dict[str, Any]:
+    labels = _labels(data)
+    names = match_clusters(rounds[-1][1], labels)
+    found = [
+        {"after": after, "predictions": clusters, "labels": labels, "correct": _correct(clusters, labels, names)}
+        for after, clusters in rounds
+    ]
+    return {"flavour": options.flavour, "rounds": found, "log": log}
+
+
 def _rounds(
-    options: Options, found: Scene, data: dict[str, list[dict[str, Any]]], view: Show
-) -> list[tuple[str, list[int]]]:
+    options: Options,
+    found: Scene,
+    data: dict[str, list[dict[str, Any]]],
+    view: Show,
+    until: contextlib.ExitStack,
+) -> tuple[list[tuple[str, list[int]]], str]:
+    """Return what was predicted after each round, and the dashboard's address; the pipeline runs until a stack ends."""
     app = _app(options, found)
-    with psycopg.connect(found.dsn, autocommit=True) as database:
-        with _started(app, options, found, view) as running:
-            for after, train in ROUNDS:
-                view.say(f"inserting {train}: {len(data[train])} rows to learn")
-                _insert(database, "iris_train", data[train])
-                _wait(running, options, database, "iris_train")
-                if options.flavour == "spark":
-                    _micro_batches(app, options)
-                _figures(view, running)
-                time.sleep(options.pause)
-                view.say(f"inserting test: {len(data['test'])} rows to classify")
-                _insert(database, "iris_test", data["test"])
-                _wait(running, options, database, "iris_test")
-                answers = app.topic("iris_predictions").read().to_arrow()
-                latest = answers.column("prediction").to_pylist()[-len(data["test"]) :]
-                view.rounds.append((after, latest))
-                _figures(view, running)
-                time.sleep(options.pause)
-        if options.postgres is not None and options.source == "postgres":
-            clean_up(database, APP)
-    return view.rounds
+    database = until.enter_context(psycopg.connect(found.dsn, autocommit=True))
+    if options.postgres is not None and options.source == "postgres":
+        until.callback(clean_up, database, APP)
+    running = until.enter_context(_started(app, options, found, view))
+    for after, train in ROUNDS:
+        view.say(f"inserting {train}: {len(data[train])} rows to learn")
+        _insert(database, "iris_train", data[train])
+        _wait(running, options, database, "iris_train")
+        if options.flavour == "spark":
+            _micro_batches(app, options)
+        _figures(view, running)
+        time.sleep(options.pause)
+        view.say(f"inserting test: {len(data['test'])} rows to classify")
+        _insert(database, "iris_test", data["test"])
+        _wait(running, options, database, "iris_test")
+        answers = app.topic("iris_predictions").read().to_arrow()
+        latest = answers.column("prediction").to_pylist()[-len(data["test"]) :]
+        view.rounds.append((after, latest))
+        _figures(view, running)
+        time.sleep(options.pause)
+    return view.rounds, running.page if options.ui else ""
 
 
 @contextlib.contextmanager
@@ -152,9 +163,12 @@ def _started(app: App, options: Options, found: Scene, view: Show) -> Iterator[R
         if options.engine != "local":
             view.say(f"starting the pipeline on {options.engine.title()}")
         master, jobmanager = (found.engine if options.engine == name else None for name in ("spark", "flink"))
-        running = stack.enter_context(app.start(engine=options.engine, master=master, jobmanager=jobmanager))
+        running = stack.enter_context(
+            app.start(engine=options.engine, master=master, jobmanager=jobmanager, ui=options.ui)
+        )
+        show_page(options, running.page)
         if running.page:
-            view.page = f"{options.engine.title()} shows it at {running.page}"
+            view.page = f"{'The dashboard' if options.ui else options.engine.title()} shows it at {running.page}"
             view.told(view.page)
         yield running
 

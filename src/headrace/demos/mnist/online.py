@@ -24,8 +24,8 @@ from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, recipe
 from headrace.demos.mnist.replayed import APP
 from headrace.demos.mnist.show import Show, draw_curve, draw_digit, print_three, result_of
-from headrace.demos.screen import new_rows, print_next, say_pictures
-from headrace.demos.servers import stage
+from headrace.demos.screen import keep_page, new_rows, print_next, say_pictures, show_page
+from headrace.demos.servers import Scene, stage
 from headrace.engines.local.running import Running
 from headrace.engines.local.signals import Signals
 from headrace.errors import HeadraceError
@@ -56,22 +56,26 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
         classes = None if isinstance(learner, hr.Learner) else CLASSES
         tested = data.test.records()
         app = pipeline.online(found.log, learner, chosen.features, classes, tested, every=every)
-        rows, answer = _run(app, data, options, view)
-    folder = options.png or found.pictures
-    pictures = [draw_curve(folder / "accuracy.png", view.curve, f"{name}: test set, as digits are learned")]
-    if answer is not None:
-        pictures.insert(0, draw_digit(folder / "digit3.png", data.three, answer))
-    test_rows = len(data.test)
-    result = result_of("online", name, view, found, started, train_rows=rows, test_rows=test_rows, three=answer)
-    if show:
-        _print_end(console, result, data)
-        say_pictures(console, pictures)
-        print_next(console, found, "headrace topics cat digits-metrics --limit 3", "headrace models show digits")
-        if rows < len(data.train):
-            console.print(
-                f"  headrace demo mnist --online --log {found.log}   goes on", highlight=False, soft_wrap=True
-            )
+        rows, answer, page = _run(app, data, options, view, stack)
+        folder = options.png or found.pictures
+        pictures = [draw_curve(folder / "accuracy.png", view.curve, f"{name}: test set, as digits are learned")]
+        if answer is not None:
+            pictures.insert(0, draw_digit(folder / "digit3.png", data.three, answer))
+        test_rows = len(data.test)
+        result = result_of("online", name, view, found, started, train_rows=rows, test_rows=test_rows, three=answer)
+        if show:
+            _print_end(console, result, data)
+            say_pictures(console, pictures)
+            _say_next(console, found, goes_on=rows < len(data.train))
+            if page:
+                keep_page(options, page, console)
     return result
+
+
+def _say_next(console: Console, found: Scene, *, goes_on: bool) -> None:
+    print_next(console, found, "headrace topics cat digits-metrics --limit 3", "headrace models show digits")
+    if goes_on:
+        console.print(f"  headrace demo mnist --online --log {found.log}   goes on", highlight=False, soft_wrap=True)
 
 
 def _default(console: Console | None) -> str:
@@ -138,11 +142,16 @@ class Producer:
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
-def _run(app: hr.App, data: digits.Digits, options: Options, view: Show) -> tuple[int, int | None]:
+def _run(
+    app: hr.App, data: digits.Digits, options: Options, view: Show, until: contextlib.ExitStack
+) -> tuple[int, int | None, str]:
     """Produce, learn, and show the accuracy after each update, until it is over or stopped.
 
+    Args:
+        until: the pipeline runs until it ends.
+
     Returns:
-        How many digits are appended, and what the hand-made 3 is taken for.
+        How many digits are appended, what the hand-made 3 is taken for, and where the dashboard is: "" after a signal.
     """
     images, delay = data.train, (DELAY_MS if options.delay_ms is None else options.delay_ms) / 1000
     producer = Producer(images, delay, view)
@@ -151,7 +160,8 @@ def _run(app: hr.App, data: digits.Digits, options: Options, view: Show) -> tupl
         signals.stop = producer.stopped.set
         view.say("opening the log: what was learned before is learned again from it")
         stack.enter_context(view.drawing())
-        running = stack.enter_context(app.start())
+        running = until.enter_context(app.start(ui=options.ui))
+        show_page(options, running.page)
         producer.at = running.appended(pipeline.DIGITS, PRODUCER)
         seen = _follow(running, view, 0, quietly=True)
         there = f" behind the {producer.at:,} that are there" if producer.at else ""
@@ -167,7 +177,7 @@ def _run(app: hr.App, data: digits.Digits, options: Options, view: Show) -> tupl
             raise producer.error
         running.wait(WAIT_SECONDS)
         _follow(running, view, seen)
-        return producer.at, _answer(running, data.three)
+        return producer.at, _answer(running, data.three), "" if signals.came else running.page
 
 
 def _follow(running: Running, view: Show, seen: int, *, quietly: bool = False) -> int:

@@ -22,7 +22,7 @@ from headrace.demos.mnist import digits, pipeline
 from headrace.demos.mnist.options import Options
 from headrace.demos.mnist.recipes import CLASSES, SEED, Recipe, recipe
 from headrace.demos.mnist.show import Show, draw_curve, draw_digit, print_three, result_of, share_right
-from headrace.demos.screen import print_kept, print_next, say_pictures
+from headrace.demos.screen import keep_page, print_kept, print_next, say_pictures, show_page
 from headrace.demos.servers import Scene, clean_up, make_table, stage
 from headrace.engines.local.running import Running
 
@@ -42,20 +42,20 @@ def play(options: Options, *, show: bool = True, console: Console | None = None)
     data = digits.read_data(options.idx)
     view = Show(console or Console(), show, title=f"MNIST from PostgreSQL: {name}")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(view.drawing())
-        found = stack.enter_context(stage(APP, options, view.say, topics=(TRAIN, TEST)))
-        learned = _learn(chosen, model, options, found, data, view)
-        answer = _evaluate(chosen, model, options, found, data, view)
-        view.count("stopping the servers", 0)
-    folder = options.png or found.pictures
-    pictures = [
-        draw_digit(folder / "digit3.png", data.three, answer),
-        draw_curve(folder / "accuracy.png", view.curve, f"{name}: test rows as they arrive"),
-    ]
-    test_rows = view.curve[-1][0]
-    result = result_of("batch", name, view, found, started, train_rows=learned, test_rows=test_rows, three=answer)
-    if show:
-        _print_end(view.console, result, data, pictures, found)
+        with view.drawing():
+            found = stack.enter_context(stage(APP, options, view.say, topics=(TRAIN, TEST)))
+            learned = _learn(chosen, model, options, found, data, view)
+            answer, page = _evaluate(chosen, model, options, found, data, view, stack)
+        folder = options.png or found.pictures
+        pictures = [
+            draw_digit(folder / "digit3.png", data.three, answer),
+            draw_curve(folder / "accuracy.png", view.curve, f"{name}: test rows as they arrive"),
+        ]
+        test_rows = view.curve[-1][0]
+        result = result_of("batch", name, view, found, started, train_rows=learned, test_rows=test_rows, three=answer)
+        if show:
+            _print_end(view.console, result, data, pictures, found)
+            keep_page(options, page, view.console)
     if options.keep:
         print_kept(found)
     return result
@@ -91,11 +91,27 @@ def _learn(chosen: Recipe, model: Any, options: Options, found: Scene, data: dig
 # -- the second half: rows that come are predicted --------------------------------------------------------------------
 
 
-def _evaluate(chosen: Recipe, model: Any, options: Options, found: Scene, data: digits.Digits, view: Show) -> int:
-    """Predict the test rows while they are inserted; returns the prediction for the 3 drawn by hand."""
+def _evaluate(
+    chosen: Recipe,
+    model: Any,
+    options: Options,
+    found: Scene,
+    data: digits.Digits,
+    view: Show,
+    until: contextlib.ExitStack,
+) -> tuple[int, str]:
+    """Predict the test rows while they are inserted, by a pipeline that runs until a stack ends.
+
+    Returns:
+        The prediction for the 3 drawn by hand, and the dashboard's address.
+    """
     classes = None if isinstance(model, hr.Learner) else CLASSES
     app = pipeline.classify(found.dsn, found.log, model, chosen.features, classes)
-    with app.start() as running, psycopg.connect(found.dsn, autocommit=True) as database:
+    if options.postgres is not None:
+        until.callback(_clean_up, found)
+    running = until.enter_context(app.start(ui=options.ui))
+    show_page(options, running.page)
+    with psycopg.connect(found.dsn, autocommit=True) as database:
         there = TEST in running.log.topics()
         view.count(f"waiting for {TEST}{'' if there else ', which does not exist yet'}", len(data.test))
         time.sleep(options.pause)
@@ -107,10 +123,12 @@ def _evaluate(chosen: Recipe, model: Any, options: Options, found: Scene, data: 
             _count(app, running, view)
             time.sleep(options.pause)
         answer = int(running["digits"].predict([{"pixels": data.three}])[0])
-    if options.postgres is not None:
-        with psycopg.connect(found.dsn, autocommit=True) as database:
-            clean_up(database, APP)
-    return answer
+    return answer, running.page
+
+
+def _clean_up(found: Scene) -> None:
+    with psycopg.connect(found.dsn, autocommit=True) as database:
+        clean_up(database, APP)
 
 
 def _count(app: hr.App, running: Running, view: Show) -> None:

@@ -82,7 +82,7 @@ def start(
     """
     settings = settings or RunSettings()
     plan.check()
-    place = ServerBinding.of(plan, settings.serve) if settings.serve else None
+    place = ServerBinding.of(plan, settings.serve, ui=settings.ui) if settings.serve or settings.ui else None
     try:
         return _start(plan, settings, place, make_workers or functools.partial(_processes, settings), reader)
     except BaseException:
@@ -147,7 +147,9 @@ def _start(
     _warn_of_untrained(plan, log)
     _tell_health(running)
     receive_served_rows(running, plan.endpoints)
-    return serve_running(running, models, place, location=location_of(plan)) if models and place else running
+    if models and place:
+        serve_running(running, models, place, location=location_of(plan))
+    return running
 
 
 def checked_sources(plan: Plan) -> list[Source[Any]]:

@@ -41,7 +41,8 @@ def start(plan: Plan, settings: RunSettings) -> Running:
     running = local.start(plan, settings, make_workers=workers)
     context = contexts[-1]
     running.closing.append(Gauges(context, running).close)
-    running.page = context.uiWebUrl or ""
-    if running.page:
-        logger.info("Spark's page: %s", running.page, extra=event("spark_page", app=plan.app, page=running.page))
+    page = context.uiWebUrl or ""
+    running.page = running.page or page
+    if page:
+        logger.info("Spark's page: %s", page, extra=event("spark_page", app=plan.app, page=page))
     return running

@@ -269,32 +269,48 @@ def _published(runner: TaskRunner) -> SnapshotPublisher:
 
 @dataclass(frozen=True)
 class ServerBinding:
-    """A server that is to be: its settings checked and its port bound before anything runs."""
+    """A server that is to be: its settings checked and its port bound before anything runs.
+
+    Attributes:
+        announces: whether to say where the dashboard is.
+    """
 
     app: str
     settings: ServeSettings
     endpoints: tuple[Endpoint, ...]
     keys: KeyFile | None
     listening: socket.socket
+    announces: bool = False
 
     @classmethod
-    def of(cls, plan: Plan, serve: bool | ServeSettings, *, listening: socket.socket | None = None) -> ServerBinding:
+    def of(
+        cls,
+        plan: Plan,
+        serve: bool | ServeSettings,
+        *,
+        ui: bool | ServeSettings = False,
+        listening: socket.socket | None = None,
+    ) -> ServerBinding:
         """Check settings, those of the environment where none are given, and bind the port.
 
         Args:
+            ui: whether to say where the dashboard is, or settings for it where ``serve`` has none.
             listening: a bound socket, in place of one that is opened here.
 
         Raises:
             HeadraceError: it would be open to others, or the port is taken.
         """
-        from headrace.serve.server import open_keys, open_socket
+        from headrace.serve.server import open_free_socket, open_keys, open_socket
         from headrace.serve.settings import ServeSettings
 
-        settings = serve if isinstance(serve, ServeSettings) else ServeSettings()
+        given = next((value for value in (serve, ui) if isinstance(value, ServeSettings)), None)
+        settings = ServeSettings() if given is None else given
         keys = open_keys(settings, plan.log)
         settings.check(keys=keys is not None and keys.some())
-        listening = listening or open_socket(settings)
-        return cls(plan.app, settings, plan.endpoints, keys, listening)
+        if listening is None:
+            chosen = bool(serve) or "port" in settings.model_fields_set
+            listening = open_socket(settings) if chosen else open_free_socket(settings)
+        return cls(plan.app, settings, plan.endpoints, keys, listening, announces=bool(ui))
 
     def serving(self, models: Models, log: Log, *, location: str) -> Server:
         """The server, with the dashboard at ``/ui``; it is not started yet.
@@ -317,8 +333,8 @@ class ServerBinding:
         self.listening.close()
 
 
-def serve_running(running: Running, models: LocalModels, place: ServerBinding, *, location: str) -> Running:
-    """Serve a pipeline that runs, until it is stopped.
+def serve_running(running: Running, models: LocalModels, place: ServerBinding, *, location: str) -> None:
+    """Serve a pipeline that runs, until it is stopped; say where the dashboard is, where somebody has asked for it.
 
     Args:
         location: of its log, for people.
@@ -331,7 +347,10 @@ def serve_running(running: Running, models: LocalModels, place: ServerBinding, *
     except BaseException:
         running.stop()
         raise
-    return running
+    if place.announces:
+        from headrace.ui.application import announce
+
+        running.page = announce(running.server.url)
 
 
 def receive_served_rows(running: Running, endpoints: Sequence[Endpoint]) -> None:
