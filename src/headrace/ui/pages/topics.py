@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 
+import anyio.to_thread
 import fastapi
+import pyarrow as pa
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from headrace.errors import LogError
 from headrace.inspect.messages import plain
+from headrace.inspect.query import Bounds
 from headrace.inspect.rows import no_topic
+from headrace.log.base import TopicInfo
+from headrace.ui.export import KINDS, exported
 from headrace.ui.read import topics as read
-from headrace.ui.read.moment import moment_at
+from headrace.ui.read.images import declared_images, image_of
+from headrace.ui.read.moment import Moment, moment_at
 from headrace.ui.read.relations import relations_of
+from headrace.ui.read.search import Search, all_columns
 from headrace.ui.site import Site
 from headrace.ui.stream import message
 
 TAIL_ROWS = 2_000
+OLDEST = "oldest"
+SEARCH_SECONDS = 600.0
+EXPORT_SECONDS = 3600.0
+LONGEST_JSON = 100_000
 
 
 def router(site: Site) -> fastapi.APIRouter:
@@ -40,19 +52,89 @@ def router(site: Site) -> fastapi.APIRouter:
         )
 
     @routes.get("/topics/{topic}")
-    def topic(request: fastapi.Request, topic: str, at: str = "", offset: str = "", columns: str = "") -> Response:
+    def topic(
+        request: fastapi.Request,
+        topic: str,
+        at: str = "",
+        offset: str = "",
+        columns: str = "",
+        order: str = "",
+        filter: str = "",
+    ) -> Response:
         moment = site.subject.moment(topic, at)
-        info = moment.topic(topic)
-        if info is None:
-            raise no_topic(moment.log, topic)
-        wanted = [name for name in columns.split("\n") if name]
-        page = read.page_of(moment, info, offset=_number(offset), columns=wanted)
-        return site.page(request, "topic.html", at=moment, topic=info, page=page, columns=wanted)
+        info = _info(moment, topic)
+        newest_first = order != OLDEST
+        begin = read.offset_of(moment, info, offset, newest_first=newest_first)
+        wanted = _names(columns)
+        page = read.page_of(
+            moment, info, offset=begin, columns=wanted, newest_first=newest_first, count=0 if filter else read.ROWS
+        )
+        return site.page(
+            request,
+            "topic.html",
+            at=moment,
+            topic=info,
+            page=page,
+            columns=wanted,
+            offset=offset,
+            order=order,
+            filter=filter,
+            kinds=KINDS,
+        )
+
+    @routes.get("/topics/{topic}/search")
+    async def search(
+        request: fastapi.Request,
+        topic: str,
+        filter: str,
+        at: str = "",
+        offset: str = "",
+        columns: str = "",
+        order: str = "",
+    ) -> Response:
+        def begin() -> Search:
+            moment = site.subject.moment(topic, at)
+            info = _info(moment, topic)
+            newest_first = order != OLDEST
+            start = read.offset_of(moment, info, offset, newest_first=newest_first)
+            first, end = (
+                (info.first, info.end)
+                if start is None
+                else ((info.first, start + 1) if newest_first else (start, info.end))
+            )
+            return Search(
+                moment,
+                info,
+                filter,
+                max(first, info.first),
+                min(end, info.end),
+                newest_first,
+                Bounds(seconds=SEARCH_SECONDS),
+            )
+
+        sought = await run_in_threadpool(begin)
+        return StreamingResponse(
+            _found(sought, _names(columns)), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+        )
+
+    @routes.get("/topics/{topic}/export")
+    def export(request: fastapi.Request, topic: str, form: str, at: str = "", filter: str = "") -> Response:
+        moment = site.subject.moment(topic, at)
+        info = _info(moment, topic)
+        if filter:
+            seeking = Search(moment, info, filter, info.first, info.end, False, Bounds(seconds=EXPORT_SECONDS))
+            tables = seeking.tables()
+            first = next(tables, None)  # a wrong filter is told before anything is sent
+            tables = iter(()) if first is None else itertools.chain([first], tables)
+        else:
+            tables = (read.table_of([part]) for part in moment.rows(topic, info.first, info.end))
+        shape = read.table_of([(0, pa.RecordBatch.from_pylist([], all_columns(moment, info)))])
+        return exported(tables, shape, form, topic)
 
     @routes.get("/topics/{topic}/tail")
     async def tail(request: fastapi.Request, topic: str, after: int, columns: str = "") -> Response:
         moment = await run_in_threadpool(site.subject.moment, topic, "")
-        wanted = [name for name in columns.split("\n") if name]
+        wanted = _names(columns)
         # A browser that comes back says the last row it has seen.
         seen = _number(request.headers.get("last-event-id", ""))
         start = after if seen is None else seen + 1
@@ -79,11 +161,81 @@ def router(site: Site) -> fastapi.APIRouter:
             raise LogError(f"«{topic}» holds no row {offset}", advice="The topic's page shows which it holds.")
         info = moment.topic(topic)
         text = json.dumps(plain(found.values), indent=2, ensure_ascii=False)
+        shapes = declared_images(moment.log)
+        images = [name for name, value in found.values.items() if image_of(value, shapes.get(name))]
         relations = relations_of(moment, topic, offset)
-        return site.page(request, "row.html", at=moment, row=found, json=text, topic=info, relations=relations)
+        return site.page(
+            request,
+            "row.html",
+            at=moment,
+            row=found,
+            json=text[:LONGEST_JSON],
+            cut=len(text) > LONGEST_JSON,
+            images=images,
+            topic=info,
+            relations=relations,
+        )
+
+    @routes.get("/topics/{topic}/{offset}/json")
+    def whole(topic: str, offset: int, at: str = "") -> Response:
+        found = read.row_of(site.subject.moment(topic, at), topic, offset)
+        if found is None:
+            raise LogError(f"«{topic}» holds no row {offset}")
+        return JSONResponse(plain({**found.values, **found.headers}))
+
+    @routes.get("/topics/{topic}/{offset}/image")
+    def image(topic: str, offset: int, column: str) -> Response:
+        moment = site.subject.moment(topic, "")
+        found = read.row_of(moment, topic, offset)
+        value = found.values.get(column) if found is not None else None
+        drawn = image_of(value, declared_images(moment.log).get(column))
+        if drawn is None:
+            raise LogError(f"«{column}» of row {offset} of «{topic}» is no image")
+        return Response(drawn[0], media_type=drawn[1], headers={"x-content-type-options": "nosniff"})
 
     return routes
 
 
 def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 19 else None
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split("\n") if name]
+
+
+def _info(moment: Moment, topic: str) -> TopicInfo:
+    info = moment.topic(topic)
+    if info is None:
+        raise no_topic(moment.log, topic)
+    return info
+
+
+async def _found(search: Search, columns: list[str]) -> AsyncIterator[bytes]:
+    """Yield rows as they are found, how far the search is, and how it ended."""
+    steps = search.steps(read.ROWS)
+    found = 0
+    try:
+        while True:
+            try:
+                step = await anyio.to_thread.run_sync(next, steps, None, abandon_on_cancel=True)
+            except LogError as error:
+                yield message("wrong", json.dumps({"message": error.message, "advice": error.advice}))
+                return
+            if step is None:
+                break
+            if step.found:
+                found += len(step.found)
+                texts = await run_in_threadpool(
+                    lambda rows: [read.cells_of(read.table_of([row]), columns)[0] for row in rows], step.found
+                )
+                yield message("rows", json.dumps(texts))
+            last, of = step.looked, step.of
+            yield message("progress", json.dumps({"looked": last, "of": of, "found": found}))
+            if found >= read.ROWS and last < of:
+                after = search.end - last - 1 if search.newest_first else search.first + last
+                yield message("done", json.dumps({"after": after}))
+                return
+        yield message("done", json.dumps({"after": None}))
+    finally:
+        search.bounds.cancel()

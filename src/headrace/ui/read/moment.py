@@ -121,6 +121,15 @@ def moment_at(log: Log, text: str) -> Moment:
     return _after(log, _slice_of_position(log, (place.lsn, 2**63 - 1)), text)
 
 
+def time_of(text: str) -> int | None:
+    """Return the time that a text says, in microseconds; None where it says a position or an LSN.
+
+    Raises:
+        DeclarationError: it is none of these.
+    """
+    return Place.parse(_dated(text)).ts_us
+
+
 def _after(log: Log, number: int, text: str, ts_us: int | None = None) -> Moment:
     return Moment(log, number, time_of_slice(log, number) if ts_us is None else ts_us, text)
 

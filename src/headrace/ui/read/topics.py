@@ -16,7 +16,7 @@ from headrace.log.kafka_view import KafkaView
 from headrace.plain_values import united, values
 from headrace.plan.plan import INTERNAL
 from headrace.row_tables import cell
-from headrace.ui.read.moment import Moment
+from headrace.ui.read.moment import Moment, moment_at, slice_at, time_of
 from headrace.ui.read.units import bytes_text, time_text
 
 ROWS = 100
@@ -91,36 +91,77 @@ class Page:
     Attributes:
         columns: names of those that are shown; ``all_columns``: of all that there are.
         rows: offset, and cells as texts, in the order of the page.
-        older, newer: offset to ask for, where there are more; None where there are not.
+        before, after: offset to ask for, where the order has more rows on a side; None where it has not.
         first, end: of the topic at that moment.
     """
 
     columns: list[str]
     all_columns: list[str]
     rows: list[tuple[int, list[str]]]
-    older: int | None
-    newer: int | None
+    before: int | None
+    after: int | None
     first: int
     end: int
 
 
 def page_of(
-    moment: Moment, topic: TopicInfo, *, offset: int | None = None, count: int = ROWS, columns: Sequence[str] = ()
+    moment: Moment,
+    topic: TopicInfo,
+    *,
+    offset: int | None = None,
+    count: int = ROWS,
+    columns: Sequence[str] = (),
+    newest_first: bool = True,
 ) -> Page:
-    """Return rows of a topic, the newest first.
+    """Return rows of a topic.
 
     Args:
-        offset: of the newest one; None: the newest that there is.
+        offset: of the first row of the page; None: where the order begins.
         columns: those to show, in order; none: the first `MOST_COLUMNS`.
+        newest_first: the order.
     """
-    last = topic.end - 1 if offset is None else min(offset, topic.end - 1)
-    first = max(topic.first, last - count + 1)
-    table = table_of(moment.rows(topic.name, first, last + 1))
-    found = list(reversed(_cells(table, columns)))
+    before: int | None
+    after: int | None
+    if newest_first:
+        last = topic.end - 1 if offset is None else min(offset, topic.end - 1)
+        first, end = max(topic.first, last - count + 1), last + 1
+        before = min(topic.end - 1, last + count) if last < topic.end - 1 else None
+        after = first - 1 if first > topic.first else None
+    else:
+        first = topic.first if offset is None else max(offset, topic.first)
+        end = min(topic.end, first + count)
+        before = max(topic.first, first - count) if first > topic.first else None
+        after = end if end < topic.end else None
+    table = table_of(moment.rows(topic.name, first, end))
+    if not table.num_rows and topic.rows:
+        table = table_of(moment.rows(topic.name, topic.end - 1, topic.end)).slice(0, 0)
+    found = _cells(table, columns)
     shown, everything = chosen(table, columns)
-    older = first - 1 if first > topic.first else None
-    newer = min(topic.end - 1, last + count) if last < topic.end - 1 else None
-    return Page(shown, everything, found, older, newer, topic.first, topic.end)
+    return Page(shown, everything, found[::-1] if newest_first else found, before, after, topic.first, topic.end)
+
+
+def offset_of(moment: Moment, topic: TopicInfo, text: str, *, newest_first: bool) -> int | None:
+    """Return where a page begins that is asked for by an offset, or by a time, an LSN or a position.
+
+    Of a time that is the first row since then, in the order of offsets; where the newest are first, the last one before
+    it.
+
+    Raises:
+        DeclarationError: it is none of these.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    if text.isdecimal() and len(text) < 19:
+        return int(text)
+    ts_us = time_of(text)
+    if ts_us is not None:
+        since = slice_at(moment.log, ts_us - 1)
+        later = moment.log.read([topic.name], after=since, limit=1)
+        first = min(topic.end, later[0].offset if later else topic.end)
+    else:
+        first = moment_at(moment.log, text).end(topic.name)
+    return max(topic.first, first - 1) if newest_first else first
 
 
 def table_of(parts: Iterable[tuple[int, pa.RecordBatch]]) -> pa.Table:
@@ -170,7 +211,11 @@ def rows_after(
 ) -> list[tuple[int, list[str]]]:
     """Return offset and cells of the rows from an offset on, oldest first, by columns that a page shows already."""
     end = moment.end(topic)
-    table = table_of(moment.rows(topic, offset, min(end, offset + most)))
+    return cells_of(table_of(moment.rows(topic, offset, min(end, offset + most))), columns)
+
+
+def cells_of(table: pa.Table, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Return offset and cells of rows, by columns that a page shows; of those that they have not "–"."""
     names = set(table.column_names)
     offsets = values(table.column(0))
     texts = [

@@ -101,16 +101,70 @@ function tail() {
   });
 }
 
-/** @param {string} base @param {number} offset @param {string[]} cells */
-function line(base, offset, cells) {
+/** Rows that a filter finds come one chunk after the other, until there are enough, or it is cancelled. */
+function search() {
+  const place = one("#search");
+  const table = /** @type {HTMLTableElement | null} */ (one("#rows"));
+  if (!place || !table) return;
+  const bar = /** @type {HTMLProgressElement} */ (one("progress", place));
+  const status = /** @type {HTMLElement} */ (one("span", place));
+  const cancel = /** @type {HTMLButtonElement} */ (one("button", place));
+  const stream = new EventSource(place.dataset.searchIn || "");
+  let text = "";
+  const end = (/** @type {string} */ more) => {
+    stream.close();
+    bar.hidden = cancel.hidden = true;
+    status.textContent = [text, more].filter(Boolean).join("; ");
+    place.dataset.ended = "yes";
+  };
+  const read = (/** @type {Event} */ event) => JSON.parse(/** @type {MessageEvent} */ (event).data);
+  const at = new URL(location.href).searchParams.get("at");
+  stream.addEventListener("rows", (event) => {
+    const found = read(event).map((/** @type {[number, string[]]} */ [offset, cells]) => line(location.pathname, offset, cells, at));
+    table.tBodies[0].append(...found);
+  });
+  stream.addEventListener("progress", (event) => {
+    const { looked, of, found } = read(event);
+    bar.max = of;
+    bar.value = looked;
+    status.textContent = text = `${found.toLocaleString("en")} found in ${looked.toLocaleString("en")} of ${of.toLocaleString("en")} rows`;
+  });
+  stream.addEventListener("wrong", (event) => {
+    const { message, advice } = read(event);
+    const shown = document.createElement("pre");
+    shown.className = "wrong";
+    shown.setAttribute("role", "alert");
+    shown.textContent = advice ? `${message}\n\n${advice}` : message;
+    place.after(shown);
+    end("");
+  });
+  stream.addEventListener("done", (event) => {
+    const { after } = read(event);
+    end(after === null ? "that is all" : "");
+    if (after === null) return;
+    const next = document.createElement("a");
+    next.rel = "next";
+    const address = new URL(place.dataset.next || "", location.href);
+    address.searchParams.set("offset", String(after));
+    next.href = address.href;
+    next.textContent = "look on →";
+    one("#pager")?.append(next);
+  });
+  stream.onerror = () => end("the connection to the server is gone: load the page again");
+  cancel.addEventListener("click", () => end("cancelled"));
+  addEventListener("pagehide", () => stream.close());
+}
+
+/** @param {string} base @param {number} offset @param {string[]} cells @param {string | null} [at] */
+function line(base, offset, cells, at) {
   const row = document.createElement("tr");
-  row.className = "new";
-  row.dataset.href = `${base}/${offset}`;
+  if (at === undefined) row.className = "new";
+  row.dataset.href = `${base}/${offset}` + (at ? "?at=" + encodeURIComponent(at) : "");
   const head = row.appendChild(document.createElement("th"));
   head.className = "n";
   head.scope = "row";
   const place = head.appendChild(document.createElement("a"));
-  place.href = `${base}/${offset}`;
+  place.href = row.dataset.href;
   place.textContent = String(offset);
   for (const text of cells) row.appendChild(document.createElement("td")).textContent = text;
   return row;
@@ -324,6 +378,7 @@ function step(by) {
 live();
 refreshed();
 tail();
+search();
 editor();
 filters();
 columns();
