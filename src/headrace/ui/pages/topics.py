@@ -36,7 +36,15 @@ LONGEST_JSON = 100_000
 def router(site: Site) -> fastapi.APIRouter:
     """Return the routes."""
     routes = fastapi.APIRouter()
+    _add_list(routes, site)
+    _add_rows(routes, site)
+    _add_search(routes, site)
+    _add_tail(routes, site)
+    _add_row(routes, site)
+    return routes
 
+
+def _add_list(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics")
     def topics(request: fastapi.Request, at: str = "", internal: str = "") -> Response:
         log, view = site.subject.log, site.subject.view
@@ -51,6 +59,8 @@ def router(site: Site) -> fastapi.APIRouter:
             request, "topics.html", at=moment, lines=shown, hidden=hidden, internal=internal, cluster=view is not None
         )
 
+
+def _add_rows(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}")
     def topic(
         request: fastapi.Request,
@@ -82,6 +92,8 @@ def router(site: Site) -> fastapi.APIRouter:
             kinds=KINDS,
         )
 
+
+def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}/search")
     async def search(
         request: fastapi.Request,
@@ -131,6 +143,8 @@ def router(site: Site) -> fastapi.APIRouter:
         shape = read.table_of([(0, pa.RecordBatch.from_pylist([], all_columns(moment, info)))])
         return exported(tables, shape, form, topic)
 
+
+def _add_tail(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}/tail")
     async def tail(request: fastapi.Request, topic: str, after: int, columns: str = "") -> Response:
         moment = await run_in_threadpool(site.subject.moment, topic, "")
@@ -153,6 +167,8 @@ def router(site: Site) -> fastapi.APIRouter:
 
         return StreamingResponse(rows(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
+
+def _add_row(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}/{offset}")
     def row(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
@@ -192,8 +208,6 @@ def router(site: Site) -> fastapi.APIRouter:
         if drawn is None:
             raise LogError(f"«{column}» of row {offset} of «{topic}» is no image")
         return Response(drawn[0], media_type=drawn[1], headers={"x-content-type-options": "nosniff"})
-
-    return routes
 
 
 def _number(text: str) -> int | None:
