@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import fastapi
 from starlette.responses import Response
@@ -11,6 +12,7 @@ from headrace.errors import HeadraceError, LogError
 from headrace.replay.explain import explain, range_text
 from headrace.ui.pictures import timeline_svg
 from headrace.ui.read import models as read
+from headrace.ui.read.curves import Tables, curves_of
 from headrace.ui.read.flows import flows_of
 from headrace.ui.read.moment import Moment, moment_at
 from headrace.ui.read.predictor import Asked, Predictor
@@ -20,7 +22,7 @@ from headrace.ui.site import Site, link
 def router(site: Site) -> fastapi.APIRouter:
     """Return the routes."""
     routes = fastapi.APIRouter()
-    predictor = Predictor(site.models)
+    predictor, tables = Predictor(site.models), Tables()
 
     def moment_of(model: str, at: str) -> Moment:
         log = site.subject.log_of_model(model)
@@ -45,16 +47,21 @@ def router(site: Site) -> fastapi.APIRouter:
         given, version = _given(request), request.query_params.get("version", "")
         form = predictor.form(moment, finder.flows, name, given)
         asked, failed = _asked(moment, name, given, version) if given else (None, "")
-        return site.page(
-            request, "model.html", at=moment, model=found, timeline=svg, form=form, asked=asked, failed=failed,
-            model_name=name, target=read.target_of(moment, name), version=version,
-        )  # fmt: skip
+        about: dict[str, Any] = {"form": form, "asked": asked, "failed": failed, "version": version, "model_name": name}
+        about |= {"target": read.target_of(moment, name), "x": request.query_params.get("x", "rows")}
+        return site.page(request, "model.html", at=moment, model=found, timeline=svg, **about)
 
     def _asked(moment: Moment, name: str, given: dict[str, str], version: str) -> tuple[Asked | None, str]:
         try:
             return predictor.ask(moment, name, given, version), ""
         except HeadraceError as error:
             return None, f"{error.message} {error.advice}"
+
+    @routes.get("/models/{name}/charts")
+    def charts(request: fastapi.Request, name: str, at: str = "", x: str = "rows") -> Response:
+        moment = moment_of(name, at)
+        curves = curves_of(tables, moment, name, time=x == "time")
+        return site.page(request, "_charts.html", at=moment, curves=curves, model_name=name, time=x == "time")
 
     @routes.get("/models/{name}/ask")
     def ask(request: fastapi.Request, name: str, at: str = "", version: str = "") -> Response:

@@ -115,13 +115,13 @@ class Finder:
 
     def after(self, topic: str, slice_: int, fits: Callable[[pa.RecordBatch], Mask]) -> Iterator[Found]:
         """Yield rows of a topic that came in a slice or later, oldest first."""
-        first, end = self._begin(topic, slice_), self.moment.end(topic)
+        first, end = self.begin(topic, slice_), self.moment.end(topic)
         yield from self._among(topic, first, min(end, first + LOOKED_AT), fits)
 
     def before(self, topic: str, slice_: int, fits: Callable[[pa.RecordBatch], Mask], most: int) -> list[Found]:
         """Return the newest rows of a topic that came in a slice or earlier, oldest first."""
         info = self.moment.log.topics().get(topic)
-        end = min(self._begin(topic, slice_ + 1), self.moment.end(topic))
+        end = min(self.begin(topic, slice_ + 1), self.moment.end(topic))
         found: list[Found] = []
         reach = 0
         while info is not None and end > info.first and len(found) < most and reach < LOOKED_AT:
@@ -142,7 +142,7 @@ class Finder:
                 )
         return found[::-1]
 
-    def _begin(self, topic: str, slice_: int) -> int:
+    def begin(self, topic: str, slice_: int) -> int:
         """Return the offset of the first row that came in a slice or later."""
         later = self.moment.log.read([topic], after=slice_ - 1, limit=1)
         if later:

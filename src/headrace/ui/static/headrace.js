@@ -47,7 +47,8 @@ function refreshed() {
     Object.assign(seen, numbers);
     for (const part of all("[data-refresh]")) {
       const keys = (part.dataset.refresh || "").split("\n");
-      if (moved.some((key) => keys.includes(key))) /** @type {any} */ (window).htmx.trigger(part, "moved");
+      // Nobody's open table is taken away.
+      if (moved.some((key) => keys.includes(key)) && !one("details[open]", part)) /** @type {any} */ (window).htmx.trigger(part, "moved");
     }
   });
   document.addEventListener("submit", (event) => {
@@ -264,22 +265,55 @@ function charts(root) {
         const stroke = style.getPropertyValue(`--series-${i % 4 + 1}`);
         const bars = kind === "bars" ? { paths: uPlot.paths.bars({ size: [0.7, 60] }), fill: stroke } : {};
         const dots = kind === "scatter" ? { paths: () => null, points: { show: true, size: 5, fill: stroke } } : {};
-        return { label, stroke, width: 1.5, ...bars, ...dots };
+        const edge = (about.bands || []).flat().includes(i + 1);
+        return { label, stroke: edge ? style.getPropertyValue("--line") : stroke, width: edge ? 1 : 1.5, ...bars, ...dots };
       });
       const named = about.labels ? { values: (/** @type {unknown} */ _, /** @type {number[]} */ at) => at.map((i) => about.labels[i] ?? "") } : {};
       // Bars begin at 0, and the outer ones are whole.
       const bars = kind === "bars";
       const wide = bars && !about.time ? { range: (/** @type {unknown} */ _, /** @type {number} */ a, /** @type {number} */ b) => [a - 0.6, b + 0.6] } : {};
       const zero = bars ? { y: { range: (/** @type {unknown} */ _, /** @type {number} */ a, /** @type {number} */ b) => [Math.min(0, a), Math.max(0, b) * 1.05 || 1] } } : {};
+      const bands = (about.bands || []).map((/** @type {[number, number]} */ pair) => ({ series: pair, fill: style.getPropertyValue("--busy-fill") }));
+      const utc = localStorage.getItem("headrace.zone") !== "local";
       new uPlot({
+        bands, ...(utc ? { tzDate: (/** @type {number} */ at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC") } : {}), hooks: { draw: [(/** @type {any} */ plot) => marked(plot, about.marks || [], style)] },
         width: Math.max(280, figure.clientWidth), height: 320, series: [{ label: about.names[0] }, ...series],
         scales: { x: { time: about.time && !about.labels, ...wide }, ...zero }, axes: [{ ...line, ...named }, line],
       }, data, figure);
     };
+    const gone = new AbortController();  // of a figure that another one has taken the place of
+    const again = () => figure.isConnected ? draw() : gone.abort();
     draw();
-    document.addEventListener("headrace:theme", draw);
-    addEventListener("resize", draw);
+    document.addEventListener("headrace:theme", again, { signal: gone.signal });
+    addEventListener("resize", again, { signal: gone.signal });
   }
+}
+
+/** @type {Record<string, string>} */
+const MARKS = { alarm: "--failed", drift: "--failed", rollback: "--held", training: "--series-2" };
+
+/** Draws where something happened, as lines from the top down. @param {any} plot @param {any[]} marks @param {CSSStyleDeclaration} style */
+function marked(plot, marks, style) {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+  ctx.lineWidth = devicePixelRatio;
+  ctx.textAlign = "left";
+  let free = bbox.left;
+  for (const mark of marks.slice().sort((a, b) => a.x - b.x)) {
+    const x = Math.round(plot.valToPos(mark.x, "x", true));
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    ctx.strokeStyle = ctx.fillStyle = style.getPropertyValue(MARKS[mark.kind] || "--dim");
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    const width = ctx.measureText(mark.text).width;
+    if (x < free || x + width > bbox.left + bbox.width) continue;
+    ctx.fillText(mark.text, x + 3 * devicePixelRatio, bbox.top + 12 * devicePixelRatio);
+    free = x + width + 8 * devicePixelRatio;
+  }
+  ctx.restore();
 }
 
 // -- times, light and dark -------------------------------------------------------------------------------------------
