@@ -1,0 +1,69 @@
+"""Parts of pages about models, which a page asks for when it is there, and again when numbers move."""
+
+from __future__ import annotations
+
+import fastapi
+from starlette.responses import Response
+
+from headrace.errors import HeadraceError, LogError
+from headrace.replay.explain import explain, range_text
+from headrace.ui.read import models as read
+from headrace.ui.read.curves import Tables, curves_of
+from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.read.predictor import Asked, Predictor
+from headrace.ui.site import Site
+
+
+def router(site: Site) -> fastapi.APIRouter:
+    """Return the routes."""
+    routes = fastapi.APIRouter()
+    predictor, tables = Predictor(site.models), Tables()
+
+    @routes.get("/models/{name}/charts")
+    def charts(request: fastapi.Request, name: str, at: str = "", x: str = "rows") -> Response:
+        moment = moment_of(site, name, at)
+        curves = curves_of(tables, moment, name, time=x == "time")
+        return site.page(request, "_charts.html", at=moment, curves=curves, model_name=name, time=x == "time")
+
+    @routes.get("/models/{name}/ask")
+    def ask(request: fastapi.Request, name: str, at: str = "", version: str = "") -> Response:
+        moment = moment_of(site, name, at)
+        asked, failed = ask_as_given(predictor, moment, name, given_in(request), version)
+        target = read.target_of(moment, name)
+        return site.page(request, "_asked.html", at=moment, asked=asked, failed=failed, model_name=name, target=target)
+
+    @routes.get("/topics/{topic}/{offset}/origin")
+    def origin(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
+        moment = site.subject.moment(topic, at)
+        found = explain(moment.log, topic, offset)
+        return site.page(request, "_origin.html", at=moment, origin=found, learned=list(range_text(found["learned"])))
+
+    return routes
+
+
+def moment_of(site: Site, model: str, at: str) -> Moment:
+    """Return the log that a model is in, at a place.
+
+    Raises:
+        LogError: there is no such model.
+    """
+    log = site.subject.log_of_model(model)
+    if log is None:
+        known = [name for held in site.subject.logs().values() for name in held.records("model")]
+        raise LogError(f"there is no model «{model}»", advice=f"Its models: {', '.join(known) or 'none'}.")
+    return moment_at(log, at)
+
+
+def ask_as_given(
+    predictor: Predictor, moment: Moment, model: str, given: dict[str, str], version: str
+) -> tuple[Asked | None, str]:
+    """Return a prediction, or why the model cannot be asked."""
+    try:
+        return predictor.ask(moment, model, given, version), ""
+    except HeadraceError as error:
+        return None, f"{error.message} {error.advice}"
+
+
+def given_in(request: fastapi.Request) -> dict[str, str]:
+    """Return the values of a form's fields, by their columns."""
+    return {name[2:]: value for name, value in request.query_params.items() if name.startswith("f.")}
