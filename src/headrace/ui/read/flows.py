@@ -95,9 +95,19 @@ class Flows:
             yield following
             node = following
 
-    def nearest(self, node: Node, kind: str) -> Node | None:
-        """Return the nearest node of a kind above one."""
-        return next((found for found in self.above(node) if found.kind == kind), None)
+    def source(self, node: Node) -> Node | None:
+        """Return the node whose rows one takes; where that only reads a topic, the one that writes it."""
+        return next((above for above in self.above(node) if above.kind != READ), None)
+
+    def source_topics(self, node: Node) -> tuple[str, ...]:
+        """Return the topics in which the rows that a node takes are found."""
+        for above in self.above(node):
+            if above.kind == PREDICTED:
+                return self.predictions.get(above.task, ())
+            if above.topics:
+                return above.topics
+        entry = self.nodes.get((node.task, node.source)) if node.source is not None else None
+        return (str(entry.spec),) if entry is not None and entry.kind == READ else ()
 
     def below(self, node: Node, kind: str) -> list[Node]:
         """Return the nodes of a kind that are made of a node's rows."""

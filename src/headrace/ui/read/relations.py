@@ -24,7 +24,7 @@ from headrace.position import Position
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.position_index import entry_of, find_row
 from headrace.row_tables import cell
-from headrace.ui.read.flows import ALARM, DRIFT, GRADE, PREDICTED, READ, WINDOW, Flows, Node, flows_of
+from headrace.ui.read.flows import ALARM, DRIFT, GRADE, WINDOW, Flows, Node, flows_of
 from headrace.ui.read.moment import Moment
 
 LOOKED_AT = 20_000
@@ -189,21 +189,7 @@ class Finder:
 
     def _next(self, node: Node, kind: str) -> list[Node]:
         """Return nodes of a kind that take the rows of a node, with none of these kinds between."""
-        return [other for other in self.flows.below(node, kind) if self.source(other) == node]
-
-    def source(self, node: Node) -> Node | None:
-        """Return the node whose rows a window or an alarm takes; one that only reads a topic leads to its writer."""
-        return next((above for above in self.flows.above(node) if above.kind != READ), None)
-
-    def source_topics(self, node: Node) -> tuple[str, ...]:
-        """Return the topics in which the rows that a node takes are found."""
-        for above in self.flows.above(node):
-            if above.kind == PREDICTED:
-                return self.flows.predictions.get(above.task, ())
-            if above.topics:
-                return above.topics
-        entry = self.flows.nodes.get((node.task, node.source)) if node.source is not None else None
-        return (str(entry.spec),) if entry is not None and entry.kind == READ else ()
+        return [other for other in self.flows.below(node, kind) if self.flows.source(other) == node]
 
     def rows_of(self, line: Found, window: Node) -> list[Found]:
         """Return the rows of a window's line, oldest first."""
@@ -211,13 +197,13 @@ class Finder:
         fits = self._within(window, line)
         return [
             row
-            for topic in self.source_topics(window)
+            for topic in self.flows.source_topics(window)
             for row in self.before(topic, line.slice, fits, min(count, LOOKED_AT))
         ]
 
     def line_of(self, alarm: Found, node: Node) -> Found | None:
         """Return the row that raised an alarm."""
-        for topic in self.source_topics(node):
+        for topic in self.flows.source_topics(node):
             near = self.before(topic, alarm.slice, _same_place(alarm), 64)
             fitting = [line for line in near if _agree(alarm.own, line.own)]
             if fitting:
@@ -490,7 +476,7 @@ def _of_window(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
 
 def _of_alarm(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
     line = finder.line_of(row, node)
-    source = finder.source(node)
+    source = finder.flows.source(node)
     if line is not None:
         title = "Window" if source is not None and source.kind == WINDOW else "Row that raised it"
         yield Relation(title, [line.link(_span_text(line) if title == "Window" else _row_text(line))])
