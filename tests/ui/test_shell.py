@@ -18,7 +18,7 @@ playwright.expect.set_options(timeout=PATIENCE_MS)
 expect = playwright.expect
 SCRIPT = "<script>window.hurt = 1</script>"
 HURT = f'"><img src=x onerror="window.hurt=1">{SCRIPT}'
-WRITTEN = ("/", "/topics")
+WRITTEN = ("/", "/topics", "/models", "/alarms", "/sql", "/health")
 
 
 @pytest.mark.parametrize("path", [path for _, path in NAV if path in WRITTEN])
@@ -71,3 +71,58 @@ def test_rows_are_text(opener: Opener, tmp_path: Path) -> None:
             expect(page.locator("main script, main img")).to_have_count(0)
         page.goto(f"{url}/topics/measured/0")
         expect(page.locator("main")).to_contain_text(HURT)
+
+
+def test_the_slider_goes_through_time(page: Any, fish_dashboard: str) -> None:
+    """By its marks, and by the keyboard; the page is of then, and the slider keeps the focus."""
+    page.goto(f"{fish_dashboard}/topics")
+    rail = page.locator("[data-travel]")
+    newest = int(rail.get_attribute("max"))
+    assert int(rail.input_value()) == newest
+    marks = page.locator(".travel a")
+    kinds = {marks.nth(i).get_attribute("aria-label").partition(":")[0] for i in range(marks.count())}
+    assert kinds == {"version", "alarm", "training"}
+    page.locator(".travel a[aria-label^='version: version 2']").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/ui/topics?at=slice:*")
+    expect(page.locator(".then")).to_contain_text("As it was at slice:")
+    expect(rail).to_be_visible()
+    then = int(rail.input_value())
+    assert then < newest
+    rail.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(f"**at=slice%3A{then - 1}")
+    expect(rail).to_be_focused()
+    page.keyboard.press("End")
+    page.wait_for_url(f"{fish_dashboard}/topics")
+
+
+def test_health_says_what_is_stored_and_what_is_wrong(page: Any, fish_dashboard: str) -> None:
+    page.goto(f"{fish_dashboard}/health")
+    main = page.locator("main")
+    for text in ("Nothing: no part is away", "No process says that it runs", "Checkpoints", "weight", "scikit-learn"):
+        expect(main).to_contain_text(text)
+    expect(main.locator("th", has_text="on disk")).to_be_visible()
+
+
+def test_health_of_a_pipeline_that_runs(page: Any, tmp_path: Path) -> None:
+    with serving(fish(tmp_path / "fish.headrace"), FISH) as (running, client):
+        page.goto(f"{client.url}/ui/")
+        expect(page.locator("[data-live='log/state']")).to_have_text("running")
+        running.append("measured", [FISH[0]])
+        expect(page.locator("[data-live='log/rounds']")).to_contain_text("/s")
+        page.goto(f"{client.url}/ui/health")
+        for text in ("append", "engine", "commit", "weight", "rounds"):
+            expect(page.locator("main")).to_contain_text(text)
+        expect(page.locator("meter").first).to_be_visible()
+        page.goto("about:blank")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_is_wider_than_the_page(opener: Opener, fish_dashboard: str, width: int) -> None:
+    page = opener(viewport={"width": width, "height": 800})
+    for path in [path for _, path in NAV if path in WRITTEN]:
+        page.goto(f"{fish_dashboard}{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        if width == 1280:
+            assert page.evaluate("document.querySelector('.bar').offsetHeight") < 60, "one line"

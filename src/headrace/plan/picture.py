@@ -111,14 +111,15 @@ def svg(
     picture: Picture,
     *,
     link: Callable[[Part], str] = lambda part: "",
-    numbers: Callable[[Part], Sequence[tuple[str, str]]] = lambda part: (),
+    numbers: Callable[[Part], Sequence[Sequence[tuple[str, str]]]] = lambda part: (),
     style: str = STYLE,
 ) -> str:
     """Return the picture as one SVG element.
 
     Args:
         link: where a click on a part goes; empty: nowhere.
-        numbers: what stands in a part's spare line: the keys by which a page changes texts (``data-live``), and texts.
+        numbers: what stands in a part's spare lines, each of pieces: a key by which a page changes the text
+            (``data-live``), or "", and the text.
         style: CSS inside of it; empty where the page has its own.
     """
     width, height = f"{picture.width:.0f}", f"{picture.height:.0f}"
@@ -139,18 +140,23 @@ def svg(
     return "".join([*out, "</svg>"])
 
 
-def _drawn(part: Part, box: tuple[float, float, float, float], link: str, numbers: Sequence[tuple[str, str]]) -> str:
+def _drawn(
+    part: Part, box: tuple[float, float, float, float], link: str, numbers: Sequence[Sequence[tuple[str, str]]]
+) -> str:
     x, y, width, height = box
     words = " ".join(filter(None, (part.kind, part.operation)))
-    radius = {"topic": height / 2, "model": 4}.get(part.kind, 6)
+    radius = {"topic": min(height / 2, 15.0), "model": 4}.get(part.kind, 6)
     title = html.escape(": ".join(filter(None, (part.title, part.about))))
     lines = [f'<text x="{x + PADDING:.1f}" y="{y + PADDING + 9:.1f}">{html.escape(_clipped(part.title))}</text>']
     if part.about:
         about = html.escape(_clipped(part.about))
         lines.append(f'<text class="about" x="{x + PADDING:.1f}" y="{y + PADDING + 9 + LINE:.1f}">{about}</text>')
-    if numbers:
-        spans = " ".join(
-            f'<tspan data-live="{html.escape(key, quote=True)}">{html.escape(text)}</tspan>' for key, text in numbers
+    for pieces in numbers:
+        spans = "".join(
+            f'<tspan data-live="{html.escape(key, quote=True)}">{html.escape(text)}</tspan>'
+            if key
+            else html.escape(text)
+            for key, text in pieces
         )
         at = y + PADDING + 9 + LINE * len(lines)
         lines.append(f'<text class="numbers" x="{x + PADDING:.1f}" y="{at:.1f}" xml:space="preserve">{spans}</text>')
@@ -188,7 +194,7 @@ def _clipped(text: str) -> str:
 def _box(part: Part, column: int, spare: int) -> _Place:
     lines = [_clipped(text) for text in (part.title, part.about) if text]
     width = max([SPARE * bool(spare), *map(len, lines)]) * CHARACTER + 2 * PADDING
-    return _Place(part, column, width, (len(lines) + spare) * LINE + PADDING)
+    return _Place(part, column, width, (len(lines) + spare) * LINE + PADDING + 4 * bool(spare))
 
 
 def _without_circles(graph: Graph) -> tuple[list[Arrow], list[Arrow]]:

@@ -53,18 +53,26 @@ class Site:
         """
         caller = request.scope.get(CALLER)
         moment = values.get("at")
+        at = moment.text if moment is not None and not moment.live else ""
         text = self._templates.get_template(template).render(
             site=self,
             nav=NAV,
             path=request.url.path,
             here=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
-            at_text=moment.text if moment is not None and not moment.live else "",
+            at_text=at,
             may=caller.may if caller is not None else (lambda scope: False),
-            link=functools.partial(link, at=moment.text if moment is not None and not moment.live else ""),
+            link=functools.partial(link, at=at),
+            travel=link("travel", at=at, path=_without_at(request)),
             headrace=version("headrace"),
             **values,
         )
         return HTMLResponse(text, status)
+
+
+def _without_at(request: fastapi.Request) -> str:
+    """Return the address of a page as it is now."""
+    query = urlencode([(name, value) for name, value in request.query_params.multi_items() if name != "at"])
+    return request.url.path + (f"?{query}" if query else "")
 
 
 def link(*parts: object, at: str = "", **query: object) -> str:

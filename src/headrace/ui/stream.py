@@ -12,8 +12,9 @@ import contextlib
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio.to_thread
 import fastapi
@@ -28,8 +29,19 @@ WAIT_SECONDS = 0.5
 QUIET_SECONDS = 15.0
 GRAPH_SECONDS = 5.0
 LEFT_SECONDS = 0.1
+HISTORY = 600
 T = TypeVar("T")
 logger = logging.getLogger("headrace")
+
+
+class Sample(NamedTuple):
+    """Figures of a pipeline at one time; None where none runs."""
+
+    ts: float
+    p50_ms: float | None
+    p99_ms: float | None
+    rounds_s: float | None
+    memory: int | None
 
 
 class Hub:
@@ -41,6 +53,7 @@ class Hub:
     Attributes:
         numbers: the newest, by their keys; ``slice`` the newest of the first log. Replaced, never changed.
         failed: why the last look failed; empty where it did not.
+        history: figures of the last ten minutes in which somebody watched.
     """
 
     def __init__(self, logs: Callable[[], Mapping[str, Log]]) -> None:
@@ -54,6 +67,7 @@ class Hub:
         self.slice = 0
         self.failed = ""
         self.ended = False
+        self.history: deque[Sample] = deque(maxlen=HISTORY)
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -94,7 +108,16 @@ class Hub:
                 self.numbers, self.slice, self.failed = numbers, newest, failed
                 waited, self._changed = self._changed, asyncio.Event()
                 waited.set()
+            self._remember()
             await asyncio.sleep(max(0.05, LOOK_SECONDS - (time.monotonic() - begun)))
+
+    def _remember(self) -> None:
+        """Keep figures of the first log that runs, once a second."""
+        now = time.time()
+        if self.history and now - self.history[-1].ts < 1:
+            return
+        figures = next((made.figures for made in self._made.values() if made.figures), {})
+        self.history.append(Sample(now, *(figures.get(name) for name in ("p50_ms", "p99_ms", "rounds_s", "memory"))))
 
     def look(self) -> tuple[dict[str, str], int]:
         """Take one look, in any thread, one at a time; return the numbers, and the newest slice of the first log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import fastapi
@@ -15,13 +16,17 @@ from headrace.ui.read.pipeline import graph_of
 from headrace.ui.site import Site, link
 from headrace.ui.stream import numbers
 
-# Numbers that stand in a part of the picture, by its kind.
+# Lines of numbers that stand in a part of the picture, by its kind.
 SHOWN = {
-    "topic": ("rows", "rate", "age"),
-    "model": ("version", "learned", "waiting", "busy"),
-    "source": ("status",),
-    "sink": ("status",),
+    "topic": ("{rows} rows", "{rate} · {age}"),
+    "model": ("{version} · {learned} learned", "{waiting} waiting · {busy}"),
+    "operator": ("{note}",),
+    "source": ("{status}", "{note}"),
+    "sink": ("{status}", "{note}"),
 }
+EMPTY = {"note": ""}
+LINES = max(map(len, SHOWN.values()))
+PIECES = re.compile(r"\{(\w+)\}")
 
 
 def router(site: Site) -> fastapi.APIRouter:
@@ -56,14 +61,27 @@ def picture_of(graph: Graph, moment: Moment) -> Markup:
     at = "" if moment.live else moment.text
     topics = {} if moment.live else moment.topics()
 
-    def numbers_of(part: Part) -> list[tuple[str, str]]:
+    def numbers_of(part: Part) -> list[list[tuple[str, str]]]:
         if moment.live:
-            return [(f"{part.id}/{name}", "") for name in SHOWN.get(part.kind, ())]
+            return [pieces(part.id, line) for line in SHOWN.get(part.kind, ())]
         name = part.id.partition(":")[2]
-        return [("", f"{topics[name].rows:,} rows")] if part.kind == "topic" and name in topics else []
+        return [[("", f"{topics[name].rows:,} rows")]] if part.kind == "topic" and name in topics else []
 
-    picture = laid_out(graph, spare=1)
+    picture = laid_out(graph, spare=LINES if moment.live else 1)
     return Markup(svg(picture, link=lambda part: place_of(part, at), numbers=numbers_of, style=""))
+
+
+def pieces(part: str, line: str) -> list[tuple[str, str]]:
+    """Return a line of a part as texts, with keys where they are numbers.
+
+    >>> pieces("topic:a", "{rows} rows")
+    [('topic:a/rows', '–'), ('', ' rows')]
+    """
+    split = PIECES.split(line)
+    found = [
+        ("", text) if number % 2 == 0 else (f"{part}/{text}", EMPTY.get(text, "–")) for number, text in enumerate(split)
+    ]
+    return [piece for piece in found if any(piece)]
 
 
 def place_of(part: Part, at: str = "") -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.inspect.health import Status, read_status
 from headrace.log.base import Log, TopicInfo
@@ -22,6 +23,16 @@ IDLE, BUSY, HELD, FAILED = "idle", "busy", "held", "failed"
 HELD_SECONDS = 3.0
 DEAD = ".dlq"
 RATE_SECONDS = 5.0
+RAISING = ("alarm", "drift")
+# Gauges that are worth a word in the picture.
+KEPT = "source_slot_retained_bytes"
+NOTES = {
+    KEPT.removeprefix("source_"): "of WAL kept",
+    "lag_rows": "rows behind",
+    "pending_labels": "wait for labels",
+    "waiting_truths": "labels early",
+    "window_late_rows": "rows too late",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +82,11 @@ class Numbers:
 
     Attributes:
         graph: the parts that have numbers.
+        figures: of the pipeline, where it runs; see `headrace.inspect.health.Status`.
     """
 
     graph: Graph
+    figures: Mapping[str, Any] = field(default_factory=dict)
     _looks: list[Look] = field(default_factory=list)
     _moved: dict[str, float] = field(default_factory=dict)
 
@@ -84,6 +97,9 @@ class Numbers:
         for topic, info in now.topics.items():
             if not topic.startswith(INTERNAL):
                 found |= self._topic(topic, info, now)
+        for node in self.graph.parts.values():
+            if node.kind == "topic" and f"{node.id}/rows" not in found:
+                found |= {f"{node.id}/rows": "0", f"{node.id}/rate": "0/s"}
         readers = self._readers()
         for name, progress in now.progress.items():
             found |= self._task(name, progress, now, readers.get(name, ()))
@@ -92,13 +108,16 @@ class Numbers:
             state = FAILED if part.ended else HELD if part.seconds and part.kind != "engine" else BUSY
             found |= {f"{key}/state": state, f"{key}/status": part.status}
         found |= self._gauges(now)
+        alarms = sum(info.end for topic, info in now.topics.items() if topic in self._alarms())
         letters = sum(info.end for topic, info in now.topics.items() if topic.endswith(DEAD))
         runs = now.status.runs
         figures = now.status.figures
+        self.figures = figures if runs else {}
         return found | {
             "log/state": "running" if runs else "stopped",
             "log/slice": f"{now.slice:,}",
             "log/letters": f"{letters:,}",
+            "log/alarms": f"{alarms:,}",
             "log/p50": f"{figures['p50_ms']:,.1f} ms" if runs and "p50_ms" in figures else "–",
             "log/p99": f"{figures['p99_ms']:,.1f} ms" if runs and "p99_ms" in figures else "–",
             "log/rounds": rate_text(figures.get("rounds_s", 0.0)) if runs else "–",
@@ -123,6 +142,14 @@ class Numbers:
             f"{key}/age": age_text((now.now_us - info.last_ts_us) / 1e6) if info.rows else "–",
             f"{key}/state": BUSY if rate else IDLE,
         }
+
+    def _alarms(self) -> set[str]:
+        """Return the topics that alarms and drifts go to."""
+        raising = {
+            part.id for part in self.graph.parts.values() if part.kind == "operator" and part.operation in RAISING
+        }
+        ends = {arrow.end for arrow in self.graph.arrows.values() if arrow.start in raising}
+        return {end.removeprefix("topic:") for end in ends if end.startswith("topic:")}
 
     def _readers(self) -> dict[str, set[str]]:
         """Return the topics that each task reads."""
@@ -157,12 +184,24 @@ class Numbers:
 
     def _gauges(self, now: Look) -> dict[str, str]:
         found: dict[str, str] = {}
-        if not now.status.runs:
-            return found
-        for gauge in now.status.figures.get("gauges", ()):
+        gauges = now.status.figures.get("gauges", ()) if now.status.runs else ()
+        notes: dict[str, list[str]] = {}
+        for gauge in gauges:
+            labels, name, value = gauge["labels"], gauge["name"], float(gauge["value"])
             for kind in ("source", "sink"):
-                if kind in gauge["labels"]:
-                    name = gauge["name"].removeprefix(f"{kind}_")
-                    text = bytes_text(int(gauge["value"])) if "bytes" in name else f"{gauge['value']:,.0f}"
-                    found[f"{kind}:{gauge['labels'][kind]}/{name}"] = text
+                if kind in labels:
+                    short = name.removeprefix(f"{kind}_")
+                    text = bytes_text(int(value)) if "bytes" in short else f"{value:,.0f}"
+                    found[f"{kind}:{labels[kind]}/{short}"] = text
+                    if short in NOTES and value:
+                        notes.setdefault(f"{kind}:{labels[kind]}", []).append(f"{text} {NOTES[short]}")
+            if "node" in labels and name in NOTES and value:
+                notes.setdefault(f"operator:{labels['task']}/{labels['node']}", []).append(
+                    f"{value:,.0f} {NOTES[name]}"
+                )
+        found |= {f"{part}/note": " · ".join(said) for part, said in notes.items()}
+        kept = [float(gauge["value"]) for gauge in gauges if gauge["name"] == KEPT]
+        waiting = sum(float(gauge["value"]) for gauge in gauges if gauge["name"] == "pending_labels")
+        found["log/unlabelled"] = f"{waiting:,.0f}" if gauges else "–"
+        found["log/kept"] = bytes_text(int(sum(kept))) if kept else "–"
         return found

@@ -277,7 +277,7 @@ function charts(root) {
       const utc = localStorage.getItem("headrace.zone") !== "local";
       new uPlot({
         bands, ...(utc ? { tzDate: (/** @type {number} */ at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC") } : {}), hooks: { draw: [(/** @type {any} */ plot) => marked(plot, about.marks || [], style)] },
-        width: Math.max(280, figure.clientWidth), height: 320, series: [{ label: about.names[0] }, ...series],
+        width: Math.max(280, figure.clientWidth), height: Number(figure.dataset.height || 320), series: [{ label: about.names[0] }, ...series],
         scales: { x: { time: about.time && !about.labels, ...wide }, ...zero }, axes: [{ ...line, ...named }, line],
       }, data, figure);
     };
@@ -364,6 +364,66 @@ function switches() {
   }
 }
 
+// -- the picture's size, and the way through time ---------------------------------------------------------------------
+
+/** A picture fits its place as long as it can be read; its size is remembered. */
+function zoom() {
+  for (const picture of all(".picture")) {
+    const svg = one("svg", picture);
+    const [, , width, height] = (svg?.getAttribute("viewBox") || "0 0 1 1").split(" ").map(Number);
+    const fit = () => Math.min(1, (picture.clientWidth - 2) / width);
+    let scale = Number(localStorage.getItem("headrace.zoom")) || Math.max(0.85, fit());
+    const draw = () => { svg?.setAttribute("width", String(width * scale)); svg?.setAttribute("height", String(height * scale)); };
+    for (const button of all("[data-zoom]", picture.previousElementSibling || picture)) {
+      button.addEventListener("click", () => {
+        const way = button.dataset.zoom;
+        scale = way === "fit" ? fit() : Math.min(3, Math.max(0.15, scale * (way === "in" ? 1.25 : 0.8)));
+        if (way === "fit") localStorage.removeItem("headrace.zoom"); else localStorage.setItem("headrace.zoom", String(scale));
+        draw();
+      });
+    }
+    draw();
+  }
+}
+
+/** The slider goes to a slice when it comes to rest; on the newest one a page is of now. @param {ParentNode} root */
+function travel(root) {
+  const rail = /** @type {HTMLInputElement | null} */ (one("[data-travel]", root));
+  const said = one("output", root);
+  if (!rail || !said) return;
+  let resting = 0;
+  const goes = () => {
+    const address = new URL(location.href);
+    if (rail.value === rail.max) address.searchParams.delete("at");
+    else address.searchParams.set("at", `slice:${rail.value}`);
+    sessionStorage.setItem("headrace.travel", String(scrollY));
+    location.assign(address);
+  };
+  rail.addEventListener("input", async () => {
+    clearTimeout(resting);
+    resting = setTimeout(goes, 600);
+    const number = rail.value;
+    said.textContent = number === rail.max ? "now" : `slice ${number}`;
+    const found = await (await fetch(`/ui/slices/${number}`)).json();
+    if (number !== rail.value || number === rail.max || !found.ts_us) return;
+    const time = said.appendChild(document.createElement("time"));
+    time.dataset.us = found.ts_us;
+    time.before(" · ");
+    times(said);
+  });
+  if (rail.dataset.liveMax) {
+    document.addEventListener("headrace:numbers", (event) => {
+      const newest = /** @type {CustomEvent} */ (event).detail["log/slice"];
+      if (!newest || resting) return;
+      rail.max = newest.replaceAll(",", "");
+      rail.value = rail.max;
+    });
+  }
+  const before = sessionStorage.getItem("headrace.travel");
+  sessionStorage.removeItem("headrace.travel");
+  if (before !== null) { rail.focus({ preventScroll: true }); scrollTo(0, Number(before)); }
+}
+
 // -- keys ------------------------------------------------------------------------------------------------------------
 
 /** @type {Record<string, string>} */
@@ -419,6 +479,8 @@ columns();
 times();
 switches();
 keyboard();
+zoom();
+document.body.addEventListener("htmx:afterSwap", (event) => travel(/** @type {HTMLElement} */ (event.target)));
 document.body.addEventListener("htmx:afterSwap", (event) => {
   const part = /** @type {HTMLElement} */ (event.target);
   times(part);

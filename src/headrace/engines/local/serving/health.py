@@ -76,6 +76,11 @@ def _own_metrics(engine: Engine, sinks: Sequence[SinkStatus]) -> list[Gauge]:
         found.append(Gauge("sink_refused", "Rows refused to dead letters since the start", sink.refused, labels))
         found.append(Gauge("sink_lag_rows", "Rows of the topic that are not delivered", behind, labels))
         found.append(Gauge("sink_waiting_seconds", "How long the destination is away", sink.waiting_seconds, labels))
+    for runner in engine.runners:
+        # What operators remember, not what their topics hold: this is asked in the engine's thread once a second.
+        for operator in runner.state.operators.operators if runner.state.operators is not None else ():
+            node = {"task": runner.task.name, "node": str(operator.number)}
+            found += [Gauge(made.name, made.text, made.value, {**node, **made.labels}) for made in operator.measures()]
     if engine.workers is not None:
         found.append(Gauge("worker_rows", "Rows that were sent to workers to be predicted", engine.workers.sent))
     return [

@@ -1,0 +1,88 @@
+"""Health: how a pipeline is, where its time goes, what its log takes; and the slider through a log's time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import fastapi
+from starlette.responses import Response
+
+from headrace.log.base import Log
+from headrace.ui.guard import BASE
+from headrace.ui.read.health import health_of
+from headrace.ui.read.moment import moment_at
+from headrace.ui.read.travel import Stop, stops_of
+from headrace.ui.site import Site
+from headrace.ui.stream import Sample
+
+KEPT_SECONDS = 2.0
+
+
+def router(site: Site) -> fastapi.APIRouter:
+    """Return the routes."""
+    routes = fastapi.APIRouter()
+    stops = _Stops()
+
+    @routes.get("/health")
+    def health(request: fastapi.Request, at: str = "") -> Response:
+        logs = site.subject.logs()
+        first = next(iter(logs.values()), None)
+        moment = moment_at(first, at) if first is not None else None
+        found = {name: health_of(log) for name, log in logs.items()}
+        return site.page(request, "health.html", at=moment, found=found, charts=_charts(list(site.hub.history)))
+
+    @routes.get("/travel")
+    def travel(request: fastapi.Request, path: str, at: str = "") -> Response:
+        log = site.subject.log
+        here = path if path.startswith(f"{BASE}/") and "//" not in path.partition("?")[0] else f"{BASE}/"
+        if log is None:
+            return Response("")
+        moment = moment_at(log, at)
+        newest = log.newest_slice()
+        number = newest if moment.slice is None else moment.slice
+        return site.page(
+            request, "_travel.html", at=moment, marks=stops.of(log), newest=newest, slice=number, page=here
+        )
+
+    @routes.get("/slices/{number}")
+    def slice_time(number: int) -> dict[str, Any]:
+        log = site.subject.log
+        return {"ts_us": None if log is None else moment_at(log, f"slice:{number}").ts_us}
+
+    return routes
+
+
+@dataclass(slots=True)
+class _Stops:
+    """Stops of a log, kept for a while: every page asks for them."""
+
+    _at: float = 0.0
+    _found: list[Stop] = field(default_factory=list)
+
+    def of(self, log: Log) -> list[Stop]:
+        """Return them, as they were `KEPT_SECONDS` ago at most."""
+        if time.monotonic() - self._at > KEPT_SECONDS:
+            self._found, self._at = stops_of(log), time.monotonic()
+        return self._found
+
+
+def _charts(history: list[Sample]) -> list[dict[str, Any]]:
+    """Return the strips of the last minutes; none before somebody has watched for some seconds."""
+    if len(history) < 3:
+        return []
+    times = [sample.ts for sample in history]
+
+    def strip(title: str, **lines: list[float | None]) -> dict[str, Any]:
+        chart = {"names": ["time", *lines], "values": [times, *lines.values()], "time": True}
+        return {"title": title, "chart": chart, "rows": list(zip(times, *lines.values(), strict=True))[-60:]}
+
+    return [
+        strip(
+            "From a commit in the database to its prediction, ms",
+            p50=[sample.p50_ms for sample in history],
+            p99=[sample.p99_ms for sample in history],
+        ),
+        strip("Rounds a second", rounds=[sample.rounds_s for sample in history]),
+    ]
