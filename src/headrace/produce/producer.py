@@ -200,10 +200,12 @@ class EventColumns:
     Args:
         key: those that identify a row.
         time: the one with its event time; None: it is now.
+        first: number in the rows' positions of the input's first row.
     """
 
     key: tuple[str, ...] = ()
     time: str | None = None
+    first: int = 0
 
     def batch(self, rows: pa.RecordBatch, first: int) -> Batch:
         """Return rows as events: inserts with the row's number in the input as index, and its event time or else now.
@@ -217,7 +219,7 @@ class EventColumns:
         ts_us: int | Ints = time.time_ns() // 1000
         if self.time is not None:
             ts_us = event_times(rows.column(self.time), self.time, first)
-        index = np.arange(first, first + rows.num_rows, dtype=np.int64)
+        index = np.arange(self.first + first, self.first + first + rows.num_rows, dtype=np.int64)
         return Batch.of(rows, index=index, ts_us=ts_us, key=self.key)
 
 

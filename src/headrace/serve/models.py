@@ -246,6 +246,23 @@ class Models(Protocol):
         """Append answers that were given to a topic; returns when they are durable."""
         ...
 
+    def append(
+        self, topic: str, rows: pa.RecordBatch, *, key: Sequence[str], producer_id: str, sequence: int, timeout: float
+    ) -> int:
+        """Append rows of a person's to a topic that the pipeline appends to; returns how many are new, once durable.
+
+        Args:
+            key: columns that identify a row.
+            producer_id, sequence: name of who appends, and how many of its rows come before these; what is there
+                already is skipped.
+
+        Raises:
+            DeclarationError: the topic is not declared with ``append=True``.
+            LogLocked: the pipeline runs in another process.
+            HeadraceError: they are not durable.
+        """
+        ...
+
     def metrics(self) -> list[Gauge]:
         """Return numbers about the pipeline."""
         ...

@@ -28,7 +28,7 @@ def router(site: Site) -> fastapi.APIRouter:
         first = moments[0] if moments else None
         return site.page(request, "alarms.html", at=first, reasons=reasons, silent=silent)
 
-    @routes.get("/alarms/{topic}/{offset}")
+    @routes.get("/alarms/{topic}/{offset:int}")
     def alarm(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
         node, why, ts_us = read.alarm_of(moment, topic, offset)

@@ -32,7 +32,7 @@ def router(site: Site) -> fastapi.APIRouter:
         target = read.target_of(moment, name)
         return site.page(request, "_asked.html", at=moment, asked=asked, failed=failed, model_name=name, target=target)
 
-    @routes.get("/topics/{topic}/{offset}/origin")
+    @routes.get("/topics/{topic}/{offset:int}/origin")
     def origin(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
         found = explain(moment.log, topic, offset)

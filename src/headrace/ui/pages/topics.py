@@ -169,7 +169,7 @@ def _add_tail(routes: fastapi.APIRouter, site: Site) -> None:
 
 
 def _add_row(routes: fastapi.APIRouter, site: Site) -> None:
-    @routes.get("/topics/{topic}/{offset}")
+    @routes.get("/topics/{topic}/{offset:int}")
     def row(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
         found = read.row_of(moment, topic, offset)
@@ -192,14 +192,14 @@ def _add_row(routes: fastapi.APIRouter, site: Site) -> None:
             relations=relations,
         )
 
-    @routes.get("/topics/{topic}/{offset}/json")
+    @routes.get("/topics/{topic}/{offset:int}/json")
     def whole(topic: str, offset: int, at: str = "") -> Response:
         found = read.row_of(site.subject.moment(topic, at), topic, offset)
         if found is None:
             raise LogError(f"«{topic}» holds no row {offset}")
         return JSONResponse(plain({**found.values, **found.headers}))
 
-    @routes.get("/topics/{topic}/{offset}/image")
+    @routes.get("/topics/{topic}/{offset:int}/image")
     def image(topic: str, offset: int, column: str) -> Response:
         moment = site.subject.moment(topic, "")
         found = read.row_of(moment, topic, offset)

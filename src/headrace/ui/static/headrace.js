@@ -3,6 +3,8 @@
 
 /** @type {any} uPlot, of the file before this one */
 var uPlot;
+/** @type {any} htmx, likewise */
+var htmx;
 
 /** @param {string} selector @param {ParentNode} [root] @returns {HTMLElement[]} */
 const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
@@ -316,6 +318,90 @@ function marked(plot, marks, style) {
   ctx.restore();
 }
 
+// -- producing ---------------------------------------------------------------------------------------------------------
+
+/** A canvas to draw on: white ink on black, as MNIST's digits; what is drawn is moved to the middle, as theirs are. */
+function drawings() {
+  for (const place of all("[data-draw]")) {
+    const canvas = /** @type {HTMLCanvasElement} */ (one("canvas", place));
+    const field = /** @type {HTMLInputElement} */ (one("input[type=hidden]", place));
+    const file = /** @type {HTMLInputElement} */ (one("input[type=file]", place));
+    const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
+    const { width, height } = canvas;
+    /** @type {[number, number] | null} */
+    let last = null;
+    const keep = (/** @type {boolean} */ centre) => {
+      const data = pen.getImageData(0, 0, width, height).data;
+      let mass = 0, x = 0, y = 0;
+      for (let i = 0; i < width * height; i++) { const ink = data[4 * i]; mass += ink; x += ink * (i % width); y += ink * Math.floor(i / width); }
+      const right = centre && mass ? Math.round(x / mass - (width - 1) / 2) : 0;
+      const down = centre && mass ? Math.round(y / mass - (height - 1) / 2) : 0;
+      let text = "";
+      for (let row = 0; row < height; row++) for (let column = 0; column < width; column++) {
+        const [from, at] = [row + down, column + right];
+        const inside = from >= 0 && from < height && at >= 0 && at < width;
+        text += String.fromCharCode(inside ? data[4 * (from * width + at)] : 0);
+      }
+      field.value = mass ? btoa(text) : "";
+    };
+    const clear = () => { pen.fillStyle = "#000"; pen.fillRect(0, 0, width, height); field.value = ""; file.value = ""; };
+    const at = (/** @type {PointerEvent} */ event) => {
+      const box = canvas.getBoundingClientRect();
+      return /** @type {[number, number]} */ ([(event.clientX - box.left) * width / box.width, (event.clientY - box.top) * height / box.height]);
+    };
+    const draw = (/** @type {PointerEvent} */ event) => {
+      if (!last) return;
+      const next = at(event);
+      Object.assign(pen, { strokeStyle: "#fff", lineWidth: width / 13, lineCap: "round", lineJoin: "round" });
+      pen.beginPath();
+      pen.moveTo(...last);
+      pen.lineTo(next[0] + 0.01, next[1]);
+      pen.stroke();
+      last = next;
+    };
+    canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); last = at(event); draw(event); event.preventDefault(); });
+    canvas.addEventListener("pointermove", draw);
+    for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, () => { if (last) keep(true); last = null; });
+    one("[data-clear]", place)?.addEventListener("click", clear);
+    file.addEventListener("change", async () => {
+      const chosen = file.files && file.files[0];
+      if (!chosen) return;
+      const image = await createImageBitmap(chosen);
+      pen.fillStyle = "#000";
+      pen.fillRect(0, 0, width, height);
+      pen.filter = "grayscale(1)";
+      pen.drawImage(image, 0, 0, width, height);
+      pen.filter = "none";
+      keep(false);
+    });
+    clear();
+  }
+}
+
+/** A file is sent as it is, with the form's token: sent twice, its rows are there once. */
+function files() {
+  const form = /** @type {HTMLFormElement | null} */ (one("#file-form"));
+  form?.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const file = /** @type {HTMLInputElement} */ (one("#file")).files?.[0];
+    const outcome = /** @type {HTMLElement} */ (one("#outcome"));
+    const button = /** @type {HTMLButtonElement} */ (one("button", form));
+    if (!file) return;
+    button.disabled = true;
+    outcome.textContent = `Sending ${file.name} …`;
+    const token = /** @type {HTMLInputElement} */ (one("#token")).value;
+    try {
+      const got = await fetch(`${form.dataset.to}?name=${encodeURIComponent(file.name)}&token=${token}`, { method: "POST", body: file, headers: { "HX-Request": "true" } });
+      const text = await got.text();
+      if (got.ok) htmx.swap("#outcome", text, { swapStyle: "innerHTML" });
+      else outcome.textContent = JSON.parse(text).detail;
+    } catch (error) {
+      outcome.textContent = "The file did not arrive; append it again: no row is there twice.";
+    }
+    button.disabled = false;
+  });
+}
+
 // -- times, light and dark -------------------------------------------------------------------------------------------
 
 /** @param {ParentNode} [root] */
@@ -474,6 +560,8 @@ refreshed();
 tail();
 search();
 editor();
+drawings();
+files();
 filters();
 columns();
 times();

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from headrace.engines.local.serving.served_rows import ServedRowsSender
 from headrace.engines.local.serving.service import ModelProvider
 from headrace.engines.local.serving.snapshots import SnapshotPublisher
 from headrace.engines.local.startup import check_fingerprint
-from headrace.errors import HeadraceError, LogError
+from headrace.errors import HeadraceError, LogError, LogLocked
 from headrace.event_log import event
 from headrace.formats.topic_formats import codec_for
 from headrace.inspect.health import read_health
@@ -189,6 +189,15 @@ class Replica(ModelProvider):
     def record(self, topic: str, rows: pa.RecordBatch, timeout: float) -> None:
         """Hand predictions that were made over to the process that writes the log."""
         self._handing.append(topic, rows, timeout)
+
+    def append(
+        self, topic: str, rows: pa.RecordBatch, *, key: Sequence[str], producer_id: str, sequence: int, timeout: float
+    ) -> int:
+        """Refuse rows of a person's: this process only follows."""
+        raise LogLocked(
+            f"«{topic}» is written by the process that runs the pipeline, and this one follows it",
+            advice="Append there: headrace run FILE --ui, or running.append(…).",
+        )
 
     def health(self) -> list[ComponentHealth]:
         """Return the health that the process that writes the log tells."""

@@ -230,6 +230,13 @@ class LocalModels(ModelProvider):
         assert self.running is not None
         self.running.append(topic, rows, timeout=timeout)
 
+    def append(
+        self, topic: str, rows: pa.RecordBatch, *, key: Sequence[str], producer_id: str, sequence: int, timeout: float
+    ) -> int:
+        """Append rows of a person's to a topic that is declared with ``append=True``."""
+        assert self.running is not None
+        return self.running.append(topic, rows, key=key, producer_id=producer_id, sequence=sequence, timeout=timeout)
+
     def metrics(self) -> list[Gauge]:
         """Return numbers about the pipeline."""
         found = [

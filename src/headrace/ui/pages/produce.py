@@ -1,0 +1,158 @@
+"""Appending rows by hand: a form, JSON, a file, a drawing; and what the models predict of a row, beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import fastapi
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from headrace.errors import DeclarationError, FormatError, HeadraceError
+from headrace.ui.appending import Appended, GivenRows, append, row_of_texts
+from headrace.ui.guard import need
+from headrace.ui.read.produced import form_of, predicted_topics, predictions_of
+from headrace.ui.read.relations import Found
+from headrace.ui.site import Site
+
+SCOPE = "produce"
+WAIT_SECONDS = 30.0
+LARGEST_FILE = 1 << 30
+LARGEST_FORM = 16 << 20
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".pq", ".gz", ".bz2", ".zst")
+
+
+def router(site: Site) -> fastapi.APIRouter:
+    """Return the routes."""
+    routes = fastapi.APIRouter()
+
+    @routes.get("/topics/{topic}/produce")
+    def form(request: fastapi.Request, topic: str) -> Response:
+        need(request, SCOPE)
+        moment = site.subject.moment(topic, "")
+        return site.page(
+            request, "produce.html", topic=topic, form=form_of(moment, topic), token=secrets.token_hex(12),
+            predicted=predicted_topics(moment, topic),
+        )  # fmt: skip
+
+    @routes.post("/topics/{topic}/produce")
+    async def append_rows(request: fastapi.Request, topic: str) -> Response:
+        need(request, SCOPE)
+        values = await form_values(request)
+        return await _outcome(site, request, topic, lambda: _append_given(site, topic, values))
+
+    @routes.post("/topics/{topic}/produce/file")
+    async def append_file(request: fastapi.Request, topic: str, name: str, token: str) -> Response:
+        need(request, SCOPE)
+        ending = "".join(Path(name).suffixes[-2:] if Path(name).suffix in ENDINGS[-3:] else Path(name).suffixes[-1:])
+        with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+            file = Path(folder) / f"rows{ending if ending.isascii() else ''}"
+            await _store(request, file)
+            key = await run_in_threadpool(lambda: form_of(site.subject.moment(topic, ""), topic).key)
+            given = GivenRows(file=file)
+            return await _outcome(site, request, topic, lambda: append(site, topic, given, token, key=key))
+
+    @routes.get("/topics/{topic}/{offset:int}/predicted")
+    async def predicted(request: fastapi.Request, topic: str, offset: int) -> Response:
+        outputs = await run_in_threadpool(lambda: predicted_topics(site.subject.moment(topic, ""), topic))
+        until = time.monotonic() + WAIT_SECONDS
+        found: list[Found] = []
+        runs = True
+        async with site.hub.watching():
+            while len(found) < len(outputs) and not await request.is_disconnected() and not site.hub.ended:
+                found = await run_in_threadpool(lambda: predictions_of(site.subject.moment(topic, ""), topic, offset))
+                runs = site.models is not None or site.subject.status().runs
+                if len(found) == len(outputs) or not runs or time.monotonic() > until:
+                    break
+                if not await site.hub.changed():
+                    await asyncio.sleep(0)
+        return site.page(
+            request, "predicted.html", found=found, outputs=outputs, runs=runs, seconds=WAIT_SECONDS, topic=topic
+        )
+
+    return routes
+
+
+async def form_values(request: fastapi.Request) -> dict[str, str]:
+    """Return what a form has sent, URL-encoded.
+
+    Raises:
+        DeclarationError: it is too large.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_FORM:
+            raise DeclarationError(f"a form holds at most {LARGEST_FORM >> 20} MiB", advice="Append a file.")
+    given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10_000)
+    return {name: values[0] for name, values in given.items()}
+
+
+async def _store(request: fastapi.Request, file: Path) -> None:
+    size = 0
+    with file.open("wb") as stream:
+        async for part in request.stream():
+            size += len(part)
+            if size > LARGEST_FILE:
+                raise DeclarationError(
+                    f"a file here holds at most {LARGEST_FILE >> 30} GiB", advice="headrace produce --file takes any."
+                )
+            await run_in_threadpool(stream.write, part)
+
+
+def _append_given(site: Site, topic: str, values: dict[str, str]) -> Appended:
+    """Append the row of a form, or the rows of its JSON."""
+    token = values.get("token", "")
+    form = form_of(site.subject.moment(topic, ""), topic)
+    if "json" not in values:
+        texts: dict[str, str | None] = {
+            name.removeprefix("column."): text for name, text in values.items() if name.startswith("column.")
+        }
+        return append(site, topic, GivenRows(row_of_texts(form.schema, texts)), token, key=form.key)
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        file = Path(folder) / "rows.jsonl"
+        file.write_text(json_lines(values["json"]))
+        return append(site, topic, GivenRows(file=file), token, key=form.key)
+
+
+def json_lines(text: str) -> str:
+    """Return objects of JSON one a line: lines as they are, an array or an object over several lines taken apart.
+
+    Raises:
+        FormatError: there is nothing.
+
+    >>> json_lines('[{"a": 1},\\n {"a": 2}]'), json_lines('{"a": 1.50}')
+    ('{"a": 1}\\n{"a": 2}', '{"a": 1.50}')
+    """
+    text = text.strip()
+    if not text:
+        raise FormatError("there is no row", advice='Write {"column": value, …}.')
+    if all(line.strip().startswith("{") and line.strip().endswith("}") for line in text.splitlines() if line.strip()):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise FormatError(
+            f"this is no JSON: {error}", advice="Write one object, an array of them, or one a line."
+        ) from error
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in (value if isinstance(value, list) else [value]))
+
+
+async def _outcome(site: Site, request: fastapi.Request, topic: str, work: Callable[[], Appended]) -> Response:
+    """Do it, and say what came of it."""
+    appended, wrong = None, None
+    try:
+        appended = await run_in_threadpool(work)
+    except HeadraceError as error:
+        wrong = error
+    return site.page(
+        request, "produced.html", topic=topic, appended=appended, wrong=wrong,
+        token=secrets.token_hex(12) if appended is not None else "",
+    )  # fmt: skip
