@@ -6,6 +6,7 @@ Each row is there once per token, which a page makes with its form: it is the na
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import threading
@@ -13,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from headrace.batch import is_meta
 from headrace.errors import DeclarationError, FormatError
 from headrace.formats.json_columns import ROW, Column
 from headrace.formats.topic_formats import COLUMNS, Decision, codec_for
@@ -160,12 +163,48 @@ def row_of_texts(schema: pa.Schema, texts: dict[str, str | None]) -> pa.RecordBa
     return pa.RecordBatch.from_arrays(arrays, names=schema.names)
 
 
+def row_of_json(schema: pa.Schema, row: dict[str, Any]) -> pa.RecordBatch:
+    """Return one row of JSON values, as dead letters hold them, with a topic's types.
+
+    Columns that the topic has not keep the types that their values have.
+
+    Raises:
+        FormatError: a value is none of its column's type.
+    """
+    arrays = {}
+    for name, value in row.items():
+        if is_meta(name):
+            raise FormatError(f"«{name}» is a name of Headrace's own", advice="Leave it out.")
+        kind = schema.field(name).type if name in schema.names else None
+        try:
+            arrays[name] = pa.array([value]) if kind is None else _of_json(value, kind)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError, SyntaxError) as error:
+            raise FormatError(f"«{name}»: {value!r:.80} is no {kind} ({error})", advice="Correct it.") from error
+    return pa.RecordBatch.from_pydict(arrays)
+
+
+def _of_json(value: Any, kind: pa.DataType) -> pa.Array:
+    if value is None:
+        return pa.nulls(1, kind)
+    if isinstance(value, str):
+        if value.startswith(("b'", 'b"')) and _is_bytes(kind):  # as Python prints them, where a letter was written
+            return pa.array([ast.literal_eval(value)], kind)
+        return pa.array([value], kind) if value == "" else _typed(value, kind)
+    if pa.types.is_decimal(kind):
+        return _typed(str(value), kind)
+    return pa.array([value], kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
 def _typed(text: str, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return _typed(text, kind.value_type)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.array([text], kind)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if _is_bytes(kind):
         return pa.array([base64.b64decode(text, validate=True)], kind)
     if pa.types.is_nested(kind):
         return pa.array([json.loads(text)], kind)

@@ -49,11 +49,21 @@ def form_of(moment: Moment, topic: str) -> Form:
     schema = newest_schema(moment.log, topic)
     if schema is None:
         return Form(pa.schema([]), [], ())
-    own = pa.schema([field for field in schema if not is_meta(field.name)])
+    own = pa.schema([_known(field, moment, topic) for field in schema if not is_meta(field.name)])
     key = Batch(pa.RecordBatch.from_pylist([], schema)).key_columns
     shapes = declared_images(moment.log)
     fields = [_field(field, key, shapes.get(field.name)) for field in own]
     return Form(own, fields[:MOST_FIELDS], key)
+
+
+def _known(field: pa.Field, moment: Moment, topic: str) -> pa.Field:
+    """Return a column with the type that it had before, where the newest rows have no value in it."""
+    if not pa.types.is_null(field.type):
+        return field
+    for _, schema in reversed(moment.log.schemas(topic)):
+        if field.name in schema.names and not pa.types.is_null(schema.field(field.name).type):
+            return schema.field(field.name)
+    return field
 
 
 def _field(field: pa.Field, key: tuple[str, ...], shape: tuple[int, ...] | None) -> Field:
