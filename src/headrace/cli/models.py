@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,11 +25,10 @@ from headrace.cli.console import (
 )
 from headrace.cli.events import with_events
 from headrace.engines.local.running import trained
-from headrace.errors import DeclarationError, LearnError, LogError, LogLocked
+from headrace.errors import DeclarationError, LearnError
 from headrace.inspect.export import Exported, export
 from headrace.inspect.messages import to_json
 from headrace.inspect.models import metrics_of, model_rows, print_scores
-from headrace.kafka.settings import SCHEME
 from headrace.learn.base import Learner
 from headrace.learn.state import dump_pieces
 from headrace.log.base import Log
@@ -39,13 +37,13 @@ from headrace.plan.fingerprint import declaration_differences
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.registry import models as registry
-from headrace.registry.requests import FOLDER, Request, ask, put_continue, put_request, whoami
-from headrace.registry.versions import Pieces, VersionList, VersionRecord, artifact_name
-from headrace.replay import version_state
+from headrace.registry.requests import Request, put_continue, whoami
+from headrace.registry.versions import Pieces, VersionList, VersionRecord
+from headrace.replay import model_changes, version_state
 from headrace.replay.continuation import why_not_continue
 from headrace.replay.explain import explain as explain_row
 from headrace.replay.explain import range_text
-from headrace.replay.lineage import kept_state, refuse_current, tag_version
+from headrace.replay.model_changes import no_model, refuse_running_cluster, versions_in
 from headrace.replay.rebuild import Place, Rebuilt, rebuild
 
 models = typer.Typer(help="A log's models and their versions.", no_args_is_help=True)
@@ -63,7 +61,6 @@ FileOption = Annotated[
 StoppedOption = Annotated[
     bool, typer.Option("--stopped", help="On Kafka: the pipeline does not run. One that does would be stopped by this.")
 ]
-TRAINING_SECONDS = 600.0
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -91,7 +88,7 @@ def models_show(
     with reading(log) as held:
         about = next((row for row in model_rows(held) if row["model"] == name), None)
         if about is None:
-            raise _no_model(held, name)
+            raise no_model(held, name)
         declared = registry.read_model(held, name)
         versions = VersionList.read(held, name)
         listed = [version_state.about(held, versions, version) for version in versions]
@@ -137,7 +134,7 @@ def models_diff(
     Example: headrace models diff species 1 3 --log iris.headrace
     """
     with reading(log) as held:
-        versions = _versions(held, name)
+        versions = versions_in(held, name)
         found = version_state.diff(held, versions, versions.find(a), versions.find(b), _rebuilder(held, name, file))
     if as_json:
         print(to_json(found))
@@ -205,20 +202,7 @@ def models_reset(
     Example: headrace models reset species --log iris.headrace
     """
     with writing(log) as held:
-        state = version_state.newest_state(held, name)
-        try:
-            with held.transaction() as txn:
-                version = registry.reset(
-                    held,
-                    txn,
-                    name,
-                    relearn=start == "earliest",
-                    ts_us=time.time_ns() // 1000,
-                    by=whoami(),
-                    state=None if state is None else dump_pieces(state),
-                )
-        except KeyError:
-            raise _no_model(held, name) from None
+        version = model_changes.reset(held, name, relearn=start == "earliest", by=whoami())
     result = {"model": name, "version": version, "from": start}
     print_result(result, f"{name}: version {version} begins from the {start} row", as_json=as_json)
 
@@ -241,10 +225,10 @@ def models_continue(
     Example: headrace models continue species --log iris.headrace --file iris.py
     """
     where = location(log)
-    _refuse_running_cluster(where, stopped)
+    refuse_running_cluster(where, stopped)
     result: dict[str, Any] = {"model": name, "changes": None}
     with writing(where) as held:
-        _versions(held, name)
+        versions_in(held, name)
         if file is not None:
             result["changes"] = _changes_that_fit(held, name, file)
         with held.transaction() as txn:
@@ -294,27 +278,14 @@ def models_rollback(
     rebuilt = None
     if at is not None:
         with reading(log) as held:
-            _versions(held, name)
+            versions_in(held, name)
             rebuilt = _rebuilder(held, name, file)(Place.parse(at))
         version = str(rebuilt.version.number)
     about = {} if rebuilt is None else _about_rebuilt(rebuilt)
     request = Request("rollback", name, str(version), whoami(), rebuilt=about)
     state = None if rebuilt is None else dump_pieces(rebuilt.state)
 
-    def store(held: Log) -> dict[str, Any]:
-        versions = _versions(held, name)
-        chosen = versions.find(request.version)
-        refuse_current(chosen, versions.current.version if versions.current else 0, about)
-        if state is None:
-            kept_state(held, chosen)
-        with held.transaction() as txn:
-            if state is not None:
-                txn.put("artifact", artifact_name(name, chosen.version, about["position"] or "0"), state)
-            put_request(txn, request)
-        position = about["position"] if about else chosen.position
-        return {"model": name, "parent": chosen.version, "position": position, "begun": False}
-
-    result = _change(log, request, state, store, stopped=stopped)
+    result = _change(log, request, state, stopped=stopped)
     if "version" in result:
         when = "begins" if result["begun"] else "begins when the open cut is complete"
         line = f"{name}: version {result['version']} {when}, from version {result['parent']}"
@@ -338,14 +309,7 @@ def models_tag(
     Example: headrace models tag species 3 best --log iris.headrace
     """
     request = Request("tag", name, version, whoami(), tag=tag, delete=delete)
-
-    def store(held: Log) -> dict[str, Any]:
-        versions = _versions(held, name)
-        with held.transaction() as txn:
-            tagged = tag_version(versions, txn, request)
-        return {"model": name, "version": tagged.version, "tags": tagged.tags}
-
-    result = _change(log, request, None, store, stopped=stopped)
+    result = _change(log, request, stopped=stopped)
     line = f"{name}, version {result['version']}: {', '.join(result['tags']) or 'no tags'}"
     print_result(result, line, as_json=as_json)
 
@@ -378,15 +342,7 @@ def models_promote(
 
 def _train(action: Literal["retrain", "promote"], name: str, log: str | None, stopped: bool, as_json: bool) -> None:
     request = Request(action, name, 0, whoami())
-
-    def store(held: Log) -> dict[str, Any]:
-        if registry.read_model(held, name) is None:
-            raise _no_model(held, name)
-        with held.transaction() as txn:
-            put_request(txn, request)
-        return {"model": name, "status": "asked"}
-
-    result = _change(log, request, None, store, stopped=stopped, timeout=TRAINING_SECONDS)
+    result = _change(log, request, stopped=stopped)
     if result["status"] == "asked":
         line = f"{name}: {action} when its pipeline starts"
     else:
@@ -396,33 +352,9 @@ def _train(action: Literal["retrain", "promote"], name: str, log: str | None, st
     print_result(result, line, as_json=as_json)
 
 
-def _change(
-    log: str | None,
-    request: Request,
-    state: Pieces | None,
-    store: Callable[[Log], dict[str, Any]],
-    *,
-    stopped: bool,
-    timeout: float = 30.0,
-) -> dict[str, Any]:
-    """Change the log of a pipeline that is stopped, or ask the one that runs."""
+def _change(log: str | None, request: Request, state: Pieces | None = None, *, stopped: bool) -> dict[str, Any]:
     where = location(log)
-    _refuse_running_cluster(where, stopped)
-    with ExitStack() as stack:
-        try:
-            held = stack.enter_context(writing(where))
-        except LogLocked:
-            return ask(Path(f"{Path(where).resolve()}{FOLDER}"), request, state, timeout=timeout)
-        return store(held)
-
-
-def _refuse_running_cluster(where: str, stopped: bool) -> None:
-    """Refuse to write to a log on a cluster, where nobody knows whether its pipeline runs."""
-    if where.startswith(SCHEME) and not stopped:
-        raise LogLocked(
-            f"writing to {where} would stop the pipeline that writes it, if one runs",
-            advice="Stop the pipeline, then say so: --stopped. (In Python: running.rollback(…), while it runs.)",
-        )
+    return model_changes.change(where, lambda: writing(where), request, state, stopped=stopped)
 
 
 # -- taking away ------------------------------------------------------------------------------------------------------
@@ -445,7 +377,7 @@ def models_rebuild(
     Example: headrace models rebuild species --at 0/1932A28:3 --log iris.headrace
     """
     with reading(log) as held:
-        versions = _versions(held, name)
+        versions = versions_in(held, name)
         found = _rebuilder(held, name, file, show=not as_json)(Place.parse(at))
         result = found.to_dict()
         if to is not None:
@@ -472,7 +404,7 @@ def models_export(
     Example: headrace models export species 3 --to species-3 --log iris.headrace
     """
     with reading(log) as held:
-        versions = _versions(held, name)
+        versions = versions_in(held, name)
         chosen = versions.find(version) if version is not None else versions.current
         assert chosen is not None
         state = version_state.state_of(held, chosen, _rebuilder(held, name, file))
@@ -485,23 +417,11 @@ def models_export(
 # -- finding things ---------------------------------------------------------------------------------------------------
 
 
-def _no_model(log: Log, name: str) -> LogError:
-    known = ", ".join(log.records("model")) or "none"
-    return LogError(f"the log has no model «{name}»", advice=f"Its models: {known}.")
-
-
-def _versions(log: Log, name: str) -> VersionList:
-    versions = VersionList.read(log, name)
-    if registry.read_model(log, name) is None or versions.current is None:
-        raise _no_model(log, name)
-    return versions
-
-
 def _declared(log: Log, name: str, file: str | None, *, repeats: bool = True) -> tuple[Plan, ModelTask]:
     """Return the model's plan: of the pipeline's file, else of what the log keeps of the declaration."""
     record = registry.read_model(log, name)
     if record is None:
-        raise _no_model(log, name)
+        raise no_model(log, name)
     if file is None:
         return declared_by_log(name, record, repeats=repeats)
     plan = load_app(file).plan()

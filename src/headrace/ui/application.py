@@ -20,13 +20,25 @@ from headrace.serve.models import Models
 from headrace.serve.security import Gate
 from headrace.serve.settings import ServeSettings
 from headrace.ui.guard import BASE, Guard
-from headrace.ui.pages import alarms, health, letters, model_parts, models, pipeline, produce, sign_in, sql, topics
+from headrace.ui.pages import (
+    alarms,
+    health,
+    letters,
+    model_changes,
+    model_parts,
+    models,
+    pipeline,
+    produce,
+    sign_in,
+    sql,
+    topics,
+)
 from headrace.ui.site import Site
 from headrace.ui.stream import Hub
 from headrace.ui.subject import Subject
 
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "txt": "text/plain"}
-PAGES = (pipeline, model_parts, models, topics, alarms, health, sql, produce, letters)
+PAGES = (pipeline, model_changes, model_parts, models, topics, alarms, health, sql, produce, letters)
 logger = logging.getLogger("headrace")
 
 

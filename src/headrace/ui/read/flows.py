@@ -57,7 +57,7 @@ class Flows:
             come from.
         labels: topic of grades -> topic of their labels.
         trained_on: model -> node whose rows it is trained on; ``begun_by``: model -> node that begins a training.
-        trains: models that are trained anew.
+        trains: models that are trained anew -> on what; ``shadows``: of these, where the new one is tried out first.
     """
 
     nodes: dict[tuple[str, int], Node] = field(default_factory=dict)
@@ -66,7 +66,8 @@ class Flows:
     labels: dict[str, str] = field(default_factory=dict)
     trained_on: dict[str, Node] = field(default_factory=dict)
     begun_by: dict[str, Node] = field(default_factory=dict)
-    trains: list[str] = field(default_factory=list)
+    trains: dict[str, str] = field(default_factory=dict)
+    shadows: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
 
     def writer(self, topic: str, *kinds: str) -> Node | None:
@@ -182,7 +183,8 @@ def _add(flows: Flows, task: str, attached: Mapping[str, Any], abouts: Mapping[s
         flows.nodes[task, number] = Node(task, number, kind, spec, about, declared.get("source"), topics, time)
     retrain = attached.get("retrain")
     if model and retrain:
-        flows.trains.append(task)
+        flows.trains[task] = str(retrain.get("rows") or "")
+        flows.shadows += [task] if retrain.get("shadow") is not None else []
         for place, found in (("node", flows.trained_on), ("on", flows.begun_by)):
             if retrain.get(place) is not None and (node := flows.nodes.get((task, retrain[place]))) is not None:
                 found[task] = node

@@ -11,6 +11,7 @@ from headrace.inspect.models import metrics_of, model_rows
 from headrace.plain_values import values
 from headrace.plan.fingerprint import core
 from headrace.registry import models as registry
+from headrace.registry.requests import read_requests
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.version_state import newest_scores
 from headrace.ui.read.flows import ALARM, DRIFT, Flows, Node
@@ -226,6 +227,8 @@ class Model:
     Attributes:
         declared: what it is declared to be, in pairs.
         parts: topics that it has to do with: what they are, and their names.
+        trains: whether it is trained anew; ``selection``: on what; ``shadow``: the new one is tried out first.
+        wishes: what its pipeline does when it starts.
     """
 
     name: str
@@ -237,6 +240,9 @@ class Model:
     parts: list[tuple[str, list[str]]]
     confusions: list[Confusion]
     trains: bool
+    selection: str = ""
+    shadow: bool = False
+    wishes: list[str] = field(default_factory=list)
 
 
 def model_of(moment: Moment, model: str) -> tuple[Model, Finder]:
@@ -259,8 +265,20 @@ def model_of(moment: Moment, model: str) -> tuple[Model, Finder]:
         _parts(finder.flows, model, moment),
         confusions_of(moment, model),
         model in finder.flows.trains,
+        finder.flows.trains.get(model, ""),
+        model in finder.flows.shadows,
+        wishes_of(moment, model) if moment.live else [],
     )
     return found, finder
+
+
+def wishes_of(moment: Moment, model: str) -> list[str]:
+    """Return what people have asked for that waits for the pipeline's start, a line each."""
+    return [
+        f"{wish.action}{f' to version {wish.version}' if wish.version else ''} when its pipeline starts ({wish.by})"
+        for wish in read_requests(moment.log)
+        if wish.model == model
+    ]
 
 
 def no_model(moment: Moment, model: str) -> LogError:

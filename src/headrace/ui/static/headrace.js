@@ -402,6 +402,16 @@ function files() {
   });
 }
 
+/** Buttons that open a dialog, and that close theirs. */
+function dialogs() {
+  document.addEventListener("click", (event) => {
+    const button = /** @type {HTMLElement} */ (event.target).closest("[data-dialog], [data-close]");
+    if (!(button instanceof HTMLElement)) return;
+    if (button.dataset.dialog) /** @type {HTMLDialogElement | null} */ (one(button.dataset.dialog))?.showModal();
+    else button.closest("dialog")?.close();
+  });
+}
+
 // -- times, light and dark -------------------------------------------------------------------------------------------
 
 /** @param {ParentNode} [root] */
@@ -557,6 +567,7 @@ function step(by) {
 
 live();
 refreshed();
+dialogs();
 tail();
 search();
 editor();

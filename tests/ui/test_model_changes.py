@@ -1,0 +1,120 @@
+"""Retrain, promote, tag, roll back and reset from a page: of a stopped pipeline, and of one that runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+import headrace as hr
+from headrace.log import open_log
+from headrace.registry.requests import read_requests
+from headrace.registry.versions import VersionList
+from headrace.serve.keys import KeyFile
+from headrace.serve.settings import ServeSettings
+from tests.serve.client import Client
+from tests.ui.conftest import dashboard_of
+
+
+@pytest.fixture
+def own_log(fish_log: Path, tmp_path: Path) -> Path:
+    """A copy of the fish's log, which a test may change."""
+    return Path(shutil.copy(fish_log, tmp_path / "fish.headrace"))
+
+
+SAME_SITE = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+
+
+def post(client: Client, path: str, key: str = "", **values: str) -> str:
+    """Return the status and the page of an answer."""
+    headers = SAME_SITE | ({"X-Api-Key": key} if key else {})
+    got = client.post(f"/ui/models/{path}", urlencode(values).encode(), headers)
+    return f"{got.status} {got.body.decode()}"
+
+
+def test_changes_of_a_stopped_pipeline_are_done_or_wait_in_its_log(page: Any, own_log: Path) -> None:
+    with dashboard_of(own_log) as url:
+        page.goto(f"{url}/models/weight/1")
+        page.get_by_role("button", name="Tag…").click()
+        page.get_by_text("The state of a version with a tag is kept").wait_for()
+        page.get_by_role("textbox", name="Tag").fill("best")
+        page.get_by_role("button", name="Tag it").click()
+        page.get_by_text("Version 1 of weight: best.").wait_for()
+        page.get_by_role("button", name="Close").locator("visible=true").click()
+        page.get_by_role("button", name="Roll back…").click()
+        page.get_by_text("weight goes on from version 1: a new version begins").wait_for()
+        page.get_by_role("button", name="Roll back to version 1").click()
+        page.get_by_text("weight goes on from version 1 when its pipeline starts.").wait_for()
+        page.goto(f"{url}/models/weight")
+        page.get_by_text("rollback to version 1 when its pipeline starts").wait_for()
+        page.get_by_role("button", name="Retrain…").click()
+        page.get_by_text("(the last 50 rows)").locator("visible=true").first.wait_for()
+        page.get_by_role("button", name="Retrain now").click()
+        page.get_by_text("weight is trained anew when its pipeline starts.").wait_for()
+        page.goto(f"{url}/models/weight")
+        page.get_by_role("button", name="Reset…").click()
+        page.get_by_label("begin with new rows").check()
+        page.get_by_role("button", name="Forget and begin anew").click()
+        page.get_by_text("weight begins anew, as version 3, when its pipeline starts.").wait_for()
+        page.goto(f"{url}/models/weight?at=weight-prediction:40")
+        page.get_by_role("heading", name="weight", exact=True).wait_for()
+        assert page.get_by_role("button", name="Reset…").count() == 0  # the past is not changed
+    log = open_log(str(own_log), writer=False)
+    versions = VersionList.read(log, "weight")
+    assert versions.find("best").version == 1 and versions.current is not None
+    assert versions.current.reason == "reset: begins after what was consumed"
+    assert [wish.action for wish in read_requests(log)] == ["retrain"]
+    log.close()
+
+
+def test_what_cannot_be_done_says_why_and_what_to_do(own_log: Path) -> None:
+    with dashboard_of(own_log) as url:
+        client = Client(url.removesuffix("/ui"))
+        assert "is the current one" in post(client, "weight/rollback", version="2")
+        assert "cannot be a tag" in post(client, "weight/tag", version="1", tag="7")
+        assert "It has: 1 to 2." in post(client, "weight/tag", version="<b>", tag="x")
+        assert "there is no model" in post(client, "nobody/retrain")
+        assert post(client, "weight/explode").startswith("404")
+        assert client.post("/ui/models/weight/retrain", b"", {"Sec-Fetch-Site": "cross-site"}).status == 403
+        client.close()
+
+
+def test_going_back_and_resetting_need_the_scope_admin(own_log: Path, tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys")
+    _, trainer = keys.create("trainer", ["read", "train"])
+    with dashboard_of(own_log, keys=keys) as url:
+        client = Client(url.removesuffix("/ui"))
+        for action, status in (("retrain", "200"), ("rollback", "403"), ("reset", "403")):
+            assert post(client, f"weight/{action}", trainer, version="1").startswith(status), action
+        shown = client.get("/ui/models/weight/1", {"X-Api-Key": trainer}).body.decode()
+        assert "Tag…" in shown and "Roll back…" not in shown
+        client.close()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[hr.App]:
+    app = hr.App("line", log=str(tmp_path / "line.headrace"))
+    line = app.model("line", hr.LinearRegression(), features=["x"], target="y")
+    truth = app.topic("truth", append=True)
+    predicted = line.predict(app.topic("points", append=True)).to("answers")
+    graded = predicted.grade(truth, on="id", within="1 h", metric=hr.metrics.absolute_error).to("graded")
+    line.retrain(rows=graded.last(10))
+    yield app
+
+
+def test_a_pipeline_that_runs_is_asked_and_its_answer_shown(running: hr.App) -> None:
+    with running.start(serve=ServeSettings(port=0)) as started:
+        started.append("points", [{"id": n, "x": float(n)} for n in range(4)])
+        started.append("truth", [{"id": n, "y": 2.0 * n} for n in range(4)])
+        started.wait()
+        assert started.server is not None
+        client = Client(started.server.url)
+        assert "trained: version 2, on 4 rows" in post(client, "line/retrain")
+        assert "Version 2 of line: good." in post(client, "line/tag", version="2", tag="good")
+        assert "from version 1" in post(client, "line/rollback", version="1")
+        assert "a log has one writer" in post(client, "line/reset")
+        client.close()
