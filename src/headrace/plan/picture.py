@@ -124,7 +124,9 @@ def svg(
     """
     width, height = f"{picture.width:.0f}", f"{picture.height:.0f}"
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" class="hr-plan" role="img" aria-label="the pipeline" {size}>']
+    # An image has no parts that one could go to.
+    role = "group" if any(link(part) for part in picture.graph.parts.values()) else "img"
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" class="hr-plan" role="{role}" aria-label="the pipeline" {size}>']
     if style:
         out.append(f"<style>{style}</style>")
     out.append(

@@ -34,7 +34,7 @@ def timeline_svg(
         return 4 + (WIDTH - 8) * (max(ts_us, first) - first) / max(1, last - first)
 
     told = f"{len(versions)} versions from {time_text(first)} to {time_text(last)}, and {len(marks)} marks"
-    parts = [f'<svg class="hr-time" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{told}">']
+    parts = [f'<svg class="hr-time" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="group" aria-label="{told}">']
     for number, version in enumerate(reversed(versions)):
         start = x(version.ts_us)
         width = max(NARROWEST, x(version.ended_us or last) - start)

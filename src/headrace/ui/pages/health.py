@@ -25,13 +25,20 @@ def router(site: Site) -> fastapi.APIRouter:
     routes = fastapi.APIRouter()
     stops = _Stops()
 
-    @routes.get("/health")
-    def health(request: fastapi.Request, at: str = "") -> Response:
+    def page(request: fastapi.Request, at: str, template: str) -> Response:
         logs = site.subject.logs()
         first = next(iter(logs.values()), None)
         moment = moment_at(first, at) if first is not None else None
         found = {name: health_of(log) for name, log in logs.items()}
-        return site.page(request, "health.html", at=moment, found=found, charts=_charts(list(site.hub.history)))
+        return site.page(request, template, at=moment, found=found, charts=_charts(list(site.hub.history)))
+
+    @routes.get("/health")
+    def health(request: fastapi.Request, at: str = "") -> Response:
+        return page(request, at, "health.html")
+
+    @routes.get("/health/now")
+    def health_now(request: fastapi.Request, at: str = "") -> Response:
+        return page(request, at, "_health.html")
 
     @routes.get("/travel")
     def travel(request: fastapi.Request, path: str, at: str = "") -> Response:

@@ -30,7 +30,6 @@ NOTES = {
     KEPT.removeprefix("source_"): "of WAL kept",
     "lag_rows": "rows behind",
     "pending_labels": "wait for labels",
-    "waiting_truths": "labels early",
     "window_late_rows": "rows too late",
 }
 

@@ -254,6 +254,11 @@ function charts(root) {
   for (const figure of all("[data-chart]", root)) {
     const about = JSON.parse(figure.dataset.chart || "{}");
     const draw = () => {
+      if (!figure.isConnected) {
+        document.removeEventListener("headrace:theme", draw);
+        removeEventListener("resize", draw);
+        return;
+      }
       for (const old of all(".uplot", figure)) old.remove();
       const style = getComputedStyle(document.documentElement);
       const ink = style.getPropertyValue("--dim");
@@ -579,6 +584,7 @@ times();
 switches();
 keyboard();
 zoom();
+charts(document);
 document.body.addEventListener("htmx:afterSwap", (event) => travel(/** @type {HTMLElement} */ (event.target)));
 document.body.addEventListener("htmx:afterSwap", (event) => {
   const part = /** @type {HTMLElement} */ (event.target);
