@@ -111,7 +111,7 @@ def click(page: Any, section: str, text: str) -> None:
 def test_from_an_alarm_to_the_new_version_in_five_clicks(page: Any, fish_dashboard: str) -> None:
     """A person finds why the model was retrained, and which rows it was trained on, without a search."""
     page.goto(f"{fish_dashboard}/alarms")
-    page.get_by_text("ErrorAvg 0.701912 is above 0.15").wait_for()
+    page.locator("main").get_by_text("ErrorAvg 0.701912 is above 0.15").wait_for()
     page.get_by_role("link", name="0", exact=True).click()
     page.get_by_role("heading", name="ErrorAvg 0.701912 is above 0.15").wait_for()
     click(page, "Window", "weight-error 2")
