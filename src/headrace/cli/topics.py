@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -11,15 +10,12 @@ from headrace.batch import is_meta
 from headrace.cli.arguments import JsonOption, LogOption, WideOption, location, looking
 from headrace.cli.console import copy_progress, print_result, print_rows, print_table, print_values, report, short_topic
 from headrace.cli.events import with_events
-from headrace.errors import DeclarationError
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
 from headrace.inspect.messages import to_json
 from headrace.inspect.topics import about_topic, columns_of, seen_row, topic_lines, topic_row
-from headrace.kafka.settings import SCHEME, KafkaLocation
-from headrace.log import open_log
 from headrace.log.kafka_view import KafkaView
 from headrace.plan.plan import INTERNAL
-from headrace.produce.topics import check_new, create_on_cluster, delete_in_file, delete_on_cluster
+from headrace.produce.topics import create, delete
 
 topics = typer.Typer(help="Look at topics, make and delete them: a log's, or a Kafka cluster's.", no_args_is_help=True)
 
@@ -155,16 +151,7 @@ def topics_create(
 
     Example: headrace topics create clicks --partitions 3 --log kafka://127.0.0.1:9092
     """
-    where = location(log)
-    if where.startswith(SCHEME):
-        made = create_on_cluster(KafkaLocation.parse(where), topic, partitions)
-    else:
-        if partitions is not None:
-            raise DeclarationError("a topic of a file's log has no partitions", advice="Leave out --partitions.")
-        check_new(topic)
-        with closing(open_log(where, writer=True)) as held, held.transaction() as transaction:
-            transaction.create_topic(topic)
-        made = {"topic": topic, "log": where}
+    made = create(location(log), topic, partitions)
     print_result(made, f"the topic {topic} is made", as_json=as_json)
 
 
@@ -183,11 +170,6 @@ def topics_delete(
     Example: headrace topics delete clicks --log shop.headrace
     """
     where = location(log)
-    if topic.startswith("__"):
-        raise DeclarationError(f"«{topic}» holds the state of others", advice="Its owner deletes it, nobody else.")
-    if where.startswith(SCHEME):
-        rows_gone = delete_on_cluster(KafkaLocation.parse(where), topic, force=force)
-    else:
-        rows_gone = delete_in_file(where, topic, force=force)
+    rows_gone = delete(where, topic, force=force)
     deleted = {"topic": topic, "log": where, "rows": rows_gone}
     print_result(deleted, f"the topic {topic} and its {rows_gone} rows are deleted", as_json=as_json)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 from typing import Any, TypeVar
 
 from headrace.errors import LogError, LogLocked, LogTruncated, LogUnavailable
@@ -304,6 +305,29 @@ class Cluster:
                 raise
 
         return self.patiently(f"asking for the offsets of «{topic}»", ask)
+
+    def group_offsets(self) -> dict[str, dict[str, dict[int, int]]]:
+        """Return how far each consumer group is that commits offsets: topic -> group -> partition -> next offset."""
+        from confluent_kafka import ConsumerGroupTopicPartitions
+
+        what = "listing consumer groups"
+        listed = self._answers(what, lambda: {"": self._admin.list_consumer_groups(request_timeout=REQUEST_SECONDS)})
+        found: dict[str, dict[str, dict[int, int]]] = {}
+        for group in sorted(each.group_id for each in listed[""].valid):
+            ask = partial(
+                self._admin.list_consumer_group_offsets,
+                [ConsumerGroupTopicPartitions(group)],
+                request_timeout=REQUEST_SECONDS,
+            )
+            answers = self._answers(
+                f"asking for the offsets of the group «{group}»",
+                ask,
+                harmless=lambda error: not error.retriable(),  # it has just gone, or is not ours to see
+            )
+            for place in [place for answer in answers.values() for place in answer.topic_partitions]:
+                if place.offset >= 0:
+                    found.setdefault(place.topic, {}).setdefault(group, {})[place.partition] = place.offset
+        return found
 
     def delete_before(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Let the broker forget messages below an offset of each partition."""

@@ -159,6 +159,18 @@ class KafkaView:
         pipeline = log.location.name if log is not None else ""
         return TopicView(topic, pipeline, info, self._cluster.beginnings(topic), self._cluster.ends(topic))
 
+    def lags(self) -> dict[str, dict[str, int]]:
+        """Return the consumer groups of each topic, with the messages that each has still to read (at most)."""
+        found: dict[str, dict[str, int]] = {}
+        for topic, groups in self._cluster.group_offsets().items():
+            ends, firsts = self._cluster.ends(topic), self._cluster.beginnings(topic)
+            for group, offsets in groups.items():
+                left = (
+                    max(0, end - max(offsets.get(number, 0), firsts.get(number, 0))) for number, end in ends.items()
+                )
+                found.setdefault(topic, {})[group] = sum(left)
+        return found
+
     # -- messages -------------------------------------------------------------------------------------------------
 
     def messages(self, topic: str, *, offset: int = 0, follow: bool = False) -> Iterator[WireMessages]:

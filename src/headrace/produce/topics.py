@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from headrace.errors import DeclarationError, LogError, LogMissing
 from headrace.formats.topic_formats import COLUMNS, codec_for
 from headrace.kafka.cluster import FOR_EVER, Cluster
-from headrace.kafka.settings import KafkaLocation
+from headrace.kafka.settings import SCHEME, KafkaLocation
 from headrace.log import open_log
 from headrace.log.base import Log, no_such_topic, topic_exists, walk
 from headrace.log.kafka import KafkaLog
@@ -37,6 +37,37 @@ def check_new(topic: str) -> None:
         raise DeclarationError(f"{topic!r} cannot name a topic")
     if topic.startswith("__") or topic.endswith(".dlq"):
         raise DeclarationError(f"the topic name «{topic}» is Headrace's own", advice="Choose another name.")
+
+
+def create(where: str, topic: str, partitions: int | None) -> dict[str, Any]:
+    """Make a topic without rows, in a file's log or on a cluster; returns what was made.
+
+    Raises:
+        DeclarationError: the name is none, or a file's topic is to have partitions.
+        LogLocked: a pipeline is running on the file. LogError: there is one, or the broker refuses.
+    """
+    if where.startswith(SCHEME):
+        return create_on_cluster(KafkaLocation.parse(where), topic, partitions)
+    if partitions is not None:
+        raise DeclarationError("a topic of a file's log has no partitions", advice="Leave out --partitions.")
+    check_new(topic)
+    with closing(open_log(where, writer=True)) as held, held.transaction() as transaction:
+        transaction.create_topic(topic)
+    return {"topic": topic, "log": where}
+
+
+def delete(where: str, topic: str, *, force: bool) -> int:
+    """Delete a topic with its rows; returns how many it held.
+
+    Raises:
+        DeclarationError: it holds the state of others. LogError: somebody uses it, or it is not there.
+        LogLocked: a pipeline is running on the file.
+    """
+    if topic.startswith("__"):
+        raise DeclarationError(f"«{topic}» holds the state of others", advice="Its owner deletes it, nobody else.")
+    if where.startswith(SCHEME):
+        return delete_on_cluster(KafkaLocation.parse(where), topic, force=force)
+    return delete_in_file(where, topic, force=force)
 
 
 def create_on_cluster(location: KafkaLocation, topic: str, partitions: int | None) -> dict[str, Any]:

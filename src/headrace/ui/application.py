@@ -12,7 +12,7 @@ from functools import cache
 import fastapi
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from headrace.errors import DeclarationError, HeadraceError, LogError
+from headrace.errors import DeclarationError, HeadraceError, LogError, LogLocked
 from headrace.event_log import event
 from headrace.serve.exchange import Problem, said
 from headrace.serve.keys import KeyFile
@@ -93,7 +93,8 @@ def _application(site: Site, gate: Gate, *, secure: bool) -> fastapi.FastAPI:
 
     def refused(request: fastapi.Request, error: Exception) -> Response:
         assert isinstance(error, HeadraceError)
-        status = 404 if isinstance(error, LogError) else 400 if isinstance(error, DeclarationError) else 409
+        missing_here = isinstance(error, LogError) and not isinstance(error, LogLocked)
+        status = 404 if missing_here else 400 if isinstance(error, DeclarationError) else 409
         return failed(request, status, error.message, error.advice)
 
     def defect(request: fastapi.Request, error: Exception) -> Response:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from headrace.errors import LogError
 from headrace.inspect.health import Status, read_status
-from headrace.inspect.rows import no_topic
 from headrace.log.base import Log
 from headrace.log.kafka_view import KafkaView
 from headrace.registry.models import read_model
@@ -61,7 +61,9 @@ class Subject:
         log = self.log_of(topic)
         assert log is not None or self.view is not None
         if log is None:
-            raise no_topic(self.log, topic) if self.log is not None else KeyError(topic)
+            raise LogError(
+                f"«{topic}» is in no log of a pipeline on {self.location}", advice="Its messages are on its own page."
+            )
         return moment_at(log, at)
 
     def status(self) -> Status:

@@ -12,13 +12,14 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import fastapi
+import pyarrow as pa
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from headrace.errors import DeclarationError, FormatError, HeadraceError
 from headrace.ui.appending import Appended, GivenRows, append, row_of_texts
 from headrace.ui.guard import need
-from headrace.ui.read.produced import form_of, predicted_topics, predictions_of
+from headrace.ui.read.produced import Form, form_of, predicted_topics, predictions_of
 from headrace.ui.read.relations import Found
 from headrace.ui.site import Site
 
@@ -36,10 +37,9 @@ def router(site: Site) -> fastapi.APIRouter:
     @routes.get("/topics/{topic}/produce")
     def form(request: fastapi.Request, topic: str) -> Response:
         need(request, SCOPE)
-        moment = site.subject.moment(topic, "")
         return site.page(
-            request, "produce.html", topic=topic, form=form_of(moment, topic), token=secrets.token_hex(12),
-            predicted=predicted_topics(moment, topic),
+            request, "produce.html", topic=topic, form=_form(site, topic), token=secrets.token_hex(12),
+            predicted=_predicted(site, topic),
         )  # fmt: skip
 
     @routes.post("/topics/{topic}/produce")
@@ -55,13 +55,13 @@ def router(site: Site) -> fastapi.APIRouter:
         with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
             file = Path(folder) / f"rows{ending if ending.isascii() else ''}"
             await _store(request, file)
-            key = await run_in_threadpool(lambda: form_of(site.subject.moment(topic, ""), topic).key)
+            key = await run_in_threadpool(lambda: _form(site, topic).key)
             given = GivenRows(file=file)
             return await _outcome(site, request, topic, lambda: append(site, topic, given, token, key=key))
 
     @routes.get("/topics/{topic}/{offset:int}/predicted")
     async def predicted(request: fastapi.Request, topic: str, offset: int) -> Response:
-        outputs = await run_in_threadpool(lambda: predicted_topics(site.subject.moment(topic, ""), topic))
+        outputs = await run_in_threadpool(_predicted, site, topic)
         until = time.monotonic() + WAIT_SECONDS
         found: list[Found] = []
         runs = True
@@ -78,6 +78,17 @@ def router(site: Site) -> fastapi.APIRouter:
         )
 
     return routes
+
+
+def _form(site: Site, topic: str) -> Form:
+    """Return the form of a topic; of one that others write it has no columns, and JSON and files are appended."""
+    if site.subject.log_of(topic) is None:
+        return Form(pa.schema([]), [], ())
+    return form_of(site.subject.moment(topic, ""), topic)
+
+
+def _predicted(site: Site, topic: str) -> list[str]:
+    return [] if site.subject.log_of(topic) is None else predicted_topics(site.subject.moment(topic, ""), topic)
 
 
 async def form_values(request: fastapi.Request) -> dict[str, str]:
@@ -110,7 +121,7 @@ async def _store(request: fastapi.Request, file: Path) -> None:
 def _append_given(site: Site, topic: str, values: dict[str, str]) -> Appended:
     """Append the row of a form, or the rows of its JSON."""
     token = values.get("token", "")
-    form = form_of(site.subject.moment(topic, ""), topic)
+    form = _form(site, topic)
     if "json" not in values:
         texts: dict[str, str | None] = {
             name.removeprefix("column."): text for name, text in values.items() if name.startswith("column.")

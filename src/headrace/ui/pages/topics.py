@@ -10,23 +10,27 @@ import anyio.to_thread
 import fastapi
 import pyarrow as pa
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from headrace.errors import LogError
+from headrace.errors import DeclarationError, LogError
 from headrace.inspect.messages import plain
 from headrace.inspect.query import Bounds
 from headrace.inspect.rows import no_topic
 from headrace.log.base import TopicInfo
+from headrace.produce.topics import create, delete
 from headrace.ui.export import KINDS, exported
+from headrace.ui.guard import BASE, need
+from headrace.ui.pages.produce import form_values
 from headrace.ui.read import topics as read
 from headrace.ui.read.images import declared_images, image_of
 from headrace.ui.read.moment import Moment, moment_at
 from headrace.ui.read.relations import relations_of
 from headrace.ui.read.search import Search, all_columns
-from headrace.ui.site import Site
+from headrace.ui.site import Site, link
 from headrace.ui.stream import message
 
 TAIL_ROWS = 2_000
+INTERNAL_COOKIE, REMEMBERED = "headrace-internal", 365 * 86_400
 OLDEST = "oldest"
 SEARCH_SECONDS = 600.0
 EXPORT_SECONDS = 3600.0
@@ -53,11 +57,42 @@ def _add_list(routes: fastapi.APIRouter, site: Site) -> None:
             lines = read.cluster_lines(view)
         else:
             lines = read.topic_lines(moment) if moment is not None else []
-        shown = [line for line in lines if internal or not line.internal]
-        hidden = len(lines) - len([line for line in lines if not line.internal])
-        return site.page(
-            request, "topics.html", at=moment, lines=shown, hidden=hidden, internal=internal, cluster=view is not None
+        wants = internal or request.cookies.get(INTERNAL_COOKIE, "")
+        shown = [line for line in lines if wants == "yes" or not line.internal]
+        hidden = sum(line.internal for line in lines)
+        page = site.page(
+            request,
+            "topics.html",
+            at=moment,
+            lines=shown,
+            hidden=hidden,
+            internal=wants == "yes",
+            cluster=view is not None,
         )
+        if internal:
+            page.set_cookie(INTERNAL_COOKIE, internal, max_age=REMEMBERED, path=BASE, samesite="lax", httponly=True)
+        return page
+
+    @routes.post("/topics")
+    async def make(request: fastapi.Request) -> Response:
+        need(request, "admin")
+        given = await form_values(request)
+        name, partitions = given.get("topic", ""), given.get("partitions", "")
+        count = int(partitions) if partitions.isdecimal() and 0 < int(partitions) < 100_000 else None
+        if partitions and count is None:
+            raise DeclarationError(f"«{partitions}» is no number of partitions", advice="Give 1 or more.")
+        await run_in_threadpool(create, site.subject.location, name, count)
+        return RedirectResponse(link("topics"), 303)
+
+    @routes.post("/topics/{topic}/delete")
+    async def remove(request: fastapi.Request, topic: str) -> Response:
+        need(request, "admin")
+        given = await form_values(request)
+        if given.get("confirm") != topic:
+            raise DeclarationError(f"«{topic}» was not deleted", advice="Type its name to confirm.")
+        force = given.get("force") == "yes"
+        await run_in_threadpool(lambda: delete(site.subject.location, topic, force=force))
+        return RedirectResponse(link("topics"), 303)
 
 
 def _add_rows(routes: fastapi.APIRouter, site: Site) -> None:
@@ -71,6 +106,9 @@ def _add_rows(routes: fastapi.APIRouter, site: Site) -> None:
         order: str = "",
         filter: str = "",
     ) -> Response:
+        if site.subject.view is not None and site.subject.log_of(topic) is None:
+            messages = read.foreign_page(site.subject.view, topic, _number(offset))
+            return site.page(request, "foreign.html", topic=topic, page=messages, offset=offset)
         moment = site.subject.moment(topic, at)
         info = _info(moment, topic)
         newest_first = order != OLDEST

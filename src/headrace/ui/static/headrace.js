@@ -450,19 +450,6 @@ function switches() {
   });
   const keys = /** @type {HTMLDialogElement | null} */ (one("#keys"));
   one("#help")?.addEventListener("click", () => keys?.showModal());
-  for (const link of all("[data-remember]")) {
-    link.addEventListener("click", () => {
-      const on = new URL(/** @type {HTMLAnchorElement} */ (link).href).searchParams.get("internal");
-      localStorage.setItem("headrace.internal", on || "");
-    });
-  }
-  const address = new URL(location.href);
-  if (address.pathname === "/ui/topics" && !address.searchParams.has("internal") && localStorage.getItem("headrace.internal")) {
-    if (!document.referrer.includes("internal=")) {
-      address.searchParams.set("internal", "yes");
-      location.replace(address);
-    }
-  }
 }
 
 // -- the picture's size, and the way through time ---------------------------------------------------------------------
