@@ -306,29 +306,6 @@ class Cluster:
 
         return self.patiently(f"asking for the offsets of «{topic}»", ask)
 
-    def group_offsets(self) -> dict[str, dict[str, dict[int, int]]]:
-        """Return how far each consumer group is that commits offsets: topic -> group -> partition -> next offset."""
-        from confluent_kafka import ConsumerGroupTopicPartitions
-
-        what = "listing consumer groups"
-        listed = self._answers(what, lambda: {"": self._admin.list_consumer_groups(request_timeout=REQUEST_SECONDS)})
-        found: dict[str, dict[str, dict[int, int]]] = {}
-        for group in sorted(each.group_id for each in listed[""].valid):
-            ask = partial(
-                self._admin.list_consumer_group_offsets,
-                [ConsumerGroupTopicPartitions(group)],
-                request_timeout=REQUEST_SECONDS,
-            )
-            answers = self._answers(
-                f"asking for the offsets of the group «{group}»",
-                ask,
-                harmless=lambda error: not error.retriable(),  # it has just gone, or is not ours to see
-            )
-            for place in [place for answer in answers.values() for place in answer.topic_partitions]:
-                if place.offset >= 0:
-                    found.setdefault(place.topic, {}).setdefault(group, {})[place.partition] = place.offset
-        return found
-
     def delete_before(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Let the broker forget messages below an offset of each partition."""
         from confluent_kafka import TopicPartition
@@ -344,6 +321,30 @@ class Cluster:
     def translate(self, error: Any, what: str) -> LogError:
         """Return what librdkafka's error means for the log; raise it ``from`` the original."""
         return translate(error.args[0], what, self.location.url)
+
+
+def group_offsets(cluster: Cluster) -> dict[str, dict[str, dict[int, int]]]:
+    """Return how far each consumer group is that commits offsets: topic -> group -> partition -> next offset."""
+    from confluent_kafka import ConsumerGroupTopicPartitions
+
+    what = "listing consumer groups"
+    listed = cluster._answers(what, lambda: {"": cluster._admin.list_consumer_groups(request_timeout=REQUEST_SECONDS)})
+    found: dict[str, dict[str, dict[int, int]]] = {}
+    for group in sorted(each.group_id for each in listed[""].valid):
+        ask = partial(
+            cluster._admin.list_consumer_group_offsets,
+            [ConsumerGroupTopicPartitions(group)],
+            request_timeout=REQUEST_SECONDS,
+        )
+        answers = cluster._answers(
+            f"asking for the offsets of the group «{group}»",
+            ask,
+            harmless=lambda error: not error.retriable(),  # it has just gone, or is not ours to see
+        )
+        for place in [place for answer in answers.values() for place in answer.topic_partitions]:
+            if place.offset >= 0:
+                found.setdefault(place.topic, {}).setdefault(group, {})[place.partition] = place.offset
+    return found
 
 
 def is_unknown(error: Any) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace.arrays import Ints
 from headrace.errors import DeclarationError, LogError, LogMissing, LogUnavailable
-from headrace.kafka.cluster import PATIENCE_SECONDS, Cluster, lasting
+from headrace.kafka.cluster import PATIENCE_SECONDS, Cluster, group_offsets, lasting
 from headrace.kafka.fetch import Fetcher, consumer_properties, errors_among, receive, wire_messages
 from headrace.kafka.settings import KafkaLocation
 from headrace.log.base import TopicInfo
@@ -162,7 +162,7 @@ class KafkaView:
     def lags(self) -> dict[str, dict[str, int]]:
         """Return the consumer groups of each topic, with the messages that each has still to read (at most)."""
         found: dict[str, dict[str, int]] = {}
-        for topic, groups in self._cluster.group_offsets().items():
+        for topic, groups in group_offsets(self._cluster).items():
             ends, firsts = self._cluster.ends(topic), self._cluster.beginnings(topic)
             for group, offsets in groups.items():
                 left = (
