@@ -122,5 +122,19 @@ def test_curves_are_drawn_with_a_table_beside_each(page: Any, fish_dashboard: st
     page.locator("#charts details[open] td time", has_text="2021-06-10 00:00:10").wait_for()
 
 
-def test_a_model_without_grades_says_what_to_declare(log: Log, scored: Log) -> None:
-    assert model_of(now(scored), "signs")[0].confusions == []
+def test_scores_and_the_confusion_matrix_of_then(tmp_path: Path) -> None:
+    app = hr.App("scored", log=str(tmp_path / "scored.headrace"))
+    rows = app.topic("rows", append=True)
+    model = app.model("signs", hr.LinearRegression(), features=["x"], target="y")
+    model.learn(rows, every=10)
+    model.evaluate(rows, metrics=["mae", "rmse"], every=5)
+    with app.start() as running:
+        for start in (0, 20, 40):
+            running.append("rows", [{"x": float(n), "y": 2.0 * n} for n in range(start, start + 20)])
+            running.wait()
+        moment = now(running.log)
+        (scores,) = model_of(moment, "signs")[0].scores
+        assert [name for name, _, _ in scores.metrics] == ["mae", "rmse"]
+        charts = curves_of(Tables(), moment, "signs", time=False).charts
+        assert [chart.title for chart in charts] == [f"mae of {scores.stream}", f"rmse of {scores.stream}"]
+        assert charts[0].names == ["rows scored", "mae, all rows", "newest rows"]

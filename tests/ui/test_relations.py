@@ -13,6 +13,7 @@ from headrace.log.base import Log
 from headrace.ui.read.alarms import reasons_of
 from headrace.ui.read.models import marks_of, model_lines, model_of, version_of
 from headrace.ui.read.moment import moment_at, now
+from headrace.ui.read.parameters import comparison_of, parameters_of
 from headrace.ui.read.relations import Finder, found_row, relations_of
 
 
@@ -137,3 +138,20 @@ def test_a_page_of_a_model_that_is_not_there(opener: Any, fish_dashboard: str) -
     page.get_by_text("It has: 1 to 2.").wait_for()
     page.goto(f"{fish_dashboard}/alarms/weight-diff/3")
     page.get_by_text("holds no alarm 3").wait_for()
+
+
+def test_two_versions_side_by_side_and_how_far_their_numbers_moved(page: Any, fish_dashboard: str, log: Log) -> None:
+    found = parameters_of(now(log), "weight")
+    numbers = {number.name: number for number in found.numbers}
+    assert (found.version, found.against) == (2, 1)
+    assert numbers["Specieswalleye"].values[0] == pytest.approx(-2.07508, abs=1e-5)
+    assert numbers["Specieswalleye"].moved is None  # version 1 knew no walleyes
+    apart = numbers["Length"].values[0] - numbers["Length"].before[0]
+    assert numbers["Length"].moved == pytest.approx((abs(apart), abs(apart)))
+    page.goto(f"{fish_dashboard}/models/weight")
+    page.get_by_role("button", name="Side by side").click()
+    page.get_by_role("heading", name="weight, versions 1 and 2").wait_for()
+    page.get_by_role("region", name="Parameters").get_by_text("Specieswalleye").wait_for()
+    both = comparison_of(now(log), "weight", "1", "2")
+    assert [name for name, _, _ in both.positions] == ["position", "rows", "learned", "hash", "size"]
+    assert any(array["changed"] for array in both.moved) and not both.why_not

@@ -8,7 +8,7 @@ predictions); a stream written to a topic without a model is a task too.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -262,6 +262,28 @@ def served_column(feature: str | Feature, missing: str) -> Column:
     if isinstance(feature, Image):
         return Column(feature.column, "bytes")
     return Column(feature.column, "numbers", size=feature.size if isinstance(feature, Vector) else None)
+
+
+def column_names(
+    task: ModelTask, words: Mapping[str, Sequence[str]], *, known: Mapping[str, int] | None = None
+) -> list[str | tuple[str, str | None]]:
+    """Return the columns of a model's X: of a category (column, word), and (column, None) where none has come yet.
+
+    Args:
+        words: of each category, in the order in which they came.
+        known: how many of them; all by default.
+    """
+    assert not callable(task.features)
+    names: list[str | tuple[str, str | None]] = []
+    for feature in task.features:
+        if not isinstance(feature, Category):
+            names.append(feature if isinstance(feature, str) else feature.column)
+            continue
+        there = list(words.get(feature.column, feature.words))[
+            : None if known is None else known.get(feature.column, 0)
+        ]
+        names += [(feature.column, word) for word in there] + [(feature.column, None)] * (feature.width - len(there))
+    return names
 
 
 def parse_cut(every: object) -> Cut:

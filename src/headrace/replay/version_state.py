@@ -111,8 +111,12 @@ def newest_scores(log: Log, model: str, *, end: int | None = None) -> list[dict[
 
 def diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord, rebuild: Rebuild) -> dict[str, Any]:
     """Return how two versions differ: metrics, positions, parameters, and how far each array of the state has moved."""
+    return {**described_diff(log, versions, a, b), "state": state_diff(log, a, b, rebuild)}
+
+
+def described_diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord) -> dict[str, Any]:
+    """Return how two versions differ, but for their states, which need not be kept."""
     left, right = about(log, versions, a), about(log, versions, b)
-    states = state_of(log, a, rebuild), state_of(log, b, rebuild)
     return {
         "model": a.model,
         "a": a.version,
@@ -122,8 +126,13 @@ def diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord, re
             name: {"a": left[name], "b": right[name]} for name in ("position", "rows", "learned", "hash", "size")
         },
         "parameters": differences(core(versions.fingerprint(a)), core(versions.fingerprint(b))),
-        "state": [_moved(name, *(state.get(name) for state in states)) for name in sorted({*states[0], *states[1]})],
     }
+
+
+def state_diff(log: Log, a: VersionRecord, b: VersionRecord, rebuild: Rebuild) -> list[dict[str, Any]]:
+    """Return each array of two versions' states: its shapes, whether it changed, and by how much."""
+    states = state_of(log, a, rebuild), state_of(log, b, rebuild)
+    return [_moved(name, *(state.get(name) for state in states)) for name in sorted({*states[0], *states[1]})]
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

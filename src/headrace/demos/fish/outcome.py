@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.demos.fish.events import iso
-from headrace.learn.category import Category
 from headrace.learn.linear import LinearRegression
 from headrace.learn.state import load_state
 from headrace.log.base import Log
 from headrace.pipeline.app import App
-from headrace.plan.task import ModelTask
+from headrace.plan.task import column_names
 from headrace.registry.versions import VersionList
 from headrace.replay.lineage import kept_state
 from headrace.replay.rebuild import Place, rebuild
@@ -169,25 +168,3 @@ def _trainings(app: App, log: Log, graded: Sequence[Row]) -> list[Training]:
         named = learner.coefficients(column_names(task, now.words, known=known))
         found.append(Training(item.version, item.training["rows"], species, named, grades, item.ts_us))
     return found
-
-
-def column_names(
-    task: ModelTask, words: Mapping[str, Sequence[str]], *, known: Mapping[str, int] | None = None
-) -> list[str | tuple[str, str | None]]:
-    """The columns of a model's X: of a category (column, word), and (column, None) where none has come yet.
-
-    Args:
-        words: of each category, in the order in which they came.
-        known: how many of them; all by default.
-    """
-    assert not callable(task.features)
-    names: list[str | tuple[str, str | None]] = []
-    for feature in task.features:
-        if not isinstance(feature, Category):
-            names.append(feature if isinstance(feature, str) else feature.column)
-            continue
-        there = list(words.get(feature.column, feature.words))[
-            : None if known is None else known.get(feature.column, 0)
-        ]
-        names += [(feature.column, word) for word in there] + [(feature.column, None)] * (feature.width - len(there))
-    return names

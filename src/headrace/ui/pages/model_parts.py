@@ -10,6 +10,7 @@ from headrace.replay.explain import explain, range_text
 from headrace.ui.read import models as read
 from headrace.ui.read.curves import Tables, curves_of
 from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.read.parameters import comparison_of, parameters_of
 from headrace.ui.read.predictor import Asked, Predictor
 from headrace.ui.site import Site
 
@@ -24,6 +25,19 @@ def router(site: Site) -> fastapi.APIRouter:
         moment = moment_of(site, name, at)
         curves = curves_of(tables, moment, name, time=x == "time")
         return site.page(request, "_charts.html", at=moment, curves=curves, model_name=name, time=x == "time")
+
+    @routes.get("/models/{name}/parameters")
+    def parameters(request: fastapi.Request, name: str, at: str = "", cx: int = 0, cy: int = 1) -> Response:
+        moment = moment_of(site, name, at)
+        found = parameters_of(moment, name)
+        most = max(0, len(found.columns) - 1)
+        axes = {"cx": min(max(0, cx), most), "cy": min(max(0, cy), most)}
+        return site.page(request, "_parameters.html", at=moment, found=found, model_name=name, **axes)
+
+    @routes.get("/models/{name}/compare")
+    def compare(request: fastapi.Request, name: str, a: str, b: str, at: str = "") -> Response:
+        moment = moment_of(site, name, at)
+        return site.page(request, "compare.html", at=moment, both=comparison_of(moment, name, a, b))
 
     @routes.get("/models/{name}/ask")
     def ask(request: fastapi.Request, name: str, at: str = "", version: str = "") -> Response:

@@ -198,15 +198,10 @@ class _Place:
     """Where rows of a topic stand on the axis, and with them what happened then."""
 
     def __init__(self, finder: Finder, topic: str, table: pa.Table, *, time: bool, column: str = "__ts") -> None:
-        self.time = time
+        self.time, self.name = time, "event time" if time else "row"
         self.x = floats(table, column) if time else floats(table, "__offset")
         self._finder, self._topic, self._table = finder, topic, table
         self._offsets = np.asarray(table.column("__offset"), np.int64)
-
-    @property
-    def name(self) -> str:
-        """Return the name of the axis."""
-        return "event time" if self.time else "row"
 
     def marks(self, marks: Sequence[Mark]) -> list[dict[str, Any]]:
         """Return marks where the first row that came with them, or after them, stands."""
@@ -375,14 +370,17 @@ def _score_charts(tables: Tables, finder: Finder, model: str, marks: Sequence[Ma
         return []
     metrics = [column.name for column in entries[-1].records.schema
                if pa.types.is_floating(column.type) and column.name not in NOT_METRICS]  # fmt: skip
-    table = tables.newest(finder.moment, topic, ["stream", "rows", "model_version", "__ts", *metrics])
+    table = tables.newest(finder.moment, topic, ["stream", "rows", "learned", "model_version", "__ts", *metrics])
     streams = values(table.column("stream")) if "stream" in table.column_names else []
     charts = []
     for stream in dict.fromkeys(streams):
         own = table.filter(pc.equal(table.column("stream"), stream))
         place = _Place(finder, topic, own, time=time)
         if not time:
-            place.x = floats(own, "rows")
+            # Of a set that is fixed, what moves is how much was learned.
+            fixed = len(set(floats(own, "rows").tolist())) == 1
+            place.name = "rows learned" if fixed else "rows scored"
+            place.x = floats(own, "learned" if fixed else "rows")
         shown = place.marks(marks) + place.versions()
         for metric in [name for name in metrics if not name.startswith("window_")]:
             charts.append(_score_chart(stream, metric, own, place, shown))
@@ -401,7 +399,7 @@ def _score_chart(stream: str, metric: str, own: pa.Table, place: _Place, marks: 
         found[np.searchsorted(axis, at)] = numbers
         return _plain(found)
 
-    names = [place.name if place.time else "rows scored", f"{metric}, all rows", "newest rows"]
+    names = [place.name, f"{metric}, all rows", "newest rows"]
     columns = [_plain(axis), spread(x, mean), spread(newest_x, newest)]
     bands: list[tuple[int, int]] = []
     if not np.array_equal(least, most):

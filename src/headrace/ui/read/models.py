@@ -211,11 +211,18 @@ def marks_of(finder: Finder, model: str) -> list[Mark]:
 
 
 @dataclass(frozen=True, slots=True)
-class Confusion:
-    """Counts of one stream's predictions: rows are the truth, columns the predictions."""
+class Scores:
+    """The newest scores of one stream.
+
+    Attributes:
+        metrics: name, over all rows, over the newest.
+        labels, counts: of a classifier: its confusion matrix; rows are the truth, columns the predictions.
+    """
 
     stream: str
     rows: int
+    window: int
+    metrics: list[tuple[str, float | None, float | None]]
     labels: list[str]
     counts: list[list[int]]
 
@@ -238,7 +245,7 @@ class Model:
     trainings: list[tuple[Link, int]]
     declared: list[tuple[str, Any]]
     parts: list[tuple[str, list[str]]]
-    confusions: list[Confusion]
+    scores: list[Scores]
     trains: bool
     selection: str = ""
     shadow: bool = False
@@ -263,7 +270,7 @@ def model_of(moment: Moment, model: str) -> tuple[Model, Finder]:
         trainings_of(finder, model),
         declared_pairs(finder.versions(model)),
         _parts(finder.flows, model, moment),
-        confusions_of(moment, model),
+        scores_of(moment, model),
         model in finder.flows.trains,
         finder.flows.trains.get(model, ""),
         model in finder.flows.shadows,
@@ -388,16 +395,20 @@ def _topics(flows: Flows, model: str, kind: str) -> list[str]:
     return [topic for node in flows.of_model(model, kind) for topic in node.topics]
 
 
-def confusions_of(moment: Moment, model: str) -> list[Confusion]:
-    """Return the confusion matrix of each stream that a model was scored on, labels in their own order."""
+def scores_of(moment: Moment, model: str) -> list[Scores]:
+    """Return the newest scores of each stream that a model was scored on; labels in their own order."""
     found = []
     for line in newest_scores(moment.log, model, end=moment.end(f"{model}-metrics")):
-        labels, counts = line.get("labels") or [], line.get("confusion") or []
+        labels, counts, matrix = line.get("labels") or [], line.get("confusion") or [], []
         if labels and len(counts) == len(labels) ** 2:
             numbers = all(label.lstrip("-").isdigit() for label in labels)
             order = sorted(range(len(labels)), key=lambda i: (int(labels[i]) if numbers else 0, labels[i]))
             matrix = [[int(counts[i * len(labels) + j]) for j in order] for i in order]
-            found.append(Confusion(line["stream"], int(line["rows"]), [labels[i] for i in order], matrix))
+            labels = [labels[i] for i in order]
+        figures = {name: value for name, value in metrics_of(line).items() if value is not None}
+        names = dict.fromkeys(name.removeprefix("window_") for name in figures)
+        metrics = [(name, figures.get(name), figures.get(f"window_{name}")) for name in names]
+        found.append(Scores(line["stream"], int(line["rows"]), int(line["window"]), metrics, labels, matrix))
     return found
 
 

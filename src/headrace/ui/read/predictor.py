@@ -21,7 +21,7 @@ from headrace.errors import HeadraceError, LogError
 from headrace.learn.base import offers_probabilities, traits_of
 from headrace.plan.blueprint import declared_by_log
 from headrace.plan.task import ModelTask, served_column
-from headrace.registry.models import checkpoint_steps, read_model
+from headrace.registry.models import checkpoint_steps, read_model, read_progress
 from headrace.replay.rebuild import Place, rebuild
 from headrace.replay.version_state import version_of
 from headrace.row_tables import cell
@@ -32,6 +32,7 @@ from headrace.ui.read.flows import Flows
 from headrace.ui.read.moment import Moment
 from headrace.ui.read.relations import versions_of
 
+BESIDE = "A dashboard beside the pipeline knows: headrace run FILE --ui."
 KEPT = 4
 LONGEST = 1 << 20
 KINDS = {"number": pa.float64(), "text": pa.string(), "bytes": pa.binary(), "numbers": pa.list_(pa.float64())}
@@ -120,7 +121,7 @@ class Predictor:
         try:
             columns, shapes = self._columns(moment, model)
         except HeadraceError as error:
-            return Form(why_not=f"{error.message}. {error.advice}")
+            return Form(why_not=f"{error.message}. {BESIDE}")
         if not columns:
             return Form(why_not="a function of its pipeline's makes its features, so that its columns are not known")
         known = {} if given else _newest_row(moment, flows, model)
@@ -202,8 +203,11 @@ def _kept(moment: Moment, model: str, number: int) -> _Asker:
     note = ""
     if not moment.live and version.training == {}:
         note = "as it was when it ended" if version.ended_us is not None else "as it is now"
-    elif version.ended_us is None and (by.number != number or known["fingerprint"].get("inputs")):
-        note = f"the newest state that the log holds, up to {by.position or 'nothing'}"
+    elif version.ended_us is None:
+        progress = read_progress(moment.log, model)
+        position = str(by.position) if by.position else None
+        if by.number != number or (progress is not None and progress.position != position):
+            note = "the newest state that the log holds; the pipeline has gone on"
     return _Asker(task, by, note)
 
 

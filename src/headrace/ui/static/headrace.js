@@ -348,6 +348,7 @@ function drawings() {
         text += String.fromCharCode(inside ? data[4 * (from * width + at)] : 0);
       }
       field.value = mass ? btoa(text) : "";
+      field.dispatchEvent(new Event("input", { bubbles: true }));
     };
     const clear = () => { pen.fillStyle = "#000"; pen.fillRect(0, 0, width, height); field.value = ""; file.value = ""; };
     const at = (/** @type {PointerEvent} */ event) => {
@@ -379,7 +380,13 @@ function drawings() {
       pen.filter = "none";
       keep(false);
     });
+    const given = field.value;
     clear();
+    if (!given) continue;
+    const [image, bytes] = [pen.createImageData(width, height), atob(given)];
+    for (let i = 0; i < width * height; i++) image.data.set([0, 0, 0, 255].map((alpha) => alpha || bytes.charCodeAt(i)), 4 * i);
+    pen.putImageData(image, 0, 0);
+    field.value = given;
   }
 }
 
