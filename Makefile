@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ROUNDS ?= 200
 WORKERS ?= 3
 
-.PHONY: demo test test-long test-torch test-spark test-flink crash-spark crash-flink flink-jar jars check lint types doctest crash soak bench docs docs-serve vendor wheel clean
+.PHONY: demo test test-long test-torch test-spark test-flink crash-spark crash-flink flink-jar jars check lint types doctest crash soak bench docs docs-serve screens vendor wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -94,6 +94,9 @@ docs: $(VENV)/.installed  ## the site, into site/; a warning is an error
 
 docs-serve: docs  ## the site on http://127.0.0.1:8001
 	$(BIN)/python -m http.server 8001 --bind 127.0.0.1 --directory site
+
+screens: $(VENV)/.installed  ## screenshots of every page of the dashboard, into docs/screens/; needs Chromium
+	$(BIN)/python docs/screens.py
 
 vendor:  ## compares the dashboard's htmx and uPlot with what npm has
 	src/headrace/ui/vendor/fetch.sh
