@@ -154,6 +154,24 @@ def shapes(log: Path) -> hr.App:
     return app
 
 
+def test_without_a_pipeline_it_says_so(tmp_path: Path) -> None:
+    place = tmp_path / "shapes.headrace"
+    with shapes(place).start() as running:
+        running.append("drawn", [{"pixels": bytes(36)}])
+    with dashboard_of(place) as url:
+        client = Client(url.removesuffix("/ui"))
+        text = post(client, "drawn", token="t", json='{"pixels": null}').body.decode()
+        assert "/ui/topics/drawn/1/predicted" in text
+        assert "No pipeline runs on this log" in client.get("/ui/topics/drawn/1/predicted").body.decode()
+        client.close()
+    with shapes(place).start() as running:
+        running.wait(timeout=30)
+    with dashboard_of(place) as url:
+        client = Client(url.removesuffix("/ui"))
+        assert "guessed 1" in client.get("/ui/topics/drawn/1/predicted").body.decode()
+        client.close()
+
+
 def test_a_drawing_is_predicted_beside_it(opener: Opener, tmp_path: Path) -> None:
     with serving(shapes(tmp_path / "shapes.headrace")) as (running, client):
         blocks = np.random.default_rng(1).integers(0, 255, (40, 36), np.uint8)
@@ -186,21 +204,3 @@ def test_a_drawing_is_predicted_beside_it(opener: Opener, tmp_path: Path) -> Non
         text = post(client, "guessed", token="t", json='{"a": 1}').body.decode()
         assert "is not declared to be appended to" in text
         page.goto("about:blank")
-
-
-def test_without_a_pipeline_it_says_so(tmp_path: Path) -> None:
-    place = tmp_path / "shapes.headrace"
-    with shapes(place).start() as running:
-        running.append("drawn", [{"pixels": bytes(36)}])
-    with dashboard_of(place) as url:
-        client = Client(url.removesuffix("/ui"))
-        text = post(client, "drawn", token="t", json='{"pixels": null}').body.decode()
-        assert "/ui/topics/drawn/1/predicted" in text
-        assert "No pipeline runs on this log" in client.get("/ui/topics/drawn/1/predicted").body.decode()
-        client.close()
-    with shapes(place).start() as running:
-        running.wait(timeout=30)
-    with dashboard_of(place) as url:
-        client = Client(url.removesuffix("/ui"))
-        assert "guessed 1" in client.get("/ui/topics/drawn/1/predicted").body.decode()
-        client.close()

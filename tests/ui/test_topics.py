@@ -202,6 +202,19 @@ def test_images_are_drawn(tmp_path: Path) -> None:
         client.close()
 
 
+def test_a_row_of_10_megabytes_is_shown_short(tmp_path: Path) -> None:
+    log = open_log(str(tmp_path / "large.headrace"), writer=True)
+    append(log, "large", {"text": ["<script>" + "x" * 10_000_000], "number": [float("nan")], "raw": [b"\xff" * 1000]})
+    log.close()
+    with dashboard_of(tmp_path / "large.headrace") as url:
+        client = Client(url.removesuffix("/ui"))
+        for path in ("/ui/topics/large", "/ui/topics/large/0"):
+            got = client.get(path)
+            assert got.status == 200 and len(got.body) < 250_000 and b"<script>x" not in got.body
+        assert len(client.get("/ui/topics/large/0/json").json["text"]) == 10_000_008
+        client.close()
+
+
 def tailed(url: str, topic: str, after: int, until: int, last: int | None = None) -> list[int]:
     """Read a tail until an offset has come; returns all that came."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
