@@ -24,6 +24,7 @@ from headrace.ui.pages.produce import form_values
 from headrace.ui.read import topics as read
 from headrace.ui.read.images import declared_images, image_of
 from headrace.ui.read.moment import Moment, moment_at
+from headrace.ui.read.pipeline import graph_of
 from headrace.ui.read.relations import relations_of
 from headrace.ui.read.search import Search, all_columns
 from headrace.ui.site import Site, link
@@ -253,11 +254,14 @@ def _number(text: str) -> int | None:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.split("\n") if name]
+    # A form's field comes with CRLF where its value has line feeds.
+    return [name for name in text.replace("\r\n", "\n").split("\n") if name]
 
 
 def _info(moment: Moment, topic: str) -> TopicInfo:
     info = moment.topic(topic)
+    if info is None and f"topic:{topic}" in graph_of(moment.log).parts:
+        return TopicInfo(topic, 0, 0, 0, 0, 0, 0)  # it is declared, and its first row is still to come
     if info is None:
         raise no_topic(moment.log, topic)
     return info

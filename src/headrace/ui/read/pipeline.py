@@ -29,7 +29,7 @@ KEPT = "source_slot_retained_bytes"
 NOTES = {
     KEPT.removeprefix("source_"): "of WAL kept",
     "lag_rows": "rows behind",
-    "pending_labels": "wait for labels",
+    "pending_labels": "open for labels",
     "window_late_rows": "rows too late",
 }
 
