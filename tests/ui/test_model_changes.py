@@ -118,3 +118,18 @@ def test_a_pipeline_that_runs_is_asked_and_its_answer_shown(running: hr.App) -> 
         assert "from version 1" in post(client, "line/rollback", version="1")
         assert "a log has one writer" in post(client, "line/reset")
         client.close()
+
+
+def test_a_training_shows_itself_on_an_open_page(page: Any, running: hr.App) -> None:
+    with running.start(serve=ServeSettings(port=0)) as started:
+        started.append("points", [{"id": n, "x": float(n)} for n in range(4)])
+        started.append("truth", [{"id": n, "y": 2.0 * n} for n in range(4)])
+        started.wait()
+        assert started.server is not None
+        page.goto(f"{started.server.url}/ui/models/line")
+        page.locator("body[data-stream=open]").wait_for()
+        page.locator("[data-live='model:line/version']", has_text="v1").wait_for()
+        page.get_by_text("It has not been trained anew yet.").wait_for()
+        started.retrain("line")
+        page.get_by_role("link", name="trained version 2 on 4 rows (the last 10 rows)", exact=True).wait_for()
+        page.get_by_role("region", name="Versions", exact=True).get_by_role("link", name="2", exact=True).wait_for()

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import fastapi
+from markupsafe import Markup
 from starlette.responses import Response
 
 from headrace.ui.pages.model_parts import ask_as_given, given_in, moment_of
@@ -14,6 +15,7 @@ from headrace.ui.read import models as read
 from headrace.ui.read.flows import flows_of
 from headrace.ui.read.moment import moment_at
 from headrace.ui.read.predictor import Predictor
+from headrace.ui.read.relations import Finder
 from headrace.ui.site import Site, link
 
 
@@ -32,15 +34,19 @@ def router(site: Site) -> fastapi.APIRouter:
     def model(request: fastapi.Request, name: str, at: str = "", version: str = "", x: str = "rows") -> Response:
         moment = moment_of(site, name, at)
         found, finder = read.model_of(moment, name)
-        address = functools.partial(link, at="" if moment.live else moment.text)
-        marks = read.marks_of(finder, name)
-        svg = timeline_svg(name, found.versions, marks, address, until_us=moment.newest_us())
+        svg = _timeline(found, finder)
         given = given_in(request)
         form = predictor.form(moment, finder.flows, name, given)
         asked, failed = ask_as_given(predictor, moment, name, given, version) if given else (None, "")
         about: dict[str, Any] = {"form": form, "asked": asked, "failed": failed, "version": version, "x": x}
         about |= {"model_name": name, "target": read.target_of(moment, name)}
         return site.page(request, "model.html", at=moment, model=found, timeline=svg, **about)
+
+    @routes.get("/models/{name}/history")
+    def history(request: fastapi.Request, name: str, at: str = "") -> Response:
+        moment = moment_of(site, name, at)
+        found, finder = read.model_of(moment, name)
+        return site.page(request, "_history.html", at=moment, model=found, timeline=_timeline(found, finder))
 
     @routes.get("/models/{name}/{number}")
     def version(request: fastapi.Request, name: str, number: str, at: str = "") -> Response:
@@ -49,3 +55,10 @@ def router(site: Site) -> fastapi.APIRouter:
         return site.page(request, "version.html", at=moment, version=found)
 
     return routes
+
+
+def _timeline(model: read.Model, finder: Finder) -> Markup:
+    moment = finder.moment
+    address = functools.partial(link, at="" if moment.live else moment.text)
+    marks = read.marks_of(finder, model.name)
+    return timeline_svg(model.name, model.versions, marks, address, until_us=moment.newest_us())

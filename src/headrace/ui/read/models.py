@@ -242,7 +242,7 @@ class Model:
     line: ModelLine
     versions: list[VersionLine]
     all_versions: int
-    trainings: list[tuple[Link, int]]
+    trainings: list[tuple[Link, int, Link | None]]
     declared: list[tuple[str, Any]]
     parts: list[tuple[str, list[str]]]
     scores: list[Scores]
@@ -303,13 +303,18 @@ def declared_pairs(versions: VersionList) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in core(fingerprint).items() if value not in (None, [], {}, "")]
 
 
-def trainings_of(finder: Finder, model: str, most: int = 20) -> list[tuple[Link, int]]:
-    """Return what was told of trainings, the newest first, with the times when they came into the log."""
+def trainings_of(finder: Finder, model: str, most: int = 20) -> list[tuple[Link, int, Link | None]]:
+    """Return what was told of trainings, the newest first, when that was, and the alarm that began each."""
     topic = training_topic(model)
     if topic not in finder.moment.log.topics():
         return []
     end = finder.moment.end(topic)
-    return [(row.link(training_text(row)), ts_us) for row, ts_us in finder.newest(topic, end, most)]
+    found = []
+    for row, ts_us in finder.newest(topic, end, most):
+        alarm = finder.alarm_of(row, model)
+        cause = None if alarm is None else alarm_link(finder, alarm)
+        found.append((row.link(training_text(row)), ts_us, cause))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

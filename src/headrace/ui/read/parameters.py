@@ -52,6 +52,7 @@ class Parameters:
     """The numbers of a version.
 
     Attributes:
+        position: up to which it has learned in the state that the log holds.
         against: the version that they are compared with; None where there is none.
         centres: points of a k-means in all columns; ``columns``: names of these.
         before: the centres of the other version.
@@ -59,6 +60,7 @@ class Parameters:
     """
 
     version: int
+    position: str | None = None
     against: int | None = None
     numbers: list[Parameter] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
@@ -101,17 +103,19 @@ def parameters_of(moment: Moment, model: str, number: str = "") -> Parameters:
     except HeadraceError as error:
         return Parameters(chosen.version, why_not=f"{error.message}. {BESIDE}")
     theirs = _of_other(moment, task, other)
+    position = str(by.position) if by.position else None
     centres, before = mine.get("centers"), theirs.get("centers")
     names = list(task.feature_names)
     found = [_parameter(name, array, theirs.get(name)) for name, array in mine.items()]
     shown = centres is not None and centres.ndim == 2 and centres.shape[1] >= 2
     if not shown or centres is None:
-        return Parameters(by.number, other.version if theirs and other else None, found)
+        return Parameters(by.number, position, other.version if theirs and other else None, found)
     if len(names) != centres.shape[1]:
         names = [f"column {i}" for i in range(centres.shape[1])]
     fits = before is not None and before.shape[1:] == centres.shape[1:]
     return Parameters(
         by.number,
+        position,
         other.version if theirs and other else None,
         found,
         names,

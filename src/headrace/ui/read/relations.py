@@ -24,12 +24,13 @@ from headrace.position import Position
 from headrace.registry.versions import VersionList, VersionRecord
 from headrace.replay.position_index import entry_of, find_row
 from headrace.row_tables import cell
+from headrace.serve.models import TAKES_OVER
 from headrace.ui.read.flows import ALARM, DRIFT, GRADE, WINDOW, Flows, Node, flows_of
 from headrace.ui.read.moment import Moment
 
 LOOKED_AT = 20_000
 SHOWN = 50
-TRAINED_ON = "trained on"
+TRAININGS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Finder:
         self.moment = moment
         self.flows: Flows = flows_of(moment)
         self._versions: dict[str, VersionList] = {}
+        self._trainings: dict[str, dict[int | None, Found]] = {}
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -232,12 +234,14 @@ class Finder:
 
     def training_of(self, version: VersionRecord) -> Found | None:
         """Return what was told of the training that a version came of."""
-        topic = training_topic(version.model)
+        model, topic = version.model, training_topic(version.model)
         if not version.training or topic not in self.moment.log.topics():
             return None
-        end = self.moment.end(topic)
-        found = list(self._among(topic, max(0, end - LOOKED_AT), end, _equal("version", version.version)))
-        return next((line for line in found if line.values.get("status") in ("trained", "promoted")), None)
+        if model not in self._trainings:
+            told = [row for row, _ in self.newest(topic, self.moment.end(topic), TRAININGS)]
+            took_over = [row for row in told if row.values.get("status") in TAKES_OVER]
+            self._trainings[model] = {row.values.get("version"): row for row in took_over}
+        return self._trainings[model].get(version.version)
 
     def versions(self, model: str) -> VersionList:
         """Return the versions of a model that there were."""
