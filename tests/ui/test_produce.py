@@ -17,6 +17,7 @@ from headrace.batch import Batch
 from headrace.log import open_log
 from headrace.serve.keys import KeyFile
 from tests.serve.client import Client, Got, serving
+from tests.waiting import wait_until
 
 from .conftest import Opener, dashboard_of
 
@@ -131,6 +132,27 @@ def test_it_needs_the_scope(path: Path, tmp_path: Path) -> None:
         assert client.post("/ui/topics/orders/produce", b"", {"Sec-Fetch-Site": "cross-site"}).status == 403
         client.close()
     assert len(rows(path)) == 2
+
+
+def test_a_refusal_is_shown_where_the_outcome_stands(opener: Opener, path: Path, tmp_path: Path) -> None:
+    opener.expected.append("/produce")
+    opener.expected.append("htmx:")
+    keys = KeyFile(tmp_path / "keys")
+    record, key = keys.create("writer", ["read", "produce"])
+    with dashboard_of(path, keys=keys) as url:
+        page = opener()
+        page.goto(f"{url}/topics/orders/produce")
+        page.locator("#key").fill(key)
+        page.locator("form.stack button").click()
+        page.locator("#json").wait_for()
+        keys.revoke(record.id)
+        client = Client(url.removesuffix("/ui"), **{"X-API-Key": key})
+        wait_until(lambda: client.get("/ui/topics").status == 401)
+        client.close()
+        page.locator("#json").fill('{"id": 9}')
+        page.get_by_role("button", name="Append").nth(1).click()
+        page.locator("#outcome", has_text="no such key or token").wait_for()
+        assert len(rows(path)) == 1
 
 
 def test_a_file_that_a_pipeline_writes_is_refused(path: Path) -> None:

@@ -10,6 +10,7 @@ import webbrowser
 from functools import cache
 
 import fastapi
+from fastapi.exceptions import RequestValidationError
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from headrace.errors import DeclarationError, HeadraceError, LogError, LogLocked
@@ -103,11 +104,17 @@ def _application(site: Site, gate: Gate, *, secure: bool) -> fastapi.FastAPI:
         )
         return failed(request, 500, "this page failed: a defect of Headrace, which is in the server's log")
 
+    def misread(request: fastapi.Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        wrong = "; ".join(f"{each['loc'][-1]}: {each['msg']}" for each in error.errors())
+        return failed(request, 400, f"the address is wrong: {wrong}")
+
     def missing(request: fastapi.Request, error: Exception) -> Response:
         return failed(request, 404, "there is no such page")
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(HeadraceError, refused)
+    app.add_exception_handler(RequestValidationError, misread)
     app.add_exception_handler(404, missing)
     app.add_exception_handler(Exception, defect)
     return app

@@ -245,8 +245,6 @@ function editor() {
     cancel.hidden = true;
   });
   result?.addEventListener("htmx:afterRequest", () => cancel.hidden = true);
-  const failed = () => { if (result) result.textContent = "The server did not answer; run the query again."; };
-  result?.addEventListener("htmx:sendError", failed);
 }
 
 /** Draws the numbers of `data-chart`, in the colours of the page. @param {ParentNode} root */
@@ -562,6 +560,14 @@ function step(by) {
   next.scrollIntoView({ block: "nearest" });
 }
 
+/** Where a part of the page could not be had, or a change was refused, the reason stands in its place. @param {any} event */
+function refused(event) {
+  const { target, xhr } = event.detail;
+  let text = "The server did not answer; try again.";
+  try { text = JSON.parse(xhr.responseText).detail; } catch { /* it said nothing */ }
+  target.textContent = text;
+}
+
 // -- start -----------------------------------------------------------------------------------------------------------
 
 live();
@@ -585,3 +591,4 @@ document.body.addEventListener("htmx:afterSwap", (event) => {
   times(part);
   charts(part);
 });
+for (const kind of ["htmx:responseError", "htmx:sendError"]) document.body.addEventListener(kind, refused);
