@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pyarrow import csv, parquet
 from headrace.batch import Batch
 from headrace.log import open_log
 from tests.serve.client import Client
+from tests.waiting import wait_until
 
 from .conftest import Opener, dashboard_of
 
@@ -94,10 +95,7 @@ def test_a_query_is_cancelled(opener: Opener, fish_dashboard: str) -> None:
     page.goto(f"{fish_dashboard}/sql?q={quote(FOR_EVER)}")
     page.locator("#cancel").click()
     page.locator("#result", has_text="Cancelled").wait_for()
-    deadline = time.monotonic() + 60
-    while any(thread.name == "headrace-query" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not any(thread.name == "headrace-query" for thread in threading.enumerate()))
 
 
 def test_values_of_every_kind_are_text(tmp_path: Path) -> None:
@@ -124,3 +122,13 @@ def test_values_of_every_kind_are_text(tmp_path: Path) -> None:
         for form in ("csv", "jsonl", "parquet"):
             assert client.get("/ui/sql/export", q=f'from "odd {script}"', form=form).status == 200
         client.close()
+
+
+def test_queries_that_wait_hold_up_no_page(client: Client, fish_dashboard: str) -> None:
+    held = [http.client.HTTPConnection(client.url.removeprefix("http://"), timeout=30) for _ in range(50)]
+    for connection in held:
+        connection.request("GET", f"/ui/sql/result?q={quote(FOR_EVER)}")
+    assert client.get("/ui/topics").status == 200
+    for connection in held:
+        connection.close()
+    wait_until(lambda: not any(thread.name == "headrace-query" for thread in threading.enumerate()))

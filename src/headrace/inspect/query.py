@@ -80,6 +80,7 @@ class Bounds:
 
     Attributes:
         more: whether the last result was cut.
+        read: bytes of topics that were read for the query, by whoever reads them.
     """
 
     memory: int = 512 << 20
@@ -87,6 +88,7 @@ class Bounds:
     rows: int = 10_000
     bytes: int = 64 << 20
     more: bool = False
+    read: int = 0
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _late: bool = False
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
+import anyio
 import anyio.to_thread
 import fastapi
 
@@ -29,6 +30,7 @@ WAIT_SECONDS = 0.5
 QUIET_SECONDS = 15.0
 GRAPH_SECONDS = 5.0
 LEFT_SECONDS = 0.1
+QUERIES = 4
 HISTORY = 600
 T = TypeVar("T")
 logger = logging.getLogger("headrace")
@@ -53,6 +55,7 @@ class Hub:
     Attributes:
         numbers: the newest, by their keys; ``slice`` the newest of the first log. Replaced, never changed.
         failed: why the last look failed; empty where it did not.
+        queries: lets so many queries of people run at once; the others wait, and other pages have threads.
         history: figures of the last ten minutes in which somebody watched.
     """
 
@@ -67,6 +70,7 @@ class Hub:
         self.slice = 0
         self.failed = ""
         self.ended = False
+        self.queries = anyio.CapacityLimiter(QUERIES)
         self.history: deque[Sample] = deque(maxlen=HISTORY)
 
     @contextlib.asynccontextmanager
@@ -175,13 +179,14 @@ async def numbers(hub: Hub, wanted: Callable[[str], bool]) -> AsyncIterator[byte
                 yield message("numbers", json.dumps(news), hub.slice)
 
 
-async def while_watched(request: fastapi.Request, work: Callable[[], T], cancel: Callable[[], None]) -> T:
-    """Do work in a thread as long as the browser waits for it.
+async def while_watched(request: fastapi.Request, hub: Hub, work: Callable[[], T], cancel: Callable[[], None]) -> T:
+    """Run a query in a thread as long as the browser waits for it.
 
     Args:
+        work: the query.
         cancel: ends the work soon; called when the browser has left.
     """
-    doing = asyncio.ensure_future(anyio.to_thread.run_sync(work, abandon_on_cancel=True))
+    doing = asyncio.ensure_future(anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=hub.queries))
     try:
         while not (await asyncio.wait({doing}, timeout=LEFT_SECONDS))[0]:
             if await request.is_disconnected():

@@ -40,7 +40,7 @@ def router(site: Site) -> fastapi.APIRouter:
     async def result(request: fastapi.Request, q: str, at: str = "", show: str = "table") -> Response:
         bounds = Bounds(seconds=SECONDS, rows=SHOWN_ROWS)
         try:
-            table = await while_watched(request, lambda: read.run(site.subject, q, at, bounds), bounds.cancel)
+            table = await while_watched(request, site.hub, lambda: read.run(site.subject, q, at, bounds), bounds.cancel)
             found, wrong = await run_in_threadpool(read.result_of, table, more=bounds.more), None
         except HeadraceError as error:
             found, wrong = None, error
@@ -49,7 +49,7 @@ def router(site: Site) -> fastapi.APIRouter:
     @routes.get("/sql/export")
     async def export(request: fastapi.Request, q: str, form: str, at: str = "") -> Response:
         bounds = Bounds(seconds=SECONDS * 4, rows=EXPORTED_ROWS, bytes=EXPORTED_BYTES)
-        table = await while_watched(request, lambda: read.run(site.subject, q, at, bounds), bounds.cancel)
+        table = await while_watched(request, site.hub, lambda: read.run(site.subject, q, at, bounds), bounds.cancel)
         parts = (table.slice(start, 8192) for start in range(0, table.num_rows, 8192))
         return exported(parts, table.slice(0, 0), form, "query")
 

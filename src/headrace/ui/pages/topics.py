@@ -33,7 +33,7 @@ from headrace.ui.stream import message
 TAIL_ROWS = 2_000
 INTERNAL_COOKIE, REMEMBERED = "headrace-internal", 365 * 86_400
 OLDEST = "oldest"
-SEARCH_SECONDS = 600.0
+SEARCH_SECONDS = 120.0
 EXPORT_SECONDS = 3600.0
 LONGEST_JSON = 100_000
 
@@ -165,7 +165,7 @@ def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
 
         sought = await run_in_threadpool(begin)
         return StreamingResponse(
-            _found(sought, _names(columns)), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+            _found(site, sought, _names(columns)), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
         )
 
     @routes.get("/topics/{topic}/export")
@@ -267,14 +267,16 @@ def _info(moment: Moment, topic: str) -> TopicInfo:
     return info
 
 
-async def _found(search: Search, columns: list[str]) -> AsyncIterator[bytes]:
+async def _found(site: Site, search: Search, columns: list[str]) -> AsyncIterator[bytes]:
     """Yield rows as they are found, how far the search is, and how it ended."""
     steps = search.steps(read.ROWS)
     found = 0
     try:
         while True:
             try:
-                step = await anyio.to_thread.run_sync(next, steps, None, abandon_on_cancel=True)
+                step = await anyio.to_thread.run_sync(
+                    next, steps, None, abandon_on_cancel=True, limiter=site.hub.queries
+                )
             except LogError as error:
                 yield message("wrong", json.dumps({"message": error.message, "advice": error.advice}))
                 return

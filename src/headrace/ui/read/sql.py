@@ -111,17 +111,18 @@ def _parts(moment: Moment, log: Log, topic: str, bounds: Bounds) -> Iterable[pa.
     info = log.topics().get(topic)
     if info is None:
         return
-    size = 0
+    found = False
     for offset, records in moment.rows(topic, info.first, moment.end(topic)):
         bounds.check()
-        size += records.nbytes
-        if size > READ_BYTES:
+        found = True
+        bounds.read += records.nbytes
+        if bounds.read > READ_BYTES:
             raise LogError(
-                f"«{topic}» has more than {READ_BYTES >> 20} MiB of rows, which a query here does not read",
+                f"with «{topic}» the query reads more than {READ_BYTES >> 20} MiB of rows, which is too much here",
                 advice="Filter the topic on its own page, or run headrace sql.",
             )
         yield with_numbers(present(records), offset=offset_numbers(offset, records.num_rows))
-    if not size:
+    if not found:
         yield topic_shape(log, topic)
 
 
