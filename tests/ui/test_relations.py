@@ -15,6 +15,7 @@ from headrace.ui.read.models import marks_of, model_lines, model_of, version_of
 from headrace.ui.read.moment import moment_at, now
 from headrace.ui.read.parameters import comparison_of, parameters_of
 from headrace.ui.read.relations import Finder, found_row, relations_of
+from tests.serve.client import Client
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +130,17 @@ def test_from_an_alarm_to_the_new_version_in_five_clicks(page: Any, fish_dashboa
     assert page.locator("#rows tbody tr th a").first.inner_text() == "85"
 
 
-def test_a_page_of_a_model_that_is_not_there(opener: Any, fish_dashboard: str) -> None:
-    opener.expected.append("404")
-    page = opener()
-    page.goto(f"{fish_dashboard}/models/nobody")
-    page.get_by_text("Its models: weight").wait_for()
-    page.goto(f"{fish_dashboard}/models/weight/9")
-    page.get_by_text("It has: 1 to 2.").wait_for()
-    page.goto(f"{fish_dashboard}/alarms/weight-diff/3")
-    page.get_by_text("holds no alarm 3").wait_for()
+def test_what_is_not_there_says_what_is(fish_dashboard: str) -> None:
+    client = Client(fish_dashboard.removesuffix("/ui"))
+    for place, said in (
+        ("models/nobody", "Its models: weight"),
+        ("models/weight/9", "It has: 1 to 2."),
+        ("alarms/weight-diff/3", "holds no alarm 3"),
+        ("models/weight?at=soon", "soon"),
+    ):
+        got = client.get(f"/ui/{place}", {"Accept": "text/html"})
+        assert got.status in (400, 404) and said in got.body.decode(), place
+    client.close()
 
 
 def test_two_versions_side_by_side_and_how_far_their_numbers_moved(page: Any, fish_dashboard: str, log: Log) -> None:

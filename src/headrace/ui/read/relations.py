@@ -194,13 +194,13 @@ class Finder:
         return [other for other in self.flows.below(node, kind) if self.flows.source(other) == node]
 
     def rows_of(self, line: Found, window: Node) -> list[Found]:
-        """Return the rows of a window's line, oldest first."""
+        """Return the newest rows of a window's line, `SHOWN` at the most, oldest first."""
         count = int(line.values.get("rows") or 0)
         fits = self._within(window, line)
         return [
             row
             for topic in self.flows.source_topics(window)
-            for row in self.before(topic, line.slice, fits, min(count, LOOKED_AT))
+            for row in self.before(topic, line.slice, fits, min(count, SHOWN))
         ]
 
     def line_of(self, alarm: Found, node: Node) -> Found | None:
@@ -471,10 +471,9 @@ def _consequences(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
 def _of_window(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
     made_of = finder.rows_of(row, node)
     total = int(row.values.get("rows") or len(made_of))
-    shown = made_of[:SHOWN]
-    note = f"{len(shown)} of {total:,} rows" if total > len(shown) else ""
-    graded = any("grade" in line.values for line in shown)
-    yield Relation("Grades" if graded else "Rows", [line.link(_row_text(line)) for line in shown], note)
+    note = f"The last {len(made_of)} of {total:,} rows" if total > len(made_of) else ""
+    graded = any("grade" in line.values for line in made_of)
+    yield Relation("Grades" if graded else "Rows", [line.link(_row_text(line)) for line in made_of], note)
     yield Relation("Alarm", [alarm_link(finder, alarm) for alarm in finder.alarms_of(row, node)])
 
 
