@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             columns["note"] = ["late"] * per
         append(log, "orders", columns, lsn=number + 1, index=ids, key=("id",), ts_us=number * HOUR_US + 1)
     append(log, "wide", {f"column {number:03}": [number] for number in range(300)})
-    append(log, "odd topic ö?", {"offset": [7], "op": ["mine"], "id": [1]}, op="u")
+    append(log, "odd/topic ö?", {"offset": [7], "op": ["mine"], "id": [1]}, op="u")
     log.close()
     return path
 
@@ -140,7 +140,10 @@ def test_a_filter_knows_columns_key_and_headers(client: Client, condition: str, 
 
 
 def test_a_column_of_the_topic_comes_before_ours(client: Client) -> None:
-    name = "odd%20topic%20%C3%B6%3F"
+    name = "odd%2Ftopic%20%C3%B6%3F"
+    for part in ("", "/0", "/0/json", "/produce", "/export?form=csv"):
+        assert client.get(f"/ui/topics/{name}{part}").status == 200, part
+    assert b'href="/ui/topics/odd%2Ftopic%20%C3%B6%3F/0"' in client.get(f"/ui/topics/{name}").body
     assert search(client, "\"offset\" = 7 and op = 'mine' and __op = 'u'", name)[0] == [0]
 
 

@@ -8,10 +8,11 @@ without such a header, or with another site's, nothing is changed.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from headrace.event_log import event
 from headrace.serve.exchange import Problem, Request, Response
@@ -22,6 +23,7 @@ BASE = "/ui"
 SIGN_IN = f"{BASE}/sign-in"
 OPEN_PATHS = (f"{BASE}/static/", f"{BASE}/vendor/")
 CALLER = "headrace.caller"
+SLASH = "\ue02f"  # of private use: no name has it
 # The browser runs what comes from here, and nothing that stands in a page.
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
@@ -64,7 +66,7 @@ class Guard:
 
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")
-        scope = _with_key(scope)
+        scope = _with_slashes(_with_key(scope))
         request = Request(scope, receive, {}, self._body_limit)
         try:
             scope[CALLER] = self._caller(request)
@@ -151,6 +153,14 @@ def _with_key(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if not text:
         return scope
     return {**scope, "headers": [*scope["headers"], header_of(text)]}
+
+
+def _with_slashes(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return a request in whose path a slash of a name (``%2F``) is `SLASH`, and so parts nothing."""
+    raw = scope.get("raw_path") or b""
+    if b"%2f" not in raw.lower():
+        return scope
+    return {**scope, "path": unquote(re.sub("%2f", quote(SLASH), raw.decode("latin-1"), flags=re.IGNORECASE))}
 
 
 def header_of(key: str) -> tuple[bytes, bytes]:

@@ -7,16 +7,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import fastapi
 import jinja2
+from pydantic import AfterValidator
 from starlette.responses import HTMLResponse
 
 from headrace.row_tables import cell
 from headrace.serve.models import Models
-from headrace.ui.guard import BASE, CALLER
+from headrace.ui.guard import BASE, CALLER, SLASH
 from headrace.ui.read import units
 from headrace.ui.stream import Hub
 from headrace.ui.subject import Subject
@@ -30,6 +31,10 @@ NAV = (
     ("SQL", "/sql"),
     ("Health", "/health"),
 )
+
+
+# A name in a path, whatever its characters; see `headrace.ui.guard.SLASH`.
+Name = Annotated[str, AfterValidator(lambda text: text.replace(SLASH, "/"))]
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from headrace.ui.read import alarms as read
 from headrace.ui.read.moment import moment_at
 from headrace.ui.read.relations import relations_of
 from headrace.ui.read.topics import row_of
-from headrace.ui.site import Site
+from headrace.ui.site import Name, Site
 
 
 def router(site: Site) -> fastapi.APIRouter:
@@ -29,7 +29,7 @@ def router(site: Site) -> fastapi.APIRouter:
         return site.page(request, "alarms.html", at=first, reasons=reasons, silent=silent)
 
     @routes.get("/alarms/{topic}/{offset:int}")
-    def alarm(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
+    def alarm(request: fastapi.Request, topic: Name, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
         node, why, ts_us = read.alarm_of(moment, topic, offset)
         row = row_of(moment, topic, offset)

@@ -16,7 +16,7 @@ from headrace.ui.pages.produce import SCOPE, form_values
 from headrace.ui.read import letters as read
 from headrace.ui.read.moment import moment_at
 from headrace.ui.read.produced import form_of
-from headrace.ui.site import Site
+from headrace.ui.site import Name, Site
 
 HEX_BYTES = 2_048
 
@@ -42,14 +42,14 @@ def router(site: Site) -> fastapi.APIRouter:
         return site.page(request, "letters.html", at=first, groups=groups, cut=cut)
 
     @routes.get("/letters/{topic}/{offset:int}")
-    def letter(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
+    def letter(request: fastapi.Request, topic: Name, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
         found = _letter(read.letter_of(moment, topic, offset), topic, offset)
         raw = found.raw[:HEX_BYTES].hex(" ") if found.raw is not None else ""
         return site.page(request, "letter.html", at=moment, letter=found, raw=raw, why_not=why_not(found))
 
     @routes.post("/letters/{topic}/{offset:int}/send")
-    async def send(request: fastapi.Request, topic: str, offset: int) -> Response:
+    async def send(request: fastapi.Request, topic: Name, offset: int) -> Response:
         need(request, SCOPE)
         values = await form_values(request)
         appended, wrong = None, None

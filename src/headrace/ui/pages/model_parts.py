@@ -12,7 +12,7 @@ from headrace.ui.read.curves import Tables, curves_of
 from headrace.ui.read.moment import Moment, moment_at
 from headrace.ui.read.parameters import comparison_of, parameters_of
 from headrace.ui.read.predictor import Asked, Predictor
-from headrace.ui.site import Site
+from headrace.ui.site import Name, Site
 
 
 def router(site: Site) -> fastapi.APIRouter:
@@ -47,7 +47,7 @@ def router(site: Site) -> fastapi.APIRouter:
         return site.page(request, "_asked.html", at=moment, asked=asked, failed=failed, model_name=name, target=target)
 
     @routes.get("/topics/{topic}/{offset:int}/origin")
-    def origin(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
+    def origin(request: fastapi.Request, topic: Name, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
         found = explain(moment.log, topic, offset)
         return site.page(request, "_origin.html", at=moment, origin=found, learned=list(range_text(found["learned"])))

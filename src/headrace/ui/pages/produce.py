@@ -21,7 +21,7 @@ from headrace.ui.appending import Appended, GivenRows, append, row_of_texts
 from headrace.ui.guard import need
 from headrace.ui.read.produced import Form, form_of, predicted_topics, predictions_of
 from headrace.ui.read.relations import Found
-from headrace.ui.site import Site
+from headrace.ui.site import Name, Site
 
 SCOPE = "produce"
 WAIT_SECONDS = 30.0
@@ -35,7 +35,7 @@ def router(site: Site) -> fastapi.APIRouter:
     routes = fastapi.APIRouter()
 
     @routes.get("/topics/{topic}/produce")
-    def form(request: fastapi.Request, topic: str) -> Response:
+    def form(request: fastapi.Request, topic: Name) -> Response:
         need(request, SCOPE)
         return site.page(
             request, "produce.html", topic=topic, form=_form(site, topic), token=secrets.token_hex(12),
@@ -43,13 +43,13 @@ def router(site: Site) -> fastapi.APIRouter:
         )  # fmt: skip
 
     @routes.post("/topics/{topic}/produce")
-    async def append_rows(request: fastapi.Request, topic: str) -> Response:
+    async def append_rows(request: fastapi.Request, topic: Name) -> Response:
         need(request, SCOPE)
         values = await form_values(request)
         return await _outcome(site, request, topic, lambda: _append_given(site, topic, values))
 
     @routes.post("/topics/{topic}/produce/file")
-    async def append_file(request: fastapi.Request, topic: str, name: str, token: str) -> Response:
+    async def append_file(request: fastapi.Request, topic: Name, name: str, token: str) -> Response:
         need(request, SCOPE)
         ending = "".join(Path(name).suffixes[-2:] if Path(name).suffix in ENDINGS[-3:] else Path(name).suffixes[-1:])
         with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
@@ -60,7 +60,7 @@ def router(site: Site) -> fastapi.APIRouter:
             return await _outcome(site, request, topic, lambda: append(site, topic, given, token, key=key))
 
     @routes.get("/topics/{topic}/{offset:int}/predicted")
-    async def predicted(request: fastapi.Request, topic: str, offset: int) -> Response:
+    async def predicted(request: fastapi.Request, topic: Name, offset: int) -> Response:
         outputs = await run_in_threadpool(_predicted, site, topic)
         until = time.monotonic() + WAIT_SECONDS
         found: list[Found] = []

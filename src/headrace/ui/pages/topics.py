@@ -27,7 +27,7 @@ from headrace.ui.read.moment import Moment, moment_at
 from headrace.ui.read.pipeline import graph_of
 from headrace.ui.read.relations import relations_of
 from headrace.ui.read.search import Search, all_columns
-from headrace.ui.site import Site, link
+from headrace.ui.site import Name, Site, link
 from headrace.ui.stream import message
 
 TAIL_ROWS = 2_000
@@ -86,7 +86,7 @@ def _add_list(routes: fastapi.APIRouter, site: Site) -> None:
         return RedirectResponse(link("topics"), 303)
 
     @routes.post("/topics/{topic}/delete")
-    async def remove(request: fastapi.Request, topic: str) -> Response:
+    async def remove(request: fastapi.Request, topic: Name) -> Response:
         need(request, "admin")
         given = await form_values(request)
         if given.get("confirm") != topic:
@@ -100,7 +100,7 @@ def _add_rows(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}")
     def topic(
         request: fastapi.Request,
-        topic: str,
+        topic: Name,
         at: str = "",
         offset: str = "",
         columns: str = "",
@@ -136,7 +136,7 @@ def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}/search")
     async def search(
         request: fastapi.Request,
-        topic: str,
+        topic: Name,
         filter: str,
         at: str = "",
         offset: str = "",
@@ -169,7 +169,7 @@ def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
         )
 
     @routes.get("/topics/{topic}/export")
-    def export(request: fastapi.Request, topic: str, form: str, at: str = "", filter: str = "") -> Response:
+    def export(request: fastapi.Request, topic: Name, form: str, at: str = "", filter: str = "") -> Response:
         moment = site.subject.moment(topic, at)
         info = _info(moment, topic)
         if filter:
@@ -185,7 +185,7 @@ def _add_search(routes: fastapi.APIRouter, site: Site) -> None:
 
 def _add_tail(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}/tail")
-    async def tail(request: fastapi.Request, topic: str, after: int, columns: str = "") -> Response:
+    async def tail(request: fastapi.Request, topic: Name, after: int, columns: str = "") -> Response:
         moment = await run_in_threadpool(site.subject.moment, topic, "")
         wanted = _names(columns)
         # A browser that comes back says the last row it has seen.
@@ -209,7 +209,7 @@ def _add_tail(routes: fastapi.APIRouter, site: Site) -> None:
 
 def _add_row(routes: fastapi.APIRouter, site: Site) -> None:
     @routes.get("/topics/{topic}/{offset:int}")
-    def row(request: fastapi.Request, topic: str, offset: int, at: str = "") -> Response:
+    def row(request: fastapi.Request, topic: Name, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
         found = read.row_of(moment, topic, offset)
         if found is None:
@@ -232,14 +232,14 @@ def _add_row(routes: fastapi.APIRouter, site: Site) -> None:
         )
 
     @routes.get("/topics/{topic}/{offset:int}/json")
-    def whole(topic: str, offset: int, at: str = "") -> Response:
+    def whole(topic: Name, offset: int, at: str = "") -> Response:
         found = read.row_of(site.subject.moment(topic, at), topic, offset)
         if found is None:
             raise LogError(f"«{topic}» holds no row {offset}")
         return JSONResponse(plain({**found.values, **found.headers}))
 
     @routes.get("/topics/{topic}/{offset:int}/image")
-    def image(topic: str, offset: int, column: str) -> Response:
+    def image(topic: Name, offset: int, column: str) -> Response:
         moment = site.subject.moment(topic, "")
         found = read.row_of(moment, topic, offset)
         value = found.values.get(column) if found is not None else None
