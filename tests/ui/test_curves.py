@@ -15,6 +15,7 @@ from headrace.log.base import Log
 from headrace.ui.read.curves import POINTS, Chart, Tables, bucketed, curves_of
 from headrace.ui.read.models import model_of
 from headrace.ui.read.moment import moment_at, now
+from headrace.ui.read.relations import relations_of
 
 
 @pytest.mark.parametrize("time", [False, True])
@@ -81,6 +82,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
     graded = predicted.grade(truth, on="id", within="1 h", metric=hr.metrics.absolute_error, target="y")
     windows = graded.to("signs-graded").window("1 s", by="side", time="at")
     windows.agg(wrong=hr.metrics.mean("error")).to("signs-windows")
+    app.topic("signs-graded").window(5).agg(m=hr.metrics.mean("error")).above(-1.0, column="m").to("signs-alarms")
     with app.start() as running:
         for start in range(0, 60, 20):
             numbers = range(start, start + 20)
@@ -102,6 +104,14 @@ def test_windows_have_a_curve_for_each_group(scored: Log) -> None:
     assert sorted(windows.names[1:]) == ["<b>", "right"]
     for column in windows.values[1:]:
         assert {value for value in column if value is not None} == {0.0}
+
+
+def test_an_alarm_over_a_window_without_a_topic_leads_to_its_rows_and_back(scored: Log) -> None:
+    alarm = {relation.title: relation for relation in relations_of(now(scored), "signs-alarms", 7)}
+    assert [link.parts for link in alarm["Grades"].links] == [("topics", "signs-graded", n) for n in range(42, 47)]
+    assert [link.parts for link in alarm["Model"].links] == [("models", "signs")]
+    graded = {relation.title: relation for relation in relations_of(now(scored), "signs-graded", 44)}
+    assert [link.parts for link in graded["Alarm"].links] == [("alarms", "signs-alarms", 7)]
 
 
 def test_a_table_of_newest_rows_takes_in_only_what_came_since(scored: Log, monkeypatch: pytest.MonkeyPatch) -> None:

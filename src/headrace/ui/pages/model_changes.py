@@ -10,11 +10,11 @@ import fastapi
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from headrace.errors import HeadraceError, LogError
+from headrace.errors import HeadraceError, LogError, LogLocked
 from headrace.log import file_of, open_log
 from headrace.log.base import Log
 from headrace.registry.requests import Request, whoami
-from headrace.replay.model_changes import TRAINING_SECONDS, change, refuse_running_cluster, reset
+from headrace.replay.model_changes import TRAINING_SECONDS, change, reset
 from headrace.ui.guard import need
 from headrace.ui.site import Site
 
@@ -57,14 +57,17 @@ def _done(site: Site, model: str, action: str, values: dict[str, str], by: str) 
     path = file_of(log)
     if action == "retrain" and path is None and site.models is not None:
         return site.models.train(model, TRAINING_SECONDS)
-    where = str(path) if path is not None else site.subject.location
+    if path is None:
+        raise LogLocked(
+            "a page does not write to a log on a cluster: that would stop the pipeline that writes it, if one runs",
+            advice="While it runs: running.rollback(…) in Python. While it is stopped: headrace models … --stopped.",
+        )
+    where = str(path)
 
     def writing() -> contextlib.AbstractContextManager[Log]:
         return contextlib.closing(open_log(where, writer=True))
 
     if action == "reset":
-        if path is None:
-            refuse_running_cluster(where, stopped=False)
         with writing() as held:
             relearn = values.get("from", "earliest") == "earliest"
             return {"version": reset(held, model, relearn=relearn, by=by)}

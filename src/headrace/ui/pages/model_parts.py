@@ -49,8 +49,12 @@ def router(site: Site) -> fastapi.APIRouter:
     @routes.get("/topics/{topic}/{offset:int}/origin")
     def origin(request: fastapi.Request, topic: Name, offset: int, at: str = "") -> Response:
         moment = site.subject.moment(topic, at)
-        found = explain(moment.log, topic, offset)
-        return site.page(request, "_origin.html", at=moment, origin=found, learned=list(range_text(found["learned"])))
+        try:
+            found, failed = explain(moment.log, topic, offset), ""
+        except HeadraceError as error:  # rows that it had learned are not kept any more, say
+            found, failed = {"learned": []}, f"{error.message}. {error.advice}"
+        learned = list(range_text(found["learned"]))
+        return site.page(request, "_origin.html", at=moment, origin=found, learned=learned, failed=failed)
 
     return routes
 

@@ -189,6 +189,15 @@ class Finder:
         return [alarm for topic in topics for alarm in _some(self.after(topic, row.slice, _same_place(row)), 1)
                 if _agree(alarm.own, row.own)]  # fmt: skip
 
+    def alarms_over(self, row: Found, node: Node) -> list[Found]:
+        """Return the alarms of windows that go to no topic: each is the line of one that a row of a node is in."""
+        found = []
+        for window in [window for window in self._next(node, WINDOW) if not window.topics]:
+            alarms = [alarm for kind in (ALARM, DRIFT) for alarm in self._next(window, kind)]
+            for topic in [topic for alarm in alarms for topic in alarm.topics]:
+                found += _some(self.after(topic, row.slice, self._holds(window, row)), 1)
+        return found
+
     def _next(self, node: Node, kind: str) -> list[Node]:
         """Return nodes of a kind that take the rows of a node, with none of these kinds between."""
         return [other for other in self.flows.below(node, kind) if self.flows.source(other) == node]
@@ -255,7 +264,9 @@ class Finder:
 
         def fits(records: pa.RecordBatch) -> Mask:
             start, end = (_us(records, name) for name in ("window_start", "window_end"))
-            inside = (start <= at) & ((at < end) | (end == at) & bool(window.spec.get("rows")))
+            inside = (start <= at) & (at < end)
+            if window.spec.get("rows"):  # rows of one commit have one time: their places tell them apart
+                inside = (start <= at) & (at <= end) & ~_before(records, row.values)
             return np.asarray(inside & _group(records, window, row.values), bool)
 
         return fits
@@ -267,7 +278,9 @@ class Finder:
 
         def fits(records: pa.RecordBatch) -> Mask:
             at = _times(records, window)
-            inside = (at >= start) & ((at <= end) if by_count else (at < end))
+            inside = (at >= start) & (at < end)
+            if by_count:
+                inside = (at >= start) & (at <= end) & (_before(records, line.values) | _same_place(line)(records))
             if "status" in records.schema.names and "grade" in records.schema.names:
                 inside &= _equal_any(records, "status", ("graded", "corrected"))
             return np.asarray(inside & _group(records, window, line.values), bool)
@@ -332,6 +345,15 @@ def _same_place(row: Found) -> Callable[[pa.RecordBatch], Mask]:
         return np.asarray(same & (np.asarray(records.column("__index")) == index), bool)
 
     return fits
+
+
+def _before(records: pa.RecordBatch, row: Mapping[str, Any]) -> Mask:
+    """Return which rows have a position before that of a row."""
+    if "__lsn" not in records.schema.names or row.get("__lsn") is None:
+        return np.zeros(records.num_rows, bool)
+    lsn, index = np.asarray(records.column("__lsn"), np.uint64), np.asarray(records.column("__index"), np.int64)
+    place = np.uint64(row["__lsn"])
+    return np.asarray((lsn < place) | ((lsn == place) & (index < row["__index"])), bool)
 
 
 def _agree(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -461,7 +483,7 @@ def _consequences(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
     lines = finder.windows_of(row, node)
     if lines:
         yield Relation("Window", [line.link(_span_text(line)) for line in lines])
-    alarms = finder.alarms_of(row, node)
+    alarms = finder.alarms_of(row, node) + finder.alarms_over(row, node)
     for line in lines:
         window = finder.flows.writer(line.topic, WINDOW)
         alarms += finder.alarms_of(line, window) if window is not None else []
@@ -469,12 +491,17 @@ def _consequences(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
 
 
 def _of_window(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
-    made_of = finder.rows_of(row, node)
+    yield _rows_relation(finder, row, node)
+    yield Relation("Alarm", [alarm_link(finder, alarm) for alarm in finder.alarms_of(row, node)])
+
+
+def _rows_relation(finder: Finder, row: Found, window: Node) -> Relation:
+    """Return the rows that a window's line is made of."""
+    made_of = finder.rows_of(row, window)
     total = int(row.values.get("rows") or len(made_of))
     note = f"The last {len(made_of)} of {total:,} rows" if total > len(made_of) else ""
     graded = any("grade" in line.values for line in made_of)
-    yield Relation("Grades" if graded else "Rows", [line.link(_row_text(line)) for line in made_of], note)
-    yield Relation("Alarm", [alarm_link(finder, alarm) for alarm in finder.alarms_of(row, node)])
+    return Relation("Grades" if graded else "Rows", [line.link(_row_text(line)) for line in made_of], note)
 
 
 def _of_alarm(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
@@ -483,6 +510,8 @@ def _of_alarm(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
     if line is not None:
         title = "Window" if source is not None and source.kind == WINDOW else "Row that raised it"
         yield Relation(title, [line.link(_span_text(line) if title == "Window" else _row_text(line))])
+    elif source is not None and source.kind == WINDOW and "window_start" in row.values:
+        yield _rows_relation(finder, row, source)
     trainings = finder.trainings_of(row, node)
     if trainings:
         yield Relation("Training", [training.link(training_text(training)) for training in trainings])
