@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, tuple[int, tuple[float | None, ...]]] = {
     "serve": (10_000, ()),
     "steady": (180_000, ()),
     "workers": (20_000, ()),
+    "ui": (10_000_000, ()),
     "kafka-read": (1_000_000, ()),
     "kafka-capture": (500_000, ()),
     "kafka-latency": (30_000, ()),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.inspect.health import Status, read_status
+from headrace.log import file_of
 from headrace.log.base import Log, TopicInfo
 from headrace.plan.graph import Graph
 from headrace.plan.plan import INTERNAL
@@ -41,6 +42,7 @@ class Look:
     Attributes:
         at: by the monotonic clock; ``now_us`` by the wall's.
         progress: of tasks, models among them.
+        silent: whether a pipeline has no place to say of itself that it runs: the log is no file.
     """
 
     at: float
@@ -49,12 +51,21 @@ class Look:
     topics: Mapping[str, TopicInfo]
     progress: Mapping[str, Progress]
     status: Status
+    silent: bool = False
 
 
 def look(log: Log) -> Look:
     """Look at a log."""
     progress = {name: found for name in log.records("position") if (found := read_progress(log, name)) is not None}
-    return Look(time.monotonic(), time.time_ns() // 1000, log.newest_slice(), log.topics(), progress, read_status(log))
+    return Look(
+        time.monotonic(),
+        time.time_ns() // 1000,
+        log.newest_slice(),
+        log.topics(),
+        progress,
+        read_status(log),
+        file_of(log) is None,
+    )
 
 
 def graph_of(log: Log) -> Graph:
@@ -109,11 +120,11 @@ class Numbers:
         found |= self._gauges(now)
         alarms = sum(info.end for topic, info in now.topics.items() if topic in self._alarms())
         letters = sum(info.end for topic, info in now.topics.items() if topic.endswith(DEAD))
-        runs = now.status.runs
+        runs, moves = now.status.runs, now.slice != self._looks[0].slice
         figures = now.status.figures
         self.figures = figures if runs else {}
         return found | {
-            "log/state": "running" if runs else "stopped",
+            "log/state": "running" if runs or (now.silent and moves) else "quiet" if now.silent else "stopped",
             "log/slice": f"{now.slice:,}",
             "log/letters": f"{letters:,}",
             "log/alarms": f"{alarms:,}",
