@@ -16,7 +16,7 @@ from headrace.log.base import Log
 from headrace.registry.requests import Request, whoami
 from headrace.replay.model_changes import TRAINING_SECONDS, change, reset
 from headrace.ui.guard import need
-from headrace.ui.site import Site
+from headrace.ui.site import Name, Site
 
 SCOPES = {"retrain": "train", "promote": "train", "tag": "train", "rollback": "admin", "reset": "admin"}
 LONGEST = 10_000
@@ -27,7 +27,7 @@ def router(site: Site) -> fastapi.APIRouter:
     routes = fastapi.APIRouter()
 
     @routes.post("/models/{name}/{action}")
-    async def changed(request: fastapi.Request, name: str, action: str) -> Response:
+    async def changed(request: fastapi.Request, name: Name, action: str) -> Response:
         if action not in SCOPES:
             raise LogError(f"nothing is called {action}", advice=f"There is {', '.join(SCOPES)}.")
         caller = need(request, SCOPES[action])

@@ -21,13 +21,13 @@ def router(site: Site) -> fastapi.APIRouter:
     predictor, tables = Predictor(site.models), Tables()
 
     @routes.get("/models/{name}/charts")
-    def charts(request: fastapi.Request, name: str, at: str = "", x: str = "rows") -> Response:
+    def charts(request: fastapi.Request, name: Name, at: str = "", x: str = "rows") -> Response:
         moment = moment_of(site, name, at)
         curves = curves_of(tables, moment, name, time=x == "time")
         return site.page(request, "_charts.html", at=moment, curves=curves, model_name=name, time=x == "time")
 
     @routes.get("/models/{name}/parameters")
-    def parameters(request: fastapi.Request, name: str, at: str = "", cx: int = 0, cy: int = 1) -> Response:
+    def parameters(request: fastapi.Request, name: Name, at: str = "", cx: int = 0, cy: int = 1) -> Response:
         moment = moment_of(site, name, at)
         found = parameters_of(moment, name)
         most = max(0, len(found.columns) - 1)
@@ -35,12 +35,12 @@ def router(site: Site) -> fastapi.APIRouter:
         return site.page(request, "_parameters.html", at=moment, found=found, model_name=name, **axes)
 
     @routes.get("/models/{name}/compare")
-    def compare(request: fastapi.Request, name: str, a: str, b: str, at: str = "") -> Response:
+    def compare(request: fastapi.Request, name: Name, a: str, b: str, at: str = "") -> Response:
         moment = moment_of(site, name, at)
         return site.page(request, "compare.html", at=moment, both=comparison_of(moment, name, a, b))
 
     @routes.get("/models/{name}/ask")
-    def ask(request: fastapi.Request, name: str, at: str = "", version: str = "") -> Response:
+    def ask(request: fastapi.Request, name: Name, at: str = "", version: str = "") -> Response:
         moment = moment_of(site, name, at)
         asked, failed = ask_as_given(predictor, moment, name, given_in(request), version)
         target = read.target_of(moment, name)

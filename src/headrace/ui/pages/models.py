@@ -16,7 +16,7 @@ from headrace.ui.read.flows import flows_of
 from headrace.ui.read.moment import moment_at
 from headrace.ui.read.predictor import Predictor
 from headrace.ui.read.relations import Finder
-from headrace.ui.site import Site, link
+from headrace.ui.site import Name, Site, link
 
 
 def router(site: Site) -> fastapi.APIRouter:
@@ -31,7 +31,7 @@ def router(site: Site) -> fastapi.APIRouter:
         return site.page(request, "models.html", at=moments[0] if moments else None, lines=lines)
 
     @routes.get("/models/{name}")
-    def model(request: fastapi.Request, name: str, at: str = "", version: str = "", x: str = "rows") -> Response:
+    def model(request: fastapi.Request, name: Name, at: str = "", version: str = "", x: str = "rows") -> Response:
         moment = moment_of(site, name, at)
         found, finder = read.model_of(moment, name)
         svg = _timeline(found, finder)
@@ -43,13 +43,13 @@ def router(site: Site) -> fastapi.APIRouter:
         return site.page(request, "model.html", at=moment, model=found, timeline=svg, **about)
 
     @routes.get("/models/{name}/history")
-    def history(request: fastapi.Request, name: str, at: str = "") -> Response:
+    def history(request: fastapi.Request, name: Name, at: str = "") -> Response:
         moment = moment_of(site, name, at)
         found, finder = read.model_of(moment, name)
         return site.page(request, "_history.html", at=moment, model=found, timeline=_timeline(found, finder))
 
     @routes.get("/models/{name}/{number}")
-    def version(request: fastapi.Request, name: str, number: str, at: str = "") -> Response:
+    def version(request: fastapi.Request, name: Name, number: str, at: str = "") -> Response:
         moment = moment_of(site, name, at)
         found = read.version_of(moment, name, number)
         return site.page(request, "version.html", at=moment, version=found)
