@@ -174,3 +174,18 @@ def test_over_tls_the_cookie_goes_over_nothing_else(tmp_path: Path) -> None:
         got = client.post("/ui/sign-in", f"key={token}".encode(), headers)
         assert got.status == 303 and "Secure" in got.headers["set-cookie"]
         client.close()
+
+
+@pytest.mark.slow
+def test_a_demo_shows_it_as_long_as_it_plays(tmp_path: Path) -> None:
+    arguments = ("demo", "fish", "--ui", "--no-open", "--speed", "60", "--log", tmp_path / "fish.headrace", "--json")
+    with begun(*arguments, cwd=tmp_path) as (process, lines):
+        assert opened(announced(lines)) == 200
+        assert process.stdout is not None
+        assert len(json.loads(process.stdout.read())["rows"]) == 180
+        assert process.wait(60) == 0, "without a terminal nobody waits for Ctrl-C"
+
+
+def test_a_demo_on_flink_does_not_show_it(capfd: pytest.CaptureFixture[str]) -> None:
+    done = headrace(capfd, "demo", "iris", "--engine", "flink", "--ui")
+    assert done.returncode == 2 and "--ui is not for --engine flink" in done.stderr.replace("\n", " ")
