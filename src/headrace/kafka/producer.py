@@ -307,11 +307,14 @@ class TransactionalProducer:
             try:
                 self._serve(self._producer.flush, settle)
                 self._producer.abort_transaction(undo)
+                self._open = False
             except Exception as error:  # librdkafka's own; the next writer's opening undoes it
                 logger.debug("%s", error)
-        # The client's own `close` waits for a transaction's end, which a broker that is away never confirms, and warns
-        # where another producer has taken its place. Let go, it ends at once.
-        self._producer, self._open = None, False
+        if not self._open:
+            self._producer.close()
+        # The client's own `close` waits for a transaction's end, which a broker that is away never confirms. Let go, it
+        # ends at once.
+        self._producer = None
 
 
 def _reports(sent: Sent, partitions: Ints) -> dict[int, Callable[[Any, Any], None]]:
