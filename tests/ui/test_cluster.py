@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 import headrace as hr
 from headrace.testing.servers import KafkaBroker
 from tests.serve.client import Client
@@ -12,6 +14,7 @@ from tests.serve.client import Client
 from .test_commands import PAGE, announced, begun
 
 
+@pytest.mark.slow
 def test_ui_shows_a_cluster_and_one_log_on_it(broker: KafkaBroker, topic_prefix: str, tmp_path: Path) -> None:
     app = hr.App(topic_prefix, log=f"kafka://{broker.bootstrap}")
     points = app.topic(topic_prefix, append=True)
