@@ -118,7 +118,8 @@ def test_letters_of_every_kind_are_text(opener: Opener, tmp_path: Path) -> None:
         page = opener()
         page.goto(f"{url}/letters")
         assert page.locator("#letters tbody tr").count() == 2  # numbers make no groups
-        page.locator("#letters a", has_text="#").click()
+        with page.expect_navigation():
+            page.locator("#letters a", has_text="#").click()
         assert page.locator(".rows tbody tr").count() == 2
         page.locator(".rows tbody a").first.click()
         page.locator("h1", has_text="window.hurt").wait_for()
