@@ -24,7 +24,7 @@ def test_ui_shows_a_cluster_and_one_log_on_it(broker: KafkaBroker, topic_prefix:
         running.wait(60)
         for place in (f"kafka://{broker.bootstrap}", f"kafka://{broker.bootstrap}/{topic_prefix}"):
             with begun("ui", "--log", place, "--no-open", "--port", "0", cwd=tmp_path) as (process, lines):
-                client = Client(announced(lines).removesuffix("/ui/"))
+                client = Client(announced(process, lines).removesuffix("/ui/"))
                 for path, said in {"/ui/": topic_prefix, "/ui/topics": topic_prefix, "/ui/health": "line"}.items():
                     got = client.get(path, PAGE)
                     assert got.status == 200 and said in got.body.decode(), (place, path)

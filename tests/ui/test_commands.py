@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import headrace as hr
+from headrace.serve.server import open_free_socket
 from headrace.serve.settings import ServeSettings
 from tests.processes import HEADRACE, Child
 from tests.serve.client import Client, fish, following, headrace
@@ -47,11 +48,14 @@ def begun(*arguments: str | Path, cwd: Path) -> Iterator[tuple[subprocess.Popen[
             reader.join()
 
 
-def announced(lines: list[str]) -> str:
+def announced(process: subprocess.Popen[Any], lines: list[str]) -> str:
     """Return where the dashboard is, as soon as that is said."""
-    return str(
-        wait_until(lambda: next((line.split()[-1] for line in list(lines) if "the dashboard is at" in line), None))
-    )
+
+    def said() -> str | None:
+        assert process.poll() is None, lines
+        return next((line.split()[-1] for line in list(lines) if "the dashboard is at" in line), None)
+
+    return str(wait_until(said))
 
 
 def opened(address: str, **more: Any) -> int:
@@ -78,7 +82,7 @@ def test_ui_says_where_it_is_and_ends_by_a_signal(fish_log: Path, tmp_path: Path
 def test_ui_takes_the_only_log_here_and_a_free_port(fish_log: Path, tmp_path: Path) -> None:
     (tmp_path / "only.headrace").symlink_to(fish_log)
     with socket.create_server(("127.0.0.1", 0)) as taken, begun("ui", "--no-open", cwd=tmp_path) as (process, lines):
-        assert opened(announced(lines)) == 200
+        assert opened(announced(process, lines)) == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert taken.getsockname()[1]
@@ -98,7 +102,7 @@ def test_what_cannot_be_shown_is_said(fish_log: Path, tmp_path: Path, capfd: pyt
 def test_run_shows_it_beside_the_pipeline(tmp_path: Path) -> None:
     file = write_file(tmp_path, f"fish({str(tmp_path / 'fish.headrace')!r})")
     with begun("run", file, "--ui", cwd=tmp_path) as (process, lines):
-        assert opened(announced(lines)) == 200
+        assert opened(announced(process, lines)) == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 
@@ -180,7 +184,7 @@ def test_over_tls_the_cookie_goes_over_nothing_else(tmp_path: Path) -> None:
 def test_a_demo_shows_it_as_long_as_it_plays(tmp_path: Path) -> None:
     arguments = ("demo", "fish", "--ui", "--no-open", "--speed", "60", "--log", tmp_path / "fish.headrace", "--json")
     with begun(*arguments, cwd=tmp_path) as (process, lines):
-        assert opened(announced(lines)) == 200
+        assert opened(announced(process, lines)) == 200
         assert process.stdout is not None
         assert len(json.loads(process.stdout.read())["rows"]) == 180
         assert process.wait(60) == 0, "without a terminal nobody waits for Ctrl-C"
@@ -189,3 +193,12 @@ def test_a_demo_shows_it_as_long_as_it_plays(tmp_path: Path) -> None:
 def test_a_demo_on_flink_does_not_show_it(capfd: pytest.CaptureFixture[str]) -> None:
     done = headrace(capfd, "demo", "iris", "--engine", "flink", "--ui")
     assert done.returncode == 2 and "--ui is not for --engine flink" in done.stderr.replace("\n", " ")
+
+
+def test_two_that_look_for_a_free_port_at_once_have_two() -> None:
+    """Neither listens yet: the second one must not take the port that the first one has bound."""
+    with contextlib.ExitStack() as stack:
+        bound = [stack.enter_context(open_free_socket(ServeSettings())) for _ in range(2)]
+        assert len({found.getsockname()[1] for found in bound}) == 2
+        for found in bound:
+            found.listen()

@@ -39,7 +39,7 @@ def test_a_page_goes_on_after_its_server_was_killed(opener: Opener, tmp_path: Pa
     with fish(tmp_path / "fish.headrace").start() as running:
         running.append("measured", [FISH[0]])
         with begun(*command, cwd=tmp_path) as (process, lines):
-            page.goto(f"{announced(lines)}topics")
+            page.goto(f"{announced(process, lines)}topics")
             rows = page.locator("[data-live='topic:measured/rows']")
             expect(rows).to_have_text("1")
             page.fill("[data-filter]", "measured")
@@ -48,7 +48,7 @@ def test_a_page_goes_on_after_its_server_was_killed(opener: Opener, tmp_path: Pa
             expect(page.locator("[data-live='log/state']")).to_have_text("away")
         running.append("measured", FISH[1:4])
         with begun(*command, cwd=tmp_path) as (process, lines):
-            announced(lines)
+            announced(process, lines)
             expect(rows).to_have_text("4")
             expect(page.locator("[data-live='log/state']")).to_have_text("running")
             assert page.input_value("[data-filter]") == "measured"

@@ -51,8 +51,12 @@ def open_keys(settings: ServeSettings, log: str) -> KeyFile | None:
     return None if path is None else KeyFile(path)
 
 
-def open_socket(settings: ServeSettings) -> socket.socket:
+def open_socket(settings: ServeSettings, *, reuse: bool = True) -> socket.socket:
     """Bind a socket. It listens when a server starts on it: until then connections are refused.
+
+    Args:
+        reuse: whether a port is taken that connections of an earlier server still linger on, or that another process
+            has bound, and does not listen on yet.
 
     Raises:
         HeadraceError: the address cannot be had.
@@ -62,7 +66,7 @@ def open_socket(settings: ServeSettings) -> socket.socket:
         opened = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         raise HeadraceError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
     try:
         opened.bind(address)
     except OSError as error:
@@ -81,7 +85,7 @@ def open_free_socket(settings: ServeSettings) -> socket.socket:
     """
     for port in range(FREE_PORT, FREE_PORT + PORTS_TRIED):
         with contextlib.suppress(HeadraceError):
-            return open_socket(settings.model_copy(update={"port": port}))
+            return open_socket(settings.model_copy(update={"port": port}), reuse=False)
     return open_socket(settings.model_copy(update={"port": 0}))
 
 
