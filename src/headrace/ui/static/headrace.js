@@ -155,6 +155,7 @@ function search() {
   });
   stream.onerror = () => end("the connection to the server is gone: load the page again");
   cancel.addEventListener("click", () => end("cancelled"));
+  cancel.disabled = false;
   addEventListener("pagehide", () => stream.close());
 }
 
