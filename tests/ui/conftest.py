@@ -24,10 +24,12 @@ from headrace.testing import KafkaBroker
 from headrace.ui.application import Dashboard
 from headrace.ui.subject import Subject
 from tests.conftest import started
+from tests.serve.client import Client
 
 CHROMIUM = "chromium"
 BROWSER_FIXTURES = frozenset({"browser", "page", "opener"})
 PATIENCE_MS = 60_000
+FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -135,6 +137,15 @@ def fish_dashboard(fish_log: Path) -> Iterator[str]:
     """The address of a dashboard of it, without a slash at the end."""
     with dashboard_of(fish_log) as url:
         yield url
+
+
+@pytest.fixture
+def client(path: Path) -> Iterator[Client]:
+    """A client of a dashboard of the log that a module's own fixture ``path`` makes."""
+    with dashboard_of(path) as url:
+        made = Client(url.removesuffix("/ui"))
+        yield made
+        made.close()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -16,9 +15,8 @@ from headrace.log import open_log
 from headrace.serve.keys import KeyFile
 from tests.serve.client import Client, Got
 
-from .conftest import Opener, dashboard_of
+from .conftest import FORM, Opener, dashboard_of
 
-FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
 SCRIPT = "<script>window.hurt=1</script>"
 
 
@@ -40,14 +38,6 @@ def path(tmp_path: Path) -> Path:
         running.append("orders", [{"id": 3, "kg": float("inf"), "price": 1.0, "raw": None}], key="id")
         running.wait()
     return place
-
-
-@pytest.fixture
-def client(path: Path) -> Iterator[Client]:
-    with dashboard_of(path) as url:
-        made = Client(url.removesuffix("/ui"))
-        yield made
-        made.close()
 
 
 def send(client: Client, offset: int, row: str, topic: str = "orders.dlq") -> Got:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -19,9 +18,8 @@ from headrace.serve.keys import KeyFile
 from tests.serve.client import Client, Got, serving
 from tests.waiting import wait_until
 
-from .conftest import Opener, dashboard_of
+from .conftest import FORM, Opener, dashboard_of
 
-FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
 COLUMNS = {
     "id": pa.array([1], pa.int32()),
     "name": pa.array(["a"]),
@@ -42,14 +40,6 @@ def path(tmp_path: Path) -> Path:
         transaction.append("orders", Batch.of(pa.RecordBatch.from_pydict(COLUMNS), key=("id",)).records)
     log.close()
     return place
-
-
-@pytest.fixture
-def client(path: Path) -> Iterator[Client]:
-    with dashboard_of(path) as url:
-        made = Client(url.removesuffix("/ui"))
-        yield made
-        made.close()
 
 
 def post(client: Client, topic: str, **values: str) -> Got:

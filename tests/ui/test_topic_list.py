@@ -25,9 +25,7 @@ from headrace.ui.application import Dashboard
 from headrace.ui.subject import Subject
 from tests.serve.client import Client, Got
 
-from .conftest import dashboard_of
-
-FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
+from .conftest import FORM, dashboard_of
 
 
 def post(client: Client, path: str, **values: str) -> Got:
@@ -47,14 +45,6 @@ def path(tmp_path: Path) -> Path:
             transaction.append(topic, Batch.of({"id": [1]}).records)
     log.close()
     return place
-
-
-@pytest.fixture
-def client(path: Path) -> Iterator[Client]:
-    with dashboard_of(path) as url:
-        made = Client(url.removesuffix("/ui"))
-        yield made
-        made.close()
 
 
 def test_what_is_hidden_is_remembered(client: Client) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import fastapi
 from markupsafe import Markup
@@ -47,11 +46,9 @@ def router(site: Site) -> fastapi.APIRouter:
 
     @routes.get("/events")
     async def events(want: str = "") -> Response:
-        prefixes = tuple(prefix for prefix in want.split("\n") if prefix)
-        wanted: Callable[[str], bool] = lambda key: key.startswith(prefixes) if prefixes else True  # noqa: E731
-        return StreamingResponse(
-            numbers(site.hub, wanted), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
-        )
+        prefixes = tuple(prefix for prefix in want.split("\n") if prefix) or ("",)
+        found = numbers(site.hub, lambda key: key.startswith(prefixes))
+        return StreamingResponse(found, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     return routes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +60,15 @@ def run(subject: Subject, query: str, at: str, bounds: Bounds) -> pa.Table:
     Raises:
         LogError: it is wrong, or exceeds its bounds. DeclarationError: there is no such moment.
     """
+
+    def read(_: object, topic: str) -> pa.Table:
+        return _table(subject, topic, at, bounds)
+
+    def shape(_: object, topic: str) -> pa.Table:
+        return _shape(subject, topic)
+
     names = set(topics_of(subject))
     found = pa.table({})
-    read: Callable[[Any, str], pa.Table] = lambda _, topic: _table(subject, topic, at, bounds)  # noqa: E731
-    shape: Callable[[Any, str], pa.Table] = lambda _, topic: _shape(subject, topic)  # noqa: E731
     for found in query_results(Names(names), query, read, shape, bounds=bounds):  # noqa: B007 (the last one counts)
         pass
     return found

@@ -20,7 +20,6 @@ from headrace.log.base import TopicInfo
 from headrace.log.kafka_view import KafkaView
 from headrace.plain_values import rows as plain_rows
 from headrace.plain_values import united, values
-from headrace.plan.plan import INTERNAL
 from headrace.row_tables import cell
 from headrace.ui.read.moment import Moment, moment_at, slice_at, time_of
 from headrace.ui.read.units import bytes_text, time_text
@@ -150,8 +149,8 @@ def page_of(
     table = table_of(moment.rows(topic.name, first, end))
     if not table.num_rows and topic.rows:
         table = table_of(moment.rows(topic.name, topic.end - 1, topic.end)).slice(0, 0)
-    found = _cells(table, columns)
     shown, everything = chosen(table, columns)
+    found = cells_of(table, shown)
     return Page(shown, everything, found[::-1] if newest_first else found, before, after, topic.first, topic.end)
 
 
@@ -212,13 +211,6 @@ def chosen(table: pa.Table, columns: Sequence[str]) -> tuple[list[str], list[str
     meta = [name for name in ("op", "position", "ts") if name in known]
     own = [name for name in everything if name not in meta and not name.startswith("__")]
     return [*own[:MOST_COLUMNS], *meta], everything
-
-
-def _cells(table: pa.Table, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
-    shown, _ = chosen(table, columns)
-    offsets = values(table.column(0))
-    texts = [[cell(value) for value in values(table.column(name))] for name in shown]
-    return list(zip(offsets, map(list, zip(*texts, strict=True)) if texts else [[] for _ in offsets], strict=True))
 
 
 def rows_after(
@@ -316,8 +308,3 @@ def row_of(moment: Moment, topic: str, offset: int) -> Row | None:
     row = {name: values(table.column(name))[0] for name in table.column_names}
     headers = {name: row.pop(name) for name in ("op", "position", "ts") if name in row}
     return Row(topic, offset, entry.slice, row, Batch(records).key_columns, headers)
-
-
-def is_internal(topic: str) -> bool:
-    """Return whether a topic is one of ours that people seldom look at."""
-    return topic.startswith((INTERNAL, "__"))
