@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from headrace.errors import LogError
 from headrace.inspect.health import Status, read_status
@@ -25,7 +25,6 @@ class Subject:
     held: Log | KafkaView
     title: str
     location: str
-    _logs: dict[str, Log] = field(default_factory=dict)
 
     @property
     def view(self) -> KafkaView | None:
@@ -59,7 +58,6 @@ class Subject:
             LogError: there is no such topic.
         """
         log = self.log_of(topic)
-        assert log is not None or self.view is not None
         if log is None:
             raise LogError(
                 f"«{topic}» is in no log of a pipeline on {self.location}", advice="Its messages are on its own page."
