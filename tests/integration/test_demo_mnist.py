@@ -294,7 +294,7 @@ def appended(log: Path) -> int:
         held.close()
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "Enter"])
+@pytest.mark.parametrize("how", ["SIGTERM", "Enter"])
 def test_stopped_it_ends_cleanly_and_goes_on_later(how: str, small: Path, tmp_path: Path) -> None:
     log = tmp_path / "o.headrace"
     command = ["demo", "mnist", "--online", "--model", "mlp", "--idx", str(small), "--log", str(log), "--json"]
@@ -305,13 +305,13 @@ def test_stopped_it_ends_cleanly_and_goes_on_later(how: str, small: Path, tmp_pa
         if how == "Enter":
             os.write(master, b"\n")
         else:
-            child.send_signal(signal.SIGINT)
+            child.send_signal(signal.SIGTERM)
         out, _ = child.communicate(timeout=60)
     finally:
         child.kill()
         os.close(master)
         os.close(slave)
-    assert child.returncode == (130 if how == "SIGINT" else 0)
+    assert child.returncode == (143 if how == "SIGTERM" else 0)
     first = json.loads(out)
     assert 50 <= first["train_rows"] < 400
     again = json.loads(headrace(*command, "--delay-ms", "0", cwd=tmp_path))

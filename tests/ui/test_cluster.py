@@ -31,5 +31,5 @@ def test_ui_shows_a_cluster_and_one_log_on_it(broker: KafkaBroker, topic_prefix:
                 then = client.get("/ui/topics", PAGE, at=f"{topic_prefix}:2")
                 assert then.status == 200 and "As it was at" in then.body.decode()
                 client.close()
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
                 assert process.wait(60) == 0
