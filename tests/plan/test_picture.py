@@ -48,6 +48,14 @@ def test_everything_that_is_declared_is_a_part() -> None:
 
 def check(picture: Picture) -> None:
     """Nothing lies over another part or outside of the picture, and rows go from left to right."""
+    apart(picture)
+    for _, points in picture.ways:
+        if points[0][0] < points[-1][0]:
+            assert all(a[0] <= b[0] for a, b in itertools.pairwise(points))
+
+
+def apart(picture: Picture) -> None:
+    """Nothing lies over another part or outside of the picture."""
     boxes = list(picture.boxes.values())
     for (x, y, width, height), (a, b, w, h) in itertools.combinations(boxes, 2):
         assert x + width <= a or a + w <= x or y + height <= b or b + h <= y
@@ -55,8 +63,6 @@ def check(picture: Picture) -> None:
         assert x >= 0 and y >= 0 and x + width <= picture.width and y + height <= picture.height
     for _, points in picture.ways:
         assert all(0 <= x <= picture.width and 0 <= y <= picture.height for x, y in points)
-        if points[0][0] < points[-1][0]:
-            assert all(a[0] <= b[0] for a, b in itertools.pairwise(points))
 
 
 def test_a_pipeline_is_laid_out() -> None:
@@ -78,6 +84,27 @@ def test_any_graph_is_laid_out(seed: int) -> None:
         start, end = chance.sample(names, 2)
         graph._join(start, end)
     check(laid_out(graph))
+    for width in (330.0, 1220.0):
+        picture = laid_out(graph, spare={"topic": 2}, width=width)
+        assert picture.width <= width
+        apart(picture)
+
+
+def test_a_pipeline_is_readable_on_a_telephone() -> None:
+    """Columns in bands, one below the other; ways that lead from one band to another pass through no part."""
+    graph = fish(hr.App("fish", log="memory://")).plan().graph()
+    picture = laid_out(graph, spare=2, width=330.0)
+    assert picture.width <= 330
+    apart(picture)
+    assert len({box[0] for box in picture.boxes.values()}) == 2
+    assert all(len(text) <= 14 for lines in picture.texts.values() for some in lines for text in some)
+    for _, points in picture.ways:
+        for (x, y), (a, b) in itertools.pairwise(points):
+            if x == a:
+                assert not any(
+                    left < x < left + width and top < max(y, b) and min(y, b) < top + height
+                    for left, top, width, height in picture.boxes.values()
+                )
 
 
 def test_a_long_way_and_nothing_at_all() -> None:

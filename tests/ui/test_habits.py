@@ -101,8 +101,8 @@ def test_a_plan_of_200_parts_can_be_read(page: Any, tmp_path: Path) -> None:
 def test_the_picture_says_rows_and_rates_with_their_units(page: Any, fish_dashboard: str) -> None:
     page.goto(f"{fish_dashboard}/")
     expect(page.locator("[data-part='topic:weight-diff'] .numbers").first).to_have_text("180 rows")
-    expect(page.locator("[data-part='model:weight'] .numbers").first).to_have_text("v2 · 50 learned")
-    expect(page.locator("[data-part='model:weight'] .numbers").nth(1)).to_contain_text("0 waiting")
+    expect(page.locator("[data-part='model:weight'] .numbers").first).to_have_text("v2 · 0% busy")
+    expect(page.locator("[data-part='model:weight'] .numbers").nth(2)).to_have_text("0 waiting")
     expect(page.locator("[data-live='log/alarms']")).to_have_text("1")
 
 

@@ -34,8 +34,8 @@ def test_numbers_move_while_the_pipeline_runs(page: Any, tmp_path: Path) -> None
         expect(page.locator("[data-live='log/state']")).to_have_text("running")
         for count, row in enumerate(FISH, 1):
             running.append("measured", [row])
-            expect(page.locator("[data-live='topic:measured/rows']")).to_have_text(f"{count:,}")
-        expect(page.locator("[data-live='model:weight/learned']")).to_have_text("6")
+            expect(page.locator("[data-live='topic:measured/rows']:visible")).to_have_text(f"{count:,}")
+        expect(page.locator("[data-live='model:weight/learned']:visible")).to_have_text("6")
         page.goto("about:blank")
 
 
@@ -124,5 +124,9 @@ def test_nothing_is_wider_than_the_page(opener: Opener, fish_dashboard: str, wid
     for path in [path for _, path in NAV]:
         page.goto(f"{fish_dashboard}{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        if path == "/":
+            plan = page.locator(".picture:visible")
+            assert plan.evaluate("plan => plan.scrollWidth <= plan.clientWidth")
+            assert plan.locator("svg").evaluate("svg => svg.clientWidth / svg.viewBox.baseVal.width") > 0.95
         if width == 1280:
             assert page.evaluate("document.querySelector('.bar').offsetHeight") < 60, "one line"

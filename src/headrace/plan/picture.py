@@ -2,13 +2,16 @@
 
 Columns are the longest ways from where rows come in; in each, parts lie where few arrows cross: the barycentre method
 of Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical System Structures", 1981.
+
+Where a width is given, parts become narrower until all columns fit beside each other; where they would be too narrow,
+columns are broken into bands, one below the other, as the words of a text are into lines.
 """
 
 from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.plan.graph import Arrow, Graph, Part
@@ -17,6 +20,9 @@ CHARACTER, LINE, PADDING = 7.3, 15.0, 10.0
 SPARE = 20  # characters that a line of numbers has at least
 WIDEST = 26  # characters of a line; all of it is in the part's tooltip
 GAP_X, GAP_Y = 56.0, 16.0
+NARROW, NARROWEST = 16, 12  # characters of a line where all columns lie beside each other, and in bands
+NARROW_GAP = 34.0
+LANE, LANES = 8.0, 12  # arrows from one band to another are so far apart; so many have a height of their own
 MARGIN = 12.0
 SWEEPS = 12
 BENT = 6.0  # height of a place where a long arrow passes through a column
@@ -37,14 +43,55 @@ STYLE = """
 """.strip().replace("\n", "")
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How wide parts are, and how many columns lie beside each other.
+
+    Attributes:
+        widest: characters of a line; ``lines`` that a text may have: 1 or 2.
+        band: columns of a band; 0: all of them.
+    """
+
+    widest: int = WIDEST
+    lines: int = 1
+    gap: float = GAP_X
+    band: int = 0
+
+    def band_of(self, column: int) -> int:
+        """Return the number of the band that a column lies in."""
+        return column // self.band if self.band else 0
+
+    def texts(self, text: str) -> list[str]:
+        """Return a text in lines; what is too long is cut off.
+
+        >>> _Form(10, 2).texts("machine-measurement"), _Form(10).texts("machine-measurement"), _Form().texts("")
+        (['machine-', 'measureme…'], ['machine-m…'], [])
+        """
+        if len(text) <= self.widest:
+            return [text] if text else []
+        if self.lines == 1:
+            return [self._clipped(text)]
+        end = max(text.rfind(sign, 0, self.widest) for sign in " -_.,:=(") + 1
+        end = end if end > self.widest // 3 else self.widest
+        return [text[:end].rstrip(), self._clipped(text[end:].lstrip())]
+
+    def _clipped(self, text: str) -> str:
+        return text if len(text) <= self.widest else f"{text[: self.widest - 1]}…"
+
+
 @dataclass(slots=True)
 class _Place:
-    """A part in its column, or a place where a long arrow passes through one (``part`` is None)."""
+    """A part in its column, or a place where a long arrow passes through one (``part`` is None).
+
+    Attributes:
+        texts: its title and what it is about, in lines.
+    """
 
     part: Part | None
     column: int
     width: float
     height: float
+    texts: tuple[list[str], list[str]] = ([], [])
     x: float = 0.0
     y: float = 0.0
 
@@ -59,52 +106,104 @@ class Picture:
 
     Attributes:
         boxes: id of a part -> x, y, width, height.
-        ways: of each arrow, points from its start to its end.
+        texts: id of a part -> lines of its title, and of what it is about.
+        ways: of each arrow, points from its start to its end; ``back``: arrows that lead back.
     """
 
     width: float
     height: float
     graph: Graph
     boxes: Mapping[str, tuple[float, float, float, float]]
+    texts: Mapping[str, tuple[list[str], list[str]]]
     ways: Sequence[tuple[Arrow, Sequence[tuple[float, float]]]]
+    back: frozenset[Arrow]
 
 
-def laid_out(graph: Graph, *, spare: int = 0) -> Picture:
+def laid_out(graph: Graph, *, spare: int | Mapping[str, int] = 0, width: float = 0.0) -> Picture:
     """Return where everything lies.
 
     Args:
-        spare: lines that are left free in each part, for its numbers.
+        spare: lines that are left free in each part, or in parts of a kind, for their numbers.
+        width: that is to be kept to; 0: as wide as it becomes.
     """
-    forward, backward = _without_circles(graph)
-    columns = _columns(graph, forward)
-    places = {part.id: _box(part, columns[part.id], spare) for part in graph.parts.values()}
+    ways = _without_circles(graph)
+    columns = _columns(graph, ways[0])
+    found = _laid_out(graph, ways, columns, _Form(), spare)
+    count = max(columns.values(), default=0) + 1
+    if not width or found.width <= width or count == 1:
+        return found
+    for form in _narrower(width, count):
+        found = _laid_out(graph, ways, columns, form, spare)
+        if found.width <= width:
+            break
+    return found
+
+
+def _narrower(width: float, count: int) -> Iterator[_Form]:
+    """Yield forms for a width, the nicest first."""
+    room = width - 2 * MARGIN
+
+    def widest(columns: int, gap: float) -> int:
+        return min(WIDEST, int(((room - gap * columns) / columns - 2 * PADDING) / CHARACTER))
+
+    if (most := widest(count, NARROW_GAP)) >= NARROW:
+        yield from (_Form(letters, 2, NARROW_GAP) for letters in range(most, NARROW - 1, -1))
+    fitting = max(1, int((room + NARROW_GAP) / (NARROWEST * CHARACTER + 2 * PADDING + NARROW_GAP)))
+    for columns in range(min(fitting, count), 0, -1):
+        band = -(-count // -(-count // columns))  # bands of one size
+        most = max(NARROWEST, widest(band, NARROW_GAP))
+        yield from (_Form(letters, 2, NARROW_GAP, band) for letters in range(most, NARROWEST - 1, -1))
+
+
+def _laid_out(
+    graph: Graph,
+    ways: tuple[Sequence[Arrow], Sequence[Arrow]],
+    columns: Mapping[str, int],
+    form: _Form,
+    spare: int | Mapping[str, int],
+) -> Picture:
+    forward, backward = ways
+    places = {part.id: _box(part, columns[part.id], form, spare) for part in graph.parts.values()}
     chains = {arrow: _chain(arrow, places, columns) for arrow in forward}
     order = _ordered(places, chains)
-    _lie(order, chains)
+    # An arrow to another band goes beside the columns, and passes through none.
+    leaving = [arrow for arrow in forward if form.band_of(columns[arrow.start]) != form.band_of(columns[arrow.end])]
+    passing = {id(place) for arrow in leaving for place in chains.pop(arrow)[1:-1]}
+    order = [[place for place in column if id(place) not in passing] for column in order]
+    lanes = _lie(order, chains, form, [form.band_of(columns[arrow.start]) for arrow in leaving])
     bottom = max((place.y + place.height for column in order for place in column), default=0.0)
-    ways: list[tuple[Arrow, list[tuple[float, float]]]] = []
-    for arrow, chain in chains.items():
-        first, *between, last = chain
-        points = [(first.x + first.width, first.middle)]
-        points += [
-            point for place in between for point in ((place.x, place.middle), (place.x + place.width, place.middle))
-        ]
-        ways.append((arrow, [*points, (last.x, last.middle)]))
+    drawn = [(arrow, _way(chain)) for arrow, chain in chains.items()]
+    for number, (arrow, lane) in enumerate(zip(leaving, lanes, strict=True)):
+        drawn.append((arrow, _way_beside(places[arrow.start], places[arrow.end], lane, number, form.gap)))
     for number, arrow in enumerate(backward):
         # Below everything, and up and down between columns: a way of its own for each.
-        start, end = places[arrow.start], places[arrow.end]
-        aside = GAP_X * (0.25 + 0.5 * (number % 4) / 4)
-        below, right, left = bottom + GAP_Y * (number + 1), start.x + start.width + aside, end.x - aside
-        corners = [(right, start.middle), (right, below), (left, below), (left, end.middle)]
-        ways.append((arrow, [(start.x + start.width, start.middle), *corners, (end.x, end.middle)]))
+        below = bottom + GAP_Y * (number + 1)
+        drawn.append((arrow, _way_beside(places[arrow.start], places[arrow.end], below, number, form.gap)))
     height = bottom + GAP_Y * (len(backward) + 1) + MARGIN
-    # Ways that lead back may leave the first column to the left, and the last one to the right.
-    xs = [x for _, points in ways for x, _ in points] + [place.x for place in places.values()]
+    # Ways beside columns may leave the first one to the left, and the last one to the right.
+    xs = [x for _, points in drawn for x, _ in points] + [place.x for place in places.values()]
     shift = MARGIN - min(xs, default=MARGIN)
     right = max([*xs, *(place.x + place.width for place in places.values())], default=0.0)
     boxes = {part_id: (place.x + shift, place.y, place.width, place.height) for part_id, place in places.items()}
-    shifted = [(arrow, [(x + shift, y) for x, y in points]) for arrow, points in ways]
-    return Picture(right + shift + MARGIN, height, graph, boxes, shifted)
+    shifted = [(arrow, [(x + shift, y) for x, y in points]) for arrow, points in drawn]
+    texts = {part_id: place.texts for part_id, place in places.items()}
+    return Picture(right + shift + MARGIN, height, graph, boxes, texts, shifted, frozenset(backward))
+
+
+def _way(chain: Sequence[_Place]) -> list[tuple[float, float]]:
+    """Return the points of an arrow that goes from column to column."""
+    first, *between, last = chain
+    points = [(first.x + first.width, first.middle)]
+    points += [point for place in between for point in ((place.x, place.middle), (place.x + place.width, place.middle))]
+    return [*points, (last.x, last.middle)]
+
+
+def _way_beside(start: _Place, end: _Place, y: float, number: int, gap: float) -> list[tuple[float, float]]:
+    """Return the points of an arrow that goes up and down between columns, and along at a height that is free."""
+    aside = gap * (0.25 + 0.5 * (number % 4) / 4)
+    right, left = start.x + start.width + aside, end.x - aside
+    corners = [(right, start.middle), (right, y), (left, y), (left, end.middle)]
+    return [(start.x + start.width, start.middle), *corners, (end.x, end.middle)]
 
 
 def svg(
@@ -129,30 +228,36 @@ def svg(
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" class="hr-plan" role="{role}" aria-label="the pipeline" {size}>']
     if style:
         out.append(f"<style>{style}</style>")
+    tip = f"hr-tip-{width}x{height}"  # of another picture on the same page, which may be hidden, none is drawn
     out.append(
-        '<defs><marker id="hr-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        f'<defs><marker id="{tip}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         '<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>'
     )
     for arrow, points in picture.ways:
         title = f"<title>{html.escape(arrow.text)}</title>" if arrow.text else ""
-        kind = "arrow back" if _turns(points) else "arrow"
-        out.append(f'<path class="{kind}" marker-end="url(#hr-tip)" d="{_path(points)}">{title}</path>')
+        kind = "arrow back" if arrow in picture.back else "arrow"
+        out.append(f'<path class="{kind}" marker-end="url(#{tip})" d="{_path(points)}">{title}</path>')
     for part in picture.graph.parts.values():
-        out.append(_drawn(part, picture.boxes[part.id], link(part), numbers(part)))
+        out.append(_drawn(part, picture.boxes[part.id], picture.texts[part.id], link(part), numbers(part)))
     return "".join([*out, "</svg>"])
 
 
 def _drawn(
-    part: Part, box: tuple[float, float, float, float], link: str, numbers: Sequence[Sequence[tuple[str, str]]]
+    part: Part,
+    box: tuple[float, float, float, float],
+    texts: tuple[list[str], list[str]],
+    link: str,
+    numbers: Sequence[Sequence[tuple[str, str]]],
 ) -> str:
     x, y, width, height = box
     words = " ".join(filter(None, (part.kind, part.operation)))
     radius = {"topic": min(height / 2, 15.0), "model": 4}.get(part.kind, 6)
     title = html.escape(": ".join(filter(None, (part.title, part.about))))
-    lines = [f'<text x="{x + PADDING:.1f}" y="{y + PADDING + 9:.1f}">{html.escape(_clipped(part.title))}</text>']
-    if part.about:
-        about = html.escape(_clipped(part.about))
-        lines.append(f'<text class="about" x="{x + PADDING:.1f}" y="{y + PADDING + 9 + LINE:.1f}">{about}</text>')
+    lines: list[str] = []
+    for kind, some in zip(("", ' class="about"'), texts, strict=True):
+        for text in some:
+            at = y + PADDING + 9 + LINE * len(lines)
+            lines.append(f'<text{kind} x="{x + PADDING:.1f}" y="{at:.1f}">{html.escape(text)}</text>')
     for pieces in numbers:
         spans = "".join(
             f'<tspan data-live="{html.escape(key, quote=True)}">{html.escape(text)}</tspan>'
@@ -172,15 +277,15 @@ def _drawn(
     return f'<g class="{words}" data-part="{html.escape(part.id, quote=True)}">{inner}</g>'
 
 
-def _turns(points: Sequence[tuple[float, float]]) -> bool:
-    return len(points) > 2 and points[-1][0] < points[0][0]
+def _has_corners(points: Sequence[tuple[float, float]]) -> bool:
+    return any(a[0] == b[0] for a, b in itertools.pairwise(points))
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
-    """Return a smooth way from left to right, or one with corners that goes back."""
+    """Return a smooth way from left to right, or one with corners."""
     (x, y), *rest = points
     drawn = [f"M{x:.1f} {y:.1f}"]
-    if _turns(points):
+    if _has_corners(points):
         return "".join([*drawn, *(f"L{a:.1f} {b:.1f}" for a, b in rest)])
     for a, b in rest:
         half = (x + a) / 2
@@ -189,14 +294,12 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "".join(drawn)
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
-
-
-def _box(part: Part, column: int, spare: int) -> _Place:
-    lines = [_clipped(text) for text in (part.title, part.about) if text]
-    width = max([SPARE * bool(spare), *map(len, lines)]) * CHARACTER + 2 * PADDING
-    return _Place(part, column, width, (len(lines) + spare) * LINE + PADDING + 4 * bool(spare))
+def _box(part: Part, column: int, form: _Form, spare: int | Mapping[str, int]) -> _Place:
+    texts = form.texts(part.title), form.texts(part.about)
+    lines = [text for some in texts for text in some]
+    free = spare if isinstance(spare, int) else spare.get(part.kind, 0)
+    width = max([min(SPARE, form.widest) * bool(free), *map(len, lines)]) * CHARACTER + 2 * PADDING
+    return _Place(part, column, width, (len(lines) + free) * LINE + PADDING + 4 * bool(free), texts)
 
 
 def _without_circles(graph: Graph) -> tuple[list[Arrow], list[Arrow]]:
@@ -304,30 +407,57 @@ def _crossings(order: Sequence[Sequence[_Place]], right: Mapping[int, Sequence[_
     return crossed
 
 
-def _lie(order: Sequence[Sequence[_Place]], chains: Mapping[Arrow, Sequence[_Place]]) -> None:
-    """Give every place its pixels: columns beside each other, places as near to their neighbours' height as fits."""
+def _lie(
+    order: Sequence[Sequence[_Place]], chains: Mapping[Arrow, Sequence[_Place]], form: _Form, leaving: Sequence[int]
+) -> list[float]:
+    """Give every place its pixels: columns beside each other, places as near to their neighbours' height as fits.
+
+    Args:
+        leaving: the bands that arrows leave for others.
+
+    Returns:
+        The height at which each of these goes along, below its band.
+    """
+    bands: list[list[Sequence[_Place]]] = [[] for _ in range(form.band_of(max(0, len(order) - 1)) + 1)]
+    for number, column in enumerate(order):
+        bands[form.band_of(number)].append(column)
+    # Columns of all bands lie below each other, so that between them ways lead through all of them.
     x = MARGIN
-    for column in order:
-        width = max(place.width for place in column)
-        y = MARGIN
-        for place in column:
-            place.x, place.y = x, y
-            if place.part is None:
-                place.width = width
-            y += place.height + GAP_Y
-        x += width + GAP_X
+    for grid in itertools.zip_longest(*bands, fillvalue=()):
+        width = max((place.width for column in grid for place in column), default=0.0)
+        for column in grid:
+            y = MARGIN
+            for place in column:
+                place.x, place.y = x, y
+                if place.part is None:
+                    place.width = width
+                y += place.height + GAP_Y
+        x += width + form.gap
     near: dict[int, list[_Place]] = {}
     for chain in chains.values():
         for start, end in itertools.pairwise(chain):
             near.setdefault(id(start), []).append(end)
             near.setdefault(id(end), []).append(start)
-    for sweep in range(SWEEPS):
-        for column in order if sweep % 2 == 0 else reversed(order):
-            _settle(column, near)
-    top = min((place.y for column in order for place in column), default=MARGIN)
-    for column in order:
-        for place in column:
-            place.y += MARGIN - top
+    lanes = [0.0] * len(leaving)
+    begin = MARGIN
+    for number, band in enumerate(bands):
+        for sweep in range(SWEEPS):
+            for column in band if sweep % 2 == 0 else reversed(band):
+                _settle(column, near)
+        own = [i for i, of in enumerate(leaving) if of == number]
+        begin = _put(band, begin)
+        for rank, i in enumerate(own):
+            lanes[i] = begin + LANE * (1 + rank % LANES)
+        begin += LANE * (1 + min(len(own), LANES)) + GAP_Y
+    return lanes
+
+
+def _put(band: Sequence[Sequence[_Place]], begin: float) -> float:
+    """Move a band to where it begins; return where it ends."""
+    top = min((place.y for column in band for place in column), default=begin)
+    for place in itertools.chain.from_iterable(band):
+        place.y += begin - top
+    return max((place.y + place.height for column in band for place in column), default=begin)
 
 
 def _settle(column: Sequence[_Place], near: Mapping[int, Sequence[_Place]]) -> None:

@@ -18,13 +18,16 @@ from headrace.ui.stream import numbers
 # Lines of numbers that stand in a part of the picture, by its kind.
 SHOWN = {
     "topic": ("{rows} rows", "{rate} · {age}"),
-    "model": ("{version} · {learned} learned", "{waiting} waiting · {busy}"),
+    "model": ("{version} · {busy} busy", "{learned} learned", "{waiting} waiting"),
     "operator": ("{note}",),
     "source": ("{status}", "{note}"),
     "sink": ("{status}", "{note}"),
 }
 EMPTY = {"note": ""}
-LINES = max(map(len, SHOWN.values()))
+LINES = {kind: len(lines) for kind, lines in SHOWN.items()}
+# What a page of a computer, and one of a telephone, has room for.
+WIDE, NARROW = 1220.0, 330.0
+MOST_TWICE = 80
 PIECES = re.compile(r"\{(\w+)\}")
 
 
@@ -37,7 +40,7 @@ def router(site: Site) -> fastapi.APIRouter:
         logs = site.subject.logs()
         moments = {name: moment_at(log, at) for name, log in logs.items()}
         pictures = [
-            {"name": name, "graph": graph, "svg": picture_of(graph, moments[name])}
+            {"name": name, "graph": graph, "svgs": pictures_of(graph, moments[name])}
             for name, log in logs.items()
             if (graph := graph_of(log)).parts
         ]
@@ -53,8 +56,11 @@ def router(site: Site) -> fastapi.APIRouter:
     return routes
 
 
-def picture_of(graph: Graph, moment: Moment) -> Markup:
-    """Return the plan as SVG, its parts links to their pages."""
+def pictures_of(graph: Graph, moment: Moment) -> list[tuple[str, Markup]]:
+    """Return the plan as SVG, its parts links to their pages: for wide pages and for narrow ones, each with a name.
+
+    Of a plan with many parts there is one only.
+    """
     at = "" if moment.live else moment.text
     topics = {} if moment.live else moment.topics()
 
@@ -64,8 +70,13 @@ def picture_of(graph: Graph, moment: Moment) -> Markup:
         name = part.id.partition(":")[2]
         return [[("", f"{topics[name].rows:,} rows")]] if part.kind == "topic" and name in topics else []
 
-    picture = laid_out(graph, spare=LINES if moment.live else 1)
-    return Markup(svg(picture, link=lambda part: place_of(part, at), numbers=numbers_of, style=""))
+    def drawn(width: float) -> Markup:
+        picture = laid_out(graph, spare=LINES if moment.live else {"topic": 1}, width=width)
+        return Markup(svg(picture, link=lambda part: place_of(part, at), numbers=numbers_of, style=""))
+
+    if len(graph.parts) > MOST_TWICE:
+        return [("", drawn(WIDE))]
+    return [("wide", drawn(WIDE)), ("narrow", drawn(NARROW))]
 
 
 def pieces(part: str, line: str) -> list[tuple[str, str]]:

@@ -465,10 +465,10 @@ function zoom() {
   for (const picture of all(".picture")) {
     const svg = one("svg", picture);
     const [, , width, height] = (svg?.getAttribute("viewBox") || "0 0 1 1").split(" ").map(Number);
-    const fit = () => Math.min(1, (picture.clientWidth - 2) / width);
+    const fit = () => Math.min(1, ((picture.clientWidth || innerWidth) - 2) / width);
     let scale = Number(localStorage.getItem("headrace.zoom")) || Math.max(0.85, fit());
     const draw = () => { svg?.setAttribute("width", String(width * scale)); svg?.setAttribute("height", String(height * scale)); };
-    for (const button of all("[data-zoom]", picture.previousElementSibling || picture)) {
+    for (const button of all("[data-zoom]", picture.parentElement || picture)) {
       button.addEventListener("click", () => {
         const way = button.dataset.zoom;
         scale = way === "fit" ? fit() : Math.min(3, Math.max(0.15, scale * (way === "in" ? 1.25 : 0.8)));
