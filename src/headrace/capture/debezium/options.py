@@ -1,0 +1,149 @@
+"""What the capture of PostgreSQL is told by a connector's configuration."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from headrace.capture.debezium.configuration import Configuration
+from headrace.capture.debezium.explanation import check, converter_class, transform_classes
+from headrace.capture.debezium.expressions import expressions
+from headrace.errors import DeclarationError
+
+_LIBPQ = {
+    "database.hostname": "host",
+    "database.port": "port",
+    "database.user": "user",
+    "database.password": "password",
+    "database.dbname": "dbname",
+    "database.sslmode": "sslmode",
+    "database.sslcert": "sslcert",
+    "database.sslkey": "sslkey",
+    "database.sslpassword": "sslpassword",
+    "database.sslrootcert": "sslrootcert",
+}
+_FORMATS = {
+    "org.apache.kafka.connect.json.JsonConverter": "json",
+    "io.confluent.connect.avro.AvroConverter": "avro",
+    "io.confluent.connect.json.JsonSchemaConverter": "jsonschema",
+}
+_FLATTEN = "io.debezium.transforms.ExtractNewRecordState"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureOptions:
+    """A capture as a connector's configuration declares it; the words are those of `headrace.App.postgres`.
+
+    Attributes:
+        name: the connector's, or the prefix.
+        makes_publication: a publication that is not there is made.
+        format: in which a Kafka log's topics are written.
+        registry: URL of the schema registry that the format needs.
+    """
+
+    name: str
+    dsn: str = field(repr=False)
+    prefix: str
+    tables: tuple[str, ...]
+    slot: str | None
+    publication: str | None
+    makes_publication: bool
+    snapshot: Literal["initial", "never"]
+    format: str
+    registry: str | None = field(default=None, repr=False)
+
+
+def options_of(configuration: Configuration) -> CaptureOptions:
+    """Return what a configuration tells the capture.
+
+    Raises:
+        DeclarationError: it has something that cannot be run here; with all of it.
+
+    >>> about = {"connector.class": "PostgresConnector", "database.hostname": "db", "database.user": "ann"}
+    >>> about |= {"database.dbname": "shop", "topic.prefix": "shop", "table.include.list": "public.o.*"}
+    >>> options_of(Configuration(about, "here")).tables
+    ('(?a:public.o.*)',)
+    """
+    check(configuration)
+    return CaptureOptions(
+        name=configuration.get("name") or configuration.get("topic.prefix"),
+        dsn=dsn_of(configuration),
+        prefix=configuration.get("topic.prefix"),
+        tables=tables_of(configuration),
+        slot=configuration.get("slot.name") or None,
+        publication=configuration.get("publication.name") or None,
+        makes_publication=configuration.get("publication.autocreate.mode").lower() != "disabled",
+        snapshot="never" if configuration.get("snapshot.mode").lower() == "no_data" else "initial",
+        format=_format(configuration),
+        registry=configuration.get("value.converter.schema.registry.url") or None,
+    )
+
+
+def dsn_of(configuration: Configuration) -> str:
+    """Return the connection string of the database.
+
+    >>> dsn_of(Configuration({"database.hostname": "db", "database.password": r"it's \\ me"}, "here"))
+    "host='db' password='it\\\\'s \\\\\\\\ me'"
+    """
+    given = {libpq: configuration.get(name) for name, libpq in _LIBPQ.items() if configuration.get(name)}
+    if "password" in given:  # blanks belong to it
+        given["password"] = configuration.properties["database.password"]
+    if configuration.get("database.tcpKeepAlive").lower() == "false":
+        given["keepalives"] = "0"
+    return " ".join(f"{name}={_quoted(value)}" for name, value in given.items())
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def tables_of(configuration: Configuration) -> tuple[str, ...]:
+    r"""Return patterns that match the whole of the ``schema.table`` of every table that is captured.
+
+    Raises:
+        DeclarationError: the lists cannot be put together.
+
+    >>> tables_of(Configuration({"table.exclude.list": "public.tmp_.*", "schema.include.list": "public"}, "here"))
+    ('(?=(?:(?a:public))\\.)(?!(?:(?a:public.tmp_.*))\\Z)(?a:.*)',)
+    """
+    lists = {
+        name: expressions(configuration.get(f"{name}.list"))
+        for name in ("schema.include", "schema.exclude", "table.include", "table.exclude")
+    }
+    looks = ""
+    for name, begins, ends in (
+        ("schema.include", "(?=", r"\."),
+        ("schema.exclude", "(?!", r"\."),
+        ("table.exclude", "(?!", r"\Z"),
+    ):
+        if lists[name]:
+            looks += f"{begins}(?:{'|'.join(lists[name])}){ends})"
+    patterns = tuple(looks + included for included in lists["table.include"] or ["(?a:.*)"])
+    for pattern in patterns:
+        _check_groups(pattern, combined=bool(looks))
+    return patterns
+
+
+def _check_groups(pattern: str, *, combined: bool) -> None:
+    """Refuse groups that are counted otherwise when several expressions are put together."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise DeclarationError(
+            f"the lists of tables and schemas cannot be put together: {error}", advice="Leave out named groups."
+        ) from error
+    if combined and re.search(r"(?<!\\)(?:\\\\)*\\[1-9]", pattern):
+        raise DeclarationError(
+            "the lists of tables and schemas cannot be put together: one has a back reference such as \\1",
+            advice="Write it without.",
+        )
+
+
+def _format(configuration: Configuration) -> str:
+    """Return the format of a Kafka log's topics."""
+    made = _FORMATS[converter_class(configuration, "value.converter")]
+    made += "" if _FLATTEN in transform_classes(configuration) else "+envelope"
+    schemas = configuration.get("value.converter.schemas.enable", "true").lower() == "true"
+    return f"{made}+schema" if made.startswith("json") and not made.startswith("jsonschema") and schemas else made
