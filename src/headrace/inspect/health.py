@@ -1,7 +1,18 @@
-"""What a running pipeline says of itself beside its log, about once a second, for the processes that look at it.
+"""What a running pipeline says of itself, about once a second, for the processes that look at its log.
 
-``<log>.health`` goes when the pipeline ends in good order. The file holds ``ts`` and ``pid`` of the process, ``parts``
-(`headrace.serve.models.ComponentHealth`) and ``figures`` (`Status.figures`).
+Beside a file it is ``<log>.health``, which goes when the pipeline ends in good order. On a cluster it is a record of
+the log, `headrace.log.topic_metadata.STATUS` APP, which goes with rounds that commit; its last says how it has ended.
+
+==================  ================================================================================================
+field               holds
+==================  ================================================================================================
+``ts``, ``pid``     when it was said, in seconds, and by which process
+``parts``           its sources, sinks and engine: `headrace.serve.models.ComponentHealth`
+``figures``         `Status.figures`
+``host``            the machine of the process (on a cluster)
+``state``           ``running``, ``stopped`` or ``failed`` (on a cluster)
+``within``          seconds within which more is said, while it runs (on a cluster)
+==================  ================================================================================================
 """
 
 from __future__ import annotations
@@ -13,10 +24,13 @@ from typing import Any
 
 from headrace.log import file_of
 from headrace.log.base import Log
+from headrace.log.topic_metadata import STATUS
 from headrace.serve.models import ComponentHealth
 
 FILE = ".health"
 SILENT_SECONDS = 5.0
+# A pipeline on a cluster that has said nothing for so long has committed nothing since.
+QUIET_SECONDS = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,39 +43,72 @@ class Status:
             took; ``p50_ms`` and ``p99_ms`` from a row's commit in its database to the commit of its predictions;
             ``memory``: bytes of the process; ``gauges``: name, labels and value, as `GET /metrics` has them.
         age: seconds since then.
+        within: seconds within which it says more, while it runs.
+        where: process and machine, where they were said.
+        stopped: whether it has said that it was stopped.
     """
 
     parts: list[ComponentHealth] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     age: float = 0.0
+    within: float = 0.0
+    where: str = ""
+    stopped: bool = False
+
+    @property
+    def silent(self) -> bool:
+        """Return whether it has said that it runs, and nothing more for longer than it would."""
+        return bool(self.parts) and not self.failed and self.age >= self.within + SILENT_SECONDS
+
+    @property
+    def failed(self) -> bool:
+        """Return whether it has said that it ended by an error."""
+        return any(part.ended for part in self.parts)
 
     @property
     def runs(self) -> bool:
         """Return whether a pipeline says that it runs, and said so just now."""
-        return bool(self.parts) and self.age < SILENT_SECONDS and not any(part.ended for part in self.parts)
+        return bool(self.parts) and not self.silent and not self.failed
 
 
 def read_status(log: Log) -> Status:
     """Read what the pipeline of another process says of itself on a log.
 
     Returns:
-        Nothing where no process says anything: it has ended in good order, or the log is no file.
+        Nothing where no process says anything: it has ended in good order, or is of an engine or a version of Headrace
+        that says nothing on a cluster.
     """
     path = file_of(log, FILE)
     try:
-        about: dict[str, Any] = json.loads(path.read_text()) if path is not None else {"parts": [], "ts": 0.0}
-        found = [ComponentHealth(**part) for part in about["parts"]]
-        age = max(0.0, time.time() - float(about["ts"]))
-        figures = dict(about.get("figures") or {})
+        about = _recorded(log) if path is None else json.loads(path.read_text())
+        return Status() if about is None else _status(about)
     except FileNotFoundError:
         return Status()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Status([ComponentHealth("engine", str(path), 0.0, f"its health cannot be read: {error}", ended=True)])
+        name = str(path or log)
+        return Status([ComponentHealth("engine", name, 0.0, f"its health cannot be read: {error}", ended=True)])
+
+
+def _recorded(log: Log) -> dict[str, Any] | None:
+    """Return what was said last in a log itself."""
+    said: list[dict[str, Any]] = [json.loads(value) for value in log.records(STATUS).values()]
+    return max(said, key=lambda about: float(about["ts"]), default=None)
+
+
+def _status(about: dict[str, Any]) -> Status:
+    age = max(0.0, time.time() - float(about["ts"]))
+    where = f"process {about['pid']} on {about['host']}" if "host" in about else ""
+    if about.get("state") == "stopped":
+        return Status(age=age, where=where, stopped=True)
+    figures, within = dict(about.get("figures") or {}), float(about.get("within", 0.0))
+    if within and age >= QUIET_SECONDS:
+        figures |= {"rounds_s": 0.0, "busy": dict.fromkeys(figures.get("busy", ()), 0.0)}
     # What was away then is taken to be away still, and the rounds of a process that is silent grow old.
+    parts = [ComponentHealth(**part) for part in about["parts"]]
     parts = [
-        replace(part, seconds=part.seconds + age) if part.seconds or part.kind == "engine" else part for part in found
+        replace(part, seconds=part.seconds + age) if part.seconds or part.kind == "engine" else part for part in parts
     ]
-    return Status(parts, figures, age)
+    return Status(parts, figures, age, within, where)
 
 
 def read_health(log: Log) -> list[ComponentHealth]:

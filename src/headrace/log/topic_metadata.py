@@ -11,6 +11,7 @@ from headrace.log.base import TopicInfo
 Json = bytes  # the name «bytes» is a field's here
 TOPIC, FORM, HEAD = "~topic", "~form", "~head"
 COPYING = "~copying"  # while `headrace.log.copy` fills a log
+STATUS = "~status"  # what the pipeline that writes a log says of itself; of no use to a copy
 OURS = "~"  # what a log's own kinds of records begin with
 CREATED, DROPPED = "created", "dropped"
 _LATER = ("mark", "born")

@@ -27,7 +27,7 @@ from headrace.engines.local.first_rows import FirstRows
 from headrace.engines.local.tasks import OnStep, TaskRunner
 from headrace.engines.local.write_queue import PendingWrite, WriteQueue
 from headrace.engines.workers import Workers
-from headrace.errors import HeadraceError, LogError, LogFull
+from headrace.errors import HeadraceError, LogError, LogFull, LogLocked
 from headrace.event_log import event
 from headrace.faults import fault
 from headrace.log.base import Log, Transaction
@@ -144,6 +144,9 @@ class Engine:
         self.guard = threading.Lock()
         # Called by the engine's thread after each commit, and with True in each idle round.
         self.after_commit: list[Callable[[bool], None]] = []
+        # Called by the engine's thread in each transaction of a round, and in the last one, when it ends or has failed.
+        self.each_commit: list[Callable[[Transaction], None]] = []
+        self.at_end: list[Callable[[Transaction], None]] = []
         # Called by the engine's thread when a round begins.
         self.each_round: list[Callable[[], None]] = []
         self._stop = threading.Event()
@@ -201,6 +204,7 @@ class Engine:
             self._save_at_end()
         except BaseException as error:
             self.error = error
+            self._tell_failure(error)
             raise
         finally:
             self._end()
@@ -326,6 +330,8 @@ class Engine:
             self._write_queue.write(txn, self.dead_letters.take)
             fault("engine.captured")
             more = self._step_all(txn, requests)
+            for call_in in self.each_commit:
+                call_in(txn)
             fault("engine.stepped")
             begun = time.perf_counter()
         self.times.spent("commit", begun)
@@ -425,6 +431,8 @@ class Engine:
             try:
                 with self.log.transaction() as txn:
                     stored = _store(txn, [polled])
+                    for call in self.each_commit:
+                        call(txn)
             except HeadraceError as error:
                 if not error.retry:
                     raise
@@ -455,17 +463,32 @@ class Engine:
     def _save_at_end(self) -> None:
         """Store every state: the next start repeats nothing."""
         unsaved = [runner for runner in self.runners if runner.unsaved]
-        if not unsaved:
+        if not unsaved and not self.at_end:
             return
         try:
             with self.log.transaction() as txn:
                 for runner in unsaved:
                     runner.save_at_end(txn)
+                for call in self.at_end:
+                    call(txn)
         except HeadraceError as error:
-            # Nothing is lost: what was done since the last checkpoint is repeated at the next start.
-            logger.warning(
-                "the models' states were not stored at the end: %s", error.message, extra=event("not_stored")
-            )
+            if unsaved:
+                # Nothing is lost: what was done since the last checkpoint is repeated at the next start.
+                logger.warning(
+                    "the models' states were not stored at the end: %s", error.message, extra=event("not_stored")
+                )
+
+    def _tell_failure(self, error: BaseException) -> None:
+        """Have the log say that the pipeline has failed, where the log itself is not what has."""
+        if not self.at_end or isinstance(error, LogLocked) or (isinstance(error, HeadraceError) and error.retry):
+            return
+        self.waker.interrupt()  # a broker that goes away now is not waited for
+        try:
+            with self.log.transaction() as txn:
+                for call in self.at_end:
+                    call(txn)
+        except HeadraceError as another:
+            logger.debug("the log does not say that the pipeline failed: %s", another.message)
 
     # -- telling others --------------------------------------------------------------------------------------------
 

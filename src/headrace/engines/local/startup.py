@@ -24,7 +24,7 @@ from headrace.engines.local.engine import Engine
 from headrace.engines.local.first_rows import FirstRows, check_known, check_queries
 from headrace.engines.local.pool import ProcessPool
 from headrace.engines.local.running import Running
-from headrace.engines.local.serving.health import HealthWriter, StatusReport
+from headrace.engines.local.serving.health import HealthWriter, StatusRecord, StatusReport
 from headrace.engines.local.serving.service import LocalModels, ServerBinding, receive_served_rows, serve_running
 from headrace.engines.local.sink_runner import SinkRunners
 from headrace.engines.local.sources import check_apart, databases, foreign_topics, registered_columns, topic_sources
@@ -39,6 +39,7 @@ from headrace.inspect.health import FILE
 from headrace.kafka.settings import KafkaLocation
 from headrace.log import file_of, open_log
 from headrace.log.base import Log
+from headrace.log.kafka import KafkaLog
 from headrace.log.retention import Keep
 from headrace.plan.blueprint import blueprint
 from headrace.plan.columns import Columns
@@ -206,12 +207,20 @@ def _warn_of_untrained(plan: Plan, log: Log) -> None:
 
 def _tell_health(running: Running) -> None:
     """Let processes that follow the log know how its pipeline is."""
-    path = file_of(running.log, FILE)
+    path, engine = file_of(running.log, FILE), running.engine
+    if path is None and not isinstance(running.log, KafkaLog):
+        return
+    report = StatusReport(engine, lambda: list(running.sinks.values()))
+    running.closing.append(report.close)
     if path is not None:
-        report = StatusReport(running.engine, lambda: list(running.sinks.values()))
         told = HealthWriter(path, report)
-        running.engine.each_round.append(told.write)
-        running.closing += [report.close, told.remove]
+        engine.each_round.append(told.write)
+        running.closing.append(told.remove)
+    else:
+        record = StatusRecord(engine, engine.plan.app, report)
+        engine.at_end.append(record.at_end)
+        engine.each_commit.append(record.in_round)
+        engine.each_round.append(record.idle)
 
 
 def _reader(plan: Plan, log: Log, codec: TopicCodec) -> tuple[Log, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,8 @@ class Health:
 
     Attributes:
         runs: whether it says that it runs.
+        where: which process said so, or that it was stopped; "" where that is not said.
+        stopped_us: when it was stopped; 0 where that is not said.
         busy: share of the time of each part of a round, the largest first.
         gauges: name, labels in one text, value as people read it, what it is.
         tasks: by their names: checkpoints and offsets.
@@ -64,6 +67,8 @@ class Health:
     """
 
     runs: bool
+    where: str
+    stopped_us: int
     figures: Mapping[str, Any]
     parts: list[ComponentHealth]
     busy: list[tuple[str, float]]
@@ -84,6 +89,8 @@ def health_of(log: Log) -> Health:
     stored = stored_of(log)
     return Health(
         runs=status.runs,
+        where=status.where,
+        stopped_us=int((time.time() - status.age) * 1e6) if status.stopped else 0,
         figures=figures,
         parts=status.parts,
         busy=shares,
@@ -122,8 +129,9 @@ def stored_of(log: Log) -> Stored:
 def findings_of(log: Log, status: Status, tasks: Mapping[str, Progress], stored: Stored) -> list[str]:
     """Return what somebody should look at."""
     found = [f"{part.kind} «{part.name}»: {part.status}" for part in status.parts if part.ended]
-    if status.parts and not found and status.age >= SILENT_SECONDS:
-        found.append(f"the pipeline has said nothing for {age_text(status.age)}: its process was killed, or hangs")
+    if status.silent:
+        by = f" ({status.where})" if status.where else ""
+        found.append(f"the pipeline{by} has said nothing for {age_text(status.age)}: it was killed, or hangs")
     if status.runs:
         found += [
             f"{part.kind} «{part.name}» is away for {age_text(part.seconds)}: {part.status}"

@@ -42,7 +42,8 @@ class Look:
     Attributes:
         at: by the monotonic clock; ``now_us`` by the wall's.
         progress: of tasks, models among them.
-        silent: whether a pipeline has no place to say of itself that it runs: the log is no file.
+        mute: whether its pipeline says nothing of itself, though it may run: of an engine, or a version of Headrace,
+            that does not on a cluster.
     """
 
     at: float
@@ -51,20 +52,21 @@ class Look:
     topics: Mapping[str, TopicInfo]
     progress: Mapping[str, Progress]
     status: Status
-    silent: bool = False
+    mute: bool = False
 
 
 def look(log: Log) -> Look:
     """Look at a log."""
     progress = {name: found for name in log.records("position") if (found := read_progress(log, name)) is not None}
+    status = read_status(log)
     return Look(
         time.monotonic(),
         time.time_ns() // 1000,
         log.newest_slice(),
         log.topics(),
         progress,
-        read_status(log),
-        file_of(log) is None,
+        status,
+        file_of(log) is None and not status.parts and not status.stopped,
     )
 
 
@@ -120,11 +122,11 @@ class Numbers:
         found |= self._gauges(now)
         alarms = sum(info.end for topic, info in now.topics.items() if topic in self._alarms())
         letters = sum(info.end for topic, info in now.topics.items() if topic.endswith(DEAD))
-        runs, moves = now.status.runs, now.slice != self._looks[0].slice
+        runs = now.status.runs
         figures = now.status.figures
         self.figures = figures if runs else {}
         return found | {
-            "log/state": "running" if runs or (now.silent and moves) else "quiet" if now.silent else "stopped",
+            "log/state": self._state(now),
             "log/slice": f"{now.slice:,}",
             "log/letters": f"{letters:,}",
             "log/alarms": f"{alarms:,}",
@@ -133,6 +135,15 @@ class Numbers:
             "log/rounds": rate_text(figures.get("rounds_s", 0.0)) if runs else "–",
             "log/memory": bytes_text(int(figures.get("memory", 0))) if runs else "–",
         }
+
+    def _state(self, now: Look) -> str:
+        if now.status.failed:
+            return "failed"
+        if now.status.silent:
+            return f"not heard of for {age_text(now.status.age)}"
+        if now.mute:
+            return "running" if now.slice != self._looks[0].slice else "quiet"
+        return "running" if now.status.runs else "stopped"
 
     def rate(self, topic: str) -> float:
         """Return rows a second that came to a topic in the newest looks."""

@@ -1,7 +1,7 @@
 """Health of a running pipeline: its sources, its sinks, the engine's rounds; and how a follower learns of it.
 
-The engine's process knows by looking at its parts. Beside a log that is a file it also writes what it sees, about once
-a second, for the processes that follow the log (`headrace.inspect.health`).
+The engine's process knows by looking at its parts. For the processes that follow the log it also writes what it sees,
+about once a second: beside a log that is a file, into one on a cluster (`headrace.inspect.health`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.engines.local.sink_runner import SinkStatus
+from headrace.errors import HeadraceError
 from headrace.inspect.health import Status
+from headrace.log.base import Transaction
+from headrace.log.kafka import KafkaTransaction
+from headrace.log.topic_metadata import STATUS
 from headrace.serve.models import ComponentHealth, Gauge
 
 if TYPE_CHECKING:
     from headrace.engines.local.engine import Engine
 
 WRITE_SECONDS = 1.0
+IDLE_SECONDS = 10.0
 LAG_SECONDS = 3.0
 
 
@@ -39,10 +45,8 @@ def health_of(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Componen
         status = f"ended: {engine.error}"
     elif engine.finished.is_set():
         status = "ended"
-    return [
-        *found,
-        ComponentHealth("engine", engine.plan.app, engine.round_age, status, ended=engine.finished.is_set()),
-    ]
+    over = engine.error is not None or engine.finished.is_set()
+    return [*found, ComponentHealth("engine", engine.plan.app, engine.round_age, status, ended=over)]
 
 
 def engine_metrics(engine: Engine, sinks: Sequence[SinkStatus] = ()) -> list[Gauge]:
@@ -161,15 +165,64 @@ class HealthWriter:
         if now - self._written_at < WRITE_SECONDS:
             return
         self._written_at = now
-        status = self._status()
-        parts = [asdict(part) for part in status.parts]
-        about = {"ts": time.time(), "pid": os.getpid(), "parts": parts, "figures": status.figures}
         draft = self._path.with_name(f"{self._path.name}.draft")
         with contextlib.suppress(OSError):
-            draft.write_text(json.dumps(about))
+            draft.write_text(json.dumps(_said(self._status())))
             draft.replace(self._path)
 
     def remove(self) -> None:
         """Take it away: the pipeline has ended in good order."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+
+def _said(status: Status) -> dict[str, Any]:
+    parts = [asdict(part) for part in status.parts]
+    return {"ts": time.time(), "pid": os.getpid(), "parts": parts, "figures": status.figures}
+
+
+class StatusRecord:
+    """Keeps `Status` as a record of a log on a cluster. Called by the engine's thread.
+
+    It goes with rounds that commit anyway, at most once a second. While nothing is committed it takes a transaction of
+    its own every `IDLE_SECONDS`: a pipeline that waits for rows is told from one that was killed.
+
+    Args:
+        app: names the record.
+    """
+
+    def __init__(self, engine: Engine, app: str, status: Callable[[], Status]) -> None:
+        self._engine = engine
+        self._app = app
+        self._status = status
+        self._host = socket.gethostname()
+        self._written_at = -IDLE_SECONDS
+
+    def in_round(self, txn: Transaction) -> None:
+        """Put it into a transaction that has something else to commit."""
+        if isinstance(txn, KafkaTransaction) and txn.changed and self._age >= WRITE_SECONDS:
+            self._put(txn, "running")
+
+    def idle(self) -> None:
+        """Write it where nothing was committed for a while."""
+        if self._age >= IDLE_SECONDS:
+            self._written_at = time.monotonic()  # whatever comes of it: a broker that is away is not asked at once
+            try:
+                with self._engine.log.transaction() as txn:
+                    self._put(txn, "running")
+            except HeadraceError as error:
+                if not error.retry:
+                    raise
+
+    def at_end(self, txn: Transaction) -> None:
+        """Say how the pipeline has ended."""
+        self._put(txn, "stopped" if self._engine.error is None else "failed")
+
+    @property
+    def _age(self) -> float:
+        return time.monotonic() - self._written_at
+
+    def _put(self, txn: Transaction, state: str) -> None:
+        self._written_at = time.monotonic()
+        about = {**_said(self._status()), "host": self._host, "state": state, "within": IDLE_SECONDS}
+        txn.put(STATUS, self._app, json.dumps(about).encode())
