@@ -14,6 +14,7 @@
     ├── LogError                  the durable log
     │   ├── LogMissing            there is none at this place
     │   ├── LogLocked             another process writes this log
+    │   ├── TopicInUse            a topic is there already, or is used by somebody
     │   ├── LogVersionError       the file was written by a newer Headrace
     │   ├── LogCorrupt            the file is torn, truncated or not a log
     │   ├── LogTruncated          rows that somebody needs were deleted behind the log's back
@@ -125,6 +126,10 @@ class LogMissing(LogError):
 
 class LogLocked(LogError):
     """Another process holds the writer's lock of this log."""
+
+
+class TopicInUse(LogError):
+    """A topic that is to be made is there already, or one that is to be deleted is used by somebody."""
 
 
 class LogVersionError(LogError):

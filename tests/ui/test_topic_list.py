@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_a_topic_is_made_and_deleted(client: Client) -> None:
     assert post(client, "/ui/topics", topic="clicks").status == 303
     assert "clicks" in client.get("/ui/topics").body.decode()
     got = post(client, "/ui/topics", topic="clicks")
-    assert got.status == 404 and "already" in text_of(got.body)
+    assert got.status == 409 and "already" in text_of(got.body)
     assert "own" in text_of(post(client, "/ui/topics", topic="__mine").body)
     assert "has no partitions" in text_of(post(client, "/ui/topics", topic="x", partitions="3").body)
     assert "Type its name" in text_of(post(client, "/ui/topics/clicks/delete", confirm="click").body)
@@ -77,6 +78,34 @@ def test_a_pipeline_that_runs_keeps_its_topics(path: Path, client: Client) -> No
         got = post(client, "/ui/topics/orders/delete", confirm="orders")
         assert got.status == 409 and "orders" in client.get("/ui/topics").body.decode()
         assert post(client, "/ui/topics", topic="clicks").status == 409
+
+
+def test_a_topic_that_is_used_stays(fish_log: Path, tmp_path: Path) -> None:
+    with dashboard_of(Path(shutil.copy(fish_log, tmp_path / "fish.headrace"))) as url:
+        client = Client(url.removesuffix("/ui"))
+        topic = "weight-prediction"
+        got = post(client, f"/ui/topics/{topic}/delete", confirm=topic)
+        assert got.status == 409 and "is used by «weight»" in text_of(got.body) and "--force" not in text_of(got.body)
+        assert post(client, f"/ui/topics/{topic}/delete", confirm=topic, force="yes").status == 303
+        client.close()
+
+
+def test_an_error_of_a_page_is_logged_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = ServeSettings(port=0)
+    with closing(open_log(str(path), writer=False)) as log:
+        subject = Subject(log, "shop", str(path))
+        pages = Dashboard(subject, settings, None)
+        server = Server(pages, settings, listening=open_socket(settings), ending=pages.end)
+        server.start()
+        subject.held = object()  # type: ignore[assignment]  # a defect
+        client = Client(server.url)
+        got = client.get("/ui/topics", {"Accept": "text/html"})
+        assert got.status == 500 and "a defect of Headrace" in text_of(got.body)
+        assert client.get("/ui/static/headrace.css").status == 200  # over the same connection
+        client.close()
+        server.stop()
+    errors = [record.message for record in caplog.records if record.exc_info]
+    assert errors == ["the page '/ui/topics' failed"]
 
 
 def test_changes_need_the_scope(path: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from headrace.errors import LogError
+from headrace.errors import LogError, TopicInUse
 
 _P = TypeVar("_P", bound="Placed")
 
@@ -264,9 +264,9 @@ def rows_between(log: Log, topic: str, first: int, end: int) -> list[pa.RecordBa
     return found
 
 
-def topic_exists(topic: str, where: str = "the log") -> LogError:
+def topic_exists(topic: str, where: str = "the log") -> TopicInUse:
     """Return the refusal to make a topic twice."""
-    return LogError(f"{where} has the topic «{topic}» already", advice="Choose another name, or delete it first.")
+    return TopicInUse(f"{where} has the topic «{topic}» already", advice="Choose another name, or delete it first.")
 
 
 def no_such_topic(topic: str) -> LogError:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from headrace.errors import DeclarationError, LogError, LogMissing
+from headrace.errors import DeclarationError, LogError, LogMissing, TopicInUse
 from headrace.formats.topic_formats import COLUMNS, codec_for
 from headrace.kafka.cluster import FOR_EVER, Cluster
 from headrace.kafka.settings import SCHEME, KafkaLocation
@@ -143,10 +143,10 @@ def refuse_used(topic: str, found: list[str], *, force: bool) -> None:
     """Refuse to delete what somebody uses.
 
     Raises:
-        LogError: naming them.
+        TopicInUse: naming them.
     """
     if found and not force:
-        raise LogError(
+        raise TopicInUse(
             f"the topic «{topic}» is used by {', '.join(dict.fromkeys(found))}",
             advice="Their past can then be neither verified nor repeated. Stop the pipeline, and add --force.",
         )

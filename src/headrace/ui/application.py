@@ -13,7 +13,7 @@ import fastapi
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from headrace.errors import DeclarationError, HeadraceError, LogError, LogLocked
+from headrace.errors import DeclarationError, HeadraceError, LogError, LogLocked, TopicInUse
 from headrace.event_log import event
 from headrace.serve.exchange import Problem, said
 from headrace.serve.keys import KeyFile
@@ -94,7 +94,7 @@ def _application(site: Site, gate: Gate, *, secure: bool) -> fastapi.FastAPI:
 
     def refused(request: fastapi.Request, error: Exception) -> Response:
         assert isinstance(error, HeadraceError)
-        missing_here = isinstance(error, LogError) and not isinstance(error, LogLocked)
+        missing_here = isinstance(error, LogError) and not isinstance(error, LogLocked | TopicInUse)
         status = 404 if missing_here else 400 if isinstance(error, DeclarationError) else 409
         return failed(request, status, error.message, error.advice)
 

@@ -59,10 +59,14 @@ class Guard:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """ASGI's."""
 
+        answered = False
+
         async def with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
+            answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")
@@ -77,7 +81,12 @@ class Guard:
             logger.exception("whether a request is let in could not be decided", extra=event("request_failed"))
             await Problem(503, "who may ask cannot be decided now").response().send(with_headers)
             return
-        await self._app(scope, receive, with_headers)
+        try:
+            await self._app(scope, receive, with_headers)
+        except Exception:
+            # Starlette raises again what the application has logged; what it has answered in full needs no other end.
+            if not answered:
+                raise
 
     def _caller(self, request: Request) -> Caller:
         """Return who asks.

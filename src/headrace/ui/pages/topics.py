@@ -12,7 +12,7 @@ import pyarrow as pa
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from headrace.errors import DeclarationError, LogError
+from headrace.errors import DeclarationError, LogError, TopicInUse
 from headrace.inspect.messages import plain
 from headrace.inspect.query import Bounds
 from headrace.inspect.rows import no_topic
@@ -92,7 +92,11 @@ def _add_list(routes: fastapi.APIRouter, site: Site) -> None:
         if given.get("confirm") != topic:
             raise DeclarationError(f"«{topic}» was not deleted", advice="Type its name to confirm.")
         force = given.get("force") == "yes"
-        await run_in_threadpool(lambda: delete(site.subject.location, topic, force=force))
+        try:
+            await run_in_threadpool(lambda: delete(site.subject.location, topic, force=force))
+        except TopicInUse as error:
+            advice = "Their past can then be neither verified nor repeated. Stop the pipeline, and check «also where …»."
+            raise TopicInUse(error.message, advice=advice) from error
         return RedirectResponse(link("topics"), 303)
 
 
