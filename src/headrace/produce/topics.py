@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from headrace.errors import DeclarationError, LogError, LogMissing, TopicInUse
+from headrace.errors import DeclarationError, LogMissing, TopicInUse
 from headrace.formats.topic_formats import COLUMNS, codec_for
 from headrace.kafka.cluster import FOR_EVER, Cluster
 from headrace.kafka.settings import SCHEME, KafkaLocation

@@ -95,7 +95,9 @@ def _add_list(routes: fastapi.APIRouter, site: Site) -> None:
         try:
             await run_in_threadpool(lambda: delete(site.subject.location, topic, force=force))
         except TopicInUse as error:
-            advice = "Their past can then be neither verified nor repeated. Stop the pipeline, and check «also where …»."
+            advice = (
+                "Their past can then not be verified or repeated. If so: stop the pipeline, and tick «also where …»."
+            )
             raise TopicInUse(error.message, advice=advice) from error
         return RedirectResponse(link("topics"), 303)
 
