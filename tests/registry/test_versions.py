@@ -68,7 +68,7 @@ def test_a_version_is_found_by_its_number_or_a_tag() -> None:
     log = MemoryLog()
     versions = versions_of(4, log)
     with log.transaction() as txn:
-        versions.tag(txn, versions.find(2), "best")
+        versions.tag(txn, versions.find(2), "best", 5)
     again = VersionList.read(log, "m")
     assert again.find("best").version == again.find("2").version == again.find(2).version == 2
     assert [version.version for version in again.lineage(again.find(4))] == [1, 2, 3, 4]
@@ -82,7 +82,7 @@ def test_the_log_keeps_the_states_that_the_policy_says() -> None:
     log = MemoryLog()
     versions = versions_of(8, log)
     with log.transaction() as txn:
-        versions.tag(txn, versions.find(2), "best")
+        versions.tag(txn, versions.find(2), "best", 5)
         versions.versions[5].began = {"artifact": "m/000003"}
         assert versions.prune(txn, 2) == [1, 4, 5]
     kept = [one.version for one in VersionList.read(log, "m") if one.kept]

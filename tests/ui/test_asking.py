@@ -16,6 +16,7 @@ from headrace.serve.settings import ServeSettings
 from headrace.ui.read.flows import flows_of
 from headrace.ui.read.moment import moment_at, now
 from headrace.ui.read.predictor import Predictor, parsed
+from headrace.ui.read.states import States
 
 WALLEYE = {"Species": "walleye", "Length": "87.021", "Height": "17.094"}
 
@@ -28,21 +29,21 @@ def log(fish_log: Path) -> Iterator[Log]:
 
 
 def test_a_model_is_asked_from_its_log_alone(log: Log) -> None:
-    asked = Predictor(None).ask(now(log), "weight", WALLEYE)
+    asked = Predictor(None, States()).ask(now(log), "weight", WALLEYE)
     assert (asked.version, asked.position, asked.reason) == (2, "0/0:85", "")
     assert float(asked.prediction) == pytest.approx(2.4, abs=0.4)  # a walleye, of which version 1 knew nothing
 
 
 def test_a_prediction_by_a_version_is_to_the_bit_that_of_then(log: Log) -> None:
-    by_number = Predictor(None).ask(now(log), "weight", WALLEYE, "1")
-    then = Predictor(None).ask(moment_at(log, "weight-prediction:80"), "weight", WALLEYE)
+    by_number = Predictor(None, States()).ask(now(log), "weight", WALLEYE, "1")
+    then = Predictor(None, States()).ask(moment_at(log, "weight-prediction:80"), "weight", WALLEYE)
     assert (by_number.version, then.version) == (1, 1)
     assert by_number.prediction == then.prediction == "4.507924535210249"  # row 80 of weight-prediction
 
 
 def test_the_form_has_the_newest_row_and_the_versions_of_then(log: Log) -> None:
     moment = moment_at(log, "weight-prediction:80")
-    form = Predictor(None).form(moment, flows_of(moment), "weight", {})
+    form = Predictor(None, States()).form(moment, flows_of(moment), "weight", {})
     assert {field.column.name: field.text for field in form.fields} == WALLEYE
     assert form.versions == ["1"]
 
@@ -58,7 +59,7 @@ def test_the_form_has_the_newest_row_and_the_versions_of_then(log: Log) -> None:
     ],
 )
 def test_what_is_no_value_says_why(log: Log, length: str, reason: str) -> None:
-    assert Predictor(None).ask(now(log), "weight", WALLEYE | {"Length": length}).reason == reason
+    assert Predictor(None, States()).ask(now(log), "weight", WALLEYE | {"Length": length}).reason == reason
 
 
 def test_bytes_and_vectors_are_read_from_texts() -> None:

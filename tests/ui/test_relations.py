@@ -15,6 +15,7 @@ from headrace.ui.read.models import marks_of, model_lines, model_of, version_of
 from headrace.ui.read.moment import moment_at, now
 from headrace.ui.read.parameters import comparison_of, parameters_of
 from headrace.ui.read.relations import Finder, found_row, relations_of
+from headrace.ui.read.states import States
 from tests.serve.client import Client
 
 
@@ -101,7 +102,9 @@ def test_versions_with_why_they_are_there(log: Log) -> None:
 def test_before_the_retraining_version_1_predicted(log: Log) -> None:
     then = moment_at(log, "weight-prediction:40")
     found, finder = model_of(then, "weight")
-    assert [(version.number, version.current, version.hash) for version in found.versions] == [(1, True, None)]
+    (only,) = found.versions
+    assert (only.number, only.current, only.rows, only.position) == (1, True, 100, None)
+    assert only.hash == "466dd97f73b8d8e668f0dae33ed0e70d"
     (line,) = model_lines(then, finder.flows)
     assert (line.version, line.predicted) == (1, 41)
 
@@ -144,7 +147,7 @@ def test_what_is_not_there_says_what_is(fish_dashboard: str) -> None:
 
 
 def test_two_versions_side_by_side_and_how_far_their_numbers_moved(page: Any, fish_dashboard: str, log: Log) -> None:
-    found = parameters_of(now(log), "weight")
+    found = parameters_of(States(), now(log), "weight")
     numbers = {number.name: number for number in found.numbers}
     assert (found.version, found.against) == (2, 1)
     assert numbers["Specieswalleye"].values[0] == pytest.approx(-2.07508, abs=1e-5)
@@ -155,6 +158,6 @@ def test_two_versions_side_by_side_and_how_far_their_numbers_moved(page: Any, fi
     page.get_by_role("button", name="Side by side").click()
     page.get_by_role("heading", name="weight, versions 1 and 2").wait_for()
     page.get_by_role("region", name="Parameters").get_by_text("Specieswalleye").wait_for()
-    both = comparison_of(now(log), "weight", "1", "2")
+    both = comparison_of(States(), now(log), "weight", "1", "2")
     assert [name for name, _, _ in both.positions] == ["position", "rows", "learned", "hash", "size"]
     assert any(array["changed"] for array in both.moved) and not both.why_not

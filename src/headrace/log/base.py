@@ -257,10 +257,12 @@ def newest_schema(log: Log, topic: str) -> pa.Schema | None:
 def rows_between(log: Log, topic: str, first: int, end: int) -> list[pa.RecordBatch]:
     """Return the rows of a topic from an offset to another, as their entries hold them."""
     found = []
-    for entry in log.read_topic(topic, offset=first, limit=end - first):
-        start, stop = max(first, entry.offset), min(end, entry.offset + entry.records.num_rows)
-        if start < stop:
-            found.append(entry.records.slice(start - entry.offset, stop - start))
+    while first < end and (entries := log.read_topic(topic, offset=first, limit=end - first)):
+        for entry in entries:
+            start, stop = max(first, entry.offset), min(end, entry.offset + entry.records.num_rows)
+            if start < stop:
+                found.append(entry.records.slice(start - entry.offset, stop - start))
+        first = entries[-1].offset + entries[-1].records.num_rows
     return found
 
 

@@ -26,6 +26,11 @@ from headrace.transform.expressions import Text
 INTERNAL = "__headrace"
 
 
+def steps_topic_of(app: str) -> str:
+    """Return the topic in which every commit of a pipeline records what it consumed."""
+    return f"{INTERNAL}.{app}.steps"
+
+
 def served_topic(app: str, topic: str) -> str:
     """Return the topic in which predictions given over HTTP wait for the task that writes theirs.
 
@@ -146,7 +151,7 @@ class Plan:
     @property
     def steps_topic(self) -> str:
         """The topic in which every commit records what it consumed."""
-        return f"{INTERNAL}.{self.app}.steps"
+        return steps_topic_of(self.app)
 
     @property
     def served(self) -> dict[str, str]:

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, TypedDict
 
 from headrace.errors import LogError
 
@@ -40,6 +40,14 @@ class Reads(Protocol):
     def records(self, kind: str, prefix: str = "") -> dict[str, bytes]: ...
 
 
+class TagChange(TypedDict):
+    """When a tag was given, or taken away."""
+
+    tag: str
+    ts_us: int
+    given: bool
+
+
 @dataclass(slots=True)
 class VersionRecord:
     """One version.
@@ -55,7 +63,7 @@ class VersionRecord:
         position, rows, hash, size, metrics, known: of its state then; ``rows`` counts those of its parents too.
         learned: topic -> offset after the last row that it took.
         libraries: under which it learned.
-        tags: names that it was given.
+        tags: names that it was given; ``tagged``: when each was given, or taken away.
         kept: whether its state is in the log.
         training: of a version that was trained anew: the rows it was trained on; it has learned none of its parent's.
     """
@@ -82,6 +90,7 @@ class VersionRecord:
     tags: list[str] = field(default_factory=list)
     kept: bool = False
     training: dict[str, Any] = field(default_factory=dict)
+    tagged: list[TagChange] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -97,8 +106,28 @@ class VersionRecord:
         """The name of its state."""
         return artifact_name(self.model, self.version)
 
+    def then(self, ts_us: int) -> VersionRecord:
+        """Return the version as it was at a time: one that had not ended had no end yet, and its tags were others."""
+        tags = self._tags_then(ts_us)
+        if self.ended_us is not None and self.ended_us <= ts_us:
+            return replace(self, tags=tags)
+        return replace(self, tags=tags, **{name: getattr(_NOT_ENDED, name) for name in _OF_ITS_END})
+
+    def _tags_then(self, ts_us: int) -> list[str]:
+        # Of a tag that was given before such changes were noted it is not known when.
+        names = {*self.tags, *(change["tag"] for change in self.tagged)}
+        held = []
+        for name in names:
+            changes = sorted((change["ts_us"], change["given"]) for change in self.tagged if change["tag"] == name)
+            before = [given for at_us, given in changes if at_us <= ts_us]
+            if before[-1] if before else not (changes and changes[0][1]):
+                held.append(name)
+        return sorted(held)
+
 
 _NAMES = tuple(column.name for column in fields(VersionRecord))
+_OF_ITS_END = ("ended_us", "position", "learned", "rows", "hash", "size", "metrics", "known", "kept")
+_NOT_ENDED = VersionRecord("", 0)
 
 
 def artifact_name(model: str, version: int, position: str = "") -> str:
@@ -136,6 +165,10 @@ class VersionList:
         """Return the versions in a log; none of a model that it does not know."""
         found = log.records("version", f"{model}/").values()
         return cls(model, [VersionRecord.from_dict(json.loads(record)) for record in found])
+
+    def then(self, ts_us: int) -> VersionList:
+        """Return the versions that there were at a time, each as it was."""
+        return VersionList(self.model, [version.then(ts_us) for version in self if version.ts_us <= ts_us])
 
     def __iter__(self) -> Any:
         return iter(sorted(self.versions.values(), key=lambda record: record.version))
@@ -205,18 +238,23 @@ class VersionList:
         if state is not None:
             txn.put("artifact", version.artifact, state)
 
-    def tag(self, txn: Writes, version: VersionRecord, tag: str) -> None:
-        """Give a version a tag; another one that has it loses it."""
+    def tag(self, txn: Writes, version: VersionRecord, tag: str, ts_us: int) -> None:
+        """Give a version a tag; another one that has it loses it.
+
+        Args:
+            ts_us: when.
+        """
         if not tag or tag.isdecimal() or tag != tag.strip():
             raise LogError(f"{tag!r} cannot be a tag", advice="Take a word; numbers are versions.")
         for other in self:
             if tag in other.tags and other is not version:
-                self.untag(txn, other, tag)
+                self.untag(txn, other, tag, ts_us)
         if tag not in version.tags:
             version.tags = sorted([*version.tags, tag])
+            version.tagged = [*version.tagged, {"tag": tag, "ts_us": ts_us, "given": True}]
             put_version(txn, version)
 
-    def untag(self, txn: Writes, version: VersionRecord, tag: str) -> None:
+    def untag(self, txn: Writes, version: VersionRecord, tag: str, ts_us: int) -> None:
         """Take a tag away.
 
         Raises:
@@ -228,6 +266,7 @@ class VersionList:
                 advice=f"Its tags: {', '.join(version.tags) or 'none'}.",
             )
         version.tags = [own for own in version.tags if own != tag]
+        version.tagged = [*version.tagged, {"tag": tag, "ts_us": ts_us, "given": False}]
         put_version(txn, version)
 
     def prune(self, txn: Writes, last: int) -> list[int]:

@@ -14,7 +14,7 @@ from headrace.arrays import Ints
 from headrace.batch import Batch, as_events, inserted
 from headrace.errors import LogError
 from headrace.log.base import Log, walk
-from headrace.plan.plan import INTERNAL
+from headrace.plan.plan import steps_topic_of
 from headrace.position import Position
 from headrace.registry.models import read_model
 from headrace.registry.versions import VersionList, VersionRecord
@@ -94,7 +94,7 @@ def _row(log: Log, topic: str, offset: int) -> dict[str, Any]:
 
 def _steps(log: Log, app: str, model: str) -> Iterator[dict[str, Any]]:
     """Yield the model's step records, what they hold as text still."""
-    for entry in walk(log, f"{INTERNAL}.{app}.steps"):
+    for entry in walk(log, steps_topic_of(app)):
         mine = entry.records.filter(pc.equal(entry.records.column("task"), model))
         yield from mine.select(["step", "outputs", "hash", "position"]).to_pylist()
 

@@ -160,7 +160,7 @@ def metrics_in(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 _PLACE = ("stream", "learned", "window", "model", "model_version", "model_position")
 
 
-def tag_version(versions: VersionList, txn: Transaction, request: Request) -> VersionRecord:
+def tag_version(versions: VersionList, txn: Transaction, request: Request, ts_us: int) -> VersionRecord:
     """Give or take a tag.
 
     Raises:
@@ -168,9 +168,9 @@ def tag_version(versions: VersionList, txn: Transaction, request: Request) -> Ve
     """
     version = versions.find(request.version)
     if request.delete:
-        versions.untag(txn, version, request.tag)
+        versions.untag(txn, version, request.tag, ts_us)
     else:
-        versions.tag(txn, version, request.tag)
+        versions.tag(txn, version, request.tag, ts_us)
     return version
 
 

@@ -113,7 +113,7 @@ def versions_in(log: Log, model: str) -> VersionList:
 def _tag(log: Log, request: Request) -> dict[str, Any]:
     versions = versions_in(log, request.model)
     with log.transaction() as txn:
-        tagged = tag_version(versions, txn, request)
+        tagged = tag_version(versions, txn, request, time.time_ns() // 1000)
     return {"model": request.model, "version": tagged.version, "tags": tagged.tags}
 
 

@@ -40,12 +40,14 @@ class Place:
         lsn: everything committed up to it.
         ts_us: everything committed up to then, and ticks.
         end: what the log holds now.
+        step: everything that steps up to this one consumed.
     """
 
     position: Position | None = None
     lsn: int | None = None
     ts_us: int | None = None
     end: bool = False
+    step: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Place:
@@ -138,7 +140,7 @@ def rebuild(
     if walk.arrived:
         walk.check(start.hash)
     done = 0
-    for record, event in _events(plan, history, log, start, progress.step):
+    for record, event in _events(plan, history, log, start, _last_step(place, progress)):
         if walk.arrived:
             break
         declared = history.at(record.step)
@@ -153,6 +155,10 @@ def rebuild(
             on_step(record.step, progress.step)
     walk.end()
     return Rebuilt(task.name, walk.state.active, walk.learned, start.step, done, walk.verified)
+
+
+def _last_step(place: Place, progress: Progress) -> int:
+    return progress.step if place.step is None else min(place.step, progress.step)
 
 
 def _events(
@@ -173,6 +179,10 @@ def _nearest(history: TaskHistory, log: Log, place: Place, progress: Progress) -
         if at.step <= progress.step and _before(log, state, at, place, rows):
             return state, at
     start, _ = beginning(progress)
+    if place.step is not None and place.step < start.step:
+        raise LogError(
+            f"step {place.step} of «{task.name}» lies before its last reset, which learns nothing from there"
+        )
     if any(start.offsets.get(topic, 0) > offset for topic, offset in rows):
         raise LogError(
             f"{place.position} lies before the last reset of «{task.name}», which learns nothing from there",
@@ -204,6 +214,8 @@ def _before(log: Log, state: State, at: Progress, place: Place, rows: Sequence[t
     """Return whether a stored state has consumed nothing beyond a place."""
     if place.end:
         return True
+    if place.step is not None:
+        return at.step <= place.step
     if place.position is not None:
         # Where it answers with exactly this state, it is there, whatever rows it has consumed.
         there = state.active.position == place.position

@@ -13,13 +13,15 @@ import pyarrow as pa
 
 from headrace.batch import Batch, as_events, dead_letters, present
 from headrace.inspect.query import Names, joined, query_topics, with_numbers
-from headrace.log.base import Entry, Log, Transaction, walk
-from headrace.plain_values import json_texts
+from headrace.log.base import Entry, Log, Transaction, rows_between, walk
+from headrace.plain_values import json_texts, rows
 from headrace.plan.operators import StreamPlan
 from headrace.plan.task import ModelTask
 from headrace.step.events import Part, Rows
 from headrace.step.state import State
 
+# The last step of a task is sought among so many records, from the end on.
+NEAR, LOOKED_AT = 256, 65_536
 STEPS_SCHEMA = pa.schema(
     [
         ("task", pa.string()),
@@ -79,9 +81,32 @@ def read_steps(log: Log, topic: str, task: str, offset: int) -> Iterator[StepRec
     for entry in walk(log, topic, offset):
         for row in entry.records.slice(max(0, offset - entry.offset)).to_pylist():
             if row["task"] == task:
-                for name in ("inputs", "outputs", "event"):
-                    row[name] = json.loads(row[name]) if row.get(name) else None  # older logs record no events
-                yield StepRecord(**row)
+                yield _step_of(row)
+
+
+def _step_of(row: dict[str, Any]) -> StepRecord:
+    for name in ("inputs", "outputs", "event"):
+        row[name] = json.loads(row[name]) if row.get(name) else None  # older logs record no events
+    return StepRecord(**row)
+
+
+def last_step(log: Log, topic: str, task: str, end: int) -> StepRecord | None:
+    """Return a task's last step record before an offset of the steps topic; None where none of the last is its own."""
+    for first in range(end - NEAR, end - LOOKED_AT, -NEAR):
+        own = [record for record in _steps_between(log, topic, max(0, first), first + NEAR) if record.task == task]
+        if own or first <= 0:
+            return own[-1] if own else None
+    return None
+
+
+def first_step(log: Log, topic: str, task: str, offset: int) -> StepRecord | None:
+    """Return a task's first step record from an offset of the steps topic on; None where none of the first is its."""
+    found = _steps_between(log, topic, offset, offset + NEAR)
+    return next((record for record in found if record.task == task), None)
+
+
+def _steps_between(log: Log, topic: str, first: int, end: int) -> list[StepRecord]:
+    return [_step_of(row) for records in rows_between(log, topic, first, end) for row in rows(records)]
 
 
 _VALUES_OF_STEP = attrgetter(*STEPS_SCHEMA.names)

@@ -23,6 +23,7 @@ from headrace.step.model_version import ModelVersion, Vocabulary
 from headrace.step.state import stored_learner, stored_version
 
 LOOKED_AT = 10_000
+_NOT_SHOWN = ("fingerprint", "declared", "tagged")
 Rebuild = Callable[[Place], Rebuilt]
 
 
@@ -79,7 +80,7 @@ def version_of(log: Log, task: ModelTask, version: VersionRecord) -> ModelVersio
 
 def about(log: Log, versions: VersionList, version: VersionRecord) -> dict[str, Any]:
     """Return what is known of a version; of the current one as it is now."""
-    found = {key: value for key, value in version.to_dict().items() if key not in ("fingerprint", "declared")}
+    found = {key: value for key, value in version.to_dict().items() if key not in _NOT_SHOWN}
     if version.ended_us is None:
         progress = read_progress(log, version.model) or Progress()
         found |= {"position": progress.position, "rows": progress.model_rows, "hash": progress.hash}
@@ -111,12 +112,19 @@ def newest_scores(log: Log, model: str, *, end: int | None = None) -> list[dict[
 
 def diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord, rebuild: Rebuild) -> dict[str, Any]:
     """Return how two versions differ: metrics, positions, parameters, and how far each array of the state has moved."""
-    return {**described_diff(log, versions, a, b), "state": state_diff(log, a, b, rebuild)}
+    states = state_of(log, a, rebuild), state_of(log, b, rebuild)
+    described = described_diff(versions, a, b, about(log, versions, a), about(log, versions, b))
+    return {**described, "state": state_diff(*states)}
 
 
-def described_diff(log: Log, versions: VersionList, a: VersionRecord, b: VersionRecord) -> dict[str, Any]:
-    """Return how two versions differ, but for their states, which need not be kept."""
-    left, right = about(log, versions, a), about(log, versions, b)
+def described_diff(
+    versions: VersionList, a: VersionRecord, b: VersionRecord, left: Mapping[str, Any], right: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return how two versions differ, but for their states, which need not be kept.
+
+    Args:
+        left, right: what is known of them, see `about`.
+    """
     return {
         "model": a.model,
         "a": a.version,
@@ -129,10 +137,9 @@ def described_diff(log: Log, versions: VersionList, a: VersionRecord, b: Version
     }
 
 
-def state_diff(log: Log, a: VersionRecord, b: VersionRecord, rebuild: Rebuild) -> list[dict[str, Any]]:
-    """Return each array of two versions' states: its shapes, whether it changed, and by how much."""
-    states = state_of(log, a, rebuild), state_of(log, b, rebuild)
-    return [_moved(name, *(state.get(name) for state in states)) for name in sorted({*states[0], *states[1]})]
+def state_diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each array of two learners' states: its shapes, whether it changed, and by how much."""
+    return [_moved(name, a.get(name), b.get(name)) for name in sorted({*a, *b})]
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

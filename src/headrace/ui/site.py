@@ -19,6 +19,7 @@ from headrace.row_tables import cell
 from headrace.serve.models import Models
 from headrace.ui.guard import BASE, CALLER, SLASH
 from headrace.ui.read import units
+from headrace.ui.read.states import States
 from headrace.ui.stream import Hub
 from headrace.ui.subject import Subject
 
@@ -43,11 +44,13 @@ class Site:
 
     Attributes:
         models: of a pipeline in this process, or that is followed in it; None where only the log is looked at.
+        states: of models, made of the log alone.
     """
 
     subject: Subject
     hub: Hub
     models: Models | None = None
+    states: States = field(default_factory=States)
     _templates: jinja2.Environment = field(default_factory=lambda: _environment())
 
     def page(self, request: fastapi.Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:

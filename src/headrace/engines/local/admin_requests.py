@@ -127,7 +127,7 @@ def apply(txn: Transaction, runner: TaskRunner, wanted: AdminRequest) -> StepRec
     record = None
     try:
         if request.action == "tag":
-            version = tag_version(runner.lineage.versions, txn, request)
+            version = tag_version(runner.lineage.versions, txn, request, runner.clock.now_us())
             wanted.result = {"model": version.model, "version": version.version, "tags": version.tags}
         elif request.action in ("retrain", "promote"):
             refuse_training(runner)

@@ -18,7 +18,7 @@ from headrace.ui.site import Name, Site
 def router(site: Site) -> fastapi.APIRouter:
     """Return the routes."""
     routes = fastapi.APIRouter()
-    predictor, tables = Predictor(site.models), Tables()
+    predictor, tables = Predictor(site.models, site.states), Tables()
 
     @routes.get("/models/{name}/charts")
     def charts(request: fastapi.Request, name: Name, at: str = "", x: str = "rows") -> Response:
@@ -29,7 +29,7 @@ def router(site: Site) -> fastapi.APIRouter:
     @routes.get("/models/{name}/parameters")
     def parameters(request: fastapi.Request, name: Name, at: str = "", cx: int = 0, cy: int = 1) -> Response:
         moment = moment_of(site, name, at)
-        found = parameters_of(moment, name)
+        found = parameters_of(site.states, moment, name)
         most = max(0, len(found.columns) - 1)
         axes = {"cx": min(max(0, cx), most), "cy": min(max(0, cy), most)}
         return site.page(request, "_parameters.html", at=moment, found=found, model_name=name, **axes)
@@ -37,7 +37,7 @@ def router(site: Site) -> fastapi.APIRouter:
     @routes.get("/models/{name}/compare")
     def compare(request: fastapi.Request, name: Name, a: str, b: str, at: str = "") -> Response:
         moment = moment_of(site, name, at)
-        return site.page(request, "compare.html", at=moment, both=comparison_of(moment, name, a, b))
+        return site.page(request, "compare.html", at=moment, both=comparison_of(site.states, moment, name, a, b))
 
     @routes.get("/models/{name}/ask")
     def ask(request: fastapi.Request, name: Name, at: str = "", version: str = "") -> Response:

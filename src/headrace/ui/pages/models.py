@@ -22,7 +22,7 @@ from headrace.ui.site import Name, Site, link
 def router(site: Site) -> fastapi.APIRouter:
     """Return the routes."""
     routes = fastapi.APIRouter()
-    predictor = Predictor(site.models)
+    predictor = Predictor(site.models, site.states)
 
     @routes.get("/models")
     def models(request: fastapi.Request, at: str = "") -> Response:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from headrace.arrays import Floats, Ints, Mask
 from headrace.grade.columns import is_numeric
+from headrace.log.base import Log
 from headrace.plain_values import united, values
 from headrace.row_tables import cell
 from headrace.ui.read.flows import ALARM, GRADE, WINDOW, Node
@@ -93,7 +94,7 @@ class Tables:
     """The newest rows of topics, kept from one look to the next; only what came since is read."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[int, str, tuple[str, ...]], tuple[int, int, pa.Table]] = OrderedDict()
+        self._kept: OrderedDict[tuple[Log, str, tuple[str, ...]], tuple[int, int, pa.Table]] = OrderedDict()
         self._lock = threading.Lock()
 
     def newest(self, moment: Moment, topic: str, names: Sequence[str]) -> pa.Table:
@@ -106,7 +107,7 @@ class Tables:
             return pa.table({"__offset": pa.array([], pa.int64())})
         each = max(1, info.rows // max(1, info.entries))
         first = max(info.first, end - min(MOST_ROWS, MOST_ENTRIES * each))
-        key = (id(moment.log), topic, tuple(names))
+        key = (moment.log, topic, tuple(names))
         with self._lock:
             kept = self._kept.get(key)
         if kept is not None and kept[0] <= first <= kept[1]:

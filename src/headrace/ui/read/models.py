@@ -27,6 +27,7 @@ from headrace.ui.read.relations import (
     versions_of,
     why_text,
 )
+from headrace.ui.read.states import step_then
 
 LISTED = 200
 ROLLBACK = "rollback"
@@ -127,9 +128,12 @@ def version_lines(finder: Finder, model: str, numbers: Sequence[int] = ()) -> li
 
 def _version_line(finder: Finder, version: VersionRecord, versions: VersionList) -> VersionLine:
     moment = finder.moment
-    ended = version.ended_us if moment.ts_us is None or (version.ended_us or 0) <= moment.ts_us else None
-    if ended is None and version.ended_us is not None:  # what it was when it ended was not known then
-        rows, position, known = None, position_then(moment, finder.flows, version.model), None
+    ended, rows = version.ended_us, None
+    if ended is None and not moment.live:
+        step = step_then(moment, version.model)
+        position, known = (None, None) if step is None else (step.position, step.hash)
+        if position == version.began.get("position"):
+            rows = version.began.get("rows")
     elif ended is None:
         progress = registry.read_progress(moment.log, version.model) or registry.Progress()
         rows, position, known = progress.model_rows, progress.position, progress.hash
@@ -175,7 +179,7 @@ class Mark:
     """Something that happened to a model.
 
     Attributes:
-        kind: ``version``, ``rollback``, ``training``, ``alarm`` or ``drift``.
+        kind: ``version``, ``tag``, ``rollback``, ``training``, ``alarm`` or ``drift``.
         ts_us: when it came into the log; ``slice``: the log's slice then, 0 where that is not known.
         parts: of the address of its page.
     """
@@ -188,7 +192,7 @@ class Mark:
 
 
 def marks_of(finder: Finder, model: str) -> list[Mark]:
-    """Return what happened to a model, oldest first: versions, rollbacks, trainings, alarms and drifts."""
+    """Return what happened to a model, oldest first: versions, tags, rollbacks, trainings, alarms and drifts."""
     marks = [
         Mark(
             ROLLBACK if version.reason.startswith(ROLLBACK) else "version",
@@ -198,6 +202,7 @@ def marks_of(finder: Finder, model: str) -> list[Mark]:
         )
         for version in list(finder.versions(model))[-LISTED:]
     ]
+    marks += _tag_marks(finder, model)
     topics = finder.moment.log.topics()
     told: list[tuple[str, str, Node | None]] = [("training", training_topic(model), None)]
     for raised in [*finder.flows.of_model(model, ALARM), *finder.flows.of_model(model, DRIFT)]:
@@ -208,6 +213,17 @@ def marks_of(finder: Finder, model: str) -> list[Mark]:
             place = ("topics" if node is None else "alarms", topic, row.offset)
             marks.append(Mark(kind, ts_us, text, place, row.slice))
     return sorted(marks, key=lambda mark: mark.ts_us)
+
+
+def _tag_marks(finder: Finder, model: str) -> list[Mark]:
+    until, marks = finder.moment.ts_us, []
+    for version in finder.versions(model):
+        for change in version.tagged:
+            if until is None or change["ts_us"] <= until:
+                told = "is called" if change["given"] else "is no longer called"
+                text = f"version {version.version} {told} {change['tag']}"
+                marks.append(Mark("tag", change["ts_us"], text, ("models", model, version.version)))
+    return marks[-LISTED:]
 
 
 @dataclass(frozen=True, slots=True)

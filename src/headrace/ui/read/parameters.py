@@ -5,24 +5,22 @@ They are read of what the log keeps of the declaration, and of states; where it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from headrace.errors import HeadraceError
 from headrace.learn.linear import LinearRegression
-from headrace.plan.blueprint import declared_by_log
-from headrace.plan.task import ModelTask, column_names
-from headrace.registry.models import read_model
-from headrace.registry.versions import VersionRecord
-from headrace.replay.rebuild import Place, Rebuilt, rebuild
-from headrace.replay.version_state import described_diff, state_diff, version_of
-from headrace.step.model_version import ModelVersion
+from headrace.plan.task import column_names
+from headrace.registry.versions import VersionList, VersionRecord
+from headrace.replay.lineage import metrics_in
+from headrace.replay.version_state import about, described_diff, newest_scores, state_diff
 from headrace.ui.read.models import VersionLine, no_model, version_lines
 from headrace.ui.read.moment import Moment
 from headrace.ui.read.predictor import BESIDE
 from headrace.ui.read.relations import Finder, versions_of
+from headrace.ui.read.states import States, VersionState, step_then
 
 SHOWN = 24
 MOST_CENTRES = 2_000
@@ -52,7 +50,8 @@ class Parameters:
     """The numbers of a version.
 
     Attributes:
-        position: up to which it has learned in the state that the log holds.
+        position, rows: up to which, and how many, it has learned.
+        note: which state of the version these are of; empty where it is the one that is, or was, there.
         against: the version that they are compared with; None where there is none.
         centres: points of a k-means in all columns; ``columns``: names of these.
         before: the centres of the other version.
@@ -61,6 +60,8 @@ class Parameters:
 
     version: int
     position: str | None = None
+    rows: int | None = None
+    note: str = ""
     against: int | None = None
     numbers: list[Parameter] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
@@ -80,8 +81,8 @@ class Parameters:
         return {"names": names, "values": values, "time": False}
 
 
-def parameters_of(moment: Moment, model: str, number: str = "") -> Parameters:
-    """Return the numbers of a version, and how far they have moved since the version that it goes on from.
+def parameters_of(states: States, moment: Moment, model: str, number: str = "") -> Parameters:
+    """Return the numbers of a version as it is, or was then, and how far they have moved since the one before it.
 
     Args:
         number: of the version, or a tag; empty: the one that is, or was, there.
@@ -94,58 +95,49 @@ def parameters_of(moment: Moment, model: str, number: str = "") -> Parameters:
         raise no_model(moment, model)
     chosen = versions.find(number) if number else versions.current
     other = versions.versions.get(chosen.parent or chosen.version - 1)
-    known = read_model(moment.log, model)
-    assert known is not None
     try:
-        task = declared_by_log(model, known, repeats=False)[1]
-        by = version_of(moment.log, task, chosen)
-        mine = _numbers(task, by)
+        state = states.of(moment, model, str(chosen.version))
+        with state.lock:
+            mine = _numbers(state)
     except HeadraceError as error:
         return Parameters(chosen.version, why_not=f"{error.message}. {BESIDE}")
-    theirs = _of_other(moment, task, other)
-    position = str(by.position) if by.position else None
-    centres, before = mine.get("centers"), theirs.get("centers")
-    names = list(task.feature_names)
+    theirs = _of_other(states, moment, other)
+    against = other.version if theirs and other else None
+    by, centres, before = state.by, mine.get("centers"), theirs.get("centers")
+    names = list(state.task.feature_names)
     found = [_parameter(name, array, theirs.get(name)) for name, array in mine.items()]
-    shown = centres is not None and centres.ndim == 2 and centres.shape[1] >= 2
-    if not shown or centres is None:
-        return Parameters(by.number, position, other.version if theirs and other else None, found)
+    about = Parameters(by.number, state.position, by.rows, state.note, against, found)
+    if centres is None or centres.ndim != 2 or centres.shape[1] < 2:
+        return about
     if len(names) != centres.shape[1]:
         names = [f"column {i}" for i in range(centres.shape[1])]
     fits = before is not None and before.shape[1:] == centres.shape[1:]
-    return Parameters(
-        by.number,
-        position,
-        other.version if theirs and other else None,
-        found,
-        names,
-        centres[:MOST_CENTRES].tolist(),
-        before[:MOST_CENTRES].tolist() if fits and before is not None else [],
-    )
+    earlier = before[:MOST_CENTRES].tolist() if fits and before is not None else []
+    return replace(about, columns=names, centres=centres[:MOST_CENTRES].tolist(), before=earlier)
 
 
-def _of_other(moment: Moment, task: ModelTask, other: VersionRecord | None) -> dict[str, np.ndarray[Any, Any]]:
+def _of_other(states: States, moment: Moment, other: VersionRecord | None) -> dict[str, np.ndarray[Any, Any]]:
     if other is None:
         return {}
     try:
-        return _numbers(task, version_of(moment.log, task, other))
+        return _numbers(states.of(moment, other.model, str(other.version)))
     except HeadraceError:  # its state is not kept
         return {}
 
 
-def _numbers(task: ModelTask, by: ModelVersion) -> dict[str, np.ndarray[Any, Any]]:
+def _numbers(state: VersionState) -> dict[str, np.ndarray[Any, Any]]:
     """Return what a model has learned: a regression's coefficients by their names, else the arrays of its state."""
-    learner = by.learner
+    learner = state.by.learner
     if isinstance(learner, LinearRegression):
         if not learner.ready:
             return {}
-        named = learner.coefficients(column_names(task, by.words))
+        named = learner.coefficients(column_names(state.task, state.by.words))
         return {name: np.array(np.nan if value is None else value) for name, value in named.items()}
     found = {}
     for name, value in learner.state().items():
         array = np.asarray(value) if value is not None else np.empty(0)
         if array.dtype.kind in "fiu" and array.dtype != np.uint8 and array.size:
-            found[name] = array
+            found[name] = array.copy()  # it may be learning on
     return found
 
 
@@ -172,6 +164,7 @@ class Comparison:
         declared: what was declared differently, a line each.
         moved: arrays of the state, as `headrace models diff` has them; ``why_not``: why they are not known.
         numbers: of ``b``, against those of ``a``.
+        notes: which states of the versions these are.
     """
 
     model: str
@@ -183,10 +176,11 @@ class Comparison:
     moved: list[dict[str, Any]]
     numbers: list[Parameter]
     why_not: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
-def comparison_of(moment: Moment, model: str, a: str, b: str) -> Comparison:
-    """Return two versions side by side, by their numbers or tags.
+def comparison_of(states: States, moment: Moment, model: str, a: str, b: str) -> Comparison:
+    """Return two versions side by side, by their numbers or tags, as they are, or were then.
 
     Raises:
         LogError: there was no such model or version.
@@ -196,19 +190,19 @@ def comparison_of(moment: Moment, model: str, a: str, b: str) -> Comparison:
     if versions.current is None:
         raise no_model(moment, model)
     left, right = versions.find(a), versions.find(b)
-    told = described_diff(moment.log, versions, left, right)
     moved: list[dict[str, Any]] = []
     numbers: list[Parameter] = []
     why_not = ""
     try:
-        moved = state_diff(moment.log, left, right, lambda place: _rebuilt(moment, model, place))
-        known = read_model(moment.log, model)
-        assert known is not None
-        task = declared_by_log(model, known, repeats=False)[1]
-        mine, theirs = (_numbers(task, version_of(moment.log, task, each)) for each in (right, left))
-        numbers = [_parameter(name, array, theirs.get(name)) for name, array in mine.items()]
+        theirs, mine = (states.of(moment, model, str(each.version)) for each in (left, right))
+        with theirs.lock, mine.lock:
+            moved = state_diff(dict(theirs.by.learner.state()), dict(mine.by.learner.state()))
+            before = _numbers(theirs)
+            numbers = [_parameter(name, array, before.get(name)) for name, array in _numbers(mine).items()]
+        notes = [f"version {each.by.number}: {each.note}" for each in (theirs, mine) if each.note]
     except HeadraceError as error:
-        why_not = f"{error.message}. {error.advice}"
+        notes, why_not = [], f"{error.message}. {error.advice}"
+    told = described_diff(versions, left, right, *(_about(moment, versions, each) for each in (left, right)))
     lines = {line.number: line for line in version_lines(finder, model, [left.version, right.version])}
     metrics = [
         (stream, metric, pair["a"], pair["b"], pair["change"])
@@ -217,21 +211,21 @@ def comparison_of(moment: Moment, model: str, a: str, b: str) -> Comparison:
         if pair["change"] is not None
     ]
     positions = [(name, pair["a"], pair["b"]) for name, pair in told["positions"].items()]
-    return Comparison(
-        model,
-        lines[left.version],
-        lines[right.version],
-        metrics,
-        positions,
-        told["parameters"],
-        moved,
-        numbers,
-        why_not,
-    )
+    a_line, b_line = lines[left.version], lines[right.version]
+    return Comparison(model, a_line, b_line, metrics, positions, told["parameters"], moved, numbers, why_not, notes)
 
 
-def _rebuilt(moment: Moment, model: str, place: Place) -> Rebuilt:
-    known = read_model(moment.log, model)
-    assert known is not None
-    plan, task = declared_by_log(model, known, repeats=True)
-    return rebuild(plan, task, moment.log, place)
+def _about(moment: Moment, versions: VersionList, version: VersionRecord) -> dict[str, Any]:
+    """Return what was known of a version then."""
+    found = about(moment.log, versions, version)
+    if moment.live or version.ended_us is not None:
+        return found
+    step, topic = step_then(moment, version.model), f"{version.model}-metrics"
+    lines = newest_scores(moment.log, version.model, end=moment.end(topic))
+    own = [line for line in lines if line.get("model_version") == version.version]
+    unknown = {"rows": None, "learned": None, "size": None}
+    return found | unknown | {
+        "position": step.position if step is not None else None,
+        "hash": step.hash if step is not None else None,
+        "metrics": metrics_in(own),
+    }  # fmt: skip

@@ -1,7 +1,7 @@
 """Asking a model from a page: a form of its columns, and predictions by the version that is there, or was there.
 
 Where a pipeline runs in this process, or is followed by it, the model is that one's, as after its last commit. Else it
-is made of the log alone: of what it keeps of the declaration, and of a version's state.
+is made of the log alone (`headrace.ui.read.states`).
 """
 
 from __future__ import annotations
@@ -20,20 +20,17 @@ from headrace.batch import Batch
 from headrace.errors import HeadraceError, LogError
 from headrace.learn.base import offers_probabilities, traits_of
 from headrace.plan.blueprint import declared_by_log
-from headrace.plan.task import ModelTask, served_column
-from headrace.registry.models import checkpoint_steps, read_model, read_progress
-from headrace.replay.rebuild import Place, rebuild
-from headrace.replay.version_state import version_of
+from headrace.plan.task import served_column
+from headrace.registry.models import read_model
 from headrace.row_tables import cell
 from headrace.serve.models import Column, Models
-from headrace.step.model_version import ModelVersion
 from headrace.step.predictions import PredictionBatch
 from headrace.ui.read.flows import Flows
 from headrace.ui.read.moment import Moment
 from headrace.ui.read.relations import versions_of
+from headrace.ui.read.states import States, VersionState
 
 BESIDE = "A dashboard beside the pipeline knows: headrace run FILE --ui."
-KEPT = 4
 LONGEST = 1 << 20
 KINDS = {"number": pa.float64(), "text": pa.string(), "bytes": pa.binary(), "numbers": pa.list_(pa.float64())}
 
@@ -84,37 +81,16 @@ class Asked:
     note: str = ""
 
 
-@dataclass(slots=True)
-class _Asker:
-    """A model that can be asked."""
-
-    task: ModelTask
-    by: ModelVersion
-    note: str = ""
-
-    def ask(self, rows: pa.RecordBatch) -> Asked:
-        learner = self.by.learner
-        proba = offers_probabilities(learner)
-        if not learner.ready:
-            return Asked("", "it has learned nothing yet", self.by.number, None)
-        batch = PredictionBatch(Batch.of(rows), np.arange(rows.num_rows), self.task, proba=proba)
-        batch.predict_until(rows.num_rows, self.by)
-        position = str(self.by.position) if self.by.position else None
-        classes = np.asarray(traits_of(learner).classes).tolist() if proba else None
-        found = batch.output().rows
-        return _asked(found, batch.reasons, self.by.number, position, classes, self.note)
-
-
 class Predictor:
     """Asks models for pages.
 
     Args:
         models: of a pipeline in this process, or that is followed in it.
+        states: makes them of the log alone.
     """
 
-    def __init__(self, models: Models | None) -> None:
-        self._models = models
-        self._made: dict[tuple[object, ...], _Asker] = {}
+    def __init__(self, models: Models | None, states: States) -> None:
+        self._models, self._states = models, states
 
     def form(self, moment: Moment, flows: Flows, model: str, given: Mapping[str, str]) -> Form:
         """Return what a model is asked with, its fields as given, else as in the newest row that it predicted."""
@@ -153,7 +129,7 @@ class Predictor:
         rows = pa.RecordBatch.from_pydict(values)
         if moment.live and self._models is not None and model in self._models.descriptions:
             return self._by_pipeline(self._models, model, rows, version)
-        return self._asker(moment, model, version).ask(rows)
+        return _predicted(self._states.of(moment, model, version), rows)
 
     def _columns(self, moment: Moment, model: str) -> tuple[Sequence[Column], dict[str, tuple[int, ...]]]:
         known = read_model(moment.log, model)
@@ -177,49 +153,17 @@ class Predictor:
         found = snapshot.predict_batch(rows, probabilities=classes is not None)
         return _asked(found.batch, found.reasons, found.info.version, found.info.position, classes)
 
-    def _asker(self, moment: Moment, model: str, version: str) -> _Asker:
-        """Return a model made of the log; the last few are kept."""
-        versions = versions_of(moment, model)
-        chosen = versions.find(version) if version else versions.current
-        if chosen is None:
-            raise LogError(f"the log has no model «{model}» then")
-        steps = checkpoint_steps(moment.log, model)
-        key = (id(moment.log), model, chosen.version, chosen.ended_us, moment.slice, bool(version), *steps[-1:])
-        if key not in self._made:
-            made = _then(moment, model) if not moment.live and not version else None
-            self._made[key] = made or _kept(moment, model, chosen.version)
-            while len(self._made) > KEPT:
-                del self._made[next(iter(self._made))]
-        return self._made[key]
 
-
-def _kept(moment: Moment, model: str, number: int) -> _Asker:
-    """Return a version as the log keeps its state."""
-    known = read_model(moment.log, model)
-    assert known is not None
-    task = declared_by_log(model, known, repeats=False)[1]
-    version = versions_of(Moment(moment.log), model).find(number)
-    by = version_of(moment.log, task, version)
-    note = ""
-    if not moment.live and version.training == {}:
-        note = "as it was when it ended" if version.ended_us is not None else "as it is now"
-    elif version.ended_us is None:
-        progress = read_progress(moment.log, model)
-        position = str(by.position) if by.position else None
-        if by.number != number or (progress is not None and progress.position != position):
-            note = "the newest state that the log holds; the pipeline has gone on"
-    return _Asker(task, by, note)
-
-
-def _then(moment: Moment, model: str) -> _Asker | None:
-    """Return a model exactly as it was, by repeating its steps; None where the log alone cannot."""
-    known = read_model(moment.log, model)
-    assert known is not None and moment.ts_us is not None
-    try:
-        plan, task = declared_by_log(model, known, repeats=True)
-        return _Asker(task, rebuild(plan, task, moment.log, Place(ts_us=moment.ts_us)).version, "exactly as it was")
-    except HeadraceError:
-        return None
+def _predicted(state: VersionState, rows: pa.RecordBatch) -> Asked:
+    with state.lock:
+        by, learner = state.by, state.by.learner
+        proba = offers_probabilities(learner)
+        if not learner.ready:
+            return Asked("", "it has learned nothing yet", by.number, None)
+        batch = PredictionBatch(Batch.of(rows), np.arange(rows.num_rows), state.task, proba=proba)
+        batch.predict_until(rows.num_rows, by)
+        classes = np.asarray(traits_of(learner).classes).tolist() if proba else None
+        return _asked(batch.output().rows, batch.reasons, by.number, state.position, classes, state.note)
 
 
 def parsed(column: Column, text: str) -> Any:

@@ -294,11 +294,9 @@ def training_topic(model: str) -> str:
 
 
 def versions_of(moment: Moment, model: str) -> VersionList:
-    """Return the versions of a model that there were."""
+    """Return the versions of a model that there were, each as it was."""
     found = VersionList.read(moment.log, model)
-    if moment.ts_us is None:
-        return found
-    return VersionList(model, [version for version in found if version.ts_us <= moment.ts_us])
+    return found if moment.ts_us is None else found.then(moment.ts_us)
 
 
 # -- conditions -------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ class Stop:
     """Something that happened, at its place on the way.
 
     Attributes:
-        kind: ``version``, ``rollback``, ``training``, ``alarm`` or ``drift``.
+        kind: ``version``, ``tag``, ``rollback``, ``training``, ``alarm`` or ``drift``.
         x: from 0, the log's first slice, to `WIDTH`, its newest one.
     """
 

@@ -1,7 +1,6 @@
 """The models of a pipeline that another process runs, followed by its log.
 
-A follower restores the newest checkpoint and repeats the recorded steps, as recovery does, and goes on as they are
-recorded: its models are those of the process that writes, to the bit.
+Each is followed by the steps that are recorded (`headrace.replay.follower`).
 """
 
 from __future__ import annotations
@@ -22,22 +21,21 @@ from headrace.engines.local.serving.served_rows import ServedRowsSender
 from headrace.engines.local.serving.service import ModelProvider
 from headrace.engines.local.serving.snapshots import SnapshotPublisher
 from headrace.engines.local.startup import check_fingerprint
-from headrace.errors import HeadraceError, LogError, LogLocked
+from headrace.errors import LogError, LogLocked
 from headrace.event_log import event
 from headrace.formats.topic_formats import codec_for
 from headrace.inspect.health import read_health
-from headrace.learn.base import traits_of
 from headrace.log import file_of, open_log
 from headrace.log.base import Log
 from headrace.plan.plan import Plan
 from headrace.plan.task import ModelTask
 from headrace.position import parse_lsn
-from headrace.registry.models import Progress, checkpoint_steps, read_progress
+from headrace.registry.models import Progress
 from headrace.registry.requests import FOLDER, Request, ask, whoami
 from headrace.registry.versions import VersionList
-from headrace.replay.recovery import replay, restore
-from headrace.replay.task_history import TaskHistory
+from headrace.replay.follower import Follower
 from headrace.serve.models import TAKES_OVER, ComponentHealth, Gauge
+from headrace.step.state import State
 
 logger = logging.getLogger("headrace")
 
@@ -46,50 +44,30 @@ AFTER_ERROR = 1.0
 
 
 class ReplicaTask:
-    """One model as the log has it. Used by one thread."""
+    """One model as the log has it, and what is published of it. Used by one thread."""
 
     def __init__(self, plan: Plan, task: ModelTask, log: Log) -> None:
-        self._plan = plan
         self._log = log
         self._info: dict[int, int] = {}
         self.task = task
-        self._history = TaskHistory(log, task)
         self.published = SnapshotPublisher(task, self._time_of)
-        self._start()
-
-    def _start(self) -> None:
-        """Come to where the log says the model is."""
-        progress = read_progress(self._log, self.task.name) or Progress()
-        self._history.read()
-        self.state, start = restore(self._log, self._history, progress)
-        for _ in replay(self._log, self._plan, self._history, self.state, start, progress.step):
-            pass
-        self.progress = progress
+        self._follower = Follower(plan, task, log)
         self.published.publish(self.state, idle=True)
+
+    @property
+    def state(self) -> State:
+        return self._follower.state
+
+    @property
+    def progress(self) -> Progress:
+        return self._follower.progress
 
     def advance(self) -> bool:
         """Repeat what was recorded since; returns whether there was anything."""
-        new, old = read_progress(self._log, self.task.name), self.progress
-        if new is None or (new.step == old.step and new.origin == old.origin):
-            if not self.state.active.learner.ready and checkpoint_steps(self._log, self.task.name):
-                # What it begins with was stored after this process had looked.
-                self._start()
-            self.published.publish(self.state, idle=True)
-            return False
-        if new.origin != old.origin or new.step < old.step or not traits_of(self.task.learner).deterministic:
-            # A reset, or a learner whose state is only in checkpoints.
-            self._start()
-            return True
-        try:
-            for _ in replay(self._log, self._plan, self._history, self.state, old, new.step):
-                pass
-        except HeadraceError:
-            # Rows that were pruned behind a slow follower: the newest checkpoint does not need them.
-            self._start()
-            return True
-        self.progress = new
-        self.published.publish(self.state)
-        return True
+        before = self._follower.beginnings
+        moved = self._follower.advance()
+        self.published.publish(self.state, idle=not moved or self._follower.beginnings != before)
+        return moved
 
     @property
     def unread(self) -> bool:
