@@ -1,4 +1,4 @@
-"""Run benchmarks: `python -m benchmarks NAME [--rows N] [--json] [--profile]`.
+"""Run benchmarks: `python -m benchmarks NAME [--rows N] [--json] [--profile] [--tail-minutes N]`.
 
 NAME is one of the table below; or `all`, those that need nothing but Python (they make environments of their own for
 what stands beside, and leave out what cannot be installed); or `kafka`, those that need Java too. `flink` needs
@@ -62,13 +62,18 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def measure(name: str, rows: int | None, *, profile: bool = False) -> dict[str, Any]:
-    """One benchmark's figures: the first one on top, the others under ``also``."""
+def measure(name: str, rows: int | None, **options: Any) -> dict[str, Any]:
+    """One benchmark's figures: the first one on top, the others under ``also``.
+
+    Args:
+        options: what it can be told beside its rows.
+    """
     default, targets = BENCHMARKS[name]
     run = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").run
-    if profile and "profile" not in inspect.signature(run).parameters:
-        raise SystemExit(f"{name} has no --profile; those of the group kafka have")
-    found = run(rows or default, profile=True) if profile else run(rows or default)
+    for option in options:
+        if option not in inspect.signature(run).parameters:
+            raise SystemExit(f"{name} has no --{option.replace('_', '-')}")
+    found = run(rows or default, **options)
     for figure, target in zip(found, targets, strict=False):
         if target is not None:
             figure["target"] = target
@@ -105,12 +110,17 @@ def main() -> None:
     parser.add_argument("name", choices=[*BENCHMARKS, *GROUPS])
     parser.add_argument("--rows", type=int)
     parser.add_argument("--json", action="store_true", help="one JSON object a benchmark on standard output")
-    parser.add_argument("--profile", action="store_true", help="the busiest functions of our side (needs py-spy)")
+    parser.add_argument(
+        "--profile", action="store_true", help="the busiest functions of our side: group kafka, with py-spy"
+    )
+    parser.add_argument("--tail-minutes", type=float, help="only the memory of a dashboard that follows a topic: ui")
     arguments = parser.parse_args()
+    given = {"profile": arguments.profile, "tail_minutes": arguments.tail_minutes}
+    options = {option: value for option, value in given.items() if value}
     for name in GROUPS.get(arguments.name, (arguments.name,)):
         if not arguments.json:
             print(f"{name}, {arguments.rows or BENCHMARKS[name][0]:,} rows", flush=True)
-        result = measure(name, arguments.rows, profile=arguments.profile)
+        result = measure(name, arguments.rows, **options)
         if arguments.json:
             print(json.dumps(result))
         else:

@@ -1,9 +1,10 @@
 """The dashboard on a large log: pages, a filter, viewers beside a pipeline, and memory while a topic is followed.
 
 ``--rows`` is how many the log has, a tenth of them in one topic and the others in 99 more. With 10,000,000 of them a
-topic is followed for an hour, with fewer for a shorter time, but for 20 s at the least. Pages are asked one after
-another, five times each after a first time; the figure is the slowest page's median. All of a page is the page, its
-scripts and styles, and the slider, over one connection. Viewers are streams of all numbers.
+topic is followed for an hour, with fewer for a shorter time, but for 20 s at the least; beside it is a stream of all
+numbers. ``--tail-minutes 60`` does that alone, at 200 rows a second, and says the memory of each minute. Pages are
+asked one after another, five times each after a first time; the figure is the slowest page's median. All of a page is
+the page, its scripts and styles, and the slider, over one connection. Viewers are streams of all numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -38,6 +40,7 @@ VIEWERS, COST = 50, 0.9
 ROUNDS = 3
 FED_SECONDS = 5.0
 WHOLE_ROWS, HOUR, SHORTEST = 10_000_000, 3600.0, 20.0
+BURST, PAUSE, SLOW_PAUSE = 100, 0.05, 0.5
 GROWN = 1.05
 PAGES = ("/", "/topics", "/topics/big", "/topics/big/5", "/topics/t50", "/models", "/alarms", "/sql", "/health")
 FILES = (
@@ -49,12 +52,14 @@ FILES = (
 )
 
 
-def run(rows: int) -> list[dict[str, Any]]:
-    """Make the log, and measure."""
+def run(rows: int, *, tail_minutes: float = 0.0) -> list[dict[str, Any]]:
+    """Make the log, and measure; with ``tail_minutes`` nothing but the memory of a tail so long."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "large.headrace"
         _fill(log, rows)
         with _dashboard(log) as (address, process):
+            if tail_minutes:
+                return [_memory(log, address, process.pid, tail_minutes * 60, pause=SLOW_PAUSE, say=True)]
             found = [*_pages(address), _filter(address, max(1, rows // 10))]
             found.append(_memory(log, address, process.pid, max(SHORTEST, HOUR * rows / WHOLE_ROWS)))
         return [*found, _viewers(Path(folder) / "fed.headrace")]
@@ -142,36 +147,61 @@ def _filter(address: str, rows: int) -> dict[str, Any]:
     return _figure(f"filter, {rows:,} rows", statistics.median(times), FILTER_MS, "ms")
 
 
-def _memory(log: Path, address: str, pid: int, seconds: float) -> dict[str, Any]:
+def _memory(
+    log: Path, address: str, pid: int, seconds: float, *, pause: float = PAUSE, say: bool = False
+) -> dict[str, Any]:
     """Follow a topic into which rows come all the time; compare the memory at the end with that after a fifth."""
-    parts = urlsplit(address)
     ended = threading.Event()
-    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
-    connection.request("GET", f"{parts.path}/topics/tail/tail?after=0&columns=id")
-
-    def read(answer: http.client.HTTPResponse) -> None:
-        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            while not ended.is_set() and answer.readline():
-                pass
-
     writer = open_log(str(log), writer=True)
-    batch = Batch.of(pa.RecordBatch.from_pydict({"id": np.arange(100)}))
+    batch = Batch.of(pa.RecordBatch.from_pydict({"id": np.arange(BURST)}))
     with writer.transaction() as transaction:
         transaction.append("tail", batch.records)
-    threading.Thread(target=read, args=[connection.getresponse()], daemon=True).start()
+    followed = _follow(address, "/topics/tail/tail?after=0&columns=id", ended)
+    _follow(address, "/events", ended)
     sizes: list[tuple[float, int]] = []
     begin = time.monotonic()
     while (passed := time.monotonic() - begin) < seconds:
         with writer.transaction() as transaction:
             transaction.append("tail", batch.records)
+        if say and passed // 60 > (sizes[-1][0] // 60 if sizes else -1):
+            print(f"{passed / 60:3.0f} min {_resident(pid) / 1e6:8.1f} MB", file=sys.stderr, flush=True)
         sizes.append((passed, _resident(pid)))
-        time.sleep(0.05)
+        time.sleep(pause)
     ended.set()
     writer.close()
     early = max(size for at, size in sizes if at < seconds * 0.4 and at > seconds * 0.2)
     late = max(size for at, size in sizes if at > seconds * 0.8)
     figure = {"name": f"memory, {seconds:,.0f} s", "ours": late / 1e6, "reference": early / 1e6, "unit": "MB"}
-    return {**figure, "ratio": late / early, "at_most": GROWN}
+    minutes = {int(at // 60): size / 1e6 for at, size in sizes}
+    details = {"minutes": minutes, "rows": BURST * (len(sizes) + 1), "last": followed.last}
+    return {**figure, "ratio": late / early, "at_most": GROWN, "details": details}
+
+
+@dataclass
+class _Followed:
+    """A stream that is read; ``last`` is the id of its newest event, of a tail an offset."""
+
+    last: str = ""
+
+
+def _follow(address: str, path: str, ended: threading.Event) -> _Followed:
+    """Read a stream of the dashboard, in a thread."""
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    connection.request("GET", f"{parts.path}{path}")
+    answer = connection.getresponse()
+    assert answer.status == 200, (path, answer.status)
+
+    followed = _Followed()
+
+    def read() -> None:
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            while not ended.is_set() and (line := answer.readline()):
+                if line.startswith(b"id: "):
+                    followed.last = line[4:].decode().strip()
+
+    threading.Thread(target=read, daemon=True).start()
+    return followed
 
 
 def _resident(pid: int) -> int:
