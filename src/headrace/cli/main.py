@@ -17,7 +17,7 @@ import pyarrow as pa
 import typer
 from rich.live import Live
 
-from headrace.cli import capture, demo, models, produce, serve, slots, topics, ui
+from headrace.cli import capture, demo, doctor, models, produce, serve, slots, topics, ui
 from headrace.cli.arguments import (
     START_SECONDS,
     JsonOption,
@@ -62,6 +62,7 @@ app.add_typer(models.models, name="models")
 app.add_typer(capture.capture, name="capture")
 app.add_typer(slots.slots, name="slots")
 app.command("down")(slots.down)
+app.command("doctor")(doctor.doctor)
 app.add_typer(serve.keys, name="keys")
 app.command("serve")(with_events(serve.serve))
 app.command("ui")(with_events(ui.ui))

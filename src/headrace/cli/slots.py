@@ -14,12 +14,13 @@ import typer
 from headrace.capture.postgres.catalog import quote
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.slot_binding import log_state
-from headrace.capture.postgres.slots import KeptSlot, drop_slot, find_slot, publications_of, size, slots_of
+from headrace.capture.postgres.slots import KeptSlot, drop_slot, find_slot, publications_of, slots_of
 from headrace.cli.arguments import JsonOption, WideOption, load_app
 from headrace.cli.console import print_result, print_rows, report, talk
 from headrace.engines.local.removal import leftovers
 from headrace.errors import DeclarationError, SourceError
 from headrace.inspect.messages import to_json
+from headrace.units import bytes_text
 
 slots = typer.Typer(help="Replication slots of Headrace on PostgreSQL servers.", no_args_is_help=True)
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -47,7 +48,7 @@ def slots_list(
     if as_json:
         return
     for dsn, slot in found:
-        kept = f" and keeps {size(slot.retained_bytes)} of WAL" if slot.retained_bytes is not None else ""
+        kept = f" and keeps {bytes_text(slot.retained_bytes)} of WAL" if slot.retained_bytes is not None else ""
         if slot.owner is not None and log_state(slot.owner) == "gone" and slot.pid is None:
             report(f"The log of {slot.name}, {slot.owner.place}, is not there any more; the slot stays{kept}.")
             report(f"  headrace slots drop {slot.name} {Server(dsn).address!r}")
@@ -75,7 +76,7 @@ def slots_drop(
     whose = f", which belongs to {slot.owner}" if slot.owner is not None else ""
     ask([f"slot {slot.name} of {server}{whose}"], yes=yes)
     drop_slot(server, name)
-    line = f"slot {name} is dropped; the server need not keep {size(slot.retained_bytes or 0)} of WAL any more"
+    line = f"slot {name} is dropped; the server need not keep {bytes_text(slot.retained_bytes or 0)} of WAL any more"
     print_result(_about(dsn, slot), line, as_json=as_json)
     if slot.ours and not as_json:
         _say_publication(server, slot)
@@ -188,7 +189,7 @@ def _short(about: dict[str, Any]) -> dict[str, Any]:
     return {
         "slot": about["name"],
         "active": "" if about["pid"] is None else f"pid {about['pid']}",
-        "WAL": "" if about["retained_bytes"] is None else size(about["retained_bytes"]),
+        "WAL": "" if about["retained_bytes"] is None else bytes_text(about["retained_bytes"]),
         "status": about["wal_status"] or "",
         "app": about["app"] or "?",
         "log": f"{log} ({state})" if state else log,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from headrace.ui.read.models import Mark, VersionLine
-from headrace.ui.read.units import time_text
+from headrace.units import time_text
 
 WIDTH, HEIGHT, BAR, TOP = 1000.0, 76.0, 26.0, 26.0
 NARROWEST = 2.0

@@ -15,10 +15,10 @@ import jinja2
 from pydantic import AfterValidator
 from starlette.responses import HTMLResponse
 
+from headrace import units
 from headrace.row_tables import cell
 from headrace.serve.models import Models
 from headrace.ui.guard import BASE, CALLER, SLASH
-from headrace.ui.read import units
 from headrace.ui.read.states import States
 from headrace.ui.stream import Hub
 from headrace.ui.subject import Subject

@@ -47,7 +47,7 @@ class Table:
         key: its primary key, else the columns of its replica identity index, else nothing.
         identity: replica identity: ``d`` default, ``f`` full, ``i`` an index, ``n`` nothing.
         row_filter: the publication's WHERE, as SQL.
-        missing: rights that the role lacks: ``SELECT``, ``owner``.
+        missing: what the role lacks: ``SELECT``, ``owner``, ``USAGE`` of the schema, ``rows`` that row security hides.
         captured_as: schema and name when its capture began, which its topic is called after; None: as it is called.
         identity_columns: of the replica identity, where that is another index than the key's.
     """
@@ -138,6 +138,23 @@ class Publication:
     tables: dict[int, tuple[tuple[str, ...] | None, str | None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Role:
+    """The role of a connection, and what it may do.
+
+    Attributes:
+        replicates: it may open a replication connection.
+        may_create: publications and schemas in the database.
+        managed: the role that carries the right to replicate where the server is somebody's service; "" elsewhere.
+    """
+
+    name: str
+    database: str
+    replicates: bool
+    may_create: bool
+    managed: str
+
+
 def quote(identifier: str) -> str:
     """Return an identifier in double quotes.
 
@@ -153,6 +170,26 @@ def settings(connection: SqlConnection, *names: str) -> dict[str, str]:
     return {str(name): str(setting) for name, setting in rows}
 
 
+def pooled(connection: SqlConnection) -> bool:
+    """Return whether a pooler is between us and the server: it gives its own process number in the server's place."""
+    (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
+    return bool(pid != connection.info.backend_pid)
+
+
+# Of Amazon RDS, whose master user has no attribute to give.
+_ROLE = """
+SELECT current_user::text, current_database()::text,
+       r.rolreplication OR r.rolsuper OR (m.oid IS NOT NULL AND pg_has_role(m.oid, 'MEMBER')),
+       has_database_privilege(current_database(), 'CREATE'), coalesce(m.rolname::text, '')
+FROM pg_roles r LEFT JOIN pg_roles m ON m.rolname = 'rds_replication' WHERE r.rolname = current_user
+"""
+
+
+def role(connection: SqlConnection) -> Role:
+    """Return the role of a connection."""
+    return Role(*(connection.execute(_ROLE.encode()).fetchone() or ("", "", False, False, "")))
+
+
 _TABLES = """
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident, greatest(c.reltuples, 0)::bigint,
        ARRAY(SELECT a.attname::text FROM pg_index i
@@ -161,7 +198,8 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident,
                  (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisprimary),
                  (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisreplident))
              ORDER BY array_position(i.indkey::int2[], a.attnum)),
-       has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE')
+       has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE'),
+       has_schema_privilege(n.oid, 'USAGE'), NOT row_security_active(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 {which}
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
@@ -173,6 +211,8 @@ WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('inf
   AND NOT (c.relname = 'headrace_sinks' AND EXISTS
            (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'next_offset' AND NOT attisdropped))
 """
+
+_RIGHTS = ("SELECT", "owner", "USAGE", "rows")
 
 _COLUMNS = """
 SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, quote_ident(n.nspname) || '.' || quote_ident(p.proname),
@@ -189,10 +229,10 @@ ORDER BY a.attrelid, a.attnum
 def all_tables(connection: SqlConnection) -> list[Table]:
     """Return tables of the database in name order, ordinary and partitioned, without their columns."""
     found = []
-    for oid, schema, name, kind, persistence, identity, rows, key, select, owner in connection.execute(
+    for oid, schema, name, kind, persistence, identity, rows, key, *rights in connection.execute(
         _TABLES.format(which=_WHICH).encode()
     ):
-        missing = tuple(right for right, has in (("SELECT", select), ("owner", owner)) if not has)
+        missing = tuple(right for right, has in zip(_RIGHTS, rights, strict=True) if not has)
         found.append(Table(oid, schema, name, kind, persistence, identity, rows, key=tuple(key), missing=missing))
     return found
 
@@ -244,6 +284,32 @@ def failing_updates(connection: SqlConnection, oids: Sequence[int]) -> dict[int,
     """Return by OID why the server refuses UPDATE and DELETE of tables while a publication of ours has them."""
     generated = connection.info.server_version >= 180000
     return dict(connection.execute(_FAILING, [list(oids), generated]).fetchall())
+
+
+_INDEXES = """
+SELECT DISTINCT ON (i.indrelid) i.indrelid, c.relname::text, ARRAY(
+    SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
+    ORDER BY array_position(i.indkey::int2[], a.attnum))
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = ANY(%s) AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
+  AND i.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = i.indrelid
+      AND a.attnum = ANY(i.indkey) AND (NOT a.attnotnull OR a.attgenerated <> ''))
+ORDER BY i.indrelid, i.indnkeyatts, c.relname
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueIndex:
+    """An index that tells the rows of a table apart, and could be its replica identity, or its key."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+def unique_indexes(connection: SqlConnection, oids: Sequence[int]) -> dict[int, UniqueIndex]:
+    """Return such an index by its table's OID; none where there is none, the primary key's among them."""
+    rows = connection.execute(_INDEXES.encode(), [list(oids)])
+    return {oid: UniqueIndex(name, tuple(columns)) for oid, name, columns in rows}
 
 
 def matching(tables: Sequence[Table], patterns: Sequence[str]) -> list[Table]:

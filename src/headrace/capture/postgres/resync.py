@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from headrace.batch import Batch
 from headrace.capture.base import Log
 from headrace.capture.comparison import Comparison, Counts, Difference
-from headrace.capture.postgres import catalog, drift, slot_binding
+from headrace.capture.postgres import catalog, checks, drift, slot_binding
 from headrace.capture.postgres.catalog import Publication, SqlConnection, Table
 from headrace.capture.postgres.drift import Began
 from headrace.capture.postgres.slot_binding import Claim, SourceRecord
@@ -37,8 +37,6 @@ from headrace.capture.postgres.startup import (
     Declared,
     Startup,
     WaitReporter,
-    check_kind,
-    nothing_matches,
     right_shape,
 )
 from headrace.capture.postgres.table import topic_of
@@ -183,10 +181,10 @@ class Resync(Startup):
             label = labels.get(table.oid, name)
             label = name if label in named else label  # the name is another table's now
             if catalog.matches(".".join(label), declared.patterns) or catalog.matches(str(table), declared.patterns):
-                check_kind(table, declared.server)
+                checks.refuse(checks.kind(table, str(declared.server)))
                 chosen.append(replace(table, captured_as=label if label != name else None))
         if not chosen:
-            raise nothing_matches(tables, declared.server, declared.patterns)
+            checks.refuse(checks.nothing_matches(tables, declared.patterns, str(declared.server)))
         return chosen
 
     def _check_new(self, connection: SqlConnection, publication: Publication | None) -> None:

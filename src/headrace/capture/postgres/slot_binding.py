@@ -121,6 +121,16 @@ class SourceRecord:
         return replace(self, acknowledged=lsn)
 
 
+def known_sources(log: Log) -> dict[str, SourceRecord]:
+    """Return the databases that a log has captured, by prefix."""
+    found = {}
+    for name, stored in log.records(KIND).items():
+        if b'"system_identifier"' in stored:
+            record = SourceRecord.load(log, name)
+            found.update({name: record} if record else {})
+    return found
+
+
 OURS = "headrace_"  # begins the names of slots and publications that we make
 
 

@@ -15,6 +15,7 @@ from headrace.capture.postgres.catalog import SqlConnection, quote
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.slot_binding import Owner
 from headrace.errors import SourceError, SourceRefused
+from headrace.units import bytes_text
 
 # Less is what any slot keeps for a while: nobody is warned of it.
 WARN_BYTES = 64 << 20
@@ -91,23 +92,9 @@ def idle_warning(connection: SqlConnection, server: Server, own: str) -> str:
     names = ", ".join(slot.name for slot in idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
     what = "a replication slot" if len(idle) == 1 else f"{len(idle)} replication slots"
     return (
-        f"{server} has {what} of Headrace that nobody reads, for which it keeps up to {size(kept)} of WAL ({names}): "
-        "headrace slots list DSN says whose they are"
+        f"{server} has {what} of Headrace that nobody reads, for which it keeps up to {bytes_text(kept)} of WAL "
+        f"({names}): headrace slots list DSN says whose they are"
     )
-
-
-def size(count: int) -> str:
-    """Return a number of bytes for people.
-
-    >>> size(17), size(1_600), size(26_500_000_000)
-    ('17 B', '1.6 kB', '26.5 GB')
-    """
-    number, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if number < 1000 or unit == "TB":
-            break
-        number /= 1000
-    return f"{count} B" if unit == "B" else f"{number:.1f} {unit}"
 
 
 def find_slot(server: Server, name: str, *, force: bool = False) -> KeptSlot:

@@ -6,16 +6,15 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 import psycopg
 
-from headrace.batch import is_meta
 from headrace.capture.base import KIND, Log
-from headrace.capture.postgres import catalog, drift, slot_binding, slots
+from headrace.capture.postgres import catalog, checks, drift, slot_binding, slots
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Look
@@ -110,7 +109,8 @@ class Startup:
                 chosen = self._choose(connection)
             publication = catalog.publication(connection, declared.publication)
             self.tables = self._in_order(catalog.with_columns(connection, chosen, publication))
-            check_columns(self.tables)
+            for table in self.tables:
+                checks.refuse(checks.columns(table))
             self.identities = catalog.identities(connection, self.tables)
             self.tables = [table.told_by(self.identities[table.oid]) for table in self.tables]
             self.changes = publication is None or bool(publication.operations & {"update", "delete"})
@@ -119,10 +119,11 @@ class Startup:
             if known is None:
                 # Of a publication of the user's they fail already, whatever we do.
                 if declared.own_publication and not declared.allow_failing_updates:
-                    check_updates(self.tables, self.failing, server)
+                    indexes = catalog.unique_indexes(connection, list(self.failing))
+                    checks.refuse(checks.updates(self.tables, self.failing, indexes, str(server)))
                 self._check_new(connection, publication)
             if publication and not declared.own_publication:
-                check_publication(publication, self.tables, server)
+                checks.refuse(checks.publication(publication, declared.publication, self.tables, str(server)))
         self.done()
 
     def _record(self, log: Log) -> SourceRecord | None:
@@ -190,7 +191,8 @@ class Startup:
         now = drift.look(connection, declared.publication)
         mends = declared.own_publication and not right_shape(now, self.tables)
         publishes = mends or publication is None
-        check_rights(connection, server, self.tables, reads=declared.with_snapshot, publishes=publishes)
+        name, reads = declared.publication, declared.with_snapshot
+        check_rights(connection, server, self.tables, name, reads=reads, publishes=publishes)
 
     def _in_order(self, tables: Sequence[Table]) -> list[Table]:
         """Return tables that models learn from first, then the others, each in name order."""
@@ -336,7 +338,6 @@ class Startup:
 
 # --- what a capture needs on the server: checked first, then made (publication and slot) ---
 
-OLDEST_VERSION = 140000
 IN_USE_SECONDS = 30.0
 
 
@@ -350,19 +351,16 @@ def check_server(connection: SqlConnection, server: Server) -> None:
     """Refuse a server that cannot do logical replication.
 
     Raises:
-        SourceRefused: it is too old, or wal_level is not logical.
+        SourceRefused: it is too old, wal_level is not logical, it is a standby, or a pooler stands before it.
     """
-    version = connection.info.server_version
-    if version < OLDEST_VERSION:
-        raise SourceRefused(
-            f"PostgreSQL at {server} has version {version // 10000}; capture needs {OLDEST_VERSION // 10000} or newer"
-        )
-    wal_level = catalog.settings(connection, "wal_level")["wal_level"]
-    if wal_level != "logical":
-        raise SourceRefused(
-            f"PostgreSQL at {server} has wal_level «{wal_level}»; capture needs «logical»",
-            advice="ALTER SYSTEM SET wal_level = logical; then restart the server.",
-        )
+    where = str(server)
+    checks.refuse(checks.version(connection.info.server_version, where))
+    checks.refuse(checks.pooler(pooled=catalog.pooled(connection), where=where))
+    settings = catalog.settings(connection, "wal_level", "output_plugin_libraries", "in_hot_standby")
+    checks.refuse(checks.standby(settings["in_hot_standby"] == "on", where))
+    checks.refuse(checks.wal_level(settings["wal_level"], where))
+    checks.refuse(checks.output_plugin(settings.get("output_plugin_libraries"), where))
+    checks.refuse(checks.replication_right(catalog.role(connection), where))
 
 
 def choose_tables(
@@ -379,39 +377,10 @@ def choose_tables(
     existing = [table for table in catalog.all_tables(connection) if (table.schema, table.name) not in left_out]
     chosen = catalog.matching(existing, patterns)
     if not chosen:
-        raise nothing_matches(existing, server, patterns)
+        checks.refuse(checks.nothing_matches(existing, patterns, str(server)))
     for table in chosen:
-        check_kind(table, server)
+        checks.refuse(checks.kind(table, str(server)))
     return chosen
-
-
-def nothing_matches(existing: Sequence[Table], server: Server, patterns: Sequence[str]) -> SourceRefused:
-    """Return the error for patterns that no table matches."""
-    near = catalog.near_misses(existing, patterns)
-    hint = f"There are {', '.join(near)}. " if near else "There are no tables at all. "
-    wanted = ", ".join(f"«{pattern}»" for pattern in patterns)
-    return SourceRefused(
-        f"no table of {server} matches {wanted}",
-        advice=f"{hint}A pattern is a regular expression that matches the whole of schema.table.",
-    )
-
-
-def check_kind(table: Table, server: Server) -> None:
-    """Refuse a table whose changes cannot be captured.
-
-    Raises:
-        SourceRefused: it is partitioned, or its changes are not in the server's log.
-    """
-    if table.kind == "p":
-        raise SourceRefused(
-            f"table {table} of {server} is partitioned; capture of partitioned tables is not built yet",
-            advice="Narrow tables=… to its partitions, which are captured as tables of their own.",
-        )
-    if table.persistence != "p":
-        raise SourceRefused(
-            f"table {table} of {server} is unlogged or temporary: its changes are not in the server's log",
-            advice=f"ALTER TABLE {table.sql} SET LOGGED; or narrow tables=… to leave it out.",
-        )
 
 
 def known_tables(
@@ -438,73 +407,19 @@ def known_tables(
     return found
 
 
-def check_columns(tables: Sequence[Table]) -> None:
-    """Refuse tables that have nothing to capture, or a column named as one of ours.
-
-    Raises:
-        SourceRefused: naming the table.
-    """
-    for table in tables:
-        reserved = [column.name for column in table.columns if is_meta(column.name)]
-        if reserved:
-            raise SourceRefused(
-                f"table {table} has a column «{reserved[0]}», a name that events use",
-                advice="Rename it, leave it out by a column list of a publication of your own, or leave out the table.",
-            )
-        if not table.columns:
-            raise SourceRefused(f"table {table} has no columns", advice="Narrow tables=… to leave it out.")
-
-
 def check_rights(
-    connection: SqlConnection, server: Server, tables: Sequence[Table], *, reads: bool, publishes: bool
+    connection: SqlConnection, server: Server, tables: Sequence[Table], name: str, *, reads: bool, publishes: bool
 ) -> None:
-    """Refuse what the role may not do: read the tables for a snapshot, make the publication.
+    """Refuse what the role may not do: read the tables for a snapshot, make the publication ``name``.
 
     Raises:
         SourceRefused: with the GRANT that is missing.
     """
-    query = "SELECT current_user::text, has_database_privilege(current_database(), 'CREATE')"
-    role, may_create = connection.execute(query).fetchone() or ("", False)
-    unreadable = [table for table in tables if "SELECT" in table.missing]
-    if reads and unreadable:
-        names = ", ".join(table.sql for table in unreadable)
-        raise SourceRefused(
-            f"role «{role}» may not read {', '.join(map(str, unreadable))} of {server}",
-            advice=f"GRANT SELECT ON {names} TO {quote(role)};",
-        )
-    foreign = [table for table in tables if "owner" in table.missing]
-    if publishes and foreign:
-        names = ", ".join(table.sql for table in tables)
-        raise SourceRefused(
-            f"role «{role}» does not own {', '.join(map(str, foreign))} of {server} and so cannot publish them",
-            advice=f"Let their owner CREATE PUBLICATION … FOR TABLE {names}; and name it with publication=….",
-        )
-    if publishes and not may_create:
-        raise SourceRefused(
-            f"role «{role}» may not create a publication in {server}",
-            advice=f"GRANT CREATE ON DATABASE … TO {quote(role)}; or name an existing one with publication=….",
-        )
-
-
-def check_updates(tables: Sequence[Table], failing: Mapping[int, str], server: Server) -> None:
-    """Refuse to publish tables whose UPDATE and DELETE would fail from then on, as `catalog.failing_updates` says.
-
-    Raises:
-        SourceRefused: naming each table, with the statements that change it.
-    """
-    named = [table for table in tables if table.oid in failing]
-    if not named:
-        return
-    said = "; ".join(f"{table}: {failing[table.oid]}" for table in named)
-    # FULL is no way on where FULL is what fails.
-    mended = " ".join(f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL;" for table in named if table.identity != "f")
-    index = "USING INDEX a unique index over NOT NULL columns that are not generated"
-    ways = f"{mended} (or REPLICA IDENTITY {index})" if mended else f"ALTER TABLE … REPLICA IDENTITY {index}"
-    raise SourceRefused(
-        f"capturing these tables of {server} would make the application's own UPDATE and DELETE on them fail ({said})",
-        advice=f"{ways} lets them work. A table that the pipeline does not need: leave it out of tables=…. Where rows "
-        "are only ever inserted, say so: app.postgres(…, allow_failing_updates=True).",
-    )
+    role = catalog.role(connection)
+    if reads:
+        checks.refuse(checks.reading(role, tables, str(server)))
+    if publishes:
+        checks.refuse(checks.publishing(role, tables, name, str(server)))
 
 
 def check_room(connection: SqlConnection, server: Server) -> None:
@@ -515,31 +430,7 @@ def check_room(connection: SqlConnection, server: Server) -> None:
     """
     most = int(catalog.settings(connection, "max_replication_slots")["max_replication_slots"])
     (used,) = connection.execute("SELECT count(*) FROM pg_replication_slots").fetchone() or (0,)
-    if used >= most:
-        raise SourceRefused(
-            f"all {most} replication slots of {server} are taken",
-            advice="Drop one that nobody needs (pg_replication_slots), or raise max_replication_slots and restart.",
-        )
-
-
-def check_publication(publication: Publication, tables: Sequence[Table], server: Server) -> None:
-    """Refuse a publication that the user named and that does not have what is to be captured.
-
-    Raises:
-        SourceRefused: with the ALTER PUBLICATION that is missing.
-    """
-    lacking = [table for table in tables if table.oid not in publication.tables]
-    if lacking:
-        names = ", ".join(table.sql for table in lacking)
-        raise SourceRefused(
-            f"publication «{publication.name}» of {server} does not have {', '.join(map(str, lacking))}",
-            advice=f"ALTER PUBLICATION {quote(publication.name)} ADD TABLE {names}; or narrow tables=….",
-        )
-    if "insert" not in publication.operations:
-        raise SourceRefused(
-            f"publication «{publication.name}» of {server} does not publish inserts",
-            advice=f"ALTER PUBLICATION {quote(publication.name)} SET (publish = 'insert, update, delete, truncate');",
-        )
+    checks.refuse(checks.room(used=used, most=most, where=str(server)))
 
 
 def right_shape(now: Look, tables: Sequence[Table]) -> bool:
@@ -560,7 +451,7 @@ def ensure_publication(
     """
     existing = catalog.publication(connection, name)
     if existing and not own:
-        check_publication(existing, tables, server)
+        checks.refuse(checks.publication(existing, name, tables, str(server)))
     elif not right_shape(drift.look(connection, name), tables):
         statements = drift.recreated(name, [table.sql for table in tables])
         with server.translated(f"to make publication «{name}»"), connection.transaction():

@@ -10,15 +10,15 @@ from typing import Any
 
 from headrace.capture.postgres import slots
 from headrace.capture.postgres.client import Server
-from headrace.capture.postgres.slot_binding import OURS, SourceRecord, derived_name, where
+from headrace.capture.postgres.slot_binding import OURS, SourceRecord, derived_name, known_sources, where
 from headrace.capture.postgres.slots import KeptSlot
-from headrace.engines.local.resync import known_sources
 from headrace.engines.local.sink_runner import KIND as SINKS
 from headrace.errors import DeclarationError
 from headrace.kafka.settings import KafkaLocation
 from headrace.log import open_log
 from headrace.plan.plan import Plan, SourcePlan
 from headrace.plan.sinks import SinkPlan
+from headrace.units import bytes_text
 
 # The files of a log, behind its name; see `headrace.log.layout` and `headrace.serve.settings`.
 _FILES = ("", "-wal", "-shm", ".lock", ".keys", ".health", ".groups", ".groups-wal", ".groups-shm")
@@ -51,7 +51,7 @@ class Leftover:
         return about | ({"why": self.why} if self.why else {})
 
     def __str__(self) -> str:
-        kept = f" ({slots.size(self.bytes)})" if self.bytes is not None else ""
+        kept = f" ({bytes_text(self.bytes)})" if self.bytes is not None else ""
         return f"{self.kind} {self.name} of {self.where}{kept}{f': {self.why}' if self.why else ''}"
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headrace.capture.base import KIND
 from headrace.capture.postgres.resync import Resync, Unknown
-from headrace.capture.postgres.slot_binding import Claim, SourceRecord, derived_name
+from headrace.capture.postgres.slot_binding import Claim, SourceRecord, derived_name, known_sources
 from headrace.capture.postgres.snapshot import OnProgress
 from headrace.capture.postgres.source import PostgresSource
 from headrace.capture.postgres.startup import Startup
@@ -88,16 +87,6 @@ class SourceResync:
             row = {"table": compared.table, "topic": compared.topic, **figures}
             found.append({**row, "dead_letters": compared.dead_letters, "captured": not compared.gone})
         return found
-
-
-def known_sources(log: Log) -> dict[str, SourceRecord]:
-    """Return the databases that a log has captured, by prefix."""
-    found = {}
-    for name, stored in log.records(KIND).items():
-        if b'"system_identifier"' in stored:
-            record = SourceRecord.load(log, name)
-            found.update({name: record} if record else {})
-    return found
 
 
 def resyncs(

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.inspect.health import SILENT_SECONDS, Status, read_status
-from headrace.log import file_of
+from headrace.findings import Finding
+from headrace.inspect.doctor import Stored, findings_of, stored_of, tasks_of
+from headrace.inspect.health import read_status
 from headrace.log.base import Log
-from headrace.registry.models import Progress, read_progress
+from headrace.registry.models import Progress
 from headrace.serve.models import ComponentHealth
-from headrace.ui.read.pipeline import DEAD
-from headrace.ui.read.units import age_text, bytes_text
-
-SHORT_BYTES = 1_000_000_000
-BEHIND_BYTES = 1_000_000_000
-ENDINGS = ("", "-wal", "-shm")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What a log takes.
-
-    Attributes:
-        bytes: of its rows; ``file``: of its files, 0 where it is none; ``free``: of the disk they are on.
-        dropped: rows that retention has dropped.
-        first_us, last_us: when its oldest row that is held, and its newest one, were appended; 0 without rows.
-    """
-
-    topics: int
-    rows: int
-    bytes: int
-    dropped: int
-    first_us: int
-    last_us: int
-    file: int = 0
-    free: int = 0
-    path: str = ""
+from headrace.units import bytes_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +51,7 @@ class Health:
     sinks: list[SinkPosition]
     stored: Stored
     machines: list[tuple[str, dict[str, str]]]
-    findings: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def health_of(log: Log) -> Health:
@@ -85,7 +59,7 @@ def health_of(log: Log) -> Health:
     status = read_status(log)
     figures = status.figures if status.runs else {}
     shares = sorted(figures.get("busy", {}).items(), key=lambda item: item[1], reverse=True)
-    tasks = {name: found for name in log.records("position") if (found := read_progress(log, name)) is not None}
+    tasks = tasks_of(log)
     stored = stored_of(log)
     return Health(
         runs=status.runs,
@@ -101,56 +75,6 @@ def health_of(log: Log) -> Health:
         machines=_machines(log),
         findings=findings_of(log, status, tasks, stored),
     )
-
-
-def stored_of(log: Log) -> Stored:
-    """Return what a log takes."""
-    topics = log.topics().values()
-    held = [info for info in topics if info.rows]
-    path = file_of(log)
-    size, free = 0, 0
-    if path is not None:
-        files = [path.with_name(path.name + ending) for ending in ENDINGS]
-        size = sum(file.stat().st_size for file in files if file.exists())
-        free = shutil.disk_usage(path.parent).free
-    return Stored(
-        topics=len(topics),
-        rows=sum(info.rows for info in topics),
-        bytes=sum(info.bytes for info in topics),
-        dropped=sum(info.first for info in topics),
-        first_us=min((info.first_ts_us for info in held), default=0),
-        last_us=max((info.last_ts_us for info in held), default=0),
-        file=size,
-        free=free,
-        path=str(path or ""),
-    )
-
-
-def findings_of(log: Log, status: Status, tasks: Mapping[str, Progress], stored: Stored) -> list[str]:
-    """Return what somebody should look at."""
-    found = [f"{part.kind} «{part.name}»: {part.status}" for part in status.parts if part.ended]
-    if status.silent:
-        by = f" ({status.where})" if status.where else ""
-        found.append(f"the pipeline{by} has said nothing for {age_text(status.age)}: it was killed, or hangs")
-    if status.runs:
-        found += [
-            f"{part.kind} «{part.name}» is away for {age_text(part.seconds)}: {part.status}"
-            for part in status.parts
-            if part.kind != "engine" and part.seconds > SILENT_SECONDS
-        ]
-    for gauge in status.figures.get("gauges", ()) if status.runs else ():
-        if gauge["name"] == "source_slot_retained_bytes" and gauge["value"] > BEHIND_BYTES:
-            kept = bytes_text(int(gauge["value"]))
-            found.append(f"the slot of «{gauge['labels'].get('source', '')}» keeps {kept} of WAL on its server")
-    found += [
-        f"«{name}» predicts nothing: {progress.diverged}" for name, progress in tasks.items() if progress.diverged
-    ]
-    for name, info in log.topics().items():
-        if name.endswith(DEAD) and info.rows:
-            found.append(f"{info.rows:,} dead letters in «{name}»")
-    if stored.path and stored.free < SHORT_BYTES:
-        found.append(f"the disk of {stored.path} has {bytes_text(stored.free)} left")
-    return found
 
 
 def _gauge(gauge: Mapping[str, Any]) -> tuple[str, str, str, str]:

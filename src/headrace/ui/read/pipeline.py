@@ -11,24 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from headrace.inspect.doctor import DEAD, RETAINED, tasks_of
 from headrace.inspect.health import Status, read_status
 from headrace.log import file_of
 from headrace.log.base import Log, TopicInfo
 from headrace.plan.graph import Graph
 from headrace.plan.plan import INTERNAL
-from headrace.registry.models import Progress, read_model, read_progress
+from headrace.registry.models import Progress, read_model
 from headrace.registry.plans import read_plans
-from headrace.ui.read.units import age_text, bytes_text, rate_text
+from headrace.units import age_text, bytes_text, rate_text
 
 IDLE, BUSY, HELD, FAILED = "idle", "busy", "held", "failed"
 HELD_SECONDS = 3.0
-DEAD = ".dlq"
 RATE_SECONDS = 5.0
 RAISING = ("alarm", "drift")
 # Gauges that are worth a word in the picture.
-KEPT = "source_slot_retained_bytes"
 NOTES = {
-    KEPT.removeprefix("source_"): "of WAL kept",
+    RETAINED.removeprefix("source_"): "of WAL kept",
     "lag_rows": "rows behind",
     "pending_labels": "open for labels",
     "window_late_rows": "rows too late",
@@ -57,7 +56,7 @@ class Look:
 
 def look(log: Log) -> Look:
     """Look at a log."""
-    progress = {name: found for name in log.records("position") if (found := read_progress(log, name)) is not None}
+    progress = tasks_of(log)
     status = read_status(log)
     return Look(
         time.monotonic(),
@@ -221,7 +220,7 @@ class Numbers:
                     f"{value:,.0f} {NOTES[name]}"
                 )
         found |= {f"{part}/note": " · ".join(said) for part, said in notes.items()}
-        kept = [float(gauge["value"]) for gauge in gauges if gauge["name"] == KEPT]
+        kept = [float(gauge["value"]) for gauge in gauges if gauge["name"] == RETAINED]
         waiting = sum(float(gauge["value"]) for gauge in gauges if gauge["name"] == "pending_labels")
         found["log/unlabelled"] = f"{waiting:,.0f}" if gauges else "–"
         found["log/kept"] = bytes_text(int(sum(kept))) if kept else "–"

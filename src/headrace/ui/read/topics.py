@@ -22,7 +22,7 @@ from headrace.plain_values import rows as plain_rows
 from headrace.plain_values import united, values
 from headrace.row_tables import cell
 from headrace.ui.read.moment import Moment, moment_at, slice_at, time_of
-from headrace.ui.read.units import bytes_text, time_text
+from headrace.units import bytes_text, time_text
 
 ROWS = 100
 MOST_COLUMNS = 30
