@@ -93,7 +93,7 @@ def test_a_failure_is_said_and_a_stop_by_another_run_is_not(
     with pytest.raises(RuntimeError):
         running.stop()
     assert state_of(seen) == "failed"
-    assert any("no more" in finding for finding in health_of(seen).findings)
+    assert any("no more" in finding.message for finding in health_of(seen).findings)
     first = app.start()
     wait_until(lambda: state_of(seen) == "running")
     with declared(broker, topic_prefix).start() as second:  # takes over
@@ -114,10 +114,10 @@ def test_one_that_says_nothing_any_more(app: hr.App, seen: KafkaLog, broker: Kaf
         about |= {"state": "running", "ts": time.time() - 30, "parts": parts}
         txn.put(STATUS, topic_prefix, json.dumps(about).encode())
     assert state_of(seen) == "not heard of for 30 s"
-    assert "it was killed, or hangs" in health_of(seen).findings[0] and not health_of(seen).runs
+    assert "it was killed, or hangs" in health_of(seen).findings[0].message and not health_of(seen).runs
     with closing(KafkaLog(seen.location, writer=True)) as log, log.transaction() as txn:
         txn.put(STATUS, topic_prefix, b"{")
-    assert state_of(seen) == "failed" and "cannot be read" in health_of(seen).findings[0]
+    assert state_of(seen) == "failed" and "cannot be read" in health_of(seen).findings[0].message
     # A log of an engine, or of a version of Headrace, that says nothing.
     with closing(KafkaLog(seen.location, writer=True)) as log, log.transaction() as txn:
         txn.delete(STATUS, topic_prefix)
