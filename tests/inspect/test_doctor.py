@@ -113,3 +113,38 @@ def test_mistakes(arguments: tuple[str, ...], says: str, monkeypatch: pytest.Mon
     monkeypatch.delenv("HEADRACE_DSN", raising=False)
     with pytest.raises(DeclarationError, match=says):
         call(*arguments)
+
+
+@pytest.mark.parametrize("ending", ["json", "properties"])
+def test_of_a_debezium_configuration(database: Database, tmp_path: Path, ending: str) -> None:
+    """The heartbeat's table is outside the publication, and the connector runs what a capture here does not."""
+    database.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    database.execute("CREATE TABLE beat (id int PRIMARY KEY)")
+    database.execute("CREATE TABLE bare (id int)")
+    database.execute("CREATE PUBLICATION dbz FOR TABLE orders")
+    properties = {
+        "name": "shop",
+        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+        "plugin.name": "pgoutput",
+        "database.hostname": "127.0.0.1",
+        "database.port": str(database.server.port),
+        "database.user": "postgres",
+        "database.password": "geheim",
+        "database.dbname": database.name,
+        "topic.prefix": "shop",
+        "table.include.list": "public.orders",
+        "publication.name": "dbz",
+        "publication.autocreate.mode": "disabled",
+        "heartbeat.interval.ms": "10000",
+        "heartbeat.action.query": "INSERT INTO beat (id) VALUES (1) ON CONFLICT DO NOTHING",
+    }
+    file = tmp_path / f"connector.{ending}"
+    lines = "".join(f"{name}={value}\n" for name, value in properties.items())
+    file.write_text(json.dumps({"name": "shop", "config": properties}) if ending == "json" else lines)
+    found = answered("--config", str(file), code=1)
+    assert checks_of(found) == ["heartbeat"]
+    assert "geheim" not in json.dumps(found)
+    fixed = answered("--config", str(file), "--fix", "--yes", code=0)
+    assert fixed["fixed"] == [{"sql": 'ALTER PUBLICATION "dbz" ADD TABLE "public"."beat";', "error": None}]
+    # A connection string goes before the configuration's.
+    assert "replica_identity" not in str(answered(database.dsn, "--config", str(file), code=0))

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from headrace.capture.debezium.configuration import read_configuration
+from headrace.capture.debezium.options import patient_of as configured
 from headrace.capture.postgres import doctor as database
 from headrace.capture.postgres.client import Server
 from headrace.capture.postgres.doctor import APPLICATION, Patient
@@ -166,36 +168,55 @@ def _is_file(where: str) -> bool:
     return where.endswith(".py") or ".py:" in where or Path(where).is_file()
 
 
+class _Source(NamedTuple):
+    """A source of a log, and where that is."""
+
+    log: Log
+    name: str
+    place: str
+
+
 def _patients(options: _Options, app: App | None, logs: Mapping[str, Log]) -> Iterator[Patient]:
-    """Yield the databases that are meant: of a file, a connection string, or those of the logs."""
+    """Yield the databases that are meant: of a file, a configuration, a connection string, or those of the logs."""
     if app is not None:
-        plan = app.plan()
-        for source in plan.sources:
-            derived = derived_name(plan.app, source.prefix)
-            known = [(log, place) for place, log in logs.items() if source.prefix in known_sources(log)]
-            yield Patient(
-                Server(source.dsn, APPLICATION),
-                source.tables,
-                source.slot or derived,
-                source.publication or derived,
-                own_publication=source.publication is None,
-                snapshot=source.snapshot != "never" and not known,
-                failing_updates=source.allow_failing_updates,
-                log=known[0][0] if known else None,
-                source=source.prefix,
-                place=known[0][1] if known else "",
-            )
+        yield from _declared(app, logs)
+    elif options.config is not None:
+        patient = configured(read_configuration(options.config), options.where or "")
+        for source in _sources(logs, patient.server):
+            patient = replace(patient, snapshot=False, log=source.log, source=source.name, place=source.place)
+        yield patient
     elif options.where:
-        captured = [(place, log, name) for place, log in logs.items() if (name := source_of(log, options.where))]
-        for place, log, name in captured[:1]:
-            patient = patient_of(log, name, place, options.where)
-            assert patient is not None
-            yield patient
-        if not captured:
-            yield Patient(Server(options.where, APPLICATION))
+        server = Server(options.where, APPLICATION)
+        captured = [patient_of(*source, options.where) for source in _sources(logs, server)]
+        yield captured[0] or Patient(server) if captured else Patient(server)
     else:
-        named = [(log, name, place) for place, log in logs.items() for name in known_sources(log)]
-        yield from (patient for source in named if (patient := patient_of(*source)) is not None)
+        named = [_Source(log, name, place) for place, log in logs.items() for name in known_sources(log)]
+        yield from (found for source in named if (found := patient_of(*source)) is not None)
+
+
+def _declared(app: App, logs: Mapping[str, Log]) -> Iterator[Patient]:
+    """Yield the databases that a pipeline's file declares, with its log where that has captured them."""
+    plan = app.plan()
+    for source in plan.sources:
+        derived = derived_name(plan.app, source.prefix)
+        patient = Patient(
+            Server(source.dsn, APPLICATION),
+            source.tables,
+            source.slot or derived,
+            source.publication or derived,
+            own_publication=source.publication is None,
+            snapshot=source.snapshot != "never",
+            failing_updates=source.allow_failing_updates,
+        )
+        for place, log in logs.items():
+            if source.prefix in known_sources(log):
+                patient = replace(patient, snapshot=False, log=log, source=source.prefix, place=place)
+        yield patient
+
+
+def _sources(logs: Mapping[str, Log], server: Server) -> list[_Source]:
+    """Return the sources of logs that capture a database."""
+    return [_Source(log, name, place) for place, log in logs.items() if (name := source_of(log, server))]
 
 
 def _confirm(found: Sequence[Finding], *, yes: bool) -> None:

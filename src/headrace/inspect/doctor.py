@@ -170,9 +170,9 @@ def _without_login(finding: Finding) -> Finding:
     return replace(finding, severity=Severity.NOTE, advice=advice)
 
 
-def source_of(log: Log, dsn: str) -> str:
+def source_of(log: Log, server: Server) -> str:
     """Return the source of a log that captures a database; "" where none, or more than one, can be meant."""
     known = known_sources(log)
-    same = [name for name in known if (at := doctor.address_of(log, name)) and str(Server(at)) == str(Server(dsn))]
+    same = [name for name in known if (at := doctor.address_of(log, name)) and str(Server(at)) == str(server)]
     chosen = same or list(known)
     return chosen[0] if len(chosen) == 1 else ""

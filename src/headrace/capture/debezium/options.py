@@ -9,6 +9,10 @@ from typing import Literal
 from headrace.capture.debezium.configuration import Configuration
 from headrace.capture.debezium.explanation import check, converter_class, transform_classes
 from headrace.capture.debezium.expressions import expressions
+from headrace.capture.postgres.checks import Heartbeat
+from headrace.capture.postgres.client import Server
+from headrace.capture.postgres.doctor import APPLICATION, Patient
+from headrace.capture.postgres.slot_binding import derived_name
 from headrace.errors import DeclarationError
 
 _LIBPQ = {
@@ -77,6 +81,33 @@ def options_of(configuration: Configuration) -> CaptureOptions:
         snapshot="never" if configuration.get("snapshot.mode").lower() == "no_data" else "initial",
         format=_format(configuration),
         registry=configuration.get("value.converter.schema.registry.url") or None,
+    )
+
+
+def patient_of(configuration: Configuration, dsn: str = "") -> Patient:
+    """Return what the doctor is to look at; of a configuration that cannot be run here, too.
+
+    Args:
+        dsn: a connection string in place of the configuration's.
+
+    Raises:
+        DeclarationError: nobody says where the database is, or its tables cannot be told.
+    """
+    if not dsn and not configuration.get("database.hostname"):
+        raise DeclarationError(
+            f"{configuration.where} does not say where the database is", advice="Set database.hostname, or name a DSN."
+        )
+    prefix = configuration.get("topic.prefix") or configuration.get("name")
+    derived = derived_name(configuration.get("name") or prefix, prefix)
+    interval = configuration.get("heartbeat.interval.ms", "0")
+    return Patient(
+        Server(dsn or dsn_of(configuration), APPLICATION),
+        tables_of(configuration),
+        configuration.get("slot.name") or derived,
+        configuration.get("publication.name") or derived,
+        own_publication=configuration.get("publication.autocreate.mode").lower() != "disabled",
+        snapshot=configuration.get("snapshot.mode").lower() not in ("no_data", "never"),
+        heartbeat=Heartbeat(configuration.get("heartbeat.action.query"), int(interval) if interval.isdigit() else 0),
     )
 
 
