@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from psycopg import pq
 
+from headrace import plain_values
 from headrace.batch import Batch
 from headrace.capture.base import Piece
 from headrace.capture.postgres.decode import Decoder, Known, NeedsTextMode
@@ -313,11 +314,18 @@ def test_rows_that_arrow_cannot_hold_go_to_the_dead_letters(database: Database) 
         database.sql(
             """INSERT INTO t VALUES (1, 1.5, '2024-01-01', '2024-01-01', '2024-01-01', 'fine'),
             (2, 'NaN', '2024-01-01', '2024-01-01 12:00:00.5', '0044-03-15 00:00:00+00 BC', 'é"'),
-            (3, 1, 'infinity', '-infinity', 'infinity', NULL),
-            (4, NULL, '-infinity', '294276-12-31 23:59:59.999999', NULL, 'late'), (5, 2, NULL, NULL, NULL, '')"""
+            (3, 'NaN', 'infinity', '-infinity', '294276-12-31 23:59:59.999999+00', NULL),
+            (4, NULL, '-infinity', '294276-12-31 23:59:59.999999', NULL, 'late'), (5, 2, NULL, NULL, NULL, ''),
+            (6, NULL, '-infinity', 'infinity', '-infinity', ''), (7, 1, 'infinity', '-infinity', 'infinity', '')"""
         )
     )
-    assert [row[0] for row in rows(pieces, "shop.public.t")] == [1, 5]
+    assert [row[0] for row in rows(pieces, "shop.public.t")] == [1, 5, 6, 7]
+    (kept,) = batches(pieces)["shop.public.t"]
+    infinite = [plain_values.rows(kept.rows.slice(2))[row] for row in (0, 1)]
+    assert [[row[name] for name in ("d", "ts", "tz")] for row in infinite] == [
+        ["-infinity", "infinity", "-infinity"],
+        ["infinity", "-infinity", "infinity"],
+    ]
     (letters,) = batches(pieces, rejected=True)["shop.public.t.dlq"]
     assert letters.index.tolist() == [1, 2, 3]
     found = letters.rows.to_pylist()
@@ -332,7 +340,7 @@ def test_rows_that_arrow_cannot_hold_go_to_the_dead_letters(database: Database) 
     assert found[0]["reason"] == "column «n»: numeric(10,2) «NaN» does not fit decimal128(10, 2)"
     assert json.loads(found[1]["row"])["ts"] == "-infinity" and "«tz»" in found[1]["reason"]
     assert json.loads(found[2]["row"])["ts"] == "294276-12-31 23:59:59.999999"
-    assert pieces[0].rows == 5
+    assert pieces[0].rows == 7
 
 
 # --- events ---

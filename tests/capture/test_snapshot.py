@@ -10,6 +10,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from headrace import plain_values
 from headrace.capture.base import Waker
 from headrace.capture.postgres import snapshot as snapshots
 from headrace.capture.postgres.snapshot import Converter, SnapshotStale, literal, select
@@ -132,10 +133,12 @@ def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: Capt
         "CREATE TABLE td (id int PRIMARY KEY, d date, ts timestamp, tz timestamptz, n numeric(5,2), s text)"
     )
     values = """(1, '2024-01-01', '2024-01-01', '2024-01-01', 1.5, 'good'),
-        (2, 'infinity', '2024-01-01 12:00', '2024-01-01', 1.5, 'date'),
+        (2, 'infinity', '2024-01-01 12:00', '2024-01-01', 'NaN', 'date'),
         (3, NULL, '-infinity', 'infinity', 'NaN', 'three'),
         (4, '2024-01-01', '294270-01-01', '294270-01-01 00:00+00', 1.5, NULL),
-        (5, NULL, NULL, NULL, NULL, NULL)"""
+        (5, NULL, NULL, NULL, NULL, NULL),
+        (6, 'infinity', '-infinity', 'infinity', 1.5, 'kept'),
+        (7, '-infinity', 'infinity', '-infinity', NULL, 'kept')"""
     database.execute(f"INSERT INTO td VALUES {values}")
     engine = capture()
     topic = database.topic("td")
@@ -145,7 +148,11 @@ def test_what_arrow_cannot_hold_is_a_dead_letter_as_in_the_stream(database: Capt
         connection.execute(f"INSERT INTO td VALUES {values}".encode())
     engine.catch_up()
     stream_letters = engine.log.read_topic(f"{topic}.dlq", offset=3)[-1].records
-    assert engine.ids(topic) == [1, 5, None, 1, 5]
+    assert engine.ids(topic) == [1, 5, 6, 7, None, 1, 5, 6, 7]
+    for column in ("d", "ts", "tz"):
+        entries = engine.log.read_topic(topic)
+        found = [value for entry in entries for value in plain_values.values(entry.records.column(column))]
+        assert found[:4] == found[5:] and set(found[2:4]) == {"infinity", "-infinity"}
     assert snapshot_letters.column("__index").to_pylist() == [1, 2, 3]
     for name in ("reason", "stage"):
         assert snapshot_letters.column(name).to_pylist() == stream_letters.column(name).to_pylist()

@@ -19,10 +19,10 @@ from tests.databases import Database, fresh_database
 SCHEMA = """
 CREATE TABLE orders (id int PRIMARY KEY, weight float8, took float8, note text);
 CREATE TABLE visits (who text, at timestamptz, price numeric);
-CREATE TABLE places (id int, lat date, PRIMARY KEY (id));
+CREATE TABLE places (id int, lat numeric(5,2), PRIMARY KEY (id));
 INSERT INTO orders SELECT i, i, 2 * i, repeat('n', i) FROM generate_series(1, 20) i;
 INSERT INTO visits SELECT 'v' || i % 3, '2026-01-01', i % 2 FROM generate_series(1, 12) i;
-INSERT INTO places VALUES (1, '2026-01-01'), (2, 'infinity'), (3, 'infinity');
+INSERT INTO places VALUES (1, 1), (2, 'NaN'), (3, 'NaN');
 ALTER TABLE visits REPLICA IDENTITY FULL
 """
 
@@ -92,7 +92,7 @@ def test_a_log_whose_slot_was_dropped_goes_on(captured: hr.App, database: Databa
         database,
         """UPDATE orders SET took = 7, weight = 9 WHERE id = 3; UPDATE orders SET id = 100 WHERE id = 4;
         DELETE FROM orders WHERE id = 5; INSERT INTO orders VALUES (200, 1, NULL, NULL);
-        UPDATE places SET lat = '2026-02-02' WHERE id = 2; INSERT INTO places VALUES (4, '-infinity');
+        UPDATE places SET lat = 2 WHERE id = 2; INSERT INTO places VALUES (4, 'NaN');
         DELETE FROM visits WHERE ctid = (SELECT min(ctid) FROM visits);
         INSERT INTO visits VALUES (NULL, NULL, 'NaN')""",
     )

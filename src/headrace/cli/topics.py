@@ -11,6 +11,7 @@ from headrace.cli.arguments import JsonOption, LogOption, WideOption, location, 
 from headrace.cli.console import copy_progress, print_result, print_rows, print_table, print_values, report, short_topic
 from headrace.cli.events import with_events
 from headrace.formats.topic_formats import TopicCodec, checked_format, codec_for
+from headrace.inspect.debezium import event_lines
 from headrace.inspect.messages import to_json
 from headrace.inspect.topics import about_topic, columns_of, seen_row, topic_lines, topic_row
 from headrace.log.kafka_view import KafkaView
@@ -80,8 +81,14 @@ def topics_cat(
     as_json: Annotated[bool, typer.Option("--json", help="With offset, ts, headers and key, as kcat -J.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every topic, in the order of the log.")] = False,
     format_: Annotated[
-        str | None, typer.Option("--format", help="Of a Kafka topic whose messages do not show it: csv, string, bytes.")
+        str | None,
+        typer.Option(
+            "--format",
+            help="Of a Kafka topic whose messages do not show it: csv, string, bytes; or debezium-json: captured rows "
+            "as the events that Debezium emits.",
+        ),
     ] = None,
+    schemas: Annotated[bool, typer.Option("--schemas", help="Of debezium-json: with the schemas.")] = False,
 ) -> None:
     """Print rows as JSON, one a line, up to the last offset.
 
@@ -93,15 +100,19 @@ def topics_cat(
         return
     printed = 0
     with looking(log) as held:
-        lines = topic_lines(
-            held,
-            topic,
-            start or 0,
-            follow=follow,
-            as_messages=as_json,
-            format_=checked_format(format_) if format_ else None,
-            report=report,
-        )
+        if format_ == "debezium-json":
+            opened = held.log if isinstance(held, KafkaView) else held
+            lines = event_lines(opened, topic, schemas=schemas, follow=follow)
+        else:
+            lines = topic_lines(
+                held,
+                topic,
+                start or 0,
+                follow=follow,
+                as_messages=as_json,
+                format_=checked_format(format_) if format_ else None,
+                report=report,
+            )
         for line in lines:
             print(line, flush=follow)
             printed += 1

@@ -111,6 +111,8 @@ class App:
         snapshot: Literal["initial", "never"] = "initial",
         format: str | None = None,
         allow_failing_updates: bool = False,
+        compat: Literal["sane", "debezium"] = "sane",
+        properties: Mapping[str, str] | None = None,
     ) -> Database:
         """Capture tables of a PostgreSQL database from its write-ahead log.
 
@@ -124,6 +126,10 @@ class App:
             allow_failing_updates: capture also tables without a usable replica identity (no primary key, a deferrable
                 one, REPLICA IDENTITY NOTHING): PostgreSQL refuses UPDATE and DELETE on them from then on, which is
                 harmless where rows are only inserted. Without it such tables are refused.
+            compat: ``"debezium"`` keeps in the log what Debezium's events say beside the rows, so that
+                ``headrace topics cat --format debezium-json`` writes them; and, as Debezium, it captures tables without
+                a usable replica identity.
+            properties: of Debezium's connector, which change how those events are written.
 
         >>> app = App("shop", log="memory://")
         >>> app.postgres("postgresql://localhost/shop", tables=r"public\\.o.*")["public.orders"]
@@ -135,7 +141,20 @@ class App:
             raise DeclarationError("tables=[] captures nothing", advice=r"Give a pattern such as r'public\.orders'.")
         if snapshot not in ("initial", "never"):
             raise DeclarationError(f"snapshot={snapshot!r}", advice='Give "initial" or "never".')
-        source = SourcePlan(prefix or self.name, dsn, patterns, slot, publication, snapshot, allow_failing_updates)
+        if compat not in ("sane", "debezium"):
+            raise DeclarationError(f"compat={compat!r}", advice='Give "sane" or "debezium".')
+        if properties is not None and compat != "debezium":
+            raise DeclarationError("properties=… are of Debezium's connector", advice='Give compat="debezium" too.')
+        source = SourcePlan(
+            prefix or self.name,
+            dsn,
+            patterns,
+            slot,
+            publication,
+            snapshot,
+            allow_failing_updates or compat == "debezium",
+            debezium=tuple((properties or {}).items()) if compat == "debezium" else None,
+        )
         self._check_source(source, format)
         self._declared.sources.append(source)
         return Database(self._declared, source)

@@ -72,6 +72,8 @@ class SourcePlan:
     allow_failing_updates: bool = False
     first: tuple[str, ...] = ()
     """Tables that a snapshot reads before the others, where no model of the plan says so."""
+    debezium: tuple[tuple[str, str], ...] | None = None
+    """Properties of Debezium's connector by which its events can be written from the log; None: they cannot."""
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 
+from headrace.capture.postgres.facts import Types, table_facts
 from headrace.capture.postgres.messages import Column as StreamColumn
 from headrace.capture.postgres.messages import Relation
 from headrace.capture.postgres.table import Table as StreamTable
@@ -50,6 +51,7 @@ class Table:
         missing: what the role lacks: ``SELECT``, ``owner``, ``USAGE`` of the schema, ``rows`` that row security hides.
         captured_as: schema and name when its capture began, which its topic is called after; None: as it is called.
         identity_columns: of the replica identity, where that is another index than the key's.
+        facts: what else the catalog says of it (`headrace.capture.postgres.facts`), where that is wanted.
     """
 
     oid: int
@@ -65,6 +67,7 @@ class Table:
     missing: tuple[str, ...] = ()
     captured_as: tuple[str, str] | None = None
     identity_columns: tuple[str, ...] = ()
+    facts: str = ""
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -82,12 +85,20 @@ class Table:
     def sql(self) -> str:
         return f"{quote(self.schema)}.{quote(self.name)}"
 
-    def stream_table(self, prefix: str) -> StreamTable:
-        """Return topic and schema of its events, as the decoder makes them from the stream's Relation message."""
+    @property
+    def relation(self) -> Relation:
+        """Return the Relation message that describes it."""
         names = self.identity_columns or self.key
         columns = tuple(StreamColumn(c.name, c.type_oid, c.typmod, c.name in names) for c in self.columns)
-        identity = "i" if self.identity_columns else "d"
-        return stream_table(Relation(self.oid, self.schema, self.name, identity, columns), prefix, self.key, self.label)
+        return Relation(self.oid, self.schema, self.name, "i" if self.identity_columns else "d", columns)
+
+    def with_facts(self, connection: SqlConnection, known: Types) -> Table:
+        """Return the table with what else the catalog says of it; ``known`` types are not asked for again."""
+        return replace(self, facts=table_facts(connection, replace(self.relation, identity=self.identity), known))
+
+    def stream_table(self, prefix: str) -> StreamTable:
+        """Return topic and schema of its events, as the decoder makes them from the stream's Relation message."""
+        return stream_table(self.relation, prefix, self.key, self.label, self.facts)
 
     def declared(self, schema: pa.Schema) -> pa.Schema:
         """Return a schema with each column's type as the catalog names it, where the stream knows a number only."""

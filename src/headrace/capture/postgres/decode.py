@@ -171,6 +171,7 @@ class Decoder:
         prefix: first part of topic names, and the source's name in batches.
         known: the tables that are captured, by OID; None for all that come, each called as it is.
         leaves_out: whether rows of another table are left out; where they are not, they are an error.
+        describe: says what the catalog knows of a table beyond its Relation message, whenever one comes.
         skip_below: transactions whose commit LSN is below are stored already and are left out.
         max_open_rows, max_open_bytes: an unfinished transaction beyond these is handed out as an open piece; complete
             transactions are gathered in pieces of about this size. (A larger one that has come whole is one piece,
@@ -187,6 +188,7 @@ class Decoder:
         *,
         known: Mapping[int, Known] | None = None,
         leaves_out: Callable[[Relation], bool] = lambda _relation: False,
+        describe: Callable[[Relation], str] | None = None,
         skip_below: int = 0,
         max_open_rows: int = MAX_ROWS,
         max_open_bytes: int = MAX_BYTES,
@@ -194,6 +196,7 @@ class Decoder:
         self.prefix = prefix
         self.known = known
         self.leaves_out = leaves_out
+        self.describe = describe
         self.skip_below = skip_below
         self.resent: Resent | None = None
         self.max_open_rows, self.max_open_bytes = max_open_rows, max_open_bytes
@@ -360,13 +363,14 @@ class Decoder:
         return changes
 
     def _prepare(self, described: Relation) -> Table:
+        facts = self.describe(described) if self.describe is not None else ""
         known = self._prepared.get(described)
-        if known is None:
+        if known is None or known.facts != facts:
             if len(self._prepared) > 2 * len(self._tables) + 64:
                 self._prepared = {known.relation: known for known in self._tables.values()}
             ours = self.known[described.oid] if self.known is not None else None
             key = ours.key_of(described, self._tables.get(described.oid)) if ours else None
-            known = table(described, self.prefix, key, ours.label if ours else None)
+            known = table(described, self.prefix, key, ours.label if ours else None, facts)
             self._prepared[described] = known
         return known
 

@@ -16,12 +16,14 @@ import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.batch import META_FIELDS, Batch, dead_letters
 from headrace.capture.base import Log, Transaction
-from headrace.capture.postgres import catalog, types
+from headrace.capture.postgres import catalog, types, values
 from headrace.capture.postgres.catalog import Column, SqlConnection, Table, quote
 from headrace.capture.postgres.client import Server, no_timeout
+from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.table import plain_json
 from headrace.capture.read_ahead import ReadAhead
 from headrace.errors import SourceError, SourceRefused, SourceUnavailable
@@ -46,6 +48,7 @@ class Snapshot:
     Args:
         name: what CREATE_REPLICATION_SLOT returned; its connection must stay idle until this object is made.
         tables: what to read. They are locked in ACCESS SHARE mode, as pg_dump does, until the block ends.
+        types: the tables are to have what the catalog says of them besides; types that are known by now.
 
     Attributes:
         tables: the same with their columns as of the snapshot.
@@ -55,8 +58,11 @@ class Snapshot:
         SnapshotStale: a table was rewritten between the slot's consistent point and the lock.
     """
 
-    def __init__(self, server: Server, name: str, tables: Sequence[Table], publication: str) -> None:
+    def __init__(
+        self, server: Server, name: str, tables: Sequence[Table], publication: str, *, types: Types | None = None
+    ) -> None:
         self._server = server
+        self._types = types
         self._name = name
         self._stack = contextlib.ExitStack()
         try:
@@ -89,6 +95,8 @@ class Snapshot:
         if changed:
             raise SnapshotStale(f"table {changed[0][0]} was rewritten while the snapshot began")
         found = catalog.with_columns(connection, tables, catalog.publication(connection, publication))
+        if self._types is not None:
+            found = [table.with_facts(connection, self._types) for table in found]
         (ts_us,) = connection.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone() or (0,)
         return found, ts_us
 
@@ -182,6 +190,8 @@ def _expression(column: Column) -> str:
 
 
 def _output(column: Column) -> str:
+    if column.output == "pg_catalog.enum_out" and column.declared.startswith("domain "):
+        return f"{quote(column.name)}::text"  # a domain is no enum to a function of any enum
     return f"pg_catalog.textin({column.output}({quote(column.name)}))"
 
 
@@ -231,8 +241,7 @@ class Converter:
         meta = self._meta(records.num_rows, index)
         if records.num_columns == len(self._fields):
             return self._rows(records, meta), None
-        dead = records.column(_DEAD)
-        records = records.drop_columns([_DEAD])
+        records, dead = self._with_infinities(records.drop_columns([_DEAD]), records.column(_DEAD))
         if dead.null_count == records.num_rows:
             return self._rows(records, meta), None
         lost = dead.is_valid()
@@ -242,11 +251,35 @@ class Converter:
 
     def refused(self, records: pa.RecordBatch) -> pa.RecordBatch | None:
         """Return the rows for which `convert` makes dead letters; what does not fit in them is null."""
-        if records.num_columns == len(self._fields) or records.column(_DEAD).null_count == records.num_rows:
+        if records.num_columns == len(self._fields):
             return None
-        lost = records.filter(records.column(_DEAD).is_valid())
+        records, dead = self._with_infinities(records.drop_columns([_DEAD]), records.column(_DEAD))
+        if dead.null_count == records.num_rows:
+            return None
+        lost = records.filter(dead.is_valid())
         columns = [_fitting(lost.column(field.name), field.type) for field in self._fields]
         return pa.RecordBatch.from_arrays(columns, schema=self.rows_schema)
+
+    def _with_infinities(self, records: pa.RecordBatch, dead: pa.Array) -> tuple[pa.RecordBatch, pa.Array]:
+        """Return the rows with the infinite days and instants that they have, and what else they cannot hold."""
+        if dead.null_count == len(dead):
+            return records, dead
+        left = [None if texts is None else json.loads(texts) for texts in dead.to_pylist()]
+        columns = records.columns
+        for place, field in enumerate(self._fields):
+            found = {
+                row: texts.pop(field.name)
+                for row, texts in enumerate(left)
+                if texts and pa.types.is_temporal(field.type) and texts.get(field.name) in values.INFINITE
+            }
+            if found:
+                mask = np.zeros(len(dead), bool)
+                mask[list(found)] = True
+                infinite = values.infinities(list(found.values()), field.type)
+                columns[place] = pc.replace_with_mask(columns[place].cast(field.type), pa.array(mask), infinite)
+        names = records.schema.names
+        texts = [json.dumps(rest) if rest and any(v is not None for v in rest.values()) else None for rest in left]
+        return pa.RecordBatch.from_arrays(columns, names=names), pa.array(texts, pa.string())
 
     def batch(self, op: str, rows: pa.RecordBatch, before: pa.RecordBatch | None, index: int) -> pa.RecordBatch:
         """Return rows as events of one op, numbered from ``index`` on; ``before``: the old rows of updates."""

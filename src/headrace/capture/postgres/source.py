@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import psycopg
@@ -31,6 +31,7 @@ from headrace.capture.postgres import catalog, drift, slot_binding, startup
 from headrace.capture.postgres.catalog import SqlConnection
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.decode import Decoder, HistoryDiffers, Known, NeedsTextMode, Resent, UnknownRelation
+from headrace.capture.postgres.facts import table_facts
 from headrace.capture.postgres.messages import Frame, Relation
 from headrace.capture.postgres.receiver import Receiver
 from headrace.capture.postgres.reconnect import ReconnectingStream
@@ -78,6 +79,8 @@ class PostgresSource:
         take_over: take a slot that belongs to another log; without it that is refused.
         allow_failing_updates: capture tables whose UPDATE and DELETE the server then refuses, as they have no usable
             replica identity; without it that is refused where the publication is ours.
+        debezium: properties of Debezium's connector by which its events are to be written from the log; they are
+            kept in it. None: the log need not hold what such events say beside the rows.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -100,6 +103,7 @@ class PostgresSource:
         place: str = slot_binding.MEMORY,
         take_over: bool = False,
         allow_failing_updates: bool = False,
+        debezium: Mapping[str, str] | None = None,
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
@@ -123,6 +127,7 @@ class PostgresSource:
             place=slot_binding.where(place),
             take_over=take_over,
             allow_failing_updates=allow_failing_updates,
+            debezium=debezium,
         )
         self._startup = Startup(self._declared, on_progress)
         self._max_open_rows = max_open_rows
@@ -245,6 +250,7 @@ class PostgresSource:
             self.name,
             known=self._known_tables(),
             leaves_out=self._leaves_out,
+            describe=self._describe if self._declared.debezium is not None else None,
             skip_below=known.acknowledged,
             max_open_rows=self._max_open_rows,
         )
@@ -276,6 +282,15 @@ class PostgresSource:
         declared, name = self._declared, (relation.schema, relation.table)
         wanted = name not in declared.left_out and catalog.matches(".".join(name), declared.patterns)
         return not declared.own_publication and (not wanted or catalog.is_ours(*name))
+
+    def _describe(self, relation: Relation) -> str:
+        """Return what the catalog says of a table now.
+
+        Raises:
+            SourceUnavailable: it cannot be asked; the Relation message comes again with the next connection.
+        """
+        with self._sql_lock, self._declared.server.translated("a catalog query"):
+            return table_facts(self._connected(), relation, self._declared.types)
 
     def _connect(self, cancelled: Callable[[], bool]) -> None:
         """Stream now, or say why not: at the start a server that is away is an error."""
@@ -340,6 +355,9 @@ class PostgresSource:
             pieces = self._decode(frame) if frame is not None else []
             if self._connection.stream is not None:
                 self._decoder.passed(self._connection.stream.wal_end)
+        except SourceUnavailable as error:
+            self._connection.drop(error.message)
+            return self._rewind()
         except NeedsTextMode as error:
             self._binary = False
             self._connection.drop(error.message, at_once=True)

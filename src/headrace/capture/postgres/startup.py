@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ from headrace.capture.postgres import catalog, checks, drift, slot_binding, slot
 from headrace.capture.postgres.catalog import Publication, Slot, SqlConnection, Table, quote
 from headrace.capture.postgres.client import CommandError, Replication, Server
 from headrace.capture.postgres.drift import Began, Look
+from headrace.capture.postgres.facts import Types
 from headrace.capture.postgres.slot_binding import Claim, Identity, Owner, SourceRecord
 from headrace.capture.postgres.snapshot import OnProgress, Snapshot, SnapshotStale, stage_snapshot
 from headrace.errors import SourceError, SourceRefused
@@ -41,6 +43,8 @@ class Declared:
         place: where the log is, for others to read.
         take_over: a slot that belongs to another log is given to this one.
         allow_failing_updates: tables may be published whose UPDATE and DELETE the server refuses from then on.
+        debezium: properties of Debezium's connector by which its events are written; None where they are not.
+        types: what the catalog said of types, once.
     """
 
     server: Server
@@ -57,6 +61,11 @@ class Declared:
     place: str = slot_binding.MEMORY
     take_over: bool = False
     allow_failing_updates: bool = False
+    debezium: Mapping[str, str] | None = None
+    types: Types = field(default_factory=dict)
+
+
+DEBEZIUM = "debezium"  # kind of the record that holds a connector's properties, under its source's name
 
 
 class Startup:
@@ -278,7 +287,8 @@ class Startup:
             if not declared.with_snapshot:
                 return self._put(log, self._new_record(lsn))
             self.doing = "locking the tables to read them as they were"
-            with Snapshot(server, exported, self.tables, declared.publication) as snapshot:
+            types = None if declared.debezium is None else declared.types
+            with Snapshot(server, exported, self.tables, declared.publication, types=types) as snapshot:
                 replication.close()
                 self.tables = snapshot.tables
                 return self._store_snapshot(snapshot, log, lsn)
@@ -332,6 +342,8 @@ class Startup:
                 transaction.publish()
             transaction.put(KIND, self._declared.name, new.to_json())
             transaction.put(drift.KIND, self._declared.name, self.began.to_json())
+            if self._declared.debezium is not None:
+                transaction.put(DEBEZIUM, self._declared.name, json.dumps(dict(self._declared.debezium)).encode())
             transaction.delete(slot_binding.RESYNC, self._declared.name)
         return new
 

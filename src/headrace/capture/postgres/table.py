@@ -29,6 +29,7 @@ for _kind, _op in zip("IUDT", "cudt", strict=True):
 _META_TYPES = [column.type for column in META_FIELDS]
 _BLOCK_ROWS, _BLOCK_BYTES = 4096, 2 << 20
 _LIST = pa.list_(pa.string())
+FACTS = b"postgres.facts"
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -63,12 +64,14 @@ class Table:
     """The topic and the Arrow schema of a table's batches, derived from a Relation message once.
 
     ``label`` is the schema and name that the topic has: the table's when its capture began, whatever it is called now.
+    ``facts`` is what the catalog says of it besides (`headrace.capture.postgres.facts`), where that is wanted.
     """
 
     relation: Relation
     prefix: str
     key: tuple[str, ...]
     label: tuple[str, str]
+    facts: str = ""
     topic: str = field(init=False)
     fields: list[pa.Field] = field(init=False)
     templates: Templates = field(init=False, default_factory=dict)
@@ -93,12 +96,20 @@ class Table:
             identity = [column.name for column in self.relation.columns if column.key]
             if self.relation.identity == "i" and set(identity) != set(self.key):
                 metadata[b"headrace.identity"] = json.dumps(identity).encode()
+            if self.facts:
+                metadata[FACTS] = self.facts.encode()
             schema = pa.schema([*self.fields, *META_FIELDS, *extra], metadata=metadata)
             self._schemas[before, unchanged] = schema
         return schema
 
 
-def table(relation: Relation, prefix: str, key: Sequence[str] | None, label: tuple[str, str] | None = None) -> Table:
+def table(
+    relation: Relation,
+    prefix: str,
+    key: Sequence[str] | None,
+    label: tuple[str, str] | None = None,
+    facts: str = "",
+) -> Table:
     """Prepare a relation; its key is the one given, else the columns of its replica identity.
 
     A table with a column that has a name of an event's own is refused at the start. One that is given such a column
@@ -111,7 +122,7 @@ def table(relation: Relation, prefix: str, key: Sequence[str] | None, label: tup
         relation = replace(relation, columns=columns)
     if key is None:
         key = [column.name for column in relation.columns if column.key]
-    return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table))
+    return Table(relation, prefix, tuple(key), label or (relation.schema, relation.table), facts)
 
 
 def truncates(table: Table, events: Events) -> Batch:

@@ -1,8 +1,8 @@
 """Cells in PostgreSQL's binary form (`typsend`) and in its text form as Arrow arrays; both give the same values.
 
-`binary(...)` and `text(...)` decode one column. Their second result says which rows hold what Arrow cannot (infinity,
-NaN in a decimal, a time out of range); they are null in the array. A value that contradicts its type raises
-`Malformed`.
+`binary(...)` and `text(...)` decode one column. Their second result says which rows hold what Arrow cannot (NaN in a
+decimal, a time out of range); they are null in the array. Infinity, as a day or an instant, is the largest number of
+its type, -infinity the smallest (`headrace.plain_values`). A value that contradicts its type raises `Malformed`.
 
 Text is read by Arrow's own parsers; the session is expected to have datestyle=ISO, timezone=UTC, bytea_output=hex,
 intervalstyle=postgres and extra_float_digits above 0.
@@ -10,7 +10,7 @@ intervalstyle=postgres and extra_float_digits above 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,29 +83,28 @@ def _bool(cells: Cells, valid: Mask | None, _: pa.DataType) -> Decoded:
 
 def _date(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
     check_length(cells, valid, 4)
-    days = cells.numbers(">i4")
-    # The extremes are -infinity and infinity; PostgreSQL's last day is still below Arrow's.
-    bad = (days == -(2**31)) | (days > 2**31 - 1 - UNIX_2000_DAYS)
-    return _shifted(days, UNIX_2000_DAYS, bad, arrow_type, valid)
+    return _shifted(cells.numbers(">i4"), UNIX_2000_DAYS, arrow_type, valid)
 
 
 def _timestamp(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
     check_length(cells, valid, 8)
-    micros = cells.numbers(">i8")
-    bad = (micros == -(2**63)) | (micros > _INT64_MAX - UNIX_2000_US)
-    return _shifted(micros, UNIX_2000_US, bad, arrow_type, valid)
+    return _shifted(cells.numbers(">i8"), UNIX_2000_US, arrow_type, valid)
 
 
-def _shifted(
-    values: npt.NDArray[np.signedinteger], by: int, bad: Mask, arrow_type: pa.DataType, valid: Mask | None
-) -> Decoded:
-    if bad.any():
-        bad = bad if valid is None else bad & valid
-        valid = ~bad if valid is None else valid & ~bad
-        values = np.where(valid, values, 0)
-        return of_numbers(values + values.dtype.type(by), arrow_type, valid), bad
-    values += values.dtype.type(by)
-    return of_numbers(values, arrow_type, valid), None
+def _shifted(values: npt.NDArray[np.signedinteger], by: int, arrow_type: pa.DataType, valid: Mask | None) -> Decoded:
+    """Count from 1970 instead of 2000. The extremes are infinity and -infinity, before and after."""
+    low, high = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
+    odd = (values == low) | (values > high - by)
+    if not odd.any():
+        values += values.dtype.type(by)
+        return of_numbers(values, arrow_type, valid), None
+    infinite = (values == low) | (values == high)
+    bad = odd & ~infinite
+    values = np.where(infinite, values, np.where(odd, 0, values) + values.dtype.type(by))
+    if not bad.any():
+        return of_numbers(values, arrow_type, valid), None
+    bad = bad if valid is None else bad & valid
+    return of_numbers(values, arrow_type, ~bad if valid is None else valid & ~bad), bad if bad.any() else None
 
 
 def _bytes(cells: Cells, valid: Mask | None, arrow_type: pa.DataType) -> Decoded:
@@ -502,6 +501,21 @@ def _halve(texts: pa.StringArray, arrow_type: pa.DataType, parts: list[pa.Array]
         _halve(texts[middle:], arrow_type, parts)
 
 
+INFINITE = ("infinity", "-infinity")
+
+
+def infinities(texts: Sequence[str], arrow_type: pa.DataType) -> pa.Array:
+    """Return infinite days or instants: the largest number of their type, and the smallest.
+
+    >>> infinities(["-infinity"], pa.date32()).cast(pa.int32()).to_pylist()
+    [-2147483648]
+    """
+    kind = np.int32 if pa.types.is_date32(arrow_type) else np.int64
+    limits = np.iinfo(kind)
+    numbers = np.array([limits.max if text == "infinity" else limits.min for text in texts], kind)
+    return pa.array(numbers).view(arrow_type)
+
+
 def _lost(texts: pa.StringArray, array: pa.Array) -> Mask | None:
     bad = pc.and_(pc.is_valid(texts), pc.is_null(array)).to_numpy(zero_copy_only=False)
     return bad if bad.any() else None
@@ -521,11 +535,17 @@ def _unusual_times(cells: Cells, texts: pa.StringArray, arrow_type: pa.DataType)
 
 
 def _dates_or_times(texts: pa.StringArray, arrow_type: pa.DataType) -> Decoded:
-    """Return dates and timestamps with years before 1 or after 9999, which Arrow does not parse; infinity is lost.
+    """Return infinity, and dates and timestamps with years before 1 or after 9999, which Arrow does not parse.
 
     >>> _dates_or_times(pa.array(["0001-01-01 BC", "infinity"]), pa.date32())[0].cast(pa.int32()).to_pylist()
-    [-719528, None]
+    [-719528, 2147483647]
     """
+    infinite = pc.is_in(texts, pa.array(list(INFINITE)))
+    if infinite.true_count:
+        array = _dates_or_times(pc.if_else(infinite, pa.scalar(None, pa.string()), texts), arrow_type)[0]
+        found = texts.filter(infinite).to_pylist()
+        array = pc.replace_with_mask(array, infinite.fill_null(False), infinities(found, arrow_type))
+        return array, _lost(texts, array)
     dates = pa.types.is_date(arrow_type)
     parts = pc.extract_regex(texts, _DATE_PARTS + ("" if dates else _TIME_PARTS) + _BC)
     valid = pc.is_valid(parts).to_numpy(zero_copy_only=False)

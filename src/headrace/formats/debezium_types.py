@@ -1,0 +1,1050 @@
+"""Columns of PostgreSQL as Debezium's connector writes them: the schema of each, and its values as JSON.
+
+https://debezium.io/documentation/reference/3.6/connectors/postgresql.html#postgresql-data-types. A column is described
+by what the catalog said of it when its rows were captured (the metadata ``postgres.facts`` of their batches), and its
+values are as the capture keeps them: numbers, days and instants as Arrow has them, the rest in PostgreSQL's text form.
+
+What is odd in Debezium 3.6.3 is odd here too; each such place says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.formats import base64_columns, decimals, timestamps
+from headrace.formats.json_text import TEXT, enclosed, in_quotes
+from headrace.plain_values import civil, days_of
+
+Schema = dict[str, Any]
+Write = Callable[[pa.Array], pa.Array]
+Patterns = tuple[re.Pattern[str], ...]
+
+PLACEHOLDER = "__debezium_unavailable_value"
+_DECIMAL = "org.apache.kafka.connect.data.Decimal"
+_TIME = "io.debezium.time."
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TypeOptions:
+    """The connector's properties that change how values are written, with its defaults.
+
+    Attributes:
+        decimals: ``decimal.handling.mode``; ``times``: ``time.precision.mode``; ``intervals``:
+            ``interval.handling.mode``; ``binary``: ``binary.handling.mode``; ``hstore``: ``hstore.handling.mode``.
+        unknown: ``include.unknown.datatypes``.
+        money_digits: ``money.fraction.digits``.
+        placeholder: ``unavailable.value.placeholder``.
+        null_as_default: ``value.converter.replace.null.with.default``: a NULL is written as the column's default.
+        excluded, masked, truncated, propagated: of ``column.exclude.list`` and its like.
+    """
+
+    decimals: str = "precise"
+    times: str = "adaptive"
+    intervals: str = "numeric"
+    binary: str = "bytes"
+    hstore: str = "json"
+    unknown: bool = False
+    money_digits: int = 2
+    placeholder: str = PLACEHOLDER
+    null_as_default: bool = True
+    excluded: Patterns = ()
+    included: Patterns = ()
+    masked: tuple[tuple[int, Patterns], ...] = ()
+    truncated: tuple[tuple[int, Patterns], ...] = ()
+    propagated: Patterns = ()
+
+    @classmethod
+    def of(cls, properties: Mapping[str, str]) -> TypeOptions:
+        """Return the options that properties of a connector say.
+
+        >>> TypeOptions.of({"decimal.handling.mode": "string"}).decimals
+        'string'
+        """
+
+        def flag(name: str, default: bool) -> bool:
+            return str(properties.get(name, default)).strip().lower() == "true"
+
+        return cls(
+            decimals=properties.get("decimal.handling.mode", "precise").lower(),
+            times=properties.get("time.precision.mode", "adaptive").lower(),
+            intervals=properties.get("interval.handling.mode", "numeric").lower(),
+            binary=properties.get("binary.handling.mode", "bytes").lower(),
+            hstore=properties.get("hstore.handling.mode", "json").lower(),
+            unknown=flag("include.unknown.datatypes", False),
+            money_digits=int(properties.get("money.fraction.digits", "2")),
+            placeholder=properties.get("unavailable.value.placeholder", PLACEHOLDER),
+            null_as_default=flag("value.converter.replace.null.with.default", True),
+            excluded=_patterns(properties.get("column.exclude.list", "")),
+            included=_patterns(properties.get("column.include.list", "")),
+            masked=_numbered(properties, "column.mask.with.{}.chars"),
+            truncated=_numbered(properties, "column.truncate.to.{}.chars"),
+            propagated=_patterns(properties.get("column.propagate.source.type", "")),
+        )
+
+
+def _patterns(text: str) -> Patterns:
+    return tuple(re.compile(part.strip(), re.IGNORECASE) for part in text.split(",") if part.strip())
+
+
+def _numbered(properties: Mapping[str, str], name: str) -> tuple[tuple[int, Patterns], ...]:
+    """Return (number, patterns) of properties that have a number in their name."""
+    before, after = name.split("{}")
+    found = []
+    for key, value in properties.items():
+        number = key.removeprefix(before).removesuffix(after)
+        if key.startswith(before) and key.endswith(after) and number.isdigit():
+            found.append((int(number), _patterns(value)))
+    return tuple(found)
+
+
+def _any(patterns: Patterns, name: str) -> bool:
+    return any(pattern.fullmatch(name) for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a type is written.
+
+    Attributes:
+        schema: of Kafka Connect, without what belongs to the column (whether it is optional, default, name).
+        write: JSON of every value, null where the value is null.
+        zero: what stands for a value of a NOT NULL column that is not known.
+        read: PostgreSQL's text of values as the array that `write` takes.
+        toast: what stands for a value that the stream left out, since it was not changed; null for most types.
+        write_read: how values are written that a snapshot read, where Debezium has them from Java's database driver.
+    """
+
+    schema: Schema
+    write: Write
+    zero: str
+    read: Write = field(default=lambda array: array)
+    toast: str = "null"
+    write_read: Write | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as it is written.
+
+    Attributes:
+        schema: its schema of Kafka Connect, with its name; ``key_schema``: the same in a key.
+        write: JSON of every value, null where the value is null.
+        null: JSON that stands for NULL.
+        unknown: JSON that stands for what an old row does not say.
+        toast: JSON that stands for a value that was left out.
+        write_read: as ``write``, of rows that a snapshot read.
+    """
+
+    name: str
+    schema: Schema
+    key_schema: Schema
+    write: Write
+    null: str
+    unknown: str
+    toast: str
+    write_read: Write
+
+    def cells(self, array: pa.Array, *, unknown: bool = False, read: bool = False) -> pa.Array:
+        """Return the JSON of every value.
+
+        Args:
+            unknown: a null says that the value is not known.
+            read: a snapshot read the rows.
+        """
+        texts = (self.write_read if read else self.write)(array)
+        return texts.fill_null(pa.scalar(self.unknown if unknown else self.null, TEXT)) if texts.null_count else texts
+
+
+def columns(facts: Mapping[str, Any], options: TypeOptions) -> list[Column]:
+    """Return the columns of a table that Debezium writes; those of types that it does not know are left out.
+
+    Args:
+        facts: of ``postgres.facts``.
+    """
+    table = f"{facts['schema']}.{facts['table']}"
+    found = []
+    for about in facts["columns"]:
+        named = f"{table}.{about['name']}"
+        if _any(options.excluded, named) or (options.included and not _any(options.included, named)):
+            continue
+        column = _column(about, named, options, about["name"] in facts["key"])
+        if column is not None:
+            found.append(column)
+    return found
+
+
+def _column(about: Mapping[str, Any], named: str, options: TypeOptions, in_key: bool) -> Column | None:
+    kind = kind_of(about["type"], options)
+    if kind is None:
+        return None
+    optional = not (about["not_null"] or in_key)
+    default = _default(about, kind)
+    key_schema = field_schema(kind.schema, about["name"], optional=optional, default=default)
+    kind = _altered(kind, about, named, options)
+    schema = field_schema(kind.schema, about["name"], optional=optional, default=default)
+    fallback = "null" if optional else kind.zero
+    unknown = default if default is not None and (options.null_as_default or not optional) else fallback
+    null = default if default is not None and options.null_as_default else "null"
+    if "masked" in kind.schema.get("parameters", {}):
+        null = unknown = kind.zero
+    return Column(
+        about["name"], schema, key_schema, kind.write, null, unknown, kind.toast, kind.write_read or kind.write
+    )
+
+
+def _altered(kind: Kind, about: Mapping[str, Any], named: str, options: TypeOptions) -> Kind:
+    """Return a column's kind with its mask, its limit and its source's type."""
+    parameters = dict(kind.schema.get("parameters", {}))
+    write, zero = kind.write, kind.zero
+    for length, patterns in options.masked:
+        if _any(patterns, named):  # a NULL is masked, too
+            parameters["masked"], zero = "true", f'"{"*" * length}"'
+            write = partial(_masked, text=zero)
+    for length, patterns in options.truncated:
+        if _any(patterns, named):
+            parameters["truncateLength"] = str(length)
+            write = partial(_cut, length=length)
+    if not parameters.keys() & {"masked", "truncateLength"} and _any(options.propagated, named):
+        parameters |= _source_type(about)
+    if not parameters:
+        return kind
+    changed = write is not kind.write
+    return replace(
+        kind,
+        schema={**kind.schema, "parameters": parameters},
+        write=write,
+        zero=zero,
+        write_read=write if changed else kind.write_read,
+    )
+
+
+def _masked(array: pa.Array, text: str) -> pa.Array:
+    return pa.repeat(pa.scalar(text, TEXT), len(array))
+
+
+def _cut(array: pa.Array, length: int) -> pa.Array:
+    return quoted(pc.utf8_slice_codeunits(array.cast(TEXT), 0, length))
+
+
+def _source_type(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters that ``column.propagate.source.type`` adds."""
+    type_ = about["type"]
+    length, scale = _size(type_["name"], type_["typmod"])
+    prefix = "__debezium.source.column."
+    return {
+        f"{prefix}type": type_["name"].upper(),
+        f"{prefix}length": str(length),
+        f"{prefix}scale": str(scale),
+        f"{prefix}name": about["name"],
+    }
+
+
+# Length and scale of types without a modifier, as the server's JDBC driver has them.
+_SIZES = {
+    "int2": (5, 0),
+    "int4": (10, 0),
+    "int8": (19, 0),
+    "oid": (10, 0),
+    "bool": (1, 0),
+    "float4": (8, 8),
+    "float8": (17, 17),
+    "numeric": (0, 0),
+    "date": (13, 0),
+    "time": (15, 6),
+    "timetz": (21, 6),
+    "timestamp": (29, 6),
+    "timestamptz": (35, 6),
+    "interval": (49, 6),
+}
+
+
+def _size(name: str, typmod: int) -> tuple[int, int]:
+    if name == "numeric" and typmod >= 4:
+        return (typmod - 4) >> 16, (typmod - 4) & 0x7FF
+    if name in ("varchar", "bpchar") and typmod >= 4:
+        return typmod - 4, 0
+    if name in ("bit", "varbit") and typmod > 0:
+        return typmod, 0
+    return _SIZES.get(name, (2_147_483_647, 0))
+
+
+def field_schema(schema: Schema, name: str | None, *, optional: bool, default: str | None = None) -> Schema:
+    """Return a schema in the order in which Kafka's JsonConverter writes it.
+
+    >>> field_schema({"type": "int32"}, "id", optional=False)
+    {'type': 'int32', 'optional': False, 'field': 'id'}
+    """
+    first: Schema = {part: schema[part] for part in ("type", "fields", "items", "keys", "values") if part in schema}
+    rest: Schema = {part: schema[part] for part in ("name", "version", "doc", "parameters") if part in schema}
+    made: Schema = {**first, "optional": optional, **rest}
+    if default is not None:
+        made["default"] = json.loads(default)
+    return made if name is None else {**made, "field": name}
+
+
+# -- defaults ---------------------------------------------------------------------------------------------------------
+
+# As PostgresDefaultValueConverter has them.
+_LITERAL = re.compile(r"'([^']*(?:''[^']*)*)'")
+_FUNCTION = re.compile(r"^[(]?[A-Za-z0-9_.]+\((?:.+(?:, ?.+)*)?\)")
+_NOW = frozenset({"current_timestamp", "current_time", "current_date", "localtime", "localtimestamp"})
+_GENERATED = {
+    "bit": "00",
+    "varbit": "0",
+    "bool": "false",
+    "bpchar": "",
+    "varchar": "",
+    "text": "",
+    "numeric": "0.0",
+    "float4": "0.0",
+    "float8": "0.0",
+    "int2": "0",
+    "int4": "0",
+    "int8": "0",
+    "json": "{}",
+    "jsonb": "{}",
+    "xml": "",
+    "uuid": "00000000-0000-0000-0000-000000000000",
+    "date": "1970-01-01",
+    "time": "00:00:00",
+    "timestamp": "1970-01-01 00:00:00",
+    "timestamptz": "1970-01-01 00:00:00+00",
+    "interval": "00:00:00",
+}
+
+
+def _default(about: Mapping[str, Any], kind: Kind) -> str | None:
+    """Return the default as JSON; None where there is none, or Debezium does not evaluate it."""
+    expression, type_ = about["default"], about["type"]
+    if expression is None or (type_["name"] not in _GENERATED and type_.get("kind") != "e"):
+        return None
+    text: str | None
+    if type_.get("kind") == "e":
+        match = re.fullmatch(r"'(.*)'::.+", expression, re.DOTALL)
+        text = match[1] if match else None
+    elif _FUNCTION.search(expression) or expression.lower() in _NOW:
+        text = _GENERATED[type_["name"]]
+    elif "'" in expression:
+        literal = _LITERAL.search(expression)
+        text = literal[1].replace("''", "'") if literal else None
+    else:
+        text = None if expression.startswith("NULL::") else expression.strip()
+    if text is None or kind.schema["type"] == "struct":
+        return None
+    try:
+        written: str | None = kind.write(kind.read(pa.array([text], TEXT)))[0].as_py()
+    except (pa.ArrowException, ValueError, ArithmeticError):
+        return None
+    return written
+
+
+# -- types ------------------------------------------------------------------------------------------------------------
+
+
+def kind_of(about: Mapping[str, Any], options: TypeOptions) -> Kind | None:
+    """Return how a type is written; None where Debezium leaves such columns out."""
+    name = about["name"]
+    if "element" in about and name not in ("int2vector", "oidvector"):
+        return _array(about, options)
+    if about.get("kind") == "e":
+        labels = ",".join(about.get("labels", ()))
+        return Kind(_named("string", "io.debezium.data.Enum", parameters={"allowed": labels}), quoted, '""')
+    if about.get("kind", "b") in "bre" and name in _TYPES:
+        return _TYPES[name](about, options)
+    return _unknown(options)
+
+
+def _named(kind: str, name: str, **more: Any) -> Schema:
+    return {"type": kind, "name": name, "version": 1, **more}
+
+
+def _unknown(options: TypeOptions) -> Kind | None:
+    """Types that Debezium does not know are their text's bytes, or nothing."""
+    if not options.unknown:
+        return None
+    binary = _binary({}, options)
+    return Kind(binary.schema, lambda array: binary.write(array.cast(pa.large_binary())), binary.zero)
+
+
+def _number(kind: str, arrow: pa.DataType) -> Callable[[Mapping[str, Any], TypeOptions], Kind]:
+    made = Kind({"type": kind}, lambda array: array.cast(TEXT), "0", lambda texts: texts.cast(arrow))
+    return lambda *_: made
+
+
+def _float(kind: str, arrow: pa.DataType) -> Callable[[Mapping[str, Any], TypeOptions], Kind]:
+    made = Kind({"type": kind}, java_floats, "0.0", lambda texts: texts.cast(arrow))
+    return lambda *_: made
+
+
+def _bool(*_: Any) -> Kind:
+    def read(texts: pa.Array) -> pa.Array:
+        return pc.is_in(texts, pa.array(["t", "true"], TEXT)) if not texts.null_count else _bools(texts)
+
+    return Kind({"type": "boolean"}, lambda array: array.cast(TEXT), "false", read)
+
+
+def _bools(texts: pa.Array) -> pa.Array:
+    return pc.if_else(texts.is_valid(), pc.is_in(texts, pa.array(["t", "true"], TEXT)), None)
+
+
+def _text(schema: Schema, *, placeholder: bool = True) -> Callable[[Mapping[str, Any], TypeOptions], Kind]:
+    def make(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+        return Kind(schema, quoted, '""', toast=json.dumps(options.placeholder) if placeholder else "null")
+
+    return make
+
+
+def _binary(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+    mode, placeholder = options.binary, options.placeholder.encode()
+    if options.placeholder.startswith("hex:"):
+        placeholder = bytes.fromhex(options.placeholder[4:])
+    write: Write
+    if mode == "hex":
+        schema, write = {"type": "string"}, lambda array: in_quotes(_hex(array))
+    else:
+        schema = {"type": "bytes" if mode == "bytes" else "string"}
+        write = partial(_base64, url=mode == "base64-url-safe")
+    toast = write(pa.array([placeholder], pa.large_binary()))[0].as_py()
+    return Kind(schema, write, '""', _unescaped, toast)
+
+
+def _base64(array: pa.Array, *, url: bool) -> pa.Array:
+    texts = base64_columns.encode(array)
+    if url:
+        texts = pc.replace_substring(pc.replace_substring(texts, "+", "-"), "/", "_")
+    return in_quotes(texts)
+
+
+def _hex(array: pa.Array) -> pa.Array:
+    return pa.array([None if value is None else value.hex() for value in array.to_pylist()], TEXT)
+
+
+def _unescaped(texts: pa.Array) -> pa.Array:
+    """Bytes of ``\\x0102``."""
+    return pa.array(
+        [None if text is None else bytes.fromhex(text[2:]) for text in texts.to_pylist()], pa.large_binary()
+    )
+
+
+# --- decimals ---
+
+_SPECIAL = {"NaN": "NAN", "Infinity": "POSITIVE_INFINITY", "-Infinity": "NEGATIVE_INFINITY"}
+
+
+def _numeric(about: Mapping[str, Any], options: TypeOptions) -> Kind:
+    typmod = about["typmod"]
+    if options.decimals == "double":
+        return Kind({"type": "double"}, lambda array: java_floats(array.cast(TEXT).cast(pa.float64())), "0.0")
+    if options.decimals == "string":
+        return Kind({"type": "string"}, _numeric_text, '"0"')
+    if typmod < 4:
+        schema = _variable_schema()
+        return Kind(schema, lambda array: by_value(array, _variable), '{"scale":0,"value":"AA=="}')
+    # Scales below 0 are taken for large ones: 3,-2 for 3,2046.
+    precision, scale = (typmod - 4) >> 16, (typmod - 4) & 0x7FF
+    parameters = {"scale": str(scale), "connect.decimal.precision": str(precision)}
+    return Kind(_named("bytes", _DECIMAL, parameters=parameters), partial(_scaled, scale=scale), '"AA=="')
+
+
+def _variable_schema() -> Schema:
+    fields = [
+        {"type": "int32", "optional": False, "field": "scale"},
+        {"type": "bytes", "optional": False, "field": "value"},
+    ]
+    return {
+        **_named("struct", "io.debezium.data.VariableScaleDecimal"),
+        "fields": fields,
+        "doc": "Variable scaled decimal",
+    }
+
+
+def _scaled(array: pa.Array, *, scale: int) -> pa.Array:
+    if pa.types.is_decimal(array.type) and array.type.scale == scale:
+        return in_quotes(base64_columns.encode(decimals.to_bytes(array)))
+
+    def unscaled(text: str) -> str | None:
+        return None if text in _SPECIAL else _quoted_bytes(int(Decimal(text).scaleb(scale)))
+
+    return by_value(array.cast(TEXT), unscaled)
+
+
+def _numeric_text(array: pa.Array) -> pa.Array:
+    if pa.types.is_decimal(array.type):
+        return in_quotes(decimals.to_text(array))
+    return by_value(array, lambda text: f'"{_SPECIAL.get(text, text)}"')
+
+
+def _variable(text: str) -> str | None:
+    """Unscaled value and scale of a decimal without zeros at its end; a special value is null."""
+    if text in _SPECIAL:
+        return None
+    whole, _, fraction = text.partition(".")
+    fraction = fraction.rstrip("0")
+    return f'{{"scale":{len(fraction)},"value":{_quoted_bytes(_integer(whole + fraction))}}}'
+
+
+def _integer(digits: str) -> int:
+    """Return a number of any length; Python refuses more than 4,300 digits at once."""
+    return int(digits) if len(digits) < 4000 else int(Decimal(digits))
+
+
+def _quoted_bytes(number: int) -> str:
+    size = (number + (number < 0)).bit_length() // 8 + 1
+    return f'"{base64.b64encode(number.to_bytes(size, "big", signed=True)).decode()}"'
+
+
+def _money(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+    digits = options.money_digits
+
+    def amount(text: str) -> Decimal:
+        sign = "-" if "-" in text or "(" in text else ""
+        number = re.sub(r"[^0-9]", "", text)
+        shown = (
+            len(re.sub(r"[^0-9]", "", re.split(r"[.,](?=\d{1,2}\D*$)", text)[-1]))
+            if re.search(r"[.,]\d{1,2}\D*$", text)
+            else 0
+        )
+        return Decimal(f"{sign}{number or 0}").scaleb(-shown)
+
+    if options.decimals == "string":
+        return Kind(
+            {"type": "string"},
+            lambda a: by_value(a, lambda text: f'"{amount(text):f}"'),
+            f'"{Decimal(0).scaleb(-digits):f}"',
+        )
+    if options.decimals == "double":
+        return Kind(
+            {"type": "double"}, lambda a: java_floats(_each(a, lambda t: float(amount(t)), pa.float64())), "0.0"
+        )
+    schema = _named("bytes", _DECIMAL, parameters={"scale": str(digits)})
+    return Kind(schema, lambda a: by_value(a, lambda t: _quoted_bytes(int(amount(t).scaleb(digits)))), '"AA=="')
+
+
+# --- days, times, instants, intervals ---
+
+
+def _date(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+    def read(texts: pa.Array) -> pa.Array:
+        return texts.cast(pa.date32())
+
+    if options.times == "isostring":
+        schema = _named("string", f"{_TIME}IsoDate")
+
+        def iso(array: pa.Array, *, read: bool) -> pa.Array:
+            days = _days(array, read=read).cast(pa.int32()).view(pa.date32())
+            return in_quotes(_with_z(timestamps.to_iso_days(days)))
+
+        return Kind(schema, partial(iso, read=False), '"1970-01-01Z"', read, write_read=partial(iso, read=True))
+    name = "org.apache.kafka.connect.data.Date" if options.times == "connect" else f"{_TIME}Date"
+
+    return Kind(_named("int32", name), partial(_days, read=False), "0", read, write_read=partial(_days, read=True))
+
+
+_LAST_DAY, _FIRST_DAY = 2**31 - 1, -(2**31)  # infinity, as the log has it
+_YEAR_1, _GAP = -719_162, (-141_437, -141_428)  # days of 0001-01-01; of 1582-10-05 and 1582-10-14
+# What becomes of infinity when an int overflows: in Java's calendar, or with the days from 1970 to 2000.
+_INFINITE_DAYS = {True: (-622_191_234, -625_821_272), False: (-2_147_472_692, -2_147_472_691)}
+
+
+def _days(array: pa.Array, *, read: bool) -> pa.Array:
+    """Days since 1970. A snapshot has them from Java's calendar, which knows no BC, and has no 1582-10-05 to -14."""
+    days = np.array(array.view(pa.int32()).fill_null(0))
+    infinite, past = _INFINITE_DAYS[read]
+    odd = {infinite: days == _LAST_DAY, past: days == _FIRST_DAY}
+    if read:
+        days[(days >= _GAP[0]) & (days <= _GAP[1])] += 10
+        bc = (days < _YEAR_1) & (days != _FIRST_DAY)
+        days[bc] = [_of_the_era(int(day)) for day in days[bc]]
+    for value, where in odd.items():
+        days[where] = value
+    return pa.array(days, mask=np.asarray(array.is_null())).cast(TEXT)
+
+
+def _of_the_era(day: int) -> int:
+    """Day of the same date in the year of this number after Christ."""
+    year, month, date = civil(day)
+    return int(days_of(np.array([1 - year]), np.array([month]), np.array([date]))[0])
+
+
+def _precision(about: Mapping[str, Any]) -> int:
+    return about["typmod"] if about["typmod"] >= 0 else 6
+
+
+def _counted(name: str, precision: int, mode: str) -> tuple[Schema, int]:
+    """Return the schema of a time or timestamp that is a number, and how many microseconds that counts (0: ns)."""
+    width = "int32" if name == "Time" else "int64"
+    if mode == "connect":
+        return _named(width, f"org.apache.kafka.connect.data.{name}"), 1000
+    fine = mode == "microseconds" or (mode == "adaptive_time_microseconds" and name == "Time")
+    if mode == "nanoseconds":
+        return _named("int64", f"{_TIME}Nano{name}"), 0
+    if precision <= 3 and not fine:
+        return _named(width, f"{_TIME}{name}"), 1000
+    return _named("int64", f"{_TIME}Micro{name}"), 1
+
+
+def _time(about: Mapping[str, Any], options: TypeOptions) -> Kind:
+    if options.times == "isostring":
+        return Kind(_named("string", f"{_TIME}IsoTime"), lambda a: in_quotes(_with_z(_trimmed(a))), '"00:00:00Z"')
+    schema, unit = _counted("Time", _precision(about), options.times)
+    # Times in arrays are cut to milliseconds, whatever the precision.
+    cut = 1000 if about.get("in_array") else 1
+    return Kind(schema, lambda array: _in_unit(_time_us(array), unit, cut), "0")
+
+
+def _in_unit(micros: pa.Array, unit: int, cut: int = 1) -> pa.Array:
+    numbers = np.asarray(micros.fill_null(0))
+    if cut > 1:
+        numbers = numbers // cut * cut
+    bad = None
+    if unit == 0:  # beyond 64 bits of nanoseconds it is null
+        bad = np.abs(numbers) > np.iinfo(np.int64).max // 1000
+        numbers = np.where(bad, 0, numbers) * 1000
+    elif unit > 1:
+        numbers = numbers // unit
+    mask = np.asarray(micros.is_null())
+    return pa.array(numbers, mask=mask if bad is None else mask | bad).cast(TEXT)
+
+
+def _time_us(array: pa.Array) -> pa.Array:
+    """Microseconds since midnight of ``12:34:56.789``."""
+    texts = array.cast(TEXT)
+    part = [pc.utf8_slice_codeunits(texts, at, at + 2).cast(pa.int64()) for at in (0, 3, 6)]
+    fraction = pc.utf8_rpad(pc.utf8_slice_codeunits(texts, 9), 6, "0").cast(pa.int64())
+    seconds = pc.add(pc.multiply(pc.add(pc.multiply(part[0], 60), part[1]), 60), part[2])
+    return pc.add(pc.multiply(seconds, 1_000_000), fraction)
+
+
+def _trimmed(array: pa.Array) -> pa.Array:
+    """Times or instants without zeros at the end of their fraction."""
+    texts = array.cast(TEXT)
+    fine = pc.match_substring(texts, ".")
+    return pc.if_else(fine, pc.utf8_rtrim(pc.utf8_rtrim(texts, "0"), "."), texts)
+
+
+def _with_z(texts: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(texts, pa.scalar("Z", TEXT), pa.scalar("", TEXT))
+
+
+def _timestamp(about: Mapping[str, Any], options: TypeOptions) -> Kind:
+    def read(texts: pa.Array) -> pa.Array:
+        return texts.cast(pa.timestamp("us"))
+
+    if options.times == "isostring":
+        schema = _named("string", f"{_TIME}IsoTimestamp")
+
+        def iso(array: pa.Array) -> pa.Array:
+            texts = timestamps.to_iso(array.view(pa.timestamp("us", "UTC")))
+            return in_quotes(_with_z(_trimmed(pc.utf8_rtrim(texts, "Z"))))
+
+        return Kind(schema, iso, '"1970-01-01T00:00:00Z"', read)
+    schema, unit = _counted("Timestamp", _precision(about), options.times)
+    return Kind(schema, lambda array: _in_unit(_finite_us(array), unit), "0", read)
+
+
+# Microseconds of infinity, as Java's driver has it.
+_INFINITE_US = {np.iinfo(np.int64).max: 9_223_372_036_825_200_000, np.iinfo(np.int64).min: -9_223_372_036_832_400_000}
+
+
+def _finite_us(array: pa.Array) -> pa.Array:
+    numbers = array.view(pa.int64())
+    for infinite, value in _INFINITE_US.items():
+        where = pc.equal(numbers, infinite)
+        if pc.any(where, min_count=0).as_py():
+            # Beyond 64 bits, which Java does not see.
+            wrapped = (value + 2**63) % 2**64 - 2**63
+            numbers = pc.if_else(where, pa.scalar(wrapped, pa.int64()), numbers)
+    return numbers
+
+
+def _timestamptz(about: Mapping[str, Any], _: TypeOptions) -> Kind:
+    digits = _precision(about)
+
+    def write(array: pa.Array) -> pa.Array:
+        texts = timestamps.to_iso(array)
+        if digits < 6:
+            texts = pc.utf8_replace_slice(texts, -(7 - digits) - (digits == 0), -1, "")
+        numbers = array.view(pa.int64())
+        for infinite, text in zip(_INFINITE_US, ("infinity", "-infinity"), strict=True):
+            texts = pc.if_else(pc.equal(numbers, infinite), pa.scalar(text, TEXT), texts)
+        return in_quotes(texts)
+
+    def read(texts: pa.Array) -> pa.Array:
+        return texts.cast(pa.timestamp("us", "UTC"))
+
+    return Kind(_named("string", f"{_TIME}ZonedTimestamp"), write, '"1970-01-01T00:00:00Z"', read)
+
+
+_TIMETZ = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d+))?([+-]\d\d)(?::(\d\d))?(?::(\d\d))?")
+
+
+def _timetz(*_: Any) -> Kind:
+    def shifted(text: str) -> str:
+        match = _TIMETZ.fullmatch(text)
+        if match is None:
+            return json.dumps(text)
+        hour, minute, second, fraction, zone, zone_minute, zone_second = match.groups()
+        if hour == "24" and int(zone) == 0:
+            return '"24:00:00Z"'
+        sign = -1 if zone.startswith("-") else 1
+        offset = abs(int(zone)) * 3600 + int(zone_minute or 0) * 60 + int(zone_second or 0)
+        rest = (int(hour) * 3600 + int(minute) * 60 + int(second) - sign * offset) % 86_400
+        decimals_ = f".{fraction}".rstrip("0").rstrip(".") if fraction else ""
+        return f'"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}{decimals_}Z"'
+
+    return Kind(_named("string", f"{_TIME}ZonedTime"), lambda array: by_value(array, shifted), '"00:00:00Z"')
+
+
+_INTERVAL = re.compile(
+    r"(?:(-?\d+) years? ?)?(?:([+-]?\d+) mons? ?)?(?:([+-]?\d+) days? ?)?(?:([+-])?(\d+):(\d\d):(\d\d(?:\.\d+)?))?"
+)
+_MONTH_US = 2_629_800_000_000  # 30.4375 days
+
+
+def _interval(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+    def parts(text: str) -> tuple[int, int, int, int, int, Decimal]:
+        match = _INTERVAL.fullmatch(text)
+        if match is None:
+            raise ValueError(f"an interval of another style: {text!r}")
+        years, months, days, sign, hours, minutes, seconds = match.groups()
+        by = -1 if sign == "-" else 1
+        return (
+            *(int(value or 0) for value in (years, months, days)),
+            by * int(hours or 0),
+            by * int(minutes or 0),
+            by * Decimal(seconds or 0),
+        )  # type: ignore[return-value]  # three and three
+
+    def micros(text: str) -> str:
+        years, months, days, hours, minutes, seconds = parts(text)
+        whole = (years * 12 + months) * _MONTH_US + days * _DAY_US + (hours * 60 + minutes) * 60_000_000
+        return str(whole + int(seconds * 1_000_000))
+
+    def iso(text: str) -> str:
+        years, months, days, hours, minutes, seconds = parts(text)
+        shown = f"{seconds:f}"
+        shown = shown.rstrip("0").rstrip(".") if "." in shown else shown
+        return f'"P{years}Y{months}M{days}DT{hours}H{minutes}M{"0" if shown == "-0" else shown}S"'
+
+    if options.intervals == "string":
+        return Kind(_named("string", f"{_TIME}Interval"), lambda a: by_value(a, iso), '"P0Y0M0DT0H0M0S"')
+    return Kind(_named("int64", f"{_TIME}MicroDuration"), lambda a: by_value(a, micros), "0")
+
+
+# --- bits, points, hstore, vectors ---
+
+
+def _bits(about: Mapping[str, Any], _: TypeOptions) -> Kind:
+    varying = about["name"] == "varbit"
+    length = about["typmod"] if about["typmod"] > 0 else (2_147_483_647 if varying else 1)
+    if length == 1:
+        return Kind(
+            {"type": "boolean"}, lambda a: by_value(a, lambda text: "true" if "1" in text else "false"), "false"
+        )
+
+    def packed(text: str) -> str:
+        number = int(text, 2) if text else 0
+        return f'"{base64.b64encode(number.to_bytes((number.bit_length() + 7) // 8, "little")).decode()}"'
+
+    schema = _named("bytes", "io.debezium.data.Bits", parameters={"length": str(length)})
+    return Kind(schema, lambda array: by_value(array, packed), '""')
+
+
+def _point(*_: Any) -> Kind:
+    fields = [
+        {"type": "double", "optional": False, "field": "x"},
+        {"type": "double", "optional": False, "field": "y"},
+        {"type": "bytes", "optional": True, "field": "wkb"},
+        {"type": "int32", "optional": True, "field": "srid"},
+    ]
+    schema = {**_named("struct", "io.debezium.data.geometry.Point"), "fields": fields, "doc": "Geometry (POINT)"}
+
+    def write(text: str) -> str:
+        x, y = (float(part) for part in text.strip("()").split(","))
+        wkb = base64.b64encode(b"\x01\x01\x00\x00\x00" + np.array([x, y], "<f8").tobytes()).decode()
+        return f'{{"x":{java_double(x)},"y":{java_double(y)},"wkb":"{wkb}","srid":null}}'
+
+    return Kind(schema, lambda array: by_value(array, write), write("(0,0)"))
+
+
+_HSTORE = re.compile(r'"((?:[^"\\]|\\.)*)"=>(?:NULL|"((?:[^"\\]|\\.)*)")', re.DOTALL)
+
+
+def _hstore(_: Mapping[str, Any], options: TypeOptions) -> Kind:
+    def plain(text: str) -> str:
+        return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+    def write(text: str) -> str:
+        pairs = {plain(m[1]): None if m[2] is None else plain(m[2]) for m in _HSTORE.finditer(text)}
+        return json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
+
+    held = write(f'"{options.placeholder}"=>"{options.placeholder}"')
+    if options.hstore == "map":
+        values = {"type": "string", "optional": True}
+        schema = {"type": "map", "keys": {"type": "string", "optional": False}, "values": values}
+        return Kind(schema, lambda array: by_value(array, lambda t: java_text(json.loads(write(t)))), "{}", toast=held)
+    schema = _named("string", "io.debezium.data.Json")
+    return Kind(schema, lambda a: by_value(a, lambda text: java_string(write(text))), '"{}"', toast=json.dumps(held))
+
+
+def _vector(name: str, item: str, arrow: pa.DataType) -> Callable[[Mapping[str, Any], TypeOptions], Kind]:
+    def write(array: pa.Array) -> pa.Array:
+        lists = pa.array([None if t is None else t.strip("[]").split(",") for t in array.to_pylist()], pa.list_(TEXT))
+        return enclosed("[", lists, java_floats(lists.flatten().cast(arrow)), "]")
+
+    schema = {**_named("array", f"io.debezium.data.{name}"), "items": {"type": item, "optional": False}}
+    return lambda *_: Kind(schema, write, "[]")
+
+
+def _sparse(*_: Any) -> Kind:
+    numbers = {"type": "int16", "optional": False}
+    vector = {"type": "map", "keys": numbers, "values": {"type": "double", "optional": False}, "optional": False}
+    fields = [{**numbers, "field": "dimensions"}, {**vector, "field": "vector"}]
+    schema = {
+        **_named("struct", "io.debezium.data.SparseDoubleVector"),
+        "fields": fields,
+        "doc": "Sparse double vector",
+    }
+
+    def write(text: str) -> str:
+        pairs, _, dimensions = text.rpartition("/")
+        inside = [pair.split(":") for pair in pairs.strip("{}").split(",") if pair]
+        shown = ",".join(f"[{index},{java_double(float(value))}]" for index, value in inside)
+        return f'{{"dimensions":{dimensions},"vector":[{shown}]}}'
+
+    return Kind(schema, lambda array: by_value(array, write), '{"dimensions":0,"vector":[]}')
+
+
+# --- arrays ---
+
+_NO_ARRAYS = frozenset({"money", "name", "interval", "varbit", "xml", "point", "refcursor", "tsvector", "tsquery"})
+_ENUM_NULL = object()
+
+
+def _array(about: Mapping[str, Any], options: TypeOptions) -> Kind | None:
+    element = {**about["element"], "in_array": True}
+    name = element["name"]
+    if element.get("domain") or element.get("kind", "b") not in "bre" or name in _NO_ARRAYS:
+        return _unknown(options)
+    inner = kind_of(element, options)
+    if inner is None:
+        return None
+    is_enum = element.get("kind") == "e"
+    texts_only = inner.schema["type"] == "string" and "name" not in inner.schema
+
+    def write(array: pa.Array) -> pa.Array:
+        rows = [None if text is None else list(array_items(text)) for text in array.to_pylist()]
+        if is_enum:  # a NULL among labels makes the whole value null
+            rows = [None if row is not None and None in row else row for row in rows]
+        flat = [[_nested(item, texts_only) for item in row] if row is not None else None for row in rows]
+        lists = pa.array(flat, pa.list_(TEXT))
+        items = inner.write(inner.read(lists.flatten())).fill_null("null")
+        return enclosed("[", lists, items, "]")
+
+    schema = {"type": "array", "items": field_schema(inner.schema, None, optional=not is_enum)}
+    return Kind(schema, write, "[]", toast=_array_toast(name, inner, options))
+
+
+def _nested(item: Any, texts_only: bool) -> str | None:
+    """Arrays in arrays are what Java makes of them: the name of a class as text, else null."""
+    if isinstance(item, list):
+        return "[Ljava.lang.String;@HASH" if texts_only else None
+    return item  # type: ignore[no-any-return]  # text, or None
+
+
+def _array_toast(name: str, inner: Kind, options: TypeOptions) -> str:
+    if name in ("text", "varchar", "bpchar", "json", "jsonb", "bytea"):
+        return f"[{inner.toast}]"
+    if name in ("int4", "int8", "date"):
+        return json.dumps(list(options.placeholder.encode()), separators=(",", ":"))
+    if name == "uuid":  # Java's UUID.nameUUIDFromBytes
+        digest = bytearray(__import__("hashlib").md5(options.placeholder.encode(), usedforsecurity=False).digest())
+        digest[6], digest[8] = digest[6] & 0x0F | 0x30, digest[8] & 0x3F | 0x80
+        return f'["{uuid.UUID(bytes=bytes(digest))}"]'
+    return "null"
+
+
+def array_items(text: str) -> Iterator[Any]:
+    """Yield the items of an array in PostgreSQL's text form: texts, None, or lists of such.
+
+    https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
+
+    >>> list(array_items('{a,"b,\\\\"c",NULL,"NULL",{x}}'))
+    ['a', 'b,"c', None, 'NULL', ['x']]
+    >>> list(array_items("[2:3]={1,2}"))
+    ['1', '2']
+    """
+    start = text.index("{")
+    items, _ = _items(text, start + 1)
+    yield from items
+
+
+_PLAIN = re.compile(r'[^,{}"]+')
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+
+
+def _items(text: str, at: int) -> tuple[list[Any], int]:
+    found: list[Any] = []
+    while text[at] != "}":
+        if text[at] == "{":
+            inner, at = _items(text, at + 1)
+            found.append(inner)
+        elif text[at] == '"':
+            match = _QUOTED.match(text, at)
+            assert match is not None, text
+            found.append(re.sub(r"\\(.)", r"\1", match[1], flags=re.DOTALL))
+            at = match.end()
+        else:
+            match = _PLAIN.match(text, at)
+            assert match is not None, text
+            found.append(None if match[0].upper() == "NULL" else match[0])
+            at = match.end()
+        if text[at] == ",":
+            at += 1
+    return found, at + 1
+
+
+# -- JSON as Java writes it -------------------------------------------------------------------------------------------
+
+_ESCAPED = re.compile(r'["\\\x00-\x1f\U00010000-\U0010ffff]')
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+_ODD = r'["\\\x{00}-\x{1f}\x{10000}-\x{10ffff}]'
+
+
+def java_string(text: str) -> str:
+    """Return a JSON string as Jackson writes it: what is beyond the basic plane as two escapes.
+
+    >>> java_string("é😀")
+    '"é\\\\uD83D\\\\uDE00"'
+    """
+    return f'"{_ESCAPED.sub(_escape, text)}"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    known = _ESCAPES.get(character)
+    if known is not None:
+        return known
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02X}{units[at + 1]:02X}" for at in range(0, len(units), 2))
+
+
+def java_text(value: Any) -> str:
+    """Return a map of texts as JSON."""
+    return "{" + ",".join(f"{java_string(k)}:{'null' if v is None else java_string(v)}" for k, v in value.items()) + "}"
+
+
+def quoted(array: pa.Array) -> pa.Array:
+    """Return texts as JSON strings; only those are looked at one by one that need an escape."""
+    texts = array.cast(TEXT)
+    odd = pc.match_substring_regex(texts, _ODD)
+    if not pc.any(odd, min_count=0).as_py():
+        return in_quotes(texts)
+    replaced = [_ESCAPED.sub(_escape, text) for text in texts.filter(odd).to_pylist()]
+    return in_quotes(pc.replace_with_mask(texts, odd.fill_null(False), pa.array(replaced, TEXT)))
+
+
+def by_value(array: pa.Array, write: Callable[[str], str | None]) -> pa.Array:
+    """Return a text of every text, made once for each that is different; null stays null."""
+    return _each(array, write, TEXT)
+
+
+def _each(array: pa.Array, write: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
+    encoded = array.cast(TEXT).dictionary_encode()
+    made = pa.array([write(text) for text in encoded.dictionary.to_pylist()], kind)
+    return made.take(encoded.indices)
+
+
+def java_floats(array: pa.Array) -> pa.Array:
+    """Return floats as Java's ``Double.toString`` and ``Float.toString`` have them; in quotes what is no number."""
+    texts = array.cast(TEXT)
+    numbers = np.asarray(array.fill_null(0.5) if array.null_count else array)
+    with np.errstate(invalid="ignore"):
+        size = np.abs(numbers)
+        usual = ((size >= 1e-3) & (size < 1e7)) | (size == 0)
+        whole = usual & (numbers == np.trunc(numbers))
+    if whole.any():
+        point = pc.binary_join_element_wise(texts, pa.scalar(".0", TEXT), pa.scalar("", TEXT))
+        texts = pc.if_else(pa.array(whole), point, texts)
+    if not usual.all():
+        odd = [java_double(number) for number in numbers[~usual]]
+        texts = pc.replace_with_mask(texts, pa.array(~usual), pa.array(odd, TEXT))
+    return pc.if_else(array.is_valid(), texts, pa.scalar(None, TEXT)) if array.null_count else texts
+
+
+def java_double(number: Any) -> str:
+    """Return one number as Java prints it.
+
+    >>> [java_double(number) for number in (1e10, 0.0001, 1.5, 5e-324, float("nan"), np.float32(3.4028235e38))]
+    ['1.0E10', '1.0E-4', '1.5', '4.9E-324', '"NaN"', '3.4028235E38']
+    """
+    if not np.isfinite(number):
+        return '"NaN"' if np.isnan(number) else '"Infinity"' if number > 0 else '"-Infinity"'
+    size = abs(number)
+    if size == 0 or 1e-3 <= size < 1e7:
+        return str(np.format_float_positional(number, unique=True, trim="0"))
+    # Java's smallest numbers have a digit more than they need.
+    small = {5e-324: "4.9E-324"} if not isinstance(number, np.float32) else {np.float32(1e-45): "1.4E-45"}
+    if size in small:
+        return ("-" if number < 0 else "") + small[size]
+    mantissa, _, exponent = np.format_float_scientific(number, unique=True, trim="0").partition("e")
+    return f"{mantissa}E{int(exponent)}"
+
+
+def _name(about: Mapping[str, Any], options: TypeOptions) -> Kind:
+    """Names are null while it streams."""
+    kind = _PLAIN_TEXT(about, options)
+    return replace(kind, write=lambda array: pa.nulls(len(array), TEXT), write_read=kind.write)
+
+
+_PLAIN_TEXT = _text({"type": "string"})
+_OTHER_TEXT = _text({"type": "string"}, placeholder=False)
+_JSON = _text(_named("string", "io.debezium.data.Json"))
+_TYPES: dict[str, Callable[[Mapping[str, Any], TypeOptions], Kind | None]] = {
+    "bool": _bool,
+    "int2": _number("int16", pa.int16()),
+    "int4": _number("int32", pa.int32()),
+    "int8": _number("int64", pa.int64()),
+    "oid": _number("int64", pa.int64()),
+    "float4": _float("float", pa.float32()),
+    "float8": _float("double", pa.float64()),
+    "numeric": _numeric,
+    "money": _money,
+    **dict.fromkeys(("text", "varchar", "bpchar", "citext", "char"), _PLAIN_TEXT),
+    "name": _name,
+    **dict.fromkeys(("inet", "cidr", "macaddr", "macaddr8", "isbn"), _OTHER_TEXT),
+    **dict.fromkeys(("int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"), _OTHER_TEXT),
+    "json": _JSON,
+    "jsonb": _JSON,
+    "xml": _text(_named("string", "io.debezium.data.Xml")),
+    "uuid": _text(_named("string", "io.debezium.data.Uuid"), placeholder=False),
+    "ltree": _text(_named("string", "io.debezium.data.Ltree"), placeholder=False),
+    "tsvector": _text(_named("string", "io.debezium.data.Tsvector"), placeholder=False),
+    "bytea": _binary,
+    "date": _date,
+    "time": _time,
+    "timetz": _timetz,
+    "timestamp": _timestamp,
+    "timestamptz": _timestamptz,
+    "interval": _interval,
+    "bit": _bits,
+    "varbit": _bits,
+    "point": _point,
+    "hstore": _hstore,
+    "vector": _vector("DoubleVector", "double", pa.float64()),
+    "halfvec": _vector("FloatVector", "float", pa.float32()),
+    "sparsevec": _sparse,
+}

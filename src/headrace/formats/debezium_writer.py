@@ -1,0 +1,681 @@
+"""Captured rows as the events that Debezium's PostgreSQL connector emits for them, as lines of JSON.
+
+https://debezium.io/documentation/reference/3.6/connectors/postgresql.html#postgresql-events and
+https://debezium.io/documentation/reference/3.6/transformations/event-flattening.html. A batch is written a column at a
+time; how a column is written is in `headrace.formats.debezium_types`.
+
+A line is ``{"topic":…,"key":…,"value":…}``, with ``"headers":[[name, text]…]`` where there are any; the value of a
+tombstone is null. Two of an event's fields are not Debezium's: ``source.lsn`` is the commit's LSN (Debezium's, the
+change's own, is neither unique nor in order), and ``txId`` is null.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.arrays import Ints, Mask
+from headrace.batch import Batch
+from headrace.formats.debezium_types import Column, Schema, TypeOptions, columns, field_schema, java_string
+from headrace.formats.json_text import TEXT, in_quotes, joined
+
+FACTS = b"postgres.facts"
+_NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]")
+VERSION = "3.6.3.Final"
+_EXTRACT = "io.debezium.transforms.ExtractNewRecordState"
+_SNAPSHOT = {
+    "type": "string",
+    "name": "io.debezium.data.Enum",
+    "version": 1,
+    "parameters": {"allowed": "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"},
+}
+# Fields of the source block: type, and whether one may be null.
+_SOURCE: dict[str, tuple[str, bool]] = {
+    "version": ("string", False),
+    "connector": ("string", False),
+    "name": ("string", False),
+    "ts_ms": ("int64", False),
+    "snapshot": ("string", True),
+    "db": ("string", False),
+    "sequence": ("string", True),
+    "ts_us": ("int64", True),
+    "ts_ns": ("int64", True),
+    "schema": ("string", False),
+    "table": ("string", False),
+    "txId": ("int64", True),
+    "lsn": ("int64", True),
+    "xmin": ("int64", True),
+    "origin": ("string", True),
+    "origin_lsn": ("int64", True),
+}
+_ENVELOPE = {"op": ("string", False), "ts_ms": ("int64", True), "ts_us": ("int64", True), "ts_ns": ("int64", True)}
+_BLOCK = {"id": ("string", False), "total_order": ("int64", False), "data_collection_order": ("int64", False)}
+
+
+@dataclass(frozen=True, slots=True)
+class Flattening:
+    """ExtractNewRecordState: what is left of an event, and what is added to it.
+
+    Attributes:
+        deletes: ``delete.tombstone.handling.mode``.
+        fields, headers: (place, name) of what is added; a place is ``op``, ``source.lsn`` and so on.
+        null_as_default: ``replace.null.with.default``.
+    """
+
+    deletes: str
+    fields: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]
+    null_as_default: bool = True
+
+    @classmethod
+    def of(cls, properties: Mapping[str, str]) -> Flattening | None:
+        """Return what the first such transform of a connector's chain says; None where there is none."""
+        for name in _names(properties.get("transforms", "")):
+            own = {key.removeprefix(f"transforms.{name}."): value for key, value in properties.items()}
+            if properties.get(f"transforms.{name}.type") == _EXTRACT:
+                return cls(
+                    own.get("delete.tombstone.handling.mode", "tombstone"),
+                    tuple(_added(own.get("add.fields", ""), own.get("add.fields.prefix", "__"))),
+                    tuple(_added(own.get("add.headers", ""), own.get("add.headers.prefix", "__"))),
+                    own.get("replace.null.with.default", "true").lower() == "true",
+                )
+        return None
+
+    @property
+    def copies(self) -> bool:
+        """Return whether rows are copied, by which a NULL becomes the default."""
+        return self.marks or bool(self.fields)
+
+    @property
+    def marks(self) -> bool:
+        """Return whether rows say whether they were deleted."""
+        return self.deletes.startswith("rewrite")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _added(text: str, prefix: str) -> list[tuple[str, str]]:
+    """Return (place, name) of fields to add: ``op``, ``source.lsn``, ``lsn:MY_LSN``.
+
+    >>> _added("op,lsn,source.ts_ms:at", "__")
+    [('op', '__op'), ('source.lsn', '__lsn'), ('source.ts_ms', '__at')]
+    """
+    found = []
+    for item in _names(text):
+        place, _, renamed = item.partition(":")
+        struct, _, last = place.rpartition(".")
+        name = renamed or (f"{struct}_{last}" if struct else last)
+        if not struct and last not in ("op", "ts_ms", "ts_us", "ts_ns", "before", "after"):
+            place = f"source.{last}"
+        found.append((place, f"{prefix}{name}"))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class EventOptions:
+    """A connector's properties that change its events.
+
+    Attributes:
+        tombstones: ``tombstones.on.delete``.
+        skipped: letters of ``skipped.operations``.
+        keys: (pattern of ``schema.table``, columns) of ``message.key.columns``.
+        schemas: schemas stand beside keys and values.
+        transactions: ``provide.transaction.metadata``.
+        flattening: of the ``transforms`` chain; None for envelopes.
+    """
+
+    types: TypeOptions
+    tombstones: bool = True
+    skipped: frozenset[str] = frozenset("t")
+    keys: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = ()
+    schemas: bool = False
+    transactions: bool = False
+    flattening: Flattening | None = None
+
+    @property
+    def row_types(self) -> TypeOptions:
+        """Return how the values of rows are written."""
+        flattening = self.flattening
+        if flattening is None or not flattening.copies or not flattening.null_as_default:
+            return self.types
+        return replace(self.types, null_as_default=True)
+
+    @classmethod
+    def of(cls, properties: Mapping[str, str], *, schemas: bool = False) -> EventOptions:
+        """Return the options that properties of a connector say."""
+        keys = []
+        for entry in filter(None, (part.strip() for part in properties.get("message.key.columns", "").split(";"))):
+            table, _, listed = entry.partition(":")
+            keys.append((re.compile(table.strip(), re.IGNORECASE), tuple(_names(listed))))
+        return cls(
+            TypeOptions.of(properties),
+            tombstones=properties.get("tombstones.on.delete", "true").lower() == "true",
+            skipped=frozenset(_names(properties.get("skipped.operations", "t"))) - {"none"},
+            keys=tuple(keys),
+            schemas=schemas or properties.get("value.converter.schemas.enable", "false").lower() == "true",
+            transactions=properties.get("provide.transaction.metadata", "false").lower() == "true",
+            flattening=Flattening.of(properties),
+        )
+
+
+@dataclass(slots=True)
+class Lines:
+    """Events of a batch in their order, with the positions of the rows that they are of.
+
+    Attributes:
+        counted: which of them transactions count: all but tombstones.
+        table: ``schema.table``.
+    """
+
+    lsn: npt.NDArray[np.uint64]
+    index: Ints
+    texts: list[str]
+    counted: Mask
+    table: str
+
+
+@dataclass(frozen=True)
+class _Table:
+    """How a table's rows are written."""
+
+    facts: Mapping[str, Any]
+    columns: Sequence[Column]
+    key: Sequence[Column]
+    topic: str
+
+    @property
+    def full(self) -> bool:
+        """Return whether old rows are known as a whole."""
+        return bool(self.facts["identity"] == "f")
+
+
+@dataclass
+class EventWriter:
+    """Writes the events of one connector.
+
+    Args:
+        name: ``topic.prefix``.
+        database: the database's name.
+        options: what the connector's properties say.
+    """
+
+    name: str
+    database: str
+    options: EventOptions
+    _tables: dict[tuple[str, bytes], _Table] = field(default_factory=dict)
+
+    def lines(self, topic: str, records: pa.RecordBatch, markers: pa.Array | None = None) -> Lines:
+        """Return the events of a batch.
+
+        Args:
+            topic: the topic that the log has it in, which is the connector's too.
+            records: rows with ``postgres.facts`` in their schema's metadata.
+            markers: ``source.snapshot`` of each row; ``false`` where left out.
+        """
+        batch = Batch(records)
+        table = self._table(topic, records.schema.metadata[FACTS])
+        parts = _Events(self, table, batch, markers)
+        return parts.lines()
+
+    def _table(self, topic: str, raw: bytes) -> _Table:
+        known = self._tables.get((topic, raw))
+        if known is None:
+            facts = json.loads(raw)
+            named = f"{facts['schema']}.{facts['table']}"
+            for pattern, listed in self.options.keys:
+                if pattern.fullmatch(named):
+                    facts = {**facts, "key": list(listed), "not_its_own": True}
+                    break
+            written = columns(facts if not facts.get("not_its_own") else {**facts, "key": []}, self.options.row_types)
+            by_name = {column.name: column for column in written}
+            key = [by_name[name] for name in facts["key"] if name in by_name]
+            # A table that was given another name has another topic from then on.
+            own = f"{self.name}.{named}"
+            known = self._tables[topic, raw] = _Table(facts, written, key, _NOT_IN_TOPICS.sub("_", own))
+        return known
+
+
+class _Events:
+    """The events of one batch on their way to text."""
+
+    def __init__(self, writer: EventWriter, table: _Table, batch: Batch, markers: pa.Array | None) -> None:
+        self.writer, self.table, self.batch, self.markers = writer, table, batch, markers
+        self.options = writer.options
+        self.op = batch.op
+        self.n = batch.num_rows
+
+    def lines(self) -> Lines:
+        """Return all events, in order: an update of a key is a delete, its tombstone and an insert."""
+        op, every = self.op, np.arange(self.n)
+        skipped = np.isin(op, [ord(letter) for letter in self.options.skipped])
+        deleted, truncated = op == ord("d"), op == ord("t")
+        moved, old_keys, new_keys = self._moved()
+        usual = every[~skipped & ~moved & ~deleted & ~truncated]
+        gone = every[deleted & ~skipped]
+        rekeyed = every[moved & ~skipped]
+        parts = [
+            (usual, 0, self._rows(usual, None, None)),
+            (gone, 0, self._deletes(gone, "d", self._own_rows(gone), self._keys(gone, unknown=True), None)),
+            (gone, 1, self._tombstones(gone, self._keys(gone, unknown=True), None)),
+        ]
+        truncates = every[truncated & ~skipped]
+        if truncates.size and self.options.flattening is None:
+            parts.append((truncates, 0, self._truncates(truncates)))
+        if rekeyed.size:
+            old, new = old_keys.take(pa.array(rekeyed)), new_keys.take(pa.array(rekeyed))
+            to = _header("__debezium.newkey", _struct(new))
+            since = _header("__debezium.oldkey", _struct(old))
+            parts += [
+                (rekeyed, 0, self._deletes(rekeyed, "d", self._before_rows(rekeyed), old, to)),
+                (rekeyed, 1, self._tombstones(rekeyed, old, to)),
+                (rekeyed, 2, self._rows(rekeyed, "c", since)),
+            ]
+        return self._in_order([part for part in parts if part[2] is not None and part[0].size])
+
+    def _in_order(self, parts: Sequence[tuple[Ints, int, pa.Array | None]]) -> Lines:
+        named = f"{self.table.facts['schema']}.{self.table.facts['table']}"
+        if not parts:
+            return Lines(np.zeros(0, np.uint64), np.zeros(0, np.int64), [], np.zeros(0, bool), named)
+        row = np.concatenate([rows for rows, _, _ in parts])
+        place = np.concatenate([np.full(rows.size, place) for rows, place, _ in parts])
+        order = np.lexsort((place, row))
+        texts = pa.concat_arrays([texts for _, _, texts in parts if texts is not None]).take(pa.array(order))
+        row = row[order]
+        return Lines(self.batch.lsn[row], self.batch.index[row], texts.to_pylist(), place[order] != 1, named)
+
+    # --- rows and keys ---
+
+    def _column(self, name: str) -> pa.Array:
+        return self.batch.records.column(name)
+
+    def _own_rows(self, rows: Ints) -> pa.Array:
+        """Return the rows' own columns; of a delete they are those of the old row."""
+        return self._objects({c.name: self._column(c.name) for c in self.table.columns}, rows, unknown=True)
+
+    def _before_rows(self, rows: Ints) -> pa.Array:
+        before = self.batch.records.column("__before")
+        fields = dict(zip([part.name for part in before.type], before.flatten(), strict=True))
+        return self._objects(fields, rows, unknown=True)
+
+    def _objects(self, arrays: Mapping[str, pa.Array], rows: Ints, *, unknown: bool = False) -> pa.Array:
+        parts: list[pa.Array | str] = []
+        at = pa.array(rows)
+        for place, column in enumerate(self.table.columns):
+            parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
+            parts += [self._cells(column, arrays[column.name].take(at), rows, unknown=unknown)]
+        if self.options.flattening is None:
+            parts.append("}" if self.table.columns else "{}")
+        return joined(parts, rows.size)
+
+    def _cells(self, column: Column, array: pa.Array, rows: Ints, *, unknown: bool) -> pa.Array:
+        cells = column.cells(array, unknown=unknown, read=self.markers is not None)
+        left_out = None if unknown else self._left_out(column.name)
+        if left_out is not None and left_out[rows].any():
+            cells = pc.if_else(pa.array(left_out[rows]), pa.scalar(column.toast, TEXT), cells)
+        return cells
+
+    def _left_out(self, name: str) -> Mask | None:
+        """Return where a column's value was not sent, as it was not changed."""
+        if "__unchanged" not in self.batch.schema.names:
+            return None
+        lists = self.batch.records.column("__unchanged")
+        found = np.zeros(self.n, bool)
+        where = pc.list_parent_indices(lists).filter(pc.equal(pc.list_flatten(lists), name))
+        found[np.asarray(where)] = True
+        return found
+
+    def _keys(self, rows: Ints, *, unknown: bool = False) -> pa.Array:
+        at = pa.array(rows)
+        arrays = {column.name: self._column(column.name).take(at) for column in self.table.key}
+        return self._key_objects(arrays, rows.size, unknown=unknown)
+
+    def _key_objects(self, arrays: Mapping[str, pa.Array], n: int, *, unknown: bool) -> pa.Array:
+        """Return keys as JSON; null of a table without one."""
+        if not self.table.key:
+            return joined(["null"], n)
+        parts: list[pa.Array | str] = []
+        for place, column in enumerate(self.table.key):
+            parts += [f"{',' if place else '{'}{java_string(column.name)}:"]
+            parts.append(column.cells(arrays[column.name], unknown=unknown, read=self.markers is not None))
+        return joined([*parts, "}"], n)
+
+    def _moved(self) -> tuple[Mask, pa.Array, pa.Array]:
+        """Return which updates changed the key, the old keys and the new ones, as JSON."""
+        none = np.zeros(self.n, bool), pa.nulls(self.n, TEXT), pa.nulls(self.n, TEXT)
+        if not self.table.key or "__before" not in self.batch.schema.names:
+            return none
+        before = self.batch.records.column("__before")
+        fields = dict(zip([part.name for part in before.type], before.flatten(), strict=True))
+        old = self._key_objects(fields, self.n, unknown=True)
+        new = self._keys(np.arange(self.n))
+        moved = np.asarray(before.is_valid()) & (self.op == ord("u")) & np.asarray(pc.not_equal(old, new))
+        return moved, old, new
+
+    # --- events ---
+
+    def _rows(self, rows: Ints, op: str | None, headers: pa.Array | None) -> pa.Array | None:
+        """Return inserts, reads and updates; ``op`` in place of the rows' own."""
+        if not rows.size:
+            return None
+        after = self._objects({c.name: self._column(c.name) for c in self.table.columns}, rows)
+        keys, ops = self._keys(rows), self._ops(rows, op)
+        if self.options.flattening is not None:
+            return self._line(rows, keys, self._flattened(rows, after, ops, deleted=False), ops, headers)
+        before = pa.nulls(rows.size, TEXT)
+        if op is None and self.table.full and "__before" in self.batch.schema.names:
+            known = self.batch.records.column("__before").take(pa.array(rows)).is_valid()
+            before = pc.if_else(known, self._before_rows(rows), pa.scalar(None, TEXT))
+        return self._line(rows, keys, self._envelope(rows, before, after, ops), ops, headers)
+
+    def _ops(self, rows: Ints, op: str | None) -> pa.Array:
+        if op is not None:
+            return joined([op], rows.size)
+        letters = pa.array([chr(code) for code in range(128)], TEXT)
+        return letters.take(pa.array(self.op[rows]))
+
+    def _deletes(
+        self, rows: Ints, op: str, before: pa.Array, keys: pa.Array, headers: pa.Array | None
+    ) -> pa.Array | None:
+        ops = joined([op], rows.size)
+        flattening = self.options.flattening
+        if flattening is None:
+            value = self._envelope(rows, before, pa.nulls(rows.size, TEXT), ops)
+            return self._line(rows, keys, value, ops, headers)
+        if flattening.deletes == "drop":
+            return None
+        if flattening.marks:
+            return self._line(rows, keys, self._flattened(rows, before, ops, deleted=True), ops, headers)
+        schemaless = flattening.deletes == "delete-to-tombstone"
+        return self._line(rows, keys, pa.nulls(rows.size, TEXT), ops, headers, schemaless=schemaless)
+
+    def _tombstones(self, rows: Ints, keys: pa.Array, headers: pa.Array | None) -> pa.Array | None:
+        flattening = self.options.flattening
+        if not self.options.tombstones or (flattening is not None and flattening.deletes != "rewrite-with-tombstone"):
+            return None
+        ops = joined(["d"], rows.size)
+        return self._line(rows, keys, pa.nulls(rows.size, TEXT), ops, headers, schemaless=True)
+
+    def _truncates(self, rows: Ints) -> pa.Array:
+        none = pa.nulls(rows.size, TEXT)
+        ops = joined(["t"], rows.size)
+        return self._line(rows, pa.nulls(rows.size), self._envelope(rows, none, none, ops), ops, None)
+
+    def _envelope(self, rows: Ints, before: pa.Array, after: pa.Array, ops: pa.Array) -> pa.Array:
+        parts: list[pa.Array | str] = ['{"before":', before, ',"after":', after, ',"source":', *self._source(rows)]
+        parts += [',"transaction":null,"op":', in_quotes(ops)]
+        for name, array in self._times(rows).items():
+            parts += [f',"{name}":', array]
+        return joined([*parts, "}"], rows.size)
+
+    def _flattened(self, rows: Ints, row: pa.Array, ops: pa.Array, *, deleted: bool) -> pa.Array:
+        flattening = self.options.flattening
+        assert flattening is not None
+        parts: list[pa.Array | str] = [row]
+        begun = bool(self.table.columns)
+        if flattening.marks:
+            parts.append(f'{"," if begun else "{"}"__deleted":"{str(deleted).lower()}"')
+            begun = True
+        for place, name in flattening.fields:
+            parts += [f"{',' if begun else '{'}{java_string(name)}:", self._place(place, rows, ops)]
+            begun = True
+        return joined([*parts, "}" if begun else "{}"], rows.size)
+
+    # --- what an event says beside its row ---
+
+    def _times(self, rows: Ints) -> dict[str, pa.Array]:
+        us = self.batch.ts_us[rows]
+        found = {"ts_ms": us // 1000, "ts_us": us, "ts_ns": us * 1000}
+        return {name: pa.array(numbers).cast(TEXT) for name, numbers in found.items()}
+
+    def _places(self, rows: Ints) -> dict[str, pa.Array | str]:
+        """Return the source block's fields as JSON."""
+        lsn = pa.array(self.batch.lsn[rows]).cast(TEXT)
+        none = pa.scalar("null", TEXT)
+        # The struct has none while it streams: it is the converter that writes the default.
+        snapshot: pa.Array | str = '"false"' if self.options.types.null_as_default else "null"
+        if self.markers is not None:
+            snapshot = in_quotes(self.markers.take(pa.array(rows)))
+        known = {
+            "version": java_string(VERSION),
+            "connector": '"postgresql"',
+            "name": java_string(self.writer.name),
+            "snapshot": snapshot,
+            "db": java_string(self.writer.database),
+            "sequence": joined(['"[null,\\"', lsn, '\\"]"'], rows.size),
+            "schema": java_string(self.table.facts["schema"]),
+            "table": java_string(self.table.facts["table"]),
+            "lsn": lsn,
+            **self._times(rows),
+        }
+        return {name: known.get(name, none.as_py()) for name in _SOURCE}
+
+    def _source(self, rows: Ints) -> list[pa.Array | str]:
+        parts: list[pa.Array | str] = []
+        for name, cells in self._places(rows).items():
+            parts += [f'{"," if parts else "{"}"{name}":', cells]
+        return [*parts, "}"]
+
+    def _place(self, place: str, rows: Ints, ops: pa.Array) -> pa.Array | str:
+        """Return a field of an envelope as JSON, as flattening adds it."""
+        if place == "op":
+            return in_quotes(ops)
+        if place in _ENVELOPE:
+            return self._times(rows)[place]
+        name = place.removeprefix("source.")
+        if name == "snapshot" and self.markers is None:
+            return "null"
+        return self._places(rows).get(name, "null")
+
+    def _line(
+        self,
+        rows: Ints,
+        keys: pa.Array,
+        values: pa.Array,
+        ops: pa.Array,
+        headers: pa.Array | None,
+        *,
+        schemaless: bool = False,
+    ) -> pa.Array:
+        """Return whole lines.
+
+        Args:
+            schemaless: a null value has no schema either.
+        """
+        flattening = self.options.flattening
+        shown: list[pa.Array | str] = [] if headers is None else [headers]
+        for place, name in flattening.headers if flattening is not None else ():
+            cells = self._place(place, rows, ops)
+            if shown:
+                shown.append(", ")
+            shown += [f"[{java_string(name)}, ", cells, "]"]
+        parts: list[pa.Array | str] = [f'{{"topic":{java_string(self.table.topic)},"key":', *self._keyed(keys)]
+        parts += [',"value":', *self._valued(values, schemaless=schemaless)]
+        parts = ["null" if isinstance(part, pa.NullArray) else part for part in parts]
+        if shown:
+            parts += [',"headers":[', *shown, "]"]
+        return joined([*parts, "}"], rows.size)
+
+    def _keyed(self, keys: pa.Array) -> list[pa.Array | str]:
+        if not self.options.schemas or keys.type == pa.null() or not self.table.key:
+            return [keys]
+        return [f'{{"schema":{_dumped(self.key_schema)},"payload":', keys, "}"]
+
+    def _valued(self, values: pa.Array, *, schemaless: bool) -> list[pa.Array | str]:
+        if not self.options.schemas or schemaless:
+            return [values]
+        return [f'{{"schema":{_dumped(self.value_schema)},"payload":', values, "}"]
+
+    # --- schemas ---
+
+    @property
+    def key_schema(self) -> Schema:
+        """Return the schema of keys."""
+        fields = [column.key_schema for column in self.table.key]
+        return {"type": "struct", "fields": fields, "optional": False, "name": f"{self.table.topic}.Key"}
+
+    @property
+    def value_schema(self) -> Schema:
+        """Return the schema of values."""
+        topic, flattening = self.table.topic, self.options.flattening
+        row = {"type": "struct", "fields": [column.schema for column in self.table.columns]}
+        named = {"optional": True, "name": f"{topic}.Value"}
+        if flattening is not None:
+            added = [{"type": "string", "optional": True, "field": "__deleted"}] if flattening.marks else []
+            added += [_place_schema(place, name) for place, name in flattening.fields]
+            return {**row, "fields": [*row["fields"], *added], **named, "optional": False}
+        fields = [
+            {**row, **named, "field": "before"},
+            {**row, **named, "field": "after"},
+            {
+                **_struct_schema(_SOURCE),
+                "optional": False,
+                "name": "io.debezium.connector.postgresql.Source",
+                "version": 1,
+                "field": "source",
+            },
+            {
+                **_struct_schema(_BLOCK),
+                "optional": True,
+                "name": "event.block",
+                "version": 1,
+                "field": "transaction",
+            },
+            *_struct_schema(_ENVELOPE)["fields"],
+        ]
+        return {"type": "struct", "fields": fields, "optional": False, "name": f"{topic}.Envelope", "version": 2}
+
+
+def _struct_schema(fields: Mapping[str, tuple[str, bool]]) -> Schema:
+    return {"type": "struct", "fields": [_of_field(name, *about) for name, about in fields.items()]}
+
+
+def _of_field(name: str, kind: str, optional: bool) -> Schema:
+    if name == "snapshot":
+        return field_schema(_SNAPSHOT, name, optional=True, default='"false"')
+    return field_schema({"type": kind}, name, optional=optional)
+
+
+def _place_schema(place: str, name: str) -> Schema:
+    last = place.removeprefix("source.")
+    kind, _ = _SOURCE[last] if place.startswith("source.") else _ENVELOPE[place]
+    return field_schema(_SNAPSHOT if last == "snapshot" else {"type": kind}, name, optional=True)
+
+
+def _dumped(schema: Schema) -> str:
+    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+
+
+def _header(name: str, texts: pa.Array) -> pa.Array:
+    return joined([f"[{java_string(name)}, ", texts, "]"], len(texts))
+
+
+def _struct(keys: pa.Array) -> pa.Array:
+    """Return keys as Java prints a Struct, as JSON strings."""
+
+    def shown(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    found = []
+    for text in keys.to_pylist():
+        pairs = ",".join(f"{name}={shown(value)}" for name, value in json.loads(text).items() if value is not None)
+        found.append(java_string(f"Struct{{{pairs}}}"))
+    return pa.array(found, TEXT)
+
+
+# -- transactions -----------------------------------------------------------------------------------------------------
+
+_TRANSACTION_KEY = {
+    "type": "struct",
+    "fields": [field_schema({"type": "string"}, "id", optional=False)],
+    "optional": False,
+    "name": "io.debezium.connector.common.TransactionMetadataKey",
+    "version": 1,
+}
+_COLLECTION = {
+    **_struct_schema({"data_collection": ("string", False), "event_count": ("int64", False)}),
+    "name": "event.collection",
+    "version": 1,
+}
+_COLLECTIONS = {"type": "array", "items": field_schema(_COLLECTION, None, optional=True)}
+_TRANSACTION_VALUE = {
+    "type": "struct",
+    "fields": [
+        field_schema({"type": "string"}, "status", optional=False),
+        field_schema({"type": "string"}, "id", optional=False),
+        field_schema({"type": "int64"}, "event_count", optional=True),
+        field_schema(_COLLECTIONS, "data_collections", optional=True),
+        field_schema({"type": "int64"}, "ts_ms", optional=False),
+    ],
+    "optional": False,
+    "name": "io.debezium.connector.common.TransactionMetadataValue",
+    "version": 1,
+}
+_NONE = '"transaction":null,"op":'
+
+
+@dataclass
+class TransactionMetadata:
+    """What ``provide.transaction.metadata`` adds: BEGIN and END in a topic of their own, and a block in each event.
+
+    The id is the commit's LSN, twice; Debezium has the transaction's number and the LSN of the event.
+    """
+
+    name: str
+    schemas: bool
+    _lsn: int = 0
+    _ts_ms: int = 0
+    _counts: dict[str, int] = field(default_factory=dict)
+
+    def event(self, lsn: int, ts_ms: int, table: str, text: str, *, counted: bool) -> list[str]:
+        """Return an event with its block, behind what comes before it."""
+        before = []
+        if lsn != self._lsn:
+            before = [*self.end(), self._line("BEGIN", lsn, ts_ms, None)]
+            self._lsn, self._ts_ms = lsn, ts_ms
+        if not counted:
+            return [*before, text]
+        self._counts[table] = self._counts.get(table, 0) + 1
+        block = {
+            "id": f"{lsn}:{lsn}",
+            "total_order": sum(self._counts.values()),
+            "data_collection_order": self._counts[table],
+        }
+        # The last one is the envelope's own: rows come before it.
+        head, found, tail = text.rpartition(_NONE)
+        return [*before, f'{head}"transaction":{_dumped(block)},"op":{tail}' if found else text]
+
+    def end(self) -> list[str]:
+        """Return the END of the transaction that is open, if one is."""
+        if not self._lsn:
+            return []
+        line = self._line("END", self._lsn, self._ts_ms, self._counts)
+        self._lsn, self._counts = 0, {}
+        return [line]
+
+    def _line(self, status: str, lsn: int, ts_ms: int, counts: Mapping[str, int] | None) -> str:
+        id_ = f"{lsn}:{lsn}"
+        listed = None
+        if counts is not None:
+            listed = [{"data_collection": table, "event_count": n} for table, n in sorted(counts.items())]
+        key: dict[str, Any] = {"id": id_}
+        value: dict[str, Any] = {
+            "status": status,
+            "id": id_,
+            "event_count": None if counts is None else sum(counts.values()),
+            "data_collections": listed,
+            "ts_ms": ts_ms,
+        }
+        if self.schemas:
+            key = {"schema": _TRANSACTION_KEY, "payload": key}
+            value = {"schema": _TRANSACTION_VALUE, "payload": value}
+        return _dumped({"topic": f"{self.name}.transaction", "key": key, "value": value})

@@ -1,0 +1,183 @@
+"""A log's captured rows as the events that Debezium's connector would have emitted, a line for each, in log order."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.batch import Batch
+from headrace.capture.postgres.table import topic_of
+from headrace.errors import LogError
+from headrace.formats.debezium_writer import FACTS, EventOptions, EventWriter, TransactionMetadata
+from headrace.formats.json_text import TEXT
+from headrace.inspect.messages import rows, to_json
+from headrace.inspect.rows import no_topic
+from headrace.log.base import Entry, Log
+from headrace.plan.plan import INTERNAL
+
+FOLLOW_SECONDS = 0.05
+READ_ROWS = 8192
+
+
+def event_lines(
+    log: Log,
+    topic: str | None = None,
+    *,
+    schemas: bool = False,
+    follow: bool = False,
+    options: EventOptions | None = None,
+) -> Iterator[str]:
+    """Yield events as lines of JSON; rows that no source captured as a key and a value.
+
+    Args:
+        topic: None: every topic.
+        schemas: with the schemas of keys and values, as Kafka's JsonConverter writes them.
+        follow: go on as rows arrive.
+        options: in place of what the log says of its connector.
+
+    Raises:
+        LogError: there is no such topic, or the log was not captured in a way that events can be made of it.
+    """
+    if topic is not None and topic not in log.topics():
+        raise no_topic(log, topic)
+    writers = _writers(log, options, schemas=schemas)
+    if not writers:
+        raise LogError(
+            "the log does not say what Debezium's events say beside the rows",
+            advice='Capture with compat="debezium", or with headrace capture --config, into a new log.',
+        )
+    for slice_, following in _with_next(_slices(log, topic, follow=follow)):
+        found = [line for entry in slice_ for line in _lines(writers, entry, following)]
+        for line in sorted(found, key=lambda line: (line.lsn, line.index, line.place)):
+            yield from line.with_transaction()
+        if all(entry.complete for entry in slice_):
+            for connector in writers.values():
+                if connector.transactions is not None:
+                    yield from connector.transactions.end()
+
+
+@dataclass
+class _Connector:
+    """One source's events: how they are written, and how far its snapshot is.
+
+    Attributes:
+        tables: topics of its tables in the order of the snapshot.
+        transactions: writes the topic of transactions; None where it is not wanted.
+        reading: the topic of the last rows of a snapshot.
+    """
+
+    writer: EventWriter
+    tables: Sequence[str]
+    transactions: TransactionMetadata | None
+    reading: str = ""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """An event, with what orders it inside its slice."""
+
+    lsn: int
+    index: int
+    place: int
+    text: str
+    ts_us: int = 0
+    table: str = ""
+    counted: bool = False
+    transactions: TransactionMetadata | None = None
+
+    def with_transaction(self) -> list[str]:
+        """Return it with what the topic of transactions has before it."""
+        if self.transactions is None:
+            return [self.text]
+        return self.transactions.event(self.lsn, self.ts_us // 1000, self.table, self.text, counted=self.counted)
+
+
+def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[str, _Connector]:
+    found = {}
+    sources, captured = log.records("source"), log.records("captured")
+    for name, raw in log.records("debezium").items():
+        properties, source = json.loads(raw), json.loads(sources[name])
+        wanted = options or EventOptions.of(properties, schemas=schemas)
+        writer = EventWriter(name, source["database"], wanted)
+        transactions = TransactionMetadata(name, wanted.schemas) if wanted.transactions else None
+        tables = [topic_of(name, (t["schema"], t["name"])) for t in json.loads(captured[name])["tables"]]
+        found[name] = _Connector(writer, tables, transactions)
+    return found
+
+
+def _slices(log: Log, topic: str | None, *, follow: bool) -> Iterator[list[Entry] | None]:
+    """Yield the entries of each slice; None where nothing more has come yet."""
+    after = 0
+    while True:
+        read = log.read(None if topic is None else [topic], after=after, limit=READ_ROWS)
+        for number, entries in groupby(read, key=lambda entry: entry.slice):
+            after = number
+            yield [entry for entry in entries if topic is not None or not entry.topic.startswith(INTERNAL)]
+        if not read:
+            yield None
+            if not follow:
+                return
+            time.sleep(FOLLOW_SECONDS)
+
+
+def _with_next(slices: Iterator[list[Entry] | None]) -> Iterator[tuple[list[Entry], str]]:
+    """Yield each slice with the topic whose snapshot goes on behind it, which may be none: a snapshot comes at once."""
+    held: list[Entry] | None = None
+    for slice_ in slices:
+        if held is not None:
+            yield held, _read_topic(slice_ or [])
+        held = slice_ or None
+
+
+def _read_topic(entries: Sequence[Entry]) -> str:
+    return next((entry.topic for entry in entries if Batch(entry.records).op[0] == ord("r")), "")
+
+
+def _lines(writers: dict[str, _Connector], entry: Entry, following: str) -> list[_Line]:
+    batch = Batch(entry.records)
+    connector = writers.get(batch.source)
+    if connector is None or FACTS not in (entry.records.schema.metadata or {}):
+        return _plain(entry, batch)
+    markers = _markers(connector, entry.topic, batch, following)
+    lines = connector.writer.lines(entry.topic, entry.records, markers)
+    transactions = connector.transactions if markers is None else None
+    about = zip(lines.lsn.tolist(), lines.index.tolist(), lines.texts, lines.counted.tolist(), strict=True)
+    ts_us = int(batch.ts_us[0])
+    return [
+        _Line(lsn, index, place, text, ts_us, lines.table, counted, transactions)
+        for place, (lsn, index, text, counted) in enumerate(about)
+    ]
+
+
+def _markers(connector: _Connector, topic: str, batch: Batch, following: str) -> pa.Array | None:
+    """Return ``source.snapshot`` of the rows of a snapshot, as Debezium marks first and last ones."""
+    if batch.op[0] != ord("r"):
+        return None
+    begins, ends = connector.reading != topic, following != topic
+    connector.reading = topic
+    markers = np.full(batch.num_rows, "true", object)
+    if begins:
+        markers[0] = "first_in_data_collection"
+    if ends:
+        markers[-1] = "last_in_data_collection"
+    if begins and connector.tables[:1] == [topic]:
+        markers[0] = "first"
+    if not following:
+        markers[-1] = "last"
+    return pa.array(markers, TEXT)
+
+
+def _plain(entry: Entry, batch: Batch) -> list[_Line]:
+    found = []
+    shown = rows(entry, entry.offset, entry.offset + batch.num_rows)
+    key = batch.key_columns
+    for place, row in enumerate(shown):
+        line = {"topic": entry.topic, "key": {name: row.get(name) for name in key} or None, "value": row}
+        found.append(_Line(int(batch.lsn[place]), int(batch.index[place]), place, to_json(line)))
+    return found
