@@ -67,13 +67,14 @@ class _Connector:
     """One source's events: how they are written, and how far its snapshot is.
 
     Attributes:
-        tables: topics of its tables in the order of the snapshot.
+        first, last: topic of the snapshot's first table, and of its last table that had rows.
         transactions: writes the topic of transactions; None where it is not wanted.
         reading: the topic of the last rows of a snapshot.
     """
 
     writer: EventWriter
-    tables: Sequence[str]
+    first: str
+    last: str
     transactions: TransactionMetadata | None
     reading: str = ""
 
@@ -107,8 +108,16 @@ def _writers(log: Log, options: EventOptions | None, *, schemas: bool) -> dict[s
         writer = EventWriter(name, source["database"], wanted)
         transactions = TransactionMetadata(name, wanted.schemas) if wanted.transactions else None
         tables = [topic_of(name, (t["schema"], t["name"])) for t in json.loads(captured[name])["tables"]]
-        found[name] = _Connector(writer, tables, transactions)
+        last = next((topic for topic in reversed(tables) if _was_read(log, topic)), "")
+        found[name] = _Connector(writer, tables[0] if tables else "", last, transactions)
     return found
+
+
+def _was_read(log: Log, topic: str) -> bool:
+    """Return whether a topic begins with rows of a snapshot."""
+    info = log.topics().get(topic)
+    entries = log.read_topic(topic, offset=info.first, limit=1) if info is not None and info.rows else []
+    return bool(entries and _read_topic(entries))
 
 
 def _slices(log: Log, topic: str | None, *, follow: bool) -> Iterator[list[Entry] | None]:
@@ -166,9 +175,9 @@ def _markers(connector: _Connector, topic: str, batch: Batch, following: str) ->
         markers[0] = "first_in_data_collection"
     if ends:
         markers[-1] = "last_in_data_collection"
-    if begins and connector.tables[:1] == [topic]:
+    if begins and connector.first == topic:
         markers[0] = "first"
-    if not following:
+    if ends and connector.last == topic:
         markers[-1] = "last"
     return pa.array(markers, TEXT)
 
