@@ -138,6 +138,7 @@ class GradeJoin(Operator):
         predictions, labels = self.join.pending
         return [
             Measure("pending_labels", "Predictions that may still be graded", predictions),
+            Measure("waiting_predictions", "Predictions that no label has come for yet", self.join.waiting),
             Measure("waiting_truths", "Labels that predictions to come may meet", labels),
             *(
                 Measure("grades", "Grades by status", count, {"status": status})

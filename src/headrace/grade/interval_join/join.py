@@ -108,6 +108,11 @@ class Join(JoinState):
         return self.left.live, self.right.live
 
     @property
+    def waiting(self) -> int:
+        """Return the number of predictions that have no outcome yet: each has one grade, or is expired without one."""
+        return self.left.next_seq - self.counts["graded"] - self.counts["expired"]
+
+    @property
     def deadline_us(self) -> int | None:
         """The smallest watermark at which something leaves, with an outcome or without; None: nothing is pending."""
         times = [time for side in (self.left, self.right) if (time := side.first_time()) is not None]

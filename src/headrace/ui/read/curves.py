@@ -6,7 +6,9 @@ its mean, and with it the smallest and the largest value, as a band, so that not
 
 from __future__ import annotations
 
+import bisect
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from headrace.grade.columns import is_numeric
 from headrace.log.base import Log
 from headrace.plain_values import united, values
 from headrace.row_tables import cell
-from headrace.ui.read.flows import ALARM, GRADE, WINDOW, Node
+from headrace.ui.read.flows import ALARM, GRADE, PREDICTED, WINDOW, Node
 from headrace.ui.read.models import Mark, marks_of
 from headrace.ui.read.moment import Moment, slice_at
 from headrace.ui.read.relations import Finder
@@ -32,6 +34,7 @@ MOST_ENTRIES = 20_000
 MOST_GROUPS = 8
 MOST_MARKS = 60
 KEPT = 16
+COUNTED, COUNTING_SECONDS = 65_536, 2.0
 NOT_METRICS = frozenset({"rows", "learned", "window", "model_version"})
 
 
@@ -82,7 +85,7 @@ class Curves:
     """All curves of a model.
 
     Attributes:
-        pending: predictions that no label has come for; None where that is not known.
+        pending: predictions that no label has come for; None where that is not known, or not yet.
     """
 
     charts: list[Chart]
@@ -91,9 +94,13 @@ class Curves:
 
 
 class Tables:
-    """The newest rows of topics, kept from one look to the next; only what came since is read."""
+    """The newest rows of topics, kept from one look to the next; only what came since is read.
+
+    With them how many predictions had an outcome, all rows counted.
+    """
 
     def __init__(self) -> None:
+        self._counted: dict[tuple[Log, str], list[tuple[int, int]]] = {}
         self._kept: OrderedDict[tuple[Log, str, tuple[str, ...]], tuple[int, int, pa.Table]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -128,6 +135,36 @@ class Tables:
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
         return table.filter(pc.less(table.column("__offset"), end))
+
+    def waiting(self, finder: Finder, model: str, topic: str) -> int | None:
+        """Return how many predictions had no outcome; None where not all of them are graded, or it takes long."""
+        node, moment = finder.flows.writer(topic, GRADE), finder.moment
+        source = finder.flows.source(node) if node is not None else None
+        predictions = finder.flows.predictions.get(model, ())
+        if node is None or not node.direct or source is None or source.kind != PREDICTED or len(predictions) != 1:
+            return None
+        ended = self._outcomes(moment, topic)
+        return None if ended is None else max(0, moment.end(predictions[0]) - ended)
+
+    def _outcomes(self, moment: Moment, topic: str) -> int | None:
+        info, end = moment.log.topics().get(topic), moment.end(topic)
+        if info is None or not end:
+            return 0
+        if info.first:
+            return None
+        with self._lock:
+            marks = self._counted.setdefault((moment.log, topic), [(0, 0)])
+            at, count = marks[bisect.bisect_right(marks, (end, 2**62)) - 1]
+        until = time.monotonic() + COUNTING_SECONDS
+        while at < end:
+            stop = min(end, (at // COUNTED + 1) * COUNTED)
+            count, at = count + sum(_outcomes(records) for _, records in moment.rows(topic, at, stop)), stop
+            with self._lock:
+                if at % COUNTED == 0 and at > marks[-1][0]:
+                    marks.append((at, count))
+            if at < end and time.monotonic() > until:
+                return None
+        return count
 
 
 def floats(table: pa.Table, name: str) -> Floats:
@@ -184,7 +221,7 @@ def curves_of(tables: Tables, moment: Moment, model: str, *, time: bool) -> Curv
         place = _Place(finder, topic, table, time=time)
         charts += _grade_charts(topic, table, place, place.marks(marks) + place.versions())
         errors += _by_version(table)
-        pending = _pending(finder, model, topic, table) if pending is None else pending
+        pending = tables.waiting(finder, model, topic) if pending is None else pending
     for node in finder.flows.of_model(model, WINDOW):
         for topic in node.topics:
             charts += _window_charts(tables, finder, node, topic, marks)
@@ -271,15 +308,11 @@ def _by_version(table: pa.Table) -> list[VersionErrors]:
     return found[::-1]
 
 
-def _pending(finder: Finder, model: str, topic: str, table: pa.Table) -> int | None:
-    """Return how many predictions have no label yet, where all outcomes are there."""
-    predictions = finder.flows.predictions.get(model, ())
-    if not predictions or table.num_rows < finder.moment.end(topic) or "prediction_position" not in table.column_names:
-        return None
-    ended = np.asarray(table.column("prediction_position").is_valid())
-    if "supersedes" in table.column_names:
-        ended = ended & ~np.asarray(table.column("supersedes").is_valid())
-    return max(0, finder.moment.end(predictions[0]) - int(ended.sum()))
+def _outcomes(records: pa.RecordBatch) -> int:
+    """Return how many of some grades are the outcome of a prediction: it has one, whatever corrects it."""
+    if "status" not in records.schema.names:
+        return 0
+    return int(np.count_nonzero(pc.is_in(records.column("status"), pa.array(["graded", "expired"]))))
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class Node:
         source: number of the node whose rows it takes; None where rows enter.
         topics: those that it writes.
         time: column of event times, of a window that has one of its own.
+        direct: whether it takes its source's rows as they are.
     """
 
     task: str
@@ -41,6 +42,7 @@ class Node:
     source: int | None = None
     topics: tuple[str, ...] = ()
     time: str | None = None
+    direct: bool = True
 
     @property
     def by(self) -> tuple[str, ...]:
@@ -180,7 +182,9 @@ def _add(flows: Flows, task: str, attached: Mapping[str, Any], abouts: Mapping[s
             spec = str(spec).partition(STREAM)[0]
         about = abouts.get(f"operator:{task}/{number}", kind)
         time = declared.get("time") if kind == WINDOW else None
-        flows.nodes[task, number] = Node(task, number, kind, spec, about, declared.get("source"), topics, time)
+        flows.nodes[task, number] = Node(
+            task, number, kind, spec, about, declared.get("source"), topics, time, not declared.get("after")
+        )
     retrain = attached.get("retrain")
     if model and retrain:
         flows.trains[task] = str(retrain.get("rows") or "")

@@ -26,10 +26,11 @@ HELD_SECONDS = 3.0
 RATE_SECONDS = 5.0
 RAISING = ("alarm", "drift")
 # Gauges that are worth a word in the picture.
+WAITING = "waiting_predictions"
 NOTES = {
     RETAINED.removeprefix("source_"): "of WAL kept",
     "lag_rows": "rows behind",
-    "pending_labels": "open for labels",
+    WAITING: "wait for labels",
     "window_late_rows": "rows too late",
 }
 
@@ -221,7 +222,7 @@ class Numbers:
                 )
         found |= {f"{part}/note": " · ".join(said) for part, said in notes.items()}
         kept = [float(gauge["value"]) for gauge in gauges if gauge["name"] == RETAINED]
-        waiting = sum(float(gauge["value"]) for gauge in gauges if gauge["name"] == "pending_labels")
+        waiting = sum(float(gauge["value"]) for gauge in gauges if gauge["name"] == WAITING)
         found["log/unlabelled"] = f"{waiting:,.0f}" if gauges else "–"
         found["log/kept"] = bytes_text(int(sum(kept))) if kept else "–"
         return found

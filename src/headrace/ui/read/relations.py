@@ -1,19 +1,25 @@
 """What a row led to, and what it came of: prediction, label, grade, window, alarm, training and version, each a link.
 
 Rows are found by what they have in common: positions (a grade names those of its prediction and of its label), event
-times (a window has its start and its end), and values (an alarm is the line that raised it). A search goes through no
-more than `LOOKED_AT` rows of a topic, from the slice on in which it can have begun.
+times (a window has its start and its end), and values (an alarm is the line that raised it).
+
+Rows of a table, and what is derived of them, are in the order of their positions: a row at a position is found by
+halves. Else rows are looked through, from the slice on in which what is sought can have begun: what is close to it
+among `LOOKED_AT` rows; a label may come much later, and is sought for `SECONDS`. Where that does not do, a page says
+how far it has looked, and leads to the search of the topic, which goes on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.arrays import Mask
 from headrace.batch import Batch
@@ -29,6 +35,8 @@ from headrace.ui.read.flows import ALARM, DRIFT, GRADE, WINDOW, Flows, Node, flo
 from headrace.ui.read.moment import Moment
 
 LOOKED_AT = 20_000
+SECONDS, MORE_SECONDS = 2.0, 0.1
+FEWEST_READ, MOST_READ = 1024, 65_536
 SHOWN = 50
 TRAININGS = 2_000
 
@@ -97,40 +105,117 @@ def found_row(moment: Moment, topic: str, offset: int) -> Found | None:
     return Found(topic, offset, entry.slice, rows(records)[0], records)
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A search that has ended before its topic.
+
+    Attributes:
+        rows: that were looked at; ``left``: that were not.
+    """
+
+    topic: str
+    rows: int
+    left: int
+
+
 class Finder:
-    """Finds rows that belong to others, at one moment of a log."""
+    """Finds rows that belong to others, at one moment of a log.
+
+    Attributes:
+        unfinished: searches that took too long.
+    """
 
     def __init__(self, moment: Moment) -> None:
         self.moment = moment
+        self.unfinished: list[Unfinished] = []
+        self._ends: float | None = None
         self.flows: Flows = flows_of(moment)
         self._versions: dict[str, VersionList] = {}
         self._trainings: dict[str, dict[int | None, Found]] = {}
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def at(self, topic: str, position: str | None) -> Found | None:
-        """Return the row of a topic at a position."""
+    def at(self, topic: str, position: str | None, near: Found) -> Found | None:
+        """Return the row of a topic at a position.
+
+        Args:
+            near: a row that came about when that one did, where the topic is not in the order of positions.
+        """
         if not position:
             return None
-        offset = find_row(self.moment.log, topic, Position.parse(position), most=LOOKED_AT)
-        return None if offset is None else found_row(self.moment, topic, offset)
+        place = Position.parse(position)
+        offset = find_row(self.moment.log, topic, place, most=LOOKED_AT)
+        if offset is not None:
+            return found_row(self.moment, topic, offset)
+        same = _at_place(place.lsn, place.index)
+        earlier = self._before(topic, near.slice, same, 1, within=LOOKED_AT)
+        return next(iter(earlier), None) or next(self.after(topic, near.slice, same), None)
 
     def after(self, topic: str, slice_: int, fits: Callable[[pa.RecordBatch], Mask]) -> Iterator[Found]:
-        """Yield rows of a topic that came in a slice or later, oldest first."""
+        """Yield rows of a topic that came in a slice or soon after it, oldest first."""
         first, end = self.begin(topic, slice_), self.moment.end(topic)
         yield from self._among(topic, first, min(end, first + LOOKED_AT), fits)
 
-    def before(self, topic: str, slice_: int, fits: Callable[[pa.RecordBatch], Mask], most: int) -> list[Found]:
-        """Return the newest rows of a topic that came in a slice or earlier, oldest first."""
-        info = self.moment.log.topics().get(topic)
-        end = min(self.begin(topic, slice_ + 1), self.moment.end(topic))
+    def ever_after(self, topic: str, slice_: int, fits: Callable[[pa.RecordBatch], Mask], most: int) -> list[Found]:
+        """Return rows of a topic that came in a slice or at any time after it, oldest first.
+
+        Args:
+            most: of them; when there is one, others are sought for `MORE_SECONDS`.
+        """
+        begin, end = self.begin(topic, slice_), self.moment.end(topic)
         found: list[Found] = []
-        reach = 0
-        while info is not None and end > info.first and len(found) < most and reach < LOOKED_AT:
-            first = max(info.first, end - 1024)
+        first, size, ends = begin, FEWEST_READ, 0.0
+        while first < end and len(found) < most:
+            last = min(end, first + size)
+            some = list(self._among(topic, first, last, fits))
+            if some and not found:
+                ends = time.monotonic() + MORE_SECONDS
+            found += some
+            first, size = last, min(2 * size, MOST_READ)
+            if found and time.monotonic() > ends and first > found[0].offset + LOOKED_AT:
+                break
+            if first < end and self._late():
+                if not found:
+                    self.unfinished.append(Unfinished(topic, first - begin, end - first))
+                break
+        return found[:most]
+
+    def _before(
+        self,
+        topic: str,
+        slice_: int,
+        fits: Callable[[pa.RecordBatch], Mask],
+        most: int,
+        *,
+        within: int | None = None,
+    ) -> list[Found]:
+        """Return the newest rows of a topic that came in a slice or earlier, oldest first.
+
+        Args:
+            within: so many rows; None: all of them.
+        """
+        info = self.moment.log.topics().get(topic)
+        if info is None:
+            return []
+        last = min(self.begin(topic, slice_ + 1), self.moment.end(topic))
+        begin = info.first if within is None else max(info.first, last - within)
+        found: list[Found] = []
+        end, size = last, FEWEST_READ
+        while end > begin and len(found) < most:
+            first = max(begin, end - size)
             found = [*self._among(topic, first, end, fits), *found]
-            reach, end = reach + end - first, first
+            end, size = first, min(2 * size, MOST_READ)
+            if end > begin and self._late():
+                if len(found) < most:
+                    self.unfinished.append(Unfinished(topic, last - end, end - begin))
+                break
         return found[-most:]
+
+    def _late(self) -> bool:
+        """Return whether searches have taken long; the time counts from the first one that might."""
+        if self._ends is None:
+            self._ends = time.monotonic() + SECONDS
+        return time.monotonic() > self._ends
 
     def newest(self, topic: str, end: int, most: int) -> list[tuple[Found, int]]:
         """Return the newest rows of a topic, the newest first, with the times when they came into the log."""
@@ -154,7 +239,7 @@ class Finder:
 
     def _among(self, topic: str, first: int, end: int, fits: Callable[[pa.RecordBatch], Mask]) -> Iterator[Found]:
         while first < end:
-            entries = self.moment.log.read_topic(topic, offset=first, limit=min(1024, end - first))
+            entries = self.moment.log.read_topic(topic, offset=first, limit=end - first)
             if not entries:
                 return
             for entry in entries:
@@ -171,7 +256,7 @@ class Finder:
         """Return the grades of a prediction."""
         own = _equal("prediction_position", prediction.position, model=model)
         topics = [topic for node in self.flows.of_model(model, GRADE) for topic in node.topics]
-        return [grade for topic in topics for grade in _some(self.after(topic, prediction.slice, own), 5)]
+        return [grade for topic in topics for grade in self.ever_after(topic, prediction.slice, own, 5)]
 
     def windows_of(self, row: Found, node: Node) -> list[Found]:
         """Return the lines of windows that a row of a node fell into."""
@@ -179,7 +264,7 @@ class Finder:
             line
             for window in self._next(node, WINDOW)
             for topic in window.topics
-            for line in _some(self.after(topic, row.slice, self._holds(window, row)), 5)
+            for line in self.ever_after(topic, row.slice, self._holds(window, row), 5)
         ]
 
     def alarms_of(self, row: Found, node: Node) -> list[Found]:
@@ -195,7 +280,7 @@ class Finder:
         for window in [window for window in self._next(node, WINDOW) if not window.topics]:
             alarms = [alarm for kind in (ALARM, DRIFT) for alarm in self._next(window, kind)]
             for topic in [topic for alarm in alarms for topic in alarm.topics]:
-                found += _some(self.after(topic, row.slice, self._holds(window, row)), 1)
+                found += self.ever_after(topic, row.slice, self._holds(window, row), 1)
         return found
 
     def _next(self, node: Node, kind: str) -> list[Node]:
@@ -209,13 +294,13 @@ class Finder:
         return [
             row
             for topic in self.flows.source_topics(window)
-            for row in self.before(topic, line.slice, fits, min(count, SHOWN))
+            for row in self._before(topic, line.slice, fits, min(count, SHOWN))
         ]
 
     def line_of(self, alarm: Found, node: Node) -> Found | None:
         """Return the row that raised an alarm."""
         for topic in self.flows.source_topics(node):
-            near = self.before(topic, alarm.slice, _same_place(alarm), 64)
+            near = self._before(topic, alarm.slice, _same_place(alarm), 64, within=LOOKED_AT)
             fitting = [line for line in near if _agree(alarm.own, line.own)]
             if fitting:
                 return fitting[-1]
@@ -235,7 +320,7 @@ class Finder:
         """Return the alarm that began a training."""
         node, cause = self.flows.begun_by.get(model), str(training.values.get("cause") or "")
         for topic in node.topics if node is not None and cause else ():
-            near = self.before(topic, training.slice, lambda records: np.ones(records.num_rows, bool), 64)
+            near = self._before(topic, training.slice, lambda records: np.ones(records.num_rows, bool), 64, within=64)
             for alarm in reversed(near):
                 if _caused(cause, json_texts(_without_ours(alarm.records))[0]):
                     return alarm
@@ -267,7 +352,7 @@ class Finder:
             inside = (start <= at) & (at < end)
             if window.spec.get("rows"):  # rows of one commit have one time: their places tell them apart
                 inside = (start <= at) & (at <= end) & ~_before(records, row.values)
-            return np.asarray(inside & _group(records, window, row.values), bool)
+            return _group(records, window, row.values, np.asarray(inside, bool))
 
         return fits
 
@@ -283,7 +368,7 @@ class Finder:
                 inside = (at >= start) & (at <= end) & (_before(records, line.values) | _same_place(line)(records))
             if "status" in records.schema.names and "grade" in records.schema.names:
                 inside &= _equal_any(records, "status", ("graded", "corrected"))
-            return np.asarray(inside & _group(records, window, line.values), bool)
+            return _group(records, window, line.values, np.asarray(inside, bool))
 
         return fits
 
@@ -316,7 +401,7 @@ def _column(records: pa.RecordBatch, name: str) -> list[Any]:
     return values(records.column(name)) if name in records.schema.names else [None] * records.num_rows
 
 
-def _equal(name: str, value: Any, **others: Any) -> Callable[[pa.RecordBatch], Mask]:
+def _equal(name: str, value: str, **others: str) -> Callable[[pa.RecordBatch], Mask]:
     """Return what tells rows with these values."""
 
     def fits(records: pa.RecordBatch) -> Mask:
@@ -328,14 +413,19 @@ def _equal(name: str, value: Any, **others: Any) -> Callable[[pa.RecordBatch], M
     return fits
 
 
-def _equal_any(records: pa.RecordBatch, name: str, wanted: tuple[Any, ...]) -> Mask:
-    return np.array([value in wanted for value in _column(records, name)], bool)
+def _equal_any(records: pa.RecordBatch, name: str, wanted: tuple[str, ...]) -> Mask:
+    column = records.column(name) if name in records.schema.names else None
+    if column is None or not pa.types.is_string(column.type):
+        return np.array([value in wanted for value in _column(records, name)], bool)
+    return np.asarray(pc.is_in(column, pa.array(wanted, pa.string())), bool)
 
 
 def _same_place(row: Found) -> Callable[[pa.RecordBatch], Mask]:
     """Return what tells rows at the position of a row: what is derived from one row has its position."""
-    lsn, index = row.values.get("__lsn"), row.values.get("__index")
+    return _at_place(row.values.get("__lsn"), row.values.get("__index"))
 
+
+def _at_place(lsn: int | None, index: int | None) -> Callable[[pa.RecordBatch], Mask]:
     def fits(records: pa.RecordBatch) -> Mask:
         if lsn is None or "__lsn" not in records.schema.names:
             return np.ones(records.num_rows, bool)
@@ -393,13 +483,16 @@ def _time_of(records: pa.RecordBatch, window: Node) -> int:
     return int(_times(records, window)[0])
 
 
-def _group(records: pa.RecordBatch, window: Node, row: Mapping[str, Any]) -> Mask:
-    """Return which rows are of the group that a row is of."""
-    found = np.ones(records.num_rows, bool)
+def _group(records: pa.RecordBatch, window: Node, row: Mapping[str, Any], among: Mask) -> Mask:
+    """Return which of some rows are of the group that a row is of."""
+    rows_ = np.flatnonzero(among)
     for name in window.by:
-        if name in row and name in records.schema.names:
+        if len(rows_) and name in row and name in records.schema.names:
             wanted = repr(row[name])
-            found &= np.array([repr(value) == wanted for value in _column(records, name)], bool)
+            some = values(records.column(name).take(pa.array(rows_)))
+            rows_ = rows_[np.array([repr(value) == wanted for value in some], bool)]
+    found = np.zeros(records.num_rows, bool)
+    found[rows_] = True
     return found
 
 
@@ -413,9 +506,18 @@ def relations_of(moment: Moment, topic: str, offset: int) -> list[Relation]:
     if row is None:
         return []
     try:
-        return [relation for relation in _relations(finder, row) if relation.links or relation.note]
+        found = [relation for relation in _relations(finder, row) if relation.links or relation.note]
+        return found + [_unfinished(search) for search in dict.fromkeys(finder.unfinished)]
     except HeadraceError as error:
         return [Relation("Where it belongs", note=f"cannot be found now: {error.message}")]
+
+
+def _unfinished(search: Unfinished) -> Relation:
+    """Return what is said of a search that took too long."""
+    note = (
+        f"Not found among {search.rows:,} rows; {search.left:,} more were not looked at. Its page searches all of them."
+    )
+    return Relation("Further away", [Link(search.topic, ("topics", search.topic))], note)
 
 
 def _relations(finder: Finder, row: Found) -> Iterator[Relation]:
@@ -440,40 +542,55 @@ def _of_prediction(finder: Finder, row: Found, model: str) -> Iterator[Relation]
     number = row.values.get("model_version")
     if number is not None:
         yield _maker(finder, model, int(number), row)
-    yield from _found("Input", [finder.at(finder.flows.inputs.get(row.topic, ""), row.position)])
+    yield from _found("Input", [finder.at(finder.flows.inputs.get(row.topic, ""), row.position, row)])
     graded = finder.flows.of_model(model, GRADE)
-    grades = finder.grades_of(row, model)
     if not graded:
         return
+    grades = finder.grades_of(row, model)
     if not any(node.topics for node in graded):
         yield Relation("Grade", note="Grades of this model go to no topic (.to(…)).")
         return
     if not grades:
-        yield Relation("Grade", note="No label has come yet: it is pending.")
+        yield from _not_graded(finder, row, graded)
         return
     yield Relation("Grade", [grade.link(_grade_text(grade)) for grade in grades])
-    yield from _found("Label", [finder.at(finder.flows.labels.get(grade.topic, ""), _text(grade, "label_position"))
-                                for grade in grades])  # fmt: skip
+    yield from _found("Label", [_label(finder, grade) for grade in grades])
     for grade in grades[:1]:
         node = finder.flows.writer(grade.topic, GRADE)
         if node is not None:
             yield from _consequences(finder, grade, node)
 
 
+def _not_graded(finder: Finder, row: Found, graded: Sequence[Node]) -> Iterator[Relation]:
+    topics = {topic for node in graded for topic in node.topics}
+    far = [search for search in finder.unfinished if search.topic in topics]
+    if not far:
+        yield Relation("Grade", note="No label has come yet: it is pending.")
+    for search in far:
+        finder.unfinished.remove(search)
+        sought = {"filter": f"prediction_position = '{row.position}'", "order": "oldest"}
+        link = Link(f"search all of {search.topic}", ("topics", search.topic), sought)
+        yield Relation("Grade", [link], f"Not among the {search.rows:,} rows that came next.")
+
+
 def _of_grade(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
     model = finder.flows.model_above(node)
     if model is not None:
         topics = finder.flows.predictions.get(model, ())
-        made = [finder.at(topic, _text(row, "prediction_position")) for topic in topics]
+        made = [finder.at(topic, _text(row, "prediction_position"), row) for topic in topics]
         yield from _found("Prediction", [found for found in made if found and "prediction" in found.values])
         if row.values.get("model_version") is not None:
             number = int(row.values["model_version"])
             yield _maker(finder, model, number, row)
-    yield from _found("Label", [finder.at(finder.flows.labels.get(row.topic, ""), _text(row, "label_position"))])
+    yield from _found("Label", [_label(finder, row)])
     yield from _consequences(finder, row, node)
     if model is not None:
         taught = [version for version in finder.versions(model) if _was_taught(version, row)]
         yield Relation("Versions that were trained on it", [_trained_link(version) for version in taught])
+
+
+def _label(finder: Finder, grade: Found) -> Found | None:
+    return finder.at(finder.flows.labels.get(grade.topic, ""), _text(grade, "label_position"), grade)
 
 
 def _consequences(finder: Finder, row: Found, node: Node) -> Iterator[Relation]:
@@ -538,12 +655,14 @@ def _of_training(finder: Finder, row: Found, model: str) -> Iterator[Relation]:
 
 def _of_input(finder: Finder, row: Found) -> Iterator[Relation]:
     """Yield predictions of a row, and grades that it was the label of."""
-    predicted = [finder.at(topic, row.position) for topic, source in finder.flows.inputs.items() if source == row.topic]
+    predicted = [
+        finder.at(topic, row.position, row) for topic, source in finder.flows.inputs.items() if source == row.topic
+    ]
     found = [each for each in predicted if each is not None and "prediction" in each.values]
     yield Relation("Prediction", [each.link(_row_text(each)) for each in found])
     graded = [topic for topic, labels in finder.flows.labels.items() if labels == row.topic]
     fits = _equal("label_position", row.position)
-    grades = [grade for topic in graded for grade in _some(finder.after(topic, row.slice, fits), 5)]
+    grades = [grade for topic in graded for grade in finder.ever_after(topic, row.slice, fits, 5)]
     yield Relation("Grade", [grade.link(_grade_text(grade)) for grade in grades])
 
 
