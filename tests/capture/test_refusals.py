@@ -10,7 +10,7 @@ import pytest
 
 from headrace.capture.base import KIND
 from headrace.capture.postgres.resync import Resync
-from headrace.capture.postgres.slot_binding import SourceRecord
+from headrace.capture.postgres.slot_binding import Claim, Owner, SourceRecord, claim
 from headrace.errors import LogCorrupt, SourceRefused, SourceUnavailable
 from headrace.log.base import Log
 from headrace.log.memory import MemoryLog
@@ -136,16 +136,44 @@ def test_views_and_foreign_tables_are_not_tables(database: CapturedDatabase) -> 
 # --- slots and publications that are not ours ---
 
 
-def test_named_slot_needs_never(database: CapturedDatabase, capture: Capture) -> None:
+def test_a_named_slot_that_is_there_needs_never(database: CapturedDatabase, capture: Capture) -> None:
     database.execute("SELECT pg_create_logical_replication_slot('mine', 'pgoutput')")
     assert 'snapshot="never"' in refusal(database, slot="mine")
-    assert 'snapshot="never"' in refusal(database, slot="not_there")
     database.execute(f"CREATE PUBLICATION headrace_{database.name} FOR TABLE ONLY t")
     database.execute("SELECT pg_replication_slot_advance('mine', pg_current_wal_lsn())")
     database.execute("INSERT INTO t VALUES (1, 1)")
     engine = capture(slot="mine", snapshot="never")
     engine.catch_up()
     assert engine.ids(database.topic()) == [1]
+
+
+def test_a_named_slot_is_made_with_the_snapshot(database: CapturedDatabase, capture: Capture) -> None:
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    name = f"own_{database.name}"
+    engine = capture(slot=name, publication=name)
+    database.execute("INSERT INTO t VALUES (2, 2)")
+    engine.catch_up()
+    assert engine.ids(database.topic()) == [1, 2]
+    assert database.slot(name)["plugin"] == "pgoutput"
+    assert 'snapshot="never"' in refusal(database, slot=name, publication=name)  # another log's
+
+
+def test_a_named_slot_whose_snapshot_was_cut_off(database: CapturedDatabase) -> None:
+    database.execute("INSERT INTO t VALUES (1, 1)")
+    name, log = f"own_{database.name}", MemoryLog()
+    claim(log, Owner.here(log, place="", app=database.name), database.name, Claim(name))
+    database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", name)
+    again = database.source(slot=name)
+    again.check(log)
+    again.start(log)
+    assert log.topics()[database.topic()].rows == 1
+
+
+def test_a_publication_that_has_to_be_there(database: CapturedDatabase) -> None:
+    said = refusal(database, publication="theirs", makes_publication=False)
+    assert 'CREATE PUBLICATION "theirs" FOR TABLE "public"."t";' in said
+    database.execute("CREATE PUBLICATION theirs FOR TABLE t")
+    database.source(publication="theirs", makes_publication=False).check(MemoryLog())
 
 
 def test_slots_of_others(database: CapturedDatabase, server: PostgresServer) -> None:

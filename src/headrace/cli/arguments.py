@@ -187,7 +187,7 @@ def _line_of(error: Exception, source: Path) -> str:
     return lines
 
 
-def properties(given: Sequence[str] | None) -> dict[str, str]:
+def properties(given: Sequence[str] | None, *, option: str = "--conf") -> dict[str, str]:
     """Return options of the form ``NAME=VALUE`` as a dict.
 
     Raises:
@@ -197,9 +197,9 @@ def properties(given: Sequence[str] | None) -> dict[str, str]:
     {'spark.executor.memory': '2g'}
     """
     found: dict[str, str] = {}
-    for option in given or ():
-        name, equals, value = option.partition("=")
+    for text in given or ():
+        name, equals, value = text.partition("=")
         if not name or not equals:
-            raise DeclarationError(f"--conf {option}: this is not NAME=VALUE", advice="Write --conf NAME=VALUE.")
+            raise DeclarationError(f"{option} {name}: this is not NAME=VALUE", advice=f"Write {option} NAME=VALUE.")
         found[name.strip()] = value
     return found

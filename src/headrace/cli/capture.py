@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headrace.capture.postgres.snapshot import OnProgress
+from headrace.cli import connector
 from headrace.cli.arguments import JsonOption, LogOption, load_app, location, reading, writing
 from headrace.cli.console import print_table, report, talk
 from headrace.cli.events import with_events
@@ -21,12 +23,29 @@ from headrace.log.base import Log
 from headrace.log.kafka import KafkaLog
 from headrace.pipeline.app import App
 
-capture = typer.Typer(help="Capture a database's changes into a log.", no_args_is_help=True)
+
+class _Group(typer.core.TyperGroup):
+    """Commands of which one, ``run``, needs not be named: what is no command is an argument or an option of it."""
+
+    # The context's class is Click's, or that which Typer brings along, by its version.
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command's word in front where it was left out."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+capture = typer.Typer(help="Capture a database's changes into a log.", no_args_is_help=True, cls=_Group)
+capture.command("run")(connector.capture_run)
+capture.command("explain")(connector.capture_explain)
 
 
 @capture.callback()
 def _group() -> None:
-    """Capture a database's changes into a log."""
+    """Capture a database's changes into a log.
+
+    What is no command is run: headrace capture --config connector.json --log shop.headrace
+    """
 
 
 @capture.command("resync")

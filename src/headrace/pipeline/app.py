@@ -27,6 +27,7 @@ from headrace.plan.plan import Plan, SourcePlan, TopicsPlan
 from headrace.plan.task import StreamPlan, Versions, check_features
 
 if TYPE_CHECKING:
+    from headrace.capture.debezium.configuration import Configuration
     from headrace.engines.contract import RunningPipeline
     from headrace.engines.local.running import Running
     from headrace.engines.settings import EngineName
@@ -159,6 +160,7 @@ class App:
         self._declared.sources.append(source)
         return Database(self._declared, source)
 
+    @overload
     def debezium(
         self,
         kafka: str | None = None,
@@ -167,21 +169,58 @@ class App:
         tables: str | Sequence[str] = ".*",
         transactions: bool | None = None,
         format: str | None = None,
-    ) -> Topics:
-        """Read the topics that Debezium writes: envelopes or flattened, JSON or Avro, as they are.
+    ) -> Topics: ...
+
+    @overload
+    def debezium(
+        self, kafka: str | Path | Mapping[str, Any] | Configuration, *, dsn: str | None = None
+    ) -> Database: ...
+
+    def debezium(
+        self,
+        kafka: str | Path | Mapping[str, Any] | Configuration | None = None,
+        *,
+        prefix: str | None = None,
+        tables: str | Sequence[str] = ".*",
+        transactions: bool | None = None,
+        format: str | None = None,
+        dsn: str | None = None,
+    ) -> Topics | Database:
+        """Capture what a connector of Debezium's would, by its configuration; or read the topics that Debezium writes.
+
+        With the file of a connector, or its configuration as a dict, the database is captured natively, as `postgres`
+        does: ``headrace capture explain connector.json`` says what each property does. With a ``prefix=`` the topics
+        of a Debezium that runs elsewhere are read as they are: envelopes or flattened, JSON or Avro.
 
         Args:
-            kafka: ``kafka://host:port`` of the cluster; the log's own by default.
-            prefix: Debezium's ``topic.prefix``.
+            kafka: a connector's configuration: a path (JSON as Kafka Connect takes it, or ``.properties``) or a dict.
+                With ``prefix=``: ``kafka://host:port`` of the cluster; the log's own by default.
+            prefix: Debezium's ``topic.prefix``, of topics that are read.
             tables: regular expressions that match the whole of ``schema.table``; only topics that are used are read.
             transactions: order rows by ``<prefix>.transaction`` (Debezium's ``provide.transaction.metadata``); None:
                 when that topic is there. Otherwise the order between topics is that of their arrival, once and for all.
             format: the messages' format, where they do not show it themselves.
+            dsn: a connection string in place of the configuration's ``database.…``.
+
+        Raises:
+            DeclarationError: a property cannot be used; the message has all of them.
 
         >>> app = App("iris", log="kafka://broker:9092")
         >>> app.debezium(prefix="flink", tables=r"public\\.iris_.*")["public.iris_train"]
         Stream(flink.public.iris_train)
+        >>> connector = {"connector.class": "io.debezium.connector.postgresql.PostgresConnector"}
+        >>> connector |= {"database.hostname": "db", "database.user": "ann", "database.dbname": "shop"}
+        >>> connector |= {"topic.prefix": "shop", "table.include.list": "public.o.*"}
+        >>> App("shop", log="memory://").debezium(connector)["public.orders"]
+        Stream(shop.public.orders)
         """
+        if prefix is None and kafka is not None and not (isinstance(kafka, str) and kafka.startswith("kafka://")):
+            return self._connector(kafka, dsn)
+        if prefix is None or not isinstance(kafka, str | None):
+            raise DeclarationError(
+                "debezium() needs a connector's configuration, or the prefix of topics that Debezium writes",
+                advice='Write app.debezium("connector.json"), or app.debezium("kafka://host:port", prefix=…).',
+            )
         patterns = (tables,) if isinstance(tables, str) else tuple(tables)
         where = kafka or ""
         if not where and not self.log.startswith("kafka://"):
@@ -193,6 +232,27 @@ class App:
         self._check_source(plan, format)
         self._declared.topics.append(plan)
         return Topics(self._declared, plan)
+
+    def _connector(self, source: str | Path | Mapping[str, Any] | Configuration, dsn: str | None) -> Database:
+        from headrace.capture.debezium.configuration import read_configuration
+        from headrace.capture.debezium.options import options_of
+
+        options = options_of(read_configuration(source), dsn=dsn)
+        _check_database(options.dsn, options.slot)
+        plan = SourcePlan(
+            options.prefix,
+            options.dsn,
+            options.tables,
+            options.slot,
+            options.publication,
+            options.snapshot,
+            makes_publication=options.makes_publication,
+        )
+        self._check_source(plan, options.format)
+        if options.registry is not None and self._declared.registry is None:
+            self._declared.registry = options.registry
+        self._declared.sources.append(plan)
+        return Database(self._declared, plan)
 
     def _check_source(self, source: SourcePlan | TopicsPlan, format: str | None) -> None:
         check_patterns(source.tables)

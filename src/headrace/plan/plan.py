@@ -74,6 +74,8 @@ class SourcePlan:
     """Tables that a snapshot reads before the others, where no model of the plan says so."""
     debezium: tuple[tuple[str, str], ...] | None = None
     """Properties of Debezium's connector by which its events can be written from the log; None: they cannot."""
+    makes_publication: bool = True
+    """A publication that is not there is made; else it is refused."""
 
     def matches(self, table: str) -> bool:
         """Return whether ``schema.table`` is captured (anchored, as Debezium's ``table.include.list``)."""

@@ -89,16 +89,18 @@ def without_secrets(value: str) -> str:
     return _KEY_VALUE.sub(rf"\1\2{MASK}", _USER_INFO.sub(rf"\1:{MASK}", value))
 
 
-def read_configuration(source: str | Path | Mapping[str, Any]) -> Configuration:
+def read_configuration(source: str | Path | Mapping[str, Any] | Configuration) -> Configuration:
     """Read a configuration from a file, or take it from a mapping.
 
     Args:
         source: Kafka Connect's JSON, with or without the outer ``name`` and ``config``; a file of Java's properties
-            if it is no JSON; or the mapping that such JSON is.
+            if it is no JSON; the mapping that such JSON is; or what was read already.
 
     Raises:
         DeclarationError: it cannot be read; with every mistake of its form, and no value that may be secret.
     """
+    if isinstance(source, Configuration):
+        return source
     if isinstance(source, Mapping):
         where, given = "the configuration", _from_json(source, "the configuration")
     else:

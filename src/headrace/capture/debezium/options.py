@@ -32,6 +32,7 @@ _FORMATS = {
     "io.confluent.connect.avro.AvroConverter": "avro",
     "io.confluent.connect.json.JsonSchemaConverter": "jsonschema",
 }
+DEFAULT_PUBLICATION = "dbz_publication"
 _FLATTEN = "io.debezium.transforms.ExtractNewRecordState"
 
 
@@ -58,8 +59,11 @@ class CaptureOptions:
     registry: str | None = field(default=None, repr=False)
 
 
-def options_of(configuration: Configuration) -> CaptureOptions:
+def options_of(configuration: Configuration, *, dsn: str | None = None) -> CaptureOptions:
     """Return what a configuration tells the capture.
+
+    Args:
+        dsn: the database, in place of the one that the configuration names.
 
     Raises:
         DeclarationError: it has something that cannot be run here; with all of it.
@@ -69,15 +73,18 @@ def options_of(configuration: Configuration) -> CaptureOptions:
     >>> options_of(Configuration(about, "here")).tables
     ('(?a:public.o.*)',)
     """
+    if dsn is not None:
+        configuration = _elsewhere(configuration)
     check(configuration)
+    makes = configuration.get("publication.autocreate.mode").lower() != "disabled"
     return CaptureOptions(
         name=configuration.get("name") or configuration.get("topic.prefix"),
-        dsn=dsn_of(configuration),
+        dsn=dsn_of(configuration) if dsn is None else dsn,
         prefix=configuration.get("topic.prefix"),
         tables=tables_of(configuration),
         slot=configuration.get("slot.name") or None,
-        publication=configuration.get("publication.name") or None,
-        makes_publication=configuration.get("publication.autocreate.mode").lower() != "disabled",
+        publication=configuration.get("publication.name") or (None if makes else DEFAULT_PUBLICATION),
+        makes_publication=makes,
         snapshot="never" if configuration.get("snapshot.mode").lower() == "no_data" else "initial",
         format=_format(configuration),
         registry=configuration.get("value.converter.schema.registry.url") or None,
@@ -109,6 +116,13 @@ def patient_of(configuration: Configuration, dsn: str = "") -> Patient:
         snapshot=configuration.get("snapshot.mode").lower() not in ("no_data", "never"),
         heartbeat=Heartbeat(configuration.get("heartbeat.action.query"), int(interval) if interval.isdigit() else 0),
     )
+
+
+def _elsewhere(configuration: Configuration) -> Configuration:
+    """Return a configuration whose database is another one, which is said elsewhere."""
+    kept = {name: value for name, value in configuration.properties.items() if name not in _LIBPQ}
+    required = dict.fromkeys(("database.hostname", "database.user", "database.dbname"), "elsewhere")
+    return Configuration({**kept, **required}, configuration.where, configuration.provided)
 
 
 def dsn_of(configuration: Configuration) -> str:

@@ -235,10 +235,11 @@ def check_names(record: SourceRecord, slot: str, publication: str) -> None:
 
 
 def named_slot(name: str) -> SourceRefused:
-    """Return the error for a slot that the user named, when the log has no rows yet and a snapshot is wanted."""
+    """Return the error for a slot that the user named and that is there, when the log is new and wants a snapshot."""
     return SourceRefused(
-        f"slot «{name}» was named, but a snapshot can only be taken by the connection that makes the slot",
-        advice='Leave out slot=… and have one made, or say snapshot="never" to begin where the slot stands.',
+        f"slot «{name}» is there already, and a snapshot can only be taken by the connection that makes the slot",
+        advice='Name one that is not there, or leave out slot=…, and it is made; or say snapshot="never" '
+        "(snapshot.mode=no_data) to begin where the slot stands.",
     )
 
 

@@ -72,7 +72,8 @@ class PostgresSource:
         app: the application's name; slot and publication are called ``headrace_<app>`` (and ``_<prefix>``).
         prefix: first part of the topics' names, and this source's name.
         tables: regular expressions of which one matches the whole of ``schema.table``, whatever the case.
-        slot, publication: names in place of the derived ones; a slot named so needs ``snapshot="never"``.
+        slot, publication: names in place of the derived ones; a slot named so that is there already needs
+            ``snapshot="never"``.
         snapshot: whether a new log begins with the rows that are there already.
         first_tables: tables (``schema.table``) that models learn from, read first in the snapshot.
         place: where the log is; says to others whose the slot is.
@@ -81,6 +82,7 @@ class PostgresSource:
             replica identity; without it that is refused where the publication is ours.
         debezium: properties of Debezium's connector by which its events are to be written from the log; they are
             kept in it. None: the log need not hold what such events say beside the rows.
+        makes_publication: make the publication where it is not there; without it that is refused.
         max_open_rows: rows of an unfinished transaction beyond which it is handed out in pieces.
         on_progress: called after each piece of the snapshot with table, rows until now, rows estimated.
 
@@ -104,6 +106,7 @@ class PostgresSource:
         take_over: bool = False,
         allow_failing_updates: bool = False,
         debezium: Mapping[str, str] | None = None,
+        makes_publication: bool = True,
         max_open_rows: int = 65_536,
         on_progress: OnProgress = _silent,
         clock: Clock | None = None,
@@ -128,6 +131,7 @@ class PostgresSource:
             take_over=take_over,
             allow_failing_updates=allow_failing_updates,
             debezium=debezium,
+            makes_publication=makes_publication,
         )
         self._startup = Startup(self._declared, on_progress)
         self._max_open_rows = max_open_rows

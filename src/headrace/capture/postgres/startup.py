@@ -45,6 +45,7 @@ class Declared:
         allow_failing_updates: tables may be published whose UPDATE and DELETE the server refuses from then on.
         debezium: properties of Debezium's connector by which its events are written; None where they are not.
         types: what the catalog said of types, once.
+        makes_publication: a publication that is not there is made.
     """
 
     server: Server
@@ -61,6 +62,7 @@ class Declared:
     place: str = slot_binding.MEMORY
     take_over: bool = False
     allow_failing_updates: bool = False
+    makes_publication: bool = True
     debezium: Mapping[str, str] | None = None
     types: Types = field(default_factory=dict)
 
@@ -97,12 +99,14 @@ class Startup:
         self._on_progress = on_progress
         self._rows: dict[str, int] = {}
         self._identity = Identity("", 0, "")
+        self._claims_slot = False  # this log was making its slot when it was stopped
 
     def check(self, log: Log) -> None:
         """See `PostgresSource.check`."""
         declared, server = self._declared, self._declared.server
         known = self._record(log)
         self.resumes = known is not None
+        self._claims_slot = Claim.load(log, declared.name).slot == declared.slot
         self.doing = f"connecting to {server}"
         with contextlib.closing(server.sql()) as connection, server.translated("a catalog query"):
             self.doing = f"looking at tables, publication and slot of {server}"
@@ -159,8 +163,7 @@ class Startup:
         if known is not None:
             slot_binding.check_known(slot, known, self.owner, owners)
         else:
-            claimed = Claim.load(log, declared.name).slot == slot.name
-            slot_binding.check_new(slot, self.owner, owners, claimed=claimed, derived=declared.own_slot)
+            slot_binding.check_new(slot, self.owner, owners, claimed=self._claims_slot, derived=declared.own_slot)
 
     def _claim(self, slot: str) -> Claim:
         declared = self._declared
@@ -195,8 +198,10 @@ class Startup:
             slot_binding.check_foreign(slot, self._identity.database)
         else:
             check_room(connection, server)
-        if not declared.own_slot and declared.with_snapshot:
+        if slot is not None and not declared.own_slot and declared.with_snapshot and not self._claims_slot:
             raise slot_binding.named_slot(declared.slot)
+        if publication is None and not declared.makes_publication:
+            raise no_publication(declared.publication, self.tables, server)
         now = drift.look(connection, declared.publication)
         mends = declared.own_publication and not right_shape(now, self.tables)
         publishes = mends or publication is None
@@ -249,7 +254,7 @@ class Startup:
 
     def _begin(self, connection: SqlConnection, log: Log, cancelled: Callable[[], bool]) -> SourceRecord:
         """Make a slot, and the snapshot when it is wanted; both are published with the record that is returned."""
-        if not self._declared.own_slot:
+        if not self._declared.own_slot and not self._declared.with_snapshot:
             slot = catalog.replication_slot(connection, self._declared.slot)
             if slot is not None:
                 self.owner = slot_binding.claim(log, self.owner, self._declared.name, self._claim(slot.name))
@@ -443,6 +448,15 @@ def check_room(connection: SqlConnection, server: Server) -> None:
     most = int(catalog.settings(connection, "max_replication_slots")["max_replication_slots"])
     (used,) = connection.execute("SELECT count(*) FROM pg_replication_slots").fetchone() or (0,)
     checks.refuse(checks.room(used=used, most=most, where=str(server)))
+
+
+def no_publication(name: str, tables: Sequence[Table], server: Server) -> SourceRefused:
+    """Return the error for a publication that has to be there, and is not."""
+    names = ", ".join(table.sql for table in tables)
+    return SourceRefused(
+        f"publication «{name}» of {server} is not there, and is not to be made",
+        advice=f"CREATE PUBLICATION {quote(name)} FOR TABLE {names};",
+    )
 
 
 def right_shape(now: Look, tables: Sequence[Table]) -> bool:
